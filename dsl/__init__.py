@@ -1,0 +1,1 @@
+"""The language: syntax tree, parser, printer, types, features, and what every program means."""

@@ -1,0 +1,222 @@
+"""The checker: names, types, causality, size and cost of a program, before anything runs."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+
+from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.errors import (
+    CausalityError,
+    CostError,
+    ProgramError,
+    ProgramTypeError,
+    did_you_mean,
+    raise_all,
+)
+from attn_dsl.dsl.features import FEATURES
+from attn_dsl.dsl.lexicon import lexicon
+
+MAX_NODES = 5_000
+"""The largest program that runs, in nodes (set elements included)."""
+MAX_COST = 1_000
+"""The costliest program that runs, in operations per pair of query and key."""
+MAX_WEIGHT = 1_000.0
+"""The largest magnitude of a weight."""
+MAX_INTEGER = 100_000
+"""The largest magnitude of a whole number; so no sum in a program can overflow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the checker knows of a valid program.
+
+    Attributes:
+        nodes: its complexity.
+        cost: operations per pair of query and key.
+        holes: how many weights are still to be fitted.
+        lookahead: the features by which a causal program sees what follows its query; allowed
+            only on request, and to be shown wherever the program is reported.
+    """
+
+    nodes: int
+    cost: int
+    holes: int
+    lookahead: tuple[str, ...]
+
+
+def check(
+    program: t.Head,
+    *,
+    source: str = "",
+    name: str = "<program>",
+    allow_lookahead: bool = False,
+    max_nodes: int = MAX_NODES,
+) -> Facts:
+    """Check a parsed program and return what is known of it; report all errors at once.
+
+    >>> from attn_dsl.dsl.parser import parse
+    >>> check(parse("head a causal:\\n 2 where text(k-1) == text(q)"))
+    Facts(nodes=7, cost=4, holes=0, lookahead=())
+
+    Args:
+        program: the tree.
+        source, name: the program's text and its name, for messages.
+        allow_lookahead: let a causal program use features that read the whole text.
+        max_nodes: the bound on its size.
+
+    Raises:
+        ProgramTypeError: an unknown set, a number out of range, a negative mass …
+        CausalityError: a causal program uses a feature that reads the whole text.
+        CostError: it is too large, or costs too much.
+        ProgramErrors: several of these.
+    """
+    checker = _Checker(program, source, name, allow_lookahead)
+    checker.run()
+    size, price = t.nodes(program), cost(program)
+    if size > max_nodes:
+        checker.add(
+            CostError, program, f"the program has {size:,} nodes; at most {max_nodes:,} are allowed",
+            "drop terms or set elements, or raise --max-nodes",
+        )  # fmt: skip
+    if price > MAX_COST:
+        checker.add(
+            CostError, program,
+            f"the program needs {price:,} operations per query and key; {MAX_COST:,} are allowed",
+            "drop terms, or use sets instead of long chains of comparisons",
+        )  # fmt: skip
+    raise_all(checker.errors)
+    holes = sum(weight is None for weight in program.weights)
+    return Facts(size, price, holes, tuple(sorted(checker.lookahead)))
+
+
+def reads_key(node: t.Node) -> bool:
+    """Say whether a node's value depends on the key, and not on the query alone."""
+    if isinstance(node, t.Position):
+        return node.variable == "k"
+    if isinstance(node, t.Quantifier):
+        return False
+    return any(map(reads_key, node.children()))
+
+
+def cost(program: t.Head) -> int:
+    """Count the operations that a program needs for each pair of query and key.
+
+    What reads the query alone is computed once for each query and counts nothing; a quantifier's
+    body is computed for each pair.
+    """
+
+    def visit(node: t.Node) -> tuple[int, bool]:
+        parts = [visit(child) for child in node.children()]
+        total = sum(price for price, _ in parts)
+        if isinstance(node, t.Quantifier):
+            return total + 1, False
+        key = any(reads for _, reads in parts)
+        if isinstance(node, t.Position):
+            return 0, node.variable == "k"
+        return total + key, key
+
+    return sum(visit(term)[0] for term in program.terms)
+
+
+class _Checker:
+    def __init__(self, program: t.Head, source: str, name: str, allow_lookahead: bool) -> None:
+        self.program, self.source, self.name = program, source, name
+        self.allow_lookahead = allow_lookahead
+        self.errors: list[ProgramError] = []
+        self.lookahead: set[str] = set()
+        self.sets = {definition.name for definition in program.sets}
+
+    def add(self, kind: type[ProgramError], node: t.Node, message: str, hint: str = "") -> None:
+        self.errors.append(kind(message, node.span, self.source, hint=hint, name=self.name))
+
+    def run(self) -> None:
+        seen: set[str] = set()
+        for definition in self.program.sets:
+            if definition.name in seen:
+                self.add(
+                    ProgramTypeError, definition, f"the set `{definition.name}` is defined twice",
+                    "rename one of them, or join their elements",
+                )  # fmt: skip
+            seen.add(definition.name)
+        for term in self.program.terms:
+            self.term(term)
+            for node in term.walk():
+                self.node(node)
+
+    def term(self, term: t.Term) -> None:
+        for weight in t.weights_of(term):
+            if weight is None:
+                continue
+            if abs(weight) > MAX_WEIGHT:
+                self.add(
+                    ProgramTypeError, term, f"the weight {weight:g} is out of range",
+                    f"weights lie between {-MAX_WEIGHT:g} and {MAX_WEIGHT:g}",
+                )  # fmt: skip
+            elif weight < 0 and self.program.normaliser == "linear":
+                self.add(
+                    ProgramTypeError, term, f"a linear program has masses, and {weight:g} is negative",
+                    "use softmax, where weights are logits, or a weight of at least 0",
+                )  # fmt: skip
+        if isinstance(term, t.Table):
+            bounds = [entry.bound for entry in term.entries]
+            if bounds != sorted(set(bounds)):
+                self.add(
+                    ProgramTypeError, term, "the steps of a table must rise",
+                    f"write them as {', '.join(map(str, sorted(set(bounds))))}",
+                )  # fmt: skip
+
+    def node(self, node: t.Node) -> None:
+        match node:
+            case t.Call(name, args):
+                self.call(node, name, len(args))
+            case t.SetName(name) if name not in self.sets and name not in lexicon():
+                near = did_you_mean(name, [*self.sets, *lexicon()])
+                self.add(
+                    ProgramTypeError, node, f"unknown set `{name}`",
+                    near or f'define it above the head: set {name} = {{"…"}}',
+                )  # fmt: skip
+            case t.Integer(value) | t.Position(_, value) | t.Entry(value, _):
+                self.bounded(node, value)
+            case t.Between(_, low, high):
+                self.bounded(node, low)
+                self.bounded(node, high)
+                if low > high:
+                    self.add(
+                        ProgramTypeError, node, f"the range {low}..{high} is empty",
+                        f"write {high}..{low}",
+                    )  # fmt: skip
+            case t.Decay(_, rate) if not 0 < rate < 1:
+                self.add(ProgramTypeError, node, f"the rate {rate:g} is not between 0 and 1")
+            case _:
+                pass
+
+    def bounded(self, node: t.Node, value: int) -> None:
+        if abs(value) > MAX_INTEGER:
+            self.add(
+                ProgramTypeError, node, f"the number {value} is out of range",
+                f"whole numbers lie between {-MAX_INTEGER} and {MAX_INTEGER}",
+            )  # fmt: skip
+
+    def call(self, node: t.Node, name: str, arity: int) -> None:
+        feature = FEATURES.get(name)
+        if feature is None or feature.arity != arity:
+            self.add(
+                ProgramTypeError, node, f"unknown feature `{name}` of {arity} positions",
+                did_you_mean(name, FEATURES),
+            )  # fmt: skip
+            return
+        if feature.reads == "full" and self.program.causal:
+            self.lookahead.add(name)
+            if not self.allow_lookahead:
+                self.add(
+                    CausalityError, node,
+                    f"`{name}` reads the whole text, and a causal head sees only what comes before",
+                    "use a feature that reads to the left, make the head bidirectional, or pass "
+                    "--allow-lookahead (the program is then marked)",
+                )  # fmt: skip
+        if feature.extra and importlib.util.find_spec(feature.extra) is None:
+            self.add(
+                ProgramTypeError, node, f"`{name}` needs the optional package {feature.extra}",
+                f"pip install 'attn-dsl[{feature.extra}]'",
+            )  # fmt: skip

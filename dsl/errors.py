@@ -1,0 +1,148 @@
+"""Errors: one family, whose messages name the place, what was expected and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+class AttnDslError(Exception):
+    """Everything that attn-dsl raises on purpose; the message alone tells a user what to do."""
+
+
+class InputError(AttnDslError):
+    """A file, directory, model or option cannot be used; the message names it and the remedy."""
+
+
+class WorkError(AttnDslError):
+    """Valid input, but the work failed (a full disk, a model that gives no attention …)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stretch of a program's source, lines and columns counted from 1, the end exclusive.
+
+    >>> Span(3, 5, 3, 9)
+    Span(line=3, column=5, end_line=3, end_column=9)
+    """
+
+    line: int
+    column: int
+    end_line: int
+    end_column: int
+
+
+class ProgramError(AttnDslError):
+    """A program is not valid: what is wrong, where, what was expected, and a suggestion.
+
+    >>> print(ProgramError("unknown feature", Span(1, 3, 1, 6), "2 txt(k)", hint="did you mean text?"))
+    <program>:1:3: error: unknown feature
+      1 | 2 txt(k)
+        |   ^^^
+      help: did you mean text?
+    """
+
+    kind = "error"
+
+    def __init__(
+        self,
+        message: str,
+        span: Span | None = None,
+        source: str = "",
+        *,
+        expected: str = "",
+        hint: str = "",
+        name: str = "<program>",
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.span = span
+        self.source = source
+        self.expected = expected
+        self.hint = hint
+        self.name = name
+
+    def __str__(self) -> str:
+        place = self.name
+        if self.span is not None:
+            place += f":{self.span.line}:{self.span.column}"
+        lines = [f"{place}: {self.kind}: {self.message}"]
+        if self.span is not None and self.source:
+            lines += context(self.source, self.span)
+        if self.expected:
+            lines.append(f"  expected: {self.expected}")
+        if self.hint:
+            lines.append(f"  help: {self.hint}")
+        return "\n".join(lines)
+
+
+class ProgramSyntaxError(ProgramError):
+    """The source does not follow the grammar."""
+
+    kind = "syntax error"
+
+
+class ProgramTypeError(ProgramError):
+    """The source follows the grammar, but a name, number or combination in it means nothing."""
+
+    kind = "type error"
+
+
+class CausalityError(ProgramError):
+    """A causal program asks for something that a causal head cannot see."""
+
+    kind = "causality error"
+
+
+class CostError(ProgramError):
+    """A program is larger or costlier than the bounds allow."""
+
+    kind = "cost error"
+
+
+class ProgramErrors(ProgramError):
+    """Several errors of one program, all of them reported at once."""
+
+    def __init__(self, errors: Iterable[ProgramError]) -> None:
+        self.errors = tuple(errors)
+        first = self.errors[0]
+        super().__init__(first.message, first.span, first.source, name=first.name)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.errors))
+
+
+def raise_all(errors: list[ProgramError]) -> None:
+    """Raise what was collected: nothing, the one error, or all of them as one."""
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise ProgramErrors(errors)
+
+
+def context(source: str, span: Span) -> list[str]:
+    """Show the source line of a span with carets under it, as lines to print."""
+    lines = source.splitlines() or [""]
+    row = min(span.line, len(lines))
+    line = lines[row - 1]
+    start = min(span.column, len(line) + 1)
+    stop = span.end_column if span.end_line == span.line else len(line) + 1
+    width = max(1, min(stop, len(line) + 1) - start)
+    number = str(span.line)
+    tabs = "".join("\t" if char == "\t" else " " for char in line[: start - 1])
+    return [f"  {number} | {line}", f"  {' ' * len(number)} | {tabs}{'^' * width}"]
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Suggest the known names nearest to a misspelt one; empty if none is near.
+
+    >>> did_you_mean("txt", ["text", "word", "punct"])
+    'did you mean `text`?'
+    """
+    known = list(known)
+    folded = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(word.lower(), folded, n=3, cutoff=0.6)
+    if not near:
+        return ""
+    return "did you mean " + " or ".join(f"`{folded[name]}`" for name in near) + "?"

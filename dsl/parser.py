@@ -1,0 +1,290 @@
+"""The parser: source text to syntax tree, with errors that show the place and what would fit."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.errors import CostError, Span
+from attn_dsl.dsl.syntax_errors import explain
+
+if TYPE_CHECKING:
+    from lark import Lark, Token, Tree
+
+MAX_SOURCE = 1_000_000
+"""The longest source, in characters, that is read."""
+MAX_NESTING = 40
+"""The deepest nesting of parentheses that is read."""
+MAX_OPERATORS = 100
+"""The most operators (``and``, ``or``, ``not``, ``+``, ``-``) in one line that are read."""
+
+_COMMENT_OR_STRING = re.compile(r'"(?:[^"\\\n]|\\.)*"|#[^\n]*')
+_ESCAPE = re.compile(r'\\(u[0-9a-f]{4}|["\\nrt])')
+_UNESCAPED = {"n": "\n", "r": "\r", "t": "\t", '"': '"', "\\": "\\"}
+
+
+def grammar_text() -> str:
+    """Return the grammar file."""
+    from importlib.resources import files
+
+    return files("attn_dsl.grammars").joinpath("attn.lark").read_text(encoding="utf-8")
+
+
+@lru_cache(maxsize=4)
+def _lark(start: str) -> Lark:
+    from lark import Lark
+
+    return Lark(
+        grammar_text(), parser="lalr", start=start, propagate_positions=True,
+        maybe_placeholders=False,
+    )  # fmt: skip
+
+
+def parse(source: str, name: str = "<program>") -> t.Head:
+    """Parse a program; checking its names and bounds is ``attn_dsl.dsl.check``.
+
+    >>> parse("head first causal:\\n  2 where k == 0").terms[0].weight
+    2.0
+
+    Args:
+        source: the program's text.
+        name: what to call it in error messages, such as its path.
+
+    Raises:
+        ProgramSyntaxError: it does not follow the grammar; the message shows the place.
+        CostError: it is too long or too deeply nested to be read.
+    """
+    _bound(source, name)
+    tree = _parse_tree(source, "start", name)
+    builder = _Builder(source)
+    *sets, head = [child for child in tree.children if not _is_token(child)]
+    return builder.program(sets, head)
+
+
+def parse_term(source: str) -> t.Term:
+    """Parse one term, as in ``parse_term("2 where k == 0")``."""
+    _bound(source, "<term>")
+    tree = _parse_tree(source, "term", "<term>")
+    return _Builder(source).term(tree)
+
+
+def parse_predicate(source: str) -> t.Predicate:
+    """Parse one predicate, as in ``parse_predicate("punct(k) and k < q")``."""
+    _bound(source, "<predicate>")
+    return _Builder(source).predicate(_parse_tree(source, "predicate", "<predicate>"))
+
+
+def _parse_tree(source: str, start: str, name: str) -> Tree:
+    from lark.exceptions import UnexpectedInput
+
+    text = source if start == "predicate" or source.endswith("\n") else source + "\n"
+    try:
+        return _lark(start).parse(text)
+    except UnexpectedInput as error:
+        raise explain(error, source, name) from None
+
+
+def _bound(source: str, name: str) -> None:
+    if len(source) > MAX_SOURCE:
+        raise CostError(
+            f"the source has {len(source):,} characters; at most {MAX_SOURCE:,} are read",
+            name=name, hint="keep large token sets out of programs, or split them",
+        )  # fmt: skip
+    depth = 0
+    for number, line in enumerate(_COMMENT_OR_STRING.sub(_blanked, source).split("\n"), 1):
+        operators = 0
+        for word in re.finditer(r"[()+-]|\b(?:and|or|not)\b", line):
+            depth += {"(": 1, ")": -1}.get(word.group(), 0)
+            operators += word.group() not in "()"
+            if depth > MAX_NESTING or operators > MAX_OPERATORS:
+                at = Span(number, word.start() + 1, number, word.end() + 1)
+                what = (
+                    f"nested deeper than {MAX_NESTING} levels"
+                    if depth > MAX_NESTING
+                    else f"more than {MAX_OPERATORS} operators in one line"
+                )
+                raise CostError(
+                    what, at, source, name=name, hint="split the predicate over several terms"
+                )
+
+
+def _blanked(found: re.Match[str]) -> str:
+    return " " * len(found.group())
+
+
+def unquote(literal: str) -> str:
+    r"""Read a string literal of the language.
+
+    >>> unquote('"a\\n"')
+    'a\n'
+    """
+    return _ESCAPE.sub(
+        lambda m: _UNESCAPED.get(m.group(1)) or chr(int(m.group(1)[1:], 16)), literal[1:-1]
+    )
+
+
+def _is_token(item: Any) -> bool:
+    return isinstance(item, str)
+
+
+def _span(meta: Any) -> Span | None:
+    if getattr(meta, "empty", False):
+        return None
+    return Span(meta.line, meta.column, meta.end_line, meta.end_column)
+
+
+class _Builder:
+    """Turns Lark's tree into ours, and hangs the comments on the statements they belong to."""
+
+    def __init__(self, source: str) -> None:
+        self.comments: dict[int, tuple[str, bool]] = {}
+        for found in _COMMENT_OR_STRING.finditer(source):
+            if found.group().startswith("#"):
+                start = source.rfind("\n", 0, found.start()) + 1
+                alone = not source[start : found.start()].strip()
+                line = source.count("\n", 0, found.start()) + 1
+                self.comments[line] = (found.group()[1:].strip(), alone)
+
+    def remarks(self, tree: Tree, stop: int | None = None) -> t.Remarks:
+        """Take the comments above a statement and those on its own lines."""
+        above, beside = [], []
+        last = tree.meta.end_line if stop is None else stop
+        for line in sorted(line for line in self.comments if line <= last):
+            text, alone = self.comments.pop(line)
+            (above if alone and line < tree.meta.line else beside).append(text)
+        return t.Remarks(tuple(above), " ".join(beside)) if above or beside else t.NO_REMARKS
+
+    def program(self, sets: list[Tree], head: Tree) -> t.Head:
+        definitions = tuple(self.set_definition(tree) for tree in sets)
+        name, visibility, *rest = head.children
+        tokens = [str(item) for item in rest if _is_token(item)]
+        normaliser = next((word for word in tokens if word in ("softmax", "linear")), "softmax")
+        remarks = self.remarks(head, stop=name.line)
+        terms = tuple(self.term(item) for item in rest if not _is_token(item))
+        after = tuple(text for _, (text, _) in sorted(self.comments.items()))
+        return t.Head(
+            str(name), str(visibility), normaliser, terms, definitions,  # type: ignore[arg-type]
+            remarks=remarks, after=after, span=_span(name),
+        )  # fmt: skip
+
+    def set_definition(self, tree: Tree) -> t.SetDefinition:
+        name, literal = (item for item in tree.children if _kind(item) != "_NL")
+        remarks = self.remarks(tree, stop=literal.meta.end_line)
+        return t.SetDefinition(str(name), self.set(literal), remarks=remarks, span=_span(name))
+
+    def term(self, tree: Tree) -> t.Term:
+        parts = [item for item in tree.children if _kind(item) != "_NL"]
+        stop = parts[-1].meta.end_line
+        common = {"remarks": self.remarks(tree, stop), "span": _span_of(parts)}
+        condition = None
+        if _kind(parts[-1]) == "condition":
+            condition = self.predicate(parts.pop().children[0])
+        if tree.data == "where_term":
+            return t.Where(_weight(parts[0]), self.predicate(parts[1]), **common)
+        if tree.data == "value_term":
+            return t.Scaled(_weight(parts[0]), self.value(parts[1]), condition, **common)
+        entries = tuple(
+            t.Entry(int(e.children[0]), _weight(e.children[1]), span=_span(e.meta))
+            for e in parts[1:]
+        )
+        return t.Table(self.int(parts[0]), entries, condition, **common)
+
+    def set(self, tree: Tree) -> t.SetLiteral:
+        items = (unquote(item) for item in tree.children if _kind(item) == "STRING")
+        return t.SetLiteral(tuple(items), span=_span(tree.meta))
+
+    def value(self, tree: Tree) -> t.Value:
+        inner, span = _unwrap(tree), _span(tree.meta)
+        if inner.data == "real":
+            return t.Real(str(inner.children[0]), self.int(inner.children[1]), span=span)  # type: ignore[arg-type]
+        if inner.data == "decay":
+            return t.Decay(self.int(inner.children[0]), float(inner.children[1]), span=span)
+        return self.int(inner)
+
+    def int(self, tree: Tree) -> t.Int:
+        tree, span = _unwrap(tree), _span(tree.meta)
+        items: list[Any] = tree.children
+        match tree.data:
+            case "integer":
+                return t.Integer(int(items[0]), span=span)
+            case "variable":
+                return t.Position(str(items[0]), span=span)  # type: ignore[arg-type]
+            case "add" | "subtract":
+                op = "+" if tree.data == "add" else "-"
+                return _arithmetic(op, self.int(items[0]), self.int(items[1]), span)
+            case "feature":
+                return t.Call(str(items[0]), tuple(map(self.int, items[1:])), span=span)
+            case "quantifier":
+                return t.Quantifier(str(items[0]), self.predicate(items[1]), span=span)  # type: ignore[arg-type]
+            case "abs_":
+                return t.Absolute(self.int(items[0]), span=span)
+            case "extremum":
+                return t.Extremum(str(items[0]), self.int(items[1]), self.int(items[2]), span=span)  # type: ignore[arg-type]
+        raise TypeError(f"unexpected {tree.data} in an integer expression")
+
+    def predicate(self, tree: Tree) -> t.Predicate:
+        tree, span = _unwrap(tree), _span(tree.meta)
+        items: list[Any] = tree.children
+        match tree.data:
+            case "or_":
+                return t.Or(self.predicate(items[0]), self.predicate(items[1]), span=span)
+            case "and_":
+                return t.And(self.predicate(items[0]), self.predicate(items[1]), span=span)
+            case "not_":
+                return t.Not(self.predicate(items[0]), span=span)
+            case "true":
+                return t.Always(span=span)
+            case "any_":
+                return t.Quantifier("any", self.predicate(items[0]), span=span)
+            case "compare":
+                return t.Compare(str(items[1]), self.int(items[0]), self.int(items[2]), span=span)  # type: ignore[arg-type]
+            case "compare_string":
+                text = t.Text(unquote(items[2]))
+                return t.Compare(str(items[1]), self.int(items[0]), text, span=span)  # type: ignore[arg-type]
+            case "between":
+                return t.Between(self.int(items[0]), int(items[1]), int(items[2]), span=span)
+            case "member" | "not_member":
+                chosen = items[1]
+                members: t.SetName | t.SetLiteral
+                if chosen.data == "set_reference":
+                    members = t.SetName(str(chosen.children[0]), span=_span(chosen.meta))
+                else:
+                    members = self.set(_unwrap(chosen))
+                member = t.Member(self.int(items[0]), members, span=span)  # type: ignore[arg-type]
+                return member if tree.data == "member" else t.Not(member, span=span)
+            case "affix":
+                return t.Affix(str(items[0]), self.int(items[1]), unquote(items[2]), span=span)  # type: ignore[arg-type]
+            case "feature":
+                return self.int(tree)  # type: ignore[return-value]
+        raise TypeError(f"unexpected {tree.data} in a predicate")
+
+
+def _arithmetic(op: str, left: t.Int, right: t.Int, span: Span | None) -> t.Int:
+    """Make a sum; a position plus or minus a number is one node, a shifted position."""
+    if isinstance(left, t.Position) and isinstance(right, t.Integer):
+        shift = left.shift + (right.value if op == "+" else -right.value)
+        return t.Position(left.variable, shift, span=span)
+    return t.Arithmetic(op, left, right, span=span)  # type: ignore[arg-type]
+
+
+def _unwrap(tree: Tree) -> Tree:
+    """Step through rules that only group: parentheses and chains of one child."""
+    while tree.data in ("predicate", "conjunction", "group", "int", "atom", "value", "set", "literal"):
+        tree = tree.children[0]  # type: ignore[assignment]
+    return tree
+
+
+def _kind(item: Tree | Token) -> str:
+    return str(getattr(item, "type", None) or getattr(item, "data", ""))
+
+
+def _weight(tree: Tree) -> float | None:
+    token = str(tree.children[0])
+    return None if token == "?" else float(token)
+
+
+def _span_of(parts: list[Tree]) -> Span | None:
+    first, last = parts[0].meta, parts[-1].meta
+    return Span(first.line, first.column, last.end_line, last.end_column)

@@ -1,0 +1,199 @@
+"""The reference semantics: plain loops that define what every program means, in every corner.
+
+Nothing here is fast. The evaluators in ``compiler/`` must agree with it to 1e-5.
+
+- A query sees the keys up to itself (``causal``) or all of them (``bidirectional``).
+- A position is visible to a query if it is a key that the query sees. A feature at any other
+  position has its padding value: the empty text, false, 0, or -1 for what counts from 0.
+- A quantifier searches the keys that the query sees, the query's own position left out. The
+  nearest of two at the same distance is the one before the query. -1 if there is none: just
+  before the text.
+- A term contributes at most 10,000 in magnitude. ``softmax``: the row is exp(score) divided by
+  its sum. ``linear``: the row is the sum of the terms, none below 0, divided by its sum; a row
+  without any mass is uniform over the visible keys.
+"""
+
+from __future__ import annotations
+
+import math
+
+from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.analysis import Analysis
+from attn_dsl.dsl.features import FEATURES, Column, Value
+from attn_dsl.dsl.lexicon import lexicon
+from attn_dsl.dsl.tokens import Tokens
+
+TERM_LIMIT = 10_000.0
+"""The largest magnitude that one term adds to a score."""
+
+
+def evaluate(program: t.Head, tokens: Tokens) -> list[list[float]]:
+    """Return the attention matrix of a program on a text, row by query.
+
+    >>> from attn_dsl.dsl.parser import parse
+    >>> program = parse("head previous causal:\\n 1000 where k == q-1")
+    >>> evaluate(program, Tokens.from_strings(["a", " b", " c"]))
+    [[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
+
+    Returns:
+        n rows of n weights in [0, 1], each row summing to 1; invisible keys have 0.
+    """
+    return Interpreter(program, Analysis(tokens)).matrix()
+
+
+class Interpreter:
+    """One program on one text."""
+
+    def __init__(self, program: t.Head, analysis: Analysis) -> None:
+        if any(weight is None for weight in program.weights):
+            raise ValueError("the program has holes; fit its weights first")
+        self.program, self.analysis, self.n = program, analysis, analysis.n
+        self.sets = {name: word_set.elements for name, word_set in lexicon().items()}
+        self.sets |= {d.name: frozenset(d.value.elements) for d in program.sets}
+        self.columns: dict[str, Column | list[list[int]]] = {}
+
+    def matrix(self) -> list[list[float]]:
+        """Return all rows."""
+        return [self.row(q) for q in range(self.n)]
+
+    def visible(self, q: int) -> range:
+        """Return the keys that a query sees."""
+        return range(q + 1 if self.program.causal else self.n)
+
+    def row(self, q: int) -> list[float]:
+        """Return the weights of one query over all keys."""
+        keys = self.visible(q)
+        if self.program.normaliser == "softmax":
+            scores = [sum(self.term(term, q, k) for term in self.program.terms) for k in keys]
+            top = max(scores)
+            masses = [math.exp(score - top) for score in scores]
+        else:
+            masses = [
+                sum(max(0.0, self.term(term, q, k)) for term in self.program.terms) for k in keys
+            ]
+            if sum(masses) == 0.0:
+                masses = [1.0 for _ in keys]
+        total = sum(masses)
+        return [mass / total for mass in masses] + [0.0] * (self.n - len(masses))
+
+    def term(self, term: t.Term, q: int, k: int) -> float:
+        """Return what one term adds to the score (or mass) of a pair."""
+        if isinstance(term, t.Where):
+            assert term.weight is not None
+            return term.weight if self.holds(term.condition, q, k) else 0.0
+        if term.condition is not None and not self.holds(term.condition, q, k):
+            return 0.0
+        if isinstance(term, t.Table):
+            found = 0.0
+            at = self.int(term.value, q, k)
+            for entry in term.entries:
+                if at >= entry.bound:
+                    assert entry.weight is not None
+                    found = entry.weight
+            return found
+        assert term.weight is not None
+        return min(max(term.weight * self.value(term.value, q, k), -TERM_LIMIT), TERM_LIMIT)
+
+    def value(self, node: t.Value, q: int, k: int) -> float:
+        """Evaluate what a weight is multiplied by."""
+        match node:
+            case t.Real("log", inner):
+                return math.log(max(self.int(inner, q, k), 1))
+            case t.Real("sqrt", inner):
+                return math.sqrt(max(self.int(inner, q, k), 0))
+            case t.Real("inv", inner):
+                return 1.0 / max(self.int(inner, q, k), 1)
+            case t.Decay(inner, rate):
+                return math.pow(rate, max(self.int(inner, q, k), 0))
+        return float(self.int(node, q, k))  # type: ignore[arg-type]
+
+    def int(self, node: t.Int, q: int, k: int) -> int:
+        """Evaluate an integer."""
+        match node:
+            case t.Integer(value):
+                return value
+            case t.Position(variable, shift):
+                return (q if variable == "q" else k) + shift
+            case t.Arithmetic(op, left, right):
+                a, b = self.int(left, q, k), self.int(right, q, k)
+                return a + b if op == "+" else a - b
+            case t.Absolute(inner):
+                return abs(self.int(inner, q, k))
+            case t.Extremum(name, left, right):
+                return (min if name == "min" else max)(self.int(left, q, k), self.int(right, q, k))
+            case t.Call():
+                return int(self.call(node, q, k))
+            case t.Quantifier(name, body):
+                return self.search(name, body, q)
+        raise TypeError(f"not an integer: {node!r}")
+
+    def search(self, name: str, body: t.Predicate, q: int) -> int:
+        """Evaluate a quantifier at a query."""
+        found = [k for k in self.visible(q) if k != q and self.holds(body, q, k)]
+        if name == "count":
+            return len(found)
+        if name == "any":
+            return bool(found)
+        if not found:
+            return -1
+        if name == "nearest":
+            return min(found, key=lambda k: (abs(q - k), k))
+        return found[0] if name == "first" else found[-1]
+
+    def call(self, node: t.Call, q: int, k: int) -> Value:
+        """Evaluate a feature at its positions, as the query sees it."""
+        feature = FEATURES[node.name]
+        at = [self.int(arg, q, k) for arg in node.args]
+        keys = self.visible(q)
+        if any(position not in keys for position in at):
+            return feature.pad
+        if node.name not in self.columns:
+            self.columns[node.name] = feature.compute(self.analysis)
+        column = self.columns[node.name]
+        if isinstance(column, Column):
+            return column.at(at[0], q, self.program.causal)
+        return column[at[0]][at[1]]
+
+    def holds(self, node: t.Predicate, q: int, k: int) -> bool:
+        """Evaluate a predicate."""
+        match node:
+            case t.Always():
+                return True
+            case t.Not(inner):
+                return not self.holds(inner, q, k)
+            case t.And(left, right):
+                return self.holds(left, q, k) and self.holds(right, q, k)
+            case t.Or(left, right):
+                return self.holds(left, q, k) or self.holds(right, q, k)
+            case t.Compare(op, left, right):
+                return _compare(op, self.side(left, q, k), self.side(right, q, k))
+            case t.Between(inner, low, high):
+                return low <= self.int(inner, q, k) <= high
+            case t.Member(symbol, chosen):
+                elements = (
+                    chosen.elements if isinstance(chosen, t.SetLiteral) else self.sets[chosen.name]
+                )
+                return self.call(symbol, q, k) in elements
+            case t.Affix(name, symbol, text):
+                value = str(self.call(symbol, q, k))
+                return value.startswith(text) if name == "starts" else value.endswith(text)
+            case t.Call():
+                return bool(self.call(node, q, k))
+            case t.Quantifier(name, body):
+                return bool(self.search(name, body, q))
+        raise TypeError(f"not a predicate: {node!r}")
+
+    def side(self, node: t.Int | t.Text, q: int, k: int) -> Value:
+        """Evaluate one side of a comparison."""
+        if isinstance(node, t.Text):
+            return node.value
+        return self.call(node, q, k) if isinstance(node, t.Call) else self.int(node, q, k)
+
+
+def _compare(op: str, a: Value, b: Value) -> bool:
+    if op == "==":
+        return a == b
+    if op == "!=":
+        return a != b
+    assert isinstance(a, int) and isinstance(b, int)
+    return {"<": a < b, "<=": a <= b, ">": a > b, ">=": a >= b}[op]

@@ -1,0 +1,111 @@
+"""Syntax errors: turns the parser's complaint into what a person needs to mend the program."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from attn_dsl.dsl.errors import ProgramSyntaxError, Span, did_you_mean
+from attn_dsl.dsl.features import FEATURES
+
+if TYPE_CHECKING:
+    from lark.exceptions import UnexpectedInput
+
+_WORDS = {
+    "_NL": "the end of the line", "WEIGHT": "a weight such as 1.5", "HOLE": "a hole `?`",
+    "BOUND": "a whole number", "INTEGER": "a whole number", "RATE": "a rate such as 0.9",
+    "STRING": 'a string such as "the"', "SET_NAME": "a set name such as Pronoun",
+    "NAME": "a name such as induction", "BOOL_FEATURE": "a true-or-false feature such as punct(k)",
+    "INT_FEATURE": "a numeric feature such as sentence(k)",
+    "SYMBOL_FEATURE": "a text feature such as text(k)", "PAIR_FEATURE": "match(k-1, q)",
+    "VARIABLE": "`q` or `k`", "VISIBILITY": "`causal` or `bidirectional`",
+    "NORMALISER": "`softmax` or `linear`", "COMPARISON": "`<`, `<=`, `>` or `>=`",
+    "EQUALITY": "`==` or `!=`", "AFFIX": "`starts` or `ends`", "EXTREMUM": "`min` or `max`",
+    "REAL_FUNCTION": "`log`, `sqrt` or `inv`",
+    "POSITION_QUANTIFIER": "`nearest`, `first`, `last` or `count`", "$END": "the end of the program",
+}  # fmt: skip
+_GROUPS = [
+    ("a predicate", {"BOOL_FEATURE", "NOT", "TRUE", "ANY", "AFFIX"}),
+    ("a number such as q - k", {"INTEGER", "VARIABLE", "INT_FEATURE", "ABS", "EXTREMUM",
+                                "POSITION_QUANTIFIER", "PAIR_FEATURE"}),
+]  # fmt: skip
+_SYMBOLS = {
+    "LPAR": "(", "RPAR": ")", "COMMA": ",", "COLON": ":", "EQUAL": "=", "STAR": "*", "PLUS": "+",
+    "MINUS": "-", "LSQB": "[", "RSQB": "]", "LBRACE": "{", "RBRACE": "}", "__ANON_0": "..",
+    "QMARK": "?",
+}  # fmt: skip
+KEYWORDS = (
+    "set head causal bidirectional softmax linear where by and or not in true any nearest first "
+    "last count abs min max log sqrt inv decay starts ends"
+).split()
+_TYPES = {"bool": "true or false", "int": "a number", "symbol": "a text"}
+
+
+def explain(error: UnexpectedInput, source: str, name: str) -> ProgramSyntaxError:
+    """Make a syntax error of what Lark reports: place, expectation and suggestion."""
+    allowed = getattr(error, "accepts", None) or getattr(error, "allowed", None)
+    expected = set(allowed or getattr(error, "expected", None) or ())
+    line, column = max(int(error.line), 1), max(int(error.column), 1)
+    lines = source.splitlines() or [""]
+    if line > len(lines) or (getattr(error, "token", None) is not None and error.token.type == "$END"):
+        line, column = len(lines), len(lines[-1]) + 1
+    row = lines[line - 1]
+    word, column = _word_at(row, column)
+    span = Span(line, column, line, column + max(len(word), 1))
+    message, hint = _diagnose(word, row, column, expected)
+    return ProgramSyntaxError(
+        message, span, source, expected=_describe(expected), hint=hint, name=name
+    )
+
+
+def _word_at(row: str, column: int) -> tuple[str, int]:
+    """Return the identifier around a column and where it starts, or the one character there."""
+    for found in re.finditer(r"[A-Za-z_][A-Za-z0-9_]*", row):
+        if found.start() <= column - 1 < found.end():
+            return found.group(), found.start() + 1
+    return row[column - 1 : column], column
+
+
+def _diagnose(word: str, row: str, column: int, expected: set[str]) -> tuple[str, str]:
+    """Say what is wrong at a word, and how it could be mended."""
+    if not word or word == "#" or not word.strip():
+        return "the line ends too early", ""
+    if word == "=" and {"EQUALITY", "COMPARISON"} & expected:
+        return "`=` compares nothing", "write `==` to compare"
+    if word in ("&", "|", "!", "~"):
+        return f"`{word}` is not an operator here", "write `and`, `or`, `not`"
+    if word == '"':
+        return "this string does not end, or holds an escape that is not known", (
+            'strings end on their line; escapes are \\" \\\\ \\n \\r \\t and \\u0041'
+        )
+    if word == "'":
+        return "strings are written with double quotes", 'write "…"'
+    after = row[column - 1 + len(word) :].lstrip()
+    feature = FEATURES.get(word)
+    if feature is not None:
+        if not after.startswith("("):
+            return f"the feature `{word}` needs a position", f"write `{word}(k)` or `{word}(q)`"
+        return f"`{word}` gives {_TYPES[feature.type]}, which does not fit here", ""
+    if re.fullmatch(r"[A-Za-z_]\w*", word) and word not in KEYWORDS:
+        near = did_you_mean(word, [*FEATURES, *KEYWORDS])
+        if after.startswith("("):
+            known = near or "`attn-dsl features` lists all of them"
+            return f"unknown feature or function `{word}`", known
+        if word == "j":
+            return "unknown variable `j`", "inside a quantifier, `k` is the key that is searched"
+        return f"`{word}` is not known here", near
+    return f"`{word}` does not fit here", ""
+
+
+def _describe(expected: set[str]) -> str:
+    """Name what could stand at a place, in words, the most telling first."""
+    left, parts = set(expected), []
+    for words, names in _GROUPS:
+        if len(left & names) > 2:
+            parts.append(words)
+            left -= names | {"LPAR"}
+    for terminal in sorted(left):
+        text = _WORDS.get(terminal) or f"`{_SYMBOLS.get(terminal, terminal.lower())}`"
+        if text not in parts:
+            parts.append(text)
+    return ", ".join(parts[:-1]) + (" or " if len(parts) > 1 else "") + parts[-1] if parts else ""

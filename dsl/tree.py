@@ -1,0 +1,338 @@
+"""The syntax tree of a program: frozen dataclasses, one per construct of the grammar.
+
+Two trees are equal when they mean the same text: source spans and comments do not count.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from attn_dsl.dsl.errors import Span
+
+Visibility = Literal["causal", "bidirectional"]
+Normaliser = Literal["softmax", "linear"]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A piece of a program; ``span`` is where it stands in the source, if it has one."""
+
+    span: Span | None = field(default=None, compare=False, repr=False, kw_only=True)
+
+    def children(self) -> Iterator[Node]:
+        """Yield the nodes right below this one, in source order."""
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, Node):
+                yield value
+            elif isinstance(value, tuple):
+                yield from (item for item in value if isinstance(item, Node))
+
+    def walk(self) -> Iterator[Node]:
+        """Yield this node and all below it, parents first."""
+        stack: list[Node] = [self]
+        while stack:
+            node = stack.pop()
+            yield node
+            stack.extend(reversed(list(node.children())))
+
+
+# Integers: positions, counts, distances.
+
+
+@dataclass(frozen=True, slots=True)
+class Integer(Node):
+    """A whole number: ``3``."""
+
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class Position(Node):
+    """The query or the key, shifted: ``q``, ``k-1``."""
+
+    variable: Literal["q", "k"]
+    shift: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Arithmetic(Node):
+    """A sum or difference: ``q - k``."""
+
+    op: Literal["+", "-"]
+    left: Int
+    right: Int
+
+
+@dataclass(frozen=True, slots=True)
+class Absolute(Node):
+    """A magnitude: ``abs(q - k)``."""
+
+    value: Int
+
+
+@dataclass(frozen=True, slots=True)
+class Extremum(Node):
+    """The smaller or larger of two: ``min(q - k, 8)``."""
+
+    name: Literal["min", "max"]
+    left: Int
+    right: Int
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Node):
+    """A feature at one or two positions: ``text(k-1)``, ``match(k-1, q)``."""
+
+    name: str
+    args: tuple[Int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Quantifier(Node):
+    """A search over the other keys that the query sees: ``nearest(text(k) == text(q))``.
+
+    Inside, ``k`` stands for each of those keys. ``nearest``, ``first`` and ``last`` give its
+    position (-1 if there is none), ``count`` how many there are, ``any`` whether there is one.
+    """
+
+    name: Literal["nearest", "first", "last", "count", "any"]
+    body: Predicate
+
+
+# Predicates.
+
+
+@dataclass(frozen=True, slots=True)
+class Always(Node):
+    """``true``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compare(Node):
+    """A comparison of two integers, or ``==`` and ``!=`` of two symbols."""
+
+    op: Literal["==", "!=", "<", "<=", ">", ">="]
+    left: Int | Text
+    right: Int | Text
+
+
+@dataclass(frozen=True, slots=True)
+class Text(Node):
+    """A string to compare a symbol with: ``"the"``."""
+
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Between(Node):
+    """An integer within bounds, both included: ``q - k in 1..4``."""
+
+    value: Int
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetName(Node):
+    """A set by its name: ``Stop``, or one of the standard lexicon."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetLiteral(Node):
+    """A set by its elements, sorted: ``{".", "?"}``."""
+
+    elements: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "elements", tuple(sorted(set(self.elements))))
+
+
+@dataclass(frozen=True, slots=True)
+class Member(Node):
+    """A symbol in a set: ``text(k) in Stop``."""
+
+    value: Call
+    set: SetName | SetLiteral
+
+
+@dataclass(frozen=True, slots=True)
+class Affix(Node):
+    """A symbol that starts or ends with a string: ``ends(word(k), "ing")``."""
+
+    name: Literal["starts", "ends"]
+    value: Call
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Not(Node):
+    """``not …``."""
+
+    value: Predicate
+
+
+@dataclass(frozen=True, slots=True)
+class And(Node):
+    """``… and …``."""
+
+    left: Predicate
+    right: Predicate
+
+
+@dataclass(frozen=True, slots=True)
+class Or(Node):
+    """``… or …``."""
+
+    left: Predicate
+    right: Predicate
+
+
+# Real values, which only terms have.
+
+
+@dataclass(frozen=True, slots=True)
+class Real(Node):
+    """``log(x)`` = ln max(x, 1), ``sqrt(x)`` of max(x, 0), ``inv(x)`` = 1 / max(x, 1)."""
+
+    name: Literal["log", "sqrt", "inv"]
+    value: Int
+
+
+@dataclass(frozen=True, slots=True)
+class Decay(Node):
+    """``decay(x, r)`` = r to the power of max(x, 0)."""
+
+    value: Int
+    rate: float
+
+
+Int = Integer | Position | Arithmetic | Absolute | Extremum | Call | Quantifier
+Predicate = Always | Compare | Between | Member | Affix | Not | And | Or | Call | Quantifier
+Value = Int | Real | Decay
+
+
+# Terms and the program.
+
+
+@dataclass(frozen=True, slots=True)
+class Remarks:
+    """The comments of a statement: on lines above it, and beside it."""
+
+    above: tuple[str, ...] = ()
+    beside: str = ""
+
+
+NO_REMARKS = Remarks()
+
+
+@dataclass(frozen=True, slots=True)
+class Statement(Node):
+    """A line that may carry comments."""
+
+    remarks: Remarks = field(default=NO_REMARKS, compare=False, repr=False, kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Where(Statement):
+    """A weight where a predicate holds: ``2.0 where k == 0``. A weight of None is a hole, ``?``."""
+
+    weight: float | None
+    condition: Predicate
+
+
+@dataclass(frozen=True, slots=True)
+class Scaled(Statement):
+    """A weight times a value: ``-0.8 * log(1 + q - k)``, where a predicate holds if one is given."""
+
+    weight: float | None
+    value: Value
+    condition: Predicate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry(Node):
+    """A step of a table: from ``bound`` on, ``weight``."""
+
+    bound: int
+    weight: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Table(Statement):
+    """A step function of an integer: ``by q - k [0: 2.1, 1: 1.3, 4: -0.2]``; 0 below its start."""
+
+    value: Int
+    entries: tuple[Entry, ...]
+    condition: Predicate | None = None
+
+
+Term = Where | Scaled | Table
+
+
+@dataclass(frozen=True, slots=True)
+class SetDefinition(Statement):
+    """A named set: ``set Stop = {".", "?"}``."""
+
+    name: str
+    value: SetLiteral
+
+
+@dataclass(frozen=True, slots=True)
+class Head(Statement):
+    """A whole program: sets and weighted terms, whose sum is normalised over each query's keys."""
+
+    name: str
+    visibility: Visibility
+    normaliser: Normaliser = "softmax"
+    terms: tuple[Term, ...] = ()
+    sets: tuple[SetDefinition, ...] = ()
+    after: tuple[str, ...] = field(default=(), compare=False, repr=False, kw_only=True)
+
+    @property
+    def causal(self) -> bool:
+        """Whether a query sees only the keys up to itself."""
+        return self.visibility == "causal"
+
+    @property
+    def weights(self) -> tuple[float | None, ...]:
+        """All weights in source order, those of tables entry by entry; None for holes."""
+        return tuple(w for term in self.terms for w in weights_of(term))
+
+    def with_weights(self, weights: list[float]) -> Head:
+        """Return the same structure with other weights, in the order of ``weights``."""
+        left = list(weights)
+        if len(left) != len(self.weights):
+            raise ValueError(f"the program has {len(self.weights)} weights, {len(left)} were given")
+        terms: list[Term] = []
+        for term in self.terms:
+            if isinstance(term, Table):
+                entries = tuple(dataclasses.replace(e, weight=left.pop(0)) for e in term.entries)
+                terms.append(dataclasses.replace(term, entries=entries))
+            else:
+                terms.append(dataclasses.replace(term, weight=left.pop(0)))
+        return dataclasses.replace(self, terms=tuple(terms))
+
+
+def weights_of(term: Term) -> tuple[float | None, ...]:
+    """Return the weights of one term: one, or one for each entry of a table."""
+    if isinstance(term, Table):
+        return tuple(entry.weight for entry in term.entries)
+    return (term.weight,)
+
+
+def nodes(head: Head) -> int:
+    """Count a program's complexity: its AST nodes, and one per element of the sets it spells out.
+
+    A weight belongs to its term and a shift to its position, so that
+    ``2 where text(k-1) == text(q)`` has 6 nodes: term, comparison, two features, two positions.
+    A set of the standard lexicon is one node, like a feature.
+    """
+    return sum(
+        1 + (len(node.elements) if isinstance(node, SetLiteral) else 0) for node in head.walk()
+    )

@@ -1,0 +1,1 @@
+"""Evaluation: attention capture, metrics, scoring, replacement of heads, reports."""

@@ -1,0 +1,1 @@
+"""Data of the language: its grammar, the standard lexicon and the program library."""

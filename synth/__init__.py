@@ -1,0 +1,1 @@
+"""Synthesis: proposers, weight fitting, search, Pareto fronts, runs."""
