@@ -1,0 +1,272 @@
+"""Bytecode: programs as instructions on rows of registers, shared by all programs of a plan.
+
+An instruction computes one integer for each key that a query sees, from the rows of earlier
+instructions. Equal subexpressions of all programs of a plan are one instruction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cached_property
+
+import numpy as np
+
+from attn_dsl.compiler.batch import Batch, ColumnArrays
+from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.features import FEATURES
+from attn_dsl.dsl.lexicon import lexicon
+
+
+class Op(IntEnum):
+    """Operations; ``a`` and ``b`` are registers or columns, ``x`` and ``y`` are numbers."""
+
+    CONST = 0  # x
+    QUERY = 1  # q + x
+    KEY = 2  # k + x
+    COLUMN_QUERY = 3  # column a at q + x
+    COLUMN_KEY = 4  # column a at k + x
+    COLUMN = 5  # column a at register b
+    MATCH = 6  # equal tokens ending at registers a and b
+    ADD = 7
+    SUB = 8
+    ABS = 9
+    MIN = 10
+    MAX = 11
+    EQ = 12
+    NE = 13
+    LT = 14
+    LE = 15
+    BETWEEN = 16  # x <= register a <= y
+    AND = 17
+    OR = 18
+    NOT = 19
+    ANY = 20
+    COUNT = 21
+    NEAREST = 22
+    FIRST = 23
+    LAST = 24
+
+
+class Real(IntEnum):
+    """What a term makes of its register before the weight multiplies it."""
+
+    PLAIN = 0
+    LOG = 1
+    SQRT = 2
+    INV = 3
+    DECAY = 4
+    ONE = 5
+
+
+NEVER = -(2**31)
+ALWAYS = 2**31 - 1
+_FLIPPED = {">": "<", ">=": "<="}
+_COMPARISONS = {"==": Op.EQ, "!=": Op.NE, "<": Op.LT, "<=": Op.LE}
+_QUANTIFIERS = {
+    "any": Op.ANY, "count": Op.COUNT, "nearest": Op.NEAREST, "first": Op.FIRST, "last": Op.LAST,
+}  # fmt: skip
+_REALS = {"log": Real.LOG, "sqrt": Real.SQRT, "inv": Real.INV}
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """What one weight multiplies: a function of a register, where another register is true.
+
+    Attributes:
+        register: what the function is applied to.
+        condition: register that must be true; -1 for none.
+        real: the function.
+        rate: of a decay.
+    """
+
+    register: int
+    condition: int
+    real: Real
+    rate: float = 0.0
+
+
+@dataclass(frozen=True)
+class Code:
+    """Compiled programs of one visibility: instructions, columns, and planes by program.
+
+    Attributes:
+        instructions: int32 (n, 5): op, a, b, x, y.
+        planes: the distinct planes.
+        programs: per program its planes, one for each weight.
+        needs_match: whether any instruction is ``MATCH``.
+        causal: the visibility of all of them.
+    """
+
+    instructions: np.ndarray
+    planes: tuple[Plane, ...]
+    programs: tuple[tuple[int, ...], ...]
+    columns: tuple[ColumnArrays, ...]
+    causal: bool
+    batch: Batch
+
+    @cached_property
+    def needs_match(self) -> bool:
+        """Whether the table of matching contexts must be made."""
+        return bool((self.instructions[:, 0] == Op.MATCH).any())
+
+    @cached_property
+    def plane_arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """The planes as int32 (n, 3): register, condition, function; and their rates."""
+        rows = [(p.register, p.condition, int(p.real)) for p in self.planes]
+        return (
+            np.array(rows, dtype=np.int32).reshape(-1, 3),
+            np.array([p.rate for p in self.planes], dtype=np.float64),
+        )
+
+    @cached_property
+    def column_arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """All columns stacked: settled, known and open (columns, tokens); pad and partial."""
+        total = int(self.batch.starts[-1])
+        stacked = [
+            np.array([getattr(c, part) for c in self.columns], dtype=np.int32).reshape(-1, total)
+            for part in ("settled", "known", "open")
+        ]
+        marks = [(c.pad, int(c.partial and self.causal)) for c in self.columns]
+        return (*stacked, np.array(marks, dtype=np.int32).reshape(-1, 2))  # type: ignore[return-value]
+
+
+class Compiler:
+    """Compiles programs of one visibility for one batch of texts, sharing what they share."""
+
+    def __init__(self, batch: Batch, causal: bool) -> None:
+        self.batch, self.causal = batch, causal
+        self.instructions: list[tuple[int, int, int, int, int]] = []
+        self._known: dict[tuple[int, int, int, int, int], int] = {}
+        self._columns: dict[int, int] = {}
+        self.columns: list[ColumnArrays] = []
+        self._planes: dict[Plane, int] = {}
+        self.programs: list[tuple[int, ...]] = []
+        self.sets: dict[str, frozenset[str]] = {}
+
+    def add(self, program: t.Head) -> int:
+        """Compile one more program; return its number."""
+        if program.causal != self.causal:
+            raise ValueError("programs of one batch must share their visibility")
+        self.sets = {d.name: frozenset(d.value.elements) for d in program.sets}
+        self.programs.append(tuple(p for term in program.terms for p in self.term(term)))
+        return len(self.programs) - 1
+
+    def finish(self) -> Code:
+        """Return what has been compiled."""
+        return Code(
+            np.array(self.instructions, dtype=np.int32).reshape(-1, 5), tuple(self._planes),
+            tuple(self.programs), tuple(self.columns), self.causal, self.batch,
+        )  # fmt: skip
+
+    def term(self, term: t.Term) -> list[int]:
+        """Compile a term to one plane for each of its weights."""
+        if isinstance(term, t.Where):
+            return [self.plane(Plane(self.predicate(term.condition), -1, Real.PLAIN))]
+        condition = -1 if term.condition is None else self.predicate(term.condition)
+        if isinstance(term, t.Scaled):
+            return [self.plane(self.value(term.value, condition))]
+        register = self.int(term.value)
+        bounds = [entry.bound for entry in term.entries]
+        steps = zip(bounds, [*(b - 1 for b in bounds[1:]), ALWAYS], strict=True)
+        return [
+            self.plane(Plane(self.emit(Op.BETWEEN, register, 0, low, high), condition, Real.PLAIN))
+            for low, high in steps
+        ]
+
+    def plane(self, plane: Plane) -> int:
+        """Number a plane."""
+        return self._planes.setdefault(plane, len(self._planes))
+
+    def value(self, node: t.Value, condition: int) -> Plane:
+        """Compile what a weight multiplies."""
+        if isinstance(node, t.Real):
+            return Plane(self.int(node.value), condition, _REALS[node.name])
+        if isinstance(node, t.Decay):
+            return Plane(self.int(node.value), condition, Real.DECAY, node.rate)
+        return Plane(self.int(node), condition, Real.PLAIN)
+
+    def emit(self, op: Op, a: int = 0, b: int = 0, x: int = 0, y: int = 0) -> int:
+        """Add an instruction, unless it is there already; return its register."""
+        if op in (Op.ADD, Op.MIN, Op.MAX, Op.EQ, Op.NE, Op.AND, Op.OR) and a > b:
+            a, b = b, a
+        instruction = (int(op), a, b, x, y)
+        register = self._known.setdefault(instruction, len(self.instructions))
+        if register == len(self.instructions):
+            self.instructions.append(instruction)
+        return register
+
+    def column(self, arrays: ColumnArrays) -> int:
+        """Number a column."""
+        number = self._columns.setdefault(id(arrays), len(self.columns))
+        if number == len(self.columns):
+            self.columns.append(arrays)
+        return number
+
+    def load(self, arrays: ColumnArrays, position: t.Int) -> int:
+        """Compile a column at a position."""
+        number = self.column(arrays)
+        if isinstance(position, t.Position):
+            op = Op.COLUMN_QUERY if position.variable == "q" else Op.COLUMN_KEY
+            return self.emit(op, number, 0, position.shift)
+        return self.emit(Op.COLUMN, number, self.int(position))
+
+    def int(self, node: t.Int) -> int:
+        """Compile an integer expression; return its register."""
+        match node:
+            case t.Integer(value):
+                return self.emit(Op.CONST, x=value)
+            case t.Position(variable, shift):
+                return self.emit(Op.QUERY if variable == "q" else Op.KEY, x=shift)
+            case t.Arithmetic(op, left, right):
+                return self.emit(Op.ADD if op == "+" else Op.SUB, self.int(left), self.int(right))
+            case t.Absolute(inner):
+                return self.emit(Op.ABS, self.int(inner))
+            case t.Extremum(name, left, right):
+                op = Op.MIN if name == "min" else Op.MAX
+                return self.emit(op, self.int(left), self.int(right))
+            case t.Call(name, args):
+                if FEATURES[name].arity == 2:
+                    return self.emit(Op.MATCH, self.int(args[0]), self.int(args[1]))
+                return self.load(self.batch.column(name), args[0])
+            case t.Quantifier(name, body):
+                return self.emit(_QUANTIFIERS[name], self.predicate(body))
+        raise TypeError(f"not an integer: {node!r}")
+
+    def predicate(self, node: t.Predicate) -> int:
+        """Compile a predicate; return its register, which holds 0 or 1."""
+        match node:
+            case t.Always():
+                return self.emit(Op.CONST, x=1)
+            case t.Not(inner):
+                return self.emit(Op.NOT, self.predicate(inner))
+            case t.And(left, right):
+                return self.emit(Op.AND, self.predicate(left), self.predicate(right))
+            case t.Or(left, right):
+                return self.emit(Op.OR, self.predicate(left), self.predicate(right))
+            case t.Compare():
+                return self.compare(node)
+            case t.Between(inner, low, high):
+                return self.emit(Op.BETWEEN, self.int(inner), 0, low, high)
+            case t.Member(symbol, chosen):
+                if isinstance(chosen, t.SetLiteral):
+                    elements = frozenset(chosen.elements)
+                else:
+                    elements = self.sets.get(chosen.name) or lexicon()[chosen.name].elements
+                return self.load(self.batch.members(symbol.name, elements), symbol.args[0])
+            case t.Affix(name, symbol, text):
+                return self.load(self.batch.affix(symbol.name, name, text), symbol.args[0])
+        return self.int(node)  # type: ignore[arg-type]
+
+    def compare(self, node: t.Compare) -> int:
+        """Compile a comparison; with a string it is a test of the symbol column."""
+        if isinstance(node.right, t.Text):
+            assert isinstance(node.left, t.Call)
+            arrays = self.batch.members(node.left.name, frozenset([node.right.value]))
+            register = self.load(arrays, node.left.args[0])
+            return register if node.op == "==" else self.emit(Op.NOT, register)
+        assert not isinstance(node.left, t.Text)
+        a, b = self.int(node.left), self.int(node.right)
+        if node.op in _FLIPPED:
+            return self.emit(_COMPARISONS[_FLIPPED[node.op]], b, a)
+        return self.emit(_COMPARISONS[node.op], a, b)

@@ -1,0 +1,113 @@
+"""Evaluation: programs on batches of texts, as packed matrices or as planes for fitting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from attn_dsl.compiler import machine
+from attn_dsl.compiler.batch import Batch
+from attn_dsl.compiler.bytecode import Code, Compiler
+from attn_dsl.dsl import tree as t
+
+
+class Plan:
+    """Programs of one visibility compiled together for one batch of texts.
+
+    >>> from attn_dsl.dsl.parser import parse
+    >>> from attn_dsl.dsl.tokens import Tokens
+    >>> batch = Batch([Tokens.from_strings(["a", " b"])])
+    >>> Plan([parse("head uniform causal:\\n")], batch).packed(0)
+    array([[1. , 0.5, 0.5]], dtype=float32)
+    """
+
+    def __init__(self, programs: Sequence[t.Head], batch: Batch) -> None:
+        if not programs:
+            raise ValueError("a plan needs at least one program")
+        compiler = Compiler(batch, programs[0].causal)
+        for program in programs:
+            compiler.add(program)
+        self.batch, self.code = batch, compiler.finish()
+        self.linear = np.array([p.normaliser == "linear" for p in programs], dtype=np.bool_)
+        self.used, self.offsets = _ragged(self.code)
+        self.weights = np.array(
+            [np.nan if w is None else w for p in programs for w in p.weights], dtype=np.float64
+        )
+
+    @property
+    def causal(self) -> bool:
+        """The visibility of the programs."""
+        return self.code.causal
+
+    def packed(self, text: int, weights: np.ndarray | None = None) -> np.ndarray:
+        """Evaluate all programs on one text.
+
+        Args:
+            text: its number in the batch.
+            weights: other weights, all programs' in order.
+
+        Returns:
+            float32 (programs, entries): the visible entries of each matrix, row by row.
+        """
+        weights = self.weights if weights is None else np.asarray(weights, dtype=np.float64)
+        if np.isnan(weights).any():
+            raise ValueError("a program has holes; fit its weights first")
+        n = int(self.batch.sizes[text])
+        entries = n * (n + 1) // 2 if self.causal else n * n
+        out = np.empty((len(self.code.programs), entries), dtype=np.float32)
+        planes, rates = self.code.plane_arrays
+        machine.evaluate_text(
+            self.code.instructions, planes, rates, self.used, weights, self.offsets, self.linear,
+            self.causal, n, int(self.batch.starts[text]), *self._arrays(), out,
+        )  # fmt: skip
+        return out
+
+    def planes(self, text: int, rows: np.ndarray) -> np.ndarray:
+        """Compute the planes that the weights multiply on some rows of one text.
+
+        Returns:
+            float32 (planes, entries of those rows); ``code.programs`` tells whose they are.
+        """
+        n = int(self.batch.sizes[text])
+        entries = int((rows + 1).sum()) if self.causal else len(rows) * n
+        planes, rates = self.code.plane_arrays
+        out = np.empty((len(planes), entries), dtype=np.float32)
+        machine.planes_text(
+            self.code.instructions, planes, rates, self.causal, np.asarray(rows, dtype=np.int64),
+            n, int(self.batch.starts[text]), *self._arrays(), out,
+        )  # fmt: skip
+        return out
+
+    def _arrays(self) -> tuple:
+        tokens = self.batch.token_ids() if self.code.needs_match else _NO_TOKENS
+        return (*self.code.column_arrays, tokens, self.code.needs_match)
+
+
+_NO_TOKENS = np.zeros(0, dtype=np.int32)
+
+
+def _ragged(code: Code) -> tuple[np.ndarray, np.ndarray]:
+    """Return the planes of all programs behind each other, and where each program's start."""
+    used = np.array([p for planes in code.programs for p in planes], dtype=np.int64)
+    lengths = [len(planes) for planes in code.programs]
+    return used, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def unpack(packed: np.ndarray, n: int, causal: bool) -> np.ndarray:
+    """Turn packed entries (…, entries) into square matrices (…, n, n)."""
+    if not causal:
+        return packed.reshape(*packed.shape[:-1], n, n)
+    square = np.zeros((*packed.shape[:-1], n, n), dtype=packed.dtype)
+    rows, columns = np.tril_indices(n)
+    square[..., rows, columns] = packed
+    return square
+
+
+def pack(square: np.ndarray, causal: bool) -> np.ndarray:
+    """Turn square matrices (…, n, n) into packed entries: those that a query sees, row by row."""
+    n = square.shape[-1]
+    if not causal:
+        return square.reshape(*square.shape[:-2], n * n)
+    rows, columns = np.tril_indices(n)
+    return square[..., rows, columns]

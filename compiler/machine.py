@@ -1,0 +1,285 @@
+"""The machine: one Numba-compiled evaluator that runs the bytecode of any programs, row by row.
+
+A row is one query; each register holds one 32-bit integer per key that the query sees, so that
+a row of all registers stays in cache and nothing of size n x n is kept but the result.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+from attn_dsl.compiler.bytecode import Op, Real
+from attn_dsl.dsl.features import MATCH_LIMIT
+from attn_dsl.dsl.reference import TERM_LIMIT
+
+_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
+
+# Numba sees enum members as globals only when they are plain integers.
+CONST, QUERY, KEY = int(Op.CONST), int(Op.QUERY), int(Op.KEY)
+COLUMN_QUERY, COLUMN_KEY, COLUMN = int(Op.COLUMN_QUERY), int(Op.COLUMN_KEY), int(Op.COLUMN)
+MATCH, ADD, SUB, ABS, MIN, MAX = (
+    int(Op.MATCH), int(Op.ADD), int(Op.SUB), int(Op.ABS), int(Op.MIN), int(Op.MAX),
+)  # fmt: skip
+EQ, NE, LT, LE, BETWEEN = int(Op.EQ), int(Op.NE), int(Op.LT), int(Op.LE), int(Op.BETWEEN)
+AND, OR, NOT = int(Op.AND), int(Op.OR), int(Op.NOT)
+ANY, COUNT, NEAREST, FIRST, LAST = (
+    int(Op.ANY), int(Op.COUNT), int(Op.NEAREST), int(Op.FIRST), int(Op.LAST),
+)  # fmt: skip
+PLAIN, LOG, SQRT, INV, DECAY = (
+    int(Real.PLAIN), int(Real.LOG), int(Real.SQRT), int(Real.INV), int(Real.DECAY),
+)  # fmt: skip
+
+
+@njit(**_OPTIONS)
+def match_table(tokens, limit):
+    """Count for all pairs of positions how many tokens ending there are the same."""
+    n = tokens.shape[0]
+    table = np.zeros((n, n), dtype=np.int32)
+    for i in range(n):
+        for j in range(n):
+            if tokens[i] == tokens[j]:
+                before = table[i - 1, j - 1] if i > 0 and j > 0 else 0
+                table[i, j] = min(limit, before + 1)
+    return table
+
+
+@njit(**_OPTIONS)
+def _search(op, row, q, keys):
+    """Evaluate a quantifier over a row of truth values, the query's own position left out."""
+    count = 0
+    first = -1
+    last = -1
+    nearest = -1
+    for k in range(keys):
+        if row[k] != 0 and k != q:
+            count += 1
+            if first < 0:
+                first = k
+            last = k
+            if nearest < 0 or abs(q - k) < abs(q - nearest):
+                nearest = k
+    if op == ANY:
+        return 1 if count > 0 else 0
+    if op == COUNT:
+        return count
+    if op == NEAREST:
+        return nearest
+    return first if op == FIRST else last
+
+
+@njit(**_OPTIONS)
+def run_row(code, registers, q, keys, start, settled, known, opened, marks, match):
+    """Run all instructions for one query; afterwards ``registers[i, :keys]`` holds their values."""
+    for i in range(code.shape[0]):
+        op = code[i, 0]
+        a = code[i, 1]
+        b = code[i, 2]
+        x = code[i, 3]
+        out = registers[i]
+        if op == COLUMN_KEY:
+            pad = marks[a, 0]
+            if marks[a, 1] == 0:
+                low = min(max(0, -x), keys)
+                high = max(min(keys, keys - x), low)
+                out[:low] = pad
+                for k in range(low, high):
+                    out[k] = settled[a, start + k + x]
+                out[high:keys] = pad
+            else:
+                open_value = opened[a, start + q]
+                for k in range(keys):
+                    p = k + x
+                    if p < 0 or p >= keys:
+                        out[k] = pad
+                    elif known[a, start + p] <= q:
+                        out[k] = settled[a, start + p]
+                    else:
+                        out[k] = open_value
+        elif op == COLUMN_QUERY:
+            p = q + x
+            value = marks[a, 0]
+            if 0 <= p < keys:
+                if marks[a, 1] == 0 or known[a, start + p] <= q:
+                    value = settled[a, start + p]
+                else:
+                    value = opened[a, start + q]
+            out[:keys] = value
+        elif op == EQ:
+            for k in range(keys):
+                out[k] = registers[a, k] == registers[b, k]
+        elif op == AND:
+            for k in range(keys):
+                out[k] = registers[a, k] & registers[b, k]
+        elif op == CONST:
+            out[:keys] = x
+        elif op == QUERY:
+            out[:keys] = q + x
+        elif op == KEY:
+            for k in range(keys):
+                out[k] = k + x
+        elif op == SUB:
+            for k in range(keys):
+                out[k] = registers[a, k] - registers[b, k]
+        elif op == BETWEEN:
+            y = code[i, 4]
+            for k in range(keys):
+                out[k] = (registers[a, k] >= x) & (registers[a, k] <= y)
+        elif op == NOT:
+            for k in range(keys):
+                out[k] = 1 - registers[a, k]
+        elif op == OR:
+            for k in range(keys):
+                out[k] = registers[a, k] | registers[b, k]
+        elif op == NE:
+            for k in range(keys):
+                out[k] = registers[a, k] != registers[b, k]
+        elif op == LT:
+            for k in range(keys):
+                out[k] = registers[a, k] < registers[b, k]
+        elif op == LE:
+            for k in range(keys):
+                out[k] = registers[a, k] <= registers[b, k]
+        elif op == ADD:
+            for k in range(keys):
+                out[k] = registers[a, k] + registers[b, k]
+        elif op == ABS:
+            for k in range(keys):
+                out[k] = abs(registers[a, k])
+        elif op == MIN:
+            for k in range(keys):
+                out[k] = min(registers[a, k], registers[b, k])
+        elif op == MAX:
+            for k in range(keys):
+                out[k] = max(registers[a, k], registers[b, k])
+        elif op == COLUMN:
+            pad = marks[a, 0]
+            for k in range(keys):
+                p = registers[b, k]
+                if p < 0 or p >= keys:
+                    out[k] = pad
+                elif marks[a, 1] == 0 or known[a, start + p] <= q:
+                    out[k] = settled[a, start + p]
+                else:
+                    out[k] = opened[a, start + q]
+        elif op == MATCH:
+            for k in range(keys):
+                p = registers[a, k]
+                r = registers[b, k]
+                inside = p >= 0 and p < keys and r >= 0 and r < keys
+                out[k] = match[p, r] if inside else 0
+        else:
+            out[:keys] = _search(op, registers[a], q, keys)
+
+
+@njit(**_OPTIONS)
+def plane_value(kind, value, rate):
+    """Apply the function of a plane to a register's value."""
+    if kind == PLAIN:
+        return np.float64(value)
+    if kind == LOG:
+        return math.log(max(value, 1))
+    if kind == SQRT:
+        return math.sqrt(max(value, 0))
+    if kind == INV:
+        return 1.0 / max(value, 1)
+    return math.pow(rate, np.float64(max(value, 0)))
+
+
+@njit(**_OPTIONS)
+def fill_plane(plane, rate, registers, keys, out):
+    """Compute one plane on a row."""
+    register, condition, kind = plane[0], plane[1], plane[2]
+    if kind == PLAIN:
+        for k in range(keys):
+            out[k] = registers[register, k]
+    else:
+        for k in range(keys):
+            out[k] = plane_value(kind, registers[register, k], rate)
+    if condition >= 0:
+        for k in range(keys):
+            if registers[condition, k] == 0:
+                out[k] = 0.0
+
+
+@njit(**_OPTIONS)
+def normalise(scores, keys, linear, out):
+    """Turn a row of scores (logits or masses) into weights that sum to 1."""
+    total = 0.0
+    if linear:
+        for k in range(keys):
+            total += scores[k]
+        if total == 0.0:
+            for k in range(keys):
+                out[k] = 1.0 / keys
+            return
+        for k in range(keys):
+            out[k] = scores[k] / total
+        return
+    top = scores[0]
+    for k in range(1, keys):
+        top = max(top, scores[k])
+    for k in range(keys):
+        scores[k] = math.exp(scores[k] - top)
+        total += scores[k]
+    for k in range(keys):
+        out[k] = scores[k] / total
+
+
+@njit(**_OPTIONS)
+def score_row(used, weights, linear, planes, rates, registers, keys, values, scores):
+    """Sum the weighted planes of one program on a row."""
+    scores[:keys] = 0.0
+    for i in range(used.shape[0]):
+        w = weights[i]
+        j = used[i]
+        fill_plane(planes[j], rates[j], registers, keys, values)
+        for k in range(keys):
+            part = min(max(w * values[k], -TERM_LIMIT), TERM_LIMIT)
+            scores[k] += max(part, 0.0) if linear else part
+
+
+@njit(**_OPTIONS)
+def evaluate_text(
+    code, planes, rates, used, weights, offsets, linear, causal,
+    n, start, settled, known, opened, marks, tokens, needs_match, out,
+):  # fmt: skip
+    """Evaluate programs on one text into ``out`` (programs, entries), visible entries row by row."""
+    registers = np.empty((code.shape[0], n), dtype=np.int32)
+    values = np.empty(n, dtype=np.float64)
+    scores = np.empty(n, dtype=np.float64)
+    match = match_table(tokens[start : start + n] if needs_match else tokens[:0], MATCH_LIMIT)
+    at = 0
+    for q in range(n):
+        keys = q + 1 if causal else n
+        run_row(code, registers, q, keys, start, settled, known, opened, marks, match)
+        for p in range(offsets.shape[0] - 1):
+            low, high = offsets[p], offsets[p + 1]
+            score_row(
+                used[low:high], weights[low:high], linear[p], planes, rates, registers, keys,
+                values, scores,
+            )  # fmt: skip
+            normalise(scores, keys, linear[p], out[p, at : at + keys])
+        at += keys
+
+
+@njit(**_OPTIONS)
+def planes_text(
+    code, planes, rates, causal, rows, n, start, settled, known, opened, marks, tokens,
+    needs_match, out,
+):  # fmt: skip
+    """Compute all planes on some rows of one text into ``out`` (planes, entries of those rows)."""
+    registers = np.empty((code.shape[0], n), dtype=np.int32)
+    values = np.empty(n, dtype=np.float64)
+    match = match_table(tokens[start : start + n] if needs_match else tokens[:0], MATCH_LIMIT)
+    at = 0
+    for q in rows:
+        keys = q + 1 if causal else n
+        run_row(code, registers, q, keys, start, settled, known, opened, marks, match)
+        for p in range(planes.shape[0]):
+            fill_plane(planes[p], rates[p], registers, keys, values)
+            for k in range(keys):
+                out[p, at + k] = values[k]
+        at += keys

@@ -1,0 +1,149 @@
+"""Programs that can be called: a checked syntax tree that turns tokens into a matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.check import MAX_NODES, Facts, check
+from attn_dsl.dsl.errors import InputError
+from attn_dsl.dsl.parser import parse as parse_tree
+from attn_dsl.dsl.printer import show
+from attn_dsl.dsl.tokens import Tokens
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class Program:
+    """A checked program; call it with tokens to get its attention matrix.
+
+    >>> program = parse("head previous causal:\\n    1000 where k == q-1")
+    >>> program(["The", " cat"])
+    array([[1., 0.],
+           [1., 0.]], dtype=float32)
+    >>> program.nodes
+    5
+
+    Attributes:
+        tree: the syntax tree.
+        facts: what the checker knows of it: nodes, cost, holes, lookahead.
+    """
+
+    def __init__(self, tree: t.Head, facts: Facts) -> None:
+        self.tree, self.facts = tree, facts
+
+    @classmethod
+    def from_tree(cls, tree: t.Head, *, allow_lookahead: bool = False) -> Program:
+        """Check a tree and make a program of it."""
+        facts = check(tree, source=show(tree), name=tree.name, allow_lookahead=allow_lookahead)
+        return cls(tree, facts)
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.tree.name
+
+    @property
+    def causal(self) -> bool:
+        """Whether a query sees only the keys up to itself."""
+        return self.tree.causal
+
+    @property
+    def nodes(self) -> int:
+        """Its complexity."""
+        return self.facts.nodes
+
+    @property
+    def source(self) -> str:
+        """Its canonical source."""
+        return show(self.tree)
+
+    def __call__(self, tokens: Sequence[str] | Tokens) -> np.ndarray:
+        """Compute the attention matrix on a text.
+
+        Args:
+            tokens: decoded token strings, in which a leading space starts a word.
+
+        Returns:
+            float32 (n, n), one row per query; each row sums to 1.
+
+        Raises:
+            InputError: a weight is still a hole.
+        """
+        from attn_dsl.compiler.batch import Batch
+        from attn_dsl.compiler.evaluate import Plan, unpack
+
+        if self.facts.holes:
+            raise InputError(
+                f"the program {self.name} has {self.facts.holes} weights to be fitted (`?`); "
+                "write numbers, or fit them to a head with `attn-dsl fit`"
+            )
+        if not isinstance(tokens, Tokens):
+            tokens = Tokens.from_strings(tokens)
+        packed = Plan([self.tree], Batch([tokens])).packed(0)[0]
+        return unpack(packed, len(tokens), self.causal)
+
+    def __repr__(self) -> str:
+        return f"<Program {self.name}: {self.nodes} nodes>"
+
+    def __str__(self) -> str:
+        return self.source
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Program) and self.tree == other.tree
+
+    def __hash__(self) -> int:
+        return hash(self.tree)
+
+
+def parse(
+    source: str,
+    name: str = "<program>",
+    *,
+    allow_lookahead: bool = False,
+    max_nodes: int = MAX_NODES,
+) -> Program:
+    """Parse and check a program.
+
+    >>> parse("head first causal:\\n    3 where k == 0")
+    <Program first: 5 nodes>
+
+    Raises:
+        ProgramError: it is not valid; the message shows the place, the reason and the remedy.
+    """
+    tree = parse_tree(source, name)
+    facts = check(
+        tree, source=source, name=name, allow_lookahead=allow_lookahead, max_nodes=max_nodes
+    )
+    return Program(tree, facts)
+
+
+def load(path: str | Path, *, allow_lookahead: bool = False, max_nodes: int = MAX_NODES) -> Program:
+    """Read a program from a file.
+
+    Raises:
+        InputError: the file cannot be read.
+        ProgramError: it holds no valid program.
+    """
+    return parse(
+        read_source(path), str(path), allow_lookahead=allow_lookahead, max_nodes=max_nodes
+    )
+
+
+def read_source(path: str | Path) -> str:
+    """Read a program's text from a file, with errors that name it."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; a program is a text file ending in .attn") from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a directory; name the programs in it: {path}/*.attn") from None
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: not UTF-8 text at byte {error.start}; save the program as UTF-8"
+        ) from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
