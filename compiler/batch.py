@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -48,6 +49,7 @@ class Batch:
         self.symbols: dict[str, int] = {"": 0}
         self._analyses: list[Analysis] | None = None
         self._columns: dict[tuple, ColumnArrays] = {}
+        self._lock = threading.RLock()
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -66,9 +68,10 @@ class Batch:
     def column(self, name: str) -> ColumnArrays:
         """Return a feature of one position on all texts."""
         key = ("feature", name)
-        if key not in self._columns:
-            self._columns[key] = self._compute(name)
-        return self._columns[key]
+        with self._lock:
+            if key not in self._columns:
+                self._columns[key] = self._compute(name)
+            return self._columns[key]
 
     def members(self, name: str, elements: frozenset[str]) -> ColumnArrays:
         """Return, for a symbol feature, whether its value is one of some strings."""
@@ -103,14 +106,15 @@ class Batch:
         return ColumnArrays(settled, known, opened, partial, self._number(feature.pad))
 
     def _derived(self, key: tuple, name: str, test: Callable[[str], bool]) -> ColumnArrays:
-        if key not in self._columns:
-            base = self.column(name)
-            table = np.fromiter(map(test, self.symbols), dtype=np.int32, count=len(self.symbols))
-            self._columns[key] = ColumnArrays(
-                table[base.settled], base.known, table[base.open], base.partial,
-                int(table[base.pad]),
-            )  # fmt: skip
-        return self._columns[key]
+        with self._lock:
+            if key not in self._columns:
+                base = self.column(name)
+                table = np.fromiter(map(test, self.symbols), np.int32, count=len(self.symbols))
+                self._columns[key] = ColumnArrays(
+                    table[base.settled], base.known, table[base.open], base.partial,
+                    int(table[base.pad]),
+                )  # fmt: skip
+            return self._columns[key]
 
     def _number(self, value: Value) -> int:
         if isinstance(value, str):

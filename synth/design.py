@@ -1,0 +1,136 @@
+"""The design: the rows of attention that a search fits on, and the planes of its terms there."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from attn_dsl.compiler.batch import Batch
+from attn_dsl.compiler.evaluate import Plan
+from attn_dsl.dsl import tree as t
+from attn_dsl.synth import vocabulary
+from attn_dsl.synth.weights import Rows
+
+if TYPE_CHECKING:
+    from attn_dsl.eval.capture import Capture
+
+CACHED_PLANES = 512
+"""How many planes of terms outside the vocabulary are kept."""
+
+
+class Design:
+    """Sampled rows of some texts of a capture, shared by the searches of all heads.
+
+    Attributes:
+        batch: the texts.
+        rows: per text, the queries that are taken.
+        starts: int64 (rows + 1): where each row's entries start.
+        key_symbols: int32 (entries): the token string of each entry's key.
+        query_symbols: int32 (rows): the token string of each row's query.
+    """
+
+    def __init__(
+        self, capture: Capture, texts: Sequence[int], entries: int, seed: int
+    ) -> None:
+        self.capture, self.texts, self.causal = capture, tuple(texts), capture.causal
+        self.batch = Batch([capture.tokens(i) for i in texts])
+        sizes = self.batch.sizes
+        total = int(self.batch.entries(self.causal).sum())
+        share = min(1.0, entries / max(total, 1))
+        rng = np.random.default_rng(seed)
+        self.rows = [np.sort(rng.permutation(n)[: max(1, round(share * n))]) for n in sizes]
+        widths = [r + 1 if self.causal else np.full(len(r), n) for r, n in zip(self.rows, sizes, strict=True)]
+        self.starts = np.concatenate([[0], np.cumsum(np.concatenate(widths))]).astype(np.int64)
+        ids = self.batch.token_ids()
+        keys, queries = [], []
+        for start, n, rows in zip(self.batch.starts, sizes, self.rows, strict=False):
+            here = ids[start : start + n]
+            queries.append(here[rows])
+            keys += [here[: q + 1] if self.causal else here for q in rows]
+        self.key_symbols = np.concatenate(keys).astype(np.int32)
+        self.query_symbols = np.concatenate(queries).astype(np.int32)
+        self.symbols = {number: string for string, number in self.batch.symbols.items()}
+        self._planes: OrderedDict[tuple, np.ndarray] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def entries(self) -> int:
+        """How many entries the rows have."""
+        return int(self.starts[-1])
+
+    def target(self, layer: int, head: int) -> Rows:
+        """Return a head's attention on the rows, each normalised to sum to 1."""
+        number = layer * self.capture.heads_per_layer + head
+        parts = []
+        for text, rows, n in zip(self.texts, self.rows, self.batch.sizes, strict=True):
+            packed = self.capture.packed(text)[number]
+            for q in rows:
+                low = q * (q + 1) // 2 if self.causal else q * n
+                parts.append(packed[low : low + (q + 1 if self.causal else n)])
+        actual = np.concatenate(parts).astype(np.float32)
+        sums = np.add.reduceat(actual, self.starts[:-1])
+        actual /= np.repeat(sums, np.diff(self.starts))
+        return Rows(self.starts, actual)
+
+    @cached_property
+    def vocabulary(self) -> np.ndarray:
+        """The planes of the search's vocabulary, float32 (terms, entries)."""
+        return self._compute(vocabulary.terms(self.causal), ())
+
+    @cached_property
+    def conditions(self) -> np.ndarray:
+        """The query conditions of the search's vocabulary, float32 (conditions, rows)."""
+        chosen = tuple(t.Where(None, p) for p in vocabulary.conditions(self.causal))
+        return np.ascontiguousarray(self._compute(chosen, ())[:, self.starts[:-1]])
+
+    def planes(self, program: t.Head) -> np.ndarray:
+        """Return the planes of a program's weights, float32 (weights, entries).
+
+        Planes are kept by term, so that programs which share terms share the work.
+        """
+        sets = {d.name: d for d in program.sets}
+        parts = []
+        for term in program.terms:
+            key = (_without_weights(term), _used(term, sets))
+            with self._lock:
+                found = self._planes.get(key)
+                if found is not None:
+                    self._planes.move_to_end(key)
+            if found is None:
+                found = self._compute((term,), key[1])
+                with self._lock:
+                    self._planes[key] = found
+                    while len(self._planes) > CACHED_PLANES:
+                        self._planes.popitem(last=False)
+            parts.append(found)
+        if not parts:
+            return np.empty((0, self.entries), dtype=np.float32)
+        return np.concatenate(parts)
+
+    def _compute(self, terms: Sequence[t.Term], sets: tuple[t.SetDefinition, ...]) -> np.ndarray:
+        visibility = "causal" if self.causal else "bidirectional"
+        program = t.Head("design", visibility, "softmax", tuple(terms), sets)  # type: ignore[arg-type]
+        plan = Plan([program], self.batch)
+        used = list(plan.code.programs[0])
+        out = np.empty((len(used), self.entries), dtype=np.float32)
+        row = 0
+        for text, rows in enumerate(self.rows):
+            low, high = self.starts[row], self.starts[row + len(rows)]
+            out[:, low:high] = plan.planes(text, rows)[used]
+            row += len(rows)
+        return out
+
+
+def _without_weights(term: t.Term) -> t.Term:
+    head = t.Head("term", "causal", "softmax", (term,))
+    return head.with_weights([0.0] * len(head.weights)).terms[0]
+
+
+def _used(term: t.Term, sets: dict[str, t.SetDefinition]) -> tuple[t.SetDefinition, ...]:
+    names = {node.name for node in term.walk() if isinstance(node, t.SetName)}
+    return tuple(sets[name] for name in sorted(names & sets.keys()))

@@ -1,0 +1,245 @@
+"""The greedy proposer: builds programs term by term, each the one that gains most for its size.
+
+A new term is a term of the vocabulary, narrowed by a condition on the query, or a rule made of
+token sets that are invented from what the program so far gets wrong.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from attn_dsl.dsl import tree as t
+from attn_dsl.synth import vocabulary
+from attn_dsl.synth.gains import best_set, gain, key_moments, row_moments
+from attn_dsl.synth.proposer import HeadTask
+
+INLINE = 5
+"""Sets of up to so many elements are written in place, larger ones get a name."""
+SHORTLIST = 12
+"""How many planes are tried with query sets at each step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A term that may be added: the gain it promises (nats over all rows), and its nodes."""
+
+    gain: float
+    nodes: int
+    term: t.Term
+
+    def worth(self, thrift: float) -> float:
+        """Weigh gain against size: thrift 0 looks at the gain alone, 1 at gain by node."""
+        return self.gain / self.nodes**thrift
+
+
+@dataclass(frozen=True)
+class Greedy:
+    """Greedy construction; see the module.
+
+    Attributes:
+        thrifts: one program path is grown for each.
+        max_terms: the most terms of a program.
+        set_limit: the most tokens of an invented set.
+        price: gain that each token of a set must bring, in nats.
+        enough: stop when a term gains less than this by row.
+    """
+
+    name: str = "greedy"
+    thrifts: tuple[float, ...] = (1.0, 0.3)
+    max_terms: int = 12
+    set_limit: int = 24
+    price: float = 4.0
+    enough: float = 4e-4
+
+    def propose(self, task: HeadTask) -> Iterator[t.Head]:
+        """Yield every program on the way of each path."""
+        for thrift in self.thrifts:
+            program = task.empty()
+            fitted = task.fit(program)
+            yield program
+            for _ in range(self.max_terms):
+                if task.spent:
+                    return
+                found = self.candidates(task, fitted.predicted)
+                used = {dataclasses.replace(s, weight=None) for s in program.terms if not isinstance(s, t.Table)}
+                found = [c for c in found if c.term not in used]
+                if not found:
+                    break
+                best = max(found, key=lambda c: c.worth(thrift))
+                if best.gain < self.enough * len(task.rows):
+                    break
+                bigger = name_sets(dataclasses.replace(program, terms=(*program.terms, best.term)))
+                if t.nodes(bigger) > task.max_nodes:
+                    break
+                start = np.array([*(x or 0.0 for x in fitted.program.weights), 0.0])
+                fitted = task.fit(bigger, start)
+                program = bigger
+                yield bigger
+            yield from self.shrink(task, program)
+
+    def shrink(self, task: HeadTask, program: t.Head) -> Iterator[t.Head]:
+        """Yield what is left of a program as its least useful terms are dropped one by one."""
+        while len(program.terms) > 2 and not task.spent:
+            fitted = task.fit(program)
+            planes = task.design.planes(program)
+            spread = planes.std(axis=1) * np.abs(np.array(fitted.program.weights))
+            least = int(np.argmin(spread))
+            terms = program.terms[:least] + program.terms[least + 1 :]
+            program = drop_unused(dataclasses.replace(program, terms=terms))
+            yield program
+
+    def candidates(self, task: HeadTask, predicted: np.ndarray) -> list[Candidate]:
+        """Return the best candidates of each kind, given what the program so far predicts."""
+        design, count = task.design, len(task.rows)
+        planes = design.vocabulary
+        terms, conditions = vocabulary.terms(task.causal), vocabulary.conditions(task.causal)
+        g = np.zeros((len(planes), count), dtype=np.float32)
+        h = np.zeros_like(g)
+        row_moments(planes, design.starts, task.rows.actual, predicted, g, h)
+        ridge = 2.0 + 1e-3 * count
+        alone = gain(g.sum(1), h.sum(1), ridge)
+        found = [
+            Candidate(float(alone[j]), _size(terms[j]), terms[j]) for j in np.argsort(-alone)[:8]
+        ]
+        narrowed = gain(*(self.by_condition(design.conditions, m) for m in (g, h)), ridge)
+        for at in np.argsort(-narrowed, axis=None)[:16]:
+            j, c = divmod(int(at), len(conditions))
+            term = narrow(terms[j], conditions[c])
+            found.append(Candidate(float(narrowed[j, c]), _size(term), term))
+        found += self.query_sets(task, g, h, ridge)
+        found += self.key_sets(task, predicted, ridge)
+        return found
+
+    @staticmethod
+    def by_condition(conditions: np.ndarray, moments: np.ndarray) -> np.ndarray:
+        """Sum moments over the rows where each condition holds; the second half are negations."""
+        half = len(conditions) // 2
+        held = moments @ conditions[:half].T
+        return np.concatenate([held, moments.sum(1, keepdims=True) - held], axis=1)
+
+    def query_sets(
+        self, task: HeadTask, g: np.ndarray, h: np.ndarray, ridge: float
+    ) -> list[Candidate]:
+        """Narrow terms of the vocabulary to sets of query tokens."""
+        design, terms = task.design, vocabulary.terms(task.causal)
+        width = int(design.key_symbols.max(initial=0)) + 1
+        order = np.argsort(-np.abs(g).sum(1) / np.sqrt(h.sum(1) + ridge), kind="stable")
+        found = []
+        for j in order[:SHORTLIST]:
+            by_symbol = [np.bincount(design.query_symbols, m[j], width) for m in (g, h)]
+            worth, chosen = best_set(*by_symbol, ridge, self.price, self.set_limit)
+            if len(chosen):
+                term = narrow(terms[j], _in(design.symbols, "q", chosen))
+                found.append(Candidate(worth, _size(term), term))
+        return found
+
+    def key_sets(self, task: HeadTask, predicted: np.ndarray, ridge: float) -> list[Candidate]:
+        """Invent rules: a set of key tokens, alone and with a set of query tokens, near and far."""
+        design, rows = task.design, task.rows
+        width = int(design.key_symbols.max(initial=0)) + 1
+        everywhere = np.arange(len(rows))
+        found = []
+        for place in (None, *_places(task.causal)):
+            plane = np.ones(design.entries, np.float32) if place is None else design.vocabulary[place]
+            base = None if place is None else vocabulary.terms(task.causal)[place]
+            chosen_rows = everywhere
+            queries: np.ndarray | None = None
+            for _ in range(3):
+                moments = np.zeros((2, width))
+                key_moments(
+                    design.key_symbols, plane, chosen_rows, design.starts, rows.actual, predicted,
+                    *moments,
+                )  # fmt: skip
+                worth, keys = best_set(*moments, ridge, self.price, self.set_limit)
+                if not len(keys):
+                    break
+                key_set = _in(design.symbols, "k", keys)
+                term = t.Where(None, key_set) if base is None else narrow(base, key_set)
+                if queries is not None:
+                    term = narrow(term, _in(design.symbols, "q", queries))
+                found.append(Candidate(worth, _size(term), term))
+                inside = (plane * np.isin(design.key_symbols, keys))[None]
+                g = np.zeros((1, len(rows)), dtype=np.float32)
+                h = np.zeros_like(g)
+                row_moments(inside, design.starts, rows.actual, predicted, g, h)
+                by_symbol = [np.bincount(design.query_symbols, m[0], width) for m in (g, h)]
+                worth, queries = best_set(*by_symbol, ridge, self.price, self.set_limit)
+                if not len(queries):
+                    break
+                chosen_rows = np.flatnonzero(np.isin(design.query_symbols, queries))
+                rule = t.Where(None, key_set) if base is None else narrow(base, key_set)
+                rule = narrow(rule, _in(design.symbols, "q", queries))
+                found.append(Candidate(worth, _size(rule), rule))
+        return found
+
+
+def _places(causal: bool) -> list[int]:
+    """Return the terms of the vocabulary that a rule of token sets may be limited to."""
+    wanted = ["k == q-1", "q - k in 1..4", "q - k >= 16"] if causal else ["k == q-1", "k == q+1"]
+    from attn_dsl.dsl.printer import show_term
+
+    shown = [show_term(term).removeprefix("? where ") for term in vocabulary.terms(causal)]
+    return [shown.index(text) for text in wanted]
+
+
+def narrow(term: t.Term, condition: t.Predicate) -> t.Term:
+    """Return a term that holds only where a further condition does."""
+    if isinstance(term, t.Where):
+        return dataclasses.replace(term, condition=t.And(term.condition, condition))
+    both = condition if term.condition is None else t.And(term.condition, condition)
+    return dataclasses.replace(term, condition=both)
+
+
+def _in(symbols: dict[int, str], variable: str, chosen: np.ndarray) -> t.Predicate:
+    elements = tuple(symbols[int(s)] for s in chosen)
+    call = t.Call("token", (t.Position(variable),))  # type: ignore[arg-type]
+    if len(elements) == 1:
+        return t.Compare("==", call, t.Text(elements[0]))
+    return t.Member(call, t.SetLiteral(elements))
+
+
+def _size(term: t.Term) -> int:
+    return t.nodes(t.Head("term", "causal", "softmax", (term,))) - 1
+
+
+def drop_unused(program: t.Head) -> t.Head:
+    """Return a program without the sets that no term names."""
+    used = {n.name for term in program.terms for n in term.walk() if isinstance(n, t.SetName)}
+    sets = tuple(d for d in program.sets if d.name in used)
+    return dataclasses.replace(program, sets=sets)
+
+
+def name_sets(program: t.Head) -> t.Head:
+    """Give names to the large sets of a program: ``Keys1``, ``Queries1`` …"""
+    sets = list(program.sets)
+    known = {d.value.elements: d.name for d in sets}
+
+    def visit(node: t.Node) -> t.Node:
+        if isinstance(node, t.Member) and isinstance(node.set, t.SetLiteral):
+            if len(node.set.elements) <= INLINE:
+                return node
+            elements = node.set.elements
+            if elements not in known:
+                position = node.value.args[0]
+                query = isinstance(position, t.Position) and position.variable == "q"
+                stem = "Queries" if query else "Keys"
+                taken = {d.name for d in sets}
+                free = next(i for i in range(1, len(sets) + 2) if f"{stem}{i}" not in taken)
+                known[elements] = f"{stem}{free}"
+                sets.append(t.SetDefinition(known[elements], node.set))
+            return dataclasses.replace(node, set=t.SetName(known[elements]))
+        if isinstance(node, t.Where | t.Scaled | t.Table):
+            condition = node.condition and visit(node.condition)
+            return dataclasses.replace(node, condition=condition)  # type: ignore[arg-type]
+        if isinstance(node, t.And | t.Or):
+            return dataclasses.replace(node, left=visit(node.left), right=visit(node.right))  # type: ignore[arg-type]
+        if isinstance(node, t.Not):
+            return dataclasses.replace(node, value=visit(node.value))  # type: ignore[arg-type]
+        return node
+
+    terms = tuple(visit(term) for term in program.terms)
+    return dataclasses.replace(program, terms=terms, sets=tuple(sets))  # type: ignore[arg-type]

@@ -1,0 +1,63 @@
+"""The library proposer: suggests the known programs that come nearest to a head as they are."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from attn_dsl.compiler.evaluate import Plan
+from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.library import LibraryProgram, library
+from attn_dsl.eval.controls import attention
+from attn_dsl.eval.metrics import ious
+from attn_dsl.synth.design import Design
+from attn_dsl.synth.proposer import HeadTask
+
+PROBES = 24
+"""On how many texts of the fit split the library is tried as it is."""
+
+
+class Probes:
+    """The library's matrices on a few texts, made once and compared with every head."""
+
+    def __init__(self, design: Design) -> None:
+        visibility: t.Visibility = "causal" if design.causal else "bidirectional"
+        self.design = design
+        self.programs = list(library(visibility).values())
+        plan = Plan([p.program for p in self.programs], design.batch)
+        self.texts = range(min(PROBES, len(design.texts)))
+        self.matrices = [plan.packed(at) for at in self.texts]
+
+    def ranked(self, number: int) -> list[tuple[LibraryProgram, float]]:
+        """Rank the library by its IoU with a head, best first."""
+        design = self.design
+        scores = np.mean(
+            [
+                ious(attention(design.capture, design.texts[at], [number]), self.matrices[at])[0]
+                for at in self.texts
+            ],
+            axis=0,
+        )
+        order = np.argsort(-scores, kind="stable")
+        return [(self.programs[i], float(scores[i])) for i in order]
+
+
+@dataclass(frozen=True)
+class Library:
+    """Suggests the library's programs that fit a head best before their weights are fitted."""
+
+    probes: Probes
+    most: int = 10
+    name: str = "library"
+
+    def propose(self, task: HeadTask) -> Iterator[t.Head]:
+        """Yield the nearest programs, under the name of the head."""
+        number = task.layer * task.design.capture.heads_per_layer + task.head
+        for entry, _ in self.probes.ranked(number)[: self.most]:
+            if entry.program.normaliser == "softmax":
+                bare = t.Head(task.name, entry.program.visibility, "softmax", sets=entry.program.sets)
+                terms = tuple(dataclasses.replace(x, remarks=t.NO_REMARKS) for x in entry.program.terms)
+                yield dataclasses.replace(bare, terms=terms)

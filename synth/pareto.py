@@ -1,0 +1,52 @@
+"""Pareto fronts: the best program at every size, and the one that is chosen of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def front(items: Sequence[T], size: Callable[[T], int], score: Callable[[T], float], least: float = 0.0) -> list[T]:
+    """Return the items that score better than all that are not larger, smallest first.
+
+    >>> front([(5, 0.5), (9, 0.4), (9, 0.7), (20, 0.8)], lambda x: x[0], lambda x: x[1])
+    [(5, 0.5), (9, 0.7), (20, 0.8)]
+
+    Args:
+        least: by how much an item must be better than the one before.
+    """
+    kept: list[T] = []
+    for item in sorted(items, key=lambda x: (size(x), -score(x))):
+        if not kept or score(item) > score(kept[-1]) + least:
+            kept.append(item)
+    return kept
+
+
+def choose(scores: Sequence[float], sizes: Sequence[int], slack: float) -> int:
+    """Return which row of a front to take: the smallest within ``slack`` of the best score.
+
+    >>> choose([0.3, 0.698, 0.7], [3, 9, 40], slack=0.005)
+    1
+    """
+    best = max(scores)
+    good = [i for i, score in enumerate(scores) if score >= best - slack]
+    return min(good, key=lambda i: (sizes[i], i))
+
+
+def gains_by_node(scores: Sequence[float], sizes: Sequence[int]) -> list[float]:
+    """Return by how much each row of a front improves on the one before, by node (as in PySR).
+
+    >>> gains_by_node([0.2, 0.6], [1, 5])
+    [0.0, 0.274653]
+
+    The gain is measured in -d log(error) / d nodes, with error = 1 - score.
+    """
+    rows = [0.0]
+    for i in range(1, len(scores)):
+        before, now = (max(1.0 - scores[j], 1e-9) for j in (i - 1, i))
+        step = max(sizes[i] - sizes[i - 1], 1)
+        rows.append(round(math.log(before / now) / step, 6))
+    return rows

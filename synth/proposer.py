@@ -1,0 +1,157 @@
+"""Proposers: the interface by which programs for a head are suggested, and what they may use."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.errors import ProgramError
+from attn_dsl.synth import weights as w
+from attn_dsl.synth.design import Design
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A program with fitted weights, and how well it does on the rows it was fitted on.
+
+    Attributes:
+        program: all weights are numbers.
+        iou: over the rows of the fit split.
+        predicted: float32 (entries): its rows.
+        proposer: who suggested it.
+    """
+
+    program: t.Head
+    iou: float
+    predicted: np.ndarray = field(repr=False)
+    proposer: str = ""
+
+    @property
+    def nodes(self) -> int:
+        """Its complexity."""
+        return t.nodes(self.program)
+
+
+class HeadTask:
+    """The search for one head: its rows, and the means to fit a program's weights to them.
+
+    Attributes:
+        design: the rows of the fit split and the planes of terms on them.
+        layer, head: which head.
+        rows: its attention on the rows.
+        name: what its programs are called.
+        seed: for whatever a proposer draws; differs by head, not by the order of work.
+        max_nodes, max_evals: bounds on a program's size and on how many are fitted.
+        deadline: time (``time.monotonic``) after which it is ``late`` and stops.
+        stop: set when the whole run is to end.
+    """
+
+    def __init__(
+        self,
+        design: Design,
+        layer: int,
+        head: int,
+        *,
+        seed: int,
+        max_nodes: int,
+        max_evals: int,
+        deadline: float | None = None,
+        stop: threading.Event | None = None,
+    ) -> None:
+        self.design, self.layer, self.head = design, layer, head
+        self.rows = design.target(layer, head)
+        self.name = f"l{layer:02d}h{head:02d}"
+        self.seed = seed * 1_000_003 + layer * 1_009 + head
+        self.max_nodes, self.max_evals = max_nodes, max_evals
+        self.deadline, self.stop = deadline, stop
+        self.evals, self.late = 0, False
+        self._known: dict[t.Head, Fitted] = {}
+
+    @property
+    def causal(self) -> bool:
+        """The visibility of the head."""
+        return self.design.causal
+
+    def empty(self) -> t.Head:
+        """Return the program without terms: uniform attention."""
+        return t.Head(self.name, "causal" if self.causal else "bidirectional")
+
+    @property
+    def spent(self) -> bool:
+        """Whether to stop: all evaluations or all time is used, or the run is being ended."""
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            self.late = True
+        ended = self.stop is not None and self.stop.is_set()
+        return self.late or ended or self.evals >= self.max_evals
+
+    def fit(self, program: t.Head, start: np.ndarray | None = None) -> Fitted:
+        """Fit all weights of a structure to the head: to cross-entropy, then to IoU.
+
+        Raises:
+            ProgramError: it is linear, and the fit is for softmax.
+        """
+        if program.normaliser != "softmax":
+            raise ProgramError("only softmax programs can be fitted", name=program.name)
+        key = program.with_weights([0.0] * len(program.weights))
+        if key not in self._known:
+            self.evals += 1
+            planes = self.design.planes(program)
+            found, predicted = w.fit(planes, self.rows, start)
+            iou = w.iou_of(self.rows.actual, predicted, len(self.rows))
+            fitted = program.with_weights([float(x) for x in found])
+            self._known[key] = Fitted(fitted, iou, predicted)
+        return self._known[key]
+
+    def polish(self, fitted: Fitted) -> Fitted:
+        """Adjust fitted weights to IoU and round them to two digits where that costs little."""
+        planes = self.design.planes(fitted.program)
+        start = np.array(fitted.program.weights, dtype=np.float64)
+        found, predicted = w.adjust(planes, self.rows, start, fitted.predicted)
+        iou = w.iou_of(self.rows.actual, predicted, len(self.rows))
+        for digits in (2, 3):
+            short = w.rounded(found, digits)
+            out = np.empty_like(predicted)
+            w.predict(planes, short, self.rows.starts, out)
+            rounded_iou = w.iou_of(self.rows.actual, out, len(self.rows))
+            if rounded_iou >= iou - 0.002:
+                found, predicted, iou = short, out, rounded_iou
+                break
+        program = fitted.program.with_weights([float(x) for x in found])
+        return Fitted(program, iou, predicted, fitted.proposer)
+
+
+class Proposer(Protocol):
+    """Something that suggests programs for a head.
+
+    ``propose`` yields programs; weights may be holes, for all weights are fitted. It may look at
+    the task's rows and fit programs itself, and stops when ``task.spent``.
+    """
+
+    name: str
+
+    def propose(self, task: HeadTask) -> Iterator[t.Head]:
+        """Yield programs for the head of the task."""
+        ...
+
+
+def pool(task: HeadTask, proposers: Iterable[Proposer]) -> list[Fitted]:
+    """Collect and fit what all proposers suggest for a head, in the order in which it comes."""
+    found: dict[t.Head, Fitted] = {}
+    for proposer in proposers:
+        for program in proposer.propose(task):
+            if t.nodes(program) > task.max_nodes:
+                continue
+            fitted = task.fit(program)
+            found.setdefault(
+                fitted.program,
+                Fitted(fitted.program, fitted.iou, fitted.predicted, proposer.name),
+            )
+            if task.spent:
+                break
+    return list(found.values())

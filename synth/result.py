@@ -1,0 +1,100 @@
+"""Results: what the search found for one head, as it is kept on disk and shown."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from attn_dsl.eval.metrics import Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class FrontRow:
+    """One program of a head's Pareto front; IoU on each split."""
+
+    nodes: int
+    iou_fit: float
+    iou_select: float
+    iou_test: float
+    gain_by_node: float
+    chosen: bool
+    proposer: str
+    program: str
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A program that was fitted to a head: its source, nodes, IoU on the fit rows, and origin."""
+
+    layer: int
+    head: int
+    nodes: int
+    iou_fit: float
+    proposer: str
+    program: str
+
+
+@dataclass(frozen=True, slots=True)
+class HeadResult:
+    """The outcome for one head; every metric but ``iou_fit`` and ``iou_select`` is held out.
+
+    Attributes:
+        program: canonical source of the chosen program.
+        test: by metric (``eval.metrics.METRICS``), the mean over test texts with its interval.
+        test_ious: the IoU on each test text.
+        controls: by control, the mean IoU over test texts.
+        category: that of the library program nearest to the head.
+        lookahead: features by which a causal program sees ahead.
+        cut_short: the time ran out before the search ended.
+    """
+
+    layer: int
+    head: int
+    program: str
+    nodes: int
+    iou_fit: float
+    iou_select: float
+    test: dict[str, Estimate]
+    test_ious: tuple[float, ...]
+    controls: dict[str, float]
+    category: str
+    lookahead: tuple[str, ...]
+    evals: int
+    seconds: float
+    cut_short: bool
+    front: tuple[FrontRow, ...]
+
+    @property
+    def label(self) -> str:
+        """The head's name, as in ``L05H01``."""
+        return label(self.layer, self.head)
+
+    @property
+    def best_control(self) -> tuple[str, float]:
+        """The control that explains most of the head, and its IoU."""
+        return max(self.controls.items(), key=lambda item: item[1])
+
+    def to_json(self) -> str:
+        """Write the result as one JSON object."""
+        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> HeadResult:
+        """Read what ``to_json`` wrote."""
+        data: dict[str, Any] = json.loads(text)
+        data["test"] = {name: Estimate(**value) for name, value in data["test"].items()}
+        data["front"] = tuple(FrontRow(**row) for row in data["front"])
+        data["lookahead"] = tuple(data["lookahead"])
+        data["test_ious"] = tuple(data["test_ious"])
+        return cls(**data)
+
+
+def label(layer: int, head: int) -> str:
+    """Name a head.
+
+    >>> label(5, 1)
+    'L05H01'
+    """
+    return f"L{layer:02d}H{head:02d}"

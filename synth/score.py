@@ -1,0 +1,52 @@
+"""Scoring: programs against one head on the texts of a split, all visible entries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from attn_dsl.compiler.batch import Batch
+from attn_dsl.compiler.evaluate import Plan
+from attn_dsl.dsl import tree as t
+from attn_dsl.eval.capture import Capture
+from attn_dsl.eval.controls import attention
+from attn_dsl.eval.metrics import METRICS, compare, ious
+
+
+class Split:
+    """The texts of one split, encoded once for all programs that are scored on them."""
+
+    def __init__(self, capture: Capture, texts: Sequence[int]) -> None:
+        self.capture, self.texts = capture, tuple(texts)
+        self.batch = Batch([capture.tokens(i) for i in texts])
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def ious(self, programs: Sequence[t.Head], number: int) -> np.ndarray:
+        """Score programs by IoU against a head, float64 (programs, texts).
+
+        Args:
+            number: of the head, ``layer * heads_per_layer + head``.
+        """
+        out = np.empty((len(programs), len(self.texts)))
+        if programs:
+            plan = Plan(programs, self.batch)
+            for at, text in enumerate(self.texts):
+                actual = attention(self.capture, text, [number])
+                out[:, at] = ious(actual, plan.packed(at))[0]
+        return out
+
+    def metrics(self, program: t.Head, number: int) -> dict[str, np.ndarray]:
+        """Score one program by every metric, each float64 (texts,)."""
+        plan = Plan([program], self.batch)
+        rows = [
+            compare(
+                attention(self.capture, text, [number])[0], plan.packed(at)[0],
+                len(self.capture.tokens(text)), self.capture.causal,
+            )
+            for at, text in enumerate(self.texts)
+        ]  # fmt: skip
+        table = np.array(rows).reshape(-1, len(METRICS))
+        return {name: table[:, i] for i, name in enumerate(METRICS)}

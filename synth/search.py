@@ -1,0 +1,159 @@
+"""The search for one head: pool what the proposers suggest, keep the front, choose, score."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from attn_dsl.dsl.check import MAX_NODES, check
+from attn_dsl.dsl.printer import show
+from attn_dsl.eval.capture import Capture
+from attn_dsl.eval.metrics import bootstrap
+from attn_dsl.synth.design import Design
+from attn_dsl.synth.library import Library, Probes
+from attn_dsl.synth.greedy import Greedy
+from attn_dsl.synth.pareto import choose, front, gains_by_node
+from attn_dsl.synth.proposer import Fitted, HeadTask, Proposer, pool
+from attn_dsl.synth.result import Candidate, FrontRow, HeadResult
+from attn_dsl.synth.score import Split
+
+PROPOSERS: dict[str, Callable[[Session], Proposer]] = {
+    "library": lambda session: Library(session.probes),
+    "greedy": lambda session: Greedy(),
+}
+"""Who may suggest programs, by name; each is made once for a session."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What decides the outcome of a search, given a capture.
+
+    Attributes:
+        seed: decides the split, the sampled rows and everything random.
+        proposers: names in ``PROPOSERS``, in the order in which they are asked.
+        max_evals: how many programs are fitted to a head at the most.
+        max_nodes: the largest program.
+        entries: how many entries of the fit split the weights are fitted on.
+        front: how many programs of a head's front are polished and scored.
+        slack: IoU on the select split that is given up for a smaller program.
+        allow_lookahead: accept causal programs that read the whole text.
+    """
+
+    seed: int = 0
+    proposers: tuple[str, ...] = ("library", "greedy")
+    max_evals: int = 200
+    max_nodes: int = 200
+    entries: int = 100_000
+    front: int = 10
+    slack: float = 0.004
+    allow_lookahead: bool = False
+
+
+class Session:
+    """Everything that the searches of a capture's heads share, made when it is first needed."""
+
+    def __init__(self, capture: Capture, settings: Settings) -> None:
+        self.capture, self.settings = capture, settings
+        self.texts = capture.split(settings.seed)
+        self.stop = threading.Event()
+        self._lock = threading.Lock()
+
+    @cached_property
+    def design(self) -> Design:
+        """The rows that programs are fitted on."""
+        return Design(self.capture, self.texts["fit"], self.settings.entries, self.settings.seed)
+
+    @cached_property
+    def select(self) -> Split:
+        """The texts that programs are picked on."""
+        return Split(self.capture, self.texts["select"])
+
+    @cached_property
+    def test(self) -> Split:
+        """The texts that every shown number comes from."""
+        return Split(self.capture, self.texts["test"])
+
+    @cached_property
+    def probes(self) -> Probes:
+        """The library on a few texts."""
+        return Probes(self.design)
+
+    @cached_property
+    def proposers(self) -> list[Proposer]:
+        """Those of the settings."""
+        return [PROPOSERS[name](self) for name in self.settings.proposers]
+
+    def prepare(self) -> None:
+        """Make what all heads share, so that threads find it ready."""
+        with self._lock:
+            _ = self.design.vocabulary, self.design.conditions, self.probes, self.proposers
+            _ = self.select, self.test
+
+    def search(
+        self, layer: int, head: int, controls: dict[str, np.ndarray], deadline: float | None = None
+    ) -> tuple[HeadResult, list[Candidate]]:
+        """Search programs for one head.
+
+        Args:
+            controls: by name, the IoU of each control on the test texts.
+            deadline: time (``time.monotonic``) after which no more programs are tried.
+
+        Returns:
+            The result, and every program that was fitted.
+        """
+        started = time.monotonic()
+        settings, number = self.settings, layer * self.capture.heads_per_layer + head
+        task = HeadTask(
+            self.design, layer, head, seed=settings.seed,
+            max_nodes=min(settings.max_nodes, MAX_NODES), max_evals=settings.max_evals,
+            deadline=deadline, stop=self.stop,
+        )  # fmt: skip
+        found = pool(task, self.proposers)
+        polished = self._polish(task, found)
+        rows = self._score(polished, number)
+        at = next(i for i, row in enumerate(rows) if row.chosen)
+        test = self.test.metrics(polished[at].program, number)
+        facts = check(polished[at].program, allow_lookahead=settings.allow_lookahead)
+        result = HeadResult(
+            layer=layer, head=head, program=rows[at].program, nodes=rows[at].nodes,
+            iou_fit=rows[at].iou_fit, iou_select=rows[at].iou_select,
+            test={name: bootstrap(values, settings.seed) for name, values in test.items()},
+            test_ious=tuple(float(x) for x in test["iou"]),
+            controls={name: float(values.mean()) for name, values in controls.items()},
+            category=self.probes.ranked(number)[0][0].category, lookahead=facts.lookahead,
+            evals=task.evals, seconds=time.monotonic() - started, cut_short=task.late,
+            front=tuple(rows),
+        )  # fmt: skip
+        candidates = [
+            Candidate(layer, head, f.nodes, f.iou, f.proposer, show(f.program)) for f in found
+        ]
+        return result, candidates
+
+    def _polish(self, task: HeadTask, found: list[Fitted]) -> list[Fitted]:
+        """Adjust the weights of the front's programs, the best of them if they are many."""
+        best = front(found, lambda f: f.nodes, lambda f: f.iou, least=1e-3)
+        if len(best) > self.settings.front:
+            keep = np.linspace(0, len(best) - 1, self.settings.front).round().astype(int)
+            best = [best[i] for i in sorted(set(keep))]
+        polished = [task.polish(f) for f in best]
+        return front(polished, lambda f: f.nodes, lambda f: f.iou)
+
+    def _score(self, polished: list[Fitted], number: int) -> list[FrontRow]:
+        """Score programs on the select and test splits, and choose by the former."""
+        programs, sizes = [f.program for f in polished], [f.nodes for f in polished]
+        select = self.select.ious(programs, number).mean(1)
+        test = self.test.ious(programs, number).mean(1)
+        chosen = choose(list(select), sizes, self.settings.slack)
+        steps = gains_by_node(list(select), sizes)
+        return [
+            FrontRow(
+                f.nodes, f.iou, float(select[i]), float(test[i]), steps[i], i == chosen,
+                f.proposer, show(f.program),
+            )
+            for i, f in enumerate(polished)
+        ]  # fmt: skip

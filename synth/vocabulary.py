@@ -1,0 +1,102 @@
+"""The vocabulary of the search: the terms and the query conditions that it builds programs from.
+
+They are written in the language itself. To let the search use something new, add a line.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.features import FEATURES
+from attn_dsl.dsl.lexicon import lexicon
+from attn_dsl.dsl.parser import parse_predicate, parse_term
+
+_OFFSETS = [f"k == q-{d}" for d in range(1, 9)]
+_CAUSAL_DISTANCE = [
+    "q - k in 1..2", "q - k in 1..4", "q - k in 2..3", "q - k in 2..8", "q - k in 1..16",
+    "q - k in 4..16", "q - k >= 16", "q - k >= 32", "q - k >= 64",
+]  # fmt: skip
+_CAUSAL_VALUES = [
+    "log(1 + q - k)", "(q - k)", "sqrt(q - k)", "inv(1 + q - k)", "decay(q - k, 0.5)",
+    "decay(q - k, 0.8)", "decay(q - k, 0.95)", "match(k-1, q)", "log(1 + k)",
+]  # fmt: skip
+_BOTH_DISTANCE = [
+    *(f"k == q+{d}" for d in range(1, 9)), "abs(q - k) in 1..1", "abs(q - k) in 1..2",
+    "abs(q - k) in 1..4", "abs(q - k) in 2..8", "abs(q - k) >= 16", "k < q", "k > q",
+    "q - k in 1..4", "k - q in 1..4", "text_final(k)", "from_end(k) == 1", "from_end(k) == 2",
+]  # fmt: skip
+_BOTH_VALUES = [
+    "log(1 + abs(q - k))", "abs(q - k)", "inv(1 + abs(q - k))", "decay(abs(q - k), 0.5)",
+    "decay(abs(q - k), 0.8)", "decay(abs(q - k), 0.95)", "match(k-1, q)",
+]  # fmt: skip
+_POSITIONS = [
+    "k == 0", "k == 1", "k == 2", "k in 0..3", "k == q", "special(k)",
+    "k == word_first(q)", "k == word_first(q) - 1", "k == word_last(word_first(q) - 1)",
+    "k == sentence_first(q)", "k == sentence_first(q) - 1", "k == line_first(q)",
+    "k == opener(q)", "k == quote_first(q)", "k >= sentence_first(q)", "k >= word_first(q)",
+    "k == previous(q)", "k == previous(q) + 1", "k == word_previous(q)",
+    "k == word_previous(q) + 1", "k == previous(q-1) + 1", "k == first(text(k) == text(q))",
+    "k == nearest(punct(k))", "k == nearest(capital(k))", "k == nearest(newline(k))",
+    "k == nearest(word(k) in FunctionWord)", "k == nearest(word_start(k))",
+    "k > nearest(punct(k))",
+]  # fmt: skip
+_SAME = [
+    "text(k) == text(q)", "text(k) == text(q) and k != q", "token(k) == token(q)",
+    "word(k) == word(q)", "word(k) == word(q) and k != q", "shape(k) == shape(q)",
+    "text(k-1) == text(q)", "text(k-1) == text(q-1)", "text(k) == text(q-1)",
+    "text(k+1) == text(q)", "text(k-2) == text(q)", "text(k-1) == text(q) and text(k-2) == text(q-1)",
+    "word_before(k) == word_before(q)", "word_before(k) == word(q)", "word(k) == word_before(q)",
+    "match(k-1, q) >= 2", "match(k-1, q) >= 3", "match(k, q) >= 2",
+    "word_index(k) == word_index(q)", "word_index(k) == word_index(q) - 1",
+    "word_index(k) == word_index(q) - 2", "sentence(k) == sentence(q)",
+    "sentence(k) == sentence(q) - 1", "line(k) == line(q)", "line(k) == line(q) - 1",
+    "paragraph(k) == paragraph(q)", "depth(k) == depth(q)", "indent(k) == indent(q)",
+    "repeats(k) == repeats(q)", "length(k) == length(q)", "piece(k) == piece(q)",
+]  # fmt: skip
+_COUNTS = ["length(k) >= 3", "length(k) >= 5", "piece(k) == 1", "word_repeats(k) == 0",
+           "repeats(k) >= 2", "depth(k) > 0"]  # fmt: skip
+_QUERY_ONLY = ["q == 0", "q < 4", "q < 16", "q >= 64", "length(q) >= 3", "piece(q) == 1",
+               "match(previous(q), q) >= 2", "depth(q) > 0"]  # fmt: skip
+
+
+def _truths(variable: str, shift: str = "") -> list[str]:
+    """Every true-or-false feature that needs no extra, at a position."""
+    return [
+        f"{f.name}({variable}{shift})"
+        for f in FEATURES.values()
+        if f.type == "bool" and f.reads != "full" and not f.extra
+    ]
+
+
+def _classes(variable: str) -> list[str]:
+    """Every word set of the lexicon that is about prose or punctuation."""
+    return [
+        f"{'word' if entry.file == 'english.toml' else 'text'}({variable}) in {name}"
+        for name, entry in lexicon().items()
+        if entry.file in ("english.toml", "punctuation.toml")
+    ]
+
+
+@lru_cache(maxsize=2)
+def terms(causal: bool) -> tuple[t.Term, ...]:
+    """Return the terms to choose from, each with a hole for its weight.
+
+    >>> from attn_dsl.dsl.printer import show_term
+    >>> show_term(terms(causal=True)[0])
+    '? where k == 0'
+    """
+    predicates = [*_POSITIONS, *_OFFSETS, *_SAME, *_COUNTS]
+    predicates += _CAUSAL_DISTANCE if causal else _BOTH_DISTANCE
+    predicates += [*_truths("k"), *_truths("k", "-1"), *_classes("k")]
+    values = _CAUSAL_VALUES if causal else _BOTH_VALUES
+    sources = [f"? where {p}" for p in predicates] + [f"? * {v}" for v in values]
+    return tuple(parse_term(source) for source in sources)
+
+
+@lru_cache(maxsize=2)
+def conditions(causal: bool) -> tuple[t.Predicate, ...]:
+    """Return the conditions on the query that may narrow a term."""
+    predicates = [*_QUERY_ONLY, *_truths("q"), *_truths("q", "-1"), *_classes("q")]
+    both = [parse_predicate(source) for source in predicates]
+    return (*both, *(t.Not(p) for p in both))

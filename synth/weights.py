@@ -1,0 +1,227 @@
+"""Weights: the exact fit of a fixed structure, a convex problem, and its adjustment to IoU.
+
+With ``softmax`` the cross-entropy between a head's rows and a program's is convex in the weights
+(multinomial logistic regression with a design that all rows share), so Newton's method finds
+the one minimum in a few steps. Design matrices are planes: (weights, entries), row by row.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
+LIMIT = 50.0
+"""Fitted weights stay within this magnitude: a logit of 50 is certainty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows of attention matrices laid behind each other.
+
+    Attributes:
+        starts: int64 (rows + 1): where each row's entries start.
+        actual: float32 (entries): a head's weights there.
+    """
+
+    starts: np.ndarray
+    actual: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+
+@njit(**_OPTIONS)
+def predict(planes, weights, starts, out):
+    """Compute the softmax rows of a weighted sum of planes, and return the sum of log normalisers."""
+    total = 0.0
+    for r in range(starts.shape[0] - 1):
+        low, high = starts[r], starts[r + 1]
+        row = out[low:high]
+        row[:] = np.float32(0.0)
+        for j in range(planes.shape[0]):
+            w = np.float32(weights[j])
+            x = planes[j, low:high]
+            for i in range(high - low):
+                row[i] += w * x[i]
+        top = row[0]
+        for i in range(1, high - low):
+            top = max(top, row[i])
+        mass = 0.0
+        for i in range(high - low):
+            row[i] = math.exp(row[i] - top)
+            mass += row[i]
+        scale = np.float32(1.0 / mass)
+        for i in range(high - low):
+            row[i] *= scale
+        total += math.log(mass) + top
+    return total
+
+
+@njit(**_OPTIONS)
+def _curvature(planes, starts, actual, predicted, gradient, hessian):
+    """Add up the gradient and Hessian of the cross-entropy over all rows."""
+    t = planes.shape[0]
+    mean = np.empty(t)
+    weighted = np.empty((t, 1), dtype=np.float32)
+    for r in range(starts.shape[0] - 1):
+        low, high = starts[r], starts[r + 1]
+        n = high - low
+        if weighted.shape[1] < n:
+            weighted = np.empty((t, n), dtype=np.float32)
+        p = predicted[low:high]
+        a = actual[low:high]
+        for j in range(t):
+            x = planes[j, low:high]
+            m = np.float32(0.0)
+            g = np.float32(0.0)
+            for i in range(n):
+                v = p[i] * x[i]
+                weighted[j, i] = v
+                m += v
+                g += a[i] * x[i]
+            mean[j] = m
+            gradient[j] += m - g
+        for j in range(t):
+            y = weighted[j]
+            for l in range(j + 1):
+                x = planes[l, low:high]
+                s = np.float32(0.0)
+                for i in range(n):
+                    s += y[i] * x[i]
+                hessian[j, l] += s - mean[j] * mean[l]
+
+
+def fit(
+    planes: np.ndarray, rows: Rows, start: np.ndarray | None = None, ridge: float = 1e-3,
+    steps: int = 12,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Find the weights that minimise the cross-entropy to a head's rows, plus a small ridge.
+
+    Args:
+        planes: float32 (weights, entries).
+        rows: the head's rows.
+        start: where to start from.
+        ridge: penalty per row on half the squared weights, which keeps them finite.
+        steps: the most Newton steps.
+
+    Returns:
+        The weights, and the predicted rows (float32, entries).
+    """
+    t, count = len(planes), len(rows)
+    w = np.zeros(t) if start is None else np.array(start, dtype=np.float64)
+    predicted = np.empty(planes.shape[1], dtype=np.float32)
+    target = (planes @ rows.actual).astype(np.float64)
+
+    def loss(weights: np.ndarray) -> float:
+        normalisers = predict(planes, weights, rows.starts, predicted)
+        return (normalisers - weights @ target) / count + 0.5 * ridge * float(weights @ weights)
+
+    value = loss(w)
+    for _ in range(steps if t else 0):
+        gradient, hessian = np.zeros(t), np.zeros((t, t))
+        _curvature(planes, rows.starts, rows.actual, predicted, gradient, hessian)
+        hessian = (np.tril(hessian) + np.tril(hessian, -1).T) / count + (ridge + 1e-9) * np.eye(t)
+        gradient = gradient / count + ridge * w
+        move = np.linalg.solve(hessian, gradient)
+        decrement = float(gradient @ move)
+        scale, accepted = 1.0, False
+        while scale > 1e-3:
+            trial = np.clip(w - scale * move, -LIMIT, LIMIT)
+            now = loss(trial)
+            if now <= value - 1e-4 * scale * decrement or now < value - 1e-12:
+                accepted = True
+                break
+            scale *= 0.5
+        if not accepted:
+            break
+        gained, w, value = value - now, trial, now
+        if gained < 1e-6:
+            break
+    predict(planes, w, rows.starts, predicted)
+    return w, predicted
+
+
+@njit(**_OPTIONS)
+def shared_mass(actual, predicted):
+    """Sum the minima of two sets of rows; IoU over rows is m / (2 rows - m)."""
+    total = 0.0
+    for i in range(actual.shape[0]):
+        total += min(actual[i], predicted[i])
+    return total
+
+
+@njit(**_OPTIONS)
+def _mass_gradient(planes, starts, actual, predicted, gradient):
+    """Add up the gradient of the shared mass with respect to the weights."""
+    for r in range(starts.shape[0] - 1):
+        low, high = starts[r], starts[r + 1]
+        p = predicted[low:high]
+        a = actual[low:high]
+        inside = np.float32(0.0)
+        for i in range(high - low):
+            inside += p[i] if p[i] < a[i] else np.float32(0.0)
+        for j in range(planes.shape[0]):
+            x = planes[j, low:high]
+            s = np.float32(0.0)
+            for i in range(high - low):
+                s += p[i] * x[i] * ((np.float32(1.0) if p[i] < a[i] else np.float32(0.0)) - inside)
+            gradient[j] += s
+
+
+def iou_of(actual: np.ndarray, predicted: np.ndarray, count: int) -> float:
+    """IoU over rows that each sum to 1."""
+    shared = shared_mass(actual, predicted)
+    return shared / (2 * count - shared)
+
+
+def adjust(
+    planes: np.ndarray, rows: Rows, weights: np.ndarray, predicted: np.ndarray, steps: int = 15
+) -> tuple[np.ndarray, np.ndarray]:
+    """Move fitted weights uphill in IoU on the same rows, by steps scaled with the curvature.
+
+    Args:
+        weights, predicted: as ``fit`` returns them.
+
+    Returns:
+        Weights and predicted rows whose IoU is at least that of the start.
+    """
+    t, count = len(planes), len(rows)
+    best_w, best_p = weights, predicted
+    best = iou_of(rows.actual, predicted, count)
+    if not t:
+        return best_w, best_p
+    unused, hessian = np.zeros(t), np.zeros((t, t))
+    _curvature(planes, rows.starts, rows.actual, predicted, unused, hessian)
+    hessian = (np.tril(hessian) + np.tril(hessian, -1).T) / count
+    hessian += (1e-3 + 0.01 * np.trace(hessian) / t) * np.eye(t)
+    scale = 2.0
+    for _ in range(steps):
+        gradient = np.zeros(t)
+        _mass_gradient(planes, rows.starts, rows.actual, best_p, gradient)
+        move = np.linalg.solve(hessian, gradient / count)
+        while scale > 0.02:
+            trial = np.clip(best_w + scale * move, -LIMIT, LIMIT)
+            out = np.empty_like(best_p)
+            predict(planes, trial, rows.starts, out)
+            now = iou_of(rows.actual, out, count)
+            if now > best + 1e-6:
+                best, best_w, best_p = now, trial, out
+                scale *= 1.5
+                break
+            scale *= 0.5
+        else:
+            break
+    return best_w, best_p
+
+
+def rounded(weights: np.ndarray, digits: int = 2) -> np.ndarray:
+    """Round weights to significant digits.
+
+    >>> rounded(np.array([1.2345, -0.04567, 0.0]))
+    array([ 1.2  , -0.046,  0.   ])
+    """
+    return np.array([float(f"{w:.{digits}g}") for w in weights])
