@@ -9,20 +9,38 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from functools import lru_cache
 
-from hypothesis import strategies as st
-from hypothesis.strategies import SearchStrategy
-
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.features import FEATURES, Type
 from attn_dsl.dsl.lexicon import lexicon
 from attn_dsl.dsl.tokens import Tokens
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
 
 WORDS = (
     *("a", "b", " the", " she", " it", " a", " cat", "The", " dog", " and", "She", " Tom", " is"),
     *(" don't", "n't", "'s", " e.g", "Mr", " U", "ing", "s", "ed", "un", "UP", " McD", "x1", "é"),
 )
 MARKS = (
-    *(".", ",", "!", "?", " (", ")", '"', ' "', "'", "’", "“", "”", "[", "]", "{", "}", "...", "))"),
+    *(
+        ".",
+        ",",
+        "!",
+        "?",
+        " (",
+        ")",
+        '"',
+        ' "',
+        "'",
+        "’",
+        "“",
+        "”",
+        "[",
+        "]",
+        "{",
+        "}",
+        "...",
+        "))",
+    ),
     *('."', ".)", ":", ";", "-", " -", "--", "_", "=", "»", "«", "。", "？", "「", "」", "\\", "#"),
 )
 SPACES = ("\n", "\n\n", " ", "  ", "\t", "\r\n", "    ", ".\n", "\n  ", " \n")
@@ -32,7 +50,23 @@ SPECIALS = ("<s>", "</s>", "<|endoftext|>", "[CLS]", "[SEP]", "<pad>")
 BYTES = ("<0xE2>", "<0x80>", "<0x94>", "<0xC3>", "<0xA9>", "<0x0A>", "<0x20>", "<0x41>", "<0xFF>")
 SPLIT = (("<0xE2>", "<0x80>", "<0x94>"), (" caf", "<0xC3>", "<0xA9>"), ("<0xF0>", "<0x9F>"))
 
-_COMPARABLE = ("the", "she", "a", "cat", ".", ",", "(", '"', "\n", "", "ing", "Xx", "x", " the", "é")
+_COMPARABLE = (
+    "the",
+    "she",
+    "a",
+    "cat",
+    ".",
+    ",",
+    "(",
+    '"',
+    "\n",
+    "",
+    "ing",
+    "Xx",
+    "x",
+    " the",
+    "é",
+)
 _MANY = 100_000
 
 
@@ -56,8 +90,8 @@ def tokens(
     """Draw the tokens of a text: few different ones, so that repetition and induction occur.
 
     >>> from attn_dsl.testing import smallest
-    >>> smallest(tokens(), lambda drawn: len(drawn) == 2).strings
-    ('a', 'a')
+    >>> smallest(tokens(), lambda drawn: "." in drawn).strings
+    ('.',)
 
     Words, word pieces, punctuation, brackets, quotation marks, numbers, white space, special
     tokens, bytes of split characters and arbitrary Unicode.
@@ -91,8 +125,8 @@ def texts(max_size: int = 40) -> SearchStrategy[str]:
     """Draw plain texts, rich in sentences, quotations, brackets, lines and odd characters.
 
     >>> from attn_dsl.testing import smallest
-    >>> smallest(texts(), lambda text: len(text) > 1)
-    'aa'
+    >>> smallest(texts(), lambda text: "(" in text)
+    '('
     """
     parts = st.sampled_from([*WORDS, *MARKS, *SPACES, *NUMBERS, *OTHERS])
     return st.lists(st.one_of(parts, st.text(max_size=2)), max_size=max_size).map("".join)
@@ -110,6 +144,7 @@ def programs(
 ) -> t.Head:
     """Draw valid programs that use every construct and every feature.
 
+    >>> from attn_dsl.dsl.printer import show
     >>> from attn_dsl.testing import smallest
     >>> print(show(smallest(programs(), lambda program: len(program.terms) == 1)), end="")
     head random causal softmax:
@@ -142,6 +177,7 @@ def features(kind: Type, full: bool = False, extras: Collection[str] = ()) -> li
     ]  # fmt: skip
 
 
+@lru_cache(maxsize=8)
 def weights(positive: bool = False, holes: bool = False) -> SearchStrategy[float | None]:
     """Draw weights with few decimals: mostly small, now and then at the bounds."""
     low = 0 if positive else -1
@@ -154,10 +190,12 @@ def weights(positive: bool = False, holes: bool = False) -> SearchStrategy[float
     return st.one_of([*usual, st.none()] if holes else usual)
 
 
+@lru_cache(maxsize=1)
 def _strings() -> SearchStrategy[str]:
     return st.one_of(st.sampled_from(_COMPARABLE), st.text(max_size=4))
 
 
+@lru_cache(maxsize=1)
 def _set_literals() -> SearchStrategy[t.SetLiteral]:
     return st.lists(_strings(), min_size=1, max_size=5).map(lambda e: t.SetLiteral(tuple(e)))
 
@@ -175,12 +213,17 @@ class _Grammar:
         self.built: dict[tuple[str, int], SearchStrategy] = {}
 
     def terms(self, positive: bool, holes: bool) -> SearchStrategy[t.Term]:
+        name = f"term {positive} {holes}"
+        if (name, 0) not in self.built:
+            self.built[name, 0] = self._terms(positive, holes)
+        return self.built[name, 0]
+
+    def _terms(self, positive: bool, holes: bool) -> SearchStrategy[t.Term]:
         weight = weights(positive, holes)
         condition = st.none() | self.predicates(1)
         bounds = st.lists(_small(), min_size=1, max_size=5, unique=True).map(sorted)
-        entries = bounds.flatmap(
-            lambda b: st.tuples(*[st.builds(t.Entry, st.just(x), weight) for x in b])
-        )
+        steps = st.lists(weight, min_size=5, max_size=5)
+        entries = st.builds(_entries, bounds, steps)
         return st.one_of(
             st.builds(t.Where, weight, self.predicates(2)),
             st.builds(t.Scaled, weight, self.values(), condition),
@@ -259,12 +302,18 @@ class _Grammar:
         return st.one_of(options)
 
 
+@lru_cache(maxsize=1)
 def _small() -> SearchStrategy[int]:
     return st.integers(-3, 6) | st.integers(-_MANY, _MANY)
 
 
+@lru_cache(maxsize=1)
 def _positions() -> SearchStrategy[t.Position]:
     return st.builds(t.Position, st.sampled_from("kq"), st.just(0) | st.integers(-3, 2) | _small())
+
+
+def _entries(bounds: list[int], steps: list[float | None]) -> tuple[t.Entry, ...]:
+    return tuple(map(t.Entry, bounds, steps))
 
 
 def _arithmetic(op: str, left: t.Int, right: t.Int) -> t.Int:

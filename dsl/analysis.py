@@ -141,17 +141,27 @@ class Analysis:
 
     @cached_property
     def nesting(self) -> dict[str, list[int]]:
-        """Brackets and quotations by token: opener, quote, match as token positions, depth."""
+        """Brackets and quotations by token; positions are those of tokens, -1 stands for none.
+
+        ``depth`` and ``quote`` are those after the token's last character. ``match`` is what the
+        first closing mark in the token closes, ``opens`` whether there is an opening mark in it,
+        and ``opener`` the bracket that the first closing one closes, else the innermost open one.
+        """
         token_of, s = self.token_of, self.segments
-
-        def tokens_of(labels: list[int]) -> list[int]:
-            return [token_of[c] if c >= 0 else -1 for c in self.by_last(labels, -1)]
-
+        match, opens, opener = [], [], self.by_last(s.opener, -1)
+        for i, (start, end) in enumerate(self.tokens.spans):
+            closing = [c for c in range(start, end) if s.match[c] >= 0]
+            match.append(s.match[closing[0]] if closing else -1)
+            opens.append(any(s.opens[start:end]))
+            brackets = [c for c in closing if s.match[c] == s.opener[c]]
+            if brackets:
+                opener[i] = s.opener[brackets[0]]
         return {
-            "opener": tokens_of(s.opener),
-            "quote": tokens_of(s.quote),
-            "match": tokens_of(s.match),
+            "opener": [token_of[c] if c >= 0 else -1 for c in opener],
+            "quote": [token_of[c] if c >= 0 else -1 for c in self.by_last(s.quote, -1)],
+            "match": [token_of[c] if c >= 0 else -1 for c in match],
             "depth": self.by_last(s.depth),
+            "opens": [int(x) for x in opens],
         }
 
 

@@ -7,6 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 
+MAX_SHOWN = 160
+"""The most characters of a source line that a message shows."""
+
+
 class AttnDslError(Exception):
     """Everything that attn-dsl raises on purpose; the message alone tells a user what to do."""
 
@@ -122,16 +126,36 @@ def raise_all(errors: list[ProgramError]) -> None:
 
 
 def context(source: str, span: Span) -> list[str]:
-    """Show the source line of a span with carets under it, as lines to print."""
-    lines = source.splitlines() or [""]
+    """Show the source line of a span with carets under it, as lines to print.
+
+    Of a long line only the neighbourhood is shown; characters that do not print become U+FFFD.
+    """
+    lines = source_lines(source)
     row = min(span.line, len(lines))
-    line = lines[row - 1]
+    line = "".join(c if c.isprintable() or c == "\t" else "\ufffd" for c in lines[row - 1])
     start = min(span.column, len(line) + 1)
     stop = span.end_column if span.end_line == span.line else len(line) + 1
     width = max(1, min(stop, len(line) + 1) - start)
+    if len(line) > MAX_SHOWN:
+        cut = max(0, start - 1 - MAX_SHOWN // 2)
+        lead = "…" if cut else ""
+        tail = "…" if cut + MAX_SHOWN < len(line) else ""
+        line = lead + line[cut : cut + MAX_SHOWN] + tail
+        start += len(lead) - cut
+        width = min(width, len(line) - len(tail) + 1 - start)
     number = str(span.line)
     tabs = "".join("\t" if char == "\t" else " " for char in line[: start - 1])
-    return [f"  {number} | {line}", f"  {' ' * len(number)} | {tabs}{'^' * width}"]
+    return [f"  {number} | {line}", f"  {' ' * len(number)} | {tabs}{'^' * max(width, 1)}"]
+
+
+def source_lines(source: str) -> list[str]:
+    """Split a source into the lines that the parser counts, without their ends.
+
+    >>> source_lines("a\\r\\nb\\x0cc\\n")
+    ['a', 'b\\x0cc']
+    """
+    lines = [line.removesuffix("\r") for line in source.split("\n")]
+    return lines[:-1] if len(lines) > 1 and not lines[-1] else lines
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

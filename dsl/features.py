@@ -139,11 +139,10 @@ def _first_of(labels: Callable[[Analysis], list[int]]) -> Callable[[Analysis], C
 
 def _indent(a: Analysis) -> Column:
     text, values = a.tokens.text, []
-    for i in range(a.n):
-        at = max(a.last[i], 0)
-        start = text.rfind("\n", 0, at) + 1
-        head = text[start : at + 1]
-        values.append(len(head) - len(head.lstrip(" \t")))
+    for at, (_, end) in zip(a.last, a.tokens.spans, strict=True):
+        stop = at + 1 if text[at : at + 1].strip() else end
+        line = text[text.rfind("\n", 0, max(stop - 1, 0)) + 1 : stop]
+        values.append(len(line) - len(line.lstrip(" \t")))
     return _left(values)
 
 
@@ -270,8 +269,7 @@ _ALL = [
             lambda a: _ordinal(a.by_last(a.segments.paragraph)), _NONE),
     # Brackets and quotations.
     Feature("opens", "bool", "left", "it opens a bracket or a quotation",
-            "opens(k)", lambda a: _left([bool(x) for x in a.by_last(
-                [int(x) for x in a.segments.opens])]), False),
+            "opens(k)", lambda a: _left([bool(x) for x in a.nesting["opens"]]), False),
     Feature("closes", "bool", "left", "it closes a bracket or a quotation",
             "closes(k)", lambda a: _left([m >= 0 for m in a.nesting["match"]]), False),
     Feature("closed", "bool", "visible", "it opens what has been closed by now",

@@ -1,10 +1,15 @@
-"""The standard lexicon: named word sets that every program may use, read from data files."""
+"""The standard lexicon: named word sets that every program may use, read from data files.
+
+A file of ``grammars/lexicon`` has one table per set: ``doc``, ``words``, and in ``union`` the
+sets whose words it holds as well. An apostrophe in a word stands for the curly one too.
+"""
 
 from __future__ import annotations
 
 import tomllib
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +31,35 @@ def lexicon() -> dict[str, WordSet]:
     """
     from importlib.resources import files
 
-    found: dict[str, WordSet] = {}
+    tables: dict[str, tuple[str, dict[str, Any]]] = {}
     folder = files("attn_dsl.grammars").joinpath("lexicon")
     for file in sorted(folder.iterdir(), key=lambda f: f.name):
         if not file.name.endswith(".toml"):
             continue
-        for name, entry in tomllib.loads(file.read_text(encoding="utf-8")).items():
-            if name in found:
-                raise ValueError(f"the lexicon defines {name} twice: {found[name].file}, {file.name}")
-            found[name] = WordSet(name, entry["doc"], frozenset(entry["words"]), file.name)
-    return dict(sorted(found.items()))
+        for name, table in tomllib.loads(file.read_text(encoding="utf-8")).items():
+            if name in tables:
+                other = tables[name][0]
+                raise ValueError(f"the lexicon defines {name} twice: {other}, {file.name}")
+            tables[name] = file.name, table
+
+    def elements(name: str, inside: tuple[str, ...] = ()) -> frozenset[str]:
+        if name not in tables or name in inside:
+            raise ValueError(f"the lexicon cannot join {' > '.join((*inside, name))}")
+        table = tables[name][1]
+        parts = [elements(part, (*inside, name)) for part in table.get("union", [])]
+        return frozenset(_with_curly(table.get("words", []))).union(*parts)
+
+    return {
+        name: WordSet(name, table["doc"], elements(name), file)
+        for name, (file, table) in sorted(tables.items())
+    }
+
+
+def _with_curly(words: list[str]) -> list[str]:
+    """Add to words with an apostrophe those with the curly one.
+
+    >>> [word.isascii() for word in _with_curly(["don't", "'"])]
+    [True, True, False]
+    """
+    curly = [word.replace("'", "\u2019") for word in words if any(map(str.isalpha, word))]
+    return [*words, *(word for word in curly if word not in words)]

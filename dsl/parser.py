@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,10 @@ MAX_NESTING = 40
 MAX_OPERATORS = 100
 """The most operators (``and``, ``or``, ``not``, ``+``, ``-``) in one line that are read."""
 
+MAX_DIGITS = 400
+"""The longest number that is read."""
+
+_OPERATORS = frozenset({"or_", "and_", "not_", "not_member", "add", "subtract"})
 _COMMENT_OR_STRING = re.compile(r'"(?:[^"\\\n]|\\.)*"|#[^\n]*')
 _ESCAPE = re.compile(r'\\(u[0-9a-f]{4}|["\\nrt])')
 _UNESCAPED = {"n": "\n", "r": "\r", "t": "\t", '"': '"', "\\": "\\"}
@@ -38,8 +43,17 @@ def _lark(start: str) -> Lark:
 
     return Lark(
         grammar_text(), parser="lalr", start=start, propagate_positions=True,
-        maybe_placeholders=False,
+        maybe_placeholders=False, edit_terminals=_whole_names,
     )  # fmt: skip
+
+
+def _whole_names(terminal: Any) -> None:
+    """Let a feature's name match only as a whole: not ``sentence`` in ``sentence_start``."""
+    from lark.lexer import PatternRE
+
+    if terminal.name.endswith("_FEATURE"):
+        pattern = terminal.pattern.to_regexp()
+        terminal.pattern = PatternRE(f"(?:{pattern})(?![a-z0-9_])")
 
 
 def parse(source: str, name: str = "<program>") -> t.Head:
@@ -81,9 +95,18 @@ def _parse_tree(source: str, start: str, name: str) -> Tree:
 
     text = source if start == "predicate" or source.endswith("\n") else source + "\n"
     try:
-        return _lark(start).parse(text)
+        tree = _lark(start).parse(text)
     except UnexpectedInput as error:
         raise explain(error, source, name) from None
+    heads = [node for node in tree.children if _kind(node) == "head"] if start == "start" else []
+    for term in heads[0].children if heads else [tree]:
+        found = () if _is_token(term) else term.iter_subtrees()
+        if sum(node.data in _OPERATORS for node in found) > MAX_OPERATORS:
+            raise CostError(
+                f"more than {MAX_OPERATORS} operators in one term", _span(term.meta), source,
+                name=name, hint="split the predicate over several terms",
+            )  # fmt: skip
+    return tree
 
 
 def _bound(source: str, name: str) -> None:
@@ -95,7 +118,11 @@ def _bound(source: str, name: str) -> None:
     depth = 0
     for number, line in enumerate(_COMMENT_OR_STRING.sub(_blanked, source).split("\n"), 1):
         operators = 0
-        for word in re.finditer(r"[()+-]|\b(?:and|or|not)\b", line):
+        for word in re.finditer(rf"[()+-]|\b(?:and|or|not)\b|[0-9]{{{MAX_DIGITS + 1}}}", line):
+            if word.group().isdigit():
+                at = Span(number, word.start() + 1, number, word.end() + 1)
+                what = f"a number of more than {MAX_DIGITS} digits"
+                raise CostError(what, at, source, name=name)
             depth += {"(": 1, ")": -1}.get(word.group(), 0)
             operators += word.group() not in "()"
             if depth > MAX_NESTING or operators > MAX_OPERATORS:
@@ -140,18 +167,22 @@ class _Builder:
 
     def __init__(self, source: str) -> None:
         self.comments: dict[int, tuple[str, bool]] = {}
+        line, at = 1, 0
         for found in _COMMENT_OR_STRING.finditer(source):
             if found.group().startswith("#"):
                 start = source.rfind("\n", 0, found.start()) + 1
                 alone = not source[start : found.start()].strip()
-                line = source.count("\n", 0, found.start()) + 1
+                line += source.count("\n", at, found.start())
+                at = found.start()
                 self.comments[line] = (found.group()[1:].strip(), alone)
+        self.lines = deque(self.comments)
 
     def remarks(self, tree: Tree, stop: int | None = None) -> t.Remarks:
         """Take the comments above a statement and those on its own lines."""
         above, beside = [], []
         last = tree.meta.end_line if stop is None else stop
-        for line in sorted(line for line in self.comments if line <= last):
+        while self.lines and self.lines[0] <= last:
+            line = self.lines.popleft()
             text, alone = self.comments.pop(line)
             (above if alone and line < tree.meta.line else beside).append(text)
         return t.Remarks(tuple(above), " ".join(beside)) if above or beside else t.NO_REMARKS
@@ -163,7 +194,7 @@ class _Builder:
         normaliser = next((word for word in tokens if word in ("softmax", "linear")), "softmax")
         remarks = self.remarks(head, stop=name.line)
         terms = tuple(self.term(item) for item in rest if not _is_token(item))
-        after = tuple(text for _, (text, _) in sorted(self.comments.items()))
+        after = tuple(text for text, _ in self.comments.values())
         return t.Head(
             str(name), str(visibility), normaliser, terms, definitions,  # type: ignore[arg-type]
             remarks=remarks, after=after, span=_span(name),

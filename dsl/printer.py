@@ -37,7 +37,7 @@ def quote(text: str) -> str:
     "say \"hi\"\n"
     """
     plain = "".join(_ESCAPES.get(char, char) for char in text)
-    return '"' + re.sub(r"[\x00-\x1f\x7f\u2028\u2029\x85\u0085]", _escape, plain) + '"'
+    return '"' + re.sub(r"[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]", _escape, plain) + '"'
 
 
 def _escape(found: re.Match[str]) -> str:

@@ -51,6 +51,7 @@ class Interpreter:
         self.sets = {name: word_set.elements for name, word_set in lexicon().items()}
         self.sets |= {d.name: frozenset(d.value.elements) for d in program.sets}
         self.columns: dict[str, Column | list[list[int]]] = {}
+        self.found: dict[tuple[str, int, int], int] = {}
 
     def matrix(self) -> list[list[float]]:
         """Return all rows."""
@@ -128,7 +129,13 @@ class Interpreter:
         raise TypeError(f"not an integer: {node!r}")
 
     def search(self, name: str, body: t.Predicate, q: int) -> int:
-        """Evaluate a quantifier at a query."""
+        """Evaluate a quantifier at a query, once: its value does not depend on the key."""
+        place = (name, id(body), q)
+        if place not in self.found:
+            self.found[place] = self._search(name, body, q)
+        return self.found[place]
+
+    def _search(self, name: str, body: t.Predicate, q: int) -> int:
         found = [k for k in self.visible(q) if k != q and self.holds(body, q, k)]
         if name == "count":
             return len(found)

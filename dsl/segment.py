@@ -16,10 +16,10 @@ CLOSERS = frozenset("\"'”’»)]}")
 APOSTROPHES = frozenset("'’")
 BRACKETS = {"(": ")", "[": "]", "{": "}", "（": "）", "「": "」", "『": "』"}
 QUOTES = {"“": "”", "«": "»", "„": "“"}
-ABBREVIATIONS = frozenset(
-    "mr mrs ms dr prof st sr jr vs etc fig no vol inc ltd co e.g i.e eg ie cf al".split()
-)
+ABBREVIATIONS = frozenset("mr mrs ms dr prof st sr jr vs etc inc ltd co e.g i.e eg ie cf".split())
 """Words after which a full stop does not end the sentence."""
+NUMBERED = frozenset("no nos fig figs vol p pp ch sec eq art".split())
+"""Words after which a full stop does not end the sentence if a digit follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +70,12 @@ def kind(char: str) -> str:
 
 
 def clean(word: str) -> str:
-    """Write a word as ``word(k)`` gives it: lower case, without apostrophes at its end.
+    """Write a word as ``word(k)`` gives it: lower case, apostrophes straight, none at its end.
 
-    >>> clean("Dogs'"), clean("don't"), clean("'")
+    >>> clean("Dogs'"), clean("don’t"), clean("'")
     ('dogs', "don't", "'")
     """
-    return word.rstrip("'’").lower() or word
+    return word.rstrip("'’").replace("’", "'").lower() or word
 
 
 def segment(text: str, breaks: frozenset[int] = frozenset()) -> Segments:
@@ -145,7 +145,7 @@ def _words(text: str, breaks: frozenset[int]) -> tuple[list[int], list[str], lis
 def _sentences(text: str, word: list[int], words: list[str]) -> list[int]:
     """Give each character its sentence, which starts after a terminator, spaces and a capital."""
     label: list[int] = []
-    current, terminated, spaced, last, blank = 0, False, False, "", 0
+    current, terminated, spaced, last, blank, numbered = 0, False, False, "", 0, False
     for i, char in enumerate(text):
         if char.isspace():
             spaced = True
@@ -153,12 +153,14 @@ def _sentences(text: str, word: list[int], words: list[str]) -> list[int]:
         else:
             ended = terminated and (spaced or last in "。！？") and not char.islower()
             inside = terminated and char in CLOSERS and not spaced
-            if (ended and not inside) or (blank >= 2 and i):
+            counted = numbered and char.isdigit()
+            if (ended and not inside and not counted) or (blank >= 2 and i):
                 current += 1
                 terminated = False
             if char in TERMINATORS:
                 name = words[word[i] - 1].lower() if word[i] > 0 and text[i - 1].isalnum() else ""
                 terminated = not (char == "." and name in ABBREVIATIONS)
+                numbered = char == "." and name in NUMBERED
             elif char not in CLOSERS:
                 terminated = False
             spaced, blank, last = False, 0, char

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from attn_dsl.dsl.errors import ProgramSyntaxError, Span, did_you_mean
+from attn_dsl.dsl.errors import ProgramSyntaxError, Span, did_you_mean, source_lines
 from attn_dsl.dsl.features import FEATURES
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def explain(error: UnexpectedInput, source: str, name: str) -> ProgramSyntaxErro
     allowed = getattr(error, "accepts", None) or getattr(error, "allowed", None)
     expected = set(allowed or getattr(error, "expected", None) or ())
     line, column = max(int(error.line), 1), max(int(error.column), 1)
-    lines = source.splitlines() or [""]
+    lines = source_lines(source)
     if line > len(lines) or (getattr(error, "token", None) is not None and error.token.type == "$END"):
         line, column = len(lines), len(lines[-1]) + 1
     row = lines[line - 1]
@@ -80,6 +80,10 @@ def _diagnose(word: str, row: str, column: int, expected: set[str]) -> tuple[str
         )
     if word == "'":
         return "strings are written with double quotes", 'write "…"'
+    if len(word) == 1 and not word.isprintable():
+        return f"the character U+{ord(word):04X} does not fit here", ""
+    if len(word) > 60:
+        return f"`{word[:40]}…` is not known here", ""
     after = row[column - 1 + len(word) :].lstrip()
     feature = FEATURES.get(word)
     if feature is not None:

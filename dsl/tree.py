@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal
 
 from attn_dsl.dsl.errors import Span
@@ -24,12 +25,14 @@ class Node:
 
     def children(self) -> Iterator[Node]:
         """Yield the nodes right below this one, in source order."""
-        for f in dataclasses.fields(self):
-            value = getattr(self, f.name)
+        for name in _field_names(type(self)):
+            value = getattr(self, name)
             if isinstance(value, Node):
                 yield value
             elif isinstance(value, tuple):
-                yield from (item for item in value if isinstance(item, Node))
+                for item in value:
+                    if isinstance(item, Node):
+                        yield item
 
     def walk(self) -> Iterator[Node]:
         """Yield this node and all below it, parents first."""
@@ -38,6 +41,11 @@ class Node:
             node = stack.pop()
             yield node
             stack.extend(reversed(list(node.children())))
+
+
+@lru_cache(maxsize=64)
+def _field_names(kind: type[Node]) -> tuple[str, ...]:
+    return tuple(f.name for f in dataclasses.fields(kind) if f.compare)
 
 
 # Integers: positions, counts, distances.

@@ -162,7 +162,7 @@ class Greedy:
                 if queries is not None:
                     term = narrow(term, _in(design.symbols, "q", queries))
                 found.append(Candidate(worth, _size(term), term))
-                inside = (plane * np.isin(design.key_symbols, keys))[None]
+                inside = (plane * _indicator(keys, width)[design.key_symbols])[None]
                 g = np.zeros((1, len(rows)), dtype=np.float32)
                 h = np.zeros_like(g)
                 row_moments(inside, design.starts, rows.actual, predicted, g, h)
@@ -170,7 +170,7 @@ class Greedy:
                 worth, queries = best_set(*by_symbol, ridge, self.price, self.set_limit)
                 if not len(queries):
                     break
-                chosen_rows = np.flatnonzero(np.isin(design.query_symbols, queries))
+                chosen_rows = np.flatnonzero(_indicator(queries, width)[design.query_symbols])
                 rule = t.Where(None, key_set) if base is None else narrow(base, key_set)
                 rule = narrow(rule, _in(design.symbols, "q", queries))
                 found.append(Candidate(worth, _size(rule), rule))
@@ -200,6 +200,13 @@ def _in(symbols: dict[int, str], variable: str, chosen: np.ndarray) -> t.Predica
     if len(elements) == 1:
         return t.Compare("==", call, t.Text(elements[0]))
     return t.Member(call, t.SetLiteral(elements))
+
+
+def _indicator(chosen: np.ndarray, width: int) -> np.ndarray:
+    """Return 1 for the chosen of ``width`` symbols and 0 for the others."""
+    marks = np.zeros(width, dtype=np.float32)
+    marks[chosen] = 1.0
+    return marks
 
 
 def _size(term: t.Term) -> int:

@@ -1,0 +1,44 @@
+# The two commands of the README are `make fit` and `make test`; the others are their parts.
+PYTHON ?= python3
+BIN := .venv/bin
+PACKAGES := cli compiler demo dsl eval grammars synth
+
+.PHONY: fit test lint check bench install clean docs
+
+fit: .venv/installed
+	$(BIN)/attn-dsl fit
+
+test: .venv/installed-all lint check
+
+check: .venv/installed-all
+	$(BIN)/python -m pytest -n 2
+
+lint: .venv/installed-all
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	mkdir -p .venv/typing/attn_dsl
+	for part in $(PACKAGES); do ln -sfn ../../../$$part .venv/typing/attn_dsl/$$part; done
+	for file in api/*; do ln -sfn ../../../$$file .venv/typing/attn_dsl/; done
+	MYPYPATH=.venv/typing $(BIN)/mypy -p attn_dsl
+
+bench: .venv/installed-all
+	$(BIN)/python benchmarks/run.py
+
+docs: .venv/installed
+	$(BIN)/python docs/generate.py
+
+install: .venv/installed
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/installed: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+.venv/installed-all: .venv/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,llm,spacy,cluster]'
+	touch $@
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

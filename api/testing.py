@@ -1,0 +1,379 @@
+"""Property testing of attention programs: strategies, assertions and counterexamples.
+
+A *program* here is anything that maps tokens to an n by n matrix: an ``attn_dsl.Program``, a syntax
+tree (evaluated by the reference semantics), or a function of yours. Needs Hypothesis.
+
+    from hypothesis import given
+    from attn_dsl.testing import assert_causal, programs, tokens
+
+    @given(programs(visibility="causal"), tokens())
+    def test_no_program_sees_the_future(program, text):
+        assert_causal(program, text)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from random import Random
+from typing import TypeVar
+
+import hypothesis
+import numpy as np
+from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.features import FEATURES
+from attn_dsl.dsl.tokens import Tokens
+from attn_dsl.evidence import (
+    Program,
+    Text,
+    assert_same,
+    close,
+    evidence,
+    matrix_of,
+    quoted,
+    row_of,
+    situation,
+    tokens_of,
+    worst,
+)
+from attn_dsl.strategies import features, pieces, programs, texts, tokens, weights
+from hypothesis.errors import NoSuchExample
+from hypothesis.strategies import SearchStrategy
+
+T = TypeVar("T")
+PROPERTIES = ("total", "finite", "row-stochastic", "deterministic", "causal")
+"""What ``check_properties`` looks at, in this order."""
+CONTINUATIONS = ((" the", " end", "."), ("s", '"', "\n\n"), (")", "ing", "."), ("<0x94>", "<0xA9>"))
+"""What ``assert_causal`` lets follow a query in place of the text."""
+
+
+def assert_row_stochastic(program: Program, tokens: Text, tolerance: float = 1e-5) -> None:
+    """Assert that every row is a distribution: finite weights in [0, 1] that sum to 1.
+
+    >>> assert_row_stochastic(lambda text: [[1.0, 0.0], [0.7, 0.7]], ["a", " b"])
+    Traceback (most recent call last):
+    AssertionError: not row-stochastic: the row of query 1 sums to 1.4
+      text:  "a b"
+      query: 1 " b"
+      key     token    row
+      0       "a"      0.7
+      1       " b"     0.7
+
+    Args:
+        program: a tree, an ``attn_dsl.Program``, or any function of tokens.
+        tokens: one text.
+        tolerance: how far a sum or a weight may be off.
+
+    Raises:
+        AssertionError: a row is no distribution, or the result is no n by n matrix.
+    """
+    text = tokens_of(tokens)
+    for q, row in enumerate(matrix_of(program, text)):
+        bad = _not_a_distribution(row, tolerance)
+        if bad:
+            raise AssertionError(
+                f"not row-stochastic: the row of query {q} {bad}\n" + evidence(text, q, row=row)
+            )
+
+
+def assert_causal(program: Program, tokens: Text, tolerance: float = 1e-5) -> None:
+    """Assert that no row depends on what follows its query, and that no weight lies after it.
+
+    Every row q is compared with the one of the text cut after q, and of the text that goes on in
+    another way.
+
+    >>> assert_causal(lambda text: [[1 / len(text)] * len(text)] * len(text), ["a", " b"])
+    Traceback (most recent call last):
+    AssertionError: not causal: query 0 gives 0.5 to key 1, which follows it
+      text:  "a b"
+      query: 0 "a"
+      key:   1 " b"
+      key     token    row
+      0       "a"      0.5
+      1       " b"     0.5
+
+    Args:
+        program: a tree, an ``attn_dsl.Program``, or any function of tokens.
+        tokens: one text.
+        tolerance: how far a weight may be off.
+
+    Raises:
+        AssertionError: a row changes with what follows it.
+    """
+    text = tokens_of(tokens)
+    whole = matrix_of(program, text)
+    ahead = np.argwhere(np.triu(np.abs(whole), 1) > tolerance)
+    if len(ahead):
+        q, k = map(int, ahead[0])
+        raise AssertionError(
+            f"not causal: query {q} gives {whole[q, k]:.6g} to key {k}, which follows it\n"
+            + evidence(text, q, k, row=whole[q])
+        )
+    for q in range(len(text)):
+        other = _continue(text.prefix(q + 1), CONTINUATIONS[q % len(CONTINUATIONS)])
+        for changed in (text.prefix(q + 1), other):
+            row, again = whole[q, : q + 1], row_of(program, changed, q)[: q + 1]
+            if not close(row, again, tolerance):
+                k = worst(row, again)
+                then = changed.strings[q + 1 :]
+                follows = quoted("".join(then)) if then else "the end"
+                raise AssertionError(
+                    f"not causal: the row of query {q} changes with what follows it\n"
+                    + evidence(text, q, k, row=row, changed=again)
+                    + f"\n  changed: the same up to the query, then {follows}"
+                )
+
+
+def assert_equivalent(
+    a: Program, b: Program, tokens: Text | None = None, tolerance: float = 1e-5
+) -> None:
+    """Assert that two programs have the same matrix, on one text or on a hundred random ones.
+
+    >>> from attn_dsl.dsl.parser import parse
+    >>> assert_equivalent(parse("head a causal:\\n 1 where k == 0"),
+    ...                   parse("head b causal:\\n 1 where k < 1"))
+
+    Args:
+        a, b: trees, ``attn_dsl.Program`` objects, or functions of tokens.
+        tokens: one text; None searches for a text on which they differ, the smallest possible.
+        tolerance: how far a weight may be off.
+
+    Raises:
+        AssertionError: they differ; the message shows the row that differs most.
+    """
+    if tokens is None:
+        found = _search(lambda text: assert_equivalent(a, b, text, tolerance), 100, 0, 24)
+        if found is not None:
+            raise found[1]
+        return
+    text = tokens_of(tokens)
+    left, right = matrix_of(a, text), matrix_of(b, text)
+    assert_same("not equivalent", text, left, right, tolerance, "second")
+
+
+def assert_invariant(
+    program: Program,
+    transform: Callable[[Tokens], Text],
+    tokens: Text,
+    tolerance: float = 1e-5,
+) -> None:
+    """Assert that a change of the text, token by token, does not change the matrix.
+
+    >>> from attn_dsl.dsl.parser import parse
+    >>> by_copies = parse("head a causal:\\n 3 where text(k) == text(q)")
+    >>> assert_invariant(by_copies, each(str.upper), ["a", " b", " a"])
+
+    Args:
+        program: a tree, an ``attn_dsl.Program``, or any function of tokens.
+        transform: makes a text of as many tokens; ``each`` makes one of a function of strings.
+        tokens: one text.
+        tolerance: how far a weight may be off.
+
+    Raises:
+        AssertionError: the matrix changes; the message shows the row that changes most.
+        ValueError: the transformed text has another number of tokens.
+    """
+    text = tokens_of(tokens)
+    other = tokens_of(transform(text))
+    if len(other) != len(text):
+        raise ValueError(f"the transform made {len(other)} tokens of {len(text)}")
+    left, right = matrix_of(program, text), matrix_of(program, other)
+    note = f"\n  changed: {quoted(other.text)}"
+    assert_same("not invariant", text, left, right, tolerance, "changed", note)
+
+
+def each(function: Callable[[str], str]) -> Callable[[Tokens], Tokens]:
+    """Make a transform of a text from a function of strings; special tokens stay as they are.
+
+    >>> each(str.upper)(Tokens.from_strings(["<s>", "hi", " you"])).text
+    'HI YOU'
+    """
+
+    def transform(text: Tokens) -> Tokens:
+        marked = zip(text.strings, text.special, strict=True)
+        return Tokens.from_strings([s if m else function(s) for s, m in marked], text.special)
+
+    return transform
+
+
+@dataclass(frozen=True, slots=True)
+class Counterexample:
+    """A text on which a program lacks a property.
+
+    Attributes:
+        property: one of ``PROPERTIES``.
+        tokens: the smallest text that was found.
+        query: the row at fault, if it is one.
+        message: what is wrong, with the evidence.
+        matrix: the program's matrix on the text; None where it gave none.
+    """
+
+    property: str
+    tokens: Tokens
+    query: int | None
+    message: str
+    matrix: tuple[tuple[float, ...], ...] | None
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def check_properties(
+    program: Program,
+    max_examples: int = 100,
+    seed: int = 0,
+    causal: bool | None = None,
+    max_size: int = 12,
+) -> list[Counterexample]:
+    """Look for texts on which a program lacks one of the ``PROPERTIES``, and shrink them.
+
+    >>> from attn_dsl.dsl.parser import parse
+    >>> check_properties(parse("head a causal:\\n 2 where k == 0"), max_examples=20)
+    []
+
+    Args:
+        program: a tree (holes count as weights of 1), an ``attn_dsl.Program``, or a function.
+        max_examples: how many texts to try for each property.
+        seed: of the random texts; the same seed tries the same texts.
+        causal: whether it must be causal; None asks the program, and takes one that is no
+            program of this language, or that looks ahead on purpose, for bidirectional.
+        max_size: the most tokens of a text.
+
+    Returns:
+        for each property that fails, the smallest text found; after a failure of ``total``
+        nothing else is looked at.
+    """
+    tree = program if isinstance(program, t.Head) else getattr(program, "tree", None)
+    if isinstance(program, t.Head):
+        program = program.with_weights([1.0 if w is None else w for w in program.weights])
+    if causal is None:
+        causal = isinstance(tree, t.Head) and tree.causal and not _looks_ahead(tree)
+    names = PROPERTIES if causal else PROPERTIES[:-1]
+
+    def every(text: Tokens) -> None:
+        for name in names:
+            _TESTS[name](program, text)
+
+    first = _search(every, max_examples, seed, max_size)
+    if first is None:
+        return []
+    found: list[Counterexample] = []
+    for name in names:
+        result = _search(partial(_TESTS[name], program), max_examples, seed, max_size)
+        if result is not None:
+            found.append(_counterexample(name, program, *result))
+            if name == "total":
+                break
+    return found or [_counterexample("deterministic", program, *first)]
+
+
+def smallest(
+    strategy: SearchStrategy[T],
+    condition: Callable[[T], bool],
+    max_examples: int = 1000,
+    seed: int = 0,
+) -> T:
+    """Return the simplest value of a strategy that meets a condition.
+
+    >>> len(smallest(tokens(), lambda drawn: len(set(drawn)) == 2))
+    2
+
+    Raises:
+        hypothesis.errors.NoSuchExample: none of the values tried meets it.
+    """
+    settings = hypothesis.settings(
+        max_examples=max_examples, database=None, deadline=None, derandomize=False,
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )  # fmt: skip
+    return hypothesis.find(strategy, condition, settings=settings, random=Random(seed))
+
+
+def _total(program: Program, text: Tokens) -> None:
+    matrix_of(program, text)
+
+
+def _finite(program: Program, text: Tokens) -> None:
+    for q, row in enumerate(matrix_of(program, text)):
+        if not np.isfinite(row).all():
+            message = f"not finite: the row of query {q} has weights that are no numbers"
+            raise AssertionError(f"{message}\n" + evidence(text, q, row=row))
+
+
+def _deterministic(program: Program, text: Tokens) -> None:
+    first, second = matrix_of(program, text), matrix_of(program, text)
+    assert_same("not deterministic", text, first, second, 0.0, "again")
+
+
+_TESTS: dict[str, Callable[[Program, Tokens], None]] = {
+    "total": _total,
+    "finite": _finite,
+    "row-stochastic": assert_row_stochastic,
+    "deterministic": _deterministic,
+    "causal": assert_causal,
+}
+
+
+def _search(
+    test: Callable[[Tokens], None], max_examples: int, seed: int, max_size: int
+) -> tuple[Tokens, Exception] | None:
+    """Find the smallest text on which a test raises, and what it raises there."""
+
+    def failure(text: Tokens) -> Exception | None:
+        try:
+            test(text)
+        except Exception as error:
+            return error
+        return None
+
+    try:
+        text = smallest(
+            tokens(max_size=max_size), lambda x: failure(x) is not None, max_examples, seed
+        )
+    except NoSuchExample:
+        return None
+    error = failure(text)
+    return text, error or AssertionError("it fails on this text now and then\n" + situation(text))
+
+
+def _counterexample(name: str, program: Program, text: Tokens, error: Exception) -> Counterexample:
+    message = str(error)
+    if not isinstance(error, AssertionError):
+        message = f"not {name}: {type(error).__name__}: {error}\n" + situation(text)
+    query = next((s.split()[1] for s in message.splitlines() if s.startswith("  query: ")), None)
+    try:
+        rows = tuple(tuple(map(float, row)) for row in matrix_of(program, text))
+    except Exception:
+        rows = None
+    return Counterexample(name, text, None if query is None else int(query), message, rows)
+
+
+def _looks_ahead(tree: t.Head) -> bool:
+    calls = (node.name for node in tree.walk() if isinstance(node, t.Call))
+    return any(name in FEATURES and FEATURES[name].reads == "full" for name in calls)
+
+
+def _continue(text: Tokens, strings: Sequence[str]) -> Tokens:
+    """Append tokens to a text."""
+    more, at = Tokens.from_strings(strings), len(text.text)
+    spans = tuple((start + at, end + at) for start, end in more.spans)
+    return Tokens(
+        text.strings + more.strings, text.text + more.text, text.spans + spans,
+        text.special + more.special,
+    )  # fmt: skip
+
+
+def _not_a_distribution(row: np.ndarray, tolerance: float) -> str:
+    if not np.isfinite(row).all():
+        return "has weights that are no numbers"
+    if (row < -tolerance).any() or (row > 1 + tolerance).any():
+        return "has weights outside 0..1"
+    total = float(row.sum())
+    return f"sums to {total:.6g}" if abs(total - 1) > tolerance * max(1, len(row) / 100) else ""
+
+
+__all__ = [
+    "CONTINUATIONS", "PROPERTIES", "Counterexample", "Program", "assert_causal",
+    "assert_equivalent", "assert_invariant", "assert_row_stochastic", "check_properties", "each",
+    "features", "matrix_of", "pieces", "programs", "smallest", "texts", "tokens", "weights",
+]  # fmt: skip

@@ -1,0 +1,45 @@
+"""`attn-dsl capture`: attention of every head on a text, on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from attn_dsl.cli import options
+
+
+@click.command()
+@click.argument("model")
+@options.text_option(required=True)
+@click.option("--out", required=True, metavar="DIR", help="Where to store the capture.")
+@options.max_tokens_option()
+@options.max_texts_option()
+@click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True,
+              help="Windows that the model reads at once; it changes no result.")  # fmt: skip
+def capture(
+    model: str, text: str, out: str, max_tokens: int, max_texts: int, batch_size: int
+) -> None:
+    """Store the attention of every head of MODEL on a text.
+
+    MODEL is a Hugging Face id or a directory. A capture that was interrupted goes on where it
+    stopped when the same command is run again.
+    """
+    options.quiet_libraries()
+    from rich.progress import Progress
+
+    from attn_dsl.eval.capture import capture as make
+    from attn_dsl.eval.texts import read_texts
+
+    texts = read_texts(text)
+    with Progress(console=options.console(stderr=True), transient=True) as bar:
+        task = bar.add_task("reading attention", total=None)
+        made = make(
+            model, texts, out, max_tokens=max_tokens, max_texts=max_texts, batch_size=batch_size,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )  # fmt: skip
+    size = sum(file.stat().st_size for file in Path(out).rglob("*") if file.is_file())
+    click.echo(
+        f"{made.n_texts} texts, {made.n_layers} layers of {made.heads_per_layer} heads, "
+        f"{size / 1e6:.0f} MB in {out}"
+    )

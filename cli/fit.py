@@ -1,0 +1,206 @@
+"""`attn-dsl fit`: programs for every head, with a progress bar and a hall of fame."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from attn_dsl.cli import options
+
+if TYPE_CHECKING:
+    from attn_dsl.synth.fit import Progress
+    from attn_dsl.synth.result import HeadResult
+    from attn_dsl.synth.run import Run
+
+STAGES = {
+    "capture": "reading attention",
+    "controls": "scoring controls",
+    "prepare": "preparing",
+    "search": "searching heads",
+}
+
+
+@click.command()
+@click.argument("model", required=False)
+@options.text_option()
+@click.option("--capture", metavar="DIR", help="Attention captured before, instead of MODEL.")
+@click.option("--heads", metavar="LIST", help="Heads to fit, as in L2H3,L4; all by default.")
+@click.option("--out", metavar="DIR", help="Run directory; runs/NAME-TIME by default.")
+@options.seed_option()
+@click.option("--timeout", type=click.FloatRange(0, min_open=True), metavar="S",
+              help="End the whole search after S seconds; every head keeps what it has.")  # fmt: skip
+@click.option("--max-evals", type=click.IntRange(1), default=200, show_default=True,
+              help="Fit at most so many programs to a head.")  # fmt: skip
+@click.option("--max-nodes", type=click.IntRange(1), default=200, show_default=True,
+              help="The largest program.")  # fmt: skip
+@options.max_tokens_option()
+@options.max_texts_option()
+@click.option("--proposers", default="library,greedy", show_default=True, metavar="LIST",
+              help="Who suggests programs.")  # fmt: skip
+@options.lookahead_option()
+@click.option("--jobs", type=click.IntRange(1), metavar="N",
+              help="Heads searched at once; all cores by default. Results do not depend on it.")  # fmt: skip
+@click.option("--resume", is_flag=True, help="Go on with a run that was interrupted.")
+@options.json_option()
+def fit(model: str | None, out: str | None, as_json: bool, proposers: str, **settings: Any) -> None:
+    """Find a program for each head of MODEL and write a run directory.
+
+    MODEL is a Hugging Face id or a directory; without it, the demo model and its own stories.
+    """
+    options.quiet_libraries()
+    from attn_dsl.synth import fit as fits
+
+    if out is None:
+        out = default_out(model or settings["capture"])
+    screen = options.console(stderr=True)
+    watcher = Watcher(screen)
+    try:
+        with watcher:
+            run = fits.fit(
+                model, out=out, watch=watcher.tell,
+                proposers=[name.strip() for name in proposers.split(",") if name.strip()],
+                **settings,
+            )  # fmt: skip
+            watcher.say("writing the report")
+            from attn_dsl.synth.reporting import write_run_report
+
+            write_run_report(run, settings["capture"])
+    except KeyboardInterrupt:
+        if (Path(out) / "run.json").exists():
+            screen.print(f"stopped; what is finished is in {out}. Go on with --out {out} --resume")
+        raise
+    if as_json:
+        import json
+
+        click.echo(json.dumps(summary(run), indent=1, sort_keys=True))
+    else:
+        print_run(run)
+
+
+def default_out(name: str | None) -> str:
+    """Name a new run directory after the model and the time."""
+    stem = Path(name).name if name else "demo"
+    return f"runs/{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+class Watcher:
+    """Shows progress on the terminal: a bar, and one line for each head as it is finished."""
+
+    def __init__(self, screen: Any) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import TimeElapsedColumn
+
+        self.screen = screen
+        self.bar = Progress(
+            TextColumn("{task.description:<17}"), BarColumn(bar_width=None), MofNCompleteColumn(),
+            TimeElapsedColumn(), console=screen, transient=True,
+        )  # fmt: skip
+        self.task = self.bar.add_task("starting", total=None)
+        self.first = True
+
+    def __enter__(self) -> Watcher:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def say(self, text: str) -> None:
+        """Show what is being done, without a count."""
+        self.bar.update(self.task, description=text, total=None)
+
+    def tell(self, progress: Progress) -> None:
+        """Show how far a fit is."""
+        self.bar.update(
+            self.task, description=STAGES[progress.stage], completed=progress.done,
+            total=progress.total,
+        )  # fmt: skip
+        if progress.result is not None:
+            if self.first:
+                self.screen.print("head     IoU on test texts    control  nodes  category")
+                self.first = False
+            self.screen.print(line(progress.result))
+
+
+def line(r: HeadResult) -> str:
+    """Write one finished head as a line of at most 80 characters."""
+    iou = r.test["iou"]
+    interval = f"{iou.mean:.3f} [{iou.low:.3f}, {iou.high:.3f}]"
+    return f"{r.label}   {interval}   {r.best_control[1]:.3f}  {r.nodes:6}  {r.category}"
+
+
+def summary(run: Run) -> dict[str, Any]:
+    """Return the outcome of a run as JSON data."""
+    from attn_dsl.synth.summary import summarise
+
+    found = summarise(run.results, run.info["key"]["seed"])
+    return {
+        "run": str(run.path),
+        "model": run.info["model"],
+        "status": run.info["status"],
+        "texts": run.info["texts"],
+        "tokens_per_text": run.info["tokens_per_text"],
+        "heads": len(run.results),
+        "iou_test": found.iou.mean,
+        "iou_test_low": found.iou.low,
+        "iou_test_high": found.iou.high,
+        "nodes": found.nodes,
+        "controls": found.controls,
+        "cut_short": run.info.get("cut_short", []),
+    }
+
+
+def print_run(run: Run) -> None:
+    """Print the heads of a run, the front of the best explained one, and the means."""
+    from rich.table import Table
+
+    from attn_dsl.synth.summary import summarise
+
+    screen = options.console()
+    results = run.results
+    table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
+    for name in ("head", "IoU", "no sink", "JSD", "top-1", "control", "nodes"):
+        table.add_column(name, justify="left" if name == "head" else "right")
+    table.add_column("strongest term", overflow="ellipsis", no_wrap=True)
+    for r in results:
+        table.add_row(
+            r.label, f"{r.test['iou'].mean:.3f}", f"{r.test['iou_no_sink'].mean:.3f}",
+            f"{r.test['jsd'].mean:.3f}", f"{r.test['top1'].mean:.3f}", f"{r.best_control[1]:.3f}",
+            str(r.nodes), first_term(r.program),
+        )  # fmt: skip
+    screen.print(table)
+    best = max(results, key=lambda r: r.test["iou"].mean - r.best_control[1])
+    screen.print(f"\n[bold]Hall of fame of {best.label}[/], furthest above its best control:")
+    fame = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("nodes", "IoU select", "IoU test", "gain/node", ""):
+        fame.add_column(name, justify="right")
+    for row in best.front:
+        mark = "<- chosen" if row.chosen else ""
+        fame.add_row(
+            str(row.nodes), f"{row.iou_select:.3f}", f"{row.iou_test:.3f}",
+            f"{row.gain_by_node:.4f}", mark,
+        )  # fmt: skip
+    screen.print(fame)
+    screen.print()
+    screen.print(best.program, markup=False, style="cyan", overflow="fold")
+    found = summarise(results, run.info["key"]["seed"])
+    texts = run.info["texts"]
+    screen.print(
+        f"{len(results)} heads, mean IoU {found.iou}, {found.nodes:.0f} nodes in the mean; "
+        f"{run.info['tokens_per_text']:.0f} tokens a text; fitted on {texts['fit']}, picked on "
+        f"{texts['select']}."
+    )
+    means = ", ".join(f"{name} {value:.3f}" for name, value in found.controls.items())
+    screen.print(f"Controls on the same texts: {means}.")
+    if short := run.info.get("cut_short"):
+        screen.print(f"Cut short by --timeout: {', '.join(short)}.")
+    screen.print(f"Run: {run.path}    Report: {run.report}", soft_wrap=True)
+
+
+def first_term(source: str) -> str:
+    """Return the first term of a program, for tables."""
+    terms = source.split(":\n", 1)[-1].strip().splitlines()
+    return terms[0].strip() if terms else "uniform"

@@ -1,0 +1,80 @@
+"""`attn-dsl features` and `attn-dsl grammar`: the language's own reference, from its registry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from attn_dsl.cli import options
+
+FUNCTIONS = (
+    ("abs(x)", "the magnitude of a number"),
+    ("min(x, y), max(x, y)", "the smaller, the larger of two numbers"),
+    ("nearest(P), first(P), last(P)", "position of the key where P holds; -1 if there is none"),
+    ("count(P), any(P)", "how many other keys P holds for; whether it holds for any"),
+    ('starts(s, "a"), ends(s, "b")', "whether a text feature starts or ends so"),
+    ("log(x), sqrt(x), inv(x)", "of a term: ln max(x, 1), root of max(x, 0), 1 / max(x, 1)"),
+    ("decay(x, 0.9)", "of a term: 0.9 to the power of max(x, 0)"),
+)
+READS = {
+    "left": "reads up to its position",
+    "visible": "reads what the query can see",
+    "full": "reads the whole text: not in causal programs, unless --allow-lookahead",
+}
+
+
+@click.command()
+@click.option("--sets", is_flag=True, help="List the word sets of the lexicon with their words.")
+@options.json_option()
+def features(sets: bool, as_json: bool) -> None:
+    """List the vocabulary of the language: features, functions and word sets."""
+    from attn_dsl.dsl.features import FEATURES
+    from attn_dsl.dsl.lexicon import lexicon
+
+    if as_json:
+        import json
+
+        listed: dict[str, Any] = {
+            "features": [
+                {"name": f.name, "type": f.type, "reads": f.reads, "positions": f.arity,
+                 "doc": f.doc, "example": f.example, "extra": f.extra}
+                for f in FEATURES.values()
+            ],
+            "sets": {name: sorted(s.elements) for name, s in lexicon().items()},
+        }  # fmt: skip
+        click.echo(json.dumps(listed, indent=1, ensure_ascii=False))
+        return
+    screen = options.console()
+    if sets:
+        for name, entry in lexicon().items():
+            screen.print(f"[bold]{name}[/]  {entry.doc}")
+            screen.print(f"  {' '.join(sorted(entry.elements))}", markup=False)
+        return
+    for reads, meaning in READS.items():
+        screen.print(f"[bold]{reads}[/]: {meaning}")
+        for f in FEATURES.values():
+            if f.reads == reads:
+                name = f"{f.name}({'k, q' if f.arity == 2 else 'k'})"
+                extra = f" \\[{f.extra}]" if f.extra else ""
+                screen.print(f"  {name:<19} {f.type:<7} {f.doc}{extra}")
+        screen.print()
+    screen.print("[bold]functions[/]")
+    for name, doc in FUNCTIONS:
+        screen.print(f"  {name}\n      {doc}", markup=False)
+    screen.print("\n[bold]word sets[/], for word(k) in NAME; --sets lists their words")
+    screen.print("  " + ", ".join(lexicon()), markup=False)
+
+
+@click.command()
+@click.option("--gbnf", is_flag=True, help="As GBNF, the format of llama.cpp.")
+def grammar(gbnf: bool) -> None:
+    """Print the grammar of the language, in Lark's format or as GBNF."""
+    from attn_dsl.dsl.parser import grammar_text
+
+    if gbnf:
+        from attn_dsl.dsl.gbnf import to_gbnf
+
+        click.echo(to_gbnf(grammar_text()), nl=False)
+    else:
+        click.echo(grammar_text(), nl=False)

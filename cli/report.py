@@ -1,0 +1,19 @@
+"""`attn-dsl report`: the HTML report of a run."""
+
+from __future__ import annotations
+
+import click
+
+from attn_dsl.cli import options
+
+
+@click.command()
+@click.argument("run")
+@click.option("--capture", metavar="DIR", help="The run's attention, if it has been moved.")
+def report(run: str, capture: str | None) -> None:
+    """Write report.html of RUN, one file that needs nothing but itself."""
+    options.quiet_libraries()
+    from attn_dsl.synth.reporting import write_run_report
+    from attn_dsl.synth.run import Run
+
+    click.echo(write_run_report(Run.open(run), capture))

@@ -1,0 +1,212 @@
+"""The program library: heads that are known from models, as starting points, baselines, examples.
+
+Each is a file of ``grammars/library``, named after its head, and begins with two comments: what
+the head does, and its category. Those that need spaCy lie in the subfolder ``spacy``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, TypeVar
+
+from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.errors import InputError
+from attn_dsl.dsl.features import FEATURES
+from attn_dsl.dsl.parser import parse
+from attn_dsl.dsl.printer import show
+
+CATEGORIES = (
+    "first token", "final token", "sequential", "coreference", "syntactic", "uniform",
+    "repetition", "lexical", "structure",
+)  # fmt: skip
+"""What a program may be filed under: six categories of the literature, and three more."""
+
+_CATEGORY = "category: "
+_MIRROR = str.maketrans("<>", "><")
+_N = TypeVar("_N", bound=t.Node)
+
+
+@dataclass(frozen=True, slots=True)
+class LibraryProgram:
+    """A program of the library.
+
+    Attributes:
+        name: of its head and its file.
+        category: one of ``CATEGORIES``.
+        doc: what the head does, in a sentence.
+        program: the tree.
+        source: its canonical text.
+        path: its file, relative to the folder ``grammars``.
+    """
+
+    name: str
+    category: str
+    doc: str
+    program: t.Head
+    source: str
+    path: str
+
+
+def library(
+    visibility: t.Visibility | None = None, *, spacy: bool = False
+) -> dict[str, LibraryProgram]:
+    """Return the programs of the library by name, sorted.
+
+    >>> library()["induction"].category
+    'repetition'
+    >>> "next_token" in library("causal")
+    False
+
+    Args:
+        visibility: re-type all programs for it, and leave out those that make no sense in it
+            (see ``with_visibility``); None leaves them as they are written.
+        spacy: include those that need the optional package spaCy.
+
+    Raises:
+        InputError: there is no such visibility.
+    """
+    if visibility not in (None, "causal", "bidirectional"):
+        raise InputError(f"a program is causal or bidirectional, not {visibility!r}")
+    return dict(_library(visibility, spacy))
+
+
+@lru_cache(maxsize=8)
+def _library(visibility: t.Visibility | None, spacy: bool) -> dict[str, LibraryProgram]:
+    if visibility is None:
+        return _read(spacy)
+    found = {}
+    for name, entry in _library(None, spacy).items():
+        if entry.program.visibility != visibility:
+            head = with_visibility(entry.program, visibility)
+            if head is None:
+                continue
+            source = show(head)
+            entry = dataclasses.replace(entry, program=parse(source, entry.path), source=source)
+        found[name] = entry
+    return found
+
+
+def _read(spacy: bool) -> dict[str, LibraryProgram]:
+    from importlib.resources import files
+
+    found = {}
+    root = files("attn_dsl.grammars")
+    for folder in ("library", "library/spacy") if spacy else ("library",):
+        for file in root.joinpath(*folder.split("/")).iterdir():
+            if file.name.endswith(".attn"):
+                entry = _entry(file.read_text(encoding="utf-8"), f"{folder}/{file.name}")
+                found[entry.name] = entry
+    return dict(sorted(found.items()))
+
+
+def _entry(source: str, path: str) -> LibraryProgram:
+    program = parse(source, path)
+    comments = []
+    for line in source.splitlines():
+        if not line.startswith("#"):
+            break
+        comments.append(line[1:].strip())
+    doc = " ".join(line for line in comments if not line.startswith(_CATEGORY))
+    category = "".join(
+        line.removeprefix(_CATEGORY) for line in comments if line.startswith(_CATEGORY)
+    )
+    return LibraryProgram(program.name, category, doc, program, source, path)
+
+
+def with_visibility(head: t.Head, visibility: t.Visibility) -> t.Head | None:
+    """Re-type a program for the other visibility, or return None where that makes no sense.
+
+    Every pair that a causal head sees keeps its score. For a bidirectional head a distance
+    ``q - k`` in a value counts both ways, ``abs(q - k)``; for a causal one it is ``q - k`` again.
+    A program makes no sense as causal if it uses a feature that reads the whole text, or asks
+    for keys that come after the query.
+
+    >>> head = parse("head near causal:\\n -2 * log(1 + q - k)")
+    >>> print(show(with_visibility(head, "bidirectional")), end="")
+    head near bidirectional softmax:
+        -2 * log(1 + abs(q - k))
+    """
+    if head.visibility == visibility:
+        return head
+    if visibility == "bidirectional":
+        terms = tuple(map(_far_both_ways, head.terms))
+    else:
+        if any(map(_reads_full, head.walk())) or any(map(_looks_ahead, head.terms)):
+            return None
+        terms = tuple(_rebuild(term, _one_way) for term in head.terms)
+    return dataclasses.replace(head, visibility=visibility, terms=terms)
+
+
+def _reads_full(node: t.Node) -> bool:
+    return isinstance(node, t.Call) and FEATURES[node.name].reads == "full"
+
+
+def _looks_ahead(node: t.Node) -> bool:
+    """Say whether a node can only hold, or only find something, after the query."""
+    match node:
+        case t.Not():
+            return False
+        case t.Or(left, right):
+            return _looks_ahead(left) and _looks_ahead(right)
+        case t.Compare(op, t.Position("k", a), t.Position("q", b)):
+            return _only_later(op, b - a)
+        case t.Compare(op, t.Position("q", a), t.Position("k", b)):
+            return _only_later(op.translate(_MIRROR), a - b)
+    return any(map(_looks_ahead, node.children()))
+
+
+def _only_later(op: str, gap: int) -> bool:
+    """Say whether ``k op q + gap`` holds for keys after the query alone."""
+    return gap > 0 if op in ("==", ">=") else op == ">" and gap >= 0
+
+
+def _far_both_ways(term: t.Term) -> t.Term:
+    """Make the distances in a term's value count both ways."""
+    if isinstance(term, t.Scaled):
+        return dataclasses.replace(term, value=_rebuild(term.value, _both_ways))
+    if isinstance(term, t.Table):
+        return dataclasses.replace(term, value=_rebuild(term.value, _both_ways))
+    return term
+
+
+def _both_ways(node: t.Node) -> t.Node:
+    """Make the distance back to a key one in both directions."""
+    match node:
+        case t.Absolute(t.Absolute() as inner):
+            return inner
+        case t.Arithmetic("-", t.Position("q", 0), t.Position("k", 0)):
+            return t.Absolute(node)
+        case t.Arithmetic(
+            "-", t.Arithmetic("+", offset, t.Position("q", 0) as q), t.Position("k", 0) as k
+        ):
+            return t.Arithmetic("+", offset, t.Absolute(t.Arithmetic("-", q, k)))
+    return node
+
+
+def _one_way(node: t.Node) -> t.Node:
+    """Write a distance in both directions as the distance back."""
+    match node:
+        case t.Absolute(t.Arithmetic("-", t.Position("q", 0) as q, t.Position("k", 0) as k)):
+            return t.Arithmetic("-", q, k)
+        case t.Absolute(t.Arithmetic("-", t.Position("k", 0) as k, t.Position("q", 0) as q)):
+            return t.Arithmetic("-", q, k)
+        case t.Arithmetic(
+            "+", offset, t.Arithmetic("-", t.Position("q") as q, t.Position("k") as k)
+        ):
+            return t.Arithmetic("-", t.Arithmetic("+", offset, q), k)
+    return node
+
+
+def _rebuild(node: _N, change: Callable[[t.Node], t.Node]) -> _N:
+    """Change a tree from its leaves up."""
+    parts: dict[str, Any] = {}
+    for field in dataclasses.fields(node):
+        value = getattr(node, field.name)
+        if isinstance(value, t.Node):
+            parts[field.name] = _rebuild(value, change)
+        elif isinstance(value, tuple) and any(isinstance(item, t.Node) for item in value):
+            parts[field.name] = tuple(_rebuild(item, change) for item in value)
+    return change(dataclasses.replace(node, **parts))  # type: ignore[return-value]

@@ -1,0 +1,375 @@
+"""Captures: the attention of every head of a model on texts, on disk or in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from attn_dsl.dsl.errors import InputError
+from attn_dsl.dsl.tokens import Tokens
+from attn_dsl.eval.shards import REMEDY, Array, Store, n_entries, row_starts
+from attn_dsl.eval.texts import PARTS, Part, hash_fraction, split_of
+
+if TYPE_CHECKING:
+    from attn_dsl.eval.models import LoadedModel
+
+META_FILE, TEXTS_FILE, PARTIAL_FILE = "capture.json", "texts.jsonl", "capture.partial.json"
+FORMAT, VERSION = "attn-dsl-capture", 1
+MIN_SOURCES = 10
+"""With fewer source texts than this, windows are split instead of texts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is kept of one text beside its attention.
+
+    Attributes:
+        tokens: the tokens of the window that the model read.
+        source_hash: the hash of the whole text that the window was cut from.
+        source: the number of that text among those given.
+        window: the number of the window in its text.
+        ids: token ids, empty where they are not known.
+    """
+
+    tokens: Tokens
+    source_hash: str
+    source: int
+    window: int
+    ids: tuple[int, ...] = ()
+
+    @property
+    def own_hash(self) -> str:
+        """The hash of the window's own tokens, its place among the windows included."""
+        content = json.dumps([self.source_hash, self.window, self.tokens.strings])
+        return hashlib.sha256(content.encode()).hexdigest()
+
+
+def capture(
+    model: str | LoadedModel,
+    texts: Sequence[str],
+    out: Path | str,
+    *,
+    max_tokens: int = 128,
+    max_texts: int = 300,
+    batch_size: int = 8,
+    progress: Callable[[int, int], None] | None = None,
+    resume: bool = True,
+) -> Capture:
+    """Run a model over texts and store the attention of every head in a directory.
+
+    >>> capture("openai-community/gpt2", ["Once upon a time", "The end."], out).n_heads
+    144
+
+    Long texts are cut into consecutive windows. The first windows of all texts come first, in
+    the order of the texts, then the second windows and so on, until there are ``max_texts``.
+    Attention is kept as float16, which changes a row by less than 0.0005 of its mass.
+
+    An interrupted capture goes on where it stopped when it is called again with the same
+    settings; a finished one is returned as it is.
+
+    Args:
+        model: a hub id, a local directory, or a model from ``load_model``.
+        texts: the texts, in order.
+        out: a directory, new or holding this very capture.
+        max_tokens: the most tokens of a window, special tokens included.
+        max_texts: the most windows.
+        batch_size: windows that run at once; it changes no result.
+        progress: called with (windows done, windows in all) after each batch.
+        resume: whether to keep what an earlier run with the same settings left behind.
+
+    Raises:
+        InputError: the model cannot be used, the texts give no tokens, ``max_tokens`` is more
+            than the model takes, or ``out`` holds something else.
+        WorkError: the disk is full, or the model gives attention that is no distribution.
+    """
+    from attn_dsl.eval.capture_write import write_capture
+
+    return write_capture(
+        model,
+        texts,
+        Path(out).expanduser(),
+        max_tokens=max_tokens,
+        max_texts=max_texts,
+        batch_size=batch_size,
+        progress=progress,
+        resume=resume,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Capture:
+    """The attention of every head of one model on a number of texts.
+
+    >>> capture = Capture.from_arrays([["a", " b"]], [[[[[1, 0], [0.5, 0.5]]]]])
+    >>> capture.n_texts, capture.n_heads, capture.causal
+    (1, 1, True)
+    >>> capture.matrix(0, layer=0, head=0).tolist()
+    [[1.0, 0.0], [0.5, 0.5]]
+
+    A text here is one window that the model read at once, so a long text counts several times.
+    Heads are numbered through all layers: ``layer * heads_per_layer + head``.
+
+    Attributes:
+        name: the model's name.
+        n_layers: layers of the model.
+        heads_per_layer: heads of each layer.
+        causal: whether row q has only the entries 0 … q.
+        records: per text, tokens and where they come from.
+        store: the packed attention.
+        meta: what the capture's file says about itself (model, revision, settings, versions).
+        path: the directory, None for a capture in memory.
+    """
+
+    name: str
+    n_layers: int
+    heads_per_layer: int
+    causal: bool
+    records: tuple[Record, ...]
+    store: Store
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    path: Path | None = None
+    indices: tuple[int, ...] | None = None
+    """For a part of a capture: which texts of the store it has."""
+
+    @classmethod
+    def open(cls, path: Path | str) -> Capture:
+        """Open a capture on disk; the attention itself is read when it is asked for.
+
+        >>> Capture.open("captures/gpt2").n_texts
+        300
+
+        Raises:
+            InputError: a file is missing, cut off or of another format; its name and the
+                remedy are in the message.
+        """
+        from attn_dsl.eval.capture_read import open_capture
+
+        return open_capture(Path(path).expanduser())
+
+    @classmethod
+    def from_arrays(
+        cls,
+        tokens: Sequence[Sequence[str] | Tokens],
+        attention: Any,
+        *,
+        causal: bool | None = None,
+        name: str = "arrays",
+    ) -> Capture:
+        """Make a capture from attention that comes from anywhere else.
+
+        >>> Capture.from_arrays([["a", " b"]], [[[[[1, 0], [0.5, 0.5]]]]]).n_heads
+        1
+
+        Args:
+            tokens: per text its token strings (a leading space starts a word) or ``Tokens``.
+            attention: per text an array [layers, heads, n, n] of rows that sum to 1, or one
+                array [texts, layers, heads, N, N] padded behind each text's tokens.
+            causal: whether no token attends to later ones; looked up in the arrays if None.
+            name: what to call the model.
+
+        Raises:
+            InputError: shapes that do not fit, entries that are negative or not finite, rows
+                that do not sum to 1 within 0.01, or mass above the diagonal of a causal model.
+        """
+        from attn_dsl.eval.capture_arrays import capture_of_arrays
+
+        return capture_of_arrays(tokens, attention, causal=causal, name=name)
+
+    @property
+    def n_texts(self) -> int:
+        """How many texts (windows) there are."""
+        return len(self.records)
+
+    @property
+    def n_heads(self) -> int:
+        """How many heads there are in all layers together."""
+        return self.n_layers * self.heads_per_layer
+
+    @cached_property
+    def hash(self) -> str:
+        """A hash of everything in the capture; the same data gives the same hash."""
+        if self.indices is None and "hash" in self.meta:
+            return str(self.meta["hash"])
+        digest = hashlib.sha256(
+            json.dumps([self.n_layers, self.heads_per_layer, self.causal]).encode()
+        )
+        if "hash" in self.meta:
+            digest.update(json.dumps([self.meta["hash"], self.indices]).encode())
+            return digest.hexdigest()
+        for index, record in enumerate(self.records):
+            digest.update(record.own_hash.encode())
+            digest.update(np.ascontiguousarray(self.packed(index)).tobytes())
+        return digest.hexdigest()
+
+    def tokens(self, index: int) -> Tokens:
+        """Return the tokens of one text."""
+        return self.records[index].tokens
+
+    def ids(self, index: int) -> tuple[int, ...]:
+        """Return the token ids of one text, empty where they are not known."""
+        return self.records[index].ids
+
+    def text_hash(self, index: int) -> str:
+        """Return the hash of the source text that one text (window) was cut from."""
+        return self.records[index].source_hash
+
+    def packed(self, index: int) -> Array:
+        """Return one text's attention of all heads, as stored, without copying.
+
+        >>> Capture.from_arrays([["a", " b"]], [[[[[1, 0], [0.5, 0.5]]]]]).packed(0).tolist()
+        [[1.0, 0.5, 0.5]]
+
+        Returns:
+            float16 (from disk) or float32, shape [n_heads, entries]; the visible entries row by
+            row, n(n+1)/2 of them for a causal model and n*n otherwise. Rows sum to 1 within
+            float16's rounding.
+
+        Raises:
+            InputError: the shard is damaged.
+        """
+        array = self.store.packed(index if self.indices is None else self.indices[index])
+        wanted = (self.n_heads, n_entries(len(self.tokens(index)), self.causal))
+        if array.shape != wanted:
+            raise InputError(
+                f"text {index} of {self.path or self.name} has attention of shape "
+                f"{array.shape}, not {wanted}; {REMEDY}"
+            )
+        return array
+
+    def normalised(self, index: int) -> npt.NDArray[np.float32]:
+        """Return one text's packed attention of all heads with rows that sum to 1.
+
+        Returns:
+            float32, a copy, shape [n_heads, entries] (see :meth:`packed`).
+        """
+        n = len(self.tokens(index))
+        values = self.packed(index).astype(np.float32)
+        if n:
+            sums = np.add.reduceat(values, row_starts(n, self.causal), axis=1)
+            lengths = np.arange(1, n + 1) if self.causal else np.full(n, n)
+            values /= np.repeat(sums, lengths, axis=1)
+        return values
+
+    def matrix(self, index: int, layer: int, head: int) -> npt.NDArray[np.float32]:
+        """Return the attention of one head on one text, rows summing to 1.
+
+        >>> Capture.from_arrays([["a", " b"]], [[[[[1, 0], [0.5, 0.5]]]]]).matrix(0, 0, 0)[1]
+        array([0.5, 0.5], dtype=float32)
+
+        Returns:
+            float32, shape [n, n]: queries down, keys across; zero above a causal diagonal.
+
+        Raises:
+            InputError: there is no such layer or head.
+        """
+        if not (0 <= layer < self.n_layers and 0 <= head < self.heads_per_layer):
+            raise InputError(
+                f"{self.name} has no head L{layer}H{head}: layers go from 0 to "
+                f"{self.n_layers - 1}, heads from 0 to {self.heads_per_layer - 1}"
+            )
+        n = len(self.tokens(index))
+        matrix: npt.NDArray[np.float32] = np.zeros((n, n), np.float32)
+        values = self.packed(index)[layer * self.heads_per_layer + head].astype(np.float32)
+        if not self.causal:
+            matrix[:] = values.reshape(n, n)
+        else:
+            matrix[np.tri(n, dtype=bool)] = values
+        matrix /= matrix.sum(1, keepdims=True)
+        return matrix
+
+    def split(self, seed: int) -> dict[Part, list[int]]:
+        """Split the texts into fit, select and test (60/20/20) by a seeded hash of content.
+
+        >>> parts = Capture.open("captures/gpt2").split(seed=0)
+        >>> {part: len(indices) for part, indices in parts.items()}
+        {'fit': 179, 'select': 64, 'test': 57}
+
+        All windows of a source text fall into one part. :meth:`split_rule` says what is done
+        where there are too few texts for that.
+        """
+        unit, ranked = self._split_units(seed)
+        if ranked:
+            units = sorted(set(unit), key=lambda one: hash_fraction(one, seed))
+            held = max(1, round(0.2 * len(units)))
+            first = max(1, len(units) - 2 * held)
+            cuts = (first, max(first, len(units) - held))
+            part_of = {one: PARTS[sum(at >= cut for cut in cuts)] for at, one in enumerate(units)}
+        else:
+            part_of = {one: split_of(one, seed) for one in set(unit)}
+        return {part: [i for i, u in enumerate(unit) if part_of[u] == part] for part in PARTS}
+
+    def split_rule(self, seed: int) -> str:
+        """Say what :meth:`split` splits, for reports.
+
+        Returns:
+            ``"texts"``: source texts by their hash. ``"windows"``: windows by their hash, since
+            there are fewer than 10 source texts; parts of one text are then in several parts.
+            With ``" by rank"`` behind it, the hash alone would have left a part empty, so the
+            units are ordered by it and cut at 60 and 80 %; with fewer than three of them
+            ``select`` and then ``test`` stay empty.
+        """
+        texts = self._n_sources >= MIN_SOURCES
+        return ("texts" if texts else "windows") + (
+            " by rank" if self._split_units(seed)[1] else ""
+        )
+
+    @cached_property
+    def _n_sources(self) -> int:
+        return len({record.source_hash for record in self.records})
+
+    def _split_units(self, seed: int) -> tuple[list[str], bool]:
+        """Return per text the hash that is split, and whether parts are cut by rank."""
+        if self._n_sources >= MIN_SOURCES:
+            unit = [record.source_hash for record in self.records]
+        else:
+            unit = [record.own_hash for record in self.records]
+        return unit, len({split_of(one, seed) for one in set(unit)}) < len(PARTS)
+
+    def subset(self, indices: Iterable[int]) -> Capture:
+        """Return a capture of some of the texts, in the order given; nothing is copied.
+
+        Raises:
+            InputError: there is no text of such a number.
+        """
+        chosen = tuple(int(index) for index in indices)
+        wrong = [index for index in chosen if not 0 <= index < self.n_texts]
+        if wrong:
+            raise InputError(f"there is no text {wrong[0]}; texts go from 0 to {self.n_texts - 1}")
+        base = self.indices
+        return replace(
+            self,
+            records=tuple(self.records[index] for index in chosen),
+            indices=chosen if base is None else tuple(base[index] for index in chosen),
+        )
+
+    def check_tokenizer(self, tokenizer_hash: str) -> None:
+        """Make sure that a tokenizer is the one that the texts were cut with.
+
+        Raises:
+            InputError: it is another, or the capture does not say which it was.
+        """
+        known = self.meta.get("tokenizer_hash")
+        if known != tokenizer_hash:
+            raise InputError(
+                f"the capture of {self.name} was made with another tokenizer "
+                f"({str(known)[:12]} there, {tokenizer_hash[:12]} here); use the model that was "
+                "captured, or capture this one"
+            )
+
+    def verify(self) -> None:
+        """Read everything and compare it with the hashes that were stored.
+
+        Raises:
+            InputError: a file is not what was written; its name and the remedy are given.
+        """
+        from attn_dsl.eval.capture_read import verify_capture
+
+        verify_capture(self)

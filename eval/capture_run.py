@@ -1,0 +1,114 @@
+"""Running a model over batches of token ids and packing the attention of every head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+from attn_dsl.dsl.errors import WorkError
+from attn_dsl.eval.capture import Record
+from attn_dsl.eval.models import LoadedModel, body
+
+BATCH_BYTES = 512 * 2**20
+"""The most memory for the attention of one batch, float32; batches are cut to it."""
+
+
+def run_texts(
+    loaded: LoadedModel, records: Sequence[Record], texts: Sequence[int], batch_size: int
+) -> Iterator[tuple[list[int], list[Any]]]:
+    """Run some of the texts in batches; give indices and packed float16 arrays, in order.
+
+    One batch per thread and one thread per batch: threads inside an operation wait for each
+    other at every step, which costs four times as much where other work shares the machine.
+    """
+    import torch
+
+    batches = list(_batches(loaded, records, texts, batch_size))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            ids = [[records[index].ids for index in indices] for indices in batches]
+            yield from zip(batches, pool.map(partial(attention_of, loaded), ids), strict=True)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _batches(
+    loaded: LoadedModel, records: Sequence[Record], texts: Sequence[int], batch_size: int
+) -> Iterator[list[int]]:
+    """Cut texts, which are sorted by length, so that memory stays bounded."""
+    per_entry = 4 * loaded.n_layers * loaded.n_heads
+    at = 0
+    while at < len(texts):
+        indices = list(texts[at : at + batch_size])
+        while (
+            len(indices) > 1
+            and per_entry * len(indices) * len(records[indices[-1]].ids) ** 2 > BATCH_BYTES
+        ):
+            indices.pop()
+        at += len(indices)
+        yield indices
+
+
+def attention_of(loaded: LoadedModel, batch: Sequence[Sequence[int]]) -> list[Any]:
+    """Run one batch, padded on the right, and pack the attention of each text.
+
+    >>> [array.shape for array in attention_of(loaded, [[1, 2, 3], [4, 5]])]
+    [(144, 6), (144, 3)]
+
+    Returns:
+        per text a float16 array [heads, visible entries].
+
+    Raises:
+        WorkError: rows of the attention do not sum to 1 over what a token sees.
+    """
+    import torch
+
+    longest = max(map(len, batch))
+    padding = loaded.tokenizer.pad_token_id
+    if padding is None:
+        padding = getattr(loaded.model.config, "pad_token_id", None) or 0
+    ids = torch.full((len(batch), longest), int(padding))
+    mask = torch.zeros_like(ids)
+    for row, one in enumerate(batch):
+        ids[row, : len(one)] = torch.as_tensor(one)
+        mask[row, : len(one)] = 1
+    options = {"use_cache": False} if loaded.causal else {}
+    with torch.inference_mode():
+        maps = body(loaded.model)(
+            input_ids=ids, attention_mask=mask, output_attentions=True, **options
+        ).attentions
+        heads = loaded.n_heads
+        packed = []
+        for row, one in enumerate(batch):
+            n = len(one)
+            kept = _visible(n, longest, loaded.causal)
+            out = torch.empty((loaded.n_layers * heads, len(kept)), dtype=torch.float16)
+            for layer, matrix in enumerate(maps):
+                values = matrix[row].reshape(heads, longest**2).index_select(1, kept)
+                _check_rows(loaded, layer, values, n)
+                out[layer * heads : (layer + 1) * heads].copy_(values)
+            packed.append(out.numpy())
+    return packed
+
+
+def _visible(n: int, longest: int, causal: bool) -> Any:
+    """Say where the visible entries of n tokens lie in a flat matrix of ``longest`` columns."""
+    import torch
+
+    q, k = torch.tril_indices(n, n) if causal else torch.cartesian_prod(*[torch.arange(n)] * 2).T
+    return q * longest + k
+
+
+def _check_rows(loaded: LoadedModel, layer: int, values: Any, n: int) -> None:
+    """Make sure that the visible entries of n rows sum to n: nothing hidden, nothing NaN."""
+    worst = float((values.sum(1) - n).abs().max())
+    if not worst <= 1e-3 * n:
+        raise WorkError(
+            f"{loaded.name}: attention in layer {layer} does not sum to 1 over the tokens that "
+            + ("a causal model sees" if loaded.causal else "are there")
+            + f" (off by {worst / n:.2g} a row); this model's heads cannot be captured"
+        )

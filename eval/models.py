@@ -1,0 +1,359 @@
+"""Models: loading a transformers model so that the attention of every head can be read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from attn_dsl.dsl.errors import InputError, did_you_mean
+
+_NO_ATTENTION = ("mamba", "rwkv", "recurrent_gemma", "xlstm", "hyena", "retnet", "lfm", "jamba")
+"""Beginnings of model types with layers that form no attention matrix."""
+_HEADS_ON_TOP = ("lm_head", "cls.", "embed_out", "pooler", "classifier", "score", "decoder")
+"""Weights that a checkpoint of the bare model lacks, and that attention does not need."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedModel:
+    """A model with its tokenizer, and what reports say about it.
+
+    Attributes:
+        model: the transformers model, float32, in evaluation mode, eager attention.
+        tokenizer: its tokenizer.
+        name: the hub's id, or the name of the local directory.
+        source: what the caller asked for, to load it again.
+        revision: the hub's commit, or SHA-256 of configuration and weights of a directory.
+        family: the architecture (``gpt2``, ``llama``, ``gpt_neox``, ``bert`` …).
+        causal: whether a token attends only to itself and what precedes it.
+        n_layers: how many layers.
+        n_heads: how many query heads each layer has.
+        max_positions: the most tokens that the model takes; None where nothing bounds it.
+    """
+
+    model: Any
+    tokenizer: Any
+    name: str
+    source: str
+    revision: str
+    family: str
+    causal: bool
+    n_layers: int
+    n_heads: int
+    max_positions: int | None
+
+
+def load_model(model: str) -> LoadedModel:
+    """Load a model and its tokenizer from the hub or a local directory.
+
+    >>> loaded = load_model("openai-community/gpt2")
+    >>> loaded.family, loaded.causal, loaded.n_layers, loaded.n_heads
+    ('gpt2', True, 12, 12)
+
+    Weights are read from safetensors only, in float32; code that comes with a model is never
+    run. Decoders are loaded with their language-model head, so that they can be used for
+    perplexity after heads are replaced.
+
+    Args:
+        model: a hub id (``name`` or ``owner/name``) or a local directory.
+
+    Raises:
+        InputError: the directory or a file in it is missing; the hub does not know the id, does
+            not give it or cannot be reached; there are no safetensors weights or no tokenizer;
+            the attention of this kind of model cannot be read.
+    """
+    folder = _local_folder(model)
+    if folder is not None:
+        _check_folder(folder)
+        options: dict[str, Any] = {"local_files_only": True}
+        place = str(folder)
+    else:
+        options = _hub_options(model)
+        place = model
+    options["trust_remote_code"] = False
+    config = _config(place, model, options)
+    family = config.model_type
+    if getattr(config, "is_encoder_decoder", False):
+        raise InputError(
+            f"{model} is an encoder-decoder model ({family}); attn-dsl reads models with one "
+            "stack of layers: decoders like GPT-2 or Llama, encoders like BERT"
+        )
+    if family.startswith(_NO_ATTENTION):
+        raise InputError(
+            f"{model} is a {family} model, whose layers form no attention matrix; attn-dsl "
+            "needs a transformer, such as GPT-2, Llama or BERT"
+        )
+    loader, causal = _loader(config, model)
+    tokenizer = _tokenizer(place, model, options)
+    network = _weights(loader, place, model, options)
+    n_layers, n_heads = _probe(network, model, family)
+    return LoadedModel(
+        model=network,
+        tokenizer=tokenizer,
+        name=model if folder is None else folder.resolve().name,
+        source=model,
+        revision=_revision(config, folder),
+        family=family,
+        causal=causal,
+        n_layers=n_layers,
+        n_heads=n_heads,
+        max_positions=_max_positions(config),
+    )
+
+
+def _local_folder(model: str) -> Path | None:
+    """Return the directory that a model name means, None for a hub id."""
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise InputError(
+            f"{model} is a file; give the directory that holds config.json and the weights"
+        )
+    looks_local = model.startswith((".", "/", "~")) or model.count("/") > 1 or "\\" in model
+    if not looks_local and model and not model.endswith("/"):
+        return None
+    siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    hint = did_you_mean(path.name, siblings)
+    raise InputError(
+        f"{model or 'the empty name'} is not a directory"
+        + (f"; {hint}" if hint else "; give a local directory or a hub id such as `gpt2`")
+    )
+
+
+def _check_folder(folder: Path) -> None:
+    """Make sure that a directory holds a configuration and weights that are safe to read."""
+    names = {path.name for path in folder.iterdir()}
+    if "config.json" not in names:
+        near = [path.name for path in folder.iterdir() if (path / "config.json").is_file()]
+        raise InputError(
+            f"{folder} holds no config.json"
+            + (f"; the models in it are {', '.join(sorted(near)[:5])}" if near else "")
+        )
+    if any(name.endswith(".safetensors") for name in names):
+        return
+    pickles = sorted(name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt")))
+    if pickles:
+        raise InputError(
+            f"{folder} holds its weights as {pickles[0]}, a pickle, which can run code when "
+            "read; save the model again with `save_pretrained`, which writes safetensors"
+        )
+    raise InputError(
+        f"{folder} holds no weights: looked for model.safetensors and model-00001-of-*.safetensors"
+    )
+
+
+def _hub_options(model: str) -> dict[str, Any]:
+    """Ask the hub for a model once, so that a wrong name or no network is told at once."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub import errors as hub
+
+    try:
+        cached = isinstance(try_to_load_from_cache(model, "config.json"), str)
+    except hub.HFValidationError as error:
+        raise InputError(
+            f"{model} is neither a directory nor a hub id (`name` or `owner/name`)"
+        ) from error
+    try:
+        info = HfApi().model_info(model, timeout=10)
+        return {"revision": info.sha}
+    except hub.GatedRepoError as error:
+        if not cached:
+            raise InputError(
+                f"{model} is gated: accept its terms on its page of the hub, then run "
+                "`hf auth login`"
+            ) from error
+    except hub.RepositoryNotFoundError as error:
+        if not cached:
+            raise InputError(
+                f"the hub knows no model {model}, or it is private; check the name, or run "
+                "`hf auth login` for a private one"
+            ) from error
+    except Exception as error:  # what the network raises has no common class
+        if not cached:
+            raise InputError(
+                f"{model} is not a directory, and the hub cannot be reached to look for the "
+                f"id ({type(error).__name__}); check the network and HF_HUB_OFFLINE, or give "
+                "a local directory"
+            ) from error
+    return {"local_files_only": True}
+
+
+def _config(place: str, model: str, options: dict[str, Any]) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(place, **options)
+    except Exception as error:
+        if "trust_remote_code" in str(error) or "custom code" in str(error):
+            raise InputError(
+                f"{model} needs code of its own to be run, which attn-dsl does not do; use a "
+                "model of an architecture that transformers has"
+            ) from error
+        raise InputError(f"{model}: its config.json cannot be used: {_first(error)}") from error
+
+
+def _loader(config: Any, model: str) -> tuple[Any, bool]:
+    """Choose the class that loads a model, and say whether its attention is causal."""
+    import transformers
+    from transformers.models.auto import modeling_auto as auto
+
+    family = config.model_type
+    names = getattr(config, "architectures", None) or [""]
+    decoder_names = ("ForCausalLM", "LMHeadModel")
+    masked = family in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    decodes = family in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    if masked and not getattr(config, "is_decoder", False):
+        has_head = names[0].endswith("ForMaskedLM")
+        loader = transformers.AutoModelForMaskedLM if has_head else transformers.AutoModel
+        return loader, False
+    if decodes or names[0].endswith(decoder_names):
+        return transformers.AutoModelForCausalLM, True
+    raise InputError(
+        f"{model} is a {family} model, neither a causal language model nor an encoder with a "
+        "masked-word objective; attn-dsl cannot tell what its heads read"
+    )
+
+
+def _tokenizer(place: str, model: str, options: dict[str, Any]) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place, **options)
+    except Exception as error:
+        raise InputError(
+            f"{model}: no tokenizer can be loaded (looked for tokenizer.json, tokenizer.model "
+            f"and vocab files): {_first(error)}"
+        ) from error
+    # a directory without tokenizer files can give a tokenizer that knows nothing
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise InputError(
+            f"{model}: no tokenizer: looked for tokenizer.json, tokenizer.model and vocab files; "
+            "save it beside the weights with `tokenizer.save_pretrained`"
+        )
+    return tokenizer
+
+
+def _weights(loader: Any, place: str, model: str, options: dict[str, Any]) -> Any:
+    """Load the weights, refusing pickles and checkpoints that leave layers at random."""
+    import torch
+
+    try:
+        with _quiet():
+            network, info = loader.from_pretrained(
+                place,
+                dtype=torch.float32,
+                attn_implementation="eager",
+                use_safetensors=True,
+                output_loading_info=True,
+                **options,
+            )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise InputError(f"{model}: its weights cannot be loaded: {_first(error)}") from error
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise InputError(
+            f"{model}: a safetensors file is damaged or cut off ({_first(error)}); copy or "
+            "download it again"
+        ) from error
+    lacking = [key for key in sorted(info["missing_keys"]) if not key.startswith(_HEADS_ON_TOP)]
+    if lacking:
+        raise InputError(
+            f"{model}: the checkpoint lacks {len(lacking)} weights that the configuration asks "
+            f"for, such as {lacking[0]}; config.json and the weights do not belong together"
+        )
+    return network.eval()
+
+
+def _probe(network: Any, model: str, family: str) -> tuple[int, int]:
+    """Run a few tokens and count layers and heads; refuse what gives no whole matrix."""
+    import torch
+
+    size = int(network.get_input_embeddings().weight.shape[0])
+    ids = torch.arange(5, 9).remainder(size)[None]
+    refusal = (
+        f"{model}: attention of a {family} model cannot be read: transformers gives no matrix "
+        "per head for every layer; attn-dsl works with models like GPT-2, Llama, GPT-NeoX, BERT"
+    )
+    try:
+        with torch.inference_mode():
+            outputs = body(network)(input_ids=ids, output_attentions=True)
+        maps = outputs.attentions
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InputError(refusal) from error
+    if not maps or any(matrix is None for matrix in maps):
+        raise InputError(refusal)
+    shapes = {tuple(matrix.shape) for matrix in maps}
+    if len(shapes) != 1 or next(iter(shapes))[2:] != (4, 4):
+        raise InputError(refusal)
+    if any(float((matrix.sum(-1) - 1).abs().max()) > 1e-3 for matrix in maps):
+        raise InputError(
+            f"{model}: the rows of its attention do not sum to 1 (a {family} model keeps part "
+            "of the attention outside of the tokens); attn-dsl cannot describe such heads"
+        )
+    return len(maps), next(iter(shapes))[1]
+
+
+def body(network: Any) -> Any:
+    """Return the stack of layers of a model, without the head on top of it.
+
+    >>> type(body(loaded.model)).__name__
+    'GPT2Model'
+    """
+    return getattr(network, network.base_model_prefix, None) or network
+
+
+def _max_positions(config: Any) -> int | None:
+    """Return how many tokens fit, without the positions that RoBERTa keeps for padding."""
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit is None or limit <= 0:
+        return None
+    if config.model_type in ("roberta", "xlm-roberta", "camembert", "roberta-prelayernorm"):
+        return int(limit) - int(config.pad_token_id) - 1
+    return int(limit)
+
+
+def _revision(config: Any, folder: Path | None) -> str:
+    """Return the hub's commit, or the hash of a directory's configuration and weights."""
+    if folder is None:
+        return str(getattr(config, "_commit_hash", None) or "unknown")
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    settings.pop("transformers_version", None)
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for path in sorted(folder.glob("*.safetensors")):
+        digest.update(file_hash(path).encode())
+    return digest.hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back the progress bar that transformers draws while it loads weights."""
+    from transformers.utils import logging as module
+
+    logging: Any = module  # its functions have no types
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _first(error: BaseException) -> str:
+    """Return the first line of an error's message, or its class."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

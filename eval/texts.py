@@ -1,0 +1,211 @@
+"""Texts: reading them from files or data sets, hashing them, and splitting them by hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from attn_dsl.dsl.errors import InputError, did_you_mean
+
+Part = Literal["fit", "select", "test"]
+PARTS: tuple[Part, ...] = ("fit", "select", "test")
+_SHARES = (0.6, 0.8)
+"""Upper ends of the shares of fit and select; test has the rest (60/20/20)."""
+
+
+def text_hash(text: str) -> str:
+    """Hash a text by its content, the same on every machine.
+
+    >>> text_hash("Once upon a time")[:12]
+    'e286222c229e'
+
+    Returns:
+        SHA-256 of the UTF-8 bytes, 64 hexadecimal digits.
+    """
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def hash_fraction(text_hash: str, seed: int) -> float:
+    """Map a text's hash and a seed to a number that is uniform on [0, 1).
+
+    >>> round(hash_fraction("00", seed=0), 3)
+    0.631
+    """
+    digest = hashlib.sha256(f"{seed}:{text_hash}".encode()).digest()
+    return int.from_bytes(digest[:7], "big") / 2**56
+
+
+def split_of(text_hash: str, seed: int) -> Part:
+    """Say which part a text belongs to: weights are fitted, programs picked, figures shown.
+
+    >>> split_of("00", seed=0)
+    'select'
+
+    Args:
+        text_hash: the hash of the text's content (see :func:`text_hash`).
+        seed: another seed gives another, independent split.
+    """
+    fraction = hash_fraction(text_hash, seed)
+    return PARTS[sum(fraction >= share for share in _SHARES)]
+
+
+def read_texts(spec: str) -> list[str]:
+    """Read texts from a ``.txt`` or ``.jsonl`` file or from a data set.
+
+    >>> from tempfile import mkdtemp
+    >>> path = Path(mkdtemp()) / "two.txt"
+    >>> _ = path.write_text("Once upon\\na time.\\n\\nThe end.\\n")
+    >>> read_texts(str(path))
+    ['Once upon\\na time.', 'The end.']
+
+    Args:
+        spec: a ``.txt`` file (texts separated by blank lines), a ``.jsonl`` file (field
+            ``text``), or ``hf:dataset[:split[:column]]`` (split ``train``, column ``text``
+            unless said otherwise; needs the optional package ``datasets``).
+
+    Raises:
+        InputError: the file is missing, empty, no text in UTF-8, or of another kind; a line is
+            not a JSON object with a string in ``text``; the data set cannot be had.
+    """
+    if spec.startswith("hf:"):
+        return _read_dataset(spec)
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        raise InputError(f"{spec} is a directory; give a .txt or .jsonl file in it")
+    if not path.exists():
+        raise InputError(_missing(path, spec))
+    readers = {".txt": _paragraphs, ".jsonl": _json_lines}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise InputError(
+            f"{spec}: texts are read from .txt (separated by blank lines) or .jsonl (field "
+            f"`text`), not from {path.suffix or 'a file without suffix'}; rename or convert it"
+        )
+    texts = reader(_decoded(path, spec), spec)
+    if not texts:
+        raise InputError(f"{spec} holds no text; it is empty or all blank")
+    return texts
+
+
+def _missing(path: Path, spec: str) -> str:
+    """Explain that a file is missing, naming files of the folder that are called alike."""
+    folder = path.parent
+    if not folder.is_dir():
+        return f"{spec} does not exist: there is no directory {folder}"
+    names = [entry.name for entry in folder.iterdir() if entry.suffix in (".txt", ".jsonl")]
+    hint = did_you_mean(path.name, names)
+    if not hint and names:
+        shown = ", ".join(sorted(names)[:5])
+        hint = f"the directory holds {shown}" + (" …" if len(names) > 5 else "")
+    return f"{spec} does not exist" + (f"; {hint}" if hint else "")
+
+
+def _decoded(path: Path, spec: str) -> str:
+    """Read a file as UTF-8, saying at which byte it is something else."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{spec} cannot be read: {error.strerror}") from error
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        # the decoder counts from behind a byte order mark
+        offset = error.start + (3 if data.startswith(b"\xef\xbb\xbf") else 0)
+        raise InputError(
+            f"{spec} is not UTF-8: byte {offset} is 0x{data[offset]:02X}; convert it, "
+            f"for example with `iconv -f LATIN1 -t UTF-8`"
+        ) from error
+
+
+def _paragraphs(content: str, spec: str) -> list[str]:
+    """Split a text file at blank lines."""
+    texts: list[str] = []
+    lines: list[str] = []
+    for line in [*content.replace("\r\n", "\n").split("\n"), ""]:
+        if line.strip():
+            lines.append(line)
+        elif lines:
+            texts.append("\n".join(lines))
+            lines = []
+    return texts
+
+
+def _json_lines(content: str, spec: str) -> list[str]:
+    """Take the field `text` of every line of a JSONL file; blank lines and texts are left out."""
+    texts: list[str] = []
+    for number, line in enumerate(content.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(
+                f"{spec}:{number}: not JSON ({error.msg} at column {error.colno}); every line "
+                'must be an object like {"text": "Once upon a time"}'
+            ) from error
+        text = _field(record, f"{spec}:{number}")
+        if text.strip():
+            texts.append(text)
+    return texts
+
+
+def _field(record: Any, place: str) -> str:
+    """Take the string in `text` of one JSON value."""
+    if not isinstance(record, dict):
+        raise InputError(
+            f"{place}: a JSON object with the field `text` was expected, not {_kind(record)}"
+        )
+    if "text" not in record:
+        fields = ", ".join(f"`{name}`" for name in list(record)[:8]) or "none"
+        hint = did_you_mean("text", list(record))
+        raise InputError(
+            f"{place}: no field `text`; the fields are {fields}"
+            + (f" ({hint})" if hint else "; rename the one that holds the text")
+        )
+    text = record["text"]
+    if not isinstance(text, str):
+        raise InputError(f"{place}: `text` must be a string, not {_kind(text)}")
+    return text
+
+
+def _kind(value: Any) -> str:
+    """Name the JSON type of a value."""
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean"}
+    return "null" if value is None else names.get(type(value), "a number")
+
+
+def _read_dataset(spec: str) -> list[str]:
+    """Read a column of a data set through the optional package `datasets`."""
+    name, split, column = [*spec.removeprefix("hf:").split(":"), "", ""][:3]
+    split, column = split or "train", column or "text"
+    if not name or spec.count(":") > 3:
+        raise InputError(f"{spec}: write hf:dataset, hf:dataset:split or hf:dataset:split:column")
+    try:
+        import datasets  # type: ignore[import-not-found, import-untyped, unused-ignore]
+    except ImportError as error:
+        raise InputError(
+            f"{spec} needs the package `datasets`: run `pip install datasets`, or give a .txt "
+            "or .jsonl file"
+        ) from error
+    try:
+        rows = datasets.load_dataset(name, split=split)
+    except Exception as error:  # the package raises many unrelated classes
+        first = str(error).strip().splitlines()[:1]
+        raise InputError(
+            f"{spec}: the data set `{name}` (split `{split}`) cannot be loaded: "
+            f"{first[0] if first else type(error).__name__}"
+        ) from error
+    if column not in rows.column_names:
+        names = list(rows.column_names)
+        hint = did_you_mean(column, names)
+        raise InputError(
+            f"{spec}: no column `{column}`; the columns are "
+            + ", ".join(f"`{known}`" for known in names)
+            + (f" ({hint})" if hint else "")
+        )
+    texts = [text for text in rows[column] if isinstance(text, str) and text.strip()]
+    if not texts:
+        raise InputError(f"{spec}: the column `{column}` holds no text")
+    return texts

@@ -1,0 +1,30 @@
+"""Fixtures that all tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from small_models import small_model  # noqa: F401
+
+_SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "shared: needs the data folder ../shared")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not _SHARED.is_dir():
+        skip = pytest.mark.skip(reason=f"no data folder {_SHARED.name} beside the project")
+        for item in items:
+            if "shared" in item.keywords:
+                item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The data folder beside the project's root."""
+    if not _SHARED.is_dir():
+        pytest.skip(f"no data folder {_SHARED.name} beside the project")
+    return _SHARED

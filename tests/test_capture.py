@@ -1,0 +1,289 @@
+"""Captures: what is stored is what the model does; interruption, damage, other settings."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+
+from attn_dsl.dsl.errors import InputError, WorkError
+from attn_dsl.dsl.tokens import Tokens
+from attn_dsl.eval import capture_run, capture_write
+from attn_dsl.eval.capture import Capture, capture
+from attn_dsl.eval.models import load_model
+
+TEXTS = [
+    "the cat sat on the mat and the dog ran to the park",
+    "she saw a bird .",
+    "one day the boy and the girl went to the park to see the dog and the cat and a bird",
+    "the end",
+]
+
+
+def random_attention(rng, layers, heads, n, causal):
+    values = rng.random((layers, heads, n, n)) ** 4
+    values = np.tril(values) if causal else values
+    return values / values.sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox", "bert", "roberta"])
+def test_capture_is_the_attention_of_the_model_alone_with_the_text(small_model, tmp_path, family):
+    torch = pytest.importorskip("torch")
+    loaded = load_model(str(small_model(family)))
+    made = capture(loaded, TEXTS, tmp_path / "out", max_tokens=12, batch_size=3)
+    assert made.causal == (family in ("gpt2", "llama", "gpt_neox"))
+    assert {len(made.tokens(i)) for i in range(made.n_texts)} > {12}
+    for index in range(made.n_texts):
+        with torch.no_grad():
+            outputs = loaded.model(torch.tensor([made.ids(index)]), output_attentions=True)
+        wanted = torch.stack(outputs.attentions)[:, 0].numpy()
+        n = wanted.shape[-1]
+        for layer in range(2):
+            for head in range(4):
+                mine = made.matrix(index, layer, head)
+                assert np.abs(mine - wanted[layer, head]).max() < 6e-4  # float16
+                overlap = np.minimum(mine, wanted[layer, head]).sum()
+                assert overlap / (2 * n - overlap) > 1 - 1e-3
+        assert made.normalised(index).sum() == pytest.approx(n * made.n_heads, rel=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "roberta"])
+def test_batches_change_nothing_but_rounding(small_model, family):
+    loaded = load_model(str(small_model(family)))
+    batch = [[5, 6, 7, 8, 9, 10, 11], [7, 8], [9, 5, 6, 12]]
+    together = capture_run.attention_of(loaded, batch)
+    for ids, array in zip(batch, together, strict=True):
+        (alone,) = capture_run.attention_of(loaded, [ids])
+        # half a step of float16 near 1, plus 1e-5 for the order of sums
+        assert np.abs(alone.astype(float) - array.astype(float)).max() <= 2**-11 + 1e-5
+        assert np.abs(alone.astype(float) - array.astype(float)).mean() < 1e-5
+
+
+def test_first_windows_come_first(small_model, tmp_path):
+    made = capture(str(small_model("gpt2")), TEXTS, tmp_path, max_tokens=5, max_texts=6)
+    order = [(record.source, record.window) for record in made.records]
+    assert order[:4] == [(0, 0), (1, 0), (2, 0), (3, 0)]
+    assert order[4:] == [(0, 1), (1, 1)]
+    few = capture(str(small_model("gpt2")), TEXTS, tmp_path / "few", max_tokens=5, max_texts=2)
+    assert [(record.source, record.window) for record in few.records] == order[:2]
+
+
+def test_an_interrupted_capture_goes_on_and_gives_the_same_files(
+    small_model, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(capture_write, "SHARD_BYTES", 2000)
+    loaded = load_model(str(small_model("gpt2")))
+    settings = {"max_tokens": 8, "batch_size": 1}
+    capture(loaded, TEXTS, tmp_path / "whole", **settings)
+
+    def interrupt(done, total):
+        if done == total - 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        capture(loaded, TEXTS, tmp_path / "cut", progress=interrupt, **settings)
+    with pytest.raises(InputError, match="unfinished capture"):
+        Capture.open(tmp_path / "cut")
+    with pytest.raises(InputError, match=r"--max-tokens \(8 there, 9 now\)"):
+        capture(loaded, TEXTS, tmp_path / "cut", max_tokens=9)
+    before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "cut").glob("attention-*")}
+    assert before
+    counts = []
+    capture(loaded, TEXTS, tmp_path / "cut", progress=lambda *c: counts.append(c), **settings)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert {p.name for p in whole.iterdir()} == {p.name for p in cut.iterdir()}
+    for path in whole.iterdir():
+        assert path.read_bytes() == (cut / path.name).read_bytes()
+    for name, time in before.items():
+        assert (cut / name).stat().st_mtime_ns == time
+    assert len(counts) < counts[-1][1]  # what was finished did not run again
+    assert counts[-1][0] == counts[-1][1]
+
+
+@pytest.fixture(scope="module")
+def finished(small_model, tmp_path_factory):
+    out = tmp_path_factory.mktemp("captures") / "gpt2"
+    capture(str(small_model("gpt2")), TEXTS, out, max_tokens=16)
+    return out
+
+
+def test_a_finished_capture_is_not_overwritten(small_model, finished):
+    before = {path.name: path.stat().st_mtime_ns for path in finished.iterdir()}
+    again = capture(str(small_model("gpt2")), TEXTS, finished, max_tokens=16)
+    assert again.hash == Capture.open(finished).hash
+    for settings, message in [
+        ({"max_tokens": 8}, r"--max-tokens \(16 there, 8 now\)"),
+        ({"max_tokens": 16, "max_texts": 2}, "the texts or their number"),
+    ]:
+        for resume in (True, False):
+            with pytest.raises(InputError, match=message):
+                capture(str(small_model("gpt2")), TEXTS, finished, resume=resume, **settings)
+    with pytest.raises(InputError, match="the model's weights"):
+        capture(str(small_model("llama")), TEXTS, finished, max_tokens=16)
+    assert before == {path.name: path.stat().st_mtime_ns for path in finished.iterdir()}
+
+
+def test_a_directory_with_other_things_is_refused(small_model, tmp_path):
+    (tmp_path / "thesis.tex").write_text("important")
+    with pytest.raises(InputError, match=r"holds other things \(thesis\.tex\)"):
+        capture(str(small_model("gpt2")), TEXTS, tmp_path)
+
+
+def test_limits_of_the_model_and_the_disk(small_model, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="takes 64 tokens at most, not 65"):
+        capture(str(small_model("roberta")), TEXTS, tmp_path, max_tokens=65)
+    with pytest.raises(InputError, match="no windows"):
+        capture(str(small_model("gpt2")), [""], tmp_path, max_tokens=64)
+    usage = shutil.disk_usage(tmp_path)._replace(free=100)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(WorkError, match="MiB free"):
+        capture(str(small_model("gpt2")), TEXTS, tmp_path, max_tokens=64)
+
+
+def test_a_model_that_is_not_causal_after_all_is_refused(small_model, tmp_path):
+    from dataclasses import replace
+
+    loaded = replace(load_model(str(small_model("bert"))), causal=True)
+    with pytest.raises(WorkError, match="does not sum to 1"):
+        capture(loaded, TEXTS, tmp_path, max_tokens=64)
+
+
+def damaged(finished, tmp_path, name, change):
+    shutil.copytree(finished, tmp_path / "copy")
+    path = tmp_path / "copy" / name
+    data = change(path.read_bytes())
+    path.unlink()
+    if data is not None:
+        path.write_bytes(data)
+    return tmp_path / "copy"
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("attention-00000.safetensors", lambda data: data[:-100], "is cut off: it has"),
+        ("attention-00000.safetensors", lambda data: None, "is missing"),
+        ("texts.jsonl", lambda data: data[:-20], "is cut off"),
+        ("texts.jsonl", lambda data: b"[" + data[1:], r"texts\.jsonl:1 is damaged"),
+        ("capture.json", lambda data: data[:50], r"capture\.json is damaged"),
+        ("capture.json", lambda data: None, "holds no capture"),
+        (
+            "capture.json",
+            lambda data: data.replace(b'"version": 1', b'"version": 9'),
+            "format version 9",
+        ),
+    ],
+)
+def test_damage_is_found_on_opening(finished, tmp_path, name, change, message):
+    copy = damaged(finished, tmp_path, name, change)
+    with pytest.raises(InputError, match=message) as caught:
+        Capture.open(copy)
+    assert "attn-dsl capture" in str(caught.value)
+
+
+def test_damage_inside_a_shard(finished, tmp_path):
+    shard = "attention-00000.safetensors"
+    header = damaged(finished, tmp_path / "a", shard, lambda data: b"\xff" * 8 + data[8:])
+    with pytest.raises(InputError, match="the header is cut off"):
+        Capture.open(header).packed(0)
+    flipped = damaged(finished, tmp_path / "b", shard, lambda data: data[:-1] + b"\x01")
+    with pytest.raises(InputError, match="has changed since"):
+        Capture.open(flipped).verify()
+    Capture.open(finished).verify()
+
+
+def test_no_capture_there(finished):
+    with pytest.raises(InputError, match="does not exist; did you mean `gpt2`"):
+        Capture.open(finished.parent / "gtp2")
+
+
+def test_what_an_opened_capture_knows(finished):
+    opened = Capture.open(finished)
+    assert (opened.n_texts, opened.n_layers, opened.heads_per_layer, opened.n_heads) == (5, 2, 4, 8)
+    assert opened.meta["special_tokens"]["first_text"] == ["<s>"]
+    assert isinstance(opened.tokens(0), Tokens)
+    packed = opened.packed(0)
+    assert packed.dtype == np.float16 and not packed.flags.writeable
+    assert not packed.flags.owndata  # mapped, not read
+    opened.check_tokenizer(opened.meta["tokenizer_hash"])
+    with pytest.raises(InputError, match="another tokenizer"):
+        opened.check_tokenizer("0" * 64)
+    with pytest.raises(InputError, match="has no head L2H0"):
+        opened.matrix(0, 2, 0)
+    sent = pickle.dumps(opened)
+    assert (pickle.loads(sent).packed(1) == opened.packed(1)).all()
+    part = opened.subset([3, 1]).subset([1])
+    assert part.n_texts == 1 and part.tokens(0) == opened.tokens(1)
+    assert (part.packed(0) == opened.packed(1)).all() and part.hash != opened.hash
+
+
+def test_safetensors_reads_the_shards_too(finished):
+    from safetensors.numpy import load_file
+
+    tensors = load_file(finished / "attention-00000.safetensors")
+    assert (tensors["attention.00002"] == Capture.open(finished).packed(2)).all()
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_from_arrays(causal):
+    rng = np.random.default_rng(0)
+    tokens = [["a", " b", " c"], ["a", " b"]]
+    arrays = [random_attention(rng, 2, 3, len(one), causal) for one in tokens]
+    made = Capture.from_arrays(tokens, arrays)
+    assert made.causal is causal and (made.n_layers, made.n_heads) == (2, 6)
+    assert np.allclose(made.matrix(1, 1, 2), arrays[1][1, 2], atol=1e-6)
+    assert made.packed(0).shape == (6, 6 if causal else 9)
+    padded = np.zeros((2, 2, 3, 3, 3))
+    padded[0], padded[1, :, :, :2, :2] = arrays
+    again = Capture.from_arrays(tokens, padded)
+    assert again.hash == made.hash
+    assert Capture.from_arrays(tokens, arrays[::1], causal=False).causal is False
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: a * 2, r"text 0: row 0 of L0H0 sums to 2, not to 1"),
+        (lambda a: np.where(a == a.max(), np.nan, a), "is not finite"),
+        (lambda a: a - 0.5, "is negative"),
+        (lambda a: a[:, :, :2, :2], "text 0 has 3 tokens but attention of 2 x 2"),
+        (lambda a: a[0], r"must have the shape \[layers, heads, 3, 3\], not \[3, 3, 3\]"),
+    ],
+)
+def test_from_arrays_refuses_what_is_no_attention(change, message):
+    array = random_attention(np.random.default_rng(0), 1, 3, 3, causal=False)
+    with pytest.raises(InputError, match=message):
+        Capture.from_arrays([["a", " b", " c"]], [change(array)])
+
+
+def test_from_arrays_refuses_mass_above_the_diagonal_of_a_causal_model():
+    array = random_attention(np.random.default_rng(0), 1, 2, 3, causal=False)
+    with pytest.raises(InputError, match="is not causal"):
+        Capture.from_arrays([["a", " b", " c"]], [array], causal=True)
+
+
+def numbered(n_sources, windows=1):
+    """A capture of many one-token texts; windows of one source follow each other."""
+    tokens = [[str(source)] for source in range(n_sources) for _ in range(windows)]
+    return Capture.from_arrays(tokens, [np.ones((1, 1, 1, 1))] * len(tokens))
+
+
+def test_all_windows_of_a_text_fall_into_one_part():
+    made = numbered(60, windows=3)
+    parts = made.split(seed=0)
+    assert made.split_rule(0) == "texts"
+    assert sorted(sum(parts.values(), [])) == list(range(180))
+    assert all(len(indices) % 3 == 0 and indices for indices in parts.values())
+    assert parts != made.split(seed=1) and parts == made.split(seed=0)
+
+
+def test_few_texts_are_split_by_window_and_no_part_stays_empty(finished):
+    opened = Capture.open(finished)
+    for seed in range(20):
+        parts = opened.split(seed)
+        assert opened.split_rule(seed).startswith("windows")
+        assert all(parts.values()) and sorted(sum(parts.values(), [])) == list(range(5))
+        assert json.dumps(parts)
