@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from functools import lru_cache
 
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.features import FEATURES, Type
 from attn_dsl.dsl.lexicon import lexicon
 from attn_dsl.dsl.tokens import Tokens
-from hypothesis import strategies as st
-from hypothesis.strategies import SearchStrategy
 
 WORDS = (
     *("a", "b", " the", " she", " it", " a", " cat", "The", " dog", " and", "She", " Tom", " is"),

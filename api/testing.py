@@ -21,6 +21,9 @@ from typing import TypeVar
 
 import hypothesis
 import numpy as np
+from hypothesis.errors import NoSuchExample
+from hypothesis.strategies import SearchStrategy
+
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.tokens import Tokens
@@ -38,8 +41,6 @@ from attn_dsl.evidence import (
     worst,
 )
 from attn_dsl.strategies import features, pieces, programs, texts, tokens, weights
-from hypothesis.errors import NoSuchExample
-from hypothesis.strategies import SearchStrategy
 
 T = TypeVar("T")
 PROPERTIES = ("total", "finite", "row-stochastic", "deterministic", "causal")

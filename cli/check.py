@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsons
+import textwrap
 from typing import Any
 
 import click
@@ -30,7 +31,9 @@ def check(
     """
     reports = [_check(file, examples, max_nodes, seed, allow_lookahead) for file in program]
     if as_json:
-        click.echo(jsons.dumps([{k: v for k, v in r.items() if k != "shown"} for r in reports], indent=1))
+        click.echo(
+            jsons.dumps([{k: v for k, v in r.items() if k != "shown"} for r in reports], indent=1)
+        )
     else:
         for report in reports:
             click.echo(report["shown"])
@@ -48,7 +51,13 @@ def _check(
     try:
         loaded = load(file, allow_lookahead=allow_lookahead, max_nodes=max_nodes or MAX_NODES)
     except AttnDslError as error:
-        return {"program": file, "valid": False, "error": str(error), "code": 2, "shown": str(error)}
+        return {
+            "program": file,
+            "valid": False,
+            "error": str(error),
+            "code": 2,
+            "shown": str(error),
+        }
     facts = loaded.facts
     found: list[Any] = []
     if examples and not facts.holes:
@@ -58,12 +67,14 @@ def _check(
     kind = "causal" if loaded.causal else "bidirectional"
     notes = [f"{facts.nodes} nodes", f"{facts.cost} operations per pair", kind]
     if facts.holes:
-        notes.append(f"{facts.holes} weights to be fitted, so its properties are not tested")
+        weights = "weight" if facts.holes == 1 else "weights"
+        notes.append(f"{facts.holes} {weights} to be fitted, so its properties are not tested")
     if facts.lookahead:
         notes.append(f"looks ahead by {', '.join(facts.lookahead)}")
     if examples and not facts.holes and not found:
         notes.append(f"properties hold on {examples} texts")
-    shown = f"{file}: {'ok' if not found else 'FAILS'}: {', '.join(notes)}"
+    shown = f"{file}: {'FAILS' if found else 'ok'}"
+    shown += "\n" + textwrap.indent(textwrap.fill(", ".join(notes), 78), "  ")
     for example in found:
         shown += "\n" + "\n".join(f"  {line}" for line in str(example).splitlines())
     return {

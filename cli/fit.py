@@ -90,8 +90,13 @@ class Watcher:
     """Shows progress on the terminal: a bar, and one line for each head as it is finished."""
 
     def __init__(self, screen: Any) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-        from rich.progress import TimeElapsedColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+        )
 
         self.screen = screen
         self.bar = Progress(
@@ -161,10 +166,10 @@ def print_run(run: Run) -> None:
 
     screen = options.console()
     results = run.results
-    table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
+    table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
     for name in ("head", "IoU", "no sink", "JSD", "top-1", "control", "nodes"):
-        table.add_column(name, justify="left" if name == "head" else "right")
-    table.add_column("strongest term", overflow="ellipsis", no_wrap=True)
+        table.add_column(name, justify="left" if name == "head" else "right", no_wrap=True)
+    table.add_column("strongest term", overflow="ellipsis", no_wrap=True, ratio=1)
     for r in results:
         table.add_row(
             r.label, f"{r.test['iou'].mean:.3f}", f"{r.test['iou_no_sink'].mean:.3f}",

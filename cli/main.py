@@ -68,10 +68,8 @@ def main(args: list[str] | None = None) -> None:
     from attn_dsl.dsl.errors import AttnDslError, WorkError
 
     try:
-        cli.main(args=args, prog_name="attn-dsl", standalone_mode=False)
-        code = 0
-    except click.exceptions.Exit as error:
-        code = error.exit_code
+        # Outside of its standalone mode click returns the code of an `Exit`.
+        code = cli.main(args=args, prog_name="attn-dsl", standalone_mode=False) or 0
     except click.ClickException as error:
         error.show()
         code = 2

@@ -45,25 +45,32 @@ def features(sets: bool, as_json: bool) -> None:
         }  # fmt: skip
         click.echo(json.dumps(listed, indent=1, ensure_ascii=False))
         return
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
     screen = options.console()
     if sets:
         for name, entry in lexicon().items():
-            screen.print(f"[bold]{name}[/]  {entry.doc}")
-            screen.print(f"  {' '.join(sorted(entry.elements))}", markup=False)
+            screen.print(Text.assemble((name, "bold"), "  ", entry.doc))
+            screen.print(Padding(Text(" ".join(sorted(entry.elements))), (0, 0, 0, 2)))
         return
     for reads, meaning in READS.items():
         screen.print(f"[bold]{reads}[/]: {meaning}")
+        table = Table.grid(padding=(0, 1))
+        for width in (18, 6):
+            table.add_column(min_width=width, no_wrap=True)
         for f in FEATURES.values():
             if f.reads == reads:
                 name = f"{f.name}({'k, q' if f.arity == 2 else 'k'})"
-                extra = f" \\[{f.extra}]" if f.extra else ""
-                screen.print(f"  {name:<19} {f.type:<7} {f.doc}{extra}")
-        screen.print()
+                extra = f" [{f.extra}]" if f.extra else ""
+                table.add_row(name, f.type, Text(f.doc + extra))
+        screen.print(Padding(table, (0, 0, 1, 2)))
     screen.print("[bold]functions[/]")
     for name, doc in FUNCTIONS:
         screen.print(f"  {name}\n      {doc}", markup=False)
     screen.print("\n[bold]word sets[/], for word(k) in NAME; --sets lists their words")
-    screen.print("  " + ", ".join(lexicon()), markup=False)
+    screen.print(Padding(Text(", ".join(lexicon())), (0, 0, 0, 2)))
 
 
 @click.command()

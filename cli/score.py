@@ -47,7 +47,7 @@ def score(
     )
     for file, one in zip(files, programs, strict=True):
         if one.facts.holes:
-            raise InputError(f"{file}: {one.facts.holes} weights are holes (`?`); fit them first")
+            raise InputError(f"{file}: weights are holes (`?`); write numbers, or fit them")
         if one.causal != attention.causal:
             kind = "causal" if attention.causal else "bidirectional"
             raise InputError(f"{file}: the model is {kind}; write `head {one.name} {kind}`")
@@ -69,7 +69,9 @@ def score(
         _print(rows, files, top, test)
 
 
-def _row(file: str, program: Any, layer: int, head: int, metrics: dict, seed: int) -> dict[str, Any]:
+def _row(
+    file: str, program: Any, layer: int, head: int, metrics: dict, seed: int
+) -> dict[str, Any]:
     from attn_dsl.eval.metrics import bootstrap
 
     iou = bootstrap(metrics["iou"], seed)

@@ -12,7 +12,7 @@ from attn_dsl.dsl.errors import InputError
 
 SAMPLE = 'Tom and Mia went to the park. "Look, a dog!" said Tom. Mia saw the dog and smiled at Tom.'
 SHADES = " .:-=+*#%@"
-WIDE = 24
+WIDE = 30
 """Texts of up to so many tokens are drawn as a matrix; of longer ones, the strongest keys."""
 
 
@@ -44,7 +44,9 @@ def show(
         return
     screen = options.console()
     screen.print(loaded.source, markup=False, style="cyan", overflow="fold")
-    ahead = f", looks ahead by {', '.join(loaded.facts.lookahead)}" if loaded.facts.lookahead else ""
+    ahead = (
+        f", looks ahead by {', '.join(loaded.facts.lookahead)}" if loaded.facts.lookahead else ""
+    )
     screen.print(f"{loaded.nodes} nodes, {loaded.facts.cost} operations per pair{ahead}\n")
     for line in draw(tokens.strings, matrix):
         screen.print(line, markup=False, overflow="crop", no_wrap=True)

@@ -56,7 +56,6 @@ class Real(IntEnum):
     SQRT = 2
     INV = 3
     DECAY = 4
-    ONE = 5
 
 
 NEVER = -(2**31)
@@ -123,8 +122,9 @@ class Code:
     def column_arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """All columns stacked: settled, known and open (columns, tokens); pad and partial."""
         total = int(self.batch.starts[-1])
+        shape = (len(self.columns), total)
         stacked = [
-            np.array([getattr(c, part) for c in self.columns], dtype=np.int32).reshape(-1, total)
+            np.array([getattr(c, part) for c in self.columns], dtype=np.int32).reshape(shape)
             for part in ("settled", "known", "open")
         ]
         marks = [(c.pad, int(c.partial and self.causal)) for c in self.columns]
@@ -166,7 +166,7 @@ class Compiler:
         condition = -1 if term.condition is None else self.predicate(term.condition)
         if isinstance(term, t.Scaled):
             return [self.plane(self.value(term.value, condition))]
-        register = self.int(term.value)
+        register = self.integer(term.value)
         bounds = [entry.bound for entry in term.entries]
         steps = zip(bounds, [*(b - 1 for b in bounds[1:]), ALWAYS], strict=True)
         return [
@@ -181,10 +181,10 @@ class Compiler:
     def value(self, node: t.Value, condition: int) -> Plane:
         """Compile what a weight multiplies."""
         if isinstance(node, t.Real):
-            return Plane(self.int(node.value), condition, _REALS[node.name])
+            return Plane(self.integer(node.value), condition, _REALS[node.name])
         if isinstance(node, t.Decay):
-            return Plane(self.int(node.value), condition, Real.DECAY, node.rate)
-        return Plane(self.int(node), condition, Real.PLAIN)
+            return Plane(self.integer(node.value), condition, Real.DECAY, node.rate)
+        return Plane(self.integer(node), condition, Real.PLAIN)
 
     def emit(self, op: Op, a: int = 0, b: int = 0, x: int = 0, y: int = 0) -> int:
         """Add an instruction, unless it is there already; return its register."""
@@ -209,9 +209,9 @@ class Compiler:
         if isinstance(position, t.Position):
             op = Op.COLUMN_QUERY if position.variable == "q" else Op.COLUMN_KEY
             return self.emit(op, number, 0, position.shift)
-        return self.emit(Op.COLUMN, number, self.int(position))
+        return self.emit(Op.COLUMN, number, self.integer(position))
 
-    def int(self, node: t.Int) -> int:
+    def integer(self, node: t.Int) -> int:
         """Compile an integer expression; return its register."""
         match node:
             case t.Integer(value):
@@ -219,15 +219,17 @@ class Compiler:
             case t.Position(variable, shift):
                 return self.emit(Op.QUERY if variable == "q" else Op.KEY, x=shift)
             case t.Arithmetic(op, left, right):
-                return self.emit(Op.ADD if op == "+" else Op.SUB, self.int(left), self.int(right))
+                return self.emit(
+                    Op.ADD if op == "+" else Op.SUB, self.integer(left), self.integer(right)
+                )
             case t.Absolute(inner):
-                return self.emit(Op.ABS, self.int(inner))
+                return self.emit(Op.ABS, self.integer(inner))
             case t.Extremum(name, left, right):
-                op = Op.MIN if name == "min" else Op.MAX
-                return self.emit(op, self.int(left), self.int(right))
+                chosen = Op.MIN if name == "min" else Op.MAX
+                return self.emit(chosen, self.integer(left), self.integer(right))
             case t.Call(name, args):
                 if FEATURES[name].arity == 2:
-                    return self.emit(Op.MATCH, self.int(args[0]), self.int(args[1]))
+                    return self.emit(Op.MATCH, self.integer(args[0]), self.integer(args[1]))
                 return self.load(self.batch.column(name), args[0])
             case t.Quantifier(name, body):
                 return self.emit(_QUANTIFIERS[name], self.predicate(body))
@@ -247,7 +249,7 @@ class Compiler:
             case t.Compare():
                 return self.compare(node)
             case t.Between(inner, low, high):
-                return self.emit(Op.BETWEEN, self.int(inner), 0, low, high)
+                return self.emit(Op.BETWEEN, self.integer(inner), 0, low, high)
             case t.Member(symbol, chosen):
                 if isinstance(chosen, t.SetLiteral):
                     elements = frozenset(chosen.elements)
@@ -256,7 +258,7 @@ class Compiler:
                 return self.load(self.batch.members(symbol.name, elements), symbol.args[0])
             case t.Affix(name, symbol, text):
                 return self.load(self.batch.affix(symbol.name, name, text), symbol.args[0])
-        return self.int(node)  # type: ignore[arg-type]
+        return self.integer(node)
 
     def compare(self, node: t.Compare) -> int:
         """Compile a comparison; with a string it is a test of the symbol column."""
@@ -266,7 +268,7 @@ class Compiler:
             register = self.load(arrays, node.left.args[0])
             return register if node.op == "==" else self.emit(Op.NOT, register)
         assert not isinstance(node.left, t.Text)
-        a, b = self.int(node.left), self.int(node.right)
+        a, b = self.integer(node.left), self.integer(node.right)
         if node.op in _FLIPPED:
             return self.emit(_COMPARISONS[_FLIPPED[node.op]], b, a)
         return self.emit(_COMPARISONS[node.op], a, b)

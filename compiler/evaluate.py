@@ -63,19 +63,25 @@ class Plan:
         )  # fmt: skip
         return out
 
-    def planes(self, text: int, rows: np.ndarray) -> np.ndarray:
-        """Compute the planes that the weights multiply on some rows of one text.
+    def planes(self, rows: Sequence[np.ndarray]) -> np.ndarray:
+        """Compute the planes that the weights multiply on some rows of every text.
+
+        Args:
+            rows: per text of the batch, the queries.
 
         Returns:
             float32 (planes, entries of those rows); ``code.programs`` tells whose they are.
         """
-        n = int(self.batch.sizes[text])
-        entries = int((rows + 1).sum()) if self.causal else len(rows) * n
+        sizes = self.batch.sizes
+        chosen = np.concatenate([*rows, np.empty(0)]).astype(np.int64)
+        counts = np.array([len(r) for r in rows], dtype=np.int64)
+        entries = int((chosen + 1).sum()) if self.causal else int((counts * sizes).sum())
         planes, rates = self.code.plane_arrays
         out = np.empty((len(planes), entries), dtype=np.float32)
-        machine.planes_text(
-            self.code.instructions, planes, rates, self.causal, np.asarray(rows, dtype=np.int64),
-            n, int(self.batch.starts[text]), *self._arrays(), out,
+        machine.planes_texts(
+            self.code.instructions, planes, rates, self.causal, chosen,
+            np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), sizes, self.batch.starts,
+            *self._arrays(), out,
         )  # fmt: skip
         return out
 

@@ -266,20 +266,24 @@ def evaluate_text(
 
 
 @njit(**_OPTIONS)
-def planes_text(
-    code, planes, rates, causal, rows, n, start, settled, known, opened, marks, tokens,
-    needs_match, out,
+def planes_texts(
+    code, planes, rates, causal, rows, row_starts, sizes, starts, settled, known, opened, marks,
+    tokens, needs_match, out,
 ):  # fmt: skip
-    """Compute all planes on some rows of one text into ``out`` (planes, entries of those rows)."""
-    registers = np.empty((code.shape[0], n), dtype=np.int32)
-    values = np.empty(n, dtype=np.float64)
-    match = match_table(tokens[start : start + n] if needs_match else tokens[:0], MATCH_LIMIT)
+    """Compute all planes on some rows of every text into ``out`` (planes, entries of the rows)."""
+    longest = sizes.max() if sizes.shape[0] > 0 else 0
+    registers = np.empty((code.shape[0], longest), dtype=np.int32)
+    values = np.empty(longest, dtype=np.float64)
     at = 0
-    for q in rows:
-        keys = q + 1 if causal else n
-        run_row(code, registers, q, keys, start, settled, known, opened, marks, match)
-        for p in range(planes.shape[0]):
-            fill_plane(planes[p], rates[p], registers, keys, values)
-            for k in range(keys):
-                out[p, at + k] = values[k]
-        at += keys
+    for text in range(sizes.shape[0]):
+        n, start = sizes[text], starts[text]
+        match = match_table(tokens[start : start + n] if needs_match else tokens[:0], MATCH_LIMIT)
+        for i in range(row_starts[text], row_starts[text + 1]):
+            q = rows[i]
+            keys = q + 1 if causal else n
+            run_row(code, registers, q, keys, start, settled, known, opened, marks, match)
+            for p in range(planes.shape[0]):
+                fill_plane(planes[p], rates[p], registers, keys, values)
+                for k in range(keys):
+                    out[p, at + k] = values[k]
+            at += keys

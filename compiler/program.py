@@ -128,9 +128,7 @@ def load(path: str | Path, *, allow_lookahead: bool = False, max_nodes: int = MA
         InputError: the file cannot be read.
         ProgramError: it holds no valid program.
     """
-    return parse(
-        read_source(path), str(path), allow_lookahead=allow_lookahead, max_nodes=max_nodes
-    )
+    return parse(read_source(path), str(path), allow_lookahead=allow_lookahead, max_nodes=max_nodes)
 
 
 def read_source(path: str | Path) -> str:
@@ -138,7 +136,9 @@ def read_source(path: str | Path) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; a program is a text file ending in .attn") from None
+        raise InputError(
+            f"{path}: no such file; a program is a text file ending in .attn"
+        ) from None
     except IsADirectoryError:
         raise InputError(f"{path} is a directory; name the programs in it: {path}/*.attn") from None
     except UnicodeDecodeError as error:

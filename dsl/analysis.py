@@ -13,15 +13,16 @@ class Analysis:
 
     A token takes the labels of the last character that it covers, white space at its end left
     out. A token that covers nothing (a special token, the first pieces of a split character)
-    takes those of the character before it; a special token is in no word.
+    takes those of the character before it; a special token is in no word, and neither is what
+    covers nothing right after it. Text after the last token is left out: no token has read it.
 
     >>> Analysis(Tokens.from_strings(["Un", "do", " it"])).word
     [0, 0, 1]
     """
 
     def __init__(self, tokens: Tokens) -> None:
-        self.tokens = tokens
         self.n = len(tokens)
+        self.tokens = tokens.prefix(self.n)
 
     @cached_property
     def segments(self) -> Segments:
@@ -58,16 +59,21 @@ class Analysis:
     @cached_property
     def blank(self) -> list[bool]:
         """Whether each token is nothing but white space (a special token is not)."""
-        return [s.isspace() and not m for s, m in zip(self.strings, self.tokens.special, strict=True)]
+        return [
+            s.isspace() and not m for s, m in zip(self.strings, self.tokens.special, strict=True)
+        ]
 
     @cached_property
     def word(self) -> list[int]:
         """The word that each token is in; -1 for white space and special tokens."""
-        label = self.segments.word
-        return [
-            -1 if special or at < 0 else label[at]
-            for at, special in zip(self.last, self.tokens.special, strict=True)
-        ]
+        label, result = self.segments.word, []
+        cut = False
+        for (start, end), special, at in zip(
+            self.tokens.spans, self.tokens.special, self.last, strict=True
+        ):
+            cut = special or (cut and start == end)
+            result.append(-1 if cut or at < 0 else label[at])
+        return result
 
     @cached_property
     def word_first(self) -> list[int]:

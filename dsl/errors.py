@@ -6,7 +6,6 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-
 MAX_SHOWN = 160
 """The most characters of a source line that a message shows."""
 

@@ -152,6 +152,11 @@ def unquote(literal: str) -> str:
     )
 
 
+def _word(token: Any) -> Any:
+    """Return a token as plain text, for fields of which the grammar knows all values."""
+    return str(token)
+
+
 def _is_token(item: Any) -> bool:
     return isinstance(item, str)
 
@@ -179,7 +184,8 @@ class _Builder:
 
     def remarks(self, tree: Tree, stop: int | None = None) -> t.Remarks:
         """Take the comments above a statement and those on its own lines."""
-        above, beside = [], []
+        above: list[str] = []
+        beside: list[str] = []
         last = tree.meta.end_line if stop is None else stop
         while self.lines and self.lines[0] <= last:
             line = self.lines.popleft()
@@ -203,12 +209,12 @@ class _Builder:
     def set_definition(self, tree: Tree) -> t.SetDefinition:
         name, literal = (item for item in tree.children if _kind(item) != "_NL")
         remarks = self.remarks(tree, stop=literal.meta.end_line)
-        return t.SetDefinition(str(name), self.set(literal), remarks=remarks, span=_span(name))
+        return t.SetDefinition(str(name), self.elements(literal), remarks=remarks, span=_span(name))
 
     def term(self, tree: Tree) -> t.Term:
         parts = [item for item in tree.children if _kind(item) != "_NL"]
         stop = parts[-1].meta.end_line
-        common = {"remarks": self.remarks(tree, stop), "span": _span_of(parts)}
+        common: dict[str, Any] = {"remarks": self.remarks(tree, stop), "span": _span_of(parts)}
         condition = None
         if _kind(parts[-1]) == "condition":
             condition = self.predicate(parts.pop().children[0])
@@ -220,21 +226,21 @@ class _Builder:
             t.Entry(int(e.children[0]), _weight(e.children[1]), span=_span(e.meta))
             for e in parts[1:]
         )
-        return t.Table(self.int(parts[0]), entries, condition, **common)
+        return t.Table(self.integer(parts[0]), entries, condition, **common)
 
-    def set(self, tree: Tree) -> t.SetLiteral:
+    def elements(self, tree: Tree) -> t.SetLiteral:
         items = (unquote(item) for item in tree.children if _kind(item) == "STRING")
         return t.SetLiteral(tuple(items), span=_span(tree.meta))
 
     def value(self, tree: Tree) -> t.Value:
         inner, span = _unwrap(tree), _span(tree.meta)
         if inner.data == "real":
-            return t.Real(str(inner.children[0]), self.int(inner.children[1]), span=span)  # type: ignore[arg-type]
+            return t.Real(str(inner.children[0]), self.integer(inner.children[1]), span=span)  # type: ignore[arg-type]
         if inner.data == "decay":
-            return t.Decay(self.int(inner.children[0]), float(inner.children[1]), span=span)
-        return self.int(inner)
+            return t.Decay(self.integer(inner.children[0]), float(inner.children[1]), span=span)
+        return self.integer(inner)
 
-    def int(self, tree: Tree) -> t.Int:
+    def integer(self, tree: Tree) -> t.Int:
         tree, span = _unwrap(tree), _span(tree.meta)
         items: list[Any] = tree.children
         match tree.data:
@@ -244,15 +250,17 @@ class _Builder:
                 return t.Position(str(items[0]), span=span)  # type: ignore[arg-type]
             case "add" | "subtract":
                 op = "+" if tree.data == "add" else "-"
-                return _arithmetic(op, self.int(items[0]), self.int(items[1]), span)
+                return _arithmetic(op, self.integer(items[0]), self.integer(items[1]), span)
             case "feature":
-                return t.Call(str(items[0]), tuple(map(self.int, items[1:])), span=span)
+                return t.Call(str(items[0]), tuple(map(self.integer, items[1:])), span=span)
             case "quantifier":
                 return t.Quantifier(str(items[0]), self.predicate(items[1]), span=span)  # type: ignore[arg-type]
             case "abs_":
-                return t.Absolute(self.int(items[0]), span=span)
+                return t.Absolute(self.integer(items[0]), span=span)
             case "extremum":
-                return t.Extremum(str(items[0]), self.int(items[1]), self.int(items[2]), span=span)  # type: ignore[arg-type]
+                return t.Extremum(
+                    _word(items[0]), self.integer(items[1]), self.integer(items[2]), span=span
+                )
         raise TypeError(f"unexpected {tree.data} in an integer expression")
 
     def predicate(self, tree: Tree) -> t.Predicate:
@@ -270,25 +278,27 @@ class _Builder:
             case "any_":
                 return t.Quantifier("any", self.predicate(items[0]), span=span)
             case "compare":
-                return t.Compare(str(items[1]), self.int(items[0]), self.int(items[2]), span=span)  # type: ignore[arg-type]
+                return t.Compare(
+                    _word(items[1]), self.integer(items[0]), self.integer(items[2]), span=span
+                )
             case "compare_string":
                 text = t.Text(unquote(items[2]))
-                return t.Compare(str(items[1]), self.int(items[0]), text, span=span)  # type: ignore[arg-type]
+                return t.Compare(_word(items[1]), self.integer(items[0]), text, span=span)
             case "between":
-                return t.Between(self.int(items[0]), int(items[1]), int(items[2]), span=span)
+                return t.Between(self.integer(items[0]), int(items[1]), int(items[2]), span=span)
             case "member" | "not_member":
                 chosen = items[1]
                 members: t.SetName | t.SetLiteral
                 if chosen.data == "set_reference":
                     members = t.SetName(str(chosen.children[0]), span=_span(chosen.meta))
                 else:
-                    members = self.set(_unwrap(chosen))
-                member = t.Member(self.int(items[0]), members, span=span)  # type: ignore[arg-type]
+                    members = self.elements(_unwrap(chosen))
+                member = t.Member(self.integer(items[0]), members, span=span)  # type: ignore[arg-type]
                 return member if tree.data == "member" else t.Not(member, span=span)
             case "affix":
-                return t.Affix(str(items[0]), self.int(items[1]), unquote(items[2]), span=span)  # type: ignore[arg-type]
+                return t.Affix(str(items[0]), self.integer(items[1]), unquote(items[2]), span=span)  # type: ignore[arg-type]
             case "feature":
-                return self.int(tree)  # type: ignore[return-value]
+                return self.integer(tree)  # type: ignore[return-value]
         raise TypeError(f"unexpected {tree.data} in a predicate")
 
 
@@ -302,8 +312,17 @@ def _arithmetic(op: str, left: t.Int, right: t.Int, span: Span | None) -> t.Int:
 
 def _unwrap(tree: Tree) -> Tree:
     """Step through rules that only group: parentheses and chains of one child."""
-    while tree.data in ("predicate", "conjunction", "group", "int", "atom", "value", "set", "literal"):
-        tree = tree.children[0]  # type: ignore[assignment]
+    while tree.data in (
+        "predicate",
+        "conjunction",
+        "group",
+        "int",
+        "atom",
+        "value",
+        "set",
+        "literal",
+    ):
+        tree = tree.children[0]
     return tree
 
 

@@ -175,11 +175,10 @@ def _elements(literal: t.SetLiteral) -> str:
     line = "{" + ", ".join(items) + "}"
     if len(line) <= WIDTH - 24:
         return line
-    lines, current = [], ""
+    lines: list[str] = []
     for item in items:
-        if current and len(current) + len(item) + 3 > WIDTH - 4:
-            lines.append(current)
-            current = ""
-        current += f"{item}, " if current else f"{item}, "
-    lines.append(current.rstrip(", ") if not current.endswith('", ') else current[:-2])
-    return "{\n" + textwrap.indent("\n".join(x.rstrip() for x in lines), "    ") + "\n}"
+        if lines and len(lines[-1]) + len(item) + 3 <= WIDTH - 4:
+            lines[-1] += f", {item}"
+        else:
+            lines.append(item)
+    return "{\n" + textwrap.indent(",\n".join(lines), "    ") + "\n}"

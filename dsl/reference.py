@@ -86,7 +86,7 @@ class Interpreter:
             return 0.0
         if isinstance(term, t.Table):
             found = 0.0
-            at = self.int(term.value, q, k)
+            at = self.integer(term.value, q, k)
             for entry in term.entries:
                 if at >= entry.bound:
                     assert entry.weight is not None
@@ -99,16 +99,16 @@ class Interpreter:
         """Evaluate what a weight is multiplied by."""
         match node:
             case t.Real("log", inner):
-                return math.log(max(self.int(inner, q, k), 1))
+                return math.log(max(self.integer(inner, q, k), 1))
             case t.Real("sqrt", inner):
-                return math.sqrt(max(self.int(inner, q, k), 0))
+                return math.sqrt(max(self.integer(inner, q, k), 0))
             case t.Real("inv", inner):
-                return 1.0 / max(self.int(inner, q, k), 1)
+                return 1.0 / max(self.integer(inner, q, k), 1)
             case t.Decay(inner, rate):
-                return math.pow(rate, max(self.int(inner, q, k), 0))
-        return float(self.int(node, q, k))  # type: ignore[arg-type]
+                return math.pow(rate, max(self.integer(inner, q, k), 0))
+        return float(self.integer(node, q, k))  # type: ignore[arg-type]
 
-    def int(self, node: t.Int, q: int, k: int) -> int:
+    def integer(self, node: t.Int, q: int, k: int) -> int:
         """Evaluate an integer."""
         match node:
             case t.Integer(value):
@@ -116,12 +116,14 @@ class Interpreter:
             case t.Position(variable, shift):
                 return (q if variable == "q" else k) + shift
             case t.Arithmetic(op, left, right):
-                a, b = self.int(left, q, k), self.int(right, q, k)
+                a, b = self.integer(left, q, k), self.integer(right, q, k)
                 return a + b if op == "+" else a - b
             case t.Absolute(inner):
-                return abs(self.int(inner, q, k))
+                return abs(self.integer(inner, q, k))
             case t.Extremum(name, left, right):
-                return (min if name == "min" else max)(self.int(left, q, k), self.int(right, q, k))
+                return (min if name == "min" else max)(
+                    self.integer(left, q, k), self.integer(right, q, k)
+                )
             case t.Call():
                 return int(self.call(node, q, k))
             case t.Quantifier(name, body):
@@ -150,7 +152,7 @@ class Interpreter:
     def call(self, node: t.Call, q: int, k: int) -> Value:
         """Evaluate a feature at its positions, as the query sees it."""
         feature = FEATURES[node.name]
-        at = [self.int(arg, q, k) for arg in node.args]
+        at = [self.integer(arg, q, k) for arg in node.args]
         keys = self.visible(q)
         if any(position not in keys for position in at):
             return feature.pad
@@ -175,7 +177,7 @@ class Interpreter:
             case t.Compare(op, left, right):
                 return _compare(op, self.side(left, q, k), self.side(right, q, k))
             case t.Between(inner, low, high):
-                return low <= self.int(inner, q, k) <= high
+                return low <= self.integer(inner, q, k) <= high
             case t.Member(symbol, chosen):
                 elements = (
                     chosen.elements if isinstance(chosen, t.SetLiteral) else self.sets[chosen.name]
@@ -194,7 +196,7 @@ class Interpreter:
         """Evaluate one side of a comparison."""
         if isinstance(node, t.Text):
             return node.value
-        return self.call(node, q, k) if isinstance(node, t.Call) else self.int(node, q, k)
+        return self.call(node, q, k) if isinstance(node, t.Call) else self.integer(node, q, k)
 
 
 def _compare(op: str, a: Value, b: Value) -> bool:

@@ -38,6 +38,7 @@ KEYWORDS = (
     "set head causal bidirectional softmax linear where by and or not in true any nearest first "
     "last count abs min max log sqrt inv decay starts ends"
 ).split()
+_STRING = re.compile(r'"([^"\\\x00-\x1f]|\\["\\nrt]|\\u[0-9a-f]{4})*"')
 _TYPES = {"bool": "true or false", "int": "a number", "symbol": "a text"}
 
 
@@ -47,7 +48,9 @@ def explain(error: UnexpectedInput, source: str, name: str) -> ProgramSyntaxErro
     expected = set(allowed or getattr(error, "expected", None) or ())
     line, column = max(int(error.line), 1), max(int(error.column), 1)
     lines = source_lines(source)
-    if line > len(lines) or (getattr(error, "token", None) is not None and error.token.type == "$END"):
+    if line > len(lines) or (
+        getattr(error, "token", None) is not None and error.token.type == "$END"
+    ):
         line, column = len(lines), len(lines[-1]) + 1
     row = lines[line - 1]
     word, column = _word_at(row, column)
@@ -59,8 +62,8 @@ def explain(error: UnexpectedInput, source: str, name: str) -> ProgramSyntaxErro
 
 
 def _word_at(row: str, column: int) -> tuple[str, int]:
-    """Return the identifier around a column and where it starts, or the one character there."""
-    for found in re.finditer(r"[A-Za-z_][A-Za-z0-9_]*", row):
+    """Return the identifier or operator around a column and its start, or the character there."""
+    for found in re.finditer(r"[A-Za-z_][A-Za-z0-9_]*|==|!=|&&|\|\|", row):
         if found.start() <= column - 1 < found.end():
             return found.group(), found.start() + 1
     return row[column - 1 : column], column
@@ -68,12 +71,18 @@ def _word_at(row: str, column: int) -> tuple[str, int]:
 
 def _diagnose(word: str, row: str, column: int, expected: set[str]) -> tuple[str, str]:
     """Say what is wrong at a word, and how it could be mended."""
-    if not word or word == "#" or not word.strip():
+    if not word or word in "# \t\r":
         return "the line ends too early", ""
     if word == "=" and {"EQUALITY", "COMPARISON"} & expected:
         return "`=` compares nothing", "write `==` to compare"
-    if word in ("&", "|", "!", "~"):
+    if word in ("&", "|", "!", "~", "&&", "||"):
         return f"`{word}` is not an operator here", "write `and`, `or`, `not`"
+    if word in ("==", "!="):
+        return f"`{word}` does not fit here", "a predicate stands alone: `punct(k)`, `not punct(k)`"
+    if word == "-" and "INTEGER" in expected:
+        return "a whole number has no sign here", "write `< 0`, or a range: `in -1..-1`"
+    if re.match(_STRING, row[column - 1 :]):
+        return "a string does not fit here", ""
     if word == '"':
         return "this string does not end, or holds an escape that is not known", (
             'strings end on their line; escapes are \\" \\\\ \\n \\r \\t and \\u0041'
@@ -90,7 +99,7 @@ def _diagnose(word: str, row: str, column: int, expected: set[str]) -> tuple[str
         if not after.startswith("("):
             return f"the feature `{word}` needs a position", f"write `{word}(k)` or `{word}(q)`"
         return f"`{word}` gives {_TYPES[feature.type]}, which does not fit here", ""
-    if re.fullmatch(r"[A-Za-z_]\w*", word) and word not in KEYWORDS:
+    if re.fullmatch(r"[A-Za-z_]\w*", word) and word not in (*KEYWORDS, "q", "k"):
         near = did_you_mean(word, [*FEATURES, *KEYWORDS])
         if after.startswith("("):
             known = near or "`attn-dsl features` lists all of them"

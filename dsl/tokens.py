@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 SPECIAL_STRINGS = frozenset(
     {
@@ -64,9 +65,7 @@ class Tokens(Sequence[str]):
             end = stop
 
     @classmethod
-    def from_strings(
-        cls, strings: Iterable[str], special: Iterable[bool] | None = None
-    ) -> Tokens:
+    def from_strings(cls, strings: Iterable[str], special: Iterable[bool] | None = None) -> Tokens:
         """Build tokens from decoded token strings alone.
 
         >>> Tokens.from_strings([" caf", "<0xC3>", "<0xA9>"]).spans
@@ -98,7 +97,7 @@ class Tokens(Sequence[str]):
     def __len__(self) -> int:
         return len(self.strings)
 
-    def __getitem__(self, index):  # type: ignore[no-untyped-def, override]
+    def __getitem__(self, index: Any) -> Any:
         return self.strings[index]
 
     def prefix(self, n: int) -> Tokens:

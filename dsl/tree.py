@@ -25,7 +25,7 @@ class Node:
 
     def children(self) -> Iterator[Node]:
         """Yield the nodes right below this one, in source order."""
-        for name in _field_names(type(self)):
+        for name in _field_names(type(self)):  # type: ignore[arg-type]
             value = getattr(self, name)
             if isinstance(value, Node):
                 yield value

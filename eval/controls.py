@@ -6,9 +6,9 @@ best of a grid of positional kernels, which is picked for each head like a progr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -55,7 +55,7 @@ def positional_grid(causal: bool) -> list[t.Head]:
 
 
 def control_ious(
-    capture: Capture, texts: dict[str, Sequence[int]], heads: Sequence[int]
+    capture: Capture, texts: Mapping[Any, Sequence[int]], heads: Sequence[int]
 ) -> dict[str, np.ndarray]:
     """Score every control against heads on the test texts.
 
@@ -77,8 +77,14 @@ def control_ious(
             ious(attention(capture, text, heads), plan.packed(at))
             for at, text in enumerate(texts[split])
         ]
-        scores[split] = np.stack(parts, axis=-1) if parts else np.zeros((len(heads), len(programs), 0))
-    picked = scores["select"].mean(-1).argmax(1) if scores["select"].shape[-1] else np.zeros(len(heads), int)
+        scores[split] = (
+            np.stack(parts, axis=-1) if parts else np.zeros((len(heads), len(programs), 0))
+        )
+    picked = (
+        scores["select"].mean(-1).argmax(1)
+        if scores["select"].shape[-1]
+        else np.zeros(len(heads), int)
+    )
     found = {name: scores["test"][:, len(grid) + i] for i, name in enumerate(simple)}
     found["mean by offset"] = _mean_by_offset(capture, texts, heads)
     found["positional grid"] = scores["test"][np.arange(len(heads)), picked]
@@ -104,7 +110,7 @@ def _offsets(n: int, causal: bool) -> np.ndarray:
 
 
 def _mean_by_offset(
-    capture: Capture, texts: dict[str, Sequence[int]], heads: Sequence[int]
+    capture: Capture, texts: Mapping[Any, Sequence[int]], heads: Sequence[int]
 ) -> np.ndarray:
     longest = max((len(capture.tokens(i)) for part in texts.values() for i in part), default=1)
     width = 2 * longest + 1

@@ -105,6 +105,18 @@ def load_model(model: str) -> LoadedModel:
     )
 
 
+def load_tokenizer(model: str) -> Any:
+    """Load the tokenizer of a model from the hub or a local directory, without its weights.
+
+    Raises:
+        InputError: the directory is missing, the hub does not know the id, or has no tokenizer.
+    """
+    folder = _local_folder(model)
+    options = {"local_files_only": True} if folder is not None else _hub_options(model)
+    options["trust_remote_code"] = False
+    return _tokenizer(str(folder or model), model, options)
+
+
 def _local_folder(model: str) -> Path | None:
     """Return the directory that a model name means, None for a hub id."""
     path = Path(model).expanduser()

@@ -83,7 +83,7 @@ class ShardReader:
                 f"{self.path} is cut off or damaged: it has {size} bytes, its header speaks of "
                 f"{wanted}; {REMEDY}"
             )
-        return header  # type: ignore[no-any-return]
+        return header
 
     def tensor(self, name: str) -> npt.NDArray[np.floating[Any]]:
         """Return one tensor as a read-only array over the file; nothing is copied.

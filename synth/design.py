@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -34,9 +35,7 @@ class Design:
         query_symbols: int32 (rows): the token string of each row's query.
     """
 
-    def __init__(
-        self, capture: Capture, texts: Sequence[int], entries: int, seed: int
-    ) -> None:
+    def __init__(self, capture: Capture, texts: Sequence[int], entries: int, seed: int) -> None:
         self.capture, self.texts, self.causal = capture, tuple(texts), capture.causal
         self.batch = Batch([capture.tokens(i) for i in texts])
         sizes = self.batch.sizes
@@ -44,7 +43,10 @@ class Design:
         share = min(1.0, entries / max(total, 1))
         rng = np.random.default_rng(seed)
         self.rows = [np.sort(rng.permutation(n)[: max(1, round(share * n))]) for n in sizes]
-        widths = [r + 1 if self.causal else np.full(len(r), n) for r, n in zip(self.rows, sizes, strict=True)]
+        widths = [
+            r + 1 if self.causal else np.full(len(r), n)
+            for r, n in zip(self.rows, sizes, strict=True)
+        ]
         self.starts = np.concatenate([[0], np.cumsum(np.concatenate(widths))]).astype(np.int64)
         ids = self.batch.token_ids()
         keys, queries = [], []
@@ -116,19 +118,14 @@ class Design:
         visibility = "causal" if self.causal else "bidirectional"
         program = t.Head("design", visibility, "softmax", tuple(terms), sets)  # type: ignore[arg-type]
         plan = Plan([program], self.batch)
-        used = list(plan.code.programs[0])
-        out = np.empty((len(used), self.entries), dtype=np.float32)
-        row = 0
-        for text, rows in enumerate(self.rows):
-            low, high = self.starts[row], self.starts[row + len(rows)]
-            out[:, low:high] = plan.planes(text, rows)[used]
-            row += len(rows)
-        return out
+        return plan.planes(self.rows)[list(plan.code.programs[0])]
 
 
 def _without_weights(term: t.Term) -> t.Term:
-    head = t.Head("term", "causal", "softmax", (term,))
-    return head.with_weights([0.0] * len(head.weights)).terms[0]
+    if isinstance(term, t.Table):
+        entries = tuple(dataclasses.replace(e, weight=0.0) for e in term.entries)
+        return dataclasses.replace(term, entries=entries)
+    return dataclasses.replace(term, weight=0.0)
 
 
 def _used(term: t.Term, sets: dict[str, t.SetDefinition]) -> tuple[t.SetDefinition, ...]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attn_dsl.dsl.errors import InputError
-from attn_dsl.synth.run import Run
+from attn_dsl.synth.run import Run, refuse_other_work
 
 if TYPE_CHECKING:
     from attn_dsl.eval.capture import Capture
@@ -51,22 +51,34 @@ def parse_heads(text: str | None, layers: int, heads: int) -> list[tuple[int, in
     if text is None:
         return [(layer, head) for layer in range(layers) for head in range(heads)]
     chosen: set[tuple[int, int]] = set()
-    for part in filter(None, (p.strip() for p in text.split(","))):
-        found = re.fullmatch(r"[Ll](\d+)(?:\.?[Hh](\d+))?", part)
-        if not found:
-            raise InputError(f"--heads: cannot read {part!r}; write L2H3 for a head, L4 for a layer")
-        layer = int(found[1])
-        which = range(heads) if found[2] is None else [int(found[2])]
-        for head in which:
+    for part, layer, one in read_heads(text):
+        for head in range(heads) if one is None else [one]:
             if layer >= layers or head >= heads:
                 raise InputError(
                     f"--heads: there is no {part}; the model has layers 0 to {layers - 1} with "
                     f"heads 0 to {heads - 1}"
                 )
             chosen.add((layer, head))
-    if not chosen:
-        raise InputError("--heads names no head; write L2H3 for a head, L4 for a layer")
     return sorted(chosen)
+
+
+def read_heads(text: str) -> list[tuple[str, int, int | None]]:
+    """Read a choice of heads without knowing the model: each part, its layer, its head if any.
+
+    >>> read_heads("L1H0,L0")
+    [('L1H0', 1, 0), ('L0', 0, None)]
+    """
+    parts = []
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        found = re.fullmatch(r"[Ll](\d+)(?:\.?[Hh](\d+))?", part)
+        if not found:
+            raise InputError(
+                f"--heads: cannot read {part!r}; write L2H3 for a head, L4 for a layer"
+            )
+        parts.append((part, int(found[1]), None if found[2] is None else int(found[2])))
+    if not parts:
+        raise InputError("--heads names no head; write L2H3 for a head, L4 for a layer")
+    return parts
 
 
 def fit(
@@ -118,8 +130,13 @@ def fit(
 
     unknown = [name for name in proposers if name not in PROPOSERS]
     if unknown or not proposers:
-        raise InputError(f"--proposers: unknown {', '.join(unknown)}; known: {', '.join(PROPOSERS)}")
-    for name, value in (("--max-evals", max_evals), ("--max-nodes", max_nodes), ("--jobs", jobs or 1)):
+        wrong = f"unknown {', '.join(unknown)}" if unknown else "none is named"
+        raise InputError(f"--proposers: {wrong}; known: {', '.join(PROPOSERS)}")
+    for name, value in (
+        ("--max-evals", max_evals),
+        ("--max-nodes", max_nodes),
+        ("--jobs", jobs or 1),
+    ):
         if value < 1:
             raise InputError(f"{name} must be at least 1, not {value}")
     started = time.monotonic()
@@ -128,7 +145,9 @@ def fit(
         seed=seed, proposers=tuple(proposers), max_evals=max_evals, max_nodes=max_nodes,
         allow_lookahead=allow_lookahead,
     )  # fmt: skip
-    refuse_other_run(Path(out), resume)
+    refuse_other_work(Path(out), resume)
+    if heads is not None:
+        read_heads(heads)
     attention = _attention(model, text, capture, Path(out), max_tokens, max_texts, tell)
     chosen = parse_heads(heads, attention.n_layers, attention.heads_per_layer)
     session = Session(attention, settings)
@@ -142,17 +161,10 @@ def fit(
     except KeyboardInterrupt:
         run.update(status="interrupted")
         raise
+    run.tabulate()
     short = [r.label for r in run.results if r.cut_short]
     run.update(status="done", cut_short=short)
     return run
-
-
-def refuse_other_run(out: Path, resume: bool) -> None:
-    """Say that a run is there already before any work is done."""
-    if (out / "run.json").exists() and not resume:
-        raise InputError(
-            f"{out} already holds a run; go on with it by --resume, or choose another --out"
-        )
 
 
 def _attention(
@@ -219,7 +231,8 @@ def _info(
         "texts": sizes,
         "split": capture.split_rule(settings.seed),
         "tokens_per_text": sum(lengths) / max(len(lengths), 1),
-        "versions": {name: version(name) for name in packages} | {"python": platform.python_version()},
+        "versions": {name: version(name) for name in packages}
+        | {"python": platform.python_version()},
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 
@@ -247,7 +260,9 @@ def _search(
         waiting = len(left)
         for at, (layer, head) in enumerate(left):
             own = {name: values[at] for name, values in controls.items()}
-            futures.append(executor.submit(_one, session, layer, head, own, deadline, len(left), at, workers))
+            futures.append(
+                executor.submit(_one, session, layer, head, own, deadline, len(left), at, workers)
+            )
         for future in as_completed(futures):
             result, candidates = future.result()
             run.add(result, candidates)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.printer import show_term
 from attn_dsl.synth import vocabulary
 from attn_dsl.synth.gains import best_set, gain, key_moments, row_moments
 from attn_dsl.synth.proposer import HeadTask
@@ -65,7 +67,11 @@ class Greedy:
                 if task.spent:
                     return
                 found = self.candidates(task, fitted.predicted)
-                used = {dataclasses.replace(s, weight=None) for s in program.terms if not isinstance(s, t.Table)}
+                used = {
+                    dataclasses.replace(s, weight=None)
+                    for s in program.terms
+                    if not isinstance(s, t.Table)
+                }
                 found = [c for c in found if c.term not in used]
                 if not found:
                     break
@@ -105,7 +111,8 @@ class Greedy:
         found = [
             Candidate(float(alone[j]), _size(terms[j]), terms[j]) for j in np.argsort(-alone)[:8]
         ]
-        narrowed = gain(*(self.by_condition(design.conditions, m) for m in (g, h)), ridge)
+        gc, hc = (self.by_condition(design.conditions, m) for m in (g, h))
+        narrowed = gain(gc, hc, ridge)
         for at in np.argsort(-narrowed, axis=None)[:16]:
             j, c = divmod(int(at), len(conditions))
             term = narrow(terms[j], conditions[c])
@@ -130,8 +137,8 @@ class Greedy:
         order = np.argsort(-np.abs(g).sum(1) / np.sqrt(h.sum(1) + ridge), kind="stable")
         found = []
         for j in order[:SHORTLIST]:
-            by_symbol = [np.bincount(design.query_symbols, m[j], width) for m in (g, h)]
-            worth, chosen = best_set(*by_symbol, ridge, self.price, self.set_limit)
+            gs, hs = (np.bincount(design.query_symbols, m[j], width) for m in (g, h))
+            worth, chosen = best_set(gs, hs, ridge, self.price, self.set_limit)
             if len(chosen):
                 term = narrow(terms[j], _in(design.symbols, "q", chosen))
                 found.append(Candidate(worth, _size(term), term))
@@ -144,7 +151,9 @@ class Greedy:
         everywhere = np.arange(len(rows))
         found = []
         for place in (None, *_places(task.causal)):
-            plane = np.ones(design.entries, np.float32) if place is None else design.vocabulary[place]
+            plane = (
+                np.ones(design.entries, np.float32) if place is None else design.vocabulary[place]
+            )
             base = None if place is None else vocabulary.terms(task.causal)[place]
             chosen_rows = everywhere
             queries: np.ndarray | None = None
@@ -154,7 +163,7 @@ class Greedy:
                     design.key_symbols, plane, chosen_rows, design.starts, rows.actual, predicted,
                     *moments,
                 )  # fmt: skip
-                worth, keys = best_set(*moments, ridge, self.price, self.set_limit)
+                worth, keys = best_set(moments[0], moments[1], ridge, self.price, self.set_limit)
                 if not len(keys):
                     break
                 key_set = _in(design.symbols, "k", keys)
@@ -166,8 +175,8 @@ class Greedy:
                 g = np.zeros((1, len(rows)), dtype=np.float32)
                 h = np.zeros_like(g)
                 row_moments(inside, design.starts, rows.actual, predicted, g, h)
-                by_symbol = [np.bincount(design.query_symbols, m[0], width) for m in (g, h)]
-                worth, queries = best_set(*by_symbol, ridge, self.price, self.set_limit)
+                gs, hs = (np.bincount(design.query_symbols, m[0], width) for m in (g, h))
+                worth, queries = best_set(gs, hs, ridge, self.price, self.set_limit)
                 if not len(queries):
                     break
                 chosen_rows = np.flatnonzero(_indicator(queries, width)[design.query_symbols])
@@ -177,11 +186,10 @@ class Greedy:
         return found
 
 
+@lru_cache(maxsize=2)
 def _places(causal: bool) -> list[int]:
     """Return the terms of the vocabulary that a rule of token sets may be limited to."""
     wanted = ["k == q-1", "q - k in 1..4", "q - k >= 16"] if causal else ["k == q-1", "k == q+1"]
-    from attn_dsl.dsl.printer import show_term
-
     shown = [show_term(term).removeprefix("? where ") for term in vocabulary.terms(causal)]
     return [shown.index(text) for text in wanted]
 
@@ -210,7 +218,9 @@ def _indicator(chosen: np.ndarray, width: int) -> np.ndarray:
 
 
 def _size(term: t.Term) -> int:
-    return t.nodes(t.Head("term", "causal", "softmax", (term,))) - 1
+    return sum(
+        1 + (len(node.elements) if isinstance(node, t.SetLiteral) else 0) for node in term.walk()
+    )
 
 
 def drop_unused(program: t.Head) -> t.Head:
@@ -221,7 +231,7 @@ def drop_unused(program: t.Head) -> t.Head:
 
 
 def name_sets(program: t.Head) -> t.Head:
-    """Give names to the large sets of a program: ``Keys1``, ``Queries1`` …"""
+    """Give names to the large sets of a program, as in ``Keys1`` and ``Queries1``."""
     sets = list(program.sets)
     known = {d.value.elements: d.name for d in sets}
 

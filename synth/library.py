@@ -58,6 +58,10 @@ class Library:
         number = task.layer * task.design.capture.heads_per_layer + task.head
         for entry, _ in self.probes.ranked(number)[: self.most]:
             if entry.program.normaliser == "softmax":
-                bare = t.Head(task.name, entry.program.visibility, "softmax", sets=entry.program.sets)
-                terms = tuple(dataclasses.replace(x, remarks=t.NO_REMARKS) for x in entry.program.terms)
+                bare = t.Head(
+                    task.name, entry.program.visibility, "softmax", sets=entry.program.sets
+                )
+                terms = tuple(
+                    dataclasses.replace(x, remarks=t.NO_REMARKS) for x in entry.program.terms
+                )
                 yield dataclasses.replace(bare, terms=terms)

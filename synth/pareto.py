@@ -9,7 +9,9 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def front(items: Sequence[T], size: Callable[[T], int], score: Callable[[T], float], least: float = 0.0) -> list[T]:
+def front(
+    items: Sequence[T], size: Callable[[T], int], score: Callable[[T], float], least: float = 0.0
+) -> list[T]:
     """Return the items that score better than all that are not larger, smallest first.
 
     >>> front([(5, 0.5), (9, 0.4), (9, 0.7), (20, 0.8)], lambda x: x[0], lambda x: x[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -123,7 +124,17 @@ class HeadTask:
                 found, predicted, iou = short, out, rounded_iou
                 break
         program = fitted.program.with_weights([float(x) for x in found])
-        return Fitted(program, iou, predicted, fitted.proposer)
+        return Fitted(self.ordered(program, planes), iou, predicted, fitted.proposer)
+
+    def ordered(self, program: t.Head, planes: np.ndarray) -> t.Head:
+        """Sort a program's terms, those that move the scores most first."""
+        spread = iter(planes.std(axis=1) * np.abs(np.array(program.weights, dtype=np.float64)))
+        impact = {
+            i: max((next(spread) for _ in t.weights_of(term)), default=0.0)
+            for i, term in enumerate(program.terms)
+        }
+        order = sorted(impact, key=lambda i: (-round(impact[i], 6), i))
+        return dataclasses.replace(program, terms=tuple(program.terms[i] for i in order))
 
 
 class Proposer(Protocol):
@@ -133,7 +144,10 @@ class Proposer(Protocol):
     the task's rows and fit programs itself, and stops when ``task.spent``.
     """
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What it is called in settings and results."""
+        ...
 
     def propose(self, task: HeadTask) -> Iterator[t.Head]:
         """Yield programs for the head of the task."""

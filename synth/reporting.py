@@ -41,9 +41,12 @@ def _capture(run: Run, capture: str | Path | Capture | None) -> Capture:
     if isinstance(capture, Capture):
         found = capture
     else:
-        place = capture or run.info.get("capture")
+        own = run.path / "capture"
+        place = capture or (own if own.is_dir() else run.info["capture"])
         if place is None:
             raise InputError(f"{run.path}: the run was made from arrays; give its --capture")
+        if capture is None and not Path(place).is_dir():
+            raise InputError(f"{run.path}: its attention is not in {place}; give its --capture")
         found = Capture.open(place)
     if found.hash != run.info["key"]["capture"]:
         raise InputError(f"{found.path}: is not the capture that {run.path} was fitted to")
@@ -62,7 +65,9 @@ def report_data(run: Run, capture: Capture) -> ReportData:
     if ahead := [r.label for r in results if r.lookahead]:
         notes.append(f"Programs that look ahead: {', '.join(ahead)}.")
     if info["split"] != "texts":
-        notes.append(f"The texts were too few to split by source; they are split by {info['split']}.")
+        notes.append(
+            f"The texts were too few to split by source; they are split by {info['split']}."
+        )
     return ReportData(
         title=f"Attention heads of {Path(info['model']).name}", model=info["model"],
         created=info["created"], settings=info["key"] | info["versions"], texts=info["texts"],
@@ -104,6 +109,4 @@ def _example(
     predicted = unpack(packed[0], len(tokens), capture.causal)
     rows, columns = np.tril_indices(len(tokens))
     visible = actual[rows, columns] if capture.causal else actual.ravel()
-    return Example(
-        tokens.strings, actual, predicted, float(ious(visible[None], packed)[0, 0])
-    )
+    return Example(tokens.strings, actual, predicted, float(ious(visible[None], packed)[0, 0]))

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from attn_dsl.compiler.program import Program
 
 FORMAT = 1
+NEEDED = ("key", "status", "model", "capture", "causal", "texts", "split", "tokens_per_text")
+"""What every ``run.json`` has beside its format."""
 HEAD_COLUMNS = (
     "layer", "head", "program", "nodes", "iou_fit", "iou_select", "iou_test", "iou_test_low",
     "iou_test_high", "iou_no_sink", "jsd_test", "top1_test", "category", "seconds", "texts_test",
@@ -56,8 +58,8 @@ class Run:
         path = Path(path)
         file = path / "run.json"
         if not file.is_file():
-            what = "no such directory" if not path.exists() else "not a run (it has no run.json)"
-            raise InputError(f"{path}: {what}; make one with `attn-dsl fit --out {path}`")
+            what = "not a run (it has no run.json)" if path.exists() else "no such directory"
+            raise InputError(f"{path}: {what}; `attn-dsl fit --out DIR` makes one")
         try:
             info = json.loads(file.read_text(encoding="utf-8"))
             version = info["format"]
@@ -65,6 +67,11 @@ class Run:
             raise InputError(f"{file}: damaged ({error}); run `attn-dsl fit` again") from None
         if version != FORMAT:
             raise InputError(f"{file}: format {version}, and this version reads {FORMAT}")
+        lacking = [name for name in NEEDED if name not in info]
+        if lacking:
+            raise InputError(
+                f"{file}: damaged (it lacks {', '.join(lacking)}); run `attn-dsl fit` again"
+            )
         return cls(path, info)
 
     @classmethod
@@ -78,12 +85,9 @@ class Run:
             InputError: the directory holds something else, or a run that must not be touched.
         """
         path = Path(path)
+        refuse_other_work(path, resume)
         if (path / "run.json").exists():
             old = cls.open(path)
-            if not resume:
-                raise InputError(
-                    f"{path} already holds a run; go on with it by --resume, or choose another --out"
-                )
             wrong = [
                 f"{name}: {old.info['key'].get(name)!r} there, {value!r} now"
                 for name, value in info["key"].items()
@@ -94,18 +98,16 @@ class Run:
                     f"{path} holds a run with other settings ({'; '.join(wrong)}); repeat those to "
                     "resume it, or choose another --out"
                 )
+            old._drop_unfinished()
             return old
-        if resume and not path.exists():
-            raise InputError(f"{path}: there is no run to resume; leave out --resume to start one")
-        others = [p.name for p in path.iterdir()] if path.is_dir() else []
-        if set(others) - {"capture"} or (path.exists() and not path.is_dir()):
-            raise InputError(f"{path} exists and is not a run; choose another --out")
         run = cls(path, {"format": FORMAT, **info})
         try:
             for folder in ("programs", "state"):
                 (path / folder).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"{path}: cannot be made: {error.strerror}; choose another --out") from None
+            raise InputError(
+                f"{path}: cannot be made: {error.strerror}; choose another --out"
+            ) from None
         run.update()
         return run
 
@@ -129,6 +131,16 @@ class Run:
         write(state, result.to_json())
         self.tabulate()
 
+    def _drop_unfinished(self) -> None:
+        """Drop candidates of heads whose search was interrupted while they were recorded."""
+        file = self.path / "candidates.jsonl"
+        if file.exists():
+            done = {(r.layer, r.head) for r in self.results}
+            lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if _head_of(line) in done]
+            if kept != lines:
+                write(file, "".join(kept))
+
     def done(self, layer: int, head: int) -> bool:
         """Say whether a head's search is recorded."""
         return (self.path / "state" / f"{label(layer, head)}.json").exists()
@@ -137,7 +149,7 @@ class Run:
     def results(self) -> list[HeadResult]:
         """The results of all recorded heads, by layer and head."""
         files = sorted((self.path / "state").glob("L*.json"))
-        found = [HeadResult.from_json(file.read_text(encoding="utf-8")) for file in files]
+        found = [_read_result(file) for file in files]
         return sorted(found, key=lambda r: (r.layer, r.head))
 
     def tabulate(self) -> None:
@@ -181,6 +193,47 @@ class Run:
 
     def __repr__(self) -> str:
         return f"<Run {self.path}: {len(self.results)} heads>"
+
+
+def refuse_other_work(path: Path, resume: bool) -> None:
+    """Refuse a directory that a run must not touch; to be asked before any work is done.
+
+    Raises:
+        InputError: it is a file, or holds other things, or a run that is not to be resumed.
+    """
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file; choose another --out")
+    if (path / "run.json").exists():
+        if not resume:
+            raise InputError(
+                f"{path} already holds a run; go on with it by --resume, or choose another --out"
+            )
+        return
+    if resume and not path.exists():
+        raise InputError(f"{path}: there is no run to resume; leave out --resume to start one")
+    names = {p.name for p in path.iterdir()} if path.is_dir() else set()
+    others = sorted(name for name in names - {"capture"} if not name.startswith("."))
+    if others:
+        raise InputError(
+            f"{path} holds other things ({others[0]}) and no run; choose another --out"
+        )
+
+
+def _read_result(file: Path) -> HeadResult:
+    try:
+        return HeadResult.from_json(file.read_text(encoding="utf-8"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{file}: damaged ({error}); delete it and go on with `attn-dsl fit --resume`"
+        ) from None
+
+
+def _head_of(line: str) -> tuple[int, int] | None:
+    try:
+        fields = json.loads(line)
+        return fields["layer"], fields["head"]
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _fields(candidate: Candidate) -> dict[str, Any]:

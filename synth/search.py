@@ -15,8 +15,8 @@ from attn_dsl.dsl.printer import show
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.metrics import bootstrap
 from attn_dsl.synth.design import Design
-from attn_dsl.synth.library import Library, Probes
 from attn_dsl.synth.greedy import Greedy
+from attn_dsl.synth.library import Library, Probes
 from attn_dsl.synth.pareto import choose, front, gains_by_node
 from attn_dsl.synth.proposer import Fitted, HeadTask, Proposer, pool
 from attn_dsl.synth.result import Candidate, FrontRow, HeadResult
@@ -48,7 +48,7 @@ class Settings:
     proposers: tuple[str, ...] = ("library", "greedy")
     max_evals: int = 200
     max_nodes: int = 200
-    entries: int = 100_000
+    entries: int = 80_000
     front: int = 10
     slack: float = 0.004
     allow_lookahead: bool = False

@@ -31,7 +31,7 @@ _BOTH_VALUES = [
     "decay(abs(q - k), 0.8)", "decay(abs(q - k), 0.95)", "match(k-1, q)",
 ]  # fmt: skip
 _POSITIONS = [
-    "k == 0", "k == 1", "k == 2", "k in 0..3", "k == q", "special(k)",
+    "k == 0", "k == 1", "k == 2", "k in 0..3", "k == q",
     "k == word_first(q)", "k == word_first(q) - 1", "k == word_last(word_first(q) - 1)",
     "k == sentence_first(q)", "k == sentence_first(q) - 1", "k == line_first(q)",
     "k == opener(q)", "k == quote_first(q)", "k >= sentence_first(q)", "k >= word_first(q)",

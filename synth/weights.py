@@ -13,7 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
+_OPTIONS = {
+    "cache": True,
+    "nogil": True,
+    "error_model": "numpy",
+    "fastmath": {"reassoc", "contract", "nsz"},
+}
 LIMIT = 50.0
 """Fitted weights stay within this magnitude: a logit of 50 is certainty."""
 

@@ -66,9 +66,9 @@ def hard(name: str, predicate: str, tokens: Sequence[str], *keys: Iterable[int],
     return Case(name, source, tuple(tokens), picks(*keys))
 
 
-def both(name: str, predicate: str, tokens: Sequence[str], *keys: Iterable[int], sets: str = "") -> Case:
+def both(name: str, predicate: str, tokens: Sequence[str], *keys: Iterable[int]) -> Case:
     """Make a bidirectional case of a predicate, as ``hard`` does."""
-    return hard(name, predicate, tokens, *keys, visibility="bidirectional", sets=sets)
+    return hard(name, predicate, tokens, *keys, visibility="bidirectional")
 
 
 def soft(name: str, terms: str, tokens: Sequence[str], expected: Mapping, visibility: str = "causal",
@@ -78,7 +78,8 @@ def soft(name: str, terms: str, tokens: Sequence[str], expected: Mapping, visibi
     return Case(name, f"head case {visibility} {normaliser}:\n{lines}", tuple(tokens), expected)
 
 
-def linear(name: str, terms: str, tokens: Sequence[str], *weights: Row, visibility: str = "causal") -> Case:
+def linear(name: str, terms: str, tokens: Sequence[str], *weights: Row,
+           visibility: str = "causal") -> Case:  # fmt: skip
     """Make a linear case; rows as in ``masses``."""
     return soft(name, terms, tokens, masses(*weights), visibility, "linear")
 
@@ -99,13 +100,14 @@ CASES: tuple[Case, ...] = (
     soft("one token without mass", "2 where k == 1", ("a",), {(0, 0): 1.0}, normaliser="linear"),
     # Weights and normalisers.
     soft("a logit", "1 where k == 0", ABC, masses([1], [E, 1], [E, 1, 1])),
-    soft("logits add up", "1 where k == 0\n1 where k < 1", ABC, masses([1], [E**2, 1], [E**2, 1, 1])),
+    soft("logits add up", "1 where k == 0\n1 where k < 1", ABC,
+         masses([1], [E**2, 1], [E**2, 1, 1])),
     soft("ties share", "5 where k == 0\n5 where k == q", ABC,
          masses([1], [1, 1], [E**5, 1, E**5])),
     soft("a weight of zero", "0 where k == 0\n-0 where k == q", ABC, picks(*ALL3)),
     soft("the largest weights cancel", "1000 where k == 0\n-1000 where k == 0", ABC, picks(*ALL3)),
-    soft("the largest weights add up", "1000 where k == 0\n1000 where k == 0\n1000 where k == q", ABC,
-         picks(*FIRST3)),
+    soft("the largest weights add up",
+         "1000 where k == 0\n1000 where k == 0\n1000 where k == q", ABC, picks(*FIRST3)),
     soft("the smallest weight", "-1000 where k == q", ABC, picks({0}, {0}, {0, 1})),
     soft("what reads the query alone cancels", "7 where q == 2\n3 * q", ABC, picks(*ALL3)),
     linear("masses", "1 where k == 0\n3 where k == q", ABC, [1], [1, 3], [1, 0, 3]),
@@ -119,7 +121,8 @@ CASES: tuple[Case, ...] = (
     # Terms that scale a value.
     soft("a constant value", "2 * 3", ABC, picks(*ALL3)),
     soft("a value", "1 * k", ABC, masses([1], [1, E], [1, E, E * E])),
-    soft("a value where a predicate holds", "1 * k where k == q", ABC, masses([1], [1, E], [1, 1, E * E])),
+    soft("a value where a predicate holds", "1 * k where k == q", ABC,
+         masses([1], [1, E], [1, 1, E * E])),
     soft("a saturated value", "1000 * (k + 100)", ABC, picks(*ALL3)),
     soft("a negative saturated value", "-1000 * (k + 100)", ABC, picks(*ALL3)),
     soft("saturation is per term", "1000 * (k + 100)\n1 where k == 0", ABC,
@@ -155,7 +158,8 @@ CASES: tuple[Case, ...] = (
     hard("a shifted position in a difference", "q - (k-1) == 2", ABC, {0}, {0}, {1}),
     hard("a number plus a position", "1 + k == q", ABC, {0}, {0}, {1}),
     hard("the largest numbers", "k+100000 - q == 99999", ABC, {0}, {0}, {1}),
-    linear("abs", "1 * abs(q - k)", ABC, [0, 1, 2], [1, 0, 1], [2, 1, 0], visibility="bidirectional"),
+    linear("abs", "1 * abs(q - k)", ABC, [0, 1, 2], [1, 0, 1], [2, 1, 0],
+           visibility="bidirectional"),
     linear("min", "1 * min(q - k, 1)", ABC, [1], [1, 0], [1, 1, 0]),
     linear("max", "1 * max(q - k, 1)", ABC, [1], [1, 1], [2, 1, 1]),
     # Comparisons and connectives.
@@ -186,7 +190,8 @@ CASES: tuple[Case, ...] = (
     hard("a set that hides one of the lexicon", "word(k) in Pronoun", ("x", " She", " y"),
          {0}, {0, 1}, {2}, sets='set Pronoun = {"y"}\n'),
     hard("a set with the empty text", 'text(k-1) in {""}', ABC, *FIRST3),
-    hard("escapes in strings", r'text(k) in {"\n", "\"", "\\", "\u00e9"}', ("\n", '"', "\\", "é", "x"),
+    hard("escapes in strings", r'text(k) in {"\n", "\"", "\\", "\u00e9"}',
+         ("\n", '"', "\\", "é", "x"),
          {0}, {0, 1}, {0, 1, 2}, {0, 1, 2, 3}, {0, 1, 2, 3}),
     hard("an ending", 'ends(word(k), "ing")', ("a", " Going", " in"), {0}, {1}, {1}),
     hard("a beginning", 'starts(text(k), "un")', ("a", " undo", " Un"), {0}, {1}, {1}),
@@ -206,7 +211,8 @@ CASES: tuple[Case, ...] = (
     hard("outside the text an ordinal is -1", "sentence(k-1) in -1..-1", ABC, *FIRST3),
     hard("outside the text a count is 0", "length(k-1) == 0", ABC, *FIRST3),
     hard("outside the text nothing matches", "match(k-1, q) == 0 and k == 0", ABC, *FIRST3),
-    hard("a feature at a feature outside", 'text(previous(k)) == ""', ABAB, {0}, {0, 1}, {0, 1}, {0, 1}),
+    hard("a feature at a feature outside", 'text(previous(k)) == ""', ABAB,
+         {0}, {0, 1}, {0, 1}, {0, 1}),
     # Quantifiers.
     hard("nearest", "k == nearest(text(k) == text(q))", ABAB, {0}, {0, 1}, {0}, {1}),
     hard("nearest of nothing is -1", 'k == nearest(text(k) == "z") + 1', ABC, *FIRST3),
@@ -225,7 +231,7 @@ CASES: tuple[Case, ...] = (
     both("count of others", "k == count(k < q)", ABC, {0}, {1}, {2}),
     hard("a quantifier in a quantifier", "k == nearest(text(k) == text(first(punct(k))))",
          (".", "a", ".", "b"), {0}, {0}, {0}, {2}),
-    hard("a feature at what was found", 'k == word_first(nearest(punct(k)) - 1)',
+    hard("a feature at what was found", "k == word_first(nearest(punct(k)) - 1)",
          (" un", "do", "!", " x"), {0}, {0, 1}, {0, 1, 2}, {0}),
     # Words and pieces, as far as the query sees them.
     hard("pieces of a word", "k == word_first(q)", UNDO, {0}, {0}, {2}, {2}),
@@ -246,7 +252,8 @@ CASES: tuple[Case, ...] = (
     hard("lines", "line(k) == line(q)", ("a", "\n", "b"), {0}, {0, 1}, {2}),
     hard("a bracket is closed later", "closed(k)", ("(", "a", ")", "b"), {0}, {0, 1}, {0}, {0}),
     both("a bracket that will be closed", "closed(k)", ("(", "a", ")", "b"), *({0},) * 4),
-    hard("the bracket it closes", "k == opener(q)", ("(", "a", ")", "b"), {0}, {0}, {0}, {0, 1, 2, 3}),
+    hard("the bracket it closes", "k == opener(q)", ("(", "a", ")", "b"),
+         {0}, {0}, {0}, {0, 1, 2, 3}),
     hard("special tokens", "special(k)", ("<s>", "a", "</s>"), {0}, {0}, {0, 2}),
     # Repetition.
     hard("induction", "match(k-1, q) >= 1", (" a", " b", " a"), {0}, {0, 1}, {1}),

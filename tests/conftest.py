@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from small_models import small_model  # noqa: F401
+
+settings.register_profile(
+    "local", deadline=None, database=None, print_blob=False,
+    max_examples=int(os.environ.get("ATTN_DSL_EXAMPLES", "50")),
+    suppress_health_check=[HealthCheck.too_slow],
+)  # fmt: skip
+settings.register_profile("ci", settings.get_profile("local"), derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
 

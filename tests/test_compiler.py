@@ -1,0 +1,140 @@
+"""The compiled evaluator means what the reference means, on every case and on random programs."""
+
+from __future__ import annotations
+
+import cases
+import numpy as np
+import pytest
+from hypothesis import given
+
+import attn_dsl
+from attn_dsl import testing
+from attn_dsl.compiler.batch import Batch
+from attn_dsl.compiler.bytecode import Op, Real
+from attn_dsl.compiler.evaluate import Plan, pack, unpack
+from attn_dsl.compiler.program import Program
+from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.parser import parse
+from attn_dsl.dsl.reference import evaluate
+from attn_dsl.dsl.tokens import Tokens
+
+TOLERANCE = 1e-5
+
+
+def reference(program: t.Head, tokens: Tokens) -> np.ndarray:
+    return np.array(evaluate(program, tokens)).reshape(len(tokens), len(tokens))
+
+
+@pytest.mark.parametrize("case", cases.CASES, ids=lambda case: case.id)
+def test_every_case_of_the_table(case: cases.Case) -> None:
+    program = attn_dsl.parse(case.source)
+    matrix = program(list(case.tokens))
+    assert matrix.dtype == np.float32
+    assert matrix.shape == (len(case.tokens),) * 2
+    for (q, k), weight in case.expected.items():
+        assert matrix[q, k] == pytest.approx(weight, abs=TOLERANCE), (q, k)
+    tokens = Tokens.from_strings(case.tokens)
+    np.testing.assert_allclose(matrix, reference(program.tree, tokens), atol=TOLERANCE)
+
+
+@given(testing.programs(), testing.tokens(max_size=20))
+def test_random_programs_agree_with_the_reference(program: t.Head, tokens: Tokens) -> None:
+    matrix = Program.from_tree(program)(tokens)
+    np.testing.assert_allclose(matrix, reference(program, tokens), atol=TOLERANCE)
+
+
+@given(testing.programs(visibility="causal", lookahead=True), testing.tokens(max_size=12))
+def test_lookahead_agrees_with_the_reference(program: t.Head, tokens: Tokens) -> None:
+    matrix = Program.from_tree(program, allow_lookahead=True)(tokens)
+    np.testing.assert_allclose(matrix, reference(program, tokens), atol=TOLERANCE)
+
+
+@given(testing.programs(visibility="causal"), testing.tokens(max_size=14))
+def test_compiled_causal_programs_never_see_ahead(program: t.Head, tokens: Tokens) -> None:
+    testing.assert_causal(Program.from_tree(program), tokens)
+
+
+def test_long_texts_agree_with_the_reference() -> None:
+    words = ["The", " cat", " sat", ".", " It", " s", "aw", " (", "a", ")", "\n", " cat"]
+    tokens = Tokens.from_strings((words * 60)[:600])
+    program = parse(
+        "head long causal:\n 2 where text(k-1) == text(q)\n -1 * log(1 + q - k)\n"
+        " 1.5 where word(k) in Pronoun and k > nearest(sentence_final(k))\n"
+        " by match(k-1, q) [1: 0.5, 2: 1, 8: 2]\n 3 where k == opener(q)"
+    )
+    short = tokens.prefix(150)
+    np.testing.assert_allclose(
+        Program.from_tree(program)(short), reference(program, short), atol=TOLERANCE
+    )
+    # Rows of a causal program do not depend on what follows, so the long matrix begins alike.
+    matrix = Program.from_tree(program)(tokens)
+    np.testing.assert_allclose(matrix[:150, :150], reference(program, short), atol=TOLERANCE)
+    np.testing.assert_allclose(matrix.sum(1), 1, atol=1e-4)
+
+
+@given(testing.programs("causal"), testing.programs("causal"), testing.tokens(max_size=10))
+def test_programs_in_one_plan_do_not_disturb_each_other(
+    first: t.Head, second: t.Head, tokens: Tokens
+) -> None:
+    batch = Batch([tokens, Tokens.from_strings(["x", " y", " x"])])
+    together = Plan([first, second, first], batch)
+    for text in range(2):
+        packed = together.packed(text)
+        np.testing.assert_array_equal(packed[0], packed[2])
+        np.testing.assert_array_equal(packed[:1], Plan([first], batch).packed(text))
+        np.testing.assert_array_equal(packed[1:2], Plan([second], batch).packed(text))
+
+
+def test_equal_subexpressions_are_one_instruction() -> None:
+    one = parse("head a causal:\n 1 where text(k-1) == text(q)")
+    two = parse("head b causal:\n 3 where text(q) == text(k-1) and punct(k)")
+    batch = Batch([Tokens.from_strings(["a", " b"])])
+    alone = len(Plan([one], batch).code.instructions)
+    assert len(Plan([one, two], batch).code.instructions) == alone + 2
+
+
+def test_planes_are_what_the_weights_multiply() -> None:
+    tokens = Tokens.from_strings(["a", " b", " a", ".", " a"])
+    batch = Batch([tokens, Tokens.from_strings(["z", " a"])])
+    program = parse(
+        "head p causal:\n ? where text(k) == text(q)\n ? * log(1 + q - k) where not punct(k)\n"
+        " by q - k [0: ?, 2: ?]"
+    )
+    plan = Plan([program], batch)
+    rows = [np.array([1, 4]), np.array([0])]
+    planes = plan.planes(rows)[list(plan.code.programs[0])]
+    assert planes.shape == (4, 2 + 5 + 1)
+    np.testing.assert_array_equal(planes[0], [0, 1, 1, 0, 1, 0, 1, 1])
+    log = [np.log(2), 0, np.log(5), np.log(4), np.log(3), 0, 0, 0]
+    np.testing.assert_allclose(planes[1], log, rtol=1e-6)
+    np.testing.assert_array_equal(planes[2], [1, 1, 0, 0, 0, 1, 1, 1])
+    np.testing.assert_array_equal(planes[3], [0, 0, 1, 1, 1, 0, 0, 0])
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("n", [0, 1, 5])
+def test_pack_undoes_unpack(n: int, causal: bool) -> None:
+    entries = n * (n + 1) // 2 if causal else n * n
+    packed = np.arange(2 * entries, dtype=np.float32).reshape(2, entries)
+    square = unpack(packed, n, causal)
+    assert square.shape == (2, n, n)
+    np.testing.assert_array_equal(pack(square, causal), packed)
+
+
+def test_holes_cannot_be_evaluated() -> None:
+    program = attn_dsl.parse("head a causal:\n ? where k == q")
+    with pytest.raises(attn_dsl.InputError, match="1 weights to be fitted"):
+        program(["a"])
+
+
+def test_the_case_table_uses_every_operation() -> None:
+    """A broken operation fails the table only if the table uses it."""
+    used: set[int] = set()
+    reals: set[int] = set()
+    for case in cases.CASES:
+        program = parse(case.source)
+        code = Plan([program], Batch([Tokens.from_strings(case.tokens)])).code
+        used |= set(code.instructions[:, 0].tolist())
+        reals |= {int(plane.real) for plane in code.planes}
+    assert used == {int(op) for op in Op}
+    assert reals == {int(real) for real in Real}

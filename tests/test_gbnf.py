@@ -1,0 +1,401 @@
+"""The GBNF: what it generates parses, what is canonical it accepts, and bad grammars are refused."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property, lru_cache
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.errors import CostError, ProgramError
+from attn_dsl.dsl.gbnf import GrammarError, to_gbnf, validate
+from attn_dsl.dsl.parser import MAX_NESTING, grammar_text, parse
+from attn_dsl.dsl.printer import show
+from attn_dsl.testing import programs
+
+SENTENCES = 1500
+ALPHABET = [*map(chr, range(9, 127)), "é", "—", "\u2028", "\x85", "😀"]
+
+
+class Grammar:
+    """A GBNF read on its own, by Python's regular expressions: samples and recognises.
+
+    Expressions are tuples: ``("is", pattern)``, ``("rule", name)``, ``("all", *parts)``,
+    ``("one", *parts)`` and ``("times", part, low, high)``.
+    """
+
+    def __init__(self, gbnf: str) -> None:
+        self.rules: dict[str, Any] = {}
+        for found in re.finditer(r"^([a-z-]+) ::=((?:[^\n]|(?<=[|=])\n)*)\n", gbnf, re.M):
+            self.words = re.findall(
+                r'"(?:[^"\\]|\\.)*"|\[(?:[^]\\]|\\.)*\]|[a-z-]+|\{[\d,]+\}|[()|?*+]', found[2]
+            )
+            self.rules[found[1]] = self.one()
+            assert not self.words
+
+    def one(self) -> Any:
+        options = [self.all()]
+        while self.words and self.words[0] == "|":
+            self.words.pop(0)
+            options.append(self.all())
+        return ("one", *options)
+
+    def all(self) -> Any:
+        parts: list[Any] = []
+        while self.words and self.words[0] not in "|)":
+            word = self.words.pop(0)
+            if word == "(":
+                parts.append(self.one())
+                assert self.words.pop(0) == ")"
+            elif word in "?*+" or word[0] == "{":
+                bounds = {"?": "0,1", "*": "0,9999", "+": "1,9999"}.get(word, word.strip("{}"))
+                low, high = bounds.split(",") if "," in bounds else (bounds, bounds)
+                parts.append(("times", parts.pop(), int(low), int(high)))
+            elif word[0] == '"':
+                plain = word[1:-1].replace(r"\n", "\n").replace(r"\"", '"').replace("\\\\", "\\")
+                parts.append(("is", re.escape(plain)))
+            else:
+                parts.append(("is", word) if word[0] == "[" else ("rule", word))
+        return ("all", *parts)
+
+    @cached_property
+    def least(self) -> dict[str, int]:
+        """The least depth in which each rule can end."""
+        least = dict.fromkeys(self.rules, 99)
+        for _ in self.rules:
+            least |= {name: 1 + self.depth(rule, least) for name, rule in self.rules.items()}
+        return least
+
+    def depth(self, node: Any, least: dict[str, int]) -> int:
+        match node:
+            case "rule", name:
+                return least[name]
+            case "all", *parts:
+                return max((self.depth(part, least) for part in parts), default=0)
+            case "one", *parts:
+                return min(self.depth(part, least) for part in parts)
+            case "times", part, low, _:
+                return self.depth(part, least) if low else 0
+        return 0
+
+    def sample(self, draw: random.Random, node: Any = ("rule", "root"), depth: int = 14) -> str:
+        """Draw a sentence, as shallow as possible below a depth."""
+        match node:
+            case "is", pattern:
+                return draw.choice(_characters(pattern)) if pattern[0] == "[" else _plain(pattern)
+            case "rule", name:
+                return self.sample(draw, self.rules[name], depth - 1)
+            case "all", *parts:
+                return "".join(self.sample(draw, part, depth) for part in parts)
+            case "one", *parts:
+                costs = [self.depth(part, self.least) for part in parts]
+                fitting = [
+                    p for p, c in zip(parts, costs, strict=True) if c <= max(depth, min(costs))
+                ]
+                return self.sample(draw, draw.choice(fitting), depth)
+            case "times", part, low, high:
+                more = draw.choice((0, 0, 0, 0, 1, 1, 3))
+                if part[0] != "is" and self.depth(part, self.least) > depth:
+                    more = 0
+                count = min(high, low + more)
+                return "".join(self.sample(draw, part, depth) for _ in range(count))
+        raise TypeError(node)
+
+    def accepts(self, text: str) -> bool:
+        """Recognise a sentence: all places where each rule can end from each place."""
+        memo: dict[tuple[str, int], frozenset[int]] = {}
+
+        def ends(node: Any, at: int) -> frozenset[int]:
+            match node:
+                case "is", pattern:
+                    found = _compiled(pattern).match(text, at)
+                    return frozenset({found.end()} if found else ())
+                case "rule", name:
+                    if (name, at) not in memo:
+                        memo[name, at] = ends(self.rules[name], at)
+                    return memo[name, at]
+                case "all", *parts:
+                    places = frozenset({at})
+                    for part in parts:
+                        places = _union(ends(part, place) for place in places)
+                    return places
+                case "one", *parts:
+                    return _union(ends(part, at) for part in parts)
+                case "times", part, low, high:
+                    reached, last, count = set(), frozenset({at}), 0
+                    if low == 0:
+                        reached.add(at)
+                    while last and count < high:
+                        last, count = _union(ends(part, place) for place in last), count + 1
+                        if count >= low:
+                            last -= reached
+                            reached |= last
+                    return frozenset(reached)
+            raise TypeError(node)
+
+        return len(text) in ends(("rule", "root"), 0)
+
+
+def _union(sets: Any) -> frozenset[int]:
+    return frozenset().union(*sets)
+
+
+@lru_cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern)
+
+
+@lru_cache
+def _characters(pattern: str) -> Sequence[str]:
+    return [char for char in ALPHABET if _compiled(pattern).fullmatch(char)]
+
+
+@lru_cache
+def _plain(pattern: str) -> str:
+    return re.sub(r"\\(.)", r"\1", pattern, flags=re.S)
+
+
+@pytest.fixture(scope="module")
+def gbnf() -> str:
+    return to_gbnf()
+
+
+@pytest.fixture(scope="module")
+def grammar(gbnf: str) -> Grammar:
+    return Grammar(gbnf)
+
+
+@pytest.fixture(scope="module")
+def byte_matcher(gbnf: str) -> Any:
+    """Give a matcher of the GBNF, over single bytes, by llguidance."""
+    llguidance = pytest.importorskip("llguidance")
+    lark = llguidance.gbnf_to_lark.gbnf_to_lark(gbnf)
+    return llguidance.LLMatcher(
+        llguidance.LLTokenizer("byte"), llguidance.grammar_from("lark", lark)
+    )
+
+
+def test_what_it_generates_parses(grammar: Grammar) -> None:
+    draw, kinds, deepest, too_large = random.Random(0), set[type](), 0, 0
+    for i in range(SENTENCES):
+        sentence = grammar.sample(draw, depth=8 + i % 5)
+        try:
+            program = parse(sentence)
+        except CostError:  # the parser's limits on size, which no GBNF can state
+            too_large += 1
+            continue
+        kinds |= {type(node) for node in program.walk()}
+        deepest = max(deepest, *map(_depth, program.terms), 0)
+    assert kinds >= {t.Where, t.Scaled, t.Table, t.Or, t.And, t.Not, t.Between, t.Member, t.Affix}
+    assert kinds >= {t.SetDefinition, t.Quantifier, t.Extremum, t.Absolute, t.Decay, t.Real}
+    assert deepest >= 8
+    assert too_large <= SENTENCES // 50
+
+
+def test_what_it_generates_is_accepted_once_printed(grammar: Grammar) -> None:
+    draw, tried = random.Random(1), 0
+    for i in range(200):
+        program = parse(grammar.sample(draw, depth=8 + i % 4))
+        if _printable(program):
+            tried += 1
+            assert grammar.accepts(show(program)), show(program)
+    assert tried > 100
+
+
+@given(programs(holes=True, lookahead=True))
+@settings(
+    max_examples=250, deadline=None, derandomize=True, database=None,
+    suppress_health_check=list(HealthCheck),
+)  # fmt: skip
+def test_it_accepts_what_is_canonical(grammar: Grammar, program: t.Head) -> None:
+    assert grammar.accepts(show(program)), show(program)
+
+
+def test_it_accepts_the_library(grammar: Grammar) -> None:
+    from importlib.resources import files
+
+    library = files("attn_dsl.grammars").joinpath("library")
+    sources = [f.read_text(encoding="utf-8") for f in library.iterdir() if f.name.endswith(".attn")]
+    for source in sources:
+        assert grammar.accepts(show(_without_remarks(parse(source)))), source
+
+
+LONG = tuple(f"word {i}" for i in range(60))
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        t.Head("a", "causal", "softmax", (), ()),
+        t.Head(
+            "a_1", "bidirectional", "linear", (), (t.SetDefinition("Long", t.SetLiteral(LONG)),)
+        ),
+        t.Head("a", "causal", "softmax", (t.Where(1e-7, t.Always()),), ()),
+        t.Head("a", "causal", "softmax", (t.Where(-1000.0, t.Not(t.Not(t.Always()))),), ()),
+    ],
+    ids=["no-terms", "set-over-lines", "small-weight", "not-not"],
+)
+def test_it_accepts_canonical_corners(grammar: Grammar, program: t.Head) -> None:
+    assert parse(show(program)) == program
+    assert grammar.accepts(show(program))
+
+
+def test_an_independent_reader_agrees(byte_matcher: Any, grammar: Grammar) -> None:
+    draw = random.Random(2)
+    for i in range(60):
+        sentence = grammar.sample(draw, depth=8 + i % 4)
+        byte_matcher.reset()
+        taken = byte_matcher.try_consume_tokens(list(sentence.encode()))
+        assert taken == len(sentence.encode()) and byte_matcher.is_accepting(), sentence
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "head a causal:\n    2 where k == 0",
+        "head a causal:\n    2 wherek == 0\n",
+        "heada causal:\n    2 where k == 0\n",
+        "head a causal:\n    2 where notpunct(k)\n",
+        "head a causal:\n    2 where k   == 0\n",
+        "head a causal:\n    2 where k == 0\n\n\n    3 where true\n",
+        "head a causal:\n    2 where k == 0  # why\n",
+        "head a causal:\n    2 where word(k) in {}\n",
+    ],
+    ids=[
+        "no-line-end",
+        "no-gap",
+        "no-gap-2",
+        "no-gap-3",
+        "blanks",
+        "lines",
+        "comment",
+        "empty-set",
+    ],
+)
+def test_it_is_bounded_and_wants_gaps(grammar: Grammar, source: str) -> None:
+    assert not grammar.accepts(source)
+
+
+def test_white_space_is_optional_elsewhere(grammar: Grammar) -> None:
+    source = 'set A={"a"}\nhead a causal:\n2 where k==0 and (k<q or word(k)in A)\n'
+    assert parse(source)
+    assert grammar.accepts(source.replace(")in", ") in"))
+
+
+def test_every_feature_and_literal_is_there(gbnf: str) -> None:
+    from attn_dsl.dsl.features import FEATURES
+
+    assert all(f'"{name}"' in gbnf for name in FEATURES)
+
+
+def test_it_nests(grammar: Grammar) -> None:
+    inner = "(" * MAX_NESTING + "k" + ")" * MAX_NESTING
+    assert grammar.accepts(f"head a causal:\n    2 where {inner} == 0\n")
+
+
+@pytest.mark.parametrize(
+    ("gbnf", "message"),
+    [
+        ('root ::= root "a" | "b"', "left recursion: root -> root"),
+        ('root ::= x\nx ::= y "a" | "b"\ny ::= x "c"', "left recursion: (x -> y -> x|y -> x -> y)"),
+        ('root ::= e root\ne ::= "a"*', "left recursion: root -> root"),
+        ('root ::= [a]? e x\ne ::= "" | "b"\nx ::= ("c" | root)', "left recursion: .*root"),
+        ('root ::= "a" missing', "rule root uses missing, which is not defined"),
+        ('start ::= "a"', "no rule `root`"),
+        ("", "no rule `root`"),
+        ('root ::= "a"\nroot ::= "b"', "root is defined twice"),
+        ('root ::= ("a"', "a parenthesis is not closed"),
+        ('root ::= "a")', "unexpected"),
+        ('root ::= "a"\n  "b"', "unexpected"),
+        ('root ::= "a', "line 1 of the GBNF"),
+        ('root ::= ("a"?)*', "rule root repeats, without end, what may be empty"),
+    ],
+)
+def test_what_cannot_be_handed_on_is_refused(gbnf: str, message: str) -> None:
+    with pytest.raises(GrammarError, match=message):
+        validate(gbnf)
+
+
+def test_what_can_be_handed_on_passes(gbnf: str) -> None:
+    validate(gbnf)
+    validate('# why\nroot ::= "a" | # this\n  (\n  x)\nx ::= [^"\\]#]{2,} . "\\"#" root?\n')
+
+
+@pytest.mark.parametrize(
+    ("lark", "message"),
+    [
+        ('start: a\na: b "x"\nb: a "y" | "z"', "left recursion"),
+        ('start: "a" | start', "left recursion: root -> root"),
+        ('start: start "a"', "every alternative begins with start itself"),
+        ("start: a", "rule start uses a, which is not defined"),
+        ("start: A\nB: /b/", "rule start uses A"),
+        ('begin: "a"', "no rule `start`"),
+        ('start: a\na: "x"?', "may be empty"),
+        ('start: "a" ("b"? "c"*) "d"', "may be empty"),
+        ('start: "a"i', "line 1 of the grammar: cannot convert"),
+        ("start: /a/i", "line 1 of the grammar: cannot convert"),
+        ("start: A\nA: /a(?=b)/", "the regex"),
+        ("start: A\nA: /a+?/", "the regex"),
+        ('start: "a"\n%import common.WS', "line 2 of the grammar"),
+        ('start: "a"\n%ignore "b"', "only blanks"),
+        ('start: set_name set__name\nset_name: "a"\nset__name: "b"', None),
+        ('start: ws\nws: "a"\n%ignore /[ ]+/', "two rules called ws"),
+    ],
+)
+def test_grammars_that_cannot_be_converted(lark: str, message: str | None) -> None:
+    if message is None:
+        assert "set--name" in to_gbnf(lark)
+        return
+    with pytest.raises(GrammarError, match=message):
+        to_gbnf(lark)
+
+
+@pytest.mark.parametrize(
+    ("lark", "gbnf"),
+    [
+        ('start: "b" | start "c" | start "d"', 'root ::= "b" ("c" | "d")*\n'),
+        ('?start: x+ -> xs\n!x: "a" // why\n', 'root ::= x x*\nx ::= "a"\n'),
+        (r"start: A" "\n" r"A: /\d[\w.\-]\.\/(?:a|b){2,3}.\x41/",
+         'root ::= a\na ::= [0-9] [A-Za-z0-9_.\\x2d] "." "/" ("a" | "b"){2,3} [^\\n] "A"\n'),
+        ('start: "a" "b"? "\\"\\\\"\n%ignore /[ ]+/',
+         'root ::= "a" (gap "b")? ws "\\"\\\\"\nws ::= [ ]{0,2}\ngap ::= [ ]{1,2}\n'),
+        ('start: _NL? ("a" _NL)+\n_NL: /(\\r?\\n)+/\n%ignore /[ ]+/',
+         'root ::= (nl indent)? "a" nl (indent "a" nl)*\nnl ::= "\\n"{1,2}\n'
+         "indent ::= [ ]{0,8}\n"),
+        ('start: name NAME\nname: "x"\nNAME: /y/', 'root ::= name name-token\nname ::= "x"\n'
+         'name-token ::= "y"\n'),
+    ],
+    ids=["left-recursion", "marks", "regex", "spacing", "lines", "names"],
+)  # fmt: skip
+def test_conversions(lark: str, gbnf: str) -> None:
+    assert to_gbnf(lark).replace(" ", "") == gbnf.replace(" ", "")
+
+
+def test_the_grammar_file_keeps_to_the_dialect() -> None:
+    assert to_gbnf(grammar_text()) == to_gbnf()
+
+
+def _without_remarks(program: t.Head) -> t.Head:
+    return replace(
+        program, remarks=t.NO_REMARKS, after=(),
+        terms=tuple(replace(term, remarks=t.NO_REMARKS) for term in program.terms),
+        sets=tuple(replace(item, remarks=t.NO_REMARKS) for item in program.sets),
+    )  # fmt: skip
+
+
+def _depth(node: t.Node) -> int:
+    return 1 + max(map(_depth, node.children()), default=0)
+
+
+def _printable(program: t.Head) -> bool:
+    """Say whether what the printer writes can be read again: not so for a rate that rounds to 0."""
+    try:
+        return parse(show(program)) == program
+    except ProgramError:
+        return False
