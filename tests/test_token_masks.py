@@ -140,6 +140,13 @@ def llama(shared: Path) -> Iterator[Any]:
     model.close()
 
 
+def _bias(llama: Any) -> dict[int, float]:
+    """Make what ends a program likelier: the model knows stories only."""
+    likelier = {"k": 5.0, "=": 8.0, ":": 8.0, ")": 8.0, '"': 8.0, "\n": 11.0}
+    tokens = {llama.tokenize(c.encode(), add_bos=False)[-1]: by for c, by in likelier.items()}
+    return {**tokens, llama.token_eos(): 16.0}
+
+
 @pytest.mark.shared
 def test_a_model_samples_programs_under_masks(llama: Any, grammar: str) -> None:
     from llguidance.llamacpp import lltokenizer_from_vocab
@@ -149,7 +156,8 @@ def test_a_model_samples_programs_under_masks(llama: Any, grammar: str) -> None:
     matcher = llguidance.LLMatcher(tokenizer, grammar)
     noise = np.random.default_rng(0)
     end = tokenizer.eos_token
-    closing = [t for text in CLOSING for t in llama.tokenize(text.encode(), add_bos=False)]
+    bias = np.zeros(llama.n_vocab())
+    bias[list(_bias(llama))] = list(_bias(llama).values())
     programs = 0
     for _ in range(12):
         llama.reset()
@@ -161,9 +169,7 @@ def test_a_model_samples_programs_under_masks(llama: Any, grammar: str) -> None:
                 llama.eval(done[-1:])
             # The scores are a strided view of memory that the next step writes over.
             scores = np.array(llama._scores[-1], dtype=np.float64, copy=True)
-            scores[closing] += 2.0
-            scores[end] += 8.0
-            scores = scores[tokens] + noise.gumbel(size=len(tokens))
+            scores = (scores + bias)[tokens] + noise.gumbel(size=len(tokens))
             done.append(int(tokens[scores.argmax()]))
             return done[-1]
 
@@ -180,13 +186,11 @@ def test_llama_cpp_samples_programs_from_the_gbnf(llama: Any) -> None:
     import llama_cpp
 
     grammar = llama_cpp.LlamaGrammar.from_string(to_gbnf(), verbose=False)
-    closing = [llama.tokenize(text.encode(), add_bos=False)[-1] for text in '"):qk=' + "\n"]
-    bias = dict.fromkeys(closing, 5.0) | {closing[-1]: 9.0, llama.token_eos(): 12.0}
     ended = 0
     for seed in range(8):
         llama.reset()
         answer = llama.create_completion(
-            "Once upon a time", max_tokens=120, grammar=grammar, seed=seed, logit_bias=bias,
+            "Once upon a time", max_tokens=120, grammar=grammar, seed=seed, logit_bias=_bias(llama),
             temperature=1.0,
         )["choices"][0]  # fmt: skip
         if answer["finish_reason"] == "stop":
