@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+from decimal import Decimal
 
 from attn_dsl.dsl import tree as t
 
@@ -19,15 +20,8 @@ def number(value: float | None) -> str:
     """
     if value is None:
         return "?"
-    text = repr(float(value))
-    if "e" in text or "E" in text:
-        text = f"{value:.20f}".rstrip("0").rstrip(".") if abs(value) < 1 else f"{value:.0f}"
-        digits = 20
-        while float(text) != value and digits < 340:
-            digits += 20
-            text = f"{value:.{digits}f}".rstrip("0").rstrip(".")
-    text = text.removesuffix(".0")
-    return "0" if text in ("-0", "") else text
+    text = format(Decimal(repr(float(value))), "f").removesuffix(".0")
+    return "0" if text == "-0" else text
 
 
 def quote(text: str) -> str:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
+from attn_dsl.compiler.minsum import shared_masses
+
 _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 
 METRICS = ("iou", "iou_no_sink", "jsd", "tv", "top1")
@@ -71,21 +73,6 @@ def compare(actual: np.ndarray, predicted: np.ndarray, n: int, causal: bool) -> 
     return out
 
 
-@njit(**_OPTIONS)
-def _ious(actual, predicted, out):
-    rows, entries = predicted.shape
-    for h in range(actual.shape[0]):
-        for p in range(rows):
-            low = np.float32(0.0)
-            high = np.float32(0.0)
-            for i in range(entries):
-                a = actual[h, i]
-                b = predicted[p, i]
-                low += min(a, b)
-                high += max(a, b)
-            out[h, p] = low / high if high > 0.0 else 1.0
-
-
 def ious(actual: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     """IoU of every head with every program on one text.
 
@@ -95,9 +82,10 @@ def ious(actual: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     Returns:
         float64 (heads, programs).
     """
-    out = np.empty((len(actual), len(predicted)))
-    _ious(np.ascontiguousarray(actual, dtype=np.float32), predicted, out)
-    return out
+    shared = shared_masses(actual, predicted)
+    whole = actual.sum(1, dtype=np.float64)[:, None] + predicted.sum(1, dtype=np.float64)[None]
+    with np.errstate(invalid="ignore"):
+        return np.where(whole > 0, shared / (whole - shared), 1.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ class Probes:
         self.matrices = [plan.packed(at) for at in self.texts]
 
     def ranked(self, number: int) -> list[tuple[LibraryProgram, float]]:
-        """Rank the library by its IoU with a head, best first."""
+        """Rank the library by its IoU with a head, best first; of equals, the smaller first."""
         design = self.design
         scores = np.mean(
             [
@@ -41,7 +41,8 @@ class Probes:
             ],
             axis=0,
         )
-        order = np.argsort(-scores, kind="stable")
+        sizes = [t.nodes(entry.program) for entry in self.programs]
+        order = np.lexsort((sizes, -scores.round(3)))
         return [(self.programs[i], float(scores[i])) for i in order]
 
 

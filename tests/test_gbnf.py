@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.errors import CostError, ProgramError
 from attn_dsl.dsl.gbnf import GrammarError, to_gbnf, validate
-from attn_dsl.dsl.parser import MAX_NESTING, grammar_text, parse
+from attn_dsl.dsl.parser import MAX_NESTING, parse
 from attn_dsl.dsl.printer import show
 from attn_dsl.testing import programs
 
@@ -375,10 +375,6 @@ def test_grammars_that_cannot_be_converted(lark: str, message: str | None) -> No
 )  # fmt: skip
 def test_conversions(lark: str, gbnf: str) -> None:
     assert to_gbnf(lark).replace(" ", "") == gbnf.replace(" ", "")
-
-
-def test_the_grammar_file_keeps_to_the_dialect() -> None:
-    assert to_gbnf(grammar_text()) == to_gbnf()
 
 
 def _without_remarks(program: t.Head) -> t.Head:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from attn_dsl.compiler.evaluate import pack
+from attn_dsl.compiler.minsum import shared_masses
 from attn_dsl.eval.metrics import METRICS, bootstrap, compare, ious
 
 
@@ -64,3 +65,12 @@ def test_the_bootstrap_interval_covers_the_true_mean() -> None:
     assert 0.88 <= covered / 200 <= 0.98
     assert bootstrap(np.array([0.1, 0.9]), 3) == bootstrap(np.array([0.1, 0.9]), 3)
     assert bootstrap(np.array([]), 0).texts == 0
+
+
+@pytest.mark.parametrize(("rows", "columns", "entries"), [(1, 1, 1), (4, 4, 1024), (9, 6, 2500)])
+def test_tiled_minima_are_the_minima(rows: int, columns: int, entries: int) -> None:
+    rng = np.random.default_rng(0)
+    a = rng.random((rows, entries), dtype=np.float32)
+    b = rng.random((columns, entries), dtype=np.float32)
+    expected = np.minimum(a[:, None], b[None]).sum(-1, dtype=np.float64)
+    np.testing.assert_allclose(shared_masses(a, b), expected, rtol=1e-5)

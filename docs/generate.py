@@ -1,0 +1,152 @@
+"""Writes the reference pages from the code: `cli.md` from click, `language.md` from the registry.
+
+`language.in.md` holds what is written by hand; `{{name}}` in it stands for a constant of the code
+or a table made here. Run it by `make docs`; a test compares the pages with what it would write.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import click
+
+from attn_dsl.cli.main import COMMANDS, cli
+from attn_dsl.cli.reference import FUNCTIONS, READS
+from attn_dsl.dsl import check, features, parser, reference
+from attn_dsl.dsl.lexicon import lexicon
+from attn_dsl.dsl.library import CATEGORIES, library
+
+FOLDER = Path(__file__).resolve().parent
+NOTE = "<!-- Written by docs/generate.py; run `make docs` to write it again. -->\n"
+LIMITS = {
+    "MAX_NODES": check.MAX_NODES,
+    "MAX_COST": check.MAX_COST,
+    "MAX_WEIGHT": check.MAX_WEIGHT,
+    "MAX_INTEGER": check.MAX_INTEGER,
+    "TERM_LIMIT": reference.TERM_LIMIT,
+    "MATCH_LIMIT": features.MATCH_LIMIT,
+    "MAX_SOURCE": parser.MAX_SOURCE,
+    "MAX_NESTING": parser.MAX_NESTING,
+    "MAX_OPERATORS": parser.MAX_OPERATORS,
+}
+"""Constants that `language.in.md` names."""
+
+
+def commands() -> Iterator[tuple[str, click.Command]]:
+    """Yield every command by name."""
+    context = click.Context(cli, info_name="attn-dsl")
+    for name in COMMANDS:
+        command = cli.get_command(context, name)
+        assert command is not None
+        yield name, command
+
+
+def help_text(name: str | None, command: click.Command) -> str:
+    """Return what `--help` prints on a terminal of 80 columns."""
+    settings = {"terminal_width": 80, "help_option_names": ["-h", "--help"]}
+    root = click.Context(cli, info_name="attn-dsl", **settings)
+    context = root if name is None else click.Context(command, root, name, **settings)
+    return command.get_help(context)
+
+
+def cli_page() -> str:
+    """Return `cli.md`."""
+    parts = [
+        NOTE,
+        "# The command line\n",
+        fence(help_text(None, cli)),
+        "Exit codes: 0 done, 1 the work failed, 2 wrong usage or input, 130 interrupted (what\n"
+        "was finished is on disk). With `ATTN_DSL_DEBUG=1` an error shows its traceback.\n",
+    ]
+    for name, command in commands():
+        parts += [f"## attn-dsl {name}\n", fence(help_text(name, command))]
+    return "\n".join(parts)
+
+
+def language_page() -> str:
+    """Return `language.md`."""
+    parts = {name: f"{value:,.0f}" for name, value in LIMITS.items()}
+    parts |= {
+        "features": "\n".join(feature_tables()),
+        "functions": table(("function", "value"), ((code(f), doc) for f, doc in FUNCTIONS)),
+        "lexicon": table(
+            ("set", "what it holds", "words"),
+            ((code(s.name), s.doc, str(len(s.elements))) for s in lexicon().values()),
+        ),
+        "library": "\n".join(library_tables()),
+    }
+    template = (FOLDER / "language.in.md").read_text(encoding="utf-8")
+    unknown = set(re.findall(r"\{\{(\w+)\}\}", template)) ^ set(parts)
+    if unknown:
+        raise ValueError(f"language.in.md and docs/generate.py differ in {', '.join(unknown)}")
+    return NOTE + "\n" + re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]].rstrip(), template)
+
+
+def feature_tables() -> Iterator[str]:
+    """Yield a table of features for each thing that features read."""
+    for reads, meaning in READS.items():
+        rows = (
+            (
+                code(f"{f.name}({'k, q' if f.arity == 2 else 'k'})"),
+                f.type,
+                f.doc + (f" (needs the extra `{f.extra}`)" if f.extra else ""),
+                code(f.example),
+            )
+            for f in features.FEATURES.values()
+            if f.reads == reads
+        )
+        yield f"### `{reads}`: {meaning}\n"
+        yield table(("feature", "type", "value", "example"), rows)
+
+
+def library_tables() -> Iterator[str]:
+    """Yield a table of library programs for each category."""
+    entries = library(spacy=True).values()
+    for category in CATEGORIES:
+        own = [entry for entry in entries if entry.category == category]
+        spacy = [" (spaCy)" if entry.path.startswith("library/spacy") else "" for entry in own]
+        yield f"### {category.capitalize()}\n"
+        yield table(
+            ("program", "what the head does"),
+            ((code(e.name), e.doc + mark) for e, mark in zip(own, spacy, strict=True)),
+        )
+
+
+def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Write a Markdown table."""
+    columns = list(columns)
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "".join(f"| {' | '.join(cell(c) for c in line)} |\n" for line in lines)
+
+
+def cell(text: str) -> str:
+    """Write a table cell: a bar would end it, `<` outside of code would begin a tag."""
+    text = text.replace("|", "\\|")
+    return text if text.startswith("`") else text.replace("<", "&lt;")
+
+
+def code(text: str) -> str:
+    """Write something as code."""
+    return f"`{text}`"
+
+
+def fence(text: str) -> str:
+    """Write a block of plain text."""
+    return f"```text\n{text.rstrip()}\n```\n"
+
+
+PAGES = {"cli.md": cli_page, "language.md": language_page}
+"""The generated pages and what makes them."""
+
+
+def main() -> None:
+    """Write all pages."""
+    for name, page in PAGES.items():
+        (FOLDER / name).write_text(page(), encoding="utf-8")
+        click.echo(f"docs/{name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Runs the command line inside the test's process, and makes the small runs that its tests need."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import random
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+WORDS = (
+    "the cat dog sat ran on to mat park and she saw a bird one day boy girl went see end".split()
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left on the terminal: its exit code, standard output and standard error."""
+
+    code: int
+    out: str
+    err: str
+
+
+def attn_dsl(*args: object, stdin: str = "") -> Outcome:
+    """Run `attn-dsl` on a terminal of 80 columns, as a shell would."""
+    from attn_dsl.cli.main import main
+
+    out, err = io.StringIO(), io.StringIO()
+    code: object = None
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        mock.patch.object(sys, "stdin", io.StringIO(stdin)),
+        mock.patch.dict(os.environ, {"COLUMNS": "80"}),
+    ):
+        try:
+            main([str(arg) for arg in args])
+        except SystemExit as end:
+            code = end.code
+    assert isinstance(code, int), "the command line did not exit"
+    return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def succeed(*args: object, stdin: str = "") -> str:
+    """Run a command that must succeed, and return its standard output."""
+    outcome = attn_dsl(*args, stdin=stdin)
+    assert outcome.code == 0, outcome.err + outcome.out
+    return outcome.out
+
+
+def write_texts(file: Path, number: int = 24) -> Path:
+    """Write short random texts of the words that the small models know."""
+    draw = random.Random(0)
+    with file.open("w", encoding="utf-8") as lines:
+        for _ in range(number):
+            words = draw.choices(WORDS, k=draw.randint(8, 20))
+            lines.write(json.dumps({"text": " ".join(words) + " ."}) + "\n")
+    return file
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    """Return the contents of every file below a folder, by its path."""
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }

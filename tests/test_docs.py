@@ -1,0 +1,192 @@
+"""The documentation: generated pages are up to date, commands, options and names exist."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+import attn_dsl
+from attn_dsl.cli.main import COMMANDS, cli
+from attn_dsl.dsl.features import FEATURES
+from attn_dsl.dsl.lexicon import lexicon
+from attn_dsl.dsl.library import library
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+PAGES = [DOCS / "index.md", DOCS / "language.in.md", ROOT / "README.md"]
+
+
+def _generate():
+    spec = importlib.util.spec_from_file_location("generate_docs", DOCS / "generate.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+GENERATE = _generate()
+
+
+def command(name: str) -> click.Command:
+    found = cli.get_command(click.Context(cli), name)
+    assert found is not None
+    return found
+
+
+def options(name: str) -> list[str]:
+    return [o for p in command(name).params if isinstance(p, click.Option) for o in p.opts]
+
+
+@pytest.mark.parametrize("page", GENERATE.PAGES)
+def test_generated_pages_are_up_to_date(page: str) -> None:
+    written = (DOCS / page).read_text(encoding="utf-8")
+    assert written == GENERATE.PAGES[page](), "run `make docs`"
+
+
+def test_generation_does_not_depend_on_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = GENERATE.cli_page()
+    monkeypatch.setenv("COLUMNS", "132")
+    assert GENERATE.cli_page() == before
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_reference_names_every_command_and_option(name: str) -> None:
+    page = (DOCS / "cli.md").read_text(encoding="utf-8")
+    section = page.split(f"\n## attn-dsl {name}\n")[1].split("\n## ")[0]
+    assert f"Usage: attn-dsl {name} " in section
+    for option in options(name):
+        assert re.search(rf"{re.escape(option)}\b", section), option
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_and_option_has_help(name: str) -> None:
+    assert command(name).name == name
+    assert command(name).get_short_help_str(200).endswith(".")
+    for option in command(name).params:
+        if isinstance(option, click.Option):
+            assert option.help and option.help.endswith("."), option.name
+
+
+def test_the_contract_of_the_command_line() -> None:
+    promised = {
+        "fit": "--text --capture --heads --out --seed --timeout --max-evals --max-nodes "
+        "--max-tokens --proposers --allow-lookahead --jobs --resume --json",
+        "capture": "--text --out",
+        "score": "--capture --text --json",
+        "show": "--text --html",
+        "check": "",
+        "fmt": "",
+        "report": "",
+        "features": "",
+        "grammar": "--gbnf",
+    }
+    for name, wanted in promised.items():
+        assert set(wanted.split()) <= set(options(name)), name
+
+
+def test_the_language_page_names_the_whole_vocabulary() -> None:
+    page = (DOCS / "language.md").read_text(encoding="utf-8")
+    for name in FEATURES:
+        assert f"| `{name}(k" in page, name
+    for name, words in lexicon().items():
+        assert f"| `{name}` | {GENERATE.cell(words.doc)} | {len(words.elements)} |" in page, name
+    for entry in library(spacy=True).values():
+        assert f"| `{entry.name}` | {GENERATE.cell(entry.doc)}" in page, entry.name
+
+
+def test_programs_and_terms_of_the_language_page_are_valid() -> None:
+    page = (DOCS / "language.in.md").read_text(encoding="utf-8")
+    (source,) = re.findall(r"```text\n(.*?)```", page, flags=re.DOTALL)
+    assert attn_dsl.parse(source).source == source
+    table = page.split("## Predicates")[1].split("## Integers")[0]
+    predicates = [
+        row
+        for cell in re.findall(
+            r"^\| (`.*?`(?:, `.*?`)*)(?: or more)? \|", table, flags=re.MULTILINE
+        )
+        for row in re.findall(r"`([^`]+)`", cell)
+        if "(k" in row or row == "true" or "q" in row
+    ]
+    assert len(predicates) > 8
+    for predicate in predicates:
+        attn_dsl.parse(f"head a causal:\n    1 where {predicate}\n")
+    for wrong in ("q - k == -1", "previous(k) == -1"):
+        with pytest.raises(attn_dsl.ProgramError):
+            attn_dsl.parse(f"head a causal:\n    1 where {wrong}\n")
+
+
+def test_links_and_paths_of_the_pages_exist() -> None:
+    for page in PAGES:
+        if not page.exists():
+            continue
+        text = page.read_text(encoding="utf-8")
+        for link in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", text):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
+        for path in re.findall(r"`((?:api|cli|compiler|dsl|eval|grammars|synth)/[\w./]*)`", text):
+            assert (ROOT / path).exists(), f"{page.name}: {path}"
+
+
+def test_commands_in_pages_parse() -> None:
+    lines = 0
+    for page in PAGES:
+        if not page.exists():
+            continue
+        for line in _command_lines(page.read_text(encoding="utf-8")):
+            words = shlex.split(line, comments=True)[1:]
+            if not words or words[0].startswith("-"):
+                continue
+            assert words[0] in COMMANDS, f"{page.name}: {line}"
+            for word in words[1:]:
+                name = word.split("=")[0]
+                assert not name.startswith("--") or name in [*options(words[0]), "--help"], line
+            lines += 1
+    assert lines or not (ROOT / "README.md").exists()
+
+
+def _command_lines(text: str) -> list[str]:
+    """Take the `attn-dsl …` lines of indented and fenced blocks and of code in the text."""
+    blocks = re.findall(r"^(?: {4}|\t)?(?:\$ )?(?:\.venv/bin/)?(attn-dsl .*)$", text, re.MULTILINE)
+    inline = re.findall(r"`(attn-dsl [^`\n]+)`", text)
+    return [re.split(r" [|>&]", line.replace("…", ""))[0] for line in blocks + inline]
+
+
+def test_all_public_names_import() -> None:
+    assert attn_dsl.__all__ == sorted(attn_dsl.__all__)
+    for name in attn_dsl.__all__:
+        assert getattr(attn_dsl, name).__doc__, name
+    with pytest.raises(AttributeError):
+        _ = attn_dsl.nothing_of_this_name  # type: ignore[attr-defined]
+
+
+def test_testing_tools_import() -> None:
+    testing = importlib.import_module("attn_dsl.testing")
+    for name in ("assert_row_stochastic", "assert_causal", "assert_equivalent", "assert_invariant"):
+        assert callable(getattr(testing, name)), name
+
+
+HEAVY = ("torch", "numba", "transformers", "llama_cpp", "pandas", "rich", "numpy", "lark")
+
+
+@pytest.mark.parametrize("args", [["--help"], ["--version"], ["fit", "--help"], ["nosuch"]])
+def test_help_imports_nothing_heavy(args: list[str]) -> None:
+    code = (
+        "import json, sys\n"
+        "from attn_dsl.cli.main import main\n"
+        "try:\n"
+        f"    main({args!r})\n"
+        "except SystemExit:\n"
+        f"    print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert json.loads(done.stdout.splitlines()[-1]) == []

@@ -1,0 +1,94 @@
+"""The reference semantics: the case table, and that every program gives a matrix on every text."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+
+from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.analysis import Analysis
+from attn_dsl.dsl.parser import parse, parse_predicate
+from attn_dsl.dsl.reference import TERM_LIMIT, Interpreter, evaluate
+from attn_dsl.dsl.tokens import Tokens
+from attn_dsl.testing import assert_row_stochastic, programs, smallest, tokens
+from cases import CASES, Case
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_cases(case: Case) -> None:
+    matrix = evaluate(parse(case.source), Tokens.from_strings(case.tokens))
+    assert len(matrix) == len(case.tokens)
+    for (q, k), weight in case.expected.items():
+        assert matrix[q][k] == pytest.approx(weight, abs=1e-12), (q, k, matrix[q])
+
+
+def test_case_names_are_unique() -> None:
+    assert len({case.name for case in CASES}) == len(CASES)
+
+
+def test_the_cases_use_every_construct() -> None:
+    used = {type(node) for case in CASES for node in parse(case.source).walk()}
+    kinds = {c for c in vars(t).values() if isinstance(c, type) and issubclass(c, t.Node)}
+    assert kinds - used == {t.Node, t.Statement}
+    names = {n.name for c in CASES for n in parse(c.source).walk() if isinstance(n, t.Quantifier)}
+    assert names == {"nearest", "first", "last", "count", "any"}
+
+
+@given(programs(), tokens(max_size=8))
+def test_every_program_gives_distributions_on_every_text(program: t.Head, text: Tokens) -> None:
+    assert_row_stochastic(program, text, tolerance=1e-9)
+
+
+@given(programs(), tokens(max_size=6))
+def test_evaluating_again_gives_the_same(program: t.Head, text: Tokens) -> None:
+    assert evaluate(program, text) == evaluate(program, text)
+
+
+@given(programs(visibility="causal"), tokens(min_size=1, max_size=6))
+def test_a_bidirectional_program_of_one_token_is_the_causal_one(program: t.Head, text: Tokens) -> None:
+    both = t.Head("b", "bidirectional", program.normaliser, program.terms, program.sets)
+    assert evaluate(program, text.prefix(1)) == evaluate(both, text.prefix(1)) == [[1.0]]
+
+
+@given(programs(normaliser="softmax"), tokens(max_size=6))
+def test_what_reads_the_query_alone_does_not_change_a_softmax(program: t.Head, text: Tokens) -> None:
+    extra = t.Where(1.5, parse_predicate("punct(q) or q == 1"))
+    more = t.Head("b", program.visibility, "softmax", (*program.terms, extra), program.sets)
+    for row, other in zip(evaluate(program, text), evaluate(more, text), strict=True):
+        assert row == pytest.approx(other, abs=1e-9)
+
+
+def test_holes_cannot_be_evaluated() -> None:
+    with pytest.raises(ValueError, match="fit its weights first"):
+        evaluate(parse("head a causal:\n ? where k == 0"), Tokens.from_strings(["a"]))
+
+
+@pytest.mark.parametrize(
+    ("value", "at", "result"),
+    [
+        ("k", 3, 3.0), ("log(k)", 0, 0.0), ("log(k-5)", 0, 0.0), ("log(k)", 3, math.log(3)),
+        ("sqrt(k-5)", 1, 0.0), ("sqrt(k)", 4, 2.0), ("inv(k)", 0, 1.0), ("inv(k)", 4, 0.25),
+        ("decay(k, 0.5)", 3, 0.125), ("decay(k-9, 0.5)", 3, 1.0), ("decay(k+100000, 0.5)", 3, 0.0),
+        ("abs(k-9)", 3, 6.0), ("min(k, 2)", 3, 2.0), ("max(k, 2)", 1, 2.0), ("(2 - k)", 3, -1.0),
+    ],
+)  # fmt: skip
+def test_values(value: str, at: int, result: float) -> None:
+    program = parse(f"head a causal:\n 1 * {value}")
+    interpreter = Interpreter(program, Analysis(Tokens.from_strings(["a"] * 5)))
+    assert interpreter.term(program.terms[0], 4, at) == pytest.approx(result)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_term_is_bounded(sign: int) -> None:
+    program = parse(f"head a causal:\n {1000 * sign} * (k + 100000 + 100000)")
+    interpreter = Interpreter(program, Analysis(Tokens.from_strings(["a"])))
+    assert interpreter.term(program.terms[0], 0, 0) == sign * TERM_LIMIT
+
+
+def test_random_programs_reach_every_construct() -> None:
+    """The strategy would not find what it never makes."""
+    kinds = {c for c in vars(t).values() if isinstance(c, type) and issubclass(c, t.Node)}
+    for kind in kinds - {t.Node, t.Statement}:
+        smallest(programs(), lambda p, kind=kind: any(isinstance(n, kind) for n in p.walk()), 3000)
