@@ -49,7 +49,12 @@ NUMBERS = ("1", " 2", "42", " 1984", "٣", "²")
 OTHERS = ("中", " 日本", "ß", "İ", "ǅ", "\u0301", "\u200b", "😀", "\u2028", "")
 SPECIALS = ("<s>", "</s>", "<|endoftext|>", "[CLS]", "[SEP]", "<pad>")
 BYTES = ("<0xE2>", "<0x80>", "<0x94>", "<0xC3>", "<0xA9>", "<0x0A>", "<0x20>", "<0x41>", "<0xFF>")
-SPLIT = (("<0xE2>", "<0x80>", "<0x94>"), (" caf", "<0xC3>", "<0xA9>"), ("<0xF0>", "<0x9F>"))
+TOGETHER = (
+    *(("un", "do"), (" re", "do", "ing"), (" it", "'", "s"), (".", " The"), (".", '"', " She")),
+    *(("(", "a", ")"), (" [", "b", "](", "c", "))"), ('"', "Hi", '"'), (" “", "x", "”"), ("{", "}")),
+    *(("\n", "    ", "x"), (".", "\n", "\n"), ("<s>", "a"), ("e.g", ".", " it"), (" no", ".", " 2")),
+    *(("<0xE2>", "<0x80>", "<0x94>"), (" caf", "<0xC3>", "<0xA9>"), ("<0xF0>", "<0x9F>")),
+)
 
 _COMPARABLE = (
     "the",
@@ -72,12 +77,12 @@ _MANY = 100_000
 
 
 def pieces(unicode: bool = True) -> SearchStrategy[tuple[str, ...]]:
-    """Draw token strings that belong together: mostly one, or those of a split character."""
+    """Draw token strings that belong together: one, a word in pieces, a bracket and its like."""
     kinds = [WORDS, MARKS, SPACES, NUMBERS, SPECIALS, BYTES, OTHERS]
     one: list[SearchStrategy[str]] = [st.sampled_from(kind) for kind in kinds]
     if unicode:
         one.append(st.text(max_size=3))
-    return st.one_of(st.one_of(one).map(lambda s: (s,)), st.sampled_from(SPLIT))
+    return st.one_of(st.one_of(one).map(lambda s: (s,)), st.sampled_from(TOGETHER))
 
 
 @st.composite
@@ -102,9 +107,14 @@ def tokens(
         unicode: whether arbitrary characters occur.
         gaps: whether the text may have characters between its tokens, which no token covers.
     """
-    vocabulary = draw(st.lists(pieces(unicode), min_size=1, max_size=8))
-    several = st.lists(st.sampled_from(vocabulary), min_size=min_size, max_size=max_size)
-    drawn = [string for piece in draw(several) for string in piece][:max_size]
+    vocabulary = draw(st.lists(pieces(unicode), min_size=1, max_size=8, unique=True))
+    least, half = max(min_size, min(1, max_size)), max(min_size, (max_size + 1) // 2)
+    if min_size == 0 and draw(st.integers(0, 19)) == 0:
+        half = least = max_size = 0
+    one = st.sampled_from(vocabulary)
+    few = st.lists(one, min_size=least, max_size=half)
+    many = st.lists(one, min_size=half, max_size=max_size)
+    drawn = [string for piece in draw(few | many) for string in piece][:max_size]
     if len(drawn) <= max_size // 2 and draw(st.booleans()):
         drawn += drawn
     made = Tokens.from_strings(drawn)

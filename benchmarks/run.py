@@ -108,7 +108,11 @@ def stories(repeat: int) -> list[Figure]:
     """Forty heads of a real model on 300 stories."""
     if not SHARED.is_dir():
         return [Figure("fit, stories260k", "skipped: no folder ../shared", "under 180 s")]
-    arguments = [str(SHARED / "models/stories260k"), "--text", str(SHARED / "text/tinystories-5k.jsonl")]
+    arguments = [
+        str(SHARED / "models/stories260k"),
+        "--text",
+        str(SHARED / "text/tinystories-5k.jsonl"),
+    ]
     return fit_time("fit, stories260k", arguments, "under 180 s")
 
 
@@ -127,7 +131,9 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5)
     options = parser.parse_args()
     load = os.getloadavg()[0]
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, load {load:.1f}\n")
+    print(
+        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, load {load:.1f}\n"
+    )
     print("| what | reached | target |\n|---|---|---|", flush=True)
     for name in options.only or MEASURES:
         for figure in MEASURES[name](options.repeat):

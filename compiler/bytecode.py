@@ -77,12 +77,14 @@ class Plane:
         condition: register that must be true; -1 for none.
         real: the function.
         rate: of a decay.
+        truth: whether it is a predicate, 0 or 1 everywhere.
     """
 
     register: int
     condition: int
     real: Real
     rate: float = 0.0
+    truth: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,13 @@ class Code:
             np.array(rows, dtype=np.int32).reshape(-1, 3),
             np.array([p.rate for p in self.planes], dtype=np.float64),
         )
+
+    @cached_property
+    def slots(self) -> np.ndarray:
+        """Per plane, int32 (n, 2): 0 for a truth or 1 for a value, and its number among those."""
+        kinds = np.array([int(not p.truth) for p in self.planes], dtype=np.int32)
+        numbers = np.where(kinds == 0, np.cumsum(kinds == 0), np.cumsum(kinds == 1)) - 1
+        return np.stack([kinds, numbers], axis=1).astype(np.int32).reshape(-1, 2)
 
     @cached_property
     def column_arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -162,7 +171,7 @@ class Compiler:
     def term(self, term: t.Term) -> list[int]:
         """Compile a term to one plane for each of its weights."""
         if isinstance(term, t.Where):
-            return [self.plane(Plane(self.predicate(term.condition), -1, Real.PLAIN))]
+            return [self.plane(Plane(self.predicate(term.condition), -1, Real.PLAIN, truth=True))]
         condition = -1 if term.condition is None else self.predicate(term.condition)
         if isinstance(term, t.Scaled):
             return [self.plane(self.value(term.value, condition))]
@@ -170,7 +179,11 @@ class Compiler:
         bounds = [entry.bound for entry in term.entries]
         steps = zip(bounds, [*(b - 1 for b in bounds[1:]), ALWAYS], strict=True)
         return [
-            self.plane(Plane(self.emit(Op.BETWEEN, register, 0, low, high), condition, Real.PLAIN))
+            self.plane(
+                Plane(
+                    self.emit(Op.BETWEEN, register, 0, low, high), condition, Real.PLAIN, truth=True
+                )
+            )
             for low, high in steps
         ]
 

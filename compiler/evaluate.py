@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 
 from attn_dsl.compiler import machine
 from attn_dsl.compiler.batch import Batch
 from attn_dsl.compiler.bytecode import Code, Compiler
+from attn_dsl.compiler.masses import TRUTH_RANGE, VALUE_RANGE, evaluate_masses, typed_planes
 from attn_dsl.dsl import tree as t
 
 
@@ -56,12 +58,75 @@ class Plan:
         n = int(self.batch.sizes[text])
         entries = n * (n + 1) // 2 if self.causal else n * n
         out = np.empty((len(self.code.programs), entries), dtype=np.float32)
-        planes, rates = self.code.plane_arrays
-        machine.evaluate_text(
-            self.code.instructions, planes, rates, self.used, weights, self.offsets, self.linear,
-            self.causal, n, int(self.batch.starts[text]), *self._arrays(), out,
-        )  # fmt: skip
+        truths, values = self.typed_planes(text)
+        quick = self._quick(weights, values)
+        whole = np.arange(1, n + 1) if self.causal else np.full(n, n)
+        if quick.any():
+            masses = out if quick.all() else np.empty((int(quick.sum()), entries), np.float32)
+            evaluate_masses(truths, values, *self._factors(weights, quick), whole, masses)
+            out[quick] = masses
+        if not quick.all():
+            self._exactly(text, weights, ~quick, out)
         return out
+
+    def typed_planes(self, text: int) -> tuple[np.ndarray, np.ndarray]:
+        """Compute the planes of one text on all visible entries.
+
+        Returns:
+            uint8 (truths, entries) and float32 (values, entries); ``code.slots`` tells which.
+        """
+        n = int(self.batch.sizes[text])
+        entries = n * (n + 1) // 2 if self.causal else n * n
+        slots = self.code.slots
+        kinds = np.bincount(slots[:, 0], minlength=2)
+        truths = np.empty((kinds[0], entries), dtype=np.uint8)
+        values = np.empty((kinds[1], entries), dtype=np.float32)
+        typed_planes(
+            self.code.instructions, *self.code.plane_arrays, slots, self.causal, n,
+            int(self.batch.starts[text]), *self._arrays(), truths, values,
+        )  # fmt: skip
+        return truths, values
+
+    @cached_property
+    def _owner(self) -> np.ndarray:
+        """The program that each weight belongs to."""
+        return np.repeat(np.arange(len(self.code.programs)), np.diff(self.offsets))
+
+    def _quick(self, weights: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Say for each program whether its masses on a text stay within what float32 keeps."""
+        count = len(self.code.programs)
+        slots = self.code.slots[self.used]
+        truth = slots[:, 0] == 0
+        largest = np.abs(values).max(axis=1, initial=0.0) if len(values) else np.zeros(1)
+        size = np.abs(weights) * np.where(truth, 1.0, largest[np.where(truth, 0, slots[:, 1])])
+        by_truth = np.bincount(self._owner[truth], size[truth], minlength=count)
+        by_value = np.bincount(self._owner[~truth], size[~truth], minlength=count)
+        return ~self.linear & (by_truth <= TRUTH_RANGE) & (by_value <= VALUE_RANGE)
+
+    def _factors(self, weights: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return the truths with their factors and the values with their weights, by program."""
+        slots, own = self.code.slots[self.used], self._owner
+        parts: list[np.ndarray] = []
+        for kind in (0, 1):
+            here = (slots[:, 0] == kind) & chosen[own]
+            counts = np.bincount(own[here], minlength=len(chosen))[chosen]
+            amounts = np.exp(weights[here]) if kind == 0 else weights[here]
+            starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+            parts += [slots[here, 1], amounts.astype(np.float32), starts]
+        return tuple(parts)
+
+    def _exactly(self, text: int, weights: np.ndarray, chosen: np.ndarray, out: np.ndarray) -> None:
+        """Evaluate some programs in float64, with the largest score of each row taken out."""
+        n = int(self.batch.sizes[text])
+        here = chosen[self._owner]
+        counts = np.diff(self.offsets)[chosen]
+        part = np.empty((len(counts), out.shape[1]), dtype=np.float32)
+        machine.evaluate_text(
+            self.code.instructions, *self.code.plane_arrays, self.used[here], weights[here],
+            np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), self.linear[chosen],
+            self.causal, n, int(self.batch.starts[text]), *self._arrays(), part,
+        )  # fmt: skip
+        out[chosen] = part
 
     def planes(self, rows: Sequence[np.ndarray]) -> np.ndarray:
         """Compute the planes that the weights multiply on some rows of every text.

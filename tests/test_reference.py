@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from cases import CASES, Case
+from hypothesis import Phase, given, settings
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.analysis import Analysis
+from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.parser import parse, parse_predicate
 from attn_dsl.dsl.reference import TERM_LIMIT, Interpreter, evaluate
 from attn_dsl.dsl.tokens import Tokens
-from attn_dsl.testing import assert_row_stochastic, programs, smallest, tokens
-from cases import CASES, Case
+from attn_dsl.testing import assert_row_stochastic, features, programs, tokens
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
@@ -87,8 +88,22 @@ def test_a_term_is_bounded(sign: int) -> None:
     assert interpreter.term(program.terms[0], 0, 0) == sign * TERM_LIMIT
 
 
-def test_random_programs_reach_every_construct() -> None:
-    """The strategy would not find what it never makes."""
-    kinds = {c for c in vars(t).values() if isinstance(c, type) and issubclass(c, t.Node)}
-    for kind in kinds - {t.Node, t.Statement}:
-        smallest(programs(), lambda p, kind=kind: any(isinstance(n, kind) for n in p.walk()), 3000)
+def test_random_programs_reach_every_construct_and_feature() -> None:
+    """A property test finds nothing in what its strategy never makes."""
+    kinds: set[type] = set()
+    names: set[str] = set()
+
+    @settings(max_examples=400, derandomize=True, phases=[Phase.generate])
+    @given(programs(holes=True, lookahead=True))
+    def collect(program: t.Head) -> None:
+        kinds.update(map(type, program.walk()))
+        names.update(node.name for node in program.walk() if isinstance(node, t.Call))
+
+    collect()
+    known = {c for c in vars(t).values() if isinstance(c, type) and issubclass(c, t.Node)}
+    assert known - kinds == {t.Node, t.Statement}
+    ours = {f.name for f in FEATURES.values() if not f.extra}
+    assert names <= ours
+    assert len(names) > 0.8 * len(ours)
+    drawn = {name for kind in ("bool", "int", "symbol") for name in features(kind, full=True)}
+    assert drawn | {"match"} == ours

@@ -1,0 +1,386 @@
+"""The commands on programs, captures and runs: what they print, write and exit with."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import attn_dsl, snapshot, succeed, write_texts
+
+from attn_dsl.dsl.features import FEATURES
+from attn_dsl.dsl.lexicon import lexicon
+from attn_dsl.dsl.parser import grammar_text
+from attn_dsl.eval.capture import Capture
+
+INDUCTION = (
+    "# after the last copy\nhead induction causal softmax:\n    8 where text(k-1) == text(q)\n"
+)
+UNTIDY = "# a remark\nhead  untidy causal :\n  2.50 where k==q-1 # beside\n\n\n"
+TIDY = "# a remark\nhead untidy causal softmax:\n    2.5 where k == q-1  # beside\n"
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of its own to work in, with one program in it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "induction.attn").write_text(INDUCTION)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def captured(
+    small_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, str]:
+    """A capture that the command line made, and what it printed."""
+    folder = tmp_path_factory.mktemp("captured")
+    texts = write_texts(folder / "texts.jsonl")
+    out = folder / "capture"
+    args = ("--text", texts, "--out", out, "--max-tokens", "16", "--max-texts", "20")
+    return out, succeed("capture", small_model("gpt2"), *args)
+
+
+def assert_narrow(output: str) -> None:
+    wide = [line for line in output.splitlines() if len(line) > 80]
+    assert not wide, wide
+
+
+# show
+
+
+def test_show_draws_the_matrix_of_a_sample(here: Path) -> None:
+    out = succeed("show", "induction.attn")
+    assert_narrow(out)
+    assert "head induction causal softmax:" in out
+    assert "7 nodes, 3 operations per pair" in out
+    rows = [line for line in out.splitlines() if re.match(r" *·?\S+ +\d+  ", line)]
+    assert len(rows) == 27
+    # the second `·dog` looks at what follows the first one, and at nothing else
+    dog = next(row for row in rows if re.match(r" *·dog 21 ", row))
+    assert re.sub(r"^ *·dog 21 ", "", dog).rstrip() == "  " * 13 + " @"
+
+
+def test_show_draws_the_text_that_is_given(here: Path) -> None:
+    out = succeed("show", "induction.attn", "--text", "a b a")
+    rows = out.splitlines()[-3:]
+    assert [row.split()[:2] for row in rows] == [["a", "0"], ["·b", "1"], ["·a", "2"]]
+    assert rows[2].endswith("@  ") or rows[2].split()[2:] == ["@"]
+
+
+def test_show_names_the_strongest_keys_of_a_long_text(here: Path) -> None:
+    out = succeed("show", "induction.attn", "--text", "one two three four " * 12)
+    assert_narrow(out)
+    assert "each query with the keys that it attends to most" in out
+    assert re.search(r"^ +4 +·one  ·two@1 1\.00$", out, re.MULTILINE), out
+
+
+def test_show_shows_characters_that_cannot_be_seen(here: Path) -> None:
+    out = succeed("show", "induction.attn", "--text", "a\n\tb")
+    assert "↵" in out
+    assert "⇥" in out
+
+
+def test_show_cuts_the_text_as_a_model_does(here: Path, small_model: Callable) -> None:
+    out = succeed("show", "induction.attn", "--text", "the cat", "--tokenizer", small_model("gpt2"))
+    rows = [line.split()[0] for line in out.splitlines()[-3:]]
+    assert rows == ["<s>", "the", "·cat"]
+
+
+def test_show_marks_programs_that_look_ahead(here: Path) -> None:
+    (here / "ahead.attn").write_text("head ahead causal:\n    2 where text_final(k)\n")
+    assert attn_dsl("show", "ahead.attn").code == 2
+    assert "looks ahead by text_final" in succeed("show", "ahead.attn", "--allow-lookahead")
+
+
+class Page(HTMLParser):
+    """Collects tags and whatever a page would load from elsewhere."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.open: list[str] = []
+        self.loads: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in ("meta", "link", "br", "img", "input", "col"):
+            self.open.append(tag)
+        found = [v for k, v in attrs if k in ("src", "href", "srcset", "action") and v]
+        self.loads += [v for v in found if not v.startswith(("#", "data:"))]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_show_writes_a_page_that_needs_nothing_else(here: Path) -> None:
+    args = ("--html", "page.html", "--text", "<u>the</u> the", "--allow-lookahead")
+    assert succeed("show", "induction.attn", *args) == "page.html\n"
+    text = (here / "page.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert not page.open
+    assert not page.loads
+    assert "script" not in page.tags
+    assert "u" not in page.tags, "the text is escaped"
+    assert not re.search(r"https?://|@import|url\(", text)
+    assert text.count("<tr") >= 8
+
+
+# check
+
+
+def test_check_says_what_a_valid_program_costs(here: Path) -> None:
+    out = succeed("check", "induction.attn", "--examples", "5")
+    assert_narrow(out)
+    assert out.splitlines() == [
+        "induction.attn: ok",
+        "  7 nodes, 3 operations per pair, causal, properties hold on 5 texts",
+    ]
+
+
+def test_check_as_json(here: Path) -> None:
+    (here / "hole.attn").write_text("head hole bidirectional:\n    ? where k == 0\n")
+    (here / "wrong.attn").write_text("head wrong causal:\n    2 where k = 0\n")
+    args = ("induction.attn", "hole.attn", "wrong.attn", "--examples", "0", "--json")
+    outcome = attn_dsl("check", *args)
+    assert outcome.code == 2
+    valid, hole, wrong = json.loads(outcome.out)
+    assert valid == {
+        "program": "induction.attn", "valid": True, "nodes": 7, "cost": 3, "visibility": "causal",
+        "holes": 0, "lookahead": [], "failures": [], "code": 0,
+    }  # fmt: skip
+    assert (hole["holes"], hole["visibility"]) == (1, "bidirectional")
+    assert wrong["valid"] is False
+    assert wrong["error"].startswith("wrong.attn:2:15: syntax error")
+
+
+def test_check_reports_every_program_and_exits_2(here: Path) -> None:
+    (here / "wrong.attn").write_text("head wrong causal:\n    2 where txt(k)\n")
+    outcome = attn_dsl("check", "wrong.attn", "induction.attn", "--examples", "0")
+    assert outcome.code == 2
+    assert "did you mean `text`?" in outcome.out
+    assert "induction.attn: ok" in outcome.out
+
+
+def test_check_shows_the_smallest_text_on_which_a_property_fails(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from attn_dsl.compiler.program import Program
+
+    def leak(program: Program, tokens: list[str]) -> np.ndarray:
+        return np.full((len(tokens), len(tokens)), 1 / max(len(tokens), 1), np.float32)
+
+    monkeypatch.setattr(Program, "__call__", leak)
+    outcome = attn_dsl("check", "induction.attn", "--examples", "10")
+    assert outcome.code == 1
+    assert outcome.out.startswith("induction.attn: FAILS\n")
+    assert "not causal" in outcome.out
+    (report,) = json.loads(attn_dsl("check", "induction.attn", "--examples", "10", "--json").out)
+    assert report["valid"] is True
+    assert len(report["failures"]) == 1
+    assert report["code"] == 1
+
+
+def test_check_bounds_the_size(here: Path) -> None:
+    assert attn_dsl("check", "induction.attn", "--max-nodes", "7", "--examples", "0").code == 0
+    outcome = attn_dsl("check", "induction.attn", "--max-nodes", "6", "--examples", "0")
+    assert outcome.code == 2
+    assert "cost error: the program has 7 nodes; at most 6 are allowed" in outcome.out
+
+
+# fmt
+
+
+def test_fmt_rewrites_programs_and_keeps_comments(here: Path) -> None:
+    file = here / "untidy.attn"
+    file.write_text(UNTIDY)
+    outcome = attn_dsl("fmt", "untidy.attn", "induction.attn")
+    assert outcome.code == 0
+    assert outcome.err == "untidy.attn: rewritten\n"
+    assert file.read_text() == TIDY
+    assert (here / "induction.attn").read_text() == INDUCTION
+    assert attn_dsl("fmt", "untidy.attn").err == ""
+
+
+def test_fmt_check_changes_nothing(here: Path) -> None:
+    file = here / "untidy.attn"
+    file.write_text(UNTIDY)
+    outcome = attn_dsl("fmt", "--check", "untidy.attn", "induction.attn")
+    assert outcome.code == 1
+    assert outcome.err == "untidy.attn: would be rewritten\n"
+    assert file.read_text() == UNTIDY
+    assert attn_dsl("fmt", "--check", "induction.attn").code == 0
+
+
+def test_fmt_reads_standard_input(here: Path) -> None:
+    assert succeed("fmt", "-", stdin=UNTIDY) == TIDY
+    assert attn_dsl("fmt", "-", "--check", stdin=UNTIDY).code == 1
+    assert attn_dsl("fmt", "-", "--check", stdin=TIDY).code == 0
+
+
+def test_fmt_rewrites_none_if_one_is_invalid(here: Path) -> None:
+    (here / "untidy.attn").write_text(UNTIDY)
+    (here / "wrong.attn").write_text("head wrong causal:\n    2 where\n")
+    assert attn_dsl("fmt", "untidy.attn", "wrong.attn").code == 2
+    assert (here / "untidy.attn").read_text() == UNTIDY
+
+
+# features, grammar
+
+
+def test_features_lists_the_whole_vocabulary() -> None:
+    out = succeed("features")
+    assert_narrow(out)
+    for name in FEATURES:
+        assert re.search(rf"^  {name}\(k(, q)?\) ", out, re.MULTILINE), name
+    for name in lexicon():
+        assert re.search(rf"\b{name}\b", out), name
+
+
+def test_features_as_json() -> None:
+    listed = json.loads(succeed("features", "--json"))
+    assert [f["name"] for f in listed["features"]] == list(FEATURES)
+    assert listed["sets"].keys() == lexicon().keys()
+    assert all(set(words) == lexicon()[name].elements for name, words in listed["sets"].items())
+    match = next(f for f in listed["features"] if f["name"] == "match")
+    assert (match["positions"], match["type"], match["reads"]) == (2, "int", "left")
+
+
+def test_features_with_the_words_of_the_sets() -> None:
+    out = succeed("features", "--sets")
+    assert_narrow(out)
+    assert re.search(r"^Pronoun  personal pronouns", out, re.MULTILINE)
+    assert re.search(r"\bthey\b", out)
+
+
+def test_grammar() -> None:
+    assert succeed("grammar") == grammar_text()
+
+
+def test_grammar_as_gbnf() -> None:
+    rules = re.findall(r"^([a-zA-Z0-9-]+) ::=", succeed("grammar", "--gbnf"), re.MULTILINE)
+    assert "root" in rules
+    assert len(rules) == len(set(rules)) > 20
+
+
+# capture, score
+
+
+def test_capture_says_what_it_stored(captured: tuple[Path, str]) -> None:
+    folder, printed = captured
+    assert re.fullmatch(r"20 texts, 2 layers of 4 heads, \d+ MB in .*capture\n", printed)
+    capture = Capture.open(folder)
+    capture.verify()
+    assert capture.n_texts == 20
+    assert max(len(capture.tokens(i)) for i in range(20)) == 16
+
+
+def test_capture_is_not_made_twice(captured: tuple[Path, str], small_model: Callable) -> None:
+    folder, _ = captured
+    before = snapshot(folder)
+    args = ("--out", folder, "--max-tokens", "16", "--max-texts", "20")
+    succeed("capture", small_model("gpt2"), "--text", folder.parent / "texts.jsonl", *args)
+    assert snapshot(folder) == before
+
+
+def test_score_as_json(captured: tuple[Path, str], here: Path) -> None:
+    folder, _ = captured
+    (here / "uniform.attn").write_text("head uniform causal:\n")
+    args = ("--capture", folder, "--heads", "L0H1,L1", "--json")
+    rows = json.loads(succeed("score", "induction.attn", "uniform.attn", *args))
+    heads = [(0, 1), (1, 0), (1, 1), (1, 2), (1, 3)]
+    assert {(r["program"], r["layer"], r["head"]) for r in rows} == {
+        (name, *pair) for name in ("induction.attn", "uniform.attn") for pair in heads
+    }
+    capture = Capture.open(folder)
+    texts = capture.split(0)["test"]
+    row = next(r for r in rows if (r["program"], r["layer"], r["head"]) == ("uniform.attn", 1, 2))
+    assert row.keys() == {
+        "program", "nodes", "layer", "head", "iou", "iou_low", "iou_high", "iou_no_sink", "jsd",
+        "tv", "top1", "texts", "lookahead",
+    }  # fmt: skip
+    by_hand = []
+    for text in texts:
+        actual = capture.matrix(text, 1, 2)
+        n = len(actual)
+        uniform = np.tri(n) / np.arange(1, n + 1)[:, None]
+        by_hand.append(np.minimum(actual, uniform).sum() / np.maximum(actual, uniform).sum())
+    assert row["iou"] == pytest.approx(np.mean(by_hand), abs=1e-5)
+    assert row["iou_low"] <= row["iou"] <= row["iou_high"]
+    assert (row["texts"], row["nodes"]) == (len(texts), 1)
+
+
+def test_score_prints_the_best_heads_and_the_sample(captured: tuple[Path, str], here: Path) -> None:
+    folder, _ = captured
+    out = succeed("score", "induction.attn", "--capture", folder, "--top", "3")
+    assert_narrow(out)
+    ious = [float(x) for x in re.findall(r"L\dH\d +(\d\.\d{3})", out)]
+    assert len(ious) == 3
+    assert ious == sorted(ious, reverse=True)
+    texts = Capture.open(folder).split(0)["test"]
+    assert f"{len(texts)} test texts of" in out
+
+
+def test_score_on_another_split(captured: tuple[Path, str], here: Path) -> None:
+    folder, _ = captured
+    sizes = []
+    for seed in ("0", "3"):
+        rows = json.loads(
+            succeed("score", "induction.attn", "--capture", folder, "--seed", seed, "--json")
+        )
+        sizes.append([r["iou"] for r in rows])
+    assert sizes[0] != sizes[1]
+
+
+def test_score_of_a_model_is_that_of_its_capture(
+    captured: tuple[Path, str], here: Path, small_model: Callable
+) -> None:
+    folder, _ = captured
+    texts = folder.parent / "texts.jsonl"
+    args = ("--text", texts, "--max-tokens", "16", "--max-texts", "20", "--json")
+    live = json.loads(succeed("score", "induction.attn", small_model("gpt2"), *args))
+    stored = json.loads(succeed("score", "induction.attn", "--capture", folder, "--json"))
+    assert live == stored
+
+
+def test_score_marks_programs_that_look_ahead(captured: tuple[Path, str], here: Path) -> None:
+    folder, _ = captured
+    (here / "ahead.attn").write_text("head ahead causal:\n    2 where from_end(k) == 0\n")
+    assert attn_dsl("score", "ahead.attn", "--capture", folder).code == 2
+    args = ("--capture", folder, "--allow-lookahead")
+    assert "(looks ahead)" in " ".join(succeed("score", "ahead.attn", *args).split())
+    (row, *_) = json.loads(succeed("score", "ahead.attn", *args, "--json"))
+    assert row["lookahead"] == ["from_end"]
+
+
+# the group
+
+
+def test_overview_names_every_command() -> None:
+    from attn_dsl.cli.main import COMMANDS
+
+    out = succeed("--help")
+    for name, (_, text) in COMMANDS.items():
+        assert re.search(rf"^  {name} +{re.escape(text)}$", out, re.MULTILINE), name
+    assert succeed("-h") == out
+
+
+def test_version() -> None:
+    import attn_dsl as package
+
+    assert succeed("--version").strip() == f"attn-dsl, version {package.__version__}"
+
+
+def test_errors_show_their_traceback_on_request(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from attn_dsl.dsl.errors import InputError
+
+    monkeypatch.setenv("ATTN_DSL_DEBUG", "1")
+    with pytest.raises(InputError):
+        attn_dsl("show", "none.attn")
