@@ -81,8 +81,10 @@ REACHED = {
         a.isalpha() and b.isalpha() for a, b in itertools.pairwise(text)
     ),
     "a closed bracket": lambda text: any(x >= 0 for x in Analysis(text).nesting["match"]),
-    "a split character": lambda text: "<0x94>" in text and "—" in text.text,
-    "half a character": lambda text: "<0x80>" in text and "—" not in text.text,
+    "a split character": lambda text: any(x in text.text and "<0x" in "".join(text) for x in "—é"),
+    "half a character": lambda text: any(
+        s.startswith("<0x") and start == end for s, (start, end) in zip(text, text.spans, strict=True)
+    ),
     "two sentences": lambda text: max(Analysis(text).sentence, default=0) > 0,
     "two paragraphs": lambda text: max(Analysis(text).segments.paragraph, default=0) > 0,
     "repetition": lambda text: len(text) > 5 and text[: len(text) // 2] == text[len(text) // 2 :],
@@ -95,11 +97,11 @@ def test_the_random_texts_reach_what_could_leak() -> None:
     """A property test finds nothing in what its strategy never makes."""
     reached: Counter[str] = Counter()
 
-    @settings(max_examples=200, derandomize=True, phases=[Phase.generate])
+    @settings(max_examples=300, derandomize=True, phases=[Phase.generate])
     @given(tokens(max_size=9))
     def collect(text: Tokens) -> None:
         reached.update(name for name, holds in REACHED.items() if holds(text))
 
     collect()
     assert set(reached) == set(REACHED)
-    assert all(count >= 4 for name, count in reached.items() if name != "no token"), reached
+    assert min(reached.values()) >= 3, reached

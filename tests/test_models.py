@@ -70,7 +70,7 @@ def test_weights_of_another_configuration_are_refused(small_model, tmp_path):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     config = json.loads((folder / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"n_layer": 3}))
-    with pytest.raises(InputError, match="lacks .* weights"):
+    with pytest.raises(InputError, match=r"lacks .* weights"):
         load_model(str(tmp_path))
 
 

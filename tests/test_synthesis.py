@@ -254,7 +254,7 @@ def test_a_proposer_of_one_line_is_enough(design: Design) -> None:
             )
 
     found = pool(task(design, 0, 0), [Sinks(), Library(Probes(design), most=3)])
-    assert [f.proposer for f in found][0] == "sinks"
+    assert found[0].proposer == "sinks"
     assert all(weight is not None for f in found for weight in f.program.weights)
     assert len(found) >= 3
 

@@ -1,0 +1,454 @@
+"""Bad input: one clear message with the remedy, exit code 2, no traceback, results untouched."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from command_line import Outcome, attn_dsl, snapshot, succeed, write_texts
+
+FIT = ("fit", "{model}", "--text", "{texts}", "--out", "out", "--max-tokens", "32")
+SHORT = ("--heads", "L0H0", "--max-evals", "2")
+SCORE = ("--capture", "{run}/capture")
+VALID = "head first causal:\n    2 where k == 0\n"
+
+
+def no_preparation(here: Path) -> None:
+    """Most cases need no file."""
+
+
+def file(name: str, content: str | bytes) -> Callable[[Path], None]:
+    """Prepare a case by writing a file."""
+
+    def prepare(here: Path) -> None:
+        data = content if isinstance(content, bytes) else content.encode()
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / name).write_bytes(data)
+
+    return prepare
+
+
+@dataclass(frozen=True)
+class Case:
+    """One mistake of a user.
+
+    Attributes:
+        name: what the mistake is.
+        args: the command; ``{model}``, ``{texts}``, ``{run}`` stand for a model, its texts and
+            a finished run, which must stay as they are.
+        says: what the message holds: the file or option, what is wrong, the remedy.
+        prepare: makes the files of the case in the working directory.
+        leaves: files that the command may leave behind, by their first folder.
+    """
+
+    name: str
+    args: tuple[str, ...]
+    says: tuple[str, ...]
+    prepare: Callable[[Path], None] = field(default=no_preparation, repr=False)
+    leaves: tuple[str, ...] = ()
+
+
+def model(**changes: object) -> Callable[[Path], None]:
+    """Prepare a copy of the model in ``model``: files by name (None removes), or settings."""
+
+    def prepare(here: Path) -> None:
+        shutil.copytree(here / ".given" / "model", here / "model")
+        for name, content in changes.items():
+            target = here / "model" / name.replace("__", ".")
+            if content is None:
+                target.unlink()
+            elif isinstance(content, bytes):
+                target.write_bytes(content)
+            elif isinstance(content, dict):
+                target.write_text(json.dumps(json.loads(target.read_text()) | content))
+
+    return prepare
+
+
+def damaged(what: str, change: Callable[[Path], None]) -> Callable[[Path], None]:
+    """Prepare a damaged copy of the run or its capture, in a folder of that name."""
+
+    def prepare(here: Path) -> None:
+        given = here / ".given" / "run"
+        shutil.copytree(given / "capture" if what == "capture" else given, here / what)
+        change(here / what)
+
+    return prepare
+
+
+def cut(name: str) -> Callable[[Path], None]:
+    """Cut a file off in its middle."""
+
+    def change(folder: Path) -> None:
+        (found,) = folder.glob(name)
+        data = found.read_bytes()
+        found.write_bytes(data[: len(data) // 2])
+
+    return change
+
+
+def setting(name: str, **values: object) -> Callable[[Path], None]:
+    """Change fields of a JSON file; None removes them."""
+
+    def change(folder: Path) -> None:
+        fields = json.loads((folder / name).read_text()) | values
+        kept = {key: value for key, value in fields.items() if value is not None}
+        (folder / name).write_text(json.dumps(kept))
+
+    return change
+
+
+def remove(name: str) -> Callable[[Path], None]:
+    """Remove a file or folder."""
+
+    def change(folder: Path) -> None:
+        target = folder / name
+        shutil.rmtree(target) if target.is_dir() else target.unlink()
+
+    return change
+
+
+def fit(*changed: str) -> tuple[str, ...]:
+    """Return the arguments of a fit with options added; the last of the same name counts."""
+    return (*FIT, *SHORT, *changed)
+
+
+def fit_text(text: str) -> tuple[str, ...]:
+    return fit("--text", text)
+
+
+FIT_MODEL = ("fit", "./model", *fit()[2:])
+TEXTS = [
+    Case("text missing", fit_text("none.txt"), ("none.txt does not exist",)),
+    Case(
+        "text misspelt", fit_text("story.txt"), ("story.txt does not exist", "`stories.txt`"),
+        file("stories.txt", "a b"),
+    ),
+    Case("text empty", fit_text("a.txt"), ("a.txt holds no text", "empty"), file("a.txt", " \n")),
+    Case(
+        "text binary", fit_text("a.txt"), ("a.txt is not UTF-8", "byte 2", "iconv"),
+        file("a.txt", b"ab\xff\x00\x01"),
+    ),
+    Case("text a directory", fit_text("."), (". is a directory", ".jsonl")),
+    Case("text of another kind", fit_text("a.csv"), ("a.csv", ".txt", ".jsonl"), file("a.csv", "a")),
+    Case(
+        "JSONL line broken", fit_text("a.jsonl"), ("a.jsonl:2", "not JSON", '{"text":'),
+        file("a.jsonl", '{"text": "a b"}\n{"text": \n'),
+    ),
+    Case(
+        "JSONL without text", fit_text("a.jsonl"), ("a.jsonl:1", "no field `text`", "`txt`"),
+        file("a.jsonl", '{"txt": "a b"}\n'),
+    ),
+    Case(
+        "too few texts", fit_text("a.txt"), ("2 texts are too few", "at least 10"),
+        file("a.txt", "the cat sat\n\nthe dog ran"), leaves=("out",),
+    ),
+    Case("model without text", ("fit", "{model}", "--out", "out"), ("needs a text", "--text FILE")),
+]  # fmt: skip
+MODELS = [
+    Case("model missing", ("fit", "./nomodel", *fit()[2:]), ("./nomodel is not a directory",)),
+    Case(
+        "model misspelt", ("fit", "./modell", *fit()[2:]),
+        ("./modell is not a directory", "did you mean `model`?"), model(),
+    ),
+    Case("model a file", ("fit", "{texts}", *fit()[2:]), ("is a file", "config.json")),
+    Case(
+        "model without configuration", FIT_MODEL, ("model holds no config.json",),
+        model(config__json=None),
+    ),
+    Case(
+        "model without weights", FIT_MODEL, ("model holds no weights", "model.safetensors"),
+        model(model__safetensors=None),
+    ),
+    Case(
+        "model with pickled weights only", FIT_MODEL,
+        ("pytorch_model.bin", "a pickle", "save_pretrained"),
+        model(model__safetensors=None, pytorch_model__bin=b"\x80\x02"),
+    ),
+    Case(
+        "weights cut off", FIT_MODEL, ("model", "cut off", "again"),
+        model(model__safetensors=b"\x80\x02\x00\x00\x00\x00\x00\x00{"),
+    ),
+    Case(
+        "encoder-decoder", FIT_MODEL, ("encoder-decoder model (t5)", "GPT-2", "BERT"),
+        model(config__json={"model_type": "t5", "is_encoder_decoder": True}),
+    ),
+    Case(
+        "no attention", FIT_MODEL, ("mamba", "no attention matrix", "transformer"),
+        model(config__json={"model_type": "mamba"}),
+    ),
+    Case(
+        "unknown architecture", FIT_MODEL, ("config.json cannot be used", "`nonesuch`"),
+        model(config__json={"model_type": "nonesuch"}),
+    ),
+    Case(
+        "no tokenizer", FIT_MODEL, ("no tokenizer", "tokenizer.save_pretrained"),
+        model(tokenizer__json=None, tokenizer_config__json=None),
+    ),
+    Case(
+        "window longer than the model's context", fit("--max-tokens", "65"),
+        ("64 tokens at most, not 65", "--max-tokens 64"),
+    ),
+]  # fmt: skip
+BROKEN = {
+    "syntax": ("head a causal:\n    2 where k = 0\n", ("a.attn:2:15", "syntax error", "`==`")),
+    "unknown feature": (
+        "head a causal:\n    2 where txt(k) == text(q)\n",
+        ("a.attn:2:13", "`txt`", "did you mean `text`?"),
+    ),
+    "type": (
+        "head a causal:\n    2 where text(k) in Pronun\n",
+        ("a.attn:2:24", "type error: unknown set `Pronun`", "`Pronoun`"),
+    ),
+    "weight out of range": (
+        "head a causal:\n    5000 where k == 0\n",
+        ("a.attn:2:5", "the weight 5000 is out of range", "between -1000 and 1000"),
+    ),
+    "causality": (
+        "head a causal:\n    2 where text_final(k)\n",
+        ("a.attn:2:13", "causality error: `text_final`", "--allow-lookahead"),
+    ),
+    "cost": (
+        "head a causal:\n" + '    1 where any(text(k) == "x" and k < q)\n' * 700,
+        ("a.attn:1:6", "cost error", "nodes; at most 5,000", "operations per query and key"),
+    ),
+    "empty": ("", ("a.attn:1:1", "syntax error", "`head`")),
+}
+COMMANDS_ON_PROGRAMS = (("check", ()), ("show", ()), ("score", SCORE))
+PROGRAMS = [
+    Case(f"{command}: {name}", (command, "a.attn", *more), says, file("a.attn", source))
+    for command, more in COMMANDS_ON_PROGRAMS
+    for name, (source, says) in BROKEN.items()
+]
+PROGRAMS += [
+    Case(f"{command}: {name}", (command, "a.attn", *more), says, prepare)
+    for command, more in (*COMMANDS_ON_PROGRAMS, ("fmt", ()))
+    for name, says, prepare in (
+        ("missing", ("a.attn: no such file", ".attn"), no_preparation),
+        ("a directory", ("a.attn is a directory", "a.attn/*.attn"), file("a.attn/b", "")),
+        ("not UTF-8", ("a.attn: not UTF-8", "byte 2"), file("a.attn", b"# \xe9\n")),
+    )
+]
+HOLE = file("a.attn", "head a causal:\n    ? where k == 0\n")
+OK = file("a.attn", VALID)
+PROGRAMS += [
+    Case("fmt: syntax", ("fmt", "a.attn"), BROKEN["syntax"][1], file("a.attn", BROKEN["syntax"][0])),
+    Case("show: holes", ("show", "a.attn"), ("to be fitted (`?`)", "write numbers"), HOLE),
+    Case("score: holes", ("score", "a.attn", *SCORE), ("a.attn: ", "holes (`?`)", "write"), HOLE),
+    Case(
+        "score: other visibility", ("score", "a.attn", *SCORE),
+        ("a.attn: the model is causal", "`head a causal`"),
+        file("a.attn", "head a bidirectional:\n    1 where k == 0\n"),
+    ),
+    Case("score: nothing to score", ("score", "{model}", *SCORE), ("name programs (.attn)",)),
+    Case("score: against nothing", ("score", "a.attn"), ("--capture DIR", "--text FILE"), OK),
+    Case(
+        "score: against two things", ("score", "a.attn", "{model}", *SCORE),
+        ("either --capture, or MODEL",), OK,
+    ),
+    Case("show: empty text", ("show", "a.attn", "--text", ""), ("--text is empty",), OK),
+    Case(
+        "show: no tokenizer", ("show", "a.attn", "--tokenizer", "./none"),
+        ("./none is not a directory",), OK,
+    ),
+]  # fmt: skip
+SCORE_DAMAGED = ("score", ".given/first.attn", "--capture", "capture")
+AGAIN = ("capture", "attn-dsl capture")
+CAPTURES = [
+    Case("capture missing", SCORE_DAMAGED, ("capture does not exist", "attn-dsl capture")),
+    Case("capture a file", SCORE_DAMAGED, ("capture is a file",), file("capture", "")),
+    Case(
+        "capture without its description", SCORE_DAMAGED, ("capture.json is missing", *AGAIN),
+        damaged("capture", remove("capture.json")),
+    ),
+    Case(
+        "capture's description cut off", SCORE_DAMAGED, ("capture.json is damaged", *AGAIN),
+        damaged("capture", cut("capture.json")),
+    ),
+    Case(
+        "capture of another format", SCORE_DAMAGED, ("capture.json", "format version 9", *AGAIN),
+        damaged("capture", setting("capture.json", version=9)),
+    ),
+    Case(
+        "capture of another program", SCORE_DAMAGED, ("does not describe a capture", *AGAIN),
+        damaged("capture", setting("capture.json", format="other")),
+    ),
+    Case(
+        "capture's shard cut off", SCORE_DAMAGED,
+        ("capture/attention-00000.safetensors is cut off", *AGAIN),
+        damaged("capture", cut("attention-*.safetensors")),
+    ),
+    Case(
+        "capture's shard missing", SCORE_DAMAGED, ("attention-00000.safetensors is missing", *AGAIN),
+        damaged("capture", remove("attention-00000.safetensors")),
+    ),
+    Case(
+        "capture's texts cut off", SCORE_DAMAGED, ("capture/texts.jsonl is cut off", *AGAIN),
+        damaged("capture", cut("texts.jsonl")),
+    ),
+    Case(
+        "fit to a damaged capture", ("fit", "--capture", "capture", "--out", "out", *SHORT),
+        ("attention-00000.safetensors is cut off", *AGAIN),
+        damaged("capture", cut("attention-*.safetensors")),
+    ),
+    Case(
+        "capture over another", ("capture", "{model}", "--text", "a.txt", "--out", "{run}/capture",
+                                 "--max-tokens", "32"),
+        ("holds a capture of other settings", "the texts", "another directory"),
+        file("a.txt", "the cat sat\n\nthe dog ran"),
+    ),
+    Case(
+        "capture into other files", ("capture", *FIT[1:4], "--out", "notes", "--max-tokens", "32"),
+        ("notes holds other things (a.md)", "new directory"), file("notes/a.md", "my notes"),
+    ),
+    Case(
+        "capture into a file", ("capture", *FIT[1:4], "--out", "notes", "--max-tokens", "32"),
+        ("notes is a file", "directory"), file("notes", "my notes"),
+    ),
+]  # fmt: skip
+RUNS = [
+    Case(
+        "out holds a run", fit("--out", "{run}"), ("already holds a run", "--resume", "--out")
+    ),
+    Case("out is a file", fit("--out", "notes"), ("notes is a file", "--out"), file("notes", "")),
+    Case(
+        "out holds other files", fit("--out", "notes"),
+        ("notes holds other things (a.md)", "--out"), file("notes/a.md", "my notes"),
+    ),
+    Case("nothing to resume", fit("--resume"), ("out: there is no run to resume", "--resume")),
+    Case(
+        "resume with another model", (*FIT_MODEL, "--out", "{run}", "--resume"),
+        ("capture holds a capture of other settings", "the model's weights", "another directory"),
+        model(config__json={"layer_norm_epsilon": 1e-3}),
+    ),
+    Case(
+        "resume with another capture",
+        ("fit", "--capture", "capture", "--out", "{run}", "--resume", *SHORT),
+        ("holds a run with other settings", "capture: ", "--out"),
+        damaged("capture", setting("capture.json", hash="0" * 64)),
+    ),
+    Case(
+        "resume with another seed", fit("--out", "{run}", "--resume", "--seed", "7"),
+        ("other settings", "seed: 0 there, 7 now", "choose another --out"),
+    ),
+    Case("report of nothing", ("report", "none"), ("none: no such directory", "attn-dsl fit")),
+    Case("report of no run", ("report", "."), (".: not a run", "run.json", "attn-dsl fit")),
+    Case(
+        "report of a damaged run", ("report", "run"), ("run.json: damaged", "attn-dsl fit"),
+        damaged("run", cut("run.json")),
+    ),
+    Case(
+        "report of a run that lacks settings", ("report", "run"),
+        ("run.json: damaged (it lacks key)", "attn-dsl fit"),
+        damaged("run", setting("run.json", key=None)),
+    ),
+    Case(
+        "report of a run of another version", ("report", "run"), ("run.json: format 99",),
+        damaged("run", setting("run.json", format=99)),
+    ),
+    Case(
+        "report of a run with a damaged head", ("report", "run"),
+        ("L00H00.json: damaged", "--resume"), damaged("run", cut("state/L00H00.json")),
+    ),
+    Case(
+        "report of a run without heads", ("report", "run"), ("no head is finished", "--resume"),
+        damaged("run", remove("state")),
+    ),
+    Case(
+        "report without the capture", ("report", "run"), ("its attention is not in", "--capture"),
+        damaged("run", lambda run: [remove("capture")(run), setting("run.json", capture="x")(run)]),
+    ),
+]  # fmt: skip
+OPTIONS = [
+    Case("unknown head", fit("--heads", "L2H0"), ("--heads: there is no L2H0", "layers 0 to 1"),
+         leaves=("out",)),
+    Case("unknown head to score", ("score", "a.attn", *SCORE, "--heads", "L0H4"),
+         ("--heads: there is no L0H4", "heads 0 to 3"), OK),
+    Case("heads malformed", fit("--heads", "3.1"), ("--heads: cannot read '3.1'", "L2H3")),
+    Case("no heads", fit("--heads", ","), ("--heads names no head", "L2H3")),
+    Case("unknown proposer", fit("--proposers", "magic"),
+         ("--proposers: unknown magic", "library, greedy")),
+    Case("no proposer", fit("--proposers", ","), ("--proposers: none is named", "library, greedy")),
+    Case("zero seconds", fit("--timeout", "0"), ("'--timeout'", "x>0")),
+    Case("no number", fit("--max-evals", "many"), ("'--max-evals'", "'many'")),
+    Case("no evaluations", fit("--max-evals", "0"), ("'--max-evals'", "x>=1")),
+    Case("capture and model", fit("--capture", "x"), ("either --capture, or MODEL",)),
+    Case("unknown command", ("fitt",), ("no command `fitt`", "did you mean `fit`?")),
+    Case("unknown command, nothing near", ("xyzzy",), ("no command `xyzzy`", "attn-dsl --help")),
+    Case("unknown option", ("fit", "--txt", "x"), ("'--txt'", "'--text'")),
+    Case("missing argument", ("show",), ("Missing argument 'PROGRAM'", "attn-dsl show --help")),
+    Case("missing option", ("capture", "{model}"), ("Missing option '--text'",)),
+]  # fmt: skip
+CASES = [*TEXTS, *MODELS, *PROGRAMS, *CAPTURES, *RUNS, *OPTIONS]
+
+
+@pytest.fixture(scope="module")
+def given(small_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model, its texts, a program and a finished run, which nothing may change."""
+    folder = tmp_path_factory.mktemp("given")
+    shutil.copytree(small_model("gpt2"), folder / "model")
+    (folder / "first.attn").write_text(VALID)
+    texts = write_texts(folder / "texts.jsonl", 16)
+    args = ("--text", texts, "--max-tokens", "32", *SHORT)
+    succeed("fit", folder / "model", *args, "--out", folder / "run")
+    return folder
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_bad_input(
+    case: Case, given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".given").symlink_to(given)
+    case.prepare(tmp_path)
+    before = snapshot(given), snapshot(tmp_path)
+    places = {name: given / name for name in ("model", "run")} | {"texts": given / "texts.jsonl"}
+
+    outcome = attn_dsl(*(arg.format(**places) for arg in case.args))
+
+    assert outcome.code == 2, outcome
+    told = _message(case, outcome)
+    for part in case.says:
+        assert part in told, told
+    assert "Traceback" not in outcome.out + outcome.err
+    assert snapshot(given) == before[0], "existing results were changed"
+    after = snapshot(tmp_path)
+    assert before[1].items() <= after.items(), "existing files were changed"
+    new = {Path(name).parts[0] for name in after.keys() - before[1].keys()}
+    assert new <= set(case.leaves)
+
+
+def _message(case: Case, outcome: Outcome) -> str:
+    """Return the one message of a command; `check` reports invalid programs as its result."""
+    if case.args[0] == "check":
+        assert not outcome.err
+        return outcome.out
+    assert not outcome.out
+    lines = outcome.err.splitlines()
+    begins = [line for line in lines if line.startswith(("attn-dsl: ", "Error: "))]
+    assert len(begins) == 1, outcome.err
+    return outcome.err
+
+
+def test_cases_have_names_of_their_own() -> None:
+    names = [case.name for case in CASES]
+    assert len(names) == len(set(names))
+
+
+def test_the_valid_forms_of_the_cases_are_accepted(
+    given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the cases change is all that is wrong with them."""
+    monkeypatch.chdir(tmp_path)
+    places = {name: given / name for name in ("model", "run")} | {"texts": given / "texts.jsonl"}
+    succeed(*(arg.format(**places) for arg in fit()))
+    program = given / "first.attn"
+    succeed("check", program, "--examples", "0")
+    succeed("show", program)
+    succeed("score", program, "--capture", given / "run" / "capture")
+    shutil.copytree(given / "run", tmp_path / "run")
+    succeed("report", "run")
