@@ -16,13 +16,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from random import Random
-from typing import TypeVar
 
-import hypothesis
 import numpy as np
-from hypothesis.errors import NoSuchExample
-from hypothesis.strategies import SearchStrategy
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.features import FEATURES
@@ -40,9 +35,9 @@ from attn_dsl.evidence import (
     tokens_of,
     worst,
 )
+from attn_dsl.minimal import failing_text, smallest
 from attn_dsl.strategies import features, pieces, programs, texts, tokens, weights
 
-T = TypeVar("T")
 PROPERTIES = ("total", "finite", "row-stochastic", "deterministic", "causal")
 """What ``check_properties`` looks at, in this order."""
 CONTINUATIONS = ((" the", " end", "."), ("s", '"', "\n\n"), (")", "ing", "."), ("<0x94>", "<0xA9>"))
@@ -144,7 +139,7 @@ def assert_equivalent(
         AssertionError: they differ; the message shows the row that differs most.
     """
     if tokens is None:
-        found = _search(lambda text: assert_equivalent(a, b, text, tolerance), 100, 0, 24)
+        found = failing_text(lambda text: assert_equivalent(a, b, text, tolerance), 100, 0, 24)
         if found is not None:
             raise found[1]
         return
@@ -256,38 +251,17 @@ def check_properties(
         for name in names:
             _TESTS[name](program, text)
 
-    first = _search(every, max_examples, seed, max_size)
+    first = failing_text(every, max_examples, seed, max_size)
     if first is None:
         return []
     found: list[Counterexample] = []
     for name in names:
-        result = _search(partial(_TESTS[name], program), max_examples, seed, max_size)
+        result = failing_text(partial(_TESTS[name], program), max_examples, seed, max_size)
         if result is not None:
             found.append(_counterexample(name, program, *result))
             if name == "total":
                 break
     return found or [_counterexample("deterministic", program, *first)]
-
-
-def smallest(
-    strategy: SearchStrategy[T],
-    condition: Callable[[T], bool],
-    max_examples: int = 1000,
-    seed: int = 0,
-) -> T:
-    """Return the simplest value of a strategy that meets a condition.
-
-    >>> len(smallest(tokens(), lambda drawn: len(set(drawn)) == 2))
-    2
-
-    Raises:
-        hypothesis.errors.NoSuchExample: none of the values tried meets it.
-    """
-    settings = hypothesis.settings(
-        max_examples=max_examples, database=None, deadline=None, derandomize=False,
-        suppress_health_check=list(hypothesis.HealthCheck),
-    )  # fmt: skip
-    return hypothesis.find(strategy, condition, settings=settings, random=Random(seed))
 
 
 def _total(program: Program, text: Tokens) -> None:
@@ -313,28 +287,6 @@ _TESTS: dict[str, Callable[[Program, Tokens], None]] = {
     "deterministic": _deterministic,
     "causal": assert_causal,
 }
-
-
-def _search(
-    test: Callable[[Tokens], None], max_examples: int, seed: int, max_size: int
-) -> tuple[Tokens, Exception] | None:
-    """Find the smallest text on which a test raises, and what it raises there."""
-
-    def failure(text: Tokens) -> Exception | None:
-        try:
-            test(text)
-        except Exception as error:
-            return error
-        return None
-
-    try:
-        text = smallest(
-            tokens(max_size=max_size), lambda x: failure(x) is not None, max_examples, seed
-        )
-    except NoSuchExample:
-        return None
-    error = failure(text)
-    return text, error or AssertionError("it fails on this text now and then\n" + situation(text))
 
 
 def _counterexample(name: str, program: Program, text: Tokens, error: Exception) -> Counterexample:

@@ -159,10 +159,10 @@ def render(data: ReportData) -> str:
         cells={(head.layer, head.head): head for head in heads},
         scatter=_scatter(heads),
         sparklines=[_sparkline(head.front) for head in heads],
-        style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),  # noqa: S704
-        script=Markup(script),  # noqa: S704
+        style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        script=Markup(script),
         script_hash=digest,
-        payload=Markup(_json(_payload(data, heads))),  # noqa: S704
+        payload=Markup(_json(_payload(data, heads))),
     )
 
 

@@ -70,7 +70,8 @@ def report_data(run: Run, capture: Capture) -> ReportData:
         )
     return ReportData(
         title=f"Attention heads of {Path(info['model']).name}", model=info["model"],
-        created=info["created"], settings=dict(sorted((info["key"] | info["versions"]).items())), texts=info["texts"],
+        created=info["created"], settings=dict(sorted((info["key"] | info["versions"]).items())),
+        texts=info["texts"],
         tokens_per_text=info["tokens_per_text"], causal=info["causal"],
         heads=tuple(_head(capture, r, texts, batch) for r in results), notes=tuple(notes),
         mean_interval=(summary.iou.low, summary.iou.high),

@@ -9,14 +9,13 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
 
-from attn_dsl import evidence, strategies, testing
+from attn_dsl import evidence, minimal, strategies, testing
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.parser import parse
-from attn_dsl.dsl.printer import show
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.testing import (
     PROPERTIES,
@@ -59,7 +58,7 @@ def triangle(text: Tokens) -> np.ndarray:
     return rows / rows.sum(1, keepdims=True)
 
 
-@pytest.mark.parametrize("module", [testing, strategies, evidence], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("module", [testing, strategies, evidence, minimal], ids=lambda m: m.__name__)
 def test_the_examples_in_the_documentation(module: object) -> None:
     result = doctest.testmod(module)  # type: ignore[arg-type]
     assert result.attempted > 0
@@ -78,14 +77,20 @@ def test_programs_keep_to_what_was_asked(program: t.Head) -> None:
 
 
 def test_holes_and_lookahead_are_drawn_on_request() -> None:
-    hole = smallest(programs(holes=True), lambda p: None in p.weights)
-    assert show(hole) == "head random causal softmax:\n    ? where true\n"
-    ahead = smallest(
-        programs("causal", lookahead=True), lambda p: "text_final" in show(p) or "from_end" in show(p)
-    )
-    assert len(ahead.terms) == 1
-    bound = smallest(programs("causal"), lambda p: any(w == 1000 for w in p.weights))
-    assert len(bound.terms) == 1
+    drawn: list[t.Head] = []
+
+    @settings(max_examples=300, derandomize=True, phases=[Phase.generate])
+    @given(programs("causal", holes=True, lookahead=True, extras=("spacy",)))
+    def collect(program: t.Head) -> None:
+        drawn.append(program)
+
+    collect()
+    weights = [w for program in drawn for w in program.weights]
+    assert None in weights
+    assert {1000.0, -1000.0} <= set(weights)
+    names = {n.name for p in drawn for n in p.walk() if isinstance(n, t.Call)}
+    assert names & {"text_final", "from_end"}
+    assert names & {"upos", "dep", "lemma", "syntax_head"}
 
 
 @given(weights(), weights(positive=True))
@@ -154,7 +159,7 @@ def test_what_is_no_matrix(result: object) -> None:
 
 
 def test_a_weight_on_what_follows() -> None:
-    with pytest.raises(AssertionError, match="query 0 gives 0.333333 to key 1, which follows it"):
+    with pytest.raises(AssertionError, match=r"query 0 gives 0\.333333 to key 1, which follows"):
         assert_causal(uniform, WORDS)
 
 
@@ -184,11 +189,11 @@ def test_a_row_that_knows_what_follows() -> None:
 def test_a_row_that_knows_the_end_of_the_text() -> None:
     def last(text: Tokens) -> np.ndarray:
         rows = np.eye(len(text))
-        if len(text) > 1:
-            rows[-1] = np.eye(len(text))[0]
+        if len(text) == 3:
+            rows[-1] = rows[0]
         return rows
 
-    with pytest.raises(AssertionError, match=r'the row of query 2 changes(.|\n)*then "[^"]'):
+    with pytest.raises(AssertionError, match=r'the row of query 2 changes(.|\n)*then "\)ing\."'):
         assert_causal(last, WORDS)
 
 
@@ -196,7 +201,8 @@ def test_programs_that_differ() -> None:
     other = parse("head other causal:\n    2 where k == previous(q) + 1")
     with pytest.raises(AssertionError) as caught:
         assert_equivalent(FIRST, other)
-    assert "not equivalent: at query 2, key 0 has" in str(caught.value)
+    assert "not equivalent: at query 1, key 0 has 0.880797 and then 0.119203" in str(caught.value)
+    assert 'text:  "aa"' in str(caught.value)
     assert "row        second" in str(caught.value)
     assert_equivalent(FIRST, other, ["a", " b"])
     assert_equivalent(FIRST, parse("head f causal:\n    2 where k < 1"))
@@ -265,7 +271,7 @@ def broken(what: str):  # type: ignore[no-untyped-def]
             if what == "deterministic":
                 rows[q] = np.eye(len(text))[0 if q == 0 or next(counter) % 2 else q]
             if what == "causal":
-                rows[0] = np.eye(len(text))[-1]
+                rows[q] = np.eye(len(text))[0 if len(text) == q + 1 else q]
         return rows
 
     return program
@@ -273,12 +279,11 @@ def broken(what: str):  # type: ignore[no-untyped-def]
 
 @pytest.mark.parametrize("what", ["total", "finite", "row-stochastic", "causal"])
 def test_the_smallest_counterexample_of_each_property(what: str) -> None:
-    found = {e.property: e for e in check_properties(broken(what), max_examples=200, causal=True)}
+    found = {e.property: e for e in check_properties(broken(what), max_examples=100, causal=True)}
     assert what in found
     example = found[what]
     assert isinstance(example, Counterexample)
-    assert "." in example.tokens
-    assert len(example.tokens) <= (2 if what == "causal" else 1)
+    assert list(example.tokens) == (["a", "."] if what == "causal" else ["."])
     assert str(example) == example.message
     assert "text:" in example.message
     if what == "total":
@@ -287,13 +292,13 @@ def test_the_smallest_counterexample_of_each_property(what: str) -> None:
         assert example.query is None
         assert "ZeroDivisionError: a full stop" in example.message
     else:
-        assert example.query == 0
+        assert example.query == len(example.tokens) - 1
         assert example.matrix is not None
         assert len(example.matrix) == len(example.tokens)
 
 
 def test_a_program_of_two_minds_is_found() -> None:
-    found = check_properties(broken("deterministic"), max_examples=200)
+    found = check_properties(broken("deterministic"), max_examples=100)
     assert "deterministic" in [example.property for example in found]
 
 
@@ -307,7 +312,7 @@ def test_the_properties_come_in_their_order() -> None:
 
 
 def test_the_same_seed_finds_the_same() -> None:
-    one, two = (check_properties(broken("row-stochastic"), 100, seed=3) for _ in range(2))
+    one, two = (check_properties(broken("row-stochastic"), 60, seed=3) for _ in range(2))
     assert one == two
     assert one
 

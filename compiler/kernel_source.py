@@ -1,0 +1,356 @@
+"""Source of a program's kernel: one Python function, each part computed as rarely as it may be.
+
+What reads the key alone is computed once for a text, what reads only the distance once for each
+distance, what reads the query alone once for each row, and the rest for each pair. Constants are
+folded. No text of a program gets into the source, only numbers and operations.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from attn_dsl.compiler.kernel_graph import ColumnKey, Expr, Graph, Stage, joined
+from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.features import MATCH_LIMIT
+from attn_dsl.dsl.reference import TERM_LIMIT
+
+
+@dataclass(frozen=True, slots=True)
+class KernelSource:
+    """The source of a kernel, and the columns that it reads, in the order of its arrays."""
+
+    text: str
+    columns: tuple[ColumnKey, ...]
+
+
+def kernel_source(program: t.Head) -> KernelSource:
+    """Write the kernel of a program without holes.
+
+    >>> from attn_dsl.dsl.parser import parse
+    >>> made = kernel_source(parse("head a causal:\\n 2 where text(k) == text(q)"))
+    >>> "def kernel(n, first, start, width, settled, known, opened, out):" in made.text
+    True
+    >>> made.columns
+    (ColumnKey(kind='feature', name='text', detail=frozenset()),)
+
+    Raises:
+        ValueError: a weight is a hole.
+    """
+    if any(weight is None for weight in program.weights):
+        raise ValueError("the program has holes; fit its weights first")
+    return _Writer(Graph(program)).write()
+
+
+@dataclass
+class _Scope:
+    """A loop (or the body of a row) that is being written: its lines and what they name."""
+
+    stage: Stage
+    lines: list[str]
+    names: dict[int, str]
+
+
+_BINARY = {
+    "add": "+", "sub": "-", "eq": "==", "ne": "!=", "lt": "<", "le": "<=", "and": "&", "or": "|",
+}  # fmt: skip
+_TRUTHS = {"eq", "ne", "lt", "le", "and", "or", "not"}
+_REALS = {
+    "log": "math.log(max({}, 1))", "sqrt": "math.sqrt(max({}, 0))", "inv": "1.0 / max({}, 1)",
+}  # fmt: skip
+_SAFE = {"log": TERM_LIMIT / 25, "inv": TERM_LIMIT}
+_LONG = 60
+_STEPS = 6
+
+
+class _Writer:
+    """Writes the kernel of a graph."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph, self.exprs, self.causal = graph, graph.exprs, graph.causal
+        self.linear = graph.program.normaliser == "linear"
+        self.key = _Scope(Stage.KEY, [], {})
+        self.distance = _Scope(Stage.DISTANCE, [], {})
+        self.query = _Scope(Stage.QUERY, [], {})
+        self.globals: list[str] = []
+        self.top: dict[str, str] = {}
+        self.slices: dict[str, str] = {}
+        self.hoists: dict[int, str] = {}
+        self.uses = Counter(a for expr in self.exprs for a in expr.args)
+        self.uses.update(node for _, parts in graph.terms for node in parts)
+
+    def write(self) -> KernelSource:
+        """Write the whole module."""
+        amounts: dict[Stage, list[str]] = {stage: [] for stage in Stage}
+        pair = _Scope(Stage.PAIR, [], {})
+        scopes = {
+            Stage.CONSTANT: self.query, Stage.QUERY: self.query, Stage.KEY: self.key,
+            Stage.DISTANCE: self.distance, Stage.PAIR: pair,
+        }  # fmt: skip
+        for term, (value, condition) in self.graph.terms:
+            stage = joined(self.exprs[value].stage, self.exprs[condition].stage)
+            if stage > Stage.QUERY or self.linear:
+                amounts[stage].append(self.term(term, value, condition, scopes[stage]))
+        row = [*amounts[Stage.CONSTANT], *amounts[Stage.QUERY]]
+        start = "0.0"
+        if row:
+            self.query.lines += _sum("base", row)
+            start = "base"
+        parts = list(amounts[Stage.PAIR])
+        for stage, name, size in (
+            (Stage.DISTANCE, "by_distance", self.span), (Stage.KEY, "by_key", "n")
+        ):  # fmt: skip
+            if amounts[stage]:
+                self.top[name] = f"np.empty({size})"
+                index = "k" if stage is Stage.KEY else "j"
+                lines = _sum("score", amounts[stage])
+                scopes[stage].lines += [*lines, f"{name}[{index}] = score"]
+                if stage is Stage.DISTANCE:
+                    self.slices["near"] = "by_distance[n - 1 - q :]"
+                parts.insert(0, f"{name}[k]" if stage is Stage.KEY else "near[k]")
+        pair.lines += _sum("score", [start, *parts] if row or not parts else parts)
+        return KernelSource(self.assemble(pair), self.graph.columns)
+
+    @property
+    def span(self) -> str:
+        """How many distances there are."""
+        return "n" if self.causal else "max(2 * n - 1, 0)"
+
+    def assemble(self, pair: _Scope) -> str:
+        """Put the parts behind each other."""
+        body = [f"{name} = {value}" for name, value in self.top.items()]
+        for scope, head in (
+            (self.key, ["for k in range(n):"]),
+            (self.distance, [f"for j in range({self.span}):", "    d = n - 1 - j"]),
+        ):
+            if scope.lines:
+                body += [*head, *_indent(scope.lines)]
+        before = [f"keys = {'q + 1' if self.causal else 'n'}"]
+        before += [f"{name} = {value}" for name, value in self.slices.items()]
+        tail = ((_LINEAR if self.linear else _SOFTMAX) + _ROW).strip("\n").replace("\n\n", "\n").split("\n")
+        rows = [*before, *self.query.lines, "for k in range(keys):", *_indent(pair.lines)]
+        tail[0:0] = ["    scores[k] = score"]
+        body += ["scores = np.empty(n)", *([] if self.linear else _BUFFERS)]
+        body += ["at = 0", "for q in range(first, n):", *_indent([*rows, *tail])]
+        kind = "causal" if self.causal else "bidirectional"
+        constants = [] if self.linear else [_EXPONENTIAL.strip("\n")]
+        return "\n".join([
+            f'"""Kernel of a {kind} {self.graph.program.normaliser} program."""', "",
+            "import math", "", "import numpy as np", "", *constants, *self.globals, "",
+            "", "def kernel(n, first, start, width, settled, known, opened, out):", *_indent(body), "",
+        ])  # fmt: skip
+
+    def term(self, term: t.Term, value: int, condition: int, scope: _Scope) -> str:
+        """Write what a term adds."""
+        if isinstance(term, t.Where):
+            amount = repr(float(term.weight or 0))
+        elif isinstance(term, t.Table):
+            amount = self.table(term, self.ref(value, scope))
+        else:
+            amount = self.scaled(term, self.ref(value, scope))
+        if self.exprs[condition].op == "constant":
+            return amount if self.exprs[condition].data[0] else "0.0"
+        return f"({amount} if {self.ref(condition, scope)} else 0.0)"
+
+    def scaled(self, term: t.Scaled, value: str) -> str:
+        """Write a weight times a value, cut to what one term may add."""
+        weight = float(term.weight or 0)
+        name = term.value.name if isinstance(term.value, t.Real) else ""
+        if isinstance(term.value, t.Decay):
+            return f"{weight!r} * math.pow({term.value.rate!r}, max({value}, 0))"
+        product = f"{weight!r} * {_REALS.get(name, '{}').format(value)}"
+        if abs(weight) <= _SAFE.get(name, -1.0):
+            return product
+        low = 0.0 if self.linear else -TERM_LIMIT
+        return f"min(max({product}, {low!r}), {TERM_LIMIT!r})"
+
+    def table(self, term: t.Table, value: str) -> str:
+        """Write a step function: a chain of choices, or a search if it is long."""
+        steps = [(entry.bound, repr(float(entry.weight or 0))) for entry in term.entries]
+        if len(steps) > _STEPS:
+            number = len(self.globals) // 2
+            self.globals += [
+                f"BOUNDS_{number} = np.array([{', '.join(str(b) for b, _ in steps)}])",
+                f"WEIGHTS_{number} = np.array([0.0, {', '.join(w for _, w in steps)}])",
+            ]
+            return f'WEIGHTS_{number}[np.searchsorted(BOUNDS_{number}, {value}, side="right")]'
+        choices = "".join(f"{w} if {value} >= {b} else " for b, w in reversed(steps))
+        return f"({choices}0.0)"
+
+    def ref(self, node: int, scope: _Scope) -> str:
+        """Write a node as an expression that is valid in a scope."""
+        expr = self.exprs[node]
+        if expr.op == "constant":
+            return str(expr.data[0])
+        if node in scope.names:
+            return scope.names[node]
+        if expr.op == "linear":
+            return _linear(expr.data, scope.stage is Stage.DISTANCE)
+        if scope.stage is Stage.PAIR and (expr.stage is not Stage.PAIR or expr.op == "match"):
+            if node not in self.hoists:
+                self.hoists[node] = self.hoisted(node, expr)
+            return self.hoists[node]
+        text = self.compute(node, expr, scope)
+        if (self.uses[node] > 1 or len(text) > _LONG) and not text.isidentifier():
+            scope.lines.append(f"x{node} = {text}")
+            text = scope.names[node] = f"x{node}"
+        return text
+
+    def hoisted(self, node: int, expr: Expr) -> str:
+        """Have a node computed outside the loop over pairs; write how a pair reads it."""
+        if expr.op == "match" and expr.stage is Stage.PAIR:
+            body = _Scope(Stage.PAIR, [], {})
+            body.lines += self.match(node, expr, body)
+            self.top[f"match{node}"] = "np.empty(n, np.int32)"
+            lines = [*body.lines, f"match{node}[k] = x{node}"]
+            self.query.lines += ["for k in range(keys):", *_indent(lines)]
+            return f"match{node}[k]"
+        if expr.stage is Stage.QUERY:
+            text = self.ref(node, self.query)
+            if not text.isidentifier():
+                self.query.lines.append(f"x{node} = {text}")
+                self.query.names[node] = f"x{node}"
+            return f"x{node}"
+        if expr.op in ("settled", "known") and self.exprs[expr.args[0]].data == (0, 1, 0):
+            return self.entry(expr, "k")
+        scope, index = (self.key, "k") if expr.stage is Stage.KEY else (self.distance, "j")
+        text = self.ref(node, scope)
+        kind = "np.bool_" if expr.op in _TRUTHS else "np.int32"
+        if expr.stage is Stage.KEY:
+            self.top[f"key{node}"] = f"np.empty(n, {kind})"
+        else:
+            self.top[f"table{node}"] = f"np.empty({self.span}, {kind})"
+            self.slices[f"near{node}"] = f"table{node}[n - 1 - q :]"
+        scope.lines.append(f"{'key' if scope is self.key else 'table'}{node}[{index}] = {text}")
+        return f"key{node}[k]" if scope is self.key else f"near{node}[k]"
+
+    def entry(self, expr: Expr, index: str) -> str:
+        """Write an entry of a column, whose row is sliced at the top."""
+        name = f"{expr.op}{expr.data[0]}"
+        self.top[name] = f"{expr.op}[{expr.data[0]}, start : start + n]"
+        return f"{name}[{index}]"
+
+    def compute(self, node: int, expr: Expr, scope: _Scope) -> str:
+        """Write a node's operation; what needs statements becomes lines of the scope."""
+        if expr.op in _SEARCHES:
+            self.search(node, expr)
+            return scope.names[node]
+        if expr.op == "match":
+            scope.lines += self.match(node, expr, scope)
+            scope.names[node] = f"x{node}"
+            return f"x{node}"
+        args = [self.ref(a, scope) for a in expr.args]
+        if expr.op in ("settled", "known", "opened"):
+            at = args[0][1:-1] if self.exprs[expr.args[0]].op == "linear" and "(" in args[0] else args[0]
+            if at == ("q" if scope.stage is Stage.QUERY else "k"):
+                return self.entry(expr, at)
+            return f"({self.entry(expr, at)} if 0 <= {at} < n else {expr.data[1]})"
+        if expr.op == "select":
+            return f"({args[1]} if {args[0]} else {args[2]})"
+        if expr.op == "not":
+            return f"(not {args[0]})"
+        if expr.op in _BINARY:
+            return f"({args[0]} {_BINARY[expr.op]} {args[1]})"
+        return f"{expr.op}({', '.join(args)})"
+
+    def match(self, node: int, expr: Expr, scope: _Scope) -> list[str]:
+        """Write how many tokens that end at two positions are the same."""
+        one, other = (self.ref(a, scope) for a in expr.args)
+        tokens = f"settled{expr.data[0]}"
+        self.top[tokens] = f"settled[{expr.data[0]}, start : start + n]"
+        name = f"x{node}"
+        return [
+            f"{name} = 0",
+            f"a, b = {one}, {other}",
+            f"while {name} < {MATCH_LIMIT} and 0 <= a < n and 0 <= b < n:",
+            f"    if {tokens}[a] != {tokens}[b]:",
+            "        break",
+            f"    a, b, {name} = a - 1, b - 1, {name} + 1",
+        ]
+
+    def search(self, node: int, expr: Expr) -> None:
+        """Write a quantifier: a loop over the other keys that ends when it has found."""
+        body = _Scope(Stage.PAIR, [], {})
+        condition = self.ref(expr.args[0], body)
+        name, own = f"x{node}", [] if self.causal else ["if k == q:", "    continue"]
+        if expr.op == "nearest" and not self.causal:
+            own = ["k = q + i // 2 if i % 2 else q - i // 2", "if k < 0 or k >= n:", "    continue"]
+        found = {"count": f"{name} += 1", "any": f"{name} = 1"}.get(expr.op, f"{name} = k")
+        lines = [*own, *body.lines, f"if {condition}:", f"    {found}"]
+        if expr.op != "count":
+            lines.append("    break")
+        initial = 0 if expr.op in ("count", "any") else -1
+        loop = _SEARCHES[expr.op][0 if self.causal else 1]
+        self.query.lines += [f"{name} = {initial}", f"for {loop}:", *_indent(lines)]
+        self.query.names[node] = name
+
+
+_DOWN, _UP = "k in range(q - 1, -1, -1)", "k in range(q)"
+_SEARCHES = {
+    "any": (_DOWN, "k in range(n)"),
+    "count": (_UP, "k in range(n)"),
+    "first": (_UP, "k in range(n)"),
+    "last": (_DOWN, "k in range(n - 1, -1, -1)"),
+    "nearest": (_DOWN, "i in range(2, 2 * n)"),
+}
+
+
+def _indent(lines: list[str]) -> list[str]:
+    return [f"    {line}" for line in lines]
+
+
+def _sum(name: str, amounts: list[str]) -> list[str]:
+    return [f"{name} {'+' if i else ''}= {amount}" for i, amount in enumerate(amounts)]
+
+
+def _linear(form: tuple[int, ...], distance: bool) -> str:
+    """Write a linear form of the query and the key, or of their distance ``d``."""
+    q, k, x = form
+    parts = [(q, "d")] if distance else sorted([(q, "q"), (k, "k")], key=lambda p: p[0] < 0)
+    text = ""
+    for factor, name in parts:
+        if factor:
+            size = name if abs(factor) == 1 else f"{abs(factor)} * {name}"
+            sign = ("-" if factor < 0 else "") if not text else (" - " if factor < 0 else " + ")
+            text += sign + size
+    text += f" {'-' if x < 0 else '+'} {abs(x)}" if x else ""
+    return text if text.isidentifier() else f"({text})"
+
+
+_BUFFERS = ["bits = np.empty(n, np.int64)", "powers = bits.view(np.float64)"]
+_EXPONENTIAL = """
+LOG2_E = 1.4426950408889634
+C1, C2, C3 = 0.6931471805599453, 0.2402265069591007, 0.05550410866482158
+C4, C5, C6, C7 = 0.009618129107628477, 0.0013333558146428443, 1.5403530393381608e-4, 1.525273380405984e-5
+"""
+# exp(x) = 2^whole * 2^rest: a polynomial, and a number made of its bits, so that it vectorises.
+_SOFTMAX = """
+top = scores[0]
+for k in range(keys):
+    top = max(top, scores[k])
+for k in range(keys):
+    power = max((scores[k] - top) * LOG2_E, -1000.0)
+    whole = np.floor(power + 0.5)
+    x = power - whole
+    x = 1.0 + x * (C1 + x * (C2 + x * (C3 + x * (C4 + x * (C5 + x * (C6 + x * C7))))))
+    scores[k] = x
+    bits[k] = np.int64(np.int32(whole) + 1023) << 52
+total = 0.0
+for k in range(keys):
+    scores[k] *= powers[k]
+    total += scores[k]
+"""
+_LINEAR = """
+total = 0.0
+for k in range(keys):
+    total += scores[k]
+if total == 0.0:
+    scores[:keys] = 1.0
+    total = 1.0 * keys
+"""
+_ROW = """
+row = out[at : at + keys]
+for k in range(keys):
+    row[k] = scores[k] / total
+at += width if width > 0 else keys
+"""
