@@ -169,11 +169,9 @@ def programs(
         lookahead: whether a causal program may read the whole text.
         extras: optional packages (``"spacy"``) whose features may occur.
     """
-    seen, form = visibility, normaliser
-    if seen is None:
-        seen = draw(st.sampled_from(get_args(t.Visibility)))
-    if form is None:
-        form = draw(st.sampled_from(get_args(t.Normaliser)))
+    either, forms = st.sampled_from(get_args(t.Visibility)), st.sampled_from(get_args(t.Normaliser))
+    seen: t.Visibility = draw(either) if visibility is None else visibility
+    form: t.Normaliser = draw(forms) if normaliser is None else normaliser
     full = lookahead or seen == "bidirectional"
     names = draw(st.lists(st.sampled_from(["A", "Stop", "X_1"]), max_size=2, unique=True))
     sets = tuple(t.SetDefinition(name, draw(_set_literals())) for name in names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 STAGES = {
     "capture": "reading attention",
-    "controls": "scoring controls",
     "prepare": "preparing",
     "search": "searching heads",
 }
@@ -51,6 +51,8 @@ def fit(model: str | None, out: str | None, as_json: bool, proposers: str, **set
     MODEL is a Hugging Face id or a directory; without it, the demo model and its own stories.
     """
     options.quiet_libraries()
+    # Heads are searched side by side; threads within a matrix product would only be in their way.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from attn_dsl.synth import fit as fits
 
     if out is None:

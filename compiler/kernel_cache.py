@@ -8,9 +8,9 @@ code is loaded only if it is what this program once wrote there: its digest is c
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import linecache
 import os
 import sys
 import tempfile
@@ -18,6 +18,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 CACHE_VARIABLE = "ATTN_DSL_CACHE"
@@ -85,25 +86,29 @@ class KernelCache:
             path = None
         if path is None:
             self.compilations += 1
-            return _compile(python_function(source, f"<kernel {key}>"), False)
+            return _compile(source, key)
         try:
             return self._through_disk(path, source)
-        except ZeroDivisionError:  # a cache that cannot be read, whatever is wrong with it, is not used
+        except Exception:  # a cache that cannot be read, whatever is wrong with it, is not used
             _forget(path)
             self.compilations += 1
-            return _compile(python_function(source, f"<kernel {key}>"), False)
+            return _compile(source, key)
 
     def _through_disk(self, path: Path, source: str) -> Function:
         """Compile with Numba's disk cache, whose files must be those in the kernel's list."""
-        function = python_function(source, str(path))
-        dispatcher = _dispatcher(function, True)
+        module = _module(source, str(path))
+        dispatcher = _dispatcher(module.__dict__["kernel"], True)
         if not hasattr(dispatcher, "stats"):  # NUMBA_DISABLE_JIT
             return dispatcher
         place = Path(dispatcher.stats.cache_path)
         if not _verified(path, place):
             for file in _files(path, place):
                 file.unlink(missing_ok=True)
-        dispatcher.compile(_signature())
+        sys.modules[module.__name__] = module  # where Numba looks for it when it loads
+        try:
+            dispatcher.compile(_signature())
+        finally:
+            del sys.modules[module.__name__]
         if sum(dispatcher.stats.cache_hits.values()):
             self.loads += 1
             os.utime(_list(path))
@@ -159,10 +164,15 @@ def usable(folder: Path) -> Path | None:
 
 def python_function(source: str, name: str = "<kernel>") -> Function:
     """Return the function of a source, not compiled by Numba."""
-    space: dict[str, Any] = {"__name__": f"attn_dsl_{Path(name).stem.strip('<>')}"}
-    linecache.cache[name] = (len(source), None, source.splitlines(True), name)
-    exec(compile(source, name, "exec"), space)
-    return space["kernel"]
+    function: Function = _module(source, name).__dict__["kernel"]
+    return function
+
+
+def _module(source: str, name: str) -> ModuleType:
+    """Run a source as a module that is not in a package."""
+    module = ModuleType("attn_dsl_" + "".join(c for c in Path(name).stem if c.isalnum()))
+    exec(compile(source, name, "exec"), module.__dict__)
+    return module
 
 
 def _signature() -> Any:
@@ -176,12 +186,13 @@ def _signature() -> Any:
 def _dispatcher(function: Function, cached: bool) -> Any:
     from numba import njit
 
-    fast = {"nnan", "nsz", "reassoc"}
+    fast = {"nnan", "nsz", "reassoc", "contract"}
     return njit(cache=cached, nogil=True, error_model="numpy", fastmath=fast)(function)
 
 
-def _compile(function: Function, cached: bool) -> Function:
-    dispatcher = _dispatcher(function, cached)
+def _compile(source: str, key: str) -> Function:
+    """Compile without the disk."""
+    dispatcher: Function = _dispatcher(python_function(source, f"<kernel {key}>"), False)
     if hasattr(dispatcher, "compile"):
         dispatcher.compile(_signature())
     return dispatcher
@@ -237,10 +248,8 @@ def _write(path: Path, data: bytes) -> None:
 def _forget(path: Path) -> None:
     """Delete a kernel's source and list, so that nothing compiled from it counts any more."""
     for file in (_list(path), path):
-        try:
+        with contextlib.suppress(OSError):
             file.unlink(missing_ok=True)
-        except OSError:
-            pass
 
 
 def _prune(folder: Path, place: Path) -> None:

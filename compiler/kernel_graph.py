@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
@@ -10,6 +11,11 @@ from attn_dsl.compiler.batch import Batch, ColumnArrays
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.lexicon import lexicon
+
+LARGEST = {"log": 21.5, "inv": 1.0, "decay": 1.0}
+"""The largest values of functions: the checker bounds whole numbers so that none exceeds 2^31."""
+SCORE_LIMIT = 300.0
+"""Scores up to this magnitude need no maximum taken out: their exponentials are no extremes."""
 
 
 class Stage(IntEnum):
@@ -89,6 +95,13 @@ def joined(*stages: Stage) -> Stage:
     return Stage.PAIR if len(found) > 1 else max(found, default=Stage.CONSTANT)
 
 
+def function(term: t.Scaled) -> str:
+    """Return the function that a term applies to its integer; the empty string for none."""
+    if isinstance(term.value, t.Decay):
+        return "decay"
+    return term.value.name if isinstance(term.value, t.Real) else ""
+
+
 class Graph:
     """The expressions of a program: equal ones are one node, positions are linear in q and k."""
 
@@ -99,9 +112,7 @@ class Graph:
         self.exprs: list[Expr] = []
         self._numbers: dict[Expr, int] = {}
         self._columns: dict[ColumnKey, int] = {}
-        self.terms = [
-            (term, self.parts(term)) for term in program.terms if any(t.weights_of(term))
-        ]
+        self.terms = [(term, self.parts(term)) for term in program.terms if any(t.weights_of(term))]
 
     @property
     def columns(self) -> tuple[ColumnKey, ...]:
@@ -115,6 +126,23 @@ class Graph:
         value = term.value.value if isinstance(term.value, t.Real | t.Decay) else term.value
         condition = self.constant(1) if term.condition is None else self.predicate(term.condition)
         return self.integer(value), condition
+
+    def stage(self, parts: tuple[int, int]) -> Stage:
+        """Return how often a term is computed."""
+        return joined(*(self.exprs[part].stage for part in parts))
+
+    def bounded(self) -> bool:
+        """Say whether no score can be large, and no pair needs an exponential."""
+        size = 0.0
+        for term, parts in self.terms:
+            stage, weight = self.stage(parts), max(abs(w or 0) for w in t.weights_of(term))
+            if stage <= Stage.QUERY:
+                continue
+            if isinstance(term, t.Scaled):
+                simple = self.exprs[parts[0]].stage is not Stage.PAIR
+                weight *= LARGEST.get(function(term), math.inf) if simple else math.inf
+            size += weight
+        return size <= SCORE_LIMIT
 
     def number(self, expr: Expr) -> int:
         """Number a node; equal ones have one number."""
@@ -218,9 +246,7 @@ class Graph:
             case t.Extremum(name, left, right):
                 return self.apply(name, self.integer(left), self.integer(right))
             case t.Call("match", args):
-                column = self._columns.setdefault(
-                    ColumnKey("feature", "token"), len(self._columns)
-                )
+                column = self._columns.setdefault(ColumnKey("feature", "token"), len(self._columns))
                 a, b = (self.integer(arg) for arg in args)
                 raw = self.apply("match", a, b, data=(column,))
                 inside = self.apply("and", self.seen(a), self.seen(b))
@@ -257,8 +283,10 @@ class Graph:
                     self.apply("le", value, self.constant(high)),
                 )  # fmt: skip
             case t.Member(symbol, chosen):
-                literal = isinstance(chosen, t.SetLiteral)
-                elements = frozenset(chosen.elements) if literal else self.sets[chosen.name]
+                if isinstance(chosen, t.SetLiteral):
+                    elements = frozenset(chosen.elements)
+                else:
+                    elements = self.sets[chosen.name]
                 return self.member(symbol, ColumnKey("in", symbol.name, elements))
             case t.Affix(name, symbol, text):
                 return self.member(symbol, ColumnKey(name, symbol.name, frozenset([text])))

@@ -2,15 +2,17 @@
 
 What reads the key alone is computed once for a text, what reads only the distance once for each
 distance, what reads the query alone once for each row, and the rest for each pair. Constants are
-folded. No text of a program gets into the source, only numbers and operations.
+folded. Where the weights say that no score is large, a softmax is a product of masses without an
+exponential for each pair. No text of a program gets into the source, only numbers and operations.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 
-from attn_dsl.compiler.kernel_graph import ColumnKey, Expr, Graph, Stage, joined
+from attn_dsl.compiler.kernel_graph import LARGEST, ColumnKey, Expr, Graph, Stage, function
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.features import MATCH_LIMIT
 from attn_dsl.dsl.reference import TERM_LIMIT
@@ -58,7 +60,6 @@ _TRUTHS = {"eq", "ne", "lt", "le", "and", "or", "not"}
 _REALS = {
     "log": "math.log(max({}, 1))", "sqrt": "math.sqrt(max({}, 0))", "inv": "1.0 / max({}, 1)",
 }  # fmt: skip
-_SAFE = {"log": TERM_LIMIT / 25, "inv": TERM_LIMIT}
 _LONG = 60
 _STEPS = 6
 
@@ -69,10 +70,12 @@ class _Writer:
     def __init__(self, graph: Graph) -> None:
         self.graph, self.exprs, self.causal = graph, graph.exprs, graph.causal
         self.linear = graph.program.normaliser == "linear"
+        self.masses = not self.linear and graph.bounded()
         self.key = _Scope(Stage.KEY, [], {})
         self.distance = _Scope(Stage.DISTANCE, [], {})
         self.query = _Scope(Stage.QUERY, [], {})
         self.globals: list[str] = []
+        self.amounts = 0
         self.top: dict[str, str] = {}
         self.slices: dict[str, str] = {}
         self.hoists: dict[int, str] = {}
@@ -87,28 +90,28 @@ class _Writer:
             Stage.CONSTANT: self.query, Stage.QUERY: self.query, Stage.KEY: self.key,
             Stage.DISTANCE: self.distance, Stage.PAIR: pair,
         }  # fmt: skip
-        for term, (value, condition) in self.graph.terms:
-            stage = joined(self.exprs[value].stage, self.exprs[condition].stage)
+        for term, parts in self.graph.terms:
+            stage = self.graph.stage(parts)
             if stage > Stage.QUERY or self.linear:
-                amounts[stage].append(self.term(term, value, condition, scopes[stage]))
-        row = [*amounts[Stage.CONSTANT], *amounts[Stage.QUERY]]
-        start = "0.0"
-        if row:
-            self.query.lines += _sum("base", row)
-            start = "base"
-        parts = list(amounts[Stage.PAIR])
-        for stage, name, size in (
-            (Stage.DISTANCE, "by_distance", self.span), (Stage.KEY, "by_key", "n")
+                amounts[stage].append(self.term(term, parts, scopes[stage]))
+        factors = list(amounts[Stage.PAIR])
+        for stage, name, index, size in (
+            (Stage.DISTANCE, "by_distance", "j", self.span), (Stage.KEY, "by_key", "k", "n")
         ):  # fmt: skip
             if amounts[stage]:
                 self.top[name] = f"np.empty({size})"
-                index = "k" if stage is Stage.KEY else "j"
-                lines = _sum("score", amounts[stage])
-                scopes[stage].lines += [*lines, f"{name}[{index}] = score"]
-                if stage is Stage.DISTANCE:
-                    self.slices["near"] = "by_distance[n - 1 - q :]"
-                parts.insert(0, f"{name}[k]" if stage is Stage.KEY else "near[k]")
-        pair.lines += _sum("score", [start, *parts] if row or not parts else parts)
+                score = "math.exp(score)" if self.masses else "score"
+                scopes[stage].lines += _total("score", amounts[stage], "+")
+                scopes[stage].lines.append(f"{name}[{index}] = {score}")
+                factors.insert(0, f"{name}[k]" if stage is Stage.KEY else "near[k]")
+        if amounts[Stage.DISTANCE]:
+            self.slices["near"] = "by_distance[n - 1 - q :]"
+        row = [*amounts[Stage.CONSTANT], *amounts[Stage.QUERY]]
+        if row:
+            self.query.lines += _total("base", row, "+")
+            factors.insert(0, "base")
+        factors = factors or [_number(0, self.masses)]
+        pair.lines += _total("score", factors, "*" if self.masses else "+")
         return KernelSource(self.assemble(pair), self.graph.columns)
 
     @property
@@ -127,55 +130,87 @@ class _Writer:
                 body += [*head, *_indent(scope.lines)]
         before = [f"keys = {'q + 1' if self.causal else 'n'}"]
         before += [f"{name} = {value}" for name, value in self.slices.items()]
-        tail = ((_LINEAR if self.linear else _SOFTMAX) + _ROW).strip("\n").replace("\n\n", "\n").split("\n")
-        rows = [*before, *self.query.lines, "for k in range(keys):", *_indent(pair.lines)]
-        tail[0:0] = ["    scores[k] = score"]
-        body += ["scores = np.empty(n)", *([] if self.linear else _BUFFERS)]
-        body += ["at = 0", "for q in range(first, n):", *_indent([*rows, *tail])]
+        exact = not (self.linear or self.masses)
+        tail = (_SOFTMAX if exact else _LINEAR if self.linear else _MASSES) + _ROW
+        loop = ["for k in range(keys):", *_indent([*pair.lines, "scores[k] = score"])]
+        rows = [*before, *self.query.lines, *loop, *filter(None, tail.split("\n"))]
+        body += ["scores = np.empty(n)", *(_BUFFERS if exact else [])]
+        self.globals += [_EXPONENTIAL] if exact else []
+        body += ["at = 0", "for q in range(first, n):", *_indent(rows)]
         kind = "causal" if self.causal else "bidirectional"
-        constants = [] if self.linear else [_EXPONENTIAL.strip("\n")]
         return "\n".join([
             f'"""Kernel of a {kind} {self.graph.program.normaliser} program."""', "",
-            "import math", "", "import numpy as np", "", *constants, *self.globals, "",
+            "import math", "", "import numpy as np", "", *self.globals, "",
             "", "def kernel(n, first, start, width, settled, known, opened, out):", *_indent(body), "",
         ])  # fmt: skip
 
-    def term(self, term: t.Term, value: int, condition: int, scope: _Scope) -> str:
-        """Write what a term adds."""
+    def term(self, term: t.Term, parts: tuple[int, int], scope: _Scope) -> str:
+        """Write what a term adds to a score, or in a pair what it multiplies a mass by."""
+        value, condition = parts
+        masses = self.masses and scope.stage is Stage.PAIR
         if isinstance(term, t.Where):
-            amount = repr(float(term.weight or 0))
-        elif isinstance(term, t.Table):
-            amount = self.table(term, self.ref(value, scope))
+            amount = _number(term.weight, masses)
         else:
-            amount = self.scaled(term, self.ref(value, scope))
+            amount = self.amount(term, value, masses, scope)
+        neutral = _number(0, masses)
         if self.exprs[condition].op == "constant":
-            return amount if self.exprs[condition].data[0] else "0.0"
-        return f"({amount} if {self.ref(condition, scope)} else 0.0)"
+            return amount if self.exprs[condition].data[0] else neutral
+        return f"({amount} if {self.ref(condition, scope)} else {neutral})"
+
+    def amount(self, term: t.Scaled | t.Table, value: int, masses: bool, scope: _Scope) -> str:
+        """Write what a term adds where its condition holds, computed as rarely as its value."""
+        stage = self.exprs[value].stage
+        home = {Stage.KEY: self.key, Stage.DISTANCE: self.distance, Stage.QUERY: self.query}
+        inner = home.get(stage, scope) if scope.stage is Stage.PAIR else scope
+        if isinstance(term, t.Table):
+            text = self.table(term, self.ref(value, inner), masses)
+        else:
+            text = self.scaled(term, self.ref(value, inner))
+            text = f"math.exp({text})" if masses else text
+        if inner is scope:
+            return text
+        self.amounts += 1
+        name = f"amount{self.amounts}"
+        if inner is self.query:
+            inner.lines.append(f"{name} = {text}")
+            return name
+        return self.vector(name, text, inner, "np.float64")
+
+    def vector(self, name: str, text: str, scope: _Scope, kind: str) -> str:
+        """Have a vector computed by key or by distance; write how a pair reads it."""
+        if scope is self.key:
+            self.top[name] = f"np.empty(n, {kind})"
+            scope.lines.append(f"{name}[k] = {text}")
+            return f"{name}[k]"
+        self.top[name] = f"np.empty({self.span}, {kind})"
+        scope.lines.append(f"{name}[j] = {text}")
+        self.slices[f"near_{name}"] = f"{name}[n - 1 - q :]"
+        return f"near_{name}[k]"
 
     def scaled(self, term: t.Scaled, value: str) -> str:
         """Write a weight times a value, cut to what one term may add."""
         weight = float(term.weight or 0)
-        name = term.value.name if isinstance(term.value, t.Real) else ""
+        name = function(term)
         if isinstance(term.value, t.Decay):
             return f"{weight!r} * math.pow({term.value.rate!r}, max({value}, 0))"
         product = f"{weight!r} * {_REALS.get(name, '{}').format(value)}"
-        if abs(weight) <= _SAFE.get(name, -1.0):
+        if abs(weight) * LARGEST.get(name, math.inf) <= TERM_LIMIT:
             return product
         low = 0.0 if self.linear else -TERM_LIMIT
         return f"min(max({product}, {low!r}), {TERM_LIMIT!r})"
 
-    def table(self, term: t.Table, value: str) -> str:
+    def table(self, term: t.Table, value: str, masses: bool) -> str:
         """Write a step function: a chain of choices, or a search if it is long."""
-        steps = [(entry.bound, repr(float(entry.weight or 0))) for entry in term.entries]
+        steps = [(entry.bound, _number(entry.weight, masses)) for entry in term.entries]
+        neutral = _number(0, masses)
         if len(steps) > _STEPS:
             number = len(self.globals) // 2
-            self.globals += [
-                f"BOUNDS_{number} = np.array([{', '.join(str(b) for b, _ in steps)}])",
-                f"WEIGHTS_{number} = np.array([0.0, {', '.join(w for _, w in steps)}])",
-            ]
+            bounds, weights = ", ".join(str(b) for b, _ in steps), ", ".join(w for _, w in steps)
+            self.globals.append(f"BOUNDS_{number} = np.array([{bounds}])")
+            self.globals.append(f"WEIGHTS_{number} = np.array([{neutral}, {weights}])")
             return f'WEIGHTS_{number}[np.searchsorted(BOUNDS_{number}, {value}, side="right")]'
         choices = "".join(f"{w} if {value} >= {b} else " for b, w in reversed(steps))
-        return f"({choices}0.0)"
+        return f"({choices}{neutral})"
 
     def ref(self, node: int, scope: _Scope) -> str:
         """Write a node as an expression that is valid in a scope."""
@@ -206,23 +241,14 @@ class _Writer:
             self.query.lines += ["for k in range(keys):", *_indent(lines)]
             return f"match{node}[k]"
         if expr.stage is Stage.QUERY:
-            text = self.ref(node, self.query)
-            if not text.isidentifier():
-                self.query.lines.append(f"x{node} = {text}")
-                self.query.names[node] = f"x{node}"
-            return f"x{node}"
+            self.uses[node] += 1  # so that it gets a name
+            return self.ref(node, self.query)
         if expr.op in ("settled", "known") and self.exprs[expr.args[0]].data == (0, 1, 0):
             return self.entry(expr, "k")
-        scope, index = (self.key, "k") if expr.stage is Stage.KEY else (self.distance, "j")
-        text = self.ref(node, scope)
+        scope = self.key if expr.stage is Stage.KEY else self.distance
         kind = "np.bool_" if expr.op in _TRUTHS else "np.int32"
-        if expr.stage is Stage.KEY:
-            self.top[f"key{node}"] = f"np.empty(n, {kind})"
-        else:
-            self.top[f"table{node}"] = f"np.empty({self.span}, {kind})"
-            self.slices[f"near{node}"] = f"table{node}[n - 1 - q :]"
-        scope.lines.append(f"{'key' if scope is self.key else 'table'}{node}[{index}] = {text}")
-        return f"key{node}[k]" if scope is self.key else f"near{node}[k]"
+        name = f"{'key' if scope is self.key else 'distance'}{node}"
+        return self.vector(name, self.ref(node, scope), scope, kind)
 
     def entry(self, expr: Expr, index: str) -> str:
         """Write an entry of a column, whose row is sliced at the top."""
@@ -241,7 +267,8 @@ class _Writer:
             return f"x{node}"
         args = [self.ref(a, scope) for a in expr.args]
         if expr.op in ("settled", "known", "opened"):
-            at = args[0][1:-1] if self.exprs[expr.args[0]].op == "linear" and "(" in args[0] else args[0]
+            linear = self.exprs[expr.args[0]].op == "linear"
+            at = args[0].strip("()") if linear else args[0]
             if at == ("q" if scope.stage is Stage.QUERY else "k"):
                 return self.entry(expr, at)
             return f"({self.entry(expr, at)} if 0 <= {at} < n else {expr.data[1]})"
@@ -299,8 +326,13 @@ def _indent(lines: list[str]) -> list[str]:
     return [f"    {line}" for line in lines]
 
 
-def _sum(name: str, amounts: list[str]) -> list[str]:
-    return [f"{name} {'+' if i else ''}= {amount}" for i, amount in enumerate(amounts)]
+def _total(name: str, amounts: list[str], join: str) -> list[str]:
+    return [f"{name} {join if i else ''}= {amount}" for i, amount in enumerate(amounts)]
+
+
+def _number(weight: float | None, masses: bool) -> str:
+    """Write a weight, or the mass of one."""
+    return repr(math.exp(weight or 0.0) if masses else float(weight or 0.0))
 
 
 def _linear(form: tuple[int, ...], distance: bool) -> str:
@@ -318,7 +350,7 @@ def _linear(form: tuple[int, ...], distance: bool) -> str:
 
 
 _BUFFERS = ["bits = np.empty(n, np.int64)", "powers = bits.view(np.float64)"]
-_EXPONENTIAL = """
+_EXPONENTIAL = """\
 LOG2_E = 1.4426950408889634
 C1, C2, C3 = 0.6931471805599453, 0.2402265069591007, 0.05550410866482158
 C4, C5, C6, C7 = 0.009618129107628477, 0.0013333558146428443, 1.5403530393381608e-4, 1.525273380405984e-5
@@ -332,14 +364,21 @@ for k in range(keys):
     power = max((scores[k] - top) * LOG2_E, -1000.0)
     whole = np.floor(power + 0.5)
     x = power - whole
-    x = 1.0 + x * (C1 + x * (C2 + x * (C3 + x * (C4 + x * (C5 + x * (C6 + x * C7))))))
-    scores[k] = x
+    scores[k] = 1.0 + x * (C1 + x * (C2 + x * (C3 + x * (C4 + x * (C5 + x * (C6 + x * C7))))))
     bits[k] = np.int64(np.int32(whole) + 1023) << 52
 total = 0.0
 for k in range(keys):
     scores[k] *= powers[k]
     total += scores[k]
+factor = 1.0 / total
 """
+_MASSES = """
+total = 0.0
+for k in range(keys):
+    total += scores[k]
+factor = 1.0 / total
+"""
+# Masses may be so small that 1 / total overflows; then they are divided twice.
 _LINEAR = """
 total = 0.0
 for k in range(keys):
@@ -347,10 +386,15 @@ for k in range(keys):
 if total == 0.0:
     scores[:keys] = 1.0
     total = 1.0 * keys
+if total < 1e-200:
+    for k in range(keys):
+        scores[k] /= total
+    total = 1.0
+factor = 1.0 / total
 """
 _ROW = """
 row = out[at : at + keys]
 for k in range(keys):
-    row[k] = scores[k] / total
+    row[k] = scores[k] * factor
 at += width if width > 0 else keys
 """

@@ -66,8 +66,8 @@ def typed_planes(
 
 
 @njit(**_FAST)
-def _exponentials(scores, bits, out):
-    """Compute exp of float32 scores within +-80, eight or sixteen at a time."""
+def exponentials(scores, bits, out):
+    """Compute exp of float32 scores within +-80, many at a time; ``out`` may be ``scores``."""
     for i in range(scores.shape[0]):
         y = scores[i] * LOG2E
         whole = np.floor(y + np.float32(0.5))
@@ -104,7 +104,7 @@ def _multiply_four(masses, a, b, c, d, fa, fb, fc, fd):
 
 
 @njit(**_FAST)
-def _add_scaled(scores, plane, weight):
+def add_scaled(scores, plane, weight):
     """Add a weighted plane of values to the scores."""
     for i in range(scores.shape[0]):
         scores[i] += weight * plane[i]
@@ -154,8 +154,8 @@ def evaluate_masses(
                 s = scores[:size]
                 s[:] = np.float32(0.0)
                 for j in range(value_starts[p], value_starts[p + 1]):
-                    _add_scaled(s, values[value_rows[j], at : at + size], weights[j])
-                _exponentials(s, bits[:size], m)
+                    add_scaled(s, values[value_rows[j], at : at + size], weights[j])
+                exponentials(s, bits[:size], m)
             else:
                 m[:] = np.float32(1.0)
             j, end = truth_starts[p], truth_starts[p + 1]

@@ -7,7 +7,7 @@ __all__ = ["model_dir", "stories_path"]
 
 def model_dir() -> Path:
     """Return the folder of the demo model, as `from_pretrained` takes it."""
-    return Path(__file__).parent / "model"
+    return Path(__file__).parent / "demo-gpt2"
 
 
 def stories_path() -> Path:

@@ -168,7 +168,7 @@ architecture, and {sampled} stories that it wrote. This page is written by `meas
 | architecture | GPT-2: {layers} layers x {heads} heads, width {width}, context {context}, \
 tied embeddings, {parameters:,} parameters |
 | tokenizer | byte-level BPE, {vocab:,} tokens; `<\\|bos\\|>` begins every text and ends a story |
-| files | `model/`: {megabytes:.2f} MB, weights in float16; `stories.jsonl`: {story_kb:.0f} kB |
+| files | `demo-gpt2/`: {megabytes:.2f} MB, weights in float16; `stories.jsonl`: {story_kb:.0f} kB |
 | training text | {train_stories:,} TinyStories (Eldan & Li 2023), {train_tokens:,} tokens |
 | training | {steps:,} steps of {batch} sequences, {seen:.1f} M tokens ({epochs:.0f} epochs), \
 {minutes:.0f} minutes on {threads} {device} thread(s), seed {seed} |
@@ -266,7 +266,7 @@ def main() -> None:
     here = Path(__file__).parent
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--text", type=Path, required=True, help="the file trained on")
-    parser.add_argument("--model", type=Path, default=here / "model")
+    parser.add_argument("--model", type=Path, default=here / "demo-gpt2")
     parser.add_argument("--stories", type=Path, default=here / "stories.jsonl")
     parser.add_argument("--out", type=Path, default=here / "README.md")
     args = parser.parse_args()

@@ -1,6 +1,6 @@
 """Samples the stories that `attn-dsl fit` explains its demo model on, from that model itself.
 
-    python demo/sample.py --model demo/model --out demo/stories.jsonl --count 300 --seed 0
+    python demo/sample.py --model demo/demo-gpt2 --out demo/stories.jsonl --count 300 --seed 0
 
 Each story starts from `<|bos|>` alone and ends where the model ends it or after `--max-tokens`.
 """
@@ -47,7 +47,7 @@ def main() -> None:
     """Read the options, sample and write one JSON object a line."""
     here = Path(__file__).parent
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, default=here / "model")
+    parser.add_argument("--model", type=Path, default=here / "demo-gpt2")
     parser.add_argument("--out", type=Path, default=here / "stories.jsonl")
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)

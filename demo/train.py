@@ -1,6 +1,6 @@
 """Trains the demo model: a byte-level BPE tokenizer and a small GPT-2 on short stories.
 
-    python demo/train.py --text stories.jsonl --out demo/model --seed 0 --minutes 60
+    python demo/train.py --text stories.jsonl --out demo/demo-gpt2 --seed 0 --minutes 60
 
 Every training sequence is one story behind `<|bos|>`, which also ends it; in some a span of the
 story is repeated, which teaches induction in little time. One story in ten, by a hash of its
@@ -323,7 +323,7 @@ def main() -> None:
     """Read the options and train."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--text", type=Path, required=True, help="JSONL with a `text` field")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "model")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "demo-gpt2")
     parser.add_argument("--checkpoint", type=Path, help="file of an unfinished run's state")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--seed", type=int, default=0)

@@ -25,7 +25,7 @@ class Progress:
     """What a fit tells whoever watches it.
 
     Attributes:
-        stage: ``capture``, ``controls``, ``prepare`` or ``search``.
+        stage: ``capture``, ``prepare`` or ``search``.
         done, total: texts or heads.
         result: the head that was just finished, if any.
     """
@@ -250,13 +250,13 @@ def _search(
         return
     capture = session.capture
     numbers = [layer * capture.heads_per_layer + head for layer, head in left]
-    tell(Progress("controls", 0, len(left)))
-    controls = control_ious(capture, session.texts, numbers)
     tell(Progress("prepare", 0, len(left)))
-    session.prepare()
     executor: Executor = ThreadPoolExecutor(workers)
     futures: list[Future[tuple[HeadResult, list[Candidate]]]] = []
     try:
+        scoring = executor.submit(control_ious, capture, session.texts, numbers)
+        session.prepare()
+        controls = scoring.result()
         waiting = len(left)
         for at, (layer, head) in enumerate(left):
             own = {name: values[at] for name, values in controls.items()}

@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from attn_dsl.compiler.masses import BLOCK
+
 _OPTIONS = {
     "cache": True,
     "nogil": True,
@@ -18,24 +20,45 @@ _OPTIONS = {
 
 
 @njit(**_OPTIONS)
-def row_moments(planes, starts, actual, predicted, gradient, curvature):
-    """Compute the gradient and curvature of every plane on every row, float32 (planes, rows)."""
-    for r in range(starts.shape[0] - 1):
-        low, high = starts[r], starts[r + 1]
-        a = actual[low:high]
-        p = predicted[low:high]
+def row_moments(planes, truths, starts, actual, predicted, gradient, curvature):
+    """Compute the gradient and curvature of every plane on every row, float32 (planes, rows).
+
+    ``truths`` says which planes are 0 or 1 everywhere: their square is themselves.
+    """
+    rows = starts.shape[0] - 1
+    first = 0
+    residual = np.empty(BLOCK, dtype=np.float32)
+    while first < rows:
+        last = first + 1
+        while last < rows and starts[last + 1] - starts[first] <= BLOCK:
+            last += 1
+        low, high = starts[first], starts[last]
+        if high - low > residual.shape[0]:
+            residual = np.empty(high - low, dtype=np.float32)
+        for i in range(high - low):
+            residual[i] = actual[low + i] - predicted[low + i]
         for j in range(planes.shape[0]):
-            x = planes[j, low:high]
-            g = np.float32(0.0)
-            m = np.float32(0.0)
-            s = np.float32(0.0)
-            for i in range(high - low):
-                v = p[i] * x[i]
-                g += a[i] * x[i]
-                m += v
-                s += v * x[i]
-            gradient[j, r] = g - m
-            curvature[j, r] = max(s - m * m, np.float32(0.0))
+            for r in range(first, last):
+                x = planes[j, starts[r] : starts[r + 1]]
+                p = predicted[starts[r] : starts[r + 1]]
+                d = residual[starts[r] - low : starts[r + 1] - low]
+                g = np.float32(0.0)
+                m = np.float32(0.0)
+                s = np.float32(0.0)
+                if truths[j]:
+                    for i in range(x.shape[0]):
+                        g += d[i] * x[i]
+                        m += p[i] * x[i]
+                    s = m
+                else:
+                    for i in range(x.shape[0]):
+                        v = p[i] * x[i]
+                        g += d[i] * x[i]
+                        m += v
+                        s += v * x[i]
+                gradient[j, r] = g
+                curvature[j, r] = max(s - m * m, np.float32(0.0))
+        first = last
 
 
 @njit(**_OPTIONS)

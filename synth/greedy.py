@@ -21,6 +21,7 @@ from attn_dsl.synth.proposer import HeadTask
 
 INLINE = 5
 """Sets of up to so many elements are written in place, larger ones get a name."""
+ONE_TRUTH = np.ones(1, dtype=np.bool_)
 SHORTLIST = 12
 """How many planes are tried with query sets at each step."""
 
@@ -105,18 +106,20 @@ class Greedy:
         terms, conditions = vocabulary.terms(task.causal), vocabulary.conditions(task.causal)
         g = np.zeros((len(planes), count), dtype=np.float32)
         h = np.zeros_like(g)
-        row_moments(planes, design.starts, task.rows.actual, predicted, g, h)
+        row_moments(
+            planes, vocabulary.truths(task.causal), design.starts, task.rows.actual, predicted, g, h
+        )
         ridge = 2.0 + 1e-3 * count
         alone = gain(g.sum(1), h.sum(1), ridge)
-        found = [
-            Candidate(float(alone[j]), _size(terms[j]), terms[j]) for j in np.argsort(-alone)[:8]
-        ]
+        sizes, extra = vocabulary.sizes(task.causal)
+        found = [Candidate(float(alone[j]), sizes[j], terms[j]) for j in np.argsort(-alone)[:8]]
         gc, hc = (self.by_condition(design.conditions, m) for m in (g, h))
         narrowed = gain(gc, hc, ridge)
         for at in np.argsort(-narrowed, axis=None)[:16]:
             j, c = divmod(int(at), len(conditions))
             term = narrow(terms[j], conditions[c])
-            found.append(Candidate(float(narrowed[j, c]), _size(term), term))
+            joined = 0 if isinstance(term, t.Scaled) else 1
+            found.append(Candidate(float(narrowed[j, c]), sizes[j] + extra[c] + joined, term))
         found += self.query_sets(task, g, h, ridge)
         found += self.key_sets(task, predicted, ridge)
         return found
@@ -141,7 +144,7 @@ class Greedy:
             worth, chosen = best_set(gs, hs, ridge, self.price, self.set_limit)
             if len(chosen):
                 term = narrow(terms[j], _in(design.symbols, "q", chosen))
-                found.append(Candidate(worth, _size(term), term))
+                found.append(Candidate(worth, vocabulary.size(term), term))
         return found
 
     def key_sets(self, task: HeadTask, predicted: np.ndarray, ridge: float) -> list[Candidate]:
@@ -170,11 +173,11 @@ class Greedy:
                 term = t.Where(None, key_set) if base is None else narrow(base, key_set)
                 if queries is not None:
                     term = narrow(term, _in(design.symbols, "q", queries))
-                found.append(Candidate(worth, _size(term), term))
+                found.append(Candidate(worth, vocabulary.size(term), term))
                 inside = (plane * _indicator(keys, width)[design.key_symbols])[None]
                 g = np.zeros((1, len(rows)), dtype=np.float32)
                 h = np.zeros_like(g)
-                row_moments(inside, design.starts, rows.actual, predicted, g, h)
+                row_moments(inside, ONE_TRUTH, design.starts, rows.actual, predicted, g, h)
                 gs, hs = (np.bincount(design.query_symbols, m[0], width) for m in (g, h))
                 worth, queries = best_set(gs, hs, ridge, self.price, self.set_limit)
                 if not len(queries):
@@ -182,7 +185,7 @@ class Greedy:
                 chosen_rows = np.flatnonzero(_indicator(queries, width)[design.query_symbols])
                 rule = t.Where(None, key_set) if base is None else narrow(base, key_set)
                 rule = narrow(rule, _in(design.symbols, "q", queries))
-                found.append(Candidate(worth, _size(rule), rule))
+                found.append(Candidate(worth, vocabulary.size(rule), rule))
         return found
 
 
@@ -215,12 +218,6 @@ def _indicator(chosen: np.ndarray, width: int) -> np.ndarray:
     marks = np.zeros(width, dtype=np.float32)
     marks[chosen] = 1.0
     return marks
-
-
-def _size(term: t.Term) -> int:
-    return sum(
-        1 + (len(node.elements) if isinstance(node, t.SetLiteral) else 0) for node in term.walk()
-    )
 
 
 def drop_unused(program: t.Head) -> t.Head:

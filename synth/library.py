@@ -29,10 +29,16 @@ class Probes:
         self.programs = list(library(visibility).values())
         plan = Plan([p.program for p in self.programs], design.batch)
         self.texts = range(min(PROBES, len(design.texts)))
+        self._ranked: dict[int, list[tuple[LibraryProgram, float]]] = {}
         self.matrices = [plan.packed(at) for at in self.texts]
 
     def ranked(self, number: int) -> list[tuple[LibraryProgram, float]]:
         """Rank the library by its IoU with a head, best first; of equals, the smaller first."""
+        if number not in self._ranked:
+            self._ranked[number] = self._rank(number)
+        return self._ranked[number]
+
+    def _rank(self, number: int) -> list[tuple[LibraryProgram, float]]:
         design = self.design
         scores = np.mean(
             [

@@ -32,11 +32,11 @@ class Fitted:
     iou: float
     predicted: np.ndarray = field(repr=False)
     proposer: str = ""
+    nodes: int = field(init=False)
+    """Its complexity."""
 
-    @property
-    def nodes(self) -> int:
-        """Its complexity."""
-        return t.nodes(self.program)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "nodes", t.nodes(self.program))
 
 
 class HeadTask:

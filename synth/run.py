@@ -44,6 +44,7 @@ class Run:
 
     def __init__(self, path: Path, info: dict[str, Any]) -> None:
         self.path, self.info = path, info
+        self._results: dict[str, HeadResult] = {}
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -148,9 +149,10 @@ class Run:
     @property
     def results(self) -> list[HeadResult]:
         """The results of all recorded heads, by layer and head."""
-        files = sorted((self.path / "state").glob("L*.json"))
-        found = [_read_result(file) for file in files]
-        return sorted(found, key=lambda r: (r.layer, r.head))
+        for file in (self.path / "state").glob("L*.json"):
+            if file.stem not in self._results:
+                self._results[file.stem] = _read_result(file)
+        return sorted(self._results.values(), key=lambda r: (r.layer, r.head))
 
     def tabulate(self) -> None:
         """Write ``heads.csv`` and ``pareto.csv`` from what is recorded."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import numpy as np
+
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.lexicon import lexicon
@@ -100,3 +102,22 @@ def conditions(causal: bool) -> tuple[t.Predicate, ...]:
     predicates = [*_QUERY_ONLY, *_truths("q"), *_truths("q", "-1"), *_classes("q")]
     both = [parse_predicate(source) for source in predicates]
     return (*both, *(t.Not(p) for p in both))
+
+
+def size(node: t.Node) -> int:
+    """Count the nodes of a term or predicate, set elements included."""
+    return sum(
+        1 + (len(part.elements) if isinstance(part, t.SetLiteral) else 0) for part in node.walk()
+    )
+
+
+@lru_cache(maxsize=2)
+def sizes(causal: bool) -> tuple[list[int], list[int]]:
+    """Return the sizes of all terms and of all conditions."""
+    return [size(term) for term in terms(causal)], [size(p) for p in conditions(causal)]
+
+
+@lru_cache(maxsize=2)
+def truths(causal: bool) -> np.ndarray:
+    """Say for each term whether its plane is 0 or 1 everywhere."""
+    return np.array([isinstance(term, t.Where) for term in terms(causal)])

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
+from attn_dsl.compiler.masses import BLOCK, add_scaled, exponentials
+
 _OPTIONS = {
     "cache": True,
     "nogil": True,
@@ -41,28 +43,44 @@ class Rows:
 
 @njit(**_OPTIONS)
 def predict(planes, weights, starts, out):
-    """Compute the softmax rows of a weighted sum of planes, and return the sum of log normalisers."""
+    """Compute the softmax rows of a weighted sum of planes; return the sum of log normalisers.
+
+    Whole rows are worked on in blocks that stay in cache, plane by plane.
+    """
+    rows = starts.shape[0] - 1
+    bits = np.empty(BLOCK, dtype=np.int32)
     total = 0.0
-    for r in range(starts.shape[0] - 1):
-        low, high = starts[r], starts[r + 1]
-        row = out[low:high]
-        row[:] = np.float32(0.0)
+    first = 0
+    while first < rows:
+        last = first + 1
+        while last < rows and starts[last + 1] - starts[first] <= BLOCK:
+            last += 1
+        low, high = starts[first], starts[last]
+        if high - low > bits.shape[0]:
+            bits = np.empty(high - low, dtype=np.int32)
+        block = out[low:high]
+        block[:] = np.float32(0.0)
         for j in range(planes.shape[0]):
-            w = np.float32(weights[j])
-            x = planes[j, low:high]
-            for i in range(high - low):
-                row[i] += w * x[i]
-        top = row[0]
-        for i in range(1, high - low):
-            top = max(top, row[i])
-        mass = 0.0
-        for i in range(high - low):
-            row[i] = math.exp(row[i] - top)
-            mass += row[i]
-        scale = np.float32(1.0 / mass)
-        for i in range(high - low):
-            row[i] *= scale
-        total += math.log(mass) + top
+            add_scaled(block, planes[j, low:high], np.float32(weights[j]))
+        for r in range(first, last):
+            row = out[starts[r] : starts[r + 1]]
+            top = row[0]
+            for i in range(1, row.shape[0]):
+                top = max(top, row[i])
+            for i in range(row.shape[0]):
+                row[i] = max(row[i] - top, np.float32(-80.0))
+            total += top
+        exponentials(block, bits[: high - low], block)
+        for r in range(first, last):
+            row = out[starts[r] : starts[r + 1]]
+            mass = np.float32(0.0)
+            for i in range(row.shape[0]):
+                mass += row[i]
+            scale = np.float32(1.0) / mass
+            for i in range(row.shape[0]):
+                row[i] *= scale
+            total += math.log(mass)
+        first = last
     return total
 
 

@@ -11,7 +11,7 @@ from small_models import small_model  # noqa: F401
 
 settings.register_profile(
     "local", deadline=None, database=None, print_blob=False,
-    max_examples=int(os.environ.get("ATTN_DSL_EXAMPLES", "50")),
+    max_examples=int(os.environ.get("ATTN_DSL_EXAMPLES", "30")),
     suppress_health_check=[HealthCheck.too_slow],
 )  # fmt: skip
 settings.register_profile("ci", settings.get_profile("local"), derandomize=True)

@@ -51,7 +51,7 @@ def test_english_words_are_as_the_feature_word_gives_them(name: str) -> None:
     for word in SETS[name].elements:
         assert word == word.lower()
         if name != "ContractionPiece":
-            assert segment(word).words == [word]
+            assert segment(word).words == [word.replace("\u2019", "'")]
 
 
 @pytest.mark.parametrize(("file", "name", "table"), TABLES, ids=NAMES)

@@ -46,7 +46,9 @@ def test_ious_of_many_equal_iou_of_one() -> None:
     assert table.shape == (3, 2)
     for h in range(3):
         for p in range(2):
-            assert table[h, p] == pytest.approx(compare(heads[h], programs[p], 9, True)[0], abs=1e-6)
+            assert table[h, p] == pytest.approx(
+                compare(heads[h], programs[p], 9, True)[0], abs=1e-6
+            )
 
 
 def test_a_perfect_program_scores_one_and_a_disjoint_one_zero() -> None:

@@ -32,7 +32,7 @@ WORDS = "the cat saw a dog . Tom and Mia ran to the park , and she said hi to hi
 TRUE = {
     (0, 0): "head a causal:\n 4 where text(k-1) == text(q)\n 2 where k == 0",
     (0, 1): 'head b causal:\n 3 where token(k) in {" cat", " dog", " park"}\n -1 * log(1 + q - k)',
-    (1, 0): 'head c causal:\n 2.5 where k == q-1 and punct(q)\n 1.5 where word(k) in Pronoun',
+    (1, 0): "head c causal:\n 2.5 where k == q-1 and punct(q)\n 1.5 where word(k) in Pronoun",
     (1, 1): "head d causal:\n",
 }
 
@@ -40,7 +40,8 @@ TRUE = {
 def texts(count: int, n: int = 24) -> list[Tokens]:
     rng = np.random.default_rng(5)
     return [
-        Tokens.from_strings([" " + word for word in rng.choice(WORDS, size=n)]) for _ in range(count)
+        Tokens.from_strings([" " + word for word in rng.choice(WORDS, size=n)])
+        for _ in range(count)
     ]
 
 
@@ -90,7 +91,9 @@ def test_weights_of_the_true_structure_are_found_exactly(
 def test_the_fit_is_the_minimum_that_torch_finds(design: Design) -> None:
     """Newton's weights have the loss that L-BFGS on the same loss reaches, with real heads' noise."""
     job = task(design, 1, 0)
-    planes = design.planes(parse("head x causal:\n ? where k == q-1\n ? * log(1+q-k)\n ? where k == 0"))
+    planes = design.planes(
+        parse("head x causal:\n ? where k == q-1\n ? * log(1+q-k)\n ? where k == 0")
+    )
     ours, _ = w.fit(planes, job.rows, ridge=1e-3)
     x = torch.tensor(planes, dtype=torch.float64)
     a = torch.tensor(job.rows.actual, dtype=torch.float64)
@@ -140,7 +143,8 @@ def test_moments_are_their_definitions(design: Design) -> None:
     )
     g = np.zeros((3, len(job.rows)), dtype=np.float32)
     h = np.zeros_like(g)
-    row_moments(planes, design.starts, job.rows.actual, predicted, g, h)
+    some_truths = np.zeros(3, dtype=np.bool_)
+    row_moments(planes, some_truths, design.starts, job.rows.actual, predicted, g, h)
     for r in (0, 7, len(job.rows) - 1):
         here = slice(design.starts[r], design.starts[r + 1])
         x, a, p = planes[:, here], job.rows.actual[here], predicted[here]
@@ -156,7 +160,7 @@ def test_moments_are_their_definitions(design: Design) -> None:
     symbol = int(design.key_symbols[0])
     plane = (design.key_symbols == symbol).astype(np.float32)[None]
     g1, h1 = np.zeros((1, len(job.rows)), np.float32), np.zeros((1, len(job.rows)), np.float32)
-    row_moments(plane, design.starts, job.rows.actual, predicted, g1, h1)
+    row_moments(plane, np.ones(1, np.bool_), design.starts, job.rows.actual, predicted, g1, h1)
     assert by_key[0, symbol] == pytest.approx(g1.sum(), abs=1e-3)
     assert by_key[1, symbol] == pytest.approx(h1.sum(), abs=1e-3)
 
@@ -176,9 +180,7 @@ def test_the_best_set_is_the_best_of_all_sets() -> None:
 
 
 @pytest.mark.parametrize(("layer", "head"), [(0, 0), (0, 1), (1, 0)])
-def test_the_search_finds_what_the_head_is_made_of(
-    capture: Capture, layer: int, head: int
-) -> None:
+def test_the_search_finds_what_the_head_is_made_of(capture: Capture, layer: int, head: int) -> None:
     session = Session(capture, Settings(entries=10_000, max_evals=80))
     numbers = [layer * 2 + head]
     controls = {k: v[0] for k, v in control_ious(capture, session.texts, numbers).items()}
@@ -283,7 +285,9 @@ def test_large_sets_get_names_and_small_ones_stay() -> None:
 
 
 def test_fronts_and_choices() -> None:
-    rows = front([(9, 0.4), (5, 0.5), (9, 0.7), (20, 0.8), (30, 0.8)], lambda x: x[0], lambda x: x[1])
+    rows = front(
+        [(9, 0.4), (5, 0.5), (9, 0.7), (20, 0.8), (30, 0.8)], lambda x: x[0], lambda x: x[1]
+    )
     assert rows == [(5, 0.5), (9, 0.7), (20, 0.8)]
     assert choose([0.3, 0.69, 0.7], [3, 9, 40], slack=0.02) == 1
     assert choose([0.3, 0.69, 0.7], [3, 9, 40], slack=0.0) == 2

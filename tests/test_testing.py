@@ -279,7 +279,7 @@ def broken(what: str):  # type: ignore[no-untyped-def]
 
 @pytest.mark.parametrize("what", ["total", "finite", "row-stochastic", "causal"])
 def test_the_smallest_counterexample_of_each_property(what: str) -> None:
-    found = {e.property: e for e in check_properties(broken(what), max_examples=100, causal=True)}
+    found = {e.property: e for e in check_properties(broken(what), max_examples=60, causal=True)}
     assert what in found
     example = found[what]
     assert isinstance(example, Counterexample)
@@ -312,7 +312,7 @@ def test_the_properties_come_in_their_order() -> None:
 
 
 def test_the_same_seed_finds_the_same() -> None:
-    one, two = (check_properties(broken("row-stochastic"), 60, seed=3) for _ in range(2))
+    one, two = (check_properties(broken("row-stochastic"), 40, seed=1) for _ in range(2))
     assert one == two
     assert one
 

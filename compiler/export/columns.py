@@ -113,13 +113,13 @@ class Columns:
             lines += [*wrapped(f"{name} = frozenset({{", map(repr, elements), "})"), ""]
         if "match" in self.outputs:
             lines += ["", *MATCHES.splitlines(), ""]
+        lines += [""] if lines else []
         lines += [
-            "" if lines else None,
             "def read(tokens: list[str]) -> dict[str, list]:",
             '    """Return the columns that the program reads of a text, one value for each token."""',
-        ]  # type: ignore[list-item]
-        lines += [f"    {line}" for line in self._body()]
-        return "\n".join(line for line in lines if line is not None) + "\n"
+        ]
+        lines += [f"    {line}".rstrip() for line in self._body()]
+        return "\n".join(lines) + "\n"
 
     def _body(self) -> list[str]:
         if not self.outputs:
@@ -139,7 +139,9 @@ class Columns:
                 "",
             ]
         lines += [f"{name} = {value}" for name, value in self._lists.items() if name != value]
-        items = [f"    {name!r}: {value},".replace("'", '"', 2) for name, value in self.outputs.items()]
+        items = [
+            f"    {name!r}: {value},".replace("'", '"', 2) for name, value in self.outputs.items()
+        ]
         return [*lines, "return {", *items, "}"]
 
     @property
@@ -169,9 +171,7 @@ class Columns:
         self.outputs[opened] = wrap.format(self._raw(base, "_open"))
         return Reading(name, known, opened, pad)
 
-    def _test(
-        self, name: str, label: str, test: str, holds: Callable[[str], bool]
-    ) -> Reading:
+    def _test(self, name: str, label: str, test: str, holds: Callable[[str], bool]) -> Reading:
         key = (name, test)
         if key not in self._readings:
             test = test if test.startswith(".") else f" {test}"

@@ -70,7 +70,7 @@ class Writer:
 
     Attributes:
         rows: the writer of quantifiers, whose values belong to whole rows; itself by default.
-        helpers: the helper functions that the source calls, in order.
+        helpers, used: the helper functions and the columns that the source names, in order.
         quantifiers: per variable, the quantifier and the source that computes it.
     """
 
@@ -80,6 +80,7 @@ class Writer:
         self.program, self.columns, self.dialect = program, columns, dialect
         self.rows = rows or self
         self.helpers: dict[str, None] = {}
+        self.used: dict[str, None] = {}
         self.quantifiers: dict[str, tuple[t.Quantifier, str]] = {}
         self._variables: dict[t.Quantifier, str] = {}
 
@@ -127,6 +128,7 @@ class Writer:
             if position < 0:
                 return column.pad
             position = Code(f"0 * q + {position}", SUM)
+        self.used |= dict.fromkeys(filter(None, (column.name, column.known, column.open)))
         if column.known:
             return self.call(
                 "known_at", column.name, column.known, column.open, position, column.pad
@@ -144,6 +146,7 @@ class Writer:
                     return 0
                 position = Code(f"0 * q + {position}", SUM)
             positions.append(position)
+        self.used[table] = None
         return self.call("match_at", table, *positions)
 
     def found(self, node: t.Quantifier) -> Code:
@@ -182,9 +185,9 @@ class Writer:
                 if isinstance(a, bool) or isinstance(b, bool):
                     return True if a is True or b is True else b if a is False else a
                 return Code(f"{text(a, OR)} | {text(b, AND)}", OR)
-            case t.Compare(op, left, t.Text(value)):
+            case t.Compare(op, left, t.Text(string)):
                 assert isinstance(left, t.Call)
-                holds = self.truth(self.columns.equals(left.name, value), left.args[0])
+                holds = self.truth(self.columns.equals(left.name, string), left.args[0])
                 return holds if op == "==" else self.negation(holds)
             case t.Compare(op, left, right):
                 assert not isinstance(left, t.Text) and not isinstance(right, t.Text)
@@ -284,15 +287,15 @@ class Writer:
             return f"{text(added, PRODUCT)} * {factor}"
         return text(added)
 
-    def product(
-        self, weight: Code | float, value: Code | float, node: t.Value
-    ) -> Code | float:
+    def product(self, weight: Code | float, value: Code | float, node: t.Value) -> Code | float:
         """Write a weight times a value, within the bounds of what a term may add."""
         linear = self.program.normaliser == "linear"
         if not isinstance(weight, Code) and not isinstance(value, Code):
             return min(max(weight * value, 0.0 if linear else -TERM_LIMIT), TERM_LIMIT)
         product = Code(f"{text(weight, PRODUCT)} * {text(value, UNARY)}", PRODUCT)
-        name = node.name if isinstance(node, t.Real) else "decay" if isinstance(node, t.Decay) else ""
+        name = (
+            node.name if isinstance(node, t.Real) else "decay" if isinstance(node, t.Decay) else ""
+        )
         largest = abs(weight) if not isinstance(weight, Code) else 1000.0
         if name in BOUNDS and largest * BOUNDS[name] <= TERM_LIMIT:
             return product

@@ -128,12 +128,12 @@ def helpers(names: Iterable[str], target: str, linear: bool = False) -> str:
         target: ``numpy``, ``torch``, or ``flex``, whose columns have the text as first index.
         linear: whether what a term adds is a mass.
     """
-    source = "".join(HELPERS[name] + "\n" for name in names).strip()
+    source = "\n".join(HELPERS[name].lstrip("\n") for name in names)
     numpy = target == "numpy"
     if target == "flex":
         source = _ELEMENT.sub(r"\1[b, ", source)
+    source = source.replace("xp.", "np." if numpy else "torch.")
     words = {
-        "xp.": "np." if numpy else "torch.",
         "KEEP": "keepdims=True" if numpy else "keepdim=True",
         "TO": "" if numpy else ".to(dtype)",
         "DTYPE": "float" if numpy else "dtype",
@@ -141,6 +141,10 @@ def helpers(names: Iterable[str], target: str, linear: bool = False) -> str:
         "LIMIT": repr(TERM_LIMIT),
     }
     for word, replacement in words.items():
-        source = re.sub(rf"\b{re.escape(word)}" if word == "xp." else rf"(?<!\w){word}\b|(?<=\)){word}\b",
-                        replacement, source)  # fmt: skip
-    return source + "\n\n" if source else ""
+        source = re.sub(rf"(?<![A-Za-z]){word}\b", replacement, source)
+    return source + "\n" if source else ""
+
+
+def needs_end(names: Iterable[str]) -> bool:
+    """Say whether any of some helper functions asks for the last key that a query sees."""
+    return any(re.search(r"\bend\b", HELPERS[name]) for name in names)

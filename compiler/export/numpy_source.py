@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from attn_dsl.compiler.export.columns import Columns
 from attn_dsl.compiler.export.expressions import Dialect, Writer, describe
-from attn_dsl.compiler.export.helpers import helpers
+from attn_dsl.compiler.export.helpers import helpers, needs_end
 from attn_dsl.compiler.export.source import comment, header, indented, refuse_holes
 from attn_dsl.compiler.program import Program
 
@@ -63,9 +63,9 @@ def to_numpy(program: Program) -> str:
     score = "mass" if tree.normaliser == "linear" else "score"
     body = [
         BEGINNING,
-        limits(tree.causal, "n"),
+        limits(writer, "n"),
         indented(helpers(writer.helpers, "numpy", tree.normaliser == "linear")),
-        unpack(columns),
+        unpack(writer),
         search(writer),
         f"    {score} = np.zeros((n, n))\n",
         *(
@@ -81,19 +81,20 @@ def to_numpy(program: Program) -> str:
     )
 
 
-def limits(causal: bool, size: str) -> str:
-    """Write which keys a query sees, and which others a quantifier searches."""
-    if causal:
-        lines = ["visible = k <= q", "end = q"]
+def limits(writer: Writer, size: str) -> str:
+    """Write which keys a query sees, and the last of them if anything asks for it."""
+    if writer.program.causal:
+        visible, end = "k <= q", "q"
     else:
-        seen = "k < n" if size == "n" else f"(k < {size}) | (q >= {size})"
-        lines = [f"visible = {seen}", f"end = {size} - 1"]
-    return "".join(f"    {line}\n" for line in lines) + "\n"
+        visible = "k < n" if size == "n" else f"(k < {size}) | (q >= {size})"
+        end = f"{size} - 1"
+    line = f"    end = {end}\n" if needs_end(writer.helpers) else ""
+    return f"    visible = {visible}\n{line}\n"
 
 
-def unpack(columns: Columns, source: str = "columns") -> str:
+def unpack(writer: Writer, source: str = "columns") -> str:
     """Write one variable for each column that the expressions read."""
-    return "".join(f'    {name} = {source}["{name}"]\n' for name in columns.outputs)
+    return "".join(f'    {name} = {source}["{name}"]\n' for name in writer.used)
 
 
 def search(writer: Writer) -> str:

@@ -79,7 +79,10 @@ def refuse_holes(program: Program, target: str) -> None:
 
 
 def execute(source: str, name: str) -> dict[str, Any]:
-    """Run an exported source in a namespace of its own and return it."""
-    namespace: dict[str, Any] = {"__name__": f"attn_dsl_export_{name}"}
+    """Run an exported source in a namespace of its own and return it.
+
+    The namespace has no ``__name__``: torch.compile would import the module that it names.
+    """
+    namespace: dict[str, Any] = {}
     exec(compile(source, f"<exported program {name}>", "exec"), namespace)
     return namespace
