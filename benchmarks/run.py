@@ -16,8 +16,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,6 +37,16 @@ class Figure:
     name: str
     reached: str
     target: str
+
+
+def print_table(measures: Iterable[Callable[[], list[Figure]]]) -> None:
+    """Measure one thing after the other and print a Markdown table as it goes."""
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    print(f"{machine}, load {os.getloadavg()[0]:.1f}\n")
+    print("| what | reached | target |\n|---|---|---|", flush=True)
+    for measure in measures:
+        for figure in measure():
+            print(f"| {figure.name} | {figure.reached} | {figure.target} |", flush=True)
 
 
 def timed(command: list[str], **environment: str) -> float:
@@ -130,14 +141,8 @@ def main() -> None:
     parser.add_argument("--only", choices=MEASURES, action="append")
     parser.add_argument("--repeat", type=int, default=5)
     options = parser.parse_args()
-    load = os.getloadavg()[0]
-    print(
-        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, load {load:.1f}\n"
-    )
-    print("| what | reached | target |\n|---|---|---|", flush=True)
-    for name in options.only or MEASURES:
-        for figure in MEASURES[name](options.repeat):
-            print(f"| {figure.name} | {figure.reached} | {figure.target} |", flush=True)
+    chosen = [MEASURES[name] for name in options.only or MEASURES]
+    print_table([partial(measure, options.repeat) for measure in chosen])
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -53,21 +53,39 @@ class Plan:
             float32 (programs, entries): the visible entries of each matrix, row by row.
         """
         weights = self.weights if weights is None else np.asarray(weights, dtype=np.float64)
+        groups = self.groups(text, self.size, weights)
+        return next((rows for _, rows in groups), np.empty((0, 0), dtype=np.float32))
+
+    def groups(
+        self, text: int, most: int, weights: np.ndarray | None = None
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Evaluate the programs on one text in groups of at most ``most``.
+
+        Yields:
+            The number of the group's first program, and float32 (group, entries). The array is
+            reused for the next group.
+        """
+        weights = self.weights if weights is None else weights
         if np.isnan(weights).any():
             raise ValueError("a program has holes; fit its weights first")
         n = int(self.batch.sizes[text])
-        entries = n * (n + 1) // 2 if self.causal else n * n
-        out = np.empty((len(self.code.programs), entries), dtype=np.float32)
+        entries = int(self.batch.entries(self.causal)[text])
         truths, values = self.typed_planes(text)
         quick = self._quick(weights, values)
-        whole = np.arange(1, n + 1) if self.causal else np.full(n, n)
-        if quick.any():
-            masses = out if quick.all() else np.empty((int(quick.sum()), entries), np.float32)
-            evaluate_masses(truths, values, *self._factors(weights, quick), whole, masses)
-            out[quick] = masses
-        if not quick.all():
-            self._exactly(text, weights, ~quick, out)
-        return out
+        arrays = self._factors(weights)
+        lengths = np.arange(1, n + 1) if self.causal else np.full(n, n)
+        out = np.empty((min(most, self.size), entries), dtype=np.float32)
+        for first in range(0, self.size, most):
+            last = min(first + most, self.size)
+            rows = out[: last - first]
+            evaluate_masses(
+                truths, values, *(_part(a, i, first, last) for i, a in enumerate(arrays)), lengths,
+                rows,
+            )  # fmt: skip
+            slow = first + np.flatnonzero(~quick[first:last])
+            if len(slow):
+                self._exactly(text, weights, slow, rows, first)
+            yield first, rows
 
     def typed_planes(self, text: int) -> tuple[np.ndarray, np.ndarray]:
         """Compute the planes of one text on all visible entries.
@@ -87,46 +105,60 @@ class Plan:
         )  # fmt: skip
         return truths, values
 
+    @property
+    def size(self) -> int:
+        """How many programs there are."""
+        return len(self.code.programs)
+
+    def prepare(self) -> None:
+        """Make what all texts share, so that threads find it ready."""
+        _ = self._arrays(), self.code.plane_arrays, self.code.slots, self._owner
+
     @cached_property
     def _owner(self) -> np.ndarray:
         """The program that each weight belongs to."""
-        return np.repeat(np.arange(len(self.code.programs)), np.diff(self.offsets))
+        return np.repeat(np.arange(self.size), np.diff(self.offsets))
 
     def _quick(self, weights: np.ndarray, values: np.ndarray) -> np.ndarray:
         """Say for each program whether its masses on a text stay within what float32 keeps."""
-        count = len(self.code.programs)
         slots = self.code.slots[self.used]
         truth = slots[:, 0] == 0
         largest = np.abs(values).max(axis=1, initial=0.0) if len(values) else np.zeros(1)
         size = np.abs(weights) * np.where(truth, 1.0, largest[np.where(truth, 0, slots[:, 1])])
-        by_truth = np.bincount(self._owner[truth], size[truth], minlength=count)
-        by_value = np.bincount(self._owner[~truth], size[~truth], minlength=count)
+        by_truth = np.bincount(self._owner[truth], size[truth], minlength=self.size)
+        by_value = np.bincount(self._owner[~truth], size[~truth], minlength=self.size)
         return ~self.linear & (by_truth <= TRUTH_RANGE) & (by_value <= VALUE_RANGE)
 
-    def _factors(self, weights: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Return the truths with their factors and the values with their weights, by program."""
+    def _factors(self, weights: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return the truths with their factors and the values with their weights, by program.
+
+        Factors are kept within float32; programs that need more are evaluated exactly.
+        """
         slots, own = self.code.slots[self.used], self._owner
         parts: list[np.ndarray] = []
         for kind in (0, 1):
-            here = (slots[:, 0] == kind) & chosen[own]
-            counts = np.bincount(own[here], minlength=len(chosen))[chosen]
-            amounts = np.exp(weights[here]) if kind == 0 else weights[here]
+            here = slots[:, 0] == kind
+            counts = np.bincount(own[here], minlength=self.size)
+            held = np.clip(weights[here], -TRUTH_RANGE, TRUTH_RANGE)
+            amounts = np.exp(held) if kind == 0 else held
             starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
             parts += [slots[here, 1], amounts.astype(np.float32), starts]
         return tuple(parts)
 
-    def _exactly(self, text: int, weights: np.ndarray, chosen: np.ndarray, out: np.ndarray) -> None:
+    def _exactly(
+        self, text: int, weights: np.ndarray, chosen: np.ndarray, out: np.ndarray, first: int
+    ) -> None:
         """Evaluate some programs in float64, with the largest score of each row taken out."""
         n = int(self.batch.sizes[text])
-        here = chosen[self._owner]
+        here = np.isin(self._owner, chosen)
         counts = np.diff(self.offsets)[chosen]
-        part = np.empty((len(counts), out.shape[1]), dtype=np.float32)
+        part = np.empty((len(chosen), out.shape[1]), dtype=np.float32)
         machine.evaluate_text(
             self.code.instructions, *self.code.plane_arrays, self.used[here], weights[here],
             np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), self.linear[chosen],
             self.causal, n, int(self.batch.starts[text]), *self._arrays(), part,
         )  # fmt: skip
-        out[chosen] = part
+        out[chosen - first] = part
 
     def planes(self, rows: Sequence[np.ndarray]) -> np.ndarray:
         """Compute the planes that the weights multiply on some rows of every text.
@@ -156,6 +188,11 @@ class Plan:
 
 
 _NO_TOKENS = np.zeros(0, dtype=np.int32)
+
+
+def _part(array: np.ndarray, kind: int, first: int, last: int) -> np.ndarray:
+    """Cut the starts of some programs out of ``_factors``; what they point into stays whole."""
+    return array[first : last + 1] if kind % 3 == 2 else array
 
 
 def _ragged(code: Code) -> tuple[np.ndarray, np.ndarray]:

@@ -227,6 +227,7 @@ def _written(path: Path, source: str) -> bool:
     try:
         if path.is_file() and path.read_bytes() == data:
             return True
+        _list(path).unlink(missing_ok=True)
         _write(path, data)
     except OSError:
         return False

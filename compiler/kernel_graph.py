@@ -9,6 +9,7 @@ from enum import IntEnum
 
 from attn_dsl.compiler.batch import Batch, ColumnArrays
 from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.check import reads_key
 from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.lexicon import lexicon
 
@@ -112,7 +113,9 @@ class Graph:
         self.exprs: list[Expr] = []
         self._numbers: dict[Expr, int] = {}
         self._columns: dict[ColumnKey, int] = {}
-        self.terms = [(term, self.parts(term)) for term in program.terms if any(t.weights_of(term))]
+        linear = program.normaliser == "linear"  # in a softmax, what all keys share cancels
+        used = [e for e in program.terms if any(t.weights_of(e)) and (linear or reads_key(e))]
+        self.terms = [(term, self.parts(term)) for term in used]
 
     @property
     def columns(self) -> tuple[ColumnKey, ...]:

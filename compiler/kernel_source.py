@@ -60,8 +60,7 @@ _TRUTHS = {"eq", "ne", "lt", "le", "and", "or", "not"}
 _REALS = {
     "log": "math.log(max({}, 1))", "sqrt": "math.sqrt(max({}, 0))", "inv": "1.0 / max({}, 1)",
 }  # fmt: skip
-_LONG = 60
-_STEPS = 6
+_LONG, _STEPS = 60, 6
 
 
 class _Writer:

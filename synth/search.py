@@ -50,7 +50,7 @@ class Settings:
     max_nodes: int = 200
     entries: int = 80_000
     front: int = 10
-    slack: float = 0.004
+    slack: float = 0.01
     allow_lookahead: bool = False
 
 

@@ -1,0 +1,231 @@
+"""Measures the evaluator: scoring, evaluation, whole score matrices, growth, memory, parsing.
+
+    python benchmarks/evaluator.py
+
+Both sides of every comparison run in this process in turns; the median of several rounds is
+printed. One thread unless a line says otherwise.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import random
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import paper
+import torch
+from run import Figure, print_table
+
+from attn_dsl.compiler.batch import Batch
+from attn_dsl.compiler.evaluate import Plan
+from attn_dsl.compiler.minsum import minima
+from attn_dsl.compiler.program import parse
+from attn_dsl.compiler.score import score_matrix
+from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.printer import show
+from attn_dsl.dsl.tokens import Tokens
+from attn_dsl.synth import vocabulary
+
+WORDS = "the cat saw a dog . Tom and Mia ran to park , she said hi One day big little happy".split()
+
+
+def programs(count: int, seed: int = 0) -> list[t.Head]:
+    """Draw programs of ten terms from the search's vocabulary."""
+    rng = random.Random(seed)
+    terms = vocabulary.terms(True)
+
+    def weighted(term: t.Term) -> t.Term:
+        scale = 0.02 if isinstance(term, t.Scaled) else 1.0
+        return dataclasses.replace(term, weight=round(rng.uniform(-2, 2) * scale, 2))
+
+    return [
+        t.Head(f"p{i}", "causal", "softmax", tuple(map(weighted, rng.sample(terms, 10))))
+        for i in range(count)
+    ]
+
+
+def texts(count: int, n: int, seed: int = 0) -> list[Tokens]:
+    """Draw texts of words that recur."""
+    rng = random.Random(seed)
+    return [Tokens.from_strings([" " + rng.choice(WORDS) for _ in range(n)]) for _ in range(count)]
+
+
+def heads(count: int, n: int, seed: int = 0) -> np.ndarray:
+    """Draw packed causal attention, rows summing to 1."""
+    rng = np.random.default_rng(seed)
+    values = rng.gamma(0.3, size=(count, n * (n + 1) // 2)).astype(np.float32) + np.float32(1e-6)
+    lengths = np.arange(1, n + 1)
+    starts = np.cumsum(lengths) - lengths
+    return values / np.repeat(np.add.reduceat(values, starts, axis=1), lengths, axis=1)
+
+
+def interleaved(rounds: int, *sides: Callable[[], object]) -> list[float]:
+    """Time several functions in turns; return the median seconds of each."""
+    times: list[list[float]] = [[] for _ in sides]
+    for side in sides:
+        side()
+    for _ in range(rounds):
+        for side, own in zip(sides, times, strict=True):
+            started = time.perf_counter()
+            side()
+            own.append(time.perf_counter() - started)
+    return [statistics.median(own) for own in times]
+
+
+def scoring() -> list[Figure]:
+    """Min-sum scoring against torch.cdist on the same data."""
+    a, b = heads(1000, 64), heads(144, 64, seed=1)
+    x, y = torch.tensor(a), torch.tensor(b)
+    out = np.zeros((1000, 144))
+    ours, theirs = interleaved(9, lambda: minima(a, b, out), lambda: torch.cdist(x, y, p=1))
+    rate = a.shape[0] * b.shape[0] * a.shape[1] / ours / 1e9
+    return [
+        Figure("min-sum scoring, entries/s on a core", f"{rate:.1f} G", "at least 15 G"),
+        Figure(
+            "min-sum scoring against torch.cdist(p=1)", f"{theirs / ours:.1f} x", "at least 12 x"
+        ),
+    ]
+
+
+def evaluation() -> list[Figure]:
+    """Ten-term programs in a batch of 1,000, at 64 and 512 tokens."""
+    figures, by_entry = [], []
+    for n in (64, 512):
+        plan = Plan(programs(1000), Batch(texts(1, n)))
+
+        def run(plan: Plan = plan, n: int = n) -> None:
+            for _ in plan.groups(0, max(8, (1 << 19) // (2 * n * n))):
+                pass
+
+        (seconds,) = interleaved(9 if n == 64 else 3, run)
+        by_entry.append(seconds / 1000 / (n * (n + 1) // 2) * 1e9)
+        target = "under 3 us" if n == 64 else "-"
+        figures.append(
+            Figure(f"a ten-term program on {n} tokens", f"{seconds * 1e3:.2f} us", target)
+        )
+    figures.append(
+        Figure(
+            "time by entry, 512 tokens against 64", f"{by_entry[1] / by_entry[0]:.2f}", "at most 1"
+        )
+    )
+    return figures
+
+
+def matrix() -> list[Figure]:
+    """1,000 programs x 144 heads x 100 texts of 64 tokens, on two cores."""
+    plan = Plan(programs(1000), Batch(texts(100, 64)))
+    attention = heads(144, 64)
+    with ThreadPoolExecutor(2) as executor:
+        (seconds,) = interleaved(3, lambda: score_matrix(plan, lambda text: attention, executor))
+    return [
+        Figure("1,000 programs x 144 heads x 100 texts, 2 cores", f"{seconds:.2f} s", "under 4 s")
+    ]
+
+
+def against_the_paper() -> list[Figure]:
+    """The same work as the paper does it, interleaved."""
+    n = 64
+    text = texts(1, n)[0]
+    plan = Plan(programs(1000), Batch([text]))
+    attention = heads(144, n)
+    square = np.zeros((n, n))
+    square[np.tril_indices(n)] = attention[0]
+    predicted = paper.program(list(text.strings))
+    theirs, their_iou, ours, both = interleaved(
+        5,
+        lambda: paper.program(list(text.strings)),
+        lambda: paper.iou(square, predicted),
+        lambda: [None for _ in plan.groups(0, 64)],
+        lambda: score_matrix(plan, lambda _: attention),
+    )
+    by_pair = (both - ours) / (1000 * 144)
+    return [
+        Figure(
+            "evaluation against the paper's way",
+            f"{theirs / (ours / 1000):.0f} x",
+            "at least 200 x",
+        ),
+        Figure(
+            "IoU of a pair against the paper's way",
+            f"{their_iou / by_pair:.0f} x",
+            "at least 250 x",
+        ),
+    ]
+
+
+def growth() -> list[Figure]:
+    """How time grows with programs, heads and texts: slopes of a log-log fit."""
+    figures = []
+    base = {"programs": 250, "heads": 36, "texts": 16}
+    for name in base:
+        sizes, times = [], []
+        for factor in (1, 2, 4, 8):
+            size = base | {name: base[name] * factor}
+            plan = Plan(programs(size["programs"]), Batch(texts(size["texts"], 64)))
+            attention = heads(size["heads"], 64)
+            (seconds,) = interleaved(3, lambda p=plan, a=attention: score_matrix(p, lambda _: a))
+            sizes.append(size[name])
+            times.append(seconds)
+        slope = np.polyfit(np.log(sizes), np.log(times), 1)[0]
+        curve = ", ".join(f"{s}: {x:.2f} s" for s, x in zip(sizes, times, strict=True))
+        figures.append(Figure(f"growth with {name} ({curve})", f"slope {slope:.2f}", "at most 1.1"))
+    return figures
+
+
+def memory() -> list[Figure]:
+    """Peak memory as texts double, and what a compiled program keeps."""
+    peaks = []
+    for count in (50, 100, 200):
+        plan = Plan(programs(500), Batch(texts(count, 64)))
+        score_matrix(plan, lambda _: heads(36, 64))
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    sources = [show(p) for p in programs(2000, seed=7)]
+    before = _resident()
+    kept = [parse(source) for source in sources]
+    by_program = (_resident() - before) / len(kept)
+    return [
+        Figure(
+            "peak memory, 50 / 100 / 200 texts", " / ".join(f"{p:.0f} MB" for p in peaks), "flat"
+        ),
+        Figure("memory kept by a program", f"{by_program:.1f} KB", "under 20 KB"),
+    ]
+
+
+def _resident() -> float:
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * resource.getpagesize() / 1024
+
+
+def parsing() -> list[Figure]:
+    """Parse, check and compile a ten-term program."""
+    sources = [show(p) for p in programs(300, seed=3)]
+    batch = Batch(texts(1, 64))
+
+    def run() -> None:
+        Plan([parse(source).tree for source in sources], batch)
+
+    (seconds,) = interleaved(3, run)
+    return [
+        Figure(
+            "parse + check + compile, ten terms",
+            f"{seconds / len(sources) * 1e3:.2f} ms",
+            "under 1 ms",
+        )
+    ]
+
+
+def main() -> None:
+    """Measure and print a Markdown table."""
+    torch.set_num_threads(1)
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    print_table([scoring, evaluation, matrix, against_the_paper, growth, memory, parsing])
+
+
+if __name__ == "__main__":
+    main()
