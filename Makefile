@@ -23,6 +23,7 @@ lint: .venv/installed-all
 
 bench: .venv/installed-all
 	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/evaluator.py
 
 docs: .venv/installed
 	$(BIN)/python docs/generate.py

@@ -15,6 +15,7 @@ COMMANDS = {
     "show": ("show", "Show the attention matrix of a program on a text."),
     "check": ("check", "Check programs: syntax, types, causality, cost, properties."),
     "fmt": ("fmt", "Rewrite programs in canonical form."),
+    "export": ("export", "Write a program as NumPy, PyTorch, FlexAttention or LaTeX."),
     "report": ("report", "Write the HTML report of a run."),
     "features": ("reference", "List the vocabulary: features, functions, word sets."),
     "grammar": ("reference", "Print the grammar of the language."),

@@ -79,8 +79,8 @@ class Plan:
             last = min(first + most, self.size)
             rows = out[: last - first]
             evaluate_masses(
-                truths, values, *(_part(a, i, first, last) for i, a in enumerate(arrays)), lengths,
-                rows,
+                truths, values, *(_part(a, i, first, last) for i, a in enumerate(arrays)),
+                quick[first:last], lengths, rows,
             )  # fmt: skip
             slow = first + np.flatnonzero(~quick[first:last])
             if len(slow):

@@ -127,8 +127,8 @@ def _normalise_rows(masses, lengths, first, last, out):
 
 @njit(**_FAST)
 def evaluate_masses(
-    truths, values, truth_rows, factors, truth_starts, value_rows, weights, value_starts, lengths,
-    out,
+    truths, values, truth_rows, factors, truth_starts, value_rows, weights, value_starts, wanted,
+    lengths, out,
 ):  # fmt: skip
     """Evaluate programs from the planes of one text into ``out`` float32 (programs, entries).
 
@@ -136,6 +136,7 @@ def evaluate_masses(
         truths, values: uint8 and float32 (planes, entries).
         truth_rows, factors, truth_starts: per program, which truths multiply its masses by what.
         value_rows, weights, value_starts: per program, which values have which weights.
+        wanted: which programs to evaluate; the rows of the others are left as they are.
         lengths: entries of each row of the matrix.
     """
     longest = max(BLOCK, lengths.max() if lengths.shape[0] > 0 else 0)
@@ -149,6 +150,8 @@ def evaluate_masses(
             size += lengths[last]
             last += 1
         for p in range(out.shape[0]):
+            if not wanted[p]:
+                continue
             m = masses[:size]
             if value_starts[p] < value_starts[p + 1]:
                 s = scores[:size]

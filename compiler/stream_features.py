@@ -146,16 +146,16 @@ class Characters:
 class Reader:
     """The features of tokens as they come, each as the newest token sees it.
 
-    >>> reader = Reader(["word"])
-    >>> reader.add(" un", "", " un", False), reader.add("do", "", "do", False)
-    ([('word', 0, 'un')], [('word', 0, 'undo'), ('word', 1, 'undo')])
+    >>> reader = Reader(["word_final"])
+    >>> reader.add("so", "", "so", False), reader.add(" it", "", " it", False)
+    ([('word_final', 0, False)], [('word_final', 1, False), ('word_final', 0, True)])
 
     Args:
         names: the features that are asked for.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
-        names = set(names)
+        self.names = names = frozenset(names)
         self.alone = sorted(names & _ALONE)
         self.latest = sorted(names & set(LATEST))
         unknown = names - _ALONE - set(LATEST) - _SETTLED_LATER
@@ -209,7 +209,7 @@ class Reader:
             changes += self._sentence_final()
             changes += [(name, self.n, LATEST[name](self)) for name in self.latest]
         self.n += 1
-        return changes
+        return [change for change in changes if change[0] in self.names]
 
     def _characters(self, gap: str, piece: str, special: bool) -> list[Change]:
         """Label the new characters and with them the token and the words that go on."""

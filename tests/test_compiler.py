@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import cases
 import numpy as np
 import pytest
@@ -138,3 +143,53 @@ def test_the_case_table_uses_every_operation() -> None:
         reals |= {int(plane.real) for plane in code.planes}
     assert used == {int(op) for op in Op}
     assert reals == {int(real) for real in Real}
+
+
+SWAPPED = {
+    Op.CONST: Op.QUERY, Op.QUERY: Op.KEY, Op.KEY: Op.QUERY, Op.COLUMN_QUERY: Op.COLUMN_KEY,
+    Op.COLUMN_KEY: Op.COLUMN_QUERY, Op.COLUMN: Op.COLUMN_QUERY, Op.MATCH: Op.EQ, Op.ADD: Op.SUB,
+    Op.SUB: Op.ADD, Op.ABS: Op.NOT, Op.MIN: Op.MAX, Op.MAX: Op.MIN, Op.EQ: Op.NE, Op.NE: Op.EQ,
+    Op.LT: Op.LE, Op.LE: Op.LT, Op.BETWEEN: Op.NOT, Op.AND: Op.OR, Op.OR: Op.AND, Op.NOT: Op.ABS,
+    Op.ANY: Op.FIRST, Op.COUNT: Op.ANY, Op.NEAREST: Op.FIRST, Op.FIRST: Op.LAST, Op.LAST: Op.FIRST,
+}  # fmt: skip
+"""For each operation, another that reads its operands without harm."""
+
+
+@pytest.mark.parametrize("op", list(Op), ids=lambda op: op.name)
+def test_breaking_an_operation_breaks_the_table(op: Op) -> None:
+    """The case table notices if any one operation does something else."""
+    broken = 0
+    for case in cases.CASES:
+        tokens = Tokens.from_strings(case.tokens)
+        plan = Plan([parse(case.source)], Batch([tokens]))
+        chosen = plan.code.instructions[:, 0] == op
+        if not chosen.any():
+            continue
+        plan.code.instructions[chosen, 0] = SWAPPED[op]
+        matrix = unpack(plan.packed(0)[0], len(tokens), plan.causal)
+        broken += any(abs(matrix[at] - weight) > TOLERANCE for at, weight in case.expected.items())
+    assert broken
+
+
+LANE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import cases, attn_dsl
+for case in cases.CASES[:: int(sys.argv[2])]:
+    matrix = attn_dsl.parse(case.source)(list(case.tokens))
+    for at, weight in case.expected.items():
+        assert abs(matrix[at] - weight) < 1e-5, (case.name, at)
+print("agreed")
+"""
+
+
+@pytest.mark.parametrize(("variable", "step"), [("NUMBA_DISABLE_JIT", 3), ("NUMBA_BOUNDSCHECK", 1)])
+def test_cases_hold_without_compilation_and_with_bounds_checked(
+    variable: str, step: int, tmp_path: Path
+) -> None:
+    environment = os.environ | {variable: "1", "NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", LANE, str(Path(__file__).parent), str(step)],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout == "agreed\n", done.stderr[-2000:]
