@@ -6,7 +6,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from attn_dsl.compiler.kernel import Kernel
     from attn_dsl.compiler.program import Program, load, parse
+    from attn_dsl.compiler.stream import Stream
     from attn_dsl.dsl.errors import AttnDslError, InputError, ProgramError
     from attn_dsl.dsl.tokens import Tokens
     from attn_dsl.eval.capture import Capture
@@ -18,9 +20,11 @@ __all__ = [
     "AttnDslError",
     "Capture",
     "InputError",
+    "Kernel",
     "Program",
     "ProgramError",
     "Run",
+    "Stream",
     "Tokens",
     "fit",
     "load",
@@ -31,9 +35,11 @@ _HOMES = {
     "AttnDslError": "attn_dsl.dsl.errors",
     "Capture": "attn_dsl.eval.capture",
     "InputError": "attn_dsl.dsl.errors",
+    "Kernel": "attn_dsl.compiler.kernel",
     "Program": "attn_dsl.compiler.program",
     "ProgramError": "attn_dsl.dsl.errors",
     "Run": "attn_dsl.synth.run",
+    "Stream": "attn_dsl.compiler.stream",
     "Tokens": "attn_dsl.dsl.tokens",
     "fit": "attn_dsl.synth.fit",
     "load": "attn_dsl.compiler.program",

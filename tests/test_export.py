@@ -274,9 +274,6 @@ def test_comments_cannot_break_out_of_a_source(words: str) -> None:
     assert "\n" not in comment(words)
 
 
-# Training.
-
-
 def test_weights_stand_in_source_order_and_holes_start_at_nothing() -> None:
     program = attn_dsl.parse("head a causal:\n 2 where k == 0\n by q - k [0: ?, 1: 3]\n ? * k")
     assert torch_module(program).weights.tolist() == [2.0, 0.0, 3.0, 0.0]
@@ -312,9 +309,6 @@ def test_gradients_are_always_finite(program: t.Head, tokens: Tokens) -> None:
     assert module.weights.grad is None or module.weights.grad.isfinite().all()
 
 
-# FlexAttention itself.
-
-
 @pytest.mark.parametrize("visibility", ["causal", "bidirectional"])
 def test_flex_attention_gives_the_matrix(visibility: str) -> None:
     program = attn_dsl.parse(EVERYTHING.replace("causal", visibility))
@@ -345,9 +339,6 @@ def test_refusals_give_every_reason() -> None:
         to_numpy(program)
 
 
-# LaTeX.
-
-
 @given(testing.programs(holes=True))
 def test_latex_of_random_programs_is_balanced(program: t.Head) -> None:
     assert_balanced(to_latex(Program.from_tree(program)))
@@ -369,15 +360,9 @@ def test_latex_shows_every_construct() -> None:
     assert r"1 / n & \text{otherwise}" in linear
     assert r"m_{qk} &= \theta_{1} \cdot \max(k - 1, 0) \\" in linear
     assert r"{} + \theta_{2} \, [k = 0]" in linear
-
-
-def test_latex_escapes_strings() -> None:
     program = attn_dsl.parse(r"head a causal:" "\n" r' 1 where text(k) in {"\\", "{", "é", "_%\n"}')
     for part in (r"\textbackslash{}", r"\{", r"\textbackslash{}u00e9", r"\_\%\textbackslash{}n"):
         assert rf"\texttt{{{part}}}" in to_latex(program)
-
-
-# The command.
 
 
 @pytest.mark.parametrize("target", TARGETS)
