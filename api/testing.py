@@ -326,7 +326,7 @@ def _not_a_distribution(row: np.ndarray, tolerance: float) -> str:
 
 
 __all__ = [
-    "CONTINUATIONS", "PROPERTIES", "Counterexample", "Program", "assert_causal",
+    "CONTINUATIONS", "PROPERTIES", "Counterexample", "assert_causal",
     "assert_equivalent", "assert_invariant", "assert_row_stochastic", "check_properties", "each",
     "features", "matrix_of", "pieces", "programs", "smallest", "texts", "tokens", "weights",
 ]  # fmt: skip

@@ -93,16 +93,16 @@ class Batch:
         settled = np.zeros(total, dtype=np.int32)
         known = np.zeros(total, dtype=np.int32)
         opened = np.zeros(total, dtype=np.int32)
-        partial = False
+        partial, symbolic = False, feature.type == "symbol"
         for start, analysis in zip(self.starts, self.analyses, strict=False):
             column = feature.compute(analysis)
             assert isinstance(column, Column)
             here = slice(int(start), int(start) + analysis.n)
-            settled[here] = self._numbers(column.settled)
+            settled[here] = self._numbers(column.settled, symbolic)
             if column.known is not None and column.open is not None:
                 partial = True
                 known[here] = column.known
-                opened[here] = self._numbers(column.open)
+                opened[here] = self._numbers(column.open, symbolic)
         return ColumnArrays(settled, known, opened, partial, self._number(feature.pad))
 
     def _derived(self, key: tuple, name: str, test: Callable[[str], bool]) -> ColumnArrays:
@@ -117,9 +117,11 @@ class Batch:
             return self._columns[key]
 
     def _number(self, value: Value) -> int:
-        if isinstance(value, str):
-            return self.symbols.setdefault(value, len(self.symbols))
-        return int(value)
+        return self._numbers([value], isinstance(value, str))[0]
 
-    def _numbers(self, values: list[Value]) -> list[int]:
-        return list(map(self._number, values))
+    def _numbers(self, values: list[Value], symbolic: bool) -> list[int]:
+        """Turn values into numbers; strings get the next free one when first seen."""
+        if not symbolic:
+            return values  # type: ignore[return-value]
+        symbols = self.symbols
+        return [symbols.setdefault(value, len(symbols)) for value in values]  # type: ignore[arg-type]

@@ -137,6 +137,9 @@ def _local_folder(model: str) -> Path | None:
     )
 
 
+_SAVE_WHOLE = "; give the directory that `model.save_pretrained` wrote, weights and tokenizer"
+
+
 def _check_folder(folder: Path) -> None:
     """Make sure that a directory holds a configuration and weights that are safe to read."""
     names = {path.name for path in folder.iterdir()}
@@ -144,7 +147,7 @@ def _check_folder(folder: Path) -> None:
         near = [path.name for path in folder.iterdir() if (path / "config.json").is_file()]
         raise InputError(
             f"{folder} holds no config.json"
-            + (f"; the models in it are {', '.join(sorted(near)[:5])}" if near else "")
+            + (f"; the models in it are {', '.join(sorted(near)[:5])}" if near else _SAVE_WHOLE)
         )
     if any(name.endswith(".safetensors") for name in names):
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
@@ -11,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attn_dsl.dsl.errors import InputError
+from attn_dsl.dsl.errors import AttnDslError, InputError
 from attn_dsl.synth.run import Run, refuse_other_work
 
 if TYPE_CHECKING:
@@ -148,7 +149,11 @@ def fit(
     refuse_other_work(Path(out), resume)
     if heads is not None:
         read_heads(heads)
-    attention = _attention(model, text, capture, Path(out), max_tokens, max_texts, tell)
+    try:
+        attention = _attention(model, text, capture, Path(out), max_tokens, max_texts, tell)
+    except AttnDslError:
+        _remove_empty(Path(out))
+        raise
     chosen = parse_heads(heads, attention.n_layers, attention.heads_per_layer)
     session = Session(attention, settings)
     _refuse_empty_splits(session)
@@ -165,6 +170,13 @@ def fit(
     short = [r.label for r in run.results if r.cut_short]
     run.update(status="done", cut_short=short)
     return run
+
+
+def _remove_empty(out: Path) -> None:
+    """Take back the folders that were made for a capture that could not be."""
+    for folder in (out / "capture", out):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def _attention(
@@ -256,12 +268,12 @@ def _search(
     try:
         scoring = executor.submit(control_ious, capture, session.texts, numbers)
         session.prepare()
-        controls = scoring.result()
         waiting = len(left)
         for at, (layer, head) in enumerate(left):
-            own = {name: values[at] for name, values in controls.items()}
             futures.append(
-                executor.submit(_one, session, layer, head, own, deadline, len(left), at, workers)
+                executor.submit(
+                    _one, session, layer, head, scoring, deadline, len(left), at, workers
+                )
             )
         for future in as_completed(futures):
             result, candidates = future.result()
@@ -278,8 +290,8 @@ def _search(
 
 
 def _one(
-    session: Session, layer: int, head: int, controls: dict[str, Any], deadline: float | None,
-    heads: int, at: int, workers: int,
+    session: Session, layer: int, head: int, scoring: Future[dict[str, Any]],
+    deadline: float | None, heads: int, at: int, workers: int,
 ) -> tuple[HeadResult, list[Candidate]]:  # fmt: skip
     """Search one head with its fair share of the time that is left."""
     share = None
@@ -287,4 +299,8 @@ def _one(
         now = time.monotonic()
         rounds = max(1.0, (heads - at) / workers)
         share = min(deadline, now + max(0.0, deadline - now) / rounds)
+
+    def controls() -> dict[str, Any]:
+        return {name: values[at] for name, values in scoring.result().items()}
+
     return session.search(layer, head, controls, share)

@@ -27,15 +27,13 @@ def front(
     return kept
 
 
-def choose(scores: Sequence[float], sizes: Sequence[int], slack: float) -> int:
-    """Return which row of a front to take: the smallest within ``slack`` of the best score.
+def choose(scores: Sequence[float], sizes: Sequence[int], price: float) -> int:
+    """Return which row of a front to take: the best score less a price for every node.
 
-    >>> choose([0.3, 0.698, 0.7], [3, 9, 40], slack=0.005)
+    >>> choose([0.3, 0.69, 0.7], [3, 9, 40], price=0.0005)
     1
     """
-    best = max(scores)
-    good = [i for i, score in enumerate(scores) if score >= best - slack]
-    return min(good, key=lambda i: (sizes[i], i))
+    return max(range(len(scores)), key=lambda i: (scores[i] - price * sizes[i], -sizes[i]))
 
 
 def gains_by_node(scores: Sequence[float], sizes: Sequence[int]) -> list[float]:

@@ -40,7 +40,7 @@ class Settings:
         max_nodes: the largest program.
         entries: how many entries of the fit split the weights are fitted on.
         front: how many programs of a head's front are polished and scored.
-        slack: IoU on the select split that is given up for a smaller program.
+        price: IoU on the select split that a node must bring for a larger program to be chosen.
         allow_lookahead: accept causal programs that read the whole text.
     """
 
@@ -50,7 +50,7 @@ class Settings:
     max_nodes: int = 200
     entries: int = 80_000
     front: int = 10
-    slack: float = 0.01
+    price: float = 0.0005
     allow_lookahead: bool = False
 
 
@@ -95,12 +95,16 @@ class Session:
             _ = self.select, self.test
 
     def search(
-        self, layer: int, head: int, controls: dict[str, np.ndarray], deadline: float | None = None
+        self,
+        layer: int,
+        head: int,
+        controls: Callable[[], dict[str, np.ndarray]],
+        deadline: float | None = None,
     ) -> tuple[HeadResult, list[Candidate]]:
         """Search programs for one head.
 
         Args:
-            controls: by name, the IoU of each control on the test texts.
+            controls: called at the end: by name, the IoU of each control on the test texts.
             deadline: time (``time.monotonic``) after which no more programs are tried.
 
         Returns:
@@ -124,7 +128,7 @@ class Session:
             iou_fit=rows[at].iou_fit, iou_select=rows[at].iou_select,
             test={name: bootstrap(values, settings.seed) for name, values in test.items()},
             test_ious=tuple(float(x) for x in test["iou"]),
-            controls={name: float(values.mean()) for name, values in controls.items()},
+            controls={name: float(values.mean()) for name, values in controls().items()},
             category=self.probes.ranked(number)[0][0].category, lookahead=facts.lookahead,
             evals=task.evals, seconds=time.monotonic() - started, cut_short=task.late,
             front=tuple(rows),
@@ -148,7 +152,7 @@ class Session:
         programs, sizes = [f.program for f in polished], [f.nodes for f in polished]
         select = self.select.ious(programs, number).mean(1)
         test = self.test.ious(programs, number).mean(1)
-        chosen = choose(list(select), sizes, self.settings.slack)
+        chosen = choose(list(select), sizes, self.settings.price)
         steps = gains_by_node(list(select), sizes)
         return [
             FrontRow(

@@ -184,7 +184,7 @@ def test_the_search_finds_what_the_head_is_made_of(capture: Capture, layer: int,
     session = Session(capture, Settings(entries=10_000, max_evals=80))
     numbers = [layer * 2 + head]
     controls = {k: v[0] for k, v in control_ious(capture, session.texts, numbers).items()}
-    result, candidates = session.search(layer, head, controls)
+    result, candidates = session.search(layer, head, lambda: controls)
     true = t.nodes(parse(TRUE[layer, head]))
     assert result.test["iou"].mean > 0.97
     assert result.nodes <= 3 * true
@@ -212,7 +212,7 @@ def test_invented_sets_are_the_true_ones(design: Design) -> None:
 def test_a_uniform_head_gets_the_empty_program(capture: Capture) -> None:
     session = Session(capture, Settings(entries=10_000, max_evals=30))
     controls = {"uniform": np.ones(len(session.texts["test"]))}
-    result, _ = session.search(1, 1, controls)
+    result, _ = session.search(1, 1, lambda: controls)
     assert (result.nodes, result.test["iou"].mean) == (1, pytest.approx(1.0, abs=1e-5))
 
 
@@ -289,6 +289,6 @@ def test_fronts_and_choices() -> None:
         [(9, 0.4), (5, 0.5), (9, 0.7), (20, 0.8), (30, 0.8)], lambda x: x[0], lambda x: x[1]
     )
     assert rows == [(5, 0.5), (9, 0.7), (20, 0.8)]
-    assert choose([0.3, 0.69, 0.7], [3, 9, 40], slack=0.02) == 1
-    assert choose([0.3, 0.69, 0.7], [3, 9, 40], slack=0.0) == 2
+    assert choose([0.3, 0.69, 0.7], [3, 9, 40], price=0.001) == 1
+    assert choose([0.3, 0.69, 0.7], [3, 9, 40], price=0.0) == 2
     assert gains_by_node([0.5, 0.75], [1, 3])[1] == pytest.approx(np.log(2) / 2, abs=1e-6)

@@ -1,0 +1,62 @@
+"""Score matrices agree with scoring pair by pair, in groups, threads and mixed programs."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from attn_dsl.compiler import score
+from attn_dsl.compiler.batch import Batch
+from attn_dsl.compiler.evaluate import Plan
+from attn_dsl.dsl.parser import parse
+from attn_dsl.dsl.tokens import Tokens
+from attn_dsl.eval.metrics import compare
+
+SOURCES = [
+    "head a causal:\n 2 where text(k-1) == text(q)\n 1 where k == 0",
+    "head b causal:\n -1 * log(1 + q - k)\n 900 where k == q",
+    "head c causal linear:\n 1 where punct(k)",
+    "head d causal:\n",
+    "head e causal:\n by q - k [0: 1, 1: -3]\n 0.5 * match(k-1, q) where seen(q)",
+] * 5
+TEXTS = [["a", " b", " a", "."], ["x"], [" t", " .", " t", " u", " t"]]
+
+
+@pytest.mark.parametrize("threads", [None, 2])
+@pytest.mark.parametrize("group_bytes", [1, 1 << 19])
+def test_a_score_matrix_is_the_mean_iou_of_every_pair(
+    threads: int | None, group_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(score, "GROUP_BYTES", group_bytes)
+    programs = [parse(source) for source in SOURCES]
+    batch = Batch([Tokens.from_strings(text) for text in TEXTS])
+    rng = np.random.default_rng(0)
+    attention = []
+    for text in TEXTS:
+        n = len(text)
+        square = np.tril(rng.random((3, n, n)) + 0.01)
+        square /= square.sum(-1, keepdims=True)
+        attention.append(np.float32(square[:, *np.tril_indices(n)]))
+    plan = Plan(programs, batch)
+    executor = None if threads is None else ThreadPoolExecutor(threads)
+    table = score.score_matrix(plan, attention.__getitem__, executor)
+    assert table.shape == (3, len(SOURCES))
+    for h in range(3):
+        for p, program in enumerate(programs):
+            alone = Plan([program], batch)
+            each = [
+                compare(attention[i][h], alone.packed(i)[0], len(text), True)[0]
+                for i, text in enumerate(TEXTS)
+            ]
+            assert table[h, p] == pytest.approx(np.mean(each), abs=1e-5)
+
+
+def test_groups_give_the_same_rows_as_all_at_once() -> None:
+    batch = Batch([Tokens.from_strings(TEXTS[2])])
+    plan = Plan([parse(source) for source in SOURCES], batch)
+    whole = plan.packed(0)
+    for most in (1, 4, 100):
+        parts = [rows.copy() for _, rows in plan.groups(0, most)]
+        np.testing.assert_array_equal(np.concatenate(parts), whole)
