@@ -72,7 +72,8 @@ def _check(
     if facts.lookahead:
         notes.append(f"looks ahead by {', '.join(facts.lookahead)}")
     if examples and not facts.holes and not found:
-        notes.append(f"properties hold on {examples} texts")
+        but = " (all but causality)" if facts.lookahead else ""
+        notes.append(f"properties hold on {examples} texts{but}")
     shown = f"{file}: {'FAILS' if found else 'ok'}"
     shown += "\n" + textwrap.indent(textwrap.fill(", ".join(notes), 78), "  ")
     for example in found:

@@ -285,5 +285,7 @@ def test_few_texts_are_split_by_window_and_no_part_stays_empty(finished):
     for seed in range(20):
         parts = opened.split(seed)
         assert opened.split_rule(seed).startswith("windows")
-        assert all(parts.values()) and sorted(i for part in parts.values() for i in part) == list(range(5))
+        assert all(parts.values()) and sorted(i for part in parts.values() for i in part) == list(
+            range(5)
+        )
         assert json.dumps(parts)

@@ -83,7 +83,8 @@ REACHED = {
     "a closed bracket": lambda text: any(x >= 0 for x in Analysis(text).nesting["match"]),
     "a split character": lambda text: any(x in text.text and "<0x" in "".join(text) for x in "—é"),
     "half a character": lambda text: any(
-        s.startswith("<0x") and start == end for s, (start, end) in zip(text, text.spans, strict=True)
+        s.startswith("<0x") and start == end
+        for s, (start, end) in zip(text, text.spans, strict=True)
     ),
     "two sentences": lambda text: max(Analysis(text).sentence, default=0) > 0,
     "two paragraphs": lambda text: max(Analysis(text).segments.paragraph, default=0) > 0,

@@ -44,7 +44,11 @@ def head(*terms: str, kind: str = "causal") -> str:
     ("source", "kind", "message"),
     [
         (head("2 where word(k) in Pronuon"), ProgramTypeError, "did you mean `Pronoun`"),
-        (head("2 where word(k) in Qqqqqq"), ProgramTypeError, "define it above the head: set Qqqqqq"),
+        (
+            head("2 where word(k) in Qqqqqq"),
+            ProgramTypeError,
+            "define it above the head: set Qqqqqq",
+        ),
         ('set A = {"x"}\nset A = {"y"}\n' + head(), ProgramTypeError, "`A` is defined twice"),
         (head("1000.5 where k == 0"), ProgramTypeError, "weights lie between -1000 and 1000"),
         (head("-1001 * q"), ProgramTypeError, "the weight -1001 is out of range"),
@@ -61,7 +65,11 @@ def head(*terms: str, kind: str = "causal") -> str:
         (head("2 where k in -100001..0"), ProgramTypeError, "the number -100001 is out of range"),
         (head("2 where k in 4..1"), ProgramTypeError, "write 1..4"),
         (head("2 * decay(q - k, 0.0)"), ProgramTypeError, "the rate 0 is not between 0 and 1"),
-        (head("2 * decay(q - k, 0." + "9" * 30 + ")"), ProgramTypeError, "the rate 1 is not between"),
+        (
+            head("2 * decay(q - k, 0." + "9" * 30 + ")"),
+            ProgramTypeError,
+            "the rate 1 is not between",
+        ),
         (head("2 where text_final(k)"), CausalityError, "--allow-lookahead"),
         (head("2 where k == first(from_end(k) == 0)"), CausalityError, "reads the whole text"),
         (head("by from_end(q) [0: 1]"), CausalityError, "`from_end` reads the whole text"),

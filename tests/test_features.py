@@ -20,7 +20,23 @@ OURS = [feature for feature in FEATURES.values() if not feature.extra]
 TYPES = {"bool": bool, "int": int, "symbol": str}
 _, N, Y = None, False, True
 
-STRINGS = ("<s>", "Un", "do", " it", ",", ' "', "Tom", '"', " (", "2", ")", ".", "\n", "  It", " it")
+STRINGS = (
+    "<s>",
+    "Un",
+    "do",
+    " it",
+    ",",
+    ' "',
+    "Tom",
+    '"',
+    " (",
+    "2",
+    ")",
+    ".",
+    "\n",
+    "  It",
+    " it",
+)
 # A row for each feature: its value at each of these tokens, in a text that is seen as a whole.
 VALUES: dict[str, list] = {
     "text": ["<s>", "Un", "do", "it", ",", '"', "Tom", '"', "(", "2", ")", ".", "\n", "It", "it"],

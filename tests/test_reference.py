@@ -48,13 +48,17 @@ def test_evaluating_again_gives_the_same(program: t.Head, text: Tokens) -> None:
 
 
 @given(programs(visibility="causal"), tokens(min_size=1, max_size=6))
-def test_a_bidirectional_program_of_one_token_is_the_causal_one(program: t.Head, text: Tokens) -> None:
+def test_a_bidirectional_program_of_one_token_is_the_causal_one(
+    program: t.Head, text: Tokens
+) -> None:
     both = t.Head("b", "bidirectional", program.normaliser, program.terms, program.sets)
     assert evaluate(program, text.prefix(1)) == evaluate(both, text.prefix(1)) == [[1.0]]
 
 
 @given(programs(normaliser="softmax"), tokens(max_size=6))
-def test_what_reads_the_query_alone_does_not_change_a_softmax(program: t.Head, text: Tokens) -> None:
+def test_what_reads_the_query_alone_does_not_change_a_softmax(
+    program: t.Head, text: Tokens
+) -> None:
     extra = t.Where(1.5, parse_predicate("punct(q) or q == 1"))
     more = t.Head("b", program.visibility, "softmax", (*program.terms, extra), program.sets)
     for row, other in zip(evaluate(program, text), evaluate(more, text), strict=True):

@@ -17,7 +17,8 @@ def spans(*strings: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "string", ["<s>", "</s>", "<pad>", "[CLS]", "[MASK]", "<|endoftext|>", "<|im_start|>", "<|a_1|>"]
+    "string",
+    ["<s>", "</s>", "<pad>", "[CLS]", "[MASK]", "<|endoftext|>", "<|im_start|>", "<|a_1|>"],
 )
 def test_special_tokens_are_known_by_their_look(string: str) -> None:
     assert looks_special(string)
@@ -52,7 +53,9 @@ def test_special_tokens_can_be_named() -> None:
         (["<0xG1>", "<0x1>", " <0x41>"], ["<0xG1>", "<0x1>", " <0x41>"]),
     ],
 )  # fmt: skip
-def test_bytes_cover_a_character_once_it_is_complete(strings: list[str], covered: list[str]) -> None:
+def test_bytes_cover_a_character_once_it_is_complete(
+    strings: list[str], covered: list[str]
+) -> None:
     assert spans(*strings) == covered
 
 
