@@ -27,7 +27,7 @@ def export(program: str, to: str, out: str | None, allow_lookahead: bool) -> Non
     if out is None:
         click.echo(source, nl=False)
         return
-    from attn_dsl.synth.run import write
+    from attn_dsl.eval.files import write
 
     write(Path(out), source)
     click.echo(out)

@@ -17,7 +17,7 @@ def fmt(program: tuple[str, ...], only_check: bool) -> None:
     from attn_dsl.compiler.program import read_source
     from attn_dsl.dsl.parser import parse
     from attn_dsl.dsl.printer import show
-    from attn_dsl.synth.run import write
+    from attn_dsl.eval.files import write
 
     sources = {name: sys.stdin.read() if name == "-" else read_source(name) for name in program}
     printed = {name: show(parse(source, name)) for name, source in sources.items()}

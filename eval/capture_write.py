@@ -23,8 +23,9 @@ from attn_dsl.eval.capture import (
 )
 from attn_dsl.eval.capture_read import open_capture, record_line
 from attn_dsl.eval.capture_run import run_texts
+from attn_dsl.eval.files import write_bytes
 from attn_dsl.eval.models import LoadedModel, load_model
-from attn_dsl.eval.shards import n_entries, tensor_name, write_bytes, write_shard
+from attn_dsl.eval.shards import n_entries, tensor_name, write_shard
 from attn_dsl.eval.texts import text_hash
 from attn_dsl.eval.vocabulary import Vocabulary
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from attn_dsl.eval.files import write
 from attn_dsl.eval.report import TEMPLATES, highlight
 
 if TYPE_CHECKING:
@@ -45,6 +46,4 @@ def render_page(program: Program, tokens: Sequence[str], matrix: np.ndarray) -> 
 
 def write_page(program: Program, tokens: Sequence[str], matrix: np.ndarray, file: str) -> None:
     """Write the page to a file, whole or not at all."""
-    from attn_dsl.synth.run import write
-
     write(Path(file), render_page(program, tokens, matrix))

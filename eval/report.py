@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from attn_dsl.eval.files import write
 
 TEMPLATES = Path(__file__).with_name("templates")
 BYTES_PER_HEAD = 20_000
@@ -122,12 +123,7 @@ def write_report(data: ReportData, path: Path) -> None:
 
     >>> write_report(data, Path("runs/gpt2/report.html"))
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(render(data).encode("utf-8", errors="replace"))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write(path, render(data))
 
 
 def render(data: ReportData) -> str:

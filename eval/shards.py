@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from attn_dsl.dsl.errors import InputError, WorkError
+from attn_dsl.dsl.errors import InputError
+from attn_dsl.eval.files import write_bytes
 
 Array = npt.NDArray[Any]
 REMEDY = "run `attn-dsl capture` again into a fresh directory"
@@ -149,18 +149,3 @@ def write_shard(path: Path, tensors: Mapping[str, npt.NDArray[Any]]) -> dict[str
     from safetensors.numpy import save
 
     return write_bytes(path, save(dict(tensors)))
-
-
-def write_bytes(path: Path, data: bytes) -> dict[str, Any]:
-    """Write a file under a temporary name and rename it; return its name, size and SHA-256."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise WorkError(
-            f"{path} cannot be written: {error.strerror}; what was finished before is kept, "
-            "run the command again to go on"
-        ) from error
-    return {"file": path.name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}

@@ -164,6 +164,7 @@ def fit(
     try:
         _search(run, session, left, len(chosen), deadline, workers, tell)
     except KeyboardInterrupt:
+        run.tabulate()
         run.update(status="interrupted")
         raise
     run.tabulate()

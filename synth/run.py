@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attn_dsl.dsl.errors import InputError, WorkError
+from attn_dsl.eval.files import write
 from attn_dsl.synth.result import Candidate, HeadResult, label
 
 if TYPE_CHECKING:
@@ -268,18 +268,3 @@ def table(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
     for row in rows:
         writer.writerow([f"{x:.6f}" if isinstance(x, float) else x for x in row])
     return out.getvalue()
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file at once: readers see the old one or the new one, never a part.
-
-    Raises:
-        WorkError: the disk is full, or the place cannot be written.
-    """
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise WorkError(f"{path}: cannot be written: {error.strerror}") from None
