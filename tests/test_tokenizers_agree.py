@@ -63,7 +63,7 @@ def test_every_tokenizer_gives_the_same_stretches(shared: Path, text: str) -> No
         # A token may hold several marks, such as `."`: joined, the words are the same.
         assert "".join(found["words"]) == "".join(finest["words"]), name
         shared_words = [word for word in found["words"] if word.isalnum()]
-        assert set(w for w in finest["words"] if w.isalnum()) >= set(shared_words), name
+        assert {w for w in finest["words"] if w.isalnum()} >= set(shared_words), name
 
 
 @pytest.mark.shared
