@@ -273,12 +273,17 @@ def test_another_seed_splits_the_texts_otherwise(run: Path, tmp_path: Path) -> N
 # interruption
 
 
+def _heed_interrupts() -> None:
+    """Undo what a shell does to its background jobs: they and their children ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def _interrupted(args: tuple[object, ...], out: Path) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own and interrupt it after the first head."""
     with subprocess.Popen(
         [sys.executable, "-m", "attn_dsl.cli", *map(str, args), "--out", str(out)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "COLUMNS": "80"},
+        env={**os.environ, "COLUMNS": "80"}, preexec_fn=_heed_interrupts,
     ) as process:  # fmt: skip
         try:
             ends = time.monotonic() + 120
