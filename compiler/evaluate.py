@@ -42,49 +42,41 @@ class Plan:
         """The visibility of the programs."""
         return self.code.causal
 
-    def packed(self, text: int, weights: np.ndarray | None = None) -> np.ndarray:
+    def packed(self, text: int) -> np.ndarray:
         """Evaluate all programs on one text.
 
         Args:
             text: its number in the batch.
-            weights: other weights, all programs' in order.
 
         Returns:
             float32 (programs, entries): the visible entries of each matrix, row by row.
         """
-        weights = self.weights if weights is None else np.asarray(weights, dtype=np.float64)
-        groups = self.groups(text, self.size, weights)
-        return next((rows for _, rows in groups), np.empty((0, 0), dtype=np.float32))
+        return next(rows for _, rows in self.groups(text, self.size))
 
-    def groups(
-        self, text: int, most: int, weights: np.ndarray | None = None
-    ) -> Iterator[tuple[int, np.ndarray]]:
+    def groups(self, text: int, most: int) -> Iterator[tuple[int, np.ndarray]]:
         """Evaluate the programs on one text in groups of at most ``most``.
 
         Yields:
             The number of the group's first program, and float32 (group, entries). The array is
             reused for the next group.
         """
-        weights = self.weights if weights is None else weights
-        if np.isnan(weights).any():
+        if np.isnan(self.weights).any():
             raise ValueError("a program has holes; fit its weights first")
         n = int(self.batch.sizes[text])
-        entries = int(self.batch.entries(self.causal)[text])
         truths, values = self.typed_planes(text)
-        quick = self._quick(weights, values)
-        arrays = self._factors(weights)
+        quick = self._quick(values)
         lengths = np.arange(1, n + 1) if self.causal else np.full(n, n)
-        out = np.empty((min(most, self.size), entries), dtype=np.float32)
+        out = np.empty((min(most, self.size), truths.shape[1]), dtype=np.float32)
         for first in range(0, self.size, most):
             last = min(first + most, self.size)
             rows = out[: last - first]
             evaluate_masses(
-                truths, values, *(_part(a, i, first, last) for i, a in enumerate(arrays)),
+                truths, values, *(_part(a, i, first, last) for i, a in enumerate(self._factors)),
                 quick[first:last], lengths, rows,
             )  # fmt: skip
             slow = first + np.flatnonzero(~quick[first:last])
             if len(slow):
-                self._exactly(text, weights, slow, rows, first)
+                self._exactly(text, slow, rows, first)
             yield first, rows
 
     def typed_planes(self, text: int) -> tuple[np.ndarray, np.ndarray]:
@@ -94,7 +86,7 @@ class Plan:
             uint8 (truths, entries) and float32 (values, entries); ``code.slots`` tells which.
         """
         n = int(self.batch.sizes[text])
-        entries = n * (n + 1) // 2 if self.causal else n * n
+        entries = int(self.batch.entries(self.causal)[text])
         slots = self.code.slots
         kinds = np.bincount(slots[:, 0], minlength=2)
         truths = np.empty((kinds[0], entries), dtype=np.uint8)
@@ -112,25 +104,26 @@ class Plan:
 
     def prepare(self) -> None:
         """Make what all texts share, so that threads find it ready."""
-        _ = self._arrays(), self.code.plane_arrays, self.code.slots, self._owner
+        _ = self._arrays(), self.code.plane_arrays, self.code.slots, self._owner, self._factors
 
     @cached_property
     def _owner(self) -> np.ndarray:
         """The program that each weight belongs to."""
         return np.repeat(np.arange(self.size), np.diff(self.offsets))
 
-    def _quick(self, weights: np.ndarray, values: np.ndarray) -> np.ndarray:
+    def _quick(self, values: np.ndarray) -> np.ndarray:
         """Say for each program whether its masses on a text stay within what float32 keeps."""
         slots = self.code.slots[self.used]
         truth = slots[:, 0] == 0
         largest = np.abs(values).max(axis=1, initial=0.0) if len(values) else np.zeros(1)
-        size = np.abs(weights) * np.where(truth, 1.0, largest[np.where(truth, 0, slots[:, 1])])
+        size = np.abs(self.weights) * np.where(truth, 1.0, largest[np.where(truth, 0, slots[:, 1])])
         by_truth = np.bincount(self._owner[truth], size[truth], minlength=self.size)
         by_value = np.bincount(self._owner[~truth], size[~truth], minlength=self.size)
         return ~self.linear & (by_truth <= TRUTH_RANGE) & (by_value <= VALUE_RANGE)
 
-    def _factors(self, weights: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Return the truths with their factors and the values with their weights, by program.
+    @cached_property
+    def _factors(self) -> tuple[np.ndarray, ...]:
+        """The truths with their factors and the values with their weights, by program.
 
         Factors are kept within float32; programs that need more are evaluated exactly.
         """
@@ -139,22 +132,20 @@ class Plan:
         for kind in (0, 1):
             here = slots[:, 0] == kind
             counts = np.bincount(own[here], minlength=self.size)
-            held = np.clip(weights[here], -TRUTH_RANGE, TRUTH_RANGE)
+            held = np.clip(self.weights[here], -TRUTH_RANGE, TRUTH_RANGE)
             amounts = np.exp(held) if kind == 0 else held
             starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
             parts += [slots[here, 1], amounts.astype(np.float32), starts]
         return tuple(parts)
 
-    def _exactly(
-        self, text: int, weights: np.ndarray, chosen: np.ndarray, out: np.ndarray, first: int
-    ) -> None:
+    def _exactly(self, text: int, chosen: np.ndarray, out: np.ndarray, first: int) -> None:
         """Evaluate some programs in float64, with the largest score of each row taken out."""
         n = int(self.batch.sizes[text])
         here = np.isin(self._owner, chosen)
         counts = np.diff(self.offsets)[chosen]
         part = np.empty((len(chosen), out.shape[1]), dtype=np.float32)
         machine.evaluate_text(
-            self.code.instructions, *self.code.plane_arrays, self.used[here], weights[here],
+            self.code.instructions, *self.code.plane_arrays, self.used[here], self.weights[here],
             np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), self.linear[chosen],
             self.causal, n, int(self.batch.starts[text]), *self._arrays(), part,
         )  # fmt: skip

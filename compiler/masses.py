@@ -32,6 +32,15 @@ LOG2E = np.float32(1 / math.log(2))
 
 
 @njit(**_OPTIONS)
+def block_end(starts, first):
+    """Return the row that ends a block which begins at a row: at least one, at most ``BLOCK``."""
+    last = first + 1
+    while last < starts.shape[0] - 1 and starts[last + 1] - starts[first] <= BLOCK:
+        last += 1
+    return last
+
+
+@njit(**_OPTIONS)
 def typed_planes(
     code, planes, rates, slots, causal, n, start, settled, known, opened, marks, tokens,
     needs_match, truths, values,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from attn_dsl.compiler.evaluate import pack
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.metrics import ious
 from attn_dsl.synth.fit import parse_heads
@@ -50,8 +51,7 @@ def main(run_path: str, name: str, out: str) -> None:
     tokens = capture.tokens(text)
     actual = capture.matrix(text, layer, head)
     predicted = run.program(layer, head)(tokens)
-    rows, columns = np.tril_indices(len(tokens))
-    iou = ious(actual[rows, columns][None], predicted[rows, columns][None])[0, 0]
+    iou = ious(pack(actual, True)[None], pack(predicted, True)[None])[0, 0]
     shown = list(tokens.strings[:TOKENS])
     width = LABEL + len(shown) * CELL
     body = panel(actual, shown, f"{Path(run.info['model']).name}, layer {layer}, head {head}", 0)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.tokens import Tokens
-from attn_dsl.eval.shards import REMEDY, Array, Store, n_entries, row_starts
+from attn_dsl.eval.shards import REMEDY, Array, Store, n_entries, normalise_rows
 from attn_dsl.eval.texts import PARTS, Part, hash_fraction, split_of
 
 if TYPE_CHECKING:
@@ -252,10 +252,7 @@ class Capture:
         """
         n = len(self.tokens(index))
         values = self.packed(index).astype(np.float32)
-        if n:
-            sums = np.add.reduceat(values, row_starts(n, self.causal), axis=1)
-            lengths = np.arange(1, n + 1) if self.causal else np.full(n, n)
-            values /= np.repeat(sums, lengths, axis=1)
+        normalise_rows(values, n, self.causal)
         return values
 
     def matrix(self, index: int, layer: int, head: int) -> npt.NDArray[np.float32]:

@@ -17,6 +17,7 @@ from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.parser import parse
 from attn_dsl.eval.metrics import ious
+from attn_dsl.eval.shards import normalise_rows
 
 if TYPE_CHECKING:
     from attn_dsl.eval.capture import Capture
@@ -95,9 +96,7 @@ def attention(capture: Capture, text: int, heads: Sequence[int]) -> np.ndarray:
     """Return some heads' packed attention on a text, float32 (heads, entries), rows summing to 1."""
     n = len(capture.tokens(text))
     values = np.asarray(capture.packed(text)[list(heads)], dtype=np.float32)
-    widths = np.arange(1, n + 1) if capture.causal else np.full(n, n)
-    starts = np.concatenate([[0], np.cumsum(widths)])[:-1]
-    values /= np.repeat(np.add.reduceat(values, starts, axis=1), widths, axis=1)
+    normalise_rows(values, n, capture.causal)
     return values
 
 
@@ -125,11 +124,9 @@ def _mean_by_offset(
     for column, text in enumerate(texts["test"]):
         n = len(capture.tokens(text))
         at = _offsets(n, capture.causal) + longest
-        widths = np.arange(1, n + 1) if capture.causal else np.full(n, n)
-        starts = np.concatenate([[0], np.cumsum(widths)])[:-1]
         actual = attention(capture, text, heads)
         for row in range(len(heads)):
             predicted = mean[row, at]
-            predicted /= np.repeat(np.add.reduceat(predicted, starts), widths)
+            normalise_rows(predicted, n, capture.causal)
             out[row, column] = ious(actual[row : row + 1], predicted[None])[0, 0]
     return out

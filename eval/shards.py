@@ -47,6 +47,14 @@ def row_starts(n: int, causal: bool) -> npt.NDArray[np.int64]:
     return q * (q + 1) // 2 if causal else q * n
 
 
+def normalise_rows(values: npt.NDArray[np.float32], n: int, causal: bool) -> None:
+    """Divide packed rows, in the last axis of an array, by their sums, in place."""
+    if n:
+        starts = row_starts(n, causal)
+        lengths = np.arange(1, n + 1) if causal else np.full(n, n)
+        values /= np.repeat(np.add.reduceat(values, starts, axis=-1), lengths, axis=-1)
+
+
 class ShardReader:
     """The tensors of one safetensors file, mapped into memory when first asked for.
 

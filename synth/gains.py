@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from attn_dsl.compiler.masses import BLOCK
+from attn_dsl.compiler.masses import BLOCK, block_end
 
 _OPTIONS = {
     "cache": True,
@@ -29,9 +29,7 @@ def row_moments(planes, truths, starts, actual, predicted, gradient, curvature):
     first = 0
     residual = np.empty(BLOCK, dtype=np.float32)
     while first < rows:
-        last = first + 1
-        while last < rows and starts[last + 1] - starts[first] <= BLOCK:
-            last += 1
+        last = block_end(starts, first)
         low, high = starts[first], starts[last]
         if high - low > residual.shape[0]:
             residual = np.empty(high - low, dtype=np.float32)

@@ -170,9 +170,10 @@ class Greedy:
                 if not len(keys):
                     break
                 key_set = _in(design.symbols, "k", keys)
-                term = t.Where(None, key_set) if base is None else narrow(base, key_set)
+                placed = t.Where(None, key_set) if base is None else narrow(base, key_set)
+                term = placed
                 if queries is not None:
-                    term = narrow(term, _in(design.symbols, "q", queries))
+                    term = narrow(placed, _in(design.symbols, "q", queries))
                 found.append(Candidate(worth, vocabulary.size(term), term))
                 inside = (plane * _indicator(keys, width)[design.key_symbols])[None]
                 g = np.zeros((1, len(rows)), dtype=np.float32)
@@ -183,8 +184,7 @@ class Greedy:
                 if not len(queries):
                     break
                 chosen_rows = np.flatnonzero(_indicator(queries, width)[design.query_symbols])
-                rule = t.Where(None, key_set) if base is None else narrow(base, key_set)
-                rule = narrow(rule, _in(design.symbols, "q", queries))
+                rule = narrow(placed, _in(design.symbols, "q", queries))
                 found.append(Candidate(worth, vocabulary.size(rule), rule))
         return found
 

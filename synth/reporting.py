@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from attn_dsl.compiler.batch import Batch
-from attn_dsl.compiler.evaluate import Plan, unpack
+from attn_dsl.compiler.evaluate import Plan, pack, unpack
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.parser import parse
@@ -108,6 +108,5 @@ def _example(
     actual = capture.matrix(text, r.layer, r.head)
     packed = Plan([program], batch).packed(at)
     predicted = unpack(packed[0], len(tokens), capture.causal)
-    rows, columns = np.tril_indices(len(tokens))
-    visible = actual[rows, columns] if capture.causal else actual.ravel()
-    return Example(tokens.strings, actual, predicted, float(ious(visible[None], packed)[0, 0]))
+    visible = pack(actual, capture.causal)[None]
+    return Example(tokens.strings, actual, predicted, float(ious(visible, packed)[0, 0]))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from attn_dsl.compiler.masses import BLOCK, add_scaled, exponentials
+from attn_dsl.compiler.masses import BLOCK, add_scaled, block_end, exponentials
 
 _OPTIONS = {
     "cache": True,
@@ -52,9 +52,7 @@ def predict(planes, weights, starts, out):
     total = 0.0
     first = 0
     while first < rows:
-        last = first + 1
-        while last < rows and starts[last + 1] - starts[first] <= BLOCK:
-            last += 1
+        last = block_end(starts, first)
         low, high = starts[first], starts[last]
         if high - low > bits.shape[0]:
             bits = np.empty(high - low, dtype=np.int32)
