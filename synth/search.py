@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
+from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.check import MAX_NODES, check
+from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.printer import show
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.metrics import bootstrap
@@ -41,6 +44,8 @@ class Settings:
         entries: how many entries of the fit split the weights are fitted on.
         front: how many programs of a head's front are polished and scored.
         price: IoU on the select split that a node must bring for a larger program to be chosen.
+        rounds: how often each head is searched; from the second time on it is given the programs
+            of the other heads.
         allow_lookahead: accept causal programs that read the whole text.
     """
 
@@ -51,7 +56,26 @@ class Settings:
     entries: int = 80_000
     front: int = 10
     price: float = 0.0005
+    rounds: int = 2
     allow_lookahead: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """Suggests a head's own front again, and the programs of other heads."""
+
+    before: HeadResult
+    others: tuple[str, ...]
+    name: str = "exchange"
+
+    def propose(self, task: HeadTask) -> Iterator[t.Head]:
+        """Yield them under the name of the head."""
+        for row in self.before.front:
+            yield parse(row.program)
+        for source in self.others:
+            program = dataclasses.replace(parse(source), name=task.name)
+            if program.normaliser == "softmax":
+                yield program
 
 
 class Session:
@@ -100,12 +124,17 @@ class Session:
         head: int,
         controls: Callable[[], dict[str, np.ndarray]],
         deadline: float | None = None,
+        *,
+        before: HeadResult | None = None,
+        others: tuple[str, ...] = (),
     ) -> tuple[HeadResult, list[Candidate]]:
         """Search programs for one head.
 
         Args:
             controls: called at the end: by name, the IoU of each control on the test texts.
             deadline: time (``time.monotonic``) after which no more programs are tried.
+            before: the head's own result of the round before, None in the first round.
+            others: sources of the programs of other heads, by layer and head.
 
         Returns:
             The result, and every program that was fitted.
@@ -117,7 +146,8 @@ class Session:
             max_nodes=min(settings.max_nodes, MAX_NODES), max_evals=settings.max_evals,
             deadline=deadline, stop=self.stop,
         )  # fmt: skip
-        found = pool(task, self.proposers)
+        proposers = self.proposers if before is None else [Exchange(before, others)]
+        found = pool(task, proposers)
         polished = self._polish(task, found)
         rows = self._score(polished, number)
         at = next(i for i, row in enumerate(rows) if row.chosen)
@@ -130,7 +160,9 @@ class Session:
             test_ious=tuple(float(x) for x in test["iou"]),
             controls={name: float(values.mean()) for name, values in controls().items()},
             category=self.probes.ranked(number)[0][0].category, lookahead=facts.lookahead,
-            evals=task.evals, seconds=time.monotonic() - started, cut_short=task.late,
+            evals=task.evals + (before.evals if before else 0),
+            seconds=time.monotonic() - started + (before.seconds if before else 0.0),
+            cut_short=task.late or bool(before and before.cut_short),
             front=tuple(rows),
         )  # fmt: skip
         candidates = [
