@@ -1,0 +1,356 @@
+"""Random programs of the language, as a person may write them, in which every term matters.
+
+A program is drawn term by term: a form, what the form is about, a weight. Forms come from the
+language (its registry of features, its lexicon, positions, distances, sets of the text's own
+tokens), not from what the search knows how to build. A term is drawn again while the program
+without it, all other weights fitted anew, still comes within ``MATTERS`` of the program's matrices:
+what no matrix shows, no search can find.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from attn_dsl.compiler.batch import Batch
+from attn_dsl.compiler.evaluate import Plan
+from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.check import check
+from attn_dsl.dsl.features import FEATURES
+from attn_dsl.dsl.lexicon import lexicon
+from attn_dsl.dsl.parser import parse_predicate, parse_term
+from attn_dsl.dsl.printer import number, quote
+from attn_dsl.dsl.tokens import Tokens
+from attn_dsl.synth import weights as w
+
+MATTERS = 0.02
+"""IoU that a program must lose without a term, however the others' weights are fitted."""
+TRIES = 200
+"""How often a term is drawn again before the program is begun anew."""
+NAMED = 5
+"""Sets of more elements are written above the head, under a name."""
+PROBE_TEXTS, PROBE_ROWS = 16, 24
+FORMS = {
+    "offset": 10, "distance": 8, "position": 5, "key set": 18, "set pair": 14, "lexicon": 10,
+    "truth": 8, "same": 8, "ordinal": 6, "pointer": 5, "count": 4, "nearest": 5, "induction": 5,
+    "affix": 3, "curve": 10, "table": 4,
+}  # fmt: skip
+"""How often each form of a term is drawn."""
+QUERY_CONDITION, DISTANCE_CONDITION, NEGATION = 0.25, 0.1, 0.05
+"""How often a predicate is narrowed to some queries, to some distances, or is negated."""
+_POINTERS = ("word_first", "sentence_first", "line_first", "opener", "quote_first", "previous",
+             "word_previous", "word_last")  # fmt: skip
+_ORDINALS = ("word_index", "sentence", "line", "paragraph", "depth", "indent", "piece", "repeats",
+             "word_repeats", "length")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Made:
+    """A random program, and the form of each of its terms."""
+
+    program: t.Head
+    forms: tuple[str, ...]
+
+
+class Probe:
+    """Rows of some texts, on which it is measured whether a term matters."""
+
+    def __init__(self, texts: Sequence[Tokens], causal: bool, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        self.causal = causal
+        self.batch = Batch(texts[:PROBE_TEXTS])
+        sizes = self.batch.sizes
+        self.rows = [np.sort(rng.permutation(n)[:PROBE_ROWS]) for n in sizes]
+        widths = [
+            r + 1 if causal else np.full(len(r), n) for r, n in zip(self.rows, sizes, strict=True)
+        ]
+        self.starts = np.concatenate([[0], np.cumsum(np.concatenate(widths))]).astype(np.int64)
+
+    def planes(self, program: t.Head) -> np.ndarray:
+        """Compute the planes of a program's weights on the rows, float32 (weights, entries)."""
+        if not program.weights:
+            return np.empty((0, int(self.starts[-1])), dtype=np.float32)
+        plan = Plan([program.with_weights([0.0] * len(program.weights))], self.batch)
+        return plan.planes(self.rows)[list(plan.code.programs[0])]
+
+    def predict(self, program: t.Head) -> w.Rows:
+        """Compute the program's own attention on the rows."""
+        out = np.empty(int(self.starts[-1]), dtype=np.float32)
+        w.predict(self.planes(program), np.array(program.weights), self.starts, out)
+        return w.Rows(self.starts, out)
+
+    def refitted(self, structure: t.Head, target: w.Rows) -> float:
+        """Fit all weights of a structure to a target and return the IoU that it reaches."""
+        _, predicted = w.fit(self.planes(structure), target, ridge=1e-5)
+        return w.iou_of(target.actual, predicted, len(target))
+
+    def matters(self, program: t.Head) -> list[bool]:
+        """Say for each term whether the others, however weighted, cannot do without it."""
+        target = self.predict(program)
+        return [
+            self.refitted(without(program, i), target) <= 1 - MATTERS
+            for i in range(len(program.terms))
+        ]
+
+
+def without(program: t.Head, index: int) -> t.Head:
+    """Return a program without one of its terms."""
+    return dataclasses.replace(program, terms=program.terms[:index] + program.terms[index + 1 :])
+
+
+class Maker:
+    """Draws programs for one set of texts; the same seed draws the same programs."""
+
+    def __init__(self, texts: Sequence[Tokens], causal: bool, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.causal = causal
+        self.probe = Probe(texts, causal, seed)
+        found = Counter(
+            s
+            for text in texts
+            for s, mark in zip(text.strings, text.special, strict=True)
+            if not mark
+        )
+        common = found.most_common(400)
+        self.tokens = [string for string, _ in common]
+        share = np.sqrt([count for _, count in common])
+        self.shares = share / share.sum()
+        full = not causal
+        kinds: dict[str, list[str]] = {"bool": [], "int": [], "symbol": []}
+        for f in FEATURES.values():
+            if f.arity == 1 and not f.extra and (full or f.reads != "full"):
+                kinds[f.type].append(f.name)
+        self.truths, self.symbols = kinds["bool"], kinds["symbol"]
+        self.words = [e.name for e in lexicon().values() if e.file == "english.toml"]
+        self.marks = [e.name for e in lexicon().values() if e.file == "punctuation.toml"]
+        self.makers: dict[str, Callable[[], str]] = {
+            "offset": self._offset, "distance": self._distance, "position": self._position,
+            "key set": lambda: self._token_set("k", self._shift()), "set pair": self._set_pair,
+            "lexicon": lambda: self._lexicon("k", self._shift()),
+            "truth": lambda: f"{self._pick(self.truths)}({self._at('k', self._shift())})",
+            "same": self._same, "ordinal": self._ordinal, "pointer": self._pointer,
+            "count": self._count, "nearest": self._nearest, "induction": self._induction,
+            "affix": self._affix,
+        }  # fmt: skip
+
+    # The program.
+
+    def program(self, terms: int, name: str) -> Made:
+        """Draw a program of so many terms, each of which matters."""
+        while True:
+            made = self._attempt(terms, name)
+            if made is not None:
+                return made
+
+    def _attempt(self, count: int, name: str) -> Made | None:
+        visibility: t.Visibility = "causal" if self.causal else "bidirectional"
+        parts: list[tuple[str, t.Term]] = []
+        for _ in range(TRIES):
+            drawn = self._term()
+            if drawn is None or any(drawn[1] == term for _, term in parts):
+                continue
+            trial = [*parts, drawn]
+            program = t.Head(name, visibility, "softmax", tuple(term for _, term in trial))
+            matters = self.probe.matters(program)
+            parts = [part for part, keep in zip(trial, matters, strict=True) if keep]
+            if len(parts) < len(trial) and len(parts) < len(trial) - 1:
+                parts = trial[:-1]  # the new term makes older ones useless: without it
+            if len(parts) == count:
+                program = t.Head(name, visibility, "softmax", tuple(term for _, term in parts))
+                if not all(self.probe.matters(program)):
+                    return None
+                program = name_sets(program)
+                check(program)
+                return Made(program, tuple(form for form, _ in parts))
+        return None
+
+    def _term(self) -> tuple[str, t.Term] | None:
+        """Draw a term with its weight, and the name of its form; None if it is never true."""
+        names, odds = list(FORMS), np.array(list(FORMS.values()), dtype=float)
+        form = str(self.rng.choice(names, p=odds / odds.sum()))
+        if form == "table":
+            term = parse_term(self._table())
+        elif form == "curve":
+            term = parse_term(self._curve())
+        else:
+            body, modified = self.makers[form](), ""
+            if self._chance(NEGATION) and " and " not in body:
+                body, modified = f"not {body}", " negated"
+            if self._chance(DISTANCE_CONDITION) and form not in ("offset", "distance", "position"):
+                body, modified = f"{body} and {self._distance()}", modified + " + distance"
+            if self._chance(QUERY_CONDITION) and form != "set pair":
+                body, modified = f"{body} and {self._query()}", modified + " + query"
+            term = t.Where(self._weight(), parse_predicate(body))
+            form += modified
+        alone = t.Head("probe", "causal" if self.causal else "bidirectional", terms=(term,))
+        planes = self.probe.planes(alone)
+        low = np.minimum.reduceat(planes, self.probe.starts[:-1], axis=1)
+        high = np.maximum.reduceat(planes, self.probe.starts[:-1], axis=1)
+        if not (high > low).any():
+            return None
+        if isinstance(term, t.Scaled):
+            # The weight of a value is chosen so that a row's keys differ by it in the mean.
+            spread = float((high - low)[high > low].mean())
+            scale = abs(self._weight()) / spread * (-1 if (term.weight or 0) < 0 else 1)
+            term = dataclasses.replace(term, weight=float(f"{scale:.2g}"))
+        return form, term
+
+    # Pieces.
+
+    def _chance(self, share: float) -> bool:
+        return bool(self.rng.random() < share)
+
+    def _pick(self, options: Sequence[str]) -> str:
+        return options[int(self.rng.integers(len(options)))]
+
+    def _between(self, low: int, high: int) -> int:
+        return int(self.rng.integers(low, high + 1))
+
+    def _weight(self) -> float:
+        sign = 1 if self._chance(0.7) else -1
+        return sign * round(float(self.rng.uniform(0.7, 4.0)), 1)
+
+    def _shift(self) -> int:
+        return -int(self.rng.choice([0, 1, 2], p=[0.75, 0.2, 0.05]))
+
+    @staticmethod
+    def _at(variable: str, shift: int) -> str:
+        return variable if not shift else f"{variable}{shift:+d}"
+
+    def _log_uniform(self, low: int, high: int) -> int:
+        return round(float(np.exp(self.rng.uniform(np.log(low), np.log(high)))))
+
+    def _token_set(self, variable: str, shift: int) -> str:
+        size = min(self._log_uniform(1, 24), len(self.tokens))
+        chosen = self.rng.choice(len(self.tokens), size=size, replace=False, p=self.shares)
+        elements = ", ".join(quote(self.tokens[i]) for i in sorted(chosen))
+        return f"token({self._at(variable, shift)}) in {{{elements}}}"
+
+    def _set_pair(self) -> str:
+        return f"{self._token_set('k', self._shift())} and {self._token_set('q', 0)}"
+
+    def _lexicon(self, variable: str, shift: int) -> str:
+        if self._chance(0.75):
+            return f"word({self._at(variable, shift)}) in {self._pick(self.words)}"
+        return f"text({self._at(variable, shift)}) in {self._pick(self.marks)}"
+
+    def _offset(self) -> str:
+        distance = min(int(self.rng.geometric(0.35)) - 1, 12)
+        forward = not self.causal and self._chance(0.5)
+        return f"k == {self._at('q', distance if forward else -distance)}"
+
+    def _distance(self) -> str:
+        gap = "q - k" if self.causal or self._chance(0.3) else "abs(q - k)"
+        if self._chance(0.4):
+            return f"{gap} >= {self._log_uniform(3, 48)}"
+        low = self._between(0, 4)
+        return f"{gap} in {low}..{low + self._log_uniform(1, 24)}"
+
+    def _position(self) -> str:
+        return self._pick(["k == 0", "k == 0", f"k == {self._between(1, 4)}",
+                          f"k in 0..{self._log_uniform(1, 16)}"])  # fmt: skip
+
+    def _same(self) -> str:
+        name = self._pick(self.symbols)
+        other = self._pick(self.symbols) if self._chance(0.1) else name
+        left, right = self._shift(), self._shift()
+        more = " and k != q" if left == right and self._chance(0.5) else ""
+        return f"{name}({self._at('k', left)}) == {other}({self._at('q', right)}){more}"
+
+    def _ordinal(self) -> str:
+        name, gap = self._pick(_ORDINALS), self._between(-2, 2) if self._chance(0.4) else 0
+        more = "" if not gap else f" {'+' if gap > 0 else '-'} {abs(gap)}"
+        return f"{name}(k) {self._pick(['==', '==', '==', '>=', '<='])} {name}(q){more}"
+
+    def _pointer(self) -> str:
+        name, gap = self._pick(_POINTERS), int(self.rng.choice([-1, 0, 1], p=[0.2, 0.6, 0.2]))
+        more = "" if not gap else f" {'+' if gap > 0 else '-'} 1"
+        return (
+            f"k {self._pick(['==', '==', '==', '>='])} {name}({self._at('q', self._shift())}){more}"
+        )
+
+    def _count(self) -> str:
+        name = self._pick(["length", "piece", "repeats", "word_repeats", "word_index", "sentence",
+                          "depth"])  # fmt: skip
+        return f"{name}(k) {self._pick(['>=', '==', '<='])} {self._between(1, 5)}"
+
+    def _nearest(self) -> str:
+        inner = self._pick([self._token_set("k", 0), self._lexicon("k", 0),
+                           f"{self._pick(self.truths)}(k)"])  # fmt: skip
+        more = " and k < q" if self._chance(0.5) else ""
+        which = self._pick(["nearest", "nearest", "first", "last"])
+        return f"k {self._pick(['==', '==', '>='])} {which}({inner}{more})"
+
+    def _induction(self) -> str:
+        return self._pick([
+            "text(k-1) == text(q)", "token(k-1) == token(q)", "k == previous(q) + 1",
+            f"match(k-1, q) >= {self._between(1, 3)}", f"match(k, q) >= {self._between(2, 3)}",
+            "text(k-1) == text(q) and text(k-2) == text(q-1)", "word_before(k) == word(q)",
+        ])  # fmt: skip
+
+    def _affix(self) -> str:
+        words = [s.strip() for s in self.tokens if s.strip().isalpha()]
+        word, size = self._pick(words), self._between(1, 2)
+        name = self._pick(["text", "word"])
+        if self._chance(0.5):
+            return f"starts({name}(k), {quote(word[:size])})"
+        return f"ends({name}(k), {quote(word[-size:])})"
+
+    def _query(self) -> str:
+        """Draw a condition on the query."""
+        size = self._pick(
+            [f"q >= {self._log_uniform(2, 48)}", f"length(q) >= {self._between(2, 5)}"]
+        )
+        made = self._pick([
+            f"{self._pick(self.truths)}({self._at('q', self._shift())})", self._lexicon("q", 0),
+            self._token_set("q", self._shift()), self._token_set("q", 0), size,
+        ])  # fmt: skip
+        return f"not {made}" if self._chance(0.25) else made
+
+    def _curve(self) -> str:
+        """Draw a value with a sign as its weight; how large it is, is chosen later."""
+        gap = "q - k" if self.causal else "abs(q - k)"
+        shrinking, growing = [f"inv(1 + {gap})"], [f"log(1 + {gap})", gap, f"sqrt({gap})"]
+        shrinking.append(f"decay({gap}, {self._pick(['0.5', '0.7', '0.8', '0.9', '0.95'])})")
+        other = ["log(1 + k)", "match(k-1, q)", "length(k)", "repeats(k)", "log(1 + repeats(k))"]
+        draw = self.rng.random()
+        value = self._pick(growing if draw < 0.5 else shrinking if draw < 0.8 else other)
+        favours_near = self._chance(0.85)
+        negative = (value in growing) == favours_near
+        where = f" where {self._query()}" if self._chance(QUERY_CONDITION) else ""
+        value = f"({value})" if " - " in value and value == gap == "q - k" else value
+        return f"{'-' if negative else ''}1 * {value}{where}"
+
+    def _table(self) -> str:
+        """Draw a table over distance of three to five steps."""
+        gap = "q - k" if self.causal or self._chance(0.5) else "abs(q - k)"
+        steps = sorted(self.rng.choice([0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48],
+                                       size=self._between(3, 5), replace=False))  # fmt: skip
+        entries = ", ".join(f"{step}: {number(self._weight())}" for step in steps)
+        where = f" where {self._query()}" if self._chance(QUERY_CONDITION) else ""
+        return f"by {gap} [{entries}]{where}"
+
+
+def name_sets(program: t.Head) -> t.Head:
+    """Write the large sets of a program above its head, as the canonical way of writing has it."""
+    sets: list[t.SetDefinition] = []
+
+    def visit(node: t.Node) -> t.Node:
+        changes = {}
+        for field in dataclasses.fields(node):
+            value = getattr(node, field.name)
+            if isinstance(value, t.SetLiteral) and len(value.elements) > NAMED:
+                sets.append(t.SetDefinition(f"Set{len(sets) + 1}", value))
+                changes[field.name] = t.SetName(sets[-1].name)
+            elif isinstance(value, t.Node):
+                changes[field.name] = visit(value)
+            elif isinstance(value, tuple) and any(isinstance(x, t.Node) for x in value):
+                changes[field.name] = tuple(visit(x) for x in value)
+        return dataclasses.replace(node, **changes) if changes else node
+
+    terms = tuple(visit(term) for term in program.terms)
+    return dataclasses.replace(program, terms=terms, sets=tuple(sets))  # type: ignore[arg-type]

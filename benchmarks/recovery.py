@@ -1,0 +1,420 @@
+"""Recovery: random programs make attention on real text, and ``fit`` must find them again.
+
+    python benchmarks/recovery.py [--programs 24] [--terms 1,2,5,10] [--noise] [--seed 0]
+                                  [--jobs N] [--out DIR] [--json]
+
+Programs come from ``random_programs.py``. Those of all sizes are the heads of one synthetic model
+for each corpus (the demo model's stories; with ``../shared`` also encyclopedic text) and each
+visibility, so that ``fit`` gets matrices alone, on 200 texts of up to 96 tokens that it splits
+60/20/20. The **found** program is the smallest of the head's front whose IoU on the select split is
+within 0.002 of the best one there; it is **recovered** if its IoU on the test split is at least
+0.99. With ``--noise`` each row is drawn from a Dirichlet distribution around the program's row,
+concentrated such that the program itself keeps an IoU of 0.9, and what counts is that the found
+program comes within 0.01 of the true one on the noisy test matrices.
+
+A program that was not recovered is looked into: which of its terms would raise the found program's
+IoU on the fit split, and of which form they are.
+
+Runs are kept in ``--out``, under a hash of the search's sources, and are resumed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from random_programs import Made, Maker, Probe
+
+from attn_dsl.compiler.batch import Batch
+from attn_dsl.compiler.evaluate import Plan, unpack
+from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.parser import parse
+from attn_dsl.dsl.printer import show
+from attn_dsl.dsl.tokens import Tokens
+from attn_dsl.eval.capture import Capture
+from attn_dsl.eval.controls import attention
+from attn_dsl.eval.metrics import ious
+from attn_dsl.synth import weights as w
+from attn_dsl.synth.result import HeadResult
+from attn_dsl.synth.run import Run
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+TEXTS, TOKENS = 200, 96
+MAKER = "random_programs.py"
+RECOVERED = 0.99
+"""IoU on the test split from which on a program counts as recovered."""
+NEAR = 0.002
+"""The smallest program of a front within this of the best on the select split is the found one."""
+NOISY = 0.9
+"""IoU that the true program keeps with its noisy matrices."""
+MISSED = 0.003
+"""IoU that a true term must add to the found program to count as missed."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Programs on one corpus with one visibility: the heads of one synthetic model."""
+
+    corpus: str
+    causal: bool
+    made: tuple[Made, ...]
+
+    @property
+    def name(self) -> str:
+        """Its name in tables and paths."""
+        return f"{self.corpus}-{'causal' if self.causal else 'bidirectional'}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one program.
+
+    Attributes:
+        forms: the form of each true term.
+        terms, nodes: of the true program.
+        iou_true: its IoU with the test matrices: 1 without noise.
+        found_nodes, iou_select, iou_test: of the found program.
+        chosen_nodes, chosen_iou: of the program that the run itself chose.
+        missed: the forms of true terms that the found program lacks, the worst first.
+        seconds: of the search.
+    """
+
+    cell: str
+    number: int
+    terms: int
+    nodes: int
+    forms: tuple[str, ...]
+    iou_true: float
+    found_nodes: int
+    iou_select: float
+    iou_test: float
+    chosen_nodes: int
+    chosen_iou: float
+    missed: tuple[str, ...]
+    seconds: float
+    true: str
+    found: str
+
+    @property
+    def recovered(self) -> bool:
+        """Whether the found program gives the same matrices."""
+        return self.iou_test >= RECOVERED
+
+    @property
+    def as_good(self) -> bool:
+        """Whether the found program comes within 0.01 of the true one on the test matrices."""
+        return self.iou_test >= self.iou_true - 0.01
+
+    @property
+    def ratio(self) -> float:
+        """Nodes of the found program to those of the true one."""
+        return self.found_nodes / self.nodes
+
+
+def corpora() -> dict[str, list[Tokens]]:
+    """Read and tokenise the texts: windows of up to 96 tokens, at most 200 of each corpus."""
+    from attn_dsl import demo
+    from attn_dsl.eval.capture_write import choose_windows
+    from attn_dsl.eval.models import load_tokenizer
+    from attn_dsl.eval.texts import read_texts
+    from attn_dsl.eval.vocabulary import Vocabulary
+
+    sources = {"stories": (demo.model_dir(), demo.stories_path())}
+    if SHARED.is_dir():
+        sources["wikitext"] = (
+            SHARED / "models/gpt2-tokenizer",
+            SHARED / "text/wikitext2-valid.txt",
+        )
+    found = {}
+    for name, (tokenizer, path) in sources.items():
+        texts = [text for text in read_texts(str(path)) if len(text) > 300]
+        vocabulary = Vocabulary(load_tokenizer(str(tokenizer)))
+        records = choose_windows(vocabulary, texts, TOKENS, TEXTS)
+        found[name] = [record.tokens for record in records]
+    return found
+
+
+def draw(texts: dict[str, list[Tokens]], sizes: Sequence[int], count: int, seed: int) -> list[Cell]:
+    """Draw ``count`` programs of each size, shared out evenly over corpora and visibilities."""
+    kinds = [(corpus, causal) for corpus in texts for causal in (True, False)]
+    cells = []
+    for at, (corpus, causal) in enumerate(kinds):
+        maker = Maker(texts[corpus], causal, seed * 1_000 + at)
+        mine = range(at, count, len(kinds))
+        made = tuple(maker.program(size, f"true{size}_{i}") for size in sizes for i in mine)
+        if made:
+            cells.append(Cell(corpus, causal, made))
+    return cells
+
+
+def capture_of(cell: Cell, texts: Sequence[Tokens], noise: bool, seed: int) -> Capture:
+    """Make the attention of a cell's programs on its texts, noisy if asked for."""
+    plan = Plan([m.program for m in cell.made], Batch(texts))
+    clean = [plan.packed(at).copy() for at in range(len(texts))]
+    if noise:
+        rng = np.random.default_rng(seed)
+        levels = [
+            concentration([rows[i] for rows in clean[:8]], texts[:8], cell.causal, rng)
+            for i in range(len(cell.made))
+        ]
+        clean = [
+            np.stack([
+                noisy(row, len(text), cell.causal, level, rng)
+                for row, level in zip(rows, levels, strict=True)
+            ])
+            for rows, text in zip(clean, texts, strict=True)
+        ]  # fmt: skip
+    squares = [
+        unpack(rows, len(text), cell.causal)[None] for rows, text in zip(clean, texts, strict=True)
+    ]
+    return Capture.from_arrays(texts, squares, causal=cell.causal, name=cell.name)
+
+
+def noisy(
+    packed: np.ndarray, n: int, causal: bool, level: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Draw every row from a Dirichlet distribution whose mean is the row, float32 (entries).
+
+    >>> row = np.float32([1, 0.5, 0.5])
+    >>> noisy(row, 2, True, 1e6, np.random.default_rng(0)).round(2)
+    array([1. , 0.5, 0.5], dtype=float32)
+
+    Args:
+        level: the concentration; the larger, the less noise.
+    """
+    starts = np.concatenate([[0], np.cumsum(np.arange(1, n + 1) if causal else np.full(n, n))])
+    drawn = rng.standard_gamma(np.maximum(packed.astype(np.float64) * level, 1e-12))
+    sums = np.add.reduceat(drawn, starts[:-1])
+    if (sums <= 0).any():  # a row without any mass, where the concentration is very small
+        drawn = np.where(np.repeat(sums <= 0, np.diff(starts)), packed, drawn)
+        sums = np.add.reduceat(drawn, starts[:-1])
+    return (drawn / np.repeat(sums, np.diff(starts))).astype(np.float32)
+
+
+def concentration(
+    rows: Sequence[np.ndarray], texts: Sequence[Tokens], causal: bool, rng: np.random.Generator
+) -> float:
+    """Find the concentration at which a program keeps an IoU of 0.9 with its noisy matrices."""
+    low, high = 0.0, 16.0
+    for _ in range(20):
+        middle = (low + high) / 2
+        scores = [
+            ious(noisy(row, len(text), causal, math.exp(middle), rng)[None], row[None])[0, 0]
+            for row, text in zip(rows, texts, strict=True)
+        ]
+        low, high = (middle, high) if float(np.mean(scores)) < NOISY else (low, middle)
+    return math.exp((low + high) / 2)
+
+
+def found_row(result: HeadResult) -> Any:
+    """Return the front's smallest row within 0.002 of the best on the select split."""
+    best = max(row.iou_select for row in result.front)
+    return min(
+        (row for row in result.front if row.iou_select >= best - NEAR), key=lambda row: row.nodes
+    )
+
+
+def missed_terms(made: Made, found: t.Head, texts: Sequence[Tokens], causal: bool) -> list[str]:
+    """Name the forms of true terms that would raise the found program's IoU, the worst first."""
+    probe = Probe(texts, causal, seed=1)
+    target, base = probe.predict(made.program), probe.planes(found)
+
+    def reached(planes: np.ndarray) -> float:
+        _, predicted = w.fit(planes, target, ridge=1e-5)
+        return w.iou_of(target.actual, predicted, len(target))
+
+    start, scores = reached(base), []
+    for form, term in zip(made.forms, made.program.terms, strict=True):
+        alone = t.Head("one", made.program.visibility, "softmax", (term,), made.program.sets)
+        scores.append((reached(np.concatenate([base, probe.planes(alone)])) - start, form))
+    return [form for gained, form in sorted(scores, reverse=True) if gained >= MISSED]
+
+
+def outcomes(cell: Cell, run: Run, capture: Capture, texts: Sequence[Tokens]) -> list[Outcome]:
+    """Compare the programs of a run with the true ones."""
+    split = capture.split(run.info["key"]["seed"])
+    plan = Plan([m.program for m in cell.made], Batch([texts[i] for i in split["test"]]))
+    true = np.zeros((len(split["test"]), len(cell.made)))
+    for at, text in enumerate(split["test"]):
+        rows = plan.packed(at)
+        for i in range(len(cell.made)):
+            true[at, i] = ious(attention(capture, text, [i]), rows[i : i + 1])[0, 0]
+    fit_texts, found = [texts[i] for i in split["fit"]], []
+    for result in run.results:
+        made, row = cell.made[result.head], found_row(result)
+        chosen = next(r for r in result.front if r.chosen)
+        iou_true = float(true[:, result.head].mean())
+        good = row.iou_test >= min(RECOVERED, iou_true - 0.01)
+        missed = [] if good else missed_terms(made, parse(row.program), fit_texts, cell.causal)
+        found.append(Outcome(
+            cell.name, result.head, len(made.program.terms), t.nodes(made.program), made.forms,
+            iou_true, row.nodes, row.iou_select, row.iou_test, chosen.nodes, chosen.iou_test,
+            tuple(missed), result.seconds, show(made.program), row.program,
+        ))  # fmt: skip
+    return found
+
+
+def wilson(hits: int, count: int) -> tuple[float, float]:
+    """Compute the 95 % Wilson interval of a share.
+
+    >>> tuple(round(x, 3) for x in wilson(19, 20))
+    (0.764, 0.991)
+    """
+    if not count:
+        return 0.0, 1.0
+    z, p = 1.959964, hits / count
+    middle = (p + z * z / (2 * count)) / (1 + z * z / count)
+    half = z * math.sqrt(p * (1 - p) / count + z * z / (4 * count**2)) / (1 + z * z / count)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def sources_hash() -> str:
+    """Hash the search's sources and this benchmark's, so that no old run passes for a new one."""
+    digest = hashlib.sha256()
+    files = [*(ROOT / "synth").glob("*.py"), Path(__file__), Path(__file__).with_name(MAKER)]
+    for file in sorted(files):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def recover(options: argparse.Namespace) -> list[Outcome]:
+    """Draw programs, fit their matrices, and compare; shows each cell as it is done."""
+    from attn_dsl.synth.fit import Progress, fit
+
+    texts = corpora()
+    found: list[Outcome] = []
+    sizes = [int(size) for size in options.terms.split(",")]
+    work = f"{options.seed}-{options.programs}-{options.terms}-{options.noise}-{options.extra}"
+    folder = Path(options.out) / f"{sources_hash()}-{hashlib.sha256(work.encode()).hexdigest()[:8]}"
+    for cell in draw(texts, sizes, options.programs, options.seed):
+        capture = capture_of(cell, texts[cell.corpus], options.noise, options.seed)
+        out = folder / cell.name
+
+        def tell(progress: Progress, name: str = cell.name) -> None:
+            if progress.result is not None:
+                print(f"\r{name} {progress.done}/{progress.total} ", end="", file=sys.stderr)
+
+        run = fit(
+            capture=capture, out=out, seed=options.seed, jobs=options.jobs, watch=tell,
+            max_nodes=options.max_nodes, resume=(out / "run.json").exists(), **options.extra,
+        )  # fmt: skip
+        found += outcomes(cell, run, capture, texts[cell.corpus])
+        print(file=sys.stderr)
+    return found
+
+
+def summary(found: Sequence[Outcome], noise: bool) -> list[dict[str, Any]]:
+    """Summarise outcomes by number of terms, and of all up to 5 and up to 10 terms."""
+    sizes = sorted({o.terms for o in found})
+    groups = {str(size): [o for o in found if o.terms == size] for size in sizes}
+    for most in (5, 10):
+        if any(size < most for size in sizes):
+            groups[f"1 to {most}"] = [o for o in found if o.terms <= most]
+    rows = []
+    for name, group in groups.items():
+        hits = sum(o.as_good if noise else o.recovered for o in group)
+        good = [o for o in group if (o.as_good if noise else o.recovered)]
+        low, high = wilson(hits, len(group))
+        ious_here = [o.iou_test for o in group]
+        rows.append({
+            "terms": name, "programs": len(group), "recovered": hits / max(len(group), 1),
+            "low": low, "high": high, "median_iou": statistics.median(ious_here),
+            "mean_iou": statistics.fmean(ious_here),
+            "true_iou": statistics.fmean(o.iou_true for o in group),
+            "size_ratio": statistics.median(o.ratio for o in group),
+            "size_ratio_recovered": statistics.median(o.ratio for o in good) if good else None,
+            "nodes": statistics.median(o.nodes for o in group),
+            "seconds": statistics.fmean(o.seconds for o in group),
+        })  # fmt: skip
+    return rows
+
+
+def by_form(found: Sequence[Outcome], noise: bool) -> list[dict[str, Any]]:
+    """Count for each form of a term: how many there were, and how many of them were missed."""
+    rows = {}
+    for o in found:
+        left = list(o.missed)
+        for form in o.forms:
+            row = rows.setdefault(form, {"form": form, "terms": 0, "missed": 0, "worst": 0})
+            row["terms"] += 1
+            if form in left:
+                left.remove(form)
+                row["missed"] += 1
+        if o.missed:
+            rows[o.missed[0]]["worst"] += 1
+        elif not (o.as_good if noise else o.recovered):
+            row = rows.setdefault("(no single term)", {
+                "form": "(no single term)", "terms": 0, "missed": 0, "worst": 0})  # fmt: skip
+            row["worst"] += 1
+    return sorted(rows.values(), key=lambda row: (-row["missed"], -row["worst"], row["form"]))
+
+
+def print_tables(found: Sequence[Outcome], noise: bool) -> None:
+    """Print recovery by number of terms, and what was missed by form."""
+    what = "within 0.01 of the true program" if noise else "recovered (IoU >= 0.99)"
+    print(f"\n| terms | programs | {what} | 95 % interval | mean IoU | of the true | "
+          "nodes found / true, median | where recovered | s a head |")  # fmt: skip
+    print("|---|---|---|---|---|---|---|---|---|")
+    for r in summary(found, noise):
+        there = r["size_ratio_recovered"]
+        print(
+            f"| {r['terms']} | {r['programs']} | {r['recovered']:.2f} | {r['low']:.2f} to "
+            f"{r['high']:.2f} | {r['mean_iou']:.3f} | {r['true_iou']:.3f} | {r['size_ratio']:.2f} | "
+            f"{'-' if there is None else f'{there:.2f}'} | {r['seconds']:.1f} |"
+        )
+    print("\n| form of term | terms | missed | worst of its program |\n|---|---|---|---|")
+    for r in by_form(found, noise):
+        if r["missed"] or r["worst"]:
+            print(f"| {r['form']} | {r['terms']} | {r['missed']} | {r['worst']} |")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the options."""
+    made = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--programs", type=int, default=24, help="programs of each size")
+    made.add_argument("--terms", default="1,2,3,5,7,10", help="sizes, in terms")
+    made.add_argument("--noise", action="store_true", help="Dirichlet noise on the matrices")
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--jobs", type=int)
+    made.add_argument("--max-nodes", type=int, default=400)
+    made.add_argument("--max-evals", type=int, help="as of `attn-dsl fit`")
+    made.add_argument("--timeout", type=float, help="as of `attn-dsl fit`, for each cell")
+    made.add_argument("--out", default=str(ROOT / "runs/bench/recovery"))
+    made.add_argument("--json", action="store_true", help="print all outcomes as JSON instead")
+    return made
+
+
+def main() -> None:
+    """Run the benchmark."""
+    options = parser().parse_args()
+    options.extra = {
+        name: value
+        for name in ("max_evals", "timeout")
+        if (value := getattr(options, name)) is not None
+    }
+    found = recover(options)
+    if options.json:
+        data = {
+            "summary": summary(found, options.noise),
+            "by_form": by_form(found, options.noise),
+            "outcomes": [asdict(o) for o in found],
+        }
+        print(json.dumps(data, indent=1))
+    else:
+        print_tables(found, options.noise)
+
+
+if __name__ == "__main__":
+    main()
