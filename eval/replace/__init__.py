@@ -1,0 +1,1 @@
+"""Replacement: programs in the place of attention heads, in live transformers models."""

@@ -1,0 +1,349 @@
+"""Measures: what a model's predictions lose on held-out text when heads are replaced."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from attn_dsl.dsl.errors import InputError
+from attn_dsl.eval.metrics import Estimate
+from attn_dsl.eval.models import LoadedModel
+from attn_dsl.eval.replace.source import Head
+
+if TYPE_CHECKING:
+    from attn_dsl.eval.replace.source import Source
+
+MASKED_SHARE = 0.15
+"""The share of an encoder's tokens that are masked and predicted."""
+IN_MEMORY = 512 * 2**20
+"""Reference predictions of more bytes than this are kept in a file."""
+RESAMPLES = 2_000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sums:
+    """What a model's predictions come to on each text; every array has an entry per text.
+
+    Attributes:
+        tokens: how many tokens are predicted.
+        nll: sum of their negative log-probabilities, nats.
+        kl: sum of KL(original || model) over those positions, nats.
+        agree: how often the most probable token is that of the original model.
+    """
+
+    tokens: np.ndarray
+    nll: np.ndarray
+    kl: np.ndarray
+    agree: np.ndarray
+
+    @property
+    def loss(self) -> float:
+        """Mean negative log-probability of a token, nats."""
+        return float(self.nll.sum() / self.tokens.sum())
+
+    @property
+    def mean_kl(self) -> float:
+        """Mean KL of a token's prediction, nats."""
+        return float(self.kl.sum() / self.tokens.sum())
+
+    def part(self, texts: Sequence[int]) -> Sums:
+        """Return the sums of some of the texts."""
+        chosen = list(texts)
+        return Sums(self.tokens[chosen], self.nll[chosen], self.kl[chosen], self.agree[chosen])
+
+    def to_json(self) -> dict[str, list[float]]:
+        """Return the arrays as lists."""
+        return {name: getattr(self, name).tolist() for name in Sums.__slots__}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Sequence[float]]) -> Sums:
+        """Read what ``to_json`` gave."""
+        return cls(**{name: np.asarray(data[name], dtype=np.float64) for name in Sums.__slots__})
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """A model with replaced heads beside the original, each with a 95 % interval over texts.
+
+    Attributes:
+        perplexity: exp of the mean negative log-probability; of masked tokens for an encoder.
+        ratio: perplexity by the original model's on the same texts.
+        kl: mean KL(original || replaced) of a prediction, nats.
+        top1: share of predictions with the same most probable token.
+        tokens: how many tokens were predicted.
+    """
+
+    perplexity: Estimate
+    ratio: Estimate
+    kl: Estimate
+    top1: Estimate
+    tokens: int
+
+
+def ratio_of_sums(
+    numerators: np.ndarray,
+    denominators: np.ndarray,
+    seed: int,
+    transform: Callable[[Any], Any] = lambda x: x,
+) -> Estimate:
+    """Estimate a ratio of sums over texts and its 95 % percentile interval by resampling texts.
+
+    >>> ratio_of_sums(np.array([2.0, 4.0]), np.array([1.0, 2.0]), seed=0)
+    Estimate(mean=2.0, low=2.0, high=2.0, texts=2)
+
+    Args:
+        transform: applied to every ratio, such as ``np.exp`` for a perplexity.
+    """
+    n = len(numerators)
+    if n == 0:
+        return Estimate(float("nan"), float("nan"), float("nan"), 0)
+    picks = np.random.default_rng(seed).integers(0, n, size=(RESAMPLES, n))
+    drawn = transform(numerators[picks].sum(1) / denominators[picks].sum(1))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    value = transform(numerators.sum() / denominators.sum())
+    return Estimate(float(value), float(low), float(high), n)
+
+
+def effect(replaced: Sums, original: Sums, seed: int) -> Effect:
+    """Compare a model with replaced heads to the original on the same texts.
+
+    The ratio of perplexities is resampled in pairs: a text is drawn for both models at once, so
+    that what makes a text hard for both does not widen the interval.
+    """
+    tokens = replaced.tokens
+    return Effect(
+        ratio_of_sums(replaced.nll, tokens, seed, np.exp),
+        ratio_of_sums(replaced.nll - original.nll, tokens, seed, np.exp),
+        ratio_of_sums(replaced.kl, tokens, seed),
+        ratio_of_sums(replaced.agree, tokens, seed),
+        int(tokens.sum()),
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Texts that a model reads at once, padded on the right.
+
+    Attributes:
+        texts: their numbers.
+        inputs: what the model is called with.
+        rows, columns: int64 (predictions,): where predictions stand in the batch, text by text.
+        targets: int64 (predictions,): the tokens to be predicted.
+        counts: predictions of each text.
+        start: the number of the first prediction among those of all batches.
+    """
+
+    texts: tuple[int, ...]
+    inputs: dict[str, torch.Tensor]
+    rows: torch.Tensor
+    columns: torch.Tensor
+    targets: torch.Tensor
+    counts: tuple[int, ...]
+    start: int
+
+
+class HeldOut:
+    """Texts on which a model is measured before and after heads are replaced.
+
+    >>> held_out = HeldOut(loaded, [capture.ids(i) for i in texts])
+    >>> effect(held_out.measure({(5, 1): program}), held_out.original, seed=0).ratio.mean
+    1.004
+
+    A decoder predicts every token from those before it. Of an encoder with a masked-language-
+    model head, 15 % of the tokens of each text (at least one), drawn by ``seed``, are masked and
+    predicted at once: its perplexity is that of masked tokens.
+
+    Args:
+        loaded: the model.
+        ids: per text its token ids, two or more.
+        batch_size: texts that run at once; results depend on it only by rounding.
+        seed: decides which tokens of an encoder's texts are masked.
+
+    Raises:
+        InputError: the model has no head that predicts tokens, its tokenizer has no mask token,
+            or a text is longer than the model's context.
+    """
+
+    def __init__(
+        self, loaded: LoadedModel, ids: Sequence[Sequence[int]], *, batch_size: int = 8,
+        seed: int = 0,
+    ) -> None:  # fmt: skip
+        self.loaded, self.ids, self.seed = loaded, tuple(map(tuple, ids)), seed
+        refuse_headless(loaded)
+        limit = loaded.max_positions
+        for number, one in enumerate(self.ids):
+            if limit is not None and len(one) > limit:
+                raise InputError(
+                    f"text {number} has {len(one)} tokens, and {loaded.name} takes {limit}; cut it"
+                )
+        self._folder: tempfile.TemporaryDirectory | None = None
+        order = sorted(range(len(self.ids)), key=lambda i: (len(self.ids[i]), i))
+        self.batches: list[Batch] = []
+        start = 0
+        for first in range(0, len(order), batch_size):
+            self.batches.append(self._batch(order[first : first + batch_size], start))
+            start += len(self.batches[-1].targets)
+        self.predictions = start
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def hash(self) -> str:
+        """A hash of the texts and of what is predicted in them."""
+        content = repr((self.ids, None if self.loaded.causal else self.seed))
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    @cached_property
+    def original(self) -> Sums:
+        """The original model's own sums; KL 0 and agreement everywhere."""
+        _ = self.reference
+        return self._original
+
+    def measure(
+        self, heads: Mapping[Head, Source], tick: Callable[[], None] | None = None
+    ) -> Sums:
+        """Measure the model with some heads replaced.
+
+        Args:
+            heads: what stands in each head's place; none gives the original's sums.
+            tick: called after each batch.
+        """
+        from attn_dsl.eval.replace.context import replace_heads
+
+        reference = self.reference
+        if not heads:
+            return self.original
+        with replace_heads(self.loaded.model, heads, tokenizer=self.loaded.tokenizer):
+            return self._sums(reference, tick)
+
+    def loss(self, number: int) -> torch.Tensor:
+        """Return the mean KL to the original model on one batch, for the model as it is now.
+
+        Gradients flow to whatever has parameters in it.
+        """
+        batch = self.batches[number]
+        actual = self._reference_of(batch)
+        predicted = self._log_probabilities(batch)
+        return (actual.exp() * (actual - predicted)).sum(-1).mean()
+
+    @cached_property
+    def reference(self) -> np.ndarray:
+        """The original model's log-probabilities, float32 (predictions, vocabulary)."""
+        sums = np.zeros((2, len(self)))
+        out: np.ndarray | None = None
+        with torch.inference_mode():
+            for batch in self.batches:
+                found = self._log_probabilities(batch)
+                if out is None:
+                    out = self._allocate(found.shape[-1])
+                end = batch.start + len(found)
+                out[batch.start : end] = found.cpu().numpy()
+                chosen = found.gather(-1, batch.targets[:, None])[:, 0]
+                for text, values in zip(batch.texts, chosen.split(batch.counts), strict=True):
+                    sums[:, text] = len(values), -float(values.double().sum())
+        assert out is not None
+        zero = np.zeros(len(self))
+        self._original = Sums(sums[0], sums[1], zero, sums[0].copy())
+        return out
+
+    def _sums(self, reference: np.ndarray, tick: Callable[[], None] | None) -> Sums:
+        out = np.zeros((4, len(self)))
+        with torch.inference_mode():
+            for batch in self.batches:
+                predicted = self._log_probabilities(batch)
+                actual = self._reference_of(batch)
+                chosen = -predicted.gather(-1, batch.targets[:, None])[:, 0].double()
+                kl = (actual.exp() * (actual - predicted)).sum(-1).double().clamp(min=0.0)
+                agree = (actual.argmax(-1) == predicted.argmax(-1)).double()
+                columns = [x.split(batch.counts) for x in (chosen, kl, agree)]
+                for text, *values in zip(batch.texts, *columns, strict=True):
+                    out[:, text] = len(values[0]), *(float(v.sum()) for v in values)
+                if tick is not None:
+                    tick()
+        return Sums(*out)
+
+    def _log_probabilities(self, batch: Batch) -> torch.Tensor:
+        logits = self.loaded.model(**batch.inputs).logits[batch.rows, batch.columns]
+        return torch.log_softmax(logits.float(), dim=-1)
+
+    def _reference_of(self, batch: Batch) -> torch.Tensor:
+        part = self.reference[batch.start : batch.start + len(batch.targets)]
+        return torch.from_numpy(np.asarray(part)).to(batch.targets.device)
+
+    def _allocate(self, width: int) -> np.ndarray:
+        shape = (self.predictions, width)
+        if 4 * self.predictions * width <= IN_MEMORY:
+            return np.empty(shape, dtype=np.float32)
+        self._folder = tempfile.TemporaryDirectory(prefix="attn-dsl-")
+        file = Path(self._folder.name) / "reference"
+        return np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
+
+    def _batch(self, texts: Sequence[int], start: int) -> Batch:
+        longest = max(len(self.ids[i]) for i in texts)
+        inputs = torch.full((len(texts), longest), padding_id(self.loaded))
+        mask = torch.zeros_like(inputs)
+        rows, columns, targets, counts = [], [], [], []
+        for row, text in enumerate(texts):
+            ids = torch.tensor(self.ids[text])
+            inputs[row, : len(ids)] = ids
+            mask[row, : len(ids)] = 1
+            if self.loaded.causal:
+                at = torch.arange(len(ids) - 1)
+                targets.append(ids[1:])
+            else:
+                at = torch.tensor(self._masked(self.ids[text]))
+                targets.append(ids[at])
+                inputs[row, at] = self.loaded.tokenizer.mask_token_id
+            columns.append(at)
+            rows.append(torch.full_like(at, row))
+            counts.append(len(at))
+        device = self.loaded.model.device
+        call = {"input_ids": inputs.to(device), "attention_mask": mask.to(device)}
+        if self.loaded.causal:
+            call["use_cache"] = False  # type: ignore[assignment]
+        where = (torch.cat(part).to(device) for part in (rows, columns, targets))
+        return Batch(tuple(texts), call, *where, tuple(counts), start)
+
+    def _masked(self, ids: tuple[int, ...]) -> list[int]:
+        """Draw the positions of one text to mask; the same text and seed give the same ones."""
+        special = set(self.loaded.tokenizer.all_special_ids)
+        free = [at for at, one in enumerate(ids) if one not in special] or list(range(len(ids)))
+        digest = hashlib.sha256(repr((self.seed, ids)).encode()).digest()
+        draw = np.random.default_rng(int.from_bytes(digest[:8], "big"))
+        count = max(1, round(MASKED_SHARE * len(free)))
+        return sorted(int(at) for at in draw.choice(free, size=count, replace=False))
+
+
+def refuse_headless(loaded: LoadedModel) -> None:
+    """Make sure that a model predicts tokens.
+
+    Raises:
+        InputError: it has no language-model head, or an encoder's tokenizer no mask token.
+    """
+    if loaded.model.get_output_embeddings() is None:
+        raise InputError(
+            f"{loaded.name} has no language-model head, so it predicts no tokens and has no "
+            "perplexity; use a checkpoint with one (…ForCausalLM or …ForMaskedLM)"
+        )
+    if not loaded.causal and loaded.tokenizer.mask_token_id is None:
+        raise InputError(
+            f"{loaded.name}: its tokenizer has no mask token, so that no token can be masked and "
+            "predicted; set `mask_token` in its tokenizer_config.json"
+        )
+
+
+def padding_id(loaded: LoadedModel) -> int:
+    """Return a token id to fill up batches with; attention never reads it."""
+    for one in (loaded.tokenizer.pad_token_id, getattr(loaded.model.config, "pad_token_id", None)):
+        if one is not None:
+            return int(one)
+    return 0

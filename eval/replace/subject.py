@@ -1,0 +1,235 @@
+"""The subject of a replacement: a run's model, its programs, and the texts that each split holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attn_dsl.dsl.errors import InputError
+from attn_dsl.eval.capture import Capture
+from attn_dsl.eval.models import LoadedModel, load_model
+from attn_dsl.eval.replace.measure import HeldOut, refuse_headless
+from attn_dsl.eval.replace.source import Head
+from attn_dsl.eval.texts import Part, read_texts, text_hash
+from attn_dsl.eval.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from attn_dsl.compiler.program import Program
+    from attn_dsl.synth.run import Run
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A run with its model and attention at hand.
+
+    >>> subject = open_subject("runs/demo")
+    >>> len(subject.programs), len(subject.held_out("test"))
+    (32, 57)
+
+    Attributes:
+        run: the run.
+        loaded: its model.
+        capture: the attention that its programs were fitted to.
+        programs: by head.
+        ious: by head, the IoU of its program on the select texts.
+        seed: decides the split; the run's own.
+    """
+
+    run: Run
+    loaded: LoadedModel
+    capture: Capture
+    programs: Mapping[Head, Program]
+    ious: Mapping[Head, float]
+    seed: int
+
+    @property
+    def heads(self) -> list[Head]:
+        """The heads that the run has programs for."""
+        return sorted(self.programs)
+
+    @cached_property
+    def splits(self) -> dict[Part, list[int]]:
+        """The capture's texts by split."""
+        return self.capture.split(self.seed)
+
+    def ids(self, part: Part) -> list[tuple[int, ...]]:
+        """Return the token ids of a split's texts."""
+        return [self.capture.ids(i) for i in self.splits[part]]
+
+    def held_out(self, part: Part) -> HeldOut:
+        """Prepare the texts of a split for measuring."""
+        return HeldOut(self.loaded, self.ids(part), seed=self.seed)
+
+
+def open_subject(
+    run: str | Path | Run,
+    *,
+    model: str | LoadedModel | None = None,
+    capture: str | Path | None = None,
+    device: str | None = None,
+) -> Subject:
+    """Open a run together with its model and capture, and make sure that they belong together.
+
+    Args:
+        run: a run directory.
+        model: the run's model, where it is not where the run says.
+        capture: the run's attention, likewise.
+        device: where the model runs, such as ``cuda``; the CPU by default.
+
+    Raises:
+        InputError: the run has no finished head, no model or no attention; the model, its
+            tokenizer or the capture is another; the model predicts no tokens; there is no such
+            device.
+    """
+    from attn_dsl.synth.run import Run
+
+    run = run if isinstance(run, Run) else Run.open(run)
+    results = run.results
+    if not results:
+        raise InputError(f"{run.path}: no head is finished yet; go on with `attn-dsl fit --resume`")
+    attention = _open_capture(run, capture)
+    loaded = _open_model(run, attention, model)
+    refuse_headless(loaded)
+    if device is not None:
+        loaded.model.to(_device(device))
+    return Subject(
+        run, loaded, attention,
+        {(r.layer, r.head): run.program(r.layer, r.head) for r in results},
+        {(r.layer, r.head): r.iou_select for r in results},
+        int(run.info["key"]["seed"]),
+    )  # fmt: skip
+
+
+def _open_capture(run: Run, place: str | Path | None) -> Capture:
+    own = run.path / "capture"
+    found = place or (own if own.is_dir() else run.info["capture"])
+    if found is None or not Path(found).is_dir():
+        where = "nowhere on disk (it was made from arrays)" if found is None else f"not in {found}"
+        raise InputError(f"{run.path}: its attention is {where}; give it by --capture DIR")
+    capture = Capture.open(found)
+    if capture.hash != run.info["key"]["capture"]:
+        raise InputError(f"{found} is not the capture that {run.path} was fitted to")
+    if not all(capture.ids(i) for i in range(capture.n_texts)):
+        raise InputError(f"{found} holds no token ids, so no model can read its texts again")
+    return capture
+
+
+def _open_model(run: Run, capture: Capture, model: str | LoadedModel | None) -> LoadedModel:
+    if isinstance(model, LoadedModel):
+        loaded = model
+    else:
+        source = model or str(capture.meta.get("source", ""))
+        try:
+            loaded = load_model(source)
+        except InputError as error:
+            if model is not None:
+                raise
+            raise InputError(
+                f"{run.path}: its model cannot be loaded ({error}); give it by --model"
+            ) from None
+    known = capture.meta.get("revision")
+    if known != loaded.revision:
+        raise InputError(
+            f"{run.path} was fitted to {capture.name} with other weights or settings "
+            f"(revision {str(known)[:12]}, and {loaded.source} is {loaded.revision[:12]}); give "
+            "the model that it was fitted to by --model"
+        )
+    capture.check_tokenizer(Vocabulary(loaded.tokenizer).hash)
+    return loaded
+
+
+def _device(name: str) -> Any:
+    import torch
+
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"--device {name} cannot be used ({reason}); try cpu, or cuda on a machine with a GPU"
+        ) from None
+    return device
+
+
+@dataclass(frozen=True, slots=True)
+class OwnText:
+    """Texts of the user's own for measuring.
+
+    Attributes:
+        ids: per window, its token ids.
+        left_out: how many texts were left out, since programs or weights were chosen on them.
+    """
+
+    ids: tuple[tuple[int, ...], ...]
+    left_out: int
+
+
+def own_text(subject: Subject, spec: str, max_tokens: int | None, max_texts: int) -> OwnText:
+    """Cut a user's texts into windows, leaving out those that the run has seen.
+
+    Args:
+        spec: as for ``read_texts``.
+        max_tokens: the most tokens of a window; that of the run's capture by default.
+        max_texts: the most windows.
+
+    Raises:
+        InputError: the texts cannot be read, the windows are longer than the model's context, or
+            the run has seen all of the texts.
+    """
+    from attn_dsl.eval.capture_write import choose_windows
+
+    most = max_tokens or int(subject.capture.meta.get("max_tokens", 128))
+    limit = subject.loaded.max_positions
+    if limit is not None and most > limit:
+        raise InputError(
+            f"{subject.loaded.name} takes {limit} tokens at most, not {most}; use --max-tokens "
+            f"{limit} or less"
+        )
+    texts = read_texts(spec)
+    seen = {
+        subject.capture.text_hash(i)
+        for part in ("fit", "select")
+        for i in subject.splits[part]  # type: ignore[index]
+    }
+    fresh = [text for text in texts if text_hash(text) not in seen]
+    if not fresh:
+        raise InputError(f"{spec}: the run's programs were fitted or picked on all of these texts")
+    records = choose_windows(Vocabulary(subject.loaded.tokenizer), fresh, most, max_texts)
+    return OwnText(tuple(record.ids for record in records), len(texts) - len(fresh))
+
+
+def choose_heads(subject: Subject, text: str | None) -> list[Head]:
+    """Read ``--heads`` against what the run has programs for.
+
+    >>> choose_heads(subject, "L2H3,L4")
+    [(2, 3), (4, 0), (4, 1)]
+
+    Raises:
+        InputError: there is no such head, or the run has no program for one that is named.
+    """
+    from attn_dsl.synth.fit import parse_heads, read_heads
+
+    if text is None:
+        return subject.heads
+    layers, per_layer = subject.loaded.n_layers, subject.loaded.n_heads
+    chosen = parse_heads(text, layers, per_layer)
+    for part, layer, head in read_heads(text):
+        if head is not None and (layer, head) not in subject.programs:
+            raise InputError(f"--heads: {subject.run.path} has no program for {part}")
+    kept = [pair for pair in chosen if pair in subject.programs]
+    if not kept:
+        raise InputError(f"--heads: {subject.run.path} has no program for any head of {text}")
+    return kept
+
+
+def names(heads: Sequence[Head]) -> str:
+    """Write heads for people.
+
+    >>> names([(0, 1), (2, 3)])
+    'L0H1, L2H3'
+    """
+    return ", ".join(f"L{layer}H{head}" for layer, head in heads)
