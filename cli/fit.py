@@ -12,7 +12,7 @@ import click
 from attn_dsl.cli import options
 
 if TYPE_CHECKING:
-    from attn_dsl.synth.fit import Progress
+    from attn_dsl.synth.progress import Progress
     from attn_dsl.synth.result import HeadResult
     from attn_dsl.synth.run import Run
 
@@ -31,21 +31,29 @@ STAGES = {
 @click.option("--out", metavar="DIR", help="Run directory; runs/NAME-TIME by default.")
 @options.seed_option()
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), metavar="S",
-              help="End the whole search after S seconds; every head keeps what it has.")  # fmt: skip
+              help="End after S seconds, all included; every head keeps what it has.")  # fmt: skip
 @click.option("--max-evals", type=click.IntRange(1), default=200, show_default=True,
               help="Fit at most so many programs to a head.")  # fmt: skip
 @click.option("--max-nodes", type=click.IntRange(1), default=200, show_default=True,
               help="The largest program.")  # fmt: skip
 @options.max_tokens_option()
 @options.max_texts_option()
-@click.option("--proposers", default="library,greedy", show_default=True, metavar="LIST",
-              help="Who suggests programs.")  # fmt: skip
+@click.option("--rounds", type=click.IntRange(1), default=2, show_default=True,
+              help="Search each head so often, from the second time on with the programs of the "
+              "other heads.")  # fmt: skip
+@click.option("--proposers", metavar="LIST",
+              help="Who suggests programs, by name; the usual ones by default.")  # fmt: skip
 @options.lookahead_option()
 @click.option("--jobs", type=click.IntRange(1), metavar="N",
               help="Heads searched at once; all cores by default. Results do not depend on it.")  # fmt: skip
+@click.option("--scheduler", metavar="ADDRESS",
+              help="Search on the workers of this Dask cluster, as in tcp://HOST:8786; they must "
+              "see the run directory or --capture under the same path.")  # fmt: skip
 @click.option("--resume", is_flag=True, help="Go on with a run that was interrupted.")
 @options.json_option()
-def fit(model: str | None, out: str | None, as_json: bool, proposers: str, **settings: Any) -> None:
+def fit(
+    model: str | None, out: str | None, as_json: bool, proposers: str | None, **settings: Any
+) -> None:  # fmt: skip
     """Find a program for each head of MODEL and write a run directory.
 
     MODEL is a Hugging Face id or a directory; without it, the demo model and its own stories.
@@ -63,8 +71,7 @@ def fit(model: str | None, out: str | None, as_json: bool, proposers: str, **set
         with watcher:
             run = fits.fit(
                 model, out=out, watch=watcher.tell,
-                proposers=[name.strip() for name in proposers.split(",") if name.strip()],
-                **settings,
+                proposers=None if proposers is None else names(proposers), **settings,
             )  # fmt: skip
             watcher.say("writing the report")
             from attn_dsl.synth.reporting import write_run_report
@@ -80,6 +87,15 @@ def fit(model: str | None, out: str | None, as_json: bool, proposers: str, **set
         click.echo(json.dumps(summary(run), indent=1, sort_keys=True))
     else:
         print_run(run)
+
+
+def names(text: str) -> list[str]:
+    """Read a list of names.
+
+    >>> names("library, greedy")
+    ['library', 'greedy']
+    """
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def default_out(name: str | None) -> str:
@@ -107,6 +123,7 @@ class Watcher:
         )  # fmt: skip
         self.task = self.bar.add_task("starting", total=None)
         self.first = True
+        self.shown: dict[str, str] = {}
 
     def __enter__(self) -> Watcher:
         self.bar.start()
@@ -121,15 +138,17 @@ class Watcher:
 
     def tell(self, progress: Progress) -> None:
         """Show how far a fit is."""
-        self.bar.update(
-            self.task, description=STAGES[progress.stage], completed=progress.done,
-            total=progress.total,
-        )  # fmt: skip
-        if progress.result is not None:
+        what = STAGES[progress.stage]
+        if progress.stage == "search" and progress.rounds > 1:
+            what = f"round {progress.number} of {progress.rounds}"
+        self.bar.update(self.task, description=what, completed=progress.done, total=progress.total)
+        result = progress.result
+        if result is not None and self.shown.get(result.label) != result.program:
             if self.first:
                 self.screen.print("head     IoU on test texts    control  nodes  category")
                 self.first = False
-            self.screen.print(line(progress.result))
+            self.shown[result.label] = result.program
+            self.screen.print(line(result))
 
 
 def line(r: HeadResult) -> str:
@@ -157,6 +176,7 @@ def summary(run: Run) -> dict[str, Any]:
         "nodes": found.nodes,
         "controls": found.controls,
         "cut_short": run.info.get("cut_short", []),
+        "not_reached": run.info.get("not_reached", []),
     }
 
 
@@ -203,8 +223,20 @@ def print_run(run: Run) -> None:
     means = ", ".join(f"{name} {value:.3f}" for name, value in found.controls.items())
     screen.print(f"Controls on the same texts: {means}.")
     if short := run.info.get("cut_short"):
-        screen.print(f"Cut short by --timeout: {', '.join(short)}.")
+        screen.print(f"Cut short by --timeout: {some(short)}.")
+    if missing := run.info.get("not_reached"):
+        screen.print(f"Not reached in time, left to --resume: {some(missing)}.")
     screen.print(f"Run: {run.path}    Report: {run.report}", soft_wrap=True)
+
+
+def some(heads: list[str], most: int = 12) -> str:
+    """Name heads, not all of them where they are many.
+
+    >>> some(["L00H00", "L00H01", "L00H02"], most=1)
+    'L00H00 and 2 others'
+    """
+    shown = ", ".join(heads[:most])
+    return shown if len(heads) <= most else f"{shown} and {len(heads) - most} others"
 
 
 def first_term(source: str) -> str:

@@ -3,41 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attn_dsl.dsl.errors import AttnDslError, InputError
-from attn_dsl.synth.run import Run, refuse_other_work
+from attn_dsl.dsl.errors import AttnDslError, InputError, WorkError
+from attn_dsl.synth.progress import Progress, Watcher
+from attn_dsl.synth.result import label
+from attn_dsl.synth.run import Run, alone, refuse_other_work
 
 if TYPE_CHECKING:
     from attn_dsl.eval.capture import Capture
-    from attn_dsl.synth.result import Candidate, HeadResult
+    from attn_dsl.synth.executors import Workers
     from attn_dsl.synth.search import Session, Settings
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """What a fit tells whoever watches it.
-
-    Attributes:
-        stage: ``capture``, ``prepare`` or ``search``.
-        done, total: texts or heads.
-        result: the head that was just finished, if any.
-    """
-
-    stage: str
-    done: int
-    total: int
-    result: HeadResult | None = None
-
-
-Watcher = Callable[[Progress], None]
 
 
 def parse_heads(text: str | None, layers: int, heads: int) -> list[tuple[int, int]]:
@@ -95,9 +76,11 @@ def fit(
     max_nodes: int = 200,
     max_tokens: int = 128,
     max_texts: int = 300,
-    proposers: Sequence[str] = ("library", "greedy"),
+    rounds: int = 2,
+    proposers: Sequence[str] | None = None,
     allow_lookahead: bool = False,
     jobs: int | None = None,
+    scheduler: str | None = None,
     resume: bool = False,
     watch: Watcher | None = None,
 ) -> Run:
@@ -114,21 +97,29 @@ def fit(
         out: the run directory.
         heads: ``"L2H3,L4"``; all by default.
         seed: decides everything that is drawn.
-        timeout: seconds for the whole search, after which every head keeps what it has.
+        timeout: seconds for everything, after which every head keeps what it has; a run that was
+            cut short says so, and ``resume`` goes on with it.
         max_evals, max_nodes: how many programs are fitted to a head, and how large they may be.
         max_tokens, max_texts: how much text is captured, where no capture is given.
-        proposers: who suggests programs; see ``synth.search.PROPOSERS``.
+        rounds: how often each head is searched, from the second time on with the programs of the
+            other heads; 1 where there is one head.
+        proposers: who suggests programs, of ``synth.search.PROPOSERS``; the usual ones if None.
         allow_lookahead: accept causal programs that read the whole text.
         jobs: how many heads are searched at once; all cores by default. The result is the same.
+        scheduler: the address of a Dask scheduler, whose workers search instead of this process;
+            they must see the capture under the same path.
         resume: go on with a run that was interrupted.
         watch: called with progress.
 
     Raises:
         InputError: something that was given cannot be used; the message says what and why.
+        WorkError: the disk is full, the cluster went away, or no head was finished in time.
         KeyboardInterrupt: interrupted; the heads that were finished are on disk.
     """
-    from attn_dsl.synth.search import PROPOSERS, Session, Settings
+    from attn_dsl.synth.executors import open_workers
+    from attn_dsl.synth.search import PROPOSERS, Settings
 
+    proposers = Settings().proposers if proposers is None else proposers
     unknown = [name for name in proposers if name not in PROPOSERS]
     if unknown or not proposers:
         wrong = f"unknown {', '.join(unknown)}" if unknown else "none is named"
@@ -136,6 +127,7 @@ def fit(
     for name, value in (
         ("--max-evals", max_evals),
         ("--max-nodes", max_nodes),
+        ("--rounds", rounds),
         ("--jobs", jobs or 1),
     ):
         if value < 1:
@@ -144,32 +136,65 @@ def fit(
     tell = watch or (lambda progress: None)
     settings = Settings(
         seed=seed, proposers=tuple(proposers), max_evals=max_evals, max_nodes=max_nodes,
-        allow_lookahead=allow_lookahead,
+        rounds=rounds, allow_lookahead=allow_lookahead,
     )  # fmt: skip
-    refuse_other_work(Path(out), resume)
+    place = Path(out)
+    refuse_other_work(place, resume)
     if heads is not None:
         read_heads(heads)
-    try:
-        attention = _attention(model, text, capture, Path(out), max_tokens, max_texts, tell)
-    except AttnDslError:
-        _remove_empty(Path(out))
-        raise
-    chosen = parse_heads(heads, attention.n_layers, attention.heads_per_layer)
+    with open_workers(jobs, scheduler) as workers, alone(place):
+        refuse_other_work(place, resume)
+        try:
+            attention = _attention(model, text, capture, place, max_tokens, max_texts, tell)
+        except AttnDslError:
+            _remove_empty(place)
+            raise
+        chosen = parse_heads(heads, attention.n_layers, attention.heads_per_layer)
+        if len(chosen) == 1:
+            settings = replace(settings, rounds=1)
+        return _search(attention, settings, chosen, place, resume, timeout, started, workers, tell)
+
+
+def _search(
+    attention: Capture, settings: Settings, chosen: list[tuple[int, int]], out: Path,
+    resume: bool, timeout: float | None, started: float, workers: Workers, tell: Watcher,
+) -> Run:  # fmt: skip
+    """Search the heads, and keep the run's status up to date."""
+    from attn_dsl.synth.budget import Budget
+    from attn_dsl.synth.rounds import search_rounds
+    from attn_dsl.synth.search import Session
+    from attn_dsl.synth.worker import Place, at_hand, versions
+
     session = Session(attention, settings)
     _refuse_empty_splits(session)
+    if not workers.shares_memory and attention.path is None:
+        raise InputError("--scheduler: a capture in memory cannot be searched on other machines")
+    path = None if attention.path is None else str(attention.path.resolve())
+    place = Place(path, attention.hash, settings, versions())
     run = Run.create(out, _info(attention, session, settings, chosen), resume=resume)
-    left = [pair for pair in chosen if not run.done(*pair)]
-    deadline = None if timeout is None else started + timeout
-    workers = jobs or os.cpu_count() or 1
+    budget = Budget(timeout, started, settings.rounds)
+    here = at_hand(place, session) if workers.shares_memory else contextlib.nullcontext()
+    tell(Progress("prepare", 0, len(chosen)))
     try:
-        _search(run, session, left, len(chosen), deadline, workers, tell)
-    except KeyboardInterrupt:
-        run.tabulate()
-        run.update(status="interrupted")
+        with here:
+            search_rounds(run, place, chosen, budget, workers, tell)
+    except (KeyboardInterrupt, WorkError):
+        with contextlib.suppress(WorkError):  # a full disk does not take this either
+            run.tabulate()
+            run.update(status="interrupted")
         raise
     run.tabulate()
-    short = [r.label for r in run.results if r.cut_short]
-    run.update(status="done", cut_short=short)
+    reached = {(r.layer, r.head) for r in run.results}
+    missing = [pair for pair in chosen if pair not in reached]
+    if len(missing) == len(chosen):
+        raise WorkError(
+            f"--timeout {timeout:g}: the time was over before any head was finished; give more and "
+            "go on with --resume"
+        )
+    run.update(
+        status="out of time" if missing else "done", cut_short=run.cut_short,
+        not_reached=[label(*pair) for pair in missing],
+    )  # fmt: skip
     return run
 
 
@@ -248,60 +273,3 @@ def _info(
         | {"python": platform.python_version()},
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-
-
-def _search(
-    run: Run, session: Session, left: list[tuple[int, int]], total: int, deadline: float | None,
-    workers: int, tell: Watcher,
-) -> None:  # fmt: skip
-    """Search the heads that are left, several at once, recording each as it is finished."""
-    from attn_dsl.eval.controls import control_ious
-
-    done = total - len(left)
-    tell(Progress("search", done, total))
-    if not left:
-        return
-    capture = session.capture
-    numbers = [layer * capture.heads_per_layer + head for layer, head in left]
-    tell(Progress("prepare", 0, len(left)))
-    executor: Executor = ThreadPoolExecutor(workers)
-    futures: list[Future[tuple[HeadResult, list[Candidate]]]] = []
-    try:
-        scoring = executor.submit(control_ious, capture, session.texts, numbers)
-        session.prepare()
-        waiting = len(left)
-        for at, (layer, head) in enumerate(left):
-            futures.append(
-                executor.submit(
-                    _one, session, layer, head, scoring, deadline, len(left), at, workers
-                )
-            )
-        for future in as_completed(futures):
-            result, candidates = future.result()
-            run.add(result, candidates)
-            waiting -= 1
-            tell(Progress("search", total - waiting, total, result))
-    except BaseException:
-        session.stop.set()
-        for future in futures:
-            future.cancel()
-        raise
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)
-
-
-def _one(
-    session: Session, layer: int, head: int, scoring: Future[dict[str, Any]],
-    deadline: float | None, heads: int, at: int, workers: int,
-) -> tuple[HeadResult, list[Candidate]]:  # fmt: skip
-    """Search one head with its fair share of the time that is left."""
-    share = None
-    if deadline is not None:
-        now = time.monotonic()
-        rounds = max(1.0, (heads - at) / workers)
-        share = min(deadline, now + max(0.0, deadline - now) / rounds)
-
-    def controls() -> dict[str, Any]:
-        return {name: values[at] for name, values in scoring.result().items()}
-
-    return session.search(layer, head, controls, share)

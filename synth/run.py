@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,10 +34,16 @@ PARETO_COLUMNS = (
     "proposer", "program",
 )  # fmt: skip
 """Columns of ``pareto.csv``; ``program`` is its source."""
+LOCK = ".lock"
+TABLES_SHARE = 0.05
+"""The most of a run's time that goes into writing its tables while it runs."""
 
 
 class Run:
     """A run directory: settings, results by head, programs.
+
+    The search goes through rounds. Results of the last are in ``state``, those of round r before
+    it in ``state/roundR``; tables and programs show the latest result of each head.
 
     Attributes:
         path: the directory.
@@ -44,7 +52,8 @@ class Run:
 
     def __init__(self, path: Path, info: dict[str, Any]) -> None:
         self.path, self.info = path, info
-        self._results: dict[str, HeadResult] = {}
+        self._results: dict[tuple[int, str], HeadResult] = {}
+        self._tables_next = 0.0
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -99,7 +108,7 @@ class Run:
                     f"{path} holds a run with other settings ({'; '.join(wrong)}); repeat those to "
                     "resume it, or choose another --out"
                 )
-            old._drop_unfinished()
+            old._repair()
             return old
         run = cls(path, {"format": FORMAT, **info})
         try:
@@ -117,49 +126,110 @@ class Run:
         self.info.update(changes)
         write(self.path / "run.json", json.dumps(self.info, indent=1, sort_keys=True) + "\n")
 
-    def add(self, result: HeadResult, candidates: Iterable[Candidate]) -> None:
-        """Record the finished search of one head; what is recorded already stays."""
-        state = self.path / "state" / f"{result.label}.json"
+    @property
+    def rounds(self) -> int:
+        """How many rounds the search goes through."""
+        return int(self.info["key"].get("rounds", 1))
+
+    def add(
+        self, result: HeadResult, candidates: Iterable[Candidate], number: int | None = None
+    ) -> None:
+        """Record the finished search of one head; what is recorded already stays.
+
+        Args:
+            number: of the round, from 1; the last if None.
+        """
+        number = self.rounds if number is None else number
+        state = self._state(number, result.label)
         if state.exists():
             return
-        lines = [json.dumps(_fields(c), sort_keys=True) for c in candidates]
+        lines = [json.dumps({**_fields(c), "round": number}, sort_keys=True) for c in candidates]
         try:
+            state.parent.mkdir(parents=True, exist_ok=True)
             with (self.path / "candidates.jsonl").open("a", encoding="utf-8") as file:
                 file.write("".join(f"{line}\n" for line in lines))
         except OSError as error:
-            raise WorkError(f"{self.path}: cannot write: {error.strerror}") from None
+            raise WorkError(
+                f"{self.path}: cannot write: {error.strerror}; what was finished before is kept, "
+                "go on with --resume"
+            ) from None
+        text = result.to_json()
+        write(state, text)
+        # What is read back, so that a resumed run goes on from the very same result.
+        self._results[number, result.label] = HeadResult.from_json(text)
         write(self.path / "programs" / f"{result.label}.attn", result.program)
-        write(state, result.to_json())
-        self.tabulate()
+        if time.monotonic() >= self._tables_next:
+            self.tabulate()
 
-    def _drop_unfinished(self) -> None:
-        """Drop candidates of heads whose search was interrupted while they were recorded."""
+    def _state(self, number: int, name: str) -> Path:
+        folder = self.path / "state"
+        return (folder if number >= self.rounds else folder / f"round{number}") / f"{name}.json"
+
+    def _repair(self) -> None:
+        """Undo what an interruption left half recorded: candidates and programs of heads."""
         file = self.path / "candidates.jsonl"
         if file.exists():
-            done = {(r.layer, r.head) for r in self.results}
+            done = {(n, r.layer, r.head) for (n, _), r in self._read().items()}
             lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if _head_of(line) in done]
+            kept = [line for line in lines if self._origin(line) in done]
             if kept != lines:
                 write(file, "".join(kept))
+        for result in self.results:
+            program = self.path / "programs" / f"{result.label}.attn"
+            if not program.exists() or program.read_text(encoding="utf-8") != result.program:
+                write(program, result.program)
 
-    def done(self, layer: int, head: int) -> bool:
-        """Say whether a head's search is recorded."""
-        return (self.path / "state" / f"{label(layer, head)}.json").exists()
+    def _origin(self, line: str) -> tuple[int, int, int] | None:
+        try:
+            fields = json.loads(line)
+            return fields.get("round", self.rounds), fields["layer"], fields["head"]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+    def done(self, layer: int, head: int, number: int | None = None) -> bool:
+        """Say whether a head's search is recorded, that of the last round unless said."""
+        number = self.rounds if number is None else number
+        return self._state(number, label(layer, head)).exists()
+
+    def result(self, layer: int, head: int, number: int) -> HeadResult | None:
+        """Return a head's result in a round, None where there is none yet."""
+        name = label(layer, head)
+        if (number, name) not in self._results and self.done(layer, head, number):
+            self._results[number, name] = _read_result(self._state(number, name))
+        return self._results.get((number, name))
 
     @property
     def results(self) -> list[HeadResult]:
-        """The results of all recorded heads, by layer and head."""
-        for file in (self.path / "state").glob("L*.json"):
-            if file.stem not in self._results:
-                self._results[file.stem] = _read_result(file)
-        return sorted(self._results.values(), key=lambda r: (r.layer, r.head))
+        """The latest results of all recorded heads, by layer and head."""
+        latest = {name: result for (_, name), result in sorted(self._read().items(), key=_place)}
+        return sorted(latest.values(), key=lambda r: (r.layer, r.head))
+
+    def _read(self) -> dict[tuple[int, str], HeadResult]:
+        """Read what is on disk of all rounds."""
+        for number in range(1, self.rounds + 1):
+            for file in self._state(number, "").parent.glob("L*.json"):
+                if (number, file.stem) not in self._results:
+                    self._results[number, file.stem] = _read_result(file)
+        return self._results
 
     def tabulate(self) -> None:
         """Write ``heads.csv`` and ``pareto.csv`` from what is recorded."""
+        started = time.monotonic()
         results = self.results
-        write(self.path / "heads.csv", table(HEAD_COLUMNS, map(_head_row, results)))
+        heads = (_head_row(r, (self.rounds, r.label) not in self._results) for r in results)
+        write(self.path / "heads.csv", table(HEAD_COLUMNS, heads))
         rows = ((r.layer, r.head, *_pareto_row(row)) for r in results for row in r.front)
         write(self.path / "pareto.csv", table(PARETO_COLUMNS, rows))
+        now = time.monotonic()
+        self._tables_next = now + (now - started) / TABLES_SHARE
+
+    @property
+    def cut_short(self) -> list[str]:
+        """The heads whose search did not end, all rounds included."""
+        results = self.results
+        return [
+            r.label for r in results if r.cut_short or (self.rounds, r.label) not in self._results
+        ]
 
     @property
     def heads(self) -> pd.DataFrame:
@@ -197,6 +267,38 @@ class Run:
         return f"<Run {self.path}: {len(self.results)} heads>"
 
 
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Keep other processes out of a run directory for a while; the lock goes with the process.
+
+    Raises:
+        InputError: another process works in it, or it cannot be made.
+    """
+    from filelock import FileLock, Timeout
+
+    made = not path.exists()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path / LOCK, timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise InputError(
+            f"{path}: another process is working on this run; wait until it ends, or interrupt "
+            "it and go on with --resume"
+        ) from None
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be made or written: {error.strerror}; choose another --out"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+        if made:
+            with contextlib.suppress(OSError):
+                path.rmdir()  # nothing came of it
+
+
 def refuse_other_work(path: Path, resume: bool) -> None:
     """Refuse a directory that a run must not touch; to be asked before any work is done.
 
@@ -230,26 +332,22 @@ def _read_result(file: Path) -> HeadResult:
         ) from None
 
 
-def _head_of(line: str) -> tuple[int, int] | None:
-    try:
-        fields = json.loads(line)
-        return fields["layer"], fields["head"]
-    except (ValueError, KeyError, TypeError):
-        return None
+def _place(item: tuple[tuple[int, str], HeadResult]) -> tuple[int, str]:
+    return item[0]
 
 
 def _fields(candidate: Candidate) -> dict[str, Any]:
     return {name: getattr(candidate, name) for name in candidate.__slots__}
 
 
-def _head_row(r: HeadResult) -> tuple:
+def _head_row(r: HeadResult, unfinished: bool) -> tuple:
     control, control_iou = r.best_control
     iou = r.test["iou"]
     return (
         r.layer, r.head, f"programs/{r.label}.attn", r.nodes, r.iou_fit, r.iou_select, iou.mean,
         iou.low, iou.high, r.test["iou_no_sink"].mean, r.test["jsd"].mean, r.test["top1"].mean,
         r.category, round(r.seconds, 2), iou.texts, r.test["tv"].mean, control, control_iou,
-        r.evals, int(r.cut_short), " ".join(r.lookahead),
+        r.evals, int(r.cut_short or unfinished), " ".join(r.lookahead),
     )  # fmt: skip
 
 

@@ -140,8 +140,10 @@ def test_candidates_are_kept(run: Path) -> None:
     candidates = [json.loads(line) for line in lines]
     for layer, head in HEADS:
         own = [c for c in candidates if (c["layer"], c["head"]) == (layer, head)]
-        assert 1 < len(own) <= 14, "--max-evals, and a little"
-        assert {c["proposer"] for c in own} <= {"library", "greedy"}
+        assert {c["round"] for c in own} == {1, 2}
+        for number in (1, 2):
+            found = [c for c in own if c["round"] == number]
+            assert 1 <= len(found) <= 14, "--max-evals, and a little"
         for candidate in own:
             assert package.parse(candidate["program"]).nodes == candidate["nodes"]
 
@@ -278,8 +280,10 @@ def _heed_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def _interrupted(args: tuple[object, ...], out: Path) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own and interrupt it after the first head."""
+def _interrupted(
+    args: tuple[object, ...], out: Path, after: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own, and interrupt it when some file is there."""
     with subprocess.Popen(
         [sys.executable, "-m", "attn_dsl.cli", *map(str, args), "--out", str(out)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -287,7 +291,7 @@ def _interrupted(args: tuple[object, ...], out: Path) -> subprocess.CompletedPro
     ) as process:  # fmt: skip
         try:
             ends = time.monotonic() + 120
-            while not list((out / "state").glob("*.json")):
+            while not list((out / "state").glob(after)):
                 assert process.poll() is None, process.communicate()
                 assert time.monotonic() < ends, "no head was finished"
                 time.sleep(0.01)
@@ -298,19 +302,24 @@ def _interrupted(args: tuple[object, ...], out: Path) -> subprocess.CompletedPro
     return subprocess.CompletedProcess(args, process.returncode, printed, told)
 
 
+def _heads_in(states: dict[str, bytes]) -> set[str]:
+    return {Path(name).stem for name in states}
+
+
+@pytest.mark.parametrize("after", ["round1/L*.json", "L*.json"])
 def test_an_interrupted_run_keeps_what_it_has_and_is_resumed(
-    run: Path, tmp_path: Path, inputs: tuple[object, ...]
+    run: Path, tmp_path: Path, inputs: tuple[object, ...], after: str
 ) -> None:
     args = (*inputs, *SETTINGS, "--jobs", "1")
     out = tmp_path / "r"
-    stopped = _interrupted(args, out)
+    stopped = _interrupted(args, out, after)
     assert stopped.returncode == 130, stopped.stderr
     assert "Traceback" not in stopped.stderr
     assert "--resume" in stopped.stderr
     assert json.loads((out / "run.json").read_text())["status"] == "interrupted"
     finished = snapshot(out / "state")
-    assert 0 < len(finished) < len(HEADS)
-    assert len(rows(out / "heads.csv")) == len(finished)
+    assert 0 < len(finished) < 2 * len(HEADS)
+    assert len(rows(out / "heads.csv")) == len(_heads_in(finished))
 
     assert attn_dsl(*args, "--out", out).code == 2, "without --resume nothing is touched"
     assert snapshot(out / "state") == finished

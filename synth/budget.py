@@ -1,0 +1,102 @@
+"""The time of a search, shared over its heads by what more time is expected to bring each.
+
+The first round has ``FIRST`` of the time that is left when it starts, shared equally; what heads do
+not use goes to those after them. Each later round has an equal part of what is then left, and a
+head's share of it is half equal, half in proportion to the rise of its curve: what the larger half
+of its front brought on the select split. A head that did not rise any more gets the least.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+from attn_dsl.synth.result import HeadResult
+
+FIRST = 0.7
+"""The first round's part of the time, where others follow."""
+GRACE = 0.03
+"""By how much of the limit heads that have no result yet may overrun it …"""
+LEAST_GRACE = 10.0
+"""… or by so many seconds, if that is more: a result for every head matters more then."""
+AFTERWARDS = 0.01
+"""The part of the limit that is kept back for tables and the report."""
+
+Pair = tuple[int, int]
+
+
+class Budget:
+    """The time that a search has left.
+
+    Args:
+        limit: seconds, None for no limit.
+        started: when they began to count (``time.monotonic``).
+        rounds: how many rounds will share them.
+    """
+
+    def __init__(self, limit: float | None, started: float, rounds: int) -> None:
+        self.limit, self.rounds = limit, rounds
+        self.ends = None if limit is None else started + limit * (1 - AFTERWARDS)
+        self._part_ends = self.ends
+        self._late: list[float] = []
+        self._weights: dict[Pair, float] = {}
+
+    def begin(self, number: int, before: Mapping[Pair, HeadResult | None]) -> None:
+        """Begin round ``number`` for some heads, given their results of the round before."""
+        rises = {pair: rise(result) for pair, result in before.items()}
+        mean = sum(rises.values()) / max(len(rises), 1)
+        self._weights = {
+            pair: 0.5 + 0.5 * (value / mean if mean > 0 else 1.0) for pair, value in rises.items()
+        }
+        if self.ends is not None:
+            now = time.monotonic()
+            left = self.rounds - number
+            part = 1.0 if not left else FIRST if number == 1 else 1 / (left + 1)
+            self._part_ends = now + part * max(0.0, self.ends - now)
+
+    def share(self, pair: Pair, left: Sequence[Pair], slots: int) -> float | None:
+        """Return the seconds for the search of a head, None for no limit.
+
+        Args:
+            left: the heads that are not begun yet, this one included.
+            slots: how many heads are searched at once.
+        """
+        if self._part_ends is None:
+            return None
+        now, mine = time.monotonic(), self._weights[pair]
+        turns = max(1.0, sum(self._weights[other] for other in left) / (mine * slots))
+        return (self._part_ends - now) / turns - self.overrun
+
+    @property
+    def overrun(self) -> float:
+        """How long heads go on in the mean when their time is over: the last weights, scores."""
+        return sum(self._late) / len(self._late) if self._late else 0.0
+
+    def tell_overrun(self, seconds: float) -> None:
+        """Take note of how long a head that was cut short went on."""
+        self._late.append(max(0.0, seconds))
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds until the end of the whole search, None for no limit."""
+        return None if self.ends is None else self.ends - time.monotonic()
+
+    @property
+    def over(self) -> bool:
+        """Whether not even a head without any result may be begun."""
+        if self.ends is None or self.limit is None:
+            return False
+        grace = max(GRACE * self.limit, LEAST_GRACE)
+        return time.monotonic() + self.overrun > self.ends + grace
+
+
+def rise(result: HeadResult | None) -> float:
+    """Return what the larger half of a head's front brought: IoU on the select split.
+
+    1 for a head that was not searched yet, so that all are equal.
+    """
+    if result is None:
+        return 1.0
+    front = result.front
+    small = [row.iou_select for row in front if 2 * row.nodes <= front[-1].nodes]
+    return max(0.0, max(row.iou_select for row in front) - max(small, default=0.0))

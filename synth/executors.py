@@ -1,0 +1,199 @@
+"""Where heads are searched: threads of this process, or the workers of a Dask cluster.
+
+Both run the same function through the ``concurrent.futures.Executor`` interface.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
+from typing import Any, Protocol
+
+from attn_dsl.dsl.errors import AttnDslError, InputError, WorkError
+
+EXTRA = "pip install 'attn-dsl[cluster]'"
+CONNECT = 10
+"""Seconds to wait for a scheduler's answer."""
+WORKERS = 60
+"""Seconds to wait for the first worker of a cluster."""
+
+
+class Workers(Protocol):
+    """An executor, and what a search needs to know about it."""
+
+    shares_memory: bool
+    """Whether tasks run in this process."""
+
+    @property
+    def slots(self) -> int:
+        """How many tasks run at once, at this moment."""
+        ...
+
+    def submit(self, work: Callable[[Any], Any], task: Any) -> Future[Any]:
+        """Run a function of the top level of a module on a task."""
+        ...
+
+    def lost(self, error: BaseException) -> bool:
+        """Say whether a task failed because its worker died, so that it is worth another try."""
+        ...
+
+    def explain(self, error: BaseException) -> AttnDslError | None:
+        """Say what an error of the cluster itself means to a user; None if it is none."""
+        ...
+
+    def everywhere(self, work: Callable[..., Any], *arguments: Any) -> None:
+        """Run a short function in every process that may have run tasks, also beside tasks."""
+        ...
+
+
+class Threads:
+    """Threads of this process; the compiled parts of a search leave the interpreter to others."""
+
+    shares_memory = True
+
+    def __init__(self, executor: Executor, slots: int) -> None:
+        self._executor, self.slots = executor, slots
+
+    def submit(self, work: Callable[[Any], Any], task: Any) -> Future[Any]:
+        """Run a function in a thread."""
+        return self._executor.submit(work, task)
+
+    def lost(self, error: BaseException) -> bool:
+        """Threads are never lost."""
+        return False
+
+    def explain(self, error: BaseException) -> AttnDslError | None:
+        """Threads raise nothing of their own."""
+        return None
+
+    def everywhere(self, work: Callable[..., Any], *arguments: Any) -> None:
+        """Run a function once: all threads are of this process."""
+        work(*arguments)
+
+
+class Cluster:
+    """The workers of a Dask cluster, as many as there are at any time."""
+
+    shares_memory = False
+
+    def __init__(self, client: Any, address: str) -> None:
+        self.client, self.address = client, address
+        self._executor: Executor = client.get_executor(pure=False)
+
+    @property
+    def slots(self) -> int:
+        """All threads of all workers."""
+        return max(1, sum(self.client.nthreads().values()))
+
+    def submit(self, work: Callable[[Any], Any], task: Any) -> Future[Any]:
+        """Run a function on some worker; should the worker die, Dask runs it on another."""
+        return self._executor.submit(work, task)
+
+    def lost(self, error: BaseException) -> bool:
+        """Say whether Dask gave a task up because several workers died over it."""
+        from distributed import KilledWorker
+
+        return isinstance(error, KilledWorker)
+
+    def explain(self, error: BaseException) -> AttnDslError | None:
+        """Explain a scheduler that went away, or a worker that cannot run the work at all."""
+        from distributed import KilledWorker
+
+        if isinstance(error, KilledWorker):
+            return WorkError(
+                f"workers at {self.address} died again and again ({error.last_worker.address} was "
+                "the last); they may be short of memory. What is finished is kept: go on with "
+                "--resume"
+            )
+        if isinstance(error, CancelledError) or self.client.status != "running":
+            return WorkError(
+                f"the scheduler at {self.address} went away; what is finished is kept: go on with "
+                "--resume"
+            )
+        if isinstance(error, ImportError):
+            return InputError(
+                f"a worker at {self.address} cannot run the search ({error}); install attn-dsl "
+                "of the same version on every worker"
+            )
+        return None
+
+    def everywhere(self, work: Callable[..., Any], *arguments: Any) -> None:
+        """Run a function on every worker; a cluster that is gone needs it no more."""
+        with contextlib.suppress(Exception):
+            self.client.run(work, *arguments, on_error="ignore")
+
+
+@contextlib.contextmanager
+def open_workers(jobs: int | None, scheduler: str | None) -> Iterator[Workers]:
+    """Start threads, or connect to a cluster.
+
+    Args:
+        jobs: how many threads; as many as there are cores if None.
+        scheduler: the address of a Dask scheduler, as in ``tcp://10.0.0.1:8786``.
+
+    Raises:
+        InputError: the scheduler cannot be reached, has no workers or workers of other versions,
+            or Dask is not installed.
+    """
+    if scheduler is None:
+        slots = jobs or os.cpu_count() or 1
+        with ThreadPoolExecutor(slots) as executor:
+            yield Threads(executor, slots)
+        return
+    with _connected(scheduler) as client:
+        cluster = Cluster(client, scheduler)
+        _check_workers(client, scheduler)
+        yield cluster
+
+
+@contextlib.contextmanager
+def _connected(address: str) -> Iterator[Any]:
+    try:
+        from distributed import Client
+    except ImportError:
+        raise InputError(f"--scheduler needs dask.distributed; install it by: {EXTRA}") from None
+    try:
+        client = Client(address, timeout=CONNECT, set_as_default=False)
+    except (OSError, ValueError, TypeError, ImportError) as error:
+        raise InputError(
+            f"--scheduler {address}: no scheduler answers there ({_first(error)}); start one by "
+            "`dask scheduler` and workers by `dask worker ADDRESS`, or leave the option out"
+        ) from None
+    try:
+        yield client
+    finally:
+        with contextlib.suppress(Exception):
+            client.close(timeout=CONNECT)
+
+
+def _check_workers(client: Any, address: str) -> None:
+    """Make sure that there are workers, and that they have what this process has."""
+    from attn_dsl.synth.worker import different, versions
+
+    try:
+        client.wait_for_workers(1, timeout=WORKERS)
+    except OSError:
+        raise InputError(
+            f"--scheduler {address}: the scheduler has no workers; start some by "
+            f"`dask worker {address}`"
+        ) from None
+    try:
+        found = client.run(versions)
+    except ImportError as error:
+        raise InputError(
+            f"--scheduler {address}: the workers cannot run the search ({error}); install "
+            "attn-dsl of the same version on every worker"
+        ) from None
+    for worker, theirs in sorted(found.items()):
+        if wrong := different(versions(), theirs):
+            raise InputError(
+                f"--scheduler {address}: the worker {worker} has {wrong}; install the same "
+                "versions everywhere"
+            )
+
+
+def _first(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

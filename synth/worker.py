@@ -1,0 +1,210 @@
+"""Work on heads as plain functions with small arguments, for threads and for other machines.
+
+A process keeps the sessions of the last searches it worked for, so that what the heads of a capture
+share (features, planes, scores of the controls) is made once in each process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from attn_dsl.dsl.errors import InputError
+from attn_dsl.eval.capture import Capture
+from attn_dsl.eval.controls import control_ious
+from attn_dsl.synth.result import Candidate, HeadResult
+from attn_dsl.synth.search import Session, Settings
+
+MOST = 2
+"""How many sessions a process keeps."""
+PACKAGES = ("attn-dsl", "numpy", "numba")
+"""What must be of the same version everywhere, so that every process gives the same bytes."""
+
+
+def versions() -> tuple[tuple[str, str], ...]:
+    """Return the versions on which results depend, of this process."""
+    import platform
+    from importlib.metadata import version
+
+    found = [(name, version(name)) for name in PACKAGES]
+    return (*found, ("python", ".".join(platform.python_version_tuple()[:2])))
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which search a task belongs to, and where its capture lies.
+
+    Attributes:
+        capture: the directory; None for a capture in memory, which only threads can reach.
+        hash: of the capture.
+        versions: those of the process that leads the search.
+    """
+
+    capture: str | None
+    hash: str
+    settings: Settings
+    versions: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HeadSearch:
+    """One head to be searched.
+
+    Attributes:
+        neighbours: all heads of the layer that the run looks at, whose controls are scored at once.
+        before, others: see ``Session.search``.
+        seconds: the time for the search, from when the session is ready; None for no limit.
+        most: the time from now on, the session's preparation included.
+    """
+
+    place: Place
+    layer: int
+    head: int
+    neighbours: tuple[int, ...]
+    before: HeadResult | None = None
+    others: tuple[str, ...] = ()
+    seconds: float | None = None
+    most: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of it: the result, every program that was fitted, seconds beyond the deadline."""
+
+    result: HeadResult
+    candidates: list[Candidate]
+    late: float
+
+
+class Workplace:
+    """What a process keeps for one search."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self._preparing, self._scoring = threading.Lock(), threading.Lock()
+        self._controls: dict[tuple[int, tuple[int, ...]], dict[str, np.ndarray]] = {}
+
+    def prepare(self, layer: int, neighbours: tuple[int, ...]) -> None:
+        """Make what heads share; a second thread scores the controls meanwhile."""
+        if not self._preparing.acquire(blocking=False):
+            self.controls(layer, neighbours)
+            self._preparing.acquire()
+        try:
+            self.session.prepare()
+        finally:
+            self._preparing.release()
+
+    def controls(self, layer: int, neighbours: tuple[int, ...]) -> dict[str, np.ndarray]:
+        """Return the IoU of each control with some heads of a layer, float64 (heads, texts)."""
+        key = layer, neighbours
+        with self._scoring:
+            if key not in self._controls:
+                first = layer * self.session.capture.heads_per_layer
+                numbers = [first + head for head in neighbours]
+                found = control_ious(self.session.capture, self.session.texts, numbers)
+                self._controls[key] = found
+            return self._controls[key]
+
+
+_places: OrderedDict[Place, Workplace] = OrderedDict()
+_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def at_hand(place: Place, session: Session) -> Iterator[None]:
+    """Have this process's threads use a session that is made already, and drop it afterwards."""
+    with _lock:
+        _places[place] = Workplace(session)
+    try:
+        yield
+    finally:
+        forget(place)
+
+
+def search_head(task: HeadSearch) -> Outcome:
+    """Search one head.
+
+    Raises:
+        InputError: the capture cannot be read from here, is another one, or this process has
+            other versions than the one that leads the search.
+    """
+    ends = None if task.most is None else time.monotonic() + task.most
+    workplace = _workplace(task.place)
+    workplace.prepare(task.layer, task.neighbours)
+    deadline = None
+    if task.seconds is not None and ends is not None:
+        deadline = min(ends, time.monotonic() + max(0.0, task.seconds))
+
+    def controls() -> dict[str, np.ndarray]:
+        at = task.neighbours.index(task.head)
+        scores = workplace.controls(task.layer, task.neighbours)
+        return {name: values[at] for name, values in scores.items()}
+
+    result, candidates = workplace.session.search(
+        task.layer, task.head, controls, deadline, before=task.before, others=task.others
+    )
+    late = time.monotonic() - deadline if deadline is not None and result.cut_short else 0.0
+    return Outcome(result, candidates, late)
+
+
+def forget(place: Place) -> None:
+    """Stop the searches of a place in this process, and drop what is kept for them."""
+    with _lock:
+        workplace = _places.pop(place, None)
+    if workplace is not None:
+        workplace.session.stop.set()
+
+
+def _workplace(place: Place) -> Workplace:
+    with _lock:
+        if place not in _places:
+            _places[place] = Workplace(Session(_open(place), place.settings))
+        _places.move_to_end(place)
+        while len(_places) > MOST:
+            _places.popitem(last=False)
+        return _places[place]
+
+
+def _open(place: Place) -> Capture:
+    """Open the capture of a place from this process."""
+    here = socket.gethostname()
+    wrong = different(place.versions, versions())
+    if wrong:
+        raise InputError(f"the worker on {here} has {wrong}; install the same versions everywhere")
+    if place.capture is None:
+        raise InputError("a capture in memory cannot be searched on other machines; save it first")
+    try:
+        capture = Capture.open(Path(place.capture))
+    except InputError as error:
+        raise InputError(
+            f"the worker on {here} cannot read the capture: {error}. On a cluster the capture must "
+            "lie on a file system that all workers share, under the same path"
+        ) from None
+    if capture.hash != place.hash:
+        raise InputError(
+            f"the worker on {here} finds another capture in {place.capture}; on a cluster the "
+            "capture must lie on a file system that all workers share, under the same path"
+        )
+    return capture
+
+
+def different(wanted: tuple[tuple[str, str], ...], found: tuple[tuple[str, str], ...]) -> str:
+    """Name the versions that differ; empty if none does.
+
+    >>> different((("numpy", "2.0"),), (("numpy", "2.1"),))
+    'numpy 2.1 (2.0 here)'
+    """
+    have = dict(found)
+    return ", ".join(
+        f"{name} {have.get(name, 'missing')} ({version} here)"
+        for name, version in wanted
+        if have.get(name) != version
+    )
