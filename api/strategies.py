@@ -222,7 +222,14 @@ def _strings() -> SearchStrategy[str]:
 
 @lru_cache(maxsize=1)
 def _set_literals() -> SearchStrategy[t.SetLiteral]:
-    return st.lists(_strings(), min_size=1, max_size=5).map(lambda e: t.SetLiteral(tuple(e)))
+    hundredths = st.integers(-300, 300) | st.integers(-10_000, 10_000)
+    weighted = st.dictionaries(
+        _strings(), hundredths.map(lambda i: i / 100), min_size=1, max_size=5
+    )
+    return st.one_of(
+        st.lists(_strings(), min_size=1, max_size=5).map(lambda e: t.SetLiteral(tuple(e))),
+        weighted.map(lambda d: t.SetLiteral(tuple(d), tuple(d.values()))),
+    )
 
 
 @lru_cache(maxsize=64)
@@ -252,15 +259,19 @@ class _Grammar:
         return st.one_of(
             st.builds(t.Where, weight, self.predicates(2)),
             st.builds(t.Scaled, weight, self.values(), condition),
+            st.builds(
+                t.Scaled, weight, st.builds(t.Product, self.values(), self.values()), condition
+            ),
             st.builds(t.Table, self.ints(2), entries, condition),
         )
 
-    def values(self) -> SearchStrategy[t.Value]:
+    def values(self) -> SearchStrategy[t.Factor]:
         rates = st.integers(1, 999).map(lambda i: i / 1000)
         return st.one_of(
             self.ints(2),
             st.builds(t.Real, st.sampled_from(["log", "sqrt", "inv"]), self.ints(2)),
             st.builds(t.Decay, self.ints(2), rates),
+            st.builds(t.Weight, self.calls("symbol", 1), self.chosen()),
         )
 
     def ints(self, depth: int) -> SearchStrategy[t.Int]:
@@ -296,6 +307,10 @@ class _Grammar:
         at = self.ints(depth) if depth else _positions()
         return st.builds(t.Call, names, st.tuples(at))
 
+    def chosen(self) -> SearchStrategy[t.SetName | t.SetLiteral]:
+        names = st.sampled_from([*self.sets, *lexicon()])
+        return st.builds(t.SetName, names) | _set_literals()
+
     def predicates(self, depth: int) -> SearchStrategy[t.Predicate]:
         if ("predicate", depth) not in self.built:
             self.built["predicate", depth] = self._predicates(depth)
@@ -305,14 +320,13 @@ class _Grammar:
         symbol, text = self.calls("symbol", depth), st.builds(t.Text, _strings())
         integer, equal = self.ints(depth), st.sampled_from(["==", "!="])
         orders = st.sampled_from(["==", "!=", "<", "<=", ">", ">="])
-        names = st.sampled_from([*self.sets, *lexicon()])
         options: list[SearchStrategy[t.Predicate]] = [
             st.just(t.Always()),
             st.builds(t.Compare, orders, integer, integer),
             self.calls("bool", depth),
             st.builds(t.Compare, equal, symbol, symbol),
             st.builds(t.Compare, equal, symbol, text),
-            st.builds(t.Member, symbol, st.builds(t.SetName, names) | _set_literals()),
+            st.builds(t.Member, symbol, self.chosen()),
             st.builds(_between, integer, _small(), _small()),
             st.builds(t.Affix, st.sampled_from(["starts", "ends"]), symbol, _strings()),
         ]

@@ -77,6 +77,15 @@ class Batch:
         """Return, for a symbol feature, whether its value is one of some strings."""
         return self._derived(("in", name, elements), name, elements.__contains__)
 
+    def weights(self, name: str, hundredths: tuple[tuple[str, int], ...]) -> ColumnArrays:
+        """Return, for a symbol feature, the weight of its value in a set, in hundredths.
+
+        Args:
+            hundredths: the elements of the set and what each weighs; all others weigh 0.
+        """
+        table = dict(hundredths)
+        return self._derived(("weight", name, hundredths), name, lambda s: table.get(s, 0))
+
     def affix(self, name: str, kind: str, text: str) -> ColumnArrays:
         """Return, for a symbol feature, whether its value starts or ends with a string."""
         if kind == "starts":
@@ -105,7 +114,7 @@ class Batch:
                 opened[here] = self._numbers(column.open, symbolic)
         return ColumnArrays(settled, known, opened, partial, self._number(feature.pad))
 
-    def _derived(self, key: tuple, name: str, test: Callable[[str], bool]) -> ColumnArrays:
+    def _derived(self, key: tuple, name: str, test: Callable[[str], int]) -> ColumnArrays:
         with self._lock:
             if key not in self._columns:
                 base = self.column(name)

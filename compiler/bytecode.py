@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -56,6 +56,7 @@ class Real(IntEnum):
     SQRT = 2
     INV = 3
     DECAY = 4
+    WEIGHT = 5  # hundredths
 
 
 NEVER = -(2**31)
@@ -68,9 +69,14 @@ _QUANTIFIERS = {
 _REALS = {"log": Real.LOG, "sqrt": Real.SQRT, "inv": Real.INV}
 
 
+@lru_cache(maxsize=256)
+def _lexicon_literal(name: str) -> t.SetLiteral:
+    return t.SetLiteral(tuple(lexicon()[name].elements))
+
+
 @dataclass(frozen=True, slots=True)
 class Plane:
-    """What one weight multiplies: a function of a register, where another register is true.
+    """What one weight multiplies: functions of one or two registers, where another one is true.
 
     Attributes:
         register: what the function is applied to.
@@ -78,6 +84,7 @@ class Plane:
         real: the function.
         rate: of a decay.
         truth: whether it is a predicate, 0 or 1 everywhere.
+        other, other_real, other_rate: the second factor of a product; -1 for none.
     """
 
     register: int
@@ -85,6 +92,9 @@ class Plane:
     real: Real
     rate: float = 0.0
     truth: bool = False
+    other: int = -1
+    other_real: Real = Real.PLAIN
+    other_rate: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -113,11 +123,17 @@ class Code:
 
     @cached_property
     def plane_arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """The planes as int32 (n, 3): register, condition, function; and their rates."""
-        rows = [(p.register, p.condition, int(p.real)) for p in self.planes]
+        """The planes as int32 (n, 5) and their rates, float64 (n, 2).
+
+        A plane's row: register, condition, function, the second register and its function.
+        """
+        rows = [
+            (p.register, p.condition, int(p.real), p.other, int(p.other_real)) for p in self.planes
+        ]
+        rates = [(p.rate, p.other_rate) for p in self.planes]
         return (
-            np.array(rows, dtype=np.int32).reshape(-1, 3),
-            np.array([p.rate for p in self.planes], dtype=np.float64),
+            np.array(rows, dtype=np.int32).reshape(-1, 5),
+            np.array(rates, dtype=np.float64).reshape(-1, 2),
         )
 
     @cached_property
@@ -151,13 +167,13 @@ class Compiler:
         self.columns: list[ColumnArrays] = []
         self._planes: dict[Plane, int] = {}
         self.programs: list[tuple[int, ...]] = []
-        self.sets: dict[str, frozenset[str]] = {}
+        self.sets: dict[str, t.SetLiteral] = {}
 
     def add(self, program: t.Head) -> int:
         """Compile one more program; return its number."""
         if program.causal != self.causal:
             raise ValueError("programs of one batch must share their visibility")
-        self.sets = {d.name: frozenset(d.value.elements) for d in program.sets}
+        self.sets = {d.name: d.value for d in program.sets}
         self.programs.append(tuple(p for term in program.terms for p in self.term(term)))
         return len(self.programs) - 1
 
@@ -192,12 +208,42 @@ class Compiler:
         return self._planes.setdefault(plane, len(self._planes))
 
     def value(self, node: t.Value, condition: int) -> Plane:
-        """Compile what a weight multiplies."""
+        """Compile what a weight multiplies; a factor that is 0 or 1 becomes part of the condition."""
+        factors: list[tuple[int, Real, float]] = []
+        for factor in (node.left, node.right) if isinstance(node, t.Product) else (node,):
+            if isinstance(factor, t.Weight) and self.literal(factor.set).weights is None:
+                member = self.member(factor.value, factor.set)
+                condition = member if condition < 0 else self.emit(Op.AND, condition, member)
+            else:
+                factors.append(self.factor(factor))
+        if not factors:
+            return Plane(condition, -1, Real.PLAIN, truth=True)
+        register, real, rate = min(factors)
+        other = max(factors) if len(factors) > 1 else (-1, Real.PLAIN, 0.0)
+        return Plane(register, condition, real, rate, False, *other)
+
+    def factor(self, node: t.Factor) -> tuple[int, Real, float]:
+        """Compile a factor: a register, the function that is applied to it, and its rate."""
+        if isinstance(node, t.Weight):
+            pairs = tuple(sorted(self.literal(node.set).hundredths().items()))
+            arrays = self.batch.weights(node.value.name, pairs)
+            return self.load(arrays, node.value.args[0]), Real.WEIGHT, 0.0
         if isinstance(node, t.Real):
-            return Plane(self.integer(node.value), condition, _REALS[node.name])
+            return self.integer(node.value), _REALS[node.name], 0.0
         if isinstance(node, t.Decay):
-            return Plane(self.integer(node.value), condition, Real.DECAY, node.rate)
-        return Plane(self.integer(node), condition, Real.PLAIN)
+            return self.integer(node.value), Real.DECAY, node.rate
+        return self.integer(node), Real.PLAIN, 0.0
+
+    def literal(self, chosen: t.SetName | t.SetLiteral) -> t.SetLiteral:
+        """Return the elements of a set: of the program, or else of the lexicon."""
+        if isinstance(chosen, t.SetLiteral):
+            return chosen
+        return self.sets.get(chosen.name) or _lexicon_literal(chosen.name)
+
+    def member(self, symbol: t.Call, chosen: t.SetName | t.SetLiteral) -> int:
+        """Compile whether a symbol is in a set."""
+        elements = frozenset(self.literal(chosen).elements)
+        return self.load(self.batch.members(symbol.name, elements), symbol.args[0])
 
     def emit(self, op: Op, a: int = 0, b: int = 0, x: int = 0, y: int = 0) -> int:
         """Add an instruction, unless it is there already; return its register."""
@@ -264,11 +310,7 @@ class Compiler:
             case t.Between(inner, low, high):
                 return self.emit(Op.BETWEEN, self.integer(inner), 0, low, high)
             case t.Member(symbol, chosen):
-                if isinstance(chosen, t.SetLiteral):
-                    elements = frozenset(chosen.elements)
-                else:
-                    elements = self.sets.get(chosen.name) or lexicon()[chosen.name].elements
-                return self.load(self.batch.members(symbol.name, elements), symbol.args[0])
+                return self.member(symbol, chosen)
             case t.Affix(name, symbol, text):
                 return self.load(self.batch.affix(symbol.name, name, text), symbol.args[0])
         return self.integer(node)

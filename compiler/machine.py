@@ -28,8 +28,9 @@ AND, OR, NOT = int(Op.AND), int(Op.OR), int(Op.NOT)
 ANY, COUNT, NEAREST, FIRST, LAST = (
     int(Op.ANY), int(Op.COUNT), int(Op.NEAREST), int(Op.FIRST), int(Op.LAST),
 )  # fmt: skip
-PLAIN, LOG, SQRT, INV, DECAY = (
+PLAIN, LOG, SQRT, INV, DECAY, WEIGHT = (
     int(Real.PLAIN), int(Real.LOG), int(Real.SQRT), int(Real.INV), int(Real.DECAY),
+    int(Real.WEIGHT),
 )  # fmt: skip
 
 
@@ -185,6 +186,8 @@ def plane_value(kind, value, rate):
         return math.sqrt(max(value, 0))
     if kind == INV:
         return 1.0 / max(value, 1)
+    if kind == WEIGHT:
+        return value / 100.0
     return math.pow(rate, np.float64(max(value, 0)))
 
 
@@ -192,12 +195,24 @@ def plane_value(kind, value, rate):
 def fill_plane(plane, rate, registers, keys, out):
     """Compute one plane on a row."""
     register, condition, kind = plane[0], plane[1], plane[2]
+    other, other_kind = plane[3], plane[4]
     if kind == PLAIN:
         for k in range(keys):
             out[k] = registers[register, k]
+    elif kind == WEIGHT:
+        for k in range(keys):
+            out[k] = registers[register, k] / 100.0
     else:
         for k in range(keys):
-            out[k] = plane_value(kind, registers[register, k], rate)
+            out[k] = plane_value(kind, registers[register, k], rate[0])
+    if other >= 0:
+        if other_kind == WEIGHT:
+            for k in range(keys):
+                out[k] *= registers[other, k] / 100.0
+        else:
+            for k in range(keys):
+                if out[k] != 0.0:
+                    out[k] *= plane_value(other_kind, registers[other, k], rate[1])
     if condition >= 0:
         for k in range(keys):
             if registers[condition, k] == 0:

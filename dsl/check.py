@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 from dataclasses import dataclass
 
 from attn_dsl.dsl import tree as t
@@ -16,6 +17,7 @@ from attn_dsl.dsl.errors import (
 )
 from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.lexicon import lexicon
+from attn_dsl.dsl.printer import number, quote
 
 MAX_NODES = 5_000
 """The largest program that runs, in nodes (set elements included)."""
@@ -23,6 +25,8 @@ MAX_COST = 1_000
 """The costliest program that runs, in operations per pair of query and key."""
 MAX_WEIGHT = 1_000.0
 """The largest magnitude of a weight."""
+MAX_ELEMENT_WEIGHT = 100.0
+"""The largest magnitude of the weight of a set's element."""
 MAX_INTEGER = 100_000
 """The largest magnitude of a whole number; so no sum in a program can overflow."""
 
@@ -139,6 +143,7 @@ class _Checker:
                     "rename one of them, or join their elements",
                 )  # fmt: skip
             seen.add(definition.name)
+            self.weighted(definition.value)
         for term in self.program.terms:
             self.term(term)
             for node in term.walk():
@@ -176,6 +181,8 @@ class _Checker:
                     ProgramTypeError, node, f"unknown set `{name}`",
                     near or f'define it above the head: set {name} = {{"…"}}',
                 )  # fmt: skip
+            case t.SetLiteral():
+                self.weighted(node)
             case t.Integer(value) | t.Position(_, value) | t.Entry(value, _):
                 self.bounded(node, value)
             case t.Between(_, low, high):
@@ -190,6 +197,31 @@ class _Checker:
                 self.add(ProgramTypeError, node, f"the rate {rate:g} is not between 0 and 1")
             case _:
                 pass
+
+    def weighted(self, node: t.SetLiteral) -> None:
+        """Check the weights of a set's elements."""
+        pairs = list(zip(node.elements, node.weights or (), strict=False))
+        for (one, first), (other, second) in itertools.pairwise(pairs):
+            if one == other:
+                self.add(
+                    ProgramTypeError, node,
+                    f"{quote(one)} has two weights, {number(first)} and {number(second)}",
+                    "keep one of them",
+                )  # fmt: skip
+        for element, weight in pairs:
+            if not abs(weight) <= MAX_ELEMENT_WEIGHT:
+                self.add(
+                    ProgramTypeError, node, f"the weight {weight:g} of {quote(element)} is out of range",
+                    f"weights of elements lie between {-MAX_ELEMENT_WEIGHT:g} and "
+                    f"{MAX_ELEMENT_WEIGHT:g}; multiply `weight(…)` by a larger number",
+                )  # fmt: skip
+            elif round(100 * weight) / 100 != weight:
+                self.add(
+                    ProgramTypeError, node,
+                    f"the weight {number(weight)} of {quote(element)} has more than two digits "
+                    "after the point",
+                    f"write {number(round(100 * weight) / 100)}",
+                )  # fmt: skip
 
     def bounded(self, node: t.Node, value: int) -> None:
         if abs(value) > MAX_INTEGER:

@@ -229,11 +229,31 @@ class _Builder:
         return t.Table(self.integer(parts[0]), entries, condition, **common)
 
     def elements(self, tree: Tree) -> t.SetLiteral:
+        weighted = [item.children for item in tree.children if _kind(item) == "element"]
+        if weighted:
+            weights = tuple(float(weight) for _, weight in weighted)
+            return t.SetLiteral(
+                tuple(unquote(string) for string, _ in weighted), weights, span=_span(tree.meta)
+            )
         items = (unquote(item) for item in tree.children if _kind(item) == "STRING")
         return t.SetLiteral(tuple(items), span=_span(tree.meta))
 
+    def chosen(self, tree: Tree) -> t.SetName | t.SetLiteral:
+        if tree.data == "set_reference":
+            return t.SetName(str(tree.children[0]), span=_span(tree.meta))
+        return self.elements(_unwrap(tree))
+
     def value(self, tree: Tree) -> t.Value:
+        if tree.data == "product":
+            left, right = map(self.factor, tree.children)
+            return t.Product(left, right, span=_span(tree.meta))
+        return self.factor(tree)
+
+    def factor(self, tree: Tree) -> t.Factor:
         inner, span = _unwrap(tree), _span(tree.meta)
+        if inner.data == "weight_of":
+            _, symbol, chosen = inner.children
+            return t.Weight(self.integer(symbol), self.chosen(chosen), span=span)  # type: ignore[arg-type]
         if inner.data == "real":
             return t.Real(str(inner.children[0]), self.integer(inner.children[1]), span=span)  # type: ignore[arg-type]
         if inner.data == "decay":
@@ -287,13 +307,7 @@ class _Builder:
             case "between":
                 return t.Between(self.integer(items[0]), int(items[1]), int(items[2]), span=span)
             case "member" | "not_member":
-                chosen = items[1]
-                members: t.SetName | t.SetLiteral
-                if chosen.data == "set_reference":
-                    members = t.SetName(str(chosen.children[0]), span=_span(chosen.meta))
-                else:
-                    members = self.elements(_unwrap(chosen))
-                member = t.Member(self.integer(items[0]), members, span=span)  # type: ignore[arg-type]
+                member = t.Member(self.integer(items[0]), self.chosen(items[1]), span=span)  # type: ignore[arg-type]
                 return member if tree.data == "member" else t.Not(member, span=span)
             case "affix":
                 return t.Affix(str(items[0]), self.integer(items[1]), unquote(items[2]), span=span)  # type: ignore[arg-type]
@@ -319,6 +333,7 @@ def _unwrap(tree: Tree) -> Tree:
         "int",
         "atom",
         "value",
+        "factor",
         "set",
         "literal",
     ):

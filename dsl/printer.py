@@ -78,7 +78,16 @@ def show_term(term: t.Term) -> str:
 
 
 def value(node: t.Value) -> str:
-    """Write the value of a term: a real, or an integer that is an atom or in parentheses."""
+    """Write the value of a term: one factor, or the product of two."""
+    if isinstance(node, t.Product):
+        return f"{_factor(node.left)} * {_factor(node.right)}"
+    return _factor(node)
+
+
+def _factor(node: t.Factor) -> str:
+    """Write a real, a weight, or an integer that is an atom or in parentheses."""
+    if isinstance(node, t.Weight):
+        return f"weight({_leaf(node.value)}, {_set(node.set)})"
     if isinstance(node, t.Real):
         return f"{node.name}({integer(node.value)})"
     if isinstance(node, t.Decay):
@@ -160,12 +169,20 @@ def _side(node: t.Int | t.Text) -> str:
 def _set(node: t.SetName | t.SetLiteral) -> str:
     if isinstance(node, t.SetName):
         return node.name
-    return "{" + ", ".join(map(quote, node.elements)) + "}"
+    return "{" + ", ".join(_items(node)) + "}"
+
+
+def _items(literal: t.SetLiteral) -> list[str]:
+    """Write each element of a set, with its weight if it has one."""
+    if literal.weights is None:
+        return list(map(quote, literal.elements))
+    pairs = zip(literal.elements, literal.weights, strict=True)
+    return [f"{quote(element)}: {number(weight)}" for element, weight in pairs]
 
 
 def _elements(literal: t.SetLiteral) -> str:
     """Write the elements of a named set, over several lines where they are many."""
-    items = [quote(element) for element in literal.elements]
+    items = _items(literal)
     line = "{" + ", ".join(items) + "}"
     if len(line) <= WIDTH - 24:
         return line

@@ -8,6 +8,7 @@ Nothing here is fast. The evaluators in ``compiler/`` must agree with it to 1e-5
 - A quantifier searches the keys that the query sees, the query's own position left out. The
   nearest of two at the same distance is the one before the query. -1 if there is none: just
   before the text.
+- The weight of a symbol in a set is 0 if it is not in it, and 1 if it is in a plain set.
 - A term contributes at most 10,000 in magnitude. ``softmax``: the row is exp(score) divided by
   its sum. ``linear``: the row is the sum of the terms, none below 0, divided by its sum; a row
   without any mass is uniform over the visible keys.
@@ -50,6 +51,7 @@ class Interpreter:
         self.program, self.analysis, self.n = program, analysis, analysis.n
         self.sets = {name: word_set.elements for name, word_set in lexicon().items()}
         self.sets |= {d.name: frozenset(d.value.elements) for d in program.sets}
+        self.weighted = {d.name: d.value for d in program.sets}
         self.columns: dict[str, Column | list[list[int]]] = {}
         self.found: dict[tuple[str, int, int], int] = {}
 
@@ -106,7 +108,21 @@ class Interpreter:
                 return 1.0 / max(self.integer(inner, q, k), 1)
             case t.Decay(inner, rate):
                 return math.pow(rate, max(self.integer(inner, q, k), 0))
+            case t.Weight(symbol, chosen):
+                return self.weight(chosen, str(self.call(symbol, q, k)))
+            case t.Product(left, right):
+                return self.value(left, q, k) * self.value(right, q, k)
         return float(self.integer(node, q, k))  # type: ignore[arg-type]
+
+    def weight(self, chosen: t.SetName | t.SetLiteral, symbol: str) -> float:
+        """Return the weight of a symbol in a set: 0 outside it, and 1 inside a plain one."""
+        literal = chosen if isinstance(chosen, t.SetLiteral) else self.weighted.get(chosen.name)
+        if literal is None:
+            assert isinstance(chosen, t.SetName)
+            return float(symbol in self.sets[chosen.name])
+        if literal.weights is None:
+            return float(symbol in literal.elements)
+        return dict(zip(literal.elements, literal.weights, strict=True)).get(symbol, 0.0)
 
     def integer(self, node: t.Int, q: int, k: int) -> int:
         """Evaluate an integer."""

@@ -21,7 +21,7 @@ _WORDS = {
     "VARIABLE": "`q` or `k`", "VISIBILITY": "`causal` or `bidirectional`",
     "NORMALISER": "`softmax` or `linear`", "COMPARISON": "`<`, `<=`, `>` or `>=`",
     "EQUALITY": "`==` or `!=`", "AFFIX": "`starts` or `ends`", "EXTREMUM": "`min` or `max`",
-    "REAL_FUNCTION": "`log`, `sqrt` or `inv`",
+    "REAL_FUNCTION": "`log`, `sqrt` or `inv`", "WEIGHT_FUNCTION": "`weight`",
     "POSITION_QUANTIFIER": "`nearest`, `first`, `last` or `count`", "$END": "the end of the program",
 }  # fmt: skip
 _GROUPS = [
@@ -36,7 +36,7 @@ _SYMBOLS = {
 }  # fmt: skip
 KEYWORDS = (
     "set head causal bidirectional softmax linear where by and or not in true any nearest first "
-    "last count abs min max log sqrt inv decay starts ends"
+    "last count abs min max log sqrt inv decay weight starts ends"
 ).split()
 _STRING = re.compile(r'"([^"\\\x00-\x1f]|\\["\\nrt]|\\u[0-9a-f]{4})*"')
 _TYPES = {"bool": "true or false", "int": "a number", "symbol": "a text"}

@@ -153,12 +153,31 @@ class SetName(Node):
 
 @dataclass(frozen=True, slots=True)
 class SetLiteral(Node):
-    """A set by its elements, sorted: ``{".", "?"}``."""
+    """A set by its elements, sorted: ``{".", "?"}``; or with weights: ``{".": 2.1, "?": -0.7}``.
+
+    ``weights`` has a number for each of ``elements``; None: the set is plain, all weigh 1.
+    """
 
     elements: tuple[str, ...]
+    weights: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "elements", tuple(sorted(set(self.elements))))
+        if self.weights is None:
+            object.__setattr__(self, "elements", tuple(sorted(set(self.elements))))
+            return
+        pairs = sorted(set(zip(self.elements, self.weights, strict=True)))
+        object.__setattr__(self, "elements", tuple(element for element, _ in pairs))
+        object.__setattr__(self, "weights", tuple(weight for _, weight in pairs))
+
+    def hundredths(self) -> dict[str, int]:
+        """Return the weight of each element in hundredths: the language's weights are whole ones.
+
+        >>> SetLiteral((".", "?"), (2.1, -0.7)).hundredths()
+        {'.': 210, '?': -70}
+        """
+        if self.weights is None:
+            return dict.fromkeys(self.elements, 100)
+        return {e: round(100 * w) for e, w in zip(self.elements, self.weights, strict=True)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,9 +239,26 @@ class Decay(Node):
     rate: float
 
 
+@dataclass(frozen=True, slots=True)
+class Weight(Node):
+    """The weight of a symbol in a set, 0 if it is not in it: ``weight(token(k), Starts)``."""
+
+    value: Call
+    set: SetName | SetLiteral
+
+
+@dataclass(frozen=True, slots=True)
+class Product(Node):
+    """A product of two values: ``weight(token(q), A) * log(1 + q - k)``."""
+
+    left: Factor
+    right: Factor
+
+
 Int = Integer | Position | Arithmetic | Absolute | Extremum | Call | Quantifier
 Predicate = Always | Compare | Between | Member | Affix | Not | And | Or | Call | Quantifier
-Value = Int | Real | Decay
+Factor = Int | Real | Decay | Weight
+Value = Factor | Product
 
 
 # Terms and the program.
@@ -339,7 +375,8 @@ def nodes(head: Head) -> int:
 
     A weight belongs to its term and a shift to its position, so that
     ``2 where text(k-1) == text(q)`` has 6 nodes: term, comparison, two features, two positions.
-    A set of the standard lexicon is one node, like a feature.
+    A set of the standard lexicon is one node, like a feature. The weight of a set's element belongs
+    to the element.
     """
     return sum(
         1 + (len(node.elements) if isinstance(node, SetLiteral) else 0) for node in head.walk()

@@ -72,10 +72,11 @@ def both(name: str, predicate: str, tokens: Sequence[str], *keys: Iterable[int])
 
 
 def soft(name: str, terms: str, tokens: Sequence[str], expected: Mapping, visibility: str = "causal",
-         normaliser: str = "softmax") -> Case:  # fmt: skip
+         normaliser: str = "softmax", sets: str = "") -> Case:  # fmt: skip
     """Make a case of terms, one on a line."""
     lines = "".join(f"    {line.strip()}\n" for line in terms.strip().split("\n") if line.strip())
-    return Case(name, f"head case {visibility} {normaliser}:\n{lines}", tuple(tokens), expected)
+    head = f"head case {visibility} {normaliser}:\n"
+    return Case(name, f"{sets}{head}{lines}", tuple(tokens), expected)
 
 
 def linear(name: str, terms: str, tokens: Sequence[str], *weights: Row,
@@ -140,6 +141,49 @@ CASES: tuple[Case, ...] = (
     linear("decay", "1 * decay(q - k, 0.5)", ABC, [1, 1, 1], [0.5, 1, 1], [0.25, 0.5, 1],
            visibility="bidirectional"),
     linear("decay to nothing", "1 * decay(q - k + 100000, 0.5)", ABC, [1], [1, 1], [1, 1, 1]),
+    # Weights of symbols, and products.
+    soft("the weight of a symbol", '1 * weight(text(k), {"a": 1, "b": -0.25, "zz": 7})', ABC,
+         masses([E], [E, E**-0.25], [E, E**-0.25, 1])),
+    soft("a weighted set by its name", "2 * weight(text(k), S)", ABC,
+         masses([E**2.2], [E**2.2, E**-1.44], [E**2.2, E**-1.44, 1]),
+         sets='set S = {"a": 1.1, "b": -0.72}\n'),
+    soft("the weight in a plain set", '1 * weight(text(k), {"b", "zz"})', ABC,
+         masses([1], [1, E], [1, E, 1])),
+    soft("the weight in a set of the lexicon", "1 * weight(word(k), Pronoun)", ("x", " She", " x"),
+         masses([1], [1, E], [1, E, 1])),
+    soft("a weight where a predicate holds", '1 * weight(text(k), {"a": 2}) where k < q', ("a",) * 3,
+         masses([1], [E**2, 1], [E**2, E**2, 1])),
+    soft("the weight of the text outside", '1 * weight(text(k-1), {"": 2, "a": -1})', ABC,
+         masses([1], [E**2, 1 / E], [E**2, 1 / E, 1])),
+    soft("the weight of what was found",
+         '1 * weight(text(previous(k)), {"a": 1, "b": 2, "": 0.5})', ABAB,
+         {(3, k): E**m / (2 * E**0.5 + E + E**2) for k, m in enumerate([0.5, 0.5, 1, 2])}),
+    soft("the weight of a word so far", '1 * weight(word(k), {"un": 3, "undo": 1})', UNDO[:3],
+         masses([1], [1, 1], [E, E, E**3])),
+    soft("the weight of a whole word", '1 * weight(word(k), {"undo": 1, "un": 3})', UNDO[:3],
+         masses(*([E, E, E**3],) * 3), "bidirectional"),
+    soft("members of a weighted set", "1 where text(k) in S\n2 where text(k) not in S", ABC,
+         masses([E], [E, E**2], [E, E**2, E]), sets='set S = {"a": 0, "c": -3}\n'),
+    soft("a query's affinity for a key",
+         '0.5 * weight(text(q), {"b": 2, "c": -3}) * weight(text(k), {"a": 1.5, "b": 1})', ABC,
+         masses([1], [E**1.5, E], [E**-2.25, E**-1.5, 1])),
+    soft("a weight that fades", '4 * weight(text(k), {"a": 0.5, "b": -1}) * decay(q - k, 0.5)', ABC,
+         masses([1], [E, E**-4], [E**0.5, E**-2, 1])),
+    soft("a weight times a distance",
+         '1 * (q - k) * weight(text(k), {"a": 1, "b": -1}) where k > 0 or q == 2', ABC,
+         masses([1], [1, 1], [E**2, 1 / E, 1])),
+    soft("plain sets multiplied", '2 * weight(text(q), {"b", "c"}) * weight(text(k), {"a"})', ABC,
+         masses([1], [E**2, 1], [E**2, 1, 1])),
+    soft("a plain set times a value", '1 * log(1 + k) * weight(text(k), {"b"})', ABC,
+         masses([1], [1, 2], [1, 2, 1])),
+    soft("a product of numbers", "0.5 * k * (q - 1)", ABC,
+         masses([1], [1, 1], [1, E**0.5, E])),
+    soft("a saturated product", "1000 * (k + 100) * (k + 100)\n1 where k == 0", ABC,
+         masses([1], [E, 1], [E, 1, 1])),
+    linear("a mass by weight", '1 * weight(text(k), {"a": 2, "b": -5, "c": 0.5})', ABC,
+           [1], [1, 0], [2, 0, 0.5]),
+    linear("a product of masses", "2 * sqrt(k) * inv(k)", ("a",) * 5,
+           [1], [0, 1], [0, 1, 2**-0.5], [0, 1, 2**-0.5, 3**-0.5], [0, 1, 2**-0.5, 3**-0.5, 0.5]),
     # Tables.
     soft("a table", "by q - k [0: 0, 1: 2, 3: 1]", ("a",) * 5,
          {(4, k): m / (2 * E + 2 * E * E + 1) for k, m in enumerate([E, E, E * E, E * E, 1])}),
