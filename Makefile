@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := cli compiler demo dsl eval grammars synth
 
-.PHONY: fit test lint check bench install clean docs
+.PHONY: fit test lint check bench bench-synth install clean docs
 
 fit: .venv/installed
 	$(BIN)/attn-dsl fit
@@ -24,6 +24,9 @@ lint: .venv/installed-all
 bench: .venv/installed-all
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/evaluator.py
+
+bench-synth: .venv/installed-all
+	$(BIN)/python benchmarks/synthesis.py
 
 docs: .venv/installed
 	$(BIN)/python docs/generate.py
