@@ -85,11 +85,13 @@ class Cluster:
     @property
     def slots(self) -> int:
         """All threads of all workers."""
-        return max(1, sum(self.client.nthreads().values()))
+        with self._reaching():
+            return max(1, sum(self.client.nthreads().values()))
 
     def submit(self, work: Callable[[Any], Any], task: Any) -> Future[Any]:
         """Run a function on some worker; should the worker die, Dask runs it on another."""
-        return self._executor.submit(work, task)
+        with self._reaching():
+            return self._executor.submit(work, task)
 
     def lost(self, error: BaseException) -> bool:
         """Say whether Dask gave a task up because several workers died over it."""
@@ -108,16 +110,29 @@ class Cluster:
                 "--resume"
             )
         if isinstance(error, CancelledError) or self.client.status != "running":
-            return WorkError(
-                f"the scheduler at {self.address} went away; what is finished is kept: go on with "
-                "--resume"
-            )
+            return self._gone()
         if isinstance(error, ImportError):
             return InputError(
                 f"a worker at {self.address} cannot run the search ({error}); install attn-dsl "
                 "of the same version on every worker"
             )
         return None
+
+    @contextlib.contextmanager
+    def _reaching(self) -> Iterator[None]:
+        """Explain that the scheduler does not answer any more."""
+        from distributed.client import ClosedClientError
+
+        try:
+            yield
+        except (OSError, ClosedClientError):
+            raise self._gone() from None
+
+    def _gone(self) -> WorkError:
+        return WorkError(
+            f"the scheduler at {self.address} went away; what is finished is kept: go on with "
+            "--resume"
+        )
 
     def everywhere(self, work: Callable[..., Any], *arguments: Any) -> None:
         """Run a function on every worker; a cluster that is gone needs it no more."""
