@@ -37,7 +37,7 @@ PROBE_TEXTS, PROBE_ROWS = 16, 24
 FORMS = {
     "offset": 10, "distance": 8, "position": 5, "key set": 18, "set pair": 14, "lexicon": 10,
     "truth": 8, "same": 8, "ordinal": 6, "pointer": 5, "count": 4, "nearest": 5, "induction": 5,
-    "affix": 3, "curve": 10, "table": 4,
+    "affix": 3, "curve": 10, "table": 4, "weighted set": 8, "product": 6,
 }  # fmt: skip
 """How often each form of a term is drawn."""
 QUERY_CONDITION, DISTANCE_CONDITION, NEGATION = 0.25, 0.1, 0.05
@@ -79,27 +79,37 @@ class Probe:
 
     def predict(self, program: t.Head) -> w.Rows:
         """Compute the program's own attention on the rows."""
+        return self.rows_of(self.planes(program), program.weights)
+
+    def rows_of(self, planes: np.ndarray, weights: Sequence[float | None]) -> w.Rows:
+        """Compute the attention that some weights of some planes make."""
         out = np.empty(int(self.starts[-1]), dtype=np.float32)
-        w.predict(self.planes(program), np.array(program.weights), self.starts, out)
+        w.predict(planes, np.array(weights, dtype=np.float64), self.starts, out)
         return w.Rows(self.starts, out)
 
-    def refitted(self, structure: t.Head, target: w.Rows) -> float:
-        """Fit all weights of a structure to a target and return the IoU that it reaches."""
-        _, predicted = w.fit(self.planes(structure), target, ridge=1e-5)
+    def reached(self, planes: np.ndarray, target: w.Rows) -> float:
+        """Fit the weights of planes to a target and return the IoU that they reach."""
+        _, predicted = w.fit(planes, target, ridge=1e-5)
         return w.iou_of(target.actual, predicted, len(target))
 
-    def matters(self, program: t.Head) -> list[bool]:
-        """Say for each term whether the others, however weighted, cannot do without it."""
-        target = self.predict(program)
-        return [
-            self.refitted(without(program, i), target) <= 1 - MATTERS
-            for i in range(len(program.terms))
-        ]
+    def useless(self, terms: Sequence[t.Term], planes: Sequence[np.ndarray]) -> list[int]:
+        """Find the terms that the others, however weighted, can do without, from the last one on.
 
+        If the last one is useless, no others are looked at.
 
-def without(program: t.Head, index: int) -> t.Head:
-    """Return a program without one of its terms."""
-    return dataclasses.replace(program, terms=program.terms[:index] + program.terms[index + 1 :])
+        Args:
+            planes: of each term, float32 (its weights, entries).
+        """
+        weights = [weight for term in terms for weight in t.weights_of(term)]
+        target, found = self.rows_of(np.concatenate(planes), weights), []
+        none = np.empty((0, int(self.starts[-1])), dtype=np.float32)
+        for i in reversed(range(len(terms))):
+            others = np.concatenate([none, *planes[:i], *planes[i + 1 :]])
+            if self.reached(others, target) > 1 - MATTERS:
+                found.append(i)
+                if i == len(terms) - 1:
+                    break
+        return found
 
 
 class Maker:
@@ -136,6 +146,10 @@ class Maker:
             "count": self._count, "nearest": self._nearest, "induction": self._induction,
             "affix": self._affix,
         }  # fmt: skip
+        self.values: dict[str, Callable[[], str]] = {
+            "table": self._table, "curve": self._curve, "weighted set": self._weighted_set,
+            "product": self._product,
+        }  # fmt: skip
 
     # The program.
 
@@ -148,34 +162,32 @@ class Maker:
 
     def _attempt(self, count: int, name: str) -> Made | None:
         visibility: t.Visibility = "causal" if self.causal else "bidirectional"
-        parts: list[tuple[str, t.Term]] = []
+        forms: list[str] = []
+        terms: list[t.Term] = []
+        planes: list[np.ndarray] = []
         for _ in range(TRIES):
             drawn = self._term()
-            if drawn is None or any(drawn[1] == term for _, term in parts):
+            if drawn is None or drawn[1] in terms:
                 continue
-            trial = [*parts, drawn]
-            program = t.Head(name, visibility, "softmax", tuple(term for _, term in trial))
-            matters = self.probe.matters(program)
-            parts = [part for part, keep in zip(trial, matters, strict=True) if keep]
-            if len(parts) < len(trial) and len(parts) < len(trial) - 1:
-                parts = trial[:-1]  # the new term makes older ones useless: without it
-            if len(parts) == count:
-                program = t.Head(name, visibility, "softmax", tuple(term for _, term in parts))
-                if not all(self.probe.matters(program)):
-                    return None
-                program = name_sets(program)
+            form, term, plane = drawn
+            useless = self.probe.useless([*terms, term], [*planes, plane])
+            if len(useless) > 1 or len(terms) in useless:
+                continue  # it does not matter, or makes more than one older term useless
+            forms, terms, planes = [*forms, form], [*terms, term], [*planes, plane]
+            for i in useless:
+                del forms[i], terms[i], planes[i]
+            if len(terms) == count and not self.probe.useless(terms, planes):
+                program = name_sets(t.Head(name, visibility, "softmax", tuple(terms)))
                 check(program)
-                return Made(program, tuple(form for form, _ in parts))
+                return Made(program, tuple(forms))
         return None
 
-    def _term(self) -> tuple[str, t.Term] | None:
-        """Draw a term with its weight, and the name of its form; None if it is never true."""
+    def _term(self) -> tuple[str, t.Term, np.ndarray] | None:
+        """Draw a term: the name of its form, it, its planes; None if it is the same everywhere."""
         names, odds = list(FORMS), np.array(list(FORMS.values()), dtype=float)
         form = str(self.rng.choice(names, p=odds / odds.sum()))
-        if form == "table":
-            term = parse_term(self._table())
-        elif form == "curve":
-            term = parse_term(self._curve())
+        if form in self.values:
+            term = parse_term(self.values[form]())
         else:
             body, modified = self.makers[form](), ""
             if self._chance(NEGATION) and " and " not in body:
@@ -192,12 +204,13 @@ class Maker:
         high = np.maximum.reduceat(planes, self.probe.starts[:-1], axis=1)
         if not (high > low).any():
             return None
-        if isinstance(term, t.Scaled):
+        if form == "curve":
             # The weight of a value is chosen so that a row's keys differ by it in the mean.
             spread = float((high - low)[high > low].mean())
+            assert isinstance(term, t.Scaled)
             scale = abs(self._weight()) / spread * (-1 if (term.weight or 0) < 0 else 1)
             term = dataclasses.replace(term, weight=float(f"{scale:.2g}"))
-        return form, term
+        return form, term, planes
 
     # Pieces.
 
@@ -229,6 +242,31 @@ class Maker:
         chosen = self.rng.choice(len(self.tokens), size=size, replace=False, p=self.shares)
         elements = ", ".join(quote(self.tokens[i]) for i in sorted(chosen))
         return f"token({self._at(variable, shift)}) in {{{elements}}}"
+
+    def _weights(self, variable: str, shift: int, low: float = 0.7, high: float = 4.0) -> str:
+        """Draw a set whose elements weigh differently, as a value."""
+        size = min(self._log_uniform(2, 24), len(self.tokens))
+        chosen = self.rng.choice(len(self.tokens), size=size, replace=False, p=self.shares)
+        signs = self.rng.choice([1, -1], size=size, p=[0.7, 0.3])
+        drawn = (signs * self.rng.uniform(low, high, size=size)).round(1)
+        elements = ", ".join(
+            f"{quote(self.tokens[i])}: {number(float(x))}"
+            for i, x in zip(chosen, drawn, strict=True)
+        )
+        return f"weight(token({self._at(variable, shift)}), {{{elements}}})"
+
+    def _weighted_set(self) -> str:
+        where = f" where {self._query()}" if self._chance(QUERY_CONDITION) else ""
+        where = where or (f" where {self._distance()}" if self._chance(DISTANCE_CONDITION) else "")
+        return f"1 * {self._weights('k', self._shift())}{where}"
+
+    def _product(self) -> str:
+        """Draw a preference for keys, or for near ones, whose strength depends on the query."""
+        query = self._weights("q", 0, 0.5, 2.0)
+        if self._chance(0.6):
+            return f"1 * {query} * {self._weights('k', self._shift(), 0.5, 2.0)}"
+        gap = "q - k" if self.causal else "abs(q - k)"
+        return f"-1 * {query} * {self._pick([f'log(1 + {gap})', f'inv(1 + {gap})'])}"
 
     def _set_pair(self) -> str:
         return f"{self._token_set('k', self._shift())} and {self._token_set('q', 0)}"

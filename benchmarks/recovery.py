@@ -43,7 +43,6 @@ from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.controls import attention
 from attn_dsl.eval.metrics import ious
-from attn_dsl.synth import weights as w
 from attn_dsl.synth.result import HeadResult
 from attn_dsl.synth.run import Run
 
@@ -180,15 +179,11 @@ def missed_terms(made: Made, found: t.Head, texts: Sequence[Tokens], causal: boo
     """Name the forms of true terms that would raise the found program's IoU, the worst first."""
     probe = Probe(texts, causal, seed=1)
     target, base = probe.predict(made.program), probe.planes(found)
-
-    def reached(planes: np.ndarray) -> float:
-        _, predicted = w.fit(planes, target, ridge=1e-5)
-        return w.iou_of(target.actual, predicted, len(target))
-
-    start, scores = reached(base), []
+    start, scores = probe.reached(base, target), []
     for form, term in zip(made.forms, made.program.terms, strict=True):
         alone = t.Head("one", made.program.visibility, "softmax", (term,), made.program.sets)
-        scores.append((reached(np.concatenate([base, probe.planes(alone)])) - start, form))
+        with_it = np.concatenate([base, probe.planes(alone)])
+        scores.append((probe.reached(with_it, target) - start, form))
     return [form for gained, form in sorted(scores, reverse=True) if gained >= MISSED]
 
 
