@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attn_dsl.dsl.errors import InputError, did_you_mean
+from attn_dsl.dsl.errors import InputError
+from attn_dsl.eval.locate import first_line, hub_options, local_folder, locate, max_positions
 
-_NO_ATTENTION = ("mamba", "rwkv", "recurrent_gemma", "xlstm", "hyena", "retnet", "lfm", "jamba")
-"""Beginnings of model types with layers that form no attention matrix."""
 _HEADS_ON_TOP = ("lm_head", "cls.", "embed_out", "pooler", "classifier", "score", "decoder")
 """Weights that a checkpoint of the bare model lacks, and that attention does not need."""
 
@@ -66,42 +65,22 @@ def load_model(model: str) -> LoadedModel:
             not give it or cannot be reached; there are no safetensors weights or no tokenizer;
             the attention of this kind of model cannot be read.
     """
-    folder = _local_folder(model)
-    if folder is not None:
-        _check_folder(folder)
-        options: dict[str, Any] = {"local_files_only": True}
-        place = str(folder)
-    else:
-        options = _hub_options(model)
-        place = model
-    options["trust_remote_code"] = False
-    config = _config(place, model, options)
-    family = config.model_type
-    if getattr(config, "is_encoder_decoder", False):
-        raise InputError(
-            f"{model} is an encoder-decoder model ({family}); attn-dsl reads models with one "
-            "stack of layers: decoders like GPT-2 or Llama, encoders like BERT"
-        )
-    if family.startswith(_NO_ATTENTION):
-        raise InputError(
-            f"{model} is a {family} model, whose layers form no attention matrix; attn-dsl "
-            "needs a transformer, such as GPT-2, Llama or BERT"
-        )
-    loader, causal = _loader(config, model)
-    tokenizer = _tokenizer(place, model, options)
-    network = _weights(loader, place, model, options)
+    found = locate(model)
+    folder, family = found.folder, found.config.model_type
+    tokenizer = _tokenizer(found.place, model, found.options)
+    network = _weights(found.loader, found.place, model, found.options)
     n_layers, n_heads = _probe(network, model, family)
     return LoadedModel(
         model=network,
         tokenizer=tokenizer,
         name=model if folder is None else folder.resolve().name,
         source=model,
-        revision=_revision(config, folder),
+        revision=_revision(found.config, folder),
         family=family,
-        causal=causal,
+        causal=found.causal,
         n_layers=n_layers,
         n_heads=n_heads,
-        max_positions=_max_positions(config),
+        max_positions=max_positions(found.config),
     )
 
 
@@ -111,127 +90,10 @@ def load_tokenizer(model: str) -> Any:
     Raises:
         InputError: the directory is missing, the hub does not know the id, or has no tokenizer.
     """
-    folder = _local_folder(model)
-    options = {"local_files_only": True} if folder is not None else _hub_options(model)
+    folder = local_folder(model)
+    options = {"local_files_only": True} if folder is not None else hub_options(model)
     options["trust_remote_code"] = False
     return _tokenizer(str(folder or model), model, options)
-
-
-def _local_folder(model: str) -> Path | None:
-    """Return the directory that a model name means, None for a hub id."""
-    path = Path(model).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise InputError(
-            f"{model} is a file; give the directory that holds config.json and the weights"
-        )
-    looks_local = model.startswith((".", "/", "~")) or model.count("/") > 1 or "\\" in model
-    if not looks_local and model and not model.endswith("/"):
-        return None
-    siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    hint = did_you_mean(path.name, siblings)
-    raise InputError(
-        f"{model or 'the empty name'} is not a directory"
-        + (f"; {hint}" if hint else "; give a local directory or a hub id such as `gpt2`")
-    )
-
-
-_SAVE_WHOLE = "; give the directory that `model.save_pretrained` wrote, weights and tokenizer"
-
-
-def _check_folder(folder: Path) -> None:
-    """Make sure that a directory holds a configuration and weights that are safe to read."""
-    names = {path.name for path in folder.iterdir()}
-    if "config.json" not in names:
-        near = [path.name for path in folder.iterdir() if (path / "config.json").is_file()]
-        raise InputError(
-            f"{folder} holds no config.json"
-            + (f"; the models in it are {', '.join(sorted(near)[:5])}" if near else _SAVE_WHOLE)
-        )
-    if any(name.endswith(".safetensors") for name in names):
-        return
-    pickles = sorted(name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt")))
-    if pickles:
-        raise InputError(
-            f"{folder} holds its weights as {pickles[0]}, a pickle, which can run code when "
-            "read; save the model again with `save_pretrained`, which writes safetensors"
-        )
-    raise InputError(
-        f"{folder} holds no weights: looked for model.safetensors and model-00001-of-*.safetensors"
-    )
-
-
-def _hub_options(model: str) -> dict[str, Any]:
-    """Ask the hub for a model once, so that a wrong name or no network is told at once."""
-    from huggingface_hub import HfApi, try_to_load_from_cache
-    from huggingface_hub import errors as hub
-
-    try:
-        cached = isinstance(try_to_load_from_cache(model, "config.json"), str)
-    except hub.HFValidationError as error:
-        raise InputError(
-            f"{model} is neither a directory nor a hub id (`name` or `owner/name`)"
-        ) from error
-    try:
-        info = HfApi().model_info(model, timeout=10)
-        return {"revision": info.sha}
-    except hub.GatedRepoError as error:
-        if not cached:
-            raise InputError(
-                f"{model} is gated: accept its terms on its page of the hub, then run "
-                "`hf auth login`"
-            ) from error
-    except hub.RepositoryNotFoundError as error:
-        if not cached:
-            raise InputError(
-                f"the hub knows no model {model}, or it is private; check the name, or run "
-                "`hf auth login` for a private one"
-            ) from error
-    except Exception as error:  # what the network raises has no common class
-        if not cached:
-            raise InputError(
-                f"{model} is not a directory, and the hub cannot be reached to look for the "
-                f"id ({type(error).__name__}); check the network and HF_HUB_OFFLINE, or give "
-                "a local directory"
-            ) from error
-    return {"local_files_only": True}
-
-
-def _config(place: str, model: str, options: dict[str, Any]) -> Any:
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(place, **options)
-    except Exception as error:
-        if "trust_remote_code" in str(error) or "custom code" in str(error):
-            raise InputError(
-                f"{model} needs code of its own to be run, which attn-dsl does not do; use a "
-                "model of an architecture that transformers has"
-            ) from error
-        raise InputError(f"{model}: its config.json cannot be used: {_first(error)}") from error
-
-
-def _loader(config: Any, model: str) -> tuple[Any, bool]:
-    """Choose the class that loads a model, and say whether its attention is causal."""
-    import transformers
-    from transformers.models.auto import modeling_auto as auto
-
-    family = config.model_type
-    names = getattr(config, "architectures", None) or [""]
-    decoder_names = ("ForCausalLM", "LMHeadModel")
-    masked = family in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    decodes = family in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    if masked and not getattr(config, "is_decoder", False):
-        has_head = names[0].endswith("ForMaskedLM")
-        loader = transformers.AutoModelForMaskedLM if has_head else transformers.AutoModel
-        return loader, False
-    if decodes or names[0].endswith(decoder_names):
-        return transformers.AutoModelForCausalLM, True
-    raise InputError(
-        f"{model} is a {family} model, neither a causal language model nor an encoder with a "
-        "masked-word objective; attn-dsl cannot tell what its heads read"
-    )
 
 
 def _tokenizer(place: str, model: str, options: dict[str, Any]) -> Any:
@@ -242,7 +104,7 @@ def _tokenizer(place: str, model: str, options: dict[str, Any]) -> Any:
     except Exception as error:
         raise InputError(
             f"{model}: no tokenizer can be loaded (looked for tokenizer.json, tokenizer.model "
-            f"and vocab files): {_first(error)}"
+            f"and vocab files): {first_line(error)}"
         ) from error
     # a directory without tokenizer files can give a tokenizer that knows nothing
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
@@ -268,12 +130,12 @@ def _weights(loader: Any, place: str, model: str, options: dict[str, Any]) -> An
                 **options,
             )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise InputError(f"{model}: its weights cannot be loaded: {_first(error)}") from error
+        raise InputError(f"{model}: its weights cannot be loaded: {first_line(error)}") from error
     except Exception as error:
         if type(error).__name__ != "SafetensorError":
             raise
         raise InputError(
-            f"{model}: a safetensors file is damaged or cut off ({_first(error)}); copy or "
+            f"{model}: a safetensors file is damaged or cut off ({first_line(error)}); copy or "
             "download it again"
         ) from error
     lacking = [key for key in sorted(info["missing_keys"]) if not key.startswith(_HEADS_ON_TOP)]
@@ -323,16 +185,6 @@ def body(network: Any) -> Any:
     return getattr(network, network.base_model_prefix, None) or network
 
 
-def _max_positions(config: Any) -> int | None:
-    """Return how many tokens fit, without the positions that RoBERTa keeps for padding."""
-    limit = getattr(config, "max_position_embeddings", None)
-    if limit is None or limit <= 0:
-        return None
-    if config.model_type in ("roberta", "xlm-roberta", "camembert", "roberta-prelayernorm"):
-        return int(limit) - int(config.pad_token_id) - 1
-    return int(limit)
-
-
 def _revision(config: Any, folder: Path | None) -> str:
     """Return the hub's commit, or the hash of a directory's configuration and weights."""
     if folder is None:
@@ -366,9 +218,3 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(level)
         if shown:
             logging.enable_progress_bar()
-
-
-def _first(error: BaseException) -> str:
-    """Return the first line of an error's message, or its class."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
