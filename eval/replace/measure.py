@@ -208,9 +208,7 @@ class HeldOut:
         _ = self.reference
         return self._original
 
-    def measure(
-        self, heads: Mapping[Head, Source], tick: Callable[[], None] | None = None
-    ) -> Sums:
+    def measure(self, heads: Mapping[Head, Source], tick: Callable[[], None] | None = None) -> Sums:
         """Measure the model with some heads replaced.
 
         Args:
