@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import numpy as np
 
 from attn_dsl.compiler.batch import Batch, ColumnArrays
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.features import FEATURES
-from attn_dsl.dsl.lexicon import lexicon
+from attn_dsl.dsl.lexicon import lexicon_literal
 
 
 class Op(IntEnum):
@@ -67,11 +67,6 @@ _QUANTIFIERS = {
     "any": Op.ANY, "count": Op.COUNT, "nearest": Op.NEAREST, "first": Op.FIRST, "last": Op.LAST,
 }  # fmt: skip
 _REALS = {"log": Real.LOG, "sqrt": Real.SQRT, "inv": Real.INV}
-
-
-@lru_cache(maxsize=256)
-def _lexicon_literal(name: str) -> t.SetLiteral:
-    return t.SetLiteral(tuple(lexicon()[name].elements))
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +233,7 @@ class Compiler:
         """Return the elements of a set: of the program, or else of the lexicon."""
         if isinstance(chosen, t.SetLiteral):
             return chosen
-        return self.sets.get(chosen.name) or _lexicon_literal(chosen.name)
+        return self.sets.get(chosen.name) or lexicon_literal(chosen.name)
 
     def member(self, symbol: t.Call, chosen: t.SetName | t.SetLiteral) -> int:
         """Compile whether a symbol is in a set."""

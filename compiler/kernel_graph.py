@@ -11,7 +11,7 @@ from attn_dsl.compiler.batch import Batch, ColumnArrays
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.check import reads_key
 from attn_dsl.dsl.features import FEATURES
-from attn_dsl.dsl.lexicon import lexicon
+from attn_dsl.dsl.lexicon import lexicon_literal
 
 LARGEST = {"log": 21.5, "inv": 1.0, "decay": 1.0}
 """The largest values of functions: the checker bounds whole numbers so that none exceeds 2^31."""
@@ -34,14 +34,16 @@ class ColumnKey:
     """A column that a kernel reads: a feature, or a test of a symbol feature.
 
     Attributes:
-        kind: ``feature``, ``in``, ``starts`` or ``ends``.
+        kind: ``feature``, ``in``, ``starts``, ``ends`` or ``weight``.
         name: of the feature.
         detail: the elements of a set, or the one string of an affix.
+        hundredths: of a weighted set, its elements and what each weighs.
     """
 
     kind: str
     name: str
     detail: frozenset[str] = frozenset()
+    hundredths: tuple[tuple[str, int], ...] = ()
 
     @property
     def pad(self) -> int:
@@ -49,10 +51,12 @@ class ColumnKey:
         pad = FEATURES[self.name].pad
         return int(self.test(pad)) if isinstance(pad, str) else int(pad)
 
-    def test(self, value: str) -> bool:
-        """Apply the test to a symbol."""
+    def test(self, value: str) -> int:
+        """Apply the test to a symbol, or weigh it."""
         if self.kind == "in":
             return value in self.detail
+        if self.kind == "weight":
+            return next((weight for element, weight in self.hundredths if element == value), 0)
         (text,) = self.detail or ("",)
         if self.kind == "feature":
             return False
@@ -64,6 +68,8 @@ class ColumnKey:
             return batch.column(self.name)
         if self.kind == "in":
             return batch.members(self.name, self.detail)
+        if self.kind == "weight":
+            return batch.weights(self.name, self.hundredths)
         (text,) = self.detail
         return batch.affix(self.name, self.kind, text)
 
@@ -96,11 +102,41 @@ def joined(*stages: Stage) -> Stage:
     return Stage.PAIR if len(found) > 1 else max(found, default=Stage.CONSTANT)
 
 
-def function(term: t.Scaled) -> str:
-    """Return the function that a term applies to its integer; the empty string for none."""
-    if isinstance(term.value, t.Decay):
-        return "decay"
-    return term.value.name if isinstance(term.value, t.Real) else ""
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A factor of a term: an integer, and the function that is applied to it.
+
+    Attributes:
+        node: the integer's number among the expressions.
+        function: ``log``, ``sqrt``, ``inv``, ``decay``, ``weight``; the empty string for none.
+        rate: of a decay.
+        largest: the bound on the factor's magnitude, infinite if there is none.
+        signed: whether it may be negative.
+    """
+
+    node: int
+    function: str = ""
+    rate: float = 0.0
+    largest: float = math.inf
+    signed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a term is made of: its factors, and its condition, which is the constant 1 for none."""
+
+    factors: tuple[Part, ...]
+    condition: int
+
+    @property
+    def nodes(self) -> tuple[int, ...]:
+        """The numbers of all its expressions."""
+        return (*(factor.node for factor in self.factors), self.condition)
+
+    @property
+    def largest(self) -> float:
+        """The bound on the magnitude of the product of the factors."""
+        return math.prod(factor.largest for factor in self.factors)
 
 
 class Graph:
@@ -108,8 +144,7 @@ class Graph:
 
     def __init__(self, program: t.Head) -> None:
         self.program, self.causal = program, program.causal
-        self.sets = {name: word_set.elements for name, word_set in lexicon().items()}
-        self.sets |= {d.name: frozenset(d.value.elements) for d in program.sets}
+        self.sets = {d.name: d.value for d in program.sets}
         self.exprs: list[Expr] = []
         self._numbers: dict[Expr, int] = {}
         self._columns: dict[ColumnKey, int] = {}
@@ -122,28 +157,53 @@ class Graph:
         """The columns that it reads."""
         return tuple(self._columns)
 
-    def parts(self, term: t.Term) -> tuple[int, int]:
-        """Build the value and the condition of a term; where there is none, the constant 1."""
+    def parts(self, term: t.Term) -> Parts:
+        """Build the factors and the condition of a term."""
         if isinstance(term, t.Where):
-            return self.constant(1), self.predicate(term.condition)
-        value = term.value.value if isinstance(term.value, t.Real | t.Decay) else term.value
+            return Parts((), self.predicate(term.condition))
         condition = self.constant(1) if term.condition is None else self.predicate(term.condition)
-        return self.integer(value), condition
+        value = term.value
+        factors = (value.left, value.right) if isinstance(value, t.Product) else (value,)
+        return Parts(tuple(map(self.part, factors)), condition)
 
-    def stage(self, parts: tuple[int, int]) -> Stage:
-        """Return how often a term is computed."""
-        return joined(*(self.exprs[part].stage for part in parts))
+    def part(self, node: t.Factor) -> Part:
+        """Build a factor."""
+        if isinstance(node, t.Real):
+            return Part(self.integer(node.value), node.name, 0.0, LARGEST.get(node.name, math.inf))
+        if isinstance(node, t.Decay):
+            return Part(self.integer(node.value), "decay", node.rate, LARGEST["decay"])
+        if not isinstance(node, t.Weight):
+            return Part(self.integer(node), signed=True)
+        symbol, literal = node.value, self.literal(node.set)
+        if literal.weights is None:
+            key = ColumnKey("in", symbol.name, frozenset(literal.elements))
+            return Part(self.column(key, self.integer(symbol.args[0])), largest=1.0)
+        pairs = tuple(sorted(literal.hundredths().items()))
+        key = ColumnKey("weight", symbol.name, hundredths=pairs)
+        largest = max(abs(weight) for _, weight in pairs) / 100
+        column = self.column(key, self.integer(symbol.args[0]))
+        return Part(column, "weight", 0.0, largest, min(weight for _, weight in pairs) < 0)
+
+    def literal(self, chosen: t.SetName | t.SetLiteral) -> t.SetLiteral:
+        """Return the elements of a set: of the program, or else of the lexicon."""
+        if isinstance(chosen, t.SetLiteral):
+            return chosen
+        return self.sets.get(chosen.name) or lexicon_literal(chosen.name)
+
+    def stage(self, *nodes: int) -> Stage:
+        """Return how often something is computed that is made of some expressions."""
+        return joined(*(self.exprs[node].stage for node in nodes))
 
     def bounded(self) -> bool:
         """Say whether no score can be large, and no pair needs an exponential."""
         size = 0.0
         for term, parts in self.terms:
-            stage, weight = self.stage(parts), max(abs(w or 0) for w in t.weights_of(term))
-            if stage <= Stage.QUERY:
+            weight = max(abs(w or 0) for w in t.weights_of(term))
+            if self.stage(*parts.nodes) <= Stage.QUERY:
                 continue
             if isinstance(term, t.Scaled):
-                simple = self.exprs[parts[0]].stage is not Stage.PAIR
-                weight *= LARGEST.get(function(term), math.inf) if simple else math.inf
+                stage = self.stage(*(factor.node for factor in parts.factors))
+                weight *= parts.largest if stage is not Stage.PAIR else math.inf
             size += weight
         return size <= SCORE_LIMIT
 
@@ -286,10 +346,7 @@ class Graph:
                     self.apply("le", value, self.constant(high)),
                 )  # fmt: skip
             case t.Member(symbol, chosen):
-                if isinstance(chosen, t.SetLiteral):
-                    elements = frozenset(chosen.elements)
-                else:
-                    elements = self.sets[chosen.name]
+                elements = frozenset(self.literal(chosen).elements)
                 return self.member(symbol, ColumnKey("in", symbol.name, elements))
             case t.Affix(name, symbol, text):
                 return self.member(symbol, ColumnKey(name, symbol.name, frozenset([text])))

@@ -12,7 +12,8 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
-from attn_dsl.compiler.kernel_graph import LARGEST, ColumnKey, Expr, Graph, Stage, function
+from attn_dsl.compiler.kernel_graph import ColumnKey, Expr, Graph, Part, Parts, Stage
+from attn_dsl.compiler.kernel_text import BUFFERS, EXPONENTIAL, LINEAR, MASSES, ROW, SOFTMAX
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.features import MATCH_LIMIT
 from attn_dsl.dsl.reference import TERM_LIMIT
@@ -34,7 +35,7 @@ def kernel_source(program: t.Head) -> KernelSource:
     >>> "def kernel(n, first, start, width, settled, known, opened, out):" in made.text
     True
     >>> made.columns
-    (ColumnKey(kind='feature', name='text', detail=frozenset()),)
+    (ColumnKey(kind='feature', name='text', detail=frozenset(), hundredths=()),)
 
     Raises:
         ValueError: a weight is a hole.
@@ -58,7 +59,8 @@ _BINARY = {
 }  # fmt: skip
 _TRUTHS = {"eq", "ne", "lt", "le", "and", "or", "not"}
 _REALS = {
-    "log": "math.log(max({}, 1))", "sqrt": "math.sqrt(max({}, 0))", "inv": "1.0 / max({}, 1)",
+    "log": "math.log(max({0}, 1))", "sqrt": "math.sqrt(max({0}, 0))", "inv": "(1.0 / max({0}, 1))",
+    "decay": "math.pow({1!r}, max({0}, 0))", "weight": "({0} / 100.0)", "": "{0}",
 }  # fmt: skip
 _LONG, _STEPS = 60, 6
 
@@ -78,8 +80,10 @@ class _Writer:
         self.top: dict[str, str] = {}
         self.slices: dict[str, str] = {}
         self.hoists: dict[int, str] = {}
+        self.factors: dict[Part, str] = {}
+        self.home = {Stage.KEY: self.key, Stage.DISTANCE: self.distance, Stage.QUERY: self.query}
         self.uses = Counter(a for expr in self.exprs for a in expr.args)
-        self.uses.update(node for _, parts in graph.terms for node in parts)
+        self.uses.update(node for _, parts in graph.terms for node in parts.nodes)
 
     def write(self) -> KernelSource:
         """Write the whole module."""
@@ -90,7 +94,7 @@ class _Writer:
             Stage.DISTANCE: self.distance, Stage.PAIR: pair,
         }  # fmt: skip
         for term, parts in self.graph.terms:
-            stage = self.graph.stage(parts)
+            stage = self.graph.stage(*parts.nodes)
             if stage > Stage.QUERY or self.linear:
                 amounts[stage].append(self.term(term, parts, scopes[stage]))
         factors = list(amounts[Stage.PAIR])
@@ -130,11 +134,11 @@ class _Writer:
         before = [f"keys = {'q + 1' if self.causal else 'n'}"]
         before += [f"{name} = {value}" for name, value in self.slices.items()]
         exact = not (self.linear or self.masses)
-        tail = (_SOFTMAX if exact else _LINEAR if self.linear else _MASSES) + _ROW
+        tail = (SOFTMAX if exact else LINEAR if self.linear else MASSES) + ROW
         loop = ["for k in range(keys):", *_indent([*pair.lines, "scores[k] = score"])]
         rows = [*before, *self.query.lines, *loop, *filter(None, tail.split("\n"))]
-        body += ["scores = np.empty(n)", *(_BUFFERS if exact else [])]
-        self.globals += [_EXPONENTIAL] if exact else []
+        body += ["scores = np.empty(n)", *(BUFFERS if exact else [])]
+        self.globals += [EXPONENTIAL] if exact else []
         body += ["at = 0", "for q in range(first, n):", *_indent(rows)]
         kind = "causal" if self.causal else "bidirectional"
         return "\n".join([
@@ -143,37 +147,38 @@ class _Writer:
             "", "def kernel(n, first, start, width, settled, known, opened, out):", *_indent(body), "",
         ])  # fmt: skip
 
-    def term(self, term: t.Term, parts: tuple[int, int], scope: _Scope) -> str:
+    def term(self, term: t.Term, parts: Parts, scope: _Scope) -> str:
         """Write what a term adds to a score, or in a pair what it multiplies a mass by."""
-        value, condition = parts
+        condition = parts.condition
         masses = self.masses and scope.stage is Stage.PAIR
         if isinstance(term, t.Where):
             amount = _number(term.weight, masses)
         else:
-            amount = self.amount(term, value, masses, scope)
+            amount = self.amount(term, parts, masses, scope)
         neutral = _number(0, masses)
         if self.exprs[condition].op == "constant":
             return amount if self.exprs[condition].data[0] else neutral
         return f"({amount} if {self.ref(condition, scope)} else {neutral})"
 
-    def amount(self, term: t.Scaled | t.Table, value: int, masses: bool, scope: _Scope) -> str:
+    def amount(self, term: t.Scaled | t.Table, parts: Parts, masses: bool, scope: _Scope) -> str:
         """Write what a term adds where its condition holds, computed as rarely as its value."""
-        stage = self.exprs[value].stage
-        home = {Stage.KEY: self.key, Stage.DISTANCE: self.distance, Stage.QUERY: self.query}
-        inner = home.get(stage, scope) if scope.stage is Stage.PAIR else scope
+        stage = self.graph.stage(*(factor.node for factor in parts.factors))
+        inner = self.home.get(stage, scope) if scope.stage is Stage.PAIR else scope
         if isinstance(term, t.Table):
-            text = self.table(term, self.ref(value, inner), masses)
+            text = self.table(term, self.ref(parts.factors[0].node, inner), masses)
         else:
-            text = self.scaled(term, self.ref(value, inner))
+            text = self.scaled(term, parts, inner)
             text = f"math.exp({text})" if masses else text
-        if inner is scope:
-            return text
+        return text if inner is scope else self.outside(text, inner)
+
+    def outside(self, text: str, scope: _Scope) -> str:
+        """Have an amount computed outside the loop over pairs; write how a pair reads it."""
         self.amounts += 1
         name = f"amount{self.amounts}"
-        if inner is self.query:
-            inner.lines.append(f"{name} = {text}")
+        if scope is self.query:
+            scope.lines.append(f"{name} = {text}")
             return name
-        return self.vector(name, text, inner, "np.float64")
+        return self.vector(name, text, scope, "np.float64")
 
     def vector(self, name: str, text: str, scope: _Scope, kind: str) -> str:
         """Have a vector computed by key or by distance; write how a pair reads it."""
@@ -186,14 +191,23 @@ class _Writer:
         self.slices[f"near_{name}"] = f"{name}[n - 1 - q :]"
         return f"near_{name}[k]"
 
-    def scaled(self, term: t.Scaled, value: str) -> str:
+    def factor(self, part: Part, scope: _Scope) -> str:
+        """Write a factor; in a pair, what does not need both positions is computed outside."""
+        home = self.home.get(self.exprs[part.node].stage)
+        apply = _REALS[part.function].format
+        if scope.stage is not Stage.PAIR or home is None or not part.function:
+            return apply(self.ref(part.node, scope), part.rate)
+        if part not in self.factors:
+            text = apply(self.ref(part.node, home), part.rate)
+            self.factors[part] = self.outside(text, home)
+        return self.factors[part]
+
+    def scaled(self, term: t.Scaled, parts: Parts, scope: _Scope) -> str:
         """Write a weight times a value, cut to what one term may add."""
         weight = float(term.weight or 0)
-        name = function(term)
-        if isinstance(term.value, t.Decay):
-            return f"{weight!r} * math.pow({term.value.rate!r}, max({value}, 0))"
-        product = f"{weight!r} * {_REALS.get(name, '{}').format(value)}"
-        if abs(weight) * LARGEST.get(name, math.inf) <= TERM_LIMIT:
+        product = " * ".join([repr(weight), *(self.factor(part, scope) for part in parts.factors)])
+        cut = self.linear and any(part.signed for part in parts.factors)
+        if not cut and abs(weight) * parts.largest <= TERM_LIMIT:
             return product
         low = 0.0 if self.linear else -TERM_LIMIT
         return f"min(max({product}, {low!r}), {TERM_LIMIT!r})"
@@ -346,54 +360,3 @@ def _linear(form: tuple[int, ...], distance: bool) -> str:
             text += sign + size
     text += f" {'-' if x < 0 else '+'} {abs(x)}" if x else ""
     return text if text.isidentifier() else f"({text})"
-
-
-_BUFFERS = ["bits = np.empty(n, np.int64)", "powers = bits.view(np.float64)"]
-_EXPONENTIAL = """\
-LOG2_E = 1.4426950408889634
-C1, C2, C3 = 0.6931471805599453, 0.2402265069591007, 0.05550410866482158
-C4, C5, C6, C7 = 0.009618129107628477, 0.0013333558146428443, 1.5403530393381608e-4, 1.525273380405984e-5
-"""
-# exp(x) = 2^whole * 2^rest: a polynomial, and a number made of its bits, so that it vectorises.
-_SOFTMAX = """
-top = scores[0]
-for k in range(keys):
-    top = max(top, scores[k])
-for k in range(keys):
-    power = max((scores[k] - top) * LOG2_E, -1000.0)
-    whole = np.floor(power + 0.5)
-    x = power - whole
-    scores[k] = 1.0 + x * (C1 + x * (C2 + x * (C3 + x * (C4 + x * (C5 + x * (C6 + x * C7))))))
-    bits[k] = np.int64(np.int32(whole) + 1023) << 52
-total = 0.0
-for k in range(keys):
-    scores[k] *= powers[k]
-    total += scores[k]
-factor = 1.0 / total
-"""
-_MASSES = """
-total = 0.0
-for k in range(keys):
-    total += scores[k]
-factor = 1.0 / total
-"""
-# Masses may be so small that 1 / total overflows; then they are divided twice.
-_LINEAR = """
-total = 0.0
-for k in range(keys):
-    total += scores[k]
-if total == 0.0:
-    scores[:keys] = 1.0
-    total = 1.0 * keys
-if total < 1e-200:
-    for k in range(keys):
-        scores[k] /= total
-    total = 1.0
-factor = 1.0 / total
-"""
-_ROW = """
-row = out[at : at + keys]
-for k in range(keys):
-    row[k] = scores[k] * factor
-at += width if width > 0 else keys
-"""

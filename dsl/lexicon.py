@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from attn_dsl.dsl.tree import SetLiteral
+
 
 @dataclass(frozen=True, slots=True)
 class WordSet:
@@ -53,6 +55,16 @@ def lexicon() -> dict[str, WordSet]:
         name: WordSet(name, table["doc"], elements(name), file)
         for name, (file, table) in sorted(tables.items())
     }
+
+
+@lru_cache(maxsize=256)
+def lexicon_literal(name: str) -> SetLiteral:
+    """Return a set of the lexicon as programs write one.
+
+    >>> "she" in lexicon_literal("Pronoun").elements
+    True
+    """
+    return SetLiteral(tuple(lexicon()[name].elements))
 
 
 def _with_curly(words: list[str]) -> list[str]:

@@ -47,13 +47,20 @@ COMPILED = {
         by match(k-1, q) [1: 0.5, 2: 1, 8: 2]
         3 where k == opener(q)
         1.2 * inv(length(k)) where text(k+1) != text(q)
-        0.3 * decay(q - k, 0.9) where not punct(q)""",
-    "exponentials": """head exponentials causal:
+        0.3 * decay(q - k, 0.9) where not punct(q)
+        1.5 * weight(text(k), {"the": 1.2, ".": -0.5}) where word(q) != word(k)
+        0.5 * weight(token(q), Pronoun) * weight(word(q), {"she": 2, "it": -1.25})""",
+    "exponentials": """set Graded = {"the": 1.3, "she": -2, "it": 0.75, ".": 3.01}
+    head exponentials causal:
         0.5 * match(k-1, q)
         by length(k) [1: 1, 2: 2, 3: 3, 4: 2, 5: 1, 6: 0.5, 7: 0.25] where q - k in 1..9
         2 * sqrt(abs(q - k - 3)) where k <= previous(q) or word_final(k)
         -1 * min(k, 5) where not any(capital(k) and k > q - 4)
-        1 where k == last(word(k) == word(q)) + 1""",
+        1 where k == last(word(k) == word(q)) + 1
+        0.8 * weight(word(q), Graded) * weight(word(k), Graded)
+        -0.7 * log(1 + q - k) * weight(text(k), Graded) where k > 0
+        0.4 * weight(word(k), Pronoun) * inv(q - k)
+        1 * weight(text(previous(q)), Graded) * weight(word(k-1), {"": 0.5, "it": -3})""",
     "masses both ways": """head masses_both_ways bidirectional:
         2 where text(k+1) == text(q-1)
         1 where k == nearest(text(k) == text(q))
@@ -65,7 +72,8 @@ COMPILED = {
         0.5 * log(q - k) where word_last(k) != k
         2 * (k - first(newline(k)))
         0.1 * count(text(k) == text(q)) where k < word_first(q)
-        3 where text(word_first(k)) == text(q)""",
+        3 where text(word_first(k)) == text(q)
+        2 * weight(text(k), {"the": 1.5, ".": -2}) * decay(q - k, 0.8)""",
     "linear both ways": """head linear_both_ways bidirectional linear:
         1 where sentence(k) == sentence(q) and q != k
         by q - k [-3: 1, 0: 0, 2: 0.5]

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from attn_dsl.compiler.export.source import wrapped
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.features import FEATURES, MATCH_LIMIT
-from attn_dsl.dsl.lexicon import lexicon
+from attn_dsl.dsl.lexicon import lexicon_literal
+from attn_dsl.dsl.printer import number
 
 INLINE = {
     "text": '[token.lstrip(" ") or token for token in tokens]',
@@ -69,12 +70,12 @@ class Columns:
 
     def __init__(self, program: t.Head) -> None:
         self.causal = program.causal
-        self.defined = {d.name: d.value.elements for d in program.sets}
+        self.defined = {d.name: d.value for d in program.sets}
         self.outputs: dict[str, str] = {}
         self._lists: dict[str, str] = {}
         self._imported: list[str] = []
         self._readings: dict[object, Reading] = {}
-        self._sets: dict[object, tuple[str, tuple[str, ...]]] = {}
+        self._sets: dict[object, tuple[str, t.SetLiteral]] = {}
 
     def feature(self, name: str) -> Reading:
         """Return a feature as numbers or truth values."""
@@ -91,9 +92,26 @@ class Columns:
 
     def member(self, name: str, chosen: t.SetName | t.SetLiteral) -> Reading:
         """Return whether a symbol is in a set."""
-        written, elements = self._set(chosen)
+        written, literal = self._set(chosen)
         label = written if isinstance(chosen, t.SetName) else "in_set"
-        return self._test(name, f"in_{label}", f"in {written}", elements.__contains__)
+        return self._test(name, f"in_{label}", f"in {written}", literal.elements.__contains__)
+
+    def weight(self, name: str, chosen: t.SetName | t.SetLiteral) -> Reading:
+        """Return the weight of a symbol in a weighted set, in hundredths: whole numbers."""
+        written, literal = self._set(chosen)
+        key = (name, f"weight {written}")
+        if key not in self._readings:
+            label = f"weight_{written}" if isinstance(chosen, t.SetName) else "weight"
+            wrap = f"[round(100 * {written}.get(string, 0)) for string in {{}}]"
+            pad = literal.hundredths().get("", 0)
+            self._readings[key] = self._reading(f"{name}_{label}", name, wrap, pad)
+        return self._readings[key]
+
+    def literal(self, chosen: t.SetName | t.SetLiteral) -> t.SetLiteral:
+        """Return the elements of a set: of the program, or else of the lexicon."""
+        if isinstance(chosen, t.SetLiteral):
+            return chosen
+        return self.defined.get(chosen.name) or lexicon_literal(chosen.name)
 
     def affix(self, name: str, kind: str, text: str) -> Reading:
         """Return whether a symbol starts or ends with a string."""
@@ -109,8 +127,13 @@ class Columns:
     def source(self) -> str:
         """Write the sets and the function ``read``, which computes all columns of a text."""
         lines: list[str] = []
-        for name, elements in self._sets.values():
-            lines += [*wrapped(f"{name} = frozenset({{", map(repr, elements), "})"), ""]
+        for name, literal in self._sets.values():
+            if literal.weights is None:
+                start, items, end = "frozenset({", [repr(e) for e in literal.elements], "})"
+            else:
+                pairs = zip(literal.elements, literal.weights, strict=True)
+                start, items, end = "{", [f"{e!r}: {number(w)}" for e, w in pairs], "}"
+            lines += [*wrapped(f"{name} = {start}", items, end), ""]
         if "match" in self.outputs:
             lines += ["", *MATCHES.splitlines(), ""]
         lines += [""] if lines else []
@@ -181,18 +204,15 @@ class Columns:
             self._readings[key] = self._reading(f"{name}_{label}", name, wrap, holds(""))
         return self._readings[key]
 
-    def _set(self, chosen: t.SetName | t.SetLiteral) -> tuple[str, frozenset[str]]:
-        if isinstance(chosen, t.SetLiteral):
-            elements, name = chosen.elements, "Set"
-        else:
-            name = chosen.name
-            elements = self.defined.get(name) or tuple(sorted(lexicon()[name].elements))
-        key = (name, elements)
+    def _set(self, chosen: t.SetName | t.SetLiteral) -> tuple[str, t.SetLiteral]:
+        name = "Set" if isinstance(chosen, t.SetLiteral) else chosen.name
+        literal = self.literal(chosen)
+        key = (name, literal)
         if key not in self._sets:
             taken = {given for given, _ in self._sets.values()} | RESERVED | self.defined.keys()
             taken -= {name} if isinstance(chosen, t.SetName) and name not in RESERVED else set()
-            self._sets[key] = (_free(name, taken), elements)
-        return self._sets[key][0], frozenset(elements)
+            self._sets[key] = (_free(name, taken), literal)
+        return self._sets[key]
 
     def _unique(self, name: str) -> str:
         return _free(name, self.outputs.keys())

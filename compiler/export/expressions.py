@@ -229,8 +229,10 @@ class Writer:
 
     # Values and terms.
 
-    def value(self, node: t.Value) -> Code | float:
-        """Write what a weight is multiplied by."""
+    def factor(self, node: t.Factor) -> Code | float:
+        """Write a factor of a term."""
+        if isinstance(node, t.Weight):
+            return self.symbol_weight(node)
         if not isinstance(node, t.Real | t.Decay):
             number = self.integer(node)
             return self.real(number) if isinstance(number, Code) else float(number)
@@ -244,6 +246,29 @@ class Writer:
         if name == "inv":
             return 1.0 / max(inner, 1)
         return math.log(max(inner, 1)) if name == "log" else math.sqrt(max(inner, 0))
+
+    def symbol_weight(self, node: t.Weight) -> Code | float:
+        """Write the weight of a symbol in a set: whole hundredths, or a truth value."""
+        symbol = node.value
+        if self.columns.literal(node.set).weights is None:
+            holds = self.truth(self.columns.member(symbol.name, node.set), symbol.args[0])
+            return self.real(holds) if isinstance(holds, Code) else float(holds)
+        weight = self.read(self.columns.weight(symbol.name, node.set), symbol.args[0])
+        return self.call("hundredths", weight) if isinstance(weight, Code) else weight / 100
+
+    def largest(self, node: t.Factor) -> float:
+        """Return the bound on the magnitude of a factor, infinite if there is none."""
+        if isinstance(node, t.Weight):
+            return max(map(abs, self.columns.literal(node.set).hundredths().values())) / 100
+        if isinstance(node, t.Real):
+            return BOUNDS.get(node.name, math.inf)
+        return BOUNDS["decay"] if isinstance(node, t.Decay) else math.inf
+
+    def signed(self, node: t.Factor) -> bool:
+        """Say whether a factor may be negative."""
+        if isinstance(node, t.Weight):
+            return min(self.columns.literal(node.set).hundredths().values()) < 0
+        return not isinstance(node, t.Real | t.Decay)
 
     def real(self, value: Code) -> Code:
         """Write an array of truth values or integers as a factor."""
@@ -276,7 +301,9 @@ class Writer:
         if isinstance(term, t.Where):
             added = self.weight(first)
         elif isinstance(term, t.Scaled):
-            added = self.product(self.weight(first), self.value(term.value), term.value)
+            value = term.value
+            factors = (value.left, value.right) if isinstance(value, t.Product) else (value,)
+            added = self.product(self.weight(first), factors)
         else:
             steps = self.steps(term, first)
             if steps is None:
@@ -287,17 +314,18 @@ class Writer:
             return f"{text(added, PRODUCT)} * {factor}"
         return text(added)
 
-    def product(self, weight: Code | float, value: Code | float, node: t.Value) -> Code | float:
-        """Write a weight times a value, within the bounds of what a term may add."""
+    def product(self, weight: Code | float, factors: tuple[t.Factor, ...]) -> Code | float:
+        """Write a weight times its factors, within the bounds of what a term may add."""
         linear = self.program.normaliser == "linear"
-        if not isinstance(weight, Code) and not isinstance(value, Code):
-            return min(max(weight * value, 0.0 if linear else -TERM_LIMIT), TERM_LIMIT)
-        product = Code(f"{text(weight, PRODUCT)} * {text(value, UNARY)}", PRODUCT)
-        name = (
-            node.name if isinstance(node, t.Real) else "decay" if isinstance(node, t.Decay) else ""
-        )
+        values = [self.factor(factor) for factor in factors]
+        if not any(isinstance(part, Code) for part in (weight, *values)):
+            known = math.prod((weight, *values))  # type: ignore[arg-type]
+            return min(max(known, 0.0 if linear else -TERM_LIMIT), TERM_LIMIT)
+        written = [text(weight, PRODUCT), *(text(value, UNARY) for value in values)]
+        product = Code(" * ".join(written), PRODUCT)
         largest = abs(weight) if not isinstance(weight, Code) else 1000.0
-        if name in BOUNDS and largest * BOUNDS[name] <= TERM_LIMIT:
+        cut = linear and any(map(self.signed, factors))
+        if not cut and largest * math.prod(map(self.largest, factors)) <= TERM_LIMIT:
             return product
         return self.call("bounded", product)
 

@@ -96,6 +96,11 @@ def decay(value, rate):
     """Return the rate to the power of max(value, 0)."""
     return rate ** xp.clip(value, 0, None)TO
 ''',
+    "hundredths": '''
+def hundredths(value):
+    """Return weights that are given in hundredths."""
+    return (value)TO / 100.0
+''',
     "table": '''
 def table(value, bounds, weights):
     """Return the weight of the last bound that a value has reached; 0 below the first."""

@@ -65,6 +65,8 @@ def to_latex(program: Program) -> str:
         lines.append("% A search is over the other keys that q sees; it is -1 if there is none.")
     if any(isinstance(term, t.Scaled) for term in tree.terms):
         lines.append(f"% A weight times a value counts for at most {TERM_LIMIT:g} in magnitude.")
+    if any(isinstance(node, t.Weight) for node in tree.walk()):
+        lines.append("% weight(s, S) is the weight of s in S: 0 outside it, 1 in a plain set.")
     if ahead:
         lines.append(f"% It looks ahead: a causal head could not see {comment(ahead)}.")
     rows = [*_normaliser(tree), *_score(tree), *map(_set_row, tree.sets)]
@@ -113,10 +115,7 @@ def _term(term: t.Term, weights: list[str], linear: bool) -> str:
     if isinstance(term, t.Where):
         return rf"{weights[0]} \, {condition}"
     if isinstance(term, t.Scaled):
-        if linear and not isinstance(term.value, t.Real | t.Decay):
-            value = rf"\max({_integer(term.value)}, 0)"
-        else:
-            value = _value(term.value)
+        value = _value(term.value, linear)
         return rf"{weights[0]} \cdot {value}" + (rf" \, {condition}" if condition else "")
     value = _integer(term.value)
     steps = [rf"0 & \text{{if }} {value} < {term.entries[0].bound}"]
@@ -142,8 +141,20 @@ def _iverson(node: t.Predicate) -> str:
     return "[" + rf" \\ &\qquad {{}} {symbol} ".join(reversed(parts)) + "]"
 
 
-def _value(node: t.Value) -> str:
+def _value(node: t.Value, linear: bool) -> str:
+    """Write a value; in a linear program, what may be negative counts as 0 there."""
+    factors = (node.left, node.right) if isinstance(node, t.Product) else (node,)
+    written = r" \cdot ".join(map(_factor, factors))
+    if not linear or all(isinstance(factor, t.Real | t.Decay) for factor in factors):
+        return written
+    inside = _integer(node) if isinstance(node, t.Arithmetic | t.Position) else written
+    return rf"\max({inside}, 0)"
+
+
+def _factor(node: t.Factor) -> str:
     match node:
+        case t.Weight(symbol, chosen):
+            return rf"\operatorname{{weight}}({_integer(symbol)}, {_set(chosen)})"
         case t.Real("log", inner):
             return rf"\ln \max({_integer(inner)}, 1)"
         case t.Real("sqrt", inner):
@@ -217,11 +228,18 @@ def _predicate(node: t.Predicate, key: str, level: int = _OR) -> str:
 def _set(node: t.SetName | t.SetLiteral) -> str:
     if isinstance(node, t.SetName):
         return rf"\mathrm{{{_name(node.name)}}}"
-    return r"\{" + ", ".join(map(_text, node.elements)) + r"\}"
+    return r"\{" + ", ".join(_elements(node)) + r"\}"
+
+
+def _elements(node: t.SetLiteral) -> list[str]:
+    if node.weights is None:
+        return list(map(_text, node.elements))
+    pairs = zip(node.elements, node.weights, strict=True)
+    return [rf"{_text(element)} \mapsto {number(weight)}" for element, weight in pairs]
 
 
 def _set_row(definition: t.SetDefinition) -> str:
-    texts = [_text(element) for element in definition.value.elements]
+    texts = _elements(definition.value)
     lines = [", ".join(texts[i : i + IN_LINE]) for i in range(0, len(texts), IN_LINE)]
     inside = ", \\\\\n  &\\qquad ".join(lines)
     return rf"\mathrm{{{_name(definition.name)}}} &= \{{{inside}\}}"
