@@ -1,0 +1,338 @@
+"""Joint plans: many programs compiled together once, for any texts, whole or growing.
+
+    >>> from attn_dsl.compiler.program import parse
+    >>> from attn_dsl.dsl.tokens import Tokens
+    >>> plan = JointPlan([parse("head previous causal:\\n    1000 where k == q-1").tree])
+    >>> plan.evaluate(Batch([Tokens.from_strings(["a", " b"])]))[0, 0]
+    array([[1., 0.],
+           [1., 0.]], dtype=float32)
+
+``compiler/evaluate.py`` compiles candidates that are seen once, for texts that are known; here
+programs in use meet new texts all the time, so each is compiled once and split by what its parts
+read (see ``compiler/joint_machine.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from attn_dsl.compiler import joint_machine as machine
+from attn_dsl.compiler.batch import Batch, ColumnArrays
+from attn_dsl.compiler.bytecode import Code, Compiler, Op, Plane
+from attn_dsl.compiler.kernel_graph import ColumnKey, Stage
+from attn_dsl.compiler.machine import plane_value
+from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.features import FEATURES
+from attn_dsl.dsl.reference import TERM_LIMIT
+
+Affine = tuple[int, int, int]
+"""The numbers a, b, c of a register that is a q + b k + c."""
+_COMPARE = {
+    Op.EQ: np.equal, Op.NE: np.not_equal, Op.LT: np.less, Op.LE: np.less_equal,
+}  # fmt: skip
+_BINARY = {
+    **_COMPARE, Op.ADD: np.add, Op.SUB: np.subtract, Op.MIN: np.minimum, Op.MAX: np.maximum,
+    Op.AND: np.bitwise_and, Op.OR: np.bitwise_or,
+}  # fmt: skip
+_QUANTIFIERS = (Op.ANY, Op.COUNT, Op.NEAREST, Op.FIRST, Op.LAST)
+_TOKEN = ColumnKey("feature", "token")
+
+
+class _Recorder(Batch):
+    """Stands for the texts while programs are compiled: notes which columns are asked for."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+        self.keys: dict[ColumnKey, ColumnArrays] = {}
+
+    def column(self, name: str) -> ColumnArrays:
+        """Note a feature."""
+        return self._note(ColumnKey("feature", name))
+
+    def members(self, name: str, elements: frozenset[str]) -> ColumnArrays:
+        """Note a test for a set."""
+        return self._note(ColumnKey("in", name, elements))
+
+    def affix(self, name: str, kind: str, text: str) -> ColumnArrays:
+        """Note a test for a beginning or an end."""
+        return self._note(ColumnKey(kind, name, frozenset([text])))
+
+    def _note(self, key: ColumnKey) -> ColumnArrays:
+        nothing = np.zeros(0, dtype=np.int32)
+        partial = FEATURES[key.name].reads == "visible"
+        return self.keys.setdefault(key, ColumnArrays(nothing, nothing, nothing, partial, key.pad))
+
+
+@dataclass
+class _Term:
+    """A weight's plane, split by what its factors read."""
+
+    weight: float
+    query: tuple[int, ...] = ()
+    distance: int = -1
+    key: int = -1
+    pair: int = -1
+
+
+@dataclass
+class _Split:
+    """Everything that the terms of all programs refer to."""
+
+    key_planes: dict[tuple, int] = field(default_factory=dict)
+    pair_planes: dict[tuple, int] = field(default_factory=dict)
+    distance_planes: dict[tuple, int] = field(default_factory=dict)
+
+
+class JointPlan:
+    """Programs of one visibility, compiled together.
+
+    Attributes:
+        columns: the features that they read, in the order of the machine's columns.
+        causal: their visibility.
+        size: how many programs there are.
+        partial: int32 (columns): whether a feature may be settled later than at its position.
+        reach: by how many positions a key looks to the right.
+        token: the column of token strings, for ``match``; -1 if not needed.
+
+    Args:
+        programs: without holes.
+    """
+
+    def __init__(self, programs: Sequence[t.Head]) -> None:
+        if not programs:
+            raise ValueError("a plan needs at least one program")
+        recorder = _Recorder()
+        compiler = Compiler(recorder, programs[0].causal)
+        for program in programs:
+            compiler.add(program)
+        self.code: Code = compiler.finish()
+        self.causal, self.size = self.code.causal, len(programs)
+        self.token = -1
+        known = {id(arrays): key for key, arrays in recorder.keys.items()}
+        self.columns = tuple(known[id(arrays)] for arrays in self.code.columns)
+        if self.code.needs_match:
+            if _TOKEN not in self.columns:
+                self.columns = (*self.columns, _TOKEN)
+            self.token = self.columns.index(_TOKEN)
+        self.linear = np.array([p.normaliser == "linear" for p in programs], dtype=np.bool_)
+        later = (self.causal and FEATURES[key.name].reads == "visible" for key in self.columns)
+        self.partial = np.array(list(later), dtype=np.int32)
+        shifts = [x for op, _, _, x, _ in self.code.instructions.tolist() if op == Op.COLUMN_KEY]
+        self.reach = max([0, *shifts])
+        self._stages()
+        self.parts = _Split()
+        self.terms = [
+            [
+                term
+                for plane, weight in zip(planes, program.weights, strict=True)
+                if (term := self._term(self.code.planes[plane], float(weight or 0.0))) is not None
+            ]
+            for planes, program in zip(self.code.programs, programs, strict=True)
+        ]
+        self._tables: dict[int, machine.Tables] = {}
+
+    # -- what each register reads ------------------------------------------------------------
+
+    def _stages(self) -> None:
+        """Say of every register what it reads."""
+        self._affine: list[Affine | None] = []
+        self.stage: list[Stage] = []
+        for op, a, b, x, _ in self.code.instructions.tolist():
+            affine = self._line(op, a, b, x)
+            self._affine.append(affine)
+            if affine is not None:
+                self.stage.append(_stage_of(affine))
+                continue
+            first = self.stage[a] if a < len(self.stage) else Stage.CONSTANT
+            if op in (Op.COLUMN_QUERY, *_QUANTIFIERS):
+                stage = Stage.QUERY
+            elif op == Op.COLUMN_KEY:
+                stage = Stage.KEY
+            elif op == Op.COLUMN:
+                stage = Stage.QUERY if self.stage[b] <= Stage.QUERY else Stage.PAIR
+            elif op == Op.MATCH:
+                quiet = max(first, self.stage[b]) <= Stage.QUERY
+                stage = Stage.QUERY if quiet else Stage.PAIR
+            elif op in (Op.ABS, Op.NOT, Op.BETWEEN):
+                stage = first
+            else:
+                stage = _joined(first, self.stage[b])
+                gap = self._gap(a, b) if op in _COMPARE else None
+                if gap is not None and _stage_of(gap) == Stage.DISTANCE:
+                    stage = Stage.DISTANCE
+            self.stage.append(stage)
+
+    def _line(self, op: int, a: int, b: int, x: int) -> Affine | None:
+        if op == Op.CONST:
+            return (0, 0, x)
+        if op == Op.QUERY:
+            return (1, 0, x)
+        if op == Op.KEY:
+            return (0, 1, x)
+        if op == Op.SUB:
+            return self._gap(a, b)
+        left, right = (self._affine[i] if op == Op.ADD else None for i in (a, b))
+        if left is None or right is None:
+            return None
+        return (left[0] + right[0], left[1] + right[1], left[2] + right[2])
+
+    def _gap(self, a: int, b: int) -> Affine | None:
+        """Return the difference of two registers if it is linear in the positions."""
+        left, right = self._affine[a], self._affine[b]
+        if left is None or right is None:
+            return None
+        return (left[0] - right[0], left[1] - right[1], left[2] - right[2])
+
+    def by_distance(self, register: int, distance: np.ndarray) -> np.ndarray:
+        """Return a register that reads the distance alone, for many distances."""
+        affine = self._affine[register]
+        if affine is not None:
+            return affine[0] * distance + affine[2]
+        op, a, b, x, y = self.code.instructions[register].tolist()
+        gap = self._gap(a, b) if op in _COMPARE else None
+        if gap is not None:
+            values = _COMPARE[Op(op)](gap[0] * distance + gap[2], 0)
+        else:
+            left = self.by_distance(a, distance)
+            if op == Op.BETWEEN:
+                values = (left >= x) & (left <= y)
+            elif op == Op.NOT:
+                values = 1 - left
+            elif op == Op.ABS:
+                values = np.abs(left)
+            else:
+                values = _BINARY[Op(op)](left, self.by_distance(b, distance))
+        return values.astype(np.int64)
+
+    # -- terms -------------------------------------------------------------------------------
+
+    def _term(self, plane: Plane, weight: float) -> _Term | None:
+        """Split a plane; None where it adds nothing to any program."""
+        factors = self._factors(plane.register) if plane.truth else []
+        factors += self._factors(plane.condition) if plane.condition >= 0 else []
+        value = -1 if plane.truth else plane.register
+        by: dict[Stage, list[int]] = {stage: [] for stage in Stage}
+        for register in dict.fromkeys(factors):
+            by[self.stage[register]].append(register)
+        if any(self.constant(i) == 0 for i in by[Stage.CONSTANT]):
+            return None
+        rate, kind = float(plane.rate), int(plane.real)
+        if value >= 0 and self.stage[value] == Stage.CONSTANT:
+            weight *= float(plane_value(kind, self.constant(value), rate))
+            weight, value = min(max(weight, -TERM_LIMIT), TERM_LIMIT), -1
+        term = _Term(weight, tuple(by[Stage.QUERY]))
+        if weight == 0.0:
+            return None
+        stage = Stage.CONSTANT if value < 0 else self.stage[value]
+        if by[Stage.PAIR] or stage in (Stage.PAIR, Stage.QUERY):
+            rest = (*by[Stage.DISTANCE], *by[Stage.KEY], *by[Stage.PAIR])
+            term.pair = _number(self.parts.pair_planes, (value, kind, rate, rest))
+            return term
+        if by[Stage.DISTANCE] or stage == Stage.DISTANCE:
+            own = (value, kind) if stage == Stage.DISTANCE else (-1, 0)
+            plane_key = (*own, rate, tuple(by[Stage.DISTANCE]))
+            term.distance = _number(self.parts.distance_planes, plane_key)
+        if by[Stage.KEY] or stage == Stage.KEY:
+            own = (value, kind) if stage == Stage.KEY else (-1, 0)
+            term.key = _number(self.parts.key_planes, (*own, rate, tuple(by[Stage.KEY])))
+        return term
+
+    def _factors(self, register: int) -> list[int]:
+        """Return the registers that must all be true for a register to be."""
+        op, a, b, _, _ = self.code.instructions[register].tolist()
+        if op == Op.AND:
+            return self._factors(a) + self._factors(b)
+        return [register]
+
+    def constant(self, register: int) -> int:
+        return int(self.by_distance(register, np.zeros(1, dtype=np.int64))[0])
+
+    # -- evaluation --------------------------------------------------------------------------
+
+    def tables(self, tokens: int) -> machine.Tables:
+        """Return the programs ready for texts of up to so many tokens."""
+        capacity = 64
+        while capacity < tokens:
+            capacity *= 2
+        if capacity not in self._tables:
+            from attn_dsl.compiler.joint_tables import tables
+
+            self._tables[capacity] = tables(self, capacity)
+        return self._tables[capacity]
+
+    def state(self, tokens: int) -> machine.State:
+        """Return room for the rows of a text of up to so many tokens."""
+        from attn_dsl.compiler.joint_tables import state
+
+        return state(self, self.tables(tokens))
+
+    def arrays(self, batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return settled, known and open of all columns, int32 (columns, tokens of all texts)."""
+        found = [key.arrays(batch) for key in self.columns]
+        shape = (len(found), int(batch.starts[-1]))
+        settled, known, opened = (
+            np.array([getattr(c, part) for c in found], dtype=np.int32).reshape(shape)
+            for part in ("settled", "known", "open")
+        )
+        return settled, known, opened
+
+    def evaluate(
+        self, batch: Batch, out: np.ndarray | None = None, executor: Executor | None = None
+    ) -> np.ndarray:
+        """Evaluate all programs on all texts of a batch.
+
+        Args:
+            batch: the texts.
+            out: where to write, float32 (programs, texts, n, n); by default a new array.
+            executor: of threads, to work on several texts at once.
+
+        Returns:
+            ``out``, with n the longest text or more: zero outside of a text and behind a query.
+        """
+        longest = int(batch.sizes.max()) if len(batch) else 0
+        if out is None:
+            out = np.empty((self.size, len(batch), longest, longest), dtype=np.float32)
+        tables, arrays = self.tables(longest), self.arrays(batch)
+
+        def work(chosen: range) -> None:
+            state = self.state(longest)
+            for i in chosen:
+                here = slice(int(batch.starts[i]), int(batch.starts[i + 1]))
+                parts = (np.ascontiguousarray(part[:, here]) for part in arrays)
+                n = int(batch.sizes[i])
+                machine.evaluate_text(
+                    *tables, *state, self.partial, self.reach, self.token, self.causal, n, *parts,
+                    out[:, i],
+                )  # fmt: skip
+
+        threads = getattr(executor, "_max_workers", 1) if executor else 1
+        if executor is None or threads == 1 or len(batch) < 2:
+            work(range(len(batch)))
+        else:
+            list(executor.map(work, [range(i, len(batch), threads) for i in range(threads)]))
+        return out
+
+
+def _number(table: dict[tuple, int], key: tuple) -> int:
+    return table.setdefault(key, len(table))
+
+
+def _stage_of(affine: Affine) -> Stage:
+    q, k, _ = affine
+    if q == 0:
+        return Stage.CONSTANT if k == 0 else Stage.KEY
+    if k == 0:
+        return Stage.QUERY
+    return Stage.DISTANCE if q == -k else Stage.PAIR
+
+
+def _joined(left: Stage, right: Stage) -> Stage:
+    """Return what is read by an operation on two registers."""
+    if left == right or right == Stage.CONSTANT:
+        return left
+    return right if left == Stage.CONSTANT else Stage.PAIR
+
