@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import Any
 
 from attn_dsl.dsl.errors import WorkError
@@ -16,23 +17,37 @@ BATCH_BYTES = 512 * 2**20
 
 
 def run_texts(
-    loaded: LoadedModel, records: Sequence[Record], texts: Sequence[int], batch_size: int
+    loaded: LoadedModel, records: Sequence[Record], groups: Sequence[Sequence[int]], batch_size: int
 ) -> Iterator[tuple[list[int], list[Any]]]:
-    """Run some of the texts in batches; give indices and packed float16 arrays, in order.
+    """Run groups of texts in batches; give indices and packed float16 arrays, in order.
 
     One batch per thread and one thread per batch: threads inside an operation wait for each
     other at every step, which costs four times as much where other work shares the machine.
+    A batch holds texts of one group only. Threads go on with the next group while one is being
+    written, but never more than a batch each ahead, so that memory stays bounded.
     """
     import torch
 
-    batches = list(_batches(loaded, records, texts, batch_size))
+    batches = (batch for group in groups for batch in _batches(loaded, records, group, batch_size))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    running: deque[tuple[list[int], Future[list[Any]]]] = deque()
+
+    def start(count: int) -> None:
+        for indices in islice(batches, count):
+            ids = [records[index].ids for index in indices]
+            running.append((indices, pool.submit(attention_of, loaded, ids)))
+
     try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            ids = [[records[index].ids for index in indices] for indices in batches]
-            yield from zip(batches, pool.map(partial(attention_of, loaded), ids), strict=True)
+        start(2 * threads)
+        while running:
+            indices, future = running.popleft()
+            arrays = future.result()
+            start(1)
+            yield indices, arrays
     finally:
+        pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
 
 

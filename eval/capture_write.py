@@ -89,16 +89,18 @@ def write_capture(
     meta = _meta(loaded, settings, len(records), max_texts, records)
     total = len(records)
     seen = sum(len(shard.texts) for shard in plan if shard.file in done)
-    for shard in plan:
-        if shard.file in done:
+    todo = [shard for shard in plan if shard.file not in done]
+    tensors: dict[str, Any] = {}
+    for indices, arrays in run_texts(loaded, records, [s.texts for s in todo], batch_size):
+        tensors.update(zip(map(tensor_name, indices), arrays, strict=True))
+        seen += len(indices)
+        if progress is not None:
+            progress(seen, total)
+        if len(tensors) < len(todo[0].texts):
             continue
-        tensors: dict[str, Any] = {}
-        for indices, arrays in run_texts(loaded, records, shard.texts, batch_size):
-            tensors.update(zip(map(tensor_name, indices), arrays, strict=True))
-            seen += len(indices)
-            if progress is not None:
-                progress(seen, total)
+        shard = todo.pop(0)
         written = write_shard(out / shard.file, tensors)
+        tensors = {}
         done[shard.file] = {**written, "texts": list(shard.texts)}
         state = {"settings": settings, "shards": list(done.values())}
         write_bytes(out / PARTIAL_FILE, json.dumps(state).encode())
