@@ -16,6 +16,8 @@ COMMANDS = {
     "check": ("check", "Check programs: syntax, types, causality, cost, properties."),
     "fmt": ("fmt", "Rewrite programs in canonical form."),
     "export": ("export", "Write a program as NumPy, PyTorch, FlexAttention or LaTeX."),
+    "replace": ("replace", "Put programs in the place of heads; measure what the model loses."),
+    "compare": ("compare", "Show what an edited program changes in the model's predictions."),
     "report": ("report", "Write the HTML report of a run."),
     "features": ("reference", "List the vocabulary: features, functions, word sets."),
     "grammar": ("reference", "Print the grammar of the language."),

@@ -19,6 +19,7 @@ from attn_dsl.eval.models import LoadedModel
 from attn_dsl.eval.replace.source import Head
 
 if TYPE_CHECKING:
+    from attn_dsl.compiler.program import Program
     from attn_dsl.eval.replace.source import Source
 
 MASKED_SHARE = 0.15
@@ -208,7 +209,9 @@ class HeldOut:
         _ = self.reference
         return self._original
 
-    def measure(self, heads: Mapping[Head, Source], tick: Callable[[], None] | None = None) -> Sums:
+    def measure(
+        self, heads: Mapping[Head, Source | Program], tick: Callable[[], None] | None = None
+    ) -> Sums:
         """Measure the model with some heads replaced.
 
         Args:
@@ -308,8 +311,8 @@ class HeldOut:
         call = {"input_ids": inputs.to(device), "attention_mask": mask.to(device)}
         if self.loaded.causal:
             call["use_cache"] = False  # type: ignore[assignment]
-        where = (torch.cat(part).to(device) for part in (rows, columns, targets))
-        return Batch(tuple(texts), call, *where, tuple(counts), start)
+        at_row, at_column, target = (torch.cat(p).to(device) for p in (rows, columns, targets))
+        return Batch(tuple(texts), call, at_row, at_column, target, tuple(counts), start)
 
     def _masked(self, ids: tuple[int, ...]) -> list[int]:
         """Draw the positions of one text to mask; the same text and seed give the same ones."""

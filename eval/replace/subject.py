@@ -191,9 +191,7 @@ def own_text(subject: Subject, spec: str, max_tokens: int | None, max_texts: int
         )
     texts = read_texts(spec)
     seen = {
-        subject.capture.text_hash(i)
-        for part in ("fit", "select")
-        for i in subject.splits[part]  # type: ignore[index]
+        subject.capture.text_hash(i) for part in ("fit", "select") for i in subject.splits[part]
     }
     fresh = [text for text in texts if text_hash(text) not in seen]
     if not fresh:

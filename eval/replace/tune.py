@@ -189,7 +189,7 @@ class Trainer:
             mean = self.moments[0] / (1 - 0.9**self.steps)
             size = (self.moments[1] / (1 - 0.99**self.steps)).sqrt() + 1e-10
             rate = self.settings.rate * 0.5 * (1 + math.cos(math.pi * done))
-            self.weights -= (rate * mean / size).to(self.weights) / self.scale
+            self.weights.sub_((rate * mean / size).to(self.weights) / self.scale)
             self.weights.clamp_(-MAX_WEIGHT, MAX_WEIGHT)
 
     def save(self, file: Path) -> None:
