@@ -312,6 +312,8 @@ class Maker:
         )
 
     def _count(self) -> str:
+        if not self.causal and self._chance(0.1):
+            return f"from_end(k) {self._pick(['==', '<='])} {self._between(0, 5)}"
         name = self._pick(["length", "piece", "repeats", "word_repeats", "word_index", "sentence",
                           "depth"])  # fmt: skip
         return f"{name}(k) {self._pick(['>=', '==', '<='])} {self._between(1, 5)}"
