@@ -93,7 +93,7 @@ def test_the_same_seed_draws_the_same_programs(texts: list[Tokens]) -> None:
 
 
 def test_every_form_and_every_feature_can_be_drawn(texts: list[Tokens]) -> None:
-    maker = rp.Maker(texts, False, seed=0)
+    maker = rp.Maker(texts[:6], False, seed=0)
     forms, names = set(), set()
     for _ in range(1_500):
         drawn = maker._term()
@@ -102,7 +102,7 @@ def test_every_form_and_every_feature_can_be_drawn(texts: list[Tokens]) -> None:
             forms.add(form.split(" + ")[0].removesuffix(" negated"))
             names |= {node.name for node in term.walk() if isinstance(node, t.Call)}
     assert forms == set(rp.FORMS)
-    columns = {name: Batch(texts).column(name) for name, f in FEATURES.items()
+    columns = {name: Batch(texts[:6]).column(name) for name, f in FEATURES.items()
                if not f.extra and f.arity == 1}  # fmt: skip
     common = {name: np.unique(column.settled, return_counts=True)[1].max() / len(column.settled)
               for name, column in columns.items()}  # fmt: skip
