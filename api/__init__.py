@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from attn_dsl.dsl.errors import AttnDslError, InputError, ProgramError
     from attn_dsl.dsl.tokens import Tokens
     from attn_dsl.eval.capture import Capture
+    from attn_dsl.eval.replace.context import replace_heads
     from attn_dsl.synth.fit import fit
     from attn_dsl.synth.run import Run
 
@@ -29,6 +30,7 @@ __all__ = [
     "fit",
     "load",
     "parse",
+    "replace_heads",
 ]
 
 _HOMES = {
@@ -44,6 +46,7 @@ _HOMES = {
     "fit": "attn_dsl.synth.fit",
     "load": "attn_dsl.compiler.program",
     "parse": "attn_dsl.compiler.program",
+    "replace_heads": "attn_dsl.eval.replace.context",
 }
 
 

@@ -27,7 +27,6 @@ from attn_dsl.compiler.kernel_graph import ColumnKey, Stage
 from attn_dsl.compiler.machine import plane_value
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.features import FEATURES
-from attn_dsl.dsl.reference import TERM_LIMIT
 
 Affine = tuple[int, int, int]
 """The numbers a, b, c of a register that is a q + b k + c."""
@@ -57,6 +56,10 @@ class _Recorder(Batch):
         """Note a test for a set."""
         return self._note(ColumnKey("in", name, elements))
 
+    def weights(self, name: str, hundredths: tuple[tuple[str, int], ...]) -> ColumnArrays:
+        """Note a weighted set."""
+        return self._note(ColumnKey("weight", name, hundredths=hundredths))
+
     def affix(self, name: str, kind: str, text: str) -> ColumnArrays:
         """Note a test for a beginning or an end."""
         return self._note(ColumnKey(kind, name, frozenset([text])))
@@ -67,24 +70,40 @@ class _Recorder(Batch):
         return self.keys.setdefault(key, ColumnArrays(nothing, nothing, nothing, partial, key.pad))
 
 
+Value = tuple[int, int, float]
+"""A factor that is a number: register, function (``bytecode.Real``), rate of a decay."""
+
+
 @dataclass
 class _Term:
-    """A weight's plane, split by what its factors read."""
+    """A weight's plane, split by what its factors read.
+
+    Attributes:
+        weight: constant factors included.
+        query: registers of the query that must be true.
+        scales: factors that read the query alone.
+        distance, key, pair: the planes whose product is weighted; -1 for none.
+    """
 
     weight: float
     query: tuple[int, ...] = ()
+    scales: tuple[Value, ...] = ()
     distance: int = -1
     key: int = -1
     pair: int = -1
+
+
+PlaneKey = tuple[tuple[Value, ...], tuple[int, ...]]
+"""A plane: up to two factors that are numbers, and the registers that must be true."""
 
 
 @dataclass
 class _Split:
     """Everything that the terms of all programs refer to."""
 
-    key_planes: dict[tuple, int] = field(default_factory=dict)
-    pair_planes: dict[tuple, int] = field(default_factory=dict)
-    distance_planes: dict[tuple, int] = field(default_factory=dict)
+    key_planes: dict[PlaneKey, int] = field(default_factory=dict)
+    pair_planes: dict[PlaneKey, int] = field(default_factory=dict)
+    distance_planes: dict[PlaneKey, int] = field(default_factory=dict)
 
 
 class JointPlan:
@@ -214,31 +233,34 @@ class JointPlan:
         """Split a plane; None where it adds nothing to any program."""
         factors = self._factors(plane.register) if plane.truth else []
         factors += self._factors(plane.condition) if plane.condition >= 0 else []
-        value = -1 if plane.truth else plane.register
         by: dict[Stage, list[int]] = {stage: [] for stage in Stage}
         for register in dict.fromkeys(factors):
             by[self.stage[register]].append(register)
         if any(self.constant(i) == 0 for i in by[Stage.CONSTANT]):
             return None
-        rate, kind = float(plane.rate), int(plane.real)
-        if value >= 0 and self.stage[value] == Stage.CONSTANT:
-            weight *= float(plane_value(kind, self.constant(value), rate))
-            weight, value = min(max(weight, -TERM_LIMIT), TERM_LIMIT), -1
-        term = _Term(weight, tuple(by[Stage.QUERY]))
+        values: dict[Stage, list[Value]] = {stage: [] for stage in Stage}
+        if not plane.truth:
+            values[self.stage[plane.register]].append((plane.register, plane.real, plane.rate))
+        if plane.other >= 0:
+            other = (plane.other, plane.other_real, plane.other_rate)
+            values[self.stage[plane.other]].append(other)
+        for register, kind, rate in values[Stage.CONSTANT]:
+            weight *= float(plane_value(int(kind), self.constant(register), rate))
         if weight == 0.0:
             return None
-        stage = Stage.CONSTANT if value < 0 else self.stage[value]
-        if by[Stage.PAIR] or stage in (Stage.PAIR, Stage.QUERY):
-            rest = (*by[Stage.DISTANCE], *by[Stage.KEY], *by[Stage.PAIR])
-            term.pair = _number(self.parts.pair_planes, (value, kind, rate, rest))
+        term = _Term(weight, tuple(by[Stage.QUERY]), tuple(values[Stage.QUERY]))
+        three = (Stage.DISTANCE, Stage.KEY, Stage.PAIR)
+        if by[Stage.PAIR] or values[Stage.PAIR]:
+            numbers = tuple(v for stage in three for v in values[stage])
+            held = tuple(i for stage in three for i in by[stage])
+            term.pair = _number(self.parts.pair_planes, (numbers, held))
             return term
-        if by[Stage.DISTANCE] or stage == Stage.DISTANCE:
-            own = (value, kind) if stage == Stage.DISTANCE else (-1, 0)
-            plane_key = (*own, rate, tuple(by[Stage.DISTANCE]))
-            term.distance = _number(self.parts.distance_planes, plane_key)
-        if by[Stage.KEY] or stage == Stage.KEY:
-            own = (value, kind) if stage == Stage.KEY else (-1, 0)
-            term.key = _number(self.parts.key_planes, (*own, rate, tuple(by[Stage.KEY])))
+        if by[Stage.DISTANCE] or values[Stage.DISTANCE]:
+            key = (tuple(values[Stage.DISTANCE]), tuple(by[Stage.DISTANCE]))
+            term.distance = _number(self.parts.distance_planes, key)
+        if by[Stage.KEY] or values[Stage.KEY]:
+            key = (tuple(values[Stage.KEY]), tuple(by[Stage.KEY]))
+            term.key = _number(self.parts.key_planes, key)
         return term
 
     def _factors(self, register: int) -> list[int]:
@@ -317,7 +339,7 @@ class JointPlan:
         return out
 
 
-def _number(table: dict[tuple, int], key: tuple) -> int:
+def _number(table: dict[PlaneKey, int], key: PlaneKey) -> int:
     return table.setdefault(key, len(table))
 
 
@@ -335,4 +357,3 @@ def _joined(left: Stage, right: Stage) -> Stage:
     if left == right or right == Stage.CONSTANT:
         return left
     return right if left == Stage.CONSTANT else Stage.PAIR
-

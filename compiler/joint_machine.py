@@ -46,8 +46,9 @@ class Tables(NamedTuple):
         eager: int32, the registers to compute for every query, in order: those that read the query
             or the key; -1 - register: what else is wanted as a row, for a quantifier looks at it.
         pads: int32 (columns): the value outside of what is visible.
-        key_planes: int32 (planes, 4): value register or -1, function, conditions' start and end.
-        key_rates: float64 (planes): of decays.
+        key_planes: int32 (planes, 6): conditions' start and end, and up to two factors, register
+            (-1: none) and function each.
+        key_rates: float64 (planes, 2): of decays.
         pair_planes, pair_rates: the same for planes of pairs.
         conditions: int32, registers that must be true.
         pair_needs: int32 (planes, 2): start and end in ``needs``.
@@ -57,8 +58,10 @@ class Tables(NamedTuple):
         sums: float64 (programs, 2 * capacity): all that a program adds by distance, backwards.
         key_terms: int32 (terms, 2): program, key plane.
         key_weights: float64 (terms).
-        terms: int32 (terms, 5): planes by distance, key and pair (-1: none), and the conditions
-            on the query; each program's behind those of the one before.
+        terms: int32 (terms, 9): planes by distance, key and pair (-1: none), start and end of the
+            conditions on the query, and up to two factors that read the query; each program's
+            behind those of the one before.
+        rates: float64 (terms, 2): of decays among these factors.
         weights: float64 (terms).
         starts: int32 (programs + 1): the terms of each program.
         linear: bool (programs).
@@ -82,6 +85,7 @@ class Tables(NamedTuple):
     key_terms: np.ndarray
     key_weights: np.ndarray
     terms: np.ndarray
+    rates: np.ndarray
     weights: np.ndarray
     starts: np.ndarray
     linear: np.ndarray
@@ -246,22 +250,23 @@ def _need(
 
 
 @njit(**_LEAN)
-def _plane(plane, rate, conditions, rows, low, keys, out):
-    """Compute what a weight multiplies: a function of a register, where all conditions hold."""
-    register, kind = plane[0], plane[1]
+def _plane(plane, rates, conditions, rows, low, keys, out):
+    """Compute what a weight multiplies: functions of registers, where all conditions hold."""
     n = keys - low
-    if register < 0:
-        for k in range(n):
-            out[k] = 1.0
-    elif kind == 0:
+    for k in range(n):
+        out[k] = 1.0
+    for factor in range(2):
+        register, kind = plane[2 + 2 * factor], plane[3 + 2 * factor]
+        if register < 0:
+            break
         values = rows[register, low:keys]
-        for k in range(n):
-            out[k] = values[k]
-    else:
-        values = rows[register, low:keys]
-        for k in range(n):
-            out[k] = plane_value(kind, values[k], rate)
-    for c in range(plane[2], plane[3]):
+        if kind == 0:
+            for k in range(n):
+                out[k] *= values[k]
+        else:
+            for k in range(n):
+                out[k] *= plane_value(kind, values[k], rates[factor])
+    for c in range(plane[0], plane[1]):
         holds = rows[conditions[c], low:keys]
         for k in range(n):
             out[k] = out[k] if holds[k] != 0 else 0.0
@@ -362,7 +367,7 @@ def _prepare(
 @njit(**_LEAN)
 def compute_row(
     code, stage, slot, eager, pads, key_planes, key_rates, pair_planes, pair_rates, conditions,
-    pair_needs, needs, distance, distance_planes, sums, key_terms, key_weights, terms, weights,
+    pair_needs, needs, distance, distance_planes, sums, key_terms, key_weights, terms, rates, weights,
     starts, linear, columns, scalars, rows, key_rows, pair_rows, key_sums, stamps, match, scores,
     masses, bits, q, keys, low, out, row,
 ):  # fmt: skip
@@ -390,6 +395,14 @@ def compute_row(
                 skip |= scalars[conditions[c]] == 0
             if skip:
                 continue
+            weight = weights[e]
+            for factor in range(2):
+                register = terms[e, 5 + 2 * factor]
+                if register >= 0:
+                    kind = terms[e, 6 + 2 * factor]
+                    weight *= plane_value(kind, scalars[register], rates[e, factor])
+            if weight == 0.0:
+                continue
             added = True
             near, key, pair = terms[e, 0], terms[e, 1], terms[e, 2]
             if pair >= 0:
@@ -405,17 +418,17 @@ def compute_row(
                         pair_planes[pair], pair_rates[pair], conditions, rows, 0, keys,
                         pair_rows[pair],
                     )  # fmt: skip
-                _add(s, weights[e], floor, pair_rows[pair, :wide])
+                _add(s, weight, floor, pair_rows[pair, :wide])
             elif near >= 0 and key >= 0:
                 part = distance_planes[near, zero : zero + wide]
-                _add_product(s, weights[e], floor, part, key_rows[key, :wide])
+                _add_product(s, weight, floor, part, key_rows[key, :wide])
             elif near >= 0:
-                _add(s, weights[e], floor, distance_planes[near, zero : zero + wide])
+                _add(s, weight, floor, distance_planes[near, zero : zero + wide])
             elif key >= 0:
-                _add(s, weights[e], floor, key_rows[key, :wide])
+                _add(s, weight, floor, key_rows[key, :wide])
             else:
                 for k in range(wide):
-                    s[k] += weights[e]
+                    s[k] += min(max(weight, floor), TERM_LIMIT)
         if linear[program]:
             _linear_row(s[:keys], out[program, row, :keys])
             continue
@@ -468,7 +481,7 @@ def _settle(partial, columns, q, settled, known, opened, unsettled, counts):
 @njit(**_OPTIONS)
 def evaluate_text(
     code, stage, slot, eager, pads, key_planes, key_rates, pair_planes, pair_rates, conditions,
-    pair_needs, needs, distance, distance_planes, sums, key_terms, key_weights, terms, weights,
+    pair_needs, needs, distance, distance_planes, sums, key_terms, key_weights, terms, rates, weights,
     starts, linear, columns, scalars, rows, key_rows, pair_rows, key_sums, stamps, match, scores,
     masses, bits, partial, reach, token, causal, n, settled, known, opened, out,
 ):  # fmt: skip
@@ -503,7 +516,7 @@ def evaluate_text(
         compute_row(
             code, stage, slot, eager, pads, key_planes, key_rates, pair_planes, pair_rates,
             conditions, pair_needs, needs, distance, distance_planes, sums, key_terms, key_weights,
-            terms, weights, starts, linear, columns, scalars, rows, key_rows, pair_rows, key_sums,
+            terms, rates, weights, starts, linear, columns, scalars, rows, key_rows, pair_rows, key_sums,
             stamps, match, scores, masses, bits, q, keys, low, out, q,
         )  # fmt: skip
         out[:, q, keys:] = 0.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +14,7 @@ from attn_dsl.compiler.machine import plane_value
 from attn_dsl.dsl.reference import TERM_LIMIT
 
 if TYPE_CHECKING:
-    from attn_dsl.compiler.joint import JointPlan
+    from attn_dsl.compiler.joint import JointPlan, PlaneKey, Value
 
 _NO_OPERANDS = (Op.CONST, Op.QUERY, Op.KEY, Op.COLUMN_QUERY, Op.COLUMN_KEY)
 _GIVEN = (Stage.CONSTANT, Stage.KEY)
@@ -45,8 +45,10 @@ def tables(plan: JointPlan, capacity: int) -> Tables:
     key_rows, key_rates = _planes(parts.key_planes, conditions)
     pair_rows, pair_rates = _planes(parts.pair_planes, conditions)
     queries = sorted({q for terms in plan.terms for term in terms for q in term.query})
-    roots = set(conditions.items) | {int(row[0]) for row in [*key_rows, *pair_rows] if row[0] >= 0}
-    used = _closure(plan, {*roots, *queries})
+    scales = [scale for terms in plan.terms for term in terms for scale in term.scales]
+    planes_of_rows = [*parts.key_planes, *parts.pair_planes]
+    numbers = {value[0] for values, _ in planes_of_rows for value in values}
+    used = _closure(plan, {*conditions.items, *queries, *numbers, *(s[0] for s in scales)})
     bodies = {a for q in used if _is_quantifier(plan, q) for a in _operands(plan, q)}
     as_rows = {
         i for i in _closure(plan, bodies) if i in bodies or plan.stage[i] in (Stage.PAIR, *_WIDE)
@@ -58,8 +60,8 @@ def tables(plan: JointPlan, capacity: int) -> Tables:
         if i in as_rows and plan.stage[i] not in (Stage.KEY, Stage.CONSTANT):
             eager.append(-1 - i)
     pair_needs = []
-    for value, _, _, held in parts.pair_planes:
-        wanted = _closure(plan, {*held, *([value] if value >= 0 else [])})
+    for values, held in parts.pair_planes:
+        wanted = _closure(plan, {*held, *(value[0] for value in values)})
         pair_needs.append(needs.add(i for i in sorted(wanted) if plan.stage[i] not in _GIVEN))
     slot, distances = _slots(plan, used, distance)
     planes = [_distance_plane(plan, key, distance) for key in parts.distance_planes]
@@ -67,6 +69,7 @@ def tables(plan: JointPlan, capacity: int) -> Tables:
     key_terms: list[tuple[int, int]] = []
     key_weights: list[float] = []
     rows: list[tuple[int, ...]] = []
+    rates: list[tuple[float, ...]] = []
     weights: list[float] = []
     starts = [0]
     for number, terms in enumerate(plan.terms):
@@ -75,14 +78,16 @@ def tables(plan: JointPlan, capacity: int) -> Tables:
             plain = (term.distance < 0) + (term.key < 0) + (term.pair < 0)
             if plain == 3 and not plan.linear[number]:
                 continue  # the same for all keys of a row: it changes no softmax
-            if not term.query and plain == 2 and term.distance >= 0:
+            alone = plain == 2 and not (term.query or term.scales)
+            if alone and term.distance >= 0:
                 sums[number] += np.clip(term.weight * planes[term.distance], floor, TERM_LIMIT)
-            elif not term.query and plain == 2 and term.key >= 0:
+            elif alone and term.key >= 0:
                 key_terms.append((number, term.key))
                 key_weights.append(term.weight)
             else:
-                where = conditions.add(term.query)
-                rows.append((term.distance, term.key, term.pair, *where))
+                where, (factors, own) = conditions.add(term.query), _functions(term.scales)
+                rows.append((term.distance, term.key, term.pair, *where, *factors))
+                rates.append(own)
                 weights.append(term.weight)
         starts.append(len(rows))
     return Tables(
@@ -91,10 +96,10 @@ def tables(plan: JointPlan, capacity: int) -> Tables:
         slot=slot,
         eager=_ints(eager),
         pads=_ints(key.pad for key in plan.columns),
-        key_planes=_ints(key_rows, 4),
-        key_rates=np.array(key_rates, dtype=np.float64),
-        pair_planes=_ints(pair_rows, 4),
-        pair_rates=np.array(pair_rates, dtype=np.float64),
+        key_planes=_ints(key_rows, 6),
+        key_rates=_reals(key_rates),
+        pair_planes=_ints(pair_rows, 6),
+        pair_rates=_reals(pair_rates),
         conditions=_ints(conditions.items),
         pair_needs=_ints(pair_needs, 2),
         needs=_ints(needs.items),
@@ -103,7 +108,8 @@ def tables(plan: JointPlan, capacity: int) -> Tables:
         sums=sums,
         key_terms=_ints(key_terms, 2),
         key_weights=np.array(key_weights, dtype=np.float64),
-        terms=_ints(rows, 5),
+        terms=_ints(rows, 9),
+        rates=_reals(rates),
         weights=np.array(weights, dtype=np.float64),
         starts=_ints(starts),
         linear=plan.linear,
@@ -134,12 +140,19 @@ def state(plan: JointPlan, t: Tables) -> State:
     )
 
 
-def _planes(keys: Iterable[tuple], conditions: _Lists) -> tuple[list[tuple], list[float]]:
+def _planes(keys: Iterable[PlaneKey], conditions: _Lists) -> tuple[list[tuple], list[tuple]]:
     rows, rates = [], []
-    for value, kind, rate, held in keys:
-        rows.append((value, kind, *conditions.add(held)))
-        rates.append(rate)
+    for values, held in keys:
+        factors, own = _functions(values)
+        rows.append((*conditions.add(held), *factors))
+        rates.append(own)
     return rows, rates
+
+
+def _functions(values: Sequence[Value]) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Return registers (-1 for none) and functions of up to two factors, and their rates."""
+    two = [*values, (-1, 0, 0.0), (-1, 0, 0.0)][:2]
+    return tuple(int(x) for value in two for x in value[:2]), tuple(float(v[2]) for v in two)
 
 
 def _operands(plan: JointPlan, register: int) -> set[int]:
@@ -168,9 +181,7 @@ def _closure(plan: JointPlan, roots: set[int]) -> set[int]:
     return found
 
 
-def _slots(
-    plan: JointPlan, used: set[int], distance: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _slots(plan: JointPlan, used: set[int], distance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Compute the registers that read the distance, and say which row each has."""
     slot = np.full(len(plan.stage), -1, dtype=np.int32)
     chosen = [i for i in sorted(used) if plan.stage[i] == Stage.DISTANCE]
@@ -179,14 +190,19 @@ def _slots(
     return slot, np.array(rows, dtype=np.int32).reshape(-1, len(distance))
 
 
-def _distance_plane(plan: JointPlan, key: tuple, distance: np.ndarray) -> np.ndarray:
-    value, kind, rate, held = key
+def _distance_plane(plan: JointPlan, key: PlaneKey, distance: np.ndarray) -> np.ndarray:
+    values, held = key
     row = np.ones(len(distance))
-    if value >= 0:
-        row = np.array([plane_value(kind, v, rate) for v in plan.by_distance(value, distance)])
+    for register, kind, rate in values:
+        at = plan.by_distance(register, distance)
+        row = row * np.array([plane_value(int(kind), v, rate) for v in at])
     for register in held:
         row = row * (plan.by_distance(register, distance) != 0)
     return row
+
+
+def _reals(rates: Sequence[tuple[float, ...]]) -> np.ndarray:
+    return np.array(rates, dtype=np.float64).reshape(-1, 2)
 
 
 def _ints(values: Iterable, width: int = 0) -> np.ndarray:

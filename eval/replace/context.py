@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from attn_dsl.compiler.program import Program
-from attn_dsl.eval.replace.source import Head, Source
+from attn_dsl.compiler.program import Program, load
+from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.errors import InputError, WorkError
+from attn_dsl.eval.locate import max_positions
+from attn_dsl.eval.models import LoadedModel, body
+from attn_dsl.eval.replace import probe
+from attn_dsl.eval.replace.adapters import Adapter, adapter_for
+from attn_dsl.eval.replace.controller import Controller
+from attn_dsl.eval.replace.programs import Programs
+from attn_dsl.eval.replace.source import Head, Part, Source, bundles
+from attn_dsl.eval.replace.tokens import TokenReader, vocabulary_for
+
+if TYPE_CHECKING:
+    from attn_dsl.eval.vocabulary import Vocabulary
+
+Standing = Program | t.Head | str | Path | Source
+"""What can stand in the place of a head: a program, the path of one, or any other source."""
+_OPEN: weakref.WeakKeyDictionary[Any, tuple[Adapter, Controller]] = weakref.WeakKeyDictionary()
+"""By stack of layers: what keeps heads of it replaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,37 +35,186 @@ class Replacement:
     """What was replaced, and what was verified before the body of the ``with`` began.
 
     Attributes:
-        heads: (layer, head) of all replaced heads, those of outer contexts left out.
-        names: of the sources, in the same order.
-        implementation: the model's own attention implementation, which the kept heads go on using.
-        identity: the largest difference of a logit on the probe with no head replaced, but the
-            context's attention function in place.
-        attention: the largest difference between the attention that a replaced head used on the
-            probe and what its source gives.
+        heads: (layer, head) of the replaced heads, those of outer contexts left out.
+        names: of their sources, in the same order.
+        implementation: the model's own attention implementation, which kept heads go on using.
+        causal: whether the model's heads see only what precedes them; measured, not read.
+        identity: the largest difference of an output of the stack of layers on the probe, in
+            place but with no head replaced, relative to the largest output.
+        attention: the largest difference between the attention that replaced heads used on the
+            probe and what their sources give, computed apart.
         identity_tolerance, attention_tolerance: what these two may be at most.
+        probe_tokens: length of the text that was probed.
     """
 
     heads: tuple[Head, ...]
     names: tuple[str, ...]
     implementation: str
+    causal: bool
     identity: float
     attention: float
     identity_tolerance: float
     attention_tolerance: float
+    probe_tokens: int
 
 
 @contextmanager
 def replace_heads(
     model: Any,
-    heads: Mapping[Head, Program | str | Path | Source],
+    heads: Mapping[Head, Standing],
     *,
     tokenizer: Any = None,
-    vocabulary: Any = None,
+    vocabulary: Vocabulary | None = None,
 ) -> Iterator[Replacement]:
     """Put programs in the place of heads of a live transformers model.
 
     >>> with replace_heads(model, {(5, 1): program}, tokenizer=tokenizer) as report:
     ...     logits = model(**tokenizer("Once upon a time", return_tensors="pt")).logits
+
+    Inside, the model is used as ever: forward passes, gradients, ``generate`` with its cache.
+    A replaced head keeps its values and its part of the output projection; what it attends to is
+    what the program says of the tokens that the attention mask leaves, counted from the first of
+    them. Dropout does not touch it. Afterwards the model is as before, also after an exception.
+    A context within another replaces further heads.
+
+    Args:
+        model: a transformers model, or what ``load_model`` returned.
+        heads: by (layer, query head), both from 0: a program, the path of one, or another
+            ``Source``. In a causal model all must be causal; a bidirectional model takes both.
+        tokenizer: the model's; without it, the one that belongs to the model's name is loaded.
+        vocabulary: in the place of a tokenizer.
+
+    Raises:
+        InputError: before anything is changed: no such head, a head that is replaced already, a
+            program that sees what a causal head cannot, holes, no tokenizer, a model whose
+            attention cannot be reached. In a forward pass: no input_ids, a text longer than the
+            model's context, a cache that was filled outside.
+        WorkError: the verification failed; the model is as before.
     """
-    raise NotImplementedError
-    yield
+    if isinstance(model, LoadedModel):
+        tokenizer = model.tokenizer if tokenizer is None else tokenizer
+        model = model.model
+    _check_model(model)
+    stack = body(model)
+    found = _OPEN.get(stack)
+    adapter = found[0] if found is not None else adapter_for(model)
+    sources = _sources(heads)
+    _check_heads(sources, adapter, model, found[1] if found is not None else None)
+    reader = TokenReader(vocabulary_for(model, tokenizer, vocabulary))
+    ids = probe.ids_for(model, reader.vocabulary, max_positions(model.config))
+    before, causal = probe.outputs(stack, ids), probe.is_causal(stack, ids)
+    _check_visibility(sources, causal)
+    members = {
+        place: (bundle, number)
+        for bundle, where in bundles(sources)
+        for place, number in where.items()
+    }
+    with ExitStack() as undo:
+        if found is None:
+            controller = Controller(stack, reader, max_positions(model.config))
+            undo.callback(_close, stack, adapter, controller)
+            _OPEN[stack] = (adapter, controller)
+            controller.open()
+            adapter.attach(controller)
+        else:
+            controller = found[1]
+        identity = probe.difference(before, probe.outputs(stack, ids))
+        limit = probe.identity_tolerance(before)
+        if identity > limit:
+            raise WorkError(
+                f"with no head replaced, the model's outputs differ by {identity:.1e} of their "
+                f"size from its own (at most {limit:.0e} is allowed), so its attention is not "
+                "understood; nothing was replaced"
+            )
+        undo.callback(controller.remove, list(members))
+        controller.add(members)
+        off = probe.attention(stack, ids, controller, sources, reader)
+        if not off <= probe.ATTENTION_TOLERANCE:
+            raise WorkError(
+                f"replaced heads used an attention that differs by {off:.1e} from that of their "
+                f"programs (at most {probe.ATTENTION_TOLERANCE:.0e} is allowed); the model is as "
+                "before"
+            )
+        yield Replacement(
+            tuple(sources), tuple(s.name for s in sources.values()), adapter.implementation,
+            causal, identity, off, limit, probe.ATTENTION_TOLERANCE, ids.shape[1],
+        )  # fmt: skip
+
+
+def _close(stack: Any, adapter: Adapter, controller: Controller) -> None:
+    """Leave the model as it was."""
+    try:
+        adapter.detach()
+    finally:
+        controller.close()
+        _OPEN.pop(stack, None)
+
+
+def _sources(heads: Mapping[Head, Standing]) -> dict[Head, Source]:
+    """Turn what was given into sources, all programs of one visibility into one bundle."""
+    programs: dict[Head, Program] = {}
+    found: dict[Head, Source] = {}
+    for place in sorted(heads):
+        given = heads[place]
+        if isinstance(given, str | Path):
+            given = load(given)
+        elif isinstance(given, t.Head):
+            given = Program.from_tree(given)
+        if isinstance(given, Program):
+            programs[place] = given
+        elif isinstance(given, Source):
+            found[place] = given
+        else:
+            raise InputError(
+                f"L{place[0]}H{place[1]}: a {type(given).__name__} cannot stand in the place of a "
+                "head; give a program, the path of one, or a source"
+            )
+    for causal in (True, False):
+        chosen = {place: p for place, p in programs.items() if p.causal == causal}
+        if chosen:
+            bundle = Programs(list(chosen.values()))
+            found |= {place: Part(bundle, i) for i, place in enumerate(chosen)}
+    return {place: found[place] for place in sorted(found)}
+
+
+def _check_model(model: Any) -> None:
+    from transformers import PreTrainedModel
+
+    if not isinstance(model, PreTrainedModel):
+        raise InputError(
+            f"a {type(model).__name__} is no transformers model; give the model itself, not what "
+            "is wrapped around it"
+        )
+
+
+def _check_heads(
+    sources: Mapping[Head, Source], adapter: Adapter, model: Any, open_: Controller | None
+) -> None:
+    layers, count = len(adapter.layers), int(model.config.num_attention_heads)
+    for layer, head in sources:
+        if not (0 <= layer < layers and 0 <= head < count):
+            raise InputError(
+                f"there is no head L{layer}H{head}: the model has {layers} layers (0 to "
+                f"{layers - 1}) of {count} heads (0 to {count - 1})"
+            )
+        if open_ is not None and (layer, head) in open_.members:
+            raise InputError(
+                f"the head L{layer}H{head} is replaced already by an outer replace_heads; leave "
+                "that context first"
+            )
+
+
+def _check_visibility(sources: Mapping[Head, Source], causal: bool) -> None:
+    """Refuse, in a causal model, whatever sees what follows a query."""
+    wrong = {place: s for place, s in sources.items() if causal and not s.causal}
+    if wrong:
+        (layer, head), source = next(iter(wrong.items()))
+        program = None
+        if isinstance(source, Part) and isinstance(source.of, Programs):
+            program = source.of.programs[source.number]
+        ahead = program.facts.lookahead if program is not None and program.causal else ()
+        why = f"looks ahead ({', '.join(ahead)})" if ahead else "is bidirectional"
+        raise InputError(
+            f"the program {source.name} for L{layer}H{head} {why}, but the heads of this model see "
+            "only what precedes them; write it `causal`, with features that read to the left"
+        )

@@ -1,37 +1,80 @@
-"""Programs as sources: all programs of a replacement evaluated together."""
+"""Programs as sources: all programs of a replacement compiled and evaluated together."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import torch
 
 from attn_dsl.compiler.batch import Batch
-from attn_dsl.compiler.evaluate import Plan, unpack
+from attn_dsl.compiler.joint import JointPlan
+from attn_dsl.compiler.joint_stream import JointStream
 from attn_dsl.compiler.program import Program
+from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.tokens import Tokens
+
+_POOLS: dict[int, ThreadPoolExecutor] = {}
 
 
 class Programs:
-    """Programs of one visibility as a bundle.
+    """Programs of one visibility as a bundle of heads.
 
     >>> from attn_dsl.compiler.program import parse
     >>> bundle = Programs([parse("head previous causal:\\n    1000 where k == q-1")])
     >>> bundle.bundle([Tokens.from_strings(["a", " b"])]).tolist()
     [[[[1.0, 0.0], [1.0, 0.0]]]]
+
+    As many texts are worked on at once as torch has threads.
+
+    Attributes:
+        programs: in the order of the heads.
+        streams: whether rows can be computed token by token (``stream``).
+
+    Raises:
+        InputError: a weight is a hole, or causal and bidirectional programs are mixed.
     """
 
     def __init__(self, programs: Sequence[Program]) -> None:
-        self.programs = tuple(programs)
-        self.names = tuple(p.name for p in programs)
-        self.causal = programs[0].causal
+        self.programs, self.names = tuple(programs), tuple(p.name for p in programs)
+        if len({p.causal for p in programs}) != 1:
+            raise InputError("programs of one bundle must all be causal or all bidirectional")
+        for program in programs:
+            if program.facts.holes:
+                raise InputError(
+                    f"the program {program.name} has {program.facts.holes} weights to be fitted "
+                    "(`?`); write numbers, or fit them to a head with `attn-dsl fit`"
+                )
+        ahead = any(program.facts.lookahead for program in programs)
+        self.causal = programs[0].causal and not ahead
+        self.streams = self.causal
+        # heads that share a program share its matrix
+        self._distinct = list(dict.fromkeys(p.tree for p in programs))
+        at = {tree: i for i, tree in enumerate(self._distinct)}
+        self._where = [at[p.tree] for p in programs]
+        self._shared = len(self._distinct) < len(programs)
+        self.plan = JointPlan(self._distinct)
 
     def bundle(self, texts: Sequence[Tokens]) -> torch.Tensor:
         """Return the matrices of all programs, float32 (programs, texts, n, n)."""
-        plan = Plan([p.tree for p in self.programs], Batch(texts))
         n = max(map(len, texts), default=0)
-        out = torch.zeros(len(self.programs), len(texts), n, n)
-        for i, text in enumerate(texts):
-            m = len(text)
-            out[:, i, :m, :m] = torch.from_numpy(unpack(plan.packed(i), m, self.causal))
-        return out
+        out = np.empty((self.plan.size, len(texts), n, n), dtype=np.float32)
+        threads = min(torch.get_num_threads(), len(texts))
+        self.plan.evaluate(Batch(texts), out, _pool(threads) if threads > 1 else None)
+        return self.expand(torch.from_numpy(out))
+
+    def stream(self) -> JointStream:
+        """Return a text that grows, for the rows of all distinct programs; see ``expand``."""
+        return JointStream(self.plan)
+
+    def expand(self, rows: torch.Tensor) -> torch.Tensor:
+        """Turn what was computed by distinct program into one entry per head."""
+        return rows[self._where] if self._shared else rows
+
+
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Return threads that are started once and wait for work."""
+    if threads not in _POOLS:
+        _POOLS[threads] = ThreadPoolExecutor(threads, thread_name_prefix="attn-dsl")
+    return _POOLS[threads]
