@@ -42,6 +42,7 @@ TOKENS = ("The", " cat", " sat", ".", " She", " saw", " the", " cat", "nap", " (
 EVERYTHING = """\
 # All kinds of expressions.
 set Stop = {".", "!"}
+set Graded = {" cat": 1.25, ".": -0.7, "she": 2}
 
 head everything causal softmax:
     6.1 where text(k-1) == text(q)
@@ -51,12 +52,19 @@ head everything causal softmax:
     0.5 * (q - k) where word(k) in Pronoun
     2 * decay(abs(q - k), 0.5) where match(k-1, q) >= 1
     0.3 * min(count(text(k) == text(q)), 2) where k == last(word(k) == "cat")
+    0.9 * weight(token(q), Graded) * weight(word(k-1), {"": 0.5, "the": -2})
+    0.4 * weight(word(k), Graded) * log(1 + q - k) where text(k) not in Graded
+    0.6 * weight(word(k), Pronoun) * (q - k)
 """
 CORNERS = [
     "2 where word(k) == word(q)", '2 where word(k-1) == ""', '2 where word(k+1) == ""',
     "2 where k == word_last(k-1)", "2 where word_last(k+1) == 0 - 1", "1 * word_last(0)",
     "1 * sqrt(q - k)", "3 * inv(q - k)", "2 * decay(k - 1, 0.5)", "1 * max(q - k, 2)",
     "1 * min(q - k, 2)", "1000 * (k + 8)", "-1000 * (k + 10)", "1000 * k where k < 2",
+    '1 * weight(text(k+1), {"": 2, "sat": -1})', '2 * weight(text(0), {"The": 0.75}) * k',
+    '1 * weight(text(0 - 1), {"": 1.5}) * k', "1000 * k * (k + 8)", "1 * 2 * k",
+    '100 * weight(word(k), {"sat": 100, "cat": -99.99}) * weight(word(q), {"sat": 2, "x": -2})',
+    '1 * weight(word(k), {"cat"}) * weight(word(q), {"she", "the"})',
 ]  # fmt: skip
 
 
@@ -354,12 +362,21 @@ def test_latex_shows_every_construct() -> None:
         r"[k > \operatorname{nearest}_{j}(\mathrm{word}(j) = \text{``\texttt{the}''})]",
         r"0.5^{\max(\lvert q - k \rvert, 0)} \, [\mathrm{match}(k - 1, q) \geq 1]",
         r"\mathrm{Stop} &= \{\text{``\texttt{!{}}''}, \text{``\texttt{.}''}\}",
+        r"\text{``\texttt{.}''} \mapsto -0.7, \text{``\texttt{she}''} \mapsto 2\}",
+        r"+ 0.9 \cdot \operatorname{weight}(\mathrm{token}(q), \mathrm{Graded}) \cdot "
+        r"\operatorname{weight}(\mathrm{word}(k - 1), \{\text{``\texttt{}''} \mapsto 0.5, ",
+        r"+ 0.6 \cdot \operatorname{weight}(\mathrm{word}(k), \mathrm{Pronoun}) \cdot (q - k)",
+        "% weight(s, S) is the weight of s in S: 0 outside it, 1 in a plain set.",
     ):
         assert part in latex
     linear = to_latex(attn_dsl.parse("head a bidirectional linear:\n ? * (k - 1)\n ? where k == 0"))
     assert r"1 / n & \text{otherwise}" in linear
     assert r"m_{qk} &= \theta_{1} \cdot \max(k - 1, 0) \\" in linear
     assert r"{} + \theta_{2} \, [k = 0]" in linear
+    signed = to_latex(
+        attn_dsl.parse('head a causal linear:\n 1 * log(k) * weight(word(k), {"a": -1})')
+    )
+    assert r"1 \cdot \max(\ln \max(k, 1) \cdot \operatorname{weight}" in signed
     program = attn_dsl.parse(r"head a causal:" "\n" r' 1 where text(k) in {"\\", "{", "é", "_%\n"}')
     for part in (r"\textbackslash{}", r"\{", r"\textbackslash{}u00e9", r"\_\%\textbackslash{}n"):
         assert rf"\texttt{{{part}}}" in to_latex(program)
