@@ -115,8 +115,11 @@ class Design:
         return np.concatenate(parts)
 
     def _compute(self, terms: Sequence[t.Term], sets: tuple[t.SetDefinition, ...]) -> np.ndarray:
-        visibility = "causal" if self.causal else "bidirectional"
-        program = t.Head("design", visibility, "softmax", tuple(terms), sets)  # type: ignore[arg-type]
+        visibility: t.Visibility = "causal" if self.causal else "bidirectional"
+        return self.compute(t.Head("design", visibility, "softmax", tuple(terms), sets))
+
+    def compute(self, program: t.Head) -> np.ndarray:
+        """Compute the planes of a program's weights, and keep nothing."""
         plan = Plan([program], self.batch)
         return plan.planes(self.rows)[list(plan.code.programs[0])]
 

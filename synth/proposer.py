@@ -26,12 +26,14 @@ class Fitted:
         iou: over the rows of the fit split.
         predicted: float32 (entries): its rows.
         proposer: who suggested it.
+        settled: whether its weights are final, adjusted and rounded.
     """
 
     program: t.Head
     iou: float
     predicted: np.ndarray = field(repr=False)
     proposer: str = ""
+    settled: bool = False
     nodes: int = field(init=False)
     """Its complexity."""
 
@@ -109,9 +111,19 @@ class HeadTask:
             self._known[key] = Fitted(fitted, iou, predicted)
         return self._known[key]
 
+    def measured(self, program: t.Head, proposer: str = "") -> Fitted:
+        """Take a program with the weights it has, and measure it on the rows."""
+        planes = self.design.planes(program)
+        predicted = np.empty(self.design.entries, dtype=np.float32)
+        w.predict(planes, np.array(program.weights, dtype=np.float64), self.rows.starts, predicted)
+        iou = w.iou_of(self.rows.actual, predicted, len(self.rows))
+        return Fitted(program, iou, predicted, proposer, settled=True)
+
     def polish(self, fitted: Fitted) -> Fitted:
         """Adjust fitted weights to IoU and round them to two digits where that costs little."""
         planes = self.design.planes(fitted.program)
+        if fitted.settled:
+            return dataclasses.replace(fitted, program=self.ordered(fitted.program, planes))
         start = np.array(fitted.program.weights, dtype=np.float64)
         found, predicted = w.adjust(planes, self.rows, start, fitted.predicted)
         iou = w.iou_of(self.rows.actual, predicted, len(self.rows))
@@ -141,7 +153,8 @@ class Proposer(Protocol):
     """Something that suggests programs for a head.
 
     ``propose`` yields programs; weights may be holes, for all weights are fitted. It may look at
-    the task's rows and fit programs itself, and stops when ``task.spent``.
+    the task's rows and fit programs itself, and then yields them as ``Fitted``, to be taken as they
+    are. It stops when ``task.spent``.
     """
 
     @property
@@ -149,7 +162,7 @@ class Proposer(Protocol):
         """What it is called in settings and results."""
         ...
 
-    def propose(self, task: HeadTask) -> Iterator[t.Head]:
+    def propose(self, task: HeadTask) -> Iterator[t.Head | Fitted]:
         """Yield programs for the head of the task."""
         ...
 
@@ -158,13 +171,14 @@ def pool(task: HeadTask, proposers: Iterable[Proposer]) -> list[Fitted]:
     """Collect and fit what all proposers suggest for a head, in the order in which it comes."""
     found: dict[t.Head, Fitted] = {}
     for proposer in proposers:
-        for program in proposer.propose(task):
+        for proposal in proposer.propose(task):
+            program = proposal.program if isinstance(proposal, Fitted) else proposal
             if t.nodes(program) > task.max_nodes:
                 continue
-            fitted = task.fit(program)
+            fitted = proposal if isinstance(proposal, Fitted) else task.fit(program)
             found.setdefault(
                 fitted.program,
-                Fitted(fitted.program, fitted.iou, fitted.predicted, proposer.name),
+                dataclasses.replace(fitted, proposer=fitted.proposer or proposer.name),
             )
             if task.spent:
                 break

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.check import MAX_NODES, check
-from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.printer import show
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.metrics import bootstrap
 from attn_dsl.synth.design import Design
+from attn_dsl.synth.exchange import Exchange, Market
 from attn_dsl.synth.greedy import Greedy
+from attn_dsl.synth.grow import Graded
 from attn_dsl.synth.library import Library, Probes
 from attn_dsl.synth.pareto import choose, front, gains_by_node
 from attn_dsl.synth.proposer import Fitted, HeadTask, Proposer, pool
 from attn_dsl.synth.result import Candidate, FrontRow, HeadResult
 from attn_dsl.synth.score import Split
+from attn_dsl.synth.wide import Wide
 
 PROPOSERS: dict[str, Callable[[Session], Proposer]] = {
     "library": lambda session: Library(session.probes),
     "greedy": lambda session: Greedy(),
+    "graded": lambda session: Graded(session.wide, rounds=6 + 3 * session.settings.effort),
 }
 """Who may suggest programs, by name; each is made once for a session."""
 
@@ -41,7 +42,9 @@ class Settings:
         proposers: names in ``PROPOSERS``, in the order in which they are asked.
         max_evals: how many programs are fitted to a head at the most.
         max_nodes: the largest program.
+        effort: how much work is put into every head; time grows in proportion.
         entries: how many entries of the fit split the weights are fitted on.
+        wide: how many more have the many weights of graded sets, by effort.
         front: how many programs of a head's front are polished and scored.
         price: IoU on the select split that a node must bring for a larger program to be chosen.
         rounds: how often each head is searched; from the second time on it is given the programs
@@ -50,36 +53,22 @@ class Settings:
     """
 
     seed: int = 0
-    proposers: tuple[str, ...] = ("library", "greedy")
+    proposers: tuple[str, ...] = ("library", "greedy", "graded")
     max_evals: int = 200
     max_nodes: int = 200
+    effort: int = 1
     entries: int = 80_000
-    front: int = 10
+    wide: int = 120_000
+    front: int = 16
     price: float = 0.0005
     rounds: int = 2
     allow_lookahead: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """Suggests a head's own front again, and the programs of other heads."""
-
-    before: HeadResult
-    others: tuple[str, ...]
-    name: str = "exchange"
-
-    def propose(self, task: HeadTask) -> Iterator[t.Head]:
-        """Yield them under the name of the head."""
-        for row in self.before.front:
-            yield parse(row.program)
-        for source in self.others:
-            program = dataclasses.replace(parse(source), name=task.name)
-            if program.normaliser == "softmax":
-                yield program
-
-
 class Session:
     """Everything that the searches of a capture's heads share, made when it is first needed."""
+
+    settings: Settings
 
     def __init__(self, capture: Capture, settings: Settings) -> None:
         self.capture, self.settings = capture, settings
@@ -91,6 +80,17 @@ class Session:
     def design(self) -> Design:
         """The rows that programs are fitted on."""
         return Design(self.capture, self.texts["fit"], self.settings.entries, self.settings.seed)
+
+    @cached_property
+    def wide(self) -> Wide:
+        """The rows for what has many weights."""
+        entries = max(self.settings.wide * self.settings.effort, self.settings.entries)
+        return Wide(self.design, entries, self.settings.seed)
+
+    @cached_property
+    def market(self) -> Market:
+        """The programs that heads may take from each other."""
+        return Market(self.design)
 
     @cached_property
     def select(self) -> Split:
@@ -116,7 +116,9 @@ class Session:
         """Make what all heads share, so that threads find it ready."""
         with self._lock:
             _ = self.design.vocabulary, self.design.conditions, self.probes, self.proposers
-            _ = self.select, self.test
+            _ = self.select, self.test, self.market
+            if "graded" in self.settings.proposers:
+                _ = self.wide.cells, self.wide.planes
 
     def search(
         self,
@@ -146,7 +148,7 @@ class Session:
             max_nodes=min(settings.max_nodes, MAX_NODES), max_evals=settings.max_evals,
             deadline=deadline, stop=self.stop,
         )  # fmt: skip
-        proposers = self.proposers if before is None else [Exchange(before, others)]
+        proposers = self.proposers if before is None else [Exchange(self.market, before, others)]
         found = pool(task, proposers)
         polished = self._polish(task, found)
         rows = self._score(polished, number)

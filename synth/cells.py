@@ -1,0 +1,291 @@
+"""Cells: the entries of a design grouped by distance, query symbol and key symbol.
+
+A sum of graded sets by distance, such as ``weight(token(q), A) * weight(token(k), B)`` where
+``q - k in 1..4``, has one value in each cell, so tables over cells are all that a fit of such
+terms needs: one pass over the entries gives the gradient of every element of every set.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numba import njit
+
+from attn_dsl.compiler.masses import BLOCK, block_end, exponentials
+from attn_dsl.synth.design import Design
+
+_OPTIONS = {
+    "cache": True,
+    "nogil": True,
+    "error_model": "numpy",
+    "fastmath": {"reassoc", "contract", "nsz", "arcp"},
+}
+STEPS = (0, 1, 2, 3, 4, 5, 6, 8, 11, 15, 21, 33, 65)
+"""Where the bands of distance begin; the last has no end."""
+FAR = 1 << 20
+
+
+@lru_cache(maxsize=2)
+def bands(causal: bool) -> tuple[tuple[int, int], ...]:
+    """Return the bands of ``q - k``, first and last distance of each.
+
+    >>> bands(causal=True)[6:8]
+    ((6, 7), (8, 10))
+    """
+    ends = [*(step - 1 for step in STEPS[1:]), FAR]
+    right = tuple(zip(STEPS, ends, strict=True))
+    if causal:
+        return right
+    return (*((-b, -a) for a, b in reversed(right[1:])), *right)
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """See the module.
+
+    Attributes:
+        cell: int32 (entries): the cell of each entry.
+        log_distance: float32 (entries): ``log(1 + |q - k|)``.
+        query, key: int32 (cells): symbols, numbered from 0.
+        starts: int64 (bands + 1): cells are sorted by band; where each band's begin.
+        queries, keys: the strings of the symbols.
+    """
+
+    cell: np.ndarray
+    log_distance: np.ndarray
+    query: np.ndarray
+    key: np.ndarray
+    starts: np.ndarray
+    queries: tuple[str, ...]
+    keys: tuple[str, ...]
+
+    @classmethod
+    def of(cls, design: Design) -> Cells:
+        """Group the entries of a design by their token strings."""
+        widths = np.diff(design.starts)
+        distance = np.concatenate(
+            [
+                q - np.arange(q + 1 if design.causal else n)
+                for n, rows in zip(design.batch.sizes, design.rows, strict=True)
+                for q in rows
+            ]
+        )
+        firsts = np.array([first for first, _ in bands(design.causal)])
+        band = np.searchsorted(firsts, distance, side="right") - 1
+        queries, query = np.unique(design.query_symbols, return_inverse=True)
+        keys, key = np.unique(design.key_symbols, return_inverse=True)
+        joined = (band * len(queries) + np.repeat(query, widths)) * len(keys) + key
+        distinct, cell = np.unique(joined, return_inverse=True)
+        inner = len(queries) * len(keys)
+        starts = np.searchsorted(distinct // inner, np.arange(len(firsts) + 1))
+        return cls(
+            cell.astype(np.int32), np.log1p(np.abs(distance)).astype(np.float32),
+            (distinct % inner // len(keys)).astype(np.int32),
+            (distinct % len(keys)).astype(np.int32), starts.astype(np.int64),
+            tuple(design.symbols[int(s)] for s in queries),
+            tuple(design.symbols[int(s)] for s in keys),
+        )  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self.query)
+
+
+@njit(**_OPTIONS)
+def sweep(
+    truths, truth_rows, truth_weights, values, value_rows, value_weights, cell, log_distance, table,
+    starts, actual, mix, predicted, table_gradient, truth_gradient, value_gradient,
+):  # fmt: skip
+    """Predict all rows and add up the gradient of the objective; return it and the shared mass.
+
+    The score of an entry is the weighted sum of its truths and values, plus
+    ``table[cell, 0] + table[cell, 1] * log_distance``. The objective is twice ``mix`` times the
+    shared mass (sum of minima) less ``1 - mix`` times the cross-entropy.
+
+    Args:
+        truths, values: uint8 and float32 (planes, entries), of which some rows are taken.
+        table, table_gradient: float32 (cells, 2).
+        predicted: float32 (entries), written.
+        truth_gradient, value_gradient: float64, added to.
+    """
+    rows = starts.shape[0] - 1
+    bits = np.empty(BLOCK, dtype=np.int32)
+    residual = np.empty(BLOCK, dtype=np.float32)
+    shared_all, likelihood = 0.0, 0.0
+    zero, one = np.float32(0.0), np.float32(1.0)
+    pull = np.float32(1.0 - mix)
+    share = np.float32(2.0 * mix)
+    first = 0
+    while first < rows:
+        last = block_end(starts, first)
+        low, high = starts[first], starts[last]
+        size = high - low
+        if size > bits.shape[0]:
+            bits = np.empty(size, dtype=np.int32)
+            residual = np.empty(size, dtype=np.float32)
+        block = predicted[low:high]
+        far = log_distance[low:high]
+        here = cell[low:high]
+        for i in range(size):
+            c = here[i]
+            block[i] = table[c, 0] + table[c, 1] * far[i]
+        for j in range(truth_rows.shape[0]):
+            w = np.float32(truth_weights[j])
+            x = truths[truth_rows[j], low:high]
+            for i in range(size):
+                block[i] += w if x[i] != 0 else zero
+        for j in range(value_rows.shape[0]):
+            w = np.float32(value_weights[j])
+            y = values[value_rows[j], low:high]
+            for i in range(size):
+                block[i] += w * y[i]
+        for r in range(first, last):
+            row = predicted[starts[r] : starts[r + 1]]
+            top = row[0]
+            for i in range(1, row.shape[0]):
+                top = max(top, row[i])
+            a = actual[starts[r] : starts[r + 1]]
+            held = zero
+            for i in range(row.shape[0]):
+                x = max(row[i] - top, np.float32(-80.0))
+                row[i] = x
+                held += a[i] * x
+            likelihood += float(held)
+        exponentials(block, bits[:size], block)
+        d = residual[:size]
+        for r in range(first, last):
+            p = predicted[starts[r] : starts[r + 1]]
+            a = actual[starts[r] : starts[r + 1]]
+            e = residual[starts[r] - low : starts[r + 1] - low]
+            mass = zero
+            for i in range(p.shape[0]):
+                mass += p[i]
+            scale = one / mass
+            likelihood -= math.log(mass)
+            inside = zero
+            shared = zero
+            for i in range(p.shape[0]):
+                x = p[i] * scale
+                p[i] = x
+                inside += x if x < a[i] else zero
+                shared += min(x, a[i])
+            shared_all += float(shared)
+            for i in range(p.shape[0]):
+                below = one if p[i] < a[i] else zero
+                e[i] = pull * (a[i] - p[i]) + share * p[i] * (below - inside)
+        for i in range(size):
+            c = here[i]
+            table_gradient[c, 0] += d[i]
+            table_gradient[c, 1] += d[i] * far[i]
+        for j in range(truth_rows.shape[0]):
+            x = truths[truth_rows[j], low:high]
+            s = zero
+            for i in range(size):
+                s += d[i] if x[i] != 0 else zero
+            truth_gradient[j] += s
+        for j in range(value_rows.shape[0]):
+            y = values[value_rows[j], low:high]
+            s = zero
+            for i in range(size):
+                s += d[i] * y[i]
+            value_gradient[j] += s
+        first = last
+    return (1.0 - mix) * likelihood + 2.0 * mix * shared_all, shared_all
+
+
+@njit(**_OPTIONS)
+def cell_masses(predicted, cell, log_distance, mass):
+    """Add up, by cell, the predicted mass and that times the squared log distance."""
+    for i in range(cell.shape[0]):
+        c = cell[i]
+        p = predicted[i]
+        mass[c, 0] += p
+        mass[c, 1] += p * log_distance[i] * log_distance[i]
+
+
+@njit(**_OPTIONS)
+def fill_table(query, key, low, high, slope, left, right, table):
+    """Write the sum of all factors into the table, float32 (cells, 2).
+
+    Factor f adds ``left[f, query] * right[f, key]`` to column ``slope[f]`` of the cells from
+    ``low[f]`` to ``high[f]``.
+    """
+    table[:] = np.float32(0.0)
+    for f in range(low.shape[0]):
+        u, v, column = left[f], right[f], slope[f]
+        for c in range(low[f], high[f]):
+            table[c, column] += u[query[c]] * v[key[c]]
+
+
+@njit(**_OPTIONS)
+def factor_gradients(query, key, low, high, slope, left, right, gradient, left_out, right_out):
+    """Turn the gradient by cell into that of every factor's elements, added to the outputs."""
+    for f in range(low.shape[0]):
+        u, v, column = left[f], right[f], slope[f]
+        gu, gv = left_out[f], right_out[f]
+        for c in range(low[f], high[f]):
+            g = gradient[c, column]
+            q, k = query[c], key[c]
+            gu[q] += g * v[k]
+            gv[k] += g * u[q]
+
+
+@njit(**_OPTIONS)
+def factor_curvatures(query, key, low, high, slope, left, right, mass, left_out, right_out):
+    """Add up, for every element of every factor, the diagonal of the cross-entropy's Hessian.
+
+    The mass of a cell stands for its variance, which is exact where masses are small.
+    """
+    for f in range(low.shape[0]):
+        u, v, column = left[f], right[f], slope[f]
+        hu, hv = left_out[f], right_out[f]
+        for c in range(low[f], high[f]):
+            m = mass[c, column]
+            q, k = query[c], key[c]
+            hu[q] += m * v[k] * v[k]
+            hv[k] += m * u[q] * u[q]
+
+
+@njit(**_OPTIONS)
+def alternate(query, key, low, high, slope, gradient, mass, left, right, ridge, price, rounds):
+    """Find a factor that explains most of the gradient: alternating least squares, in place.
+
+    Elements whose gain is below ``price`` become 0 in the last rounds. Returns the gain (nats)
+    less the price of the elements that are left.
+    """
+    count, total = 0, 0.0
+    for turn in range(2 * rounds):
+        side = turn % 2
+        here = right if side == 0 else left
+        there = left if side == 0 else right
+        mine = key if side == 0 else query
+        theirs = query if side == 0 else key
+        g = np.zeros(here.shape[0], dtype=np.float64)
+        h = np.zeros(here.shape[0], dtype=np.float64)
+        for c in range(low, high):
+            w = there[theirs[c]]
+            g[mine[c]] += gradient[c, slope] * w
+            h[mine[c]] += mass[c, slope] * w * w
+        strict = turn >= 2 * rounds - 4
+        total, count, top = 0.0, 0, 0.0
+        for s in range(here.shape[0]):
+            x = g[s] / (h[s] + ridge)
+            worth = 0.5 * g[s] * x
+            if strict and worth < price:
+                x = 0.0
+            else:
+                total += worth
+                count += 1
+            here[s] = x
+            top = max(top, abs(x))
+        if top == 0.0:
+            return 0.0
+        if turn < 2 * rounds - 1:
+            for s in range(here.shape[0]):
+                here[s] /= top
+    for s in range(right.shape[0]):
+        if right[s] != 0.0:
+            count += 1
+    return total - price * count
