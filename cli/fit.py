@@ -49,10 +49,13 @@ STAGES = {
 @click.option("--scheduler", metavar="ADDRESS",
               help="Search on the workers of this Dask cluster, as in tcp://HOST:8786; they must "
               "see the run directory or --capture under the same path.")  # fmt: skip
+@click.option("--dry-run", is_flag=True,
+              help="Only print what would be done and what it takes: disk, memory, time.")  # fmt: skip
 @click.option("--resume", is_flag=True, help="Go on with a run that was interrupted.")
 @options.json_option()
 def fit(
-    model: str | None, out: str | None, as_json: bool, proposers: str | None, **settings: Any
+    model: str | None, out: str | None, as_json: bool, dry_run: bool, proposers: str | None,
+    **settings: Any,
 ) -> None:  # fmt: skip
     """Find a program for each head of MODEL and write a run directory.
 
@@ -65,13 +68,17 @@ def fit(
 
     if out is None:
         out = default_out(model or settings["capture"])
+    suggesting = None if proposers is None else names(proposers)
+    if dry_run:
+        show_plan(model, out, suggesting, as_json, **settings)
+        return
     screen = options.console(stderr=True)
     watcher = Watcher(screen)
     try:
         with watcher:
             run = fits.fit(
                 model, out=out, watch=watcher.tell,
-                proposers=None if proposers is None else names(proposers), **settings,
+                proposers=suggesting, **settings,
             )  # fmt: skip
             watcher.say("writing the report")
             from attn_dsl.synth.reporting import write_run_report
@@ -87,6 +94,25 @@ def fit(
         click.echo(json.dumps(summary(run), indent=1, sort_keys=True))
     else:
         print_run(run)
+
+
+def show_plan(
+    model: str | None, out: str, proposers: list[str] | None, as_json: bool, **given: Any
+) -> None:
+    """Print the plan of a fit."""
+    from attn_dsl.cli.plan import print_plan
+    from attn_dsl.synth.fit import settings_of
+    from attn_dsl.synth.plan import plan
+
+    settings = settings_of(
+        given["seed"], given["max_evals"], given["max_nodes"], given["rounds"], proposers,
+        allow_lookahead=given["allow_lookahead"],
+    )  # fmt: skip
+    found = plan(
+        model, given["text"], given["capture"], settings, out=out,
+        **{key: given[key] for key in ("heads", "max_tokens", "max_texts", "jobs", "timeout")},
+    )  # fmt: skip
+    print_plan(found, as_json)
 
 
 def names(text: str) -> list[str]:

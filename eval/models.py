@@ -84,14 +84,18 @@ def load_model(model: str) -> LoadedModel:
     )
 
 
-def load_tokenizer(model: str) -> Any:
+def load_tokenizer(model: str, *, local: bool = False) -> Any:
     """Load the tokenizer of a model from the hub or a local directory, without its weights.
+
+    Args:
+        local: take it from this machine only, and ask no hub.
 
     Raises:
         InputError: the directory is missing, the hub does not know the id, or has no tokenizer.
     """
     folder = local_folder(model)
-    options = {"local_files_only": True} if folder is not None else hub_options(model)
+    local = local or folder is not None
+    options = {"local_files_only": True} if local else hub_options(model)
     options["trust_remote_code"] = False
     return _tokenizer(str(folder or model), model, options)
 

@@ -117,27 +117,14 @@ def fit(
         KeyboardInterrupt: interrupted; the heads that were finished are on disk.
     """
     from attn_dsl.synth.executors import open_workers
-    from attn_dsl.synth.search import PROPOSERS, Settings
 
-    proposers = Settings().proposers if proposers is None else proposers
-    unknown = [name for name in proposers if name not in PROPOSERS]
-    if unknown or not proposers:
-        wrong = f"unknown {', '.join(unknown)}" if unknown else "none is named"
-        raise InputError(f"--proposers: {wrong}; known: {', '.join(PROPOSERS)}")
-    for name, value in (
-        ("--max-evals", max_evals),
-        ("--max-nodes", max_nodes),
-        ("--rounds", rounds),
-        ("--jobs", jobs or 1),
-    ):
-        if value < 1:
-            raise InputError(f"{name} must be at least 1, not {value}")
     started = time.monotonic()
     tell = watch or (lambda progress: None)
-    settings = Settings(
-        seed=seed, proposers=tuple(proposers), max_evals=max_evals, max_nodes=max_nodes,
-        rounds=rounds, allow_lookahead=allow_lookahead,
-    )  # fmt: skip
+    settings = settings_of(
+        seed, max_evals, max_nodes, rounds, proposers, allow_lookahead=allow_lookahead
+    )
+    if jobs is not None and jobs < 1:
+        raise InputError(f"--jobs must be at least 1, not {jobs}")
     place = Path(out)
     refuse_other_work(place, resume)
     if heads is not None:
@@ -153,6 +140,35 @@ def fit(
         if len(chosen) == 1:
             settings = replace(settings, rounds=1)
         return _search(attention, settings, chosen, place, resume, timeout, started, workers, tell)
+
+
+def settings_of(
+    seed: int, max_evals: int, max_nodes: int, rounds: int, proposers: Sequence[str] | None, *,
+    allow_lookahead: bool,
+) -> Settings:  # fmt: skip
+    """Return the settings of a search; see ``fit``.
+
+    Raises:
+        InputError: one of them is out of range, or a proposer is not known.
+    """
+    from attn_dsl.synth.search import PROPOSERS, Settings
+
+    proposers = Settings().proposers if proposers is None else proposers
+    unknown = [name for name in proposers if name not in PROPOSERS]
+    if unknown or not proposers:
+        wrong = f"unknown {', '.join(unknown)}" if unknown else "none is named"
+        raise InputError(f"--proposers: {wrong}; known: {', '.join(PROPOSERS)}")
+    for name, value in (
+        ("--max-evals", max_evals),
+        ("--max-nodes", max_nodes),
+        ("--rounds", rounds),
+    ):
+        if value < 1:
+            raise InputError(f"{name} must be at least 1, not {value}")
+    return Settings(
+        seed=seed, proposers=tuple(proposers), max_evals=max_evals, max_nodes=max_nodes,
+        rounds=rounds, allow_lookahead=allow_lookahead,
+    )  # fmt: skip
 
 
 def _search(
