@@ -24,7 +24,7 @@ from run import Figure, print_table
 
 from attn_dsl.compiler.batch import Batch
 from attn_dsl.compiler.evaluate import Plan
-from attn_dsl.compiler.minsum import minima
+from attn_dsl.compiler.minsum import in_lanes, minima
 from attn_dsl.compiler.program import parse
 from attn_dsl.compiler.score import score_matrix
 from attn_dsl.dsl import tree as t
@@ -80,7 +80,7 @@ def interleaved(rounds: int, *sides: Callable[[], object]) -> list[float]:
 
 def scoring() -> list[Figure]:
     """Min-sum scoring against torch.cdist on the same data."""
-    a, b = heads(1000, 64), heads(144, 64, seed=1)
+    a, b = in_lanes(heads(1000, 64)), in_lanes(heads(144, 64, seed=1))
     x, y = torch.tensor(a), torch.tensor(b)
     out = np.zeros((1000, 144))
     ours, theirs = interleaved(9, lambda: minima(a, b, out), lambda: torch.cdist(x, y, p=1))
@@ -99,8 +99,8 @@ def evaluation() -> list[Figure]:
     for n in (64, 512):
         plan = Plan(programs(1000), Batch(texts(1, n)))
 
-        def run(plan: Plan = plan, n: int = n) -> None:
-            for _ in plan.groups(0, max(8, (1 << 19) // (2 * n * n))):
+        def run(plan: Plan = plan) -> None:
+            for _ in plan.parts(0):
                 pass
 
         (seconds,) = interleaved(9 if n == 64 else 3, run)
@@ -141,7 +141,7 @@ def against_the_paper() -> list[Figure]:
         5,
         lambda: paper.program(list(text.strings)),
         lambda: paper.iou(square, predicted),
-        lambda: [None for _ in plan.groups(0, 64)],
+        lambda: [None for _ in plan.parts(0)],
         lambda: score_matrix(plan, lambda _: attention),
     )
     by_pair = (both - ours) / (1000 * 144)

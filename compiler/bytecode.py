@@ -118,17 +118,24 @@ class Code:
 
     @cached_property
     def plane_arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """The planes as int32 (n, 5) and their rates, float64 (n, 2).
+        """The planes as int32 (n, 5), and their functions as float64 (functions, 2 + length).
 
-        A plane's row: register, condition, function, the second register and its function.
+        A plane's row: register, condition, function, the second register and its function. A
+        function's row: which one, its rate, and its values at 0, 1, 2, …
         """
-        rows = [
-            (p.register, p.condition, int(p.real), p.other, int(p.other_real)) for p in self.planes
-        ]
-        rates = [(p.rate, p.other_rate) for p in self.planes]
+        numbers: dict[tuple[Real, float], int] = {(Real.PLAIN, 0.0): 0, (Real.WEIGHT, 0.0): 1}
+        rows = []
+        for p in self.planes:
+            one, two = (
+                numbers.setdefault(f, len(numbers))
+                for f in ((p.real, p.rate), (p.other_real, p.other_rate))
+            )
+            rows.append((p.register, p.condition, one, p.other, two))
+        at = np.arange(self.batch.sizes.max(initial=0) + 2, dtype=np.float64)
+        functions = [[[real, rate], _values(real, rate, at)] for real, rate in numbers]
         return (
             np.array(rows, dtype=np.int32).reshape(-1, 5),
-            np.array(rates, dtype=np.float64).reshape(-1, 2),
+            np.array([np.concatenate(parts) for parts in functions]),
         )
 
     @cached_property
@@ -149,6 +156,19 @@ class Code:
         ]
         marks = [(c.pad, int(c.partial and self.causal)) for c in self.columns]
         return (*stacked, np.array(marks, dtype=np.int32).reshape(-1, 2))  # type: ignore[return-value]
+
+
+def _values(real: Real, rate: float, at: np.ndarray) -> np.ndarray:
+    """Compute a function at whole numbers from 0 on."""
+    if real == Real.LOG:
+        return np.log(np.maximum(at, 1))
+    if real == Real.SQRT:
+        return np.sqrt(at)
+    if real == Real.INV:
+        return 1 / np.maximum(at, 1)
+    if real == Real.DECAY:
+        return rate**at
+    return at / 100 if real == Real.WEIGHT else at
 
 
 class Compiler:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -10,8 +11,55 @@ import numpy as np
 from attn_dsl.compiler import machine
 from attn_dsl.compiler.batch import Batch
 from attn_dsl.compiler.bytecode import Code, Compiler
-from attn_dsl.compiler.masses import TRUTH_RANGE, VALUE_RANGE, evaluate_masses, typed_planes
+from attn_dsl.compiler.lanes import WIDTH
+from attn_dsl.compiler.masses import SCORE_RANGE, evaluate_masses, vectors
+from attn_dsl.compiler.minsum import aligned
+from attn_dsl.compiler.planes import (
+    Kind,
+    Layout,
+    Planes,
+    layout,
+    row_words,
+    text_planes,
+    typed_planes,
+)  # fmt: skip
 from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.reference import TERM_LIMIT
+
+BLOCK = 2304
+"""Entries that are worked on at once, in whole rows: all of a causal text of 64 tokens."""
+GROUP = 64
+"""Programs whose rows are kept at once: with ``BLOCK`` they fit a second-level cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Whole rows of a text's matrix.
+
+    Attributes:
+        rows: the queries.
+        entries: where they stand in a packed matrix.
+        word: where they begin in the planes, in words.
+    """
+
+    rows: range
+    entries: slice
+    word: int
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some rows of some programs' matrices on a text.
+
+    Attributes:
+        programs: whose rows they are.
+        block: which rows.
+        rows: float32 (programs, entries), each padded with zeros to whole lanes.
+    """
+
+    programs: slice
+    block: Block
+    rows: np.ndarray
 
 
 class Plan:
@@ -51,33 +99,51 @@ class Plan:
         Returns:
             float32 (programs, entries): the visible entries of each matrix, row by row.
         """
-        return next(rows for _, rows in self.groups(text, self.size))
+        out = np.empty((self.size, int(self.batch.entries(self.causal)[text])), dtype=np.float32)
+        for part in self.parts(text):
+            here = part.block.entries
+            out[part.programs, here] = part.rows[:, : here.stop - here.start]
+        return out
 
-    def groups(self, text: int, most: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Evaluate the programs on one text in groups of at most ``most``.
+    def parts(self, text: int, group: int = GROUP) -> Iterator[Part]:
+        """Evaluate the programs on one text part by part, each small enough to stay in cache.
+
+        Args:
+            group: the most programs of a part.
 
         Yields:
-            The number of the group's first program, and float32 (group, entries). The array is
-            reused for the next group.
+            Blocks of rows one after the other, and of each all programs, group by group. The
+            array of rows is reused for the next part.
         """
         if np.isnan(self.weights).any():
             raise ValueError("a program has holes; fit its weights first")
-        n = int(self.batch.sizes[text])
-        truths, values = self.typed_planes(text)
-        quick = self._quick(values)
-        lengths = np.arange(1, n + 1) if self.causal else np.full(n, n)
-        out = np.empty((min(most, self.size), truths.shape[1]), dtype=np.float32)
-        for first in range(0, self.size, most):
-            last = min(first + most, self.size)
-            rows = out[: last - first]
-            evaluate_masses(
-                truths, values, *(_part(a, i, first, last) for i, a in enumerate(self._factors)),
-                quick[first:last], lengths, rows,
-            )  # fmt: skip
-            slow = first + np.flatnonzero(~quick[first:last])
-            if len(slow):
-                self._exactly(text, slow, rows, first)
-            yield first, rows
+        n, causal = int(self.batch.sizes[text]), self.causal
+        start = int(self.batch.starts[text])
+        planes = text_planes(self.code, self._layout, n, start, self._arrays())
+        keys = self._vectors(Kind.KEY, planes.keys)
+        distances = self._vectors(Kind.DISTANCE, planes.distances)
+        quick, terms = self._quick(planes), self._terms
+        truth_rows, factors, truth_starts = terms[Kind.TRUTH]
+        value_rows, weights, value_starts = terms[Kind.VALUE]
+        blocks = list(row_blocks(n, causal))
+        widest = max((padded(b.entries.stop - b.entries.start) for b in blocks), default=0)
+        room = aligned(min(group, self.size), widest + WIDTH)
+        for block in blocks:
+            width = padded(block.entries.stop - block.entries.start)
+            for first in range(0, self.size, group):
+                last = min(first + group, self.size)
+                out = room[: last - first]
+                redo = np.empty((last - first, len(block.rows)), dtype=np.bool_)
+                evaluate_masses(
+                    planes.truths, planes.words, truth_rows, factors,
+                    truth_starts[2 * first : 2 * last + 1], planes.values, value_rows, weights,
+                    value_starts[first : last + 1], keys[first:last], distances[first:last],
+                    quick[first:last], causal, n, block.rows.start, block.rows.stop, block.word,
+                    out, redo,
+                )  # fmt: skip
+                if redo.any():
+                    self._exactly(text, block, first, redo, out)
+                yield Part(slice(first, last), block, out[:, :width])
 
     def typed_planes(self, text: int) -> tuple[np.ndarray, np.ndarray]:
         """Compute the planes of one text on all visible entries.
@@ -104,52 +170,80 @@ class Plan:
 
     def prepare(self) -> None:
         """Make what all texts share, so that threads find it ready."""
-        _ = self._arrays(), self.code.plane_arrays, self.code.slots, self._owner, self._factors
+        _ = self._arrays(), self.code.plane_arrays, self._owner, self._layout, self._terms
 
     @cached_property
     def _owner(self) -> np.ndarray:
         """The program that each weight belongs to."""
         return np.repeat(np.arange(self.size), np.diff(self.offsets))
 
-    def _quick(self, values: np.ndarray) -> np.ndarray:
-        """Say for each program whether its masses on a text stay within what float32 keeps."""
-        slots = self.code.slots[self.used]
-        truth = slots[:, 0] == 0
-        largest = np.abs(values).max(axis=1, initial=0.0) if len(values) else np.zeros(1)
-        size = np.abs(self.weights) * np.where(truth, 1.0, largest[np.where(truth, 0, slots[:, 1])])
-        by_truth = np.bincount(self._owner[truth], size[truth], minlength=self.size)
-        by_value = np.bincount(self._owner[~truth], size[~truth], minlength=self.size)
-        return ~self.linear & (by_truth <= TRUTH_RANGE) & (by_value <= VALUE_RANGE)
+    @cached_property
+    def _layout(self) -> Layout:
+        """How the planes are kept."""
+        return layout(self.code)
 
     @cached_property
-    def _factors(self) -> tuple[np.ndarray, ...]:
-        """The truths with their factors and the values with their weights, by program.
+    def _terms(self) -> dict[Kind, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """By kind of plane: the planes of each program, their weights, where each program starts.
 
-        Factors are kept within float32; programs that need more are evaluated exactly.
+        Truths have factors in the place of weights, and twice as many starts: first the rewards of
+        a program, whose factor counts where they do not hold, then its penalties.
         """
-        slots, own = self.code.slots[self.used], self._owner
-        parts: list[np.ndarray] = []
-        for kind in (0, 1):
-            here = slots[:, 0] == kind
-            counts = np.bincount(own[here], minlength=self.size)
-            held = np.clip(self.weights[here], -TRUTH_RANGE, TRUTH_RANGE)
-            amounts = np.exp(held) if kind == 0 else held
+        places, own = self._layout.places[self.used], self._owner
+        kinds, penal = places[:, 0], self.weights < 0
+        parts = {}
+        for kind in Kind:
+            here = np.flatnonzero(kinds == kind)
+            if kind == Kind.TRUTH:
+                group = 2 * own[here] + penal[here]
+                here = here[np.argsort(group, kind="stable")]
+                counts = np.bincount(group, minlength=2 * self.size)
+                amounts = np.exp(-np.abs(self.weights[here])).astype(np.float32)
+            else:
+                counts = np.bincount(own[here], minlength=self.size)
+                amounts = self.weights[here].astype(float if kind != Kind.VALUE else np.float32)
             starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-            parts += [slots[here, 1], amounts.astype(np.float32), starts]
-        return tuple(parts)
+            parts[kind] = (places[here, 1], amounts, starts)
+        return parts
 
-    def _exactly(self, text: int, chosen: np.ndarray, out: np.ndarray, first: int) -> None:
-        """Evaluate some programs in float64, with the largest score of each row taken out."""
-        n = int(self.batch.sizes[text])
-        here = np.isin(self._owner, chosen)
-        counts = np.diff(self.offsets)[chosen]
-        part = np.empty((len(chosen), out.shape[1]), dtype=np.float32)
-        machine.evaluate_text(
+    def _vectors(self, kind: Kind, planes: np.ndarray) -> np.ndarray:
+        """Compute the masses that each program makes of one token's or one distance's planes."""
+        length = max(padded(planes.shape[1]), WIDTH) + WIDTH
+        out = np.empty((self.size, length), dtype=np.float32)
+        vectors(planes, *self._terms[kind], out)
+        return out
+
+    def _quick(self, planes: Planes) -> np.ndarray:
+        """Say for each program whether its terms on a text stay within what float32 keeps."""
+        quick = ~self.linear
+        for kind, found in (
+            (Kind.KEY, planes.keys), (Kind.DISTANCE, planes.distances), (Kind.VALUE, planes.values)
+        ):  # fmt: skip
+            rows, weights, starts = self._terms[kind]
+            if not len(rows):
+                continue
+            sizes = np.abs(weights) * np.abs(found).max(axis=1, initial=0.0)[rows]
+            own = np.repeat(np.arange(self.size), np.diff(starts))
+            if kind == Kind.VALUE:
+                quick = quick & (np.bincount(own, sizes, minlength=self.size) <= SCORE_RANGE)
+            quick[own[sizes > TERM_LIMIT]] = False
+        return quick
+
+    def _exactly(
+        self, text: int, block: Block, first: int, redo: np.ndarray, out: np.ndarray
+    ) -> None:
+        """Evaluate some rows in float64, with the largest score of each taken out."""
+        chosen = np.flatnonzero(redo.any(1))
+        here = np.isin(self._owner, first + chosen)
+        starts = np.concatenate([[0], np.cumsum(np.diff(self.offsets)[first + chosen])])
+        part = out[chosen]
+        machine.evaluate_rows(
             self.code.instructions, *self.code.plane_arrays, self.used[here], self.weights[here],
-            np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), self.linear[chosen],
-            self.causal, n, int(self.batch.starts[text]), *self._arrays(), part,
+            starts.astype(np.int64), self.linear[first + chosen], self.causal,
+            int(self.batch.sizes[text]), int(self.batch.starts[text]), *self._arrays(),
+            redo[chosen], block.rows.start, part,
         )  # fmt: skip
-        out[chosen - first] = part
+        out[chosen] = part
 
     def planes(self, rows: Sequence[np.ndarray]) -> np.ndarray:
         """Compute the planes that the weights multiply on some rows of every text.
@@ -164,10 +258,10 @@ class Plan:
         chosen = np.concatenate([*rows, np.empty(0)]).astype(np.int64)
         counts = np.array([len(r) for r in rows], dtype=np.int64)
         entries = int((chosen + 1).sum()) if self.causal else int((counts * sizes).sum())
-        planes, rates = self.code.plane_arrays
+        planes, functions = self.code.plane_arrays
         out = np.empty((len(planes), entries), dtype=np.float32)
         machine.planes_texts(
-            self.code.instructions, planes, rates, self.causal, chosen,
+            self.code.instructions, planes, functions, self.causal, chosen,
             np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), sizes, self.batch.starts,
             *self._arrays(), out,
         )  # fmt: skip
@@ -181,16 +275,29 @@ class Plan:
 _NO_TOKENS = np.zeros(0, dtype=np.int32)
 
 
-def _part(array: np.ndarray, kind: int, first: int, last: int) -> np.ndarray:
-    """Cut the starts of some programs out of ``_factors``; what they point into stays whole."""
-    return array[first : last + 1] if kind % 3 == 2 else array
-
-
 def _ragged(code: Code) -> tuple[np.ndarray, np.ndarray]:
     """Return the planes of all programs behind each other, and where each program's start."""
     used = np.array([p for planes in code.programs for p in planes], dtype=np.int64)
     lengths = [len(planes) for planes in code.programs]
     return used, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def row_blocks(n: int, causal: bool) -> Iterator[Block]:
+    """Cut the rows of a text into blocks of at most ``BLOCK`` entries, of at least one row."""
+    first, low = 0, 0
+    while first < n:
+        last, high = first, low
+        while last < n and (last == first or high - low + (last + 1 if causal else n) <= BLOCK):
+            high += last + 1 if causal else n
+            last += 1
+        before = row_words(first, True) if causal else row_words(n, False) // n * first
+        yield Block(range(first, last), slice(low, high), before)
+        first, low = last, high
+
+
+def padded(entries: int) -> int:
+    """Round up to whole lanes."""
+    return -(-entries // WIDTH) * WIDTH
 
 
 def unpack(packed: np.ndarray, n: int, causal: bool) -> np.ndarray:

@@ -72,9 +72,13 @@ def _search(op, row, q, keys):
 
 
 @njit(**_OPTIONS)
-def run_row(code, registers, q, keys, start, settled, known, opened, marks, match):
-    """Run all instructions for one query; afterwards ``registers[i, :keys]`` holds their values."""
-    for i in range(code.shape[0]):
+def run_row(code, chosen, registers, q, keys, start, settled, known, opened, marks, match):
+    """Run some instructions for one query; afterwards ``registers[i, :keys]`` holds their values.
+
+    Rows have room for whole vectors, which are worked on to their end.
+    """
+    wide = min((keys + 15) // 16 * 16, registers.shape[1])
+    for i in chosen:
         op = code[i, 0]
         a = code[i, 1]
         b = code[i, 2]
@@ -82,23 +86,23 @@ def run_row(code, registers, q, keys, start, settled, known, opened, marks, matc
         out = registers[i]
         if op == COLUMN_KEY:
             pad = marks[a, 0]
+            low = min(max(0, -x), keys)
+            high = max(min(keys, keys - x), low)
+            begin = start + low + x
+            count = min(wide - low, settled.shape[1] - begin) if high > low else 0
+            found, when = settled[a, begin : begin + count], known[a, begin : begin + count]
+            inside = out[low : low + count]
             if marks[a, 1] == 0:
-                low = min(max(0, -x), keys)
-                high = max(min(keys, keys - x), low)
-                out[:low] = pad
-                for k in range(low, high):
-                    out[k] = settled[a, start + k + x]
-                out[high:keys] = pad
+                for k in range(count):
+                    inside[k] = found[k]
             else:
                 open_value = opened[a, start + q]
-                for k in range(keys):
-                    p = k + x
-                    if p < 0 or p >= keys:
-                        out[k] = pad
-                    elif known[a, start + p] <= q:
-                        out[k] = settled[a, start + p]
-                    else:
-                        out[k] = open_value
+                for k in range(count):
+                    inside[k] = found[k] if when[k] <= q else open_value
+            for k in range(low):
+                out[k] = pad
+            for k in range(high, keys):
+                out[k] = pad
         elif op == COLUMN_QUERY:
             p = q + x
             value = marks[a, 0]
@@ -107,53 +111,53 @@ def run_row(code, registers, q, keys, start, settled, known, opened, marks, matc
                     value = settled[a, start + p]
                 else:
                     value = opened[a, start + q]
-            out[:keys] = value
+            out[:wide] = value
         elif op == EQ:
-            for k in range(keys):
+            for k in range(wide):
                 out[k] = registers[a, k] == registers[b, k]
         elif op == AND:
-            for k in range(keys):
+            for k in range(wide):
                 out[k] = registers[a, k] & registers[b, k]
         elif op == CONST:
-            out[:keys] = x
+            out[:wide] = x
         elif op == QUERY:
-            out[:keys] = q + x
+            out[:wide] = q + x
         elif op == KEY:
-            for k in range(keys):
+            for k in range(wide):
                 out[k] = k + x
         elif op == SUB:
-            for k in range(keys):
+            for k in range(wide):
                 out[k] = registers[a, k] - registers[b, k]
         elif op == BETWEEN:
             y = code[i, 4]
-            for k in range(keys):
+            for k in range(wide):
                 out[k] = (registers[a, k] >= x) & (registers[a, k] <= y)
         elif op == NOT:
-            for k in range(keys):
+            for k in range(wide):
                 out[k] = 1 - registers[a, k]
         elif op == OR:
-            for k in range(keys):
+            for k in range(wide):
                 out[k] = registers[a, k] | registers[b, k]
         elif op == NE:
-            for k in range(keys):
+            for k in range(wide):
                 out[k] = registers[a, k] != registers[b, k]
         elif op == LT:
-            for k in range(keys):
+            for k in range(wide):
                 out[k] = registers[a, k] < registers[b, k]
         elif op == LE:
-            for k in range(keys):
+            for k in range(wide):
                 out[k] = registers[a, k] <= registers[b, k]
         elif op == ADD:
-            for k in range(keys):
+            for k in range(wide):
                 out[k] = registers[a, k] + registers[b, k]
         elif op == ABS:
-            for k in range(keys):
+            for k in range(wide):
                 out[k] = abs(registers[a, k])
         elif op == MIN:
-            for k in range(keys):
+            for k in range(wide):
                 out[k] = min(registers[a, k], registers[b, k])
         elif op == MAX:
-            for k in range(keys):
+            for k in range(wide):
                 out[k] = max(registers[a, k], registers[b, k])
         elif op == COLUMN:
             pad = marks[a, 0]
@@ -192,27 +196,32 @@ def plane_value(kind, value, rate):
 
 
 @njit(**_OPTIONS)
-def fill_plane(plane, rate, registers, keys, out):
-    """Compute one plane on a row."""
-    register, condition, kind = plane[0], plane[1], plane[2]
-    other, other_kind = plane[3], plane[4]
-    if kind == PLAIN:
-        for k in range(keys):
-            out[k] = registers[register, k]
-    elif kind == WEIGHT:
-        for k in range(keys):
-            out[k] = registers[register, k] / 100.0
-    else:
-        for k in range(keys):
-            out[k] = plane_value(kind, registers[register, k], rate[0])
-    if other >= 0:
-        if other_kind == WEIGHT:
+def _apply(function, row, keys, multiply, out):
+    """Apply a function to a row of registers: put its values into ``out``, or multiply by them."""
+    kind = int(function[0])
+    if kind in (PLAIN, WEIGHT):
+        unit = 1.0 if kind == PLAIN else 0.01
+        if multiply:
             for k in range(keys):
-                out[k] *= registers[other, k] / 100.0
+                out[k] *= row[k] * unit
         else:
             for k in range(keys):
-                if out[k] != 0.0:
-                    out[k] *= plane_value(other_kind, registers[other, k], rate[1])
+                out[k] = row[k] * unit
+        return
+    rate, values = function[1], function[2:]
+    for k in range(keys):
+        at = row[k]
+        value = values[at] if 0 <= at < values.shape[0] else plane_value(kind, at, rate)
+        out[k] = out[k] * value if multiply else value
+
+
+@njit(**_OPTIONS)
+def fill_plane(plane, functions, registers, keys, out):
+    """Compute one plane on a row; ``functions`` as in ``Code.plane_arrays``."""
+    condition = plane[1]
+    _apply(functions[plane[2]], registers[plane[0]], keys, False, out)
+    if plane[3] >= 0:
+        _apply(functions[plane[4]], registers[plane[3]], keys, True, out)
     if condition >= 0:
         for k in range(keys):
             if registers[condition, k] == 0:
@@ -244,36 +253,46 @@ def normalise(scores, keys, linear, out):
 
 
 @njit(**_OPTIONS)
-def score_row(used, weights, linear, planes, rates, registers, keys, values, scores):
+def score_row(used, weights, linear, planes, functions, registers, keys, values, scores):
     """Sum the weighted planes of one program on a row."""
     scores[:keys] = 0.0
     for i in range(used.shape[0]):
         w = weights[i]
         j = used[i]
-        fill_plane(planes[j], rates[j], registers, keys, values)
+        fill_plane(planes[j], functions, registers, keys, values)
         for k in range(keys):
             part = min(max(w * values[k], -TERM_LIMIT), TERM_LIMIT)
             scores[k] += max(part, 0.0) if linear else part
 
 
 @njit(**_OPTIONS)
-def evaluate_text(
-    code, planes, rates, used, weights, offsets, linear, causal,
-    n, start, settled, known, opened, marks, tokens, needs_match, out,
+def evaluate_rows(
+    code, planes, functions, used, weights, offsets, linear, causal,
+    n, start, settled, known, opened, marks, tokens, needs_match, wanted, first, out,
 ):  # fmt: skip
-    """Evaluate programs on one text into ``out`` (programs, entries), visible entries row by row."""
-    registers = np.empty((code.shape[0], n), dtype=np.int32)
+    """Evaluate those rows of programs on one text that are wanted, in float64.
+
+    Args:
+        used, weights, offsets: the planes of each program and their weights.
+        wanted: bool (programs, rows), the rows from ``first`` on.
+        out: (programs, entries), the visible entries of those rows, row by row.
+    """
+    registers = np.zeros((code.shape[0], (n + 15) // 16 * 16), dtype=np.int32)
+    every = np.arange(code.shape[0])
     values = np.empty(n, dtype=np.float64)
     scores = np.empty(n, dtype=np.float64)
     match = match_table(tokens[start : start + n] if needs_match else tokens[:0], MATCH_LIMIT)
     at = 0
-    for q in range(n):
+    for q in range(first, first + wanted.shape[1]):
         keys = q + 1 if causal else n
-        run_row(code, registers, q, keys, start, settled, known, opened, marks, match)
+        if wanted[:, q - first].any():
+            run_row(code, every, registers, q, keys, start, settled, known, opened, marks, match)
         for p in range(offsets.shape[0] - 1):
+            if not wanted[p, q - first]:
+                continue
             low, high = offsets[p], offsets[p + 1]
             score_row(
-                used[low:high], weights[low:high], linear[p], planes, rates, registers, keys,
+                used[low:high], weights[low:high], linear[p], planes, functions, registers, keys,
                 values, scores,
             )  # fmt: skip
             normalise(scores, keys, linear[p], out[p, at : at + keys])
@@ -282,13 +301,13 @@ def evaluate_text(
 
 @njit(**_OPTIONS)
 def planes_texts(
-    code, planes, rates, causal, rows, row_starts, sizes, starts, settled, known, opened, marks,
+    code, planes, functions, causal, rows, row_starts, sizes, starts, settled, known, opened, marks,
     tokens, needs_match, out,
 ):  # fmt: skip
     """Compute all planes on some rows of every text into ``out`` (planes, entries of the rows)."""
     longest = sizes.max() if sizes.shape[0] > 0 else 0
-    registers = np.empty((code.shape[0], longest), dtype=np.int32)
-    values = np.empty(longest, dtype=np.float64)
+    registers = np.zeros((code.shape[0], (longest + 15) // 16 * 16), dtype=np.int32)
+    every = np.arange(code.shape[0])
     at = 0
     for text in range(sizes.shape[0]):
         n, start = sizes[text], starts[text]
@@ -296,9 +315,7 @@ def planes_texts(
         for i in range(row_starts[text], row_starts[text + 1]):
             q = rows[i]
             keys = q + 1 if causal else n
-            run_row(code, registers, q, keys, start, settled, known, opened, marks, match)
+            run_row(code, every, registers, q, keys, start, settled, known, opened, marks, match)
             for p in range(planes.shape[0]):
-                fill_plane(planes[p], rates[p], registers, keys, values)
-                for k in range(keys):
-                    out[p, at + k] = values[k]
+                fill_plane(planes[p], functions, registers, keys, out[p, at : at + keys])
             at += keys

@@ -1,9 +1,9 @@
 """Masses: softmax programs evaluated from shared planes, many programs at a time.
 
 exp(sum of weights) is the product of their exponentials: where a predicate holds, the mass of a
-pair is multiplied by a constant. So only values (log distance and the like) need an exponential
-for each pair, and planes of truth values are one byte a pair. Work goes in blocks of whole rows
-that stay in cache. Programs whose weights could overflow float32 are left to ``machine``.
+pair is multiplied by a constant. What reads the key or the distance alone needs an exponential
+for each token, and only values of pairs need one for each pair. Rows whose masses float32 cannot
+hold are left to ``machine``.
 """
 
 from __future__ import annotations
@@ -13,18 +13,21 @@ import math
 import numpy as np
 from numba import njit
 
-from attn_dsl.compiler.machine import fill_plane, match_table, run_row
-from attn_dsl.dsl.features import MATCH_LIMIT
+from attn_dsl.compiler.lanes import WIDTH, holds, load, pick, spread, store, total
 
 _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 _FAST = {**_OPTIONS, "fastmath": {"reassoc", "contract", "nsz", "arcp"}}
+_FINITE = {**_OPTIONS, "fastmath": {"reassoc", "contract", "nsz", "arcp", "nnan"}}
 
 BLOCK = 1024
-"""Entries that are worked on at once, in whole rows: so many bytes of each plane of truths."""
-TRUTH_RANGE = 60.0
-"""The largest sum of magnitudes of a program's weights of predicates: exp(60) fits float32."""
-VALUE_RANGE = 16.0
-"""The largest magnitude of a program's weighted values: float32 keeps exp of it to 1e-6."""
+"""Entries that are worked on at once, in whole rows, where planes are float32."""
+SCORE_RANGE = 100.0
+"""The largest magnitude of a program's weighted values of pairs: float32 keeps those to 1e-5."""
+DEPTH = 60.0
+"""How far below the largest of a vector its logits count; the others' masses are 0."""
+CUT = np.float32(math.exp(-DEPTH) * 1.001)
+LEAST = np.float32(1e-14)
+"""The smallest sum of a row that is trusted: what was left out of it is far smaller."""
 
 # Coefficients of 2**f on [-0.5, 0.5]: the Taylor series of exp(f ln 2), relative error below 2e-8.
 C1, C2, C3, C4, C5, C6, C7 = (np.float32(math.log(2) ** i / math.factorial(i)) for i in range(1, 8))
@@ -38,40 +41,6 @@ def block_end(starts, first):
     while last < starts.shape[0] - 1 and starts[last + 1] - starts[first] <= BLOCK:
         last += 1
     return last
-
-
-@njit(**_OPTIONS)
-def typed_planes(
-    code, planes, rates, slots, causal, n, start, settled, known, opened, marks, tokens,
-    needs_match, truths, values,
-):  # fmt: skip
-    """Compute the planes of one text: truths as bytes, values as float32.
-
-    ``slots`` (planes, 2) says whether a plane is a truth (0) or a value (1), and which row it is.
-    """
-    registers = np.empty((code.shape[0], n), dtype=np.int32)
-    row = np.empty(n, dtype=np.float64)
-    match = match_table(tokens[start : start + n] if needs_match else tokens[:0], MATCH_LIMIT)
-    at = 0
-    for q in range(n):
-        keys = q + 1 if causal else n
-        run_row(code, registers, q, keys, start, settled, known, opened, marks, match)
-        for p in range(planes.shape[0]):
-            slot = slots[p, 1]
-            if slots[p, 0] == 0:
-                register, condition = planes[p, 0], planes[p, 1]
-                if condition < 0:
-                    for k in range(keys):
-                        truths[slot, at + k] = registers[register, k] != 0
-                else:
-                    for k in range(keys):
-                        both = registers[register, k] & registers[condition, k]
-                        truths[slot, at + k] = both != 0
-            else:
-                fill_plane(planes[p], rates[p], registers, keys, row)
-                for k in range(keys):
-                    values[slot, at + k] = row[k]
-        at += keys
 
 
 @njit(**_FAST)
@@ -96,23 +65,6 @@ def exponentials(scores, bits, out):
 
 
 @njit(**_FAST)
-def _multiply(masses, holds, factor):
-    """Multiply the masses of those pairs for which a predicate holds."""
-    for i in range(masses.shape[0]):
-        masses[i] *= factor if holds[i] != 0 else np.float32(1.0)
-
-
-@njit(**_FAST)
-def _multiply_four(masses, a, b, c, d, fa, fb, fc, fd):
-    """Multiply the masses by the factors of four predicates at once."""
-    one = np.float32(1.0)
-    for i in range(masses.shape[0]):
-        left = (fa if a[i] != 0 else one) * (fb if b[i] != 0 else one)
-        right = (fc if c[i] != 0 else one) * (fd if d[i] != 0 else one)
-        masses[i] *= left * right
-
-
-@njit(**_FAST)
 def add_scaled(scores, plane, weight):
     """Add a weighted plane of values to the scores."""
     for i in range(scores.shape[0]):
@@ -120,69 +72,156 @@ def add_scaled(scores, plane, weight):
 
 
 @njit(**_FAST)
-def _normalise_rows(masses, lengths, first, last, out):
-    """Divide the rows of a block by their sums."""
-    at = 0
-    for r in range(first, last):
-        n = lengths[r]
-        total = np.float32(0.0)
-        for i in range(at, at + n):
-            total += masses[i]
-        scale = np.float32(1.0) / total
-        for i in range(at, at + n):
-            out[i] = masses[i] * scale
-        at += n
-
-
-@njit(**_FAST)
-def evaluate_masses(
-    truths, values, truth_rows, factors, truth_starts, value_rows, weights, value_starts, wanted,
-    lengths, out,
-):  # fmt: skip
-    """Evaluate programs from the planes of one text into ``out`` float32 (programs, entries).
+def vectors(planes, rows, weights, starts, out):
+    """Compute the exponentials of programs' weighted sums of vectors, the largest of each 1.
 
     Args:
-        truths, values: uint8 and float32 (planes, entries).
-        truth_rows, factors, truth_starts: per program, which truths multiply its masses by what.
-        value_rows, weights, value_starts: per program, which values have which weights.
-        wanted: which programs to evaluate; the rows of the others are left as they are.
-        lengths: entries of each row of the matrix.
+        planes: float64 (planes, length).
+        rows, weights, starts: per program, which planes have which weights.
+        out: float32 (programs, at least length), 0 behind the vectors.
     """
-    longest = max(BLOCK, lengths.max() if lengths.shape[0] > 0 else 0)
-    masses = np.empty(longest, dtype=np.float32)
-    scores = np.empty(longest, dtype=np.float32)
-    bits = np.empty(longest, dtype=np.int32)
-    row, at = 0, 0
-    while row < lengths.shape[0]:
-        last, size = row, 0
-        while last < lengths.shape[0] and (size == 0 or size + lengths[last] <= BLOCK):
-            size += lengths[last]
-            last += 1
-        for p in range(out.shape[0]):
-            if not wanted[p]:
-                continue
-            m = masses[:size]
+    length = planes.shape[1]
+    sums = np.empty(length, dtype=np.float64)
+    bits = np.empty(length, dtype=np.int32)
+    for p in range(out.shape[0]):
+        mine = out[p]
+        if starts[p] == starts[p + 1]:
+            for i in range(length):
+                mine[i] = np.float32(1.0)
+        else:
+            for i in range(length):
+                sums[i] = 0.0
+            for j in range(starts[p], starts[p + 1]):
+                weight, plane = weights[j], planes[rows[j]]
+                for i in range(length):
+                    sums[i] += weight * plane[i]
+            top = -np.inf
+            for i in range(length):
+                top = max(top, sums[i])
+            for i in range(length):
+                mine[i] = max(sums[i] - top, -DEPTH)
+            exponentials(mine[:length], bits, mine[:length])
+            for i in range(length):
+                mine[i] = mine[i] if mine[i] > CUT else np.float32(0.0)
+        for i in range(length, out.shape[1]):
+            mine[i] = np.float32(0.0)
+
+
+@njit(**_OPTIONS)
+def _products(truths, stride, rows, factors, rewards, penalties, end, first, words, masses):
+    """Multiply masses by what the predicates of a program make of them, 64 entries at a time."""
+    for c in range(0, words, 4):
+        at = c * WIDTH
+        a, b = load(masses, at), load(masses, at + WIDTH)
+        d, e = load(masses, at + 2 * WIDTH), load(masses, at + 3 * WIDTH)
+        for j in range(rewards, penalties):
+            w = rows[j] * stride + first + c
+            f = spread(factors[j])
+            a = pick(holds(truths, w), a, a * f)
+            b = pick(holds(truths, w + 1), b, b * f)
+            d = pick(holds(truths, w + 2), d, d * f)
+            e = pick(holds(truths, w + 3), e, e * f)
+        for j in range(penalties, end):
+            w = rows[j] * stride + first + c
+            f = spread(factors[j])
+            a = pick(holds(truths, w), a * f, a)
+            b = pick(holds(truths, w + 1), b * f, b)
+            d = pick(holds(truths, w + 2), d * f, d)
+            e = pick(holds(truths, w + 3), e * f, e)
+        store(masses, at, a)
+        store(masses, at + WIDTH, b)
+        store(masses, at + 2 * WIDTH, d)
+        store(masses, at + 3 * WIDTH, e)
+
+
+@njit(**_FINITE)
+def _lower_rows(scores, causal, n, first, last):
+    """Take the largest score of each row out; what is far below it hardly counts."""
+    at = 0
+    for q in range(first, last):
+        count = q + 1 if causal else n
+        wide = (count + WIDTH - 1) // WIDTH * WIDTH
+        row = scores[at : at + wide]
+        top = row[0]
+        for k in range(count):
+            top = max(top, row[k])
+        for k in range(wide):
+            row[k] = min(max(row[k] - top, np.float32(-DEPTH)), np.float32(0.0))
+        at += wide
+
+
+@njit(**_OPTIONS)
+def evaluate_masses(
+    truths, stride, truth_rows, factors, truth_starts, values, value_rows, weights, value_starts,
+    keys, distances, wanted, causal, n, first, last, low, out, redo,
+):  # fmt: skip
+    """Evaluate rows of programs from the planes of one text.
+
+    A program's masses are the products of a vector of the keys, a vector of the distances, the
+    exponential of what it makes of values of pairs, and a factor for each predicate of pairs:
+    below 1 where a penalty holds, or where a reward does not. So no mass is above 1, and where a
+    row's sum is too small for float32 it is left to be done again.
+
+    Args:
+        truths, stride: uint16, bits of all planes, and the words of a plane.
+        truth_rows, factors, truth_starts: per program, first its rewards, then its penalties;
+            int64 (2 * programs + 1).
+        values, value_rows, weights, value_starts: the same for values of pairs.
+        keys, distances: float32 (programs, ...), the vectors of each program.
+        wanted: which programs to evaluate.
+        n, first, last: tokens of the text, and which rows.
+        low: where those rows begin in the planes, in words.
+        out: float32 (programs, entries and at least 16 more), row by row without gaps.
+        redo: bool (programs, rows), set for those rows that are not done.
+    """
+    words = 0
+    for q in range(first, last):
+        words += ((q + 1 if causal else n) + WIDTH - 1) // WIDTH
+    length = (words + 4) * WIDTH
+    masses = np.empty(length, dtype=np.float32)
+    bits = np.empty(length, dtype=np.int32)
+    zero, one = spread(np.float32(0.0)), np.float32(1.0)
+    for p in range(out.shape[0]):
+        mine, key, distance, redone = out[p], keys[p], distances[p], redo[p]
+        at, here = 0, 0
+        for r in range(last - first):
+            redone[r] = not wanted[p]
+        if wanted[p]:
             if value_starts[p] < value_starts[p + 1]:
-                s = scores[:size]
-                s[:] = np.float32(0.0)
+                part = slice(low * WIDTH, low * WIDTH + words * WIDTH)
+                for i in range(length):
+                    masses[i] = np.float32(0.0)
                 for j in range(value_starts[p], value_starts[p + 1]):
-                    add_scaled(s, values[value_rows[j], at : at + size], weights[j])
-                exponentials(s, bits[:size], m)
+                    add_scaled(masses[: words * WIDTH], values[value_rows[j], part], weights[j])
+                _lower_rows(masses, causal, n, first, last)
+                exponentials(masses, bits, masses)
             else:
-                m[:] = np.float32(1.0)
-            j, end = truth_starts[p], truth_starts[p + 1]
-            while j + 4 <= end:
-                _multiply_four(
-                    m, truths[truth_rows[j], at : at + size],
-                    truths[truth_rows[j + 1], at : at + size],
-                    truths[truth_rows[j + 2], at : at + size],
-                    truths[truth_rows[j + 3], at : at + size],
-                    factors[j], factors[j + 1], factors[j + 2], factors[j + 3],
+                for i in range(length):
+                    masses[i] = one
+            j = 2 * p
+            if truth_starts[j] < truth_starts[j + 2]:
+                _products(
+                    truths, stride, truth_rows, factors, truth_starts[j], truth_starts[j + 1],
+                    truth_starts[j + 2], low, words, masses,
                 )  # fmt: skip
-                j += 4
-            while j < end:
-                _multiply(m, truths[truth_rows[j], at : at + size], factors[j])
-                j += 1
-            _normalise_rows(m, lengths, row, last, out[p, at : at + size])
-        row = last
-        at += size
+            for q in range(first, last):
+                count = q + 1 if causal else n
+                behind = n - 1 - q
+                chunks = (count + WIDTH - 1) // WIDTH
+                rows = zero
+                for c in range(chunks):
+                    k = c * WIDTH
+                    mass = load(masses, here + k) * (load(key, k) * load(distance, behind + k))
+                    store(masses, here + k, mass)
+                    rows = rows + mass
+                whole = total(rows)
+                redone[q - first] = not whole >= LEAST
+                scale = spread(one / whole)
+                for c in range(chunks):
+                    k = c * WIDTH
+                    store(mine, at + k, load(masses, here + k) * scale)
+                at += count
+                here += chunks * WIDTH
+        # What the last row left behind its end would count in sums over whole words.
+        for i in range(at, out.shape[1]):
+            mine[i] = np.float32(0.0)

@@ -11,77 +11,97 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": True}
-BLOCK = 1024
-"""Entries of a row that are worked on at once: 8 rows of them are 32 KB."""
+from attn_dsl.compiler.lanes import WIDTH, load, minimum, spread, total
+
+_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
+BLOCK = 2304
+"""Entries of a row that are worked on at once."""
 
 
 @njit(**_OPTIONS)
-def _tile(a0, a1, a2, a3, b0, b1, b2, b3, out, i, j):
+def _tile(a, b, i, j, low, high, out):
     """Add the sums of minima of four rows with four rows to a 4 x 4 tile of ``out``."""
-    zero = np.float32(0.0)
+    a0, a1, a2, a3 = a[i], a[i + 1], a[i + 2], a[i + 3]
+    b0, b1, b2, b3 = b[j], b[j + 1], b[j + 2], b[j + 3]
+    zero = spread(np.float32(0.0))
     s00 = s01 = s02 = s03 = zero
     s10 = s11 = s12 = s13 = zero
     s20 = s21 = s22 = s23 = zero
     s30 = s31 = s32 = s33 = zero
-    for e in range(a0.shape[0]):
-        x0, x1, x2, x3 = a0[e], a1[e], a2[e], a3[e]
-        y0, y1, y2, y3 = b0[e], b1[e], b2[e], b3[e]
-        s00 += min(x0, y0)
-        s01 += min(x0, y1)
-        s02 += min(x0, y2)
-        s03 += min(x0, y3)
-        s10 += min(x1, y0)
-        s11 += min(x1, y1)
-        s12 += min(x1, y2)
-        s13 += min(x1, y3)
-        s20 += min(x2, y0)
-        s21 += min(x2, y1)
-        s22 += min(x2, y2)
-        s23 += min(x2, y3)
-        s30 += min(x3, y0)
-        s31 += min(x3, y1)
-        s32 += min(x3, y2)
-        s33 += min(x3, y3)
-    out[i, j] += s00
-    out[i, j + 1] += s01
-    out[i, j + 2] += s02
-    out[i, j + 3] += s03
-    out[i + 1, j] += s10
-    out[i + 1, j + 1] += s11
-    out[i + 1, j + 2] += s12
-    out[i + 1, j + 3] += s13
-    out[i + 2, j] += s20
-    out[i + 2, j + 1] += s21
-    out[i + 2, j + 2] += s22
-    out[i + 2, j + 3] += s23
-    out[i + 3, j] += s30
-    out[i + 3, j + 1] += s31
-    out[i + 3, j + 2] += s32
-    out[i + 3, j + 3] += s33
+    for e in range(low, high, WIDTH):
+        x0, x1, x2, x3 = load(a0, e), load(a1, e), load(a2, e), load(a3, e)
+        y0, y1, y2, y3 = load(b0, e), load(b1, e), load(b2, e), load(b3, e)
+        s00 = s00 + minimum(x0, y0)
+        s01 = s01 + minimum(x0, y1)
+        s02 = s02 + minimum(x0, y2)
+        s03 = s03 + minimum(x0, y3)
+        s10 = s10 + minimum(x1, y0)
+        s11 = s11 + minimum(x1, y1)
+        s12 = s12 + minimum(x1, y2)
+        s13 = s13 + minimum(x1, y3)
+        s20 = s20 + minimum(x2, y0)
+        s21 = s21 + minimum(x2, y1)
+        s22 = s22 + minimum(x2, y2)
+        s23 = s23 + minimum(x2, y3)
+        s30 = s30 + minimum(x3, y0)
+        s31 = s31 + minimum(x3, y1)
+        s32 = s32 + minimum(x3, y2)
+        s33 = s33 + minimum(x3, y3)
+    out[i, j] += total(s00)
+    out[i, j + 1] += total(s01)
+    out[i, j + 2] += total(s02)
+    out[i, j + 3] += total(s03)
+    out[i + 1, j] += total(s10)
+    out[i + 1, j + 1] += total(s11)
+    out[i + 1, j + 2] += total(s12)
+    out[i + 1, j + 3] += total(s13)
+    out[i + 2, j] += total(s20)
+    out[i + 2, j + 1] += total(s21)
+    out[i + 2, j + 2] += total(s22)
+    out[i + 2, j + 3] += total(s23)
+    out[i + 3, j] += total(s30)
+    out[i + 3, j + 1] += total(s31)
+    out[i + 3, j + 2] += total(s32)
+    out[i + 3, j + 3] += total(s33)
 
 
 @njit(**_OPTIONS)
 def minima(a, b, out):
-    """Add to ``out`` (rows of a, rows of b), float64, the sums of minima of all pairs of rows."""
+    """Add to ``out`` (rows of a, rows of b), float64, the sums of minima of all pairs of rows.
+
+    The entries come in whole lanes; those that pad them are 0 on one side at least.
+    """
     rows, columns, entries = a.shape[0], b.shape[0], a.shape[1]
     for low in range(0, entries, BLOCK):
         high = min(low + BLOCK, entries)
         for i in range(0, rows - 3, 4):
             for j in range(0, columns - 3, 4):
-                _tile(
-                    a[i, low:high], a[i + 1, low:high], a[i + 2, low:high], a[i + 3, low:high],
-                    b[j, low:high], b[j + 1, low:high], b[j + 2, low:high], b[j + 3, low:high],
-                    out, i, j,
-                )  # fmt: skip
+                _tile(a, b, i, j, low, high, out)
         for i in range(rows):
             first = columns - columns % 4 if i < rows - rows % 4 else 0
+            x = a[i]
             for j in range(first, columns):
-                x, y = a[i, low:high], b[j, low:high]
-                total = np.float32(0.0)
-                for e in range(high - low):
-                    total += min(x[e], y[e])
-                out[i, j] += total
+                y = b[j]
+                s = spread(np.float32(0.0))
+                for e in range(low, high, WIDTH):
+                    s = s + minimum(load(x, e), load(y, e))
+                out[i, j] += total(s)
+
+
+def aligned(rows: int, entries: int) -> np.ndarray:
+    """Allocate float32 (rows, entries) from the start of a cache line, entries in whole lanes."""
+    size = -(-entries // WIDTH) * WIDTH
+    room = np.empty(rows * size + WIDTH, dtype=np.float32)
+    skip = -room.ctypes.data % 64 // 4
+    return room[skip : skip + rows * size].reshape(rows, size)
+
+
+def in_lanes(table: np.ndarray) -> np.ndarray:
+    """Copy a table (rows, entries) to cache lines, its rows padded with zeros to whole lanes."""
+    out = aligned(*table.shape)
+    out[:, : table.shape[1]] = table
+    out[:, table.shape[1] :] = 0.0
+    return out
 
 
 def shared_masses(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -97,5 +117,5 @@ def shared_masses(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         float64 (rows of a, rows of b).
     """
     out = np.zeros((len(a), len(b)))
-    minima(np.ascontiguousarray(a, np.float32), np.ascontiguousarray(b, np.float32), out)
+    minima(in_lanes(a), in_lanes(b), out)
     return out

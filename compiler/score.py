@@ -12,10 +12,7 @@ from concurrent.futures import Executor
 import numpy as np
 
 from attn_dsl.compiler.evaluate import Plan
-from attn_dsl.compiler.minsum import minima
-
-GROUP_BYTES = 1 << 19
-"""How much of the programs' rows is made before it is compared: within a second-level cache."""
+from attn_dsl.compiler.minsum import in_lanes, minima
 
 
 def score_text(plan: Plan, text: int, heads: np.ndarray) -> np.ndarray:
@@ -27,18 +24,20 @@ def score_text(plan: Plan, text: int, heads: np.ndarray) -> np.ndarray:
     Returns:
         float64 (heads, programs): IoU over the visible entries of the text.
     """
-    heads = np.ascontiguousarray(heads, dtype=np.float32)
-    whole = heads.sum(1, dtype=np.float64)[:, None]
-    out = np.empty((len(heads), plan.size))
-    group = max(8, GROUP_BYTES // max(4 * heads.shape[1], 1))
-    for first, rows in plan.groups(text, group):
-        shared = np.zeros((len(heads), len(rows)))
-        minima(heads, rows, shared)
-        both = whole + rows.sum(1, dtype=np.float64)[None]
-        with np.errstate(invalid="ignore"):
-            here = np.where(both > 0, shared / (both - shared), 1.0)
-        out[:, first : first + len(rows)] = here
-    return out
+    whole = heads.sum(1, dtype=np.float64)
+    shared, sums = np.zeros((len(heads), plan.size)), np.zeros(plan.size)
+    block = None
+    for part in plan.parts(text):
+        if part.block != block:
+            block = part.block
+            actual = in_lanes(heads[:, block.entries])
+        found = np.zeros((len(heads), len(part.rows)))
+        minima(actual, part.rows, found)
+        shared[:, part.programs] += found
+        sums[part.programs] += part.rows.sum(1, dtype=np.float64)
+    both = whole[:, None] + sums
+    with np.errstate(invalid="ignore"):
+        return np.where(both > 0, shared / (both - shared), 1.0)
 
 
 def score_matrix(

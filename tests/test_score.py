@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from attn_dsl.compiler import score
+from attn_dsl.compiler import evaluate, score
 from attn_dsl.compiler.batch import Batch
 from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.dsl.parser import parse
@@ -25,11 +25,11 @@ TEXTS = [["a", " b", " a", "."], ["x"], [" t", " .", " t", " u", " t"]]
 
 
 @pytest.mark.parametrize("threads", [None, 2])
-@pytest.mark.parametrize("group_bytes", [1, 1 << 19])
+@pytest.mark.parametrize("block", [1, 7, 2304])
 def test_a_score_matrix_is_the_mean_iou_of_every_pair(
-    threads: int | None, group_bytes: int, monkeypatch: pytest.MonkeyPatch
+    threads: int | None, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(score, "GROUP_BYTES", group_bytes)
+    monkeypatch.setattr(evaluate, "BLOCK", block)
     programs = [parse(source) for source in SOURCES]
     batch = Batch([Tokens.from_strings(text) for text in TEXTS])
     rng = np.random.default_rng(0)
@@ -53,10 +53,21 @@ def test_a_score_matrix_is_the_mean_iou_of_every_pair(
             assert table[h, p] == pytest.approx(np.mean(each), abs=1e-5)
 
 
-def test_groups_give_the_same_rows_as_all_at_once() -> None:
+@pytest.mark.parametrize("block", [1, 7, 2304])
+@pytest.mark.parametrize("group", [1, 4, 100])
+def test_parts_are_the_matrices_in_pieces(
+    group: int, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     batch = Batch([Tokens.from_strings(TEXTS[2])])
     plan = Plan([parse(source) for source in SOURCES], batch)
     whole = plan.packed(0)
-    for most in (1, 4, 100):
-        parts = [rows.copy() for _, rows in plan.groups(0, most)]
-        np.testing.assert_array_equal(np.concatenate(parts), whole)
+    monkeypatch.setattr(evaluate, "BLOCK", block)
+    seen = np.zeros(whole.shape, dtype=int)
+    for part in plan.parts(0, group):
+        here = part.block.entries
+        size = here.stop - here.start
+        np.testing.assert_array_equal(part.rows[:, :size], whole[part.programs, here])
+        assert part.rows.shape[1] % 16 == 0
+        assert not part.rows[:, size:].any()
+        seen[part.programs, here] += 1
+    assert (seen == 1).all()
