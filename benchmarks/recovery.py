@@ -222,7 +222,8 @@ def sources_hash() -> str:
 
 def recover(options: argparse.Namespace) -> list[Outcome]:
     """Draw programs, fit their matrices, and compare; shows each cell as it is done."""
-    from attn_dsl.synth.fit import Progress, fit
+    from attn_dsl.synth.fit import fit
+    from attn_dsl.synth.progress import Progress
 
     texts = corpora()
     found: list[Outcome] = []

@@ -117,7 +117,7 @@ def _jsonl(path: Path, texts: list[str]) -> Path:
     return path
 
 
-MINUTES = ("--timeout", "600")
+MINUTES = ("--timeout", "600", "--max-nodes", "1200")
 PARTS: dict[str, Part] = {
     "demo": Part("demo model, its own stories", None),
     "stories": Part(
