@@ -183,6 +183,12 @@ class _Checker:
                 )  # fmt: skip
             case t.SetLiteral():
                 self.weighted(node)
+            case t.Member(t.Call(name)) | t.Affix(_, t.Call(name)) | t.Weight(t.Call(name)):
+                if name in FEATURES and FEATURES[name].type != "symbol":
+                    self.add(
+                        ProgramTypeError, node, f"`{name}` is no text feature",
+                        "use one such as text(k), token(k) or word(k)",
+                    )  # fmt: skip
             case t.Integer(value) | t.Position(_, value) | t.Entry(value, _):
                 self.bounded(node, value)
             case t.Between(_, low, high):

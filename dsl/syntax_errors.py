@@ -94,6 +94,8 @@ def _diagnose(word: str, row: str, column: int, expected: set[str]) -> tuple[str
     if len(word) > 60:
         return f"`{word[:40]}…` is not known here", ""
     after = row[column - 1 + len(word) :].lstrip()
+    if weighing := _weighing(word, row[: column - 1], after, expected):
+        return weighing
     feature = FEATURES.get(word)
     if feature is not None:
         if not after.startswith("("):
@@ -108,6 +110,43 @@ def _diagnose(word: str, row: str, column: int, expected: set[str]) -> tuple[str
             return "unknown variable `j`", "inside a quantifier, `k` is the key that is searched"
         return f"`{word}` is not known here", near
     return f"`{word}` does not fit here", ""
+
+
+def _weighing(word: str, before: str, after: str, expected: set[str]) -> tuple[str, str] | None:
+    """Say what is wrong with a weighted set, the weight of a symbol or a product, if it is that."""
+    plain = f"`{word}` does not fit here"
+    if word in ",:}" and "{" in before and expected & {"COLON", "RBRACE"}:
+        return plain, "give all elements of a set a weight, or none"
+    if word == "?" and expected == {"WEIGHT"}:
+        return plain, "weights of elements are numbers; only those of terms are fitted"
+    if word == "*" and "WHERE" in expected:
+        return plain, "a term is a weight times one value or two"
+    if re.fullmatch(r"[A-Z]\w*", word) and after.startswith("("):
+        found = re.match(r"\(\s*(\w+\([^()]*\))\s*\)", after)
+        symbol = found[1] if found and "symbol" in _type(found[1]) else "token(k)"
+        fits = "WEIGHT_FUNCTION" in expected
+        form = f"weight({symbol}, {word})" if fits else f"{symbol} in {word}"
+        return f"`{word}` is the name of a set, not a function", f"write `{form}`"
+    if expected == {"SYMBOL_FEATURE"} and before.endswith("weight("):
+        return plain, "it is a text feature that has a weight: `weight(token(k), Starts)`"
+    if "WEIGHT_FUNCTION" in expected:
+        if _type(word) == "symbol":
+            form = (
+                f"{word}(k)" if not after.startswith("(") else word + after[: after.find(")") + 1]
+            )
+            return f"`{word}` gives a text, which does not fit here", (
+                f"a set can give it a weight: `weight({form}, Starts)`"
+            )
+    elif word == "weight" and re.search(r"\bwhere\b", before):
+        return plain, "only terms have weights of symbols; here, test `token(k) in Starts`"
+    elif word == "weight":
+        return plain, "write it as a value of a term: `1 * weight(token(k), Starts)`"
+    return None
+
+
+def _type(call: str) -> str:
+    feature = FEATURES.get(call.partition("(")[0])
+    return feature.type if feature is not None else ""
 
 
 def _describe(expected: set[str]) -> str:

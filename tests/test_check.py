@@ -70,6 +70,15 @@ def head(*terms: str, kind: str = "causal") -> str:
             ProgramTypeError,
             "the rate 1 is not between",
         ),
+        ('set A = {"a": 1.234}\n' + head(), ProgramTypeError, "more than two digits"),
+        ('set A = {"a": 1.234}\n' + head(), ProgramTypeError, "write 1.23"),
+        ('set A = {"b": 0, "a": 100.01}\n' + head(), ProgramTypeError, 'of "a" is out of range'),
+        ('set A = {"a": -101}\n' + head(), ProgramTypeError, "lie between -100 and 100"),
+        ('set A = {"a": 1, "a": 2}\n' + head(), ProgramTypeError, '"a" has two weights, 1 and 2'),
+        (head('2 where text(k) in {"a": 0.001}'), ProgramTypeError, "the weight 0.001 of"),
+        (head('2 * weight(text(k), {"a": 200})'), ProgramTypeError, "the weight 200 of"),
+        (head("2 * weight(word(k), Pronuon)"), ProgramTypeError, "did you mean `Pronoun`"),
+        (head("2 * log(from_end(k)) * k"), CausalityError, "`from_end` reads the whole text"),
         (head("2 where text_final(k)"), CausalityError, "--allow-lookahead"),
         (head("2 where k == first(from_end(k) == 0)"), CausalityError, "reads the whole text"),
         (head("by from_end(q) [0: 1]"), CausalityError, "`from_end` reads the whole text"),
@@ -95,11 +104,22 @@ def test_a_missing_package_is_named() -> None:
         (t.Call("txt", (t.Position("k"),)), "did you mean `text`"),
         (t.Call("punct", (t.Position("k"), t.Position("q"))), "`punct` of 2 positions"),
         (t.Call("match", (t.Position("k"),)), "`match` of 1 positions"),
+        (t.Member(t.Call("punct", (t.Position("k"),)), t.SetName("Modal")), "`punct` is no text"),
+        (t.Affix("ends", t.Call("line", (t.Position("k"),)), "s"), "`line` is no text feature"),
     ],
 )
-def test_trees_made_by_hand_are_checked_too(node: t.Call, message: str) -> None:
+def test_trees_made_by_hand_are_checked_too(node: t.Predicate, message: str) -> None:
     with pytest.raises(ProgramTypeError, match=message):
         check(t.Head("a", "causal", terms=(t.Where(1.0, node),)))
+
+
+def test_weights_made_by_hand_are_checked_too() -> None:
+    number = t.Call("length", (t.Position("k"),))
+    literal = t.SetLiteral(("a", "b"), (float("nan"), float("inf")))
+    with pytest.raises(ProgramErrors) as caught:
+        check(t.Head("a", "causal", terms=(t.Scaled(1.0, t.Weight(number, literal)),)))
+    for part in ("`length` is no text", "weight nan of", "weight inf of"):
+        assert part in str(caught.value)
 
 
 def test_all_errors_are_reported_at_once() -> None:
@@ -130,7 +150,7 @@ def test_the_bounds_themselves_are_allowed() -> None:
     source = head(
         "1000 where k+100000 == q-100000", "-1000 where k in -100000..100000",
         "by k [-100000: 0, 100000: 1]", "1 * decay(k, 0.001)", "1 where k in 2..2",
-        "0 where word(k) in Pronoun",
+        "0 where word(k) in Pronoun", '1 * weight(text(k), {"a": 100, "b": -100, "c": 0.01})',
     )  # fmt: skip
     assert errors_of(source) == []
     assert errors_of(head("0 where k == 0", "-0 * q", kind="causal linear")) == []
@@ -179,6 +199,10 @@ def test_holes_are_counted() -> None:
         ("1 where text(k-1) == text(q)", 3),
         ("1 * (q - k)", 2),
         ("1 * q", 0),
+        ("1 * weight(text(k), Pronoun)", 3),
+        ("1 * weight(text(q), Pronoun)", 0),
+        ("1 * weight(text(q), Pronoun) * weight(text(k), Pronoun)", 4),
+        ("1 * weight(text(k), Pronoun) * log(q - k)", 6),
         ("1 where k == nearest(punct(k))", 4),
         ("1 where any(punct(k))", 2),
         ("1 where any(punct(q))", 1),
@@ -195,6 +219,8 @@ def test_nodes() -> None:
     assert t.nodes(parse('set A = {"x", "y"}\n' + head("1 where text(k) in A"))) == 1 + 4 + 5
     assert t.nodes(parse(head('1 where text(k) in {"x", "y"}'))) == 1 + 4 + 3
     assert t.nodes(parse(head("1 where word(k) in Pronoun"))) == 1 + 5
+    assert t.nodes(parse(head('1 * weight(text(k), {"x": 0.5, "y": 2})'))) == 1 + 4 + 3
+    assert t.nodes(parse(head("1 * weight(text(k), Pronoun) * q"))) == 1 + 5 + 2
     assert t.nodes(parse(head("by k [0: 1, 1: 2]"))) == 1 + 4
 
 

@@ -102,6 +102,19 @@ def test_predicates(source: str, predicate: t.Predicate) -> None:
         ("1 * inv(q - k)", t.Scaled(1.0, t.Real("inv", t.Arithmetic("-", Q, K)))),
         ("1 * decay(k, 0.90)", t.Scaled(1.0, t.Decay(K, 0.9))),
         ("1 * (k-1)", t.Scaled(1.0, t.Position("k", -1))),
+        ("1 * weight(text(k), Stop)", t.Scaled(1.0, t.Weight(TEXT, t.SetName("Stop")))),
+        ('? * weight(text(k), {"b": 1.50, "a": -2}) where punct(k)', t.Scaled(
+            None, t.Weight(TEXT, t.SetLiteral(("a", "b"), (-2.0, 1.5))), PUNCT)),
+        ('1 * weight(text(k), {"b", "a"})', t.Scaled(
+            1.0, t.Weight(TEXT, t.SetLiteral(("a", "b"))))),
+        ("2 * q * k", t.Scaled(2.0, t.Product(Q, K))),
+        ("2 * (q - k) * log(k)", t.Scaled(
+            2.0, t.Product(t.Arithmetic("-", Q, K), t.Real("log", K)))),
+        ("0.5 * weight(text(k), A)*decay(q - k, 0.9) where k == 0", t.Scaled(
+            0.5, t.Product(t.Weight(TEXT, t.SetName("A")),
+                           t.Decay(t.Arithmetic("-", Q, K), 0.9)), K0)),
+        ('1 where text(k) in {"a": 1, "b": 0}', t.Where(
+            1.0, t.Member(TEXT, t.SetLiteral(("a", "b"), (1.0, 0.0))))),
         ("by k [0: 1]", t.Table(K, (t.Entry(0, 1.0),))),
         ("by q - k [-1: ?, 0: 2.5,\n  4: -1] where punct(k)", t.Table(
             t.Arithmetic("-", Q, K),
@@ -122,6 +135,24 @@ def test_programs() -> None:
     )  # fmt: skip
     assert parse("head a causal:") == t.Head("a", "causal", "softmax")
     assert parse(source).causal is False
+
+
+def test_elements_of_weighted_sets() -> None:
+    """They are sorted by element; one that stands twice with one weight is one."""
+    program = parse('set A = {\n "b": 0.70, "a": -1,\n "b": 0.7 }\nhead a causal:\n')
+    literal = program.sets[0].value
+    assert (literal.elements, literal.weights) == (("a", "b"), (-1.0, 0.7))
+    assert literal.hundredths() == {"a": -100, "b": 70}
+    assert t.SetLiteral(("b", "a")).hundredths() == {"a": 100, "b": 100}
+    assert t.SetLiteral(("a",), (1.0,)) != t.SetLiteral(("a",))
+    with pytest.raises(ValueError, match="argument"):
+        t.SetLiteral(("a", "b"), (1.0,))
+
+
+def test_weights_of_elements_are_constants() -> None:
+    head = parse('set A = {"a": 2}\nhead a causal:\n ? * weight(text(k), A)\n 3 where k == 0')
+    assert head.weights == (None, 3.0)
+    assert head.with_weights([4.0, 5.0]).sets == head.sets
 
 
 def test_layout_is_free() -> None:
@@ -224,6 +255,28 @@ MISTAKES = [
     (head("2 * ‹text›(k)"), "`text` gives a text"),
     (head("2 * decay(q - k, ‹1›.5)"), "a rate such as 0.9"),
     (head("by q - k [‹]›"), "a whole number"),
+    (head("2 * weight(‹k›, A)"), "`weight(token(k), Starts)`"),
+    (head("2 * weight(‹punct›(k), A)"), "a text feature that has a weight"),
+    (head("2 * weight(token(k)‹)›"), "expected: `,`"),
+    (head("2 * weight(token(k), ‹verbs›)"), "a set name such as Pronoun"),
+    (head('2 * weight(token(k), ‹"›a")'), "`{` or a set name"),
+    (head("2 * ‹Starts›(word(q-1))"), "write `weight(word(q-1), Starts)`"),
+    (head("2 * ‹Starts›(k)"), "write `weight(token(k), Starts)`"),
+    (head("2 where ‹Starts›(text(q))"), "write `text(q) in Starts`"),
+    (head("2 * ‹token›(q)"), "`weight(token(q), Starts)`"),
+    (head("2 where ‹weight›(token(k), A) > 1"), "test `token(k) in Starts`"),
+    (head("‹weight›(token(k), A)"), "write it as a value of a term"),
+    (head("2 * log(‹weight›(token(k), A))"), "write it as a value of a term"),
+    (head("2 * ‹weights›(token(k), A)"), "did you mean `weight`"),
+    (head("2 * k * q ‹*› q"), "one value or two"),
+    (head("2 * weight(token(k), A) ‹+› 1"), "`*`, `where` or the end of the line"),
+    (head('2 * weight(token(k), {"a": 1, "b"‹}›)'), "a weight, or none"),
+    (
+        head('2 * weight(token(k), {"a"‹:› 1, "b"})').replace('"a"‹:› 1, "b"', '"b", "a"‹:› 1'),
+        "a weight, or none",
+    ),
+    ('set A = {"a": 1, "b"‹,› "c": 2}\n' + HEAD, "a weight, or none"),
+    ('set A = {"a": ‹?›}\n' + HEAD, "weights of elements are numbers"),
     (head("by q - k [0: 1, 2‹]›"), "expected: `:`"),
     (head("1‹e3› where k == 0"), "`e3`"),
     (head('‹set› B = {"a"}'), "`set` does not fit"),

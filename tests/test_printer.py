@@ -52,6 +52,14 @@ def line(source: str) -> str:
         ("1 where any( nearest(punct(k))==k )", "1 where any(nearest(punct(k)) == k)"),
         ("1 where match( k-1 , q )>=2", "1 where match(k-1, q) >= 2"),
         ("1 where starts( word(k) , \"un\" )", '1 where starts(word(k), "un")'),
+        ("1*k*( q )", "1 * k * q"),
+        ("1 * ( q-k )*log( k )", "1 * (q - k) * log(k)"),
+        ("1*weight( text(k) , A )", "1 * weight(text(k), A)"),
+        ('1 * weight(text(k),{"b":1.20,"a":-.0})'.replace("-.0", "-0.0"),
+         '1 * weight(text(k), {"a": 0, "b": 1.2})'),
+        ('1 * weight(text(k), {"b": 03.00, "a": -0.70})',
+         '1 * weight(text(k), {"a": -0.7, "b": 3})'),
+        ('1 where text(k) in {"b":1,"a":2.25,"b":1}', '1 where text(k) in {"a": 2.25, "b": 1}'),
         ("1 where abs(q-k)<min(3,k)", "1 where abs(q - k) < min(3, k)"),
     ],
 )  # fmt: skip
@@ -85,6 +93,12 @@ def test_long_sets_are_written_over_lines() -> None:
     assert parse(source) == program
     assert max(map(len, source.split("\n"))) <= WIDTH
     assert show(parse(source)) == source
+    weights = tuple(float(i) for i in range(60))
+    program = t.Head("a", "causal", sets=(t.SetDefinition("A", t.SetLiteral(words, weights)),))
+    source = show(program)
+    assert parse(source) == program
+    assert max(map(len, source.split("\n"))) <= WIDTH
+    assert '"word 0, and more": 0,' in source
 
 
 def test_an_empty_program() -> None:
