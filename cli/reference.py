@@ -16,6 +16,7 @@ FUNCTIONS = (
     ('starts(s, "a"), ends(s, "b")', "whether a text feature starts or ends so"),
     ("log(x), sqrt(x), inv(x)", "of a term: ln max(x, 1), root of max(x, 0), 1 / max(x, 1)"),
     ("decay(x, 0.9)", "of a term: 0.9 to the power of max(x, 0)"),
+    ("weight(s, Starts)", "of a term: what a text feature weighs in a set; 0 outside it"),
 )
 READS = {
     "left": "reads up to its position",

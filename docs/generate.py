@@ -24,6 +24,7 @@ LIMITS = {
     "MAX_NODES": check.MAX_NODES,
     "MAX_COST": check.MAX_COST,
     "MAX_WEIGHT": check.MAX_WEIGHT,
+    "MAX_ELEMENT_WEIGHT": check.MAX_ELEMENT_WEIGHT,
     "MAX_INTEGER": check.MAX_INTEGER,
     "TERM_LIMIT": reference.TERM_LIMIT,
     "MATCH_LIMIT": features.MATCH_LIMIT,

@@ -194,6 +194,7 @@ def test_what_it_generates_parses(grammar: Grammar) -> None:
         deepest = max(deepest, *map(_depth, program.terms), 0)
     assert kinds >= {t.Where, t.Scaled, t.Table, t.Or, t.And, t.Not, t.Between, t.Member, t.Affix}
     assert kinds >= {t.SetDefinition, t.Quantifier, t.Extremum, t.Absolute, t.Decay, t.Real}
+    assert kinds >= {t.Weight, t.Product}
     assert deepest >= 8
     assert too_large <= SENTENCES // 50
 
