@@ -32,34 +32,29 @@ def search_rounds(
 ) -> None:
     """Search the heads of a run that are not done yet, round by round."""
     for number in range(1, run.rounds + 1):
-        left = [
-            pair
-            for pair in chosen
-            if not any(run.done(*pair, later) for later in range(number, run.rounds + 1))
-        ]
-        before = {pair: run.result(*pair, number - 1) if number > 1 else None for pair in left}
-        if number > 1 and any(result is None for result in before.values()):
+        left = [pair for pair in chosen if not run.done(*pair, number)]
+        known = {pair: run.result(*pair, number - 1) if number > 1 else None for pair in chosen}
+        if number > 1 and None in known.values():
             return  # the time was over before every head had its first result
+        run.tabulate()
+        before = {pair: known[pair] for pair in left}
         budget.begin(number, before)
-        _Round(run, place, chosen, number, budget, workers, tell).search(left, before)
+        _Round(run, place, chosen, number, known, budget, workers, tell).search(left, before)
 
 
 class _Round:
     """One round on its way."""
 
     def __init__(
-        self, run: Run, place: Place, chosen: Sequence[Pair], number: int, budget: Budget,
-        workers: Workers, tell: Watcher,
+        self, run: Run, place: Place, chosen: Sequence[Pair], number: int,
+        known: dict[Pair, HeadResult | None], budget: Budget, workers: Workers, tell: Watcher,
     ) -> None:  # fmt: skip
         self.run, self.place, self.number = run, place, number
         self.budget, self.workers, self.tell = budget, workers, tell
         self.total, self.done = len(chosen), 0
         groups = itertools.groupby(chosen, key=lambda pair: pair[0])
         self.neighbours = {layer: tuple(head for _, head in group) for layer, group in groups}
-        self.sources: dict[Pair, str] = {}
-        if number > 1:
-            found = {pair: run.result(*pair, number - 1) for pair in chosen}
-            self.sources = {pair: r.program for pair, r in found.items() if r is not None}
+        self.sources = {pair: r.program for pair, r in known.items() if r is not None}
         self.pending: dict[Future[Outcome], HeadSearch] = {}
         self.finished: deque[Outcome] = deque()
         self.tries: dict[Pair, int] = {}

@@ -294,9 +294,10 @@ def alone(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-        if made:
-            with contextlib.suppress(OSError):
-                path.rmdir()  # nothing came of it
+        if made and [file.name for file in path.iterdir()] in ([LOCK], []):
+            with contextlib.suppress(OSError):  # nothing came of it
+                (path / LOCK).unlink(missing_ok=True)
+                path.rmdir()
 
 
 def refuse_other_work(path: Path, resume: bool) -> None:

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 from small_models import small_model  # noqa: F401
 
+from runs import small_capture, small_run  # noqa: F401
+
 settings.register_profile(
     "local", deadline=None, database=None, print_blob=False,
     max_examples=int(os.environ.get("ATTN_DSL_EXAMPLES", "30")),

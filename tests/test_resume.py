@@ -1,0 +1,251 @@
+"""Runs that something ends halfway: they go on to what an uninterrupted run finds, byte for byte."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from command_line import attn_dsl, snapshot, succeed
+
+import attn_dsl as package
+from attn_dsl.dsl.errors import InputError
+from attn_dsl.eval.capture import Capture
+from attn_dsl.synth.run import alone
+from runs import LABELS, SETTINGS, assert_same, rows, started, wait_for
+
+
+def status(run: Path) -> str:
+    return str(json.loads((run / "run.json").read_text())["status"])
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_run_that_is_killed_twice_ends_like_one_that_is_not(
+    small_run: Path, small_capture: Path, tmp_path: Path, jobs: str
+) -> None:
+    out = tmp_path / "r"
+    args = ("fit", "--capture", small_capture, *SETTINGS, "--out", out, "--jobs", jobs)
+    with started(*args) as process:
+        wait_for(process, out / "state", "round1/L*.json", 2)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert rows(out), "its tables are there at any time"
+    kept = snapshot(out / "state")
+    with started(*args, "--resume") as process:
+        wait_for(process, out / "state", "L*.json", 1)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert len(rows(out)) == len(LABELS)
+    assert snapshot(out / "state").items() >= kept.items()
+    succeed(*args, "--resume")
+    assert_same(out, small_run)
+    assert status(out) == "done"
+
+
+def test_every_head_has_both_rounds(small_run: Path) -> None:
+    for folder in (small_run / "state", small_run / "state" / "round1"):
+        assert sorted(file.stem for file in folder.glob("L*.json")) == LABELS
+
+
+def test_tables_show_the_latest_result_of_each_head(
+    small_run: Path, small_capture: Path, tmp_path: Path
+) -> None:
+    """Heads without their last round are there with what they have, marked as cut short."""
+    out = tmp_path / "r"
+    shutil.copytree(small_run, out)
+    for name in LABELS[2:]:
+        (out / "state" / f"{name}.json").unlink()
+    opened = package.Run.open(out)
+    opened.tabulate()
+    marks = [row["cut_short"] for row in rows(out)]
+    assert marks == ["0", "0", "1", "1", "1", "1"]
+    assert opened.cut_short == LABELS[2:]
+    succeed("fit", "--capture", small_capture, *SETTINGS, "--out", out, "--resume")
+    assert_same(out, small_run)
+
+
+def test_one_head_has_one_round(small_capture: Path, tmp_path: Path) -> None:
+    args = (
+        "--capture",
+        small_capture,
+        "--heads",
+        "L0H0",
+        "--max-evals",
+        "3",
+        "--out",
+        tmp_path / "r",
+    )
+    succeed("fit", *args)
+    assert not (tmp_path / "r" / "state" / "round1").exists()
+    assert [row["cut_short"] for row in rows(tmp_path / "r")] == ["0"]
+
+
+def test_rounds_can_be_left_out(small_run: Path, small_capture: Path, tmp_path: Path) -> None:
+    out = tmp_path / "r"
+    succeed("fit", "--capture", small_capture, *SETTINGS, "--rounds", "1", "--out", out)
+    first = [(small_run / "state" / "round1" / f"{name}.json") for name in LABELS]
+    alone = [(out / "state" / f"{name}.json") for name in LABELS]
+    found = [[json.loads(file.read_text()) for file in files] for files in (first, alone)]
+    for results in found:
+        for result in results:
+            del result["seconds"]
+    assert found[0] == found[1], "the first round does not depend on whether a second follows"
+
+
+# the disk
+
+
+def test_a_full_disk_loses_nothing(small_run: Path, small_capture: Path, tmp_path: Path) -> None:
+    """A limit on the size of files stands in for the full disk: writing fails halfway."""
+    out = tmp_path / "r"
+    args = ("fit", "--capture", small_capture, *SETTINGS, "--out", out, "--jobs", "1")
+    room = (small_run / "candidates.jsonl").stat().st_size // 3
+    with started(
+        *args, prepare=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+    ) as process:
+        _, told = process.communicate(timeout=120)
+    assert process.returncode == 1, told
+    assert "File too large" in told
+    assert "--resume" in told
+    assert "Traceback" not in told
+    kept = snapshot(out / "state")
+    assert kept
+    succeed(*args, "--resume")
+    assert snapshot(out / "state").items() >= kept.items()
+    assert_same(out, small_run)
+
+
+@pytest.mark.parametrize("state", ["L00H01.json", "round1/L00H01.json"])
+@pytest.mark.parametrize("left", [0, 200])
+def test_a_truncated_result_is_named_and_can_be_removed(
+    small_run: Path, small_capture: Path, tmp_path: Path, state: str, left: int
+) -> None:
+    out = tmp_path / "r"
+    shutil.copytree(small_run, out)
+    file = out / "state" / state
+    file.write_bytes(file.read_bytes()[:left])
+    before = snapshot(out)
+    args = ("fit", "--capture", small_capture, *SETTINGS, "--out", out, "--resume")
+    outcome = attn_dsl(*args)
+    assert outcome.code == 2
+    assert str(file) in outcome.err
+    assert "delete it" in outcome.err
+    after = snapshot(out)
+    assert {k: v for k, v in after.items() if k != ".lock"} == {
+        k: v for k, v in before.items() if k != ".lock"
+    }
+    file.unlink()
+    succeed(*args)
+    assert_same(out, small_run)
+
+
+def test_a_lost_program_file_is_written_again(
+    small_run: Path, small_capture: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "r"
+    shutil.copytree(small_run, out)
+    (out / "programs" / "L00H01.attn").unlink()
+    (out / "programs" / "L00H02.attn").write_text("head other causal:\n")
+    succeed("fit", "--capture", small_capture, *SETTINGS, "--out", out, "--resume")
+    assert_same(out, small_run)
+
+
+def test_a_truncated_run_json_is_named(
+    small_run: Path, small_capture: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "r"
+    shutil.copytree(small_run, out)
+    (out / "run.json").write_text('{"format": 1, "key"')
+    outcome = attn_dsl("fit", "--capture", small_capture, *SETTINGS, "--out", out, "--resume")
+    assert outcome.code == 2
+    assert "run.json: damaged" in outcome.err
+
+
+def test_a_capture_that_is_gone(small_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "r"
+    shutil.copytree(small_run, out)
+    (out / "state" / "L00H01.json").unlink()
+    before = snapshot(out)
+    args = ("--capture", tmp_path / "gone", *SETTINGS, "--out", out, "--resume")
+    outcome = attn_dsl("fit", *args)
+    assert outcome.code == 2
+    assert "gone" in outcome.err
+    assert snapshot(out).items() >= before.items()
+
+
+def test_a_shard_that_is_gone(small_run: Path, small_capture: Path, tmp_path: Path) -> None:
+    """It is noticed when the capture is opened, before anything is written."""
+    moved = tmp_path / "capture"
+    shutil.copytree(small_capture, moved)
+    next(moved.glob("*.safetensors")).unlink()
+    outcome = attn_dsl("fit", "--capture", moved, *SETTINGS, "--out", tmp_path / "r")
+    assert outcome.code == 2
+    assert "safetensors is missing" in outcome.err
+    assert not (tmp_path / "r").exists()
+
+
+# two at once
+
+
+def test_a_run_is_one_process_at_a_time(
+    small_run: Path, small_capture: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "r"
+    args = ("fit", "--capture", small_capture, *SETTINGS, "--out", out, "--jobs", "1")
+    with started(*args) as process:
+        wait_for(process, out / "state", "round1/L*.json")
+        second = attn_dsl(*args, "--resume")
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert second.code == 2
+    assert "another process" in second.err
+    succeed(*args, "--resume")  # the lock went with the process
+    assert_same(out, small_run)
+
+
+def test_the_lock_goes_when_the_work_ends(tmp_path: Path) -> None:
+    with alone(tmp_path / "r"):
+        with pytest.raises(InputError, match="another process"), alone(tmp_path / "r"):
+            pass
+        (tmp_path / "r" / "file").touch()
+    with alone(tmp_path / "r"):
+        pass
+    assert (tmp_path / "r" / "file").exists()
+
+
+# time
+
+
+def test_time_that_runs_out_is_told_and_the_rest_is_left_to_resume(
+    small_run: Path, small_capture: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "r"
+    attention = Capture.open(small_capture)
+    settings = {"heads": SETTINGS[1], "max_evals": 8, "jobs": 1}
+    found = package.fit(capture=attention, out=out, timeout=1e-6, **settings)  # type: ignore[arg-type]
+    assert found.cut_short
+    assert found.info["cut_short"] == found.cut_short
+    assert {r.label for r in found.results} | set(found.info["not_reached"]) == set(LABELS)
+    assert status(out) == ("out of time" if found.info["not_reached"] else "done")
+    assert not list((out / "state").glob("L*.json")), "there was no time for a second round"
+    before = snapshot(out / "state")
+    again = package.fit(capture=attention, out=out, resume=True, **settings)  # type: ignore[arg-type]
+    assert snapshot(out / "state").items() >= before.items()
+    assert len(again.results) == len(LABELS)
+    assert again.info["not_reached"] == []
+    assert status(out) == "done"
+
+
+def test_a_limit_that_is_not_reached_changes_nothing(
+    small_run: Path, small_capture: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "r"
+    began = time.monotonic()
+    succeed("fit", "--capture", small_capture, *SETTINGS, "--timeout", "600", "--out", out)
+    assert time.monotonic() - began < 600
+    assert_same(out, small_run)
+    assert json.loads((out / "run.json").read_text())["cut_short"] == []
