@@ -56,10 +56,14 @@ def scores(
     )
 
 
-def figures(path: Path) -> dict[str, Any]:
-    """Take the figures of a run: mean IoU at any size, of small programs, of the chosen ones."""
+def figures(path: Path, capture: Capture | None = None) -> dict[str, Any]:
+    """Take the figures of a run: mean IoU at any size, of small programs, of the chosen ones.
+
+    Args:
+        capture: what it was fitted to, where that is not in the run's own folder.
+    """
     run = Run.open(path)
-    capture = Capture.open(run.info["capture"] or path / "capture")
+    capture = capture or Capture.open(run.info["capture"] or path / "capture")
     results, seed = run.results, run.info["key"]["seed"]
     split = capture.split(seed)
     numbers = [r.layer * capture.heads_per_layer + r.head for r in results]
