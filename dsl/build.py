@@ -1,0 +1,139 @@
+"""The builder: what each rule of the grammar makes of its parts, as nodes of the syntax tree."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any
+
+from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.errors import Span
+from attn_dsl.dsl.tables import Action, Lines
+
+_ESCAPE = re.compile(r'\\(u[0-9a-f]{4}|["\\nrt])')
+_UNESCAPED = {"n": "\n", "r": "\r", "t": "\t", '"': '"', "\\": "\\"}
+
+Statement = tuple[Any, int, int]
+"""A term or a set, the line that it begins in, and the last one that it says something in."""
+
+
+def unquote(literal: str) -> str:
+    r"""Read a string literal of the language.
+
+    >>> unquote('"a\\n"')
+    'a\n'
+    """
+    if "\\" not in literal:
+        return literal[1:-1]
+    return _ESCAPE.sub(
+        lambda m: _UNESCAPED.get(m.group(1)) or chr(int(m.group(1)[1:], 16)), literal[1:-1]
+    )
+
+
+def _where(lines: Lines, v: list[Any], b: list[int], e: list[int]) -> Statement:
+    node = t.Where(v[0], v[1], span=lines.span(b[0], e[2]))
+    return node, lines.line(b[0]), lines.line(e[2])
+
+
+def _scaled(lines: Lines, v: list[Any], b: list[int], e: list[int]) -> Statement:
+    condition = v[2] if len(v) > 2 else None
+    node = t.Scaled(v[0], v[1], condition, span=lines.span(b[0], e[-2]))
+    return node, lines.line(b[0]), lines.line(e[-2])
+
+
+def _table(lines: Lines, v: list[Any], b: list[int], e: list[int]) -> Statement:
+    value, *entries = v
+    conditioned = isinstance(entries[-1], t.Predicate)
+    condition = entries.pop() if conditioned else None
+    last = e[-2] if conditioned else e[-3]
+    node = t.Table(value, tuple(entries), condition, span=lines.span(b[1], last))
+    return node, lines.line(b[0]), lines.line(last)
+
+
+def _set_definition(lines: Lines, v: list[Any], b: list[int], e: list[int]) -> Statement:
+    (name, begin, end), literal = v
+    node = t.SetDefinition(name, literal, span=lines.span(begin, end))
+    return node, lines.line(b[0]), lines.line(e[3])
+
+
+def _head(
+    lines: Lines, v: list[Any], b: list[int], e: list[int]
+) -> tuple[dict[str, Any], int, int, list[Statement]]:
+    """Return the fields of a head, where it begins, the line of its name, and its terms."""
+    (name, begin, end), visibility, *rest = v
+    normaliser = rest.pop(0) if rest and isinstance(rest[0], str) else "softmax"
+    fields = {
+        "name": name, "visibility": visibility, "normaliser": normaliser,
+        "span": lines.span(begin, end),
+    }  # fmt: skip
+    return fields, lines.line(b[0]), lines.line(begin), rest
+
+
+def _arithmetic(op: str, left: t.Int, right: t.Int, span: Span) -> t.Int:
+    """Make a sum; a position plus or minus a number is one node, a shifted position."""
+    if isinstance(left, t.Position) and isinstance(right, t.Integer):
+        shift = left.shift + (right.value if op == "+" else -right.value)
+        return t.Position(left.variable, shift, span=span)
+    return t.Arithmetic(op, left, right, span=span)  # type: ignore[arg-type]
+
+
+def _elements(span: Span, v: list[Any]) -> t.SetLiteral:
+    if isinstance(v[0], tuple):
+        strings, weights = zip(*v, strict=True)
+        return t.SetLiteral(strings, weights, span=span)
+    return t.SetLiteral(tuple(map(unquote, v)), span=span)
+
+
+def _not_member(span: Span, v: list[Any]) -> t.Predicate:
+    return t.Not(t.Member(v[0], v[1], span=span), span=span)
+
+
+NODES: dict[str, Any] = {
+    "entry": lambda s, v: t.Entry(int(v[0]), v[1], span=s),
+    "or_": lambda s, v: t.Or(v[0], v[1], span=s),
+    "and_": lambda s, v: t.And(v[0], v[1], span=s),
+    "not_": lambda s, v: t.Not(v[0], span=s),
+    "group": lambda s, v: dataclasses.replace(v[0], span=s),
+    "true": lambda s, v: t.Always(span=s),
+    "any_": lambda s, v: t.Quantifier("any", v[0], span=s),
+    "compare": lambda s, v: t.Compare(v[1], v[0], v[2], span=s),
+    "compare_string": lambda s, v: t.Compare(v[1], v[0], t.Text(unquote(v[2])), span=s),
+    "between": lambda s, v: t.Between(v[0], int(v[1]), int(v[2]), span=s),
+    "member": lambda s, v: t.Member(v[0], v[1], span=s),
+    "not_member": _not_member,
+    "affix": lambda s, v: t.Affix(v[0], v[1], unquote(v[2]), span=s),
+    "feature": lambda s, v: t.Call(v[0], tuple(v[1:]), span=s),
+    "set_reference": lambda s, v: t.SetName(v[0][0], span=s),
+    "set_literal": _elements,
+    "product": lambda s, v: t.Product(v[0], v[1], span=s),
+    "real": lambda s, v: t.Real(v[0], v[1], span=s),
+    "decay": lambda s, v: t.Decay(v[0], float(v[1]), span=s),
+    "weight_of": lambda s, v: t.Weight(v[1], v[2], span=s),
+    "add": lambda s, v: _arithmetic("+", v[0], v[1], s),
+    "subtract": lambda s, v: _arithmetic("-", v[0], v[1], s),
+    "integer": lambda s, v: t.Integer(int(v[0]), span=s),
+    "variable": lambda s, v: t.Position(v[0], span=s),
+    "quantifier": lambda s, v: t.Quantifier(v[0], v[1], span=s),
+    "abs_": lambda s, v: t.Absolute(v[0], span=s),
+    "extremum": lambda s, v: t.Extremum(v[0], v[1], v[2], span=s),
+}
+"""By rule: the node of a span and the values of its parts."""
+
+
+def _placed(make: Any) -> Action:
+    """Make an action of what needs no more than its span."""
+    return lambda lines, v, b, e: make(lines.span(b[0], e[-1]), v)
+
+
+ACTIONS: dict[str, Action] = {name: _placed(make) for name, make in NODES.items()} | {
+    "where_term": _where,
+    "value_term": _scaled,
+    "table_term": _table,
+    "set_definition": _set_definition,
+    "head": _head,
+    "start": lambda lines, v, b, e: v,
+    "condition": lambda lines, v, b, e: v[0],
+    "weight": lambda lines, v, b, e: None if v[0] == "?" else float(v[0]),
+    "element": lambda lines, v, b, e: (unquote(v[0]), float(v[1])),
+}
+"""By rule, for ``tables.Tables``."""
