@@ -116,6 +116,51 @@ def test_planes_are_what_the_weights_multiply() -> None:
     np.testing.assert_array_equal(planes[3], [0, 0, 1, 1, 1, 0, 0, 0])
 
 
+@pytest.mark.parametrize("visibility", ["causal", "bidirectional"])
+@pytest.mark.parametrize("sign", ["", "-"])
+def test_large_scores_stay_within_float32(sign: str, visibility: str) -> None:
+    """Masses of exp(+-80) and more: where they leave the range, the row's largest is taken out."""
+    words = ["a", " b", " a", " c", ".", " a", " b", " d"] * 40
+    tokens = Tokens.from_strings(words)
+    graded = "".join(
+        f' {sign}1 * weight(text(k), {{"a": 8, "b": {7.75 - i / 4}, ".": -1}})\n' for i in range(10)
+    )
+    source = f"head large {visibility}:\n{graded} 0.5 * log(1 + q) where k == q\n"
+    some = parse(source + f" {sign}9 where text(k) == text(q)\n 3 where k == 0")
+    near = parse(source + " 0.5 where k == 1")
+    plan = Plan([near, some], Batch([tokens.prefix(n) for n in (150, 9, 0)]))
+    for text, n in enumerate((150, 9)):
+        for program, packed in zip((near, some), plan.packed(text), strict=True):
+            matrix = unpack(packed, n, plan.causal)
+            np.testing.assert_allclose(matrix, reference(program, tokens.prefix(n)), atol=TOLERANCE)
+
+
+def test_products_are_one_plane_whatever_their_order() -> None:
+    batch = Batch([Tokens.from_strings(["a", " b"])])
+    one = parse('head a causal:\n 1 * weight(text(q), {"a": 2}) * log(1 + q - k)')
+    two = parse('head b causal:\n ? * log(1 + q - k) * weight(text(q), {"a": 2})')
+    plan = Plan([one, two], batch)
+    assert len(plan.code.planes) == 1
+    np.testing.assert_allclose(plan.planes([np.array([1])]), [[0, 0]])
+    np.testing.assert_allclose(plan.planes([np.array([0])]), [[0]])
+
+
+def test_the_weight_in_a_plain_set_is_a_predicate() -> None:
+    """So it costs a byte for each pair, and no exponential."""
+    batch = Batch([Tokens.from_strings(["a", " she", " b"])])
+    weighed = parse(
+        "head a causal:\n 1 * weight(word(k), Pronoun)\n"
+        " 1 * weight(word(k), Pronoun) * weight(word(q), SayVerb) where k != q"
+    )
+    tested = parse(
+        "head b causal:\n 2 where word(k) in Pronoun\n"
+        " 2 where k != q and word(k) in Pronoun and word(q) in SayVerb"
+    )
+    code = Plan([weighed, tested], batch).code
+    assert all(plane.truth for plane in code.planes)
+    assert code.programs[0][0] == code.programs[1][0]
+
+
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("n", [0, 1, 5])
 def test_pack_undoes_unpack(n: int, causal: bool) -> None:
