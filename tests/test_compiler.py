@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cases
@@ -15,7 +17,7 @@ from hypothesis import given
 import attn_dsl
 from attn_dsl import testing
 from attn_dsl.compiler.batch import Batch
-from attn_dsl.compiler.bytecode import Op, Real
+from attn_dsl.compiler.bytecode import Op, Plane, Real
 from attn_dsl.compiler.evaluate import Plan, pack, unpack
 from attn_dsl.compiler.program import Program
 from attn_dsl.dsl import tree as t
@@ -213,6 +215,39 @@ def test_breaking_an_operation_breaks_the_table(op: Op) -> None:
         plan.code.instructions[chosen, 0] = SWAPPED[op]
         matrix = unpack(plan.packed(0)[0], len(tokens), plan.causal)
         broken += any(abs(matrix[at] - weight) > TOLERANCE for at, weight in case.expected.items())
+    assert broken
+
+
+BROKEN: dict[str, Callable[[Plane], Plane]] = {
+    **{
+        real.name: lambda plane, real=real: replace(  # type: ignore[misc]
+            plane, real=Real((real + 1) % len(Real)) if plane.real == real else plane.real, rate=0.3
+        )
+        for real in Real
+    },
+    "no second factor": lambda plane: replace(plane, other=-1),
+    "second function": lambda plane: replace(plane, other_real=Real.PLAIN),
+    "second rate": lambda plane: replace(plane, other_rate=0.1),
+    "no condition": lambda plane: replace(plane, condition=-1),
+}
+"""What could be wrong with a plane."""
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_breaking_a_plane_breaks_the_table(name: str) -> None:
+    """The case table notices if a plane applies another function, or drops a part."""
+    broken = 0
+    for case in cases.CASES:
+        tokens = Tokens.from_strings(case.tokens)
+        plan = Plan([parse(case.source)], Batch([tokens]))
+        planes = tuple(p if p.truth else BROKEN[name](p) for p in plan.code.planes)
+        if planes == plan.code.planes:
+            continue
+        plan.code = replace(plan.code, planes=planes)
+        matrix = unpack(plan.packed(0)[0], len(tokens), plan.causal)
+        broken += any(
+            not abs(matrix[at] - weight) < TOLERANCE for at, weight in case.expected.items()
+        )
     assert broken
 
 
