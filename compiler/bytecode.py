@@ -132,10 +132,10 @@ class Code:
             )
             rows.append((p.register, p.condition, one, p.other, two))
         at = np.arange(self.batch.sizes.max(initial=0) + 2, dtype=np.float64)
-        functions = [[[real, rate], _values(real, rate, at)] for real, rate in numbers]
+        functions = [[float(real), rate, *_values(real, rate, at)] for real, rate in numbers]
         return (
             np.array(rows, dtype=np.int32).reshape(-1, 5),
-            np.array([np.concatenate(parts) for parts in functions]),
+            np.array(functions, dtype=np.float64),
         )
 
     @cached_property
