@@ -79,7 +79,7 @@ def summary(found: Sequence[Outcome], noise: bool) -> list[dict[str, Any]]:
     sizes = sorted({o.terms for o in found})
     groups = {str(size): [o for o in found if o.terms == size] for size in sizes}
     for most in (5, 10):
-        if any(size < most for size in sizes):
+        if sizes and sizes[0] < most <= sizes[-1]:
             groups[f"1 to {most}"] = [o for o in found if o.terms <= most]
     rows = []
     for name, group in groups.items():
