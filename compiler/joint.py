@@ -75,7 +75,7 @@ Value = tuple[int, int, float]
 
 
 @dataclass
-class _Term:
+class Term:
     """A weight's plane, split by what its factors read.
 
     Attributes:
@@ -229,7 +229,7 @@ class JointPlan:
 
     # -- terms -------------------------------------------------------------------------------
 
-    def _term(self, plane: Plane, weight: float) -> _Term | None:
+    def _term(self, plane: Plane, weight: float) -> Term | None:
         """Split a plane; None where it adds nothing to any program."""
         factors = self._factors(plane.register) if plane.truth else []
         factors += self._factors(plane.condition) if plane.condition >= 0 else []
@@ -248,7 +248,7 @@ class JointPlan:
             weight *= float(plane_value(int(kind), self.constant(register), rate))
         if weight == 0.0:
             return None
-        term = _Term(weight, tuple(by[Stage.QUERY]), tuple(values[Stage.QUERY]))
+        term = Term(weight, tuple(by[Stage.QUERY]), tuple(values[Stage.QUERY]))
         three = (Stage.DISTANCE, Stage.KEY, Stage.PAIR)
         if by[Stage.PAIR] or values[Stage.PAIR]:
             numbers = tuple(v for stage in three for v in values[stage])
@@ -303,7 +303,11 @@ class JointPlan:
         return settled, known, opened
 
     def evaluate(
-        self, batch: Batch, out: np.ndarray | None = None, executor: Executor | None = None
+        self,
+        batch: Batch,
+        out: np.ndarray | None = None,
+        executor: Executor | None = None,
+        clean: bool = False,
     ) -> np.ndarray:
         """Evaluate all programs on all texts of a batch.
 
@@ -311,13 +315,15 @@ class JointPlan:
             batch: the texts.
             out: where to write, float32 (programs, texts, n, n); by default a new array.
             executor: of threads, to work on several texts at once.
+            clean: whether ``out`` is zero wherever these texts leave it; else it is made so.
 
         Returns:
             ``out``, with n the longest text or more: zero outside of a text and behind a query.
         """
         longest = int(batch.sizes.max()) if len(batch) else 0
         if out is None:
-            out = np.empty((self.size, len(batch), longest, longest), dtype=np.float32)
+            out = np.zeros((self.size, len(batch), longest, longest), dtype=np.float32)
+            clean = True
         tables, arrays = self.tables(longest), self.arrays(batch)
 
         def work(chosen: range) -> None:
@@ -328,7 +334,7 @@ class JointPlan:
                 n = int(batch.sizes[i])
                 machine.evaluate_text(
                     *tables, *state, self.partial, self.reach, self.token, self.causal, n, *parts,
-                    out[:, i],
+                    clean, out[:, i],
                 )  # fmt: skip
 
         threads = getattr(executor, "_max_workers", 1) if executor else 1

@@ -65,6 +65,8 @@ class Tables(NamedTuple):
         weights: float64 (terms).
         starts: int32 (programs + 1): the terms of each program.
         linear: bool (programs).
+        bounded: bool (programs): whether no score is positive, and the largest of a row never so
+            far below zero that float32 could not hold its exponential.
     """
 
     code: np.ndarray
@@ -89,6 +91,7 @@ class Tables(NamedTuple):
     weights: np.ndarray
     starts: np.ndarray
     linear: np.ndarray
+    bounded: np.ndarray
 
 
 class State(NamedTuple):
@@ -288,12 +291,9 @@ def _add_product(scores, weight, floor, left, right):
 
 @njit(**_FAST)
 def _sum(left, right, out):
-    """Add two rows; return the largest sum."""
-    top = left[0] + right[0]
+    """Add two rows."""
     for k in range(out.shape[0]):
         out[k] = left[k] + right[k]
-        top = max(top, out[k])
-    return top
 
 
 @njit(**_FAST)
@@ -368,8 +368,8 @@ def _prepare(
 def compute_row(
     code, stage, slot, eager, pads, key_planes, key_rates, pair_planes, pair_rates, conditions,
     pair_needs, needs, distance, distance_planes, sums, key_terms, key_weights, terms, rates, weights,
-    starts, linear, columns, scalars, rows, key_rows, pair_rows, key_sums, stamps, match, scores,
-    masses, bits, q, keys, low, out, row,
+    starts, linear, bounded, columns, scalars, rows, key_rows, pair_rows, key_sums, stamps, match,
+    scores, masses, bits, q, keys, low, out, row,
 ):  # fmt: skip
     """Compute a query's row of all programs into ``out[:, row, :keys]``.
 
@@ -386,9 +386,8 @@ def compute_row(
     wide = (keys + WIDTH - 1) // WIDTH * WIDTH
     s, m, b, x = scores[:wide], masses[0, :wide], bits[:wide], masses[1, :wide]
     for program in range(out.shape[0]):
-        top = _sum(sums[program, zero : zero + wide], key_sums[program, :wide], s)
+        _sum(sums[program, zero : zero + wide], key_sums[program, :wide], s)
         floor = 0.0 if linear[program] else -TERM_LIMIT
-        added = False
         for e in range(starts[program], starts[program + 1]):
             skip = False
             for c in range(terms[e, 3], terms[e, 4]):
@@ -403,7 +402,6 @@ def compute_row(
                     weight *= plane_value(kind, scalars[register], rates[e, factor])
             if weight == 0.0:
                 continue
-            added = True
             near, key, pair = terms[e, 0], terms[e, 1], terms[e, 2]
             if pair >= 0:
                 stamp = code.shape[0] + pair
@@ -432,7 +430,7 @@ def compute_row(
         if linear[program]:
             _linear_row(s[:keys], out[program, row, :keys])
             continue
-        _shift(s, _largest(s) if added else top, m)
+        _shift(s, 0.0 if bounded[program] else _largest(s), m)
         exponentials(m, b, x)
         _scale(x, out[program, row, :keys])
 
@@ -482,8 +480,8 @@ def _settle(partial, columns, q, settled, known, opened, unsettled, counts):
 def evaluate_text(
     code, stage, slot, eager, pads, key_planes, key_rates, pair_planes, pair_rates, conditions,
     pair_needs, needs, distance, distance_planes, sums, key_terms, key_weights, terms, rates, weights,
-    starts, linear, columns, scalars, rows, key_rows, pair_rows, key_sums, stamps, match, scores,
-    masses, bits, partial, reach, token, causal, n, settled, known, opened, out,
+    starts, linear, bounded, columns, scalars, rows, key_rows, pair_rows, key_sums, stamps, match,
+    scores, masses, bits, partial, reach, token, causal, n, settled, known, opened, clean, out,
 ):  # fmt: skip
     """Evaluate all programs on one text into ``out`` float32 (programs, rows, rows).
 
@@ -494,7 +492,7 @@ def evaluate_text(
         causal: whether a query sees the keys up to itself only.
         n: how many tokens the text has.
         settled, known, opened: int32 (columns, n), see ``dsl.features.Column``.
-        out: what lies outside of the text or behind the query is set to zero.
+        clean: whether ``out`` is zero where no query sees a key; else it is set to zero there.
     """
     stamps[:] = -1
     key_sums[:] = FAR_OFF
@@ -516,8 +514,10 @@ def evaluate_text(
         compute_row(
             code, stage, slot, eager, pads, key_planes, key_rates, pair_planes, pair_rates,
             conditions, pair_needs, needs, distance, distance_planes, sums, key_terms, key_weights,
-            terms, rates, weights, starts, linear, columns, scalars, rows, key_rows, pair_rows, key_sums,
+            terms, rates, weights, starts, linear, bounded, columns, scalars, rows, key_rows, pair_rows, key_sums,
             stamps, match, scores, masses, bits, q, keys, low, out, q,
         )  # fmt: skip
-        out[:, q, keys:] = 0.0
-    out[:, n:, :] = 0.0
+        if not clean:
+            out[:, q, keys:] = 0.0
+    if not clean:
+        out[:, n:, :] = 0.0

@@ -14,8 +14,10 @@ from attn_dsl.compiler.machine import plane_value
 from attn_dsl.dsl.reference import TERM_LIMIT
 
 if TYPE_CHECKING:
-    from attn_dsl.compiler.joint import JointPlan, PlaneKey, Value
+    from attn_dsl.compiler.joint import JointPlan, PlaneKey, Term, Value
 
+NEAR = 60.0
+"""How far apart the scores of a program may lie for its rows to need no largest one."""
 _NO_OPERANDS = (Op.CONST, Op.QUERY, Op.KEY, Op.COLUMN_QUERY, Op.COLUMN_KEY)
 _GIVEN = (Stage.CONSTANT, Stage.KEY)
 """What is a row already when a plane of pairs asks for it."""
@@ -66,6 +68,7 @@ def tables(plan: JointPlan, capacity: int) -> Tables:
     slot, distances = _slots(plan, used, distance)
     planes = [_distance_plane(plan, key, distance) for key in parts.distance_planes]
     sums = np.zeros((plan.size, 2 * capacity))
+    bounded = np.zeros(plan.size, dtype=np.bool_)
     key_terms: list[tuple[int, int]] = []
     key_weights: list[float] = []
     rows: list[tuple[int, ...]] = []
@@ -90,6 +93,7 @@ def tables(plan: JointPlan, capacity: int) -> Tables:
                 rates.append(own)
                 weights.append(term.weight)
         starts.append(len(rows))
+        bounded[number] = not plan.linear[number] and _bound(plan, terms, planes, sums[number])
     return Tables(
         code=code.instructions,
         stage=_ints(plan.stage),
@@ -113,6 +117,7 @@ def tables(plan: JointPlan, capacity: int) -> Tables:
         weights=np.array(weights, dtype=np.float64),
         starts=_ints(starts),
         linear=plan.linear,
+        bounded=bounded,
     )
 
 
@@ -199,6 +204,37 @@ def _distance_plane(plan: JointPlan, key: PlaneKey, distance: np.ndarray) -> np.
     for register in held:
         row = row * (plan.by_distance(register, distance) != 0)
     return row
+
+
+def _bound(
+    plan: JointPlan, terms: Sequence[Term], planes: Sequence[np.ndarray], sums: np.ndarray
+) -> bool:
+    """Lower a softmax program's scores so that none is positive, if they all lie near each other.
+
+    Then no row needs its largest score: what is added to all of its scores changes nothing.
+    """
+    seen = slice(0, len(sums) // 2 + 1) if plan.causal else slice(None)
+    least, most = float(sums[seen].min()), float(sums[seen].max())
+    keys, pairs = list(plan.parts.key_planes), list(plan.parts.pair_planes)
+    for term in terms:
+        if not (term.query or term.scales) and term.key < 0 and term.pair < 0:
+            continue  # part of the sums
+        counts = term.scales
+        if term.key >= 0:
+            counts += keys[term.key][0]
+        if term.pair >= 0:
+            counts += pairs[term.pair][0]
+        if counts:
+            return False  # a number that the text decides
+        ends = [0.0, term.weight]
+        if term.distance >= 0:
+            plane = planes[term.distance][seen]
+            ends += [term.weight * float(plane.min()), term.weight * float(plane.max())]
+        least, most = least + min(ends), most + max(ends)
+    if most - least > NEAR:
+        return False
+    sums -= most
+    return True
 
 
 def _reals(rates: Sequence[tuple[float, ...]]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,6 +16,8 @@ from attn_dsl.compiler.program import Program
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.tokens import Tokens
 
+KEPT_BYTES = 1 << 28
+"""The largest array of matrices that is kept to be written again."""
 _POOLS: dict[int, ThreadPoolExecutor] = {}
 
 
@@ -55,14 +58,31 @@ class Programs:
         self._where = [at[p.tree] for p in programs]
         self._shared = len(self._distinct) < len(programs)
         self.plan = JointPlan(self._distinct)
+        self._last: tuple[tuple[int, ...], np.ndarray] | None = None
 
     def bundle(self, texts: Sequence[Tokens]) -> torch.Tensor:
         """Return the matrices of all programs, float32 (programs, texts, n, n)."""
-        n = max(map(len, texts), default=0)
-        out = np.empty((self.plan.size, len(texts), n, n), dtype=np.float32)
         threads = min(torch.get_num_threads(), len(texts))
-        self.plan.evaluate(Batch(texts), out, _pool(threads) if threads > 1 else None)
+        out = self._room(tuple(map(len, texts)))
+        executor = _pool(threads) if threads > 1 else None
+        self.plan.evaluate(Batch(texts), out, executor, clean=True)
         return self.expand(torch.from_numpy(out))
+
+    def _room(self, sizes: tuple[int, ...]) -> np.ndarray:
+        """Return an array to write to: zeros where the texts leave it.
+
+        The last one is taken again if the lengths are the same and nobody holds it any more: what
+        is written is written in the same places, and new memory costs as much as a model's layer.
+        """
+        # three references: the attribute, the local variable, the argument of getrefcount
+        if self._last is not None and self._last[0] == sizes:
+            out = self._last[1]
+            if sys.getrefcount(out) <= 3:
+                return out
+        n = max(sizes, default=0)
+        out = np.zeros((self.plan.size, len(sizes), n, n), dtype=np.float32)
+        self._last = (sizes, out) if out.nbytes <= KEPT_BYTES else None
+        return out
 
     def stream(self) -> JointStream:
         """Return a text that grows, for the rows of all distinct programs; see ``expand``."""
