@@ -6,17 +6,74 @@ so that no program's matrix goes to memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 
 import numpy as np
 
+from attn_dsl.compiler.distances import agreements, divergences, strongest
 from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.compiler.minsum import in_lanes, minima
 
+METRICS = ("iou", "iou_no_sink", "jsd", "tv", "top1")
+"""What programs and heads can be compared by; ``eval/metrics.py`` says what each is."""
+
+
+def measure_text(
+    plan: Plan, text: int, heads: np.ndarray, metrics: Sequence[str] = METRICS
+) -> dict[str, np.ndarray]:
+    """Compare all programs of a plan with heads on one text, in one pass.
+
+    IoU and total variation cost the same together as one of them; the strongest keys and the first
+    column add little, and the Jensen-Shannon distance several times as much, so that only what is
+    asked for is computed.
+
+    Args:
+        heads: float32 (heads, entries): packed attention, rows summing to 1.
+        metrics: some of ``METRICS``.
+
+    Returns:
+        float64 (heads, programs) of each metric, over the visible entries of the text.
+    """
+    if unknown := set(metrics) - set(METRICS):
+        raise ValueError(f"unknown metrics: {', '.join(sorted(unknown))}")
+    n, shape = int(plan.batch.sizes[text]), (len(heads), plan.size)
+    sums = {name: np.zeros(shape) for name in ("shared", "first", "jsd", "top1")}
+    whole = [heads.sum(1, dtype=np.float64), np.zeros(plan.size)]
+    column = [np.zeros(len(heads)), np.zeros(plan.size)]
+    block = None
+    for part in plan.parts(text):
+        if part.block != block:
+            block = part.block
+            actual = in_lanes(heads[:, block.entries])
+            starts = _starts(block.rows, n, plan.causal)
+            best = _strongest(actual, starts) if "top1" in metrics else None
+            column[0] += actual[:, starts[:-1]].sum(1, dtype=np.float64)
+        here = part.programs
+        _add(sums["shared"], here, minima, actual, part.rows)
+        whole[1][here] += part.rows.sum(1, dtype=np.float64)
+        if "iou_no_sink" in metrics:
+            first = part.rows[:, starts[:-1]]
+            column[1][here] += first.sum(1, dtype=np.float64)
+            _add(sums["first"], here, minima, in_lanes(actual[:, starts[:-1]]), in_lanes(first))
+        if "jsd" in metrics:
+            _add(sums["jsd"], here, divergences, actual, part.rows, starts)
+        if best is not None:
+            _add(sums["top1"], here, agreements, best, _strongest(part.rows, starts))
+    both = whole[0][:, None] + whole[1]
+    rest = both - column[0][:, None] - column[1]
+    found = {
+        "iou": _ratio(sums["shared"], both),
+        "iou_no_sink": _ratio(sums["shared"] - sums["first"], rest),
+        "jsd": sums["jsd"] / max(n, 1),
+        "tv": (both - 2 * sums["shared"]) / max(2 * n, 1),
+        "top1": sums["top1"] / n if n else np.ones(shape),
+    }
+    return {name: found[name] for name in metrics}
+
 
 def score_text(plan: Plan, text: int, heads: np.ndarray) -> np.ndarray:
-    """Score all programs of a plan against heads on one text.
+    """Score all programs of a plan against heads on one text by IoU.
 
     Args:
         heads: float32 (heads, entries): packed attention, rows summing to 1.
@@ -24,20 +81,71 @@ def score_text(plan: Plan, text: int, heads: np.ndarray) -> np.ndarray:
     Returns:
         float64 (heads, programs): IoU over the visible entries of the text.
     """
-    whole = heads.sum(1, dtype=np.float64)
-    shared, sums = np.zeros((len(heads), plan.size)), np.zeros(plan.size)
-    block = None
-    for part in plan.parts(text):
-        if part.block != block:
-            block = part.block
-            actual = in_lanes(heads[:, block.entries])
-        found = np.zeros((len(heads), len(part.rows)))
-        minima(actual, part.rows, found)
-        shared[:, part.programs] += found
-        sums[part.programs] += part.rows.sum(1, dtype=np.float64)
-    both = whole[:, None] + sums
-    with np.errstate(invalid="ignore"):
-        return np.where(both > 0, shared / (both - shared), 1.0)
+    return measure_text(plan, text, heads, ("iou",))["iou"]
+
+
+def _add(sums: np.ndarray, here: slice, kernel: Callable, *arrays: np.ndarray) -> None:
+    """Add what a kernel makes of some programs."""
+    found = np.zeros((len(sums), here.stop - here.start))
+    kernel(*arrays, found)
+    sums[:, here] += found
+
+
+def _ratio(shared: np.ndarray, both: np.ndarray) -> np.ndarray:
+    """IoU of two tables of masses: what they share by what either has; 1 where neither has any."""
+    either = both - shared
+    some = either > 1e-9
+    return np.where(some, shared / np.where(some, either, 1.0), 1.0)
+
+
+def _starts(rows: range, n: int, causal: bool) -> np.ndarray:
+    """Return where the rows of a block start in it, int64 (rows + 1)."""
+    lengths = np.arange(rows.start, rows.stop) + 1 if causal else np.full(len(rows), n)
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def _strongest(rows: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    out = np.empty((len(rows), len(starts) - 1), dtype=np.int32)
+    strongest(rows, starts, out)
+    return out
+
+
+def measure_matrix(
+    plan: Plan,
+    heads: Callable[[int], np.ndarray],
+    metrics: Sequence[str] = METRICS,
+    executor: Executor | None = None,
+) -> dict[str, np.ndarray]:
+    """Average metrics of all programs against all heads over the texts of a plan's batch.
+
+    >>> from attn_dsl.compiler.batch import Batch
+    >>> from attn_dsl.dsl.parser import parse
+    >>> from attn_dsl.dsl.tokens import Tokens
+    >>> plan = Plan([parse("head u causal:\\n")], Batch([Tokens.from_strings(["a", " b"])]))
+    >>> measure_matrix(plan, lambda text: np.float32([[1, 1, 0]]), ["tv", "top1"])
+    {'tv': array([[0.25]]), 'top1': array([[1.]])}
+
+    Args:
+        heads: for a text's number, the packed attention of all heads, as ``measure_text`` takes it.
+        metrics: some of ``METRICS``.
+        executor: where texts are measured side by side; threads do, for the work holds no lock.
+
+    Returns:
+        float64 (heads, programs) of each metric.
+    """
+
+    def one(text: int) -> dict[str, np.ndarray]:
+        return measure_text(plan, text, heads(text), metrics)
+
+    plan.prepare()
+    texts = range(len(plan.batch))
+    totals: dict[str, np.ndarray] = {}
+    for found in map(one, texts) if executor is None else executor.map(one, texts):
+        for name, table in found.items():
+            totals[name] = totals[name] + table if name in totals else table
+    if not len(plan.batch):
+        raise ValueError("there are no texts to score on")
+    return {name: total / len(plan.batch) for name, total in totals.items()}
 
 
 def score_matrix(
@@ -59,17 +167,4 @@ def score_matrix(
     Returns:
         float64 (heads, programs).
     """
-
-    def one(text: int) -> np.ndarray:
-        return score_text(plan, text, heads(text))
-
-    plan.prepare()
-    scores = map(one, range(len(plan.batch))) if executor is None else executor.map(
-        one, range(len(plan.batch))
-    )  # fmt: skip
-    total = None
-    for score in scores:
-        total = score if total is None else total + score
-    if total is None:
-        raise ValueError("there are no texts to score on")
-    return total / len(plan.batch)
+    return measure_matrix(plan, heads, ("iou",), executor)["iou"]

@@ -9,11 +9,9 @@ import numpy as np
 from numba import njit
 
 from attn_dsl.compiler.minsum import shared_masses
+from attn_dsl.compiler.score import METRICS as METRICS
 
 _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
-
-METRICS = ("iou", "iou_no_sink", "jsd", "tv", "top1")
-"""What ``compare`` computes, in this order."""
 
 
 @njit(**_OPTIONS)

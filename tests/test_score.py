@@ -12,7 +12,7 @@ from attn_dsl.compiler.batch import Batch
 from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.tokens import Tokens
-from attn_dsl.eval.metrics import compare
+from attn_dsl.eval.metrics import METRICS, compare
 
 SOURCES = [
     "head a causal:\n 2 where text(k-1) == text(q)\n 1 where k == 0",
@@ -71,3 +71,37 @@ def test_parts_are_the_matrices_in_pieces(
         assert not part.rows[:, size:].any()
         seen[part.programs, here] += 1
     assert (seen == 1).all()
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("block", [20, 2304])
+def test_all_metrics_of_one_pass_are_those_of_each_pair(
+    causal: bool, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "BLOCK", block)
+    sources = SOURCES[:5] if causal else [s.replace("causal", "bidirectional") for s in SOURCES[:5]]
+    programs = [parse(source) for source in sources]
+    texts = [*TEXTS, [" w", " x", " w"] * 9]
+    plan = Plan(programs, Batch([Tokens.from_strings(text) for text in texts]))
+    rng = np.random.default_rng(1)
+    for text, strings in enumerate(texts):
+        n = len(strings)
+        square = rng.gamma(0.3, size=(3, n, n)) + 1e-9
+        if causal:
+            square = np.tril(square)
+        square /= square.sum(-1, keepdims=True)
+        packed = plan.packed(text)
+        heads = np.concatenate([np.float32(evaluate.pack(square, causal)), packed[:1]])
+        found = score.measure_text(plan, text, heads)
+        assert tuple(found) == METRICS
+        for h in range(4):
+            for p in range(len(programs)):
+                expected = compare(heads[h], packed[p], n, causal)
+                for name, value in zip(METRICS, expected, strict=True):
+                    tolerance = 1e-3 if name == "jsd" and value < 1e-3 else 1e-5
+                    assert found[name][h, p] == pytest.approx(value, abs=tolerance), name
+    alone = score.measure_matrix(plan, lambda text: plan.packed(text)[:2], ["tv"])
+    assert list(alone) == ["tv"]
+    assert alone["tv"][0, 0] == pytest.approx(0, abs=1e-6)
+    with pytest.raises(ValueError, match="unknown metrics: auc"):
+        score.measure_text(plan, 0, plan.packed(0), ["auc"])
