@@ -114,9 +114,9 @@ def print_result(result: Result, causal: bool, own: bool) -> None:
     kind = "perplexity" if causal else "perplexity of masked tokens"
     before = outcome.original
     screen.print(
-        f"{outcome.settings['model']} as it is: {kind} {before.mean:.3f} "
-        f"[{before.low:.3f}, {before.high:.3f}] ({before.texts} {'test' if own else 'held-out'} "
-        f"texts, {outcome.tokens:,} tokens).\n"
+        f"{outcome.settings['model']} as it is: {kind} {before.mean:.2f} "
+        f"[{before.low:.2f}, {before.high:.2f}]\n({before.texts} {'test' if own else 'held-out'} "
+        f"texts, {outcome.tokens:,} predictions).\n"
     )
     for order in dict.fromkeys(point.order for point in outcome.points):
         points = [point for point in outcome.points if point.order == order]

@@ -1,9 +1,10 @@
-"""The plot of a curve: perplexity against heads replaced, on a logarithmic axis, as SVG."""
+"""The plot of a curve: growth of perplexity on a logarithmic axis against heads replaced, as SVG."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -11,10 +12,12 @@ if TYPE_CHECKING:
     from attn_dsl.eval.replace.curve import Outcome, Point
 
 WIDTH, HEIGHT = 720, 400
-LEFT, RIGHT, TOP, BOTTOM = 64, 150, 34, 44
+LEFT, RIGHT, TOP, BOTTOM = 78, 190, 34, 44
 LINE = 14
 """The least distance of two labels, pixels."""
-TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+TICKS = tuple(10.0**power for power in range(-3, 5))
+FLOOR = 0.001
+"""The least growth that is shown: 0.1 %."""
 CONTROLS = ("uniform", "first token", "mean by offset", "zero")
 STYLE = """
 .line{fill:none;stroke-width:1.6}.band{stroke:none;opacity:.16}
@@ -22,7 +25,7 @@ STYLE = """
 .s0{stroke:#1452a8;fill:#1452a8}.s1{stroke:#00796b;fill:#00796b}.s2{stroke:#8e44ad;fill:#8e44ad}
 .c{stroke:#8a8a8a;fill:#8a8a8a}.line.s0,.line.s1,.line.s2,.line.c{fill:none}
 .dot{stroke:none}.grid{stroke:#8886;stroke-width:.6}
-text{font:11px system-ui,sans-serif;fill:#444;stroke:none}.h{font-size:13px;font-weight:600}
+text{font:11px system-ui,sans-serif;fill:#444;stroke:none!important}.h{font-size:13px;font-weight:600}
 .e{text-anchor:end}.m{text-anchor:middle}
 text.s0{fill:#1452a8}text.s1{fill:#00796b}text.s2{fill:#8e44ad}
 @media(prefers-color-scheme:dark){text{fill:#ccc}
@@ -38,46 +41,56 @@ def draw(outcome: Outcome) -> str:
     '<svg'
     """
     orders = list(dict.fromkeys(point.order for point in outcome.points))
-    series = _series(outcome.points)
-    values = [p.effect.ratio.mean for p in outcome.points if math.isfinite(p.effect.ratio.mean)]
-    top = max([1.1, *values]) * 1.08
-    low = min(1.0, *values, 1.0)
-
-    def x(fraction: float) -> float:
-        return round(LEFT + (WIDTH - LEFT - RIGHT) * fraction, 1)
-
-    def y(ratio: float) -> float:
-        share = (math.log(min(max(ratio, low), top)) - math.log(low)) / math.log(top / low)
-        return round(HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * share, 1)
-
-    parts = [*_axes(x, y, low, top, outcome)]
+    costs = [p.cost for p in outcome.points if math.isfinite(p.cost)]
+    axis = Axis(max(FLOOR, min(costs, default=FLOOR)) * 0.8, max([0.1, *costs]) * 1.3)
+    parts = _axes(axis, outcome)
     labels: list[tuple[float, str, str]] = []
-    for (order, source), points in series.items():
+    for (order, source), points in _series(outcome.points).items():
         own = source not in CONTROLS
         if not own and order != orders[0]:
             continue
         kind = f"s{orders.index(order) % 3}" if own else "c"
-        line = [(x(p.fraction), y(p.effect.ratio.mean)) for p in points]
-        start = (x(0), y(1.0))
+        line = [(axis.x(p.fraction), axis.y(p.cost)) for p in points]
         if own:
-            upper = [(x(p.fraction), y(p.effect.ratio.high)) for p in points]
-            lower = [(x(p.fraction), y(p.effect.ratio.low)) for p in points]
-            parts.append(_shape([start, *upper, *reversed(lower)], f"band {kind}", closed=True))
-        parts.append(_shape([start, *line], f"line {kind} {source}", closed=False))
+            upper = [(axis.x(p.fraction), axis.y(p.effect.ratio.high - 1)) for p in points]
+            lower = [(axis.x(p.fraction), axis.y(p.effect.ratio.low - 1)) for p in points]
+            parts.append(_shape([*upper, *reversed(lower)], f"band {kind}", closed=True))
+        parts.append(_shape(line, f"line {kind} {source}", closed=False))
         parts += [
             f'<circle cx="{px}" cy="{py}" r="{3 if own else 2}" class="dot {kind}"><title>'
             f"{escape(_caption(p))}</title></circle>"
             for (px, py), p in zip(line, points, strict=True)
         ]
-        text = source if len(orders) == 1 or not own else f"{source}, by {order}"
-        last = points[-1].effect.ratio.mean - 1.0
-        labels.append((line[-1][1], f"{text} {percent(last)}", kind))
+        name = "IoU" if order == "iou" else order
+        text = source if len(orders) == 1 or not own else f"{source} by {name}"
+        labels.append((line[-1][1], f"{text} {percent(points[-1].cost)}", kind))
     parts += _labels(labels)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" '
-        f'height="{HEIGHT}" role="img" aria-label="Perplexity against heads replaced">'
+        f'height="{HEIGHT}" role="img" aria-label="Growth of perplexity against heads replaced">'
         f"<style>{STYLE}</style>\n" + "\n".join(parts) + "\n</svg>"
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """Places shares of heads from left to right, growths of perplexity by their logarithm.
+
+    Attributes:
+        low, high: the growths at the bottom and at the top; what is less lies at the bottom.
+    """
+
+    low: float
+    high: float
+
+    def x(self, fraction: float) -> float:
+        """Place a share of heads."""
+        return round(LEFT + (WIDTH - LEFT - RIGHT) * fraction, 1)
+
+    def y(self, cost: float) -> float:
+        """Place a growth."""
+        share = math.log(max(cost, self.low) / self.low) / math.log(self.high / self.low)
+        return round(HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * share, 1)
 
 
 def percent(cost: float) -> str:
@@ -86,7 +99,7 @@ def percent(cost: float) -> str:
     >>> percent(0.0213), percent(-0.001), percent(7.04)
     ('+2.1 %', '−0.1 %', '+704 %')
     """
-    digits = 1 if abs(cost) < 0.995 else 0
+    digits = 1 if abs(cost) < 0.0995 else 0
     return f"{100 * cost:+,.{digits}f} %".replace("-", "\u2212")
 
 
@@ -98,34 +111,30 @@ def _series(points: Sequence[Point]) -> dict[tuple[str, str], list[Point]]:
     return {key: sorted(line, key=lambda p: p.fraction) for key, line in series.items()}
 
 
-def _axes(x, y, low: float, top: float, outcome: Outcome) -> list[str]:  # type: ignore[no-untyped-def]
+def _axes(axis: Axis, outcome: Outcome) -> list[str]:
     """Draw the title, the grid and its numbers."""
     texts = outcome.original.texts
     parts = [
-        f'<text x="{LEFT}" y="18" class="h">Perplexity with heads replaced, against '
-        f"{outcome.original.mean:.2f} as it is ({texts} held-out texts)</text>"
+        f'<text x="{LEFT}" y="18" class="h">Growth of perplexity with heads replaced '
+        f"(as it is: {outcome.original.mean:.2f}; {texts} held-out texts)</text>"
     ]
     last = math.inf
-    for cost in (0.0, *TICKS):
-        if 1.0 + cost > top or 1.0 + cost < low:
-            continue
-        at = y(1.0 + cost)
-        if last - at < 16:
+    for cost in TICKS:
+        at = axis.y(cost)
+        if not axis.low <= cost <= axis.high or last - at < 18:
             continue
         last = at
         parts.append(
             f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}" class="grid"/>'
-            f'<text x="{LEFT - 8}" y="{at + 4}" class="e">{percent(cost) if cost else "+0 %"}</text>'
+            f'<text x="{LEFT - 8}" y="{at + 4}" class="e">{percent(cost)}</text>'
         )
-    for fraction in sorted({0.0, *(p.fraction for p in outcome.points)}):
-        if fraction in (0.05,):
-            continue
-        parts.append(
-            f'<text x="{x(fraction)}" y="{HEIGHT - BOTTOM + 18}" class="m">'
-            f"{100 * fraction:.0f} %</text>"
-        )
+    parts += [
+        f'<text x="{axis.x(fraction)}" y="{HEIGHT - BOTTOM + 18}" class="m">'
+        f"{100 * fraction:.0f}{' %' if fraction in (0.0, 1.0) else ''}</text>"
+        for fraction in sorted({0.0, *(p.fraction for p in outcome.points)})
+    ]
     middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(f'<text x="{middle}" y="{HEIGHT - 8}" class="m">heads replaced</text>')
+    parts.append(f'<text x="{middle}" y="{HEIGHT - 8}" class="m">share of heads replaced</text>')
     return parts
 
 

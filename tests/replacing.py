@@ -1,0 +1,36 @@
+"""Small runs for the tests of replacement: made by the command line, on models with random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from command_line import succeed, write_texts
+
+SETTINGS = ("--max-evals", "8", "--max-tokens", "32", "--jobs", "1")
+
+
+def small_run(small_model: Callable[[str], Path], folder: Path, family: str = "llama") -> Path:
+    """Fit programs to the eight heads of a small model on 48 short texts."""
+    texts = write_texts(folder / "texts.jsonl", 48)
+    model = small_model(family)
+    succeed("fit", model, "--text", texts, *SETTINGS, "--out", folder / "run")
+    return folder / "run"
+
+
+def masked_model(folder: Path) -> Path:
+    """Save a small encoder with a masked-language-model head and a tokenizer with a mask token."""
+    import torch
+    import transformers as hf
+    from small_models import _tokenizer
+
+    tokenizer = _tokenizer("bert")
+    tokenizer.add_special_tokens({"mask_token": "<mask>"})
+    torch.manual_seed(0)
+    config = hf.BertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, max_position_embeddings=64, initializer_range=0.5, pad_token_id=1,
+    )  # fmt: skip
+    hf.BertForMaskedLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

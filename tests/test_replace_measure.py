@@ -1,0 +1,374 @@
+"""Measures of replacement: perplexity, KL and agreement, orders, curves, and what is kept on disk."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command_line import attn_dsl, snapshot, succeed, write_texts
+from replacing import masked_model, small_run
+
+from attn_dsl.compiler.program import parse
+from attn_dsl.dsl.errors import InputError
+from attn_dsl.eval.models import load_model
+from attn_dsl.eval.replace import curve as curves
+from attn_dsl.eval.replace import measure, orders
+from attn_dsl.eval.replace.context import replace_heads
+from attn_dsl.eval.replace.experiment import Options, replace_run
+from attn_dsl.eval.replace.measure import HeldOut, Sums
+from attn_dsl.eval.replace.stand_ins import CONTROLS, StandIns
+from attn_dsl.eval.replace.store import Store, key_of
+from attn_dsl.eval.replace.subject import Subject, open_subject
+
+UNIFORM = parse("head uniform causal:\n")
+TEXTS = ["the cat sat on the mat .", "she saw a bird", "one day the boy and the girl went"]
+
+
+@pytest.fixture(scope="module")
+def run(small_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_run(small_model, tmp_path_factory.mktemp("replace"))
+
+
+@pytest.fixture(scope="module")
+def subject(run: Path) -> Subject:
+    return open_subject(run)
+
+
+@pytest.fixture(scope="module")
+def llama(small_model: Callable[[str], Path]):
+    return load_model(str(small_model("llama")))
+
+
+def ids_of(loaded, texts=TEXTS) -> list[list[int]]:
+    return [loaded.tokenizer(text).input_ids for text in texts]
+
+
+def by_hand(loaded, ids, heads) -> tuple[float, float, int]:
+    """Run one text alone and add up what HeldOut does: nll, KL to the original, agreement."""
+    row = torch.tensor([ids])
+    with torch.inference_mode():
+        before = torch.log_softmax(loaded.model(input_ids=row).logits[0, :-1], -1)
+        if heads:
+            with replace_heads(loaded.model, heads, tokenizer=loaded.tokenizer):
+                logits = loaded.model(input_ids=row).logits
+            after = torch.log_softmax(logits[0, :-1], -1)
+        else:
+            after = before
+    nll = -after.gather(-1, row[0, 1:, None]).sum()
+    kl = (before.exp() * (before - after)).sum()
+    return float(nll), float(kl), int((before.argmax(-1) == after.argmax(-1)).sum())
+
+
+# sums and intervals
+
+
+def test_a_ratio_of_sums_is_resampled_by_text() -> None:
+    draw = np.random.default_rng(0)
+    tokens = draw.integers(10, 100, 400).astype(float)
+    nll = tokens * draw.normal(1.5, 0.2, 400)
+    found = measure.ratio_of_sums(nll, tokens, seed=0, transform=np.exp)
+    assert found.mean == pytest.approx(math.exp(nll.sum() / tokens.sum()))
+    # the delta method's interval for a ratio estimator
+    spread = np.sqrt(((nll - tokens * nll.sum() / tokens.sum()) ** 2).sum()) / tokens.sum()
+    assert found.high - found.low == pytest.approx(2 * 1.96 * spread * found.mean, rel=0.1)
+    assert measure.ratio_of_sums(nll, tokens, seed=0, transform=np.exp) == found
+
+
+def test_pairing_takes_out_what_both_models_find_hard() -> None:
+    draw = np.random.default_rng(1)
+    tokens = np.full(50, 20.0)
+    nll = 20 * draw.normal(2.0, 0.5, 50)
+    zero = np.zeros(50)
+    before = Sums(tokens, nll, zero, tokens)
+    after = Sums(tokens, nll + 20 * 0.1, zero, tokens)
+    found = measure.effect(after, before, seed=0)
+    assert found.ratio.mean == pytest.approx(math.exp(0.1))
+    assert found.ratio.high - found.ratio.low < 1e-9
+    assert found.perplexity.high - found.perplexity.low > 0.5
+
+
+@pytest.mark.parametrize("heads", [{}, {(0, 1): UNIFORM, (1, 2): UNIFORM}])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_sums_are_those_of_each_text_alone(llama, heads, batch_size: int) -> None:
+    ids = ids_of(llama)
+    found = HeldOut(llama, ids, batch_size=batch_size).measure(heads)
+    for text, one in enumerate(ids):
+        nll, kl, agree = by_hand(llama, one, heads)
+        assert found.tokens[text] == len(one) - 1
+        assert found.nll[text] == pytest.approx(nll, rel=1e-4)
+        assert found.kl[text] == pytest.approx(kl, rel=1e-3, abs=1e-5)
+        assert found.agree[text] == agree
+    assert (found.kl.sum() > 0.01) == bool(heads)
+
+
+def test_large_references_are_kept_in_a_file(llama, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = HeldOut(llama, ids_of(llama)).measure({(0, 0): UNIFORM})
+    monkeypatch.setattr(measure, "IN_MEMORY", 0)
+    held_out = HeldOut(llama, ids_of(llama))
+    assert isinstance(held_out.reference, np.memmap)
+    assert held_out.measure({(0, 0): UNIFORM}).to_json() == known.to_json()
+
+
+def test_sums_survive_json() -> None:
+    sums = Sums(*(np.array([1.0, 2.5]) * i for i in range(1, 5)))
+    assert Sums.from_json(json.loads(json.dumps(sums.to_json()))).to_json() == sums.to_json()
+
+
+# encoders
+
+
+def test_masked_perplexity_of_an_encoder(tmp_path: Path) -> None:
+    loaded = load_model(str(masked_model(tmp_path / "bert")))
+    ids = [loaded.tokenizer(text).input_ids for text in TEXTS]
+    held_out = HeldOut(loaded, ids, seed=3)
+    special = set(loaded.tokenizer.all_special_ids)
+    for batch in held_out.batches:
+        for row, column, target in zip(batch.rows, batch.columns, batch.targets, strict=True):
+            text = batch.texts[int(row)]
+            assert ids[text][int(column)] == int(target) and int(target) not in special
+            assert int(batch.inputs["input_ids"][row, column]) == loaded.tokenizer.mask_token_id
+    counts = held_out.original.tokens
+    assert counts.tolist() == [max(1, round(0.15 * (len(one) - 2))) for one in ids]
+    # each text alone, masked at the same places
+    for text, one in enumerate(ids):
+        at = held_out._masked(tuple(one))
+        row = torch.tensor([one])
+        row[0, at] = loaded.tokenizer.mask_token_id
+        with torch.inference_mode():
+            logs = torch.log_softmax(loaded.model(input_ids=row).logits[0, at], -1)
+        nll = -logs.gather(-1, torch.tensor(one)[at][:, None]).sum()
+        assert held_out.original.nll[text] == pytest.approx(float(nll), rel=1e-4)
+    program = parse("head near bidirectional:\n    3 where k == q-1")
+    replaced = held_out.measure({(0, 0): program, (1, 3): program})
+    assert replaced.kl.sum() > 0.001
+    assert HeldOut(loaded, ids, seed=4).hash != held_out.hash
+
+
+def test_models_that_predict_nothing_are_refused(small_model: Callable[[str], Path]) -> None:
+    headless = load_model(str(small_model("roberta")))
+    with pytest.raises(InputError, match="has no language-model head"):
+        HeldOut(headless, [[1, 2, 3]])
+    without_mask = load_model(str(small_model("bert")))
+    with pytest.raises(InputError, match="no mask token"):
+        HeldOut(without_mask, [[1, 2, 3]])
+
+
+def test_texts_longer_than_the_context_are_refused(llama) -> None:
+    with pytest.raises(InputError, match="65 tokens, and small-llama takes 64"):
+        HeldOut(llama, [[3] * 65])
+
+
+# the store
+
+
+def test_what_is_measured_is_not_measured_again(subject: Subject, tmp_path: Path) -> None:
+    file = tmp_path / "measurements.jsonl"
+    test = subject.held_out("test")
+    heads = subject.heads[:2]
+    said: list[str] = []
+    first = StandIns(subject, Store(file), tell=said.append)
+    for kind in ("programs", *CONTROLS):
+        first.measure(test, kind, heads)
+    assert len(said) == len(file.read_text().splitlines()) == 5
+    written = file.read_bytes()
+    again = StandIns(subject, Store(file), tell=said.append)
+    for kind in ("programs", *CONTROLS):
+        assert (
+            again.measure(test, kind, heads).nll.tolist()
+            == first.measure(test, kind, heads).nll.tolist()
+        )
+    assert len(said) == 5 and file.read_bytes() == written
+
+
+def test_a_line_that_was_cut_off_does_not_count(tmp_path: Path) -> None:
+    file = tmp_path / "measurements.jsonl"
+    sums = Sums(*(np.ones(2) for _ in range(4)))
+    Store(file).put("a", "what", sums)
+    file.write_bytes(file.read_bytes() + b'{"key": "b", "su')
+    store = Store(file)
+    assert store.get("a") is not None and store.get("b") is None
+    store.put("c", "what", sums)
+    assert Store(file).get("a") is not None and Store(file).get("c") is not None
+
+
+def test_keys_tell_apart_texts_and_stand_ins(llama) -> None:
+    one, other = (HeldOut(llama, ids_of(llama, TEXTS[:n])) for n in (1, 2))
+    keys = [
+        key_of(one, {(0, 0): "a"}), key_of(one, {(0, 1): "a"}), key_of(one, {(0, 0): "b"}),
+        key_of(other, {(0, 0): "a"}), key_of(one, {(0, 0): "a", (0, 1): "a"}),
+    ]  # fmt: skip
+    assert len(set(keys)) == len(keys)
+
+
+# orders
+
+
+def test_orders_come_from_the_select_texts(subject: Subject) -> None:
+    stand_ins = StandIns(subject, Store(None))
+    select = subject.held_out("select")
+    heads = subject.heads
+    by_iou = orders.order_heads("iou", stand_ins, select, heads)
+    assert [subject.ious[h] for h in by_iou] == sorted(subject.ious.values(), reverse=True)
+    by_damage = orders.order_heads("damage", stand_ins, select, heads)
+    losses = [stand_ins.measure(select, "programs", [h]).loss for h in by_damage]
+    assert losses == sorted(losses)
+    greedy = orders.order_heads("greedy", stand_ins, select, heads)
+    assert sorted(greedy) == heads and greedy[0] == by_damage[0]
+
+
+def test_greedy_looks_again_at_what_became_worse() -> None:
+    alone = {(0, 0): 0.1, (0, 1): 0.2, (0, 2): 0.25}
+
+    def loss(chosen: list[tuple[int, int]]) -> float:
+        both = {(0, 0), (0, 1)} <= set(chosen)
+        return sum(alone[h] for h in chosen) + (1.0 if both else 0.0)
+
+    found = orders.greedy(alone, loss, 0.0, lambda done, total: None)
+    assert found == [(0, 0), (0, 2), (0, 1)]
+
+
+# the curve and its files
+
+
+def test_points_of_a_curve(subject: Subject) -> None:
+    stand_ins = StandIns(subject, Store(None))
+    test = subject.held_out("test")
+    found = curves.measure_curve(
+        stand_ins, test, {"iou": subject.heads}, [0.25, 1.0], ["programs", "zero"], seed=0
+    )
+    assert [(p.source, len(p.heads)) for p in found] == [
+        ("programs", 2), ("zero", 2), ("programs", 8), ("zero", 8),
+    ]  # fmt: skip
+    for point in found:
+        sums = test.measure(stand_ins.sources(point.source, point.heads))
+        wanted = math.exp((sums.nll.sum() - test.original.nll.sum()) / sums.tokens.sum())
+        assert point.effect.ratio.mean == pytest.approx(wanted, rel=1e-9)
+        assert point.effect.ratio.low <= point.effect.ratio.mean <= point.effect.ratio.high
+        assert point.effect.perplexity.texts == len(subject.splits["test"])
+        assert curves.Point.from_json(json.loads(json.dumps(point.to_json()))) == point
+
+
+def test_the_command_measures_the_whole_curve(run: Path) -> None:
+    out = succeed("replace", run, "--order", "iou,greedy")
+    assert "Growth of perplexity in percent, heads taken by IoU:" in out
+    assert all(len(line) <= 80 for line in out.splitlines() if not line.startswith(str(run)))
+    folder = run / "replacement"
+    with (folder / "curve.csv").open() as lines:
+        rows = list(csv.DictReader(lines))
+    assert len(rows) == 2 * len(curves.FRACTIONS) * 5
+    assert {row["source"] for row in rows} == {"programs", *CONTROLS}
+    ElementTree.fromstring((folder / "curve.svg").read_text())
+    assert "<svg" in (curves.figure(run) or "")
+    # the same again measures nothing and changes nothing
+    before = snapshot(folder)
+    data = json.loads(succeed("replace", run, "--order", "iou,greedy", "--json"))
+    assert snapshot(folder) == before
+    assert data["original"]["texts"] == len(open_subject(run).splits["test"])
+    # all heads replaced are the same whatever the order
+    whole = [row for row in rows if row["fraction"] == "1.000000"]
+    for source in ("programs", *CONTROLS):
+        assert len({row["ratio"] for row in whole if row["source"] == source}) == 1
+
+
+def test_results_of_other_settings_are_kept(run: Path, tmp_path: Path) -> None:
+    succeed("replace", run, "--fraction", "0.5", "--order", "iou")
+    before = snapshot(run / "replacement")
+    outcome = attn_dsl("replace", run, "--fraction", "0.5", "--order", "damage")
+    assert outcome.code == 2 and "orders: iou there, damage now" in outcome.err
+    assert "fraction-0.5.json" in outcome.err and "--overwrite" in outcome.err
+    assert {k: v for k, v in snapshot(run / "replacement").items() if "jsonl" not in k} == {
+        k: v for k, v in before.items() if "jsonl" not in k
+    }
+    succeed("replace", run, "--fraction", "0.5", "--order", "damage", "--out", tmp_path)
+    assert (tmp_path / "replacement" / "fraction-0.5.json").is_file()
+    succeed("replace", run, "--fraction", "0.5", "--order", "damage", "--overwrite")
+
+
+def test_heads_chosen_by_hand(run: Path) -> None:
+    data = json.loads(succeed("replace", run, "--heads", "L0H1,L1", "--json"))
+    chosen = [[0, 1], *([1, head] for head in range(4))]
+    assert all(point["heads"] == chosen for point in data["points"])
+    assert {point["order"] for point in data["points"]} == {"by hand"}
+
+
+def test_an_interrupted_measurement_goes_on(
+    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = Options(fraction=0.5, orders=("damage",), out=tmp_path / "cut")
+    made: list[object] = []
+    real = HeldOut.measure
+
+    def counting(self, heads, tick=None):
+        if len(made) == 5:
+            raise KeyboardInterrupt
+        made.append(heads)
+        return real(self, heads, tick)
+
+    monkeypatch.setattr(HeldOut, "measure", counting)
+    with pytest.raises(KeyboardInterrupt):
+        replace_run(subject, options)
+    lines = (tmp_path / "cut/replacement/measurements.jsonl").read_text().splitlines()
+    assert len(lines) == 5
+    monkeypatch.setattr(HeldOut, "measure", real)
+    replace_run(subject, options)
+    replace_run(subject, Options(fraction=0.5, orders=("damage",), out=tmp_path / "whole"))
+    cut, whole = (snapshot(tmp_path / name / "replacement") for name in ("cut", "whole"))
+    assert cut == whole
+
+
+def test_own_texts_leave_out_what_the_run_has_seen(run: Path, tmp_path: Path) -> None:
+    seen = run.parent / "texts.jsonl"
+    data = json.loads(
+        succeed("replace", run, "--heads", "L0H0", "--text", seen, "--out", tmp_path, "--json")
+    )
+    subject = open_subject(run)
+    assert data["original"]["texts"] == len(subject.splits["test"])
+    assert "texts were left out" in " ".join(data["notes"])
+
+
+# bad input
+
+
+def test_bad_input(run: Path, small_model: Callable[[str], Path], tmp_path: Path) -> None:
+    before = snapshot(run)
+    texts = write_texts(tmp_path / "texts.jsonl", 3)
+    for args, message in [
+        (("--fraction", "0"), "--fraction is a share"),
+        (("--order", "size"), "there is no size; known: iou, damage, greedy"),
+        (("--heads", "L7H0"), "there is no L7H0"),
+        (("--heads", "x"), "cannot read 'x'"),
+        (("--model", small_model("gpt2")), "was fitted to small-llama with other weights"),
+        (("--model", tmp_path / "none"), "none is not a directory"),
+        (("--capture", tmp_path), "capture"),
+        (("--device", "nosuch"), "--device nosuch cannot be used"),
+        (("--text", texts, "--max-tokens", "65"), "takes 64 tokens at most, not 65"),
+        (("--text", tmp_path / "none.jsonl"), "does not exist"),
+        (("--out", texts), "is a file"),
+    ]:
+        outcome = attn_dsl("replace", run, *args)
+        assert outcome.code == 2 and message in outcome.err, (args, outcome.err)
+        assert "Traceback" not in outcome.err
+    assert attn_dsl("replace", tmp_path / "nothing").code == 2
+    assert snapshot(run) == before
+
+
+def test_a_run_of_another_tokenizer_is_refused(
+    run: Path, small_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    import shutil
+
+    model = tmp_path / "model"
+    shutil.copytree(small_model("llama"), model)
+    file = model / "tokenizer.json"
+    spec = json.loads(file.read_text())
+    spec["model"]["merges"] = spec["model"]["merges"][:-1]
+    file.write_text(json.dumps(spec))
+    outcome = attn_dsl("replace", run, "--model", model, "--heads", "L0H0")
+    assert outcome.code == 2 and "another tokenizer" in outcome.err
