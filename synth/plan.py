@@ -29,7 +29,7 @@ FIT_SECONDS = 0.4e-6
 """A round's search: seconds by program that may be fitted and entry it is fitted on."""
 SCORE_SECONDS = 5e-6
 """A round's search: seconds by entry of the select and test texts."""
-BASE_BYTES = 0.6e9
+BASE_BYTES = 0.9e9
 """A process with the libraries loaded, its shared features and planes."""
 HEAD_BYTES = 2.5e8
 """What the search of one head takes besides."""
@@ -190,7 +190,7 @@ def _shape_of_model(model: str | None, text: str | None, max_tokens: int, max_te
     config = found.config
     return Shape(
         name if found.folder is None else found.folder.resolve().name, config.model_type,
-        found.causal, config.num_hidden_layers, config.num_attention_heads, *_parameters(found),
+        found.causal, config.num_hidden_layers, config.num_attention_heads, *count_parameters(found),
         counted or _estimate(texts, max_tokens, max_texts), counted is not None,
     )  # fmt: skip
 
@@ -225,7 +225,7 @@ def _estimate(texts: list[str], max_tokens: int, max_texts: int) -> tuple[int, .
     return tuple(found)
 
 
-def _parameters(found: Any) -> tuple[int, int]:
+def count_parameters(found: Any) -> tuple[int, int]:
     """Count a model's parameters, and those that are multiplied; none of them takes memory."""
     import torch
 
