@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,7 +75,7 @@ class Batch:
 
     def members(self, name: str, elements: frozenset[str]) -> ColumnArrays:
         """Return, for a symbol feature, whether its value is one of some strings."""
-        return self._derived(("in", name, elements), name, elements.__contains__)
+        return self._derived(("in", name, elements), name, self._weighed(elements, 1))
 
     def weights(self, name: str, hundredths: tuple[tuple[str, int], ...]) -> ColumnArrays:
         """Return, for a symbol feature, the weight of its value in a set, in hundredths.
@@ -83,14 +83,18 @@ class Batch:
         Args:
             hundredths: the elements of the set and what each weighs; all others weigh 0.
         """
-        table = dict(hundredths)
-        return self._derived(("weight", name, hundredths), name, lambda s: table.get(s, 0))
+        elements, weights = zip(*hundredths, strict=True) if hundredths else ((), 0)
+        return self._derived(("weight", name, hundredths), name, self._weighed(elements, weights))
 
     def affix(self, name: str, kind: str, text: str) -> ColumnArrays:
         """Return, for a symbol feature, whether its value starts or ends with a string."""
-        if kind == "starts":
-            return self._derived((kind, name, text), name, lambda s: s.startswith(text))
-        return self._derived((kind, name, text), name, lambda s: s.endswith(text))
+        test = str.startswith if kind == "starts" else str.endswith
+
+        def table() -> Ints:
+            tests = (test(symbol, text) for symbol in self.symbols)
+            return np.fromiter(tests, np.int32, count=len(self.symbols))
+
+        return self._derived((kind, name, text), name, table)
 
     def token_ids(self) -> Ints:
         """Return the symbol of every token string, for ``match``."""
@@ -114,13 +118,29 @@ class Batch:
                 opened[here] = self._numbers(column.open, symbolic)
         return ColumnArrays(settled, known, opened, partial, self._number(feature.pad))
 
-    def _derived(self, key: tuple, name: str, test: Callable[[str], int]) -> ColumnArrays:
+    def _weighed(
+        self, elements: Collection[str], weights: int | tuple[int, ...]
+    ) -> Callable[[], Ints]:
+        """Return what makes the table of all symbols in which some elements have weights."""
+
+        def table() -> Ints:
+            made = np.zeros(len(self.symbols), dtype=np.int32)
+            numbers = np.array([self.symbols.get(element, -1) for element in elements], dtype=int)
+            known = numbers >= 0
+            made[numbers[known]] = np.broadcast_to(weights, numbers.shape)[known]
+            return made
+
+        return table
+
+    def _derived(self, key: tuple, name: str, make: Callable[[], Ints]) -> ColumnArrays:
+        """Return what a table of all symbols makes of a symbol feature."""
         with self._lock:
             if key not in self._columns:
                 base = self.column(name)
-                table = np.fromiter(map(test, self.symbols), np.int32, count=len(self.symbols))
+                table = make()
                 self._columns[key] = ColumnArrays(
-                    table[base.settled], base.known, table[base.open], base.partial,
+                    table.take(base.settled), base.known,
+                    table.take(base.open) if base.partial else base.open, base.partial,
                     int(table[base.pad]),
                 )  # fmt: skip
             return self._columns[key]
