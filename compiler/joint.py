@@ -1,9 +1,8 @@
 """Joint plans: many programs compiled together once, for any texts, whole or growing.
 
     >>> from attn_dsl.compiler.program import parse
-    >>> from attn_dsl.dsl.tokens import Tokens
     >>> plan = JointPlan([parse("head previous causal:\\n    1000 where k == q-1").tree])
-    >>> plan.evaluate(Batch([Tokens.from_strings(["a", " b"])]))[0, 0]
+    >>> plan.evaluate([Tokens.from_strings(["a", " b"])])[0, 0]
     array([[1., 0.],
            [1., 0.]], dtype=float32)
 
@@ -23,10 +22,12 @@ import numpy as np
 from attn_dsl.compiler import joint_machine as machine
 from attn_dsl.compiler.batch import Batch, ColumnArrays
 from attn_dsl.compiler.bytecode import Code, Compiler, Op, Plane
+from attn_dsl.compiler.joint_columns import Columns
 from attn_dsl.compiler.kernel_graph import ColumnKey, Stage
 from attn_dsl.compiler.machine import plane_value
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.features import FEATURES
+from attn_dsl.dsl.tokens import Tokens
 
 Affine = tuple[int, int, int]
 """The numbers a, b, c of a register that is a q + b k + c."""
@@ -111,6 +112,7 @@ class JointPlan:
 
     Attributes:
         columns: the features that they read, in the order of the machine's columns.
+        reader: computes these on texts.
         causal: their visibility.
         size: how many programs there are.
         partial: int32 (columns): whether a feature may be settled later than at its position.
@@ -142,6 +144,7 @@ class JointPlan:
         self.partial = np.array(list(later), dtype=np.int32)
         shifts = [x for op, _, _, x, _ in self.code.instructions.tolist() if op == Op.COLUMN_KEY]
         self.reach = max([0, *shifts])
+        self.reader = Columns(self.columns)
         self._stages()
         self.parts = _Split()
         self.terms = [
@@ -292,27 +295,17 @@ class JointPlan:
 
         return state(self, self.tables(tokens))
 
-    def arrays(self, batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return settled, known and open of all columns, int32 (columns, tokens of all texts)."""
-        found = [key.arrays(batch) for key in self.columns]
-        shape = (len(found), int(batch.starts[-1]))
-        settled, known, opened = (
-            np.array([getattr(c, part) for c in found], dtype=np.int32).reshape(shape)
-            for part in ("settled", "known", "open")
-        )
-        return settled, known, opened
-
     def evaluate(
         self,
-        batch: Batch,
+        texts: Sequence[Tokens],
         out: np.ndarray | None = None,
         executor: Executor | None = None,
         clean: bool = False,
     ) -> np.ndarray:
-        """Evaluate all programs on all texts of a batch.
+        """Evaluate all programs on texts.
 
         Args:
-            batch: the texts.
+            texts: any.
             out: where to write, float32 (programs, texts, n, n); by default a new array.
             executor: of threads, to work on several texts at once.
             clean: whether ``out`` is zero wherever these texts leave it; else it is made so.
@@ -320,28 +313,26 @@ class JointPlan:
         Returns:
             ``out``, with n the longest text or more: zero outside of a text and behind a query.
         """
-        longest = int(batch.sizes.max()) if len(batch) else 0
+        longest = max(map(len, texts), default=0)
         if out is None:
-            out = np.zeros((self.size, len(batch), longest, longest), dtype=np.float32)
+            out = np.zeros((self.size, len(texts), longest, longest), dtype=np.float32)
             clean = True
-        tables, arrays = self.tables(longest), self.arrays(batch)
+        tables = self.tables(longest)
+        parts = [self.reader.read(text) for text in texts]
 
         def work(chosen: range) -> None:
             state = self.state(longest)
             for i in chosen:
-                here = slice(int(batch.starts[i]), int(batch.starts[i + 1]))
-                parts = (np.ascontiguousarray(part[:, here]) for part in arrays)
-                n = int(batch.sizes[i])
                 machine.evaluate_text(
-                    *tables, *state, self.partial, self.reach, self.token, self.causal, n, *parts,
-                    clean, out[:, i],
+                    *tables, *state, self.partial, self.reach, self.token, self.causal,
+                    len(texts[i]), *parts[i], clean, out[:, i],
                 )  # fmt: skip
 
         threads = getattr(executor, "_max_workers", 1) if executor else 1
-        if executor is None or threads == 1 or len(batch) < 2:
-            work(range(len(batch)))
+        if executor is None or threads == 1 or len(texts) < 2:
+            work(range(len(texts)))
         else:
-            list(executor.map(work, [range(i, len(batch), threads) for i in range(threads)]))
+            list(executor.map(work, [range(i, len(texts), threads) for i in range(threads)]))
         return out
 
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 import attn_dsl
 from attn_dsl import testing
-from attn_dsl.compiler.batch import Batch
 from attn_dsl.compiler.bytecode import Op, Real
 from attn_dsl.compiler.joint import JointPlan
 from attn_dsl.compiler.joint_stream import JointStream, rows_of
@@ -46,7 +45,7 @@ def streamed(plan: JointPlan, tokens: Tokens) -> np.ndarray:
 def test_every_case_of_the_table(case: cases.Case) -> None:
     program, tokens = attn_dsl.parse(case.source), Tokens.from_strings(case.tokens)
     plan = JointPlan([program.tree])
-    matrix = plan.evaluate(Batch([tokens]))[0, 0]
+    matrix = plan.evaluate([tokens])[0, 0]
     for (q, k), weight in case.expected.items():
         assert matrix[q, k] == pytest.approx(weight, abs=TOLERANCE), (q, k)
     np.testing.assert_allclose(matrix, reference(program.tree, tokens), atol=TOLERANCE)
@@ -61,7 +60,7 @@ def test_every_case_of_the_table(case: cases.Case) -> None:
     st.lists(testing.tokens(max_size=18), min_size=1, max_size=3),
 )
 def test_random_programs_together(programs: list[t.Head], texts: list[Tokens]) -> None:
-    found = JointPlan(programs).evaluate(Batch(texts))
+    found = JointPlan(programs).evaluate(texts)
     for i, program in enumerate(programs):
         for j, tokens in enumerate(texts):
             n = len(tokens)
@@ -88,7 +87,7 @@ def test_a_long_text_outgrows_the_first_capacity_and_keeps_its_contexts() -> Non
         " by match(k-1, q) [1: 0.5, 2: 1, 8: 2]\n 3 where k == opener(q)"
     )
     plan, expected = JointPlan([program]), reference(program, tokens)
-    np.testing.assert_allclose(plan.evaluate(Batch([tokens]))[0, 0], expected, atol=TOLERANCE)
+    np.testing.assert_allclose(plan.evaluate([tokens])[0, 0], expected, atol=TOLERANCE)
     np.testing.assert_allclose(streamed(plan, tokens)[0], expected, atol=TOLERANCE)
 
 
@@ -96,7 +95,7 @@ def test_a_long_text_outgrows_the_first_capacity_and_keeps_its_contexts() -> Non
 def test_scores_of_any_size_keep_their_differences(weight: float) -> None:
     program = parse(f"head far causal:\n {weight} * (k - q)\n 1000 where k == 0\n 999 where k == 3")
     tokens = Tokens.from_strings([" a"] * 40)
-    found = JointPlan([program]).evaluate(Batch([tokens]))[0, 0]
+    found = JointPlan([program]).evaluate([tokens])[0, 0]
     np.testing.assert_allclose(found, reference(program, tokens), atol=TOLERANCE)
 
 

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from attn_dsl.compiler.batch import Batch
 from attn_dsl.compiler.joint import JointPlan
 from attn_dsl.compiler.joint_stream import JointStream
 from attn_dsl.compiler.program import Program
@@ -65,7 +64,7 @@ class Programs:
         threads = min(torch.get_num_threads(), len(texts))
         out = self._room(tuple(map(len, texts)))
         executor = _pool(threads) if threads > 1 else None
-        self.plan.evaluate(Batch(texts), out, executor, clean=True)
+        self.plan.evaluate(texts, out, executor, clean=True)
         return self.expand(torch.from_numpy(out))
 
     def _room(self, sizes: tuple[int, ...]) -> np.ndarray:

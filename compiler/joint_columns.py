@@ -1,0 +1,182 @@
+"""Columns of joint plans: features of texts as arrays, with nothing computed twice.
+
+What a token's string decides alone is looked up in a table of the strings met so far; what needs
+the text is computed once for a text and kept for when it comes again, whichever programs ask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from attn_dsl.compiler.kernel_graph import ColumnKey
+from attn_dsl.compiler.stream_features import _ALONE, _alone
+from attn_dsl.dsl.analysis import Analysis
+from attn_dsl.dsl.features import FEATURES, Column, Value
+from attn_dsl.dsl.tokens import Tokens
+
+TEXTS = 512
+"""How many texts are remembered with their features."""
+SYMBOLS = 1 << 18
+"""How many strings a plan tells apart before it starts to count anew."""
+
+Parts = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Settled, known and open: int32 (columns, tokens), see ``dsl.features.Column``."""
+
+
+class TextFeatures:
+    """The features of one text, each computed when first asked for."""
+
+    def __init__(self, tokens: Tokens) -> None:
+        self.analysis = Analysis(tokens)
+        self._columns: dict[str, Column] = {}
+        self._numbers: dict[str, Parts] = {}
+
+    def column(self, name: str) -> Column:
+        """Return a feature as the registry computes it."""
+        found = self._columns.get(name)
+        if found is None:
+            made = FEATURES[name].compute(self.analysis)
+            assert isinstance(made, Column)
+            found = self._columns[name] = made
+        return found
+
+    def numbers(self, name: str) -> Parts:
+        """Return a feature of numbers or truth values as arrays of one row."""
+        found = self._numbers.get(name)
+        if found is None:
+            column = self.column(name)
+            known, opened = times(column, self.analysis.n)
+            settled = np.array(column.settled, dtype=np.int32)
+            found = self._numbers[name] = (settled, known, np.array(opened, dtype=np.int32))
+        return found
+
+
+def times(column: Column, n: int) -> tuple[np.ndarray, Sequence[Value]]:
+    """Return from when each value of a column counts, and what counts before."""
+    if column.known is None or column.open is None:
+        return np.zeros(n, dtype=np.int32), [0] * n
+    return np.array(column.known, dtype=np.int32), column.open
+
+
+@lru_cache(maxsize=TEXTS)
+def features_of(tokens: Tokens) -> TextFeatures:
+    """Return the features of a text, kept for when it comes again."""
+    return TextFeatures(tokens)
+
+
+class Columns:
+    """The columns of a plan, on any texts.
+
+    >>> columns = Columns([ColumnKey("feature", "length"), ColumnKey("in", "text", frozenset("a"))])
+    >>> columns.read(Tokens.from_strings(["a", " bc"]))[0].tolist()
+    [[1, 2], [1, 0]]
+
+    Args:
+        keys: what the plan reads.
+    """
+
+    def __init__(self, keys: Sequence[ColumnKey]) -> None:
+        self.keys = tuple(keys)
+        self._alone = [i for i, key in enumerate(keys) if key.name in _ALONE]
+        self._rest: dict[str, list[int]] = {}
+        for i, key in enumerate(keys):
+            if key.name not in _ALONE:
+                self._rest.setdefault(key.name, []).append(i)
+        self._start()
+
+    def _start(self) -> None:
+        self._symbols: dict[str, int] = {"": 0}
+        self._names: list[str] = [""]
+        self._types: dict[tuple[str, bool], int] = {}
+        self._by_type = np.zeros((len(self._alone), 256), dtype=np.int32)
+        self._tests: dict[int, np.ndarray] = {}
+
+    def read(self, tokens: Tokens) -> Parts:
+        """Return all columns on a text."""
+        if len(self._symbols) > SYMBOLS:
+            self._start()
+        n = len(tokens)
+        settled, known, opened = (np.zeros((len(self.keys), n), dtype=np.int32) for _ in range(3))
+        if self._alone:
+            pairs = list(zip(tokens.strings, tokens.special, strict=True))
+            types = [self._types.get(pair, -1) for pair in pairs]
+            if -1 in types:
+                types = [self._type(*pair) for pair in pairs]
+            settled[self._alone] = self._by_type[:, types]
+        if self._rest:
+            text = features_of(tokens)
+            for name, users in self._rest.items():
+                if FEATURES[name].type == "symbol":
+                    self._symbolic(text, name, users, settled, known, opened)
+                    continue
+                parts = text.numbers(name)
+                for i in users:
+                    settled[i], known[i], opened[i] = parts
+        return settled, known, opened
+
+    def _symbolic(
+        self,
+        text: TextFeatures,
+        name: str,
+        users: list[int],
+        settled: np.ndarray,
+        known: np.ndarray,
+        opened: np.ndarray,
+    ) -> None:
+        """Write a feature of strings, and the tests of it."""
+        column = text.column(name)
+        symbols = self._numbers(column.settled)
+        later = column.known is not None and column.open is not None
+        before = self._numbers(column.open) if later and column.open is not None else None
+        for i in users:
+            plain = self.keys[i].kind == "feature"
+            table = None if plain else self._test(i)
+            settled[i] = symbols if table is None else table[symbols]
+            if before is not None:
+                known[i] = column.known
+                opened[i] = before if table is None else table[before]
+
+    def _numbers(self, values: Sequence[Value]) -> list[int]:
+        """Number strings; those never met get the next free numbers."""
+        known = self._symbols
+        numbers = [known.get(value, -1) for value in values]  # type: ignore[call-overload]
+        if -1 in numbers:
+            numbers = [self._symbol(str(value)) for value in values]
+        return numbers
+
+    def _symbol(self, value: str) -> int:
+        number = self._symbols.setdefault(value, len(self._symbols))
+        if number == len(self._names):
+            self._names.append(value)
+        return number
+
+    def _test(self, column: int) -> np.ndarray:
+        """Return what a test of a symbol feature says of all symbols met so far."""
+        table = self._tests.get(column)
+        done = 0 if table is None else len(table)
+        if done < len(self._names):
+            key = self.keys[column]
+            new = np.array([key.test(name) for name in self._names[done:]], dtype=np.int32)
+            table = new if table is None else np.concatenate([table, new])
+            self._tests[column] = table
+        assert table is not None
+        return table
+
+    def _type(self, string: str, special: bool) -> int:
+        """Number a token string, and compute what it decides alone."""
+        number = self._types.get((string, special))
+        if number is not None:
+            return number
+        number = self._types[string, special] = len(self._types)
+        if number == self._by_type.shape[1]:
+            self._by_type = np.concatenate([self._by_type, np.zeros_like(self._by_type)], axis=1)
+        for row, i in enumerate(self._alone):
+            key = self.keys[i]
+            value = _alone(key.name, string, special)
+            if isinstance(value, str):
+                value = self._symbol(value) if key.kind == "feature" else int(key.test(value))
+            self._by_type[row, number] = value
+        return number
