@@ -82,8 +82,8 @@ def print_comparison(found: Comparison, model: str, causal: bool) -> None:
     total = len(found.predictions)
     before, after = found.perplexity
     screen.print(
-        f"\nThe most probable token changes at {found.changed} of {total} positions; mean "
-        f"KL(A || B) {found.kl:.3f} nats; perplexity {before:.2f} with A, {after:.2f} with B."
+        f"\nThe most probable token changes at {found.changed} of {total} positions.\n"
+        f"Mean KL(A || B) {found.kl:.3f} nats; perplexity {before:.2f} with A, {after:.2f} with B."
     )
 
 

@@ -22,7 +22,7 @@ from attn_dsl.dsl.library import library
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
-PAGES = [DOCS / "index.md", DOCS / "language.in.md", ROOT / "README.md"]
+PAGES = [DOCS / "index.md", DOCS / "language.in.md", DOCS / "replace.md", ROOT / "README.md"]
 
 
 def _generate():
@@ -85,6 +85,8 @@ def test_the_contract_of_the_command_line() -> None:
         "show": "--text --html",
         "check": "",
         "fmt": "",
+        "replace": "--fraction --heads --tune --tasks --text --json",
+        "compare": "--text --json",
         "report": "",
         "features": "",
         "grammar": "--gbnf",

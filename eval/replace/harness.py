@@ -80,7 +80,8 @@ def _manager(tasks: Sequence[str]) -> tuple[Any, list[str]]:
         path = Path(task).expanduser()
         names.append(_task_of(path, task))
         folders.append(str(path.resolve().parent))
-    manager = TaskManager(include_path=folders or None)
+    # the index of all the tasks that come with the harness takes a while to read
+    manager = TaskManager(include_path=folders or None, include_defaults=len(folders) < len(names))
     for name in names:
         if name not in manager.all_tasks:
             near = did_you_mean(name, manager.all_tasks)

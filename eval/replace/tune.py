@@ -42,10 +42,10 @@ class TuneSettings:
         seed: decides the order of the batches.
     """
 
-    epochs: int = 30
+    epochs: int = 20
     rate: float = 0.1
     anchor: float = 0.0
-    patience: int = 8
+    patience: int = 5
     batch_size: int = 8
     seed: int = 0
 
