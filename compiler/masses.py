@@ -71,7 +71,7 @@ def add_scaled(scores, plane, weight):
         scores[i] += weight * plane[i]
 
 
-@njit(**_FAST)
+@njit(**_FINITE)
 def vectors(planes, rows, weights, starts, out):
     """Compute the exponentials of programs' weighted sums of vectors, the largest of each 1.
 
@@ -82,29 +82,25 @@ def vectors(planes, rows, weights, starts, out):
     """
     length = planes.shape[1]
     sums = np.empty(length, dtype=np.float64)
-    bits = np.empty(length, dtype=np.int32)
     for p in range(out.shape[0]):
         mine = out[p]
-        if starts[p] == starts[p + 1]:
+        for i in range(length):
+            sums[i] = 0.0
+        for j in range(starts[p], starts[p + 1]):
+            weight, plane = weights[j], planes[rows[j]]
             for i in range(length):
-                mine[i] = np.float32(1.0)
-        else:
-            for i in range(length):
-                sums[i] = 0.0
-            for j in range(starts[p], starts[p + 1]):
-                weight, plane = weights[j], planes[rows[j]]
-                for i in range(length):
-                    sums[i] += weight * plane[i]
-            top = -np.inf
-            for i in range(length):
-                top = max(top, sums[i])
-            for i in range(length):
-                mine[i] = max(sums[i] - top, -DEPTH)
-            exponentials(mine[:length], bits, mine[:length])
-            for i in range(length):
-                mine[i] = mine[i] if mine[i] > CUT else np.float32(0.0)
+                sums[i] += weight * plane[i]
+        top = -np.inf
+        for i in range(length):
+            top = max(top, sums[i])
+        for i in range(length):
+            mine[i] = max(sums[i] - top, -DEPTH)
         for i in range(length, out.shape[1]):
-            mine[i] = np.float32(0.0)
+            mine[i] = -DEPTH
+    flat = out.reshape(-1)
+    exponentials(flat, np.empty(flat.shape[0], dtype=np.int32), flat)
+    for i in range(flat.shape[0]):
+        flat[i] = flat[i] if flat[i] > CUT else np.float32(0.0)
 
 
 @njit(**_OPTIONS)
