@@ -17,10 +17,12 @@ FIRST = 0.7
 """The first round's part of the time, where others follow."""
 GRACE = 0.03
 """By how much of the limit heads that have no result yet may overrun it …"""
-LEAST_GRACE = 10.0
+LEAST_GRACE = 5.0
 """… or by so many seconds, if that is more: a result for every head matters more then."""
-AFTERWARDS = 0.01
-"""The part of the limit that is kept back for tables and the report."""
+AFTERWARDS, BY_HEAD = 0.01, 0.01
+"""What is kept back for tables and the report: a part of the limit, and seconds for each head …"""
+MOST_AFTERWARDS = 0.1
+"""… but not more than this part of it."""
 
 Pair = tuple[int, int]
 
@@ -32,11 +34,15 @@ class Budget:
         limit: seconds, None for no limit.
         started: when they began to count (``time.monotonic``).
         rounds: how many rounds will share them.
+        heads: how many heads there are in all.
     """
 
-    def __init__(self, limit: float | None, started: float, rounds: int) -> None:
+    def __init__(self, limit: float | None, started: float, rounds: int, heads: int) -> None:
         self.limit, self.rounds = limit, rounds
-        self.ends = None if limit is None else started + limit * (1 - AFTERWARDS)
+        self.ends = None
+        if limit is not None:
+            kept_back = min(AFTERWARDS * limit + BY_HEAD * heads, MOST_AFTERWARDS * limit)
+            self.ends = started + limit - kept_back
         self._part_ends = self.ends
         self._late: list[float] = []
         self._weights: dict[Pair, float] = {}

@@ -188,7 +188,7 @@ def _search(
     path = None if attention.path is None else str(attention.path.resolve())
     place = Place(path, attention.hash, settings, versions())
     run = Run.create(out, _info(attention, session, settings, chosen), resume=resume)
-    budget = Budget(timeout, started, settings.rounds)
+    budget = Budget(timeout, started, settings.rounds, len(chosen))
     here = at_hand(place, session) if workers.shares_memory else contextlib.nullcontext()
     tell(Progress("prepare", 0, len(chosen)))
     try:

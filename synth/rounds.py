@@ -81,11 +81,13 @@ class _Round:
         slots = self.workers.slots if left else 0
         while left and len(self.pending) < slots:
             seconds = self.budget.share(left[0], left, slots)
-            known = before[left[0]]
-            if seconds is not None and (self.budget.over if known is None else seconds <= 0):
-                left.clear()  # they keep what they have
+            if self.budget.over:
+                left.clear()
                 return
             pair = left.pop(0)
+            known = before[pair]
+            if known is not None and seconds is not None and seconds <= 0:
+                continue  # it keeps what it has
             task = HeadSearch(
                 self.place, *pair, self.neighbours[pair[0]], known,
                 tuple(source for other, source in self.sources.items() if other != pair),
