@@ -23,7 +23,7 @@ _OPTIONS = {
     "error_model": "numpy",
     "fastmath": {"reassoc", "contract", "nsz", "arcp"},
 }
-STEPS = (0, 1, 2, 3, 4, 5, 6, 8, 11, 15, 21, 33, 65)
+STEPS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 19, 25, 33, 49, 65)
 """Where the bands of distance begin; the last has no end."""
 FAR = 1 << 20
 
@@ -33,7 +33,7 @@ def bands(causal: bool) -> tuple[tuple[int, int], ...]:
     """Return the bands of ``q - k``, first and last distance of each.
 
     >>> bands(causal=True)[6:8]
-    ((6, 7), (8, 10))
+    ((6, 6), (7, 7))
     """
     ends = [*(step - 1 for step in STEPS[1:]), FAR]
     right = tuple(zip(STEPS, ends, strict=True))
@@ -42,16 +42,28 @@ def bands(causal: bool) -> tuple[tuple[int, int], ...]:
     return (*((-b, -a) for a, b in reversed(right[1:])), *right)
 
 
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """Which tokens a factor looks at: so many before the query, so many before the key."""
+
+    query: int
+    key: int
+
+
+CHANNELS = Channel(0, 0), Channel(1, 0), Channel(0, 1)
+
+
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """See the module.
+    """See the module; the cells of several channels lie behind each other.
 
     Attributes:
-        cell: int32 (entries): the cell of each entry.
+        cell: int32 (channels, entries): the cell of each entry.
         log_distance: float32 (entries): ``log(1 + |q - k|)``.
         query, key: int32 (cells): symbols, numbered from 0.
-        starts: int64 (bands + 1): cells are sorted by band; where each band's begin.
-        queries, keys: the strings of the symbols.
+        starts: int64 (channels, bands + 1): a channel's cells are sorted by band; where each band's
+            begin.
+        symbols: their strings; the empty one stands for what lies outside the text.
     """
 
     cell: np.ndarray
@@ -59,38 +71,66 @@ class Cells:
     query: np.ndarray
     key: np.ndarray
     starts: np.ndarray
-    queries: tuple[str, ...]
-    keys: tuple[str, ...]
+    symbols: tuple[str, ...]
+    channels: tuple[Channel, ...]
 
     @classmethod
-    def of(cls, design: Design) -> Cells:
+    def of(cls, design: Design, channels: tuple[Channel, ...] = CHANNELS) -> Cells:
         """Group the entries of a design by their token strings."""
-        widths = np.diff(design.starts)
-        distance = np.concatenate(
-            [
-                q - np.arange(q + 1 if design.causal else n)
-                for n, rows in zip(design.batch.sizes, design.rows, strict=True)
-                for q in rows
-            ]
-        )
+        numbers = np.unique(np.append(design.batch.token_ids(), 0))
+        positions = _positions(design)
+        distance = positions.query - positions.key
         firsts = np.array([first for first, _ in bands(design.causal)])
         band = np.searchsorted(firsts, distance, side="right") - 1
-        queries, query = np.unique(design.query_symbols, return_inverse=True)
-        keys, key = np.unique(design.key_symbols, return_inverse=True)
-        joined = (band * len(queries) + np.repeat(query, widths)) * len(keys) + key
-        distinct, cell = np.unique(joined, return_inverse=True)
-        inner = len(queries) * len(keys)
-        starts = np.searchsorted(distinct // inner, np.arange(len(firsts) + 1))
+        size = len(numbers)
+        cells, queries, keys, starts = [], [], [], []
+        total = 0
+        for channel in channels:
+            query = np.searchsorted(numbers, positions.symbols(positions.query, channel.query))
+            key = np.searchsorted(numbers, positions.symbols(positions.key, channel.key))
+            distinct, cell = np.unique((band * size + query) * size + key, return_inverse=True)
+            cells.append(total + cell)
+            queries.append(distinct % (size * size) // size)
+            keys.append(distinct % size)
+            edges = np.searchsorted(distinct // (size * size), np.arange(len(firsts) + 1))
+            starts.append(total + edges)
+            total += len(distinct)
         return cls(
-            cell.astype(np.int32), np.log1p(np.abs(distance)).astype(np.float32),
-            (distinct % inner // len(keys)).astype(np.int32),
-            (distinct % len(keys)).astype(np.int32), starts.astype(np.int64),
-            tuple(design.symbols[int(s)] for s in queries),
-            tuple(design.symbols[int(s)] for s in keys),
+            np.array(cells, dtype=np.int32), np.log1p(np.abs(distance)).astype(np.float32),
+            np.concatenate(queries).astype(np.int32), np.concatenate(keys).astype(np.int32),
+            np.array(starts, dtype=np.int64), tuple(design.symbols[int(s)] for s in numbers),
+            channels,
         )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.query)
+
+
+@dataclass(frozen=True, eq=False)
+class _Positions:
+    """Query, key and first position of the text of each entry, within the batch."""
+
+    query: np.ndarray
+    key: np.ndarray
+    base: np.ndarray
+    tokens: np.ndarray
+
+    def symbols(self, positions: np.ndarray, shift: int) -> np.ndarray:
+        """Return the token symbol so many positions before, 0 before the text."""
+        there = positions - shift
+        return np.where(there >= 0, self.tokens[self.base + np.maximum(there, 0)], 0)
+
+
+def _positions(design: Design) -> _Positions:
+    queries, keys, bases = [], [], []
+    for base, n, rows in zip(design.batch.starts, design.batch.sizes, design.rows, strict=False):
+        for q in rows:
+            width = int(q) + 1 if design.causal else int(n)
+            queries.append(np.full(width, q))
+            keys.append(np.arange(width))
+            bases.append(np.full(width, base))
+    query, key, base = (np.concatenate(parts) for parts in (queries, keys, bases))
+    return _Positions(query, key, base, design.batch.token_ids())
 
 
 @njit(**_OPTIONS)
@@ -127,10 +167,12 @@ def sweep(
             residual = np.empty(size, dtype=np.float32)
         block = predicted[low:high]
         far = log_distance[low:high]
-        here = cell[low:high]
-        for i in range(size):
-            c = here[i]
-            block[i] = table[c, 0] + table[c, 1] * far[i]
+        block[:] = zero
+        for channel in range(cell.shape[0]):
+            here = cell[channel, low:high]
+            for i in range(size):
+                c = here[i]
+                block[i] += table[c, 0] + table[c, 1] * far[i]
         for j in range(truth_rows.shape[0]):
             w = np.float32(truth_weights[j])
             x = truths[truth_rows[j], low:high]
@@ -175,10 +217,12 @@ def sweep(
             for i in range(p.shape[0]):
                 below = one if p[i] < a[i] else zero
                 e[i] = pull * (a[i] - p[i]) + share * p[i] * (below - inside)
-        for i in range(size):
-            c = here[i]
-            table_gradient[c, 0] += d[i]
-            table_gradient[c, 1] += d[i] * far[i]
+        for channel in range(cell.shape[0]):
+            here = cell[channel, low:high]
+            for i in range(size):
+                c = here[i]
+                table_gradient[c, 0] += d[i]
+                table_gradient[c, 1] += d[i] * far[i]
         for j in range(truth_rows.shape[0]):
             x = truths[truth_rows[j], low:high]
             s = zero
@@ -198,61 +242,86 @@ def sweep(
 @njit(**_OPTIONS)
 def cell_masses(predicted, cell, log_distance, mass):
     """Add up, by cell, the predicted mass and that times the squared log distance."""
-    for i in range(cell.shape[0]):
-        c = cell[i]
-        p = predicted[i]
-        mass[c, 0] += p
-        mass[c, 1] += p * log_distance[i] * log_distance[i]
+    for channel in range(cell.shape[0]):
+        for i in range(cell.shape[1]):
+            c = cell[channel, i]
+            p = predicted[i]
+            mass[c, 0] += p
+            mass[c, 1] += p * log_distance[i] * log_distance[i]
 
 
 @njit(**_OPTIONS)
-def fill_table(query, key, low, high, slope, left, right, table):
+def fill_table(starts, query, key, channel, slope, profile, left, right, table):
     """Write the sum of all factors into the table, float32 (cells, 2).
 
-    Factor f adds ``left[f, query] * right[f, key]`` to column ``slope[f]`` of the cells from
-    ``low[f]`` to ``high[f]``.
+    Factor f adds ``profile[f, band] * left[f, query] * right[f, key]`` to column ``slope[f]`` of the
+    cells of its channel.
     """
     table[:] = np.float32(0.0)
-    for f in range(low.shape[0]):
-        u, v, column = left[f], right[f], slope[f]
-        for c in range(low[f], high[f]):
-            table[c, column] += u[query[c]] * v[key[c]]
+    for f in range(channel.shape[0]):
+        u, v, column, edges = left[f], right[f], slope[f], starts[channel[f]]
+        for band in range(profile.shape[1]):
+            w = profile[f, band]
+            if w != 0.0:
+                for c in range(edges[band], edges[band + 1]):
+                    table[c, column] += w * u[query[c]] * v[key[c]]
 
 
 @njit(**_OPTIONS)
-def factor_gradients(query, key, low, high, slope, left, right, gradient, left_out, right_out):
+def factor_gradients(
+    starts, query, key, channel, slope, profile, left, right, gradient, profile_out, left_out,
+    right_out,
+):  # fmt: skip
     """Turn the gradient by cell into that of every factor's elements, added to the outputs."""
-    for f in range(low.shape[0]):
-        u, v, column = left[f], right[f], slope[f]
+    for f in range(channel.shape[0]):
+        u, v, column, edges = left[f], right[f], slope[f], starts[channel[f]]
         gu, gv = left_out[f], right_out[f]
-        for c in range(low[f], high[f]):
-            g = gradient[c, column]
-            q, k = query[c], key[c]
-            gu[q] += g * v[k]
-            gv[k] += g * u[q]
+        for band in range(profile.shape[1]):
+            w = profile[f, band]
+            if w != 0.0:
+                total = np.float32(0.0)
+                for c in range(edges[band], edges[band + 1]):
+                    g = gradient[c, column]
+                    q, k = query[c], key[c]
+                    gu[q] += w * g * v[k]
+                    gv[k] += w * g * u[q]
+                    total += g * u[q] * v[k]
+                profile_out[f, band] += total
 
 
 @njit(**_OPTIONS)
-def factor_curvatures(query, key, low, high, slope, left, right, mass, left_out, right_out):
+def factor_curvatures(
+    starts, query, key, channel, slope, profile, left, right, mass, profile_out, left_out,
+    right_out,
+):  # fmt: skip
     """Add up, for every element of every factor, the diagonal of the cross-entropy's Hessian.
 
     The mass of a cell stands for its variance, which is exact where masses are small.
     """
-    for f in range(low.shape[0]):
-        u, v, column = left[f], right[f], slope[f]
+    for f in range(channel.shape[0]):
+        u, v, column, edges = left[f], right[f], slope[f], starts[channel[f]]
         hu, hv = left_out[f], right_out[f]
-        for c in range(low[f], high[f]):
-            m = mass[c, column]
-            q, k = query[c], key[c]
-            hu[q] += m * v[k] * v[k]
-            hv[k] += m * u[q] * u[q]
+        for band in range(profile.shape[1]):
+            w = profile[f, band]
+            if w != 0.0:
+                total = np.float32(0.0)
+                for c in range(edges[band], edges[band + 1]):
+                    m = mass[c, column]
+                    q, k = query[c], key[c]
+                    hu[q] += m * (w * v[k]) ** 2
+                    hv[k] += m * (w * u[q]) ** 2
+                    total += m * (u[q] * v[k]) ** 2
+                profile_out[f, band] += total
 
 
 @njit(**_OPTIONS)
-def alternate(query, key, low, high, slope, gradient, mass, left, right, ridge, price, rounds):
+def alternate(
+    query, key, low, high, slope, gradient, mass, left, right, inside, ridge, price, rounds
+):
     """Find a factor that explains most of the gradient: alternating least squares, in place.
 
-    Elements whose gain is below ``price`` become 0 in the last rounds. Returns the gain (nats)
+    Elements whose gain is below ``price`` become 0 in the last rounds, those that are not
+    ``inside`` always. Returns the gain (nats)
     less the price of the elements that are left.
     """
     count, total = 0, 0.0
@@ -273,7 +342,7 @@ def alternate(query, key, low, high, slope, gradient, mass, left, right, ridge, 
         for s in range(here.shape[0]):
             x = g[s] / (h[s] + ridge)
             worth = 0.5 * g[s] * x
-            if strict and worth < price:
+            if not inside[s] or (strict and worth < price):
                 x = 0.0
             else:
                 total += worth

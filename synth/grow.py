@@ -12,14 +12,38 @@ import numpy as np
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.parser import parse_predicate, parse_term
 from attn_dsl.synth import vocabulary
-from attn_dsl.synth.cells import FAR, bands
+from attn_dsl.synth.cells import FAR, Cells, bands
+from attn_dsl.synth.factors import Factor, Model, propose
 from attn_dsl.synth.gains import gain
-from attn_dsl.synth.graded import Ascent, Model, Place
+from attn_dsl.synth.graded import Ascent
+from attn_dsl.synth.greedy import drop_unused
 from attn_dsl.synth.proposer import Fitted, HeadTask
 from attn_dsl.synth.wide import Wide
 
-SIZES = (1200, 800, 550, 380, 270, 190, 140, 100, 75, 55, 40, 30, 22, 16, 11)
-"""About how many nodes the programs have that a model is shrunk to."""
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How a model is grown, and to which sizes it is then shrunk.
+
+    Attributes:
+        sizes: about how many nodes the programs have, the largest first.
+        ridge: pulls weights to 0; where it is strong, few elements carry what many would.
+        price: nats that an element of a set must promise to be in a new factor.
+        profiles: whether factors may have a weight for every band of distance.
+    """
+
+    sizes: tuple[int, ...]
+    ridge: float
+    price: float
+    profiles: bool
+
+
+SMALL = Style((550, 380, 270, 190, 140, 100, 75, 55, 40, 30, 22, 16, 11), 4.0, 1.0, False)
+LARGE = Style((4000, 2500, 1600, 1100, 800), 0.3, 0.3, True)
+TOP = 10.0
+"""The largest weight in the sets of a product: so two digits are enough for all that matter."""
+BAND_NODES = 9.0
+"""Nodes of a term for one band of a profile."""
 LEAST = 4.0
 """Nats that a term of the vocabulary must promise to be added."""
 
@@ -32,32 +56,37 @@ class Graded:
         wide: the rows that the weights are moved on.
         rounds: how often a factor and some terms are added.
         terms: how many terms of the vocabulary are added in each round.
-        price: nats that an element of a set must promise to be in a new factor.
     """
 
     wide: Wide
-    rounds: int = 14
+    rounds: int = 12
     terms: int = 2
-    price: float = 1.0
     name: str = "graded"
 
     def propose(self, task: HeadTask) -> Iterator[Fitted]:
-        """Yield the model as a program at every size, the largest first."""
-        ascent = Ascent(self.wide, task.layer, task.head)
-        model = self.grow(task, ascent)
-        ascent.climb(model, 40, 0.0)
-        for size in (min(task.max_nodes, SIZES[0]), *(s for s in SIZES[1:] if s < task.max_nodes)):
-            if task.spent:
-                return
-            self.shrink(task, ascent, model, size)
-            if not model.terms and not model.where:
-                return
-            ascent.climb(model, 8, 0.0)
-            ascent.climb(model, 20, 0.9)
-            task.evals += 1
-            yield task.measured(self.program(task, model))
+        """Yield a model as a program at every size, the largest first."""
+        for style in (SMALL, LARGE):
+            sizes = [size for size in style.sizes if size <= task.max_nodes]
+            if not sizes:
+                continue
+            ascent = Ascent(self.wide, task.layer, task.head, style.ridge)
+            model = self.grow(task, ascent, style)
+            ascent.climb(model, 40, 0.0)
+            before = -1
+            for size in sizes:
+                if task.spent:
+                    return
+                self.shrink(task, ascent, model, size)
+                left = len(model.terms) + sum(int(mask.sum()) for mask in model.masks())
+                if left in (0, before):
+                    continue
+                before = left
+                ascent.climb(model, 8, 0.0)
+                ascent.climb(model, 20, 0.9)
+                task.evals += 1
+                yield task.measured(write(model, self.wide.cells, task.empty()))
 
-    def grow(self, task: HeadTask, ascent: Ascent) -> Model:
+    def grow(self, task: HeadTask, ascent: Ascent, style: Style) -> Model:
         """Add factors and terms, those that promise most."""
         model = Model(self.wide.cells)
         ascent.sweep(model, 0.0)
@@ -66,12 +95,13 @@ class Graded:
                 break
             for term in self.best_terms(ascent, model):
                 model.add_term(term)
-            factors = ascent.factors(task.causal, self.price)
-            best = max(factors, key=lambda f: f.gain)
-            if best.gain > 0:
-                model.add_factor(
-                    dataclasses.replace(best, left=_halved(best, 0), right=_halved(best, 1))
-                )
+            factors = propose(
+                ascent.cells, ascent.gradient, ascent.masses(), task.causal, style.price,
+                style.ridge, style.profiles,
+            )  # fmt: skip
+            best = max(factors, key=lambda f: f.gain, default=None)
+            if best is not None and best.gain > 0:
+                model.add_factor(_started(best))
             ascent.climb(model, 12, 0.0)
             task.evals += 1
         return model
@@ -86,86 +116,81 @@ class Graded:
 
     def shrink(self, task: HeadTask, ascent: Ascent, model: Model, size: int) -> None:
         """Drop what is worth least for its nodes until a model has about ``size`` nodes."""
-        terms, left, right = ascent.worths(model)
-        free = np.array(model.free, dtype=bool).reshape(-1, 2)
-        left *= free[:, :1]
-        right *= free[:, 1:]
-        both = np.where(free.all(1), 0.5, 1.0)[:, None]
+        terms, sides = ascent.worths(model)
         sizes = np.array(vocabulary.sizes(task.causal)[0])[model.terms] if model.terms else terms
-        overhead = np.array([_overhead(p, f) for p, f in zip(model.where, model.free, strict=True)])
+        free = model.free
+        shares = 1.0 / np.maximum(free.sum(1), 1)  # Of a product, each side has its share.
+        overhead = np.array([_overhead(*x) for x in zip(model.slope, free, strict=True)])
+        prices = (BAND_NODES, 1.0, 1.0)
 
-        def cut(price: float) -> tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-            keep_left, keep_right = left > price, right > price
-            worth = ((left - price) * both * keep_left).sum(1)
-            worth += ((right - price) * both * keep_right).sum(1)
-            whole = (keep_left.any(1) | ~free[:, 0]) & (keep_right.any(1) | ~free[:, 1])
-            factors = (worth > price * overhead) & whole
-            kept = terms > price * sizes
-            count = 1 + sizes[kept].sum() + overhead[factors].sum()
-            count += keep_left[factors].sum() + keep_right[factors].sum()
-            return int(count), kept, factors, keep_left, keep_right
+        def cut(price: float) -> tuple[float, np.ndarray, np.ndarray, list[np.ndarray]]:
+            keep = [x > price * nodes for x, nodes in zip(sides, prices, strict=True)]
+            count, worth = overhead.astype(float), -price * overhead
+            whole = np.ones(len(model), dtype=bool)
+            for i, (kept, x, nodes) in enumerate(zip(keep, sides, prices, strict=True)):
+                mine = free[:, i]
+                worth = worth + mine * shares * ((x - price * nodes) * kept).sum(1)
+                count = count + mine * nodes * kept.sum(1)
+                whole &= kept.any(1) | ~mine
+            factors, taken = whole & (worth > 0), terms > price * sizes
+            return 1.0 + sizes[taken].sum() + count[factors].sum(), taken, factors, keep
 
         low, high = 0.0, 1e6
         if cut(low)[0] > size:
             for _ in range(40):
-                middle = np.sqrt(max(low, 1e-3) * high)
+                middle = float(np.sqrt(max(low, 1e-3) * high))
                 low, high = (middle, high) if cut(middle)[0] > size else (low, middle)
         else:
             high = 0.0
-        _, kept, factors, keep_left, keep_right = cut(high)
-        model.left[free[:, 0]] *= keep_left[free[:, 0]]
-        model.right[free[:, 1]] *= keep_right[free[:, 1]]
-        model.keep(kept, factors)
-
-    def program(self, task: HeadTask, model: Model) -> t.Head:
-        """Write a model as a program."""
-        terms: list[t.Term] = [
-            _weighted(vocabulary.terms(task.causal)[j], _digits(w, 2))
-            for j, w in zip(model.terms, model.weights, strict=True)
-            if _digits(w, 2) != 0.0
-        ]
-        sets: list[t.SetDefinition] = []
-        cells = self.wide.cells
-        for f, place in enumerate(model.where):
-            values: list[t.Factor] = []
-            scale = 1.0
-            for side, variable, weights, symbols in (
-                (0, "q", model.left[f], cells.queries), (1, "k", model.right[f], cells.keys)
-            ):  # fmt: skip
-                if not model.free[f][side]:
-                    continue
-                chosen = np.flatnonzero(weights)
-                top = float(np.abs(weights).max())
-                factor = 1.0 if model.free[f] != (True, True) else 2.0 / top
-                scale /= factor
-                rounded = {symbols[s]: _digits(float(weights[s]) * factor, 2) for s in chosen}
-                elements = sorted(
-                    (e for e, w in rounded.items() if w), key=lambda e: (-rounded[e], e)
-                )
-                if not elements:
-                    break
-                stem = "Queries" if variable == "q" else "Keys"
-                name = f"{stem}{1 + sum(d.name.startswith(stem) for d in sets)}"
-                literal = t.SetLiteral(tuple(elements), tuple(rounded[e] for e in elements))
-                sets.append(t.SetDefinition(name, literal))
-                call = t.Call("token", (t.Position(variable),))  # type: ignore[arg-type]
-                values.append(t.Weight(call, t.SetName(name)))
-            else:
-                if place.slope:
-                    values.insert(0, _log_distance(task.causal))
-                value = values[0] if len(values) == 1 else t.Product(values[0], values[1])
-                terms.append(t.Scaled(_digits(scale, 3), value, _condition(place, task.causal)))
-        program = dataclasses.replace(task.empty(), terms=tuple(terms), sets=tuple(sets))
-        used = {n.name for term in terms for n in term.walk() if isinstance(n, t.SetName)}
-        return dataclasses.replace(program, sets=tuple(d for d in sets if d.name in used))
+        _, taken, factors, keep = cut(high)
+        for i, kept in enumerate(keep):
+            model.sides[i] *= kept | ~free[:, i, None]
+        model.keep(taken, factors)
 
 
-def _halved(factor, side: int) -> np.ndarray:  # type: ignore[no-untyped-def]
-    """Start a factor at half of what the last rows promise, since elements overlap."""
-    array = (factor.left, factor.right)[side]
-    if not factor.free[side]:
-        return array
-    return array * np.float32(0.5 if factor.free != (True, True) else 0.7)
+def write(model: Model, cells: Cells, empty: t.Head) -> t.Head:
+    """Write a model as a program: weights to two digits, sets by name."""
+    causal = empty.visibility == "causal"
+    terms: list[t.Term] = [
+        _weighted(vocabulary.terms(causal)[j], _digits(w, 2))
+        for j, w in zip(model.terms, model.weights, strict=True)
+        if _digits(w, 2) != 0.0
+    ]
+    sets: list[t.SetDefinition] = []
+    for f in range(len(model)):
+        channel, scale = cells.channels[model.channel[f]], 1.0
+        values: list[t.Factor] = [_log_distance(causal)] if model.slope[f] else []
+        profile, *elements = (side[f] for side in model.sides)
+        single = model.free[f].sum() == 1
+        for stem, position, weights, free in (
+            ("Queries", t.Position("q", -channel.query), elements[0], model.free[f, 1]),
+            ("Keys", t.Position("k", -channel.key), elements[1], model.free[f, 2]),
+        ):
+            if not free:
+                continue
+            top = TOP if single else float(np.abs(weights).max()) or 1.0
+            weights, scale = weights * (TOP / top), scale * top / TOP
+            rounded = {cells.symbols[s]: _digits(weights[s], 2) for s in np.flatnonzero(weights)}
+            graded = {element: weight for element, weight in rounded.items() if weight != 0.0}
+            name = t.SetName(f"{stem}{1 + sum(d.name.startswith(stem) for d in sets)}")
+            literal = t.SetLiteral(tuple(graded), tuple(graded.values()))
+            sets.append(t.SetDefinition(name.name, literal))
+            values.append(t.Weight(t.Call("token", (position,)), name))
+        if not all(d.value.elements for d in sets[-len(values) :]):
+            continue
+        value = values[0] if len(values) == 1 else t.Product(values[0], values[1])
+        for first, last, weight in _runs(profile * scale):
+            terms.append(t.Scaled(weight, value, _condition(first, last, causal)))
+    return drop_unused(dataclasses.replace(empty, terms=tuple(terms), sets=tuple(sets)))
+
+
+def _started(factor: Factor) -> Factor:
+    """Start a factor at half of what the last rows promise, since its elements overlap."""
+    share = 0.5 ** (1.0 / sum(factor.free))
+    profile, left, right = (
+        side * share if free else side for side, free in zip(factor.sides, factor.free, strict=True)
+    )
+    return dataclasses.replace(factor, sides=(profile, left, right))
 
 
 def _weighted(term: t.Term, weight: float) -> t.Term:
@@ -179,9 +204,22 @@ def _digits(x: float, digits: int) -> float:
     return round(float(f"{x:.{digits}g}"), 2)
 
 
-def _overhead(place: Place, free: tuple[bool, bool]) -> int:
-    """Count the nodes of a factor apart from the elements of its sets."""
-    return 2 + 6 * sum(free) + (7 if place.slope else 4)
+def _runs(profile: np.ndarray) -> Iterator[tuple[int, int, float]]:
+    """Yield the bands, first and last, over which a profile has the same weight, other than 0."""
+    rounded = [float(f"{x:.2g}") for x in profile]
+    first = 0
+    for band in range(1, len(rounded) + 1):
+        if band == len(rounded) or rounded[band] != rounded[first]:
+            if rounded[first] != 0.0:
+                yield first, band - 1, rounded[first]
+            first = band
+
+
+def _overhead(slope: int, free: np.ndarray) -> int:
+    """Count the nodes of a factor apart from its bands and the elements of its sets."""
+    if free[0]:
+        return 2
+    return 2 + 6 * int(free[1:].sum()) + (7 if slope else 4)
 
 
 @lru_cache(maxsize=2)
@@ -190,16 +228,16 @@ def _log_distance(causal: bool) -> t.Factor:
     return term.value  # type: ignore[union-attr, return-value]
 
 
-@lru_cache(maxsize=128)
-def _condition(place: Place, causal: bool) -> t.Predicate | None:
-    """Write an interval of distance as a predicate."""
-    first, last = bands(causal)[place.first][0], bands(causal)[place.last - 1][1]
-    if first <= (0 if causal else -FAR) and last >= FAR:
+@lru_cache(maxsize=512)
+def _condition(first: int, last: int, causal: bool) -> t.Predicate | None:
+    """Write an interval of bands as a predicate."""
+    low, high = bands(causal)[first][0], bands(causal)[last][1]
+    if low <= (0 if causal else -FAR) and high >= FAR:
         return None
-    if first == last:
-        return parse_predicate("k == q" if first == 0 else f"k == q{-first:+d}")
-    if last >= FAR:
-        return parse_predicate(f"q - k >= {first}")
-    if first <= -FAR:
-        return parse_predicate(f"q - k <= {last}" if last >= 0 else f"k - q >= {-last}")
-    return parse_predicate(f"q - k in {first}..{last}")
+    if low == high:
+        return parse_predicate("k == q" if low == 0 else f"k == q{-low:+d}")
+    if high >= FAR:
+        return parse_predicate(f"q - k >= {low}")
+    if low <= -FAR:
+        return parse_predicate(f"k - q >= {-high}" if high < 0 else f"q - k <= {high}")
+    return parse_predicate(f"q - k in {low}..{high}")

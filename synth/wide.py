@@ -10,7 +10,7 @@ import numpy as np
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.synth import vocabulary
-from attn_dsl.synth.cells import Cells
+from attn_dsl.synth.cells import CHANNELS, Cells, Channel
 from attn_dsl.synth.design import Design
 
 
@@ -57,11 +57,14 @@ class Wide:
     Attributes:
         design: the wide one; its rows include those of ``small``.
         small: the design that the other proposers use.
+        channels: what the cells look at.
         inside: int64 (entries of ``small``): which entries of the wide one they are.
     """
 
-    def __init__(self, small: Design, entries: int, seed: int) -> None:
-        self.small = small
+    def __init__(
+        self, small: Design, entries: int, seed: int, channels: tuple[Channel, ...] = CHANNELS
+    ) -> None:
+        self.small, self.channels = small, channels
         self.design = Design(small.capture, small.texts, entries, seed)
         rows = np.concatenate(
             [
@@ -80,7 +83,7 @@ class Wide:
     @cached_property
     def cells(self) -> Cells:
         """The cells of the wide design."""
-        return Cells.of(self.design)
+        return Cells.of(self.design, self.channels)
 
     @cached_property
     def planes(self) -> Planes:
