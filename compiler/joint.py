@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,6 +29,9 @@ from attn_dsl.compiler.machine import plane_value
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.tokens import Tokens
+
+if TYPE_CHECKING:
+    from attn_dsl.compiler.joint_tables import State, Tables
 
 Affine = tuple[int, int, int]
 """The numbers a, b, c of a register that is a q + b k + c."""
@@ -155,7 +159,7 @@ class JointPlan:
             ]
             for planes, program in zip(self.code.programs, programs, strict=True)
         ]
-        self._tables: dict[int, machine.Tables] = {}
+        self._tables: dict[int, Tables] = {}
 
     # -- what each register reads ------------------------------------------------------------
 
@@ -274,11 +278,12 @@ class JointPlan:
         return [register]
 
     def constant(self, register: int) -> int:
+        """Return a register that reads nothing."""
         return int(self.by_distance(register, np.zeros(1, dtype=np.int64))[0])
 
     # -- evaluation --------------------------------------------------------------------------
 
-    def tables(self, tokens: int) -> machine.Tables:
+    def tables(self, tokens: int) -> Tables:
         """Return the programs ready for texts of up to so many tokens."""
         capacity = 64
         while capacity < tokens:
@@ -289,7 +294,7 @@ class JointPlan:
             self._tables[capacity] = tables(self, capacity)
         return self._tables[capacity]
 
-    def state(self, tokens: int) -> machine.State:
+    def state(self, tokens: int) -> State:
         """Return room for the rows of a text of up to so many tokens."""
         from attn_dsl.compiler.joint_tables import state
 

@@ -88,7 +88,7 @@ class Columns:
         self._start()
 
     def _start(self) -> None:
-        self._symbols: dict[str, int] = {"": 0}
+        self._symbols: dict[Value, int] = {"": 0}
         self._names: list[str] = [""]
         self._types: dict[tuple[str, bool], int] = {}
         self._by_type = np.zeros((len(self._alone), 256), dtype=np.int32)
@@ -141,8 +141,8 @@ class Columns:
 
     def _numbers(self, values: Sequence[Value]) -> list[int]:
         """Number strings; those never met get the next free numbers."""
-        known = self._symbols
-        numbers = [known.get(value, -1) for value in values]  # type: ignore[call-overload]
+        known: dict[Value, int] = self._symbols
+        numbers = [known.get(value, -1) for value in values]
         if -1 in numbers:
             numbers = [self._symbol(str(value)) for value in values]
         return numbers

@@ -13,6 +13,7 @@ import numpy as np
 
 from attn_dsl.compiler import joint_machine as machine
 from attn_dsl.compiler.joint import JointPlan
+from attn_dsl.compiler.joint_tables import State
 from attn_dsl.compiler.stream_features import Reader
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.features import FEATURES, Value
@@ -52,8 +53,8 @@ class JointStream:
             self._users.setdefault(key.name, []).append(i)
         self._reader = Reader(self._users)
         self._symbols: dict[str, int] = {"": 0}
-        self._capacity = 0
-        self._low = 0
+        self._capacity = self._low = 0
+        self._state: State
         self._grow(64)
 
     def read(self, string: str, piece: str, special: bool) -> None:
@@ -100,7 +101,7 @@ class JointStream:
     def copy(self) -> JointStream:
         """Return a stream of its own that has read the same text."""
         twin = copy.copy(self)
-        twin._state = machine.State(*(part.copy() for part in self._state))
+        twin._state = State(*(part.copy() for part in self._state))
         twin._reader, twin._symbols = copy.deepcopy(self._reader), dict(self._symbols)
         return twin
 

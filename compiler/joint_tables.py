@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from attn_dsl.compiler.bytecode import Op
-from attn_dsl.compiler.joint_machine import FAR_OFF, State, Tables
+from attn_dsl.compiler.joint_machine import FAR_OFF
 from attn_dsl.compiler.kernel_graph import Stage
 from attn_dsl.compiler.machine import plane_value
 from attn_dsl.dsl.reference import TERM_LIMIT
@@ -24,6 +24,94 @@ _GIVEN = (Stage.CONSTANT, Stage.KEY)
 _WIDE = (Stage.QUERY, Stage.DISTANCE)
 """What is no row by itself, but becomes one where an operation on rows needs it."""
 _UNARY = (Op.ABS, Op.NOT, Op.BETWEEN, Op.ANY, Op.COUNT, Op.NEAREST, Op.FIRST, Op.LAST)
+
+
+class Tables(NamedTuple):
+    """Programs of one visibility, ready for the machine; made by ``tables``.
+
+    Attributes:
+        code: int32 (registers, 5), as in the bytecode.
+        stage, slot: int32 (registers): what each reads; for those that read the distance, the row
+            of ``distance`` that holds it.
+        eager: int32, the registers to compute for every query, in order: those that read the query
+            or the key; -1 - register: what else is wanted as a row, for a quantifier looks at it.
+        pads: int32 (columns): the value outside of what is visible.
+        key_planes: int32 (planes, 6): conditions' start and end, and up to two factors, register
+            (-1: none) and function each.
+        key_rates: float64 (planes, 2): of decays.
+        pair_planes, pair_rates: the same for planes of pairs.
+        conditions: int32, registers that must be true.
+        pair_needs: int32 (planes, 2): start and end in ``needs``.
+        needs: int32, the registers that a plane of pairs needs as rows, in order.
+        distance: int32 (registers that read the distance, 2 * capacity), backwards.
+        distance_planes: float64 (planes, 2 * capacity), backwards.
+        sums: float64 (programs, 2 * capacity): all that a program adds by distance, backwards.
+        key_terms: int32 (terms, 2): program, key plane.
+        key_weights: float64 (terms).
+        terms: int32 (terms, 9): planes by distance, key and pair (-1: none), start and end of the
+            conditions on the query, and up to two factors that read the query; each program's
+            behind those of the one before.
+        rates: float64 (terms, 2): of decays among these factors.
+        weights: float64 (terms).
+        starts: int32 (programs + 1): the terms of each program.
+        linear: bool (programs).
+        bounded: bool (programs): whether no score is positive, and the largest of a row never so
+            far below zero that float32 could not hold its exponential.
+    """
+
+    code: np.ndarray
+    stage: np.ndarray
+    slot: np.ndarray
+    eager: np.ndarray
+    pads: np.ndarray
+    key_planes: np.ndarray
+    key_rates: np.ndarray
+    pair_planes: np.ndarray
+    pair_rates: np.ndarray
+    conditions: np.ndarray
+    pair_needs: np.ndarray
+    needs: np.ndarray
+    distance: np.ndarray
+    distance_planes: np.ndarray
+    sums: np.ndarray
+    key_terms: np.ndarray
+    key_weights: np.ndarray
+    terms: np.ndarray
+    rates: np.ndarray
+    weights: np.ndarray
+    starts: np.ndarray
+    linear: np.ndarray
+    bounded: np.ndarray
+
+
+class State(NamedTuple):
+    """What the rows of a text so far have left, up to a capacity of tokens.
+
+    Attributes:
+        columns: int32 (columns, capacity): the features as the newest query sees them.
+        scalars: int32 (registers): values that do not depend on the key.
+        rows: int32 (registers, capacity): values by key.
+        key_rows, pair_rows: float64 (planes, capacity).
+        key_sums: float64 (programs, capacity): all that a program adds by key; ``FAR_OFF`` behind
+            the newest key.
+        stamps: int64 (registers + planes of pairs): for which row each was computed last.
+        match: int32 (capacity, capacity), or (0, 0) where no program needs it.
+        scores: float64 (capacity).
+        masses: float32 (2, capacity).
+        bits: int32 (capacity).
+    """
+
+    columns: np.ndarray
+    scalars: np.ndarray
+    rows: np.ndarray
+    key_rows: np.ndarray
+    pair_rows: np.ndarray
+    key_sums: np.ndarray
+    stamps: np.ndarray
+    match: np.ndarray
+    scores: np.ndarray
+    masses: np.ndarray
+    bits: np.ndarray
 
 
 class _Lists:

@@ -132,7 +132,7 @@ def _original(module: Any, name: str) -> Callable:
     for kind in type(module).__mro__:
         eager = getattr(sys.modules.get(kind.__module__), "eager_attention_forward", None)
         if eager is not None:
-            return eager  # type: ignore[no-any-return]
+            return eager
     raise InputError(f"{type(module).__name__} has no eager attention to fall back on")
 
 

@@ -112,7 +112,7 @@ def _tracked(kind: type) -> type:
     if kind in _TRACKED:
         return _TRACKED[kind]
 
-    class Tracked(kind):  # type: ignore[misc, valid-type]
+    class Tracked(kind):  # type: ignore[misc]
         __slots__ = ()
 
         def reorder_cache(self, beam_idx: Any) -> Any:

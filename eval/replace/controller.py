@@ -54,14 +54,15 @@ class Controller:
 
     Attributes:
         members: which bundle, and which of its heads, stands in each head's place.
-        used: while not None, the matrices that replaced layers used in the last pass.
+        used: while not None, the matrices that replaced layers used in the last pass, and the
+            window of each layer.
         attentions: whether the pass in progress was asked for attention matrices.
     """
 
     def __init__(self, body: Any, reader: TokenReader, max_positions: int | None) -> None:
         self.body, self.reader, self.max_positions = body, reader, max_positions
         self.members: dict[Head, tuple[Bundle, int]] = {}
-        self.used: dict[int, Matrices] | None = None
+        self.used: dict[int, tuple[Matrices, int | None]] | None = None
         self.attentions = False
         self._layers: dict[int, Layer] = {}
         self._results: dict[int, Matrices] | None = None
@@ -156,9 +157,7 @@ class Controller:
         if int(cache.get_seq_length()) == len(history):
             caches.track(cache, history, self._caches)
 
-    def _whole(
-        self, bundle: Bundle, inputs: Inputs, history: caches.History | None
-    ) -> Matrices:
+    def _whole(self, bundle: Bundle, inputs: Inputs, history: caches.History | None) -> Matrices:
         """Compute whole matrices, and cut the rows of this pass out."""
         ids = inputs.ids
         if history is not None:
@@ -225,7 +224,7 @@ class Controller:
             found = found[..., found.shape[-1] - keys :]
         found = _padded(found, keys)
         if self.used is not None:
-            self.used[layer] = found
+            self.used[layer] = (found, window)
         return found
 
     def heads(self, layer: int) -> list[int]:
@@ -305,5 +304,3 @@ def _cache_in(output: Any) -> Any:
     if found is None and isinstance(output, tuple):
         found = next((x for x in output if hasattr(x, "get_seq_length")), None)
     return found
-
-

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from attn_dsl.compiler.program import Program
+from attn_dsl.eval.replace.controller import within
 from attn_dsl.eval.replace.programs import Programs
 from attn_dsl.eval.replace.source import Head, Part, Source
 
@@ -81,13 +82,16 @@ def attention(
     for (layer, head), source in sources.items():
         if layer not in used:
             return float("inf")
-        actual = used[layer][controller.heads(layer).index(head), 0].detach().float().cpu()
+        found, window = used[layer]
+        actual = found[controller.heads(layer).index(head), 0].detach().float().cpu()
         program = _program(source)
         if program is not None:
             expected = torch.from_numpy(program(tokens))
         else:
             with torch.no_grad():
                 expected = source.attention([tokens])[0].float().cpu()
+        if window is not None:
+            expected = within(expected, window)
         worst = max(worst, float((actual - expected).abs().max()))
     return worst
 

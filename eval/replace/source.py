@@ -34,8 +34,15 @@ class Source(Protocol):
             heads are causal takes no other source.
     """
 
-    name: str
-    causal: bool
+    @property
+    def name(self) -> str:
+        """For reports and errors."""
+        ...
+
+    @property
+    def causal(self) -> bool:
+        """Whether a query sees nothing behind itself, nor depends on it."""
+        ...
 
     def attention(self, texts: Sequence[Tokens]) -> torch.Tensor:
         """Return the matrices of a batch of texts.

@@ -147,9 +147,7 @@ def _refuse_packed(positions: Any, past: int) -> None:
         )
 
 
-def spread(
-    matrices: torch.Tensor, real: Sequence[Sequence[bool]], width: int
-) -> torch.Tensor:
+def spread(matrices: torch.Tensor, real: Sequence[Sequence[bool]], width: int) -> torch.Tensor:
     """Put matrices of texts where their tokens are in a padded batch.
 
     >>> spread(torch.ones(1, 1, 1, 1), [[False, True]], 2).tolist()
