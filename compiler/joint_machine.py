@@ -14,7 +14,12 @@ import numpy as np
 from numba import njit
 
 from attn_dsl.compiler.joint_registers import (
-    AT_QUERY, LEAN, need_row, plane_row, scalar_value, values_by_key,
+    AT_QUERY,
+    LEAN,
+    need_row,
+    plane_row,
+    scalar_value,
+    values_by_key,
 )  # fmt: skip
 from attn_dsl.compiler.machine import match_table, plane_value
 from attn_dsl.compiler.masses import exponentials

@@ -5,8 +5,27 @@ from __future__ import annotations
 from numba import njit
 
 from attn_dsl.compiler.machine import (
-    ABS, ADD, AND, BETWEEN, COLUMN, COLUMN_KEY, COLUMN_QUERY, EQ, KEY, LE, LT, MATCH, MAX, MIN, NE,
-    NOT, OR, QUERY, SUB, _search, plane_value,
+    ABS,
+    ADD,
+    AND,
+    BETWEEN,
+    COLUMN,
+    COLUMN_KEY,
+    COLUMN_QUERY,
+    EQ,
+    KEY,
+    LE,
+    LT,
+    MATCH,
+    MAX,
+    MIN,
+    NE,
+    NOT,
+    OR,
+    QUERY,
+    SUB,
+    _search,
+    plane_value,
 )  # fmt: skip
 
 LEAN = {"cache": True, "nogil": True, "error_model": "numpy", "_nrt": False}
