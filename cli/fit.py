@@ -36,6 +36,9 @@ STAGES = {
               help="Fit at most so many programs to a head.")  # fmt: skip
 @click.option("--max-nodes", type=click.IntRange(1), default=200, show_default=True,
               help="The largest program.")  # fmt: skip
+@click.option("--effort", type=click.IntRange(1), default=1, show_default=True,
+              help="Work put into every head; time grows with it. With 4 and --max-nodes 1500 "
+              "heads of many words are explained further.")  # fmt: skip
 @options.max_tokens_option()
 @options.max_texts_option()
 @click.option("--rounds", type=click.IntRange(1), default=2, show_default=True,
@@ -105,8 +108,8 @@ def show_plan(
     from attn_dsl.synth.plan import plan
 
     settings = settings_of(
-        given["seed"], given["max_evals"], given["max_nodes"], given["rounds"], proposers,
-        allow_lookahead=given["allow_lookahead"],
+        given["seed"], given["max_evals"], given["max_nodes"], given["effort"],
+        given["rounds"], proposers, allow_lookahead=given["allow_lookahead"],
     )  # fmt: skip
     found = plan(
         model, given["text"], given["capture"], settings, out=out,

@@ -74,6 +74,7 @@ def fit(
     timeout: float | None = None,
     max_evals: int = 200,
     max_nodes: int = 200,
+    effort: int = 1,
     max_tokens: int = 128,
     max_texts: int = 300,
     rounds: int = 2,
@@ -100,6 +101,7 @@ def fit(
         timeout: seconds for everything, after which every head keeps what it has; a run that was
             cut short says so, and ``resume`` goes on with it.
         max_evals, max_nodes: how many programs are fitted to a head, and how large they may be.
+        effort: how much work is put into every head: 1 is quick, 4 finds larger programs too.
         max_tokens, max_texts: how much text is captured, where no capture is given.
         rounds: how often each head is searched, from the second time on with the programs of the
             other heads; 1 where there is one head.
@@ -121,7 +123,7 @@ def fit(
     started = time.monotonic()
     tell = watch or (lambda progress: None)
     settings = settings_of(
-        seed, max_evals, max_nodes, rounds, proposers, allow_lookahead=allow_lookahead
+        seed, max_evals, max_nodes, effort, rounds, proposers, allow_lookahead=allow_lookahead
     )
     if jobs is not None and jobs < 1:
         raise InputError(f"--jobs must be at least 1, not {jobs}")
@@ -143,8 +145,8 @@ def fit(
 
 
 def settings_of(
-    seed: int, max_evals: int, max_nodes: int, rounds: int, proposers: Sequence[str] | None, *,
-    allow_lookahead: bool,
+    seed: int, max_evals: int, max_nodes: int, effort: int, rounds: int,
+    proposers: Sequence[str] | None, *, allow_lookahead: bool,
 ) -> Settings:  # fmt: skip
     """Return the settings of a search; see ``fit``.
 
@@ -161,13 +163,14 @@ def settings_of(
     for name, value in (
         ("--max-evals", max_evals),
         ("--max-nodes", max_nodes),
+        ("--effort", effort),
         ("--rounds", rounds),
     ):
         if value < 1:
             raise InputError(f"{name} must be at least 1, not {value}")
     return Settings(
         seed=seed, proposers=tuple(proposers), max_evals=max_evals, max_nodes=max_nodes,
-        rounds=rounds, allow_lookahead=allow_lookahead,
+        effort=effort, rounds=rounds, allow_lookahead=allow_lookahead,
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from attn_dsl.dsl.check import MAX_NODES, check
 from attn_dsl.dsl.printer import show
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.metrics import bootstrap
+from attn_dsl.synth.cells import CHANNELS
 from attn_dsl.synth.design import Design
 from attn_dsl.synth.exchange import Exchange, Market
 from attn_dsl.synth.greedy import Greedy
@@ -28,7 +29,7 @@ from attn_dsl.synth.wide import Wide
 PROPOSERS: dict[str, Callable[[Session], Proposer]] = {
     "library": lambda session: Library(session.probes),
     "greedy": lambda session: Greedy(),
-    "graded": lambda session: Graded(session.wide, rounds=6 + 3 * session.settings.effort),
+    "graded": lambda session: Graded(session.wide, rounds=min(8 + session.settings.effort, 16)),
 }
 """Who may suggest programs, by name; each is made once for a session."""
 
@@ -42,7 +43,8 @@ class Settings:
         proposers: names in ``PROPOSERS``, in the order in which they are asked.
         max_evals: how many programs are fitted to a head at the most.
         max_nodes: the largest program.
-        effort: how much work is put into every head; time grows in proportion.
+        effort: how much work is put into every head; from 4 on, tokens before query and key are
+            looked at as well.
         entries: how many entries of the fit split the weights are fitted on.
         wide: how many more have the many weights of graded sets, by effort.
         front: how many programs of a head's front are polished and scored.
@@ -85,7 +87,8 @@ class Session:
     def wide(self) -> Wide:
         """The rows for what has many weights."""
         entries = max(self.settings.wide * self.settings.effort, self.settings.entries)
-        return Wide(self.design, entries, self.settings.seed)
+        channels = CHANNELS if self.settings.effort >= 4 else CHANNELS[:1]
+        return Wide(self.design, entries, self.settings.seed, channels)
 
     @cached_property
     def market(self) -> Market:
