@@ -18,11 +18,10 @@ from attn_dsl.eval.controls import attention
 from attn_dsl.eval.metrics import bootstrap, ious
 from attn_dsl.synth.result import HeadResult
 from attn_dsl.synth.run import Run
+from attn_dsl.synth.shared import COVER, cover
 
 SMALL = 40
 """Nodes of a program that is read at a glance."""
-COVER = 0.95
-"""Share of the mean IoU that the fewest distinct programs must give."""
 
 
 def sources_hash(root: Path) -> str:
@@ -111,13 +110,7 @@ def distinct(select: np.ndarray, test: np.ndarray) -> str:
         select, test: IoU (heads, programs) on each split. Programs are taken greedily by the
             mean over heads of the best taken one, on the select split.
     """
-    own = float(np.diag(select).mean())
-    taken: list[int] = []
-    best = np.zeros(len(select))
-    while best.mean() < COVER * own:
-        gains = np.maximum(best[:, None], select).mean(0)
-        taken.append(int(gains.argmax()))
-        best = np.maximum(best, select[:, taken[-1]])
+    taken = cover(select, COVER * float(np.diag(select).mean()))
     by_head = [taken[i] for i in select[:, taken].argmax(1)]
     reached = test[np.arange(len(test)), by_head].mean()
     return f"{len(taken)} of {len(select)} (mean IoU on test {reached:.3f} of {np.diag(test).mean():.3f})"

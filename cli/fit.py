@@ -204,6 +204,7 @@ def summary(run: Run) -> dict[str, Any]:
         "iou_test_high": found.iou.high,
         "nodes": found.nodes,
         "controls": found.controls,
+        "library": run.info.get("library"),
         "cut_short": run.info.get("cut_short", []),
         "not_reached": run.info.get("not_reached", []),
     }
@@ -251,6 +252,11 @@ def print_run(run: Run) -> None:
     )
     means = ", ".join(f"{name} {value:.3f}" for name, value in found.controls.items())
     screen.print(f"Controls on the same texts: {means}.")
+    if library := run.info.get("library"):
+        screen.print(
+            f"{library['programs']} of the programs, each for several heads as it is, give 95 % of the "
+            "mean IoU (library.csv)."
+        )
     if short := run.info.get("cut_short"):
         screen.print(f"Cut short by --timeout: {some(short)}.")
     if missing := run.info.get("not_reached"):

@@ -182,6 +182,7 @@ def _search(
     from attn_dsl.synth.budget import Budget
     from attn_dsl.synth.rounds import search_rounds
     from attn_dsl.synth.search import Session
+    from attn_dsl.synth.shared import shared_library
     from attn_dsl.synth.worker import Place, at_hand, versions
 
     session = Session(attention, settings)
@@ -210,6 +211,8 @@ def _search(
             f"--timeout {timeout:g}: the time was over before any head was finished; give more and "
             "go on with --resume"
         )
+    if len(run.results) > 1:
+        run.share(shared_library(run.results, session.select, session.test))
     run.update(
         status="out of time" if missing else "done", cut_short=run.cut_short,
         not_reached=[label(*pair) for pair in missing],

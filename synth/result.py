@@ -47,6 +47,7 @@ class HeadResult:
         controls: by control, the mean IoU over test texts.
         category: that of the library program nearest to the head.
         lookahead: features by which a causal program sees ahead.
+        stability: see ``synth.stability``.
         cut_short: the time ran out before the search ended.
     """
 
@@ -62,6 +63,7 @@ class HeadResult:
     category: str
     lookahead: tuple[str, ...]
     evals: int
+    stability: float
     seconds: float
     cut_short: bool
     front: tuple[FrontRow, ...]

@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from attn_dsl.compiler.program import Program
+    from attn_dsl.synth.shared import Entry
 
 FORMAT = 1
 NEEDED = ("key", "status", "model", "capture", "causal", "texts", "split", "tokens_per_text")
@@ -26,9 +27,11 @@ NEEDED = ("key", "status", "model", "capture", "causal", "texts", "split", "toke
 HEAD_COLUMNS = (
     "layer", "head", "program", "nodes", "iou_fit", "iou_select", "iou_test", "iou_test_low",
     "iou_test_high", "iou_no_sink", "jsd_test", "top1_test", "category", "seconds", "texts_test",
-    "tv_test", "best_control", "iou_best_control", "evals", "cut_short", "lookahead",
+    "tv_test", "best_control", "iou_best_control", "evals", "stability", "cut_short",
+    "lookahead",
 )  # fmt: skip
 """Columns of ``heads.csv``; all scores from ``iou_test`` on are means over ``texts_test`` texts."""
+LIBRARY_COLUMNS = ("rank", "from", "nodes", "heads", "iou_select", "iou_test", "program")
 PARETO_COLUMNS = (
     "layer", "head", "nodes", "iou_fit", "iou_select", "iou_test", "gain_by_node", "chosen",
     "proposer", "program",
@@ -223,6 +226,19 @@ class Run:
         now = time.monotonic()
         self._tables_next = now + (now - started) / TABLES_SHARE
 
+    def share(self, entries: Sequence[Entry]) -> None:
+        """Write ``library.csv`` and ``terms.csv``: what describes several heads."""
+        from attn_dsl.synth.shared import recurring_terms
+
+        rows = (
+            (i + 1, e.label, e.nodes, " ".join(e.heads), e.iou_select, e.iou_test, e.program)
+            for i, e in enumerate(entries)
+        )
+        write(self.path / "library.csv", table(LIBRARY_COLUMNS, rows))
+        terms = recurring_terms(self.results)
+        write(self.path / "terms.csv", table(("term", "heads"), terms))
+        self.update(library={"programs": len(entries), "iou_test": entries[-1].iou_test})
+
     @property
     def cut_short(self) -> list[str]:
         """The heads whose search did not end, all rounds included."""
@@ -348,7 +364,7 @@ def _head_row(r: HeadResult, unfinished: bool) -> tuple:
         r.layer, r.head, f"programs/{r.label}.attn", r.nodes, r.iou_fit, r.iou_select, iou.mean,
         iou.low, iou.high, r.test["iou_no_sink"].mean, r.test["jsd"].mean, r.test["top1"].mean,
         r.category, round(r.seconds, 2), iou.texts, r.test["tv"].mean, control, control_iou,
-        r.evals, int(r.cut_short or unfinished), " ".join(r.lookahead),
+        r.evals, r.stability, int(r.cut_short or unfinished), " ".join(r.lookahead),
     )  # fmt: skip
 
 

@@ -14,8 +14,10 @@ from attn_dsl.dsl.check import MAX_NODES, check
 from attn_dsl.dsl.printer import show
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.metrics import bootstrap
+from attn_dsl.synth.atoms import Atoms
 from attn_dsl.synth.cells import CHANNELS
 from attn_dsl.synth.design import Design
+from attn_dsl.synth.exact import Exact
 from attn_dsl.synth.exchange import Exchange, Market
 from attn_dsl.synth.greedy import Greedy
 from attn_dsl.synth.grow import Graded
@@ -24,11 +26,14 @@ from attn_dsl.synth.pareto import choose, front, gains_by_node
 from attn_dsl.synth.proposer import Fitted, HeadTask, Proposer, pool
 from attn_dsl.synth.result import Candidate, FrontRow, HeadResult
 from attn_dsl.synth.score import Split
+from attn_dsl.synth.screen import Screen
+from attn_dsl.synth.stability import stability
 from attn_dsl.synth.wide import Wide
 
 PROPOSERS: dict[str, Callable[[Session], Proposer]] = {
     "library": lambda session: Library(session.probes),
     "greedy": lambda session: Greedy(),
+    "exact": lambda session: Exact(session.screen, session.settings.effort),
     "graded": lambda session: Graded(session.wide, rounds=min(8 + session.settings.effort, 16)),
 }
 """Who may suggest programs, by name; each is made once for a session."""
@@ -84,6 +89,11 @@ class Session:
         return Design(self.capture, self.texts["fit"], self.settings.entries, self.settings.seed)
 
     @cached_property
+    def screen(self) -> Screen:
+        """What finds rules of exact structure."""
+        return Screen(Atoms(self.design))
+
+    @cached_property
     def wide(self) -> Wide:
         """The rows for what has many weights."""
         entries = max(self.settings.wide * self.settings.effort, self.settings.entries)
@@ -120,6 +130,8 @@ class Session:
         with self._lock:
             _ = self.design.vocabulary, self.design.conditions, self.probes, self.proposers
             _ = self.select, self.test, self.market
+            if "exact" in self.settings.proposers:
+                _ = self.screen
             if "graded" in self.settings.proposers:
                 _ = self.wide.cells, self.wide.planes
 
@@ -166,6 +178,7 @@ class Session:
             controls={name: float(values.mean()) for name, values in controls().items()},
             category=self.probes.ranked(number)[0][0].category, lookahead=facts.lookahead,
             evals=task.evals + (before.evals if before else 0),
+            stability=stability(task, found, settings.price),
             seconds=time.monotonic() - started + (before.seconds if before else 0.0),
             cut_short=task.late or bool(before and before.cut_short),
             front=tuple(rows),

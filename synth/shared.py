@@ -1,0 +1,118 @@
+"""The shared library of a run: few programs that describe many heads, and terms that recur."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from attn_dsl.compiler.evaluate import Plan
+from attn_dsl.compiler.score import score_matrix
+from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.parser import parse
+from attn_dsl.dsl.printer import show_term
+from attn_dsl.eval.controls import attention
+
+if TYPE_CHECKING:
+    from attn_dsl.synth.result import HeadResult
+    from attn_dsl.synth.score import Split
+
+COVER = 0.95
+"""Share of the heads' mean IoU that a shared library must give."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A program of the shared library.
+
+    Attributes:
+        label, nodes, program: whose program it is, its size and source.
+        heads: labels of the heads that it describes best of all entries.
+        iou_select, iou_test: mean IoU over all heads with the library up to this entry, each head
+            with the entry that is best on the select split.
+    """
+
+    label: str
+    nodes: int
+    heads: tuple[str, ...]
+    iou_select: float
+    iou_test: float
+    program: str
+
+
+def shared_library(results: Sequence[HeadResult], select: Split, test: Split) -> list[Entry]:
+    """Find the fewest of the heads' chosen programs that give 95 % of their mean IoU, as they are.
+
+    Programs are taken one by one, each the one that raises the mean over heads most (the paper
+    counts distinct best programs in the same way, out of its library).
+    """
+    programs = [parse(r.program, r.label) for r in results]
+    picked, shown = (_scores(programs, split, results) for split in (select, test))
+    taken = cover(picked, float(np.diag(picked).mean()) * COVER)
+    entries = []
+    final = picked[:, taken].argmax(1)
+    for at, program in enumerate(taken):
+        best = picked[:, taken[: at + 1]].argmax(1)
+        rows = np.arange(len(results))
+        chosen = np.array(taken)[best]
+        entries.append(
+            Entry(
+                results[program].label, results[program].nodes,
+                tuple(r.label for r, mine in zip(results, final, strict=True) if mine == at),
+                float(picked[rows, chosen].mean()), float(shown[rows, chosen].mean()),
+                results[program].program,
+            )
+        )  # fmt: skip
+    return entries
+
+
+def cover(scores: np.ndarray, enough: float) -> list[int]:
+    """Take programs greedily until the mean over heads of the best taken one is enough.
+
+    >>> cover(np.array([[0.8, 0.7, 0.1], [0.7, 0.8, 0.1], [0.1, 0.1, 0.9]]), 0.79)
+    [0, 2]
+
+    Args:
+        scores: float (heads, programs).
+    """
+    taken: list[int] = []
+    best = np.zeros(len(scores))
+    while best.mean() < enough and len(taken) < scores.shape[1]:
+        taken.append(int(np.maximum(best[:, None], scores).mean(0).argmax()))
+        best = np.maximum(best, scores[:, taken[-1]])
+    return taken
+
+
+def recurring_terms(results: Sequence[HeadResult]) -> list[tuple[str, int]]:
+    """Count in how many heads' chosen programs each term occurs, whatever its weight.
+
+    Terms that name a set of their own program are left out. Only what recurs is returned.
+    """
+    counts: Counter[str] = Counter()
+    for result in results:
+        program = parse(result.program, result.label)
+        own = {d.name for d in program.sets}
+        bare = {
+            show_term(dataclasses.replace(term, weight=None, remarks=t.NO_REMARKS))
+            for term in program.terms
+            if not isinstance(term, t.Table)
+            and not own & {n.name for n in term.walk() if isinstance(n, t.SetName)}
+        }
+        counts.update(bare)
+    found = [(term.removeprefix("? "), count) for term, count in counts.items() if count > 1]
+    return sorted(found, key=lambda item: (-item[1], item[0]))
+
+
+def _scores(programs: list[t.Head], split: Split, results: Sequence[HeadResult]) -> np.ndarray:
+    """Score all programs against all heads, float64 (heads, programs)."""
+    capture = split.capture
+    numbers = [r.layer * capture.heads_per_layer + r.head for r in results]
+
+    def heads(text: int) -> np.ndarray:
+        return attention(capture, split.texts[text], numbers)
+
+    return score_matrix(Plan(programs, split.batch), heads)
