@@ -171,7 +171,12 @@ def growth_table(points: Sequence[Point]) -> Any:
 def _growth(point: Point, interval: bool) -> str:
     ratio = point.effect.ratio
     text = number(ratio.mean)
-    return f"{text} \\[{number(ratio.low)}, {number(ratio.high)}]" if interval else text
+    return f"{text} {interval_of(ratio.low, ratio.high)}" if interval else text
+
+
+def interval_of(low: float, high: float) -> str:
+    """Write the interval of a ratio of perplexities, in percent, for a rich table."""
+    return f"\\[{number(low).lstrip('+')}, {number(high).lstrip('+')}]"
 
 
 def number(ratio: float) -> str:
@@ -223,7 +228,7 @@ def print_tuning(tuning: dict[str, Any], screen: Any) -> None:
         iou, ratio = row["iou"], row["ratio"]
         table.add_row(
             f"{100 * row['share']:.0f} %", f"{iou['mean']:.3f} \\[{iou['low']:.3f}, {iou['high']:.3f}]",
-            f"{number(ratio['mean'])} \\[{number(ratio['low'])}, {number(ratio['high'])}]",
+            f"{number(ratio['mean'])} {interval_of(ratio['low'], ratio['high'])}",
         )  # fmt: skip
     screen.print(table)
     screen.print()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,11 +11,21 @@ from command_line import succeed, write_texts
 SETTINGS = ("--max-evals", "8", "--max-tokens", "32", "--jobs", "1")
 
 
+_MADE: dict[Path, Path] = {}
+"""By model, the folder of its run: fitted once, copied for every module that writes into it."""
+
+
 def small_run(small_model: Callable[[str], Path], folder: Path, family: str = "llama") -> Path:
     """Fit programs to the eight heads of a small model on 48 short texts."""
-    texts = write_texts(folder / "texts.jsonl", 48)
     model = small_model(family)
-    succeed("fit", model, "--text", texts, *SETTINGS, "--out", folder / "run")
+    if model not in _MADE:
+        texts = write_texts(folder / "texts.jsonl", 48)
+        succeed("fit", model, "--text", texts, *SETTINGS, "--out", folder / "made")
+        _MADE[model] = folder
+    made = _MADE[model]
+    shutil.copytree(made / "made", folder / "run")
+    if folder != made:
+        shutil.copy(made / "texts.jsonl", folder)
     return folder / "run"
 
 

@@ -115,7 +115,7 @@ def replace_run(subject: Subject, options: Options, watch: Watch | None = None) 
         )
         stand_ins.programs["tuned"] = tuned
         kinds.insert(1, "tuned")
-        if len(orders) > 1:
+        if len(orders) > 1 and len(chosen) < len(last):
             ranked = {orders[0]: last}
             notes.append(f"Weights were tuned for the heads in the order of {orders[0]} only.")
     points = curves.measure_curve(

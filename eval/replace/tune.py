@@ -103,7 +103,7 @@ def tune(
     programs = [subject.programs[head] for head in heads]
     if not any(program.tree.weights for program in programs):
         raise InputError("there is nothing to tune: the programs have no weights")
-    tunable = Tunable(programs)
+    tunable = Tunable(programs).to(subject.loaded.model.device)
     fit = HeldOut(
         subject.loaded, subject.ids("fit"), batch_size=settings.batch_size, seed=subject.seed
     )
@@ -295,7 +295,7 @@ class frozen:  # noqa: N801
 def _replaced(subject: Subject, heads: Sequence[Head], tunable: Tunable) -> Any:
     from attn_dsl.eval.replace.context import replace_heads
 
-    parts = {head: Part(tunable, number) for number, head in enumerate(heads)}
+    parts: dict[Head, Any] = {head: Part(tunable, number) for number, head in enumerate(heads)}
     return replace_heads(subject.loaded.model, parts, tokenizer=subject.loaded.tokenizer)
 
 
