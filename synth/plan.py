@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from attn_dsl.eval.capture import Capture
     from attn_dsl.synth.search import Settings
 
-START_SECONDS = 15.0
+START_SECONDS = 10.0
 """Imports, a tokenizer, the features of the texts."""
-FLOPS = 5.7e10
+FLOPS = 5.8e10
 """Operations a second of a core that runs a model in float32."""
 LOAD_BYTES = 4e8
 """Bytes of weights that are read and converted in a second."""
-FIT_SECONDS = 0.4e-6
+FIT_SECONDS = 4.6e-7
 """A round's search: seconds by program that may be fitted and entry it is fitted on."""
-SCORE_SECONDS = 5e-6
+SCORE_SECONDS = 1.9e-7
 """A round's search: seconds by entry of the select and test texts."""
 BASE_BYTES = 0.9e9
 """A process with the libraries loaded, its shared features and planes."""
