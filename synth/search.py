@@ -33,8 +33,11 @@ from attn_dsl.synth.wide import Wide
 PROPOSERS: dict[str, Callable[[Session], Proposer]] = {
     "library": lambda session: Library(session.probes),
     "greedy": lambda session: Greedy(),
-    "exact": lambda session: Exact(session.screen, session.settings.effort),
-    "graded": lambda session: Graded(session.wide, rounds=min(8 + session.settings.effort, 16)),
+    "exact": lambda session: Exact(lambda: session.screen, session.settings.effort),
+    "graded": lambda session: Graded(
+        session.wide, rounds=min(8 + session.settings.effort, 16),
+        stride=2 if session.settings.effort == 1 else 1,
+    ),
 }
 """Who may suggest programs, by name; each is made once for a session."""
 
@@ -60,7 +63,7 @@ class Settings:
     """
 
     seed: int = 0
-    proposers: tuple[str, ...] = ("library", "greedy", "graded")
+    proposers: tuple[str, ...] = ("library", "greedy", "exact", "graded")
     max_evals: int = 200
     max_nodes: int = 200
     effort: int = 1
@@ -130,8 +133,6 @@ class Session:
         with self._lock:
             _ = self.design.vocabulary, self.design.conditions, self.probes, self.proposers
             _ = self.select, self.test, self.market
-            if "exact" in self.settings.proposers:
-                _ = self.screen
             if "graded" in self.settings.proposers:
                 _ = self.wide.cells, self.wide.planes
 

@@ -1,0 +1,398 @@
+"""The exact proposer: finds the rules that a head is made of, term by term, and takes back errors.
+
+Forward selection with replacement: the rule that explains most of the residual is added, all token
+sets are chosen anew given the other rules, rules that have become useless are dropped, and each is
+exchanged where another rule explains better what the others leave. Prices are in units of the
+residual's noise, so that without noise even small effects are found.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from attn_dsl.dsl import tree as t
+from attn_dsl.synth import rules as r
+from attn_dsl.synth import screen as s
+from attn_dsl.synth.atoms import VALUE, Atoms
+from attn_dsl.synth.proposer import Fitted, HeadTask
+from attn_dsl.synth.residual import CLEAN, NOISY, Residual, turns
+from attn_dsl.synth.rules import Atom, Choice, Rule
+
+THRIFT = 0.3
+"""Rules that are added are compared by gain over nodes to this power."""
+SAME = 1e-5
+"""Gains that differ by less than this share are taken for equal, and the smaller rule is better."""
+DONE = 0.9997
+"""Programs that come so near to a head are not added to."""
+
+
+class State:
+    """Rules with fitted weights, and what they leave unexplained."""
+
+    def __init__(self, atoms: Atoms, left: Residual) -> None:
+        self.atoms, self.left = atoms, left
+        self.rules: list[Rule] = []
+        self.planes = np.empty((0, left.entries), dtype=np.float32)
+        left.solve(self.planes)
+
+    @property
+    def price(self) -> float:
+        """What a node must explain."""
+        return s.PRICE * self.left.noise
+
+    @property
+    def ridge(self) -> float:
+        """Keeps rare planes from promising much."""
+        return 0.25 * self.left.noise + (1e-6 if self.left.clean else 0.05)
+
+    @property
+    def nodes(self) -> int:
+        """About the nodes of the program."""
+        return 1 + sum(r.nodes(self.atoms, rule) for rule in self.rules)
+
+    def total(self, price: float) -> float:
+        """What the rules cost: half of what is unexplained, and the price of their nodes."""
+        graded = sum(
+            len(c.symbols) for rule in self.rules for c in (rule.key, rule.query)
+            if c is not None and c.weights is not None
+        )  # fmt: skip
+        return 0.5 * self.left.loss + price * (self.nodes + (s.GRADED - 1) * graded)
+
+    def put(self, rules: list[Rule], planes: np.ndarray, start: np.ndarray | None = None) -> None:
+        """Take other rules, and fit their weights."""
+        self.rules, self.planes = rules, planes
+        self.left.solve(planes, start)
+
+    def save(self) -> tuple:
+        """Return what ``restore`` takes."""
+        return self.rules, self.planes, dict(self.left.__dict__)
+
+    def restore(self, saved: tuple) -> None:
+        """Go back to how it was when saved."""
+        self.rules, self.planes = saved[0], saved[1]
+        self.left.__dict__.update(saved[2])
+
+    def add(self, rule: Rule) -> None:
+        """Add a rule."""
+        plane = r.plane(self.atoms, rule)[None]
+        start = np.append(self.left.weights, 0.0)
+        self.put([*self.rules, rule], np.concatenate([self.planes, plane]), start)
+
+    def exchange(self, j: int, rule: Rule, weight: float) -> None:
+        """Put a rule in the place of another."""
+        planes = self.planes.copy()
+        planes[j] = r.plane(self.atoms, rule)
+        start = self.left.weights.copy()
+        start[j] = weight
+        self.put([*self.rules[:j], rule, *self.rules[j + 1 :]], planes, start)
+
+    def drop(self, j: int) -> None:
+        """Take a rule away."""
+        rules = [*self.rules[:j], *self.rules[j + 1 :]]
+        self.put(rules, np.delete(self.planes, j, axis=0), np.delete(self.left.weights, j))
+
+    def losses(self) -> np.ndarray:
+        """About how much would be unexplained without each rule, the others fitted anew."""
+        gram = self.left.gram(self.planes) + 1e-9 * np.eye(len(self.rules))
+        inverse = np.linalg.pinv(gram, hermitian=True)
+        return 0.5 * self.left.weights**2 / np.maximum(np.diag(inverse), 1e-12)
+
+    def program(self, task: HeadTask, weights: np.ndarray) -> t.Head:
+        """Write the rules as a program."""
+        rules, scaled = [], []
+        for rule, weight in zip(self.rules, weights, strict=True):
+            rule, weight = unscaled(rule, float(weight))
+            if weight:
+                rules.append(rule)
+                scaled.append(weight)
+        terms = tuple(r.terms(self.atoms, rules, scaled))
+        return r.name_sets(dataclasses.replace(task.empty(), terms=terms))
+
+
+def unscaled(rule: Rule, weight: float) -> tuple[Rule, float]:
+    """Move a rule's weight into its graded tokens, whose weights are kept to two digits."""
+    for side in ("key", "query"):
+        choice = rule.side(side)
+        if choice is None or choice.weights is None:
+            continue
+        alone = not (rule.key and rule.query and rule.key.weights and rule.query.weights)
+        factor = weight if alone else 2.0 / max(map(abs, choice.weights))
+        if abs(factor) * max(map(abs, choice.weights)) < 0.5:
+            factor = 2.0 / max(map(abs, choice.weights))
+        if abs(factor) < 1e-6:
+            continue
+        changed = tuple(round(x * factor, 2) for x in choice.weights)
+        kept = [i for i, x in enumerate(changed) if x]
+        new = Choice(
+            choice.shift, tuple(choice.symbols[i] for i in kept), tuple(changed[i] for i in kept)
+        )
+        rule, weight = rule.replace(side, new), float(f"{weight / factor:.4g}")
+        if changed and max(new.weights or (0,)) - min(new.weights or (1,)) < 0.015:
+            mean = float(f"{np.mean(new.weights or (0,)):.3g}")
+            rule = rule.replace(side, Choice(new.shift, new.symbols))
+            weight = float(f"{weight * mean:.4g}")
+    return rule, weight
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Proposes programs of exact structure; see the module.
+
+    Attributes:
+        make: makes what rules are found with, when a head first needs it.
+        effort: of the settings; the number of screenings grows with it, and only from 2 on are
+            heads looked at that do not seem to be programs.
+        tried: how many of the screened rules are fitted along with the others.
+    """
+
+    make: Callable[[], s.Screen]
+    effort: int = 1
+    tried: int = 24
+    name: str = "exact"
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    @property
+    def screen(self) -> s.Screen:
+        """What rules are found with."""
+        with self._lock:
+            return self.make()
+
+    def propose(self, task: HeadTask) -> Iterator[t.Head | Fitted]:
+        """Yield every program on the way, and what is left of the last as rules are dropped."""
+        rows = task.design.rows
+        texts = np.repeat(np.arange(len(rows)), [len(x) for x in rows])
+        clean = turns(task.rows, texts, 0.0) < CLEAN
+        if not clean and turns(task.rows, texts, 0.5) > NOISY and self.effort < 2:
+            return
+        atoms = self.screen.atoms
+        state = State(atoms, Residual(task.rows, clean))
+        screenings = (40 if clean else 6) * self.effort
+        yield task.empty()
+        stuck = 0
+        while screenings > 0 and not task.spent and state.left.iou < DONE:
+            before = state.save()
+            cost = state.total(state.price)
+            screenings -= 1
+            rule = self.best(state, task)
+            if rule is None:
+                if stuck or screenings <= 0:
+                    break
+                screenings -= self.swaps(state, task, screenings)
+                stuck = 1
+                continue
+            state.add(rule)
+            self.improve(state, task, len(state.rules) - 1)
+            self.settle(state)
+            if state.total(state.price) >= cost and state.nodes >= _nodes(before, atoms):
+                state.restore(before)
+                if stuck:
+                    break
+                stuck = 1
+                screenings -= self.swaps(state, task, screenings)
+                continue
+            stuck = 0
+            if clean and len(state.rules) > 1:
+                screenings -= self.swaps(state, task, screenings)
+            yield self.fitted(state, task)
+        if clean:
+            self.swaps(state, task, screenings)
+            self.settle(state)
+            self.merge(state)
+            for _ in range(2):
+                for j in range(len(state.rules)):
+                    if j < len(state.rules) and not task.spent:
+                        self.improve(state, task, j)
+                self.settle(state)
+        yield from self.shrink(state, task)
+
+    def fitted(self, state: State, task: HeadTask) -> Fitted | t.Head:
+        """Write the state's program; without noise its weights are final."""
+        if state.left.clean:
+            weights = np.array([float(f"{x:.3g}") for x in state.left.weights])
+            task.evals += 1
+            return task.measured(state.program(task, weights))
+        return state.program(task, np.ones(len(state.rules)))
+
+    def shrink(self, state: State, task: HeadTask) -> Iterator[Fitted | t.Head]:
+        """Yield the program, and what is left as its least useful rules are dropped."""
+        while state.rules and not task.spent:
+            yield self.fitted(state, task)
+            sizes = np.array([r.nodes(state.atoms, rule) for rule in state.rules])
+            state.drop(int(np.argmin(state.losses() / sizes**0.5)))
+
+    def best(self, state: State, task: HeadTask, without: int | None = None) -> Rule | None:
+        """Return the rule that pays best beside the others, or in the place of one of them."""
+        left = state.left if without is None else state.left.without(state.planes, without)
+        found = self.screen.candidates(left, state.ridge, state.price)
+        if without is not None:
+            found += self.screen.local(left, state.rules[without], state.ridge, state.price)
+        return self.pick(state, task, left, found, without)
+
+    def pick(
+        self, state: State, task: HeadTask, left: Residual, found: list[s.Found],
+        without: int | None,
+    ) -> Rule | None:  # fmt: skip
+        """Return the rule that pays best when the others' weights are fitted along with it."""
+        atoms, price, ridge = state.atoms, state.price, state.ridge
+        planes, rules = state.planes, state.rules
+        room = task.max_nodes - state.nodes
+        if without is not None:
+            room += r.nodes(atoms, rules[without])
+            planes = np.delete(planes, without, axis=0)
+            rules = [*rules[:without], *rules[without + 1 :]]
+        found = [f for f in found if f.rule not in rules and r.nodes(atoms, f.rule) <= room]
+        found.sort(key=lambda f: -f.gain / r.nodes(atoms, f.rule) ** THRIFT)
+        tried = list(dict.fromkeys(f.rule for f in found))[: self.tried]
+        if without is not None:
+            tried = list(dict.fromkeys([state.rules[without], *tried]))
+        middle = left.centred(planes)
+        weighted = middle * left.mass
+        inverse = np.linalg.pinv(
+            (weighted @ middle.T).astype(np.float64) + ridge * np.eye(len(planes)), hermitian=True
+        )
+        # Without the rule, the others pull as well: their weights are not fitted anew.
+        drift = inverse @ (planes @ left.pull) if without is not None else np.zeros(len(planes))
+        worths: list[tuple[float, float, Rule]] = []
+        for rule in tried:
+            x = left.centred(r.plane(atoms, rule)[None])[0]
+            heavy = left.mass * x
+            cross = (middle @ heavy).astype(np.float64)
+            g = float(left.pull @ x) - float(cross @ drift)
+            h = float(heavy @ x) - float(cross @ inverse @ cross)
+            nodes = r.nodes(atoms, rule)
+            cost = _cost(rule, nodes)
+            gain = 0.5 * g * g / (max(h, 0.0) + ridge) - price * cost
+            if gain > 0:
+                worth = gain if without is not None else gain / nodes**THRIFT
+                worths.append((worth, cost, rule))
+        if not worths:
+            return None
+        enough = max(worth for worth, _, _ in worths) * (1 - SAME)
+        return min((x for x in worths if x[0] >= enough), key=lambda x: x[1])[2]
+
+    def settle(self, state: State) -> None:
+        """Choose all token sets anew given the other rules, and drop rules that do not pay."""
+        for _ in range(4 if state.left.clean else 2):
+            changed = False
+            for j in range(len(state.rules)):
+                for side in ("key", "query"):
+                    if state.rules[j].side(side) is not None:
+                        changed |= self.choose(state, j, side)
+            if not changed:
+                break
+        self.prune(state, state.price)
+
+    def prune(self, state: State, price: float) -> None:
+        """Drop rules that explain less than their nodes' price."""
+        while len(state.rules) > 1:
+            losses = state.losses()
+            prices = price * np.array(
+                [_cost(x, r.nodes(state.atoms, x)) for x in state.rules], dtype=float
+            )
+            least = int(np.argmin(losses - prices))
+            if losses[least] > prices[least]:
+                break
+            before, cost = state.save(), state.total(price)
+            state.drop(least)
+            if state.total(price) > cost:
+                state.restore(before)
+                break
+
+    def improve(self, state: State, task: HeadTask, j: int) -> None:
+        """Change one rule in small ways while that pays."""
+        for _ in range(4):
+            rule, price = state.rules[j], state.price
+            left = state.left.without(state.planes, j)
+            found = self.screen.local(left, rule, state.ridge, price)
+            new = self.pick(state, task, left, found, j)
+            if new is None or new == rule or new in state.rules:
+                break
+            before, cost = state.save(), state.total(price)
+            state.exchange(j, new, 0.0)
+            for side in ("key", "query"):
+                if state.rules[j].side(side) is not None:
+                    self.choose(state, j, side)
+            if state.total(price) >= cost - 1e-9:
+                state.restore(before)
+                break
+
+    def choose(self, state: State, j: int, side: str) -> bool:
+        """Choose one rule's tokens anew; say whether they changed for the better."""
+        rule, changed = state.rules[j], False
+        for _ in range(3):
+            choice = rule.side(side)
+            assert choice is not None
+            g, h = self.screen.by_symbol(state.left, rule, side, choice.shift)
+            now = choice.table(state.atoms.width)[:-1] * state.left.weights[j]
+            wanted = g + h * now
+            price, ridge = state.price, state.ridge
+            best: tuple[float, Rule, float] | None = None
+            for graded in (False, True):
+                new = s.choose(wanted, h, choice.shift, ridge, price, graded)
+                if new is None or not r.allowed(rule.replace(side, new)):
+                    continue
+                some = list(new.symbols)
+                u = np.ones(len(some)) if new.weights is None else np.array(new.weights)
+                top, bottom = float(wanted[some] @ u), float(h[some] @ (u * u)) + ridge
+                cost = price * _cost(rule.replace(side, new), len(some))
+                worth = 0.5 * top * top / bottom - cost
+                if best is None or worth > best[0]:
+                    best = (worth, rule.replace(side, new), top / bottom)
+            if best is None or best[1] == rule or best[1] in state.rules:
+                break
+            before, cost = state.save(), state.total(price)
+            state.exchange(j, best[1], best[2])
+            if state.total(price) >= cost - 1e-9:
+                state.restore(before)
+                break
+            rule, changed = best[1], True
+        return changed
+
+    def merge(self, state: State) -> None:
+        """Put one value in the place of several rules of distance, where it does as well."""
+        atoms = state.atoms
+        for condition in dict.fromkeys((x.condition, x.query) for x in state.rules):
+            for number in range(len(atoms.values)):
+                rule = Rule(Atom(VALUE, number), condition=condition[0], query=condition[1])
+                alike = [x for x in state.rules if (x.condition, x.query) == condition]
+                if rule in state.rules or len(alike) < 2 or not r.allowed(rule):
+                    continue
+                before, price = state.save(), state.price
+                cost = state.total(price)
+                state.add(rule)
+                self.prune(state, price)
+                if state.total(price) >= cost:
+                    state.restore(before)
+
+    def swaps(self, state: State, task: HeadTask, most: int) -> int:
+        """Exchange rules for better ones until none is; return the number of screenings."""
+        used = 0
+        for j in range(len(state.rules)):
+            if used >= most or task.spent or j >= len(state.rules) or state.left.iou >= DONE:
+                break
+            used += 1
+            rule = self.best(state, task, without=j)
+            if rule is None or rule == state.rules[j]:
+                continue
+            before, price = state.save(), state.price
+            cost = state.total(price)
+            state.exchange(j, rule, 0.0)
+            self.settle(state)
+            if state.total(price) >= cost:
+                state.restore(before)
+        return used
+
+
+def _cost(rule: Rule, nodes: int) -> float:
+    """Return nodes, those of graded sets counted for what their weights cost."""
+    graded = [c for c in (rule.key, rule.query) if c is not None and c.weights is not None]
+    return nodes + (s.GRADED - 1) * sum(len(c.symbols) for c in graded)
+
+
+def _nodes(saved: tuple, atoms: Atoms) -> int:
+    return 1 + sum(r.nodes(atoms, rule) for rule in saved[0])

@@ -1,0 +1,151 @@
+"""What rules do not explain yet, as a weighted least-squares problem, exact or approximate.
+
+Both views give each entry a pull and a mass (masses of a row sum to 1, pulls to 0), so that a
+plane x promises the weight g / h and the gain g^2 / 2h, with g = sum of pull * x and h = sum over
+rows of the variance of x under the mass. For rows without noise the logits are known up to a
+constant for each row, and the problem is linear; otherwise it is the local one of cross-entropy.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from attn_dsl.synth import weights as w
+from attn_dsl.synth.weights import Rows
+
+_OPTIONS = {
+    "cache": True,
+    "nogil": True,
+    "error_model": "numpy",
+    "fastmath": {"reassoc", "contract", "nsz"},
+}
+FINE = 1e-5
+"""Weights of attention much below this are not precise, for they may have been kept as float16."""
+FLOOR = 2e-7
+"""The least noise: errors of a logit of a few thousandths do not matter."""
+CLEAN = 0.02
+"""Heads whose logits turn by less than this (see ``turns``) are programs without noise."""
+NOISY = 0.15
+"""Heads whose logits turn by less than this may be programs with noise; few heads of models are."""
+
+
+@njit(**_OPTIONS)
+def centre(planes, mass, starts):
+    """Subtract from every row of planes its mean under the mass, in place."""
+    for r in range(starts.shape[0] - 1):
+        low, high = starts[r], starts[r + 1]
+        for j in range(planes.shape[0]):
+            m = np.float32(0.0)
+            for i in range(low, high):
+                m += mass[i] * planes[j, i]
+            for i in range(low, high):
+                planes[j, i] -= m
+
+
+def turns(rows: Rows, texts: np.ndarray, least: float) -> float:
+    """Say by how much a head's logits change from query to query for some keys but not the next.
+
+    In a program the difference of two queries' logits is nearly the same for many pairs of
+    neighbouring keys, but for noise; in a model it never is.
+
+    Args:
+        texts: the text of each row.
+        least: only keys with at least this weight, in units of the mean weight of the row, count.
+
+    Returns:
+        The lower quartile over pairs of keys; infinity where there are fewer than 100.
+    """
+    found = []
+    for r in np.flatnonzero(np.diff(texts) == 0):
+        one = rows.actual[rows.starts[r] : rows.starts[r + 1]]
+        two = rows.actual[rows.starts[r + 1] : rows.starts[r + 2]][: len(one)]
+        floor = max(least / max(len(one), 1), 10 * FINE)
+        known = (one > floor) & (two > floor)
+        turn = np.diff(np.log(np.maximum(two, FINE)) - np.log(np.maximum(one, FINE)))
+        found.append(np.abs(turn[known[1:] & known[:-1]]))
+    steps = np.concatenate(found) if found else np.zeros(0)
+    return float(np.quantile(steps, 0.25)) if len(steps) > 100 else float("inf")
+
+
+class Residual:
+    """The residual of some planes with fitted weights.
+
+    Attributes:
+        pull, mass: float32 (entries), see the module.
+        weights: of the planes. predicted: the rows they make. iou: with the head's.
+        loss: twice the objective: squared residuals, or cross-entropy. squared: squared residuals.
+        noise: the squared residual of an entry in units of gain; prices are in this unit.
+    """
+
+    def __init__(self, rows: Rows, clean: bool) -> None:
+        self.rows, self.clean = rows, clean
+        self.count, self.entries = len(rows), len(rows.actual)
+        self.free = max(self.entries - self.count, 1)
+        self.predicted = np.empty(self.entries, dtype=np.float32)
+        widths = np.diff(rows.starts)
+        if clean:
+            a = rows.actual.astype(np.float64)
+            self.logits = np.log(np.maximum(a, 1e-12)).astype(np.float32)
+            sure = a**2 / (a**2 + FINE**2)
+            mass = 0.5 * sure * (a + np.repeat(1.0 / widths, widths))
+            mass /= np.repeat(np.add.reduceat(mass, rows.starts[:-1]), widths)
+            self.mass = mass.astype(np.float32)
+            centre(self.logits[None], self.mass, rows.starts)
+
+    def centred(self, planes: np.ndarray) -> np.ndarray:
+        """Return planes less their rows' means."""
+        found = planes.copy()
+        centre(found, self.mass, self.rows.starts)
+        return found
+
+    def solve(self, planes: np.ndarray, start: np.ndarray | None = None) -> None:
+        """Fit the weights of planes and take the residual."""
+        if self.clean:
+            middle = self.centred(planes)
+            weighted = middle * self.mass
+            gram = (weighted @ middle.T).astype(np.float64) + 1e-6 * np.eye(len(planes))
+            self.weights = np.linalg.solve(gram, (weighted @ self.logits).astype(np.float64))
+            self.weights = np.clip(self.weights, -w.LIMIT, w.LIMIT)
+            left = self.logits - self.weights.astype(np.float32) @ middle
+            self.pull = self.mass * left
+            self.loss = self.squared = float(self.pull @ left)
+            w.predict(planes, self.weights, self.rows.starts, self.predicted)
+        else:
+            self.weights, self.predicted = w.fit(planes, self.rows, start, ridge=1e-5, steps=6)
+            self.look(self.predicted)
+        self.iou = w.iou_of(self.rows.actual, self.predicted, self.count)
+
+    def look(self, predicted: np.ndarray) -> None:
+        """Take the residual of predicted rows."""
+        self.mass = predicted
+        self.pull = self.rows.actual - predicted
+        self.loss = -2.0 * float(self.rows.actual @ np.log(np.maximum(predicted, 1e-9)))
+        self.squared = float((self.pull / np.maximum(predicted, 1e-3)) @ self.pull)
+
+    @property
+    def noise(self) -> float:
+        """The mean squared residual of an entry."""
+        return max(self.squared / self.free, FLOOR)
+
+    def without(self, planes: np.ndarray, j: int) -> Residual:
+        """Return the residual of all planes but one, the others' weights as they are."""
+        other = Residual.__new__(Residual)
+        other.__dict__.update(self.__dict__)
+        other.weights = np.delete(self.weights, j)
+        if self.clean:
+            back = np.float32(self.weights[j]) * self.centred(planes[j : j + 1])[0]
+            other.pull = self.pull + self.mass * back
+            left = other.pull / np.maximum(self.mass, 1e-20)
+            other.loss = other.squared = float(other.pull @ left)
+        else:
+            predicted = np.empty(self.entries, dtype=np.float32)
+            w.predict(np.delete(planes, j, axis=0), other.weights, self.rows.starts, predicted)
+            other.predicted = predicted
+            other.look(predicted)
+        return other
+
+    def gram(self, planes: np.ndarray) -> np.ndarray:
+        """Compute the planes' covariances under the mass, summed over rows."""
+        middle = self.centred(planes)
+        return ((middle * self.mass) @ middle.T).astype(np.float64)

@@ -1,0 +1,164 @@
+"""The exact proposer: programs are found again, of every kind of term, with and without noise."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import pytest
+
+from attn_dsl.compiler.program import Program
+from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.parser import parse
+from attn_dsl.dsl.printer import show, show_term
+from attn_dsl.dsl.tokens import Tokens
+from attn_dsl.eval.capture import Capture
+from attn_dsl.synth import rules as r
+from attn_dsl.synth import screen as s
+from attn_dsl.synth.atoms import SCALE, Atoms
+from attn_dsl.synth.design import Design
+from attn_dsl.synth.exact import Exact
+from attn_dsl.synth.proposer import Fitted, HeadTask, pool
+from attn_dsl.synth.residual import CLEAN, NOISY, Residual, turns
+from attn_dsl.synth.rules import Atom, Choice, Rule
+
+WORDS = (
+    "the cat saw a dog . Tom and Mia ran to the park , and she said hi to him ! Rain fell on "
+    "roofs while birds sang of long summer days ; nobody listened , but they went on singing ."
+).split()
+KINDS = {
+    "threshold": "3 where q - k >= 11",
+    "interval": "-2 where q - k in 3..9",
+    "position": "2 where k in 0..6",
+    "count": "2 where length(k) >= 4",
+    "ordinal": "2.5 where word_repeats(k) == word_repeats(q) - 1",
+    "key set": '3 where token(k-1) in {" cat", " dog", " park", " the"}',
+    "set pair": '4 where token(k) in {" cat", " dog"} and token(q) in {" Tom", " the", " ran"}',
+    "weighted set": '1 * weight(token(k), {" cat": 2, " dog": -1.5, " the": 0.8, " Mia": 3.1})',
+    "curve": "-0.3 * (q - k) where q >= 8",
+    "table": "by q - k [0: 2.5, 2: -1, 7: 1.5]",
+    "pointer": "3 where k >= word_previous(q)",
+    "nearest": "3 where k == nearest(word(k) in Pronoun and k < q)",
+    "affix": '2.5 where starts(word(k), "s")',
+    "same": "3.5 where text(k-1) == text(q)",
+    "query condition": "-2.5 where capital(k) and length(q) >= 3",
+    "three terms": '2 where k == 0\n -1 * log(1 + q - k)\n 2.5 where token(k) in {" a", " to"}',
+}
+
+
+@lru_cache(maxsize=1)
+def texts() -> tuple[Tokens, ...]:
+    rng = np.random.default_rng(5)
+    return tuple(
+        Tokens.from_strings([" " + word for word in rng.choice(WORDS, size=28)]) for _ in range(60)
+    )
+
+
+def capture_of(source: str, noise: float = 0.0) -> Capture:
+    """Make a capture of one head that is a program, each row drawn around it if there is noise."""
+    program = Program.from_tree(parse(source))
+    rng = np.random.default_rng(0)
+    found = []
+    for text in texts():
+        matrix = np.asarray(program(text), dtype=np.float64)
+        if noise:
+            drawn = np.tril(rng.standard_gamma(np.maximum(matrix / noise, 1e-9)))
+            matrix = drawn / drawn.sum(1, keepdims=True)
+        found.append(matrix[None, None].astype(np.float32))
+    return Capture.from_arrays(texts(), found, causal=True)
+
+
+def task_of(capture: Capture, entries: int = 12_000) -> HeadTask:
+    design = Design(capture, capture.split(0)["fit"], entries=entries, seed=0)
+    return HeadTask(design, 0, 0, seed=0, max_nodes=200, max_evals=100)
+
+
+def proposed(task: HeadTask, effort: int = 1) -> list[Fitted]:
+    screen = s.Screen(Atoms(task.design))
+    return pool(task, [Exact(lambda: screen, effort)])
+
+
+@lru_cache(maxsize=1)
+def atoms() -> Atoms:
+    return Atoms(task_of(capture_of("head x causal:\n 2 where k == 0")).design)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_term_is_found_again(kind: str) -> None:
+    source = f"head x causal:\n {KINDS[kind]}\n"
+    found = proposed(task_of(capture_of(source)))
+    best = max(f.iou for f in found)
+    smallest = min((f for f in found if f.iou >= best - 0.002), key=lambda f: f.nodes)
+    assert best > 0.995, show(smallest.program)
+    assert smallest.nodes <= 1.25 * t.nodes(parse(source)), show(smallest.program)
+
+
+def test_small_terms_are_found_in_noise() -> None:
+    source = 'head x causal:\n 2 where k == q-2\n 1.5 where token(k) in {" a", " cat", " the"}\n'
+    task = task_of(capture_of(source, noise=0.002))
+    texts_of_rows = np.repeat(np.arange(36), [len(x) for x in task.design.rows])
+    assert CLEAN < turns(task.rows, texts_of_rows, 0.5) < NOISY
+    found = proposed(task)
+    true = task.measured(parse(source)).iou
+    assert max(f.iou for f in found if f.nodes <= 2 * t.nodes(parse(source))) > true - 0.01
+
+
+def test_heads_of_models_are_left_to_others() -> None:
+    """Rows that are no program's take no time."""
+    rng = np.random.default_rng(1)
+    matrices = [np.tril(np.exp(2 * rng.normal(size=(len(x), len(x))))) for x in texts()]
+    arrays = [(m / m.sum(1, keepdims=True))[None, None].astype(np.float32) for m in matrices]
+    task = task_of(Capture.from_arrays(texts(), arrays, causal=True))
+    assert proposed(task) == []
+    assert task.evals == 0
+
+
+def test_the_same_programs_are_found_again() -> None:
+    source = f"head x causal:\n {KINDS['three terms']}\n"
+    first, second = (
+        [show(f.program) for f in proposed(task_of(capture_of(source)))] for _ in range(2)
+    )
+    assert first == second
+
+
+def test_a_rule_and_its_term_are_the_same() -> None:
+    """Planes made of atoms are those that the evaluator makes of the written term."""
+    a = atoms()
+    symbol = {string: number for number, string in a.names.items()}
+    sets = Choice(-1, (symbol[" cat"], symbol[" the"]))
+    graded = Choice(0, (symbol[" dog"], symbol[" to"]), (1.5, -0.25))
+    half = len(a.conditions)
+    some = [
+        Rule(Atom(SCALE, 0, 3, 9), key=sets),
+        Rule(Atom(SCALE, 0, 2, 2), query=sets, condition=half + 2),
+        Rule(key=graded, query=Choice(0, graded.symbols, (0.5, 1.0)), condition=1),
+        *(Rule(Atom(1, n), query=graded) for n in range(len(a.values))),
+        *(Rule(x) for x in s.Screen(a).list[::7]),
+    ]
+    for rule in some:
+        head = t.Head("x", "causal", terms=(r.term(a, rule, 1.0),))
+        expected = a.design.planes(parse(show(head)))[0]
+        np.testing.assert_allclose(r.plane(a, rule), expected, atol=1e-5, err_msg=show(head))
+
+
+def test_moments_of_all_atoms_are_those_of_their_planes() -> None:
+    a = atoms()
+    screen = s.Screen(a)
+    left = Residual(task_of(capture_of(f"head x causal:\n {KINDS['curve']}\n")).rows, clean=False)
+    left.solve(np.empty((0, left.entries), dtype=np.float32))
+    g, h = screen.moments(left)
+    for j in range(0, len(screen.list), 41):
+        x = r.plane(a, Rule(screen.list[j])).astype(np.float64)
+        pull = np.add.reduceat(x * left.pull, a.starts[:-1])
+        mean = np.add.reduceat(x * left.mass, a.starts[:-1])
+        square = np.add.reduceat(x * x * left.mass, a.starts[:-1])
+        np.testing.assert_allclose(g[:, j], pull, rtol=1e-3, atol=2e-4)
+        np.testing.assert_allclose(h[:, j], square - mean**2, rtol=1e-2, atol=2e-3)
+
+
+def test_intervals_of_one_scale_become_a_table() -> None:
+    a = atoms()
+    far = a.scales[0].high
+    parts = [Rule(Atom(SCALE, 0, 0, 1)), Rule(Atom(SCALE, 0, 4, far)), Rule(Atom(SCALE, 0, 9, far))]
+    (table,) = r.terms(a, parts, [2.0, -1.0, 0.5])
+    assert show_term(table) == "by q - k [2: -2, 4: -3, 9: -2.5]"
