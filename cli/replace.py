@@ -24,6 +24,9 @@ HEADINGS = {"first token": "first", "mean by offset": "offset"}
               help="Replace this share of the heads, as in 0.25; without it, the whole curve.")  # fmt: skip
 @click.option("--heads", metavar="LIST",
               help="Replace these heads, as in L2H3,L4; with --fraction, a share of them.")  # fmt: skip
+@click.option("--nodes", type=click.IntRange(1), metavar="N",
+              help="Take each head's best program of at most N nodes from its front, instead of "
+              "the one that the run chose.")  # fmt: skip
 @click.option("--order", default="damage", show_default=True, metavar="LIST",
               help="Which heads come first: by iou, damage or greedy, or several of these.")  # fmt: skip
 @click.option("--tune", is_flag=True,
@@ -44,8 +47,8 @@ HEADINGS = {"first token": "first", "mean by offset": "offset"}
 @options.seed_option()
 @options.json_option()
 def replace(
-    run: str, fraction: float | None, heads: str | None, order: str, tune: bool, tasks: str | None,
-    task_limit: int | None, text: str | None, max_tokens: int | None, max_texts: int,
+    run: str, fraction: float | None, heads: str | None, nodes: int | None, order: str, tune: bool,
+    tasks: str | None, task_limit: int | None, text: str | None, max_tokens: int | None, max_texts: int,
     model: str | None, capture: str | None, device: str | None, out: str | None, overwrite: bool,
     seed: int, as_json: bool,
 ) -> None:  # fmt: skip
@@ -67,7 +70,7 @@ def replace(
     try:
         with Watcher(screen) as watcher:
             watcher.tell("loading the model", 0, 1)
-            subject = open_subject(run, model=model, capture=capture, device=device)
+            subject = open_subject(run, model=model, capture=capture, device=device, nodes=nodes)
             result = replace_run(subject, asked, watcher.tell)
     except KeyboardInterrupt:
         screen.print("stopped; what was measured is kept, and the same command goes on from there")

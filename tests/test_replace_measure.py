@@ -372,3 +372,18 @@ def test_a_run_of_another_tokenizer_is_refused(
     file.write_text(json.dumps(spec))
     outcome = attn_dsl("replace", run, "--model", model, "--heads", "L0H0")
     assert outcome.code == 2 and "another tokenizer" in outcome.err
+
+
+def test_programs_of_a_size_come_from_the_fronts(run: Path) -> None:
+    from attn_dsl.synth.run import Run
+
+    results = {(r.layer, r.head): r for r in Run.open(run).results}
+    small = open_subject(run, nodes=12)
+    for pair, program in small.programs.items():
+        rows = [row for row in results[pair].front if row.nodes <= 12]
+        assert parse(max(rows, key=lambda row: row.iou_select).program).source == program.source
+        assert small.ious[pair] == max(row.iou_select for row in rows)
+    with pytest.raises(InputError, match="--nodes: the smallest program"):
+        nothing = Run.open(run)
+        bare = min(row.nodes for row in nothing.results[0].front)
+        open_subject(run, nodes=bare - 1)

@@ -18,6 +18,7 @@ from attn_dsl.eval.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from attn_dsl.compiler.program import Program
+    from attn_dsl.synth.result import HeadResult
     from attn_dsl.synth.run import Run
 
 
@@ -70,6 +71,7 @@ def open_subject(
     model: str | LoadedModel | None = None,
     capture: str | Path | None = None,
     device: str | None = None,
+    nodes: int | None = None,
 ) -> Subject:
     """Open a run together with its model and capture, and make sure that they belong together.
 
@@ -78,6 +80,8 @@ def open_subject(
         model: the run's model, where it is not where the run says.
         capture: the run's attention, likewise.
         device: where the model runs, such as ``cuda``; the CPU by default.
+        nodes: take from every head's front the program that is best on the select texts with at
+            most so many nodes, instead of the one that the run chose.
 
     Raises:
         InputError: the run has no finished head, no model or no attention; the model, its
@@ -95,12 +99,28 @@ def open_subject(
     refuse_headless(loaded)
     if device is not None:
         loaded.model.to(_device(device))
+    chosen = {
+        (r.layer, r.head): (run.program(r.layer, r.head), r.iou_select)
+        if nodes is None
+        else _largest(r, nodes)
+        for r in results
+    }
     return Subject(
-        run, loaded, attention,
-        {(r.layer, r.head): run.program(r.layer, r.head) for r in results},
-        {(r.layer, r.head): r.iou_select for r in results},
-        int(run.info["key"]["seed"]),
+        run, loaded, attention, {pair: program for pair, (program, _) in chosen.items()},
+        {pair: iou for pair, (_, iou) in chosen.items()}, int(run.info["key"]["seed"]),
     )  # fmt: skip
+
+
+def _largest(result: HeadResult, nodes: int) -> tuple[Program, float]:
+    """Return the best program of a head's front within a size, and its IoU on the select texts."""
+    from attn_dsl.compiler.program import parse
+
+    rows = [row for row in result.front if row.nodes <= nodes]
+    if not rows:
+        smallest = min(row.nodes for row in result.front)
+        raise InputError(f"--nodes: the smallest program of {result.label} has {smallest} nodes")
+    best = max(rows, key=lambda row: row.iou_select)
+    return parse(best.program), best.iou_select
 
 
 def _open_capture(run: Run, place: str | Path | None) -> Capture:
