@@ -18,8 +18,8 @@ from attn_dsl.synth.design import Design
 from attn_dsl.synth.proposer import Fitted, HeadTask
 from attn_dsl.synth.result import HeadResult
 
-PROBES = 8
-"""On how many texts of the fit split other heads' programs are tried as they are."""
+PROBES = 30_000
+"""On about how many entries of the fit split other heads' programs are tried as they are."""
 
 
 class Market:
@@ -27,6 +27,8 @@ class Market:
 
     def __init__(self, design: Design) -> None:
         self.design = design
+        entries = np.cumsum(design.batch.entries(design.causal))
+        self.texts = range(1 + int(np.searchsorted(entries[:-1], PROBES)))
         self._lock = threading.Lock()
         self._programs: dict[str, t.Head] = {}
         self._matrices: dict[str, list[np.ndarray]] = {}
@@ -39,7 +41,7 @@ class Market:
             return []
         design = self.design
         scores = np.zeros(len(sources))
-        for at in range(min(PROBES, len(design.texts))):
+        for at in self.texts:
             actual = attention(design.capture, design.texts[at], [number])
             made = np.stack([self._matrices[source][at] for source in sources])
             scores += ious(actual, made)[0]
@@ -51,7 +53,7 @@ class Market:
         if not programs:
             return
         plan = Plan(programs, self.design.batch)
-        texts = [plan.packed(at) for at in range(min(PROBES, len(self.design.texts)))]
+        texts = [plan.packed(at) for at in self.texts]
         for i, (source, program) in enumerate(zip(sources, programs, strict=True)):
             self._matrices[source] = [text[i].copy() for text in texts]
             self._programs[source] = program
