@@ -8,7 +8,6 @@ residual's noise, so that without noise even small effects are found.
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,122 +20,15 @@ from attn_dsl.synth import screen as s
 from attn_dsl.synth.atoms import VALUE, Atoms
 from attn_dsl.synth.proposer import Fitted, HeadTask
 from attn_dsl.synth.residual import CLEAN, NOISY, Residual, turns
-from attn_dsl.synth.rules import Atom, Choice, Rule
+from attn_dsl.synth.rules import Atom, Rule
+from attn_dsl.synth.state import State, cost_of
 
-THRIFT = 0.3
-"""Rules that are added are compared by gain over nodes to this power."""
+THRIFT = 0.5
+"""Rules that are added are compared by gain over cost to this power."""
 SAME = 1e-5
 """Gains that differ by less than this share are taken for equal, and the smaller rule is better."""
 DONE = 0.9997
 """Programs that come so near to a head are not added to."""
-
-
-class State:
-    """Rules with fitted weights, and what they leave unexplained."""
-
-    def __init__(self, atoms: Atoms, left: Residual) -> None:
-        self.atoms, self.left = atoms, left
-        self.rules: list[Rule] = []
-        self.planes = np.empty((0, left.entries), dtype=np.float32)
-        left.solve(self.planes)
-
-    @property
-    def price(self) -> float:
-        """What a node must explain."""
-        return s.PRICE * self.left.noise
-
-    @property
-    def ridge(self) -> float:
-        """Keeps rare planes from promising much."""
-        return 0.25 * self.left.noise + (1e-6 if self.left.clean else 0.05)
-
-    @property
-    def nodes(self) -> int:
-        """About the nodes of the program."""
-        return 1 + sum(r.nodes(self.atoms, rule) for rule in self.rules)
-
-    def total(self, price: float) -> float:
-        """What the rules cost: half of what is unexplained, and the price of their nodes."""
-        graded = sum(
-            len(c.symbols) for rule in self.rules for c in (rule.key, rule.query)
-            if c is not None and c.weights is not None
-        )  # fmt: skip
-        return 0.5 * self.left.loss + price * (self.nodes + (s.GRADED - 1) * graded)
-
-    def put(self, rules: list[Rule], planes: np.ndarray, start: np.ndarray | None = None) -> None:
-        """Take other rules, and fit their weights."""
-        self.rules, self.planes = rules, planes
-        self.left.solve(planes, start)
-
-    def save(self) -> tuple:
-        """Return what ``restore`` takes."""
-        return self.rules, self.planes, dict(self.left.__dict__)
-
-    def restore(self, saved: tuple) -> None:
-        """Go back to how it was when saved."""
-        self.rules, self.planes = saved[0], saved[1]
-        self.left.__dict__.update(saved[2])
-
-    def add(self, rule: Rule) -> None:
-        """Add a rule."""
-        plane = r.plane(self.atoms, rule)[None]
-        start = np.append(self.left.weights, 0.0)
-        self.put([*self.rules, rule], np.concatenate([self.planes, plane]), start)
-
-    def exchange(self, j: int, rule: Rule, weight: float) -> None:
-        """Put a rule in the place of another."""
-        planes = self.planes.copy()
-        planes[j] = r.plane(self.atoms, rule)
-        start = self.left.weights.copy()
-        start[j] = weight
-        self.put([*self.rules[:j], rule, *self.rules[j + 1 :]], planes, start)
-
-    def drop(self, j: int) -> None:
-        """Take a rule away."""
-        rules = [*self.rules[:j], *self.rules[j + 1 :]]
-        self.put(rules, np.delete(self.planes, j, axis=0), np.delete(self.left.weights, j))
-
-    def losses(self) -> np.ndarray:
-        """About how much would be unexplained without each rule, the others fitted anew."""
-        gram = self.left.gram(self.planes) + 1e-9 * np.eye(len(self.rules))
-        inverse = np.linalg.pinv(gram, hermitian=True)
-        return 0.5 * self.left.weights**2 / np.maximum(np.diag(inverse), 1e-12)
-
-    def program(self, task: HeadTask, weights: np.ndarray) -> t.Head:
-        """Write the rules as a program."""
-        rules, scaled = [], []
-        for rule, weight in zip(self.rules, weights, strict=True):
-            rule, weight = unscaled(rule, float(weight))
-            if weight:
-                rules.append(rule)
-                scaled.append(weight)
-        terms = tuple(r.terms(self.atoms, rules, scaled))
-        return r.name_sets(dataclasses.replace(task.empty(), terms=terms))
-
-
-def unscaled(rule: Rule, weight: float) -> tuple[Rule, float]:
-    """Move a rule's weight into its graded tokens, whose weights are kept to two digits."""
-    for side in ("key", "query"):
-        choice = rule.side(side)
-        if choice is None or choice.weights is None:
-            continue
-        alone = not (rule.key and rule.query and rule.key.weights and rule.query.weights)
-        factor = weight if alone else 2.0 / max(map(abs, choice.weights))
-        if abs(factor) * max(map(abs, choice.weights)) < 0.5:
-            factor = 2.0 / max(map(abs, choice.weights))
-        if abs(factor) < 1e-6:
-            continue
-        changed = tuple(round(x * factor, 2) for x in choice.weights)
-        kept = [i for i, x in enumerate(changed) if x]
-        new = Choice(
-            choice.shift, tuple(choice.symbols[i] for i in kept), tuple(changed[i] for i in kept)
-        )
-        rule, weight = rule.replace(side, new), float(f"{weight / factor:.4g}")
-        if changed and max(new.weights or (0,)) - min(new.weights or (1,)) < 0.015:
-            mean = float(f"{np.mean(new.weights or (0,)):.3g}")
-            rule = rule.replace(side, Choice(new.shift, new.symbols))
-            weight = float(f"{weight * mean:.4g}")
-    return rule, weight
 
 
 @dataclass(frozen=True)
@@ -202,7 +94,7 @@ class Exact:
         if clean:
             self.swaps(state, task, screenings)
             self.settle(state)
-            self.merge(state)
+            self.merge(state, task)
             for _ in range(2):
                 for j in range(len(state.rules)):
                     if j < len(state.rules) and not task.spent:
@@ -265,13 +157,15 @@ class Exact:
             g = float(left.pull @ x) - float(cross @ drift)
             h = float(heavy @ x) - float(cross @ inverse @ cross)
             nodes = r.nodes(atoms, rule)
-            cost = _cost(rule, nodes)
+            cost = cost_of(rule, nodes)
             gain = 0.5 * g * g / (max(h, 0.0) + ridge) - price * cost
             if gain > 0:
-                worth = gain if without is not None else gain / nodes**THRIFT
+                worth = gain if without is not None else gain / cost**THRIFT
                 worths.append((worth, cost, rule))
         if not worths:
             return None
+        worths.sort(key=lambda x: -x[0])
+        state.seen.update(dict.fromkeys(rule for _, _, rule in worths[:12]))
         enough = max(worth for worth, _, _ in worths) * (1 - SAME)
         return min((x for x in worths if x[0] >= enough), key=lambda x: x[1])[2]
 
@@ -292,7 +186,7 @@ class Exact:
         while len(state.rules) > 1:
             losses = state.losses()
             prices = price * np.array(
-                [_cost(x, r.nodes(state.atoms, x)) for x in state.rules], dtype=float
+                [cost_of(x, r.nodes(state.atoms, x)) for x in state.rules], dtype=float
             )
             least = int(np.argmin(losses - prices))
             if losses[least] > prices[least]:
@@ -339,7 +233,7 @@ class Exact:
                 some = list(new.symbols)
                 u = np.ones(len(some)) if new.weights is None else np.array(new.weights)
                 top, bottom = float(wanted[some] @ u), float(h[some] @ (u * u)) + ridge
-                cost = price * _cost(rule.replace(side, new), len(some))
+                cost = price * cost_of(rule.replace(side, new), len(some))
                 worth = 0.5 * top * top / bottom - cost
                 if best is None or worth > best[0]:
                     best = (worth, rule.replace(side, new), top / bottom)
@@ -353,21 +247,44 @@ class Exact:
             rule, changed = best[1], True
         return changed
 
-    def merge(self, state: State) -> None:
-        """Put one value in the place of several rules of distance, where it does as well."""
-        atoms = state.atoms
-        for condition in dict.fromkeys((x.condition, x.query) for x in state.rules):
-            for number in range(len(atoms.values)):
-                rule = Rule(Atom(VALUE, number), condition=condition[0], query=condition[1])
-                alike = [x for x in state.rules if (x.condition, x.query) == condition]
-                if rule in state.rules or len(alike) < 2 or not r.allowed(rule):
-                    continue
-                before, price = state.save(), state.price
-                cost = state.total(price)
-                state.add(rule)
-                self.prune(state, price)
-                if state.total(price) >= cost:
-                    state.restore(before)
+    def merge(self, state: State, task: HeadTask) -> None:
+        """Put one rule in the place of several where it does as well."""
+        atoms, left = state.atoms, state.left
+        sides = dict.fromkeys((x.condition, x.query) for x in state.rules)
+        curves = [
+            Rule(Atom(VALUE, n), condition=c, query=q) for n in range(len(atoms.values)) for c, q in sides
+        ]  # fmt: skip
+        for rule in [*state.seen, *(x for x in curves if r.allowed(x))]:
+            if len(state.rules) < 2 or task.spent:
+                break
+            if rule in state.rules:
+                continue
+            planes = np.concatenate([state.planes, r.plane(atoms, rule)[None]])
+            middle = left.centred(planes)
+            weighted = middle * left.mass
+            gram = (weighted @ middle.T).astype(np.float64) + 1e-6 * np.eye(len(planes))
+            wanted = (weighted @ left.logits).astype(np.float64)
+            costs = state.price * np.array(
+                [cost_of(x, r.nodes(atoms, x)) for x in [*state.rules, rule]], dtype=float
+            )
+            kept = list(range(len(planes)))
+            while len(kept) > 1:
+                inverse = np.linalg.inv(gram[np.ix_(kept, kept)])
+                weights = inverse @ wanted[kept]
+                losses = 0.5 * weights**2 / np.diag(inverse) - costs[kept]
+                losses[kept.index(len(planes) - 1)] = np.inf
+                least = int(np.argmin(losses))
+                if losses[least] > 0:
+                    break
+                del kept[least]
+            if len(planes) - len(kept) < 2:
+                continue
+            before, price = state.save(), state.price
+            cost = state.total(price)
+            rules = [*state.rules, rule]
+            state.put([rules[i] for i in kept], planes[kept])
+            if state.total(price) >= cost:
+                state.restore(before)
 
     def swaps(self, state: State, task: HeadTask, most: int) -> int:
         """Exchange rules for better ones until none is; return the number of screenings."""
@@ -386,12 +303,6 @@ class Exact:
             if state.total(price) >= cost:
                 state.restore(before)
         return used
-
-
-def _cost(rule: Rule, nodes: int) -> float:
-    """Return nodes, those of graded sets counted for what their weights cost."""
-    graded = [c for c in (rule.key, rule.query) if c is not None and c.weights is not None]
-    return nodes + (s.GRADED - 1) * sum(len(c.symbols) for c in graded)
 
 
 def _nodes(saved: tuple, atoms: Atoms) -> int:

@@ -25,7 +25,7 @@ from attn_dsl.synth.rules import Atom, Choice, Rule
 
 PRICE = 3.0
 """Squared noise that a node must explain, times 1/2 as for one parameter of a likelihood."""
-GRADED = 2.0
+GRADED = 3.0
 """How many nodes' price the element of a graded set has: it brings a weight of its own."""
 
 
