@@ -160,6 +160,7 @@ class JointPlan:
             for planes, program in zip(self.code.programs, programs, strict=True)
         ]
         self._tables: dict[int, Tables] = {}
+        self._spare: dict[int, list[State]] = {}
 
     # -- what each register reads ------------------------------------------------------------
 
@@ -323,21 +324,27 @@ class JointPlan:
             out = np.zeros((self.size, len(texts), longest, longest), dtype=np.float32)
             clean = True
         tables = self.tables(longest)
-        parts = [self.reader.read(text) for text in texts]
+        capacity = tables.sums.shape[1]
 
-        def work(chosen: range) -> None:
-            state = self.state(longest)
-            for i in chosen:
-                machine.evaluate_text(
-                    *tables, *state, self.partial, self.reach, self.token, self.causal,
-                    len(texts[i]), *parts[i], clean, out[:, i],
-                )  # fmt: skip
+        def work(i: int, settled: np.ndarray, known: np.ndarray, opened: np.ndarray) -> None:
+            spare = self._spare.setdefault(capacity, [])
+            state = spare.pop() if spare else self.state(longest)
+            machine.evaluate_text(
+                *tables, *state, self.partial, self.reach, self.token, self.causal,
+                len(texts[i]), settled, known, opened, clean, out[:, i],
+            )  # fmt: skip
+            spare.append(state)
 
-        threads = getattr(executor, "_max_workers", 1) if executor else 1
-        if executor is None or threads == 1 or len(texts) < 2:
-            work(range(len(texts)))
-        else:
-            list(executor.map(work, [range(i, len(texts), threads) for i in range(threads)]))
+        # one text is evaluated while the features of the next are read
+        waiting = []
+        for i, text in enumerate(texts):
+            parts = self.reader.read(text)
+            if executor is None:
+                work(i, *parts)
+            else:
+                waiting.append(executor.submit(work, i, *parts))
+        for future in waiting:
+            future.result()
         return out
 
 

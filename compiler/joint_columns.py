@@ -85,6 +85,15 @@ class Columns:
         for i, key in enumerate(keys):
             if key.name not in _ALONE:
                 self._rest.setdefault(key.name, []).append(i)
+        # by feature and string: which rows of the feature's table hold something for it
+        self._members: dict[str, dict[str, list[tuple[int, int]]]] = {}
+        for name, users in self._rest.items():
+            members = self._members[name] = {}
+            for row, i in enumerate(users):
+                for value in keys[i].detail if keys[i].kind == "in" else ():
+                    members.setdefault(value, []).append((row, 1))
+                for value, weight in keys[i].hundredths:
+                    members.setdefault(value, []).append((row, weight))
         self._start()
 
     def _start(self) -> None:
@@ -92,7 +101,7 @@ class Columns:
         self._names: list[str] = [""]
         self._types: dict[tuple[str, bool], int] = {}
         self._by_type = np.zeros((len(self._alone), 256), dtype=np.int32)
-        self._tests: dict[int, np.ndarray] = {}
+        self._tables: dict[str, tuple[np.ndarray, int]] = {}
 
     def read(self, tokens: Tokens) -> Parts:
         """Return all columns on a text."""
@@ -128,23 +137,20 @@ class Columns:
     ) -> None:
         """Write a feature of strings, and the tests of it."""
         column = text.column(name)
-        symbols = self._numbers(column.settled)
-        later = column.known is not None and column.open is not None
-        before = self._numbers(column.open) if later and column.open is not None else None
-        for i in users:
-            plain = self.keys[i].kind == "feature"
-            table = None if plain else self._test(i)
-            settled[i] = symbols if table is None else table[symbols]
-            if before is not None:
-                known[i] = column.known
-                opened[i] = before if table is None else table[before]
+        numbers = self._numbers(column.settled)
+        before = [] if column.known is None else self._numbers(column.open or [])
+        table = self._tests(name)
+        settled[users] = table[:, numbers]
+        if column.known is not None:
+            known[users] = column.known
+            opened[users] = table[:, before]
 
     def _numbers(self, values: Sequence[Value]) -> list[int]:
         """Number strings; those never met get the next free numbers."""
-        known: dict[Value, int] = self._symbols
+        known = self._symbols
         numbers = [known.get(value, -1) for value in values]
         if -1 in numbers:
-            numbers = [self._symbol(str(value)) for value in values]
+            return [self._symbol(str(value)) for value in values]
         return numbers
 
     def _symbol(self, value: str) -> int:
@@ -153,16 +159,28 @@ class Columns:
             self._names.append(value)
         return number
 
-    def _test(self, column: int) -> np.ndarray:
-        """Return what a test of a symbol feature says of all symbols met so far."""
-        table = self._tests.get(column)
-        done = 0 if table is None else len(table)
-        if done < len(self._names):
-            key = self.keys[column]
-            new = np.array([key.test(name) for name in self._names[done:]], dtype=np.int32)
-            table = new if table is None else np.concatenate([table, new])
-            self._tests[column] = table
-        assert table is not None
+    def _tests(self, name: str) -> np.ndarray:
+        """Return what the columns of a symbol feature hold for all symbols met so far."""
+        table, done = self._tables.get(name, (np.zeros((0, 0), dtype=np.int32), 0))
+        count = len(self._names)
+        if done == count:
+            return table
+        users = self._rest[name]
+        if table.shape[1] < count:
+            wider = np.zeros((len(users), max(256, 2 * count)), dtype=np.int32)
+            wider[: len(table), : table.shape[1]] = table
+            table = wider
+        members = self._members[name]
+        rows = [row for row, i in enumerate(users) if self.keys[i].kind in ("starts", "ends")]
+        plain = [row for row, i in enumerate(users) if self.keys[i].kind == "feature"]
+        for number in range(done, count):
+            value = self._names[number]
+            for row, weight in members.get(value, ()):
+                table[row, number] = weight
+            for row in rows:
+                table[row, number] = self.keys[users[row]].test(value)
+        table[plain, done:count] = np.arange(done, count)
+        self._tables[name] = (table, count)
         return table
 
     def _type(self, string: str, special: bool) -> int:
