@@ -56,7 +56,7 @@ class Graded:
         wide: the rows that the weights are moved on.
         rounds: how often a factor and some terms are added.
         terms: how many terms of the vocabulary are added in each round.
-        stride: 2 leaves out every other size.
+        stride: 2 leaves out every other of the smaller sizes.
     """
 
     wide: Wide
@@ -68,7 +68,7 @@ class Graded:
     def propose(self, task: HeadTask) -> Iterator[Fitted]:
         """Yield a model as a program at every size, the largest first."""
         for style in (SMALL, LARGE):
-            sizes = [size for size in style.sizes if size <= task.max_nodes][:: self.stride]
+            sizes = [size for size in style.sizes if size <= task.max_nodes][:: 1 if style.profiles else self.stride]
             if not sizes:
                 continue
             ascent = Ascent(self.wide, task.layer, task.head, style.ridge)

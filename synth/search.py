@@ -36,7 +36,7 @@ PROPOSERS: dict[str, Callable[[Session], Proposer]] = {
     "exact": lambda session: Exact(lambda: session.screen, session.settings.effort),
     "graded": lambda session: Graded(
         session.wide, rounds=min(8 + session.settings.effort, 16),
-        stride=2 if session.settings.effort == 1 else 1,
+        stride=1 if session.settings.effort > 4 else 2,
     ),
 }
 """Who may suggest programs, by name; each is made once for a session."""
