@@ -220,6 +220,16 @@ def test_generation_of_a_padded_batch() -> None:
             assert torch.equal(found[i, longest:], alone[0, len(text) :])
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])
+def test_a_static_cache_whose_mask_is_made_ahead(family: str) -> None:
+    model, ids = models.model(family), ids_of(TEXTS[2])
+    more = {"max_new_tokens": 10, "min_new_tokens": 10, "do_sample": False, "pad_token_id": 1}
+    with replace_heads(model, some(), tokenizer=models.tokenizer()):
+        grows = model.generate(ids, **more)
+        fixed = model.generate(ids, cache_implementation="static", disable_compile=True, **more)
+    assert torch.equal(grows, fixed)
+
+
 def test_a_mask_with_holes() -> None:
     model, ids = models.model("gpt2"), ids_of(TEXTS[0])[:, :6]
     mask = torch.tensor([[1, 0, 1, 1, 0, 1]])

@@ -87,8 +87,8 @@ def test_inputs_that_programs_cannot_read() -> None:
     with replace_heads(model, {(0, 0): COPIES}, tokenizer=models.tokenizer()):
         with pytest.raises(InputError, match="without input_ids"), torch.no_grad():
             model(inputs_embeds=model.get_input_embeddings()(ids))
-        with pytest.raises(InputError, match="no 2-dimensional mask"):
-            run(model, ids, attention_mask=torch.zeros(1, 1, 3, 3))
+        with pytest.raises(InputError, match="neither one 0 or 1 per token"):
+            run(model, ids, attention_mask=torch.ones(1, 1, *[ids.shape[1]] * 2).bool())
         with pytest.raises(InputError, match="longer than the model's context of 64"):
             run(model, ids.repeat(1, 40))
         with pytest.raises(InputError, match="read before heads were replaced"):

@@ -125,16 +125,37 @@ def read_inputs(given: dict[str, Any], past: int) -> Inputs:
                 f"{ids.shape[0]} texts of {total} tokens"
             )
         real = (mask[:, :total] != 0).tolist()
+    elif isinstance(mask, torch.Tensor) and (found := _of_square(mask, past, total)) is not None:
+        real = found.tolist()
     elif mask is None:
         _refuse_packed(given.get("position_ids"), past)
         real = [[True] * total for _ in rows]
     else:
         shape = tuple(mask.shape) if isinstance(mask, torch.Tensor) else type(mask).__name__
         raise InputError(
-            f"the attention mask is no 2-dimensional mask of tokens ({shape}): what a program may "
-            "see cannot be read from it; pass one 0 or 1 per token"
+            f"the attention mask ({shape}) is neither one 0 or 1 per token nor the causal mask made "
+            "of one: what a program may see cannot be read from it; pass one 0 or 1 per token"
         )
     return Inputs(rows, real, given.get("past_key_values"), bool(given.get("output_attentions")))
+
+
+def _of_square(mask: torch.Tensor, past: int, total: int) -> torch.Tensor | None:
+    """Read which tokens are no padding from a causal mask, such as ``generate`` makes ahead of time.
+
+    Args:
+        mask: (texts, 1, queries, keys): true or not negative where a query sees a key.
+
+    Returns:
+        bool (texts, total); None if the mask is not just padding and what follows a query.
+    """
+    if mask.dim() != 4 or mask.shape[1] != 1 or mask.shape[-1] < total:
+        return None
+    seen = (mask if mask.dtype == torch.bool else mask >= 0)[:, 0, :, :total]
+    real = seen[:, -1]
+    earlier = torch.ones(total, total, dtype=torch.bool, device=mask.device).tril()[past:]
+    expected = earlier[None] & real[:, None, :]
+    counts = real[:, past:, None]  # rows of padding may hold anything
+    return real if bool((~counts | (seen == expected)).all()) else None
 
 
 def _refuse_packed(positions: Any, past: int) -> None:
