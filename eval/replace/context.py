@@ -119,7 +119,7 @@ def replace_heads(
         else:
             controller = found[1]
         identity = probe.difference(before, probe.outputs(stack, ids))
-        limit = probe.identity_tolerance(before)
+        limit = probe.identity_tolerance(stack)
         if identity > limit:
             raise WorkError(
                 f"with no head replaced, the model's outputs differ by {identity:.1e} of their "

@@ -50,7 +50,7 @@ def is_causal(stack: Any, ids: torch.Tensor) -> bool:
     rows = int(stack.get_input_embeddings().weight.shape[0])
     other[0, -1] = (ids[0, -1] + 1 + rows // 2) % rows
     before, after = outputs(stack, ids)[:, :-1], outputs(stack, other)[:, :-1]
-    return difference(before, after) <= identity_tolerance(before)
+    return difference(before, after) <= identity_tolerance(stack)
 
 
 def difference(before: torch.Tensor, after: torch.Tensor) -> float:
@@ -58,9 +58,12 @@ def difference(before: torch.Tensor, after: torch.Tensor) -> float:
     return float((before - after).abs().max() / before.abs().max().clamp(min=1e-30))
 
 
-def identity_tolerance(hidden: torch.Tensor) -> float:
-    """Return how much outputs may differ by when nothing is replaced."""
-    return 1e-5
+def identity_tolerance(stack: Any) -> float:
+    """Return how much outputs may differ by when nothing is replaced, relative to the largest.
+
+    It is 0 where the model's own attention function goes on working; Falcon's is exchanged.
+    """
+    return 1e-5 if stack.dtype == torch.float32 else 3e-2
 
 
 def attention(
