@@ -31,6 +31,10 @@ DONE = 0.9997
 """Programs that come so near to a head are not added to."""
 
 
+LITTLE = 0.003
+"""Token sets are chosen anew as long as that explains this share of what is left."""
+
+
 @dataclass(frozen=True)
 class Exact:
     """Proposes programs of exact structure; see the module.
@@ -241,10 +245,14 @@ class Exact:
                 break
             before, cost = state.save(), state.total(price)
             state.exchange(j, best[1], best[2])
-            if state.total(price) >= cost - 1e-9:
+            gained = cost - state.total(price)
+            if gained <= 0:
                 state.restore(before)
                 break
-            rule, changed = best[1], True
+            rule = best[1]
+            if gained < price + LITTLE * state.left.squared:
+                break
+            changed = True
         return changed
 
     def merge(self, state: State, task: HeadTask) -> None:

@@ -73,7 +73,7 @@ class Residual:
 
     Attributes:
         pull, mass: float32 (entries), see the module.
-        weights: of the planes. predicted: the rows they make. iou: with the head's.
+        weights: of the planes.
         loss: twice the objective: squared residuals, or cross-entropy. squared: squared residuals.
         noise: the squared residual of an entry in units of gain; prices are in this unit.
     """
@@ -110,11 +110,21 @@ class Residual:
             left = self.logits - self.weights.astype(np.float32) @ middle
             self.pull = self.mass * left
             self.loss = self.squared = float(self.pull @ left)
-            w.predict(planes, self.weights, self.rows.starts, self.predicted)
+            self._planes: np.ndarray | None = planes
         else:
             self.weights, self.predicted = w.fit(planes, self.rows, start, ridge=1e-5, steps=6)
             self.look(self.predicted)
-        self.iou = w.iou_of(self.rows.actual, self.predicted, self.count)
+            self._planes = None
+        self._iou: float | None = None
+
+    @property
+    def iou(self) -> float:
+        """The IoU of the predicted rows with the head's."""
+        if self._iou is None:
+            if self._planes is not None:
+                w.predict(self._planes, self.weights, self.rows.starts, self.predicted)
+            self._iou = w.iou_of(self.rows.actual, self.predicted, self.count)
+        return self._iou
 
     def look(self, predicted: np.ndarray) -> None:
         """Take the residual of predicted rows."""

@@ -169,6 +169,15 @@ class Screen:
             if part.key is None and part.atom.kind != VALUE:
                 for shift in SHIFTS:
                     found += self.sided(left, part, "key", ridge, price, shift=shift)
+        if rule.atom.kind == VALUE:
+            parts = [replace(rule, atom=Atom(VALUE, n)) for n in range(len(atoms.values))]
+            for part in parts:
+                rows = np.zeros((2, left.count), dtype=np.float32)
+                row_moments(
+                    r.plane(atoms, part), atoms.starts, left.pull, left.mass, rows[0], rows[1]
+                )
+                promised = float(_gain(rows[0].sum(), rows[1].sum(), ridge))
+                found.append(Found(promised - price * r.nodes(atoms, part), part))
         if rule.atom.kind == SCALE and rule.gap is None:
             bare = replace(rule, atom=Atom())
             found += self.intervals(left, bare, ridge, price)
