@@ -68,7 +68,8 @@ class Graded:
     def propose(self, task: HeadTask) -> Iterator[Fitted]:
         """Yield a model as a program at every size, the largest first."""
         for style in (SMALL, LARGE):
-            sizes = [size for size in style.sizes if size <= task.max_nodes][:: 1 if style.profiles else self.stride]
+            stride = 1 if style.profiles else self.stride
+            sizes = [size for size in style.sizes if size <= task.max_nodes][::stride]
             if not sizes:
                 continue
             ascent = Ascent(self.wide, task.layer, task.head, style.ridge)

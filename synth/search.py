@@ -35,7 +35,8 @@ PROPOSERS: dict[str, Callable[[Session], Proposer]] = {
     "greedy": lambda session: Greedy(),
     "exact": lambda session: Exact(lambda: session.screen, session.settings.effort),
     "graded": lambda session: Graded(
-        session.wide, rounds=min(8 + session.settings.effort, 16),
+        session.wide,
+        rounds=min(8 + session.settings.effort, 16),
         stride=1 if session.settings.effort > 4 else 2,
     ),
 }

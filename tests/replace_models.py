@@ -50,7 +50,7 @@ def model(family: str) -> Any:
                 num_layers=2,
                 num_heads=4,
                 attention_types=[[["global"], 2]],
-            )  # fmt: skip
+            )
         ),
         "gptj": lambda: hf.GPTJForCausalLM(
             hf.GPTJConfig(**words, n_embd=32, n_layer=2, n_head=4, n_positions=64, rotary_dim=4)

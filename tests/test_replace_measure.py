@@ -383,7 +383,6 @@ def test_programs_of_a_size_come_from_the_fronts(run: Path) -> None:
         rows = [row for row in results[pair].front if row.nodes <= 12]
         assert parse(max(rows, key=lambda row: row.iou_select).program).source == program.source
         assert small.ious[pair] == max(row.iou_select for row in rows)
+    least = min(row.nodes for row in Run.open(run).results[0].front)
     with pytest.raises(InputError, match="--nodes: the smallest program"):
-        nothing = Run.open(run)
-        bare = min(row.nodes for row in nothing.results[0].front)
-        open_subject(run, nodes=bare - 1)
+        open_subject(run, nodes=least - 1)
