@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +87,7 @@ class HeadResult:
     def from_json(cls, text: str) -> HeadResult:
         """Read what ``to_json`` wrote."""
         data: dict[str, Any] = json.loads(text)
+        data.setdefault("stability", math.nan)  # not yet known to runs of version 0.1.0
         data["test"] = {name: Estimate(**value) for name, value in data["test"].items()}
         data["front"] = tuple(FrontRow(**row) for row in data["front"])
         data["lookahead"] = tuple(data["lookahead"])
