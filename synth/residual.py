@@ -26,7 +26,7 @@ FLOOR = 2e-7
 """The least noise: errors of a logit of a few thousandths do not matter."""
 CLEAN = 0.02
 """Heads whose logits turn by less than this (see ``turns``) are programs without noise."""
-NOISY = 0.15
+NOISY = 0.12
 """Heads whose logits turn by less than this may be programs with noise; few heads of models are."""
 
 
