@@ -41,8 +41,8 @@ class Exact:
 
     Attributes:
         make: makes what rules are found with, when a head first needs it.
-        effort: of the settings; the number of screenings grows with it, and only from 2 on are
-            heads looked at that do not seem to be programs.
+        effort: of the settings; the number of screenings grows with it. Heads that do not seem to
+            be programs are left to other proposers.
         tried: how many of the screened rules are fitted along with the others.
     """
 
@@ -63,7 +63,7 @@ class Exact:
         rows = task.design.rows
         texts = np.repeat(np.arange(len(rows)), [len(x) for x in rows])
         clean = turns(task.rows, texts, 0.0) < CLEAN
-        if not clean and turns(task.rows, texts, 0.5) > NOISY and self.effort < 2:
+        if not clean and turns(task.rows, texts, 0.5) > NOISY:
             return
         atoms = self.screen.atoms
         state = State(atoms, Residual(task.rows, clean))
