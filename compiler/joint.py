@@ -172,7 +172,12 @@ class JointPlan:
             affine = self._line(op, a, b, x)
             self._affine.append(affine)
             if affine is not None:
-                self.stage.append(_stage_of(affine))
+                stage = _stage_of(affine)
+                if op in (Op.ADD, Op.SUB) and stage in (Stage.KEY, Stage.QUERY):
+                    # q - (q - k) is the key, but is not computed from what reads the key alone.
+                    inner = {self.stage[a], self.stage[b]} <= {Stage.CONSTANT, stage}
+                    stage = stage if inner else Stage.PAIR
+                self.stage.append(stage)
                 continue
             first = self.stage[a] if a < len(self.stage) else Stage.CONSTANT
             if op in (Op.COLUMN_QUERY, *_QUANTIFIERS):

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 import attn_dsl
 from attn_dsl import testing
+from attn_dsl.compiler.batch import Batch
 from attn_dsl.compiler.bytecode import Op, Real
+from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.compiler.joint import JointPlan
 from attn_dsl.compiler.joint_stream import JointStream, rows_of
 from attn_dsl.compiler.program import Program
@@ -76,6 +78,21 @@ def test_random_programs_streamed(programs: list[t.Head], tokens: Tokens) -> Non
     found = streamed(plan, tokens)
     for i, program in enumerate(programs):
         np.testing.assert_allclose(found[i], reference(program, tokens), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    "term",
+    ["1 * decay(q - (q - k), 0.001)", "2 where k - (k - q) > 3", "1 where q - (q - k) in 1..2",
+     "1 * log(q - (k - k))", "1 * (k - (q - q))"],
+)  # fmt: skip
+def test_positions_that_cancel(term: str) -> None:
+    program = parse(f"head cancels causal:\n {term}\n 0.5 where text(k) == text(q)")
+    tokens = Tokens.from_strings(["a", " b", " a", " c", " a", " b"])
+    plan, expected = JointPlan([program]), reference(program, tokens)
+    np.testing.assert_allclose(plan.evaluate([tokens])[0, 0], expected, atol=TOLERANCE)
+    np.testing.assert_allclose(streamed(plan, tokens)[0], expected, atol=TOLERANCE)
+    batch = Plan([program], Batch([tokens]))
+    np.testing.assert_allclose(batch.packed(0)[0], expected[np.tril_indices(6)], atol=TOLERANCE)
 
 
 def test_a_long_text_outgrows_the_first_capacity_and_keeps_its_contexts() -> None:
