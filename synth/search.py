@@ -32,7 +32,7 @@ from attn_dsl.synth.wide import Wide
 
 PROPOSERS: dict[str, Callable[[Session], Proposer]] = {
     "library": lambda session: Library(session.probes),
-    "greedy": lambda session: Greedy(),
+    "greedy": lambda session: Greedy(thrifts=(1.0, 0.3) if session.settings.effort > 1 else (1.0,)),
     "exact": lambda session: Exact(lambda: session.screen, session.settings.effort),
     "graded": lambda session: Graded(
         session.wide,
