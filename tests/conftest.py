@@ -6,10 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
+from fitting import small_capture, small_run  # noqa: F401
 from hypothesis import HealthCheck, settings
 from small_models import small_model  # noqa: F401
-
-from runs import small_capture, small_run  # noqa: F401
 
 settings.register_profile(
     "local", deadline=None, database=None, print_blob=False,

@@ -13,11 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from command_line import attn_dsl, snapshot, succeed
-
-import attn_dsl as package
-from attn_dsl.dsl.errors import InputError, WorkError
-from attn_dsl.synth.progress import Progress
-from runs import (
+from fitting import (
     HEADS,
     LABELS,
     SETTINGS,
@@ -26,6 +22,10 @@ from runs import (
     started,
     wait_for,
 )  # fmt: skip
+
+import attn_dsl as package
+from attn_dsl.dsl.errors import InputError, WorkError
+from attn_dsl.synth.progress import Progress
 
 distributed = pytest.importorskip("distributed")
 

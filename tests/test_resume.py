@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 from command_line import attn_dsl, snapshot, succeed
+from fitting import LABELS, SETTINGS, assert_same, rows, started, wait_for
 
 import attn_dsl as package
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.capture import Capture
 from attn_dsl.synth.run import alone
-from runs import LABELS, SETTINGS, assert_same, rows, started, wait_for
 
 
 def status(run: Path) -> str:
