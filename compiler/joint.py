@@ -26,6 +26,7 @@ from attn_dsl.compiler.bytecode import Code, Compiler, Op, Plane
 from attn_dsl.compiler.joint_columns import Columns
 from attn_dsl.compiler.kernel_graph import ColumnKey, Stage
 from attn_dsl.compiler.machine import plane_value
+from attn_dsl.compiler.reads import joined, of_slope
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.tokens import Tokens
@@ -172,7 +173,7 @@ class JointPlan:
             affine = self._line(op, a, b, x)
             self._affine.append(affine)
             if affine is not None:
-                stage = _stage_of(affine)
+                stage = of_slope(*affine[:2])
                 if op in (Op.ADD, Op.SUB) and stage in (Stage.KEY, Stage.QUERY):
                     # q - (q - k) is the key, but is not computed from what reads the key alone.
                     inner = {self.stage[a], self.stage[b]} <= {Stage.CONSTANT, stage}
@@ -192,9 +193,9 @@ class JointPlan:
             elif op in (Op.ABS, Op.NOT, Op.BETWEEN):
                 stage = first
             else:
-                stage = _joined(first, self.stage[b])
+                stage = joined(first, self.stage[b])
                 gap = self._gap(a, b) if op in _COMPARE else None
-                if gap is not None and _stage_of(gap) == Stage.DISTANCE:
+                if gap is not None and of_slope(*gap[:2]) == Stage.DISTANCE:
                     stage = Stage.DISTANCE
             self.stage.append(stage)
 
@@ -355,19 +356,3 @@ class JointPlan:
 
 def _number(table: dict[PlaneKey, int], key: PlaneKey) -> int:
     return table.setdefault(key, len(table))
-
-
-def _stage_of(affine: Affine) -> Stage:
-    q, k, _ = affine
-    if q == 0:
-        return Stage.CONSTANT if k == 0 else Stage.KEY
-    if k == 0:
-        return Stage.QUERY
-    return Stage.DISTANCE if q == -k else Stage.PAIR
-
-
-def _joined(left: Stage, right: Stage) -> Stage:
-    """Return what is read by an operation on two registers."""
-    if left == right or right == Stage.CONSTANT:
-        return left
-    return right if left == Stage.CONSTANT else Stage.PAIR

@@ -11,6 +11,7 @@ from attn_dsl.compiler.bytecode import Op
 from attn_dsl.compiler.joint_machine import FAR_OFF
 from attn_dsl.compiler.kernel_graph import Stage
 from attn_dsl.compiler.machine import plane_value
+from attn_dsl.compiler.reads import operands
 from attn_dsl.dsl.reference import TERM_LIMIT
 
 if TYPE_CHECKING:
@@ -18,12 +19,10 @@ if TYPE_CHECKING:
 
 NEAR = 60.0
 """How far apart the scores of a program may lie for its rows to need no largest one."""
-_NO_OPERANDS = (Op.CONST, Op.QUERY, Op.KEY, Op.COLUMN_QUERY, Op.COLUMN_KEY)
 _GIVEN = (Stage.CONSTANT, Stage.KEY)
 """What is a row already when a plane of pairs asks for it."""
 _WIDE = (Stage.QUERY, Stage.DISTANCE)
 """What is no row by itself, but becomes one where an operation on rows needs it."""
-_UNARY = (Op.ABS, Op.NOT, Op.BETWEEN, Op.ANY, Op.COUNT, Op.NEAREST, Op.FIRST, Op.LAST)
 
 
 class Tables(NamedTuple):
@@ -248,13 +247,8 @@ def _functions(values: Sequence[Value]) -> tuple[tuple[int, ...], tuple[float, .
     return tuple(int(x) for value in two for x in value[:2]), tuple(float(v[2]) for v in two)
 
 
-def _operands(plan: JointPlan, register: int) -> set[int]:
-    op, a, b, _, _ = plan.code.instructions[register].tolist()
-    if op in _NO_OPERANDS:
-        return set()
-    if op == Op.COLUMN:
-        return {b}
-    return {a} if op in _UNARY else {a, b}
+def _operands(plan: JointPlan, register: int) -> tuple[int, ...]:
+    return operands(*plan.code.instructions[register, :3].tolist())
 
 
 def _is_quantifier(plan: JointPlan, register: int) -> bool:

@@ -33,7 +33,7 @@ def stages(code: Code) -> np.ndarray:
         slope = _slope(op, a, b, slopes)
         slopes.append(slope if op in (Op.CONST, Op.QUERY, Op.KEY, Op.ADD, Op.SUB) else None)
         if slope is not None:
-            found.append(_of_slope(*slope))
+            found.append(of_slope(*slope))
         elif op in (*_SEARCHES, Op.COLUMN_QUERY):
             found.append(Stage.QUERY)
         elif op == Op.COLUMN_KEY:
@@ -82,11 +82,12 @@ def needed(code: Code, wanted: np.ndarray) -> np.ndarray:
     for number in range(len(code.instructions) - 1, -1, -1):
         if number in inside:
             op, a, b = code.instructions[number, :3].tolist()
-            inside.update(_operands(op, a, b))
+            inside.update(operands(op, a, b))
     return np.array(sorted(inside), dtype=np.int64)
 
 
-def _operands(op: int, a: int, b: int) -> tuple[int, ...]:
+def operands(op: int, a: int, b: int) -> tuple[int, ...]:
+    """Return the registers that an instruction reads."""
     if op in (Op.CONST, Op.QUERY, Op.KEY, Op.COLUMN_QUERY, Op.COLUMN_KEY):
         return ()
     if op == Op.COLUMN:
@@ -107,7 +108,12 @@ def _slope(op: int, a: int, b: int, known: list[tuple[int, int] | None]) -> tupl
     return left[0] + sign * right[0], left[1] + sign * right[1]
 
 
-def _of_slope(query: int, key: int) -> Stage:
+def of_slope(query: int, key: int) -> Stage:
+    """Say what is read by what gains so much with the query and with the key.
+
+    >>> of_slope(1, -1)
+    <Stage.DISTANCE: 3>
+    """
     if key == 0:
         return Stage.CONSTANT if query == 0 else Stage.QUERY
     if query == 0:

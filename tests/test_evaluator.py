@@ -172,6 +172,6 @@ def test_lanes_do_what_their_plain_functions_do() -> None:
 
 def test_every_operation_has_its_operands() -> None:
     """An operation that is added must be told apart by what it reads."""
-    from attn_dsl.compiler.reads import _operands
+    from attn_dsl.compiler.reads import operands
 
-    assert {len(_operands(int(op), 0, 1)) for op in Op} == {0, 1, 2}
+    assert {len(operands(int(op), 0, 1)) for op in Op} == {0, 1, 2}
