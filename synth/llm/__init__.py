@@ -1,0 +1,1 @@
+"""Language models as proposers: they write programs token by token, and can only write programs."""

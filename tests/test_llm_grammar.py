@@ -1,0 +1,217 @@
+"""The proposal grammar: every completion under its masks parses, checks, and comes to an end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.check import MAX_COST, MAX_NODES, check
+from attn_dsl.dsl.gbnf import GrammarError, to_gbnf
+from attn_dsl.dsl.parser import grammar_text, parse
+from attn_dsl.dsl.printer import show
+from attn_dsl.synth import vocabulary
+from attn_dsl.synth.llm import grammar as g
+
+llguidance = pytest.importorskip("llguidance")
+WALKS = 60
+LONGEST = 4_000
+"""Tokens after which a walk has not come to an end; single bytes make the longest ones."""
+
+
+def walks(tokenizer: Any, grammar: str, count: int, seed: int = 0) -> Iterator[str]:
+    """Write texts by choosing among the allowed tokens, each as likely as any other."""
+    from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
+
+    matcher = llguidance.LLMatcher(tokenizer, grammar)
+    size, rng = tokenizer.vocab_size, np.random.default_rng(seed)
+    mask = allocate_token_bitmask(1, size)
+    for _ in range(count):
+        assert matcher.reset()
+        tokens: list[int] = []
+        while len(tokens) < LONGEST:
+            fill_next_token_bitmask(matcher, mask)
+            assert not matcher.is_error(), matcher.get_error()
+            bits = np.unpackbits(mask.view(np.uint8), bitorder="little")[:size]
+            token = int(rng.choice(np.flatnonzero(bits)))
+            if token == tokenizer.eos_token:
+                break
+            assert matcher.consume_token(token), matcher.get_error()
+            tokens.append(token)
+        yield tokenizer.decode_str(tokens)
+
+
+def byte_fallback_tokenizer(texts: list[str]) -> Any:
+    """Train a tokenizer of the kind that Llama has: words with a mark for the blank, and bytes."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    whole = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    whole.normalizer = normalizers.Replace(" ", "▁")
+    whole.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    special = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256))]
+    trainer = trainers.BpeTrainer(vocab_size=2_000, special_tokens=special, show_progress=False)
+    whole.train_from_iterator(texts, trainer)
+    plain = json.loads(whole.to_str())
+    plain["added_tokens"] = [a for a in plain["added_tokens"] if not a["content"].startswith("<0")]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(plain)), unk_token="<unk>", bos_token="<s>",
+        eos_token="</s>",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["bytes", "pieces", "gpt2"])
+def tokenizer(request: pytest.FixtureRequest) -> Any:
+    if request.param == "bytes":
+        return llguidance.LLTokenizer("byte")
+    from llguidance.hf import from_tokenizer
+
+    if request.param == "pieces":
+        from attn_dsl import demo
+
+        lines = demo.stories_path().read_text(encoding="utf-8").splitlines()[:200]
+        programs = [show(p) for p in _vocabulary(causal=True)]
+        return from_tokenizer(byte_fallback_tokenizer([*lines, *programs]))
+    from transformers import AutoTokenizer
+
+    folder: Path = request.getfixturevalue("shared") / "models" / "gpt2-tokenizer"
+    return from_tokenizer(AutoTokenizer.from_pretrained(folder))
+
+
+@pytest.mark.parametrize("causal", [True, False], ids=["causal", "bidirectional"])
+def test_random_walks_end_and_check(tokenizer: Any, causal: bool) -> None:
+    found = list(walks(tokenizer, g.proposal_grammar(causal), WALKS))
+    for source in found:
+        program = parse(source)
+        assert program.causal == causal
+        facts = check(program, source=source)
+        assert facts.lookahead == ()
+        assert parse(show(program)) == program
+        assert len(program.terms) <= g.MAX_TERMS
+    assert len(set(found)) == WALKS
+
+
+def test_plans_are_comments_and_holes_are_all(tokenizer: Any) -> None:
+    grammar = g.proposal_grammar(True, plan=True, numbers=False, terms=3)
+    found = [parse(source) for source in walks(tokenizer, grammar, 20)]
+    assert all(set(program.weights) == {None} for program in found)
+    assert max(len(program.terms) for program in found) == 3
+    assert any(program.remarks.above for program in found)
+
+
+def _vocabulary(causal: bool) -> list[t.Head]:
+    """Everything that the search builds programs from, as programs."""
+    visibility: t.Visibility = "causal" if causal else "bidirectional"
+    conditions = [t.Where(None, p) for p in vocabulary.conditions(causal)]
+    terms = [*vocabulary.terms(causal), *conditions]
+    return [t.Head(g.NAME, visibility, terms=(term,)) for term in terms]
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_the_vocabulary_of_the_search_can_be_proposed(causal: bool) -> None:
+    missing = [show(p) for p in _vocabulary(causal) if not g.is_proposal(show(p), causal)]
+    assert missing == []
+
+
+@pytest.mark.parametrize(
+    ("term", "fits"),
+    [
+        ('? where text(k) in {"cat", "dog"} and text(q) == "the"', True),
+        ("-0.85 * log(1 + q - k) where not punct(q)", True),
+        ("by q - k [0: 2, 1: -1.5, 4: 0]", True),
+        ("? where text(k) == text(nearest(capital(k) and word(k) not in FunctionWord and k < q))", True),
+        ("? where (punct(k) or newline(k)) and q - k in 1..16", True),
+        ("? where k == max(nearest(line_start(k) and indent(k) < indent(q) and k < q), 0)", True),
+        ("? where any(text(k) == text(q) and k < q)", True),
+        ("? * count(punct(k) and k < q)", True),
+        ("by q - k [4: 2, 1: -1.5]", False),
+        ("? where q - k in 4..1", False),
+        ("? where text_final(k)", False),
+        ("? where from_end(k) == 1", False),
+        ("? where upos(k) == \"NOUN\"", False),
+        ("? where word(k) in Unknown", False),
+        ("? where text(k) in {\"a\": 1}", False),
+        ("? where text(k) in {}", False),
+        ("2.50 where k == 0", False),
+        ("? where k==0", False),
+        ("? where  k == 0", False),
+        ("100 where k == 0", False),
+        ('? where text(k) == "\x85"', False),
+    ],
+)  # fmt: skip
+def test_what_can_be_proposed_for_a_causal_head(term: str, fits: bool) -> None:
+    source = f"head proposed causal softmax:\n    {term}\n"
+    assert g.is_proposal(source, causal=True) == fits
+    if fits:
+        assert show(parse(source)) == source
+
+
+def test_the_costliest_programs_check() -> None:
+    sum_ = "match(k, q) - match(k, q)"
+    small = f"abs({sum_})"
+    plain = f"not {small} == {small}"
+    group = f"not ({plain} or {plain} or {plain})"
+    conjunction = f"{group} and {plain} and {plain}"
+    pointer = f"min(nearest({conjunction}), 9) + 9"
+    far = f"not text(k) == text({pointer})"
+    terms = [
+        f"? where {conjunction} or {conjunction}",
+        f"? where {plain} and {far} and {plain}",
+        f"? * log(nearest({conjunction})) where {conjunction}",
+    ]
+    for term in terms:
+        source = "head proposed causal softmax:\n" + f"    {term}\n" * g.MAX_TERMS
+        assert g.is_proposal(source, causal=True)
+        assert check(parse(source)).cost > MAX_COST // 2
+    elements = ", ".join(f'"{i:0{g.MAX_STRING}d}"' for i in range(g.MAX_ELEMENTS))
+    member = f"text(k) in {{{elements}}}"
+    either = " and ".join([f"{member}"] * 4)
+    source = "head proposed causal softmax:\n" + f"    ? where {either} or {either}\n" * g.MAX_TERMS
+    assert g.is_proposal(source, causal=True)
+    assert check(parse(source)).nodes < MAX_NODES
+
+
+def test_programs_are_written_as_proposals() -> None:
+    source = (
+        'set A = {"b", "a"}\n\nhead x causal:\n    # why\n    2 where text(k) in A\n    1 * k\n'
+    )
+    program = parse(source)
+    body = ' where text(k) in {"a", "b"}\n    '
+    head = "head proposed causal softmax:\n    "
+    assert g.as_proposal(program) == f"{head}?{body}? * k\n"
+    assert g.as_proposal(program, numbers=True) == f"{head}2{body}1 * k\n"
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_it_is_converted_to_gbnf(causal: bool) -> None:
+    from llguidance.gbnf_to_lark import gbnf_to_lark
+
+    gbnf = to_gbnf(g.proposal_grammar(causal))
+    back = gbnf_to_lark(gbnf)
+    for source in walks(llguidance.LLTokenizer("byte"), back, 20):
+        assert g.is_proposal(source, causal)
+        check(parse(source))
+
+
+def test_what_is_new_in_the_grammar_file_must_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(g, "grammar_text", lambda: grammar_text() + '\nNEW: "new"\n')
+    g._terminals.cache_clear()
+    g.proposal_grammar.cache_clear()
+    with pytest.raises(GrammarError, match=r"NEW; say there"):
+        g.proposal_grammar(True, terms=2)
+    monkeypatch.undo()
+    g._terminals.cache_clear()
+    assert g.proposal_grammar(True, terms=2)
+
+
+@pytest.mark.parametrize("terms", [0, g.MAX_TERMS + 1])
+def test_the_number_of_terms_is_bounded(terms: int) -> None:
+    with pytest.raises(ValueError, match="1 to 8 terms"):
+        g.proposal_grammar(True, terms=terms)
