@@ -33,8 +33,8 @@ class Tunable(torch.nn.Module):
 
     A weight multiplies a plane of n x n numbers that the text alone decides, so the planes of all
     programs are computed once for a text, equal ones once, and all scores are one product of
-    matrices. Structure and sets stay as they are. Scores are float32, so attention is exact to some
-    1e-7 of the largest score in its text.
+    matrices. Structure and sets stay as they are. Scores are float32, and a term beyond TERM_LIMIT
+    logits is not cut off there as in other evaluations.
 
     Attributes:
         weights: float32, the weights of all programs in source order; ``starts`` (programs + 1)
@@ -56,23 +56,22 @@ class Tunable(torch.nn.Module):
         self.starts = np.cumsum([0, *(len(p.tree.weights) for p in programs)])
         self.weights = torch.nn.Parameter(torch.tensor(values, dtype=torch.float32))
         self._linear = torch.tensor([p.tree.normaliser == "linear" for p in programs])
-        self._cache: OrderedDict[Tokens, tuple[np.ndarray, ...]] = OrderedDict()
+        self._cache: OrderedDict[Tokens, tuple[np.ndarray, np.ndarray]] = OrderedDict()
         self._bytes, self._limit = 0, cache_bytes
         self._where = _places(Plan([p.tree for p in programs], Batch([])))
 
     def bundle(self, texts: Sequence[Tokens]) -> torch.Tensor:
         """Return the matrices of all programs, float32 (programs, texts, n, n), with gradients."""
         device, size = self.weights.device, len(self.originals)
-        truths, values, masses = (part.to(device) for part in self._planes(texts))
-        planes = torch.cat([truths.float(), values])
+        truths, values = self._planes(texts)
+        planes = torch.cat([truths.to(device).float(), values.to(device)])
         matrix = self.weights.new_zeros(size, len(planes))
         owner, plane = self._where
         matrix = matrix.index_put((owner.to(device), plane.to(device)), self.weights, True)
         scores = matrix @ planes
         if self._linear.any():
-            planes = torch.cat([truths.float(), masses])
-            sums = self._positive(owner, plane, len(planes)) @ planes.clamp(min=0.0)
-            logs = sums.clamp(min=1e-38).log()
+            masses = self._positive(owner, plane, len(planes)) @ planes.clamp(min=0.0)
+            logs = masses.clamp(min=1e-38).log()
             scores = torch.where(self._linear.to(device)[:, None], logs, scores)
         sees = visible(texts, self.causal)
         at = sees.reshape(-1).nonzero().squeeze(1).to(device)
@@ -105,28 +104,23 @@ class Tunable(torch.nn.Module):
         masses = self.weights.clamp(min=0.0)
         return matrix.index_put((owner.to(device), plane.to(device)), masses, True)
 
-    def _planes(self, texts: Sequence[Tokens]) -> tuple[torch.Tensor, ...]:
-        """Return the planes of all programs, each (planes, entries of all texts).
-
-        uint8 truths, float32 values for softmax programs, and the values as they are for linear
-        ones; none if there are no linear ones.
-        """
+    def _planes(self, texts: Sequence[Tokens]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return uint8 truths and float32 values of all programs, (planes, entries of all texts)."""
         missing = [text for text in dict.fromkeys(texts) if text not in self._cache]
         found = {text: self._cache[text] for text in texts if text in self._cache}
         if missing:
             plan = Plan([p.tree for p in self.originals], Batch(missing))
             for i, text in enumerate(missing):
-                truths, values = plan.typed_planes(i)
-                raw = values if self._linear.any() else values[:0]
-                found[text] = truths, _from_first_key(values, len(text), self.causal), raw
+                found[text] = plan.typed_planes(i)
                 self._keep(text, found[text])
         for text in texts:
             if text in self._cache:
                 self._cache.move_to_end(text)
         parts = zip(*(found[text] for text in texts), strict=True)
-        return tuple(torch.from_numpy(np.concatenate(part, axis=1)) for part in parts)
+        truths, values = (torch.from_numpy(np.concatenate(part, axis=1)) for part in parts)
+        return truths, values
 
-    def _keep(self, text: Tokens, planes: tuple[np.ndarray, ...]) -> None:
+    def _keep(self, text: Tokens, planes: tuple[np.ndarray, np.ndarray]) -> None:
         """Remember the planes of a text; forget those of the texts that were not asked for longest."""
         size = sum(part.nbytes for part in planes)
         if size > self._limit:
@@ -136,16 +130,6 @@ class Tunable(torch.nn.Module):
         while self._bytes > self._limit:
             _, old = self._cache.popitem(last=False)
             self._bytes -= sum(part.nbytes for part in old)
-
-
-def _from_first_key(values: np.ndarray, n: int, causal: bool) -> np.ndarray:
-    """Subtract from each row of the planes of a text its value at the first key.
-
-    Softmax does not see it, and float32 sums of large values would lose what tells keys apart.
-    """
-    widths = np.arange(1, n + 1) if causal else np.full(n, n)
-    starts = np.cumsum(widths) - widths
-    return values - np.repeat(values[:, starts], widths, axis=1)
 
 
 def _places(plan: Plan) -> tuple[torch.Tensor, torch.Tensor]:
