@@ -1,0 +1,238 @@
+"""Language models behind one interface: a prompt and a grammar in, completions out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from attn_dsl.dsl.errors import InputError, WorkError
+
+PromptKind = Literal["compact", "page"]
+PROMPT_KEY = "attn_dsl_prompt"
+"""In a transformers model's config.json: which prompt it was trained on."""
+GGUF_PROMPT_KEY = "attn_dsl.prompt"
+"""The same in the metadata of a GGUF file."""
+PROMPTS: tuple[PromptKind, ...] = ("compact", "page")
+NAMED = "a directory, a Hugging Face id, FILE.gguf, hf:REPO:FILE.gguf, URL#MODEL or replay:RUN"
+"""How a model is named."""
+
+
+class ModelError(WorkError):
+    """A language model could not be used or gave nothing that can be used; says what to do.
+
+    ``done`` has the completions that came before.
+    """
+
+    done: Sequence[Completion] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a model wrote.
+
+    Attributes:
+        text: without the prompt.
+        logprob: natural logarithm of its probability under the model, among the tokens that the
+            grammar allowed; None where a server does not tell.
+        tokens: how many.
+        truncated: it did not come to its end: it may be cut at a term, or be no program.
+    """
+
+    text: str
+    logprob: float | None
+    tokens: int
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn.
+
+    Attributes:
+        temperature: 0 takes the likeliest token always.
+        top_p: the likeliest tokens are drawn from that have this probability together.
+        min_p: tokens that are less likely than this share of the likeliest are not drawn.
+        max_tokens: the longest completion.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    max_tokens: int = 384
+
+    def __post_init__(self) -> None:
+        for name, value, low, high in (
+            ("--temperature", self.temperature, 0, 10),
+            ("--top-p", self.top_p, 0, 1),
+            ("--min-p", self.min_p, 0, 1),
+        ):
+            if not low <= value <= high:
+                raise InputError(f"{name} must lie between {low} and {high}, not {value:g}")
+        if self.top_p == 0:
+            raise InputError("--top-p must be above 0; --temperature 0 takes the likeliest token")
+        if self.max_tokens < 16:
+            raise InputError(f"--completion-tokens must be at least 16, not {self.max_tokens}")
+
+
+class LanguageModel(Protocol):
+    """Something that writes texts which follow a grammar."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages and records."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells it from another model."""
+        ...
+
+    @property
+    def prompt(self) -> PromptKind:
+        """Which prompt it wants."""
+        ...
+
+    @property
+    def context(self) -> int:
+        """The most tokens that it reads and writes together."""
+        ...
+
+    def count(self, text: str) -> int:
+        """Count the tokens of a prompt."""
+        ...
+
+    def complete(
+        self, prompt: str, grammar: str, count: int, seed: int, sampling: Sampling,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> list[Completion]:  # fmt: skip
+        """Write completions of a prompt that follow a grammar in Lark's notation.
+
+        The same arguments give the same completions, in the same order. When ``stop`` says so, what
+        is not finished comes truncated.
+
+        Raises:
+            ModelError: it failed, or the prompt does not fit.
+        """
+        ...
+
+
+def room(model: LanguageModel, sampling: Sampling) -> int:
+    """Return how many tokens a prompt may have such that a completion still fits.
+
+    A short context is shared: at most half of it is kept for the completion.
+    """
+    return model.context - min(sampling.max_tokens, model.context // 2)
+
+
+def too_long(name: str, tokens: int, context: int) -> ModelError:
+    """Say that a prompt leaves no room for a program."""
+    return ModelError(
+        f"{name}: the prompt has {tokens} tokens, and the model's context is {context}, which leaves "
+        "too little for a program; lower --prompt-tokens, or use a model with a longer context"
+    )
+
+
+def open_model(spec: str | None, *, device: str = "cpu") -> LanguageModel:
+    """Open a language model by its name.
+
+    >>> open_model("../shared/models/stories260k.gguf").prompt
+    'page'
+
+    Args:
+        spec: see ``NAMED``; None for the one that ships.
+        device: for transformers: ``cpu``, ``cuda``.
+
+    Raises:
+        InputError: there is no such model, or a package is missing; says how to install it.
+    """
+    check_spec(spec)
+    kind, where = kind_of(spec)
+    if kind == "gguf":
+        from attn_dsl.synth.llm.llamacpp import LlamaCpp
+
+        return LlamaCpp(where)
+    if kind == "server":
+        from attn_dsl.synth.llm.server import Server
+
+        return Server(where)
+    if kind == "replay":
+        raise InputError(f"--llm {spec}: completions are replayed by a run, not opened as a model")
+    from attn_dsl.synth.llm.hf import Transformers
+
+    return Transformers(where, device=device)
+
+
+def kind_of(spec: str | None) -> tuple[Literal["gguf", "server", "replay", "transformers"], str]:
+    """Say what kind of model is named, and where it is.
+
+    >>> kind_of("http://localhost:8080/v1#coder")
+    ('server', 'http://localhost:8080/v1#coder')
+    >>> kind_of("hf:org/repo:model.gguf")[0], kind_of("org/repo")[0]
+    ('gguf', 'transformers')
+    """
+    if spec is None:
+        from attn_dsl import demo
+
+        return "transformers", str(Path(demo.model_dir()).with_name("proposer"))
+    if spec.startswith(("http://", "https://")):
+        return "server", spec
+    if spec.startswith("replay:"):
+        return "replay", spec.removeprefix("replay:")
+    if spec.startswith("hf:") or spec.endswith(".gguf") or Path(spec).is_file():
+        return "gguf", spec
+    return "transformers", spec
+
+
+_EXTRAS: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "gguf": (("llama_cpp", "llm"), ("llguidance", "llm")),
+    "server": (("openai", "openai"),),
+    "transformers": (("llguidance", "llm"),),
+    "replay": (),
+}
+
+
+def check_spec(spec: str | None) -> None:
+    """Refuse what cannot be a model, before any work is done; nothing is loaded.
+
+    Raises:
+        InputError: a file or directory is missing, or a package is.
+    """
+    import importlib.util
+
+    kind, where = kind_of(spec)
+    said = "" if spec is None else f" {spec}"
+    for module, extra in _EXTRAS[kind]:
+        if importlib.util.find_spec(module) is None:
+            raise InputError(
+                f"--llm{said} needs {module.replace('_', '-')}: pip install 'attn-dsl[{extra}]'"
+            )
+    path = Path(where)
+    if kind == "gguf" and where.startswith("hf:"):
+        if where.count(":") != 2 or not all(where.split(":")):
+            raise InputError(
+                f"--llm {where}: write hf:REPO:FILE.gguf, as in hf:org/repo:model.gguf"
+            )
+    elif kind == "gguf":
+        if not path.is_file():
+            raise InputError(f"--llm {where}: no such file; a model is {NAMED}")
+        with path.open("rb") as file:
+            if file.read(4) != b"GGUF":
+                raise InputError(
+                    f"--llm {where}: not a GGUF file (it does not begin with GGUF); a model is {NAMED}"
+                )
+    elif kind == "replay":
+        if not (path / "llm").is_dir():
+            raise InputError(
+                f"--llm replay:{where}: no completions are kept there (no folder {path / 'llm'}); name "
+                "a run that was made with --llm"
+            )
+    elif kind == "transformers":
+        if spec is None and not path.is_dir():
+            raise InputError(f"the model that ships is missing ({path}); install attn-dsl again")
+        looks_local = where.startswith((".", "/", "~")) or where.count("/") != 1
+        if path.is_dir() and not (path / "config.json").is_file():
+            raise InputError(f"--llm {where}: a directory without config.json; a model is {NAMED}")
+        if not path.is_dir() and looks_local:
+            raise InputError(f"--llm {where}: no such directory; a model is {NAMED}")

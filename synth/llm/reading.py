@@ -1,0 +1,83 @@
+"""From what a model wrote to a program: whole, cut off at its limit, or wrapped in other text."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.check import check
+from attn_dsl.dsl.errors import AttnDslError, ProgramError
+from attn_dsl.dsl.parser import parse
+
+_FENCE = re.compile(r"```[^\n]*\n(.*?)(?:```|\Z)", re.S)
+_BEGINS = re.compile(r"^(?:set [A-Z]|head [a-z])", re.M)
+_LINE = re.compile(r"^(?:set |head |\s|\}|#|$)")
+
+
+def read(text: str, *, causal: bool, name: str = "<completion>") -> t.Head:
+    """Parse and check a program that a model wrote; comments are left out.
+
+    >>> read("head proposed causal softmax:\\n    ? where k == 0\\n", causal=True).weights
+    (None,)
+
+    Raises:
+        ProgramError: it does not parse or check.
+        ProgramErrors: for several reasons.
+    """
+    program = parse(text, name)
+    check(program, source=text, name=name)
+    if program.causal != causal:
+        raise ProgramError(
+            f"the head is {'causal' if causal else 'bidirectional'}, and the program is not",
+            program.span, text, name=name,
+        )  # fmt: skip
+    if program.normaliser != "softmax":
+        raise ProgramError(
+            "only softmax programs can be fitted", program.span, text, name=name,
+            hint="write softmax instead of linear; weights are logits",
+        )  # fmt: skip
+    terms = tuple(dataclasses.replace(term, remarks=t.NO_REMARKS) for term in program.terms)
+    sets = tuple(dataclasses.replace(s, remarks=t.NO_REMARKS) for s in program.sets)
+    return dataclasses.replace(program, terms=terms, sets=sets, remarks=t.NO_REMARKS, after=())
+
+
+def whole_terms(text: str) -> str | None:
+    """Return a program that was cut off without its unfinished last line; None if no term is left.
+
+    >>> print(whole_terms("head a causal softmax:\\n    ? where k == 0\\n    ? whe"), end="")
+    head a causal softmax:
+        ? where k == 0
+    """
+    lines = text[: text.rfind("\n") + 1]
+    head = _BEGINS.search(lines)
+    return lines if head and lines.count("\n", head.start()) > 1 else None
+
+
+def extracted(answer: str) -> str:
+    """Take the program out of an answer that may say more: a fenced block, or from its head on.
+
+    >>> print(extracted("Sure:\\n```\\nhead a causal:\\n 2 where k == 0\\n```\\nIt works."), end="")
+    head a causal:
+     2 where k == 0
+    """
+    blocks = [b for b in _FENCE.findall(answer) if _BEGINS.search(b)]
+    text = blocks[-1] if blocks else answer
+    begins = _BEGINS.search(text)
+    if not begins:
+        return text.strip()
+    lines: list[str] = []
+    for line in text[begins.start() :].splitlines():
+        if not _LINE.match(line):
+            break
+        lines.append(line)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def complaint(text: str, *, causal: bool) -> str | None:
+    """Say why a text is no program that can be used; None if it is one."""
+    try:
+        read(text, causal=causal, name="your program")
+    except AttnDslError as error:
+        return str(error)
+    return None
