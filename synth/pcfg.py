@@ -152,7 +152,9 @@ class Grammar:
         """Return -ln p of a rule; a rule that was never seen has a part of ``UNSEEN``."""
         slot = rule[0]
         unseen = UNSEEN / OPEN.get(slot, OTHERS)
-        return math.log((self.totals.get(slot, 0.0) + UNSEEN) / (self.counts.get(rule, 0.0) + unseen))
+        return math.log(
+            (self.totals.get(slot, 0.0) + UNSEEN) / (self.counts.get(rule, 0.0) + unseen)
+        )
 
     def cost(self, node: t.Node) -> float:
         """Return -ln p of a term."""

@@ -15,8 +15,10 @@ from attn_dsl.dsl.printer import show
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.metrics import bootstrap
 from attn_dsl.synth.atoms import Atoms
+from attn_dsl.synth.bank import Bank
 from attn_dsl.synth.cells import CHANNELS
 from attn_dsl.synth.design import Design
+from attn_dsl.synth.enumerate import Enumerate
 from attn_dsl.synth.exact import Exact
 from attn_dsl.synth.exchange import Exchange, Market
 from attn_dsl.synth.greedy import Greedy
@@ -39,6 +41,7 @@ PROPOSERS: dict[str, Callable[[Session], Proposer]] = {
         rounds=min(8 + session.settings.effort, 16),
         stride=1 if session.settings.effort > 4 else 2,
     ),
+    "enumerate": lambda session: Enumerate(lambda: session.bank),
 }
 """Who may suggest programs, by name; each is made once for a session."""
 
@@ -98,6 +101,11 @@ class Session:
         return Screen(Atoms(self.design))
 
     @cached_property
+    def bank(self) -> Bank:
+        """The terms of the language, enumerated."""
+        return Bank(self.design)
+
+    @cached_property
     def wide(self) -> Wide:
         """The rows for what has many weights."""
         entries = max(self.settings.wide * self.settings.effort, self.settings.entries)
@@ -134,6 +142,8 @@ class Session:
         with self._lock:
             _ = self.design.vocabulary, self.design.conditions, self.probes, self.proposers
             _ = self.select, self.test, self.market
+            if "enumerate" in self.settings.proposers:
+                _ = self.bank
             if "graded" in self.settings.proposers:
                 _ = self.wide.cells, self.wide.planes
 
