@@ -249,7 +249,7 @@ def parsing() -> list[Figure]:
     def run() -> None:
         Plan([parse(source).tree for source in sources], batch)
 
-    (seconds,) = interleaved(3, run)
+    (seconds,) = interleaved(15, run)
     return [
         Figure(
             "parse + check + compile, ten terms",

@@ -128,7 +128,7 @@ def compute_row(
     code, stage, slot, eager, pads, key_planes, key_rates, pair_planes, pair_rates, conditions,
     pair_needs, needs, distance, distance_planes, sums, key_terms, key_weights, terms, rates, weights,
     starts, linear, bounded, columns, scalars, rows, key_rows, pair_rows, key_sums, stamps, match,
-    scores, masses, bits, q, keys, low, out, row,
+    scores, masses, q, keys, low, out, row,
 ):  # fmt: skip
     """Compute a query's row of all programs into ``out[:, row, :keys]``.
 
@@ -143,7 +143,7 @@ def compute_row(
     zero = sums.shape[1] // 2 - q
     # loops over whole vectors: what lies behind the keys has a score of FAR_OFF
     wide = (keys + WIDTH - 1) // WIDTH * WIDTH
-    s, m, b, x = scores[:wide], masses[0, :wide], bits[:wide], masses[1, :wide]
+    s, m, x = scores[:wide], masses[0, :wide], masses[1, :wide]
     for program in range(out.shape[0]):
         _sum(sums[program, zero : zero + wide], key_sums[program, :wide], s)
         floor = 0.0 if linear[program] else -TERM_LIMIT
@@ -190,7 +190,7 @@ def compute_row(
             _linear_row(s[:keys], out[program, row, :keys])
             continue
         _shift(s, 0.0 if bounded[program] else _largest(s), m)
-        exponentials(m, b, x)
+        exponentials(m, x)
         _scale(x, out[program, row, :keys])
 
 
@@ -240,7 +240,7 @@ def evaluate_text(
     code, stage, slot, eager, pads, key_planes, key_rates, pair_planes, pair_rates, conditions,
     pair_needs, needs, distance, distance_planes, sums, key_terms, key_weights, terms, rates, weights,
     starts, linear, bounded, columns, scalars, rows, key_rows, pair_rows, key_sums, stamps, match,
-    scores, masses, bits, partial, reach, token, causal, n, settled, known, opened, clean, out,
+    scores, masses, partial, reach, token, causal, n, settled, known, opened, clean, out,
 ):  # fmt: skip
     """Evaluate all programs on one text into ``out`` float32 (programs, rows, rows).
 
@@ -274,7 +274,7 @@ def evaluate_text(
             code, stage, slot, eager, pads, key_planes, key_rates, pair_planes, pair_rates,
             conditions, pair_needs, needs, distance, distance_planes, sums, key_terms, key_weights,
             terms, rates, weights, starts, linear, bounded, columns, scalars, rows, key_rows,
-            pair_rows, key_sums, stamps, match, scores, masses, bits, q, keys, low, out, q,
+            pair_rows, key_sums, stamps, match, scores, masses, q, keys, low, out, q,
         )  # fmt: skip
         if not clean:
             out[:, q, keys:] = 0.0

@@ -97,7 +97,6 @@ class State(NamedTuple):
         match: int32 (capacity, capacity), or (0, 0) where no program needs it.
         scores: float64 (capacity).
         masses: float32 (2, capacity).
-        bits: int32 (capacity).
     """
 
     columns: np.ndarray
@@ -110,7 +109,6 @@ class State(NamedTuple):
     match: np.ndarray
     scores: np.ndarray
     masses: np.ndarray
-    bits: np.ndarray
 
 
 class _Lists:
@@ -228,7 +226,6 @@ def state(plan: JointPlan, t: Tables) -> State:
         match=np.zeros((side, side), dtype=np.int32),
         scores=np.zeros(capacity),
         masses=np.zeros((2, capacity), dtype=np.float32),
-        bits=np.zeros(capacity, dtype=np.int32),
     )
 
 

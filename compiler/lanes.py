@@ -17,6 +17,7 @@ Truth values are kept as bits, sixteen to a word of type uint16, the first lane 
 
 from __future__ import annotations
 
+import math
 import operator
 
 import numpy as np
@@ -36,6 +37,9 @@ _INTS = ir.VectorType(_INT, WIDTH)
 _BITS = ir.VectorType(ir.IntType(1), WIDTH)
 _WORD = ir.IntType(WIDTH)
 _FAST = ("reassoc", "contract", "nsz")
+# Coefficients of 2**f on [-0.5, 0.5]: the Taylor series of exp(f ln 2), relative error below 2e-8.
+_SERIES = [float(np.float32(math.log(2) ** i / math.factorial(i))) for i in range(8)]
+_LOG2E = float(np.float32(1 / math.log(2)))
 
 
 class _Vector(types.Type):
@@ -144,6 +148,61 @@ def minimum(a, b):
     return np.minimum(a, b)
 
 
+def _maximum_code(typing, a, b):
+    def code(context, builder, signature, args):
+        return builder.select(builder.fcmp_ordered(">", *args), *args)
+
+    return LANES(LANES, LANES), code
+
+
+@_compiled_as(_maximum_code)
+def maximum(a, b):
+    """Take the larger of two, lane by lane."""
+    return np.maximum(a, b)
+
+
+def _largest_code(typing, lanes):
+    def code(context, builder, signature, args):
+        kind = ir.FunctionType(_FLOAT, [_FLOATS])
+        name = f"llvm.vector.reduce.fmax.v{WIDTH}f32"
+        most = cgutils.get_or_insert_function(builder.module, kind, name)
+        return builder.call(most, args, fastmath=("nnan", *_FAST))
+
+    return types.float32(LANES), code
+
+
+@_compiled_as(_largest_code)
+def largest(lanes):
+    """Take the largest of the lanes."""
+    return lanes.max()
+
+
+def _exponential_code(typing, lanes):
+    def code(context, builder, signature, args):
+        def every(number):
+            return ir.Constant(_FLOATS, [number] * WIDTH)
+
+        kind = ir.FunctionType(_FLOATS, [_FLOATS])
+        floor = cgutils.get_or_insert_function(builder.module, kind, f"llvm.floor.v{WIDTH}f32")
+        y = builder.fmul(args[0], every(_LOG2E), flags=_FAST)
+        whole = builder.call(floor, [builder.fadd(y, every(0.5), flags=_FAST)])
+        f = builder.fsub(y, whole, flags=_FAST)
+        p = every(_SERIES[-1])
+        for c in _SERIES[-2::-1]:
+            p = builder.fadd(builder.fmul(p, f, flags=_FAST), every(c), flags=_FAST)
+        power = builder.add(builder.fptosi(whole, _INTS), ir.Constant(_INTS, [127] * WIDTH))
+        power = builder.shl(power, ir.Constant(_INTS, [23] * WIDTH))
+        return builder.fmul(p, builder.bitcast(power, _FLOATS), flags=_FAST)
+
+    return LANES(LANES), code
+
+
+@_compiled_as(_exponential_code)
+def exponential(lanes):
+    """Compute exp of numbers within +-80, to a relative error of 1e-7 and their rounding."""
+    return np.exp(lanes)
+
+
 def _holds_code(typing, words, at):
     def code(context, builder, signature, args):
         place = _place(context, builder, signature.args[0], args, _WORD)
@@ -201,4 +260,5 @@ def _operation(symbol, name):
 
 
 _operation(operator.add, "fadd")
+_operation(operator.sub, "fsub")
 _operation(operator.mul, "fmul")

@@ -13,10 +13,21 @@ import math
 import numpy as np
 from numba import njit
 
-from attn_dsl.compiler.lanes import WIDTH, holds, load, pick, spread, store, total
+from attn_dsl.compiler.lanes import (
+    WIDTH,
+    exponential,
+    holds,
+    largest,
+    load,
+    maximum,
+    minimum,
+    pick,
+    spread,
+    store,
+    total,
+)
 
 _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
-_FAST = {**_OPTIONS, "fastmath": {"reassoc", "contract", "nsz", "arcp"}}
 _FINITE = {**_OPTIONS, "fastmath": {"reassoc", "contract", "nsz", "arcp", "nnan"}}
 
 BLOCK = 1024
@@ -28,10 +39,10 @@ DEPTH = 60.0
 CUT = np.float32(math.exp(-DEPTH) * 1.001)
 LEAST = np.float32(1e-14)
 """The smallest sum of a row that is trusted: what was left out of it is far smaller."""
-
-# Coefficients of 2**f on [-0.5, 0.5]: the Taylor series of exp(f ln 2), relative error below 2e-8.
-C1, C2, C3, C4, C5, C6, C7 = (np.float32(math.log(2) ** i / math.factorial(i)) for i in range(1, 8))
-LOG2E = np.float32(1 / math.log(2))
+LOWEST = np.float32(-1e30)
+"""Below all scores."""
+TAILS = np.array([(1 << count) - 1 for count in range(WIDTH + 1)], dtype=np.uint16)
+"""Truth values of the first so many lanes."""
 
 
 @njit(**_OPTIONS)
@@ -43,32 +54,19 @@ def block_end(starts, first):
     return last
 
 
-@njit(**_FAST)
-def exponentials(scores, bits, out):
-    """Compute exp of float32 scores within +-80, many at a time; ``out`` may be ``scores``."""
-    for i in range(scores.shape[0]):
-        y = scores[i] * LOG2E
-        whole = np.floor(y + np.float32(0.5))
-        f = y - whole
-        p = C7
-        p = p * f + C6
-        p = p * f + C5
-        p = p * f + C4
-        p = p * f + C3
-        p = p * f + C2
-        p = p * f + C1
-        out[i] = p * f + np.float32(1.0)
-        bits[i] = (np.int32(whole) + np.int32(127)) << np.int32(23)
-    powers = bits.view(np.float32)
-    for i in range(scores.shape[0]):
-        out[i] *= powers[i]
-
-
-@njit(**_FAST)
-def add_scaled(scores, plane, weight):
-    """Add a weighted plane of values to the scores."""
-    for i in range(scores.shape[0]):
-        scores[i] += weight * plane[i]
+@njit(**_OPTIONS)
+def exponentials(scores, out):
+    """Compute exp of float32 scores within +-80; ``out`` may be ``scores``."""
+    size = scores.shape[0]
+    if size < WIDTH:
+        for i in range(size):
+            out[i] = np.float32(math.exp(scores[i]))
+        return
+    # the last lanes may overlap those before them, and so are read before these are written
+    last = exponential(load(scores, size - WIDTH))
+    for i in range(0, size - WIDTH, WIDTH):
+        store(out, i, exponential(load(scores, i)))
+    store(out, size - WIDTH, last)
 
 
 @njit(**_FINITE)
@@ -80,13 +78,21 @@ def vectors(planes, rows, weights, starts, out):
         rows, weights, starts: per program, which planes have which weights.
         out: float32 (programs, at least length), 0 behind the vectors.
     """
-    length = planes.shape[1]
+    length, width = planes.shape[1], out.shape[1]
     sums = np.empty(length, dtype=np.float64)
+    cut, zero = spread(CUT), spread(np.float32(0.0))
     for p in range(out.shape[0]):
         mine = out[p]
+        for i in range(length, width):
+            mine[i] = np.float32(-DEPTH if starts[p] < starts[p + 1] else 0.0)
+        if starts[p] == starts[p + 1]:
+            for i in range(length):
+                mine[i] = np.float32(1.0)
+            continue
+        weight, plane = weights[starts[p]], planes[rows[starts[p]]]
         for i in range(length):
-            sums[i] = 0.0
-        for j in range(starts[p], starts[p + 1]):
+            sums[i] = weight * plane[i]
+        for j in range(starts[p] + 1, starts[p + 1]):
             weight, plane = weights[j], planes[rows[j]]
             for i in range(length):
                 sums[i] += weight * plane[i]
@@ -95,21 +101,25 @@ def vectors(planes, rows, weights, starts, out):
             top = max(top, sums[i])
         for i in range(length):
             mine[i] = max(sums[i] - top, -DEPTH)
-        for i in range(length, out.shape[1]):
-            mine[i] = -DEPTH
-    flat = out.reshape(-1)
-    exponentials(flat, np.empty(flat.shape[0], dtype=np.int32), flat)
-    for i in range(flat.shape[0]):
-        flat[i] = flat[i] if flat[i] > CUT else np.float32(0.0)
+        for i in range(0, width, WIDTH):
+            # what is at the bottom becomes 0
+            store(mine, i, maximum(exponential(load(mine, i)) - cut, zero))
 
 
 @njit(**_OPTIONS)
-def _products(truths, stride, rows, factors, rewards, penalties, end, first, words, masses):
-    """Multiply masses by what the predicates of a program make of them, 64 entries at a time."""
+def _products(truths, stride, rows, factors, rewards, penalties, end, first, words, fresh, masses):
+    """Multiply masses by what the predicates of a program make of them, 64 entries at a time.
+
+    ``fresh``: the masses are all 1 so far, whatever the array holds.
+    """
+    one = spread(np.float32(1.0))
     for c in range(0, words, 4):
         at = c * WIDTH
-        a, b = load(masses, at), load(masses, at + WIDTH)
-        d, e = load(masses, at + 2 * WIDTH), load(masses, at + 3 * WIDTH)
+        if fresh:
+            a, b, d, e = one, one, one, one
+        else:
+            a, b = load(masses, at), load(masses, at + WIDTH)
+            d, e = load(masses, at + 2 * WIDTH), load(masses, at + 3 * WIDTH)
         for j in range(rewards, penalties):
             w = rows[j] * stride + first + c
             f = spread(factors[j])
@@ -130,20 +140,27 @@ def _products(truths, stride, rows, factors, rewards, penalties, end, first, wor
         store(masses, at + 3 * WIDTH, e)
 
 
-@njit(**_FINITE)
-def _lower_rows(scores, causal, n, first, last):
-    """Take the largest score of each row out; what is far below it hardly counts."""
-    at = 0
+@njit(**_OPTIONS)
+def _powers(values, rows, weights, start, end, low, tails, causal, n, first, last, masses):
+    """Compute the exponentials of a program's weighted values of pairs, the largest of a row 1."""
+    floor, zero, least = spread(np.float32(-DEPTH)), spread(np.float32(0)), spread(LOWEST)
+    here = 0
     for q in range(first, last):
         count = q + 1 if causal else n
-        wide = (count + WIDTH - 1) // WIDTH * WIDTH
-        row = scores[at : at + wide]
-        top = row[0]
-        for k in range(count):
-            top = max(top, row[k])
-        for k in range(wide):
-            row[k] = min(max(row[k] - top, np.float32(-DEPTH)), np.float32(0.0))
-        at += wide
+        end_of_row = here + (count + WIDTH - 1) // WIDTH * WIDTH
+        most = least
+        for at in range(here, end_of_row, WIDTH):
+            score = spread(weights[start]) * load(values[rows[start]], low + at)
+            for j in range(start + 1, end):
+                score = score + spread(weights[j]) * load(values[rows[j]], low + at)
+            store(masses, at, score)
+            inside = holds(tails, min(count - (at - here), WIDTH))
+            most = maximum(most, pick(inside, score, least))
+        top = spread(largest(most))
+        for at in range(here, end_of_row, WIDTH):
+            score = minimum(maximum(load(masses, at) - top, floor), zero)
+            store(masses, at, exponential(score))
+        here = end_of_row
 
 
 @njit(**_OPTIONS)
@@ -175,30 +192,24 @@ def evaluate_masses(
         words += ((q + 1 if causal else n) + WIDTH - 1) // WIDTH
     length = (words + 4) * WIDTH
     masses = np.empty(length, dtype=np.float32)
-    bits = np.empty(length, dtype=np.int32)
-    zero, one = spread(np.float32(0.0)), np.float32(1.0)
+    zero, one, tails = spread(np.float32(0.0)), np.float32(1.0), TAILS
     for p in range(out.shape[0]):
         mine, key, distance, redone = out[p], keys[p], distances[p], redo[p]
         at, here = 0, 0
         for r in range(last - first):
             redone[r] = not wanted[p]
         if wanted[p]:
-            if value_starts[p] < value_starts[p + 1]:
-                part = slice(low * WIDTH, low * WIDTH + words * WIDTH)
-                for i in range(length):
-                    masses[i] = np.float32(0.0)
-                for j in range(value_starts[p], value_starts[p + 1]):
-                    add_scaled(masses[: words * WIDTH], values[value_rows[j], part], weights[j])
-                _lower_rows(masses, causal, n, first, last)
-                exponentials(masses, bits, masses)
-            else:
-                for i in range(length):
-                    masses[i] = one
+            fresh = value_starts[p] == value_starts[p + 1]
+            if not fresh:
+                _powers(
+                    values, value_rows, weights, value_starts[p], value_starts[p + 1], low * WIDTH,
+                    tails, causal, n, first, last, masses,
+                )  # fmt: skip
             j = 2 * p
-            if truth_starts[j] < truth_starts[j + 2]:
+            if fresh or truth_starts[j] < truth_starts[j + 2]:
                 _products(
                     truths, stride, truth_rows, factors, truth_starts[j], truth_starts[j + 1],
-                    truth_starts[j + 2], low, words, masses,
+                    truth_starts[j + 2], low, words, fresh, masses,
                 )  # fmt: skip
             for q in range(first, last):
                 count = q + 1 if causal else n

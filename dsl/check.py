@@ -111,13 +111,15 @@ def cost(program: t.Head) -> int:
     """
 
     def visit(node: t.Node) -> tuple[int, bool]:
-        parts = [visit(child) for child in node.children()]
-        total = sum(price for price, _ in parts)
-        if isinstance(node, t.Quantifier):
-            return total + 1, False
-        key = any(reads for _, reads in parts)
         if isinstance(node, t.Position):
             return 0, node.variable == "k"
+        total, key = 0, False
+        for child in node.children():
+            price, reads = visit(child)
+            total += price
+            key = key or reads
+        if isinstance(node, t.Quantifier):
+            return total + 1, False
         return total + key, key
 
     return sum(visit(term)[0] for term in program.terms)

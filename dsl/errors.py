@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 MAX_SHOWN = 160
 """The most characters of a source line that a message shows."""
@@ -22,8 +22,7 @@ class WorkError(AttnDslError):
     """Valid input, but the work failed (a full disk, a model that gives no attention …)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """A stretch of a program's source, lines and columns counted from 1, the end exclusive.
 
     >>> Span(3, 5, 3, 9)

@@ -139,6 +139,9 @@ def _bound(source: str, name: str) -> None:
         )  # fmt: skip
     depth = 0
     for number, line in enumerate(_COMMENT_OR_STRING.sub(_blanked, source).split("\n"), 1):
+        opened = line.count("(")
+        if not depth and len(line) <= MAX_OPERATORS and opened == line.count(")") <= MAX_NESTING:
+            continue  # too short for anything to be too much
         operators = 0
         for word in re.finditer(rf"[()+-]|\b(?:and|or|not)\b|[0-9]{{{MAX_DIGITS + 1}}}", line):
             if word.group().isdigit():

@@ -83,6 +83,7 @@ class Tables:
         for state, row in table.states.items():
             self.states[state] = mine = {}
             for symbol, (_, argument) in row.items():
+                symbol = str(symbol)  # Lark's tokens compare slowly
                 if hasattr(argument, "expansion"):
                     if argument not in rules:
                         rules[argument] = _rule(argument, actions, limited, over)
@@ -160,7 +161,7 @@ def _rule(
         raise TypeError(f"the rule {name} has no action")
     counts = True if name in limited else False if name in over else None
     return (
-        len(symbols), rule.origin.name, make, None if len(kept) == len(symbols) else kept, counts
+        len(symbols), str(rule.origin.name), make, None if len(kept) == len(symbols) else kept, counts
     )  # fmt: skip
 
 
@@ -197,7 +198,7 @@ def _scanner(lexer: Any) -> tuple:
         if terminal.name not in ignored
     )
     match = re.compile(rf"[ \t]*(?:{groups})", pattern.flags).match if groups else _never
-    return match, {kind: _other(callback) for kind, callback in lexer.callback.items()}
+    return match, {str(kind): _other(callback) for kind, callback in lexer.callback.items()}
 
 
 def _never(text: str, place: int) -> None:
@@ -212,7 +213,8 @@ def _other(callback: Any) -> Callable[[str], str | None]:
         if value not in known:
             if len(known) > 10_000:
                 known.clear()
-            known[value] = callback.scanner.fullmatch(value)
+            found = callback.scanner.fullmatch(value)
+            known[value] = found and str(found)
         return known[value]
 
     return other

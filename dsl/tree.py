@@ -23,16 +23,16 @@ class Node:
 
     span: Span | None = field(default=None, compare=False, repr=False, kw_only=True)
 
-    def children(self) -> Iterator[Node]:
-        """Yield the nodes right below this one, in source order."""
-        for name in _field_names(type(self)):  # type: ignore[arg-type]
+    def children(self) -> list[Node]:
+        """Return the nodes right below this one, in source order."""
+        found: list[Node] = []
+        for name in _node_fields(type(self)):  # type: ignore[arg-type]
             value = getattr(self, name)
-            if isinstance(value, Node):
-                yield value
-            elif isinstance(value, tuple):
-                for item in value:
-                    if isinstance(item, Node):
-                        yield item
+            if value.__class__ is tuple:
+                found += value
+            elif value is not None:
+                found.append(value)
+        return found
 
     def walk(self) -> Iterator[Node]:
         """Yield this node and all below it, parents first."""
@@ -40,12 +40,19 @@ class Node:
         while stack:
             node = stack.pop()
             yield node
-            stack.extend(reversed(list(node.children())))
+            if below := node.children():
+                stack += below[::-1]
+
+
+_PLAIN = ("int", "str", "float", "Literal", "Visibility", "Normaliser", "tuple[str", "tuple[float")
+"""How the types of fields begin that hold no nodes."""
 
 
 @lru_cache(maxsize=64)
-def _field_names(kind: type[Node]) -> tuple[str, ...]:
-    return tuple(f.name for f in dataclasses.fields(kind) if f.compare)
+def _node_fields(kind: type[Node]) -> tuple[str, ...]:
+    """Return the fields of a kind of node that hold nodes, None, or tuples of nodes."""
+    fields = dataclasses.fields(kind)
+    return tuple(f.name for f in fields if f.compare and not str(f.type).startswith(_PLAIN))
 
 
 # Integers: positions, counts, distances.

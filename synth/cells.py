@@ -151,7 +151,6 @@ def sweep(
         truth_gradient, value_gradient: float64, added to.
     """
     rows = starts.shape[0] - 1
-    bits = np.empty(BLOCK, dtype=np.int32)
     residual = np.empty(BLOCK, dtype=np.float32)
     shared_all, likelihood = 0.0, 0.0
     zero, one = np.float32(0.0), np.float32(1.0)
@@ -162,8 +161,7 @@ def sweep(
         last = block_end(starts, first)
         low, high = starts[first], starts[last]
         size = high - low
-        if size > bits.shape[0]:
-            bits = np.empty(size, dtype=np.int32)
+        if size > residual.shape[0]:
             residual = np.empty(size, dtype=np.float32)
         block = predicted[low:high]
         far = log_distance[low:high]
@@ -195,7 +193,7 @@ def sweep(
                 row[i] = x
                 held += a[i] * x
             likelihood += float(held)
-        exponentials(block, bits[:size], block)
+        exponentials(block, block)
         d = residual[:size]
         for r in range(first, last):
             p = predicted[starts[r] : starts[r + 1]]

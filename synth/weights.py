@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from attn_dsl.compiler.masses import BLOCK, add_scaled, block_end, exponentials
+from attn_dsl.compiler.masses import block_end, exponentials
 
 _OPTIONS = {
     "cache": True,
@@ -42,24 +42,27 @@ class Rows:
 
 
 @njit(**_OPTIONS)
+def _add_scaled(scores, plane, weight):
+    for i in range(scores.shape[0]):
+        scores[i] += weight * plane[i]
+
+
+@njit(**_OPTIONS)
 def predict(planes, weights, starts, out):
     """Compute the softmax rows of a weighted sum of planes; return the sum of log normalisers.
 
     Whole rows are worked on in blocks that stay in cache, plane by plane.
     """
     rows = starts.shape[0] - 1
-    bits = np.empty(BLOCK, dtype=np.int32)
     total = 0.0
     first = 0
     while first < rows:
         last = block_end(starts, first)
         low, high = starts[first], starts[last]
-        if high - low > bits.shape[0]:
-            bits = np.empty(high - low, dtype=np.int32)
         block = out[low:high]
         block[:] = np.float32(0.0)
         for j in range(planes.shape[0]):
-            add_scaled(block, planes[j, low:high], np.float32(weights[j]))
+            _add_scaled(block, planes[j, low:high], np.float32(weights[j]))
         for r in range(first, last):
             row = out[starts[r] : starts[r + 1]]
             top = row[0]
@@ -68,7 +71,7 @@ def predict(planes, weights, starts, out):
             for i in range(row.shape[0]):
                 row[i] = max(row[i] - top, np.float32(-80.0))
             total += top
-        exponentials(block, bits[: high - low], block)
+        exponentials(block, block)
         for r in range(first, last):
             row = out[starts[r] : starts[r + 1]]
             mass = np.float32(0.0)
