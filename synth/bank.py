@@ -8,23 +8,17 @@ constant within every row, or by their sign. A bank is made once for a session a
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from hashlib import blake2b
-from typing import TypeVar
 
 import numpy as np
 
-from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.dsl import tree as t
 from attn_dsl.synth.design import Design
 from attn_dsl.synth.expressions import leaves, made, productions
+from attn_dsl.synth.probe import CHUNK, Probe, batches
 from attn_dsl.synth.vocabulary import size
-from attn_dsl.synth.weights import Rows
 
-T = TypeVar("T")
-
-PROBES = 16_000
-"""About how many entries expressions are told apart on."""
 KEPT = 2_400
 """How many terms a bank has at the most …"""
 TRIED = 24_000
@@ -35,8 +29,6 @@ LEAST_ROWS = 3
 """In how many rows a term must differ between keys, and a condition hold and not hold."""
 STRINGS = 40
 """How many of the most frequent tokens are written in predicates."""
-CHUNK = 256
-"""Expressions that are evaluated at once."""
 STEPS = 64
 """Values are told apart to 1 / STEPS."""
 GROUPS = {"key": "truth", "query": "truth", "pair": "truth", "pointer": "place",
@@ -46,7 +38,7 @@ TERMS = ("key", "pair", "value")
 """The kinds that are terms."""
 
 
-class Bank:
+class Bank(Probe):
     """The terms, and the conditions on queries, that an enumeration found on a design's rows.
 
     Attributes:
@@ -59,14 +51,11 @@ class Bank:
         active: float32 (predicates, 1 + conditions), see ``by_condition``: in how many rows a
             predicate holds of some key.
         sizes, extra: the nodes of each term, and those that no condition and each one add.
-        starts: int64 (rows + 1): where each probe row's entries start.
-        row: int32 (entries): the row of each entry.
         tried: how many expressions were evaluated.
     """
 
     def __init__(self, design: Design, most: int = KEPT) -> None:
-        self.design, self.causal = design, design.causal
-        self._choose_rows()
+        super().__init__(design)
         self.tried = 0
         self._seen: dict[str, set[bytes]] = {group: set() for group in (*GROUPS.values(), "term")}
         terms: list[tuple[t.Term, np.ndarray]] = []
@@ -96,43 +85,6 @@ class Bank:
         self.active = self.by_condition(some)
         self.sizes = np.array([size(term) for term in self.terms])
         self.extra = np.array([0, *(1 + size(p) for p in self.conditions)])
-
-    def _choose_rows(self) -> None:
-        """Take every n-th row of the design, over all texts."""
-        design = self.design
-        every = max(1, round(design.entries / PROBES))
-        counts = [len(rows) for rows in design.rows]
-        chosen = np.arange(sum(counts)) % every == 0
-        ends = np.cumsum(counts)
-        self.rows = [
-            rows[chosen[end - len(rows) : end]] for rows, end in zip(design.rows, ends, strict=True)
-        ]
-        widths = np.diff(design.starts)
-        self.starts = np.concatenate([[0], np.cumsum(widths[chosen])]).astype(np.int64)
-        self.row = np.repeat(np.arange(chosen.sum(), dtype=np.int32), widths[chosen])
-        self.chosen = np.flatnonzero(np.repeat(chosen, widths))
-
-    @property
-    def entries(self) -> int:
-        """How many entries the probe rows have."""
-        return len(self.chosen)
-
-    def sample(self, entries: np.ndarray) -> np.ndarray:
-        """Return what a vector of the design's entries is on the probe rows."""
-        return np.ascontiguousarray(entries[..., self.chosen])
-
-    def target(self, rows: Rows) -> Rows:
-        """Return a head's attention on the probe rows."""
-        return Rows(self.starts, self.sample(rows.actual))
-
-    def planes(self, terms: Sequence[t.Term]) -> np.ndarray:
-        """Compute the planes of some terms' weights on the probe rows, float32 (weights, entries)."""
-        visibility: t.Visibility = "causal" if self.causal else "bidirectional"
-        parts = [np.empty((0, self.entries), np.float32)]
-        for some in _batches(terms, CHUNK):
-            plan = Plan([t.Head("bank", visibility, "softmax", some)], self.design.batch)
-            parts.append(plan.planes(self.rows)[list(plan.code.programs[0])])
-        return np.concatenate(parts)
 
     def by_condition(self, rows: np.ndarray) -> np.ndarray:
         """Sum numbers of rows over all rows, and over those where each condition holds.
@@ -176,7 +128,7 @@ class Bank:
         self, new: Iterable[tuple[str, t.Node]]
     ) -> Iterator[tuple[str, t.Node, np.ndarray | None]]:
         """Yield what says something else of the probe rows than all before, with its plane."""
-        for some in _batches(new, CHUNK):
+        for some in batches(new, CHUNK):
             judged = [(kind, node) for kind, node in some if kind in GROUPS]
             planes = iter(self.planes([
                 t.Where(None, node) if GROUPS[kind] == "truth" else t.Scaled(None, node)  # type: ignore[arg-type]
@@ -224,10 +176,3 @@ class Bank:
             return False
         self._seen[group].add(mark)
         return True
-
-
-def _batches(items: Iterable[T], count: int) -> Iterator[tuple[T, ...]]:
-    """Yield items in tuples of ``count``."""
-    source = iter(items)
-    while some := tuple(itertools.islice(source, count)):
-        yield some
