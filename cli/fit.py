@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from attn_dsl.cli import options
+from attn_dsl.cli import language_model, options
 
 if TYPE_CHECKING:
     from attn_dsl.synth.progress import Progress
@@ -46,6 +46,7 @@ STAGES = {
               "other heads.")  # fmt: skip
 @click.option("--proposers", metavar="LIST",
               help="Who suggests programs, by name; the usual ones by default.")  # fmt: skip
+@language_model.options
 @options.lookahead_option()
 @click.option("--jobs", type=click.IntRange(1), metavar="N",
               help="Heads searched at once; all cores by default. Results do not depend on it.")  # fmt: skip
@@ -72,6 +73,7 @@ def fit(
     if out is None:
         out = default_out(model or settings["capture"])
     suggesting = None if proposers is None else names(proposers)
+    settings["llm"] = language_model.chosen(settings, suggesting)
     if dry_run:
         show_plan(model, out, suggesting, as_json, **settings)
         return
@@ -109,7 +111,7 @@ def show_plan(
 
     settings = settings_of(
         given["seed"], given["max_evals"], given["max_nodes"], given["effort"],
-        given["rounds"], proposers, allow_lookahead=given["allow_lookahead"],
+        given["rounds"], proposers, llm=given["llm"], allow_lookahead=given["allow_lookahead"],
     )  # fmt: skip
     found = plan(
         model, given["text"], given["capture"], settings, out=out,
@@ -205,6 +207,7 @@ def summary(run: Run) -> dict[str, Any]:
         "nodes": found.nodes,
         "controls": found.controls,
         "library": run.info.get("library"),
+        "llm": run.info.get("llm"),
         "cut_short": run.info.get("cut_short", []),
         "not_reached": run.info.get("not_reached", []),
     }
@@ -256,6 +259,15 @@ def print_run(run: Run) -> None:
         screen.print(
             f"{library['programs']} of the programs, each for several heads as it is, give 95 % of the "
             "mean IoU (library.csv)."
+        )
+    if (llm := run.info.get("llm")) and llm["completions"]:
+        screen.print(
+            f"Language model {', '.join(llm['models'])}: {llm['completions']} completions, "
+            f"{llm['truncated']} of them cut off at their limit.", soft_wrap=True,
+        )  # fmt: skip
+    if llm and (failed := llm.get("failed")):
+        screen.print(
+            f"The proposer llm failed at {failed['head']}: {failed['error']}", soft_wrap=True
         )
     if short := run.info.get("cut_short"):
         screen.print(f"Cut short by --timeout: {some(short)}.")

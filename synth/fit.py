@@ -18,6 +18,7 @@ from attn_dsl.synth.run import Run, alone, refuse_other_work
 if TYPE_CHECKING:
     from attn_dsl.eval.capture import Capture
     from attn_dsl.synth.executors import Workers
+    from attn_dsl.synth.llm.proposer import Options
     from attn_dsl.synth.search import Session, Settings
 
 
@@ -79,6 +80,7 @@ def fit(
     max_texts: int = 300,
     rounds: int = 2,
     proposers: Sequence[str] | None = None,
+    llm: str | Options | None = None,
     allow_lookahead: bool = False,
     jobs: int | None = None,
     scheduler: str | None = None,
@@ -106,6 +108,8 @@ def fit(
         rounds: how often each head is searched, from the second time on with the programs of the
             other heads; 1 where there is one head.
         proposers: who suggests programs, of ``synth.search.PROPOSERS``; the usual ones if None.
+        llm: the language model of the proposer ``llm``, or all of its options; if it is given and
+            no proposers are, ``llm`` is asked beside the usual ones.
         allow_lookahead: accept causal programs that read the whole text.
         jobs: how many heads are searched at once; all cores by default. The result is the same.
         scheduler: the address of a Dask scheduler, whose workers search instead of this process;
@@ -123,8 +127,9 @@ def fit(
     started = time.monotonic()
     tell = watch or (lambda progress: None)
     settings = settings_of(
-        seed, max_evals, max_nodes, effort, rounds, proposers, allow_lookahead=allow_lookahead
-    )
+        seed, max_evals, max_nodes, effort, rounds, proposers, llm=llm,
+        allow_lookahead=allow_lookahead,
+    )  # fmt: skip
     if jobs is not None and jobs < 1:
         raise InputError(f"--jobs must be at least 1, not {jobs}")
     place = Path(out)
@@ -146,16 +151,19 @@ def fit(
 
 def settings_of(
     seed: int, max_evals: int, max_nodes: int, effort: int, rounds: int,
-    proposers: Sequence[str] | None, *, allow_lookahead: bool,
+    proposers: Sequence[str] | None, *, allow_lookahead: bool, llm: str | Options | None = None,
 ) -> Settings:  # fmt: skip
     """Return the settings of a search; see ``fit``.
 
     Raises:
         InputError: one of them is out of range, or a proposer is not known.
     """
+    from attn_dsl.synth.llm.model import check_spec
+    from attn_dsl.synth.llm.proposer import Options
     from attn_dsl.synth.search import PROPOSERS, Settings
 
-    proposers = Settings().proposers if proposers is None else proposers
+    if proposers is None:
+        proposers = (*Settings().proposers, *(() if llm is None else ("llm",)))
     unknown = [name for name in proposers if name not in PROPOSERS]
     if unknown or not proposers:
         wrong = f"unknown {', '.join(unknown)}" if unknown else "none is named"
@@ -168,9 +176,14 @@ def settings_of(
     ):
         if value < 1:
             raise InputError(f"{name} must be at least 1, not {value}")
+    options = Options(model=llm) if isinstance(llm, str) else llm or Options()
+    if "llm" in proposers:
+        check_spec(options.model)
+    elif llm is not None:
+        raise InputError("--llm is for the proposer llm; add it to --proposers, or leave that out")
     return Settings(
         seed=seed, proposers=tuple(proposers), max_evals=max_evals, max_nodes=max_nodes,
-        effort=effort, rounds=rounds, allow_lookahead=allow_lookahead,
+        effort=effort, rounds=rounds, allow_lookahead=allow_lookahead, llm=options,
     )  # fmt: skip
 
 
@@ -180,17 +193,18 @@ def _search(
 ) -> Run:  # fmt: skip
     """Search the heads, and keep the run's status up to date."""
     from attn_dsl.synth.budget import Budget
+    from attn_dsl.synth.llm.record import told
     from attn_dsl.synth.rounds import search_rounds
     from attn_dsl.synth.search import Session
     from attn_dsl.synth.shared import shared_library
     from attn_dsl.synth.worker import Place, at_hand, versions
 
-    session = Session(attention, settings)
+    session = Session(attention, settings, out)
     _refuse_empty_splits(session)
     if not workers.shares_memory and attention.path is None:
         raise InputError("--scheduler: a capture in memory cannot be searched on other machines")
     path = None if attention.path is None else str(attention.path.resolve())
-    place = Place(path, attention.hash, settings, versions())
+    place = Place(path, attention.hash, settings, versions(), str(out.resolve()))
     run = Run.create(out, _info(attention, session, settings, chosen), resume=resume)
     budget = Budget(timeout, started, settings.rounds, len(chosen))
     here = at_hand(place, session) if workers.shares_memory else contextlib.nullcontext()
@@ -211,6 +225,8 @@ def _search(
             f"--timeout {timeout:g}: the time was over before any head was finished; give more and "
             "go on with --resume"
         )
+    if "llm" in settings.proposers:
+        run.update(llm=told(out))
     if len(run.results) > 1:
         run.share(shared_library(run.results, session.select, session.test))
     run.update(
@@ -276,6 +292,8 @@ def _info(
     lengths = [len(capture.tokens(i)) for i in range(capture.n_texts)]
     key = {**asdict(settings), "capture": capture.hash, "heads": [list(pair) for pair in heads]}
     key["proposers"] = list(settings.proposers)
+    if "llm" not in settings.proposers:
+        del key["llm"]
     packages = ("attn-dsl", "torch", "transformers", "numpy", "numba", "lark")
     return {
         "key": key,

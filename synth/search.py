@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from attn_dsl.synth.exchange import Exchange, Market
 from attn_dsl.synth.greedy import Greedy
 from attn_dsl.synth.grow import Graded
 from attn_dsl.synth.library import Library, Probes
+from attn_dsl.synth.llm.proposer import Llm, Options
 from attn_dsl.synth.pareto import choose, front, gains_by_node
 from attn_dsl.synth.proposer import Fitted, HeadTask, Proposer, pool
 from attn_dsl.synth.result import Candidate, FrontRow, HeadResult
@@ -40,6 +42,9 @@ PROPOSERS: dict[str, Callable[[Session], Proposer]] = {
         session.wide,
         rounds=min(8 + session.settings.effort, 16),
         stride=1 if session.settings.effort > 4 else 2,
+    ),
+    "llm": lambda session: Llm(
+        session.settings.llm, run=session.run, alone=session.settings.proposers == ("llm",)
     ),
     "enumerate": lambda session: Enumerate(lambda: session.bank),
 }
@@ -64,6 +69,7 @@ class Settings:
         rounds: how often each head is searched; from the second time on it is given the programs
             of the other heads.
         allow_lookahead: accept causal programs that read the whole text.
+        llm: how the proposer ``llm`` asks its language model.
     """
 
     seed: int = 0
@@ -77,15 +83,20 @@ class Settings:
     price: float = 0.0005
     rounds: int = 2
     allow_lookahead: bool = False
+    llm: Options = field(default_factory=Options)
 
 
 class Session:
-    """Everything that the searches of a capture's heads share, made when it is first needed."""
+    """Everything that the searches of a capture's heads share, made when it is first needed.
+
+    ``run`` is the directory in which prompts and completions are kept; None keeps none.
+    """
 
     settings: Settings
+    run: Path | None
 
-    def __init__(self, capture: Capture, settings: Settings) -> None:
-        self.capture, self.settings = capture, settings
+    def __init__(self, capture: Capture, settings: Settings, run: Path | None = None) -> None:
+        self.capture, self.settings, self.run = capture, settings, run
         self.texts = capture.split(settings.seed)
         self.stop = threading.Event()
         self._lock = threading.Lock()

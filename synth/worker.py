@@ -46,12 +46,14 @@ class Place:
         capture: the directory; None for a capture in memory, which only threads can reach.
         hash: of the capture.
         versions: those of the process that leads the search.
+        run: the run's directory, in which prompts and completions of language models are kept.
     """
 
     capture: str | None
     hash: str
     settings: Settings
     versions: tuple[tuple[str, str], ...]
+    run: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,11 +168,15 @@ def forget(place: Place) -> None:
 def _workplace(place: Place) -> Workplace:
     with _lock:
         if place not in _places:
-            _places[place] = Workplace(Session(_open(place), place.settings))
+            _places[place] = Workplace(Session(_open(place), place.settings, _run(place)))
         _places.move_to_end(place)
         while len(_places) > MOST:
             _places.popitem(last=False)
         return _places[place]
+
+
+def _run(place: Place) -> Path | None:
+    return None if place.run is None else Path(place.run)
 
 
 def _open(place: Place) -> Capture:

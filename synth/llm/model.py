@@ -186,9 +186,9 @@ def kind_of(spec: str | None) -> tuple[Literal["gguf", "server", "replay", "tran
 
 
 _EXTRAS: Mapping[str, tuple[tuple[str, str], ...]] = {
-    "gguf": (("llama_cpp", "llm"), ("llguidance", "llm")),
+    "gguf": (("llama_cpp", "llm"),),
     "server": (("openai", "openai"),),
-    "transformers": (("llguidance", "llm"),),
+    "transformers": (),
     "replay": (),
 }
 
