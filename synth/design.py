@@ -15,6 +15,7 @@ from attn_dsl.compiler.batch import Batch
 from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.dsl import tree as t
 from attn_dsl.synth import vocabulary
+from attn_dsl.synth.gains import Packed
 from attn_dsl.synth.weights import Rows
 
 if TYPE_CHECKING:
@@ -83,6 +84,11 @@ class Design:
     def vocabulary(self) -> np.ndarray:
         """The planes of the search's vocabulary, float32 (terms, entries)."""
         return self._compute(vocabulary.terms(self.causal), ())
+
+    @cached_property
+    def packed(self) -> Packed:
+        """The same planes, packed so that their gains are quick to compute."""
+        return Packed.of(self.vocabulary, vocabulary.truths(self.causal), self.starts)
 
     @cached_property
     def conditions(self) -> np.ndarray:

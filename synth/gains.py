@@ -6,9 +6,12 @@ curvature h = sum over rows of the variance of x under p; one Newton step gains 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numba import njit
 
+from attn_dsl.compiler.lanes import WIDTH, holds, load, pick, spread, total, word
 from attn_dsl.compiler.masses import BLOCK, block_end
 
 _OPTIONS = {
@@ -56,6 +59,99 @@ def row_moments(planes, truths, starts, actual, predicted, gradient, curvature):
                         s += v * x[i]
                 gradient[j, r] = g
                 curvature[j, r] = max(s - m * m, np.float32(0.0))
+        first = last
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Planes for ``row_moments`` of all at once: truths as bits, so that they stay in cache.
+
+    Attributes:
+        truths, values: int64, which planes are 0 or 1 everywhere, and which are not.
+        bits: uint16 (truths, words): sixteen entries to a word, each row from a new word on.
+        words: int64 (rows + 1), where each row's words start.
+        numbers: float32 (values, entries).
+        starts: int64 (rows + 1), where each row's entries start.
+    """
+
+    truths: np.ndarray
+    values: np.ndarray
+    bits: np.ndarray
+    words: np.ndarray
+    numbers: np.ndarray
+    starts: np.ndarray
+
+    @classmethod
+    def of(cls, planes: np.ndarray, truths: np.ndarray, starts: np.ndarray) -> Packed:
+        """Pack planes, float32 (planes, entries); ``truths`` (planes) says which are 0 or 1."""
+        words = np.concatenate([[0], np.cumsum(-(-np.diff(starts) // WIDTH))]).astype(np.int64)
+        chosen, others = np.flatnonzero(truths), np.flatnonzero(~truths)
+        bits = np.zeros((len(chosen), int(words[-1])), dtype=np.uint16)
+        for i, plane in enumerate(chosen):
+            _pack(planes[plane].astype(np.int32), starts, words, bits[i])
+        return cls(chosen, others, bits, words, np.ascontiguousarray(planes[others]), starts)
+
+    def row_moments(
+        self, actual: np.ndarray, predicted: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the gradient and curvature of every plane on every row, float32 (planes, rows)."""
+        shape = len(self.truths) + len(self.values), len(self.starts) - 1
+        gradient = np.empty(shape, dtype=np.float32)
+        curvature = np.empty(shape, dtype=np.float32)
+        _bit_moments(
+            self.bits, self.truths, self.words, self.starts, actual, predicted, gradient, curvature
+        )
+        if len(self.values):
+            g, h = np.empty((2, len(self.values), shape[1]), dtype=np.float32)
+            no = np.zeros(len(self.values), dtype=np.bool_)
+            row_moments(self.numbers, no, self.starts, actual, predicted, g, h)
+            gradient[self.values], curvature[self.values] = g, h
+        return gradient, curvature
+
+
+@njit(**_OPTIONS)
+def _pack(plane, starts, words, bits):
+    row = np.empty(0, dtype=np.int32)
+    for r in range(starts.shape[0] - 1):
+        low, size = starts[r], starts[r + 1] - starts[r]
+        wide = (words[r + 1] - words[r]) * WIDTH
+        if row.shape[0] < wide:
+            row = np.empty(wide, dtype=np.int32)
+        row[:size] = plane[low : low + size]
+        row[size:] = 0
+        for w in range(words[r + 1] - words[r]):
+            bits[words[r] + w] = word(row, w * WIDTH)
+
+
+@njit(**_OPTIONS)
+def _bit_moments(bits, places, words, starts, actual, predicted, gradient, curvature):
+    rows = starts.shape[0] - 1
+    residual = np.zeros(BLOCK + WIDTH, dtype=np.float32)
+    mass = np.zeros(BLOCK + WIDTH, dtype=np.float32)
+    zero = spread(np.float32(0.0))
+    first = 0
+    while first < rows:
+        last = block_end(starts, first)
+        low, size = starts[first], starts[last] - starts[first]
+        if size + WIDTH > residual.shape[0]:
+            residual = np.zeros(size + WIDTH, dtype=np.float32)
+            mass = np.zeros(size + WIDTH, dtype=np.float32)
+        for i in range(size):
+            residual[i] = actual[low + i] - predicted[low + i]
+            mass[i] = predicted[low + i]
+        for j in range(bits.shape[0]):
+            plane = bits[j]
+            for r in range(first, last):
+                at = starts[r] - low
+                g, m = zero, zero
+                for w in range(words[r], words[r + 1]):
+                    inside = holds(plane, w)
+                    g = g + pick(inside, load(residual, at), zero)
+                    m = m + pick(inside, load(mass, at), zero)
+                    at += WIDTH
+                under = total(m)
+                gradient[places[j], r] = total(g)
+                curvature[places[j], r] = max(under - under * under, np.float32(0.0))
         first = last
 
 

@@ -77,14 +77,16 @@ class Ascent:
     def term_moments(self, terms: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return gradient and curvature of terms (default: all), scaled from the small design."""
         design = self.rows_of.small
-        truths = vocabulary.truths(design.causal)
-        planes = design.vocabulary
-        if terms is not None:
-            planes, truths = planes[list(terms)], truths[list(terms)]
-        g = np.zeros((len(planes), len(self.small)), dtype=np.float32)
-        h = np.zeros_like(g)
         predicted = self.predicted[self.rows_of.inside]
-        row_moments(planes, truths, design.starts, self.small.actual, predicted, g, h)
+        if terms is None:
+            g, h = design.packed.row_moments(self.small.actual, predicted)
+        else:
+            planes, truths = design.vocabulary[list(terms)], vocabulary.truths(design.causal)
+            g = np.zeros((len(planes), len(self.small)), dtype=np.float32)
+            h = np.zeros_like(g)
+            row_moments(
+                planes, truths[list(terms)], design.starts, self.small.actual, predicted, g, h
+            )
         share = len(self.wide) / len(self.small)
         return g.sum(1, dtype=np.float64) * share, h.sum(1, dtype=np.float64) * share
 

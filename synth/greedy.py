@@ -102,13 +102,8 @@ class Greedy:
     def candidates(self, task: HeadTask, predicted: np.ndarray) -> list[Candidate]:
         """Return the best candidates of each kind, given what the program so far predicts."""
         design, count = task.design, len(task.rows)
-        planes = design.vocabulary
         terms, conditions = vocabulary.terms(task.causal), vocabulary.conditions(task.causal)
-        g = np.zeros((len(planes), count), dtype=np.float32)
-        h = np.zeros_like(g)
-        row_moments(
-            planes, vocabulary.truths(task.causal), design.starts, task.rows.actual, predicted, g, h
-        )
+        g, h = design.packed.row_moments(task.rows.actual, predicted)
         ridge = 2.0 + 1e-3 * count
         alone = gain(g.sum(1), h.sum(1), ridge)
         sizes, extra = vocabulary.sizes(task.causal)

@@ -38,6 +38,23 @@ class Style:
     profiles: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How many sweeps over the rows the weights are moved for.
+
+    Attributes:
+        grow: after each addition.
+        settle: when the model is complete.
+        follow, adjust: at each size, uphill in likelihood, and then in IoU.
+    """
+
+    grow: int = 12
+    settle: int = 40
+    follow: int = 8
+    adjust: int = 20
+
+
+QUICK = Pace(8, 20, 4, 10)
 SMALL = Style((550, 380, 270, 190, 140, 100, 75, 55, 40, 30, 22, 16, 11), 4.0, 1.0, False)
 LARGE = Style((4000, 2500, 1600, 1100, 800), 0.3, 0.3, True)
 TOP = 10.0
@@ -56,12 +73,14 @@ class Graded:
         wide: the rows that the weights are moved on.
         rounds: how often a factor and some terms are added.
         terms: how many terms of the vocabulary are added in each round.
+        pace: how far the weights are moved.
         stride: 2 leaves out every other of the smaller sizes.
     """
 
     wide: Wide
     rounds: int = 12
-    terms: int = 2
+    terms: int = 3
+    pace: Pace = Pace()
     stride: int = 1
     name: str = "graded"
 
@@ -74,7 +93,7 @@ class Graded:
                 continue
             ascent = Ascent(self.wide, task.layer, task.head, style.ridge)
             model = self.grow(task, ascent, style)
-            ascent.climb(model, 40, 0.0)
+            ascent.climb(model, self.pace.settle, 0.0)
             before = -1
             for size in sizes:
                 if task.spent:
@@ -84,8 +103,8 @@ class Graded:
                 if left in (0, before):
                     continue
                 before = left
-                ascent.climb(model, 8, 0.0)
-                ascent.climb(model, 20, 0.9)
+                ascent.climb(model, self.pace.follow, 0.0)
+                ascent.climb(model, self.pace.adjust, 0.9)
                 task.evals += 1
                 yield task.measured(write(model, self.wide.cells, task.empty()))
 
@@ -105,7 +124,7 @@ class Graded:
             best = max(factors, key=lambda f: f.gain, default=None)
             if best is not None and best.gain > 0:
                 model.add_factor(_started(best))
-            ascent.climb(model, 12, 0.0)
+            ascent.climb(model, self.pace.grow, 0.0)
             task.evals += 1
         return model
 

@@ -23,7 +23,7 @@ from attn_dsl.synth.enumerate import Enumerate
 from attn_dsl.synth.exact import Exact
 from attn_dsl.synth.exchange import Exchange, Market
 from attn_dsl.synth.greedy import Greedy
-from attn_dsl.synth.grow import Graded
+from attn_dsl.synth.grow import QUICK, Graded, Pace
 from attn_dsl.synth.library import Library, Probes
 from attn_dsl.synth.llm.proposer import Llm, Options
 from attn_dsl.synth.pareto import choose, front, gains_by_node
@@ -40,7 +40,8 @@ PROPOSERS: dict[str, Callable[[Session], Proposer]] = {
     "exact": lambda session: Exact(lambda: session.screen, session.settings.effort),
     "graded": lambda session: Graded(
         session.wide,
-        rounds=min(8 + session.settings.effort, 16),
+        rounds=min(4 + 2 * session.settings.effort, 16),
+        pace=Pace() if session.settings.effort > 1 else QUICK,
         stride=1 if session.settings.effort > 4 else 2,
     ),
     "llm": lambda session: Llm(
@@ -151,7 +152,7 @@ class Session:
     def prepare(self) -> None:
         """Make what all heads share, so that threads find it ready."""
         with self._lock:
-            _ = self.design.vocabulary, self.design.conditions, self.probes, self.proposers
+            _ = self.design.packed, self.design.conditions, self.probes, self.proposers
             _ = self.select, self.test, self.market
             if "enumerate" in self.settings.proposers:
                 _ = self.bank

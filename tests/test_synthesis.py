@@ -20,7 +20,7 @@ from attn_dsl.eval.controls import NAMES, attention, control_ious, positional_gr
 from attn_dsl.synth import vocabulary
 from attn_dsl.synth import weights as w
 from attn_dsl.synth.design import Design
-from attn_dsl.synth.gains import best_set, gain, key_moments, row_moments
+from attn_dsl.synth.gains import Packed, best_set, gain, key_moments, row_moments
 from attn_dsl.synth.greedy import Greedy, name_sets
 from attn_dsl.synth.library import Library, Probes
 from attn_dsl.synth.pareto import choose, front, gains_by_node
@@ -150,6 +150,12 @@ def test_moments_are_their_definitions(design: Design) -> None:
         x, a, p = planes[:, here], job.rows.actual[here], predicted[here]
         np.testing.assert_allclose(g[:, r], x @ (a - p), atol=1e-4)
         np.testing.assert_allclose(h[:, r], (x**2) @ p - (x @ p) ** 2, atol=1e-4)
+    mixed = np.stack([planes[0] > 0.5, planes[1], planes[2] < 0]).astype(np.float32)
+    some_truths[[0, 2]] = True
+    row_moments(mixed, some_truths, design.starts, job.rows.actual, predicted, g, h)
+    found = Packed.of(mixed, some_truths, design.starts).row_moments(job.rows.actual, predicted)
+    np.testing.assert_allclose(found[0], g, atol=1e-6)
+    np.testing.assert_allclose(found[1], h, atol=1e-6)
     width = int(design.key_symbols.max()) + 1
     by_key = np.zeros((2, width))
     ones = np.ones(design.entries, np.float32)
