@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from llm_models import byte_fallback_tokenizer, texts
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.check import MAX_COST, MAX_NODES, check
@@ -46,27 +46,6 @@ def walks(tokenizer: Any, grammar: str, count: int, seed: int = 0) -> Iterator[s
         yield tokenizer.decode_str(tokens)
 
 
-def byte_fallback_tokenizer(texts: list[str]) -> Any:
-    """Train a tokenizer of the kind that Llama has: words with a mark for the blank, and bytes."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    whole = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
-    whole.normalizer = normalizers.Replace(" ", "▁")
-    whole.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    )
-    special = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256))]
-    trainer = trainers.BpeTrainer(vocab_size=2_000, special_tokens=special, show_progress=False)
-    whole.train_from_iterator(texts, trainer)
-    plain = json.loads(whole.to_str())
-    plain["added_tokens"] = [a for a in plain["added_tokens"] if not a["content"].startswith("<0")]
-    return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(json.dumps(plain)), unk_token="<unk>", bos_token="<s>",
-        eos_token="</s>",
-    )  # fmt: skip
-
-
 @pytest.fixture(scope="module", params=["bytes", "pieces", "gpt2"])
 def tokenizer(request: pytest.FixtureRequest) -> Any:
     if request.param == "bytes":
@@ -74,11 +53,7 @@ def tokenizer(request: pytest.FixtureRequest) -> Any:
     from llguidance.hf import from_tokenizer
 
     if request.param == "pieces":
-        from attn_dsl import demo
-
-        lines = demo.stories_path().read_text(encoding="utf-8").splitlines()[:200]
-        programs = [show(p) for p in _vocabulary(causal=True)]
-        return from_tokenizer(byte_fallback_tokenizer([*lines, *programs]))
+        return from_tokenizer(byte_fallback_tokenizer(texts()))
     from transformers import AutoTokenizer
 
     folder: Path = request.getfixturevalue("shared") / "models" / "gpt2-tokenizer"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,6 +22,8 @@ from attn_dsl.synth.llm.model import (
 )
 from attn_dsl.synth.llm.sampling import SLICES, Writing
 
+SMALL = 100_000_000
+"""Models of fewer weights run on one thread: more would only wait for each other."""
 CACHE_BYTES = 2 << 30
 """Memory for the keys and values of completions that are written side by side."""
 
@@ -66,7 +69,8 @@ class Transformers:
 
         size = int(self._model.get_output_embeddings().weight.shape[0])
         self._masks = from_tokenizer(self._tokens, n_vocab=size, eos_token=ends, slices=SLICES)
-        self.name, self.device = where, device
+        self.name, self.device, self._lock = where, device, threading.Lock()
+        self._threads = 1 if self._model.num_parameters() < SMALL else torch.get_num_threads()
         wanted = getattr(config, PROMPT_KEY, "page")
         if wanted not in PROMPTS:
             raise InputError(
@@ -125,7 +129,7 @@ class Transformers:
         longest = len(ids) + writing.most
         batch = max(1, min(count, CACHE_BYTES // max(1, self._bytes * longest)))
         try:
-            with torch.inference_mode():
+            with self._lock, torch.inference_mode(), _threads(self._threads):
                 for start in range(0, count, batch):
                     if stop():
                         break
@@ -157,6 +161,19 @@ class Transformers:
             given = torch.tensor([[drawn[i]] for i in on], device=self.device)
             out = self._model(given, past_key_values=cache, use_cache=True, logits_to_keep=1)
             logits = out.logits[:, -1].float().cpu().numpy()
+
+
+@contextlib.contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """Let torch use so many threads for a while."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

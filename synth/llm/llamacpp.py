@@ -11,6 +11,7 @@ import ctypes
 import hashlib
 import os
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -55,9 +56,9 @@ class LlamaCpp:
     """
 
     def __init__(self, where: str, *, threads: int | None = None) -> None:
+        _quiet()
         import llama_cpp
 
-        _quiet()
         path = _downloaded(where) if where.startswith("hf:") else Path(where).expanduser()
         self.name, self._path, self._api = where, path, llama_cpp
         self._lock = threading.Lock()
@@ -95,7 +96,9 @@ class LlamaCpp:
         ends = [i for i in range(self._size) if api.llama_vocab_is_eog(vocabulary, i)]
         if not ends:
             raise InputError(f"--llm {self.name}: its vocabulary has no token that ends a text")
-        return lltokenizer_from_vocab(vocabulary, eos_token=ends, slices=SLICES)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of a name that it calls
+            return lltokenizer_from_vocab(vocabulary, eos_token=ends, slices=SLICES)
 
     @property
     def fingerprint(self) -> str:
@@ -260,6 +263,7 @@ def _downloaded(where: str) -> Path:
 def _quiet() -> None:
     """Keep llama.cpp's log off the terminal, and remember its last lines."""
     global _log
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # it would start a debugger
     import llama_cpp
 
     if _log is None:

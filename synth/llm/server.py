@@ -136,7 +136,8 @@ class Server:
             tokens += used
             program = text if more else extracted(text)
             if truncated:
-                return Completion(program, logprob, tokens, whole_terms(program) != program)
+                cut = whole_terms(program.rstrip("\n")) or ""
+                return Completion(cut, logprob, tokens, True)
             wrong = None if more else complaint(program, causal=causal)
             if wrong is None:
                 return Completion(program, logprob, tokens, False)
@@ -156,9 +157,9 @@ class Server:
     ) -> tuple[str, bool, float | None, int]:
         """Ask once: the text, whether it was cut off, its log-probability, its tokens."""
 
-        def send() -> tuple[str, bool, float | None, int]:
+        def send(logprobs: bool) -> tuple[str, bool, float | None, int]:
             extra: dict[str, Any] = {"extra_body": more} if more else {}
-            if self._logprobs:
+            if logprobs:
                 extra["logprobs"] = True
             answer: Any = self._client.chat.completions.create(
                 model=self.model, messages=turns, seed=seed, temperature=sampling.temperature,
@@ -170,13 +171,14 @@ class Server:
             used = int(answer.usage.completion_tokens) if answer.usage else len(listed)
             return str(choice.message.content), choice.finish_reason == "length", logprob, used
 
+        logprobs = self._logprobs
         try:
-            return self._ask(send)
+            return self._ask(lambda: send(logprobs))
         except _RefusedError:
-            if not self._logprobs:
+            if not logprobs:
                 raise
             self._logprobs = False  # some servers do not give them
-            return self._ask(send)
+            return self._ask(lambda: send(False))
 
     def _ask(self, send: Callable[[], Any]) -> Any:
         """Send a request, and say what went wrong in words."""

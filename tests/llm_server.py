@@ -1,0 +1,132 @@
+"""An OpenAI-compatible server on the loopback, whose answers a small local model writes."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from attn_dsl.synth.llm.grammar import proposal_grammar
+from attn_dsl.synth.llm.model import LanguageModel, Sampling, open_model
+
+CHAT = "/v1/chat/completions"
+
+
+@dataclass
+class Behaviour:
+    """How the server answers.
+
+    Attributes:
+        owner: the kind of server that it says to be: ``llamacpp`` takes a grammar.
+        slips: how many answers to a question are wrong before one is right.
+        logprobs: whether it knows them; if not, it refuses to be asked.
+        status: answers so instead, as if it failed, after so many answers.
+        answers: how many answers come before ``status``, ``body`` or ``wait`` take effect.
+        body: is sent instead of an answer.
+        wait: seconds before an answer.
+    """
+
+    owner: str = "llamacpp"
+    slips: int = 0
+    logprobs: bool = True
+    status: int = 200
+    answers: int = 0
+    body: str = ""
+    wait: float = 0.0
+    asked: list[dict[str, Any]] = field(default_factory=list)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    model: LanguageModel
+    behaviour: Behaviour
+    lock: threading.Lock
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Keep quiet."""
+
+    def do_GET(self) -> None:
+        if self.path != "/v1/models":
+            self.send({"error": {"message": "no such page"}}, 404)
+            return
+        listed = {"id": "small", "object": "model", "created": 0, "owned_by": self.behaviour.owner}
+        self.send({"object": "list", "data": [listed]})
+
+    def do_POST(self) -> None:
+        how = self.behaviour
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with self.lock:
+            how.asked.append(asked)
+            late = len(how.asked) > how.answers
+        if late and how.wait:
+            time.sleep(how.wait)
+        if late and how.body:
+            self.send_text(200, how.body)
+        elif late and how.status != 200:
+            self.send({"error": {"message": "out of order", "type": "server_error"}}, how.status)
+        elif asked.get("logprobs") and not how.logprobs:
+            self.send({"error": {"message": "logprobs are not supported"}}, 400)
+        else:
+            self.send(self.answer(asked))
+
+    def answer(self, asked: dict[str, Any]) -> dict[str, Any]:
+        from llguidance.gbnf_to_lark import gbnf_to_lark
+
+        gbnf = asked.get("grammar")
+        grammar = gbnf_to_lark(gbnf) if gbnf else proposal_grammar(True, numbers=False)
+        sampling = Sampling(asked["temperature"], asked["top_p"], 0.0, asked["max_tokens"])
+        with self.lock:
+            found = self.model.complete("A head.", grammar, 1, asked["seed"], sampling)[0]
+        text = found.text
+        if not gbnf:
+            slip = len(asked["messages"]) // 2 < self.behaviour.slips
+            text = f"Here you are:\n```\n{text.replace('? ', '? wherever ') if slip else text}```\n"
+        content = [{"token": "x", "logprob": found.logprob, "bytes": None, "top_logprobs": []}]
+        return {
+            "id": "1", "object": "chat.completion", "created": 0, "model": asked["model"],
+            "choices": [{
+                "index": 0, "finish_reason": "length" if found.truncated else "stop",
+                "message": {"role": "assistant", "content": text},
+                "logprobs": {"content": content} if asked.get("logprobs") else None,
+            }],
+            "usage": {"prompt_tokens": 1, "completion_tokens": found.tokens, "total_tokens": 1},
+        }  # fmt: skip
+
+    def send(self, answer: dict[str, Any], status: int = 200) -> None:
+        self.send_text(status, json.dumps(answer), "application/json")
+
+    def send_text(self, status: int, text: str, kind: str = "text/html") -> None:
+        data = text.encode()
+        try:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+        except OSError:
+            return  # the client has gone
+
+
+@contextmanager
+def serving(folder: Path, behaviour: Behaviour) -> Iterator[str]:
+    """Serve a model on a free port of the loopback; give the URL. It ends with the block."""
+    handler = type(
+        "Handler", (_Handler,),
+        {"model": open_model(str(folder)), "behaviour": behaviour, "lock": threading.Lock()},
+    )  # fmt: skip
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = False  # closing waits for those that still answer
+    serve: Callable[[], None] = server.serve_forever
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(10)
