@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -67,6 +68,8 @@ class Options:
         ):
             if value < least:
                 raise InputError(f"{name} must be at least {least}, not {value}")
+        if not re.fullmatch(r"cpu|(?:cuda|xpu|mps)(?::\d+)?", self.device):
+            raise InputError(f"--llm-device {self.device}: write cpu, cuda, cuda:1, xpu or mps")
 
 
 @dataclass(frozen=True, slots=True)
