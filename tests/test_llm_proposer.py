@@ -249,7 +249,7 @@ def test_runs_are_the_same_however_they_are_made(fit: Any, tmp_path: Path) -> No
     args = [*fit(four, "--proposers", "llm,library", llm=f"replay:{one}")]
     succeed(*args)
     assert_same(one, four)
-    assert ",llm," in (one / "pareto.csv").read_text()
+    assert '"proposer": "llm"' in (one / "candidates.jsonl").read_text()
 
 
 def test_a_run_says_what_was_asked_of_which_model(fit: Any, tmp_path: Path) -> None:
