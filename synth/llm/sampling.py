@@ -81,8 +81,8 @@ class Writing:
         fill_next_token_bitmask(matcher, self._mask)
         if matcher.is_error():
             raise ModelError(f"the grammar could not be followed: {matcher.get_error()}")
-        bits = np.unpackbits(self._mask.view(np.uint8).ravel(), bitorder="little")
-        return np.flatnonzero(bits[: self._size])
+        ids = set_bits(self._mask[0])
+        return ids[: np.searchsorted(ids, self._size)]
 
     def completions(self) -> list[Completion]:
         """Return what was written."""
@@ -92,6 +92,23 @@ class Writing:
             )
             for tokens, logprob, ended in zip(self.tokens, self.logprobs, self.ended, strict=True)
         ]
+
+
+def set_bits(words: np.ndarray) -> np.ndarray:
+    """Return the numbers of the bits that are set, rising; most words of a mask are 0.
+
+    >>> set_bits(np.array([5, 0, -(2**31)], dtype=np.int32))
+    array([ 0,  2, 95])
+
+    Args:
+        words: int32, the least significant bit first.
+    """
+    used = np.flatnonzero(words)
+    if 4 * len(used) > len(words):
+        return np.flatnonzero(np.unpackbits(words.view(np.uint8), bitorder="little"))
+    bits = np.unpackbits(words[used].view(np.uint8), bitorder="little")
+    found = np.flatnonzero(bits)
+    return (used[found >> 5] << 5) + (found & 31)
 
 
 def draw(logits: np.ndarray, uniform: float, sampling: Sampling) -> tuple[int, float]:

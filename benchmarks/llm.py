@@ -1,0 +1,354 @@
+"""Measures the proposer llm: validity of completions, masks, sampling, and what its programs reach.
+
+    python benchmarks/llm.py [--only masks,speed,heads,search] [--count 10000] [--samples 64]
+                             [--spm FILE.gguf] [--stories 120] [--seed 0]
+
+**masks**: completions of random-weight models (a recurrent net over the tokenizer's vocabulary)
+under the product's masks, over the tokenizer that ships, a 32 K SentencePiece (``--spm``, a GGUF
+with at least a vocabulary; without it, one trained on ``../shared``) and GPT-2's; each is parsed
+and checked. **speed**: tokens a second on one core. **heads**: for each head of stories260k, the
+best of the proposer's samples with fitted weights, picked on the select split, scored on test,
+against as many samples of the same architecture with random weights, and as many steps of the
+enumerator. **search**: the full search, and the same with the proposer in the same time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from run import Figure, print_table
+
+from attn_dsl import demo
+from attn_dsl.dsl.check import check
+from attn_dsl.dsl.parser import parse
+from attn_dsl.eval.capture import Capture, capture
+from attn_dsl.eval.metrics import bootstrap
+from attn_dsl.eval.texts import read_texts
+from attn_dsl.synth.llm.grammar import proposal_grammar
+from attn_dsl.synth.llm.model import LanguageModel, Sampling, kind_of, open_model
+from attn_dsl.synth.llm.proposer import Llm, Options
+from attn_dsl.synth.llm.sampling import SLICES, Writing
+from attn_dsl.synth.search import PROPOSERS, Session, Settings
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+SIDE = 64
+"""Completions that the masks are measured on side by side."""
+LIMIT = 384
+"""Tokens of a completion at the most, as in the product."""
+
+
+class Timed(Writing):
+    """Writing that measures its masks."""
+
+    seconds, masks = 0.0, 0
+
+    def allowed(self, at: int) -> np.ndarray:
+        """Return the tokens that a completion may go on with."""
+        started = time.perf_counter()
+        ids = super().allowed(at)
+        self.seconds += time.perf_counter() - started
+        self.masks += 1
+        return ids
+
+
+def random_completions(
+    tokenizer: Any, grammar: str, count: int, seed: int
+) -> tuple[list[Any], float, int]:
+    """Let a recurrent net with random weights write; return completions, mask seconds, masks."""
+    rng = np.random.default_rng(seed)
+    size, width = int(tokenizer.vocab_size), 8
+    tokens = rng.standard_normal((size, width), dtype=np.float32)
+    inner = rng.standard_normal((width, width), dtype=np.float32) / 2
+    outer = rng.standard_normal((size, width), dtype=np.float32) / 2
+    done: list[Any] = []
+    seconds, masks = 0.0, 0
+    for start in range(0, count, SIDE):
+        side = min(SIDE, count - start)
+        writing = Timed(
+            tokenizer, grammar, side, seed * count + start, Sampling(max_tokens=LIMIT), LIMIT
+        )
+        states = rng.standard_normal((side, width), dtype=np.float32)
+        left = list(range(side))
+        while left:
+            logits = np.tanh(states[left]) @ outer.T
+            drawn = [writing.step(at, row) for at, row in zip(left, logits, strict=True)]
+            pairs = [(at, x) for at, x in zip(left, drawn, strict=True) if x is not None]
+            left = [at for at, _ in pairs]
+            if left:
+                states[left] = np.tanh(states[left]) @ inner + tokens[[x for _, x in pairs]]
+        done += writing.completions()
+        seconds, masks = seconds + writing.seconds, masks + writing.masks
+    return done, seconds, masks
+
+
+def tokenizers(spm: str | None) -> dict[str, Any]:
+    """Open the tokenizers that completions are checked with."""
+    from llguidance.hf import from_tokenizer
+    from transformers import AutoTokenizer
+
+    found: dict[str, Any] = {}
+    shipped = Path(kind_of(None)[1])
+    if shipped.is_dir():
+        found["the one that ships"] = from_tokenizer(
+            AutoTokenizer.from_pretrained(shipped), slices=SLICES
+        )
+    found["SentencePiece"] = from_gguf(spm) if spm else trained()
+    if SHARED.is_dir():
+        path = SHARED / "models" / "gpt2-tokenizer"
+        found["GPT-2 BPE"] = from_tokenizer(AutoTokenizer.from_pretrained(path), slices=SLICES)
+    return found
+
+
+def from_gguf(path: str) -> Any:
+    """Open the vocabulary of a GGUF file."""
+    import llama_cpp
+    from llguidance.llamacpp import lltokenizer_from_vocab
+
+    options = llama_cpp.llama_model_default_params()
+    options.vocab_only = True
+    model = llama_cpp.llama_model_load_from_file(path.encode(), options)
+    return lltokenizer_from_vocab(llama_cpp.llama_model_get_vocab(model), slices=SLICES)
+
+
+def trained(size: int = 32_000) -> Any:
+    """Train a tokenizer of the kind that Llama has on the texts that there are."""
+    import sys
+
+    from llguidance.hf import from_tokenizer
+
+    sys.path.insert(0, str(ROOT / "tests"))
+    from llm_models import byte_fallback_tokenizer
+
+    files = sorted((SHARED / "text").glob("*.txt")) + sorted((SHARED / "text").glob("*.jsonl"))
+    texts = [text for file in files for text in read_texts(str(file))]
+    return from_tokenizer(byte_fallback_tokenizer(texts, size), slices=SLICES)
+
+
+def masks(count: int, spm: str | None, seed: int) -> list[Figure]:
+    """Share of valid completions, truncations, mask times."""
+    found = tokenizers(spm)
+    grammars = [proposal_grammar(causal) for causal in (True, False)]
+    figures, all_done, all_valid, all_cut = [], 0, 0, 0
+    for name, tokenizer in found.items():
+        ended = valid = cut = masks = length = 0
+        seconds = 0.0
+        for grammar, share in zip(grammars, (0.7, 0.3), strict=True):
+            part = round(share * count / len(found)) + 1
+            done, spent, times = random_completions(tokenizer, grammar, part, seed)
+            seconds, masks = seconds + spent, masks + times
+            for completion in done:
+                length += completion.tokens
+                cut += completion.truncated
+                if not completion.truncated:
+                    ended += 1
+                    valid += parses(completion.text)
+        all_done, all_valid, all_cut = all_done + ended, all_valid + valid, all_cut + cut
+        figures += [
+            Figure(
+                f"{name} ({tokenizer.vocab_size:,} tokens): completions that parse and check",
+                f"{valid} of {ended} that ended; {cut} truncated at {LIMIT}; "
+                f"{length / (ended + cut):.0f} tokens in the mean",
+                "all",
+            ),
+            Figure(f"... mean time of a mask, {masks:,} masks", f"{1e6 * seconds / masks:.0f} us",
+                   "under 200 us at 50 K"),
+        ]  # fmt: skip
+    figures.append(
+        Figure("all of them", f"{all_valid} of {all_done}; {all_cut} truncated", "all of 10,000")
+    )
+    return figures
+
+
+def parses(source: str) -> bool:
+    """Say whether a completion is a program."""
+    try:
+        check(parse(source))
+    except Exception as error:
+        print(f"NOT A PROGRAM: {error}\n{source}")
+        return False
+    return True
+
+
+def speed(seed: int) -> list[Figure]:
+    """Tokens a second of the models at hand, on one core."""
+    import torch
+
+    torch.set_num_threads(1)
+    grammar = proposal_grammar(True, numbers=False)
+    specs: dict[str, str | None] = {}
+    if Path(kind_of(None)[1]).is_dir():
+        specs["the shipped model, transformers"] = None
+    if (gguf := Path(demo.model_dir()).with_name("proposer.gguf")).is_file():
+        specs["the shipped model, llama.cpp"] = str(gguf)
+    if SHARED.is_dir():
+        specs["stories260k, transformers"] = str(SHARED / "models" / "stories260k")
+        specs["stories260k, llama.cpp"] = str(SHARED / "models" / "stories260k.gguf")
+    figures = []
+    for name, spec in specs.items():
+        model, best, told = open_model(spec), 0.0, ""
+        for _ in range(3):
+            started = time.perf_counter()
+            found = model.complete("Once upon a time", grammar, 64, seed, Sampling(max_tokens=192))
+            rate = sum(c.tokens for c in found) / (time.perf_counter() - started)
+            best, told = max(best, rate), str(sum(c.truncated for c in found))
+        figures.append(
+            Figure(f"{name}: 64 samples", f"{best:,.0f} tokens/s ({told} truncated)", "-")
+        )
+    return figures
+
+
+def stories(count: int) -> Capture:
+    """Capture the attention of stories260k, or open what was captured before."""
+    place = ROOT / "runs" / f"llm-benchmark-{count}"
+    if place.is_dir():
+        return Capture.open(place)
+    texts = read_texts(str(SHARED / "text" / "tinystories-5k.jsonl"))
+    return capture(
+        str(SHARED / "models" / "stories260k"), texts, place, max_tokens=128, max_texts=count
+    )
+
+
+def random_weights(seed: int) -> LanguageModel:
+    """Return the shipped model with random weights in place of its own."""
+    import tempfile
+
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    from attn_dsl.synth.llm.hf import Transformers
+
+    where = kind_of(None)[1]
+    with tempfile.TemporaryDirectory() as folder:
+        torch.manual_seed(seed)
+        AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(where)).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(where).save_pretrained(folder)
+        return Transformers(folder)
+
+
+def best_of(
+    attention: Capture, proposer: str, settings: Settings, heads: Sequence[tuple[int, int]],
+    model: LanguageModel | None = None,
+) -> tuple[np.ndarray, float]:  # fmt: skip
+    """Search heads with one proposer alone.
+
+    Returns:
+        Test IoU of the program that is best on the select split, float64 (heads, texts), and seconds.
+    """
+    settings = dataclasses.replace(settings, proposers=(proposer,), price=0.0)
+    session = Session(attention, settings)
+    if model is not None:
+        session.proposers = [Llm(settings.llm, model=model)]
+    session.prepare()
+    found, started = [], time.perf_counter()
+    for layer, head in heads:
+        result, _ = session.search(layer, head, lambda: {})
+        found.append(result.test_ious)
+    return np.array(found), time.perf_counter() - started
+
+
+def told(values: np.ndarray, seed: int) -> str:
+    """Write a mean over heads with its interval over texts."""
+    e = bootstrap(values.mean(axis=0), seed)
+    return f"{e.mean:.3f} [{e.low:.3f}, {e.high:.3f}]"
+
+
+def heads(samples: int, texts: int, seed: int) -> list[Figure]:
+    """Best of so many samples on the heads of stories260k, against what it must beat."""
+    attention = stories(texts)
+    pairs = list(itertools.product(range(attention.n_layers), range(attention.heads_per_layer)))
+    settings = Settings(seed=seed, rounds=1, llm=Options(samples=samples), max_evals=samples + 1)
+    n = len(attention.split(seed)["test"])
+    ours, seconds = best_of(attention, "llm", settings, pairs)
+    figures = [
+        Figure(f"shipped proposer, best of {samples}, {len(pairs)} heads, {n} test texts",
+               f"{told(ours, seed)} ({seconds / len(pairs):.1f} s a head)", "-")
+    ]  # fmt: skip
+    rivals: list[tuple[str, Callable[[], tuple[np.ndarray, float]]]] = [
+        ("same architecture, random weights",
+         lambda: best_of(attention, "llm", settings, pairs, random_weights(seed))),
+    ]  # fmt: skip
+    if "enumerate" in PROPOSERS:
+        steps = dataclasses.replace(settings, max_evals=samples)
+        rivals.append(
+            (f"enumerator, {samples} steps", lambda: best_of(attention, "enumerate", steps, pairs))
+        )
+    for name, run in rivals:
+        values, seconds = run()
+        figures += [
+            Figure(name, f"{told(values, seed)} ({seconds / len(pairs):.1f} s a head)", "-"),
+            Figure(
+                "... the shipped one is above it by", told(ours - values, seed), "at least 0.05"
+            ),
+        ]
+    return figures
+
+
+def search(samples: int, texts: int, seed: int) -> list[Figure]:
+    """What the proposer adds to the full search in the same time."""
+    attention = stories(texts)
+    pairs = list(itertools.product(range(attention.n_layers), range(attention.heads_per_layer)))
+    base = Settings(seed=seed, rounds=1, price=0.0)
+    variants = {
+        "full search": base,
+        "with the proposer": dataclasses.replace(
+            base, proposers=("llm", *base.proposers), llm=Options(samples=samples),
+            max_evals=base.max_evals + samples,
+        ),
+        "longer without it": dataclasses.replace(base, effort=2),
+    }  # fmt: skip
+    found: dict[str, np.ndarray] = {}
+    figures = []
+    for name, settings in variants.items():
+        session = Session(attention, settings)
+        session.prepare()
+        started = time.perf_counter()
+        chosen = [session.search(*pair, lambda: {})[0] for pair in pairs]
+        seconds = time.perf_counter() - started
+        found[name] = np.array([r.test_ious for r in chosen])
+        share = np.mean([
+            next(row.proposer for row in r.front if row.chosen) == "llm" for r in chosen
+        ])  # fmt: skip
+        figures.append(
+            Figure(
+                f"{name}, {len(pairs)} heads",
+                f"{told(found[name], seed)} ({seconds / len(pairs):.1f} s a head; {share:.0%} of the "
+                "chosen programs are the model's)",
+                "-",
+            )
+        )
+    return figures + [
+        Figure(f"... {name}, above the full search", told(more - found["full search"], seed), "-")
+        for name, more in found.items()
+        if name != "full search"
+    ]
+
+
+def main() -> None:
+    """Run the parts that are asked for."""
+    parser = argparse.ArgumentParser(description="Measures the proposer llm.")
+    parser.add_argument("--only", default="masks,speed,heads,search")
+    parser.add_argument("--count", type=int, default=10_000)
+    parser.add_argument("--samples", type=int, default=64)
+    parser.add_argument("--spm", metavar="FILE.gguf")
+    parser.add_argument("--stories", type=int, default=120)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    parts: dict[str, Callable[[], list[Figure]]] = {
+        "masks": lambda: masks(args.count, args.spm, args.seed),
+        "speed": lambda: speed(args.seed),
+        "heads": lambda: heads(args.samples, args.stories, args.seed),
+        "search": lambda: search(args.samples, args.stories, args.seed),
+    }
+    print_table(parts[name] for name in args.only.split(","))
+
+
+if __name__ == "__main__":
+    main()
