@@ -1,0 +1,120 @@
+"""Exports in tests: how each is run, what it is compared with, and programs that use everything."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+import numpy as np
+import torch
+
+from attn_dsl.compiler.export.flex_source import flex_functions, to_flex
+from attn_dsl.compiler.export.latex import to_latex
+from attn_dsl.compiler.export.numpy_source import to_numpy
+from attn_dsl.compiler.export.source import execute
+from attn_dsl.compiler.export.torch_source import to_torch, torch_module
+from attn_dsl.compiler.program import Program
+from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.analysis import Analysis
+from attn_dsl.dsl.reference import Interpreter, evaluate
+from attn_dsl.dsl.tokens import Tokens
+
+TOLERANCE = 1e-5
+SINGLE = 4 * float(np.finfo(np.float32).eps)
+TARGETS = {"numpy": to_numpy, "torch": to_torch, "flex": to_flex, "latex": to_latex}
+TOKENS = ("The", " cat", " sat", ".", " She", " saw", " the", " cat", "nap", " (", "x", ")")
+EVERYTHING = """\
+# All kinds of expressions.
+set Stop = {".", "!"}
+set Graded = {" cat": 1.25, ".": -0.7, "she": 2}
+
+head everything causal softmax:
+    6.1 where text(k-1) == text(q)
+    1.3 where text(k) in Stop and not punct(q) or starts(text(k), "s")
+    -0.8 * log(1 + q - k)
+    by q - k [0: 2.1, 1: 1.3, 4: -0.2] where k > nearest(word(k) == "the")
+    0.5 * (q - k) where word(k) in Pronoun
+    2 * decay(abs(q - k), 0.5) where match(k-1, q) >= 1
+    0.3 * min(count(text(k) == text(q)), 2) where k == last(word(k) == "cat")
+    0.9 * weight(token(q), Graded) * weight(word(k-1), {"": 0.5, "the": -2})
+    0.4 * weight(word(k), Graded) * log(1 + q - k) where text(k) not in Graded
+    0.6 * weight(word(k), Pronoun) * (q - k)
+"""
+CORNERS = [
+    "2 where word(k) == word(q)", '2 where word(k-1) == ""', '2 where word(k+1) == ""',
+    "2 where k == word_last(k-1)", "2 where word_last(k+1) == 0 - 1", "1 * word_last(0)",
+    "1 * sqrt(q - k)", "3 * inv(q - k)", "2 * decay(k - 1, 0.5)", "1 * max(q - k, 2)",
+    "1 * min(q - k, 2)", "1000 * (k + 8)", "-1000 * (k + 10)", "1000 * k where k < 2",
+    '1 * weight(text(k+1), {"": 2, "sat": -1})', '2 * weight(text(0), {"The": 0.75}) * k',
+    '1 * weight(text(0 - 1), {"": 1.5}) * k', "1000 * k * (k + 8)", "1 * 2 * k",
+    '100 * weight(word(k), {"sat": 100, "cat": -99.99}) * weight(word(q), {"sat": 2, "x": -2})',
+    '1 * weight(word(k), {"cat"}) * weight(word(q), {"she", "the"})',
+]  # fmt: skip
+
+
+def reference(program: t.Head, tokens: Tokens) -> np.ndarray:
+    return np.array(evaluate(program, tokens)).reshape(len(tokens), len(tokens))
+
+
+def by_numpy(program: Program, tokens: Tokens) -> np.ndarray:
+    return execute(to_numpy(program), program.name)["attention"](tokens)
+
+
+def by_torch(program: Program, tokens: Tokens, dtype: torch.dtype = torch.float64) -> np.ndarray:
+    module = torch_module(program, dtype)
+    return module(module.columns(tokens)).detach().numpy()
+
+
+def by_flex(program: Program, texts: list[Tokens]) -> list[np.ndarray]:
+    """Evaluate score_mod and mask_mod on all pairs at once, as FlexAttention does one by one."""
+    score_mod, mask_mod, _ = flex_functions(program, texts)
+    n = max(map(len, texts))
+    b = torch.arange(len(texts))[:, None, None]
+    q, k = torch.arange(n)[:, None], torch.arange(n)[None, :]
+    ignored = torch.rand((len(texts), n, n), dtype=torch.float64)
+    seen = mask_mod(b, 0, q, k).expand(len(texts), n, n)
+    score = score_mod(ignored, b, 0, q, k)
+    assert score.dtype == torch.float64
+    matrix = torch.softmax(torch.where(seen, score, -torch.inf), -1).numpy()
+    return [m[: len(x), : len(x)] for m, x in zip(matrix, texts, strict=True)]
+
+
+def largest_sum(program: t.Head, tokens: Tokens) -> float:
+    """Return the largest sum of the magnitudes of what terms add, which rounding scales with."""
+    interpreter, n = Interpreter(program, Analysis(tokens)), len(tokens)
+    return max(
+        (sum(abs(interpreter.term(x, q, k)) for x in program.terms)
+         for q, k in itertools.product(range(n), range(n)) if k <= q or not program.causal),
+        default=0.0,
+    )  # fmt: skip
+
+
+def assert_agreement(program: Program, tokens: Tokens, expected: np.ndarray | None = None) -> None:
+    """Compare every export of a program with the reference."""
+    expected = reference(program.tree, tokens) if expected is None else expected
+    matrices = [by_numpy(program, tokens), by_torch(program, tokens)]
+    if program.tree.normaliser == "softmax" and len(tokens):
+        matrices += by_flex(program, [tokens])
+    for matrix in matrices:
+        assert matrix.shape == expected.shape
+        np.testing.assert_allclose(matrix, expected, atol=TOLERANCE)
+
+
+def assert_balanced(latex: str) -> None:
+    """Check braces and environments of a display, and that nothing in it needs an escape."""
+    body = "\n".join(line for line in latex.splitlines() if not line.startswith("%"))
+    assert body.isascii() and not re.findall(r"(?<!\\)[%#$~]", body)
+    opened: list[str] = []
+    for found in re.finditer(r"\\[{}\\]|\\(?:begin|end)\{\w+\}|\\[\[\]]|[{}]", body):
+        match found.group():
+            case "{" | "\\[":
+                opened.append(found.group())
+            case "}":
+                assert opened.pop() == "{"
+            case "\\]":
+                assert opened.pop() == "\\["
+            case mark if mark.startswith("\\begin"):
+                opened.append(mark[len("\\begin") :])
+            case mark if mark.startswith("\\end"):
+                assert opened.pop() == mark[len("\\end") :]
+    assert not opened

@@ -1,0 +1,191 @@
+"""Mistakes in programs: each is explained at its place, and no text takes the parser long."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attn_dsl.dsl import parser
+from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.errors import CostError, ProgramError, ProgramSyntaxError, Span
+from attn_dsl.dsl.parser import parse
+from attn_dsl.dsl.printer import show
+from attn_dsl.dsl.syntax_errors import KEYWORDS
+
+Q, K = t.Position("q"), t.Position("k")
+K0 = t.Compare("==", K, t.Integer(0))
+HEAD = "head a causal:\n"
+
+
+def head(*terms: str) -> str:
+    return HEAD + "".join(f"    {term}\n" for term in terms)
+
+
+# Mistakes, with the place that is marked between ‹ and ›, and a part of the message.
+MISTAKES = [
+    (head("2 where k ‹=› 0"), "write `==`"),
+    (head("2 where k == 0 ‹&&› q == 1"), "write `and`"),
+    (head("2 where k == ‹'›a'"), "double quotes"),
+    (head('2 where text(k) == ‹"›a'), "does not end"),
+    (head(r'2 where text(k) == ‹"›\x"'), "escape that is not known"),
+    (head('2 where ‹txt›(k) == "a"'), "did you mean `text`"),
+    (head("2 where ‹blue›(k)"), "`attn-dsl features` lists all of them"),
+    (head("2 where punct‹›"), "ends too early"),
+    (head("2 where punct(‹j›)"), "`k` is the key that is searched"),
+    (head("2 where text(k)‹›"), "expected: `==` or `!=`, `in` or `not`"),
+    (head("2 where k == 0 or‹›"), "expected: a predicate"),
+    (head("2 where (k == 0‹›"), "`)`"),
+    (head("2 where k == 0‹)›"), "`)` does not fit"),
+    (head("2 where text(k) ‹<› text(q)"), "`<` does not fit"),
+    (head("2 where text(k) == ‹3›"), 'a string such as "the"'),
+    (head("2 where text(k) in ‹stop›"), "a set name such as Pronoun"),
+    (head("2 where text(k) in {‹}›"), "a string such as"),
+    (head("2 where k == ‹-›1"), "in -1..-1"),
+    (head("2 where k == 1‹.›5"), "`.` does not fit"),
+    (head("2 where punct(k) ‹==› true"), "a predicate stands alone"),
+    (head('2 where starts(‹k›, "a")'), "`k` does not fit"),
+    (head("2 where ‹True›"), "did you mean `true`"),
+    (head("2 where text‹[›k]"), "expected: `(`"),
+    (head("2 where ‹\u00a0›k == 0"), "U+00A0"),
+    (head("2 ‹when› k == 0"), "did you mean `where`"),
+    (head("‹where› k == 0"), "a weight such as 1.5"),
+    (head("2 * q ‹-› k"), "`where` or the end of the line"),
+    (head("2 * ‹text›(k)"), "`text` gives a text"),
+    (head("2 * decay(q - k, ‹1›.5)"), "a rate such as 0.9"),
+    (head("by q - k [‹]›"), "a whole number"),
+    (head("2 * weight(‹k›, A)"), "`weight(token(k), Starts)`"),
+    (head("2 * weight(‹punct›(k), A)"), "a text feature that has a weight"),
+    (head("2 * weight(token(k)‹)›"), "expected: `,`"),
+    (head("2 * weight(token(k), ‹verbs›)"), "a set name such as Pronoun"),
+    (head('2 * weight(token(k), ‹"›a")'), "`{` or a set name"),
+    (head("2 * ‹Starts›(word(q-1))"), "write `weight(word(q-1), Starts)`"),
+    (head("2 * ‹Starts›(k)"), "write `weight(token(k), Starts)`"),
+    (head("2 where ‹Starts›(text(q))"), "write `text(q) in Starts`"),
+    (head("2 * ‹token›(q)"), "`weight(token(q), Starts)`"),
+    (head("2 where ‹weight›(token(k), A) > 1"), "test `token(k) in Starts`"),
+    (head("‹weight›(token(k), A)"), "write it as a value of a term"),
+    (head("2 * log(‹weight›(token(k), A))"), "write it as a value of a term"),
+    (head("2 * ‹weights›(token(k), A)"), "did you mean `weight`"),
+    (head("2 * k * q ‹*› q"), "one value or two"),
+    (head("2 * weight(token(k), A) ‹+› 1"), "`*`, `where` or the end of the line"),
+    (head('2 * weight(token(k), {"a": 1, "b"‹}›)'), "a weight, or none"),
+    (
+        head('2 * weight(token(k), {"a"‹:› 1, "b"})').replace('"a"‹:› 1, "b"', '"b", "a"‹:› 1'),
+        "a weight, or none",
+    ),
+    ('set A = {"a": 1, "b"‹,› "c": 2}\n' + HEAD, "a weight, or none"),
+    ('set A = {"a": ‹?›}\n' + HEAD, "weights of elements are numbers"),
+    (head("by q - k [0: 1, 2‹]›"), "expected: `:`"),
+    (head("1‹e3› where k == 0"), "`e3`"),
+    (head('‹set› B = {"a"}'), "`set` does not fit"),
+    (HEAD + "‹head› b causal:\n", "the end of the program"),
+    ("head a ‹casual›:\n", "did you mean `causal`"),
+    ("head ‹A› causal:\n", "a name such as induction"),
+    ("head a causal‹›\n", "`:`"),
+    ("head a causal: ‹2› where k == 0\n", "the end of the line"),
+    ('set ‹a› = {"x"}\n' + HEAD, "a set name"),
+    ('set A = ‹"›x"\n' + HEAD, "a string does not fit"),
+    ('set A = {"x"}‹›\n', "`head` or `set`"),
+    ("‹›", "`head` or `set`"),
+]
+
+
+@pytest.mark.parametrize(("marked", "message"), MISTAKES, ids=lambda x: repr(x)[-24:])
+def test_mistakes_are_explained(marked: str, message: str) -> None:
+    before, found, _ = re.split("[‹›]", marked)
+    with pytest.raises(ProgramSyntaxError) as caught:
+        parse(marked.replace("‹", "").replace("›", ""), "p.attn")
+    line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+    assert caught.value.span == Span(line, column, line, column + max(len(found), 1))
+    assert str(caught.value).startswith(f"p.attn:{line}:{column}: syntax error: ")
+    assert message in str(caught.value)
+
+
+def test_a_message_shows_the_line_and_a_caret() -> None:
+    with pytest.raises(ProgramSyntaxError) as caught:
+        parse(head('2 where txt(k) == "a"'), "p.attn")
+    assert str(caught.value).split("\n") == [
+        "p.attn:2:13: syntax error: unknown feature or function `txt`",
+        '  2 |     2 where txt(k) == "a"',
+        "    |             ^^^",
+        "  expected: a predicate, a number such as q - k or a text feature such as text(k)",
+        "  help: did you mean `text`?",
+    ]
+
+
+def test_lines_are_counted_as_the_parser_counts_them() -> None:
+    with pytest.raises(ProgramSyntaxError) as caught:
+        parse(HEAD + "# a\x0cb\u2028c\r d\r\n  1 where kk\n")
+    assert caught.value.span == Span(3, 11, 3, 13)
+    assert "1 where kk\n" in str(caught.value)
+
+
+HOSTILE = {
+    "parentheses": head("1 where " + "(" * 5000 + "k == 0" + ")" * 5000),
+    "parentheses over lines": HEAD + "by (\n" * 5000,
+    "calls": head("1 where " + "punct(" * 500 + "k" + ")" * 500),
+    "and": head("1 where " + " and ".join(["k == 0"] * 3000)),
+    "or without spaces": head("1 where k==0" + "ork==0" * 3000),
+    "not": head("1 where " + "not " * 3000 + "punct(k)"),
+    "not without spaces": head("1 where " + "not" * 3000 + "punct(k)"),
+    "plus": head("1 where k == q" + "+k" * 3000),
+    "minus": head("1 * (q" + "-k" * 3000 + ")"),
+    "a long whole number": head("1 where k == " + "9" * 5000),
+    "a long bound": head("1 where k in 0.." + "9" * 5000),
+    "a long weight": head("1" + "0" * 5000 + " where k == 0"),
+    "a megabyte and more": HEAD + "#" * parser.MAX_SOURCE,
+    "a megabyte of blanks": " " * (parser.MAX_SOURCE - 1),
+    "a megabyte of quotes": '"' * (parser.MAX_SOURCE - 1),
+    "a megabyte of letters": "x" * (parser.MAX_SOURCE - 1),
+    "a null byte": head("1 where \0k == 0"),
+    "a null byte in a string": head('1 where text(k) == "\0"'),
+    "an escape sequence": head("1 where \x1b[31mk"),
+    "unicode": head("1 where ｋ == ０"),
+    "a byte order mark": "\ufeff" + HEAD,
+    "a lone surrogate": head("1 where \ud800"),
+    "lines that end in a carriage return": "head a causal:\r1 where k == 0\r",
+    "an unfinished set": 'set A = {"a",\n' * 2000,
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_input_gets_an_error_in_time(name: str) -> None:
+    started = time.monotonic()
+    with pytest.raises((CostError, ProgramSyntaxError)) as caught:
+        parse(HOSTILE[name])
+    message = str(caught.value)
+    assert len(message) < 2000
+    assert all(char.isprintable() or char == "\n" for char in message)
+    assert time.monotonic() - started < 20
+
+
+PARTS = (*'abkq(){}[]"\\.,:=<>+-*?#_0159 \n\r\t\0é', " where ", " ", *KEYWORDS, HEAD)
+
+
+@given(st.lists(st.sampled_from(PARTS), max_size=40).map("".join))
+def test_any_text_parses_or_gets_an_error(text: str) -> None:
+    for source in (text, HEAD + text):
+        with contextlib.suppress(ProgramError):
+            assert parse(show(parse(source))) == parse(source)
+
+
+def test_many_comments_and_terms_are_read_in_time() -> None:
+    started = time.monotonic()
+    program = parse(HEAD + "# c\n" * 20_000 + "  1 where k == 0  # d\n" * 300)
+    assert len(program.terms[0].remarks.above) == 20_000
+    assert time.monotonic() - started < 20
+
+
+def test_the_bounds_admit_what_they_promise() -> None:
+    parens = "(" * parser.MAX_NESTING + "k == 0" + ")" * parser.MAX_NESTING
+    assert parse(head(f"1 where {parens}")).terms == (t.Where(1.0, K0),)
+    chain = " and ".join(["not punct(k)"] * ((parser.MAX_OPERATORS + 1) // 2))
+    program = parse(head(f"1 where {chain}"))
+    assert parse(show(program)) == program
+    with pytest.raises(CostError, match="operators"):
+        parse(head(f"1 where {chain} and not punct(k)"))
