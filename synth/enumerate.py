@@ -22,7 +22,7 @@ from attn_dsl.synth.bank import Bank
 from attn_dsl.synth.gains import gain, row_moments
 from attn_dsl.synth.greedy import name_sets, narrow
 from attn_dsl.synth.pcfg import Bag, Grammar, prior
-from attn_dsl.synth.promises import truth_gains, truth_masses
+from attn_dsl.synth.promises import truth_gains, truth_masses, value_gain
 from attn_dsl.synth.proposer import Fitted, HeadTask
 from attn_dsl.synth.rewrite import in_place
 from attn_dsl.synth.vocabulary import size
@@ -113,7 +113,7 @@ class _Search:
         self.rows = bank.target(task.rows)
         known = set(bank.terms)
         self.own = [x for x in tried_terms(task.tried) if x not in known][:MOST_TERMS]
-        self.planes = bank.planes(self.own)
+        self.planes = np.concatenate([bank.values, bank.planes(self.own)])
         self.actual = self.masses(self.rows.actual)
         self.terms = (*bank.terms, *self.own)
         self.sizes = np.concatenate([bank.sizes, [size(x) for x in self.own]]).astype(np.int64)
@@ -165,15 +165,14 @@ class _Search:
         gains = np.empty((len(self.terms), 1 + len(bank.conditions)), np.float32)
         truths = len(bank.starts_held) - 1
         truth_gains(self.actual, self.masses(predicted), bank.active, LEAST * count, gains[:truths])
-        first = truths
-        for planes in (bank.values, self.planes):
-            g = np.empty((len(planes), count), np.float32)
-            h = np.empty_like(g)
-            plain = np.zeros(len(planes), np.bool_)
-            row_moments(planes, plain, rows.starts, rows.actual, predicted, g, h)
-            last = first + len(planes)
-            gains[first:last] = gain(bank.by_condition(g), bank.by_condition(h), RIDGE)
-            first = last
+        rest = gains[truths:]
+        g, h = (np.empty((len(rest), count), np.float32) for _ in range(2))
+        plain = np.zeros(len(rest), np.bool_)
+        row_moments(self.planes, plain, rows.starts, rows.actual, predicted, g, h)
+        rest[:] = gain(bank.by_condition(g), bank.by_condition(h), RIDGE)
+        # To second order all is promised that a far smaller step would bring, several times.
+        exact = value_gain(self.planes, rows.starts, rows.actual, predicted)
+        rest *= np.minimum(1.0, exact / np.maximum(rest[:, 0], 1e-9))[:, None]
         gains /= count
         loss = cross_entropy(rows.actual, predicted, count)
         term, condition, promised = _best(gains, self.sizes[:, None] + bank.extra)

@@ -29,7 +29,7 @@ class Probe:
         starts: int64 (rows + 1): where each row's entries start.
         row: int32 (entries): the row of each entry.
         chosen: int64 (entries): where they stand among those of the design.
-        queries: int32 (rows): the token string of each query.
+        kept: int64 (rows): which rows of the design they are.
     """
 
     def __init__(self, design: Design, entries: int = PROBES) -> None:
@@ -45,7 +45,7 @@ class Probe:
         self.starts = np.concatenate([[0], np.cumsum(widths[kept])]).astype(np.int64)
         self.row = np.repeat(np.arange(kept.sum(), dtype=np.int32), widths[kept])
         self.chosen = np.flatnonzero(np.repeat(kept, widths))
-        self.queries = design.query_symbols[kept]
+        self.kept = np.flatnonzero(kept)
 
     @property
     def entries(self) -> int:
@@ -55,6 +55,10 @@ class Probe:
     def sample(self, entries: np.ndarray) -> np.ndarray:
         """Return what a vector of the design's entries is on the probe rows."""
         return np.ascontiguousarray(entries[..., self.chosen])
+
+    def sample_rows(self, rows: np.ndarray) -> np.ndarray:
+        """Return what a vector of the design's rows is on the probe rows."""
+        return np.ascontiguousarray(rows[..., self.kept])
 
     def target(self, rows: Rows) -> Rows:
         """Return a head's attention on the probe rows, given that on the design's."""

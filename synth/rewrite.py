@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from attn_dsl.dsl import tree as t
@@ -44,3 +44,27 @@ def in_place(node: N, sets: Mapping[str, t.SetLiteral]) -> N:
         return sets.get(part.name, part) if isinstance(part, t.SetName) else part
 
     return rewrite(node, change) if sets else node
+
+
+def variants(node: N, choices: Callable[[t.Node], Iterable[t.Node]]) -> Iterator[N]:
+    """Yield the trees in which one node is one of its choices.
+
+    >>> from attn_dsl.dsl.parser import parse_term
+    >>> from attn_dsl.dsl.printer import show_term
+    >>> term = parse_term("2 where k == 3 and q >= 5")
+    >>> more = lambda x: [t.Integer(x.value + 1)] if isinstance(x, t.Integer) else []
+    >>> [show_term(found) for found in variants(term, more)]
+    ['2 where k == 4 and q >= 5', '2 where k == 3 and q >= 6']
+    """
+    yield from choices(node)  # type: ignore[misc]
+    for f in dataclasses.fields(node):
+        value = getattr(node, f.name)
+        if isinstance(value, t.Node):
+            for new in variants(value, choices):
+                yield dataclasses.replace(node, **{f.name: new})  # type: ignore[arg-type]
+        elif isinstance(value, tuple):
+            for i, part in enumerate(value):
+                if isinstance(part, t.Node):
+                    for new in variants(part, choices):
+                        changed: Any = (*value[:i], new, *value[i + 1 :])
+                        yield dataclasses.replace(node, **{f.name: changed})
