@@ -31,25 +31,25 @@ def options(command: Any) -> Any:
                      "id, FILE.gguf, hf:REPO:FILE.gguf, URL#MODEL of a server, replay:RUN. "
                      "--proposers llm asks the one that ships."),
         click.option("--samples", type=click.IntRange(1), metavar="N",
-                     help="Completions for a head, all rounds together.  [default: 64]"),
+                     help="Completions for a head, all rounds together; 64 by default."),
         click.option("--llm-rounds", type=click.IntRange(1), metavar="N",
                      help="Ask a model so often, from the second time on with its best programs and "
-                     "where they are wrong; the model that ships is asked once.  [default: 2]"),
+                     "where they are wrong; twice by default. The model that ships is asked once."),
         click.option("--prompt-tokens", type=click.IntRange(32), metavar="N",
-                     help="The longest prompt, in the model's own tokens.  [default: 3000]"),
+                     help="The longest prompt, in the model's own tokens; 3000 by default."),
         click.option("--plan", is_flag=True, default=None,
                      help="Let the model say what the head does before it writes."),
         click.option("--completion-tokens", type=click.IntRange(16), metavar="N",
-                     help="The longest completion.  [default: 384]"),
+                     help="The longest completion, in tokens; 384 by default."),
         click.option("--temperature", type=click.FloatRange(0, 10), metavar="T",
-                     help="Of sampling; 0 takes the likeliest token.  [default: 1]"),
+                     help="Of sampling; 0 takes the likeliest token; 1 by default."),
         click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), metavar="P",
-                     help="Draw from the likeliest tokens of this probability.  [default: 1]"),
+                     help="Draw from the likeliest tokens of this probability; 1, all, by default."),
         click.option("--min-p", type=click.FloatRange(0, 1), metavar="P",
-                     help="Leave out tokens less likely than this share of the likeliest.  "
-                     "[default: 0]"),
+                     help="Leave out tokens less likely than this share of the likeliest; "
+                     "0 by default."),
         click.option("--llm-device", metavar="DEVICE",
-                     help="Where a transformers model runs, as in cuda.  [default: cpu]"),
+                     help="Where a transformers model runs, as in cuda; cpu by default."),
     )):  # fmt: skip
         command = add(command)
     return command

@@ -76,13 +76,19 @@ def features(sets: bool, as_json: bool) -> None:
 
 @click.command()
 @click.option("--gbnf", is_flag=True, help="As GBNF, the format of llama.cpp.")
-def grammar(gbnf: bool) -> None:
+@click.option("--proposal", type=click.Choice(["causal", "bidirectional"]),
+              help="The part of it in which language models write programs for such a head.")  # fmt: skip
+def grammar(gbnf: bool, proposal: str | None) -> None:
     """Print the grammar of the language, in Lark's format or as GBNF."""
     from attn_dsl.dsl.parser import grammar_text
 
+    text = grammar_text()
+    if proposal is not None:
+        from attn_dsl.synth.llm.grammar import proposal_grammar
+
+        text = proposal_grammar(proposal == "causal")
     if gbnf:
         from attn_dsl.dsl.gbnf import to_gbnf
 
-        click.echo(to_gbnf(grammar_text()), nl=False)
-    else:
-        click.echo(grammar_text(), nl=False)
+        text = to_gbnf(text)
+    click.echo(text, nl=False)
