@@ -52,6 +52,7 @@ class HeadTask:
         seed: for whatever a proposer draws; differs by head, not by the order of work.
         max_nodes, max_evals: bounds on a program's size and on how many are fitted.
         deadline: time (``time.monotonic``) after which it is ``late`` and stops.
+        short: whether a proposer left something out for want of time, and the search went on.
         stop: set when the whole run is to end.
     """
 
@@ -73,7 +74,7 @@ class HeadTask:
         self.seed = seed * 1_000_003 + layer * 1_009 + head
         self.max_nodes, self.max_evals = max_nodes, max_evals
         self.deadline, self.stop = deadline, stop
-        self.evals, self.late = 0, False
+        self.evals, self.late, self.short = 0, False, False
         self._known: dict[t.Head, Fitted] = {}
 
     @property

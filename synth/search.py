@@ -204,7 +204,7 @@ class Session:
             evals=task.evals + (before.evals if before else 0),
             stability=stability(task, found, settings.price),
             seconds=time.monotonic() - started + (before.seconds if before else 0.0),
-            cut_short=task.late or bool(before and before.cut_short),
+            cut_short=task.late or task.short or bool(before and before.cut_short),
             front=tuple(rows),
         )  # fmt: skip
         candidates = [

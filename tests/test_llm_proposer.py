@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from fitting import assert_same
 from llm_models import save_language_model
 from llm_server import Behaviour, serving
 
+from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.check import check
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.parser import parse
@@ -204,6 +206,18 @@ def test_a_failure_is_the_runs_only_if_nobody_else_is_asked(
     assert len(caplog.records) == 1
 
 
+def test_writing_leaves_time_for_fitting(task: HeadTask, model: LanguageModel) -> None:
+    options = Options(samples=9_000, rounds=1, sampling=SAMPLING)
+    now = time.monotonic()
+    short = HeadTask(
+        task.design, 0, 0, seed=0, max_nodes=200, max_evals=9_000, deadline=now + 10,
+    )  # fmt: skip
+    for proposal in Llm(options, model=model).propose(short):
+        assert isinstance(proposal, t.Head)
+    assert short.short
+    assert len(short.tried) > 1
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -295,6 +309,15 @@ def test_bad_options_end_before_any_work(
     assert outcome.code == 2
     assert says in " ".join(outcome.err.split())
     assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_a_file_that_is_no_model_leaves_the_others(fit: Any, tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+    file.write_text("not one")
+    done = attn_dsl(*fit(tmp_path / "run", "--proposers", "llm,greedy", llm=file))
+    assert done.code == 0, done.err
+    assert "not a GGUF file" in " ".join(done.out.split())
+    assert "greedy" in (tmp_path / "run" / "pareto.csv").read_text()
 
 
 @pytest.mark.shared

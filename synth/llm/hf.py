@@ -26,6 +26,8 @@ SMALL = 100_000_000
 """Models of fewer weights run on one thread: more would only wait for each other."""
 CACHE_BYTES = 2 << 30
 """Memory for the keys and values of completions that are written side by side."""
+SIDE_BY_SIDE = 64
+"""The most completions that are written side by side."""
 
 
 class Transformers:
@@ -127,7 +129,7 @@ class Transformers:
             raise too_long(self.name, len(ids), self.context)
         writing = Writing(self._masks, grammar, count, seed, sampling, most)
         longest = len(ids) + writing.most
-        batch = max(1, min(count, CACHE_BYTES // max(1, self._bytes * longest)))
+        batch = max(1, min(count, SIDE_BY_SIDE, CACHE_BYTES // max(1, self._bytes * longest)))
         try:
             with self._lock, torch.inference_mode(), _threads(self._threads):
                 for start in range(0, count, batch):

@@ -247,14 +247,20 @@ class LlamaCpp:
 
 def _downloaded(where: str) -> Path:
     """Fetch a file from the hub, or find it where it was fetched before."""
+    from huggingface_hub import try_to_load_from_cache
     from llama_cpp import Llama
 
     _, repo, file = where.split(":")
     try:
+        cached = try_to_load_from_cache(repo, file)
+        if isinstance(cached, str):
+            return Path(cached)
         model = Llama.from_pretrained(repo, file, vocab_only=True, verbose=False)
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
+    except Exception as error:  # of several packages, whose families have nothing in common
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"--llm {where}: cannot be fetched: {first}") from None
+        raise InputError(
+            f"--llm {where}: cannot be fetched ({first}); fetch it elsewhere and name the file"
+        ) from None
     path = Path(model.model_path)
     model.close()
     return path

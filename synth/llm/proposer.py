@@ -11,6 +11,7 @@ import dataclasses
 import logging
 import re
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,9 @@ from attn_dsl.synth.llm.record import Record, Replay, Request, failed
 from attn_dsl.synth.proposer import Fitted, HeadTask
 
 _log = logging.getLogger("attn_dsl")
+_told: set[str] = set()
+SHARE = 0.6
+"""The most of a head's time that goes into writing; the rest is for fitting."""
 SHOWN = 3
 """How many of the best programs a refinement shows."""
 
@@ -100,7 +104,7 @@ class Llm:
         alone: whether no other proposer is asked: then its failure is the run's.
         model: instead of opening the one of the options.
 
-    A failure that the run survives is logged once, as a warning, and no head is asked again.
+    A failure that the run survives is logged, as a warning, and no head is asked again.
     """
 
     name = "llm"
@@ -113,7 +117,7 @@ class Llm:
         self._model, self._lock = model, threading.RLock()
         self._failed = False
         kind, where = kind_of(options.model) if model is None else ("transformers", "")
-        self._replay = Replay(where) if kind == "replay" else None
+        self._replay = where if kind == "replay" else None
 
     @property
     def model(self) -> LanguageModel:
@@ -142,12 +146,12 @@ class Llm:
         seen: set[t.Head] = set()
         number, rounds = 0, 1
         while number < rounds and not task.spent:
-            failure: ModelError | None = None
+            failure: AttnDslError | None = None
             try:
                 rounds = self._rounds(task)
                 found = self._ask(task, number, best)
-            except ModelError as error:
-                found, failure = error.done, error
+            except (ModelError, InputError) as error:
+                found, failure = getattr(error, "done", ()), error
             number += 1
             for program in programs(task, found):
                 if task.spent:
@@ -164,22 +168,20 @@ class Llm:
 
     def _rounds(self, task: HeadTask) -> int:
         if self._replay is not None:
-            return len(self._replay.rounds(task.name))
+            return len(Replay(self._replay).rounds(task.name))
         return 1 if self.model.prompt == "compact" else self.options.rounds
 
-    def _fail(self, task: HeadTask, error: ModelError) -> None:
+    def _fail(self, task: HeadTask, error: AttnDslError) -> None:
         failed(self.run, task.name, error)
         if self.alone:
             raise error
-        with self._lock:
-            if not self._failed:
-                _log.warning("the proposer llm failed: %s. The other proposers go on.", error)
-            self._failed = True
+        tell(error)
+        self._failed = True
 
     def _ask(self, task: HeadTask, number: int, best: Sequence[Fitted]) -> Sequence[Completion]:
         """Return the completions of a round."""
         if self._replay is not None:
-            return self._replay.rounds(task.name)[number]
+            return Replay(self._replay).rounds(task.name)[number]
         share, more = divmod(self.options.samples, self._rounds(task))
         count = share + (number < more)
         if not count:
@@ -189,8 +191,15 @@ class Llm:
             number, self.prompt(task, best), grammar, count, task.seed * 16 + number,
             self.options.sampling,
         )  # fmt: skip
-        record = Record(self.run, task.name)
-        return record.completions(self.model, request, lambda: task.spent)
+        ends = None
+        if task.deadline is not None:
+            ends = time.monotonic() + SHARE * (task.deadline - time.monotonic())
+
+        def stop() -> bool:
+            task.short = task.short or (ends is not None and time.monotonic() > ends)
+            return task.spent or task.short
+
+        return Record(self.run, task.name).completions(self.model, request, stop)
 
     @property
     def _plans(self) -> bool:
@@ -216,6 +225,13 @@ class Llm:
             least = page_prompt(task, lambda text: 0, 0, plan=options.plan) or ""
             raise too_long(model.name, model.count(least), model.context)
         return text
+
+
+def tell(error: AttnDslError) -> None:
+    """Log a failure that the run survives, once."""
+    if str(error) not in _told:
+        _told.add(str(error))
+        _log.warning("the proposer llm failed: %s. The other proposers go on.", error)
 
 
 def programs(task: HeadTask, completions: Sequence[Completion]) -> Iterator[t.Head]:

@@ -38,14 +38,15 @@ class Writing:
     ) -> None:
         from llguidance.numpy import allocate_token_bitmask
 
-        first = _matcher(tokenizer, grammar)
+        self._first = _matcher(tokenizer, grammar)
+        self._matchers: dict[int, Any] = {}
         self.tokenizer, self.sampling = tokenizer, sampling
-        self.matchers = [first.deep_copy() for _ in range(count)]
         self.tokens: list[list[int]] = [[] for _ in range(count)]
         self.logprobs = np.zeros(count)
         self.ended = np.zeros(count, dtype=bool)
         self.most = min(most, sampling.max_tokens)
-        self._draws = np.stack([_stream(seed, i).random(self.most + 1) for i in range(count)])
+        self._seed = seed
+        self._draws: dict[int, np.ndarray] = {}
         self._size = int(tokenizer.vocab_size)
         self._ends = frozenset(tokenizer.eos_tokens)
         self._mask = allocate_token_bitmask(1, self._size)
@@ -57,19 +58,23 @@ class Writing:
             at: which completion.
             logits: float32 (vocabulary): the model's, of what follows.
         """
+        if at not in self._matchers:
+            self._matchers[at] = self._first.deep_copy()
+            self._draws[at] = np.random.default_rng([self._seed, at]).random(self.most + 1)
         ids = self.allowed(at)
-        if len(self.tokens[at]) >= self.most and not self._ends.issuperset(ids.tolist()):
+        number = len(self.tokens[at])
+        if number >= self.most and not self._ends.issuperset(ids.tolist()):
+            del self._matchers[at], self._draws[at]
             return None
-        chosen, logprob = draw(
-            logits[ids], float(self._draws[at, len(self.tokens[at])]), self.sampling
-        )
+        chosen, logprob = draw(logits[ids], float(self._draws[at][number]), self.sampling)
         token = int(ids[chosen])
         self.logprobs[at] += logprob
         if token in self._ends:
             self.ended[at] = True
+            del self._matchers[at], self._draws[at]
             return None
-        if not self.matchers[at].consume_token(token):
-            raise ModelError(f"the grammar refused a token: {self.matchers[at].get_error()}")
+        if not self._matchers[at].consume_token(token):
+            raise ModelError(f"the grammar refused a token: {self._matchers[at].get_error()}")
         self.tokens[at].append(token)
         return token
 
@@ -77,7 +82,7 @@ class Writing:
         """Return the tokens that a completion may go on with."""
         from llguidance.numpy import fill_next_token_bitmask
 
-        matcher = self.matchers[at]
+        matcher = self._matchers[at]
         fill_next_token_bitmask(matcher, self._mask)
         if matcher.is_error():
             raise ModelError(f"the grammar could not be followed: {matcher.get_error()}")
@@ -139,10 +144,6 @@ def draw(logits: np.ndarray, uniform: float, sampling: Sampling) -> tuple[int, f
     sums = np.cumsum(p)
     chosen = int(np.searchsorted(sums, uniform * sums[-1], side="right"))
     return min(chosen, len(x) - 1), float(x[min(chosen, len(x) - 1)] - total)
-
-
-def _stream(seed: int, number: int) -> np.random.Generator:
-    return np.random.default_rng([seed, number])
 
 
 @lru_cache(maxsize=8)
