@@ -80,14 +80,18 @@ class Writing:
 
     def allowed(self, at: int) -> np.ndarray:
         """Return the tokens that a completion may go on with."""
+        ids = set_bits(self.mask(at))
+        return ids[: np.searchsorted(ids, self._size)]
+
+    def mask(self, at: int) -> np.ndarray:
+        """Return the same as bits, int32, the least significant one first."""
         from llguidance.numpy import fill_next_token_bitmask
 
         matcher = self._matchers[at]
         fill_next_token_bitmask(matcher, self._mask)
         if matcher.is_error():
             raise ModelError(f"the grammar could not be followed: {matcher.get_error()}")
-        ids = set_bits(self._mask[0])
-        return ids[: np.searchsorted(ids, self._size)]
+        return self._mask[0]
 
     def completions(self) -> list[Completion]:
         """Return what was written."""
