@@ -9,7 +9,8 @@ with at least a vocabulary; without it, one trained on ``../shared``) and GPT-2'
 and checked; times are of a core that this thread had. **speed**: tokens a second on one core.
 **heads**: for each head of stories260k, the best of the proposer's samples with fitted weights,
 picked on the select split, scored on test, against as many samples of the same architecture with
-random weights, and as many steps of the enumerator. **search**: the full search, and the same with the proposer in the same time.
+random weights, and as many steps of the enumerator. **search**: the full search, the same with the
+proposer, and with more effort instead.
 """
 
 from __future__ import annotations

@@ -158,7 +158,7 @@ def settings_of(
     Raises:
         InputError: one of them is out of range, or a proposer is not known.
     """
-    from attn_dsl.synth.llm.model import check_spec
+    from attn_dsl.synth.llm.model import absolute, check_spec
     from attn_dsl.synth.llm.proposer import Options, tell
     from attn_dsl.synth.search import PROPOSERS, Settings
 
@@ -178,6 +178,7 @@ def settings_of(
         if value < 1:
             raise InputError(f"{name} must be at least 1, not {value}")
     options = Options(model=llm) if isinstance(llm, str) else llm or Options()
+    options = replace(options, model=absolute(options.model))
     if "llm" in proposers:
         try:
             check_spec(options.model)

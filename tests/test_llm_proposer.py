@@ -266,6 +266,20 @@ def test_runs_are_the_same_however_they_are_made(fit: Any, tmp_path: Path) -> No
     assert '"proposer": "llm"' in (one / "candidates.jsonl").read_text()
 
 
+def test_a_cluster_writes_the_same(fit: Any, tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed")
+    one, other = tmp_path / "one", tmp_path / "other"
+    succeed(*fit(one, "--proposers", "llm,library", "--jobs", 1))
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None,
+        host="127.0.0.1", silence_logs=50,
+    ) as cluster:  # fmt: skip
+        address = cluster.scheduler_address
+        succeed(*fit(other, "--proposers", "llm,library", "--scheduler", address))
+    assert_same(one, other)
+    assert snapshot(one / "llm") == snapshot(other / "llm")
+
+
 def test_a_run_says_what_was_asked_of_which_model(fit: Any, tmp_path: Path) -> None:
     out = succeed(*fit(tmp_path / "run", "--proposers", "llm", "--llm-rounds", 1))
     assert "12 completions" in out

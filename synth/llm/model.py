@@ -185,6 +185,21 @@ def kind_of(spec: str | None) -> tuple[Literal["gguf", "server", "replay", "tran
     return "transformers", spec
 
 
+def absolute(spec: str | None) -> str | None:
+    """Name a model such that it is found from everywhere on this file system.
+
+    >>> absolute("org/repo"), absolute("/models/coder.gguf")
+    ('org/repo', '/models/coder.gguf')
+    """
+    if spec is None:
+        return None
+    kind, where = kind_of(spec)
+    path = Path(where).expanduser()
+    if kind == "server" or not path.exists():
+        return spec
+    return f"{'replay:' if kind == 'replay' else ''}{path.resolve()}"
+
+
 _EXTRAS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "gguf": (("llama_cpp", "llm"),),
     "server": (("openai", "openai"),),
