@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,10 +16,13 @@ from replacing import small_run
 
 from attn_dsl.compiler.program import Program, load, parse
 from attn_dsl.eval.replace.context import replace_heads
+from attn_dsl.eval.replace.elements import Elements
 from attn_dsl.eval.replace.measure import HeldOut
+from attn_dsl.eval.replace.programs import Programs
 from attn_dsl.eval.replace.subject import Subject, open_subject
 from attn_dsl.eval.replace.tunable import Tunable
 from attn_dsl.eval.replace.tune import (
+    DIGITS,
     PATH,
     Trainer,
     TuneSettings,
@@ -26,7 +30,6 @@ from attn_dsl.eval.replace.tune import (
     frozen,
     scales,
     tune,
-    written,
 )
 from attn_dsl.eval.replace.tuned import program_ious
 
@@ -71,10 +74,9 @@ def test_known_weights_are_found_again(subject: Subject) -> None:
     fit, select = (HeldOut(subject.loaded, subject.ids(part)) for part in ("fit", "select"))
     with replace_heads(subject.loaded.model, truth, tokenizer=subject.loaded.tokenizer):
         _ = fit.reference, select.reference
-    start = written(list(truth.values()), wrong)
-    tunable = Tunable(start)
+    tunable = Tunable(Tunable(list(truth.values())).written(wrong, DIGITS))
     settings = TuneSettings(epochs=40, rate=0.5, patience=99)
-    trainer = Trainer(tunable, scales(subject, start), settings)
+    trainer = Trainer(tunable, scales(subject, tunable), settings)
     with frozen(subject.loaded.model), _replaced(subject, heads, tunable):
         while not trainer.finished:
             trainer.epoch(fit, select)
@@ -118,7 +120,7 @@ def test_gradients_reach_the_weights_through_the_model(subject: Subject) -> None
     _ = fit.reference
     with frozen(subject.loaded.model), _replaced(subject, heads, tunable):
         (gradient,) = torch.autograd.grad(fit.loss(0), [tunable.weights])
-        size = scales(subject, programs)
+        size = scales(subject, tunable)
         for at in np.argsort(-np.abs(gradient.numpy() / size))[:3]:
             step = 0.02 / float(size[at])
             losses = []
@@ -129,6 +131,67 @@ def test_gradients_reach_the_weights_through_the_model(subject: Subject) -> None
                     tunable.weights[at] -= side * step
             slope = (losses[0] - losses[1]) / (2 * step)
             assert slope == pytest.approx(float(gradient[at]), rel=0.05, abs=2e-4 / step)
+
+
+GRADED = """set Queries = {{"{0}": 1.5, "{1}": -0.5}}
+set Keys = {{"{1}": 2, "{2}": 0.75, "{3}": -1}}
+head graded causal:
+    1.2 * weight(token(q), Queries) * weight(token(k), Keys) where q - k <= 3
+    0.6 * weight(token(q), Queries) * weight(token(k), Keys) where q - k > 3
+    -0.5 * log(1 + q - k) * weight(token(k-1), Keys)
+    1 where k == q-1
+"""
+
+
+def graded(subject: Subject) -> Program:
+    common = Counter(s for i in range(20) for s in subject.capture.tokens(i).strings)
+    return parse(GRADED.format(*(s for s, _ in common.most_common(4))))
+
+
+def test_elements_of_sets_are_tuned_and_stay_in_their_sets(subject: Subject) -> None:
+    program = graded(subject)
+    tunable = Tunable([program])
+    assert len(tunable.elements.values) == 5
+    texts = [subject.capture.tokens(i) for i in range(3)]
+    expected = Programs([program]).bundle(texts).numpy()
+    np.testing.assert_allclose(tunable.bundle(texts).detach().numpy(), expected, atol=2e-5)
+    changed = tunable.weights.detach().double().numpy() + np.linspace(-0.5, 0.5, 9).round(2)
+    [other] = tunable.written(changed)
+    assert [d.value.elements for d in other.tree.sets] == [
+        d.value.elements for d in program.tree.sets
+    ]
+    with torch.no_grad():
+        tunable.weights.copy_(torch.from_numpy(changed))
+    expected = Programs([other]).bundle(texts).numpy()
+    np.testing.assert_allclose(tunable.bundle(texts).detach().numpy(), expected, atol=2e-5)
+
+
+def test_gradients_reach_the_elements_through_the_model(subject: Subject) -> None:
+    tunable = Tunable([graded(subject)])
+    fit = HeldOut(subject.loaded, subject.ids("fit")[:4])
+    _ = fit.reference
+    with frozen(subject.loaded.model), _replaced(subject, [(0, 1)], tunable):
+        (gradient,) = torch.autograd.grad(fit.loss(0), [tunable.weights])
+        for at in range(4, 9):
+            losses = []
+            for side in (1, -1):
+                with torch.no_grad():
+                    tunable.weights[at] += side * 0.02
+                    losses.append(float(fit.loss(0)))
+                    tunable.weights[at] -= side * 0.02
+            assert (losses[0] - losses[1]) / 0.04 == pytest.approx(
+                float(gradient[at]), rel=0.05, abs=2e-4
+            )
+
+
+def test_a_set_that_a_predicate_uses_is_not_tuned() -> None:
+    both = GRADED.format("a", "b", "c", "d").replace("k == q-1", "token(k) in Keys")
+    names = {name for _, name in Elements.of([parse(both).tree]).sets}
+    assert names == set()
+    other = GRADED.format("a", "b", "c", "d").replace("k == q-1", "token(k) in Queries")
+    assert Elements.of([parse(other).tree]).sets == []
+    alone = other.replace(" * weight(token(k), Keys) where", " where")
+    assert Elements.of([parse(alone).tree]).sets == [(0, "Keys")]
 
 
 def test_the_same_seed_gives_the_same_weights(subject: Subject) -> None:
@@ -165,7 +228,7 @@ def test_an_interrupted_tuning_goes_on_where_it_was(subject: Subject, tmp_path: 
 
 def test_an_anchor_holds_the_weights_near_the_fitted_ones(subject: Subject) -> None:
     start, heads = steep(subject), weighted(subject)
-    size = scales(start, [start.programs[h] for h in heads])
+    size = scales(start, Tunable([start.programs[h] for h in heads]))
 
     def moved(anchor: float) -> float:
         found = tune(start, heads, dataclasses.replace(QUICK, anchor=anchor, patience=99))
@@ -183,17 +246,15 @@ def test_the_path_goes_from_the_fitted_to_the_tuned_weights(subject: Subject) ->
     heads = subject.heads
     found = tune(subject, heads, QUICK)
     assert tuple(found.path) == PATH
-    fitted = written(
-        [subject.programs[h] for h in heads],
-        np.array([w for h in heads for w in subject.programs[h].tree.weights], dtype=float),
-    )
+    tunable = Tunable([subject.programs[h] for h in heads])
+    fitted = tunable.written(tunable.weights.detach().numpy(), DIGITS)
     assert [p.source for p in found.path[0.0].values()] == [p.source for p in fitted]
     assert found.path[1.0] == found.programs
 
 
 def test_scales_are_one_for_truth_values_and_the_size_of_values(subject: Subject) -> None:
     program = parse("head a causal:\n    1 where k == 0\n    -0.1 * (q - k)")
-    truth, distance = scales(subject, [program], texts=2)
+    truth, distance = scales(subject, Tunable([program]), texts=2)
     assert truth == 1.0
     lengths = [len(subject.capture.tokens(i)) for i in subject.splits["fit"][:2]]
     squares = [(q - k) ** 2 for n in lengths for q in range(n) for k in range(q)]

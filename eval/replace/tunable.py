@@ -11,8 +11,10 @@ import torch
 from attn_dsl.compiler.batch import Batch
 from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.compiler.program import Program
+from attn_dsl.dsl.check import MAX_ELEMENT_WEIGHT, MAX_WEIGHT
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.tokens import Tokens
+from attn_dsl.eval.replace.elements import Elements, GradedTerm
 from attn_dsl.eval.replace.source import visible
 
 CACHE_BYTES = 1 << 30
@@ -33,12 +35,15 @@ class Tunable(torch.nn.Module):
 
     A weight multiplies a plane of n x n numbers that the text alone decides, so the planes of all
     programs are computed once for a text, equal ones once, and all scores are one product of
-    matrices. Structure and sets stay as they are. Scores are float32, and a term beyond TERM_LIMIT
-    logits is not cut off there as in other evaluations.
+    matrices. The weights of sets' elements are parameters as well where ``Elements`` says so.
+    Structure stays as it is, and so does what a set holds. Scores are float32, and a term beyond
+    TERM_LIMIT logits is not cut off there as in other evaluations.
 
     Attributes:
-        weights: float32, the weights of all programs in source order; ``starts`` (programs + 1)
-            says whose they are. A hole starts at 0.
+        weights: float32, the weights of all programs in source order, then those of the elements
+            of their sets; ``starts`` (programs + 1) says whose the former are. A hole starts at 0.
+        limits: float32, the largest magnitude of each.
+        elements: the sets that can be tuned.
         originals: the programs as given.
 
     Args:
@@ -52,34 +57,67 @@ class Tunable(torch.nn.Module):
             raise InputError("programs of one bundle must all be causal or all bidirectional")
         self.originals, self.names = tuple(programs), tuple(p.name for p in programs)
         self.causal = programs[0].causal
-        values = [w or 0.0 for p in programs for w in p.tree.weights]
-        self.starts = np.cumsum([0, *(len(p.tree.weights) for p in programs)])
-        self.weights = torch.nn.Parameter(torch.tensor(values, dtype=torch.float32))
-        self._linear = torch.tensor([p.tree.normaliser == "linear" for p in programs])
-        self._cache: OrderedDict[Tokens, tuple[np.ndarray, np.ndarray]] = OrderedDict()
+        trees = [p.tree for p in programs]
+        self.elements = Elements.of(trees)
+        values = [w or 0.0 for tree in trees for w in tree.weights]
+        self.starts = np.cumsum([0, *(len(tree.weights) for tree in trees)])
+        every = np.concatenate([values, self.elements.values])
+        self.weights = torch.nn.Parameter(torch.tensor(every, dtype=torch.float32))
+        limits = [MAX_WEIGHT] * len(values) + [MAX_ELEMENT_WEIGHT] * len(self.elements.values)
+        self.limits = torch.tensor(limits)
+        self._linear = torch.tensor([tree.normaliser == "linear" for tree in trees])
+        self._cache: OrderedDict[Tokens, tuple[np.ndarray, ...]] = OrderedDict()
         self._bytes, self._limit = 0, cache_bytes
-        self._where = _places(Plan([p.tree for p in programs], Batch([])))
+        owner, plane = _places(Plan(self.elements.plain, Batch([])))
+        graded = [term.weight for term in self.elements.terms]
+        self._other = torch.tensor(np.setdiff1d(np.arange(len(values)), graded))
+        self._where = owner[self._other], plane[self._other]
+        self._groups = _groups(self.elements.terms, plane)
 
     def bundle(self, texts: Sequence[Tokens]) -> torch.Tensor:
         """Return the matrices of all programs, float32 (programs, texts, n, n), with gradients."""
         device, size = self.weights.device, len(self.originals)
-        truths, values = self._planes(texts)
+        truths, values, reads = self._planes(texts)
         planes = torch.cat([truths.to(device).float(), values.to(device)])
         matrix = self.weights.new_zeros(size, len(planes))
-        owner, plane = self._where
-        matrix = matrix.index_put((owner.to(device), plane.to(device)), self.weights, True)
-        scores = matrix @ planes
+        owner, plane = (part.to(device) for part in self._where)
+        own = self.weights[self._other.to(device)]
+        scores = matrix.index_put((owner, plane), own, True) @ planes
         if self._linear.any():
-            masses = self._positive(owner, plane, len(planes)) @ planes.clamp(min=0.0)
-            logs = masses.clamp(min=1e-38).log()
+            masses = matrix.index_put((owner, plane), own.clamp(min=0.0), True)
+            logs = (masses @ planes.clamp(min=0.0)).clamp(min=1e-38).log()
             scores = torch.where(self._linear.to(device)[:, None], logs, scores)
         sees = visible(texts, self.causal)
         at = sees.reshape(-1).nonzero().squeeze(1).to(device)
         inside = sees.any(-1).to(device)[None, :, :, None]
         square = scores.new_full((size, sees.numel()), -torch.inf).index_copy(1, at, scores)
         square = square.view(size, *sees.shape)
+        if self._groups:
+            square = square + self._graded(planes, reads.to(device), at, sees.shape)
         # a row outside of its text sees nothing: its scores must be finite to have a gradient
         return torch.softmax(torch.where(inside, square, 0.0), dim=-1) * inside
+
+    def _graded(
+        self, planes: torch.Tensor, reads: torch.Tensor, at: torch.Tensor, shape: torch.Size
+    ) -> torch.Tensor:
+        """Return the scores of all graded terms, float32 (programs, texts, n, n)."""
+        device = planes.device
+        terms = self.weights[: int(self.starts[-1])]
+        elements = torch.cat([self.weights.new_zeros(1), self.weights[len(terms) :]])
+        # the last place is that of terms which do not look there
+        found = torch.cat([elements[reads], self.weights.new_ones(1, *reads.shape[1:])])
+        bases: dict[int, torch.Tensor] = {}
+        made: list[torch.Tensor | None] = [None] * len(self.originals)
+        for program, plane, weights, queries, keys in self._groups:
+            if plane not in bases:
+                base = planes.new_zeros(shape.numel()).index_copy(0, at, planes[plane])
+                bases[plane] = base.view(shape)
+            left = found[queries.to(device)] * terms[weights.to(device)][:, None, None]
+            product = left.permute(1, 2, 0) @ found[keys.to(device)].transpose(0, 1)
+            part, known = bases[plane] * product, made[program]
+            made[program] = part if known is None else known + part
+        nothing = planes.new_zeros(shape)
+        return torch.stack([nothing if part is None else part for part in made])
 
     def programs(self) -> list[Program]:
         """Return the programs with their present weights.
@@ -88,39 +126,56 @@ class Tunable(torch.nn.Module):
         >>> Tunable([parse("head first causal:\\n    ? where k == 0")]).programs()[0].tree.weights
         (0.0,)
         """
-        values = self.weights.detach().double().cpu().tolist()
+        return self.written(self.weights.detach().double().cpu().numpy())
+
+    def written(self, values: np.ndarray, digits: int | None = None) -> list[Program]:
+        """Return the programs with other weights.
+
+        Args:
+            values: of all weights, in the order of ``weights``.
+            digits: to how many significant ones the weights of terms are rounded; None: not at all.
+                The weights of elements have two after the point.
+        """
         made = []
         for i, program in enumerate(self.originals):
-            chosen = values[self.starts[i] : self.starts[i + 1]]
+            own = [float(x) for x in values[self.starts[i] : self.starts[i + 1]]]
+            if digits is not None:
+                own = [float(f"{x:.{digits}g}") for x in own]
             if program.tree.normaliser == "linear":
-                chosen = [max(w, 0.0) for w in chosen]
-            made.append(Program.from_tree(program.tree.with_weights(chosen)))
+                own = [max(x, 0.0) for x in own]
+            tree = program.tree.with_weights(own)
+            tree = self.elements.write(tree, i, values[self.starts[-1] :])
+            ahead = bool(program.facts.lookahead)
+            made.append(Program.from_tree(tree, allow_lookahead=ahead))
         return made
 
-    def _positive(self, owner: torch.Tensor, plane: torch.Tensor, planes: int) -> torch.Tensor:
-        """Return the weights as masses, float32 (programs, planes)."""
-        device = self.weights.device
-        matrix = self.weights.new_zeros(len(self.originals), planes)
-        masses = self.weights.clamp(min=0.0)
-        return matrix.index_put((owner.to(device), plane.to(device)), masses, True)
+    def _planes(self, texts: Sequence[Tokens]) -> tuple[torch.Tensor, ...]:
+        """Return what the programs read of texts.
 
-    def _planes(self, texts: Sequence[Tokens]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return uint8 truths and float32 values of all programs, (planes, entries of all texts)."""
+        Returns:
+            uint8 truths and float32 values, (planes, entries of all texts), and the elements that
+            places read, int32 (places, texts, n).
+        """
         missing = [text for text in dict.fromkeys(texts) if text not in self._cache]
         found = {text: self._cache[text] for text in texts if text in self._cache}
         if missing:
-            plan = Plan([p.tree for p in self.originals], Batch(missing))
+            batch = Batch(missing)
+            plan = Plan(self.elements.plain, batch)
+            reads = self.elements.read([p.tree for p in self.originals], batch)
             for i, text in enumerate(missing):
-                found[text] = plan.typed_planes(i)
+                own = reads[:, batch.starts[i] : batch.starts[i + 1]]
+                found[text] = (*plan.typed_planes(i), own)
                 self._keep(text, found[text])
         for text in texts:
             if text in self._cache:
                 self._cache.move_to_end(text)
-        parts = zip(*(found[text] for text in texts), strict=True)
+        *parts, own = zip(*(found[text] for text in texts), strict=True)
         truths, values = (torch.from_numpy(np.concatenate(part, axis=1)) for part in parts)
-        return truths, values
+        longest = max(map(len, texts))
+        padded = np.stack([np.pad(x, ((0, 0), (0, longest - x.shape[1]))) for x in own], axis=1)
+        return truths, values, torch.from_numpy(padded)
 
-    def _keep(self, text: Tokens, planes: tuple[np.ndarray, np.ndarray]) -> None:
+    def _keep(self, text: Tokens, planes: tuple[np.ndarray, ...]) -> None:
         """Remember the planes of a text; forget those of the texts that were not asked for longest."""
         size = sum(part.nbytes for part in planes)
         if size > self._limit:
@@ -139,3 +194,23 @@ def _places(plan: Plan) -> tuple[torch.Tensor, torch.Tensor]:
     rows = slots[:, 1] + np.where(slots[:, 0] == 0, 0, truths)
     owner = np.repeat(np.arange(plan.size), np.diff(plan.offsets))
     return torch.from_numpy(owner), torch.from_numpy(rows[plan.used].astype(np.int64))
+
+
+Group = tuple[int, int, torch.Tensor, torch.Tensor, torch.Tensor]
+"""Graded terms of a program and a plane: both, and of the terms the weights, queries and keys."""
+
+
+def _groups(terms: Sequence[GradedTerm], plane: torch.Tensor) -> list[Group]:
+    """Group graded terms by program and plane."""
+    found: dict[tuple[int, int], list[GradedTerm]] = {}
+    for term in terms:
+        found.setdefault((term.program, int(plane[term.weight])), []).append(term)
+    return [
+        (
+            *key,
+            torch.tensor([term.weight for term in group]),
+            torch.tensor([term.query for term in group]),
+            torch.tensor([term.key for term in group]),
+        )
+        for key, group in found.items()
+    ]

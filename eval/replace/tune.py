@@ -1,4 +1,7 @@
-"""Tuning: the weights of all replaced programs adjusted through the model, structure untouched."""
+"""Tuning: the weights of all replaced programs adjusted through the model, structure untouched.
+
+The weights of sets' elements move as well; which elements a set has, does not change.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from attn_dsl.dsl.check import MAX_WEIGHT
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.replace.measure import HeldOut
 from attn_dsl.eval.replace.source import Head, Part
@@ -108,7 +110,7 @@ def tune(
         subject.loaded, subject.ids("fit"), batch_size=settings.batch_size, seed=subject.seed
     )
     select = subject.held_out("select")
-    trainer = Trainer(tunable, scales(subject, programs), settings)
+    trainer = Trainer(tunable, scales(subject, tunable), settings)
     if state is not None and state.exists():
         trainer.restore(state)
     _ = fit.reference, select.reference
@@ -124,7 +126,9 @@ def tune(
                 tick(trainer.history[-1], settings.epochs)
     first, last = trainer.start.numpy(), trainer.best.numpy()
     path = {
-        share: dict(zip(heads, written(programs, first + share * (last - first)), strict=True))
+        share: dict(
+            zip(heads, tunable.written(first + share * (last - first), DIGITS), strict=True)
+        )
         for share in PATH
     }
     return Tuned(path[1.0], path, tuple(trainer.history), trainer.best_epoch)
@@ -190,7 +194,8 @@ class Trainer:
             size = (self.moments[1] / (1 - 0.99**self.steps)).sqrt() + 1e-10
             rate = self.settings.rate * 0.5 * (1 + math.cos(math.pi * done))
             self.weights.sub_((rate * mean / size).to(self.weights) / self.scale)
-            self.weights.clamp_(-MAX_WEIGHT, MAX_WEIGHT)
+            limits = self.tunable.limits.to(self.weights)
+            self.weights.clamp_(-limits, limits)
 
     def save(self, file: Path) -> None:
         """Write all that is needed to go on, whole or not at all."""
@@ -231,17 +236,18 @@ class Trainer:
         self.history = [Epoch(**one) for one in told["history"]]
 
 
-def scales(subject: Subject, programs: Sequence[Program], texts: int = 8) -> np.ndarray:
+def scales(subject: Subject, tunable: Tunable, texts: int = 8) -> np.ndarray:
     """Return the size of what each weight multiplies: its root mean square where it is not 0.
 
     Returns:
-        float32 (weights of all programs,), 1 for a truth value.
+        float32 (weights of all programs and elements,), 1 for a truth value.
     """
     from attn_dsl.compiler.batch import Batch
     from attn_dsl.compiler.evaluate import Plan
 
+    trees = [p.tree for p in tunable.originals]
     chosen = subject.splits["fit"][:texts]
-    plan = Plan([p.tree for p in programs], Batch([subject.capture.tokens(i) for i in chosen]))
+    plan = Plan(trees, Batch([subject.capture.tokens(i) for i in chosen]))
     sums = np.zeros((2, len(plan.code.planes)))
     slots = plan.code.slots
     for text in range(len(chosen)):
@@ -250,26 +256,8 @@ def scales(subject: Subject, programs: Sequence[Program], texts: int = 8) -> np.
             values = planes[slots[here, 1]].astype(np.float64)
             sums[:, here] += (values**2).sum(1), (values != 0).sum(1)
     size = np.sqrt(sums[0] / np.maximum(sums[1], 1.0))
-    return np.where(size > 0, size, 1.0)[plan.used].astype(np.float32)
-
-
-def written(programs: Sequence[Program], weights: np.ndarray) -> list[Program]:
-    """Return programs with other weights, rounded as they are written.
-
-    Args:
-        weights: of all programs, in source order.
-    """
-    from attn_dsl.compiler.program import Program
-
-    made, at = [], 0
-    for program in programs:
-        count = len(program.tree.weights)
-        own = [float(f"{w:.{DIGITS}g}") for w in weights[at : at + count]]
-        tree = program.tree.with_weights(own)
-        ahead = bool(program.facts.lookahead)
-        made.append(Program.from_tree(tree, allow_lookahead=ahead))
-        at += count
-    return made
+    own = np.where(size > 0, size, 1.0)[plan.used]
+    return np.concatenate([own, tunable.elements.scales(trees, own)]).astype(np.float32)
 
 
 class frozen:  # noqa: N801
