@@ -1,7 +1,7 @@
 """Measures capture and fit at the size of the paper's models, and what a plan's estimates rest on.
 
     python benchmarks/scale.py [--model gpt2] [--texts 300] [--tokens 128] [--timeout 900]
-                               [--only plan,capture,fit,growth,calibrate] [--folder DIR]
+                               [--only plan,capture,fit,growth,calibrate,proposers] [--folder DIR]
 
 The hub's weights are not needed: models have exactly the paper's configurations and random weights,
 queries and keys scaled so that attention is peaked and differs from head to head. Only the
@@ -199,7 +199,6 @@ class Scale:
         from attn_dsl.eval.capture import Capture
         from attn_dsl.eval.locate import locate
         from attn_dsl.synth.plan import count_parameters
-        from attn_dsl.synth.search import Settings
 
         model = build(self.name, self.folder)
         uses = {}
@@ -211,25 +210,43 @@ class Scale:
             made = Capture.open(out)
             uses[sum(len(made.tokens(i)) for i in range(made.n_texts))] = usage.cpu
             shutil.rmtree(out)
-        (few, less), (many, more) = sorted(uses.items())
+        (small, less), (large, more) = sorted(uses.items())
         _, multiplied = count_parameters(locate(str(model)))
-        flops = 2 * multiplied * (many - few) / (more - less)
-        evals = (self.options.evals, 4 * self.options.evals)
-        heads = ("--heads", "L0,L1", "--rounds", 1, "--max-evals")
-        runs = [self.fitted(*heads, count) for count in evals]
-        count = len(runs[0][1])
+        flops = 2 * multiplied * (large - small) / (more - less)
         opened = Capture.open(self.place)
         entries = sum(opened.packed(i).shape[1] for i in range(opened.n_texts))
-        fitted = min(Settings().entries, 0.6 * entries)
-        rate = (runs[1][0].cpu - runs[0][0].cpu) / (count * (evals[1] - evals[0]) * fitted)
-        alone, _ = self.fitted("--heads", "L0H0", "--rounds", 1, "--max-evals", evals[0])
-        by_head = (runs[0][0].cpu - alone.cpu) / (count - 1) - rate * evals[0] * fitted
+        alone, _ = self.fitted("--heads", "L0H0", "--rounds", 1, "--max-evals", 1)
+        few, rows = self.fitted("--heads", "L0,L1", "--rounds", 1, "--max-evals", 1)
+        by_head = (few.cpu - alone.cpu) / (len(rows) - 1)
         return [
             Figure("FLOPS", f"{flops:.2g}", "-"),
-            Figure("FIT_SECONDS", f"{rate:.2g}", "-"),
             Figure("SCORE_SECONDS", f"{by_head / (0.4 * entries):.2g}", "-"),
             Figure("START_SECONDS (processor time, one head)", f"{alone.cpu:.0f}", "-"),
         ]
+
+    def proposers(self) -> list[Figure]:
+        """The rates of `synth/rates.py`: processor time of each proposer, by head and effort."""
+        from attn_dsl.eval.capture import Capture
+        from attn_dsl.synth.proposer import HeadTask, pool
+        from attn_dsl.synth.rates import MEASURED
+        from attn_dsl.synth.search import PROPOSERS, Session, Settings
+
+        capture, found = Capture.open(self.place), []
+        last = capture.n_layers - 1
+        for effort in (1, 2, 4):
+            session = Session(capture, Settings(effort=effort))
+            _ = session.design.vocabulary, session.design.conditions, session.probes
+            for name in MEASURED:
+                proposer = PROPOSERS[name](session)
+                seconds = []
+                for layer in (0, 0, last // 2, last):  # the first has what all share to make
+                    job = HeadTask(session.design, layer, 1, seed=0, max_nodes=200, max_evals=200)
+                    start = time.process_time()
+                    pool(job, [proposer])
+                    seconds.append(time.process_time() - start)
+                shown = f"{sum(seconds[1:]) / 3:.2f} s by head, {job.evals} programs"
+                found.append(Figure(f"{name}, effort {effort}", shown, "-"))
+        return found
 
 
 def main() -> None:

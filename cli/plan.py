@@ -20,7 +20,7 @@ def print_plan(plan: Plan, as_json: bool) -> None:
         shown = {
             **dataclasses.asdict(plan),
             "seconds": plan.seconds,
-            "estimate": ESTIMATE,
+            "estimate": estimate(plan),
             "warnings": plan.warnings,
         }
         click.echo(json.dumps(shown, indent=1, sort_keys=True))
@@ -32,15 +32,20 @@ def print_plan(plan: Plan, as_json: bool) -> None:
     for name, value in lines(plan):
         table.add_row(f"[bold]{name}[/]", value)
     screen.print(table)
-    screen.print(f"\n{ESTIMATE} Nothing was loaded or written.")
+    screen.print(f"\n{estimate(plan)} Nothing was loaded or written.")
     for warning in plan.warnings:
         screen.print(f"[bold]Note:[/] {warning}.")
 
 
-ESTIMATE = (
-    "Times are estimates from rates that benchmarks/scale.py measured on a core of x86-64 with "
-    "AVX-512; other machines differ."
-)
+def estimate(plan: Plan) -> str:
+    """Say what the times of a plan rest on."""
+    told = (
+        "Times are estimates from rates that benchmarks/scale.py measured on a core of x86-64 with "
+        "AVX-512; other machines differ, and so do heads."
+    )
+    if plan.guessed:
+        told += f" Not measured but guessed: {', '.join(plan.guessed)}."
+    return told
 
 
 def lines(plan: Plan) -> list[tuple[str, str]]:
@@ -63,6 +68,10 @@ def lines(plan: Plan) -> list[tuple[str, str]]:
             "search",
             f"{plan.heads} heads, {plan.jobs} at once; {plan.rounds} rounds of at most "
             f"{plan.max_evals} programs",
+        ),
+        (
+            "",
+            f"effort {plan.effort}, at most {plan.max_nodes:,} nodes, by {', '.join(plan.proposers)}",
         ),
         ("disk", disk),
         ("memory", f"{size(plan.memory_bytes)}{memory}"),

@@ -1,7 +1,7 @@
 """Plans: what a fit will read, need and take, told before anything but a configuration is loaded.
 
-Times come from constants that `benchmarks/scale.py --calibrate` measures on a machine; they are for
-one core, and are divided by the cores that are used.
+Times come from constants, those of the search in ``synth/rates.py``, that `benchmarks/scale.py`
+measures on a machine; they are for one core, and are divided by the cores that are used.
 """
 
 from __future__ import annotations
@@ -25,12 +25,10 @@ FLOPS = 5.8e10
 """Operations a second of a core that runs a model in float32."""
 LOAD_BYTES = 4e8
 """Bytes of weights that are read and converted in a second."""
-FIT_SECONDS = 4.6e-7
-"""A round's search: seconds by program that may be fitted and entry it is fitted on."""
 SCORE_SECONDS = 1.9e-7
 """A round's search: seconds by entry of the select and test texts."""
-BASE_BYTES = 0.9e9
-"""A process with the libraries loaded, its shared features and planes."""
+BASE_BYTES = 0.7e9
+"""A process with the libraries loaded, and the features of its texts."""
 HEAD_BYTES = 2.5e8
 """What the search of one head takes besides."""
 BYTES_A_TOKEN = 4.0
@@ -49,13 +47,14 @@ class Plan:
         heads: how many heads are searched.
         texts, tokens: windows of text, and tokens in all of them.
         counted: whether tokens were counted; otherwise they are estimated from the bytes of text.
-        rounds, max_evals, jobs: of the search.
+        rounds, max_evals, max_nodes, effort, proposers, jobs: of the search.
         capture_bytes: disk for the capture; 0 where it is there.
         free_bytes: disk that is free where it goes.
         memory_bytes: the most memory at once.
         machine_bytes: the memory of this machine; None where it cannot be found out.
         capture_seconds, search_seconds: expected time.
         timeout: the limit that ends the search earlier, if any.
+        guessed: what of the search's time rests on estimates, not on measured rates.
     """
 
     model: str
@@ -69,6 +68,9 @@ class Plan:
     counted: bool
     rounds: int
     max_evals: int
+    max_nodes: int
+    effort: int
+    proposers: tuple[str, ...]
     jobs: int
     capture_bytes: int
     free_bytes: int
@@ -77,6 +79,7 @@ class Plan:
     capture_seconds: float
     search_seconds: float
     timeout: float | None
+    guessed: tuple[str, ...]
 
     @property
     def seconds(self) -> float:
@@ -125,6 +128,7 @@ def plan(
         InputError: as ``fit``, as far as it shows in the configuration and the text.
     """
     from attn_dsl.eval.shards import n_entries
+    from attn_dsl.synth import rates, vocabulary
 
     if capture is None:
         shape = _shape_of_model(model, text, max_tokens, max_texts)
@@ -136,15 +140,16 @@ def plan(
     bytes_needed = 0
     capture_seconds = 0.0
     workers = min(jobs or os.cpu_count() or 1, len(chosen))
-    memory = BASE_BYTES + HEAD_BYTES * workers
+    fitted = 0.6 * entries
+    terms = len(vocabulary.terms(shape.causal))
+    memory = BASE_BYTES + HEAD_BYTES * workers + rates.planes_bytes(settings, terms, fitted)
     if shape.parameters is not None:
         bytes_needed = 2 * shape.layers * shape.heads_per_layer * entries
         weights = 4 * shape.parameters
         operations = 2 * shape.multiplied * sum(shape.lengths)
         capture_seconds = operations / (FLOPS * (os.cpu_count() or 1)) + weights / LOAD_BYTES
         memory = max(memory, BASE_BYTES + weights + _batch_bytes(shape))
-    fitted = min(settings.entries, 0.6 * entries)
-    by_head = FIT_SECONDS * settings.max_evals * fitted + SCORE_SECONDS * 0.4 * entries
+    by_head = rates.by_head(settings, rounds, fitted) + SCORE_SECONDS * 0.4 * entries * rounds
     folder = Path(out).absolute()
     while not folder.is_dir():
         folder = folder.parent
@@ -152,10 +157,12 @@ def plan(
         model=shape.model, family=shape.family, layers=shape.layers,
         heads_per_layer=shape.heads_per_layer, parameters=shape.parameters, heads=len(chosen),
         texts=len(shape.lengths), tokens=sum(shape.lengths), counted=shape.counted, rounds=rounds,
-        max_evals=settings.max_evals, jobs=workers, capture_bytes=bytes_needed,
+        max_evals=settings.max_evals, max_nodes=settings.max_nodes, effort=settings.effort,
+        proposers=settings.proposers, jobs=workers, capture_bytes=bytes_needed,
         free_bytes=shutil.disk_usage(folder).free, memory_bytes=round(memory),
         machine_bytes=_machine_bytes(), capture_seconds=capture_seconds,
-        search_seconds=by_head * rounds * len(chosen) / workers, timeout=timeout,
+        search_seconds=rates.once(settings) + by_head * len(chosen) / workers, timeout=timeout,
+        guessed=rates.guessed(settings, rounds),
     )  # fmt: skip
 
 
