@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.check import MAX_NODES, check
 from attn_dsl.dsl.printer import show
 from attn_dsl.eval.capture import Capture
@@ -27,11 +28,13 @@ from attn_dsl.synth.grow import QUICK, Graded, Pace
 from attn_dsl.synth.library import Library, Probes
 from attn_dsl.synth.llm.proposer import Llm, Options
 from attn_dsl.synth.pareto import choose, front, gains_by_node
+from attn_dsl.synth.probe import Probe
 from attn_dsl.synth.proposer import Fitted, HeadTask, Proposer, pool
 from attn_dsl.synth.result import Candidate, FrontRow, HeadResult
 from attn_dsl.synth.score import Split
 from attn_dsl.synth.screen import Screen
 from attn_dsl.synth.stability import stability
+from attn_dsl.synth.vary import Vary
 from attn_dsl.synth.wide import Wide
 
 PROPOSERS: dict[str, Callable[[Session], Proposer]] = {
@@ -125,6 +128,11 @@ class Session:
         return Wide(self.design, entries, self.settings.seed, channels)
 
     @cached_property
+    def probe(self) -> Probe:
+        """The rows that changes of terms are judged on."""
+        return Probe(self.design)
+
+    @cached_property
     def market(self) -> Market:
         """The programs that heads may take from each other."""
         return Market(self.design)
@@ -187,7 +195,7 @@ class Session:
             max_nodes=min(settings.max_nodes, MAX_NODES), max_evals=settings.max_evals,
             deadline=deadline, stop=self.stop,
         )  # fmt: skip
-        proposers = self.proposers if before is None else [Exchange(self.market, before, others)]
+        proposers = self.proposers if before is None else self._again(before, others)
         found = pool(task, proposers)
         polished = self._polish(task, found)
         rows = self._score(polished, number)
@@ -211,6 +219,18 @@ class Session:
             Candidate(layer, head, f.nodes, f.iou, f.proposer, show(f.program)) for f in found
         ]
         return result, candidates
+
+    def _again(self, before: HeadResult, others: tuple[str, ...]) -> list[Proposer]:
+        """Return who suggests programs to a head that has a front."""
+        found: list[Proposer] = [Exchange(self.market, before, others)]
+        if self.settings.effort > 1:
+
+            def near(task: HeadTask) -> list[t.Head]:
+                number = task.layer * self.capture.heads_per_layer + task.head
+                return self.market.nearest(others, number, 3)
+
+            found.append(Vary(lambda: self.probe, before, near))
+        return found
 
     def _polish(self, task: HeadTask, found: list[Fitted]) -> list[Fitted]:
         """Adjust the weights of the front's programs, the best of them if they are many."""

@@ -198,3 +198,13 @@ def test_sets_lose_elements_and_classes_become_kindred() -> None:
 def test_parts_are_terms_without_names_and_weights() -> None:
     program = parse('set A = {"x", "y"}\nhead a causal:\n 2.5 where text(k) in A # why')
     assert [show_term(x) for x in parts(program)] == ['? where text(k) in {"x", "y"}']
+
+
+def test_the_second_round_varies_from_effort_2_on(design: Design) -> None:
+    from attn_dsl.synth.search import Session, Settings
+
+    front = before(task(design), "head a causal:\n ? where text(k-1) == text(q-1)")
+    for effort in (1, 2):
+        session = Session(design.capture, Settings(effort=effort, proposers=("library",)))
+        _, found = session.search(0, 0, lambda: {"uniform": np.zeros(4)}, before=front)
+        assert ("vary" in {c.proposer for c in found}) == (effort > 1)
