@@ -1,7 +1,8 @@
 """Measures the proposer llm: validity of completions, masks, sampling, and what its programs reach.
 
-    python benchmarks/llm.py [--only masks,speed,heads,search] [--count 10000] [--samples 64]
-                             [--spm FILE.gguf] [--stories 120] [--seed 0]
+    python benchmarks/llm.py [--only masks,speed,heads,recovery,search] [--count 10000] [--samples 64]
+                             [--spm FILE.gguf] [--stories 120] [--every 1] [--llm MODEL]
+                             [--seed 0]
 
 **masks**: completions of random-weight models (a recurrent net over the tokenizer's vocabulary)
 under the product's masks, over the tokenizer that ships, a 32 K SentencePiece (``--spm``, a GGUF
@@ -9,7 +10,8 @@ with at least a vocabulary; without it, one trained on ``../shared``) and GPT-2'
 and checked; times are of a core that this thread had. **speed**: tokens a second on one core.
 **heads**: for each head of stories260k, the best of the proposer's samples with fitted weights,
 picked on the select split, scored on test, against as many samples of the same architecture with
-random weights, and as many steps of the enumerator. **search**: the full search, the same with the
+random weights, and as many steps of the enumerator. **recovery**: for how many random programs
+(``random_programs.py``) one of the samples has the same attention. **search**: the full search, the same with the
 proposer, and with more effort instead.
 """
 
@@ -24,9 +26,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import recovery
 from run import Figure, print_table
 
-from attn_dsl import demo
 from attn_dsl.dsl.check import check
 from attn_dsl.dsl.parser import parse
 from attn_dsl.eval.capture import Capture, capture
@@ -42,6 +44,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 SIDE = 64
 """Completions that the masks are measured on side by side."""
+MODEL: str | None = None
+"""Which model is measured: the one that ships, or ``--llm``."""
 LIMIT = 384
 """Tokens of a completion at the most, as in the product."""
 
@@ -108,7 +112,7 @@ def tokenizers(spm: str | None) -> dict[str, Any]:
     from transformers import AutoTokenizer
 
     found: dict[str, Any] = {}
-    shipped = Path(kind_of(None)[1])
+    shipped = Path(kind_of(MODEL)[1])
     if shipped.is_dir():
         found["the one that ships"] = from_tokenizer(
             AutoTokenizer.from_pretrained(shipped), slices=SLICES
@@ -201,9 +205,10 @@ def speed(seed: int) -> list[Figure]:
     torch.set_num_threads(1)
     grammar = proposal_grammar(True, numbers=False)
     specs: dict[str, str | None] = {}
-    if Path(kind_of(None)[1]).is_dir():
-        specs["the shipped model, transformers"] = None
-    if (gguf := Path(demo.model_dir()).with_name("proposer.gguf")).is_file():
+    shipped = Path(kind_of(MODEL)[1])
+    if shipped.is_dir():
+        specs["the shipped model, transformers"] = str(shipped)
+    if (gguf := shipped.with_name("proposer.gguf")).is_file():
         specs["the shipped model, llama.cpp"] = str(gguf)
     if SHARED.is_dir():
         specs["stories260k, transformers"] = str(SHARED / "models" / "stories260k")
@@ -242,7 +247,7 @@ def random_weights(seed: int) -> LanguageModel:
 
     from attn_dsl.synth.llm.hf import Transformers
 
-    where = kind_of(None)[1]
+    where = kind_of(MODEL)[1]
     with tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(seed)
         AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(where)).save_pretrained(folder)
@@ -277,11 +282,13 @@ def told(values: np.ndarray, seed: int) -> str:
     return f"{e.mean:.3f} [{e.low:.3f}, {e.high:.3f}]"
 
 
-def heads(samples: int, texts: int, seed: int) -> list[Figure]:
+def heads(samples: int, texts: int, every: int, seed: int) -> list[Figure]:
     """Best of so many samples on the heads of stories260k, against what it must beat."""
     attention = stories(texts)
-    pairs = list(itertools.product(range(attention.n_layers), range(attention.heads_per_layer)))
-    settings = Settings(seed=seed, rounds=1, llm=Options(samples=samples), max_evals=samples + 1)
+    pairs = list(itertools.product(range(attention.n_layers), range(attention.heads_per_layer)))[
+        ::every
+    ]
+    settings = Settings(seed=seed, rounds=1, llm=Options(MODEL, samples), max_evals=samples + 1)
     n = len(attention.split(seed)["test"])
     ours, seconds = best_of(attention, "llm", settings, pairs)
     figures = [
@@ -308,15 +315,17 @@ def heads(samples: int, texts: int, seed: int) -> list[Figure]:
     return figures
 
 
-def search(samples: int, texts: int, seed: int) -> list[Figure]:
+def search(samples: int, texts: int, every: int, seed: int) -> list[Figure]:
     """What the proposer adds to the full search in the same time."""
     attention = stories(texts)
-    pairs = list(itertools.product(range(attention.n_layers), range(attention.heads_per_layer)))
+    pairs = list(itertools.product(range(attention.n_layers), range(attention.heads_per_layer)))[
+        ::every
+    ]
     base = Settings(seed=seed, rounds=1, price=0.0)
     variants = {
         "full search": base,
         "with the proposer": dataclasses.replace(
-            base, proposers=("llm", *base.proposers), llm=Options(samples=samples),
+            base, proposers=("llm", *base.proposers), llm=Options(MODEL, samples),
             max_evals=base.max_evals + samples,
         ),
         "longer without it": dataclasses.replace(base, effort=2),
@@ -348,21 +357,55 @@ def search(samples: int, texts: int, seed: int) -> list[Figure]:
     ]
 
 
+def recovered(samples: int, count: int, seed: int) -> list[Figure]:
+    """For how many random programs a sample, its weights fitted, has the same attention."""
+    texts = recovery.corpora()
+    cells = recovery.draw(texts, (1, 2, 3, 4), count, seed)
+    settings = Settings(
+        seed=seed, proposers=("llm",), price=0.0, rounds=1, max_evals=samples + 1, max_nodes=1_000,
+        llm=Options(MODEL, samples),
+    )  # fmt: skip
+    found: dict[int, list[bool]] = {}
+    for cell in cells:
+        session = Session(recovery.capture_of(cell, texts[cell.corpus], False, seed), settings)
+        for i, made in enumerate(cell.made):
+            result, _ = session.search(0, i, lambda: {})
+            same = float(np.mean(result.test_ious)) >= recovery.RECOVERED
+            found.setdefault(len(made.program.terms), []).append(same)
+    every = [same for part in found.values() for same in part]
+    by_terms = ", ".join(
+        f"{sum(part)} of {len(part)} with {n}" for n, part in sorted(found.items())
+    )
+    share = bootstrap(np.array(every, dtype=float), seed)
+    return [
+        Figure(f"random programs of up to 4 terms that are among {samples} samples (IoU at least "
+               f"{recovery.RECOVERED:g} on test)",
+               f"{share.mean:.0%} [{share.low:.0%}, {share.high:.0%}]; terms: {by_terms}",
+               "at least 50 %")
+    ]  # fmt: skip
+
+
 def main() -> None:
     """Run the parts that are asked for."""
+    global MODEL
     parser = argparse.ArgumentParser(description="Measures the proposer llm.")
-    parser.add_argument("--only", default="masks,speed,heads,search")
+    parser.add_argument("--only", default="masks,speed,heads,recovery,search")
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--spm", metavar="FILE.gguf")
     parser.add_argument("--stories", type=int, default=120)
+    parser.add_argument("--programs", type=int, default=12, metavar="N", help="of each size")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="take each Nth head")
+    parser.add_argument("--llm", metavar="MODEL")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    MODEL = args.llm
     parts: dict[str, Callable[[], list[Figure]]] = {
         "masks": lambda: masks(args.count, args.spm, args.seed),
         "speed": lambda: speed(args.seed),
-        "heads": lambda: heads(args.samples, args.stories, args.seed),
-        "search": lambda: search(args.samples, args.stories, args.seed),
+        "heads": lambda: heads(args.samples, args.stories, args.every, args.seed),
+        "recovery": lambda: recovered(args.samples, args.programs, args.seed),
+        "search": lambda: search(args.samples, args.stories, args.every, args.seed),
     }
     print_table(parts[name] for name in args.only.split(","))
 
