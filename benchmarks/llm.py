@@ -11,8 +11,8 @@ and checked; times are of a core that this thread had. **speed**: tokens a secon
 **heads**: for each head of stories260k, the best of the proposer's samples with fitted weights,
 picked on the select split, scored on test, against as many samples of the same architecture with
 random weights, and as many steps of the enumerator. **recovery**: for how many random programs
-(``random_programs.py``) one of the samples has the same attention. **search**: the full search, the same with the
-proposer, and with more effort instead.
+(``random_programs.py``) one of the samples has the same attention. **search**: the full search, the
+same with the proposer, and with more effort instead.
 """
 
 from __future__ import annotations
