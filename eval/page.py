@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from attn_dsl.eval.files import write
-from attn_dsl.eval.report import TEMPLATES, highlight
+from attn_dsl.eval.report import TEMPLATES
+from attn_dsl.eval.report_text import highlight
 
 if TYPE_CHECKING:
     from attn_dsl.compiler.program import Program

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attn_dsl.eval.files import write
+from attn_dsl.eval.report_text import decimal, highlight, scoped, terms_line
 
 TEMPLATES = Path(__file__).with_name("templates")
 BYTES_PER_HEAD = 20_000
@@ -59,7 +59,8 @@ class HeadReport:
     """A head, its program in canonical form, and how well the one computes the other.
 
     ``controls`` maps a control's name to its test IoU on this head; ``lookahead`` names the
-    features by which a causal program reads past its query.
+    features by which a causal program reads past its query; ``cut_short`` says that the time ran
+    out before the search ended.
     """
 
     layer: int
@@ -80,6 +81,7 @@ class HeadReport:
     controls: Mapping[str, float] = field(default_factory=dict)
     front: tuple[FrontRow, ...] = ()
     examples: tuple[Example, ...] = ()
+    cut_short: bool = False
 
     @property
     def name(self) -> str:
@@ -104,6 +106,8 @@ class ReportData:
 
     ``texts`` counts the texts of each split, ``tokens_per_text`` is their mean length, and
     ``mean_interval`` is the bootstrap interval of the mean test IoU over heads, if there is one.
+    ``missing`` are the heads, layer and number, that were to be searched and have no program;
+    ``replacement`` is the plot of what replacing heads costs, as SVG, where it was measured.
     """
 
     title: str
@@ -116,6 +120,13 @@ class ReportData:
     heads: tuple[HeadReport, ...]
     notes: tuple[str, ...] = ()
     mean_interval: tuple[float, float] | None = None
+    missing: tuple[tuple[int, int], ...] = ()
+    replacement: str = ""
+
+    @property
+    def cut_short(self) -> tuple[str, ...]:
+        """The heads whose search ended before it was done, by name."""
+        return tuple(head.name for head in self.heads if head.cut_short)
 
 
 def write_report(data: ReportData, path: Path) -> None:
@@ -150,8 +161,11 @@ def render(data: ReportData) -> str:
         data=data,
         heads=heads,
         summary=summarise(data),
-        layers=sorted({head.layer for head in heads}),
-        columns=sorted({head.head for head in heads}),
+        layers=sorted({head.layer for head in heads} | {layer for layer, _ in data.missing}),
+        columns=sorted({head.head for head in heads} | {head for _, head in data.missing}),
+        missing=set(data.missing),
+        names=lambda pairs: [f"L{layer}H{head}" for layer, head in pairs],
+        replacement=Markup(scoped(data.replacement, ".replacement")),
         cells={(head.layer, head.head): head for head in heads},
         scatter=_scatter(heads),
         sparklines=[_sparkline(head.front) for head in heads],
@@ -160,55 +174,6 @@ def render(data: ReportData) -> str:
         script_hash=digest,
         payload=Markup(_json(_payload(data, heads))),
     )
-
-
-def decimal(value: float, digits: int = 3, sign: bool = False) -> str:
-    """Write a number for people, with a true minus; an en dash where there is none.
-
-    >>> decimal(0.71249), decimal(0.5, 1, sign=True)
-    ('0.712', '+0.5')
-    """
-    if not math.isfinite(value):
-        return "\u2013"
-    return f"{value:{'+z' if sign else 'z'}.{digits}f}".replace("-", "\u2212")
-
-
-_LEXEME = re.compile(
-    r"""(?P<c>\#[^\n]*) | (?P<s>"(?:[^"\\\n]|\\.)*") | (?P<n>-?\b\d+(?:\.\d+)?|\?)
-      | (?P<w>\b(?:set|head|causal|bidirectional|softmax|linear|where|by|and|or|not|in|true)\b)
-      | (?P<v>\b[qk]\b) | (?P<f>\b[a-z_][a-z0-9_]*(?=\()) | (?P<t>\b[A-Z]\w*)""",
-    re.VERBOSE,
-)
-
-
-def highlight(source: str) -> str:
-    """Mark a program's comments, strings, numbers, words, variables, features and sets.
-
-    >>> highlight("2 where k == 0")
-    Markup('<b class="n">2</b> <b class="w">where</b> <b class="v">k</b> == <b class="n">0</b>')
-    """
-    from markupsafe import Markup, escape
-
-    out, end = Markup(), 0
-    for found in _LEXEME.finditer(source):
-        out += escape(source[end : found.start()])
-        out += Markup('<b class="{}">{}</b>').format(found.lastgroup, found.group())
-        end = found.end()
-    return out + escape(source[end:])
-
-
-def terms_line(source: str, limit: int = 160) -> str:
-    r"""Write a program's terms on one line, without sets, header and comments.
-
-    >>> terms_line("head a causal softmax:\n    2 where k == 0\n    1 where k == q\n")
-    '2 where k == 0;  1 where k == q'
-    """
-    body = ("\n" + source).partition("\nhead ")[2]
-    terms = [line.strip() for line in body.split("\n")[1:]]
-    line = ";  ".join(term for term in terms if term and not term.startswith("#"))
-    if not line:
-        return "no terms: uniform"
-    return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 # What the page says of all heads together.

@@ -13,6 +13,7 @@ from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.parser import parse
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.metrics import ious
+from attn_dsl.eval.replace.curve import figure
 from attn_dsl.eval.report import Example, FrontRow, HeadReport, ReportData, write_report
 from attn_dsl.synth.result import HeadResult
 from attn_dsl.synth.run import Run
@@ -59,9 +60,7 @@ def report_data(run: Run, capture: Capture) -> ReportData:
     texts = _example_texts(capture, capture.split(info["key"]["seed"])["test"])
     batch = Batch([capture.tokens(i) for i in texts])
     summary = summarise(results, info["key"]["seed"])
-    notes = []
-    if short := info.get("cut_short"):
-        notes.append(f"Cut short by --timeout: {', '.join(short)}.")
+    notes, short = [], set(run.cut_short)
     if ahead := [r.label for r in results if r.lookahead]:
         notes.append(f"Programs that look ahead: {', '.join(ahead)}.")
     if info["split"] != "texts":
@@ -73,9 +72,17 @@ def report_data(run: Run, capture: Capture) -> ReportData:
         created=info["created"], settings=dict(sorted((info["key"] | info["versions"]).items())),
         texts=info["texts"],
         tokens_per_text=info["tokens_per_text"], causal=info["causal"],
-        heads=tuple(_head(capture, r, texts, batch) for r in results), notes=tuple(notes),
-        mean_interval=(summary.iou.low, summary.iou.high),
+        heads=tuple(_head(capture, r, texts, batch, r.label in short) for r in results), notes=tuple(notes),
+        mean_interval=(summary.iou.low, summary.iou.high), missing=missing(run),
+        replacement=figure(run.path) or "",
     )  # fmt: skip
+
+
+def missing(run: Run) -> tuple[tuple[int, int], ...]:
+    """Return the heads that the run was to search and has no result for."""
+    done = {(r.layer, r.head) for r in run.results}
+    chosen = ((int(layer), int(head)) for layer, head in run.info["key"]["heads"])
+    return tuple(pair for pair in chosen if pair not in done)
 
 
 def _example_texts(capture: Capture, texts: list[int]) -> list[int]:
@@ -86,7 +93,9 @@ def _example_texts(capture: Capture, texts: list[int]) -> list[int]:
     return [half[i] for i in picks]
 
 
-def _head(capture: Capture, r: HeadResult, texts: list[int], batch: Batch) -> HeadReport:
+def _head(
+    capture: Capture, r: HeadResult, texts: list[int], batch: Batch, cut_short: bool
+) -> HeadReport:
     program = parse(r.program, r.label)
     test = r.test
     return HeadReport(
@@ -98,6 +107,7 @@ def _head(capture: Capture, r: HeadResult, texts: list[int], batch: Batch) -> He
             for row in r.front
         ),
         tuple(_example(capture, r, program, text, at, batch) for at, text in enumerate(texts)),
+        cut_short,
     )  # fmt: skip
 
 

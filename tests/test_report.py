@@ -237,6 +237,68 @@ def test_packing_keeps_the_visible_entries_in_order() -> None:
     assert list(base64.b64decode(report.pack(matrix, causal=False))) == [255, 242, 128, 221]
 
 
+def test_heads_without_a_program_and_cut_short_are_listed() -> None:
+    from dataclasses import replace
+
+    usual = sample()
+    heads = tuple(replace(head, cut_short=head.layer == 1) for head in usual.heads)
+    page = Page(report.render(replace(usual, heads=heads, missing=((2, 0), (2, 2)))))
+    assert "2 heads were not reached and have no program: L2H0, L2H2" in page.text
+    assert "--resume" in page.text
+    assert "The search of 3 heads was cut short" in page.text
+    assert "L1H0, L1H1, L1H2" in page.text
+    marked = [a for _, a in page.elements if a.get("class") == "missing"]
+    assert [a["title"] for a in marked] == ["L2H0 was not reached", "L2H2 was not reached"]
+    assert page.text.count("cut short") == 1 + 3 + len(usual.notes)
+    many = tuple((layer, head) for layer in range(3, 9) for head in range(8))
+    page = Page(report.render(replace(usual, missing=many)))
+    assert "L3H0, L3H1, L3H2 and 45 others" in page.text
+    assert "L8H7" in page.text
+
+
+def test_the_plot_of_replacement_is_shown(data: ReportData, page: Page) -> None:
+    from dataclasses import replace
+
+    svg = (
+        '<svg xmlns="http://www.w3.org/2000/svg"><style>text{fill:red}'
+        "@media(x){text,.a{fill:blue}}</style><text>perplexity</text></svg>"
+    )
+    html = report.render(replace(data, replacement=svg))
+    assert "In the model" in html
+    assert "In the model" not in page.text
+    assert "<svg><style>.replacement text{fill:red}" in html
+    assert "@media(x){.replacement text,.replacement .a{fill:blue}}" in html
+    assert "https:" not in html
+    assert "http:" not in html
+    assert Page(html).open == []
+
+
+def test_the_report_of_a_run_lists_what_is_missing_and_shows_its_replacement(
+    small_run: Path, small_capture: Path, tmp_path: Path
+) -> None:
+    from attn_dsl.eval.metrics import Estimate
+    from attn_dsl.eval.replace.curve import Outcome
+    from attn_dsl.synth.reporting import write_run_report
+    from attn_dsl.synth.run import Run
+
+    run = tmp_path / "run"
+    shutil.copytree(small_run, run)
+    whole = write_run_report(Run.open(run), small_capture).read_text(encoding="utf-8")
+    assert "not reached" not in whole
+    assert "In the model" not in whole
+    for file in run.glob("state/**/L01H01.json"):
+        file.unlink()
+    (run / "state" / "L00H02.json").unlink()  # its first round is there
+    (run / "replacement").mkdir()
+    outcome = Outcome({}, Estimate(3.0, 2.9, 3.1, 5), 100, ())
+    (run / "replacement" / "curve.json").write_text(json.dumps(outcome.to_json()))
+    page = Page(write_run_report(Run.open(run), small_capture).read_text(encoding="utf-8"))
+    assert "1 head was not reached and has no program: L1H1" in page.text
+    assert "The search of 1 head was cut short" in page.text
+    assert "L0H2" in page.text
+    assert "Growth of perplexity with heads replaced" in page.text
+
+
 def test_hostile_strings_stay_text() -> None:
     data = sample(words=HOSTILE, n=len(HOSTILE))
     evil = '</script><script>alert(1)</script><img src=x onerror="alert(2)">\'&amp;'

@@ -1,0 +1,79 @@
+"""Texts of a report: numbers, programs with their parts marked, drawings from elsewhere."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+
+def decimal(value: float, digits: int = 3, sign: bool = False) -> str:
+    """Write a number for people, with a true minus; an en dash where there is none.
+
+    >>> decimal(0.71249), decimal(0.5, 1, sign=True)
+    ('0.712', '+0.5')
+    """
+    if not math.isfinite(value):
+        return "\u2013"
+    return f"{value:{'+z' if sign else 'z'}.{digits}f}".replace("-", "\u2212")
+
+
+def scoped(svg: str, scope: str) -> str:
+    """Confine the style sheet of an SVG to what is inside a selector, so that it may stand in a page.
+
+    >>> scoped("<svg><style>a,b{x:1}@media(y){c{x:2}}</style></svg>", ".s")
+    '<svg><style>.s a,.s b{x:1}@media(y){.s c{x:2}}</style></svg>'
+    """
+
+    def rule(found: re.Match[str]) -> str:
+        selectors = found[1]
+        if selectors.lstrip().startswith("@"):
+            return found[0]
+        return ",".join(f"{scope} {one.strip()}" for one in selectors.split(",")) + "{"
+
+    def sheet(found: re.Match[str]) -> str:
+        return "<style>" + re.sub(r"([^{}]+)\{", rule, found[1]) + "</style>"
+
+    svg = re.sub(r' xmlns="[^"]*"', "", svg, count=1)
+    return re.sub(r"<style>(.*?)</style>", sheet, svg, flags=re.DOTALL)
+
+
+_LEXEME = re.compile(
+    r"""(?P<c>\#[^\n]*) | (?P<s>"(?:[^"\\\n]|\\.)*") | (?P<n>-?\b\d+(?:\.\d+)?|\?)
+      | (?P<w>\b(?:set|head|causal|bidirectional|softmax|linear|where|by|and|or|not|in|true)\b)
+      | (?P<v>\b[qk]\b) | (?P<f>\b[a-z_][a-z0-9_]*(?=\()) | (?P<t>\b[A-Z]\w*)""",
+    re.VERBOSE,
+)
+
+
+def highlight(source: str) -> Markup:
+    """Mark a program's comments, strings, numbers, words, variables, features and sets.
+
+    >>> highlight("2 where k == 0")
+    Markup('<b class="n">2</b> <b class="w">where</b> <b class="v">k</b> == <b class="n">0</b>')
+    """
+    from markupsafe import Markup, escape
+
+    out, end = Markup(), 0
+    for found in _LEXEME.finditer(source):
+        out += escape(source[end : found.start()])
+        out += Markup('<b class="{}">{}</b>').format(found.lastgroup, found.group())
+        end = found.end()
+    return out + escape(source[end:])
+
+
+def terms_line(source: str, limit: int = 160) -> str:
+    r"""Write a program's terms on one line, without sets, header and comments.
+
+    >>> terms_line("head a causal softmax:\n    2 where k == 0\n    1 where k == q\n")
+    '2 where k == 0;  1 where k == q'
+    """
+    body = ("\n" + source).partition("\nhead ")[2]
+    terms = [line.strip() for line in body.split("\n")[1:]]
+    line = ";  ".join(term for term in terms if term and not term.startswith("#"))
+    if not line:
+        return "no terms: uniform"
+    return line if len(line) <= limit else line[: limit - 1] + "…"
