@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 LARGE_NODES = 800
 """From here on graded programs are grown a second time, with less restraint."""
-NEIGHBOURS = 4
+NEIGHBOURS = 6
 """From this effort on the tokens before query and key are looked at as well."""
 BANK_SECONDS = 4.0
 """The enumeration that all heads share."""
@@ -38,7 +38,7 @@ class Rate:
 
 
 def _graded(settings: Settings) -> float:
-    """Graded sets: rows and rounds grow with the effort, and from 4 on there are three channels."""
+    """Graded sets: rows and rounds grow with the effort, from ``NEIGHBOURS`` on there are 3 channels."""
     seconds = 1.3 * settings.effort**1.4
     if settings.effort >= NEIGHBOURS:
         seconds *= 2.0
@@ -60,7 +60,7 @@ LATER = Rate(lambda s: 1.0, lambda s: 40)
 """A further round: other heads' programs, and changes of the front."""
 MEASURED = ("library", "greedy", "exact", "graded", "enumerate")
 """The proposers whose rates were measured …"""
-MEASURED_EFFORT = 4
+MEASURED_EFFORT = 2
 """… up to this effort, and for programs of less than ``LARGE_NODES``."""
 
 

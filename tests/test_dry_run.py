@@ -126,10 +126,10 @@ def test_it_says_what_was_measured(small_model: Callable[[str], Path], texts: Pa
     assert "guessed" not in plan(*model, "--rounds", 1)["estimate"]
     told = plan(*model, "--effort", 6, "--max-nodes", 2000, "--proposers", "llm,graded")
     assert told["guessed"] == [
-        "the proposer llm", "an effort above 4", "programs of 800 nodes and more",
+        "the proposer llm", "an effort above 2", "programs of 800 nodes and more",
         "rounds after the first",
     ]  # fmt: skip
-    assert "guessed: the proposer llm, an effort above 4" in told["estimate"]
+    assert "guessed: the proposer llm, an effort above 2" in told["estimate"]
     assert (told["effort"], told["max_nodes"], told["proposers"]) == (6, 2000, ["llm", "graded"])
 
 
