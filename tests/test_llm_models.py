@@ -77,6 +77,18 @@ def test_a_prompt_that_does_not_fit(model: LanguageModel) -> None:
         model.complete(words, GRAMMAR, 1, 0, Sampling())
 
 
+def test_branching_changes_nothing(language_model: Path) -> None:
+    model: Any = open_model(str(language_model))
+    assert model._branching
+    branching = model.complete(PROMPT * 3, GRAMMAR, 8, 0, Sampling(max_tokens=60))
+    model._branching = False
+    model._model.set_attn_implementation("sdpa")
+    plain = model.complete(PROMPT * 3, GRAMMAR, 8, 0, Sampling(max_tokens=60))
+    assert [c.text for c in branching] == [c.text for c in plain]
+    for a, b in zip(branching, plain, strict=True):
+        assert a.logprob == pytest.approx(b.logprob, abs=1e-3)
+
+
 @pytest.mark.shared
 def test_two_backends_write_the_same(shared: Path) -> None:
     pytest.importorskip("llama_cpp")

@@ -45,6 +45,8 @@ class Transformers:
         import torch
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+        from attn_dsl.synth.llm.branching import NAME, can_branch
+
         try:
             with _quiet():
                 config = AutoConfig.from_pretrained(where)
@@ -83,6 +85,9 @@ class Transformers:
         self.context = int(getattr(text, "max_position_embeddings", 0) or 4096)
         heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
         width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        self._branching = can_branch(text)
+        if self._branching:
+            self._model.set_attn_implementation(NAME)
         self._bytes = 2 * text.num_hidden_layers * heads * width * self._model.dtype.itemsize
 
     def _ends(self) -> list[int]:
@@ -128,7 +133,7 @@ class Transformers:
         if most < min(16, sampling.max_tokens):
             raise too_long(self.name, len(ids), self.context)
         writing = Writing(self._masks, grammar, count, seed, sampling, most)
-        longest = len(ids) + writing.most
+        longest = writing.most + (0 if self._branching else len(ids))
         batch = max(1, min(count, SIDE_BY_SIDE, CACHE_BYTES // max(1, self._bytes * longest)))
         try:
             with self._lock, torch.inference_mode(), _threads(self._threads):
@@ -145,24 +150,35 @@ class Transformers:
     ) -> None:
         """Write some completions to their ends."""
         import torch
-        from transformers import DynamicCache
+        from transformers import Cache, DynamicCache
 
-        cache = DynamicCache(config=self._model.config)
-        given = torch.tensor([ids], device=self.device)
-        out = self._model(given, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        logits = out.logits[:, -1].float().cpu().numpy().repeat(len(rows), axis=0)
-        cache.batch_repeat_interleave(len(rows))
-        while rows and not stop():
-            drawn = [writing.step(at, logits[i]) for i, at in enumerate(rows)]
-            on = [i for i, token in enumerate(drawn) if token is not None]
-            if not on:
-                return
-            if len(on) < len(rows):
-                cache.batch_select_indices(torch.tensor(on, device=self.device))
-                rows = [rows[i] for i in on]
-            given = torch.tensor([[drawn[i]] for i in on], device=self.device)
+        from attn_dsl.synth.llm.branching import branched, using
+
+        cache: Cache = DynamicCache(config=self._model.config)
+
+        def read(tokens: list[list[int]]) -> np.ndarray:
+            given = torch.tensor(tokens, device=self.device)
             out = self._model(given, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            logits = out.logits[:, -1].float().cpu().numpy()
+            return out.logits[:, -1].float().cpu().numpy()
+
+        logits = read([ids]).repeat(len(rows), axis=0)
+        if self._branching:
+            cache = branched(cache)
+        else:
+            cache.batch_repeat_interleave(len(rows))
+        first = True
+        with using(cache) if self._branching else contextlib.nullcontext():
+            while rows and not stop():
+                drawn = [writing.step(at, logits[i]) for i, at in enumerate(rows)]
+                on = [i for i, token in enumerate(drawn) if token is not None]
+                if not on:
+                    return
+                if len(on) < len(rows):
+                    if not (first and self._branching):  # then there is nothing to choose from
+                        cache.batch_select_indices(torch.tensor(on, device=self.device))
+                    rows = [rows[i] for i in on]
+                first = False
+                logits = read([[token] for token in drawn if token is not None])
 
 
 @contextlib.contextmanager
