@@ -24,7 +24,7 @@ KINDS = frozenset({"llama", "qwen2", "qwen3", "mistral"})
 """Architectures whose attention is a softmax of scaled products, and nothing more."""
 
 
-class BranchLayer(DynamicLayer):
+class BranchLayer(DynamicLayer):  # type: ignore[misc]
     """The cells of one layer: the prompt's, (1, heads, tokens, width), and the completions' own."""
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
