@@ -22,7 +22,6 @@ from attn_dsl.synth.search import Session, Settings
 
 FOLDER = demo.model_dir().with_name("proposer")
 GGUF = FOLDER.with_suffix(".gguf")
-pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="the proposer is not there yet")
 PROGRAMS = {
     "previous token": "2.5 where k == q-1\n 1 where k == 0",
     "first token": "4 where k == 0\n -0.5 * log(1 + q - k)",
