@@ -37,7 +37,7 @@ STAGES = {
 @click.option("--max-nodes", type=click.IntRange(1), default=200, show_default=True,
               help="The largest program.")  # fmt: skip
 @click.option("--effort", type=click.IntRange(1), default=1, show_default=True,
-              help="Work put into every head; time grows with it. With 4 and --max-nodes 1500 "
+              help="Work put into every head; time grows with it. With 4 and --max-nodes 4000 "
               "heads of many words are explained further.")  # fmt: skip
 @options.max_tokens_option()
 @options.max_texts_option()

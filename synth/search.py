@@ -64,7 +64,7 @@ class Settings:
         proposers: names in ``PROPOSERS``, in the order in which they are asked.
         max_evals: how many programs are fitted to a head at the most.
         max_nodes: the largest program.
-        effort: how much work is put into every head; from 4 on, tokens before query and key are
+        effort: how much work is put into every head; from 6 on, tokens before query and key are
             looked at as well.
         entries: how many entries of the fit split the weights are fitted on.
         wide: how many more have the many weights of graded sets, by effort.
@@ -124,7 +124,7 @@ class Session:
     def wide(self) -> Wide:
         """The rows for what has many weights."""
         entries = max(self.settings.wide * self.settings.effort, self.settings.entries)
-        channels = CHANNELS if self.settings.effort >= 4 else CHANNELS[:1]
+        channels = CHANNELS if self.settings.effort >= 6 else CHANNELS[:1]
         return Wide(self.design, entries, self.settings.seed, channels)
 
     @cached_property

@@ -22,6 +22,8 @@ from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.check import MAX_ELEMENT_WEIGHT
 from attn_dsl.dsl.features import FEATURES
 
+Factor = tuple[str, str, int, str]
+"""The weight of a symbol in a set: a feature, the variable, its shift, and the set's name."""
 Place = tuple[str, str, int, int]
 """A feature, the variable, its shift, and the number of a tunable set."""
 
@@ -84,13 +86,9 @@ class Elements:
                 factors = _factors(term)
                 if isinstance(term, t.Scaled) and factors and _names(factors) <= tunable:
                     read = {"q": -1, "k": -1}
-                    for factor in factors:
-                        position = factor.value.args[0]
-                        place = (
-                            factor.value.name, position.variable, position.shift,
-                            numbers[number, factor.set.name],
-                        )  # fmt: skip
-                        read[position.variable] = places.setdefault(place, len(places))
+                    for feature, variable, shift, name in factors:
+                        place = feature, variable, shift, numbers[number, name]
+                        read[variable] = places.setdefault(place, len(places))
                     made.terms.append(GradedTerm(number, weight, read["q"], read["k"]))
                     terms.append(_without_sets(term))
                 else:
@@ -118,7 +116,7 @@ class Elements:
                     table[batch.symbols[element]] = 1 + self.starts[number] + j
             for start, n in zip(batch.starts, batch.sizes, strict=False):
                 ids = np.full(n, column.pad, dtype=np.int64)
-                ids[-shift:] = column.settled[start : start + n + shift]
+                ids[-shift:] = column.settled[start : start + max(n + shift, 0)]
                 out[i, start : start + n] = table[ids]
         return out
 
@@ -185,27 +183,26 @@ def _tunable(program: t.Head) -> set[str]:
     return names
 
 
-def _factors(term: t.Term) -> list[t.Weight]:
+def _factors(term: t.Term) -> list[Factor]:
     """Return the weights of sets that a term multiplies, none if one cannot be tuned."""
     if not isinstance(term, t.Scaled):
         return []
     value = term.value
-    parts = [value.left, value.right] if isinstance(value, t.Product) else [value]
-    found = [part for part in parts if isinstance(part, t.Weight)]
-    sides = set()
-    for factor in found:
-        [position] = factor.value.args
-        simple = isinstance(position, t.Position) and position.shift <= 0
-        if not simple or FEATURES[factor.value.name].reads != "left":
+    found: list[Factor] = []
+    for part in (value.left, value.right) if isinstance(value, t.Product) else (value,):
+        if not isinstance(part, t.Weight):
+            continue
+        [position] = part.value.args
+        if not isinstance(position, t.Position) or not isinstance(part.set, t.SetName):
             return []
-        if not isinstance(factor.set, t.SetName):
+        if position.shift > 0 or FEATURES[part.value.name].reads != "left":
             return []
-        sides.add(position.variable)
-    return found if len(sides) == len(found) else []
+        found.append((part.value.name, position.variable, position.shift, part.set.name))
+    return found if len({factor[1] for factor in found}) == len(found) else []
 
 
-def _names(factors: Sequence[t.Weight]) -> set[str]:
-    return {factor.set.name for factor in factors if isinstance(factor.set, t.SetName)}
+def _names(factors: Sequence[Factor]) -> set[str]:
+    return {factor[3] for factor in factors}
 
 
 def _without_sets(term: t.Scaled) -> t.Term:
