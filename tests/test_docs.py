@@ -22,7 +22,13 @@ from attn_dsl.dsl.library import library
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
-PAGES = [DOCS / "index.md", DOCS / "language.in.md", DOCS / "replace.md", DOCS / "llm.md", ROOT / "README.md"]
+PAGES = [
+    DOCS / "index.md",
+    DOCS / "language.in.md",
+    DOCS / "replace.md",
+    DOCS / "llm.md",
+    ROOT / "README.md",
+]
 
 
 def _generate():
