@@ -107,6 +107,7 @@ class Vary:
             x
             for row in (*(parse(r.program) for r in self.before.front), *foreign)
             for x in parts(row)
+            if len(t.weights_of(x)) == 1  # not a table of several steps
         )
         for _ in range(self.steps):
             better = False

@@ -107,6 +107,12 @@ def test_terms_of_other_heads_are_taken(design: Design) -> None:
     assert varied(design, own, others=(other,), steps=1) > 0.98
 
 
+def test_programs_with_tables_are_no_hindrance(design: Design) -> None:
+    own = "head a causal:\n ? where text(k-1) == text(q)"
+    table = "head b causal:\n by q - k [0: 1, 3: -1]\n 2 where capital(k)"
+    assert varied(design, own, table, others=(table,), steps=1) > 0.0
+
+
 def test_what_computes_the_same_is_written_shorter(design: Design) -> None:
     job = task(design)
     front = before(job, "head a causal:\n ? where not not text(k-1) == text(q)\n ? where punct(q)")
