@@ -98,6 +98,11 @@ class Pool:
         """Keeps rare planes from promising much."""
         return 0.25 * self.left.noise + (1e-6 if self.left.clean else 0.05)
 
+    @property
+    def own(self) -> float:
+        """The share of a plane's variance that the chosen ones must leave for it to be added."""
+        return 1e-3 if self.left.clean else 0.05
+
     def extend(self, rules: list[Rule]) -> None:
         """Take up further rules."""
         rules = list(dict.fromkeys(map(self.sketch.opened, rules)))
@@ -170,39 +175,55 @@ class Pool:
         """Choose the subset of the pool that explains most for its nodes, by additions and swaps."""
         if not self.rules:
             return
-        gram, wanted = self.covariances()
-        nodes = np.array([r.nodes(self.sketch.atoms, x) for x in self.rules], dtype=float)
-        cost = self.price * nodes
-        self.gram, self.wanted, self.cost = gram, wanted, cost
-        chosen = list(self.chosen)
+        self.gram, self.wanted = self.covariances()
+        self.nodes = np.array([self.cost_of(j) for j in range(len(self.rules))], dtype=float)
+        self.cost = self.price * self.nodes
+        before, saved, goal = list(self.chosen), dict(self.left.__dict__), self.objective()
+        for chosen in (self.exchanged(before), self.added(before)):
+            self.chosen = chosen
+            self.left.solve(self.planes[chosen])
+            if self.left.clean or self.objective() <= goal:
+                break  # else the changes were too large for covariances to foresee
+            self.chosen = list(before)
+            self.left.__dict__.update(saved)
+        worth = self.gains(self.chosen) - self.cost
+        worth[self.chosen] = np.inf
+        kept = s._top(worth, KEPT)
+        self.rules = [self.rules[i] for i in kept]
+        self.planes, self.cost = self.planes[kept], self.cost[kept]
+        self.chosen = [kept.index(i) for i in self.chosen]
+
+    def objective(self) -> float:
+        """What the chosen rules leave unexplained, and the price of their nodes."""
+        return 0.5 * self.left.loss + float(self.cost[self.chosen].sum())
+
+    def exchanged(self, chosen: list[int]) -> list[int]:
+        """Exchange, drop and add rules while that promises to pay; two more at the most."""
+        most = min(MOST, len(chosen) + 2)
         for _ in range(12):
             before = list(chosen)
             for j in before:
                 rest = [i for i in chosen if i != j]
-                gains = self.gains(rest) - cost
-                worth = np.where(gains > 0, gains / nodes**SPARING, 0.0)
+                gains = self.gains(rest) - self.cost
+                worth = np.where(gains > 0, gains / self.nodes**SPARING, 0.0)
                 best = int(np.argmax(worth))
                 if worth[best] <= 0:
                     chosen = rest
                 elif worth[best] > worth[j] * (1 + 1e-5) + 1e-12:
                     chosen = [best if i == j else i for i in chosen]
-            if len(chosen) < MOST:
-                gains = self.gains(chosen) - cost
-                rate = gains / np.sqrt(cost + 1e-30)
-                best = int(np.argmax(rate))
-                if gains[best] > 0:
-                    chosen.append(best)
+            if len(chosen) < most:
+                chosen = self.added(chosen)
             if chosen == before:
                 break
-            if len(chosen) > len(before) and len(before) == len(self.chosen) + 1:
-                break  # one more at a time: noise and prices fall with what is explained
-        worth = self.gains(chosen) - cost
-        worth[chosen] = np.inf
-        kept = s._top(worth, KEPT)
-        self.rules = [self.rules[i] for i in kept]
-        self.planes, self.cost = self.planes[kept], cost[kept]
-        self.chosen = [kept.index(i) for i in chosen]
-        self.left.solve(self.planes[self.chosen])
+        return chosen
+
+    def added(self, chosen: list[int]) -> list[int]:
+        """Add the rule that promises most by the square root of its nodes, if it pays."""
+        if len(chosen) >= MOST:
+            return chosen
+        gains = self.gains(chosen) - self.cost
+        best = int(np.argmax(gains / np.sqrt(self.nodes)))
+        return [*chosen, best] if gains[best] > 0 else chosen
 
     def gains(self, chosen: list[int]) -> np.ndarray:
         """What each rule would explain beside the chosen ones, their weights fitted anew."""
@@ -214,7 +235,7 @@ class Pool:
             g -= gram[:, chosen] @ solved[:, 0]
             h -= np.einsum("ij,ji->i", gram[:, chosen], solved[:, 1:])
         worth = g * g / (2 * (np.maximum(h, 0) + self.ridge))
-        worth[h < 1e-6 * np.diag(gram) + 1e-9] = 0.0
+        worth[h < self.own * np.diag(gram) + 1e-9] = 0.0  # the chosen ones say nearly the same
         worth[chosen] = 0.0
         self.signs = g > 0
         return worth

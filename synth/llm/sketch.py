@@ -24,7 +24,7 @@ from attn_dsl.synth.residual import CLEAN, Residual, turns
 from attn_dsl.synth.rules import Atom, Rule
 from attn_dsl.synth.screen import Found
 
-ENTRIES = 12_000
+ENTRIES = 24_000
 """Entries of the rows that are looked at."""
 PASSES = 9
 """How often the rows are screened at the most."""
