@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 
 import torch
 from proposer_tokenizer import STRING
 from transformers import PreTrainedTokenizerFast
 
+from attn_dsl.dsl.lexicon import lexicon
+
 Sample = tuple[str, str]
 CONTEXT = 1024
 """The longest prompt and program together, in tokens."""
+CLASSES = sorted(lexicon())
+CHANGED = re.compile(r"(?<=[<>]= )\d\d?\b|(?<=q-)\d\b|(?<= in )[A-Z]\w+")
+"""Numbers and names of word sets that may be exchanged for others."""
 ASIDE = 0.15
 """The share of the prompts' tokens that are learned along with the programs': prompts repeat
 themselves, which teaches to copy."""
@@ -58,18 +64,33 @@ class Samples:
         return "\n".join([*head, *kept, *more, ""]), "\n".join([first, *program, ""])
 
     def exchanged(self, prompt: str, program: str) -> Sample:
-        """Replace strings by others, the same in prompt and program."""
+        """Replace strings, names and numbers by others, the same in prompt and program."""
         share = self.rng.choice([0.3, 1.0])
         table: dict[str, str] = {}
 
-        def other(found: object) -> str:
-            text = found.group()  # type: ignore[attr-defined]
+        def other(found: re.Match[str]) -> str:
+            text = found.group()
             if text not in table:
                 new = self.rng.choice(self.strings) if self.rng.random() < 0.7 else self.made()
                 table[text] = new if self.rng.random() < share else text
             return table[text]
 
-        return STRING.sub(other, prompt), STRING.sub(other, program)
+        def changed(found: re.Match[str]) -> str:
+            text = found.group()
+            if text not in table:
+                low = int(text) if text.isdigit() else 0
+                new = (
+                    str(self.rng.randint(0, 2 * low + 2))
+                    if text.isdigit()
+                    else self.rng.choice(CLASSES)
+                )
+                table[text] = new if self.rng.random() < share else text
+            return table[text]
+
+        some = STRING.sub(other, prompt), STRING.sub(other, program)
+        if self.rng.random() < 0.5:
+            return some
+        return CHANGED.sub(changed, some[0]), CHANGED.sub(changed, some[1])
 
     def made(self) -> str:
         """Make up a string."""
@@ -111,7 +132,8 @@ class Samples:
             if self.rng.random() < self.made_up:
                 prompt, program = self.recombined(pair)
             else:
-                prompt, program = self.thinned(pair["prompt"], pair["program"]), pair["program"]
+                program = grounded(pair["prompt"], pair["program"])
+                prompt = self.thinned(pair["prompt"], program)
             if self.rng.random() < 0.5:
                 prompt, program = self.exchanged(prompt, program)
             ids, start = self.encode(prompt, program)
@@ -130,6 +152,18 @@ class Samples:
             self.rng.shuffle(groups)
             for group in groups:
                 yield padded(group, ASIDE)
+
+
+def grounded(prompt: str, program: str) -> str:
+    """Leave out of a program the terms whose token sets nobody could guess from the prompt."""
+    lines = program.split("\n")
+    kept = []
+    for line in lines[1:-1]:
+        strings = STRING.findall(line)
+        known = sum(string in prompt for string in strings)
+        if len(strings) < 3 or known >= 0.5 * len(strings):
+            kept.append(line)
+    return "\n".join([lines[0], *(kept or lines[1:2]), ""])
 
 
 def padded(
