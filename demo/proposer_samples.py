@@ -16,6 +16,7 @@ Sample = tuple[str, str]
 CONTEXT = 1024
 """The longest prompt and program together, in tokens."""
 CLASSES = sorted(lexicon())
+SET = re.compile(r'\{"(?:[^"\\]|\\.)*"(?:, "(?:[^"\\]|\\.)*")*\}')
 CHANGED = re.compile(r"(?<=[<>]= )\d\d?\b|(?<=q-)\d\b|(?<= in )[A-Z]\w+")
 """Numbers and names of word sets that may be exchanged for others."""
 ASIDE = 0.15
@@ -92,6 +93,19 @@ class Samples:
             return some
         return CHANGED.sub(changed, some[0]), CHANGED.sub(changed, some[1])
 
+    def overlapping(self, prompt: str, program: str) -> Sample:
+        """Replace token sets by others that share many of their tokens, as those of one model do."""
+        some, table = self.rng.sample(self.strings, min(80, len(self.strings))), {}
+
+        def other(found: re.Match[str]) -> str:
+            text = found.group()
+            if text not in table:
+                size = min(len(STRING.findall(text)), len(some))
+                table[text] = f"{{{', '.join(sorted(self.rng.sample(some, size)))}}}"
+            return table[text]
+
+        return SET.sub(other, prompt), SET.sub(other, program)
+
     def made(self) -> str:
         """Make up a string."""
         size = min(1 + int(self.rng.expovariate(0.25)), 12)
@@ -134,8 +148,11 @@ class Samples:
             else:
                 program = grounded(pair["prompt"], pair["program"])
                 prompt = self.thinned(pair["prompt"], program)
-            if self.rng.random() < 0.5:
+            draw = self.rng.random()
+            if draw < 0.4:
                 prompt, program = self.exchanged(prompt, program)
+            elif draw < 0.75:
+                prompt, program = self.overlapping(prompt, program)
             ids, start = self.encode(prompt, program)
             if len(ids) <= self.longest:
                 return ids, start
