@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from optimizer import Optimizer
 from safetensors import safe_open
 from safetensors.torch import save_file
 from stories import (
@@ -134,47 +135,6 @@ def schedule(step: int, warmup: int, done: float) -> float:
     return min(1.0, (step + 1) / warmup) * (0.01 + 0.99 * fall)
 
 
-class Optimizer:
-    """Muon for the blocks' matrices and AdamW for embeddings, biases and norms, as one."""
-
-    def __init__(self, model: GPT2LMHeadModel, args: argparse.Namespace) -> None:
-        """Share out the model's parameters."""
-        matrices = [p for p in model.transformer.h.parameters() if p.dim() == 2]
-        chosen = set(map(id, matrices))
-        rest = [p for p in model.parameters() if id(p) not in chosen]
-        self.parts = [
-            torch.optim.Muon(matrices, lr=args.matrix_lr, weight_decay=args.weight_decay),
-            torch.optim.AdamW(rest, lr=args.lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
-        ]
-
-    def step(self, share: float) -> None:
-        """Take a step at this share of the peak learning rates and clear the gradients."""
-        for part in self.parts:
-            part.param_groups[0]["lr"] = share * part.defaults["lr"]
-            part.step()
-            part.zero_grad()
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """Return the state by name, `part.parameter.key`."""
-        return {
-            f"{i}.{j}.{key}": value
-            for i, part in enumerate(self.parts)
-            for j, state in part.state_dict()["state"].items()
-            for key, value in state.items()
-        }
-
-    def restore(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Take up a state that `tensors` returned."""
-        for i, part in enumerate(self.parts):
-            whole = part.state_dict()
-            whole["state"] = {}
-            for name, value in tensors.items():
-                at, j, key = name.split(".")
-                if int(at) == i:
-                    whole["state"].setdefault(int(j), {})[key] = value
-            part.load_state_dict(whole)
-
-
 def save_checkpoint(
     path: Path, model: GPT2LMHeadModel, optimizer: Optimizer, progress: dict[str, object]
 ) -> None:
@@ -227,7 +187,9 @@ class Run:
         }
         self.sizes = {name: sum(map(len, rows)) for name, rows in self.encoded.items()}
         self.model = build_model(args, len(self.tokenizer), self.bos).to(self.device)
-        self.optimizer = Optimizer(self.model, args)
+        self.optimizer = Optimizer(
+            self.model, self.model.transformer.h, args.lr, args.matrix_lr, args.weight_decay
+        )
         self.checkpoint = args.checkpoint or args.out.with_name("checkpoint.safetensors")
         self.step, self.tokens, self.best_step, self.valid, self.legs = 0, 0, 0, [], []
         self.best, spent = math.inf, 0.0

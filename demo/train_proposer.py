@@ -25,6 +25,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from optimizer import Optimizer
 from proposer_model import Network, config_of, export
 from proposer_samples import CONTEXT, Samples, padded
 from proposer_tokenizer import build
@@ -65,45 +66,6 @@ def read_pairs(path: Path) -> list[dict]:
 def loss_of(network: Network, ids: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     """Return the mean loss of the learned tokens, in nats."""
     return cross_entropy(network(ids, wanted), ids.roll(-1, 1)[wanted])
-
-
-class Optimizer:
-    """Muon for the matrices of the layers, AdamW for the rest."""
-
-    def __init__(self, network: Network, rate: float, matrix_rate: float) -> None:
-        matrices = [p for p in network.blocks.parameters() if p.dim() == 2]
-        chosen = set(map(id, matrices))
-        rest = [p for p in network.parameters() if id(p) not in chosen]
-        self.parts = [
-            torch.optim.Muon(matrices, lr=matrix_rate, weight_decay=0.05),
-            torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
-        ]
-
-    def step(self, share: float) -> None:
-        """Take a step at this share of the rates, and clear the gradients."""
-        for part in self.parts:
-            part.param_groups[0]["lr"] = share * part.defaults["lr"]
-            part.step()
-            part.zero_grad()
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """Return the state by name."""
-        return {
-            f"{i}.{j}.{key}": value
-            for i, part in enumerate(self.parts)
-            for j, state in part.state_dict()["state"].items()
-            for key, value in state.items()
-        }
-
-    def restore(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Take up a state that ``tensors`` returned."""
-        for i, part in enumerate(self.parts):
-            whole = part.state_dict()
-            for name, value in tensors.items():
-                at, j, key = name.split(".")
-                if int(at) == i:
-                    whole["state"].setdefault(int(j), {})[key] = value
-            part.load_state_dict(whole)
 
 
 def save(path: Path, network: Network, optimizer: Optimizer, progress: dict) -> None:
@@ -156,7 +118,7 @@ def train(
     """Train for the given time or number of steps, from the checkpoint if asked for."""
     torch.manual_seed(args.seed)
     network = Network(config_of(len(tokenizer), args.width, args.layers, args.inner, CONTEXT))
-    optimizer = Optimizer(network, args.rate, args.matrix_rate)
+    optimizer = Optimizer(network, network.blocks, args.rate, args.matrix_rate, 0.05)
     path = args.work / "checkpoint.safetensors"
     progress = {"step": 0, "tokens": 0, "minutes": 0.0, "legs": []}
     if args.resume and path.exists():
