@@ -83,6 +83,19 @@ def interleaved(
     return [min(own) for own in times]
 
 
+def patient(side: Callable[[], object], rounds: int = 10, over: float = 20.0) -> float:
+    """Time a short function now and then for a while; return its least seconds.
+
+    A virtual core runs at half its speed while its twin on the same core is busy, for seconds on end.
+    """
+    least, end = np.inf, time.perf_counter() + over
+    while time.perf_counter() < end:
+        (seconds,) = interleaved(rounds, side)
+        least = min(least, seconds)
+        time.sleep(0.2)
+    return least
+
+
 def scoring() -> list[Figure]:
     """Min-sum scoring against torch.cdist on the same data."""
     a, b = in_lanes(heads(1000, 64)), in_lanes(heads(144, 64, seed=1))
@@ -108,7 +121,7 @@ def evaluation() -> list[Figure]:
             for _ in plan.parts(0):
                 pass
 
-        (seconds,) = interleaved(60 if n == 64 else 5, run)
+        seconds = patient(run)
         by_entry.append(seconds / 1000 / (n * (n + 1) // 2) * 1e9)
         target = "under 3 us" if n == 64 else "-"
         figures.append(
@@ -249,7 +262,7 @@ def parsing() -> list[Figure]:
     def run() -> None:
         Plan([parse(source).tree for source in sources], batch)
 
-    (seconds,) = interleaved(15, run)
+    seconds = patient(run, rounds=3)
     return [
         Figure(
             "parse + check + compile, ten terms",

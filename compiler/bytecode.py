@@ -147,13 +147,17 @@ class Code:
 
     @cached_property
     def column_arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """All columns stacked: settled, known and open (columns, tokens); pad and partial."""
+        """All columns stacked: settled, known and open (columns, tokens); pad and partial.
+
+        Behind the tokens there is room for lanes that begin at the last of them.
+        """
         total = int(self.batch.starts[-1])
-        shape = (len(self.columns), total)
-        stacked = [
-            np.array([getattr(c, part) for c in self.columns], dtype=np.int32).reshape(shape)
-            for part in ("settled", "known", "open")
-        ]
+        stacked = []
+        for part in ("settled", "known", "open"):
+            rows = np.zeros((len(self.columns), total + 16), dtype=np.int32)
+            for row, column in zip(rows, self.columns, strict=True):
+                row[:total] = getattr(column, part)
+            stacked.append(rows)
         marks = [(c.pad, int(c.partial and self.causal)) for c in self.columns]
         return (*stacked, np.array(marks, dtype=np.int32).reshape(-1, 2))  # type: ignore[return-value]
 

@@ -12,7 +12,7 @@ from attn_dsl.compiler import machine
 from attn_dsl.compiler.batch import Batch
 from attn_dsl.compiler.bytecode import Code, Compiler
 from attn_dsl.compiler.lanes import WIDTH
-from attn_dsl.compiler.masses import SCORE_RANGE, evaluate_masses, vectors
+from attn_dsl.compiler.masses import AHEAD, SCORE_RANGE, evaluate_masses, vectors
 from attn_dsl.compiler.minsum import aligned
 from attn_dsl.compiler.planes import (
     Kind,
@@ -128,20 +128,19 @@ class Plan:
         blocks = list(row_blocks(n, causal))
         widest = max((padded(b.entries.stop - b.entries.start) for b in blocks), default=0)
         room = aligned(min(group, self.size), widest + WIDTH)
+        masses = np.empty((planes.words + AHEAD) * WIDTH, dtype=np.float32)
         for block in blocks:
             width = padded(block.entries.stop - block.entries.start)
             for first in range(0, self.size, group):
                 last = min(first + group, self.size)
                 out = room[: last - first]
                 redo = np.empty((last - first, len(block.rows)), dtype=np.bool_)
-                evaluate_masses(
-                    planes.truths, planes.words, truth_rows, factors,
-                    truth_starts[2 * first : 2 * last + 1], planes.values, value_rows, weights,
-                    value_starts[first : last + 1], keys[first:last], distances[first:last],
-                    quick[first:last], causal, n, block.rows.start, block.rows.stop, block.word,
-                    out, redo,
-                )  # fmt: skip
-                if redo.any():
+                if evaluate_masses(
+                    planes.truths, planes.words, truth_rows, factors, truth_starts,
+                    planes.values, value_rows, weights, value_starts, keys, distances, quick,
+                    first, causal, n, block.rows.start, block.rows.stop, block.word, masses, out,
+                    redo,
+                ):  # fmt: skip
                     self._exactly(text, block, first, redo, out)
                 yield Part(slice(first, last), block, out[:, :width])
 
@@ -210,7 +209,7 @@ class Plan:
         """Compute the masses that each program makes of one token's or one distance's planes."""
         length = max(padded(planes.shape[1]), WIDTH) + WIDTH
         out = np.empty((self.size, length), dtype=np.float32)
-        vectors(planes, *self._terms[kind], out)
+        vectors(planes, *self._terms[kind], np.empty(planes.shape[1]), out)
         return out
 
     def _quick(self, planes: Planes) -> np.ndarray:
@@ -219,14 +218,18 @@ class Plan:
         for kind, found in (
             (Kind.KEY, planes.keys), (Kind.DISTANCE, planes.distances), (Kind.VALUE, planes.values)
         ):  # fmt: skip
-            rows, weights, starts = self._terms[kind]
-            if not len(rows):
+            if not len(found):
                 continue
-            sizes = np.abs(weights) * np.abs(found).max(axis=1, initial=0.0)[rows]
-            own = np.repeat(np.arange(self.size), np.diff(starts))
+            rows, weights, starts = self._terms[kind]
+            sizes = (
+                np.abs(weights)
+                * np.maximum(found.max(1, initial=0), -found.min(1, initial=0))[rows]
+            )
+            if kind == Kind.VALUE or sizes.max(initial=0) > TERM_LIMIT:
+                own = np.repeat(np.arange(self.size), np.diff(starts))
+                quick[own[sizes > TERM_LIMIT]] = False
             if kind == Kind.VALUE:
-                quick = quick & (np.bincount(own, sizes, minlength=self.size) <= SCORE_RANGE)
-            quick[own[sizes > TERM_LIMIT]] = False
+                quick &= np.bincount(own, sizes, minlength=self.size) <= SCORE_RANGE
         return quick
 
     def _exactly(

@@ -247,6 +247,38 @@ def word(numbers, at):
     return (lanes << np.arange(WIDTH, dtype=np.uint16)).sum(dtype=np.uint16)
 
 
+def _settle_code(typing, out, to, settled, known, at, now, open_value):
+    def code(context, builder, signature, args):
+        out, to, settled, known, at, now, open_value = args
+        kinds = signature.args
+
+        def place(kind, array, index):
+            return _place(context, builder, kind, (array, index), _INTS)
+
+        def every(number):
+            lanes = builder.insert_element(ir.Constant(_INTS, ir.Undefined), number, _INT(0))
+            return builder.shuffle_vector(lanes, lanes, ir.Constant(_INTS, [0] * WIDTH))
+
+        found = builder.load(place(kinds[2], settled, at), align=4)
+        when = builder.load(place(kinds[3], known, at), align=4)
+        seen = builder.icmp_signed("<=", when, every(now))
+        chosen = builder.select(seen, found, every(open_value))
+        builder.store(chosen, place(kinds[0], out, to), align=4)
+        return context.get_dummy_value()
+
+    return types.void(out, types.intp, settled, known, types.intp, types.int32, types.int32), code
+
+
+@_compiled_as(_settle_code)
+def settle(out, to, settled, known, at, now, open_value):
+    """Copy sixteen settled int32 numbers; those that are known after ``now`` are open.
+
+    All arrays are counted as if they were flat.
+    """
+    found, when = (part.reshape(-1)[at : at + WIDTH] for part in (settled, known))
+    out.reshape(-1)[to : to + WIDTH] = np.where(when <= now, found, open_value)
+
+
 def _operation(symbol, name):
     """Let an operator work on lanes."""
 

@@ -12,10 +12,16 @@ import numpy as np
 from numba import njit
 
 from attn_dsl.compiler.bytecode import Op, Real
+from attn_dsl.compiler.lanes import WIDTH, settle
 from attn_dsl.dsl.features import MATCH_LIMIT
 from attn_dsl.dsl.reference import TERM_LIMIT
 
+END = np.int32(np.iinfo(np.int32).max)
+"""After all positions."""
+
 _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
+LEAN = {**_OPTIONS, "_nrt": False}
+"""For functions that make no arrays: views of arrays then cost no atomic counting of references."""
 
 # Numba sees enum members as globals only when they are plain integers.
 CONST, QUERY, KEY = int(Op.CONST), int(Op.QUERY), int(Op.KEY)
@@ -47,7 +53,7 @@ def match_table(tokens, limit):
     return table
 
 
-@njit(**_OPTIONS)
+@njit(**LEAN)
 def _search(op, row, q, keys):
     """Evaluate a quantifier over a row of truth values, the query's own position left out."""
     count = 0
@@ -72,12 +78,18 @@ def _search(op, row, q, keys):
 
 
 @njit(**_OPTIONS)
+def room(code, n):
+    """Make registers for rows of up to ``n`` keys."""
+    return np.zeros((code.shape[0], (n + 2 * WIDTH - 1) // WIDTH * WIDTH), dtype=np.int32)
+
+
+@njit(**LEAN)
 def run_row(code, chosen, registers, q, keys, start, settled, known, opened, marks, match):
     """Run some instructions for one query; afterwards ``registers[i, :keys]`` holds their values.
 
-    Rows have room for whole vectors, which are worked on to their end.
+    Rows have room for whole lanes, and for as many again: they are worked on to their end.
     """
-    wide = min((keys + 15) // 16 * 16, registers.shape[1])
+    wide = (keys + WIDTH - 1) // WIDTH * WIDTH
     for i in chosen:
         op = code[i, 0]
         a = code[i, 1]
@@ -88,17 +100,13 @@ def run_row(code, chosen, registers, q, keys, start, settled, known, opened, mar
             pad = marks[a, 0]
             low = min(max(0, -x), keys)
             high = max(min(keys, keys - x), low)
-            begin = start + low + x
-            count = min(wide - low, settled.shape[1] - begin) if high > low else 0
-            found, when = settled[a, begin : begin + count], known[a, begin : begin + count]
-            inside = out[low : low + count]
-            if marks[a, 1] == 0:
-                for k in range(count):
-                    inside[k] = found[k]
-            else:
-                open_value = opened[a, start + q]
-                for k in range(count):
-                    inside[k] = found[k] if when[k] <= q else open_value
+            now, open_value = END, pad
+            if marks[a, 1] != 0:
+                now, open_value = np.int32(q), opened[a, start + q]
+            to = i * registers.shape[1] + low
+            begin = a * settled.shape[1] + start + low + x
+            for k in range(0, high - low, WIDTH):
+                settle(registers, to + k, settled, known, begin + k, now, open_value)
             for k in range(low):
                 out[k] = pad
             for k in range(high, keys):
@@ -179,7 +187,7 @@ def run_row(code, chosen, registers, q, keys, start, settled, known, opened, mar
             out[:keys] = _search(op, registers[a], q, keys)
 
 
-@njit(**_OPTIONS)
+@njit(**LEAN)
 def plane_value(kind, value, rate):
     """Apply the function of a plane to a register's value."""
     if kind == PLAIN:
@@ -195,7 +203,7 @@ def plane_value(kind, value, rate):
     return math.pow(rate, np.float64(max(value, 0)))
 
 
-@njit(**_OPTIONS)
+@njit(**LEAN)
 def _apply(function, row, keys, multiply, out):
     """Apply a function to a row of registers: put its values into ``out``, or multiply by them."""
     kind = int(function[0])
@@ -215,7 +223,7 @@ def _apply(function, row, keys, multiply, out):
         out[k] = out[k] * value if multiply else value
 
 
-@njit(**_OPTIONS)
+@njit(**LEAN)
 def fill_plane(plane, functions, registers, keys, out):
     """Compute one plane on a row; ``functions`` as in ``Code.plane_arrays``."""
     condition = plane[1]
@@ -228,7 +236,7 @@ def fill_plane(plane, functions, registers, keys, out):
                 out[k] = 0.0
 
 
-@njit(**_OPTIONS)
+@njit(**LEAN)
 def normalise(scores, keys, linear, out):
     """Turn a row of scores (logits or masses) into weights that sum to 1."""
     total = 0.0
@@ -252,7 +260,7 @@ def normalise(scores, keys, linear, out):
         out[k] = scores[k] / total
 
 
-@njit(**_OPTIONS)
+@njit(**LEAN)
 def score_row(used, weights, linear, planes, functions, registers, keys, values, scores):
     """Sum the weighted planes of one program on a row."""
     scores[:keys] = 0.0
@@ -277,7 +285,7 @@ def evaluate_rows(
         wanted: bool (programs, rows), the rows from ``first`` on.
         out: (programs, entries), the visible entries of those rows, row by row.
     """
-    registers = np.zeros((code.shape[0], (n + 15) // 16 * 16), dtype=np.int32)
+    registers = room(code, n)
     every = np.arange(code.shape[0])
     values = np.empty(n, dtype=np.float64)
     scores = np.empty(n, dtype=np.float64)
@@ -306,7 +314,7 @@ def planes_texts(
 ):  # fmt: skip
     """Compute all planes on some rows of every text into ``out`` (planes, entries of the rows)."""
     longest = sizes.max() if sizes.shape[0] > 0 else 0
-    registers = np.zeros((code.shape[0], (longest + 15) // 16 * 16), dtype=np.int32)
+    registers = room(code, longest)
     every = np.arange(code.shape[0])
     at = 0
     for text in range(sizes.shape[0]):

@@ -26,9 +26,9 @@ from attn_dsl.compiler.lanes import (
     store,
     total,
 )
+from attn_dsl.compiler.machine import LEAN
 
-_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
-_FINITE = {**_OPTIONS, "fastmath": {"reassoc", "contract", "nsz", "arcp", "nnan"}}
+_FINITE = {**LEAN, "fastmath": {"reassoc", "contract", "nsz", "arcp", "nnan"}}
 
 BLOCK = 1024
 """Entries that are worked on at once, in whole rows, where planes are float32."""
@@ -41,11 +41,13 @@ LEAST = np.float32(1e-14)
 """The smallest sum of a row that is trusted: what was left out of it is far smaller."""
 LOWEST = np.float32(-1e30)
 """Below all scores."""
+AHEAD = 8
+"""Words of truth values that are worked on at once: there must be as many behind the last."""
 TAILS = np.array([(1 << count) - 1 for count in range(WIDTH + 1)], dtype=np.uint16)
 """Truth values of the first so many lanes."""
 
 
-@njit(**_OPTIONS)
+@njit(**LEAN)
 def block_end(starts, first):
     """Return the row that ends a block which begins at a row: at least one, at most ``BLOCK``."""
     last = first + 1
@@ -54,7 +56,7 @@ def block_end(starts, first):
     return last
 
 
-@njit(**_OPTIONS)
+@njit(**LEAN)
 def exponentials(scores, out):
     """Compute exp of float32 scores within +-80; ``out`` may be ``scores``."""
     size = scores.shape[0]
@@ -70,16 +72,16 @@ def exponentials(scores, out):
 
 
 @njit(**_FINITE)
-def vectors(planes, rows, weights, starts, out):
+def vectors(planes, rows, weights, starts, sums, out):
     """Compute the exponentials of programs' weighted sums of vectors, the largest of each 1.
 
     Args:
         planes: float64 (planes, length).
         rows, weights, starts: per program, which planes have which weights.
+        sums: float64 (length), room to work in.
         out: float32 (programs, at least length), 0 behind the vectors.
     """
     length, width = planes.shape[1], out.shape[1]
-    sums = np.empty(length, dtype=np.float64)
     cut, zero = spread(CUT), spread(np.float32(0.0))
     for p in range(out.shape[0]):
         mine = out[p]
@@ -106,41 +108,55 @@ def vectors(planes, rows, weights, starts, out):
             store(mine, i, maximum(exponential(load(mine, i)) - cut, zero))
 
 
-@njit(**_OPTIONS)
+@njit(**LEAN)
 def _products(truths, stride, rows, factors, rewards, penalties, end, first, words, fresh, masses):
-    """Multiply masses by what the predicates of a program make of them, 64 entries at a time.
+    """Multiply masses by what the predicates of a program make of them, eight words at a time.
 
     ``fresh``: the masses are all 1 so far, whatever the array holds.
     """
     one = spread(np.float32(1.0))
-    for c in range(0, words, 4):
-        at = c * WIDTH
+    for word in range(0, words, AHEAD):
+        at = word * WIDTH
         if fresh:
-            a, b, d, e = one, one, one, one
+            a, b, c, d, e, f, g, h = one, one, one, one, one, one, one, one
         else:
             a, b = load(masses, at), load(masses, at + WIDTH)
-            d, e = load(masses, at + 2 * WIDTH), load(masses, at + 3 * WIDTH)
+            c, d = load(masses, at + 2 * WIDTH), load(masses, at + 3 * WIDTH)
+            e, f = load(masses, at + 4 * WIDTH), load(masses, at + 5 * WIDTH)
+            g, h = load(masses, at + 6 * WIDTH), load(masses, at + 7 * WIDTH)
         for j in range(rewards, penalties):
-            w = rows[j] * stride + first + c
-            f = spread(factors[j])
-            a = pick(holds(truths, w), a, a * f)
-            b = pick(holds(truths, w + 1), b, b * f)
-            d = pick(holds(truths, w + 2), d, d * f)
-            e = pick(holds(truths, w + 3), e, e * f)
+            w = rows[j] * stride + first + word
+            x = spread(factors[j])
+            a = pick(holds(truths, w), a, a * x)
+            b = pick(holds(truths, w + 1), b, b * x)
+            c = pick(holds(truths, w + 2), c, c * x)
+            d = pick(holds(truths, w + 3), d, d * x)
+            e = pick(holds(truths, w + 4), e, e * x)
+            f = pick(holds(truths, w + 5), f, f * x)
+            g = pick(holds(truths, w + 6), g, g * x)
+            h = pick(holds(truths, w + 7), h, h * x)
         for j in range(penalties, end):
-            w = rows[j] * stride + first + c
-            f = spread(factors[j])
-            a = pick(holds(truths, w), a * f, a)
-            b = pick(holds(truths, w + 1), b * f, b)
-            d = pick(holds(truths, w + 2), d * f, d)
-            e = pick(holds(truths, w + 3), e * f, e)
+            w = rows[j] * stride + first + word
+            x = spread(factors[j])
+            a = pick(holds(truths, w), a * x, a)
+            b = pick(holds(truths, w + 1), b * x, b)
+            c = pick(holds(truths, w + 2), c * x, c)
+            d = pick(holds(truths, w + 3), d * x, d)
+            e = pick(holds(truths, w + 4), e * x, e)
+            f = pick(holds(truths, w + 5), f * x, f)
+            g = pick(holds(truths, w + 6), g * x, g)
+            h = pick(holds(truths, w + 7), h * x, h)
         store(masses, at, a)
         store(masses, at + WIDTH, b)
-        store(masses, at + 2 * WIDTH, d)
-        store(masses, at + 3 * WIDTH, e)
+        store(masses, at + 2 * WIDTH, c)
+        store(masses, at + 3 * WIDTH, d)
+        store(masses, at + 4 * WIDTH, e)
+        store(masses, at + 5 * WIDTH, f)
+        store(masses, at + 6 * WIDTH, g)
+        store(masses, at + 7 * WIDTH, h)
 
 
-@njit(**_OPTIONS)
+@njit(**LEAN)
 def _powers(values, rows, weights, start, end, low, tails, causal, n, first, last, masses):
     """Compute the exponentials of a program's weighted values of pairs, the largest of a row 1."""
     floor, zero, least = spread(np.float32(-DEPTH)), spread(np.float32(0)), spread(LOWEST)
@@ -163,12 +179,12 @@ def _powers(values, rows, weights, start, end, low, tails, causal, n, first, las
         here = end_of_row
 
 
-@njit(**_OPTIONS)
+@njit(**LEAN)
 def evaluate_masses(
     truths, stride, truth_rows, factors, truth_starts, values, value_rows, weights, value_starts,
-    keys, distances, wanted, causal, n, first, last, low, out, redo,
+    keys, distances, wanted, program, causal, n, first, last, low, masses, out, redo,
 ):  # fmt: skip
-    """Evaluate rows of programs from the planes of one text.
+    """Evaluate rows of programs from the planes of one text; return whether some are left.
 
     A program's masses are the products of a vector of the keys, a vector of the distances, the
     exponential of what it makes of values of pairs, and a factor for each predicate of pairs:
@@ -182,22 +198,25 @@ def evaluate_masses(
         values, value_rows, weights, value_starts: the same for values of pairs.
         keys, distances: float32 (programs, ...), the vectors of each program.
         wanted: which programs to evaluate.
+        program: the first program to evaluate; ``out`` tells how many.
         n, first, last: tokens of the text, and which rows.
         low: where those rows begin in the planes, in words.
+        masses: float32, room for the rows, each from a new word on, and for ``AHEAD`` words more.
         out: float32 (programs, entries and at least 16 more), row by row without gaps.
         redo: bool (programs, rows), set for those rows that are not done.
     """
     words = 0
     for q in range(first, last):
         words += ((q + 1 if causal else n) + WIDTH - 1) // WIDTH
-    length = (words + 4) * WIDTH
-    masses = np.empty(length, dtype=np.float32)
     zero, one, tails = spread(np.float32(0.0)), np.float32(1.0), TAILS
-    for p in range(out.shape[0]):
-        mine, key, distance, redone = out[p], keys[p], distances[p], redo[p]
+    left = False
+    for i in range(out.shape[0]):
+        p = program + i
+        mine, key, distance, redone = out[i], keys[p], distances[p], redo[i]
         at, here = 0, 0
         for r in range(last - first):
             redone[r] = not wanted[p]
+        left |= not wanted[p]
         if wanted[p]:
             fresh = value_starts[p] == value_starts[p + 1]
             if not fresh:
@@ -223,6 +242,7 @@ def evaluate_masses(
                     rows = rows + mass
                 whole = total(rows)
                 redone[q - first] = not whole >= LEAST
+                left |= redone[q - first]
                 scale = spread(one / whole)
                 for c in range(chunks):
                     k = c * WIDTH
@@ -232,3 +252,4 @@ def evaluate_masses(
         # What the last row left behind its end would count in sums over whole words.
         for i in range(at, out.shape[1]):
             mine[i] = np.float32(0.0)
+    return left

@@ -15,7 +15,8 @@ from numba import njit
 from attn_dsl.compiler.bytecode import Code
 from attn_dsl.compiler.kernel_graph import Stage
 from attn_dsl.compiler.lanes import WIDTH, word
-from attn_dsl.compiler.machine import fill_plane, match_table, run_row
+from attn_dsl.compiler.machine import fill_plane, match_table, room, run_row
+from attn_dsl.compiler.masses import AHEAD
 from attn_dsl.compiler.reads import needed, plane_stages, stages
 from attn_dsl.dsl.features import MATCH_LIMIT
 
@@ -106,8 +107,7 @@ def text_planes(code: Code, where: Layout, n: int, start: int, arrays: tuple) ->
         arrays: columns, pads, tokens and whether ``match`` is used; see ``Plan``.
     """
     words = row_words(n, code.causal)
-    # Four words at a time are read, so that there must be some behind the last.
-    stride = words + 4
+    stride = words + AHEAD
     _, keys, distances, truths, values = where.counts.tolist()
     made = Planes(
         n,
@@ -142,8 +142,7 @@ def _fill(
     code, pairs, planes, functions, places, causal, n, start, settled, known, opened, marks, tokens,
     needs_match, keys_out, distances_out, truths, stride, values,
 ):  # fmt: skip
-    width = (n + WIDTH - 1) // WIDTH * WIDTH
-    registers = np.zeros((code.shape[0], width), dtype=np.int32)
+    registers = room(code, n)
     every = np.arange(code.shape[0])
     match = match_table(tokens[start : start + n] if needs_match else tokens[:0], MATCH_LIMIT)
     # The last row has all keys, and all distances back; the first has those ahead.
@@ -189,7 +188,7 @@ def typed_planes(
 
     ``slots`` (planes, 2) says whether a plane is a truth (0) or a value (1), and which row it is.
     """
-    registers = np.zeros((code.shape[0], (n + 15) // 16 * 16), dtype=np.int32)
+    registers = room(code, n)
     every = np.arange(code.shape[0])
     match = match_table(tokens[start : start + n] if needs_match else tokens[:0], MATCH_LIMIT)
     at = 0
