@@ -20,6 +20,7 @@ from attn_dsl.eval.replace.elements import Elements
 from attn_dsl.eval.replace.measure import HeldOut
 from attn_dsl.eval.replace.programs import Programs
 from attn_dsl.eval.replace.subject import Subject, open_subject
+from attn_dsl.eval.replace.terms import Terms
 from attn_dsl.eval.replace.tunable import Tunable
 from attn_dsl.eval.replace.tune import (
     DIGITS,
@@ -289,3 +290,31 @@ def test_the_command_writes_tuned_programs_and_the_trade_off(run: Path, tmp_path
     outcome = attn_dsl("replace", run, "--heads", "L0", "--tune")
     assert outcome.code == 2 and "tuned with other settings" in outcome.err
     assert snapshot(run / "tuned") == before
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_loops_and_products_of_matrices_give_the_same_scores_and_gradients(causal: bool) -> None:
+    rng = np.random.default_rng(0)
+    lengths, places, elements, plain = [5, 1, 19, 0, 12], 4, 6, 3
+    entries = sum(n * (n + 1) // 2 if causal else n * n for n in lengths)
+    planes = torch.from_numpy(rng.normal(size=(7, entries)).astype(np.float32))
+    reads = torch.from_numpy(
+        rng.integers(0, elements + 1, (places, len(lengths), 19)).astype(np.int32)
+    )
+    rows = [
+        (int(rng.integers(3)), int(rng.integers(7)), i, *(rng.integers(-1, places, 2).tolist()))
+        for i in range(20)
+    ] + [(i, i, 20 + i, -1, -1) for i in range(plain)]
+    terms = Terms.of(rows, programs=4, weights=20 + plain)
+    values = torch.from_numpy(rng.normal(size=20 + plain + elements).astype(np.float32))
+    values.requires_grad_()
+    upstream = torch.from_numpy(rng.normal(size=(4, entries)).astype(np.float32))
+    found = []
+    for compute in (terms.scores, terms._products):
+        scores = compute(values, planes, reads, tuple(lengths), causal)
+        (gradient,) = torch.autograd.grad((scores * upstream).sum(), [values])
+        found.append((scores.detach().numpy(), gradient.numpy()))
+    assert found[0][0].shape == (4, entries) and np.abs(found[0][0][:3]).max() > 1
+    np.testing.assert_allclose(found[0][0], found[1][0], atol=1e-4)
+    np.testing.assert_allclose(found[0][1], found[1][1], atol=1e-3, rtol=1e-3)
+    assert (found[0][1] != 0).all()

@@ -5,8 +5,7 @@ the weight of an element, times a plane of what else the term says. Its scores a
 
     weight * plane[q, k] * a[token(q)] * b[token(k)]
 
-so that a head's graded terms of one plane are together one product of a matrix (n, terms) with
-a matrix (terms, n), and no element needs a plane of its own.
+so that no element needs a plane of its own; ``terms`` computes them.
 """
 
 from __future__ import annotations

@@ -14,8 +14,9 @@ from attn_dsl.compiler.program import Program
 from attn_dsl.dsl.check import MAX_ELEMENT_WEIGHT, MAX_WEIGHT
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.tokens import Tokens
-from attn_dsl.eval.replace.elements import Elements, GradedTerm
+from attn_dsl.eval.replace.elements import Elements
 from attn_dsl.eval.replace.source import visible
+from attn_dsl.eval.replace.terms import Terms
 
 CACHE_BYTES = 1 << 30
 """How many bytes of planes are kept for texts that come again."""
@@ -69,22 +70,23 @@ class Tunable(torch.nn.Module):
         self._cache: OrderedDict[Tokens, tuple[np.ndarray, ...]] = OrderedDict()
         self._bytes, self._limit = 0, cache_bytes
         owner, plane = _places(Plan(self.elements.plain, Batch([])))
-        graded = [term.weight for term in self.elements.terms]
-        self._other = torch.tensor(np.setdiff1d(np.arange(len(values)), graded))
-        self._where = owner[self._other], plane[self._other]
-        self._groups = _groups(self.elements.terms, plane)
+        rows = [(*pair, i, -1, -1) for i, pair in enumerate(zip(owner, plane, strict=True))]
+        for term in self.elements.terms:
+            rows[term.weight] = (*rows[term.weight][:3], term.query, term.key)
+        self._where = torch.tensor(owner), torch.tensor(plane)
+        self._terms = Terms.of(rows, len(trees), len(values))
 
     def bundle(self, texts: Sequence[Tokens]) -> torch.Tensor:
         """Return the matrices of all programs, float32 (programs, texts, n, n), with gradients."""
         device, size = self.weights.device, len(self.originals)
         truths, values, reads = self._planes(texts)
         planes = torch.cat([truths.to(device).float(), values.to(device)])
-        matrix = self.weights.new_zeros(size, len(planes))
-        owner, plane = (part.to(device) for part in self._where)
-        own = self.weights[self._other.to(device)]
-        scores = matrix.index_put((owner, plane), own, True) @ planes
+        lengths = [len(text) for text in texts]
+        scores = self._terms.scores(self.weights, planes, reads.to(device), lengths, self.causal)
         if self._linear.any():
-            masses = matrix.index_put((owner, plane), own.clamp(min=0.0), True)
+            where = tuple(part.to(device) for part in self._where)
+            own = self.weights[: len(where[0])].clamp(min=0.0)
+            masses = scores.new_zeros(size, len(planes)).index_put(where, own, True)
             logs = (masses @ planes.clamp(min=0.0)).clamp(min=1e-38).log()
             scores = torch.where(self._linear.to(device)[:, None], logs, scores)
         sees = visible(texts, self.causal)
@@ -92,32 +94,8 @@ class Tunable(torch.nn.Module):
         inside = sees.any(-1).to(device)[None, :, :, None]
         square = scores.new_full((size, sees.numel()), -torch.inf).index_copy(1, at, scores)
         square = square.view(size, *sees.shape)
-        if self._groups:
-            square = square + self._graded(planes, reads.to(device), at, sees.shape)
         # a row outside of its text sees nothing: its scores must be finite to have a gradient
         return torch.softmax(torch.where(inside, square, 0.0), dim=-1) * inside
-
-    def _graded(
-        self, planes: torch.Tensor, reads: torch.Tensor, at: torch.Tensor, shape: torch.Size
-    ) -> torch.Tensor:
-        """Return the scores of all graded terms, float32 (programs, texts, n, n)."""
-        device = planes.device
-        terms = self.weights[: int(self.starts[-1])]
-        elements = torch.cat([self.weights.new_zeros(1), self.weights[len(terms) :]])
-        # the last place is that of terms which do not look there
-        found = torch.cat([elements[reads], self.weights.new_ones(1, *reads.shape[1:])])
-        bases: dict[int, torch.Tensor] = {}
-        made: list[torch.Tensor | None] = [None] * len(self.originals)
-        for program, plane, weights, queries, keys in self._groups:
-            if plane not in bases:
-                base = planes.new_zeros(shape.numel()).index_copy(0, at, planes[plane])
-                bases[plane] = base.view(shape)
-            left = found[queries.to(device)] * terms[weights.to(device)][:, None, None]
-            product = left.permute(1, 2, 0) @ found[keys.to(device)].transpose(0, 1)
-            part, known = bases[plane] * product, made[program]
-            made[program] = part if known is None else known + part
-        nothing = planes.new_zeros(shape)
-        return torch.stack([nothing if part is None else part for part in made])
 
     def programs(self) -> list[Program]:
         """Return the programs with their present weights.
@@ -187,30 +165,10 @@ class Tunable(torch.nn.Module):
             self._bytes -= sum(part.nbytes for part in old)
 
 
-def _places(plan: Plan) -> tuple[torch.Tensor, torch.Tensor]:
+def _places(plan: Plan) -> tuple[list[int], list[int]]:
     """Return for each weight its program, and its row among the truths and then the values."""
     slots = plan.code.slots
     truths = int((slots[:, 0] == 0).sum())
     rows = slots[:, 1] + np.where(slots[:, 0] == 0, 0, truths)
     owner = np.repeat(np.arange(plan.size), np.diff(plan.offsets))
-    return torch.from_numpy(owner), torch.from_numpy(rows[plan.used].astype(np.int64))
-
-
-Group = tuple[int, int, torch.Tensor, torch.Tensor, torch.Tensor]
-"""Graded terms of a program and a plane: both, and of the terms the weights, queries and keys."""
-
-
-def _groups(terms: Sequence[GradedTerm], plane: torch.Tensor) -> list[Group]:
-    """Group graded terms by program and plane."""
-    found: dict[tuple[int, int], list[GradedTerm]] = {}
-    for term in terms:
-        found.setdefault((term.program, int(plane[term.weight])), []).append(term)
-    return [
-        (
-            *key,
-            torch.tensor([term.weight for term in group]),
-            torch.tensor([term.query for term in group]),
-            torch.tensor([term.key for term in group]),
-        )
-        for key, group in found.items()
-    ]
+    return owner.tolist(), rows[plan.used].tolist()
