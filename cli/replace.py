@@ -31,6 +31,11 @@ HEADINGS = {"first token": "first", "mean by offset": "offset"}
               help="Which heads come first: by iou, damage or greedy, or several of these.")  # fmt: skip
 @click.option("--tune", is_flag=True,
               help="Tune the weights of all replaced programs through the model.")  # fmt: skip
+@click.option("--tune-text", metavar="SPEC",
+              help="Tune on further texts, given as for --text; those of the run's select and test "
+              "splits are left out.")  # fmt: skip
+@click.option("--tune-texts", type=click.IntRange(1), default=600, show_default=True, metavar="N",
+              help="Tune on at most N windows of --tune-text.")  # fmt: skip
 @click.option("--tasks", metavar="LIST",
               help="Score tasks before and after: files (.jsonl, .yaml), names of lm-eval.")  # fmt: skip
 @click.option("--task-limit", type=click.IntRange(1), metavar="N",
@@ -48,7 +53,8 @@ HEADINGS = {"first token": "first", "mean by offset": "offset"}
 @options.json_option()
 def replace(
     run: str, fraction: float | None, heads: str | None, nodes: int | None, order: str, tune: bool,
-    tasks: str | None, task_limit: int | None, text: str | None, max_tokens: int | None, max_texts: int,
+    tune_text: str | None, tune_texts: int, tasks: str | None, task_limit: int | None,
+    text: str | None, max_tokens: int | None, max_texts: int,
     model: str | None, capture: str | None, device: str | None, out: str | None, overwrite: bool,
     seed: int, as_json: bool,
 ) -> None:  # fmt: skip
@@ -63,6 +69,7 @@ def replace(
 
     asked = Options(
         fraction=fraction, heads=heads, orders=_list(order), tune=tune,
+        tune_text=tune_text, tune_texts=tune_texts,
         tasks=_list(tasks or ""), task_limit=task_limit, text=text, max_tokens=max_tokens,
         max_texts=max_texts, out=None if out is None else Path(out), overwrite=overwrite, seed=seed,
     )  # fmt: skip
@@ -219,7 +226,8 @@ def print_tuning(tuning: dict[str, Any], screen: Any) -> None:
     before, after = tuning["mean_iou_before"], tuning["mean_iou_after"]
     what = "lowers" if after["mean"] < before["mean"] else "raises"
     screen.print(
-        f"Tuned in {len(tuning['history']) - 1} epochs, {tuning['seconds']:.0f} s: KL on the select "
+        f"Tuned on {tuning['texts']} texts in {len(tuning['history']) - 1} epochs, "
+        f"{tuning['seconds']:.0f} s: KL on the select "
         f"texts {first['select_kl']:.3f} -> {best['select_kl']:.3f}. It {what} the programs' mean "
         f"IoU with their heads from {before['mean']:.3f} to {after['mean']:.3f}.\n"
     )

@@ -53,9 +53,9 @@ def succeed(*args: object, stdin: str = "") -> str:
     return outcome.out
 
 
-def write_texts(file: Path, number: int = 24) -> Path:
+def write_texts(file: Path, number: int = 24, seed: int = 0) -> Path:
     """Write short random texts of the words that the small models know."""
-    draw = random.Random(0)
+    draw = random.Random(seed)
     with file.open("w", encoding="utf-8") as lines:
         for _ in range(number):
             words = draw.choices(WORDS, k=draw.randint(8, 20))

@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import attn_dsl, snapshot, succeed
+from command_line import attn_dsl, snapshot, succeed, write_texts
 from replacing import small_run
 
 from attn_dsl.compiler.program import Program, load, parse
+from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.replace.context import replace_heads
 from attn_dsl.eval.replace.elements import Elements
+from attn_dsl.eval.replace.experiment import Options
 from attn_dsl.eval.replace.measure import HeldOut
 from attn_dsl.eval.replace.programs import Programs
 from attn_dsl.eval.replace.subject import Subject, open_subject
@@ -32,7 +34,7 @@ from attn_dsl.eval.replace.tune import (
     scales,
     tune,
 )
-from attn_dsl.eval.replace.tuned import program_ious
+from attn_dsl.eval.replace.tuned import _further, program_ious
 
 QUICK = TuneSettings(epochs=4, rate=0.2)
 
@@ -266,7 +268,8 @@ def test_the_command_writes_tuned_programs_and_the_trade_off(run: Path, tmp_path
     arguments = ("replace", run, "--fraction", "0.5", "--order", "iou", "--tune")
     out = succeed(*arguments)
     assert all(len(line) <= 80 for line in out.splitlines() if not line.startswith(str(run)))
-    assert "Tuned in" in out and "On the way from the fitted weights" in out
+    fit_texts = len(open_subject(run).splits["fit"])
+    assert f"Tuned on {fit_texts} texts in" in out and "On the way from the fitted weights" in out
     subject = open_subject(run)
     data = json.loads((run / "replacement" / "fraction-0.5-tuned.json").read_text())
     chosen = [tuple(head) for head in data["points"][0]["heads"]]
@@ -290,6 +293,27 @@ def test_the_command_writes_tuned_programs_and_the_trade_off(run: Path, tmp_path
     outcome = attn_dsl("replace", run, "--heads", "L0", "--tune")
     assert outcome.code == 2 and "tuned with other settings" in outcome.err
     assert snapshot(run / "tuned") == before
+
+
+def test_further_texts_are_tuned_on_but_never_those_that_are_picked_or_measured_on(
+    run: Path, tmp_path: Path
+) -> None:
+    subject = open_subject(run)
+    every = run.parent / "texts.jsonl"
+    more = write_texts(tmp_path / "more.jsonl", 20, seed=5)
+    options = Options(tune=True, tune_text=str(every), text=str(more))
+    with pytest.raises(InputError, match="give others"):
+        _further(subject, options)
+    both = tmp_path / "both.jsonl"
+    both.write_text(every.read_text() + more.read_text())
+    options = dataclasses.replace(options, tune_text=str(both), text=None)
+    assert len(_further(subject, options)) == 20
+    assert len(_further(subject, dataclasses.replace(options, tune_texts=7))) == 7
+    arguments = ("--fraction", "0.5", "--order", "iou", "--tune-text", both)
+    outcome = attn_dsl("replace", run, *arguments)
+    assert outcome.code == 2 and "give --tune as well" in outcome.err
+    out = succeed("replace", run, *arguments, "--tune", "--out", tmp_path / "out")
+    assert f"Tuned on {len(subject.splits['fit']) + 20} texts in" in out
 
 
 @pytest.mark.parametrize("causal", [True, False])

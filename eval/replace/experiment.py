@@ -34,6 +34,8 @@ class Options:
             ``fraction`` the first of them.
         orders: the orders in which heads are replaced.
         tune: whether to tune the weights of all replaced heads through the model.
+        tune_text: texts to tune on beside the run's fit texts.
+        tune_texts: the most windows of those.
         tasks: names and files of tasks.
         task_limit: the most items of a task of the harness.
         text: the user's own text, instead of the run's test texts.
@@ -47,6 +49,8 @@ class Options:
     heads: str | None = None
     orders: tuple[str, ...] = ("damage",)
     tune: bool = False
+    tune_text: str | None = None
+    tune_texts: int = 600
     tasks: tuple[str, ...] = ()
     task_limit: int | None = None
     text: str | None = None
@@ -139,6 +143,8 @@ def _check(options: Options) -> None:
         raise InputError(
             f"--fraction is a share of the heads above 0 and up to 1, not {options.fraction}"
         )
+    if options.tune_text is not None and not options.tune:
+        raise InputError("--tune-text says what to tune on; give --tune as well")
     if options.out is not None and options.out.is_file():
         raise InputError(f"{options.out} is a file; give a directory by --out")
 
@@ -187,6 +193,7 @@ def _settings(
         "texts": held_out.hash,
         "text": options.text,
         "tune": options.tune,
+        "tune_text": [options.tune_text, options.tune_texts] if options.tune_text else None,
         "tasks": list(options.tasks),
         "task_limit": options.task_limit,
         "seed": options.seed,

@@ -188,13 +188,18 @@ class OwnText:
     left_out: int
 
 
-def own_text(subject: Subject, spec: str, max_tokens: int | None, max_texts: int) -> OwnText:
+def own_text(
+    subject: Subject, spec: str, max_tokens: int | None, max_texts: int, *,
+    unseen: Sequence[Part] = ("fit", "select"), other_than: str | None = None,
+) -> OwnText:  # fmt: skip
     """Cut a user's texts into windows, leaving out those that the run has seen.
 
     Args:
         spec: as for ``read_texts``.
         max_tokens: the most tokens of a window; that of the run's capture by default.
         max_texts: the most windows.
+        unseen: the splits whose texts are left out.
+        other_than: texts that are left out as well, as for ``read_texts``.
 
     Raises:
         InputError: the texts cannot be read, the windows are longer than the model's context, or
@@ -210,12 +215,15 @@ def own_text(subject: Subject, spec: str, max_tokens: int | None, max_texts: int
             f"{limit} or less"
         )
     texts = read_texts(spec)
-    seen = {
-        subject.capture.text_hash(i) for part in ("fit", "select") for i in subject.splits[part]
-    }
+    seen = {subject.capture.text_hash(i) for part in unseen for i in subject.splits[part]}
+    if other_than is not None:
+        seen |= set(map(text_hash, read_texts(other_than)))
     fresh = [text for text in texts if text_hash(text) not in seen]
     if not fresh:
-        raise InputError(f"{spec}: the run's programs were fitted or picked on all of these texts")
+        raise InputError(
+            f"{spec}: the run's {', '.join(unseen)} texts, or those that are measured on, are all "
+            "there is in it; give others"
+        )
     records = choose_windows(Vocabulary(subject.loaded.tokenizer), fresh, most, max_texts)
     return OwnText(tuple(record.ids for record in records), len(texts) - len(fresh))
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from attn_dsl.compiler.program import Program
     from attn_dsl.eval.replace.subject import Subject
 
+Texts = Sequence[tuple[int, ...]]
+"""The token ids of some texts."""
 DIGITS = 3
 """Significant digits of the weights that are written."""
 PATH = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -44,10 +46,10 @@ class TuneSettings:
         seed: decides the order of the batches.
     """
 
-    epochs: int = 20
-    rate: float = 0.1
+    epochs: int = 6
+    rate: float = 0.05
     anchor: float = 0.0
-    patience: int = 5
+    patience: int = 3
     batch_size: int = 8
     seed: int = 0
 
@@ -79,7 +81,8 @@ class Tuned:
 
 
 def tune(
-    subject: Subject, heads: Sequence[Head], settings: TuneSettings | None = None, *,
+    subject: Subject, heads: Sequence[Head], settings: TuneSettings | None = None,
+    further: Texts = (), *,
     state: Path | None = None, tick: Callable[[Epoch, int], None] | None = None,
 ) -> Tuned:  # fmt: skip
     """Adjust the weights of some heads' programs so that the model predicts as it did before.
@@ -95,6 +98,8 @@ def tune(
     Args:
         subject: the run.
         heads: the heads that are replaced.
+        further: texts to tune on beside the fit texts: large programs have more weights than a
+            few hundred texts can tell.
         state: a file that keeps what an interrupted tuning has done; it goes on from there.
         tick: called after each epoch with it and the number of epochs in all.
 
@@ -106,9 +111,8 @@ def tune(
     if not any(program.tree.weights for program in programs):
         raise InputError("there is nothing to tune: the programs have no weights")
     tunable = Tunable(programs).to(subject.loaded.model.device)
-    fit = HeldOut(
-        subject.loaded, subject.ids("fit"), batch_size=settings.batch_size, seed=subject.seed
-    )
+    texts = [*subject.ids("fit"), *further]
+    fit = HeldOut(subject.loaded, texts, batch_size=settings.batch_size, seed=subject.seed)
     select = subject.held_out("select")
     trainer = Trainer(tunable, scales(subject, tunable), settings)
     if state is not None and state.exists():

@@ -22,7 +22,8 @@ from attn_dsl.eval.files import write
 from attn_dsl.eval.metrics import bootstrap
 from attn_dsl.eval.replace.measure import effect
 from attn_dsl.eval.replace.source import Head
-from attn_dsl.eval.replace.tune import Epoch, TuneSettings, tune
+from attn_dsl.eval.replace.subject import own_text
+from attn_dsl.eval.replace.tune import Epoch, Texts, TuneSettings, tune
 
 if TYPE_CHECKING:
     from attn_dsl.compiler.program import Program
@@ -52,10 +53,11 @@ def tuned_programs(
         InputError: the folder holds programs that were tuned with other settings.
     """
     settings = TuneSettings(seed=options.seed)
-    key = _key(subject, heads, settings)
+    further = _further(subject, options)
+    key = _key(subject, heads, settings, further)
     told = _finished(folder, key, options.overwrite)
     if told is None:
-        told = _tune(subject, heads, settings, folder, key, tell)
+        told = _tune(subject, heads, settings, further, folder, key, tell)
     ahead = bool(subject.run.info["key"].get("allow_lookahead"))
     programs = {h: load(folder / f"{_label(h)}.attn", allow_lookahead=ahead) for h in heads}
     found = dict(told["found"])
@@ -65,7 +67,7 @@ def tuned_programs(
 
 
 def _tune(
-    subject: Subject, heads: Sequence[Head], settings: TuneSettings, folder: Path,
+    subject: Subject, heads: Sequence[Head], settings: TuneSettings, further: Texts, folder: Path,
     key: Mapping[str, Any], tell: Callable[[str, int, int], None],
 ) -> dict[str, Any]:  # fmt: skip
     """Tune, and write programs first and then the file that says that they are finished."""
@@ -78,7 +80,7 @@ def _tune(
     def tick(epoch: Epoch, total: int) -> None:
         tell(f"tuning, KL {epoch.select_kl:.4f}", epoch.number, total)
 
-    done = tune(subject, heads, settings, state=folder / STATE, tick=tick)
+    done = tune(subject, heads, settings, further, state=folder / STATE, tick=tick)
     seconds = time.monotonic() - started
     for head, program in done.programs.items():
         write(folder / f"{_label(head)}.attn", program.source)
@@ -100,6 +102,7 @@ def _tune(
         "history": [asdict(epoch) for epoch in done.history],
         "best": done.best,
         "seconds": seconds,
+        "texts": len(subject.splits["fit"]) + len(further),
         "path": {
             str(share): {_label(head): program.source for head, program in programs.items()}
             for share, programs in done.path.items()
@@ -156,13 +159,27 @@ def program_ious(
     return out
 
 
-def _key(subject: Subject, heads: Sequence[Head], settings: TuneSettings) -> dict[str, Any]:
+def _further(subject: Subject, options: Options) -> Texts:
+    """Return the windows to tune on beside the fit texts: none that is selected or measured on."""
+    if options.tune_text is None:
+        return ()
+    found = own_text(
+        subject, options.tune_text, options.max_tokens, options.tune_texts,
+        unseen=("fit", "select", "test"), other_than=options.text,
+    )  # fmt: skip
+    return found.ids
+
+
+def _key(
+    subject: Subject, heads: Sequence[Head], settings: TuneSettings, further: Texts
+) -> dict[str, Any]:
     sources = "".join(subject.programs[head].source for head in heads)
     return {
         "revision": subject.loaded.revision,
         "capture": subject.capture.hash,
         "programs": hashlib.sha256(sources.encode()).hexdigest(),
         "heads": [_label(head) for head in heads],
+        "further texts": hashlib.sha256(repr(further).encode()).hexdigest() if further else None,
         **asdict(settings),
     }
 
