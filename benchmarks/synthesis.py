@@ -117,7 +117,7 @@ def _jsonl(path: Path, texts: list[str]) -> Path:
     return path
 
 
-MINUTES = ("--timeout", "600", "--max-nodes", "1200")
+MINUTES = ("--timeout", "600", "--effort", "4", "--max-nodes", "4000")
 PARTS: dict[str, Part] = {
     "demo": Part("demo model, its own stories", None),
     "stories": Part(

@@ -72,7 +72,7 @@ class Exact:
         stuck = 0
         while screenings > 0 and not task.spent and state.left.iou < DONE:
             before = state.save()
-            cost = state.total(state.price)
+            cost = state.total(state.left.price)
             screenings -= 1
             rule = self.best(state, task)
             if rule is None:
@@ -84,7 +84,7 @@ class Exact:
             state.add(rule)
             self.improve(state, task, len(state.rules) - 1)
             self.settle(state)
-            if state.total(state.price) >= cost and state.nodes >= _nodes(before, atoms):
+            if state.total(state.left.price) >= cost and state.nodes >= _nodes(before, atoms):
                 state.restore(before)
                 if stuck:
                     break
@@ -124,9 +124,11 @@ class Exact:
     def best(self, state: State, task: HeadTask, without: int | None = None) -> Rule | None:
         """Return the rule that pays best beside the others, or in the place of one of them."""
         left = state.left if without is None else state.left.without(state.planes, without)
-        found = self.screen.candidates(left, state.ridge, state.price)
+        found = self.screen.candidates(left, state.left.ridge, state.left.price)
         if without is not None:
-            found += self.screen.local(left, state.rules[without], state.ridge, state.price)
+            found += self.screen.local(
+                left, state.rules[without], state.left.ridge, state.left.price
+            )
         return self.pick(state, task, left, found, without)
 
     def pick(
@@ -134,7 +136,7 @@ class Exact:
         without: int | None,
     ) -> Rule | None:  # fmt: skip
         """Return the rule that pays best when the others' weights are fitted along with it."""
-        atoms, price, ridge = state.atoms, state.price, state.ridge
+        atoms, price, ridge = state.atoms, state.left.price, state.left.ridge
         planes, rules = state.planes, state.rules
         room = task.max_nodes - state.nodes
         if without is not None:
@@ -183,7 +185,7 @@ class Exact:
                         changed |= self.choose(state, j, side)
             if not changed:
                 break
-        self.prune(state, state.price)
+        self.prune(state, state.left.price)
 
     def prune(self, state: State, price: float) -> None:
         """Drop rules that explain less than their nodes' price."""
@@ -204,9 +206,9 @@ class Exact:
     def improve(self, state: State, task: HeadTask, j: int) -> None:
         """Change one rule in small ways while that pays."""
         for _ in range(4):
-            rule, price = state.rules[j], state.price
+            rule, price = state.rules[j], state.left.price
             left = state.left.without(state.planes, j)
-            found = self.screen.local(left, rule, state.ridge, price)
+            found = self.screen.local(left, rule, state.left.ridge, price)
             new = self.pick(state, task, left, found, j)
             if new is None or new == rule or new in state.rules:
                 break
@@ -228,7 +230,7 @@ class Exact:
             g, h = self.screen.by_symbol(state.left, rule, side, choice.shift)
             now = choice.table(state.atoms.width)[:-1] * state.left.weights[j]
             wanted = g + h * now
-            price, ridge = state.price, state.ridge
+            price, ridge = state.left.price, state.left.ridge
             best: tuple[float, Rule, float] | None = None
             for graded in (False, True):
                 new = s.choose(wanted, h, choice.shift, ridge, price, graded)
@@ -272,7 +274,7 @@ class Exact:
             weighted = middle * left.mass
             gram = (weighted @ middle.T).astype(np.float64) + 1e-6 * np.eye(len(planes))
             wanted = (weighted @ left.logits).astype(np.float64)
-            costs = state.price * np.array(
+            costs = state.left.price * np.array(
                 [cost_of(x, r.nodes(atoms, x)) for x in [*state.rules, rule]], dtype=float
             )
             kept = list(range(len(planes)))
@@ -287,7 +289,7 @@ class Exact:
                 del kept[least]
             if len(planes) - len(kept) < 2:
                 continue
-            before, price = state.save(), state.price
+            before, price = state.save(), state.left.price
             cost = state.total(price)
             rules = [*state.rules, rule]
             state.put([rules[i] for i in kept], planes[kept])
@@ -304,7 +306,7 @@ class Exact:
             rule = self.best(state, task, without=j)
             if rule is None or rule == state.rules[j]:
                 continue
-            before, price = state.save(), state.price
+            before, price = state.save(), state.left.price
             cost = state.total(price)
             state.exchange(j, rule, 0.0)
             self.settle(state)

@@ -20,6 +20,8 @@ _OPTIONS = {
     "error_model": "numpy",
     "fastmath": {"reassoc", "contract", "nsz"},
 }
+PRICE = 3.0
+"""Squared noise that a node must explain, times 1/2 as for one parameter of a likelihood."""
 FINE = 1e-5
 """Weights of attention much below this are not precise, for they may have been kept as float16."""
 FLOOR = 2e-7
@@ -92,6 +94,16 @@ class Residual:
             mass /= np.repeat(np.add.reduceat(mass, rows.starts[:-1]), widths)
             self.mass = mass.astype(np.float32)
             centre(self.logits[None], self.mass, rows.starts)
+
+    @property
+    def price(self) -> float:
+        """What a node must explain."""
+        return PRICE * self.noise
+
+    @property
+    def ridge(self) -> float:
+        """Keeps rare planes from promising much."""
+        return 0.25 * self.noise + (1e-6 if self.clean else 0.05)
 
     def centred(self, planes: np.ndarray) -> np.ndarray:
         """Return planes less their rows' means."""

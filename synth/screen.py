@@ -23,8 +23,6 @@ from attn_dsl.synth.histograms import (
 from attn_dsl.synth.residual import Residual
 from attn_dsl.synth.rules import Atom, Choice, Rule
 
-PRICE = 3.0
-"""Squared noise that a node must explain, times 1/2 as for one parameter of a likelihood."""
 GRADED = 3.0
 """How many nodes' price the element of a graded set has: it brings a weight of its own."""
 

@@ -26,16 +26,6 @@ class State:
         left.solve(self.planes)
 
     @property
-    def price(self) -> float:
-        """What a node must explain."""
-        return s.PRICE * self.left.noise
-
-    @property
-    def ridge(self) -> float:
-        """Keeps rare planes from promising much."""
-        return 0.25 * self.left.noise + (1e-6 if self.left.clean else 0.05)
-
-    @property
     def nodes(self) -> int:
         """About the nodes of the program."""
         return 1 + sum(r.nodes(self.atoms, rule) for rule in self.rules)

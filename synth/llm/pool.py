@@ -89,16 +89,6 @@ class Pool:
         return [self.rules[i] for i in self.chosen]
 
     @property
-    def price(self) -> float:
-        """What a node must explain."""
-        return s.PRICE * self.left.noise
-
-    @property
-    def ridge(self) -> float:
-        """Keeps rare planes from promising much."""
-        return 0.25 * self.left.noise + (1e-6 if self.left.clean else 0.05)
-
-    @property
     def own(self) -> float:
         """The share of a plane's variance that the chosen ones must leave for it to be added."""
         return 1e-3 if self.left.clean else 0.05
@@ -123,13 +113,18 @@ class Pool:
                     continue
                 g, h = sketch.by_symbol(left, rule, side, choice.shift)
                 wanted = g + h * choice.table(sketch.atoms.width)[:-1] * left.weights[at]
-                new = s.choose(wanted, h, choice.shift, self.ridge, self.price, False, most=24)
+                new = s.choose(
+                    wanted, h, choice.shift, self.left.ridge, self.left.price, False, most=24
+                )
                 if new is not None:
                     found.append(rule.replace(side, new))
             rest = left.without(self.planes[self.chosen], at)
             if rule.atom.kind == SCALE and rule.atom.number < 2 and rule.gap is None:
                 bare = replace(rule, atom=Atom())
-                found += [f.rule for f in sketch.intervals(rest, bare, self.ridge, self.price)[:2]]
+                found += [
+                    f.rule
+                    for f in sketch.intervals(rest, bare, self.left.ridge, self.left.price)[:2]
+                ]
             if at < NARROWED and rule not in self.narrowed:
                 self.narrowed.add(rule)
                 found += self.narrower(rest, rule, self.planes[j])
@@ -143,8 +138,8 @@ class Pool:
         if rule.condition is None:
             gc, hc = (atoms.rows @ rows.T).T
             g, h = rows.sum(1)
-            worth = s._gain(np.append(gc, g - gc), np.append(hc, h - hc), self.ridge)
-            worth -= self.price * sketch.extra
+            worth = s._gain(np.append(gc, g - gc), np.append(hc, h - hc), self.left.ridge)
+            worth -= self.left.price * sketch.extra
             found += [replace(rule, condition=c) for c in s._top(worth, 3)]
         if rule.query is None:
             for shift in (0, -1):
@@ -155,10 +150,14 @@ class Pool:
                 )
                 found += [
                     f.rule
-                    for f in sketch.chosen(rule, "query", shift, g, h, self.ridge, self.price)
+                    for f in sketch.chosen(
+                        rule, "query", shift, g, h, self.left.ridge, self.left.price
+                    )
                 ]
         if rule.gap is None and rule.atom.kind in (ONE, TRUTH):
-            found += [f.rule for f in sketch.intervals(rest, rule, self.ridge, self.price)[:2]]
+            found += [
+                f.rule for f in sketch.intervals(rest, rule, self.left.ridge, self.left.price)[:2]
+            ]
         return found
 
     def covariances(self) -> tuple[np.ndarray, np.ndarray]:
@@ -177,7 +176,7 @@ class Pool:
             return
         self.gram, self.wanted = self.covariances()
         self.nodes = np.array([self.cost_of(j) for j in range(len(self.rules))], dtype=float)
-        self.cost = self.price * self.nodes
+        self.cost = self.left.price * self.nodes
         before, saved, goal = list(self.chosen), dict(self.left.__dict__), self.objective()
         for chosen in (self.exchanged(before), self.added(before)):
             self.chosen = chosen
@@ -230,11 +229,11 @@ class Pool:
         gram, wanted = self.gram, self.wanted
         g, h = wanted.copy(), np.diag(gram).copy()
         if chosen:
-            inner = gram[np.ix_(chosen, chosen)] + self.ridge * np.eye(len(chosen))
+            inner = gram[np.ix_(chosen, chosen)] + self.left.ridge * np.eye(len(chosen))
             solved = np.linalg.solve(inner, np.column_stack([wanted[chosen], gram[chosen]]))
             g -= gram[:, chosen] @ solved[:, 0]
             h -= np.einsum("ij,ji->i", gram[:, chosen], solved[:, 1:])
-        worth = g * g / (2 * (np.maximum(h, 0) + self.ridge))
+        worth = g * g / (2 * (np.maximum(h, 0) + self.left.ridge))
         worth[h < self.own * np.diag(gram) + 1e-9] = 0.0  # the chosen ones say nearly the same
         worth[chosen] = 0.0
         self.signs = g > 0
@@ -305,6 +304,6 @@ class Pool:
         if not self.chosen:
             return 0.0
         inner = self.gram[np.ix_(self.chosen, self.chosen)]
-        inner = inner + self.ridge * np.eye(len(self.chosen))
+        inner = inner + self.left.ridge * np.eye(len(self.chosen))
         wanted = self.wanted[self.chosen]
         return 0.5 * float(wanted @ np.linalg.solve(inner, wanted))

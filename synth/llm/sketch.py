@@ -62,7 +62,7 @@ class Sketch(s.Screen):
             if left.iou > DONE:
                 break
             before = pool.program
-            found = self.quick(left, pool.ridge, pool.price)
+            found = self.quick(left, left.ridge, left.price)
             found.sort(key=lambda f: -f.gain / r.nodes(self.atoms, f.rule) ** 0.5)
             rules = list(dict.fromkeys(f.rule for f in found))[:TAKEN]
             pool.extend(rules)
