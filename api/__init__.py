@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from attn_dsl.eval.capture import Capture
     from attn_dsl.eval.replace.context import replace_heads
     from attn_dsl.synth.fit import fit
-    from attn_dsl.synth.run import Run
+    from attn_dsl.synth.runs.run import Run
 
 __version__ = "0.1.0"
 __all__ = [
@@ -40,7 +40,7 @@ _HOMES = {
     "Kernel": "attn_dsl.compiler.kernel",
     "Program": "attn_dsl.compiler.program",
     "ProgramError": "attn_dsl.dsl.errors",
-    "Run": "attn_dsl.synth.run",
+    "Run": "attn_dsl.synth.runs.run",
     "Stream": "attn_dsl.compiler.stream",
     "Tokens": "attn_dsl.dsl.tokens",
     "fit": "attn_dsl.synth.fit",

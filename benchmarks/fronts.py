@@ -16,9 +16,9 @@ from attn_dsl.dsl.parser import parse
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.controls import attention
 from attn_dsl.eval.metrics import bootstrap, ious
-from attn_dsl.synth.result import HeadResult
-from attn_dsl.synth.run import Run
-from attn_dsl.synth.shared import COVER, cover
+from attn_dsl.synth.runs.result import HeadResult
+from attn_dsl.synth.runs.run import Run
+from attn_dsl.synth.runs.shared import COVER, cover
 
 SMALL = 40
 """Nodes of a program that is read at a glance."""
@@ -27,7 +27,7 @@ SMALL = 40
 def sources_hash(root: Path) -> str:
     """Hash the search's sources, so that no old run passes for one of the present code."""
     digest = hashlib.sha256()
-    for file in sorted((root / "synth").glob("*.py")):
+    for file in sorted((root / "synth").rglob("*.py")):
         digest.update(file.name.encode() + file.read_bytes())
     return digest.hexdigest()[:12]
 

@@ -43,8 +43,8 @@ from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.controls import attention
 from attn_dsl.eval.metrics import ious
-from attn_dsl.synth.result import HeadResult
-from attn_dsl.synth.run import Run
+from attn_dsl.synth.runs.result import HeadResult
+from attn_dsl.synth.runs.run import Run
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -214,7 +214,7 @@ def outcomes(cell: Cell, run: Run, capture: Capture, texts: Sequence[Tokens]) ->
 def sources_hash() -> str:
     """Hash the search's sources and this benchmark's, so that no old run passes for a new one."""
     digest = hashlib.sha256()
-    files = [*(ROOT / "synth").glob("*.py"), Path(__file__), Path(__file__).with_name(MAKER)]
+    files = [*(ROOT / "synth").rglob("*.py"), Path(__file__), Path(__file__).with_name(MAKER)]
     for file in sorted(files):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:12]
@@ -223,7 +223,7 @@ def sources_hash() -> str:
 def recover(options: argparse.Namespace) -> list[Outcome]:
     """Draw programs, fit their matrices, and compare; shows each cell as it is done."""
     from attn_dsl.synth.fit import fit
-    from attn_dsl.synth.progress import Progress
+    from attn_dsl.synth.runs.progress import Progress
 
     texts = corpora()
     found: list[Outcome] = []

@@ -195,10 +195,10 @@ class Scale:
         ]
 
     def calibrate(self) -> list[Figure]:
-        """The rates of `synth/plan.py`."""
+        """The rates of `synth/runs/plan.py`."""
         from attn_dsl.eval.capture import Capture
         from attn_dsl.eval.locate import locate
-        from attn_dsl.synth.plan import count_parameters
+        from attn_dsl.synth.runs.plan import count_parameters
 
         model = build(self.name, self.folder)
         uses = {}
@@ -225,10 +225,10 @@ class Scale:
         ]
 
     def proposers(self) -> list[Figure]:
-        """The rates of `synth/rates.py`: processor time of each proposer, by head and effort."""
+        """The rates of `synth/runs/rates.py`: processor time of each proposer, by head and effort."""
         from attn_dsl.eval.capture import Capture
         from attn_dsl.synth.proposer import HeadTask, pool
-        from attn_dsl.synth.rates import MEASURED
+        from attn_dsl.synth.runs.rates import MEASURED
         from attn_dsl.synth.search import PROPOSERS, Session, Settings
 
         capture, found = Capture.open(self.place), []

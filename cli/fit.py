@@ -12,9 +12,9 @@ import click
 from attn_dsl.cli import language_model, options
 
 if TYPE_CHECKING:
-    from attn_dsl.synth.progress import Progress
-    from attn_dsl.synth.result import HeadResult
-    from attn_dsl.synth.run import Run
+    from attn_dsl.synth.runs.progress import Progress
+    from attn_dsl.synth.runs.result import HeadResult
+    from attn_dsl.synth.runs.run import Run
 
 STAGES = {
     "capture": "reading attention",
@@ -86,7 +86,7 @@ def fit(
                 proposers=suggesting, **settings,
             )  # fmt: skip
             watcher.say("writing the report")
-            from attn_dsl.synth.reporting import write_run_report
+            from attn_dsl.synth.runs.reporting import write_run_report
 
             write_run_report(run, settings["capture"])
     except KeyboardInterrupt:
@@ -107,7 +107,7 @@ def show_plan(
     """Print the plan of a fit."""
     from attn_dsl.cli.plan import print_plan
     from attn_dsl.synth.fit import settings_of
-    from attn_dsl.synth.plan import plan
+    from attn_dsl.synth.runs.plan import plan
 
     settings = settings_of(
         given["seed"], given["max_evals"], given["max_nodes"], given["effort"],
@@ -191,7 +191,7 @@ def line(r: HeadResult) -> str:
 
 def summary(run: Run) -> dict[str, Any]:
     """Return the outcome of a run as JSON data."""
-    from attn_dsl.synth.summary import summarise
+    from attn_dsl.synth.runs.summary import summarise
 
     found = summarise(run.results, run.info["key"]["seed"])
     return {
@@ -217,7 +217,7 @@ def print_run(run: Run) -> None:
     """Print the heads of a run, the front of the best explained one, and the means."""
     from rich.table import Table
 
-    from attn_dsl.synth.summary import summarise
+    from attn_dsl.synth.runs.summary import summarise
 
     screen = options.console()
     results = run.results

@@ -11,7 +11,7 @@ import click
 from attn_dsl.cli import options
 
 if TYPE_CHECKING:
-    from attn_dsl.synth.plan import Plan
+    from attn_dsl.synth.runs.plan import Plan
 
 
 def print_plan(plan: Plan, as_json: bool) -> None:

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attn_dsl.dsl.errors import AttnDslError, InputError, WorkError
-from attn_dsl.synth.progress import Progress, Watcher
-from attn_dsl.synth.result import label
-from attn_dsl.synth.run import Run, alone, refuse_other_work
+from attn_dsl.synth.runs.progress import Progress, Watcher
+from attn_dsl.synth.runs.result import label
+from attn_dsl.synth.runs.run import Run, alone, refuse_other_work
 
 if TYPE_CHECKING:
     from attn_dsl.eval.capture import Capture
-    from attn_dsl.synth.executors import Workers
     from attn_dsl.synth.llm.proposer import Options
+    from attn_dsl.synth.runs.executors import Workers
     from attn_dsl.synth.search import Session, Settings
 
 
@@ -122,7 +122,7 @@ def fit(
         WorkError: the disk is full, the cluster went away, or no head was finished in time.
         KeyboardInterrupt: interrupted; the heads that were finished are on disk.
     """
-    from attn_dsl.synth.executors import open_workers
+    from attn_dsl.synth.runs.executors import open_workers
 
     started = time.monotonic()
     tell = watch or (lambda progress: None)
@@ -199,12 +199,12 @@ def _search(
     resume: bool, timeout: float | None, started: float, workers: Workers, tell: Watcher,
 ) -> Run:  # fmt: skip
     """Search the heads, and keep the run's status up to date."""
-    from attn_dsl.synth.budget import Budget
     from attn_dsl.synth.llm.record import told
-    from attn_dsl.synth.rounds import search_rounds
+    from attn_dsl.synth.runs.budget import Budget
+    from attn_dsl.synth.runs.rounds import search_rounds
+    from attn_dsl.synth.runs.shared import shared_library
+    from attn_dsl.synth.runs.worker import Place, at_hand, versions
     from attn_dsl.synth.search import Session
-    from attn_dsl.synth.shared import shared_library
-    from attn_dsl.synth.worker import Place, at_hand, versions
 
     session = Session(attention, settings, out)
     _refuse_empty_splits(session)

@@ -18,8 +18,8 @@ from numba import njit
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.synth import weights as w
-from attn_dsl.synth.greedy import drop_unused
 from attn_dsl.synth.proposer import Fitted, HeadTask
+from attn_dsl.synth.proposers.greedy import drop_unused
 from attn_dsl.synth.rewrite import in_place
 from attn_dsl.synth.vocabulary import size
 from attn_dsl.synth.weights import Rows
@@ -120,7 +120,7 @@ def curvature(planes: np.ndarray, rows: Rows, predicted: np.ndarray) -> np.ndarr
     """Return the Hessian of the cross-entropy by row, (weights, weights)."""
     size = len(planes)
     unused, hessian = np.zeros(size), np.zeros((size, size))
-    w._curvature(planes, rows.starts, rows.actual, predicted, unused, hessian)
+    w.curvature(planes, rows.starts, rows.actual, predicted, unused, hessian)
     full: np.ndarray = np.tril(hessian) + np.tril(hessian, -1).T
     return full / len(rows) + 1e-6 * np.eye(size)
 

@@ -16,26 +16,26 @@ from attn_dsl.dsl.check import MAX_NODES, check
 from attn_dsl.dsl.printer import show
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.metrics import bootstrap
-from attn_dsl.synth.atoms import Atoms
-from attn_dsl.synth.bank import Bank
-from attn_dsl.synth.cells import CHANNELS
 from attn_dsl.synth.design import Design
-from attn_dsl.synth.enumerate import Enumerate
-from attn_dsl.synth.exact import Exact
-from attn_dsl.synth.exchange import Exchange, Market
-from attn_dsl.synth.greedy import Greedy
-from attn_dsl.synth.grow import QUICK, Graded, Pace
-from attn_dsl.synth.library import Library, Probes
+from attn_dsl.synth.enumerate.bank import Bank
+from attn_dsl.synth.enumerate.proposer import Enumerate
+from attn_dsl.synth.exact.atoms import Atoms
+from attn_dsl.synth.exact.proposer import Exact
+from attn_dsl.synth.exact.screen import Screen
+from attn_dsl.synth.graded.cells import CHANNELS
+from attn_dsl.synth.graded.proposer import QUICK, Graded, Pace
+from attn_dsl.synth.graded.wide import Wide
 from attn_dsl.synth.llm.proposer import Llm, Options
 from attn_dsl.synth.pareto import choose, front, gains_by_node
 from attn_dsl.synth.probe import Probe
 from attn_dsl.synth.proposer import Fitted, HeadTask, Proposer, pool
-from attn_dsl.synth.result import Candidate, FrontRow, HeadResult
+from attn_dsl.synth.proposers.exchange import Exchange, Market
+from attn_dsl.synth.proposers.greedy import Greedy
+from attn_dsl.synth.proposers.library import Library, Probes
+from attn_dsl.synth.proposers.vary import Vary
+from attn_dsl.synth.runs.result import Candidate, FrontRow, HeadResult
+from attn_dsl.synth.runs.stability import stability
 from attn_dsl.synth.score import Split
-from attn_dsl.synth.screen import Screen
-from attn_dsl.synth.stability import stability
-from attn_dsl.synth.vary import Vary
-from attn_dsl.synth.wide import Wide
 
 PROPOSERS: dict[str, Callable[[Session], Proposer]] = {
     "library": lambda session: Library(session.probes),

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.check import MAX_WEIGHT, reads_key
-from attn_dsl.synth.greedy import drop_unused
+from attn_dsl.synth.proposers.greedy import drop_unused
 from attn_dsl.synth.rewrite import rewrite
 
 _OPPOSITE = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}

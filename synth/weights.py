@@ -86,7 +86,7 @@ def predict(planes, weights, starts, out):
 
 
 @njit(**_OPTIONS)
-def _curvature(planes, starts, actual, predicted, gradient, hessian):
+def curvature(planes, starts, actual, predicted, gradient, hessian):
     """Add up the gradient and Hessian of the cross-entropy over all rows."""
     t = planes.shape[0]
     mean = np.empty(t)
@@ -147,7 +147,7 @@ def fit(
     value = loss(w)
     for _ in range(steps if t else 0):
         gradient, hessian = np.zeros(t), np.zeros((t, t))
-        _curvature(planes, rows.starts, rows.actual, predicted, gradient, hessian)
+        curvature(planes, rows.starts, rows.actual, predicted, gradient, hessian)
         hessian = (np.tril(hessian) + np.tril(hessian, -1).T) / count + (ridge + 1e-9) * np.eye(t)
         gradient = gradient / count + ridge * w
         move = np.linalg.solve(hessian, gradient)
@@ -219,7 +219,7 @@ def adjust(
     if not t:
         return best_w, best_p
     unused, hessian = np.zeros(t), np.zeros((t, t))
-    _curvature(planes, rows.starts, rows.actual, predicted, unused, hessian)
+    curvature(planes, rows.starts, rows.actual, predicted, unused, hessian)
     hessian = (np.tril(hessian) + np.tril(hessian, -1).T) / count
     hessian += (1e-3 + 0.01 * np.trace(hessian) / t) * np.eye(t)
     scale = 2.0

@@ -25,7 +25,7 @@ from fitting import (
 
 import attn_dsl as package
 from attn_dsl.dsl.errors import InputError, WorkError
-from attn_dsl.synth.progress import Progress
+from attn_dsl.synth.runs.progress import Progress
 
 distributed = pytest.importorskip("distributed")
 
@@ -88,7 +88,7 @@ def test_a_head_whose_workers_always_die_is_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(cluster.scheduler, "allowed_failures", 0)
-    monkeypatch.setattr("attn_dsl.synth.rounds.TRIES", 1)
+    monkeypatch.setattr("attn_dsl.synth.runs.rounds.TRIES", 1)
 
     def watch(progress: Progress) -> None:
         if (
@@ -172,7 +172,7 @@ def test_a_scheduler_that_goes_away_leaves_what_is_finished(
 
 
 def test_no_scheduler(small_capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("attn_dsl.synth.executors.CONNECT", 2)
+    monkeypatch.setattr("attn_dsl.synth.runs.executors.CONNECT", 2)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{free.getsockname()[1]}"

@@ -134,7 +134,7 @@ def test_it_says_what_was_measured(small_model: Callable[[str], Path], texts: Pa
 
 
 def test_every_proposer_has_a_rate() -> None:
-    from attn_dsl.synth.rates import MEASURED, RATES
+    from attn_dsl.synth.runs.rates import MEASURED, RATES
     from attn_dsl.synth.search import PROPOSERS
 
     assert set(RATES) == set(PROPOSERS)

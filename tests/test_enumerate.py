@@ -15,10 +15,10 @@ from attn_dsl.dsl.printer import show, show_term
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.capture import Capture
 from attn_dsl.synth import weights as w
-from attn_dsl.synth.bank import Bank
 from attn_dsl.synth.design import Design
-from attn_dsl.synth.enumerate import Enumerate, guided, tried_terms
-from attn_dsl.synth.pcfg import Bag, prior, rules
+from attn_dsl.synth.enumerate.bank import Bank
+from attn_dsl.synth.enumerate.pcfg import Bag, prior, rules
+from attn_dsl.synth.enumerate.proposer import Enumerate, guided, tried_terms
 from attn_dsl.synth.promises import truth_gain
 from attn_dsl.synth.proposer import HeadTask, pool
 from attn_dsl.synth.search import Session, Settings

@@ -13,14 +13,14 @@ from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.printer import show, show_term
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.capture import Capture
-from attn_dsl.synth import rules as r
-from attn_dsl.synth import screen as s
-from attn_dsl.synth.atoms import SCALE, Atoms
 from attn_dsl.synth.design import Design
-from attn_dsl.synth.exact import Exact
+from attn_dsl.synth.exact import rules as r
+from attn_dsl.synth.exact import screen as s
+from attn_dsl.synth.exact.atoms import SCALE, Atoms
+from attn_dsl.synth.exact.proposer import Exact
+from attn_dsl.synth.exact.residual import CLEAN, NOISY, Residual, turns
+from attn_dsl.synth.exact.rules import Atom, Choice, Rule
 from attn_dsl.synth.proposer import Fitted, HeadTask, pool
-from attn_dsl.synth.residual import CLEAN, NOISY, Residual, turns
-from attn_dsl.synth.rules import Atom, Choice, Rule
 
 WORDS = (
     "the cat saw a dog . Tom and Mia ran to the park , and she said hi to him ! Rain fell on "

@@ -15,15 +15,15 @@ from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.dsl.tree import nodes
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.texts import read_texts
-from attn_dsl.synth.ascent import climb
-from attn_dsl.synth.cells import CHANNELS, bands
 from attn_dsl.synth.design import Design
-from attn_dsl.synth.exchange import Market
-from attn_dsl.synth.factors import Factor, Model
-from attn_dsl.synth.graded import Ascent
-from attn_dsl.synth.grow import SMALL, Graded, write
+from attn_dsl.synth.graded.ascent import climb
+from attn_dsl.synth.graded.cells import CHANNELS, bands
+from attn_dsl.synth.graded.climb import Ascent
+from attn_dsl.synth.graded.factors import Factor, Model
+from attn_dsl.synth.graded.proposer import SMALL, Graded, write
+from attn_dsl.synth.graded.wide import Wide
 from attn_dsl.synth.proposer import HeadTask
-from attn_dsl.synth.wide import Wide
+from attn_dsl.synth.proposers.exchange import Market
 
 TEXTS = [story.split()[:40] for story in read_texts(str(stories_path()))[:60]]
 TOKENS = [Tokens.from_strings([words[0], *(" " + w for w in words[1:])]) for words in TEXTS]
@@ -120,7 +120,7 @@ def test_the_gradient_is_that_of_the_objective(mix: float) -> None:
         side *= 0.3
     ascent = Ascent(wide, 0, 0, ridge=1.0)
     _, by_term = ascent.sweep(model, mix)
-    from attn_dsl.synth.cells import factor_gradients
+    from attn_dsl.synth.graded.cells import factor_gradients
 
     sides = [np.zeros_like(side) for side in model.sides]
     factor_gradients(*model.layout, ascent.gradient, *sides)

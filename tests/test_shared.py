@@ -13,9 +13,9 @@ from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.capture import Capture
 from attn_dsl.synth.design import Design
 from attn_dsl.synth.proposer import HeadTask
-from attn_dsl.synth.run import Run
-from attn_dsl.synth.shared import COVER, cover
-from attn_dsl.synth.stability import RESAMPLINGS, stability
+from attn_dsl.synth.runs.run import Run
+from attn_dsl.synth.runs.shared import COVER, cover
+from attn_dsl.synth.runs.stability import RESAMPLINGS, stability
 
 WORDS = "the cat saw a dog . Tom and Mia ran to the park , and she said hi to him !".split()
 PREVIOUS = parse("head previous causal:\n    4 where k == q-1\n")

@@ -21,10 +21,10 @@ from attn_dsl.synth import vocabulary
 from attn_dsl.synth import weights as w
 from attn_dsl.synth.design import Design
 from attn_dsl.synth.gains import Packed, best_set, gain, key_moments, row_moments
-from attn_dsl.synth.greedy import Greedy, name_sets
-from attn_dsl.synth.library import Library, Probes
 from attn_dsl.synth.pareto import choose, front, gains_by_node
 from attn_dsl.synth.proposer import HeadTask, pool
+from attn_dsl.synth.proposers.greedy import Greedy, name_sets
+from attn_dsl.synth.proposers.library import Library, Probes
 from attn_dsl.synth.score import Split
 from attn_dsl.synth.search import Session, Settings
 

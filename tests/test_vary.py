@@ -17,13 +17,13 @@ from attn_dsl.eval.capture import Capture
 from attn_dsl.synth import vocabulary
 from attn_dsl.synth import weights as w
 from attn_dsl.synth.design import Design
-from attn_dsl.synth.enumerate import cross_entropy
-from attn_dsl.synth.neighbours import kin, neighbours
+from attn_dsl.synth.enumerate.proposer import cross_entropy
 from attn_dsl.synth.probe import Probe
 from attn_dsl.synth.promises import exact_gain, value_gain
 from attn_dsl.synth.proposer import HeadTask, pool
-from attn_dsl.synth.result import FrontRow, HeadResult
-from attn_dsl.synth.vary import Vary, _Judge, parts
+from attn_dsl.synth.proposers.neighbours import kin, neighbours
+from attn_dsl.synth.proposers.vary import Vary, _Judge, parts
+from attn_dsl.synth.runs.result import FrontRow, HeadResult
 
 WORDS = "the cat saw a dog . Tom and Mia ran to the park , and she said hi to him !".split()
 TRUE = (

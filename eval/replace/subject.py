@@ -18,8 +18,8 @@ from attn_dsl.eval.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from attn_dsl.compiler.program import Program
-    from attn_dsl.synth.result import HeadResult
-    from attn_dsl.synth.run import Run
+    from attn_dsl.synth.runs.result import HeadResult
+    from attn_dsl.synth.runs.run import Run
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +88,7 @@ def open_subject(
             tokenizer or the capture is another; the model predicts no tokens; there is no such
             device.
     """
-    from attn_dsl.synth.run import Run
+    from attn_dsl.synth.runs.run import Run
 
     run = run if isinstance(run, Run) else Run.open(run)
     results = run.results

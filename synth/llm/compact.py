@@ -28,7 +28,7 @@ import numpy as np
 from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.parser import parse_predicate
-from attn_dsl.synth import rules as r
+from attn_dsl.synth.exact import rules as r
 from attn_dsl.synth.llm.grammar import LADDER, LOWEST, as_proposal, is_proposal
 from attn_dsl.synth.llm.pool import Hint, Looked
 from attn_dsl.synth.llm.sketch import Sketch, sketch_of

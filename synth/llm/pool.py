@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from attn_dsl.synth import rules as r
-from attn_dsl.synth import screen as s
-from attn_dsl.synth.atoms import ONE, SCALE, TRUTH
-from attn_dsl.synth.histograms import row_moments
-from attn_dsl.synth.residual import Residual
-from attn_dsl.synth.rules import Atom, Rule
+from attn_dsl.synth.exact import rules as r
+from attn_dsl.synth.exact import screen as s
+from attn_dsl.synth.exact.atoms import ONE, SCALE, TRUTH
+from attn_dsl.synth.exact.histograms import row_moments
+from attn_dsl.synth.exact.residual import Residual
+from attn_dsl.synth.exact.rules import Atom, Rule
 
 if TYPE_CHECKING:
     from attn_dsl.synth.llm.sketch import Sketch
@@ -36,7 +36,7 @@ class Hint:
     """A rule that a head's program may have.
 
     Attributes:
-        rule: see ``synth/rules.py``.
+        rule: see ``synth/exact/rules.py``.
         share: of what all rules explain, what would be lost without it or won with it.
         positive: whether its weight is.
         instead: the number of the chosen rule that it may stand for; None: it is one of them.

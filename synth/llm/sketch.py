@@ -1,7 +1,7 @@
 """Sketches: a quick look at a head for what its program may be made of, a few rules with alternatives.
 
 A few hundred rows are screened for rules that explain what the rules found so far leave (with
-``synth/screen.py``, but for the most common kinds only). What is found is pooled, and the best
+``synth/exact/screen.py``, but for the most common kinds only). What is found is pooled, and the best
 subset of the pool is chosen from the pool's covariances, so that nothing but the screening needs a
 pass over the rows. This is no search: nothing is proven, and a language model chooses.
 """
@@ -14,15 +14,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from attn_dsl.synth import rules as r
-from attn_dsl.synth import screen as s
-from attn_dsl.synth.atoms import ONE, SCALE, TRUTH, Atoms
 from attn_dsl.synth.design import Design
+from attn_dsl.synth.exact import rules as r
+from attn_dsl.synth.exact import screen as s
+from attn_dsl.synth.exact.atoms import ONE, SCALE, TRUTH, Atoms
+from attn_dsl.synth.exact.residual import CLEAN, Residual, turns
+from attn_dsl.synth.exact.rules import Atom, Rule
+from attn_dsl.synth.exact.screen import Found
 from attn_dsl.synth.llm.pool import Looked, Pool
 from attn_dsl.synth.proposer import HeadTask
-from attn_dsl.synth.residual import CLEAN, Residual, turns
-from attn_dsl.synth.rules import Atom, Rule
-from attn_dsl.synth.screen import Found
 
 ENTRIES = 24_000
 """Entries of the rows that are looked at."""

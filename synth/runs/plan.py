@@ -1,6 +1,6 @@
 """Plans: what a fit will read, need and take, told before anything but a configuration is loaded.
 
-Times come from constants, those of the search in ``synth/rates.py``, that `benchmarks/scale.py`
+Times come from constants, those of the search in ``synth/runs/rates.py``, that `benchmarks/scale.py`
 measures on a machine; they are for one core, and are divided by the cores that are used.
 """
 
@@ -128,7 +128,8 @@ def plan(
         InputError: as ``fit``, as far as it shows in the configuration and the text.
     """
     from attn_dsl.eval.shards import n_entries
-    from attn_dsl.synth import rates, vocabulary
+    from attn_dsl.synth.runs import rates
+    from attn_dsl.synth import vocabulary
 
     if capture is None:
         shape = _shape_of_model(model, text, max_tokens, max_texts)

@@ -7,12 +7,12 @@ import dataclasses
 import numpy as np
 
 from attn_dsl.dsl import tree as t
-from attn_dsl.synth import rules as r
-from attn_dsl.synth import screen as s
-from attn_dsl.synth.atoms import Atoms
+from attn_dsl.synth.exact import rules as r
+from attn_dsl.synth.exact import screen as s
+from attn_dsl.synth.exact.atoms import Atoms
+from attn_dsl.synth.exact.residual import Residual
+from attn_dsl.synth.exact.rules import Choice, Rule
 from attn_dsl.synth.proposer import HeadTask
-from attn_dsl.synth.residual import Residual
-from attn_dsl.synth.rules import Choice, Rule
 
 
 class State:

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 
 from attn_dsl.dsl.errors import AttnDslError
-from attn_dsl.synth.budget import Budget, Pair
-from attn_dsl.synth.executors import Workers
-from attn_dsl.synth.progress import Progress, Watcher
-from attn_dsl.synth.result import HeadResult
-from attn_dsl.synth.run import Run
-from attn_dsl.synth.worker import HeadSearch, Outcome, Place, forget, search_head
+from attn_dsl.synth.runs.budget import Budget, Pair
+from attn_dsl.synth.runs.executors import Workers
+from attn_dsl.synth.runs.progress import Progress, Watcher
+from attn_dsl.synth.runs.result import HeadResult
+from attn_dsl.synth.runs.run import Run
+from attn_dsl.synth.runs.worker import HeadSearch, Outcome, Place, forget, search_head
 
 TRIES = 3
 """How often a head is begun again when the workers that search it die."""

@@ -138,7 +138,7 @@ class Greedy:
             gs, hs = (np.bincount(design.query_symbols, m[j], width) for m in (g, h))
             worth, chosen = best_set(gs, hs, ridge, self.price, self.set_limit)
             if len(chosen):
-                term = narrow(terms[j], _in(design.symbols, "q", chosen))
+                term = narrow(terms[j], token_set(design.symbols, "q", chosen))
                 found.append(Candidate(worth, vocabulary.size(term), term))
         return found
 
@@ -164,11 +164,11 @@ class Greedy:
                 worth, keys = best_set(moments[0], moments[1], ridge, self.price, self.set_limit)
                 if not len(keys):
                     break
-                key_set = _in(design.symbols, "k", keys)
+                key_set = token_set(design.symbols, "k", keys)
                 placed = t.Where(None, key_set) if base is None else narrow(base, key_set)
                 term = placed
                 if queries is not None:
-                    term = narrow(placed, _in(design.symbols, "q", queries))
+                    term = narrow(placed, token_set(design.symbols, "q", queries))
                 found.append(Candidate(worth, vocabulary.size(term), term))
                 inside = (plane * _indicator(keys, width)[design.key_symbols])[None]
                 g = np.zeros((1, len(rows)), dtype=np.float32)
@@ -179,7 +179,7 @@ class Greedy:
                 if not len(queries):
                     break
                 chosen_rows = np.flatnonzero(_indicator(queries, width)[design.query_symbols])
-                rule = narrow(placed, _in(design.symbols, "q", queries))
+                rule = narrow(placed, token_set(design.symbols, "q", queries))
                 found.append(Candidate(worth, vocabulary.size(rule), rule))
         return found
 
@@ -200,7 +200,14 @@ def narrow(term: t.Term, condition: t.Predicate) -> t.Term:
     return dataclasses.replace(term, condition=both)
 
 
-def _in(symbols: dict[int, str], variable: str, chosen: np.ndarray) -> t.Predicate:
+def token_set(symbols: dict[int, str], variable: str, chosen: np.ndarray) -> t.Predicate:
+    """Return that the token at a variable is one of those chosen.
+
+    Args:
+        symbols: the string of each number.
+        variable: ``q`` or ``k``.
+        chosen: numbers of symbols, at least one.
+    """
     elements = tuple(symbols[int(s)] for s in chosen)
     call = t.Call("token", (t.Position(variable),))  # type: ignore[arg-type]
     if len(elements) == 1:

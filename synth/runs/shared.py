@@ -18,7 +18,7 @@ from attn_dsl.dsl.printer import show_term
 from attn_dsl.eval.controls import attention
 
 if TYPE_CHECKING:
-    from attn_dsl.synth.result import HeadResult
+    from attn_dsl.synth.runs.result import HeadResult
     from attn_dsl.synth.score import Split
 
 COVER = 0.95

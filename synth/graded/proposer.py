@@ -12,13 +12,13 @@ import numpy as np
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.parser import parse_predicate, parse_term
 from attn_dsl.synth import vocabulary
-from attn_dsl.synth.cells import FAR, Cells, bands
-from attn_dsl.synth.factors import Factor, Model, propose
 from attn_dsl.synth.gains import gain
-from attn_dsl.synth.graded import Ascent
-from attn_dsl.synth.greedy import drop_unused
+from attn_dsl.synth.graded.cells import FAR, Cells, bands
+from attn_dsl.synth.graded.climb import Ascent
+from attn_dsl.synth.graded.factors import Factor, Model, propose
+from attn_dsl.synth.graded.wide import Wide
 from attn_dsl.synth.proposer import Fitted, HeadTask
-from attn_dsl.synth.wide import Wide
+from attn_dsl.synth.proposers.greedy import drop_unused
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.check import reads_key
 from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.lexicon import lexicon
-from attn_dsl.synth.expressions import POINTERS, RATES
+from attn_dsl.synth.enumerate.expressions import POINTERS, RATES
 from attn_dsl.synth.rewrite import variants
 from attn_dsl.synth.simplify import bare
 

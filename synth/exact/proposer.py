@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from attn_dsl.dsl import tree as t
-from attn_dsl.synth import rules as r
-from attn_dsl.synth import screen as s
-from attn_dsl.synth.atoms import VALUE, Atoms
+from attn_dsl.synth.exact import rules as r
+from attn_dsl.synth.exact import screen as s
+from attn_dsl.synth.exact.atoms import VALUE, Atoms
+from attn_dsl.synth.exact.residual import CLEAN, NOISY, Residual, turns
+from attn_dsl.synth.exact.rules import Atom, Rule
+from attn_dsl.synth.exact.state import State, cost_of
 from attn_dsl.synth.proposer import Fitted, HeadTask
-from attn_dsl.synth.residual import CLEAN, NOISY, Residual, turns
-from attn_dsl.synth.rules import Atom, Rule
-from attn_dsl.synth.state import State, cost_of
 
 THRIFT = 0.5
 """Rules that are added are compared by gain over cost to this power."""

@@ -185,7 +185,7 @@ def _connected(address: str) -> Iterator[Any]:
 
 def _check_workers(client: Any, address: str) -> None:
     """Make sure that there are workers, and that they have what this process has."""
-    from attn_dsl.synth.worker import different, versions
+    from attn_dsl.synth.runs.worker import different, versions
 
     try:
         client.wait_for_workers(1, timeout=WORKERS)

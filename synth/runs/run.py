@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from attn_dsl.dsl.errors import InputError, WorkError
 from attn_dsl.eval.files import write
-from attn_dsl.synth.result import Candidate, HeadResult, label
+from attn_dsl.synth.runs.result import Candidate, HeadResult, label
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from attn_dsl.compiler.program import Program
-    from attn_dsl.synth.shared import Entry
+    from attn_dsl.synth.runs.shared import Entry
 
 FORMAT = 1
 NEEDED = ("key", "status", "model", "capture", "causal", "texts", "split", "tokens_per_text")
@@ -228,7 +228,7 @@ class Run:
 
     def share(self, entries: Sequence[Entry]) -> None:
         """Write ``library.csv`` and ``terms.csv``: what describes several heads."""
-        from attn_dsl.synth.shared import recurring_terms
+        from attn_dsl.synth.runs.shared import recurring_terms
 
         rows = (
             (i + 1, e.label, e.nodes, " ".join(e.heads), e.iou_select, e.iou_test, e.program)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from attn_dsl.synth.cells import Cells, alternate
+from attn_dsl.synth.graded.cells import Cells, alternate
 
 ROUNDS = 6
 """Rounds of alternating least squares."""

@@ -20,16 +20,15 @@ from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.parser import parse
 from attn_dsl.synth import vocabulary
 from attn_dsl.synth import weights as w
-from attn_dsl.synth.enumerate import cross_entropy
+from attn_dsl.synth.enumerate.proposer import cross_entropy
 from attn_dsl.synth.gains import best_set, key_moments
-from attn_dsl.synth.greedy import _in as token_set
-from attn_dsl.synth.greedy import name_sets, narrow
-from attn_dsl.synth.neighbours import neighbours
 from attn_dsl.synth.probe import Probe
 from attn_dsl.synth.promises import exact_gain, row_sums, value_gain
 from attn_dsl.synth.proposer import Fitted, HeadTask
-from attn_dsl.synth.result import HeadResult
+from attn_dsl.synth.proposers.greedy import name_sets, narrow, token_set
+from attn_dsl.synth.proposers.neighbours import neighbours
 from attn_dsl.synth.rewrite import in_place
+from attn_dsl.synth.runs.result import HeadResult
 from attn_dsl.synth.simplify import bare, conjuncts, simplify
 
 SMALL = 80

@@ -20,7 +20,7 @@ import numpy as np
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.controls import control_ious
-from attn_dsl.synth.result import Candidate, HeadResult
+from attn_dsl.synth.runs.result import Candidate, HeadResult
 from attn_dsl.synth.search import Session, Settings
 
 MOST = 2

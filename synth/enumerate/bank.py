@@ -15,7 +15,7 @@ import numpy as np
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.synth.design import Design
-from attn_dsl.synth.expressions import leaves, made, productions
+from attn_dsl.synth.enumerate.expressions import leaves, made, productions
 from attn_dsl.synth.probe import CHUNK, Probe, batches
 from attn_dsl.synth.vocabulary import size
 

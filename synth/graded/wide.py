@@ -10,8 +10,8 @@ import numpy as np
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.synth import vocabulary
-from attn_dsl.synth.cells import CHANNELS, Cells, Channel
 from attn_dsl.synth.design import Design
+from attn_dsl.synth.graded.cells import CHANNELS, Cells, Channel
 
 
 class Planes:

@@ -1,6 +1,6 @@
 """The enumerator: programs of enumerated terms, in the order of a grammar that samples re-weight.
 
-Terms come from a bank (``synth/bank.py``), and from the programs already tried for the head, a
+Terms come from a bank (``synth/enumerate/bank.py``), and from the programs already tried for the head, a
 language model's samples above all. A step takes the program and the term that together promise the
 lowest description length: what is left unexplained, to second order, and the cost of the program
 under a probabilistic grammar, at a price that changes from step to step, so that small and large
@@ -18,12 +18,12 @@ import numpy as np
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.check import MAX_INTEGER
-from attn_dsl.synth.bank import Bank
+from attn_dsl.synth.enumerate.bank import Bank
+from attn_dsl.synth.enumerate.pcfg import Bag, Grammar, prior
 from attn_dsl.synth.gains import gain, row_moments
-from attn_dsl.synth.greedy import name_sets, narrow
-from attn_dsl.synth.pcfg import Bag, Grammar, prior
 from attn_dsl.synth.promises import truth_gains, truth_masses, value_gain
 from attn_dsl.synth.proposer import Fitted, HeadTask
+from attn_dsl.synth.proposers.greedy import name_sets, narrow
 from attn_dsl.synth.rewrite import in_place
 from attn_dsl.synth.vocabulary import size
 

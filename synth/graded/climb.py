@@ -11,17 +11,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from attn_dsl.synth import vocabulary
-from attn_dsl.synth.ascent import climb
-from attn_dsl.synth.cells import (
+from attn_dsl.synth.gains import row_moments
+from attn_dsl.synth.graded.ascent import climb
+from attn_dsl.synth.graded.cells import (
     cell_masses,
     factor_curvatures,
     factor_gradients,
     fill_table,
     sweep,
 )  # fmt: skip
-from attn_dsl.synth.factors import Model
-from attn_dsl.synth.gains import row_moments
-from attn_dsl.synth.wide import Wide
+from attn_dsl.synth.graded.factors import Model
+from attn_dsl.synth.graded.wide import Wide
 
 
 class Ascent:

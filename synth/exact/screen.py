@@ -10,18 +10,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from attn_dsl.synth import rules as r
-from attn_dsl.synth.atoms import AFFIX, ONE, SCALE, SHIFTS, TRUTH, VALUE, Atoms
-from attn_dsl.synth.gains import best_set
-from attn_dsl.synth.histograms import (
+from attn_dsl.synth.exact import rules as r
+from attn_dsl.synth.exact.atoms import AFFIX, ONE, SCALE, SHIFTS, TRUTH, VALUE, Atoms
+from attn_dsl.synth.exact.histograms import (
     histograms,
     row_moments,
     symbol_moments,
     truth_moments,
     value_moments,
 )  # fmt: skip
-from attn_dsl.synth.residual import Residual
-from attn_dsl.synth.rules import Atom, Choice, Rule
+from attn_dsl.synth.exact.residual import Residual
+from attn_dsl.synth.exact.rules import Atom, Choice, Rule
+from attn_dsl.synth.gains import best_set
 
 GRADED = 3.0
 """How many nodes' price the element of a graded set has: it brings a weight of its own."""

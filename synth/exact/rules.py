@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 
 from attn_dsl.dsl import tree as t
-from attn_dsl.synth.atoms import AFFIX, ONE, SCALE, SHIFTS, TRUTH, VALUE, Atoms
+from attn_dsl.synth.exact.atoms import AFFIX, ONE, SCALE, SHIFTS, TRUTH, VALUE, Atoms
 from attn_dsl.synth.vocabulary import size
 
 INLINE = 5

@@ -1,0 +1,1 @@
+"""Proposers that work on terms as a user would write them."""
