@@ -1,0 +1,1 @@
+"""Runs: heads shared out over workers, and what is found kept on disk and summed up."""
