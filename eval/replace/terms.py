@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from attn_dsl.eval.replace.source import visible
 from attn_dsl.eval.replace.term_loops import term_gradients, term_scores
 
 
@@ -56,21 +57,17 @@ class Terms:
         Returns:
             float32 (programs, entries of all texts), on the device of ``values``.
         """
-        on_processor = values.device.type == "cpu"
-        compute = _Compiled.apply if on_processor else self._products
-        return compute(values, planes, reads, tuple(lengths), causal, *([self] * on_processor))
+        if values.device.type == "cpu":
+            return _Compiled.apply(values, planes, reads, tuple(lengths), causal, self)
+        return self._products(values, planes, reads, tuple(lengths), causal)
 
     def _products(
         self, values: torch.Tensor, planes: torch.Tensor, reads: torch.Tensor,
         lengths: tuple[int, ...], causal: bool,
     ) -> torch.Tensor:  # fmt: skip
         """Compute the scores with products of matrices, on any device."""
-        device, n = values.device, max(lengths, default=0)
-        inside = torch.arange(n) < torch.tensor(lengths)[:, None]
-        sees = inside[:, :, None] & inside[:, None, :]
-        if causal:
-            sees = sees & torch.ones(n, n, dtype=torch.bool).tril()
-        at = sees.reshape(-1).nonzero().squeeze(1).to(device)
+        device = values.device
+        at = visible(lengths, causal).reshape(-1).nonzero().squeeze(1).to(device)
         elements = torch.cat([values.new_zeros(1), values[self.weights :]])
         # the last place is that of terms which do not look there
         found = torch.cat([elements[reads.long()], values.new_ones(1, *reads.shape[1:])])

@@ -89,7 +89,7 @@ class Tunable(torch.nn.Module):
             masses = scores.new_zeros(size, len(planes)).index_put(where, own, True)
             logs = (masses @ planes.clamp(min=0.0)).clamp(min=1e-38).log()
             scores = torch.where(self._linear.to(device)[:, None], logs, scores)
-        sees = visible(texts, self.causal)
+        sees = visible(lengths, self.causal)
         at = sees.reshape(-1).nonzero().squeeze(1).to(device)
         inside = sees.any(-1).to(device)[None, :, :, None]
         square = scores.new_full((size, sees.numel()), -torch.inf).index_copy(1, at, scores)

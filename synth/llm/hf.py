@@ -18,7 +18,7 @@ from attn_dsl.synth.llm.model import (
     ModelError,
     PromptKind,
     Sampling,
-    too_long,
+    left_over,
 )
 from attn_dsl.synth.llm.sampling import SLICES, Writing
 
@@ -129,9 +129,7 @@ class Transformers:
         import torch
 
         ids = self._encoded(prompt)
-        most = self.context - len(ids)
-        if most < min(16, sampling.max_tokens):
-            raise too_long(self.name, len(ids), self.context)
+        most = left_over(self.name, len(ids), self.context, sampling)
         writing = Writing(self._masks, grammar, count, seed, sampling, most)
         longest = writing.most + (0 if self._branching else len(ids))
         batch = max(1, min(count, SIDE_BY_SIDE, CACHE_BYTES // max(1, self._bytes * longest)))

@@ -27,7 +27,7 @@ from attn_dsl.synth.llm.model import (
     ModelError,
     PromptKind,
     Sampling,
-    too_long,
+    left_over,
 )
 from attn_dsl.synth.llm.sampling import SLICES, Writing
 
@@ -148,9 +148,7 @@ class LlamaCpp:
     ) -> list[Completion]:  # fmt: skip
         """Write completions side by side, from one pass over the prompt; see ``LanguageModel``."""
         ids = self._encoded(prompt)
-        most = self.context - len(ids)
-        if most < min(16, sampling.max_tokens):
-            raise too_long(self.name, len(ids), self.context)
+        most = left_over(self.name, len(ids), self.context, sampling)
         writing = Writing(self._masks, grammar, count, seed, sampling, most)
         side = self._side_by_side(count, len(ids), writing.most)
         with self._lock, self._open(len(ids) + side * writing.most, side) as context:

@@ -134,6 +134,21 @@ def too_long(name: str, tokens: int, context: int) -> ModelError:
     )
 
 
+def left_over(name: str, tokens: int, context: int, sampling: Sampling) -> int:
+    """Return how many tokens a completion may have behind a prompt.
+
+    >>> left_over("mine", 300, 512, Sampling())
+    212
+
+    Raises:
+        ModelError: they are too few for a program.
+    """
+    most = context - tokens
+    if most < min(16, sampling.max_tokens):
+        raise too_long(name, tokens, context)
+    return most
+
+
 def open_model(spec: str | None, *, device: str = "cpu") -> LanguageModel:
     """Open a language model by its name.
 

@@ -128,8 +128,8 @@ def plan(
         InputError: as ``fit``, as far as it shows in the configuration and the text.
     """
     from attn_dsl.eval.shards import n_entries
-    from attn_dsl.synth.runs import rates
     from attn_dsl.synth import vocabulary
+    from attn_dsl.synth.runs import rates
 
     if capture is None:
         shape = _shape_of_model(model, text, max_tokens, max_texts)
