@@ -33,6 +33,7 @@ from attn_dsl.synth.proposers.exchange import Exchange, Market
 from attn_dsl.synth.proposers.greedy import Greedy
 from attn_dsl.synth.proposers.library import Library, Probes
 from attn_dsl.synth.proposers.vary import Vary
+from attn_dsl.synth.proposers.weighed import Weigh
 from attn_dsl.synth.runs.result import Candidate, FrontRow, HeadResult
 from attn_dsl.synth.runs.stability import stability
 from attn_dsl.synth.score import Split
@@ -229,7 +230,7 @@ class Session:
                 number = task.layer * self.capture.heads_per_layer + task.head
                 return self.market.nearest(others, number, 3)
 
-            found.append(Vary(lambda: self.probe, before, near))
+            found += [Weigh(before), Vary(lambda: self.probe, before, near)]
         return found
 
     def _polish(self, task: HeadTask, found: list[Fitted]) -> list[Fitted]:

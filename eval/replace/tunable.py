@@ -73,7 +73,7 @@ class Tunable(torch.nn.Module):
         rows = [(*pair, i, -1, -1) for i, pair in enumerate(zip(owner, plane, strict=True))]
         for term in self.elements.terms:
             rows[term.weight] = (*rows[term.weight][:3], term.query, term.key)
-        self._where = torch.tensor(owner), torch.tensor(plane)
+        self._where = tuple(torch.tensor(x, dtype=torch.int64) for x in (owner, plane))
         self._terms = Terms.of(rows, len(trees), len(values))
 
     def bundle(self, texts: Sequence[Tokens]) -> torch.Tensor:
