@@ -27,6 +27,21 @@ def front(
     return kept
 
 
+def thinned(items: Sequence[T], score: Callable[[T], float], count: int) -> list[T]:
+    """Return at most so many items of a front: those go first that improve least on the one before.
+
+    >>> thinned([(1, 0.2), (5, 0.5), (6, 0.51), (9, 0.7)], lambda x: x[1], 3)
+    [(1, 0.2), (5, 0.5), (9, 0.7)]
+
+    The first and the last stay.
+    """
+    kept = list(items)
+    while len(kept) > max(count, 2):
+        steps = [score(kept[i]) - score(kept[i - 1]) for i in range(1, len(kept) - 1)]
+        del kept[1 + min(range(len(steps)), key=steps.__getitem__)]
+    return kept
+
+
 def choose(scores: Sequence[float], sizes: Sequence[int], price: float) -> int:
     """Return which row of a front to take: the best score less a price for every node.
 

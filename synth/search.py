@@ -26,7 +26,7 @@ from attn_dsl.synth.graded.cells import CHANNELS
 from attn_dsl.synth.graded.proposer import QUICK, Graded, Pace
 from attn_dsl.synth.graded.wide import Wide
 from attn_dsl.synth.llm.proposer import Llm, Options
-from attn_dsl.synth.pareto import choose, front, gains_by_node
+from attn_dsl.synth.pareto import choose, front, gains_by_node, thinned
 from attn_dsl.synth.probe import Probe
 from attn_dsl.synth.proposer import Fitted, HeadTask, Proposer, pool
 from attn_dsl.synth.proposers.exchange import Exchange, Market
@@ -234,13 +234,15 @@ class Session:
         return found
 
     def _polish(self, task: HeadTask, found: list[Fitted]) -> list[Fitted]:
-        """Adjust the weights of the front's programs, the best of them if they are many."""
-        best = front(found, lambda f: f.nodes, lambda f: f.iou, least=1e-3)
-        if len(best) > self.settings.front:
-            keep = np.linspace(0, len(best) - 1, self.settings.front).round().astype(int)
-            best = [best[i] for i in sorted(set(keep))]
-        polished = [task.polish(f) for f in best]
-        return front(polished, lambda f: f.nodes, lambda f: f.iou)
+        """Adjust the weights of the best programs at every size, and take the front of all.
+
+        Programs that were adjusted before do not stand in the way of those that are not yet.
+        """
+        settled = [f for f in found if f.settled]
+        fresh = front([f for f in found if not f.settled], _nodes, _iou, least=1e-3)
+        best = [*front(settled, _nodes, _iou), *thinned(fresh, _iou, self.settings.front)]
+        polished = front([task.polish(f) for f in best], _nodes, _iou)
+        return thinned(polished, _iou, self.settings.front)
 
     def _score(self, polished: list[Fitted], number: int) -> list[FrontRow]:
         """Score programs on the select and test splits, and choose by the former."""
@@ -256,3 +258,11 @@ class Session:
             )
             for i, f in enumerate(polished)
         ]  # fmt: skip
+
+
+def _nodes(fitted: Fitted) -> int:
+    return fitted.nodes
+
+
+def _iou(fitted: Fitted) -> float:
+    return fitted.iou

@@ -21,7 +21,7 @@ from attn_dsl.synth import vocabulary
 from attn_dsl.synth import weights as w
 from attn_dsl.synth.design import Design
 from attn_dsl.synth.gains import Packed, best_set, gain, key_moments, row_moments
-from attn_dsl.synth.pareto import choose, front, gains_by_node
+from attn_dsl.synth.pareto import choose, front, gains_by_node, thinned
 from attn_dsl.synth.proposer import HeadTask, pool
 from attn_dsl.synth.proposers.greedy import Greedy, name_sets
 from attn_dsl.synth.proposers.library import Library, Probes
@@ -288,6 +288,13 @@ def test_large_sets_get_names_and_small_ones_stay() -> None:
     assert [d.name for d in named.sets] == ["Keys1"]
     assert show(named).count("Keys1") == 3
     assert parse(show(named)) == named
+
+
+def test_a_front_is_thinned_where_it_is_dense() -> None:
+    rows = [(1, 0.2), (4, 0.4), (5, 0.41), (7, 0.415), (9, 0.5), (30, 0.501)]
+    for count, sizes in ((6, [1, 4, 5, 7, 9, 30]), (4, [1, 4, 9, 30]), (1, [1, 30])):
+        assert [size for size, _ in thinned(rows, lambda x: x[1], count)] == sizes
+    assert thinned([], lambda x: x, 3) == []
 
 
 def test_fronts_and_choices() -> None:
