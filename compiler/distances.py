@@ -9,8 +9,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
-_FAST = {**_OPTIONS, "fastmath": {"reassoc", "contract", "nsz", "arcp"}}
+from attn_dsl.compiler.jit import COMPILED, SUMS
+
+_FAST = {**COMPILED, "fastmath": {*SUMS, "arcp"}}
 TINY = np.float32(1e-30)
 
 
@@ -77,7 +78,7 @@ def divergences(actual, predicted, starts, out):
             out[h, p] += whole
 
 
-@njit(**_OPTIONS)
+@njit(**COMPILED)
 def strongest(rows, starts, out):
     """Find the strongest key of every row, the first of several: int32 (tables, rows)."""
     for t in range(rows.shape[0]):
@@ -90,7 +91,7 @@ def strongest(rows, starts, out):
             out[t, row] = best - first
 
 
-@njit(**_OPTIONS)
+@njit(**COMPILED)
 def agreements(actual, predicted, out):
     """Add to ``out`` (heads, programs) in how many rows the strongest keys are the same."""
     for h in range(actual.shape[0]):

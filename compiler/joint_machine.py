@@ -13,9 +13,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from attn_dsl.compiler.jit import COMPILED, FINITE, LEAN
 from attn_dsl.compiler.joint_registers import (
     AT_QUERY,
-    LEAN,
     need_row,
     plane_row,
     scalar_value,
@@ -26,36 +26,34 @@ from attn_dsl.compiler.masses import exponentials
 from attn_dsl.dsl.features import MATCH_LIMIT
 from attn_dsl.dsl.reference import TERM_LIMIT
 
-_FAST = {**LEAN, "fastmath": {"reassoc", "contract", "nsz", "arcp", "nnan"}}
-
 WIDTH = 32
 """Rows are worked on in multiples of so many keys, so that no loop has a slow end."""
 FAR_OFF = -1e30
 """The score of what lies behind the keys of a row."""
 
 
-@njit(**_FAST)
+@njit(**FINITE)
 def _add(scores, weight, floor, plane):
     """Add a weighted plane to a row of scores, each term within the language's limits."""
     for k in range(scores.shape[0]):
         scores[k] += min(max(weight * plane[k], floor), TERM_LIMIT)
 
 
-@njit(**_FAST)
+@njit(**FINITE)
 def _add_product(scores, weight, floor, left, right):
     """Add a weighted product of two planes."""
     for k in range(scores.shape[0]):
         scores[k] += min(max(weight * left[k] * right[k], floor), TERM_LIMIT)
 
 
-@njit(**_FAST)
+@njit(**FINITE)
 def _sum(left, right, out):
     """Add two rows."""
     for k in range(out.shape[0]):
         out[k] = left[k] + right[k]
 
 
-@njit(**_FAST)
+@njit(**FINITE)
 def _largest(scores):
     top = scores[0]
     for k in range(1, scores.shape[0]):
@@ -63,14 +61,14 @@ def _largest(scores):
     return top
 
 
-@njit(**_FAST)
+@njit(**FINITE)
 def _shift(scores, top, out):
     """Take the largest score out and write what is left as float32; e^-80 counts as nothing."""
     for k in range(scores.shape[0]):
         out[k] = np.float32(max(scores[k] - top, -80.0))
 
 
-@njit(**_FAST)
+@njit(**FINITE)
 def _scale(masses, out):
     """Divide masses by their sum; behind the keys they are next to nothing."""
     total = np.float32(0.0)
@@ -235,7 +233,7 @@ def _settle(partial, columns, q, settled, known, opened, unsettled, counts):
     return low
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**COMPILED)
 def evaluate_text(
     code, stage, slot, eager, pads, key_planes, key_rates, pair_planes, pair_rates, conditions,
     pair_needs, needs, distance, distance_planes, sums, key_terms, key_weights, terms, rates, weights,

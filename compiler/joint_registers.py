@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from numba import njit
 
+from attn_dsl.compiler.jit import LEAN
 from attn_dsl.compiler.machine import (
     ABS,
     ADD,
@@ -28,9 +29,6 @@ from attn_dsl.compiler.machine import (
     plane_value,
 )  # fmt: skip
 
-LEAN = {"cache": True, "nogil": True, "error_model": "numpy", "_nrt": False}
-"""Options of functions that allocate nothing: without counting references, for views are made by
-the million and each count is an atomic operation."""
 AT_CONST, AT_QUERY, AT_KEY, AT_DISTANCE, AT_PAIR = 0, 1, 2, 3, 4
 """What a register reads; see ``kernel_graph.Stage``."""
 

@@ -75,6 +75,13 @@ def _place(context, builder, kind, where, element):
     return builder.bitcast(builder.gep(data, [at]), element.as_pointer())
 
 
+def _everywhere(builder, kind, number):
+    """Return lanes that all hold one number."""
+    empty = ir.Constant(kind, ir.Undefined)
+    first = builder.insert_element(empty, number, _INT(0))
+    return builder.shuffle_vector(first, empty, ir.Constant(_INTS, [0] * WIDTH))
+
+
 def _load_code(typing, array, at):
     def code(context, builder, signature, args):
         place = _place(context, builder, signature.args[0], args, _FLOATS)
@@ -106,9 +113,7 @@ def store(array, at, lanes):
 
 def _spread_code(typing, number):
     def code(context, builder, signature, args):
-        empty = ir.Constant(_FLOATS, ir.Undefined)
-        first = builder.insert_element(empty, args[0], _INT(0))
-        return builder.shuffle_vector(first, empty, ir.Constant(_INTS, [0] * WIDTH))
+        return _everywhere(builder, _FLOATS, args[0])
 
     return LANES(types.float32), code
 
@@ -255,14 +260,10 @@ def _settle_code(typing, out, to, settled, known, at, now, open_value):
         def place(kind, array, index):
             return _place(context, builder, kind, (array, index), _INTS)
 
-        def every(number):
-            lanes = builder.insert_element(ir.Constant(_INTS, ir.Undefined), number, _INT(0))
-            return builder.shuffle_vector(lanes, lanes, ir.Constant(_INTS, [0] * WIDTH))
-
         found = builder.load(place(kinds[2], settled, at), align=4)
         when = builder.load(place(kinds[3], known, at), align=4)
-        seen = builder.icmp_signed("<=", when, every(now))
-        chosen = builder.select(seen, found, every(open_value))
+        seen = builder.icmp_signed("<=", when, _everywhere(builder, _INTS, now))
+        chosen = builder.select(seen, found, _everywhere(builder, _INTS, open_value))
         builder.store(chosen, place(kinds[0], out, to), align=4)
         return context.get_dummy_value()
 

@@ -12,6 +12,7 @@ import numpy as np
 from numba import njit
 
 from attn_dsl.compiler.bytecode import Op, Real
+from attn_dsl.compiler.jit import COMPILED, LEAN
 from attn_dsl.compiler.lanes import WIDTH, settle
 from attn_dsl.dsl.features import MATCH_LIMIT
 from attn_dsl.dsl.reference import TERM_LIMIT
@@ -19,9 +20,6 @@ from attn_dsl.dsl.reference import TERM_LIMIT
 END = np.int32(np.iinfo(np.int32).max)
 """After all positions."""
 
-_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
-LEAN = {**_OPTIONS, "_nrt": False}
-"""For functions that make no arrays: views of arrays then cost no atomic counting of references."""
 
 # Numba sees enum members as globals only when they are plain integers.
 CONST, QUERY, KEY = int(Op.CONST), int(Op.QUERY), int(Op.KEY)
@@ -40,7 +38,7 @@ PLAIN, LOG, SQRT, INV, DECAY, WEIGHT = (
 )  # fmt: skip
 
 
-@njit(**_OPTIONS)
+@njit(**COMPILED)
 def match_table(tokens, limit):
     """Count for all pairs of positions how many tokens ending there are the same."""
     n = tokens.shape[0]
@@ -77,7 +75,7 @@ def _search(op, row, q, keys):
     return first if op == FIRST else last
 
 
-@njit(**_OPTIONS)
+@njit(**COMPILED)
 def room(code, n):
     """Make registers for rows of up to ``n`` keys."""
     return np.zeros((code.shape[0], (n + 2 * WIDTH - 1) // WIDTH * WIDTH), dtype=np.int32)
@@ -273,7 +271,7 @@ def score_row(used, weights, linear, planes, functions, registers, keys, values,
             scores[k] += max(part, 0.0) if linear else part
 
 
-@njit(**_OPTIONS)
+@njit(**COMPILED)
 def evaluate_rows(
     code, planes, functions, used, weights, offsets, linear, causal,
     n, start, settled, known, opened, marks, tokens, needs_match, wanted, first, out,
@@ -307,7 +305,7 @@ def evaluate_rows(
         at += keys
 
 
-@njit(**_OPTIONS)
+@njit(**COMPILED)
 def planes_texts(
     code, planes, functions, causal, rows, row_starts, sizes, starts, settled, known, opened, marks,
     tokens, needs_match, out,

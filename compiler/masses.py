@@ -13,6 +13,7 @@ import math
 import numpy as np
 from numba import njit
 
+from attn_dsl.compiler.jit import FINITE, LEAN
 from attn_dsl.compiler.lanes import (
     WIDTH,
     exponential,
@@ -26,9 +27,6 @@ from attn_dsl.compiler.lanes import (
     store,
     total,
 )
-from attn_dsl.compiler.machine import LEAN
-
-_FINITE = {**LEAN, "fastmath": {"reassoc", "contract", "nsz", "arcp", "nnan"}}
 
 BLOCK = 1024
 """Entries that are worked on at once, in whole rows, where planes are float32."""
@@ -71,7 +69,7 @@ def exponentials(scores, out):
     store(out, size - WIDTH, last)
 
 
-@njit(**_FINITE)
+@njit(**FINITE)
 def vectors(planes, rows, weights, starts, sums, out):
     """Compute the exponentials of programs' weighted sums of vectors, the largest of each 1.
 

@@ -11,14 +11,14 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from attn_dsl.compiler.jit import COMPILED
 from attn_dsl.compiler.lanes import WIDTH, load, minimum, spread, total
 
-_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 BLOCK = 2304
 """Entries of a row that are worked on at once."""
 
 
-@njit(**_OPTIONS)
+@njit(**COMPILED)
 def _tile(a, b, i, j, low, high, out):
     """Add the sums of minima of four rows with four rows to a 4 x 4 tile of ``out``."""
     a0, a1, a2, a3 = a[i], a[i + 1], a[i + 2], a[i + 3]
@@ -65,7 +65,7 @@ def _tile(a, b, i, j, low, high, out):
     out[i + 3, j + 3] += total(s33)
 
 
-@njit(**_OPTIONS)
+@njit(**COMPILED)
 def minima(a, b, out):
     """Add to ``out`` (rows of a, rows of b), float64, the sums of minima of all pairs of rows.
 

@@ -13,14 +13,13 @@ import numpy as np
 from numba import njit
 
 from attn_dsl.compiler.bytecode import Code
+from attn_dsl.compiler.jit import COMPILED
 from attn_dsl.compiler.kernel_graph import Stage
 from attn_dsl.compiler.lanes import WIDTH, word
 from attn_dsl.compiler.machine import fill_plane, match_table, room, run_row
 from attn_dsl.compiler.masses import AHEAD
 from attn_dsl.compiler.reads import needed, plane_stages, stages
 from attn_dsl.dsl.features import MATCH_LIMIT
-
-_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 
 
 class Kind(IntEnum):
@@ -137,7 +136,7 @@ def row_words(n: int, causal: bool) -> int:
     return WIDTH * whole * (whole + 1) // 2 + rest * (whole + 1)
 
 
-@njit(**_OPTIONS)
+@njit(**COMPILED)
 def _fill(
     code, pairs, planes, functions, places, causal, n, start, settled, known, opened, marks, tokens,
     needs_match, keys_out, distances_out, truths, stride, values,
@@ -179,7 +178,7 @@ def _fill(
         at += words
 
 
-@njit(**_OPTIONS)
+@njit(**COMPILED)
 def typed_planes(
     code, planes, functions, slots, causal, n, start, settled, known, opened, marks, tokens,
     needs_match, truths, values,

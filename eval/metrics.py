@@ -8,13 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
+from attn_dsl.compiler.jit import COMPILED
 from attn_dsl.compiler.minsum import shared_masses
 from attn_dsl.compiler.score import METRICS as METRICS
 
-_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 
-
-@njit(**_OPTIONS)
+@njit(**COMPILED)
 def _compare(actual, predicted, n, causal, out):
     low = high = low_rest = high_rest = jsd = 0.0
     agree = 0

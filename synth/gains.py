@@ -11,18 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
+from attn_dsl.compiler.jit import FAST
 from attn_dsl.compiler.lanes import WIDTH, holds, load, pick, spread, total, word
 from attn_dsl.compiler.masses import BLOCK, block_end
 
-_OPTIONS = {
-    "cache": True,
-    "nogil": True,
-    "error_model": "numpy",
-    "fastmath": {"reassoc", "contract", "nsz"},
-}
 
-
-@njit(**_OPTIONS)
+@njit(**FAST)
 def row_moments(planes, truths, starts, actual, predicted, gradient, curvature):
     """Compute the gradient and curvature of every plane on every row, float32 (planes, rows).
 
@@ -109,7 +103,7 @@ class Packed:
         return gradient, curvature
 
 
-@njit(**_OPTIONS)
+@njit(**FAST)
 def _pack(plane, starts, words, bits):
     row = np.empty(0, dtype=np.int32)
     for r in range(starts.shape[0] - 1):
@@ -123,7 +117,7 @@ def _pack(plane, starts, words, bits):
             bits[words[r] + w] = word(row, w * WIDTH)
 
 
-@njit(**_OPTIONS)
+@njit(**FAST)
 def _bit_moments(bits, places, words, starts, actual, predicted, gradient, curvature):
     rows = starts.shape[0] - 1
     residual = np.zeros(BLOCK + WIDTH, dtype=np.float32)
@@ -155,7 +149,7 @@ def _bit_moments(bits, places, words, starts, actual, predicted, gradient, curva
         first = last
 
 
-@njit(**_OPTIONS)
+@njit(**FAST)
 def key_moments(symbols, plane, rows, starts, actual, predicted, gradient, curvature):
     """Add up gradient and curvature by the key's symbol, where a plane holds, on some rows."""
     mass = np.zeros(gradient.shape[0], dtype=np.float32)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
+from attn_dsl.compiler.jit import COMPILED
 from attn_dsl.dsl import tree as t
 from attn_dsl.synth import weights as w
 from attn_dsl.synth.proposer import Fitted, HeadTask
@@ -133,7 +134,7 @@ def spreads(planes: np.ndarray, rows: Rows, predicted: np.ndarray) -> np.ndarray
     return found.astype(np.float64)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**COMPILED)
 def coordinates(hessian, gradient, start, prices, sweeps=100):
     """Minimise g (x - x0) + (x - x0) H (x - x0) / 2 + sum of prices |x|, one x after the other."""
     x = start.copy()

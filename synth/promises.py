@@ -7,11 +7,13 @@ import math
 import numpy as np
 from numba import njit
 
+from attn_dsl.compiler.jit import COMPILED, FAST
+
 DOUBT = 2.0
 """So many rows that say nothing are added, so that rare predicates do not promise much."""
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**COMPILED)
 def truth_masses(held, starts, row, weights, out):
     """Sum weights of entries where predicates hold: float32 (predicates, rows)."""
     for j in range(out.shape[0]):
@@ -21,7 +23,7 @@ def truth_masses(held, starts, row, weights, out):
             out[j, row[held[i]]] += weights[held[i]]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**COMPILED)
 def truth_gain(actual, predicted, rows):
     """Bound from below what one weight for a predicate gains, in nats over all rows.
 
@@ -41,7 +43,7 @@ def truth_gain(actual, predicted, rows):
     return rows * (a * math.log(a / m) + (1.0 - a) * math.log((1.0 - a) / (1.0 - m)))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**COMPILED)
 def truth_gains(actual, predicted, rows, least, out):
     """Compute ``truth_gain`` of every predicate under every condition; 0 where it is below ``least``.
 
@@ -57,7 +59,7 @@ def truth_gains(actual, predicted, rows, least, out):
                 out[j, c] = truth_gain(actual[j, c], predicted[j, c], n)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+@njit(**FAST)
 def row_sums(planes, starts, weights, out):
     """Sum planes times weights of entries over each row: float32 (planes, rows)."""
     for j in range(planes.shape[0]):
@@ -69,7 +71,7 @@ def row_sums(planes, starts, weights, out):
             out[j, r] = s
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**COMPILED)
 def exact_gain(actual, predicted, steps=8):
     """Return what the best weight of each predicate gains, in nats over all rows.
 
@@ -105,7 +107,7 @@ def exact_gain(actual, predicted, steps=8):
     return found
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+@njit(**FAST)
 def value_gain(planes, starts, actual, predicted, steps=6):
     """Return what the best weight of each value gains, in nats over all rows.
 

@@ -13,14 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
+from attn_dsl.compiler.jit import FAST
 from attn_dsl.compiler.masses import block_end, exponentials
 
-_OPTIONS = {
-    "cache": True,
-    "nogil": True,
-    "error_model": "numpy",
-    "fastmath": {"reassoc", "contract", "nsz"},
-}
 LIMIT = 50.0
 """Fitted weights stay within this magnitude: a logit of 50 is certainty."""
 
@@ -41,13 +36,13 @@ class Rows:
         return len(self.starts) - 1
 
 
-@njit(**_OPTIONS)
+@njit(**FAST)
 def _add_scaled(scores, plane, weight):
     for i in range(scores.shape[0]):
         scores[i] += weight * plane[i]
 
 
-@njit(**_OPTIONS)
+@njit(**FAST)
 def predict(planes, weights, starts, out):
     """Compute the softmax rows of a weighted sum of planes; return the sum of log normalisers.
 
@@ -85,7 +80,7 @@ def predict(planes, weights, starts, out):
     return total
 
 
-@njit(**_OPTIONS)
+@njit(**FAST)
 def curvature(planes, starts, actual, predicted, gradient, hessian):
     """Add up the gradient and Hessian of the cross-entropy over all rows."""
     t = planes.shape[0]
@@ -169,7 +164,7 @@ def fit(
     return w, predicted
 
 
-@njit(**_OPTIONS)
+@njit(**FAST)
 def shared_mass(actual, predicted):
     """Sum the minima of two sets of rows; IoU over rows is m / (2 rows - m)."""
     total = 0.0
@@ -178,7 +173,7 @@ def shared_mass(actual, predicted):
     return total
 
 
-@njit(**_OPTIONS)
+@njit(**FAST)
 def _mass_gradient(planes, starts, actual, predicted, gradient):
     """Add up the gradient of the shared mass with respect to the weights."""
     for r in range(starts.shape[0] - 1):

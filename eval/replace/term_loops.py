@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from attn_dsl.compiler.machine import LEAN
+from attn_dsl.compiler.jit import LEAN, SUMS
 
-_SUMS = {**LEAN, "fastmath": {"reassoc", "contract", "nsz"}}
+_SUMS = {**LEAN, "fastmath": SUMS}
 
 
 @njit(**LEAN)
@@ -51,7 +51,7 @@ def term_gradients(
 
     Args:
         given: float32 (programs, entries of all texts).
-        back: float64 (n), room to work in.
+        back: float64 (at least n), room to work in.
         out: float64 (weights, a place for tokens in no set, and elements).
     """
     first = weights.shape[0]
@@ -59,7 +59,7 @@ def term_gradients(
         query, key, weight = terms[j, 3], terms[j, 4], weights[terms[j, 2]]
         if not _look(key, elements, reads, n, right):
             continue
-        back[:] = 0.0
+        back[:n] = 0.0
         at = low
         for q in range(n):
             count = q + 1 if causal else n

@@ -8,7 +8,7 @@ and the graded terms of a program and a plane another.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
@@ -102,11 +102,9 @@ class _Compiled(torch.autograd.Function):
         ctx.save_for_backward(values, planes, reads)
         ctx.told = lengths, causal, terms
         out = np.zeros((terms.programs, planes.shape[1]), dtype=np.float32)
-
-        def one(text: int, low: int) -> None:
-            term_scores(*_arguments(terms, values, planes, reads, text, low, lengths, causal), out)
-
-        _each_text(one, lengths, causal)
+        _each_text(
+            lambda *own: term_scores(*own, out), terms, values, planes, reads, lengths, causal
+        )
         return torch.from_numpy(out)
 
     @staticmethod
@@ -115,36 +113,33 @@ class _Compiled(torch.autograd.Function):
         lengths, causal, terms = ctx.told
         given = gradient.contiguous().numpy()
 
-        def one(text: int, low: int) -> np.ndarray:
-            arguments = _arguments(terms, values, planes, reads, text, low, lengths, causal)
+        def one(*own: Any) -> np.ndarray:
             out = np.zeros(len(values) + 1)
-            term_gradients(*arguments, given, np.empty(lengths[text]), out)
+            term_gradients(*own, given, np.empty(reads.shape[2]), out)
             return out
 
-        found = np.sum(_each_text(one, lengths, causal), axis=0)
+        found = np.sum(_each_text(one, terms, values, planes, reads, lengths, causal), axis=0)
         # the entry behind the weights is that of tokens in no set
         own = np.delete(found, terms.weights)
         return torch.from_numpy(own).to(values), None, None, None, None, None
 
 
-def _each_text(one: Any, lengths: tuple[int, ...], causal: bool) -> list[Any]:
-    """Call a function with each text and where its entries begin; return what it gave in order."""
+def _each_text(
+    one: Callable[..., Any], terms: Terms, values: torch.Tensor, planes: torch.Tensor,
+    reads: torch.Tensor, lengths: tuple[int, ...], causal: bool,
+) -> list[Any]:  # fmt: skip
+    """Call a function with what the compiled loops take of each text; return what it gave in order."""
+    every = values.detach().numpy()
+    weights, elements = every[: terms.weights], np.append(np.float32(0), every[terms.weights :])
     sizes = [n * (n + 1) // 2 if causal else n * n for n in lengths]
     lows = np.concatenate([[0], np.cumsum(sizes)]).tolist()
+
+    def call(text: int) -> Any:
+        n = lengths[text]
+        return one(
+            terms.rows, weights, elements, reads.numpy()[:, text], planes.numpy(), lows[text], n,
+            causal, np.empty(n, dtype=np.float32),
+        )  # fmt: skip
+
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        return list(threads.map(one, range(len(lengths)), lows))
-
-
-def _arguments(
-    terms: Terms, values: torch.Tensor, planes: torch.Tensor, reads: torch.Tensor, text: int,
-    low: int, lengths: tuple[int, ...], causal: bool,
-) -> tuple[Any, ...]:  # fmt: skip
-    """Return what the compiled loops take of one text."""
-    every = values.detach().numpy()
-    elements = np.concatenate([[np.float32(0)], every[terms.weights :]])
-    n = lengths[text]
-    own = reads.numpy()[:, text]
-    return (
-        terms.rows, every[: terms.weights], elements, own, planes.numpy(), low, n, causal,
-        np.empty(n, dtype=np.float32),
-    )  # fmt: skip
+        return list(threads.map(call, range(len(lengths))))

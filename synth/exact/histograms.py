@@ -9,17 +9,11 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from attn_dsl.compiler.jit import FAST
 from attn_dsl.compiler.masses import block_end
 
-_OPTIONS = {
-    "cache": True,
-    "nogil": True,
-    "error_model": "numpy",
-    "fastmath": {"reassoc", "contract", "nsz"},
-}
 
-
-@njit(**_OPTIONS)
+@njit(**FAST)
 def truth_moments(planes, starts, pull, mass, g, h):
     """Compute gradient and curvature of planes of 0 and 1 by row, (rows, planes)."""
     rows = starts.shape[0] - 1
@@ -42,7 +36,7 @@ def truth_moments(planes, starts, pull, mass, g, h):
         first = last
 
 
-@njit(**_OPTIONS)
+@njit(**FAST)
 def value_moments(planes, starts, pull, mass, g, h):
     """Compute gradient and curvature of planes by row, (rows, planes)."""
     for row in range(starts.shape[0] - 1):
@@ -60,7 +54,7 @@ def value_moments(planes, starts, pull, mass, g, h):
             h[row, j] = max(s - m * m, np.float32(0.0))
 
 
-@njit(**_OPTIONS)
+@njit(**FAST)
 def histograms(codes, first, starts, pull, mass, g, m):
     """Add up pull and mass by row and by the number of every scale, (rows, columns)."""
     for row in range(starts.shape[0] - 1):
@@ -71,7 +65,7 @@ def histograms(codes, first, starts, pull, mass, g, m):
                 m[row, j] += mass[i]
 
 
-@njit(**_OPTIONS)
+@njit(**FAST)
 def symbol_moments(symbols, plane, starts, pull, mass, g, h):
     """Add up gradient and curvature of a plane times each symbol's indicator."""
     one = np.zeros(g.shape[0], dtype=np.float32)
@@ -93,7 +87,7 @@ def symbol_moments(symbols, plane, starts, pull, mass, g, h):
                 two[s] = np.float32(0.0)
 
 
-@njit(**_OPTIONS)
+@njit(**FAST)
 def row_moments(plane, starts, pull, mass, g, h):
     """Compute gradient and curvature of one plane by row."""
     for row in range(starts.shape[0] - 1):

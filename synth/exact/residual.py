@@ -11,15 +11,10 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from attn_dsl.compiler.jit import FAST
 from attn_dsl.synth import weights as w
 from attn_dsl.synth.weights import Rows
 
-_OPTIONS = {
-    "cache": True,
-    "nogil": True,
-    "error_model": "numpy",
-    "fastmath": {"reassoc", "contract", "nsz"},
-}
 PRICE = 3.0
 """Squared noise that a node must explain, times 1/2 as for one parameter of a likelihood."""
 FINE = 1e-5
@@ -32,7 +27,7 @@ NOISY = 0.12
 """Heads whose logits turn by less than this may be programs with noise; few heads of models are."""
 
 
-@njit(**_OPTIONS)
+@njit(**FAST)
 def centre(planes, mass, starts):
     """Subtract from every row of planes its mean under the mass, in place."""
     for r in range(starts.shape[0] - 1):

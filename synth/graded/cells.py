@@ -14,15 +14,11 @@ from functools import lru_cache
 import numpy as np
 from numba import njit
 
+from attn_dsl.compiler.jit import COMPILED, SUMS
 from attn_dsl.compiler.masses import BLOCK, block_end, exponentials
 from attn_dsl.synth.design import Design
 
-_OPTIONS = {
-    "cache": True,
-    "nogil": True,
-    "error_model": "numpy",
-    "fastmath": {"reassoc", "contract", "nsz", "arcp"},
-}
+_OPTIONS = {**COMPILED, "fastmath": {*SUMS, "arcp"}}
 STEPS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 19, 25, 33, 49, 65)
 """Where the bands of distance begin; the last has no end."""
 FAR = 1 << 20

@@ -8,7 +8,6 @@ become one set.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -149,35 +148,26 @@ def _gains(task: HeadTask, moments: np.ndarray) -> np.ndarray:
 def weighed(task: HeadTask, fitted: Fitted, place: Place, size: int) -> Fitted | None:
     """Give a program a set of at most so many tokens; None where none promises enough."""
     best = np.argsort(-place.gains, kind="stable")[:size]
-    elements = [task.design.symbols[int(s)] for s in best if place.gains[s] > LEAST]
-    if not elements:
+    chosen = best[place.gains[best] > LEAST]
+    if not len(chosen):
         return None
-    program = fitted.program
+    symbols, program = task.design.symbols, fitted.program
     sets = {d.name: d.value for d in program.sets}
-    own = tuple(in_place(term, sets) for term in program.terms)
-    whole = [] if place.condition is None else [place.condition]
-    alone = [
-        t.Where(
-            None,
-            functools.reduce(t.And, [*whole, token_set({0: x}, place.variable, np.zeros(1, int))]),
-        )
-        for x in elements
-    ]
+    own = [in_place(term, sets) for term in program.terms]
+    alone = []
+    for symbol in chosen:
+        inside = token_set(symbols, place.variable, np.array([symbol]))
+        whole = inside if place.condition is None else t.And(place.condition, inside)
+        alone.append(t.Where(None, whole))
     start = np.array([*(w or 0.0 for w in program.weights), *(0.0 for _ in alone)])
-    wide = task.fit(dataclasses.replace(task.empty(), terms=(*own, *alone)), start)
-    weights = [float(w or 0.0) for w in wide.program.weights]
-    kept = [(x, round(w, 2)) for x, w in zip(elements, weights[-len(alone) :], strict=True)]
-    kept = [(x, w) for x, w in kept if w]
+    wide = task.fit(dataclasses.replace(task.empty(), terms=(*own, *alone)), start).program
+    weights = [round(float(w or 0.0), 2) for w in wide.weights[-len(alone) :]]
+    kept = [(symbols[int(s)], w) for s, w in zip(chosen, weights, strict=True) if w]
     if not kept:
         return None
-    made = (*_with_weights(own, weights[: -len(alone)]), _graded(place, kept))
-    whole_program = name_sets(dataclasses.replace(task.empty(), terms=made))
-    return task.fit(whole_program, np.array(whole_program.weights, dtype=np.float64))
-
-
-def _with_weights(terms: tuple[t.Term, ...], weights: Sequence[float]) -> tuple[t.Term, ...]:
-    head = t.Head("all", "causal", "softmax", terms)
-    return head.with_weights(list(weights)).terms
+    terms = (*wide.terms[: len(own)], _graded(place, kept))
+    made = name_sets(dataclasses.replace(task.empty(), terms=terms))
+    return task.fit(made, np.array(made.weights, dtype=np.float64))
 
 
 def _graded(place: Place, kept: Sequence[tuple[str, float]]) -> t.Scaled:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numba import njit
 
+from attn_dsl.compiler.jit import COMPILED
 from attn_dsl.synth.pareto import choose
 from attn_dsl.synth.proposer import Fitted, HeadTask
 
@@ -41,7 +42,7 @@ def stability(task: HeadTask, found: Sequence[Fitted], price: float) -> float:
     return float(np.mean([other == chosen[0] for other in chosen[1:]]))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**COMPILED)
 def _shared_by_row(starts, actual, predicted, out):  # type: ignore[no-untyped-def]
     """Write the sum of minima of every row."""
     for r in range(starts.shape[0] - 1):
