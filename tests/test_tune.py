@@ -220,6 +220,13 @@ def test_an_interrupted_tuning_goes_on_where_it_was(subject: Subject, tmp_path: 
     seen: list[int] = []
     resumed = tune(start, heads, QUICK, state=state, tick=lambda e, total: seen.append(e.number))
     assert seen[0] == 3
+    # a state of other texts is passed over
+    seen.clear()
+    further = subject.ids("fit")[:3]
+    with pytest.raises(KeyboardInterrupt):
+        tune(start, heads, QUICK, state=(fewer := tmp_path / "fewer.safetensors"), tick=stop)
+    tune(start, heads, QUICK, further, state=fewer, tick=lambda e, total: seen.append(e.number))
+    assert seen[0] == 1
     assert resumed.history == whole.history
     assert [p.source for p in resumed.programs.values()] == [
         p.source for p in whole.programs.values()

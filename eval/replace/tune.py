@@ -114,7 +114,7 @@ def tune(
     texts = [*subject.ids("fit"), *further]
     fit = HeldOut(subject.loaded, texts, batch_size=settings.batch_size, seed=subject.seed)
     select = subject.held_out("select")
-    trainer = Trainer(tunable, scales(subject, tunable), settings)
+    trainer = Trainer(tunable, scales(subject, tunable), settings, fit.hash)
     if state is not None and state.exists():
         trainer.restore(state)
     _ = fit.reference, select.reference
@@ -145,10 +145,15 @@ class Trainer:
         history: the epochs so far.
         start, best: the fitted weights, and those of the best epoch.
         best_epoch: its number.
+
+    Args:
+        texts: the hash of what is tuned on: a state goes on with the same texts only.
     """
 
-    def __init__(self, tunable: Tunable, scale: np.ndarray, settings: TuneSettings) -> None:
-        self.tunable, self.settings = tunable, settings
+    def __init__(
+        self, tunable: Tunable, scale: np.ndarray, settings: TuneSettings, texts: str = ""
+    ) -> None:
+        self.tunable, self.settings, self.texts = tunable, settings, texts
         self.weights = tunable.weights
         self.scale = torch.from_numpy(scale).to(self.weights)
         self.start = self.weights.detach().cpu().clone()
@@ -212,7 +217,8 @@ class Trainer:
             "moments": self.moments,
         }  # fmt: skip
         told = {
-            "settings": asdict(self.settings), "steps": self.steps, "best_epoch": self.best_epoch,
+            "settings": asdict(self.settings), "texts": self.texts,
+            "steps": self.steps, "best_epoch": self.best_epoch,
             "history": [asdict(epoch) for epoch in self.history],
         }  # fmt: skip
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -228,10 +234,10 @@ class Trainer:
                 tensors = {name: found.get_tensor(name) for name in found.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, KeyError, TypeError, ValueError):
             return
-        same = told["settings"] == asdict(self.settings) and torch.equal(
-            tensors["start"], self.start
-        )
-        if not same:
+        known = told["settings"], told.get("texts", "")
+        if known != (asdict(self.settings), self.texts):
+            return
+        if not torch.equal(tensors["start"], self.start):
             return
         with torch.no_grad():
             self.weights.copy_(tensors["weights"])
