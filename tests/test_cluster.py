@@ -31,13 +31,21 @@ distributed = pytest.importorskip("distributed")
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
+def started_cluster() -> Iterator[Any]:
     """Two worker processes on the loopback interface; those that die are started again."""
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None,
         host="127.0.0.1", silence_logs=50,
     ) as cluster:  # fmt: skip
         yield cluster
+
+
+@pytest.fixture
+def cluster(started_cluster: Any) -> Any:
+    """The cluster with both of its workers, also after a test that killed one."""
+    with distributed.Client(started_cluster, set_as_default=False) as client:
+        client.wait_for_workers(2, timeout=60)
+    return started_cluster
 
 
 def kill_a_busy_worker(cluster: Any) -> bool:

@@ -6,7 +6,9 @@ Both run the same function through the ``concurrent.futures.Executor`` interface
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 from typing import Any, Protocol
@@ -86,12 +88,12 @@ class Cluster:
     def slots(self) -> int:
         """All threads of all workers."""
         with self._reaching():
-            return max(1, sum(self.client.nthreads().values()))
+            return max(1, sum(_aside(self.client.nthreads).values()))
 
     def submit(self, work: Callable[[Any], Any], task: Any) -> Future[Any]:
         """Run a function on some worker; should the worker die, Dask runs it on another."""
         with self._reaching():
-            return self._executor.submit(work, task)
+            return _aside(self._executor.submit, work, task)
 
     def lost(self, error: BaseException) -> bool:
         """Say whether Dask gave a task up because several workers died over it."""
@@ -137,7 +139,7 @@ class Cluster:
     def everywhere(self, work: Callable[..., Any], *arguments: Any) -> None:
         """Run a function on every worker; a cluster that is gone needs it no more."""
         with contextlib.suppress(Exception):
-            self.client.run(work, *arguments, on_error="ignore")
+            _aside(self.client.run, work, *arguments, on_error="ignore")
 
 
 @contextlib.contextmanager
@@ -180,7 +182,7 @@ def _connected(address: str) -> Iterator[Any]:
         yield client
     finally:
         with contextlib.suppress(Exception):
-            client.close(timeout=CONNECT)
+            _aside(client.close, timeout=CONNECT)
 
 
 def _check_workers(client: Any, address: str) -> None:
@@ -188,14 +190,14 @@ def _check_workers(client: Any, address: str) -> None:
     from attn_dsl.synth.runs.worker import different, versions
 
     try:
-        client.wait_for_workers(1, timeout=WORKERS)
+        _aside(client.wait_for_workers, 1, timeout=WORKERS)
     except OSError:
         raise InputError(
             f"--scheduler {address}: the scheduler has no workers; start some by "
             f"`dask worker {address}`"
         ) from None
     try:
-        found = client.run(versions)
+        found = _aside(client.run, versions)
     except ImportError as error:
         raise InputError(
             f"--scheduler {address}: the workers cannot run the search ({error}); install "
@@ -207,6 +209,26 @@ def _check_workers(client: Any, address: str) -> None:
                 f"--scheduler {address}: the worker {worker} has {wrong}; install the same "
                 "versions everywhere"
             )
+
+
+def _aside(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Wait for a call in a thread of its own: ctrl-c inside Dask leaves a traceback on the screen."""
+    answer: Future[Any] = Future()
+    work = functools.partial(call, *arguments, **options)
+    threading.Thread(target=_tell, args=(work, answer), daemon=True).start()
+    try:
+        return answer.result()
+    finally:
+        del answer  # an error holds this frame: without the cycle Dask's objects end at once
+
+
+def _tell(work: Callable[[], Any], answer: Future[Any]) -> None:
+    try:
+        answer.set_result(work())
+    except BaseException as error:
+        answer.set_exception(error)
+    finally:
+        del answer
 
 
 def _first(error: BaseException) -> str:
