@@ -20,8 +20,7 @@ from attn_dsl.compiler.jit import COMPILED
 from attn_dsl.dsl import tree as t
 from attn_dsl.synth import weights as w
 from attn_dsl.synth.proposer import Fitted, HeadTask
-from attn_dsl.synth.proposers.greedy import drop_unused
-from attn_dsl.synth.rewrite import in_place
+from attn_dsl.synth.rewrite import drop_unused, in_place
 from attn_dsl.synth.vocabulary import size
 from attn_dsl.synth.weights import Rows
 

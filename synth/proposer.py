@@ -15,6 +15,10 @@ from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.errors import ProgramError
 from attn_dsl.synth import weights as w
 from attn_dsl.synth.design import Design
+from attn_dsl.synth.open_sets import opened
+
+OPENED = 64
+"""Programs of at most so many weights, those of elements included, have all of them adjusted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +137,11 @@ class HeadTask:
 
     def polish(self, fitted: Fitted) -> Fitted:
         """Adjust fitted weights to IoU and round them to two digits where that costs little."""
-        planes = self.design.planes(fitted.program)
         if fitted.settled:
+            planes = self.design.planes(fitted.program)
             return dataclasses.replace(fitted, program=self.ordered(fitted.program, planes))
+        fitted = self._sharpened(fitted)
+        planes = self.design.planes(fitted.program)
         start = np.array(fitted.program.weights, dtype=np.float64)
         found, predicted = w.adjust(planes, self.rows, start, fitted.predicted)
         iou = w.iou_of(self.rows.actual, predicted, len(self.rows))
@@ -149,6 +155,20 @@ class HeadTask:
                 break
         program = fitted.program.with_weights([float(x) for x in found])
         return Fitted(self.ordered(program, planes), iou, predicted, fitted.proposer)
+
+    def _sharpened(self, fitted: Fitted) -> Fitted:
+        """Adjust the weights of all elements of weighed sets to IoU, with the others."""
+        program, start = opened(fitted.program, plain=False)
+        if not program.sets or len(start) > OPENED:
+            return fitted
+        planes = self.design.compute(program.wide)
+        predicted = np.empty_like(fitted.predicted)
+        w.predict(planes, start, self.rows.starts, predicted)
+        found, _ = w.adjust(planes, self.rows, start, predicted)
+        count = len(program.wide.weights) - sum(len(x.elements) for x in program.sets)
+        return self.measured(
+            program.closed(np.append(found[:count], w.rounded(found[count:], 2))), fitted.proposer
+        )
 
     def ordered(self, program: t.Head, planes: np.ndarray) -> t.Head:
         """Sort a program's terms, those that move the scores most first."""

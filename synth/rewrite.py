@@ -46,6 +46,13 @@ def in_place(node: N, sets: Mapping[str, t.SetLiteral]) -> N:
     return rewrite(node, change) if sets else node
 
 
+def drop_unused(program: t.Head) -> t.Head:
+    """Return a program without the sets that no term names."""
+    used = {n.name for term in program.terms for n in term.walk() if isinstance(n, t.SetName)}
+    sets = tuple(d for d in program.sets if d.name in used)
+    return dataclasses.replace(program, sets=sets)
+
+
 def variants(node: N, choices: Callable[[t.Node], Iterable[t.Node]]) -> Iterator[N]:
     """Yield the trees in which one node is one of its choices.
 

@@ -84,7 +84,7 @@ class Settings:
     effort: int = 1
     entries: int = 80_000
     wide: int = 120_000
-    front: int = 16
+    front: int = 24
     price: float = 0.0005
     rounds: int = 2
     allow_lookahead: bool = False

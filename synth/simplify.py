@@ -12,8 +12,7 @@ from collections.abc import Iterator
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.check import MAX_WEIGHT, reads_key
-from attn_dsl.synth.proposers.greedy import drop_unused
-from attn_dsl.synth.rewrite import rewrite
+from attn_dsl.synth.rewrite import drop_unused, rewrite
 
 _OPPOSITE = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 

@@ -54,14 +54,23 @@ def test_an_element_must_promise_something() -> None:
     job = task(design("2 where k == 0"))
     exact = job.fit(parse("head a causal:\n ? where k == 0"))
     assert exact.iou > 0.99
-    assert all(weighed(job, exact, place, 8) is None for place in places(job, exact))
+    assert not list(weighed(job, exact))
     assert not list(pool(job, [Weigh(before(job, "head a causal:\n ? where k == 0"))]))
+
+
+def test_a_set_that_is_there_is_opened_and_extended() -> None:
+    job = task(design("2 where k == 0", f"1 * weight(token(k), {KEYS})"))
+    half = job.fit(parse('head a causal:\n 2 where k == 0\n ? where token(k) in {" cat", " ran"}'))
+    best = min((f for f in weighed(job, half) if f.iou > 0.98), key=lambda f: f.nodes)
+    sets = [x for x in best.program.walk() if isinstance(x, t.SetLiteral)]
+    assert half.iou < 0.9
+    assert len(sets) == 1 and set(sets[0].elements) >= {" cat", " dog", " ran", " said"}
 
 
 def test_larger_programs_and_those_that_no_fit_is_for_are_passed_over() -> None:
     job = task(design("2 where k == 0", f"1 * weight(token(k), {KEYS})"))
     large = "head a causal:\n" + "\n".join(
-        f" {0.01 * (i + 1)} where k == q-{i + 1}" for i in range(8)
+        f" {0.01 * (i + 1)} where k == q-{i + 1}" for i in range(24)
     )
     assert not list(pool(job, [Weigh(before(job, large))]))
 

@@ -18,7 +18,7 @@ from attn_dsl.synth.graded.climb import Ascent
 from attn_dsl.synth.graded.factors import Factor, Model, propose
 from attn_dsl.synth.graded.wide import Wide
 from attn_dsl.synth.proposer import Fitted, HeadTask
-from attn_dsl.synth.proposers.greedy import drop_unused
+from attn_dsl.synth.rewrite import drop_unused
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from attn_dsl.dsl.printer import show_term
 from attn_dsl.synth import vocabulary
 from attn_dsl.synth.gains import best_set, gain, key_moments, row_moments
 from attn_dsl.synth.proposer import HeadTask
+from attn_dsl.synth.rewrite import drop_unused
 
 INLINE = 5
 """Sets of up to so many elements are written in place, larger ones get a name."""
@@ -220,13 +221,6 @@ def _indicator(chosen: np.ndarray, width: int) -> np.ndarray:
     marks = np.zeros(width, dtype=np.float32)
     marks[chosen] = 1.0
     return marks
-
-
-def drop_unused(program: t.Head) -> t.Head:
-    """Return a program without the sets that no term names."""
-    used = {n.name for term in program.terms for n in term.walk() if isinstance(n, t.SetName)}
-    sets = tuple(d for d in program.sets if d.name in used)
-    return dataclasses.replace(program, sets=sets)
 
 
 def name_sets(program: t.Head) -> t.Head:

@@ -1,14 +1,14 @@
-"""Weighed sets: gives small programs of a head's front a set of tokens, each with its own weight.
+"""Weighed sets: gives small programs of a head's front sets of tokens, each with its own weight.
 
-An element costs a program one node, with or without a weight. The weights of all elements are fitted
-together with the program's own, each as a plane of its own, which is a convex problem; then they
-become one set.
+An element costs a program one node, with or without a weight. So the sets of a program are opened
+(``synth/open_sets.py``), further elements and sets are added where they promise most, all weights are
+fitted together, and then what is worth least for its nodes is left out (``synth/thrift.py``).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,23 +16,25 @@ import numpy as np
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.parser import parse, parse_predicate
 from attn_dsl.synth import vocabulary
+from attn_dsl.synth.open_sets import Opened, OpenSet, opened
 from attn_dsl.synth.gains import gain, key_moments
-from attn_dsl.synth.pareto import front
+from attn_dsl.synth.pareto import front, thinned
 from attn_dsl.synth.proposer import Fitted, HeadTask
-from attn_dsl.synth.proposers.greedy import name_sets, token_set
-from attn_dsl.synth.rewrite import in_place
 from attn_dsl.synth.runs.result import HeadResult
+from attn_dsl.synth.thrift import shrunk
 
-SMALL = 32
-"""Programs of at most so many nodes are given a set …"""
+SMALL = 90
+"""Programs of at most so many nodes are given sets …"""
+STARTS = 5
+"""… so many of them …"""
 PASSES = 2
 """… so often, from the second time on the new ones."""
-AGAIN = 4
-"""How many of the new ones."""
 PLACES = 3
 """Where a set is tried, those places that promise most."""
-SIZES = (8, 20)
-"""How many elements it has."""
+ELEMENTS = 16
+"""How many elements a new set has before what is worth least is left out, and an old one more."""
+SIZES = (16, 20, 24, 28, 32, 36, 40, 44, 48)
+"""How many nodes are left at the most."""
 LEAST = 2.0
 """Nats over all rows that an element must promise."""
 RIDGE = 2.0
@@ -60,7 +62,7 @@ class Place:
     @property
     def promise(self) -> float:
         """What a small set would bring at the most."""
-        return float(np.sort(self.gains)[-SIZES[0] :].sum())
+        return float(np.sort(self.gains)[-8:].sum())
 
 
 @dataclass(frozen=True)
@@ -74,59 +76,105 @@ class Weigh:
     before: HeadResult
     name: str = "weighed"
 
-    def propose(self, task: HeadTask) -> Iterator[t.Head]:
-        """Yield each small program of the front with a set, and the best of those with another."""
+    def propose(self, task: HeadTask) -> Iterator[Fitted]:
+        """Yield small programs with sets, adjusted, that are better than the front."""
         programs = [parse(row.program) for row in self.before.front if row.nodes <= SMALL]
-        known = [
-            task.fit(
-                dataclasses.replace(p, name=task.name), np.array(p.weights, dtype=np.float64)
-            )
+        best = [
+            task.measured(dataclasses.replace(p, name=task.name), self.name)
             for p in programs
-            if p.normaliser == "softmax" and not task.spent
-        ]  # fmt: skip
-        starts = known
+            if p.normaliser == "softmax"
+        ]
+        starts = best
+        made: list[Fitted] = []
         for _ in range(PASSES):
-            made: list[Fitted] = []
-            for fitted in starts:
-                for place in places(task, fitted):
-                    for size in SIZES:
-                        if task.spent:
-                            return
-                        found = weighed(task, fitted, place, size)
-                        if found is not None and found.nodes <= task.max_nodes:
-                            made.append(found)
-                            yield found.program
-            best = front([*known, *made], lambda f: f.nodes, lambda f: f.iou)
-            known, starts = best, [f for f in best if f in made and f.nodes <= SMALL][-AGAIN:]
+            new = [f for start in thinned(starts, _iou, STARTS) for f in weighed(task, start)]
+            made += new
+            best = front([*best, *new], lambda f: f.nodes, _iou)
+            starts = [f for f in best if f.nodes <= SMALL and any(f is x for x in new)]
+        for fitted in best:
+            if any(fitted is x for x in made) and fitted.nodes <= task.max_nodes:
+                yield dataclasses.replace(task.polish(fitted), proposer=self.name, settled=True)
+
+
+def _iou(fitted: Fitted) -> float:
+    return fitted.iou
+
+
+def weighed(task: HeadTask, fitted: Fitted) -> Iterator[Fitted]:
+    """Yield a program with its sets opened and others added, at all sizes."""
+    program, start = opened(fitted.program)
+    terms = len(start) - sum(len(x.elements) for x in program.sets)
+    sets: list[OpenSet] = []
+    weights, at = list(start[:terms]), terms
+    for one in program.sets:
+        more = _more(task, one, fitted.predicted)
+        sets.append(dataclasses.replace(one, elements=(*one.elements, *more)))
+        weights += [*start[at : at + len(one.elements)], *(0.0 for _ in more)]
+        at += len(one.elements)
+    new: list[OpenSet] = []
+    for place in places(task, fitted):
+        value = t.Call("token", (t.Position(place.variable),))  # type: ignore[arg-type]
+        one = OpenSet(value, chosen(task, place.gains), None, place.condition)
+        if len(new) < PLACES and one.elements and not any(_alike(one, x) for x in (*sets, *new)):
+            new.append(one)
+    sizes = [size for size in SIZES if size <= task.max_nodes]
+    grown = Opened(program.empty, program.terms, (*sets, *new))
+    begin = np.array([*weights, *(0.0 for x in new for _ in x.elements)])
+    for smaller, found in shrunk(task, grown, begin, sizes) if grown.sets else ():
+        if smaller.sets:
+            task.evals += 1
+            yield dataclasses.replace(task.measured(smaller.closed(found)), settled=False)
+
+
+def _alike(one: OpenSet, other: OpenSet) -> bool:
+    """Say whether two sets are of the same tokens."""
+    shared = len({*one.elements} & {*other.elements})
+    return one.value == other.value and shared == max(len(one.elements), len(other.elements))
+
+
+def _more(task: HeadTask, one: OpenSet, predicted: np.ndarray) -> tuple[str, ...]:
+    """Return elements that an open set may have besides."""
+    match one.value:
+        case t.Call("token", (t.Position("k", 0),)):
+            around = one.around(task.empty())
+            plane = task.design.planes(around)[0] if around.terms else _ones(task)
+            moments = _by_key(task, plane, np.arange(len(task.rows)), predicted)
+            gains = _gains(task, moments)
+            gains[[s for s, x in task.design.symbols.items() if x in one.elements]] = 0.0
+            return chosen(task, gains)
+    return ()
+
+
+def chosen(task: HeadTask, gains: np.ndarray) -> tuple[str, ...]:
+    """Return the symbols that promise most."""
+    best = np.argsort(-gains, kind="stable")[:ELEMENTS]
+    return tuple(task.design.symbols[int(s)] for s in best[gains[best] > LEAST])
 
 
 def places(task: HeadTask, fitted: Fitted) -> list[Place]:
-    """Return the places where a set promises most to a program."""
+    """Return the places of a set, those that promise most to a program first."""
     found = [*_of_keys(task, fitted.predicted), *_of_queries(task, fitted.predicted)]
-    return sorted(found, key=lambda place: -place.promise)[:PLACES]
+    return sorted(found, key=lambda place: -place.promise)
 
 
 def _of_keys(task: HeadTask, predicted: np.ndarray) -> Iterator[Place]:
     design, rows, causal = task.design, task.rows, task.causal
-    every, width = np.arange(len(rows)), int(design.key_symbols.max(initial=0)) + 1
+    every = np.arange(len(rows))
     near = [parse_predicate(source) for source in _NEAR[causal]]
     planes = design.planes(
         dataclasses.replace(task.empty(), terms=tuple(t.Where(0.0, p) for p in near))
     )
-    ones = np.ones(design.entries, dtype=np.float32)
     held = design.conditions[: len(design.conditions) // 2].astype(np.bool_)
-    options: list[tuple[t.Predicate | None, np.ndarray, np.ndarray]] = [(None, ones, every)]
-    options += [(p, plane.astype(np.float32), every) for p, plane in zip(near, planes, strict=True)]
+    options: list[tuple[t.Predicate | None, np.ndarray, np.ndarray]] = [(None, _ones(task), every)]
+    options += [(p, plane, every) for p, plane in zip(near, planes, strict=True)]
     conditions = vocabulary.conditions(causal)
     options += [
-        (conditions[i], ones, np.flatnonzero(where)) for i, where in enumerate(held) if where.any()
+        (conditions[i], options[0][1], np.flatnonzero(where))
+        for i, where in enumerate(held)
+        if where.any()
     ]
     for condition, plane, some in options:
-        moments = np.zeros((2, width))
-        key_moments(
-            design.key_symbols, plane, some, design.starts, rows.actual, predicted, *moments
-        )  # fmt: skip
-        yield Place("k", condition, _gains(task, moments))
+        yield Place("k", condition, _gains(task, _by_key(task, plane, some, predicted)))
 
 
 def _of_queries(task: HeadTask, predicted: np.ndarray) -> Iterator[Place]:
@@ -140,38 +188,20 @@ def _of_queries(task: HeadTask, predicted: np.ndarray) -> Iterator[Place]:
         yield Place("q", term.condition, _gains(task, moments))
 
 
+def _ones(task: HeadTask) -> np.ndarray:
+    return np.ones(task.design.entries, dtype=np.float32)
+
+
+def _by_key(
+    task: HeadTask, plane: np.ndarray, some: np.ndarray, predicted: np.ndarray
+) -> np.ndarray:
+    """Return gradient and curvature by the key's symbol."""
+    design, rows = task.design, task.rows
+    moments = np.zeros((2, int(design.key_symbols.max(initial=0)) + 1))
+    key_moments(design.key_symbols, plane, some, design.starts, rows.actual, predicted, *moments)
+    return moments
+
+
 def _gains(task: HeadTask, moments: np.ndarray) -> np.ndarray:
     known = np.array([s in task.design.symbols for s in range(moments.shape[1])])
     return gain(moments[0], moments[1], RIDGE + 1e-3 * len(task.rows)) * known
-
-
-def weighed(task: HeadTask, fitted: Fitted, place: Place, size: int) -> Fitted | None:
-    """Give a program a set of at most so many tokens; None where none promises enough."""
-    best = np.argsort(-place.gains, kind="stable")[:size]
-    chosen = best[place.gains[best] > LEAST]
-    if not len(chosen):
-        return None
-    symbols, program = task.design.symbols, fitted.program
-    sets = {d.name: d.value for d in program.sets}
-    own = [in_place(term, sets) for term in program.terms]
-    alone = []
-    for symbol in chosen:
-        inside = token_set(symbols, place.variable, np.array([symbol]))
-        whole = inside if place.condition is None else t.And(place.condition, inside)
-        alone.append(t.Where(None, whole))
-    start = np.array([*(w or 0.0 for w in program.weights), *(0.0 for _ in alone)])
-    wide = task.fit(dataclasses.replace(task.empty(), terms=(*own, *alone)), start).program
-    weights = [round(float(w or 0.0), 2) for w in wide.weights[-len(alone) :]]
-    kept = [(symbols[int(s)], w) for s, w in zip(chosen, weights, strict=True) if w]
-    if not kept:
-        return None
-    terms = (*wide.terms[: len(own)], _graded(place, kept))
-    made = name_sets(dataclasses.replace(task.empty(), terms=terms))
-    return task.fit(made, np.array(made.weights, dtype=np.float64))
-
-
-def _graded(place: Place, kept: Sequence[tuple[str, float]]) -> t.Scaled:
-    """Write a set of tokens and their weights as a term."""
-    token = t.Call("token", (t.Position(place.variable),))  # type: ignore[arg-type]
-    literal = t.SetLiteral(tuple(x for x, _ in kept), tuple(w for _, w in kept))
-    return t.Scaled(1.0, t.Weight(token, literal), place.condition)
