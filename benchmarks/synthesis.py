@@ -117,7 +117,8 @@ def _jsonl(path: Path, texts: list[str]) -> Path:
     return path
 
 
-MINUTES = ("--timeout", "600", "--effort", "4", "--max-nodes", "4000")
+LARGE = ("--effort", "4", "--max-nodes", "4000")
+MINUTES = ("--timeout", "600", *LARGE)
 PARTS: dict[str, Part] = {
     "demo": Part("demo model, its own stories", None),
     "stories": Part(
@@ -138,7 +139,7 @@ PARTS: dict[str, Part] = {
     ),
     "minilm": Part(
         "minilm-l6, 500 stories cut to 64 tokens", "minilm-l6", first_stories(500),
-        (*MINUTES, "--max-tokens", "64", "--max-texts", "500"), {"any": 0.60},
+        (*LARGE, "--max-tokens", "64", "--max-texts", "500"), {"any": 0.60},
     ),
     "stories-wikitext": Part(
         "stories260k, 300 encyclopedic paragraphs of 128 tokens", "stories260k", wikitext, MINUTES

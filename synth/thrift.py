@@ -29,17 +29,19 @@ def shrunk(
         task: the head whose rows count.
         program: has the weights ``program.wide.weights``.
         start: the weights of ``program.wide`` to fit from.
-        sizes: how many nodes are left at the most.
+        sizes: how many nodes are left at the most; where a program has no more, it stays.
     """
     rows, planes = task.rows, task.design.compute(program.wide)
     weights, predicted = w.fit(planes, rows, start)
     weights, predicted = w.adjust(planes, rows, weights, predicted, STEPS)
+    fresh = True
     for limit in sorted(sizes, reverse=True):
         if task.spent:
             return
         units = units_of(program)
         nodes = 1 + sum(unit.nodes for unit in units if unit.whole)
         if nodes > limit:
+            fresh = True
             some = _kept(units, _losses(units, planes, weights, rows), nodes - limit, len(planes))
             program, planes = program.kept(some), np.ascontiguousarray(planes[some])
             predicted = np.empty(planes.shape[1], dtype=np.float32)
@@ -47,7 +49,9 @@ def shrunk(
             weights, predicted = w.adjust(planes, rows, weights[some], predicted, STEPS)
         if not len(planes):
             return
-        yield program, weights
+        if fresh:
+            fresh = False
+            yield program, weights
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,8 @@ import numpy as np
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.parser import parse, parse_predicate
 from attn_dsl.synth import vocabulary
+from attn_dsl.synth.gains import gain, key_moments, row_moments
 from attn_dsl.synth.open_sets import Opened, OpenSet, opened
-from attn_dsl.synth.gains import gain, key_moments
 from attn_dsl.synth.pareto import front, thinned
 from attn_dsl.synth.proposer import Fitted, HeadTask
 from attn_dsl.synth.runs.result import HeadResult
@@ -135,10 +135,13 @@ def _alike(one: OpenSet, other: OpenSet) -> bool:
 def _more(task: HeadTask, one: OpenSet, predicted: np.ndarray) -> tuple[str, ...]:
     """Return elements that an open set may have besides."""
     match one.value:
-        case t.Call("token", (t.Position("k", 0),)):
+        case t.Call("token", (t.Position(variable, 0),)):
             around = one.around(task.empty())
             plane = task.design.planes(around)[0] if around.terms else _ones(task)
-            moments = _by_key(task, plane, np.arange(len(task.rows)), predicted)
+            if variable == "k":
+                moments = _by_key(task, plane, np.arange(len(task.rows)), predicted)
+            else:
+                moments = _by_query(task, plane, predicted)
             gains = _gains(task, moments)
             gains[[s for s, x in task.design.symbols.items() if x in one.elements]] = 0.0
             return chosen(task, gains)
@@ -200,6 +203,16 @@ def _by_key(
     moments = np.zeros((2, int(design.key_symbols.max(initial=0)) + 1))
     key_moments(design.key_symbols, plane, some, design.starts, rows.actual, predicted, *moments)
     return moments
+
+
+def _by_query(task: HeadTask, plane: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Return gradient and curvature by the query's symbol."""
+    design, rows = task.design, task.rows
+    found = np.empty((2, 1, len(rows)), dtype=np.float32)
+    no = np.zeros(1, dtype=np.bool_)
+    row_moments(plane[None], no, design.starts, rows.actual, predicted, *found)
+    width = int(design.key_symbols.max(initial=0)) + 1
+    return np.stack([np.bincount(design.query_symbols, x[0], width) for x in found])
 
 
 def _gains(task: HeadTask, moments: np.ndarray) -> np.ndarray:
