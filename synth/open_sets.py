@@ -101,6 +101,25 @@ class Opened:
         ]
         return Opened(self.empty, tuple(terms), tuple(x for x in sets if x.elements))
 
+    def turned(self, weights: np.ndarray) -> tuple[Opened, np.ndarray]:
+        """Open the other sets of products of two, those that are open closed; and their weights."""
+        count = len(weights) - sum(len(x.elements) for x in self.sets)
+        sets, found, at = [], list(weights[:count]), count
+        for one in self.sets:
+            mine = weights[at : at + len(one.elements)]
+            at += len(one.elements)
+            match one.factor:
+                case t.Weight(value, t.SetLiteral() as literal):
+                    graded = [round(float(x), 2) for x in mine]
+                    factor = t.Weight(one.value, t.SetLiteral(one.elements, tuple(graded)))
+                    one = dataclasses.replace(
+                        one, value=value, elements=literal.elements, factor=factor
+                    )
+                    mine = np.array(list(literal.hundredths().values())) / 100
+            sets.append(one)
+            found += list(mine)
+        return Opened(self.empty, self.terms, tuple(sets)), np.array(found)
+
     def closed(self, weights: np.ndarray) -> t.Head:
         """Return the program with the weights of ``wide``: those of sets in hundredths, none of 0."""
         count = sum(len(t.weights_of(term)) for term in self.terms)

@@ -13,8 +13,10 @@ from attn_dsl.synth.open_sets import Opened
 from attn_dsl.synth.proposer import HeadTask
 from attn_dsl.synth.vocabulary import size
 
+FIRST = 15
+"""How far weights are moved at first …"""
 STEPS = 6
-"""How far weights are moved at every size."""
+"""… and at every size."""
 
 
 def shrunk(
@@ -28,12 +30,13 @@ def shrunk(
     Args:
         task: the head whose rows count.
         program: has the weights ``program.wide.weights``.
-        start: the weights of ``program.wide`` to fit from.
+        start: the weights of ``program.wide`` to move from.
         sizes: how many nodes are left at the most; where a program has no more, it stays.
     """
     rows, planes = task.rows, task.design.compute(program.wide)
-    weights, predicted = w.fit(planes, rows, start)
-    weights, predicted = w.adjust(planes, rows, weights, predicted, STEPS)
+    predicted = np.empty(planes.shape[1], dtype=np.float32)
+    w.predict(planes, start, rows.starts, predicted)
+    weights, predicted = w.adjust(planes, rows, start, predicted, FIRST)
     fresh = True
     for limit in sorted(sizes, reverse=True):
         if task.spent:
@@ -47,6 +50,11 @@ def shrunk(
             predicted = np.empty(planes.shape[1], dtype=np.float32)
             w.predict(planes, weights[some], rows.starts, predicted)
             weights, predicted = w.adjust(planes, rows, weights[some], predicted, STEPS)
+            if any(one.factor for one in program.sets):
+                program, weights = program.turned(weights)
+                planes = task.design.compute(program.wide)
+                w.predict(planes, weights, rows.starts, predicted)
+                weights, predicted = w.adjust(planes, rows, weights, predicted, STEPS)
         if not len(planes):
             return
         if fresh:

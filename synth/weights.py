@@ -191,6 +191,30 @@ def _mass_gradient(planes, starts, actual, predicted, gradient):
             gradient[j] += s
 
 
+@njit(**FAST)
+def _aim(starts, actual, predicted, out):
+    for r in range(starts.shape[0] - 1):
+        low, high = starts[r], starts[r + 1]
+        inside = np.float32(0.0)
+        for i in range(low, high):
+            inside += predicted[i] if predicted[i] < actual[i] else np.float32(0.0)
+        for i in range(low, high):
+            p = predicted[i]
+            out[i] = p + p * ((np.float32(1.0) if p < actual[i] else np.float32(0.0)) - inside)
+
+
+def aim(rows: Rows, predicted: np.ndarray) -> np.ndarray:
+    """Return what a program should move towards for IoU: ``aim - predicted`` is its gradient.
+
+    A plane times that, summed, is the derivative of the shared mass with respect to the plane's
+    weight, as a plane times ``actual - predicted`` is that of the likelihood. So what looks for the
+    terms that raise the likelihood finds those that raise IoU where it is given this for ``actual``.
+    """
+    out = np.empty_like(predicted)
+    _aim(rows.starts, rows.actual, predicted, out)
+    return out
+
+
 def iou_of(actual: np.ndarray, predicted: np.ndarray, count: int) -> float:
     """IoU over rows that each sum to 1."""
     shared = shared_mass(actual, predicted)

@@ -84,5 +84,7 @@ def test_what_pays_least_goes_first() -> None:
         job.measured(x.closed(weights)) for x, weights in shrunk(job, program, start, [8, 14, 99])
     )
     assert all_.nodes >= t.nodes(whole) - 1  # the weight of " the" may become 0
-    assert some.nodes <= 14 and some.iou > 0.98  # neither the offset nor " the" is missed
-    assert few.nodes <= 8 and few.iou < some.iou
+    assert (
+        some.nodes <= 14 and some.iou > all_.iou - 0.01
+    )  # neither the offset nor " the" is missed
+    assert few.nodes <= 8 and few.iou < some.iou - 0.01

@@ -12,50 +12,77 @@ from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.capture import Capture
 from attn_dsl.synth.design import Design
+from attn_dsl.synth.open_sets import opened
 from attn_dsl.synth.proposer import pool
-from attn_dsl.synth.proposers.weighed import Weigh, places, weighed
+from attn_dsl.synth.proposers.scope import Scope
+from attn_dsl.synth.proposers.weighed import Weigh, weighed
+from attn_dsl.synth.weights import aim
 
 KEYS = '{" cat": 2.5, " dog": -2, " ran": 1.5, " said": -1.5}'
 QUERIES = '{" !": 2.5, " she": 1.7, " the": -1.2}'
 
 
-def design(*lines: str) -> Design:
-    """Rows of a program on random texts."""
+def design(*lines: str, noise: float = 0.2) -> Design:
+    """Rows of a program on random texts, each mixed with noise: no head is a program exactly."""
     rng = np.random.default_rng(3)
     tokens = [Tokens.from_strings([f" {x}" for x in rng.choice(WORDS, size=24)]) for _ in range(80)]
     program = Program.from_tree(parse("\n ".join(["head a causal:", *lines])))
-    capture = Capture.from_arrays(tokens, [program(x)[None, None] for x in tokens], causal=True)
+    matrices = []
+    for x in tokens:
+        other = np.tril(rng.random((24, 24)))
+        mixed = (1 - noise) * program(x) + noise * other / other.sum(1, keepdims=True)
+        matrices.append(mixed[None, None])
+    capture = Capture.from_arrays(tokens, matrices, causal=True)
     return Design(capture, capture.split(0)["fit"], entries=10_000, seed=0)
 
 
+FIRST = "head a causal:\n ? where k == 0"
+
+
 @pytest.mark.parametrize(
-    ("term", "variable"),
+    ("term", "tokens"),
     [
-        (f"1 * weight(token(k), {KEYS})", "k"),
-        (f"1 * weight(token(k), {KEYS}) where q - k in 1..8", "k"),
-        (f"1 * weight(token(k), {KEYS}) where punct(q)", "k"),
-        (f"1 * weight(token(q), {QUERIES}) where k == q-1", "q"),
+        (f"1 * weight(token(k), {KEYS})", KEYS),
+        (f"1 * weight(token(k), {KEYS}) where q - k in 1..8", KEYS),
+        (f"1 * weight(token(k), {KEYS}) where punct(q)", KEYS),
+        (f"1 * weight(token(q), {QUERIES}) where k == q-1", QUERIES),
     ],
 )
-def test_every_token_gets_its_weight(term: str, variable: str) -> None:
+def test_every_token_gets_its_weight(term: str, tokens: str) -> None:
     job = task(design("2 where k == 0", term))
-    known = before(job, "head a causal:\n ? where k == 0")
-    start = job.fit(parse("head a causal:\n ? where k == 0"))
-    assert places(job, start)[0].variable == variable
-    found = pool(job, [Weigh(known)])
-    best = max(found, key=lambda f: (round(f.iou, 3), -f.nodes))
-    assert start.iou < 0.95 and best.iou > 0.98, (start.iou, best.iou)
-    literals = [n for n in best.program.walk() if isinstance(n, t.SetLiteral) and n.weights]
-    weights = dict(zip(literals[0].elements, literals[0].weights or (), strict=True))
-    assert len(weights) >= 2 and len(set(weights.values())) == len(weights)
+    start, true = job.fit(parse(FIRST)), job.polish(job.fit(parse(f"{FIRST}\n {term}")))
+    found = pool(job, [Weigh(before(job, FIRST))])
+    best = max(found, key=lambda f: f.iou)
+    assert best.iou > start.iou + 0.8 * (true.iou - start.iou), (start.iou, best.iou, true.iou)
+    sets = [x for x in best.program.walk() if isinstance(x, t.SetLiteral) and x.weights]
+    assert any(len({*x.elements} & {*parse_set(tokens)}) >= 2 for x in sets)
+    assert all(f.settled and f.proposer == "weighed" for f in found)
 
 
-def test_an_element_must_promise_something() -> None:
+def parse_set(text: str) -> tuple[str, ...]:
+    """Return the elements of a set."""
+    (term,) = parse(f"head a causal:\n 1 * weight(token(k), {text})").terms
+    return next(x.elements for x in term.walk() if isinstance(x, t.SetLiteral))
+
+
+def test_what_raises_the_likelihood_of_an_aim_raises_iou() -> None:
+    job = task(design("2 where k == 0", f"1 * weight(token(k), {KEYS})"))
+    start = job.fit(parse(FIRST))
+    plane = job.design.planes(parse('head a causal:\n ? where token(k) == " cat"'))[0]
+    promised = float(plane @ (aim(job.rows, start.predicted) - start.predicted))
+    low, high = (
+        job.measured(parse(f'{FIRST.replace("?", str(start.program.weights[0]))}\n'
+                           f' {x} where token(k) == " cat"')).iou
+        for x in (-0.01, 0.01)
+    )  # fmt: skip
+    shared = [2 * len(job.rows) * iou / (1 + iou) for iou in (low, high)]
+    np.testing.assert_allclose((shared[1] - shared[0]) / 0.02, promised, rtol=0.05)
+
+
+def test_a_program_that_lacks_nothing_gains_little() -> None:
     job = task(design("2 where k == 0"))
-    exact = job.fit(parse("head a causal:\n ? where k == 0"))
-    assert exact.iou > 0.99
-    assert not list(weighed(job, exact))
-    assert not list(pool(job, [Weigh(before(job, "head a causal:\n ? where k == 0"))]))
+    known = job.polish(job.fit(parse(FIRST)))
+    assert all(f.iou < known.iou + 0.01 for f in pool(job, [Weigh(before(job, FIRST))]))
 
 
 @pytest.mark.parametrize(
@@ -68,14 +95,12 @@ def test_an_element_must_promise_something() -> None:
         ),
     ],
 )  # fmt: skip
-def test_a_set_that_is_there_is_opened_and_extended(term: str, part: str, tokens: str) -> None:
+def test_a_set_that_is_there_is_extended(term: str, part: str, tokens: str) -> None:
     job = task(design("2 where k == 0", term))
-    half = job.fit(parse(f"head a causal:\n 2 where k == 0\n ? where {part}"))
-    best = min((f for f in weighed(job, half) if f.iou > 0.98), key=lambda f: f.nodes)
-    sets = [x for x in best.program.walk() if isinstance(x, t.SetLiteral)]
-    assert half.iou < 0.95
-    elements = {x for one in sets for x in one.elements}
-    assert len(elements) >= 3 and all(f'"{x}"' in tokens for x in elements)
+    half = job.fit(parse(f"{FIRST}\n ? where {part}"))
+    (one,) = opened(half.program)[0].sets
+    assert {*Scope(job, half.predicted).more(one)} >= {*parse_set(tokens)} - {*one.elements}
+    assert max(f.iou for f in weighed(job, half)) > job.polish(half).iou + 0.01
 
 
 def test_larger_programs_and_those_that_no_fit_is_for_are_passed_over() -> None:

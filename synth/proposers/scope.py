@@ -1,0 +1,152 @@
+"""Scope: which terms, sets and elements would raise the IoU of a program, to second order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.parser import parse_predicate
+from attn_dsl.synth import vocabulary
+from attn_dsl.synth import weights as w
+from attn_dsl.synth.gains import gain, key_moments, row_moments
+from attn_dsl.synth.open_sets import OpenSet
+from attn_dsl.synth.proposer import HeadTask
+from attn_dsl.synth.proposers.greedy import Greedy, narrow
+from attn_dsl.synth.simplify import bare
+
+ELEMENTS = 16
+"""How many elements a set is given at the most."""
+LEAST = 0.02
+"""What an element must promise, as a share of what the best one does."""
+RIDGE = 2.0
+
+_NEAR = {
+    True: ("k < q", "q - k in 1..8", "q - k >= 4"),
+    False: ("k != q", "abs(q - k) in 1..8", "abs(q - k) >= 4"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a set of tokens may stand.
+
+    Attributes:
+        variable: whose token is in the set, ``q`` or ``k``.
+        condition: what else must hold.
+        gains: what a weight for each symbol would bring.
+    """
+
+    variable: str
+    condition: t.Predicate | None
+    gains: np.ndarray
+
+    @property
+    def promise(self) -> float:
+        """What a small set would bring at the most."""
+        return float(np.sort(self.gains)[-8:].sum())
+
+
+class Scope:
+    """What would raise the IoU of a program, by gradient and curvature of what it has not.
+
+    Args:
+        task: the head.
+        predicted: float32 (entries): the program's rows.
+    """
+
+    def __init__(self, task: HeadTask, predicted: np.ndarray) -> None:
+        self.task, self.predicted = task, predicted
+        self.aim = w.aim(task.rows, predicted)
+        self.rows = task.design.packed.row_moments(self.aim, predicted)
+        self.width = int(task.design.key_symbols.max(initial=0)) + 1
+        self.ridge = RIDGE + 1e-3 * len(task.rows)
+        self.known = np.array([s in task.design.symbols for s in range(self.width)])
+        self.ones = np.ones(task.design.entries, dtype=np.float32)
+
+    def terms(self, count: int) -> list[t.Term]:
+        """Return terms of the vocabulary, alone or under a condition, that promise most by node."""
+        causal = self.task.causal
+        terms, conditions = vocabulary.terms(causal), vocabulary.conditions(causal)
+        sizes, more = (np.array(x) for x in vocabulary.sizes(causal))
+        (g, h), held = self.rows, self.task.design.conditions
+        alone = gain(g.sum(1), h.sum(1), self.ridge)
+        narrowed = gain(Greedy.by_condition(held, g), Greedy.by_condition(held, h), self.ridge) / (
+            sizes[:, None] + 1 + more
+        )
+        rates = np.concatenate([(alone / sizes)[:, None], narrowed], axis=1)
+        best = np.argsort(-rates, axis=None, kind="stable")[:count]
+        found = []
+        for j, c in zip(*np.unravel_index(best, rates.shape), strict=True):
+            term = terms[int(j)]
+            found.append(bare(narrow(term, conditions[int(c) - 1]) if c else term))
+        return found
+
+    def elements(self, gains: np.ndarray) -> tuple[str, ...]:
+        """Return the symbols that promise most."""
+        best = np.argsort(-gains, kind="stable")[:ELEMENTS]
+        some = best[gains[best] > LEAST * gains[best[0]]]
+        return tuple(self.task.design.symbols[int(s)] for s in some)
+
+    def more(self, one: OpenSet) -> tuple[str, ...]:
+        """Return elements that an open set may have besides."""
+        match one.value:
+            case t.Call("token", (t.Position(variable, 0),)):
+                around = one.around(self.task.empty())
+                plane = self.task.design.planes(around)[0] if around.terms else self.ones
+                gains = self.of_keys(plane) if variable == "k" else self.of_queries(plane)
+                symbols = self.task.design.symbols
+                gains[[s for s, x in symbols.items() if x in one.elements]] = 0.0
+                return self.elements(gains)
+        return ()
+
+    def places(self) -> list[Place]:
+        """Return the places of a set, those that promise most first."""
+        found = [*self._key_places(), *self._query_places()]
+        return sorted(found, key=lambda place: -place.promise)
+
+    def _key_places(self) -> Iterator[Place]:
+        design, causal = self.task.design, self.task.causal
+        near = [parse_predicate(source) for source in _NEAR[causal]]
+        program = t.Head(
+            "near", self.task.empty().visibility, "softmax", tuple(t.Where(None, p) for p in near)
+        )
+        yield Place("k", None, self.of_keys(self.ones))
+        for condition, plane in zip(near, design.planes(program), strict=True):
+            yield Place("k", condition, self.of_keys(plane))
+        conditions = vocabulary.conditions(causal)
+        held = design.conditions[: len(conditions) // 2].astype(np.bool_)
+        for i, where in enumerate(held):
+            if where.any():
+                yield Place("k", conditions[i], self.of_keys(self.ones, np.flatnonzero(where)))
+
+    def _query_places(self) -> Iterator[Place]:
+        terms = vocabulary.terms(self.task.causal)
+        for j in np.flatnonzero(vocabulary.truths(self.task.causal)):
+            term = terms[j]
+            assert isinstance(term, t.Where)
+            yield Place("q", term.condition, self._by_query([m[j] for m in self.rows]))
+
+    def of_keys(self, plane: np.ndarray, some: np.ndarray | None = None) -> np.ndarray:
+        """Return what a weight for each key token would bring where a plane holds, on some rows."""
+        rows, moments = self.task.rows, np.zeros((2, self.width))
+        some = np.arange(len(rows)) if some is None else some
+        symbols = self.task.design.key_symbols
+        key_moments(symbols, plane, some, rows.starts, self.aim, self.predicted, *moments)
+        return self._gains(moments)
+
+    def of_queries(self, plane: np.ndarray) -> np.ndarray:
+        """Return what a weight for each query token would bring, times a plane."""
+        found = np.empty((2, 1, len(self.task.rows)), dtype=np.float32)
+        no, starts = np.zeros(1, dtype=np.bool_), self.task.rows.starts
+        row_moments(plane[None], no, starts, self.aim, self.predicted, *found)
+        return self._by_query([m[0] for m in found])
+
+    def _by_query(self, rows: list[np.ndarray]) -> np.ndarray:
+        symbols = self.task.design.query_symbols
+        return self._gains(np.stack([np.bincount(symbols, m, self.width) for m in rows]))
+
+    def _gains(self, moments: np.ndarray) -> np.ndarray:
+        return gain(moments[0], moments[1], self.ridge) * self.known
