@@ -102,22 +102,26 @@ class Opened:
         return Opened(self.empty, tuple(terms), tuple(x for x in sets if x.elements))
 
     def turned(self, weights: np.ndarray) -> tuple[Opened, np.ndarray]:
-        """Open the other sets of products of two, those that are open closed; and their weights."""
+        """Open the other sets of products of two, and close those that are open.
+
+        Returns:
+            The same program opened otherwise, and the weights of its ``wide``.
+        """
         count = len(weights) - sum(len(x.elements) for x in self.sets)
-        sets, found, at = [], list(weights[:count]), count
+        sets: list[OpenSet] = []
+        found, left = list(weights[:count]), list(weights[count:])
         for one in self.sets:
-            mine = weights[at : at + len(one.elements)]
-            at += len(one.elements)
+            mine = [round(float(left.pop(0)), 2) for _ in one.elements]
+            graded = [(e, x) for e, x in zip(one.elements, mine, strict=True) if x]
             match one.factor:
-                case t.Weight(value, t.SetLiteral() as literal):
-                    graded = [round(float(x), 2) for x in mine]
-                    factor = t.Weight(one.value, t.SetLiteral(one.elements, tuple(graded)))
-                    one = dataclasses.replace(
-                        one, value=value, elements=literal.elements, factor=factor
-                    )
-                    mine = np.array(list(literal.hundredths().values())) / 100
-            sets.append(one)
-            found += list(mine)
+                case t.Weight(value, t.SetLiteral() as literal) if graded:
+                    other = t.SetLiteral(tuple(e for e, _ in graded), tuple(x for _, x in graded))
+                    factor = t.Weight(one.value, other)
+                    sets.append(OpenSet(value, literal.elements, factor, one.condition))
+                    found += [x / 100 for x in literal.hundredths().values()]
+                case _:
+                    sets.append(one)
+                    found += mine
         return Opened(self.empty, self.terms, tuple(sets)), np.array(found)
 
     def closed(self, weights: np.ndarray) -> t.Head:

@@ -75,6 +75,21 @@ def test_a_part_of_an_open_program() -> None:
     assert sorted(i for u in units if u.whole for i in u.block) == list(range(6))
 
 
+def test_the_other_sets_of_products_are_opened() -> None:
+    job = task(design("2 where k == 0"))
+    program = parse(f"head a causal:\n 1 where k == 0\n {TERMS[4]}\n {TERMS[2]}")
+    found, weights = opened(program)
+    turned, others = found.turned(weights)
+    assert [x.value.args[0].variable for x in found.sets] == ["k", "k"]
+    assert [x.value.args[0].variable for x in turned.sets] == ["q", "k"]
+    again, _ = turned.turned(others)
+    assert again == found
+    expected = job.measured(program).predicted
+    closed = job.measured(turned.closed(others))
+    assert closed.nodes == t.nodes(program)
+    np.testing.assert_allclose(closed.predicted, expected, atol=5e-3)
+
+
 def test_what_pays_least_goes_first() -> None:
     job = task(design("2 where k == 0", f"1 * weight(token(k), {KEYS})"))
     useless = ' 1 * weight(token(k), {" cat": 1, " dog": 1, " ran": 1, " said": 1, " the": 0.1})'
