@@ -61,9 +61,8 @@ class OpenSet:
     def term(self, weights: Sequence[tuple[str, float]]) -> t.Scaled:
         """Return the set as one term."""
         literal = t.SetLiteral(tuple(x for x, _ in weights), tuple(w for _, w in weights))
-        value: t.Value = t.Weight(self.value, literal)
-        if self.factor is not None:
-            value = t.Product(self.factor, t.Weight(self.value, literal))
+        weight = t.Weight(self.value, literal)
+        value = weight if self.factor is None else t.Product(self.factor, weight)
         return t.Scaled(1.0, value, self.condition)
 
 
@@ -80,6 +79,11 @@ class Opened:
     empty: t.Head
     terms: tuple[t.Term, ...]
     sets: tuple[OpenSet, ...]
+
+    @property
+    def fixed(self) -> int:
+        """How many weights the terms without sets have: those come first."""
+        return sum(len(t.weights_of(term)) for term in self.terms)
 
     @property
     def wide(self) -> t.Head:
@@ -107,9 +111,8 @@ class Opened:
         Returns:
             The same program opened otherwise, and the weights of its ``wide``.
         """
-        count = len(weights) - sum(len(x.elements) for x in self.sets)
         sets: list[OpenSet] = []
-        found, left = list(weights[:count]), list(weights[count:])
+        found, left = list(weights[: self.fixed]), list(weights[self.fixed :])
         for one in self.sets:
             mine = [round(float(left.pop(0)), 2) for _ in one.elements]
             graded = [(e, x) for e, x in zip(one.elements, mine, strict=True) if x]
@@ -126,10 +129,11 @@ class Opened:
 
     def closed(self, weights: np.ndarray) -> t.Head:
         """Return the program with the weights of ``wide``: those of sets in hundredths, none of 0."""
-        count = sum(len(t.weights_of(term)) for term in self.terms)
         fixed = dataclasses.replace(self.empty, terms=self.terms)
-        terms: list[t.Term] = list(fixed.with_weights([float(x) for x in weights[:count]]).terms)
-        left = list(weights[count:])
+        terms: list[t.Term] = list(
+            fixed.with_weights([float(x) for x in weights[: self.fixed]]).terms
+        )
+        left = list(weights[self.fixed :])
         for one in self.sets:
             some = [(e, round(float(left.pop(0)), 2)) for e in one.elements]
             if any(w for _, w in some):

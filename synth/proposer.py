@@ -162,13 +162,9 @@ class HeadTask:
         if not program.sets or len(start) > OPENED:
             return fitted
         planes = self.design.compute(program.wide)
-        predicted = np.empty_like(fitted.predicted)
-        w.predict(planes, start, self.rows.starts, predicted)
-        found, _ = w.adjust(planes, self.rows, start, predicted)
-        count = len(program.wide.weights) - sum(len(x.elements) for x in program.sets)
-        return self.measured(
-            program.closed(np.append(found[:count], w.rounded(found[count:], 2))), fitted.proposer
-        )
+        found, _ = w.adjust(planes, self.rows, start, fitted.predicted)
+        fixed, elements = found[: program.fixed], w.rounded(found[program.fixed :])
+        return self.measured(program.closed(np.append(fixed, elements)), fitted.proposer)
 
     def ordered(self, program: t.Head, planes: np.ndarray) -> t.Head:
         """Sort a program's terms, those that move the scores most first."""

@@ -34,9 +34,7 @@ def shrunk(
         sizes: how many nodes are left at the most; where a program has no more, it stays.
     """
     rows, planes = task.rows, task.design.compute(program.wide)
-    predicted = np.empty(planes.shape[1], dtype=np.float32)
-    w.predict(planes, start, rows.starts, predicted)
-    weights, predicted = w.adjust(planes, rows, start, predicted, FIRST)
+    weights = _uphill(planes, rows, start, FIRST)
     fresh = True
     for limit in sorted(sizes, reverse=True):
         if task.spent:
@@ -47,14 +45,11 @@ def shrunk(
             fresh = True
             some = _kept(units, _losses(units, planes, weights, rows), nodes - limit, len(planes))
             program, planes = program.kept(some), np.ascontiguousarray(planes[some])
-            predicted = np.empty(planes.shape[1], dtype=np.float32)
-            w.predict(planes, weights[some], rows.starts, predicted)
-            weights, predicted = w.adjust(planes, rows, weights[some], predicted, STEPS)
+            weights = _uphill(planes, rows, weights[some], STEPS)
             if any(one.factor for one in program.sets):
                 program, weights = program.turned(weights)
                 planes = task.design.compute(program.wide)
-                w.predict(planes, weights, rows.starts, predicted)
-                weights, predicted = w.adjust(planes, rows, weights, predicted, STEPS)
+                weights = _uphill(planes, rows, weights, STEPS)
         if not len(planes):
             return
         if fresh:
@@ -91,6 +86,13 @@ def units_of(program: Opened) -> list[Unit]:
         units += [Unit((i,), 1, whole=False) for i in block if len(block) > 1]
         at += len(block)
     return units
+
+
+def _uphill(planes: np.ndarray, rows: w.Rows, start: np.ndarray, steps: int) -> np.ndarray:
+    """Return weights moved uphill in IoU."""
+    predicted = np.empty(planes.shape[1], dtype=np.float32)
+    w.predict(planes, start, rows.starts, predicted)
+    return w.adjust(planes, rows, start, predicted, steps)[0]
 
 
 def _losses(

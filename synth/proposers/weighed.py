@@ -58,14 +58,12 @@ class Weigh:
             if p.normaliser == "softmax"
         ]
         starts = best
-        made: list[Fitted] = []
         for _ in range(PASSES):
             new = [f for start in thinned(starts, _iou, STARTS) for f in weighed(task, start)]
-            made += new
             best = front([*best, *new], lambda f: f.nodes, _iou)
             starts = [f for f in best if f.nodes <= SMALL and any(f is x for x in new)]
         for fitted in best:
-            if any(fitted is x for x in made) and fitted.nodes <= task.max_nodes:
+            if not fitted.settled:  # it is new
                 yield dataclasses.replace(task.polish(fitted), proposer=self.name, settled=True)
 
 
@@ -77,7 +75,7 @@ def weighed(task: HeadTask, fitted: Fitted) -> Iterator[Fitted]:
     """Yield a program with its sets opened, and terms and sets added, at all sizes."""
     program, start = opened(fitted.program)
     scope = Scope(task, fitted.predicted)
-    count = len(start) - sum(len(x.elements) for x in program.sets)
+    count = program.fixed
     extra = [x for x in scope.terms(TERMS) if x not in map(bare, program.terms)]
     weights, at = [*start[:count], *(0.0 for _ in extra)], count
     sets: list[OpenSet] = []
@@ -102,5 +100,4 @@ def weighed(task: HeadTask, fitted: Fitted) -> Iterator[Fitted]:
 
 def _alike(one: OpenSet, other: OpenSet) -> bool:
     """Say whether two sets are of the same tokens."""
-    shared = len({*one.elements} & {*other.elements})
-    return one.value == other.value and shared == max(len(one.elements), len(other.elements))
+    return one.value == other.value and {*one.elements} == {*other.elements}
