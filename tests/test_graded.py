@@ -21,6 +21,7 @@ from attn_dsl.synth.graded.cells import CHANNELS, bands
 from attn_dsl.synth.graded.climb import Ascent
 from attn_dsl.synth.graded.factors import Factor, Model
 from attn_dsl.synth.graded.proposer import SMALL, Graded, write
+from attn_dsl.synth.graded.tables import gradients
 from attn_dsl.synth.graded.wide import Wide
 from attn_dsl.synth.proposer import HeadTask
 from attn_dsl.synth.proposers.exchange import Market
@@ -120,10 +121,7 @@ def test_the_gradient_is_that_of_the_objective(mix: float) -> None:
         side *= 0.3
     ascent = Ascent(wide, 0, 0, ridge=1.0)
     _, by_term = ascent.sweep(model, mix)
-    from attn_dsl.synth.graded.cells import factor_gradients
-
-    sides = [np.zeros_like(side) for side in model.sides]
-    factor_gradients(*model.layout, ascent.gradient, *sides)
+    sides = gradients(model, ascent.gradient)
 
     def slope(array: np.ndarray, at: tuple) -> float:
         step = np.float32(0.01)

@@ -13,14 +13,9 @@ import numpy as np
 from attn_dsl.synth import vocabulary
 from attn_dsl.synth.gains import row_moments
 from attn_dsl.synth.graded.ascent import climb
-from attn_dsl.synth.graded.cells import (
-    cell_masses,
-    factor_curvatures,
-    factor_gradients,
-    fill_table,
-    sweep,
-)  # fmt: skip
+from attn_dsl.synth.graded.cells import cell_masses, sweep
 from attn_dsl.synth.graded.factors import Model
+from attn_dsl.synth.graded.tables import curvatures, fill_table, gradients
 from attn_dsl.synth.graded.wide import Wide
 
 
@@ -53,7 +48,7 @@ class Ascent:
     def sweep(self, model: Model, mix: float) -> tuple[float, np.ndarray]:
         """Predict the rows; return the objective and its gradient by the terms' weights."""
         c, planes = self.cells, self.rows_of.planes
-        fill_table(*model.layout, self.table)
+        fill_table(model, self.table)
         self.gradient[:] = 0.0
         is_value, rows = planes.of(model.terms)
         truth_gradient = np.zeros(int((~is_value).sum()))
@@ -92,8 +87,7 @@ class Ascent:
 
     def curvatures(self, model: Model) -> tuple[np.ndarray, list[np.ndarray]]:
         """Return the diagonal of the Hessian for terms and for the sides of factors."""
-        sides = [np.zeros_like(side) for side in model.sides]
-        factor_curvatures(*model.layout, self.masses(), *sides)
+        sides = curvatures(model, self.masses())
         return self.term_moments(model.terms)[1] + self.ridge, [side + self.ridge for side in sides]
 
     def worths(self, model: Model) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -123,11 +117,8 @@ class Ascent:
         def value(x: np.ndarray) -> tuple[float, np.ndarray]:
             unpack(x)
             objective, by_term = self.sweep(model, mix)
-            sides = [np.zeros_like(side) for side in model.sides]
-            factor_gradients(*model.layout, self.gradient, *sides)
-            return objective - 0.5 * self.ridge * float(x @ x), pack(
-                by_term, sides
-            ) - self.ridge * x
+            slopes = pack(by_term, gradients(model, self.gradient)) - self.ridge * x
+            return objective - 0.5 * self.ridge * float(x @ x), slopes
 
         self.sweep(model, 0.0)
         start, scale = pack(model.weights, model.sides), pack(*self.curvatures(model))

@@ -63,12 +63,6 @@ class Model:
         """Count the factors."""
         return len(self.channel)
 
-    @property
-    def layout(self) -> tuple[np.ndarray, ...]:
-        """What the passes over cells take first: cells, then factors."""
-        c = self.cells
-        return (c.starts, c.query, c.key, self.channel, self.slope, *self.sides)
-
     def masks(self) -> list[np.ndarray]:
         """Say which elements of each side move: the free ones that are not 0."""
         return [(side != 0) & self.free[:, i, None] for i, side in enumerate(self.sides)]

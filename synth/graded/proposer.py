@@ -30,12 +30,18 @@ class Style:
         ridge: pulls weights to 0; where it is strong, few elements carry what many would.
         price: nats that an element of a set must promise to be in a new factor.
         profiles: whether factors may have a weight for every band of distance.
+        mix: what additions should explain: 0 likelihood, 1 IoU (``cells.sweep``).
+        factors: how many are added at once, each of another kind.
+        terms: how many terms of the vocabulary are added with them.
     """
 
     sizes: tuple[int, ...]
     ridge: float
     price: float
     profiles: bool
+    mix: float
+    factors: int
+    terms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +61,9 @@ class Pace:
 
 
 QUICK = Pace(8, 20, 4, 10)
-SMALL = Style((550, 380, 270, 190, 140, 100, 75, 55, 40, 30, 22, 16, 11), 4.0, 1.0, False)
-LARGE = Style((4000, 2500, 1600, 1100, 800), 0.3, 0.3, True)
+SIZES = 4000, 2500, 1600, 1100, 800, 550, 380, 270, 190, 140, 100, 75, 55, 40, 30, 22, 16, 11
+SMALL = Style(SIZES[7:], 4.0, 1.0, profiles=False, mix=0.0, factors=1, terms=3)
+LARGE = Style(SIZES[:7], 0.3, 0.3, profiles=True, mix=0.9, factors=2, terms=6)
 TOP = 10.0
 """The largest weight in the sets of a product: so two digits are enough for all that matter."""
 BAND_NODES = 9.0
@@ -71,22 +78,20 @@ class Graded:
 
     Attributes:
         wide: the rows that the weights are moved on.
-        rounds: how often a factor and some terms are added.
-        terms: how many terms of the vocabulary are added in each round.
+        rounds: how often factors and terms are added.
         pace: how far the weights are moved.
         stride: 2 leaves out every other of the smaller sizes.
     """
 
     wide: Wide
     rounds: int = 12
-    terms: int = 3
     pace: Pace = Pace()
     stride: int = 1
     name: str = "graded"
 
     def propose(self, task: HeadTask) -> Iterator[Fitted]:
         """Yield a model as a program at every size, the largest first."""
-        for style in (SMALL, LARGE):
+        for style in (LARGE, SMALL):
             stride = 1 if style.profiles else self.stride
             sizes = [size for size in style.sizes if size <= task.max_nodes][::stride]
             if not sizes:
@@ -115,25 +120,25 @@ class Graded:
         for _ in range(self.rounds):
             if task.spent:
                 break
-            for term in self.best_terms(ascent, model):
+            for term in self.best_terms(ascent, model, style.terms):
                 model.add_term(term)
+            ascent.sweep(model, style.mix)
             factors = propose(
                 ascent.cells, ascent.gradient, ascent.masses(), task.causal, style.price,
                 style.ridge, style.profiles,
             )  # fmt: skip
-            best = max(factors, key=lambda f: f.gain, default=None)
-            if best is not None and best.gain > 0:
-                model.add_factor(_started(best))
+            for factor in _best(factors, style.factors):
+                model.add_factor(_started(factor))
             ascent.climb(model, self.pace.grow, 0.0)
             task.evals += 1
         return model
 
-    def best_terms(self, ascent: Ascent, model: Model) -> list[int]:
+    def best_terms(self, ascent: Ascent, model: Model, count: int) -> list[int]:
         """Return the terms of the vocabulary that promise most."""
         gradient, curvature = ascent.term_moments()
         alone = gain(gradient, curvature, 2.0 + 1e-3 * len(ascent.wide))
         alone[model.terms] = 0.0
-        order = np.argsort(-alone, kind="stable")[: self.terms]
+        order = np.argsort(-alone, kind="stable")[:count]
         return [int(j) for j in order if alone[j] > LEAST]
 
     def shrink(self, task: HeadTask, ascent: Ascent, model: Model, size: int) -> None:
@@ -204,6 +209,15 @@ def write(model: Model, cells: Cells, empty: t.Head) -> t.Head:
         for first, last, weight in _runs(profile * scale):
             terms.append(t.Scaled(weight, value, _condition(first, last, causal)))
     return drop_unused(dataclasses.replace(empty, terms=tuple(terms), sets=tuple(sets)))
+
+
+def _best(factors: list[Factor], count: int) -> list[Factor]:
+    """Return the factors that promise most, of each kind one."""
+    kinds: dict[tuple[bool, ...], Factor] = {}
+    for factor in sorted(factors, key=lambda f: -f.gain):
+        if factor.gain > 0:
+            kinds.setdefault((factor.slope, *factor.free[1:]), factor)
+    return list(kinds.values())[:count]
 
 
 def _started(factor: Factor) -> Factor:
