@@ -83,7 +83,7 @@ class Settings:
     max_nodes: int = 200
     effort: int = 1
     entries: int = 80_000
-    wide: int = 120_000
+    wide: int = 150_000
     front: int = 24
     price: float = 0.0005
     rounds: int = 2

@@ -20,7 +20,7 @@ from attn_dsl.synth.graded.ascent import climb
 from attn_dsl.synth.graded.cells import CHANNELS, bands
 from attn_dsl.synth.graded.climb import Ascent
 from attn_dsl.synth.graded.factors import Factor, Model
-from attn_dsl.synth.graded.proposer import SMALL, Graded, write
+from attn_dsl.synth.graded.proposer import SIZES, Graded, write
 from attn_dsl.synth.graded.tables import gradients
 from attn_dsl.synth.graded.wide import Wide
 from attn_dsl.synth.proposer import HeadTask
@@ -169,7 +169,7 @@ def test_graded_sets_are_found_again(source: str) -> None:
         assert fitted.nodes == nodes(fitted.program)
         assert fitted.settled
     sizes = [f.nodes for f in found]
-    assert min(sizes) <= SMALL.sizes[-3]
+    assert min(sizes) <= SIZES[-3]
     assert sizes == sorted(sizes, reverse=True)
 
 

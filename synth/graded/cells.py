@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numba import njit
@@ -100,6 +100,13 @@ class Cells:
 
     def __len__(self) -> int:
         return len(self.query)
+
+    @cached_property
+    def band(self) -> np.ndarray:
+        """The band of each cell, int32 (cells)."""
+        sizes = np.diff(self.starts)
+        bands = np.tile(np.arange(sizes.shape[1], dtype=np.int32), len(sizes))
+        return np.repeat(bands, sizes.ravel())
 
 
 @dataclass(frozen=True, eq=False)

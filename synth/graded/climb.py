@@ -15,6 +15,7 @@ from attn_dsl.synth.gains import row_moments
 from attn_dsl.synth.graded.ascent import climb
 from attn_dsl.synth.graded.cells import cell_masses, sweep
 from attn_dsl.synth.graded.factors import Model
+from attn_dsl.synth.graded.losses import change, group_losses, row_losses
 from attn_dsl.synth.graded.tables import curvatures, fill_table, gradients
 from attn_dsl.synth.graded.wide import Wide
 
@@ -91,10 +92,30 @@ class Ascent:
         return self.term_moments(model.terms)[1] + self.ridge, [side + self.ridge for side in sides]
 
     def worths(self, model: Model) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Return what every term and element is worth, in nats, as the model stands."""
-        terms, sides = self.curvatures(model)
-        worth = [0.5 * x**2 * h for x, h in zip(model.sides, sides, strict=True)]
-        return 0.5 * model.weights**2 * terms, worth
+        """Return the shared mass that is lost without each term and element, as of the last sweep."""
+        cells, planes = self.cells, self.rows_of.planes
+        rows = self.wide.starts, self.wide.actual, self.predicted
+        by_row = np.empty(len(self.wide), dtype=np.float32)
+        terms = np.zeros(len(model.terms))
+        for j, (value, at) in enumerate(zip(*planes.of(model.terms), strict=True)):
+            plane = planes.values[at] if value else planes.truths[at]
+            row_losses(change(model.weights[j] * plane), *rows, by_row)
+            terms[j] = by_row.sum(dtype=np.float64)
+        sides = [np.zeros(side.shape) for side in model.sides]
+        for f, (free, channel) in enumerate(zip(model.free, model.channel, strict=True)):
+            cell = cells.cell[channel]
+            groups = cells.band, cells.query, cells.key
+            bands, left, right = (x[f][g] for x, g in zip(model.sides, groups, strict=True))
+            score = (bands * left * right)[cell]
+            without = change(score * cells.log_distance if model.slope[f] else score)
+            for side in (0, 2):
+                if free[side]:
+                    group_losses(without, groups[side][cell], *rows, sides[side][f])
+            if free[1]:  # All entries of a row have the same query.
+                row_losses(without, *rows, by_row)
+                queries = cells.query[cell[self.wide.starts[:-1]]]
+                sides[1][f] = np.bincount(queries, by_row, len(sides[1][f]))
+        return terms, sides
 
     def climb(self, model: Model, steps: int, mix: float) -> None:
         """Move all weights uphill, in place, until ``steps`` sweeps are spent (L-BFGS).

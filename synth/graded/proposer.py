@@ -23,10 +23,9 @@ from attn_dsl.synth.rewrite import drop_unused
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How a model is grown, and to which sizes it is then shrunk.
+    """How a model is grown.
 
     Attributes:
-        sizes: about how many nodes the programs have, the largest first.
         ridge: pulls weights to 0; where it is strong, few elements carry what many would.
         price: nats that an element of a set must promise to be in a new factor.
         profiles: whether factors may have a weight for every band of distance.
@@ -35,7 +34,6 @@ class Style:
         terms: how many terms of the vocabulary are added with them.
     """
 
-    sizes: tuple[int, ...]
     ridge: float
     price: float
     profiles: bool
@@ -51,19 +49,21 @@ class Pace:
     Attributes:
         grow: after each addition.
         settle: when the model is complete.
-        follow, adjust: at each size, uphill in likelihood, and then in IoU.
+        adjust: at each size, uphill in IoU.
     """
 
     grow: int = 12
     settle: int = 40
-    follow: int = 8
     adjust: int = 20
 
 
-QUICK = Pace(8, 20, 4, 10)
+QUICK = Pace(8, 20, 10)
+SMALL = Style(4.0, 1.0, profiles=False, mix=0.0, factors=1, terms=3)
+LARGE = Style(0.3, 0.3, profiles=True, mix=0.9, factors=2, terms=6)
 SIZES = 4000, 2500, 1600, 1100, 800, 550, 380, 270, 190, 140, 100, 75, 55, 40, 30, 22, 16, 11
-SMALL = Style(SIZES[7:], 4.0, 1.0, profiles=False, mix=0.0, factors=1, terms=3)
-LARGE = Style(SIZES[:7], 0.3, 0.3, profiles=True, mix=0.9, factors=2, terms=6)
+"""About how many nodes the programs have."""
+LARGE_NODES = 380
+"""Models of so many nodes and more are grown large."""
 TOP = 10.0
 """The largest weight in the sets of a product: so two digits are enough for all that matter."""
 BAND_NODES = 9.0
@@ -91,27 +91,28 @@ class Graded:
 
     def propose(self, task: HeadTask) -> Iterator[Fitted]:
         """Yield a model as a program at every size, the largest first."""
-        for style in (LARGE, SMALL):
-            stride = 1 if style.profiles else self.stride
-            sizes = [size for size in style.sizes if size <= task.max_nodes][::stride]
-            if not sizes:
+        style = LARGE if task.max_nodes >= LARGE_NODES else SMALL
+        ascent = Ascent(self.wide, task.layer, task.head, style.ridge)
+        model = self.grow(task, ascent, style)
+        ascent.climb(model, self.pace.settle, 0.0)
+        before = -1
+        for size in self.sizes(task.max_nodes):
+            if task.spent:
+                return
+            self.shrink(task, ascent, model, size)
+            left = len(model.terms) + sum(int(mask.sum()) for mask in model.masks())
+            if left in (0, before):
                 continue
-            ascent = Ascent(self.wide, task.layer, task.head, style.ridge)
-            model = self.grow(task, ascent, style)
-            ascent.climb(model, self.pace.settle, 0.0)
-            before = -1
-            for size in sizes:
-                if task.spent:
-                    return
-                self.shrink(task, ascent, model, size)
-                left = len(model.terms) + sum(int(mask.sum()) for mask in model.masks())
-                if left in (0, before):
-                    continue
-                before = left
-                ascent.climb(model, self.pace.follow, 0.0)
-                ascent.climb(model, self.pace.adjust, 0.9)
-                task.evals += 1
-                yield task.measured(write(model, self.wide.cells, task.empty()))
+            before = left
+            ascent.climb(model, self.pace.adjust, 0.9)
+            task.evals += 1
+            yield task.measured(write(model, self.wide.cells, task.empty()))
+
+    def sizes(self, most: int) -> list[int]:
+        """Return the sizes of the programs, the largest first."""
+        large = [size for size in SIZES if LARGE_NODES <= size <= most]
+        small = [size for size in SIZES if size < LARGE_NODES and size <= most]
+        return large + small[:: self.stride]
 
     def grow(self, task: HeadTask, ascent: Ascent, style: Style) -> Model:
         """Add factors and terms, those that promise most."""

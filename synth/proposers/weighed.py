@@ -28,13 +28,13 @@ SMALL = 90
 """Programs of at most so many nodes are added to …"""
 STARTS = 5
 """… so many of them …"""
-PASSES = 4
+PASSES = 6
 """… so often at the most, from the second time on the new ones."""
 PLACES = 3
 """How many sets are added, where they promise most."""
 TERMS = 6
 """How many terms of the vocabulary are added with them."""
-SIZES = (16, 20, 24, 28, 32, 36, 40, 44, 48)
+SIZES = (16, 20, 25, 30, 35, 40, 50, 65, 90)
 """How many nodes are left at the most."""
 
 
