@@ -196,10 +196,15 @@ class Proposer(Protocol):
 
 
 def pool(task: HeadTask, proposers: Iterable[Proposer]) -> list[Fitted]:
-    """Collect and fit what all proposers suggest for a head, in the order in which it comes."""
+    """Collect and fit what all proposers suggest for a head, in the order in which it comes.
+
+    What a proposer has fitted itself is kept also when all evaluations or all time is used.
+    """
     found: dict[t.Head, Fitted] = {}
     for proposer in proposers:
         for proposal in proposer.propose(task):
+            if found and task.spent and not isinstance(proposal, Fitted):
+                break
             program = proposal.program if isinstance(proposal, Fitted) else proposal
             if t.nodes(program) > task.max_nodes:
                 continue
@@ -208,6 +213,4 @@ def pool(task: HeadTask, proposers: Iterable[Proposer]) -> list[Fitted]:
                 fitted.program,
                 dataclasses.replace(fitted, proposer=fitted.proposer or proposer.name),
             )
-            if task.spent:
-                break
     return list(found.values())

@@ -79,7 +79,7 @@ class Settings:
 
     seed: int = 0
     proposers: tuple[str, ...] = ("library", "greedy", "exact", "graded")
-    max_evals: int = 200
+    max_evals: int = 400
     max_nodes: int = 200
     effort: int = 1
     entries: int = 80_000
