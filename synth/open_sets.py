@@ -86,6 +86,11 @@ class Opened:
         return sum(len(t.weights_of(term)) for term in self.terms)
 
     @property
+    def counts(self) -> list[int]:
+        """How many weights each set has, behind those of the terms."""
+        return [len(one.elements) for one in self.sets]
+
+    @property
     def wide(self) -> t.Head:
         """The program with a term for each element, whose planes the weights are fitted on."""
         planes = (x.plane(e) for x in self.sets for e in x.elements)

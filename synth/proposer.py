@@ -16,6 +16,7 @@ from attn_dsl.dsl.errors import ProgramError
 from attn_dsl.synth import weights as w
 from attn_dsl.synth.design import Design
 from attn_dsl.synth.open_sets import opened
+from attn_dsl.synth.stacks import Stack
 
 OPENED = 64
 """Programs of at most so many weights, those of elements included, have all of them adjusted."""
@@ -143,7 +144,7 @@ class HeadTask:
         fitted = self._sharpened(fitted)
         planes = self.design.planes(fitted.program)
         start = np.array(fitted.program.weights, dtype=np.float64)
-        found, predicted = w.adjust(planes, self.rows, start, fitted.predicted)
+        found, predicted = w.adjust(w.Dense(planes), self.rows, start, fitted.predicted)
         iou = w.iou_of(self.rows.actual, predicted, len(self.rows))
         for digits in (2, 3):
             short = w.rounded(found, digits)
@@ -161,7 +162,7 @@ class HeadTask:
         program, start = opened(fitted.program, plain=False)
         if not program.sets or len(start) > OPENED:
             return fitted
-        planes = self.design.compute(program.wide)
+        planes = Stack.of(self.design.compute(program.wide), program.counts)
         found, _ = w.adjust(planes, self.rows, start, fitted.predicted)
         fixed, elements = found[: program.fixed], w.rounded(found[program.fixed :])
         return self.measured(program.closed(np.append(fixed, elements)), fitted.proposer)

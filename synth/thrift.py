@@ -11,6 +11,7 @@ from attn_dsl.dsl import tree as t
 from attn_dsl.synth import weights as w
 from attn_dsl.synth.open_sets import Opened
 from attn_dsl.synth.proposer import HeadTask
+from attn_dsl.synth.stacks import Stack, element_losses
 from attn_dsl.synth.vocabulary import size
 
 FIRST = 15
@@ -33,7 +34,12 @@ def shrunk(
         start: the weights of ``program.wide`` to move from.
         sizes: how many nodes are left at the most; where a program has no more, it stays.
     """
-    rows, planes = task.rows, task.design.compute(program.wide)
+    rows = task.rows
+
+    def stacked(program: Opened) -> Stack:
+        return Stack.of(task.design.compute(program.wide), program.counts)
+
+    planes = stacked(program)
     weights = _uphill(planes, rows, start, FIRST)
     fresh = True
     for limit in sorted(sizes, reverse=True):
@@ -43,12 +49,13 @@ def shrunk(
         nodes = 1 + sum(unit.nodes for unit in units if unit.whole)
         if nodes > limit:
             fresh = True
-            some = _kept(units, _losses(units, planes, weights, rows), nodes - limit, len(planes))
-            program, planes = program.kept(some), np.ascontiguousarray(planes[some])
+            losses = _losses(program, planes, weights, rows)
+            some = _kept(units, losses, nodes - limit, len(planes))
+            program, planes = program.kept(some), planes.kept(some)
             weights = _uphill(planes, rows, weights[some], STEPS)
             if any(one.factor for one in program.sets):
                 program, weights = program.turned(weights)
-                planes = task.design.compute(program.wide)
+                planes = stacked(program)
                 weights = _uphill(planes, rows, weights, STEPS)
         if not len(planes):
             return
@@ -88,27 +95,34 @@ def units_of(program: Opened) -> list[Unit]:
     return units
 
 
-def _uphill(planes: np.ndarray, rows: w.Rows, start: np.ndarray, steps: int) -> np.ndarray:
+def _uphill(planes: Stack, rows: w.Rows, start: np.ndarray, steps: int) -> np.ndarray:
     """Return weights moved uphill in IoU."""
-    predicted = np.empty(planes.shape[1], dtype=np.float32)
-    w.predict(planes, start, rows.starts, predicted)
+    predicted = np.empty(len(rows.actual), dtype=np.float32)
+    planes.predict(start, rows.starts, predicted)
     return w.adjust(planes, rows, start, predicted, steps)[0]
 
 
-def _losses(
-    units: Sequence[Unit], planes: np.ndarray, weights: np.ndarray, rows: w.Rows
-) -> list[float]:
-    """Return the IoU that is lost without each unit, the other weights left as they are."""
-    scores = (weights.astype(np.float32) @ planes)[None]
-    predicted = np.empty(planes.shape[1], np.float32)
+def _losses(program: Opened, planes: Stack, weights: np.ndarray, rows: w.Rows) -> list[float]:
+    """Return the shared mass that is lost without each unit, the other weights left as they are."""
+    scores = planes.scores(weights)
+    predicted = np.empty(len(rows.actual), dtype=np.float32)
 
-    def iou(block: Sequence[int]) -> float:
-        without = np.concatenate([scores, planes[list(block)]])
-        w.predict(without, np.array([1.0, *-weights[list(block)]]), rows.starts, predicted)
-        return w.iou_of(rows.actual, predicted, len(rows))
+    def shared(without: np.ndarray | float) -> float:
+        w.predict((scores - without)[None], np.ones(1), rows.starts, predicted)
+        return w.shared_mass(rows.actual, predicted)
 
-    best = iou(())
-    return [best - iou(unit.block) for unit in units]
+    fixed, *parts = planes.split(weights)
+    best, found, at = shared(0.0), [], 0
+    now = predicted.copy()
+    for term in program.terms:
+        block = slice(at, at + len(t.weights_of(term)))
+        found.append(best - shared(fixed[block].astype(np.float32) @ planes.dense[block]))
+        at = block.stop
+    for one, part in zip(planes.sets, parts, strict=True):
+        found.append(best - shared(one.scores(part)))
+        if one.count > 1:
+            found += list(element_losses(one, part, rows, now))
+    return found
 
 
 def _kept(units: Sequence[Unit], losses: Sequence[float], excess: int, count: int) -> np.ndarray:

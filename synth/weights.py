@@ -8,6 +8,7 @@ the one minimum in a few steps. Design matrices are planes: (weights, entries), 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -174,24 +175,6 @@ def shared_mass(actual, predicted):
 
 
 @njit(**FAST)
-def _mass_gradient(planes, starts, actual, predicted, gradient):
-    """Add up the gradient of the shared mass with respect to the weights."""
-    for r in range(starts.shape[0] - 1):
-        low, high = starts[r], starts[r + 1]
-        p = predicted[low:high]
-        a = actual[low:high]
-        inside = np.float32(0.0)
-        for i in range(high - low):
-            inside += p[i] if p[i] < a[i] else np.float32(0.0)
-        for j in range(planes.shape[0]):
-            x = planes[j, low:high]
-            s = np.float32(0.0)
-            for i in range(high - low):
-                s += p[i] * x[i] * ((np.float32(1.0) if p[i] < a[i] else np.float32(0.0)) - inside)
-            gradient[j] += s
-
-
-@njit(**FAST)
 def _aim(starts, actual, predicted, out):
     for r in range(starts.shape[0] - 1):
         low, high = starts[r], starts[r + 1]
@@ -221,8 +204,53 @@ def iou_of(actual: np.ndarray, predicted: np.ndarray, count: int) -> float:
     return shared / (2 * count - shared)
 
 
+class Columns(ABC):
+    """The planes of weights, in whatever form: what the ascent of IoU needs of them."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many weights there are."""
+
+    @abstractmethod
+    def predict(self, weights: np.ndarray, starts: np.ndarray, out: np.ndarray) -> None:
+        """Compute the softmax rows of the weighted sum."""
+
+    @abstractmethod
+    def sums(self, pull: np.ndarray) -> np.ndarray:
+        """Return every plane times a vector over the entries, float64 (weights)."""
+
+    @abstractmethod
+    def curvature(self, rows: Rows, predicted: np.ndarray) -> np.ndarray:
+        """Return the Hessian of the cross-entropy, summed over rows."""
+
+
+class Dense(Columns):
+    """Planes as they are, float32 (weights, entries)."""
+
+    def __init__(self, planes: np.ndarray) -> None:
+        self.planes = planes
+
+    def __len__(self) -> int:
+        return len(self.planes)
+
+    def predict(self, weights: np.ndarray, starts: np.ndarray, out: np.ndarray) -> None:
+        """See ``Columns``."""
+        predict(self.planes, weights, starts, out)
+
+    def sums(self, pull: np.ndarray) -> np.ndarray:
+        """See ``Columns``."""
+        return (self.planes @ pull).astype(np.float64)
+
+    def curvature(self, rows: Rows, predicted: np.ndarray) -> np.ndarray:
+        """See ``Columns``."""
+        t = len(self)
+        unused, hessian = np.zeros(t), np.zeros((t, t))
+        curvature(self.planes, rows.starts, rows.actual, predicted, unused, hessian)
+        return np.tril(hessian) + np.tril(hessian, -1).T
+
+
 def adjust(
-    planes: np.ndarray, rows: Rows, weights: np.ndarray, predicted: np.ndarray, steps: int = 15
+    planes: Columns, rows: Rows, weights: np.ndarray, predicted: np.ndarray, steps: int = 15
 ) -> tuple[np.ndarray, np.ndarray]:
     """Move fitted weights uphill in IoU on the same rows, by steps scaled with the curvature.
 
@@ -237,19 +265,16 @@ def adjust(
     best = iou_of(rows.actual, predicted, count)
     if not t:
         return best_w, best_p
-    unused, hessian = np.zeros(t), np.zeros((t, t))
-    curvature(planes, rows.starts, rows.actual, predicted, unused, hessian)
-    hessian = (np.tril(hessian) + np.tril(hessian, -1).T) / count
+    hessian = planes.curvature(rows, predicted) / count
     hessian += (1e-3 + 0.01 * np.trace(hessian) / t) * np.eye(t)
     scale = 2.0
     for _ in range(steps):
-        gradient = np.zeros(t)
-        _mass_gradient(planes, rows.starts, rows.actual, best_p, gradient)
+        gradient = planes.sums(aim(rows, best_p) - best_p)
         move = np.linalg.solve(hessian, gradient / count)
         while scale > 0.02:
             trial = np.clip(best_w + scale * move, -LIMIT, LIMIT)
             out = np.empty_like(best_p)
-            predict(planes, trial, rows.starts, out)
+            planes.predict(trial, rows.starts, out)
             now = iou_of(rows.actual, out, count)
             if now > best + 1e-6:
                 best, best_w, best_p = now, trial, out

@@ -127,7 +127,7 @@ def test_adjusting_never_loses_iou(design: Design) -> None:
     planes = design.planes(parse("head x causal:\n ? where k == q-1\n ? * log(1+q-k)"))
     found, predicted = w.fit(planes, job.rows)
     before = w.iou_of(job.rows.actual, predicted, len(job.rows))
-    moved, after = w.adjust(planes, job.rows, found, predicted)
+    moved, after = w.adjust(w.Dense(planes), job.rows, found, predicted)
     assert w.iou_of(job.rows.actual, after, len(job.rows)) >= before
     check_rows = np.empty_like(after)
     w.predict(planes, moved, job.rows.starts, check_rows)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from attn_dsl.synth.search import Settings
 
-LARGE_NODES = 800
-"""From here on graded programs are grown a second time, with less restraint."""
+LARGE_NODES = 380
+"""From here on graded programs are grown with less restraint."""
 NEIGHBOURS = 6
 """From this effort on the tokens before query and key are looked at as well."""
 BANK_SECONDS = 4.0
@@ -39,10 +39,10 @@ class Rate:
 
 def _graded(settings: Settings) -> float:
     """Graded sets: rows and rounds grow with the effort, from ``NEIGHBOURS`` on there are 3 channels."""
-    seconds = 1.3 * settings.effort**1.4
+    seconds = 0.8 * settings.effort**1.35
     if settings.effort >= NEIGHBOURS:
         seconds *= 2.0
-    return seconds * (4.0 if settings.max_nodes >= LARGE_NODES else 1.0)
+    return seconds * (2.0 if settings.max_nodes >= LARGE_NODES else 1.0)
 
 
 RATES = {
