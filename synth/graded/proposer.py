@@ -123,7 +123,8 @@ class Graded:
                 break
             for term in self.best_terms(ascent, model, style.terms):
                 model.add_term(term)
-            ascent.sweep(model, style.mix)
+            if style.mix:
+                ascent.sweep(model, style.mix)
             factors = propose(
                 ascent.cells, ascent.gradient, ascent.masses(), task.causal, style.price,
                 style.ridge, style.profiles,
