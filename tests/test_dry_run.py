@@ -112,7 +112,7 @@ def test_time_and_memory_follow_the_settings(
 
     efforts = [seconds("--effort", effort) for effort in (1, 2, 4, 8)]
     assert efforts == sorted(set(efforts))
-    assert seconds("--effort", 4, "--max-nodes", 1500) > 2 * efforts[2]
+    assert seconds("--effort", 4, "--max-nodes", 1500) > 1.15 * efforts[2]
     alone = [seconds("--proposers", name) for name in ("library", "greedy", "graded")]
     assert all(x < usual["search_seconds"] for x in alone)
     assert seconds("--proposers", "library,enumerate") > alone[0]
@@ -126,7 +126,7 @@ def test_it_says_what_was_measured(small_model: Callable[[str], Path], texts: Pa
     assert "guessed" not in plan(*model, "--rounds", 1)["estimate"]
     told = plan(*model, "--effort", 6, "--max-nodes", 2000, "--proposers", "llm,graded")
     assert told["guessed"] == [
-        "the proposer llm", "an effort above 2", "programs of 800 nodes and more",
+        "the proposer llm", "an effort above 2", "programs of 380 nodes and more",
         "rounds after the first",
     ]  # fmt: skip
     assert "guessed: the proposer llm, an effort above 2" in told["estimate"]

@@ -160,7 +160,9 @@ class Run:
         write(state, text)
         # What is read back, so that a resumed run goes on from the very same result.
         self._results[number, result.label] = HeadResult.from_json(text)
-        write(self.path / "programs" / f"{result.label}.attn", result.program)
+        later = range(number + 1, self.rounds + 1)
+        if not any(self.done(result.layer, result.head, n) for n in later):
+            write(self.path / "programs" / f"{result.label}.attn", result.program)
         if time.monotonic() >= self._tables_next:
             self.tabulate()
 
