@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.capture import Capture
@@ -118,13 +119,34 @@ class Workplace:
 
 _places: OrderedDict[Place, Workplace] = OrderedDict()
 _lock = threading.Lock()
+_one_thread: list[threadpool_limits] = []
+"""What keeps matrix products on one thread while there are searches."""
+
+
+def _keep(place: Place, workplace: Workplace) -> None:
+    """Keep the session of a search; the caller has the lock.
+
+    On more threads products are summed in another order, so that a process with fewer, such as a
+    worker of a cluster, would give other bytes. The searches have the cores in any case.
+    """
+    if not _one_thread:
+        _one_thread.append(threadpool_limits(1, user_api="blas"))
+    _places[place] = workplace
+
+
+def _drop(place: Place) -> Workplace | None:
+    """Drop the session of a search; the caller has the lock."""
+    workplace = _places.pop(place, None)
+    if not _places and _one_thread:
+        _one_thread.pop().restore_original_limits()
+    return workplace
 
 
 @contextlib.contextmanager
 def at_hand(place: Place, session: Session) -> Iterator[None]:
     """Have this process's threads use a session that is made already, and drop it afterwards."""
     with _lock:
-        _places[place] = Workplace(session)
+        _keep(place, Workplace(session))
     try:
         yield
     finally:
@@ -160,7 +182,7 @@ def search_head(task: HeadSearch) -> Outcome:
 def forget(place: Place) -> None:
     """Stop the searches of a place in this process, and drop what is kept for them."""
     with _lock:
-        workplace = _places.pop(place, None)
+        workplace = _drop(place)
     if workplace is not None:
         workplace.session.stop.set()
 
@@ -168,7 +190,7 @@ def forget(place: Place) -> None:
 def _workplace(place: Place) -> Workplace:
     with _lock:
         if place not in _places:
-            _places[place] = Workplace(Session(_open(place), place.settings, _run(place)))
+            _keep(place, Workplace(Session(_open(place), place.settings, _run(place))))
         _places.move_to_end(place)
         while len(_places) > MOST:
             _places.popitem(last=False)
