@@ -15,6 +15,7 @@ from numba import njit
 
 from attn_dsl.compiler.jit import FAST
 from attn_dsl.synth import weights as w
+from attn_dsl.synth.graded.losses import change
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,20 +115,18 @@ class Stack(w.Columns):
     def curvature(self, rows: w.Rows, predicted: np.ndarray) -> np.ndarray:
         """Return the Hessian of the cross-entropy, summed over rows."""
         planes = [*self.dense, *(one.factor for one in self.sets)]
-        numbers = [None] * len(self.dense) + [one.element for one in self.sets]
+        none = np.zeros(len(predicted), dtype=np.int32)
+        numbers = [none] * len(self.dense) + [one.element for one in self.sets]
         counts = [1] * len(self.dense) + [one.count for one in self.sets]
         at = np.cumsum([0, *counts])
         hessian = np.zeros((len(self), len(self)))
         means = np.empty((len(self), len(rows)), dtype=np.float32)
-        none = np.zeros(len(predicted), dtype=np.int32)
-        for i, (x, own, n) in enumerate(zip(planes, numbers, counts, strict=True)):
+        for i, (x, mine, n) in enumerate(zip(planes, numbers, counts, strict=True)):
             mass = predicted * x
-            mine = none if own is None else own
             _row_sums(mass, mine, rows.starts, means[at[i] : at[i + 1]])
             for j in range(i + 1):
-                other = numbers[j]
                 sums = np.zeros((n + 1, counts[j] + 1))
-                _pair_sums(mass, planes[j], mine, none if other is None else other, sums)
+                _pair_sums(mass, planes[j], mine, numbers[j], sums)
                 hessian[at[i] : at[i + 1], at[j] : at[j + 1]] = sums[:n, : counts[j]]
         hessian = np.tril(hessian) + np.tril(hessian, -1).T
         return hessian - (means @ means.T).astype(np.float64)
@@ -138,8 +137,8 @@ def element_losses(
 ) -> np.ndarray:
     """Return the mass that the rows share with a head only thanks to each element of a set."""
     losses = np.zeros(one.count)
-    change = np.exp(-one.scores(weights))
-    _element_losses(change, one.element, one.count, rows.starts, rows.actual, predicted, losses)
+    without = change(one.scores(weights))
+    _element_losses(without, one.element, one.count, rows.starts, rows.actual, predicted, losses)
     return losses
 
 
