@@ -16,6 +16,7 @@ from attn_dsl.eval.capture import Capture
 from attn_dsl.synth.design import Design
 from attn_dsl.synth.exact import rules as r
 from attn_dsl.synth.exact import screen as s
+from attn_dsl.synth.exact.aside import Aside
 from attn_dsl.synth.exact.atoms import SCALE, Atoms
 from attn_dsl.synth.exact.proposer import Exact
 from attn_dsl.synth.exact.residual import CLEAN, NOISY, Residual, turns
@@ -154,6 +155,46 @@ def test_moments_of_all_atoms_are_those_of_their_planes() -> None:
         square = np.add.reduceat(x * x * left.mass, a.starts[:-1])
         np.testing.assert_allclose(g[:, j], pull, rtol=1e-3, atol=2e-4)
         np.testing.assert_allclose(h[:, j], square - mean**2, rtol=1e-2, atol=2e-3)
+
+
+@pytest.mark.parametrize("places", [True, False])
+def test_what_is_set_aside_is_what_tables_explain(places: bool) -> None:
+    a = atoms()
+    left = Residual(task_of(capture_of(f"head x causal:\n {KINDS['curve']}\n")).rows, clean=True)
+    aside = Aside(a, left.mass, places)
+    some = [Rule(Atom(SCALE, 0, 3, 9)), Rule(key=Choice(-1, (2, 3)), query=Choice(0, (1, 4)))]
+    planes = left.centred(np.stack([r.plane(a, rule) for rule in some]))
+    columns = np.zeros((left.entries, aside.size), dtype=np.float32)
+    for c in range(aside.columns.shape[1]):
+        held = np.flatnonzero(aside.columns[:, c] >= 0)
+        columns[held, aside.columns[held, c]] = 1.0
+    tables = left.centred(np.ascontiguousarray(columns.T)).astype(np.float64)
+    root = np.sqrt(left.mass.astype(np.float64))
+    found = aside.less(planes)
+    for plane, rest in zip(planes, found, strict=True):
+        solution = np.linalg.lstsq((tables * root).T, plane * root, rcond=1e-9)[0]
+        expected = plane - solution @ tables
+        scale = float(left.mass @ plane**2)
+        assert float(left.mass @ (rest - expected) ** 2) < 1e-3 * scale
+        assert places or float(left.mass @ rest**2) > 0.1 * scale
+    if places:  # an interval of distances is a table of distances
+        assert float(left.mass @ found[0] ** 2) < 1e-5 * float(left.mass @ planes[0] ** 2)
+
+
+def test_rules_about_the_key_that_add_up_are_told_apart() -> None:
+    source = """head x causal:
+        2 where starts(word(k), "s")
+        -1.5 where token(k) in {" cat", " the", " ,"}
+        2.5 where token(k-1) in {" a", " to", " and"}
+        3 where token(k) in {" dog", " park"} and token(q) in {" Tom", " she", " ran"}
+        -0.2 * (q - k)
+        1.5 where k == q-2
+    """
+    found = proposed(task_of(capture_of(source)))
+    best = max(found, key=lambda f: f.iou)
+    smallest = min((f for f in found if f.iou >= best.iou - 0.002), key=lambda f: f.nodes)
+    assert best.iou > 0.995, show(best.program)
+    assert smallest.nodes <= 1.25 * t.nodes(parse(source)), show(smallest.program)
 
 
 def test_intervals_of_one_scale_become_a_table() -> None:

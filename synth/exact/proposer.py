@@ -2,14 +2,18 @@
 
 Forward selection with replacement: the rule that explains most of the residual is added, all token
 sets are chosen anew given the other rules, rules that have become useless are dropped, and each is
-exchanged where another rule explains better what the others leave. Prices are in units of the
-residual's noise, so that without noise even small effects are found.
+exchanged where another rule explains better what the others leave. Without noise this is done in
+three parts (``peeled``): what the key's token, distance and place explain by themselves is set aside
+at first (``aside``), so that rules of which each is one of many that add up do not stand in the way
+of rules about query and key. In each part nodes are dear at first, so that simple rules come before
+large sets, and get cheaper when no rule pays. With noise, prices are in units of the residual's.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,20 +21,19 @@ import numpy as np
 from attn_dsl.dsl import tree as t
 from attn_dsl.synth.exact import rules as r
 from attn_dsl.synth.exact import screen as s
+from attn_dsl.synth.exact.aside import Aside
 from attn_dsl.synth.exact.atoms import VALUE, Atoms
 from attn_dsl.synth.exact.residual import CLEAN, NOISY, Residual, turns
-from attn_dsl.synth.exact.rules import Atom, Rule
-from attn_dsl.synth.exact.state import State, cost_of
+from attn_dsl.synth.exact.rules import Atom, Choice, Rule
+from attn_dsl.synth.exact.state import Normal, State, cost_of
 from attn_dsl.synth.proposer import Fitted, HeadTask
 
 THRIFT = 0.5
 """Rules that are added are compared by gain over cost to this power."""
+SHARES = 2e-4, 1e-4, 3e-5
+"""Of what is unexplained when a part of the search begins, a node must explain this in the end."""
 SAME = 1e-5
 """Gains that differ by less than this share are taken for equal, and the smaller rule is better."""
-DONE = 0.9997
-"""Programs that come so near to a head are not added to."""
-
-
 LITTLE = 0.003
 """Token sets are chosen anew as long as that explains this share of what is left."""
 
@@ -69,13 +72,47 @@ class Exact:
         state = State(atoms, Residual(task.rows, clean))
         screenings = (40 if clean else 6) * self.effort
         yield task.empty()
+        if clean:
+            yield from self.peeled(state, task, screenings)
+        screenings -= yield from self.grow(state, task, screenings)
+        if clean:
+            self.swaps(state, task, screenings)
+            self.settle(state)
+            self.merge(state, task)
+            self.fuse(state)
+            for _ in range(2):
+                for j in range(len(state.rules)):
+                    if j < len(state.rules) and not task.spent:
+                        self.improve(state, task, j)
+                self.settle(state)
+            state.by_distance()
+        yield from self.shrink(state, task)
+
+    def peeled(self, state: State, task: HeadTask, most: int) -> Iterator[Fitted | t.Head]:
+        """Find first what no table of key, distance and place explains, then those of the latter."""
+        for places, share in ((True, SHARES[0]), (False, SHARES[1])):
+            state.left.aside = Aside(state.atoms, state.left.mass, places)
+            state.put(state.rules, state.planes)
+            state.dear(share)
+            yield from self.grow(state, task, most)
+        state.left.aside = None
+        state.put(state.rules, state.planes)
+        state.dear(SHARES[2])
+
+    def grow(
+        self, state: State, task: HeadTask, most: int
+    ) -> Generator[Fitted | t.Head, None, int]:
+        """Add rules as long as that pays; yield every program, return the number of screenings."""
+        screenings, clean, aside = most, state.left.clean, state.left.aside
         stuck = 0
-        while screenings > 0 and not task.spent and state.left.iou < DONE:
+        while screenings > 0 and not task.spent and not state.done:
             before = state.save()
             cost = state.total(state.left.price)
             screenings -= 1
             rule = self.best(state, task)
             if rule is None:
+                if state.cheaper():
+                    continue
                 if stuck or screenings <= 0:
                     break
                 screenings -= self.swaps(state, task, screenings)
@@ -84,27 +121,23 @@ class Exact:
             state.add(rule)
             self.improve(state, task, len(state.rules) - 1)
             self.settle(state)
-            if state.total(state.left.price) >= cost and state.nodes >= _nodes(before, atoms):
+            if state.total(state.left.price) >= cost and state.nodes >= _nodes(before, state.atoms):
                 state.restore(before)
+                if state.cheaper():
+                    continue
                 if stuck:
                     break
                 stuck = 1
                 screenings -= self.swaps(state, task, screenings)
                 continue
             stuck = 0
-            if clean and len(state.rules) > 1:
-                screenings -= self.swaps(state, task, screenings)
-            yield self.fitted(state, task)
-        if clean:
-            self.swaps(state, task, screenings)
-            self.settle(state)
-            self.merge(state, task)
-            for _ in range(2):
-                for j in range(len(state.rules)):
-                    if j < len(state.rules) and not task.spent:
-                        self.improve(state, task, j)
-                self.settle(state)
-        yield from self.shrink(state, task)
+            if clean and (aside is None or not aside.places):
+                self.curves(state, task)
+            if aside is None:
+                if clean and len(state.rules) > 1 and state.left.price <= state.left.lowest:
+                    screenings -= self.swaps(state, task, screenings)
+                yield self.fitted(state, task)
+        return most - screenings
 
     def fitted(self, state: State, task: HeadTask) -> Fitted | t.Head:
         """Write the state's program; without noise its weights are final."""
@@ -138,7 +171,7 @@ class Exact:
         """Return the rule that pays best when the others' weights are fitted along with it."""
         atoms, price, ridge = state.atoms, state.left.price, state.left.ridge
         planes, rules = state.planes, state.rules
-        room = task.max_nodes - state.nodes
+        room = task.max_nodes * (1 + (left.aside is not None)) - state.nodes
         if without is not None:
             room += r.nodes(atoms, rules[without])
             planes = np.delete(planes, without, axis=0)
@@ -148,7 +181,7 @@ class Exact:
         tried = list(dict.fromkeys(f.rule for f in found))[: self.tried]
         if without is not None:
             tried = list(dict.fromkeys([state.rules[without], *tried]))
-        middle = left.centred(planes)
+        middle = left.middle(planes)
         weighted = middle * left.mass
         inverse = np.linalg.pinv(
             (weighted @ middle.T).astype(np.float64) + ridge * np.eye(len(planes)), hermitian=True
@@ -185,7 +218,7 @@ class Exact:
                         changed |= self.choose(state, j, side)
             if not changed:
                 break
-        self.prune(state, state.left.price)
+        self.prune(state, state.left.lowest)
 
     def prune(self, state: State, price: float) -> None:
         """Drop rules that explain less than their nodes' price."""
@@ -259,48 +292,54 @@ class Exact:
 
     def merge(self, state: State, task: HeadTask) -> None:
         """Put one rule in the place of several where it does as well."""
-        atoms, left = state.atoms, state.left
         sides = dict.fromkeys((x.condition, x.query) for x in state.rules)
         curves = [
-            Rule(Atom(VALUE, n), condition=c, query=q) for n in range(len(atoms.values)) for c, q in sides
+            Rule(Atom(VALUE, n), condition=c, query=q)
+            for n in range(len(state.atoms.values)) for c, q in sides
         ]  # fmt: skip
-        for rule in [*state.seen, *(x for x in curves if r.allowed(x))]:
-            if len(state.rules) < 2 or task.spent:
-                break
-            if rule in state.rules:
-                continue
-            planes = np.concatenate([state.planes, r.plane(atoms, rule)[None]])
-            middle = left.centred(planes)
-            weighted = middle * left.mass
-            gram = (weighted @ middle.T).astype(np.float64) + 1e-6 * np.eye(len(planes))
-            wanted = (weighted @ left.logits).astype(np.float64)
-            costs = state.left.price * np.array(
-                [cost_of(x, r.nodes(atoms, x)) for x in [*state.rules, rule]], dtype=float
-            )
-            kept = list(range(len(planes)))
-            while len(kept) > 1:
-                inverse = np.linalg.inv(gram[np.ix_(kept, kept)])
-                weights = inverse @ wanted[kept]
-                losses = 0.5 * weights**2 / np.diag(inverse) - costs[kept]
-                losses[kept.index(len(planes) - 1)] = np.inf
-                least = int(np.argmin(losses))
-                if losses[least] > 0:
-                    break
-                del kept[least]
-            if len(planes) - len(kept) < 2:
-                continue
-            before, price = state.save(), state.left.price
-            cost = state.total(price)
-            rules = [*state.rules, rule]
-            state.put([rules[i] for i in kept], planes[kept])
-            if state.total(price) >= cost:
+        several = [(x,) for x in [*state.seen, *curves] if r.allowed(x)]
+        replace(state, task, several)
+
+    def fuse(self, state: State) -> None:
+        """Write rules that differ only in tokens of one side as one graded set where it costs less."""
+        for side in ("key", "query"):
+            groups: dict[tuple[Rule, int], list[int]] = {}
+            for i, rule in enumerate(state.rules):
+                if (choice := rule.side(side)) is not None:
+                    groups.setdefault((rule.replace(side, None), choice.shift), []).append(i)
+            for (rest, shift), members in groups.items():
+                table = np.zeros(state.atoms.width)
+                for i in members:
+                    mine = state.rules[i].side(side)
+                    assert mine is not None
+                    table += mine.table(state.atoms.width)[:-1] * state.left.weights[i]
+                some = np.flatnonzero(table)
+                if len(members) < 2 or not len(some):
+                    continue
+                shares = table[some] / np.abs(table).max()
+                whole = Choice(shift, tuple(some.tolist()), tuple(shares.tolist()))
+                rule = rest.replace(side, whole)
+                if not r.allowed(rule):
+                    continue
+                kept = [i for i in range(len(state.rules)) if i not in members]
+                before, price = state.save(), state.left.lowest
+                cost = state.total(price)
+                planes = np.concatenate([state.planes[kept], r.plane(state.atoms, rule)[None]])
+                state.put([*(state.rules[i] for i in kept), rule], planes)
+                if state.total(price) < cost:
+                    return self.fuse(state)
                 state.restore(before)
+
+    def curves(self, state: State, task: HeadTask) -> None:
+        """Put one curve or two in the place of several rules where they do as well."""
+        plain = [Rule(Atom(VALUE, n)) for n in range(len(state.atoms.values))]
+        replace(state, task, [*((x,) for x in plain), *itertools.combinations(plain, 2)])
 
     def swaps(self, state: State, task: HeadTask, most: int) -> int:
         """Exchange rules for better ones until none is; return the number of screenings."""
         used = 0
         for j in range(len(state.rules)):
-            if used >= most or task.spent or j >= len(state.rules) or state.left.iou >= DONE:
+            if used >= most or task.spent or j >= len(state.rules) or state.done:
                 break
             used += 1
             rule = self.best(state, task, without=j)
@@ -313,6 +352,27 @@ class Exact:
             if state.total(price) >= cost:
                 state.restore(before)
         return used
+
+
+def replace(state: State, task: HeadTask, several: Iterable[tuple[Rule, ...]]) -> None:
+    """Put some rules, or others, in the place of the state's wherever that costs less."""
+    normal = Normal(state)
+    for some in several:
+        if task.spent:
+            break
+        fresh = [x for x in some if x not in state.rules]
+        if not fresh:
+            continue
+        every, count = [*state.rules, *fresh], len(state.rules)
+        kept = normal.kept(every, count)
+        if kept is None:
+            continue
+        before, price = state.save(), state.left.lowest
+        cost = state.total(price)
+        planes = [state.planes[i] if i < count else normal.plane(every[i]) for i in kept]
+        state.put([every[i] for i in kept], np.stack(planes))
+        if state.total(price) >= cost:
+            state.restore(before)
 
 
 def _nodes(saved: tuple, atoms: Atoms) -> int:

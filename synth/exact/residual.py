@@ -13,14 +13,17 @@ from numba import njit
 
 from attn_dsl.compiler.jit import FAST
 from attn_dsl.synth import weights as w
+from attn_dsl.synth.exact.aside import Aside
 from attn_dsl.synth.weights import Rows
 
 PRICE = 3.0
 """Squared noise that a node must explain, times 1/2 as for one parameter of a likelihood."""
 FINE = 1e-5
 """Weights of attention much below this are not precise, for they may have been kept as float16."""
-FLOOR = 2e-7
+FLOOR = 1e-6
 """The least noise: errors of a logit of a few thousandths do not matter."""
+LEAST = 1e-5
+"""Without noise, the squared error of a row's logits that a node must explain in the mean."""
 CLEAN = 0.02
 """Heads whose logits turn by less than this (see ``turns``) are programs without noise."""
 NOISY = 0.12
@@ -70,6 +73,8 @@ class Residual:
 
     Attributes:
         pull, mass: float32 (entries), see the module.
+        aside: what planes and logits are taken less of; None for nothing.
+        least, floor: what a node must explain at the least, now and in the end.
         weights: of the planes.
         loss: twice the objective: squared residuals, or cross-entropy. squared: squared residuals.
         noise: the squared residual of an entry in units of gain; prices are in this unit.
@@ -80,6 +85,8 @@ class Residual:
         self.count, self.entries = len(rows), len(rows.actual)
         self.free = max(self.entries - self.count, 1)
         self.predicted = np.empty(self.entries, dtype=np.float32)
+        self.aside: Aside | None = None
+        self.least = self.floor = 0.0
         widths = np.diff(rows.starts)
         if clean:
             a = rows.actual.astype(np.float64)
@@ -93,7 +100,14 @@ class Residual:
     @property
     def price(self) -> float:
         """What a node must explain."""
-        return PRICE * self.noise
+        return max(self.lowest, self.least)
+
+    @property
+    def lowest(self) -> float:
+        """What a node must explain in the end."""
+        if not self.clean:
+            return PRICE * self.noise
+        return max(PRICE * self.noise, 0.5 * LEAST * self.count, self.floor)
 
     @property
     def ridge(self) -> float:
@@ -106,15 +120,21 @@ class Residual:
         centre(found, self.mass, self.rows.starts)
         return found
 
+    def middle(self, planes: np.ndarray) -> np.ndarray:
+        """Return planes less their rows' means and what is set aside."""
+        found = self.centred(planes)
+        return found if self.aside is None else self.aside.less(found)
+
     def solve(self, planes: np.ndarray, start: np.ndarray | None = None) -> None:
         """Fit the weights of planes and take the residual."""
         if self.clean:
-            middle = self.centred(planes)
+            logits = self.middle(self.logits[None])[0]
+            middle = self.middle(planes)
             weighted = middle * self.mass
             gram = (weighted @ middle.T).astype(np.float64) + 1e-6 * np.eye(len(planes))
-            self.weights = np.linalg.solve(gram, (weighted @ self.logits).astype(np.float64))
+            self.weights = np.linalg.solve(gram, (weighted @ logits).astype(np.float64))
             self.weights = np.clip(self.weights, -w.LIMIT, w.LIMIT)
-            left = self.logits - self.weights.astype(np.float32) @ middle
+            left = logits - self.weights.astype(np.float32) @ middle
             self.pull = self.mass * left
             self.loss = self.squared = float(self.pull @ left)
             self._planes: np.ndarray | None = planes
@@ -151,7 +171,7 @@ class Residual:
         other.__dict__.update(self.__dict__)
         other.weights = np.delete(self.weights, j)
         if self.clean:
-            back = np.float32(self.weights[j]) * self.centred(planes[j : j + 1])[0]
+            back = np.float32(self.weights[j]) * self.middle(planes[j : j + 1])[0]
             other.pull = self.pull + self.mass * back
             left = other.pull / np.maximum(self.mass, 1e-20)
             other.loss = other.squared = float(other.pull @ left)
@@ -164,5 +184,5 @@ class Residual:
 
     def gram(self, planes: np.ndarray) -> np.ndarray:
         """Compute the planes' covariances under the mass, summed over rows."""
-        middle = self.centred(planes)
+        middle = self.middle(planes)
         return ((middle * self.mass) @ middle.T).astype(np.float64)

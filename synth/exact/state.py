@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.synth.exact import rules as r
 from attn_dsl.synth.exact import screen as s
-from attn_dsl.synth.exact.atoms import Atoms
-from attn_dsl.synth.exact.residual import Residual
-from attn_dsl.synth.exact.rules import Choice, Rule
+from attn_dsl.synth.exact.atoms import SCALE, VALUE, Atoms
+from attn_dsl.synth.exact.residual import FLOOR, Residual
+from attn_dsl.synth.exact.rules import Atom, Choice, Rule
 from attn_dsl.synth.proposer import HeadTask
+from attn_dsl.synth.vocabulary import size
+
+DONE = 0.9997
+"""Programs that come so near to a head are not added to."""
+
+
+KEPT = 64
+"""How many planes of rules are kept to compare them."""
+
+
+FIRST = 0.03
+"""The share of what is unexplained that a node must explain at first."""
+FALL = 5.0
+"""By how much that falls when no rule pays any more."""
 
 
 class State:
@@ -29,6 +44,25 @@ class State:
     def nodes(self) -> int:
         """About the nodes of the program."""
         return 1 + sum(r.nodes(self.atoms, rule) for rule in self.rules)
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing left to explain."""
+        if self.left.aside is not None:
+            return self.left.noise <= 5 * FLOOR
+        return self.left.iou >= DONE
+
+    def dear(self, share: float) -> None:
+        """Make nodes dear, and in the end a share of what is unexplained now."""
+        self.left.least = FIRST * 0.5 * self.left.squared
+        self.left.floor = share * 0.5 * self.left.squared
+
+    def cheaper(self) -> bool:
+        """Lower the price of nodes; say whether that was possible."""
+        if self.left.least <= self.left.lowest:
+            return False
+        self.left.least /= FALL
+        return True
 
     def total(self, price: float) -> float:
         """What the rules cost: half of what is unexplained, and the price of their nodes."""
@@ -71,6 +105,24 @@ class State:
         rules = [*self.rules[:j], *self.rules[j + 1 :]]
         self.put(rules, np.delete(self.planes, j, axis=0), np.delete(self.left.weights, j))
 
+    def by_distance(self) -> None:
+        """Write rules as intervals of distance, where they are such, if a table of them is shorter."""
+        codes, low = self.atoms.codes[0], self.atoms.scales[0].low
+        rules = list(self.rules)
+        for i, rule in enumerate(rules):
+            some = self.planes[i] != 0
+            if rule.key or rule.query or rule.atom.kind == VALUE or not some.any():
+                continue
+            first, last = int(codes[some].min()), int(codes[some].max())
+            if np.array_equal((codes >= first) & (codes <= last), some):
+                rules[i] = Rule(Atom(SCALE, 0, first + low, last + low))
+
+        def length(rules: list[Rule]) -> int:
+            return sum(map(size, r.terms(self.atoms, rules, list(self.left.weights))))
+
+        if length(rules) < length(self.rules):
+            self.rules = rules
+
     def losses(self) -> np.ndarray:
         """About how much would be unexplained without each rule, the others fitted anew."""
         gram = self.left.gram(self.planes) + 1e-9 * np.eye(len(self.rules))
@@ -87,6 +139,61 @@ class State:
                 scaled.append(weight)
         terms = tuple(r.terms(self.atoms, rules, scaled))
         return r.name_sets(dataclasses.replace(task.empty(), terms=terms))
+
+
+class Normal:
+    """The normal equations of rules without noise, of which some may take the place of others."""
+
+    def __init__(self, state: State) -> None:
+        self.atoms, self.left = state.atoms, state.left
+        self.logits = state.left.middle(state.left.logits[None])[0]
+        self._middles: dict[Rule, np.ndarray] = {}
+        self._dots: dict[tuple[Rule, Rule], float] = {}
+        self._wanted: dict[Rule, float] = {}
+
+    def plane(self, rule: Rule) -> np.ndarray:
+        """Compute a rule's plane."""
+        return r.plane(self.atoms, rule)
+
+    def _middle(self, rule: Rule) -> np.ndarray:
+        if rule not in self._middles:
+            self._middles[rule] = self.left.middle(self.plane(rule)[None])[0]
+            self._wanted[rule] = float((self._middles[rule] * self.left.mass) @ self.logits)
+        return self._middles[rule]
+
+    def _dot(self, one: Rule, two: Rule) -> float:
+        found = self._dots.get((one, two))
+        if found is None:
+            found = float((self._middle(one) * self.left.mass) @ self._middle(two))
+            self._dots[one, two] = self._dots[two, one] = found
+        return found
+
+    def kept(self, rules: Sequence[Rule], count: int) -> list[int] | None:
+        """Say which of the first so many rules stay beside the others, by what they cost.
+
+        Returns:
+            The numbers of all rules that stay, those of the others with them; None where too few go.
+        """
+        gram = np.array([[self._dot(a, b) for b in rules] for a in rules])
+        wanted = np.array([self._wanted[x] for x in rules])
+        for rule in rules[count:]:
+            if len(self._middles) > KEPT:
+                self._middles.pop(rule, None)
+        gram += 1e-6 * np.eye(len(rules))
+        price = self.left.lowest
+        costs = price * np.array([cost_of(x, r.nodes(self.atoms, x)) for x in rules])
+        kept = list(range(len(rules)))
+        while len(kept) > 1:
+            inverse = np.linalg.inv(gram[np.ix_(kept, kept)])
+            weights = inverse @ wanted[kept]
+            losses = 0.5 * weights**2 / np.diag(inverse) - costs[kept]
+            losses[[i >= count for i in kept]] = np.inf
+            least = int(np.argmin(losses))
+            if losses[least] > 0:
+                break
+            del kept[least]
+        fresh = len(rules) - count
+        return kept if len(rules) - len(kept) > max(fresh - 1, 0) + (fresh == 1) else None
 
 
 def unscaled(rule: Rule, weight: float) -> tuple[Rule, float]:
