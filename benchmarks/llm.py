@@ -9,10 +9,10 @@ under the product's masks, over the tokenizer that ships, a 32 K SentencePiece (
 with at least a vocabulary; without it, one trained on ``../shared``) and GPT-2's; each is parsed
 and checked; times are of a core that this thread had. **speed**: tokens a second on one core.
 **heads**: for each head of stories260k, the best of the proposer's samples with fitted weights,
-picked on the select split, scored on test, against as many samples of the same architecture with
-random weights, and as many steps of the enumerator. **recovery**: for how many random programs
-(``random_programs.py``) one of the samples has the same attention. **search**: the full search, the
-same with the proposer, and with more effort instead.
+and of what is put together of them, picked on the select split, scored on test, against as many
+samples of the same architecture with random weights, and as many steps of the enumerator.
+**recovery**: for how many random programs (``random_programs.py``) one of the samples has the same
+attention. **search**: the full search, the same with the proposer, and with more effort instead.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from attn_dsl.eval.texts import read_texts
 from attn_dsl.synth.llm.grammar import proposal_grammar
 from attn_dsl.synth.llm.model import LanguageModel, Sampling, kind_of, open_model
 from attn_dsl.synth.llm.proposer import Llm, Options
+from attn_dsl.synth.llm.together import NAME
 from attn_dsl.synth.search import PROPOSERS, Session, Settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -135,7 +136,8 @@ def heads(samples: int, texts: int, every: int, seed: int) -> list[Figure]:
     pairs = list(itertools.product(range(attention.n_layers), range(attention.heads_per_layer)))[
         ::every
     ]
-    settings = Settings(seed=seed, rounds=1, llm=Options(MODEL, samples), max_evals=samples + 1)
+    # What is put together of samples is fitted as well; the enumerator has as many steps as samples.
+    settings = Settings(seed=seed, rounds=1, llm=Options(MODEL, samples), max_evals=2 * samples)
     n = len(attention.split(seed)["test"])
     ours, seconds = best_of(attention, "llm", settings, pairs)
     figures = [
@@ -173,7 +175,7 @@ def search(samples: int, texts: int, every: int, seed: int) -> list[Figure]:
         "full search": base,
         "with the proposer": dataclasses.replace(
             base, proposers=("llm", *base.proposers), llm=Options(MODEL, samples),
-            max_evals=base.max_evals + samples,
+            max_evals=base.max_evals + 2 * samples,
         ),
         "longer without it": dataclasses.replace(base, effort=2),
     }  # fmt: skip
@@ -187,7 +189,7 @@ def search(samples: int, texts: int, every: int, seed: int) -> list[Figure]:
         seconds = time.perf_counter() - started
         found[name] = np.array([r.test_ious for r in chosen])
         share = np.mean([
-            next(row.proposer for row in r.front if row.chosen) == "llm" for r in chosen
+            next(row.proposer for row in r.front if row.chosen) in ("llm", NAME) for r in chosen
         ])  # fmt: skip
         figures.append(
             Figure(

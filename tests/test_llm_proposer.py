@@ -27,7 +27,8 @@ from attn_dsl.synth.llm.prompt import page_prompt
 from attn_dsl.synth.llm.proposer import Llm, Options, counts, programs
 from attn_dsl.synth.llm.record import Record
 from attn_dsl.synth.llm.summary import Summary, fitting
-from attn_dsl.synth.proposer import HeadTask
+from attn_dsl.synth.llm.together import NAME, together
+from attn_dsl.synth.proposer import Fitted, HeadTask
 from attn_dsl.synth.search import Session, Settings
 
 SAMPLING = Sampling(max_tokens=80)
@@ -99,6 +100,20 @@ def test_requests_are_recorded_and_not_asked_again(
     file.write_text(file.read_text()[:-40])  # as an interruption may leave it, or another hand
     assert len(Record(tmp_path, "l01h01").lines) == 1
     assert tried(task, Llm(options, run=tmp_path, model=model)) == found
+
+
+def test_samples_are_put_together(task: HeadTask, model: LanguageModel) -> None:
+    llm = Llm(Options(samples=16, rounds=1, sampling=SAMPLING), model=model)
+    found = [x if isinstance(x, Fitted) else task.fit(x) for x in llm.propose(task)]
+    whole = [f for f in found if f.proposer == NAME]
+    samples = [f for f in found if f.proposer != NAME]
+    assert max(f.iou for f in whole) > max(f.iou for f in samples)
+    for fitted in whole:
+        check(fitted.program)
+        assert fitted.nodes <= task.max_nodes
+        assert task.measured(fitted.program).iou == pytest.approx(fitted.iou, abs=1e-6)
+    assert {f.nodes <= 40 for f in whole} == {True, False}
+    assert list(together(task, samples[:1])) == []
 
 
 def test_a_replay_needs_no_model(task: HeadTask, model: LanguageModel, tmp_path: Path) -> None:
@@ -212,8 +227,7 @@ def test_writing_leaves_time_for_fitting(task: HeadTask, model: LanguageModel) -
     short = HeadTask(
         task.design, 0, 0, seed=0, max_nodes=200, max_evals=9_000, deadline=now + 10,
     )  # fmt: skip
-    for proposal in Llm(options, model=model).propose(short):
-        assert isinstance(proposal, t.Head)
+    assert list(Llm(options, model=model).propose(short))
     assert short.short
     assert len(short.tried) > 1
 

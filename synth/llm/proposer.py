@@ -2,7 +2,7 @@
 
 A model that was trained on heads' summaries (``attn_dsl_prompt``: compact) is asked once, for
 all samples. Any other gets the page prompt, and after each round one with the best programs so far
-and the rows on which the best of them is right and wrong.
+and the rows on which the best of them is right and wrong. In the end samples are put together.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from attn_dsl.synth.llm.model import (
 from attn_dsl.synth.llm.prompt import page_prompt
 from attn_dsl.synth.llm.reading import read, whole_terms
 from attn_dsl.synth.llm.record import Record, Replay, Request, failed
+from attn_dsl.synth.llm.together import together
 from attn_dsl.synth.proposer import Fitted, HeadTask
 
 _log = logging.getLogger("attn_dsl")
@@ -142,14 +143,14 @@ class Llm:
             yield task.empty()  # so that there is a result if the model writes nothing of use
         if self._failed:
             return
-        best: list[Fitted] = []
+        samples: list[Fitted] = []
         seen: set[t.Head] = set()
         number, rounds = 0, 1
         while number < rounds and not task.spent:
             failure: AttnDslError | None = None
             try:
                 rounds = self._rounds(task)
-                found = self._ask(task, number, best)
+                found = self._ask(task, number, _best(samples))
             except (ModelError, InputError) as error:
                 found, failure = getattr(error, "done", ()), error
             number += 1
@@ -160,11 +161,12 @@ class Llm:
                     continue
                 seen.add(program)
                 fitted = task.fit(program)
-                best = sorted([*best, fitted], key=lambda f: (-f.iou, f.nodes))[:SHOWN]
+                samples.append(fitted)
                 yield fitted.program
             if failure is not None:
                 self._fail(task, failure)
-                return
+                break
+        yield from together(task, samples)
 
     def _rounds(self, task: HeadTask) -> int:
         if self._replay is not None:
@@ -225,6 +227,11 @@ class Llm:
             least = page_prompt(task, lambda text: 0, 0, plan=options.plan) or ""
             raise too_long(model.name, model.count(least), model.context)
         return text
+
+
+def _best(samples: Sequence[Fitted]) -> list[Fitted]:
+    """Return what a refinement shows."""
+    return sorted(samples, key=lambda f: (-f.iou, f.nodes))[:SHOWN]
 
 
 def tell(error: AttnDslError) -> None:
