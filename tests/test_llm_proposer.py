@@ -16,7 +16,6 @@ from fitting import assert_same
 from llm_models import save_language_model
 from llm_server import Behaviour, serving
 
-from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.check import check
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.parser import parse
