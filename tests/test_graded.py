@@ -12,7 +12,7 @@ from attn_dsl.dsl.check import check
 from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.printer import show
 from attn_dsl.dsl.tokens import Tokens
-from attn_dsl.dsl.tree import nodes
+from attn_dsl.dsl.tree import Head, Where, nodes
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.texts import read_texts
 from attn_dsl.synth.design import Design
@@ -21,6 +21,7 @@ from attn_dsl.synth.graded.cells import CHANNELS, bands
 from attn_dsl.synth.graded.climb import Ascent
 from attn_dsl.synth.graded.factors import Factor, Model
 from attn_dsl.synth.graded.proposer import SIZES, Graded, write
+from attn_dsl.synth.graded.proposer import _condition as condition_of
 from attn_dsl.synth.graded.tables import gradients
 from attn_dsl.synth.graded.wide import Wide
 from attn_dsl.synth.proposer import HeadTask
@@ -228,3 +229,24 @@ def test_the_market_finds_the_program_of_the_head() -> None:
     others = ("head a causal:\n    3 where k == 0\n", CAUSAL, "head b causal:\n")
     assert show(market.nearest(others, 0, 1)[0]) == show(parse(CAUSAL))
     assert market.nearest((), 0, 3) == []
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_every_interval_of_bands_can_be_written(causal: bool) -> None:
+    tokens = Tokens.from_strings([f" w{i}" for i in range(90)])
+    gap = np.subtract.outer(np.arange(90), np.arange(90))
+    visible = gap >= 0 if causal else np.ones_like(gap, dtype=bool)
+    found = bands(causal)
+    for first in range(len(found)):
+        for last in range(first, len(found)):
+            condition = condition_of(first, last, causal)
+            if condition is None:
+                assert (first, last) == (0, len(found) - 1)
+                continue
+            kind = "causal" if causal else "bidirectional"
+            program = Head("x", kind, terms=(Where(50.0, condition),))
+            rows = Program.from_tree(program)(tokens)
+            held = visible & (found[first][0] <= gap) & (gap <= found[last][1])
+            some = held.any(1)
+            expected = held[some] / held[some].sum(1, keepdims=True)
+            np.testing.assert_allclose(rows[some], expected, atol=1e-5)

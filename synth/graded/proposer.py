@@ -275,7 +275,7 @@ def _condition(first: int, last: int, causal: bool) -> t.Predicate | None:
     if low == high:
         return parse_predicate("k == q" if low == 0 else f"k == q{-low:+d}")
     if high >= FAR:
-        return parse_predicate(f"q - k >= {low}")
+        return parse_predicate(f"k - q <= {-low}" if low < 0 else f"q - k >= {low}")
     if low <= -FAR:
         return parse_predicate(f"k - q >= {-high}" if high < 0 else f"q - k <= {high}")
     return parse_predicate(f"q - k in {low}..{high}")
