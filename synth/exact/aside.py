@@ -75,7 +75,10 @@ class Aside:
             if rate <= max(enough, 1e-19):
                 break
             _spread(self.columns, move.astype(np.float32), self.mass, self.starts, change)
-            left -= np.float32(rate / float((self.mass * change) @ change)) * change
+            curved = float((self.mass * change) @ change)
+            if curved <= 0.0:
+                break
+            left -= np.float32(rate / curved) * change
             slope = self._slope(left)
             down = slope / self.diagonal
             before, rate = rate, float(slope @ down)

@@ -98,6 +98,8 @@ class Exact:
         state.left.aside = None
         state.put(state.rules, state.planes)
         state.dear(SHARES[2])
+        if state.rules:
+            yield self.fitted(state, task)
 
     def grow(
         self, state: State, task: HeadTask, most: int

@@ -18,12 +18,8 @@ from attn_dsl.synth.vocabulary import size
 
 DONE = 0.9997
 """Programs that come so near to a head are not added to."""
-
-
 KEPT = 64
 """How many planes of rules are kept to compare them."""
-
-
 FIRST = 0.03
 """The share of what is unexplained that a node must explain at first."""
 FALL = 5.0
@@ -172,7 +168,7 @@ class Normal:
         """Say which of the first so many rules stay beside the others, by what they cost.
 
         Returns:
-            The numbers of all rules that stay, those of the others with them; None where too few go.
+            The numbers of all rules that stay, those of the others with them; None if fewer than two go.
         """
         gram = np.array([[self._dot(a, b) for b in rules] for a in rules])
         wanted = np.array([self._wanted[x] for x in rules])
@@ -192,8 +188,7 @@ class Normal:
             if losses[least] > 0:
                 break
             del kept[least]
-        fresh = len(rules) - count
-        return kept if len(rules) - len(kept) > max(fresh - 1, 0) + (fresh == 1) else None
+        return kept if len(rules) - len(kept) > 1 else None
 
 
 def unscaled(rule: Rule, weight: float) -> tuple[Rule, float]:
