@@ -30,7 +30,7 @@ from attn_dsl.synth.proposer import Fitted, HeadTask
 
 THRIFT = 0.5
 """Rules that are added are compared by gain over cost to this power."""
-SHARES = 2e-4, 1e-4, 3e-5
+SHARES = 2e-4, 1e-4, 1e-5
 """Of what is unexplained when a part of the search begins, a node must explain this in the end."""
 SAME = 1e-5
 """Gains that differ by less than this share are taken for equal, and the smaller rule is better."""

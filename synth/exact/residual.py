@@ -22,7 +22,7 @@ FINE = 1e-5
 """Weights of attention much below this are not precise, for they may have been kept as float16."""
 FLOOR = 1e-6
 """The least noise: errors of a logit of a few thousandths do not matter."""
-LEAST = 1e-5
+LEAST = 3e-6
 """Without noise, the squared error of a row's logits that a node must explain in the mean."""
 CLEAN = 0.02
 """Heads whose logits turn by less than this (see ``turns``) are programs without noise."""
