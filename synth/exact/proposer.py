@@ -2,11 +2,12 @@
 
 Forward selection with replacement: the rule that explains most of the residual is added, all token
 sets are chosen anew given the other rules, rules that have become useless are dropped, and each is
-exchanged where another rule explains better what the others leave. Without noise this is done in
-three parts (``peeled``): what the key's token, distance and place explain by themselves is set aside
+exchanged where another rule explains better what the others leave. This is done in three parts
+(``peeled``): what the key's token, distance and place explain by themselves is set aside
 at first (``aside``), so that rules of which each is one of many that add up do not stand in the way
 of rules about query and key. In each part nodes are dear at first, so that simple rules come before
-large sets, and get cheaper when no rule pays. With noise, prices are in units of the residual's.
+large sets, and get cheaper when no rule pays, down to a price in units of the residual's noise. With
+noise there is a fourth part, in which rules must pay in likelihood.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from attn_dsl.synth.exact import rules as r
 from attn_dsl.synth.exact import screen as s
 from attn_dsl.synth.exact.aside import Aside
 from attn_dsl.synth.exact.atoms import VALUE, Atoms
-from attn_dsl.synth.exact.residual import CLEAN, NOISY, Residual, turns
+from attn_dsl.synth.exact.residual import CLEAN, NOISY, Residual, noise_of, turns
 from attn_dsl.synth.exact.rules import Atom, Choice, Rule
 from attn_dsl.synth.exact.state import Normal, State, cost_of
 from attn_dsl.synth.proposer import Fitted, HeadTask
@@ -66,25 +67,30 @@ class Exact:
         rows = task.design.rows
         texts = np.repeat(np.arange(len(rows)), [len(x) for x in rows])
         clean = turns(task.rows, texts, 0.0) < CLEAN
-        if not clean and turns(task.rows, texts, 0.5) > NOISY:
+        if not clean and min(turns(task.rows, texts, least) for least in (0.5, 1.0)) > NOISY:
             return
-        atoms = self.screen.atoms
-        state = State(atoms, Residual(task.rows, clean))
-        screenings = (40 if clean else 6) * self.effort
+        noise = None if clean else noise_of(task.rows, texts)
+        state = State(self.screen.atoms, Residual(task.rows, clean, noise))
+        screenings = 40 * self.effort
         yield task.empty()
-        if clean:
-            yield from self.peeled(state, task, screenings)
+        yield from self.peeled(state, task, screenings)
         screenings -= yield from self.grow(state, task, screenings)
-        if clean:
-            self.swaps(state, task, screenings)
+        self.swaps(state, task, screenings)
+        self.settle(state)
+        self.merge(state, task)
+        self.fuse(state)
+        for _ in range(2):
+            for j in range(len(state.rules)):
+                if j < len(state.rules) and not task.spent:
+                    self.improve(state, task, j)
             self.settle(state)
-            self.merge(state, task)
-            self.fuse(state)
-            for _ in range(2):
-                for j in range(len(state.rules)):
-                    if j < len(state.rules) and not task.spent:
-                        self.improve(state, task, j)
-                self.settle(state)
+        state.by_distance()
+        if not clean:
+            yield self.fitted(state, task)
+            state.left = Residual(task.rows, clean)
+            state.put(state.rules, state.planes)
+            self.settle(state)
+            yield from self.grow(state, task, screenings)
             state.by_distance()
         yield from self.shrink(state, task)
 
@@ -105,7 +111,7 @@ class Exact:
         self, state: State, task: HeadTask, most: int
     ) -> Generator[Fitted | t.Head, None, int]:
         """Add rules as long as that pays; yield every program, return the number of screenings."""
-        screenings, clean, aside = most, state.left.clean, state.left.aside
+        screenings, linear, aside = most, state.left.linear, state.left.aside
         stuck = 0
         while screenings > 0 and not task.spent and not state.done:
             before = state.save()
@@ -133,10 +139,10 @@ class Exact:
                 screenings -= self.swaps(state, task, screenings)
                 continue
             stuck = 0
-            if clean and (aside is None or not aside.places):
+            if linear and (aside is None or not aside.places):
                 self.curves(state, task)
             if aside is None:
-                if clean and len(state.rules) > 1 and state.left.price <= state.left.lowest:
+                if linear and len(state.rules) > 1 and state.left.price <= state.left.lowest:
                     screenings -= self.swaps(state, task, screenings)
                 yield self.fitted(state, task)
         return most - screenings

@@ -2,11 +2,15 @@
 
 Both views give each entry a pull and a mass (masses of a row sum to 1, pulls to 0), so that a
 plane x promises the weight g / h and the gain g^2 / 2h, with g = sum of pull * x and h = sum over
-rows of the variance of x under the mass. For rows without noise the logits are known up to a
-constant for each row, and the problem is linear; otherwise it is the local one of cross-entropy.
+rows of the variance of x under the mass. In the *linear* view the logits are the logarithms of the
+rows up to a constant for each: exact for rows without noise; with noise, an entry counts for as much as
+its logarithm is sure, and weights come out a little too small. The other view is the local problem of
+cross-entropy, whose weights are right and whose rules must be near already.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 from numba import njit
@@ -26,8 +30,12 @@ LEAST = 3e-6
 """Without noise, the squared error of a row's logits that a node must explain in the mean."""
 CLEAN = 0.02
 """Heads whose logits turn by less than this (see ``turns``) are programs without noise."""
-NOISY = 0.12
+NOISY = 0.17
 """Heads whose logits turn by less than this may be programs with noise; few heads of models are."""
+FEWEST = 100
+"""How many pairs of keys it takes to say by how much logits turn."""
+QUARTILE = 0.1015
+"""The lower quartile of the square of a standard normal variable."""
 
 
 @njit(**FAST)
@@ -54,22 +62,47 @@ def turns(rows: Rows, texts: np.ndarray, least: float) -> float:
         least: only keys with at least this weight, in units of the mean weight of the row, count.
 
     Returns:
-        The lower quartile over pairs of keys; infinity where there are fewer than 100.
+        The lower quartile over pairs of keys; infinity where there are fewer than ``FEWEST``.
     """
-    found = []
+    return _quartile([np.abs(turn) for turn, _ in _turns(rows, texts, least)])
+
+
+def noise_of(rows: Rows, texts: np.ndarray) -> float:
+    """Say how noisy a program's rows are: the variance of a logarithm is this by the attention.
+
+    So it is for draws from a distribution whose variance grows with its mean (Dirichlet, Poisson).
+    Three quarters of the changes from query to query may be due to rules.
+    """
+    found = [turn * turn / spread for turn, spread in _turns(rows, texts, 0.5)]
+    return _quartile(found) / QUARTILE
+
+
+def _quartile(parts: list[np.ndarray]) -> float:
+    steps = np.concatenate(parts) if parts else np.zeros(0)
+    return float(np.quantile(steps, 0.25)) if len(steps) > FEWEST else float("inf")
+
+
+def _turns(
+    rows: Rows, texts: np.ndarray, least: float
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:  # fmt: skip
+    """Yield, for two queries in turn, the turns of their logits and the sums of 1 / attention."""
     for r in np.flatnonzero(np.diff(texts) == 0):
         one = rows.actual[rows.starts[r] : rows.starts[r + 1]]
         two = rows.actual[rows.starts[r + 1] : rows.starts[r + 2]][: len(one)]
         floor = max(least / max(len(one), 1), 10 * FINE)
         known = (one > floor) & (two > floor)
-        turn = np.diff(np.log(np.maximum(two, FINE)) - np.log(np.maximum(one, FINE)))
-        found.append(np.abs(turn[known[1:] & known[:-1]]))
-    steps = np.concatenate(found) if found else np.zeros(0)
-    return float(np.quantile(steps, 0.25)) if len(steps) > 100 else float("inf")
+        one, two = np.maximum(one, FINE), np.maximum(two, FINE)
+        turn, spread = np.diff(np.log(two) - np.log(one)), 1.0 / one + 1.0 / two
+        both = known[1:] & known[:-1]
+        yield turn[both], (spread[1:] + spread[:-1])[both]
 
 
 class Residual:
     """The residual of some planes with fitted weights.
+
+    Args:
+        rows: the head's. clean: whether they are without noise.
+        noise: of rows with noise (``noise_of``), for the linear view; None for the other one.
 
     Attributes:
         pull, mass: float32 (entries), see the module.
@@ -80,19 +113,23 @@ class Residual:
         noise: the squared residual of an entry in units of gain; prices are in this unit.
     """
 
-    def __init__(self, rows: Rows, clean: bool) -> None:
+    def __init__(self, rows: Rows, clean: bool, noise: float | None = None) -> None:
         self.rows, self.clean = rows, clean
+        self.linear = clean or noise is not None
         self.count, self.entries = len(rows), len(rows.actual)
         self.free = max(self.entries - self.count, 1)
         self.predicted = np.empty(self.entries, dtype=np.float32)
         self.aside: Aside | None = None
         self.least = self.floor = 0.0
         widths = np.diff(rows.starts)
-        if clean:
+        if self.linear:
             a = rows.actual.astype(np.float64)
             self.logits = np.log(np.maximum(a, 1e-12)).astype(np.float32)
-            sure = a**2 / (a**2 + FINE**2)
-            mass = 0.5 * sure * (a + np.repeat(1.0 / widths, widths))
+            if noise is None:
+                sure = a**2 / (a**2 + FINE**2)
+                mass = 0.5 * sure * (a + np.repeat(1.0 / widths, widths))
+            else:
+                mass = a * a / (a + noise)
             mass /= np.repeat(np.add.reduceat(mass, rows.starts[:-1]), widths)
             self.mass = mass.astype(np.float32)
             centre(self.logits[None], self.mass, rows.starts)
@@ -105,14 +142,13 @@ class Residual:
     @property
     def lowest(self) -> float:
         """What a node must explain in the end."""
-        if not self.clean:
-            return PRICE * self.noise
-        return max(PRICE * self.noise, 0.5 * LEAST * self.count, self.floor)
+        least = 0.5 * LEAST * self.count if self.clean else 0.0
+        return max(PRICE * self.noise, least, self.floor)
 
     @property
     def ridge(self) -> float:
         """Keeps rare planes from promising much."""
-        return 0.25 * self.noise + (1e-6 if self.clean else 0.05)
+        return 0.25 * self.noise + (1e-6 if self.linear else 0.05)
 
     def centred(self, planes: np.ndarray) -> np.ndarray:
         """Return planes less their rows' means."""
@@ -127,7 +163,7 @@ class Residual:
 
     def solve(self, planes: np.ndarray, start: np.ndarray | None = None) -> None:
         """Fit the weights of planes and take the residual."""
-        if self.clean:
+        if self.linear:
             logits = self.middle(self.logits[None])[0]
             middle = self.middle(planes)
             weighted = middle * self.mass
@@ -170,7 +206,7 @@ class Residual:
         other = Residual.__new__(Residual)
         other.__dict__.update(self.__dict__)
         other.weights = np.delete(self.weights, j)
-        if self.clean:
+        if self.linear:
             back = np.float32(self.weights[j]) * self.middle(planes[j : j + 1])[0]
             other.pull = self.pull + self.mass * back
             left = other.pull / np.maximum(self.mass, 1e-20)
