@@ -7,11 +7,12 @@ exchanged where another rule explains better what the others leave. This is done
 at first (``aside``), so that rules of which each is one of many that add up do not stand in the way
 of rules about query and key. In each part nodes are dear at first, so that simple rules come before
 large sets, and get cheaper when no rule pays, down to a price in units of the residual's noise. With
-noise there is a fourth part, in which rules must pay in likelihood.
+noise, all rules are then looked at again by their likelihood.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -74,8 +75,16 @@ class Exact:
         screenings = 40 * self.effort
         yield task.empty()
         yield from self.peeled(state, task, screenings)
-        screenings -= yield from self.grow(state, task, screenings)
-        self.swaps(state, task, screenings)
+        if not clean:
+            yield from self.grow(state, task, screenings)
+            state.look()
+        yield from self.refined(state, task, screenings)
+        yield from self.shrink(state, task)
+
+    def refined(self, state: State, task: HeadTask, most: int) -> Iterator[Fitted]:
+        """Add what is missing, and take back what stands in the place of something better."""
+        most -= yield from self.grow(state, task, most)
+        self.swaps(state, task, most)
         self.settle(state)
         self.merge(state, task)
         self.fuse(state)
@@ -85,16 +94,8 @@ class Exact:
                     self.improve(state, task, j)
             self.settle(state)
         state.by_distance()
-        if not clean:
-            yield self.fitted(state, task)
-            state.left = Residual(task.rows, clean)
-            state.put(state.rules, state.planes)
-            self.settle(state)
-            yield from self.grow(state, task, screenings)
-            state.by_distance()
-        yield from self.shrink(state, task)
 
-    def peeled(self, state: State, task: HeadTask, most: int) -> Iterator[Fitted | t.Head]:
+    def peeled(self, state: State, task: HeadTask, most: int) -> Iterator[Fitted]:
         """Find first what no table of key, distance and place explains, then those of the latter."""
         for places, share in ((True, SHARES[0]), (False, SHARES[1])):
             state.left.aside = Aside(state.atoms, state.left.mass, places)
@@ -107,11 +108,9 @@ class Exact:
         if state.rules:
             yield self.fitted(state, task)
 
-    def grow(
-        self, state: State, task: HeadTask, most: int
-    ) -> Generator[Fitted | t.Head, None, int]:
+    def grow(self, state: State, task: HeadTask, most: int) -> Generator[Fitted, None, int]:
         """Add rules as long as that pays; yield every program, return the number of screenings."""
-        screenings, linear, aside = most, state.left.linear, state.left.aside
+        screenings, aside = most, state.left.aside
         stuck = 0
         while screenings > 0 and not task.spent and not state.done:
             before = state.save()
@@ -139,23 +138,22 @@ class Exact:
                 screenings -= self.swaps(state, task, screenings)
                 continue
             stuck = 0
-            if linear and (aside is None or not aside.places):
+            if aside is None or not aside.places:
                 self.curves(state, task)
             if aside is None:
-                if linear and len(state.rules) > 1 and state.left.price <= state.left.lowest:
+                if len(state.rules) > 1 and state.left.price <= state.left.lowest:
                     screenings -= self.swaps(state, task, screenings)
                 yield self.fitted(state, task)
         return most - screenings
 
-    def fitted(self, state: State, task: HeadTask) -> Fitted | t.Head:
+    def fitted(self, state: State, task: HeadTask) -> Fitted:
         """Write the state's program; without noise its weights are final."""
-        if state.left.clean:
-            weights = np.array([float(f"{x:.3g}") for x in state.left.weights])
-            task.evals += 1
-            return task.measured(state.program(task, weights))
-        return state.program(task, np.ones(len(state.rules)))
+        weights = np.array([float(f"{x:.3g}") for x in state.left.weights])
+        task.evals += 1
+        found = task.measured(state.program(task, weights))
+        return dataclasses.replace(found, settled=state.left.clean)
 
-    def shrink(self, state: State, task: HeadTask) -> Iterator[Fitted | t.Head]:
+    def shrink(self, state: State, task: HeadTask) -> Iterator[Fitted]:
         """Yield the program, and what is left as its least useful rules are dropped."""
         while state.rules and not task.spent:
             yield self.fitted(state, task)

@@ -189,6 +189,20 @@ class Residual:
             self._iou = w.iou_of(self.rows.actual, self.predicted, self.count)
         return self._iou
 
+    def look_around(self, planes: np.ndarray) -> None:
+        """Take the linear view of cross-entropy around the rows that planes fitted to it predict.
+
+        Its logits are those of Newton's step (working responses), by the logarithm where a row has
+        much more than is predicted, for there a step would go too far.
+        """
+        _, predicted = w.fit(planes, self.rows, self.weights, ridge=1e-5, steps=6)
+        self.mass = np.maximum(predicted, np.float32(1e-7))
+        ratio = self.rows.actual / self.mass
+        change = np.where(ratio < 2.0, ratio - 1.0, 1.0 + np.log(np.maximum(ratio, 1.0) / 2.0))
+        self.logits = np.log(self.mass) + change.astype(np.float32)
+        centre(self.logits[None], self.mass, self.rows.starts)
+        self.least = self.floor = 0.0
+
     def look(self, predicted: np.ndarray) -> None:
         """Take the residual of predicted rows."""
         self.mass = predicted

@@ -73,6 +73,11 @@ class State:
         self.rules, self.planes = rules, planes
         self.left.solve(planes, start)
 
+    def look(self) -> None:
+        """Look at what is left by the likelihood of the rules with the weights that suit it."""
+        self.left.look_around(self.planes)
+        self.put(self.rules, self.planes)
+
     def save(self) -> tuple:
         """Return what ``restore`` takes."""
         return self.rules, self.planes, dict(self.left.__dict__)
