@@ -103,10 +103,6 @@ class Stack(w.Columns):
             one.add(part, found)
         return found
 
-    def predict(self, weights: np.ndarray, starts: np.ndarray, out: np.ndarray) -> None:
-        """Compute the softmax rows of the weighted sum."""
-        w.predict(self.scores(weights)[None], np.ones(1), starts, out)
-
     def sums(self, pull: np.ndarray) -> np.ndarray:
         """Return every plane times a vector, float64 (weights)."""
         dense = (self.dense @ pull).astype(np.float64)

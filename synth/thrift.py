@@ -40,7 +40,7 @@ def shrunk(
         return Stack.of(task.design.compute(program.wide), program.counts)
 
     planes = stacked(program)
-    weights = _uphill(planes, rows, start, FIRST)
+    weights, hessian = _uphill(planes, rows, start, FIRST)
     fresh = True
     for limit in sorted(sizes, reverse=True):
         if task.spent:
@@ -52,11 +52,12 @@ def shrunk(
             losses = _losses(program, planes, weights, rows)
             some = _kept(units, losses, nodes - limit, len(planes))
             program, planes = program.kept(some), planes.kept(some)
-            weights = _uphill(planes, rows, weights[some], STEPS)
+            hessian = hessian[np.ix_(some, some)]
+            weights, hessian = _uphill(planes, rows, weights[some], STEPS, hessian)
             if any(one.factor for one in program.sets):
                 program, weights = program.turned(weights)
                 planes = stacked(program)
-                weights = _uphill(planes, rows, weights, STEPS)
+                weights, hessian = _uphill(planes, rows, weights, STEPS)
         if not len(planes):
             return
         if fresh:
@@ -95,11 +96,13 @@ def units_of(program: Opened) -> list[Unit]:
     return units
 
 
-def _uphill(planes: Stack, rows: w.Rows, start: np.ndarray, steps: int) -> np.ndarray:
-    """Return weights moved uphill in IoU."""
-    predicted = np.empty(len(rows.actual), dtype=np.float32)
-    planes.predict(start, rows.starts, predicted)
-    return w.adjust(planes, rows, start, predicted, steps)[0]
+def _uphill(
+    planes: Stack, rows: w.Rows, start: np.ndarray, steps: int, hessian: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return weights moved uphill in IoU, and the curvature that scaled the steps."""
+    predicted = w.softmax(planes.scores(start), rows.starts)
+    hessian = planes.curvature(rows, predicted) if hessian is None else hessian
+    return w.adjust(planes, rows, start, predicted, steps, hessian)[0], hessian
 
 
 def _losses(program: Opened, planes: Stack, weights: np.ndarray, rows: w.Rows) -> list[float]:
@@ -126,12 +129,29 @@ def _losses(program: Opened, planes: Stack, weights: np.ndarray, rows: w.Rows) -
 
 
 def _kept(units: Sequence[Unit], losses: Sequence[float], excess: int, count: int) -> np.ndarray:
-    """Leave out the units that lose least by node until so many nodes are gone; bool (weights)."""
+    """Leave out the units that lose least by node until so many nodes are gone; bool (weights).
+
+    What went before the last and larger ones comes back where there is room for it.
+    """
     left = np.ones(count, dtype=np.bool_)
+    gone: list[tuple[Unit, list[int]]] = []
     for i in sorted(range(len(units)), key=lambda i: losses[i] / units[i].nodes):
-        block = list(units[i].block)
-        missing = int((~left[block]).sum())
-        if excess > 0 and missing < len(block):
+        block = [j for j in units[i].block if left[j]]
+        if excess > 0 and block:
             left[block] = False
-            excess -= units[i].nodes - missing
+            excess -= units[i].nodes - (len(units[i].block) - len(block))
+            gone.append((units[i], block))
+    return _refilled(units, left, gone, -excess)
+
+
+def _refilled(
+    units: Sequence[Unit], left: np.ndarray, gone: list[tuple[Unit, list[int]]], room: int
+) -> np.ndarray:
+    sets = {j: unit for unit in units if unit.whole for j in unit.block}
+    for unit, block in reversed(gone[:-1]):
+        nodes = unit.nodes - (len(unit.block) - len(block))
+        alive = unit.whole or any(left[j] for j in sets[block[0]].block)
+        if alive and nodes <= room:
+            left[block] = True
+            room -= nodes
     return left

@@ -212,8 +212,8 @@ class Columns(ABC):
         """How many weights there are."""
 
     @abstractmethod
-    def predict(self, weights: np.ndarray, starts: np.ndarray, out: np.ndarray) -> None:
-        """Compute the softmax rows of the weighted sum."""
+    def scores(self, weights: np.ndarray) -> np.ndarray:
+        """Return the weighted sum of all planes, float32 (entries)."""
 
     @abstractmethod
     def sums(self, pull: np.ndarray) -> np.ndarray:
@@ -233,9 +233,9 @@ class Dense(Columns):
     def __len__(self) -> int:
         return len(self.planes)
 
-    def predict(self, weights: np.ndarray, starts: np.ndarray, out: np.ndarray) -> None:
+    def scores(self, weights: np.ndarray) -> np.ndarray:
         """See ``Columns``."""
-        predict(self.planes, weights, starts, out)
+        return np.asarray(weights, dtype=np.float32) @ self.planes
 
     def sums(self, pull: np.ndarray) -> np.ndarray:
         """See ``Columns``."""
@@ -249,13 +249,22 @@ class Dense(Columns):
         return np.tril(hessian) + np.tril(hessian, -1).T
 
 
+def softmax(scores: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Return the softmax rows of scores, float32 (entries)."""
+    found = np.empty_like(scores)
+    predict(scores[None], np.ones(1), starts, found)
+    return found
+
+
 def adjust(
-    planes: Columns, rows: Rows, weights: np.ndarray, predicted: np.ndarray, steps: int = 15
-) -> tuple[np.ndarray, np.ndarray]:
+    planes: Columns, rows: Rows, weights: np.ndarray, predicted: np.ndarray, steps: int = 15,
+    hessian: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Move fitted weights uphill in IoU on the same rows, by steps scaled with the curvature.
 
     Args:
         weights, predicted: as ``fit`` returns them.
+        hessian: the curvature, if it is known; that of nearby weights will do.
 
     Returns:
         Weights and predicted rows whose IoU is at least that of the start.
@@ -265,19 +274,22 @@ def adjust(
     best = iou_of(rows.actual, predicted, count)
     if not t:
         return best_w, best_p
-    hessian = planes.curvature(rows, predicted) / count
-    hessian += (1e-3 + 0.01 * np.trace(hessian) / t) * np.eye(t)
+    hessian = (planes.curvature(rows, predicted) if hessian is None else hessian) / count
+    inverse = np.linalg.inv(hessian + (1e-3 + 0.01 * np.trace(hessian) / t) * np.eye(t))
+    scores = planes.scores(best_w)
     scale = 2.0
     for _ in range(steps):
         gradient = planes.sums(aim(rows, best_p) - best_p)
-        move = np.linalg.solve(hessian, gradient / count)
+        move = inverse @ (gradient / count)
+        along = planes.scores(move)
         while scale > 0.02:
             trial = np.clip(best_w + scale * move, -LIMIT, LIMIT)
-            out = np.empty_like(best_p)
-            planes.predict(trial, rows.starts, out)
+            free = np.abs(best_w + scale * move).max() <= LIMIT
+            there = scores + np.float32(scale) * along if free else planes.scores(trial)
+            out = softmax(there, rows.starts)
             now = iou_of(rows.actual, out, count)
             if now > best + 1e-6:
-                best, best_w, best_p = now, trial, out
+                best, best_w, best_p, scores = now, trial, out, there
                 scale *= 1.5
                 break
             scale *= 0.5
