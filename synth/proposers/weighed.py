@@ -26,9 +26,9 @@ from attn_dsl.synth.thrift import shrunk
 
 SMALL = 90
 """Programs of at most so many nodes are added to …"""
-STARTS = 12
+STARTS = 8
 """… so many of them …"""
-PASSES = 3
+PASSES = 10
 """… so often at the most, from the second time on the new ones."""
 PLACES = 3
 """How many sets are added, where they promise most."""
