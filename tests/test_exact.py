@@ -13,13 +13,14 @@ from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.printer import show, show_term
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.capture import Capture
+from attn_dsl.synth import weights
 from attn_dsl.synth.design import Design
 from attn_dsl.synth.exact import rules as r
 from attn_dsl.synth.exact import screen as s
 from attn_dsl.synth.exact.aside import Aside
 from attn_dsl.synth.exact.atoms import SCALE, Atoms
 from attn_dsl.synth.exact.proposer import Exact
-from attn_dsl.synth.exact.residual import CLEAN, NOISY, Residual, turns
+from attn_dsl.synth.exact.residual import CLEAN, NOISY, Residual, noise_of, turns
 from attn_dsl.synth.exact.rules import Atom, Choice, Rule
 from attn_dsl.synth.proposer import Fitted, HeadTask, pool
 
@@ -102,6 +103,43 @@ def test_small_terms_are_found_in_noise() -> None:
     found = proposed(task)
     true = task.measured(parse(source)).iou
     assert max(f.iou for f in found if f.nodes <= 2 * t.nodes(parse(source))) > true - 0.01
+
+
+def test_several_rules_are_found_in_noise_that_hides_none_of_them() -> None:
+    """Rules about key, distance and both add up; each is told apart, with about its weight."""
+    source = (
+        'head x causal:\n 3 where text(k-1) == text(q)\n 2 where token(k) in {" cat", " dog"}\n'
+        ' -0.08 * (q - k)\n -2.5 where k == q-1\n 1.8 where starts(word(k), "s")\n'
+    )
+    task = task_of(capture_of(source, noise=0.001), entries=20_000)
+    true = task.measured(parse(source))
+    found = [task.polish(f) for f in proposed(task)]
+    near = [f for f in found if f.iou > true.iou - 0.01]
+    assert true.iou < 0.95
+    assert near, max(f.iou for f in found)
+    assert min(f.nodes for f in near) <= 1.3 * true.nodes
+
+
+@pytest.mark.parametrize("noise", [0.0003, 0.001, 0.003])
+def test_noise_is_measured_beside_rules(noise: float) -> None:
+    task = task_of(capture_of("head x causal:\n 2 where k == q-2\n", noise=noise))
+    rows = task.design.rows
+    measured = noise_of(task.rows, np.repeat(np.arange(len(rows)), [len(x) for x in rows]))
+    assert 0.75 * noise < measured < 1.5 * noise
+
+
+def test_around_the_best_weights_the_linear_view_leaves_them_as_they_are() -> None:
+    """Its step is Newton's, and where the likelihood is greatest that is none."""
+    source = 'head x causal:\n 2 where k == q-2\n 1.5 where token(k) in {" a", " cat"}\n'
+    task = task_of(capture_of(source, noise=0.001))
+    planes = task.design.planes(parse(source))
+    best, _ = weights.fit(planes, task.rows, ridge=1e-5)
+    left = Residual(task.rows, clean=False, noise=0.001)
+    left.solve(planes)
+    biased = np.abs(left.weights - best).max()
+    left.look_around(planes)
+    left.solve(planes)
+    assert np.abs(left.weights - best).max() < min(0.01, biased)
 
 
 def test_heads_of_models_are_left_to_others() -> None:

@@ -11,6 +11,7 @@ from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.capture import Capture
+from attn_dsl.synth import thrift
 from attn_dsl.synth.design import Design
 from attn_dsl.synth.open_sets import opened
 from attn_dsl.synth.proposer import pool
@@ -115,3 +116,17 @@ def test_it_ends_with_the_evaluations() -> None:
     job = task(design("2 where k == 0", f"1 * weight(token(k), {KEYS})"), evals=4)
     pool(job, [Weigh(before(job, "head a causal:\n ? where k == 0"))])
     assert job.evals <= 4
+
+
+def test_what_is_left_out_leaves_no_room_for_what_is_worth_more() -> None:
+    """The last unit that goes may be large: smaller ones that went before it come back."""
+    units = [
+        thrift.Unit((0,), 4), thrift.Unit((1, 2), 7), thrift.Unit((1,), 1, whole=False),
+        thrift.Unit((2,), 1, whole=False), thrift.Unit((3,), 9), thrift.Unit((4,), 6),
+    ]  # fmt: skip
+    losses = [0.4, 7.0, 0.2, 3.0, 9.0, 0.9]
+    kept = thrift._kept(units, losses, 6, 5)
+    assert list(kept) == [True, True, True, True, False]
+    assert list(thrift._kept(units, losses, 8, 5)) == [False, True, True, True, False]
+    assert list(thrift._kept(units, losses, 11, 5)) == [False, False, True, True, False]
+    assert list(thrift._kept(units, losses, 0, 5)) == [True] * 5

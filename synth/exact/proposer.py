@@ -36,6 +36,8 @@ SHARES = 2e-4, 1e-4, 1e-5
 """Of what is unexplained when a part of the search begins, a node must explain this in the end."""
 SAME = 1e-5
 """Gains that differ by less than this share are taken for equal, and the smaller rule is better."""
+MUCH = 1.4
+"""Heads that leave more than this, in units of their noise, are no programs: see ``peeled``."""
 LITTLE = 0.003
 """Token sets are chosen anew as long as that explains this share of what is left."""
 
@@ -75,6 +77,8 @@ class Exact:
         screenings = 40 * self.effort
         yield task.empty()
         yield from self.peeled(state, task, screenings)
+        if state.left.aside is not None:
+            return
         if not clean:
             yield from self.grow(state, task, screenings)
             state.look()
@@ -96,12 +100,17 @@ class Exact:
         state.by_distance()
 
     def peeled(self, state: State, task: HeadTask, most: int) -> Iterator[Fitted]:
-        """Find first what no table of key, distance and place explains, then those of the latter."""
+        """Find first what no table of key, distance and place explains, then those of the latter.
+
+        Tables stay set aside if the head is no program: much more is left than its noise.
+        """
         for places, share in ((True, SHARES[0]), (False, SHARES[1])):
             state.left.aside = Aside(state.atoms, state.left.mass, places)
             state.put(state.rules, state.planes)
             state.dear(share)
             yield from self.grow(state, task, most)
+            if places and not state.left.clean and state.left.much > MUCH:
+                return
         state.left.aside = None
         state.put(state.rules, state.planes)
         state.dear(SHARES[2])

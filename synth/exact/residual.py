@@ -70,8 +70,8 @@ def turns(rows: Rows, texts: np.ndarray, least: float) -> float:
 def noise_of(rows: Rows, texts: np.ndarray) -> float:
     """Say how noisy a program's rows are: the variance of a logarithm is this by the attention.
 
-    So it is for draws from a distribution whose variance grows with its mean (Dirichlet, Poisson).
-    Three quarters of the changes from query to query may be due to rules.
+    So it is for draws from a distribution whose variance grows with its mean (Dirichlet, Poisson). It
+    is read from the lower quartile of what changes from query to query, since rules change much else.
     """
     found = [turn * turn / spread for turn, spread in _turns(rows, texts, 0.5)]
     return _quartile(found) / QUARTILE
@@ -82,9 +82,7 @@ def _quartile(parts: list[np.ndarray]) -> float:
     return float(np.quantile(steps, 0.25)) if len(steps) > FEWEST else float("inf")
 
 
-def _turns(
-    rows: Rows, texts: np.ndarray, least: float
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:  # fmt: skip
+def _turns(rows: Rows, texts: np.ndarray, least: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield, for two queries in turn, the turns of their logits and the sums of 1 / attention."""
     for r in np.flatnonzero(np.diff(texts) == 0):
         one = rows.actual[rows.starts[r] : rows.starts[r + 1]]
@@ -108,6 +106,7 @@ class Residual:
         pull, mass: float32 (entries), see the module.
         aside: what planes and logits are taken less of; None for nothing.
         least, floor: what a node must explain at the least, now and in the end.
+        expected: of rows with noise, the squared residuals that noise alone leaves.
         weights: of the planes.
         loss: twice the objective: squared residuals, or cross-entropy. squared: squared residuals.
         noise: the squared residual of an entry in units of gain; prices are in this unit.
@@ -120,7 +119,7 @@ class Residual:
         self.free = max(self.entries - self.count, 1)
         self.predicted = np.empty(self.entries, dtype=np.float32)
         self.aside: Aside | None = None
-        self.least = self.floor = 0.0
+        self.least = self.floor = self.expected = 0.0
         widths = np.diff(rows.starts)
         if self.linear:
             a = rows.actual.astype(np.float64)
@@ -130,9 +129,18 @@ class Residual:
                 mass = 0.5 * sure * (a + np.repeat(1.0 / widths, widths))
             else:
                 mass = a * a / (a + noise)
-            mass /= np.repeat(np.add.reduceat(mass, rows.starts[:-1]), widths)
+            sums = np.add.reduceat(mass, rows.starts[:-1])
+            if noise is not None:
+                of_noise = np.add.reduceat(a * noise / (a + noise), rows.starts[:-1])
+                self.expected = float((of_noise / sums).sum())
+            mass /= np.repeat(sums, widths)
             self.mass = mass.astype(np.float32)
             centre(self.logits[None], self.mass, rows.starts)
+
+    @property
+    def much(self) -> float:
+        """How many times as much is left as noise alone leaves."""
+        return self.squared / max(self.expected, 1e-9)
 
     @property
     def price(self) -> float:
