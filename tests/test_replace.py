@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,17 @@ def matrices(ids: torch.Tensor, heads: dict[tuple[int, int], Any], family: str) 
 def run(model: Any, ids: torch.Tensor, **more: Any) -> Any:
     with torch.no_grad():
         return model(input_ids=ids, **more)
+
+
+def cached(model: Any, cache: Any) -> dict[str, Any]:
+    """Give a model a cache by the name that its release of transformers has for it."""
+    known = inspect.signature(model.forward).parameters
+    return {"cache" if "cache" in known else "past_key_values": cache}
+
+
+def cache_in(output: Any) -> Any:
+    """Find the cache that a forward pass returned."""
+    return next(x for x in output.values() if isinstance(x, transformers.Cache))
 
 
 @pytest.mark.parametrize("family", [*CAUSAL, *ENCODERS])
@@ -166,17 +178,17 @@ def test_a_cache_step_by_step(family: str) -> None:
         out = run(model, ids[:, :2], use_cache=True)
         parts = [out.logits]
         for start, end in ((2, 3), (3, 6), (6, 7)):
-            out = run(model, ids[:, start:end], past_key_values=out.past_key_values)
+            out = run(model, ids[:, start:end], **cached(model, cache_in(out)))
             parts.append(out.logits)
         torch.testing.assert_close(torch.cat(parts, 1), whole, atol=1e-4, rtol=1e-4)
-        cache = out.past_key_values
+        cache = cache_in(out)
         twin = copy.deepcopy(cache)
         cache.crop(-3)
         other = torch.tensor([[20, 21, 22]])
-        again = run(model, other, past_key_values=cache).logits
+        again = run(model, other, **cached(model, cache)).logits
         full = run(model, torch.cat([ids[:, :4], other], 1)).logits
         torch.testing.assert_close(again, full[:, 4:], atol=1e-4, rtol=1e-4)
-        longer = run(model, other, past_key_values=twin).logits
+        longer = run(model, other, **cached(model, twin)).logits
         full = run(model, torch.cat([ids, other], 1)).logits
         torch.testing.assert_close(longer, full[:, 7:], atol=1e-4, rtol=1e-4)
     assert type(cache) is type(twin) is transformers.DynamicCache

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import replace_models as models
 import torch
-from test_replace import ids_of, program, programs, run
+from test_replace import cache_in, cached, ids_of, program, programs, run
 
 import attn_dsl
 from attn_dsl.dsl.errors import InputError
@@ -75,15 +75,15 @@ def test_models_that_cannot_be_reached() -> None:
         hf.T5Config(vocab_size=320, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=4)
     )
     refused(t5, {(0, 0): COPIES}, "cross-attention")
-    codegen = hf.CodeGenForCausalLM(
-        hf.CodeGenConfig(vocab_size=320, n_embd=32, n_layer=1, n_head=4, n_ctx=32, rotary_dim=4)
+    mamba = hf.MambaForCausalLM(
+        hf.MambaConfig(vocab_size=320, hidden_size=32, num_hidden_layers=1, state_size=4)
     )
-    refused(codegen, {(0, 0): COPIES}, "attention of a codegen model cannot be reached")
+    refused(mamba, {(0, 0): COPIES}, "attention of a mamba model cannot be reached")
 
 
 def test_inputs_that_programs_cannot_read() -> None:
     model, ids = models.model("llama"), ids_of("the cat sat")
-    outside = run(model, ids, use_cache=True).past_key_values
+    outside = cache_in(run(model, ids, use_cache=True))
     with replace_heads(model, {(0, 0): COPIES}, tokenizer=models.tokenizer()):
         with pytest.raises(InputError, match="without input_ids"), torch.no_grad():
             model(inputs_embeds=model.get_input_embeddings()(ids))
@@ -92,7 +92,7 @@ def test_inputs_that_programs_cannot_read() -> None:
         with pytest.raises(InputError, match="longer than the model's context of 64"):
             run(model, ids.repeat(1, 40))
         with pytest.raises(InputError, match="read before heads were replaced"):
-            run(model, ids, past_key_values=outside)
+            run(model, ids, **cached(model, outside))
         with pytest.raises(InputError, match="several texts are packed"):
             run(model, torch.tensor([[5, 6, 7, 8]]), position_ids=torch.tensor([[0, 1, 0, 1]]))
         states = torch.zeros(1, 2, 32)

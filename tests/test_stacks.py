@@ -40,10 +40,9 @@ def test_a_stack_computes_what_its_planes_do(planes: np.ndarray) -> None:
     assert [x.shape for x in (stack.dense, *(one.factor for one in stack.sets))] == [
         (2, ENTRIES), (ENTRIES,), (ENTRIES,)
     ]  # fmt: skip
-    found, expected = np.empty((2, ENTRIES), dtype=np.float32)
-    stack.predict(WEIGHTS, STARTS, found)
-    dense.predict(WEIGHTS, STARTS, expected)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    for columns in (stack, dense):
+        np.testing.assert_allclose(columns.scores(WEIGHTS), WEIGHTS @ planes, atol=1e-5)
+    expected = w.softmax(dense.scores(WEIGHTS), STARTS)
     np.testing.assert_allclose(expected, rows_of(WEIGHTS @ planes), atol=1e-5)
     pull = RNG.normal(size=ENTRIES).astype(np.float32)
     np.testing.assert_allclose(stack.sums(pull), planes @ pull, atol=1e-3)

@@ -1,8 +1,9 @@
 """Adapters: how the attention of a model's layers is reached, by architecture.
 
 Most models of transformers call a registered attention function, whose output is then computed
-anew for the replaced heads. BLOOM, GPT-J and GPT-Neo send their probabilities through a dropout
-module, and Falcon calls ``softmax`` in its layers: there the probabilities are exchanged.
+anew for the replaced heads. BLOOM and GPT-Neo (and GPT-J before transformers 5.24) send their
+probabilities through a dropout module, and Falcon calls ``softmax`` in its layers: there the
+probabilities are exchanged.
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ def _original(module: Any, name: str) -> Callable:
 
 
 class DropoutAdapter:
-    """BLOOM, GPT-J and GPT-Neo: attention probabilities pass through a dropout module."""
+    """BLOOM, GPT-Neo and older GPT-J: attention probabilities pass through a dropout module."""
 
     def __init__(self, layers: list[Any], dropout: str) -> None:
         self.layers, self._name = layers, dropout
@@ -243,7 +244,7 @@ def adapter_for(model: Any) -> Adapter:
     modules = list(body(model).modules())
     for kind, dropout in _DROPOUTS.items():
         layers = [m for m in modules if type(m).__name__ == kind]
-        if layers:
+        if layers and hasattr(layers[0], dropout):
             return DropoutAdapter(layers, dropout)
     falcon = [m for m in modules if type(m).__name__ == "FalconAttention"]
     if falcon:

@@ -7,7 +7,7 @@ model carries a ``History`` that is cropped, repeated and reordered (beam search
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from attn_dsl.compiler.joint_stream import JointStream
@@ -65,6 +65,17 @@ class History:
         for i, (row, marks) in enumerate(zip(ids, real, strict=True)):
             self.ids[i] += row
             self.real[i] += marks
+
+
+def cache_among(values: Iterable[Any]) -> Any:
+    """Find the cache among the arguments of a forward pass, or among what it returned; None: none.
+
+    By its type: releases of ``transformers`` differ in what they call it, and an argument that
+    was not found would be a text whose beginning the programs do not see.
+    """
+    from transformers import Cache
+
+    return next((value for value in values if isinstance(value, Cache)), None)
 
 
 def history_of(cache: Any) -> History | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -113,9 +113,10 @@ class Controller:
     def _before(self, _: Any, args: tuple, kwargs: dict) -> None:
         bound = self._signature.bind_partial(*args, **kwargs).arguments
         given = {**bound, **bound.get("kwargs", {})}
-        history = caches.history_of(given.get("past_key_values"))
+        cache = caches.cache_among(given.values())
+        history = caches.history_of(cache)
         past = len(history) if history is not None else 0
-        inputs = read_inputs(given, past)
+        inputs = read_inputs(given, past, cache)
         total = past + len(inputs.ids[0]) if inputs.ids else past
         if self.max_positions is not None and total > self.max_positions:
             raise InputError(
@@ -145,8 +146,11 @@ class Controller:
         if pending is None or output is None:
             return
         inputs, history = pending
-        cache = inputs.cache if inputs.cache is not None else _cache_in(output)
-        if cache is None or not hasattr(cache, "get_seq_length"):
+        made = output.values() if isinstance(output, Mapping) else output
+        cache = inputs.cache
+        if cache is None and isinstance(made, Iterable):
+            cache = caches.cache_among(made)
+        if cache is None:
             return
         count = len(inputs.ids[0])
         fresh = [row[len(row) - count :] for row in inputs.real]
@@ -296,11 +300,3 @@ def _padded(matrices: Matrices, keys: int) -> Matrices:
     """Fill up with keys that get nothing."""
     missing = keys - matrices.shape[-1]
     return torch.nn.functional.pad(matrices, (0, missing)) if missing > 0 else matrices
-
-
-def _cache_in(output: Any) -> Any:
-    """Find the cache that a forward pass made."""
-    found = getattr(output, "past_key_values", None)
-    if found is None and isinstance(output, tuple):
-        found = next((x for x in output if hasattr(x, "get_seq_length")), None)
-    return found

@@ -96,12 +96,13 @@ class Inputs:
     attentions: bool
 
 
-def read_inputs(given: dict[str, Any], past: int) -> Inputs:
+def read_inputs(given: dict[str, Any], past: int, cache: Any) -> Inputs:
     """Read the arguments of a model's forward pass.
 
     Args:
         given: the arguments by name.
         past: how many tokens the cache holds.
+        cache: the cache among them, or None.
 
     Raises:
         InputError: there are no ids; the mask is no mask of tokens; several texts were packed into
@@ -136,7 +137,7 @@ def read_inputs(given: dict[str, Any], past: int) -> Inputs:
             f"the attention mask ({shape}) is neither one 0 or 1 per token nor the causal mask made "
             "of one: what a program may see cannot be read from it; pass one 0 or 1 per token"
         )
-    return Inputs(rows, real, given.get("past_key_values"), bool(given.get("output_attentions")))
+    return Inputs(rows, real, cache, bool(given.get("output_attentions")))
 
 
 def _of_square(mask: torch.Tensor, past: int, total: int) -> torch.Tensor | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import inspect
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -88,6 +89,8 @@ class Transformers:
         self._branching = can_branch(text)
         if self._branching:
             self._model.set_attn_implementation(NAME)
+        known = inspect.signature(self._model.forward).parameters
+        self._cache_name = "cache" if "cache" in known else "past_key_values"  # before 5.24
         self._bytes = 2 * text.num_hidden_layers * heads * width * self._model.dtype.itemsize
 
     def _ends(self) -> list[int]:
@@ -156,7 +159,8 @@ class Transformers:
 
         def read(tokens: list[list[int]]) -> np.ndarray:
             given = torch.tensor(tokens, device=self.device)
-            out = self._model(given, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            given_cache = {self._cache_name: cache}
+            out = self._model(given, **given_cache, use_cache=True, logits_to_keep=1)
             return out.logits[:, -1].float().cpu().numpy()
 
         logits = read([ids]).repeat(len(rows), axis=0)
