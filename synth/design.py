@@ -61,6 +61,11 @@ class Design:
         self._planes: OrderedDict[tuple, np.ndarray] = OrderedDict()
         self._lock = threading.Lock()
 
+    @cached_property
+    def width(self) -> int:
+        """One more than the largest number of a token string."""
+        return int(self.key_symbols.max(initial=0)) + 1
+
     @property
     def entries(self) -> int:
         """How many entries the rows have."""

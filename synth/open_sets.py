@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from attn_dsl.dsl import tree as t
+from attn_dsl.synth.open_tables import OpenTable
 from attn_dsl.synth.rewrite import in_place
 from attn_dsl.synth.simplify import conjuncts
 from attn_dsl.synth.vocabulary import size
@@ -43,9 +44,10 @@ class OpenSet:
         """How many nodes the set costs, apart from its elements."""
         return size(self.term(()))
 
-    def plane(self, element: str) -> t.Term:
-        """Return the term of one element, with a hole."""
-        return dataclasses.replace(self.term(((element, 1.0),)), weight=None)
+    def planes(self) -> Iterator[t.Term]:
+        """Yield the term of each element, with a hole."""
+        for element in self.elements:
+            yield dataclasses.replace(self.term(((element, 1.0),)), weight=None)
 
     def around(self, empty: t.Head) -> t.Head:
         """Return a program of one term that is what an element is multiplied by; none if it is 1."""
@@ -65,10 +67,21 @@ class OpenSet:
         value = weight if self.factor is None else t.Product(self.factor, weight)
         return t.Scaled(1.0, value, self.condition)
 
+    def kept(self, some: Sequence[bool]) -> OpenSet:
+        """Return the set with some of its elements."""
+        chosen = tuple(e for e, mark in zip(self.elements, some, strict=True) if mark)
+        return dataclasses.replace(self, elements=chosen)
+
+    def closed(self, weights: Sequence[float]) -> t.Scaled | None:
+        """Return the set with its weights in hundredths, none of which is 0; None if all are."""
+        every = [(e, round(float(w), 2)) for e, w in zip(self.elements, weights, strict=True)]
+        some = [(e, w) for e, w in every if w]
+        return self.term(some) if some else None
+
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A program whose sets lie open.
+    """A program whose sets and tables lie open.
 
     Attributes:
         empty: the program without terms.
@@ -78,7 +91,7 @@ class Opened:
 
     empty: t.Head
     terms: tuple[t.Term, ...]
-    sets: tuple[OpenSet, ...]
+    sets: tuple[OpenSet | OpenTable, ...]
 
     @property
     def fixed(self) -> int:
@@ -91,9 +104,19 @@ class Opened:
         return [len(one.elements) for one in self.sets]
 
     @property
+    def steps(self) -> list[bool]:
+        """Which of the sets are tables."""
+        return [isinstance(one, OpenTable) for one in self.sets]
+
+    @property
+    def products(self) -> bool:
+        """Whether there is a product of two sets, of which one lies open."""
+        return any(isinstance(one, OpenSet) and one.factor is not None for one in self.sets)
+
+    @property
     def wide(self) -> t.Head:
         """The program with a term for each element, whose planes the weights are fitted on."""
-        planes = (x.plane(e) for x in self.sets for e in x.elements)
+        planes = (plane for x in self.sets for plane in x.planes())
         return dataclasses.replace(self.empty, terms=(*self.terms, *planes))
 
     def kept(self, some: np.ndarray) -> Opened:
@@ -104,10 +127,7 @@ class Opened:
         """
         left = iter(some)
         terms = [x for x in self.terms if sum(next(left) for _ in t.weights_of(x))]
-        sets = [
-            dataclasses.replace(x, elements=tuple(e for e in x.elements if next(left)))
-            for x in self.sets
-        ]
+        sets = [x.kept([next(left) for _ in x.elements]) for x in self.sets]
         return Opened(self.empty, tuple(terms), tuple(x for x in sets if x.elements))
 
     def turned(self, weights: np.ndarray) -> tuple[Opened, np.ndarray]:
@@ -116,20 +136,21 @@ class Opened:
         Returns:
             The same program opened otherwise, and the weights of its ``wide``.
         """
-        sets: list[OpenSet] = []
+        sets: list[OpenSet | OpenTable] = []
         found, left = list(weights[: self.fixed]), list(weights[self.fixed :])
         for one in self.sets:
             mine = [round(float(left.pop(0)), 2) for _ in one.elements]
-            graded = [(e, x) for e, x in zip(one.elements, mine, strict=True) if x]
-            match one.factor:
-                case t.Weight(value, t.SetLiteral() as literal) if graded:
-                    other = t.SetLiteral(tuple(e for e, _ in graded), tuple(x for _, x in graded))
-                    factor = t.Weight(one.value, other)
-                    sets.append(OpenSet(value, literal.elements, factor, one.condition))
-                    found += [x / 100 for x in literal.hundredths().values()]
-                case _:
-                    sets.append(one)
-                    found += mine
+            match one, one.closed(mine):
+                case (
+                    OpenSet(_, _, t.Weight(value, t.SetLiteral() as literal)),
+                    t.Scaled(_, t.Product(_, t.Weight() as factor)),
+                ):
+                    one = dataclasses.replace(
+                        one, value=value, elements=literal.elements, factor=factor
+                    )
+                    mine = [x / 100 for x in literal.hundredths().values()]
+            sets.append(one)
+            found += mine
         return Opened(self.empty, self.terms, tuple(sets)), np.array(found)
 
     def closed(self, weights: np.ndarray) -> t.Head:
@@ -138,19 +159,17 @@ class Opened:
         terms: list[t.Term] = list(
             fixed.with_weights([float(x) for x in weights[: self.fixed]]).terms
         )
-        left = list(weights[self.fixed :])
-        for one in self.sets:
-            some = [(e, round(float(left.pop(0)), 2)) for e in one.elements]
-            if any(w for _, w in some):
-                terms.append(one.term([(e, w) for e, w in some if w]))
+        left = iter(weights[self.fixed :])
+        closed = [one.closed([next(left) for _ in one.elements]) for one in self.sets]
+        terms += [term for term in closed if term is not None]
         return dataclasses.replace(self.empty, terms=tuple(terms))
 
 
 def opened(program: t.Head, *, plain: bool = True) -> tuple[Opened, np.ndarray]:
-    """Open the sets of a program: of a product of two sets, the second.
+    """Open the sets and tables of a program: of a product of two sets, the second.
 
     Args:
-        plain: open sets without weights as well.
+        plain: open sets without weights as well, and tables.
 
     Returns:
         The open program, and the weights of its ``wide`` that compute the same.
@@ -158,9 +177,14 @@ def opened(program: t.Head, *, plain: bool = True) -> tuple[Opened, np.ndarray]:
     known = {d.name: d.value for d in program.sets}
     fixed: list[t.Term] = []
     weights: list[float] = []
-    sets: list[OpenSet] = []
+    sets: list[OpenSet | OpenTable] = []
     elements: list[float] = []
     for term in program.terms:
+        if plain and isinstance(term, t.Table):
+            bounds = tuple(entry.bound for entry in term.entries)
+            sets.append(OpenTable(term.value, bounds, term.condition))
+            elements += [entry.weight or 0.0 for entry in term.entries]
+            continue
         term = in_place(term, known)
         found = _open(term) if plain or isinstance(term, t.Scaled) else None
         if found is None:

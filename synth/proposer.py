@@ -15,8 +15,8 @@ from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.errors import ProgramError
 from attn_dsl.synth import weights as w
 from attn_dsl.synth.design import Design
+from attn_dsl.synth.open_planes import stacked
 from attn_dsl.synth.open_sets import opened
-from attn_dsl.synth.stacks import Stack
 
 OPENED = 64
 """Programs of at most so many weights, those of elements included, have all of them adjusted."""
@@ -162,7 +162,7 @@ class HeadTask:
         program, start = opened(fitted.program, plain=False)
         if not program.sets or len(start) > OPENED:
             return fitted
-        planes = Stack.of(self.design.compute(program.wide), program.counts)
+        planes = stacked(self.design, program)
         found, _ = w.adjust(planes, self.rows, start, fitted.predicted)
         fixed, elements = found[: program.fixed], w.rounded(found[program.fixed :])
         return self.measured(program.closed(np.append(fixed, elements)), fitted.proposer)

@@ -26,19 +26,35 @@ class Lookup:
         factor: float32 (entries): what a weight is multiplied by.
         element: int32 (entries): which weight; ``count`` where there is none.
         count: how many weights there are.
+        entries: int32: which entries have an element, those of the first element first.
+        sizes: int64 (count): how many entries each element has.
+        steps: whether an element that is left out counts with the one before it, as in a table.
     """
 
     factor: np.ndarray
     element: np.ndarray
     count: int
+    entries: np.ndarray
+    sizes: np.ndarray
+    steps: bool = False
 
     @classmethod
-    def of(cls, planes: np.ndarray) -> Lookup:
+    def of(cls, planes: np.ndarray, steps: bool = False) -> Lookup:
         """Put planes that have no entry in common into one."""
         factor = np.zeros(planes.shape[1], dtype=np.float32)
         element = np.full(planes.shape[1], len(planes), dtype=np.int32)
         _overlay(planes, factor, element)
-        return cls(factor, element, len(planes))
+        return cls.laid(factor, element, len(planes), steps)
+
+    @classmethod
+    def laid(
+        cls, factor: np.ndarray, element: np.ndarray, count: int, steps: bool = False
+    ) -> Lookup:
+        """Take a plane and its elements; where the plane is 0, an element counts for nothing."""
+        used = np.flatnonzero((element < count) & (factor != 0)).astype(np.int32)
+        order = np.argsort(element[used], kind="stable")
+        sizes = np.bincount(element[used], minlength=count)
+        return cls(factor, element, count, used[order], sizes, steps)
 
     def scores(self, weights: np.ndarray) -> np.ndarray:
         """Return what the set adds to the scores, float32 (entries)."""
@@ -52,16 +68,27 @@ class Lookup:
 
     def sums(self, pull: np.ndarray) -> np.ndarray:
         """Return every plane times a vector, float64 (weights)."""
-        found = np.zeros(self.count + 1)
-        _sums(self.factor, self.element, pull, found)
-        return found[:-1]
+        found = np.empty(self.count)
+        _sums(self.factor, self.entries, self.sizes, pull, found)
+        return found
 
     def kept(self, some: np.ndarray) -> Lookup:
         """Return some of the planes, bool (weights)."""
-        count = int(some.sum())
-        numbers = np.full(self.count + 1, count, dtype=np.int32)
-        numbers[:-1][some] = np.arange(count)
-        return Lookup(self.factor, numbers[self.element], count)
+        place, count = self.places(some), int(some.sum())
+        left = place[:-1] < count
+        sizes = np.bincount(place[:-1][left], self.sizes[left], count).astype(np.int64)
+        entries = self.entries[np.repeat(left, self.sizes)]
+        return Lookup(self.factor, place[self.element], count, entries, sizes, self.steps)
+
+    def places(self, some: np.ndarray) -> np.ndarray:
+        """Return which of some planes each becomes, and what is in none; their count: none of them."""
+        found = np.cumsum(some, dtype=np.int32) - 1
+        none = found < 0 if self.steps else ~some
+        return np.append(np.where(none, some.sum(), found), some.sum()).astype(np.int32)
+
+    def losing(self, weights: np.ndarray) -> np.ndarray:
+        """Return by how much each element's weight is more than what it would be without it."""
+        return weights - np.append(0.0, weights[:-1]) if self.steps else weights
 
 
 class Stack(w.Columns):
@@ -76,10 +103,18 @@ class Stack(w.Columns):
         self.dense, self.sets = dense, tuple(sets)
 
     @classmethod
-    def of(cls, planes: np.ndarray, counts: Sequence[int]) -> Stack:
-        """Stack planes of which the last are the elements of sets, so many of each."""
+    def of(cls, planes: np.ndarray, counts: Sequence[int], steps: Sequence[bool] = ()) -> Stack:
+        """Stack planes of which the last are the elements of sets, so many of each.
+
+        Args:
+            steps: which of the sets are tables; none, if it is empty.
+        """
         ends = np.cumsum([len(planes) - sum(counts), *counts])
-        sets = [Lookup.of(planes[a:b]) for a, b in itertools.pairwise(ends)]
+        steps = steps or [False] * len(counts)
+        sets = [
+            Lookup.of(planes[a:b], one)
+            for (a, b), one in zip(itertools.pairwise(ends), steps, strict=True)
+        ]
         return cls(np.ascontiguousarray(planes[: ends[0]]), sets)
 
     def __len__(self) -> int:
@@ -94,6 +129,20 @@ class Stack(w.Columns):
         dense, *parts = self.split(some)
         sets = [x.kept(part) for x, part in zip(self.sets, parts, strict=True) if part.any()]
         return Stack(np.ascontiguousarray(self.dense[dense]), sets)
+
+    def merged(self, hessian: np.ndarray, some: np.ndarray) -> np.ndarray:
+        """Return the curvature of ``kept(some)`` from that of all planes."""
+        dense, *parts = self.split(some)
+        at = int(dense.sum())
+        places = [np.where(dense, np.cumsum(dense) - 1, -1)]
+        for one, part in zip(self.sets, parts, strict=True):
+            count = int(part.sum())
+            mine = one.places(part)[:-1]
+            places.append(np.where(mine < count, mine + at, -1))
+            at += count
+        place = np.concatenate(places)
+        sums = (place == np.arange(at)[:, None]).astype(np.float64)
+        return sums @ hessian @ sums.T
 
     def scores(self, weights: np.ndarray) -> np.ndarray:
         """Return the weighted sum of all planes, float32 (entries)."""
@@ -110,20 +159,25 @@ class Stack(w.Columns):
 
     def curvature(self, rows: w.Rows, predicted: np.ndarray) -> np.ndarray:
         """Return the Hessian of the cross-entropy, summed over rows."""
-        planes = [*self.dense, *(one.factor for one in self.sets)]
-        none = np.zeros(len(predicted), dtype=np.int32)
-        numbers = [none] * len(self.dense) + [one.element for one in self.sets]
-        counts = [1] * len(self.dense) + [one.count for one in self.sets]
-        at = np.cumsum([0, *counts])
+        first, ends = len(self.dense), np.cumsum([len(self.dense), *(x.count for x in self.sets)])
         hessian = np.zeros((len(self), len(self)))
         means = np.empty((len(self), len(rows)), dtype=np.float32)
-        for i, (x, mine, n) in enumerate(zip(planes, numbers, counts, strict=True)):
-            mass = predicted * x
-            _row_sums(mass, mine, rows.starts, means[at[i] : at[i + 1]])
-            for j in range(i + 1):
-                sums = np.zeros((n + 1, counts[j] + 1))
-                _pair_sums(mass, planes[j], mine, numbers[j], sums)
-                hessian[at[i] : at[i + 1], at[j] : at[j + 1]] = sums[:n, : counts[j]]
+        masses = self.dense * predicted
+        hessian[:first, :first] = masses @ self.dense.T
+        none = np.zeros(len(predicted), dtype=np.int32)
+        for mass, mean in zip(masses, means, strict=False):
+            _row_sums(mass, none, rows.starts, mean[None])
+        for i, one in enumerate(self.sets):
+            mine = slice(ends[i], ends[i + 1])
+            mass = predicted * one.factor
+            _row_sums(mass, one.element, rows.starts, means[mine])
+            for j, other in enumerate(masses):
+                hessian[mine, j] = one.sums(other)
+            for j, at in zip(range(i + 1), ends, strict=False):
+                left = self.sets[j]
+                sums = np.zeros((one.count, left.count + 1))
+                _pair_sums(mass, one.entries, one.sizes, left.factor, left.element, sums)
+                hessian[mine, at : at + left.count] = sums[:, :-1]
         hessian = np.tril(hessian) + np.tril(hessian, -1).T
         return hessian - (means @ means.T).astype(np.float64)
 
@@ -133,8 +187,8 @@ def element_losses(
 ) -> np.ndarray:
     """Return the mass that the rows share with a head only thanks to each element of a set."""
     losses = np.zeros(one.count)
-    without = change(one.scores(weights))
-    _element_losses(without, one.element, one.count, rows.starts, rows.actual, predicted, losses)
+    without = change(one.scores(one.losing(weights)))
+    _element_losses(without, one.entries, one.sizes, rows.starts, rows.actual, predicted, losses)
     return losses
 
 
@@ -155,9 +209,14 @@ def _add(factor, element, table, scores):
 
 
 @njit(**FAST)
-def _sums(factor, element, pull, sums):
-    for i in range(pull.shape[0]):
-        sums[element[i]] += factor[i] * pull[i]
+def _sums(factor, entries, sizes, pull, sums):
+    first = 0
+    for e in range(sizes.shape[0]):
+        found = 0.0
+        for at in entries[first : first + sizes[e]]:
+            found += factor[at] * pull[at]
+        sums[e] = found
+        first += sizes[e]
 
 
 @njit(**FAST)
@@ -170,31 +229,38 @@ def _row_sums(mass, element, starts, out):
 
 
 @njit(**FAST)
-def _pair_sums(mass, other, left, right, sums):
-    for i in range(mass.shape[0]):
-        sums[left[i], right[i]] += mass[i] * other[i]
+def _pair_sums(mass, entries, sizes, other, element, sums):
+    first = 0
+    for e in range(sizes.shape[0]):
+        found = sums[e]
+        for at in entries[first : first + sizes[e]]:
+            found[element[at]] += mass[at] * other[at]
+        first += sizes[e]
 
 
 @njit(**FAST)
-def _element_losses(change, element, count, starts, actual, predicted, losses):
-    one = np.float32(1.0)
-    last = np.full(count, -1, dtype=np.int64)
-    for r in range(starts.shape[0] - 1):
-        low, high = starts[r], starts[r + 1]
-        shared = np.float32(0.0)
-        for i in range(low, high):
-            shared += min(predicted[i], actual[i])
-        for at in range(low, high):
-            e = element[at]
-            if e == count or last[e] == r:
-                continue
-            last[e] = r
-            mass = np.float32(0.0)
-            for i in range(low, high):
-                mass += predicted[i] * (change[i] if element[i] == e else one)
-            scale = one / mass
+def _element_losses(change, entries, sizes, starts, actual, predicted, losses):
+    shared = np.zeros(starts.shape[0] - 1, dtype=np.float32)
+    for r in range(shared.shape[0]):
+        for i in range(starts[r], starts[r + 1]):
+            shared[r] += min(predicted[i], actual[i])
+    at = 0
+    for e in range(sizes.shape[0]):
+        end, r = at + sizes[e], 0
+        while at < end:
+            while starts[r + 1] <= entries[at]:
+                r += 1
+            low, high, last, mass = starts[r], starts[r + 1], at, np.float32(1.0)
+            while last < end and entries[last] < high:
+                i = entries[last]
+                mass += predicted[i] * (change[i] - np.float32(1.0))
+                last += 1
+            scale = np.float32(1.0) / mass
             left = np.float32(0.0)
             for i in range(low, high):
-                p = predicted[i] * (change[i] if element[i] == e else one)
-                left += min(p * scale, actual[i])
-            losses[e] += shared - left
+                left += min(predicted[i] * scale, actual[i])
+            for i in entries[at:last]:
+                p = predicted[i] * scale
+                left += min(p * change[i], actual[i]) - min(p, actual[i])
+            losses[e] += shared[r] - left
+            at = last

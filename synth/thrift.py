@@ -9,6 +9,7 @@ import numpy as np
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.synth import weights as w
+from attn_dsl.synth.open_planes import stacked
 from attn_dsl.synth.open_sets import Opened
 from attn_dsl.synth.proposer import HeadTask
 from attn_dsl.synth.stacks import Stack, element_losses
@@ -35,11 +36,7 @@ def shrunk(
         sizes: how many nodes are left at the most; where a program has no more, it stays.
     """
     rows = task.rows
-
-    def stacked(program: Opened) -> Stack:
-        return Stack.of(task.design.compute(program.wide), program.counts)
-
-    planes = stacked(program)
+    planes = stacked(task.design, program)
     weights, hessian = _uphill(planes, rows, start, FIRST)
     fresh = True
     for limit in sorted(sizes, reverse=True):
@@ -51,12 +48,12 @@ def shrunk(
             fresh = True
             losses = _losses(program, planes, weights, rows)
             some = _kept(units, losses, nodes - limit, len(planes))
+            hessian = planes.merged(hessian, some)
             program, planes = program.kept(some), planes.kept(some)
-            hessian = hessian[np.ix_(some, some)]
             weights, hessian = _uphill(planes, rows, weights[some], STEPS, hessian)
-            if any(one.factor for one in program.sets):
+            if program.products:
                 program, weights = program.turned(weights)
-                planes = stacked(program)
+                planes = stacked(task.design, program)
                 weights, hessian = _uphill(planes, rows, weights, STEPS)
         if not len(planes):
             return

@@ -38,7 +38,7 @@ def simulate(
     slots: int, needs: float, tail: float,
 ) -> dict[tuple[int, int], float]:  # fmt: skip
     """Search heads that need some seconds and go on a little beyond their share; return shares."""
-    budget.begin(number, before)
+    budget.begin(number, before, slots)
     left, shares = list(before), {}
     free = [(clock.now, slot) for slot in range(slots)]
     while left:
@@ -120,6 +120,20 @@ def test_heads_that_still_rise_get_more(clock: Clock) -> None:
     for pair in HEADS[:-12]:
         assert shares[pair] > 0
     assert shares[1, 0] == pytest.approx(3 * shares[0, 0], rel=0.2)
+
+
+def test_where_there_is_little_time_those_that_rise_most_are_searched(clock: Clock) -> None:
+    """To give each head less than it takes to write down its result would leave all the time unused."""
+    before: dict[tuple[int, int], HeadResult | None] = {
+        pair: result((1, 0.2), (10, 0.4 + 0.001 * number)) for number, pair in enumerate(HEADS)
+    }
+    budget = Budget(900, clock.now, 2, len(HEADS))
+    budget.tell_overrun(20.0)
+    shares = simulate(clock, budget, before, 2, 2, 1e9, 20.0)
+    assert 1000 + 0.9 * 900 < clock.now <= 1000 + 900 + 20
+    assert [*shares] == HEADS[-len(shares) :]
+    assert sorted(shares.values())[1] > 15  # one has what is left
+    assert 0.8 * 2 * 880 / 40 < len(shares) <= 2 * 900 / 40
 
 
 def test_when_it_is_over(clock: Clock) -> None:

@@ -132,7 +132,7 @@ class Greedy:
     ) -> list[Candidate]:
         """Narrow terms of the vocabulary to sets of query tokens."""
         design, terms = task.design, vocabulary.terms(task.causal)
-        width = int(design.key_symbols.max(initial=0)) + 1
+        width = design.width
         order = np.argsort(-np.abs(g).sum(1) / np.sqrt(h.sum(1) + ridge), kind="stable")
         found = []
         for j in order[:SHORTLIST]:
@@ -146,7 +146,7 @@ class Greedy:
     def key_sets(self, task: HeadTask, predicted: np.ndarray, ridge: float) -> list[Candidate]:
         """Invent rules: a set of key tokens, alone and with a set of query tokens, near and far."""
         design, rows = task.design, task.rows
-        width = int(design.key_symbols.max(initial=0)) + 1
+        width = design.width
         everywhere = np.arange(len(rows))
         found = []
         for place in (None, *_places(task.causal)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from attn_dsl.synth import vocabulary
 from attn_dsl.synth import weights as w
 from attn_dsl.synth.gains import gain, key_moments, row_moments
 from attn_dsl.synth.open_sets import OpenSet
+from attn_dsl.synth.open_tables import OpenTable
 from attn_dsl.synth.proposer import HeadTask
 from attn_dsl.synth.proposers.greedy import Greedy, narrow
 from attn_dsl.synth.simplify import bare
@@ -22,6 +24,16 @@ ELEMENTS = 16
 LEAST = 0.02
 """What an element must promise, as a share of what the best one does."""
 RIDGE = 2.0
+
+STEPS = 5
+"""How many steps of a table count for what it promises."""
+_FAR = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 20, 24, 32, 48, 64, 96)
+BOUNDS = {True: _FAR, False: (*(1 - x for x in reversed(_FAR[:16])), *_FAR[:16])}
+"""Where the steps of tables may begin."""
+DISTANCE = {
+    True: t.Arithmetic("-", t.Position("q"), t.Position("k")),
+    False: t.Arithmetic("-", t.Position("k"), t.Position("q")),
+}
 
 _NEAR = {
     True: ("k < q", "q - k in 1..8", "q - k >= 4"),
@@ -61,7 +73,7 @@ class Scope:
         self.task, self.predicted = task, predicted
         self.aim = w.aim(task.rows, predicted)
         self.rows = task.design.packed.row_moments(self.aim, predicted)
-        self.width = int(task.design.key_symbols.max(initial=0)) + 1
+        self.width = task.design.width
         self.ridge = RIDGE + 1e-3 * len(task.rows)
         self.known = np.array([s in task.design.symbols for s in range(self.width)])
         self.ones = np.ones(task.design.entries, dtype=np.float32)
@@ -106,6 +118,29 @@ class Scope:
         """Return the places of a set, those that promise most first."""
         found = [*self._key_places(), *self._query_places()]
         return sorted(found, key=lambda place: -place.promise)
+
+    def tables(self, count: int) -> list[OpenTable]:
+        """Return tables of the distance, alone or under a condition, that promise most by node."""
+        causal, rows = self.task.causal, self.task.rows
+        distance = dataclasses.replace(self.task.empty(), terms=(t.Scaled(None, DISTANCE[causal]),))
+        gap = self.task.design.planes(distance)[0]
+        steps, n = len(BOUNDS[causal]) + 1, len(rows)
+        step = np.searchsorted(BOUNDS[causal], gap, side="right")
+        place = np.repeat(np.arange(n) * steps, np.diff(rows.starts)) + step
+        g, mass = (
+            np.bincount(place, x, n * steps).reshape(-1, steps).T.astype(np.float32)
+            for x in (self.aim - self.predicted, self.predicted)
+        )
+        held, moments = self.task.design.conditions, (g, mass * (1 - mass))
+        first, second = (
+            np.concatenate([x.sum(1, keepdims=True), Greedy.by_condition(held, x)], axis=1)
+            for x in moments
+        )
+        best = np.sort(gain(first, second, self.ridge), axis=0)[-STEPS:].sum(0)
+        sizes = np.append(0, 1 + np.array(vocabulary.sizes(causal)[1])) + 4 + STEPS
+        conditions = (None, *vocabulary.conditions(causal))
+        order = np.argsort(-best / sizes, kind="stable")[:count]
+        return [OpenTable(DISTANCE[causal], BOUNDS[causal], conditions[int(c)]) for c in order]
 
     def _key_places(self) -> Iterator[Place]:
         design, causal = self.task.design, self.task.causal

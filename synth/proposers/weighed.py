@@ -1,15 +1,15 @@
 """Weighed sets: small programs of a head's front made better by terms, and by tokens with weights.
 
-An element costs a program one node, with or without a weight. So the sets of a program are opened
-(``synth/open_sets.py``); further elements, sets and terms are added where they promise most IoU
-(``synth/proposers/scope.py``), all weights are adjusted together, and then what loses least IoU for its
-nodes is left out again (``synth/thrift.py``).
+An element costs a program one node, with or without a weight, and so does a step of a table. So the
+sets and tables of a program are opened (``synth/open_sets.py``); further elements, steps, sets and
+terms are added where they promise most IoU (``synth/proposers/scope.py``), all weights are adjusted
+together, and then what loses least IoU for its nodes is left out again (``synth/thrift.py``).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,21 +17,26 @@ import numpy as np
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.parser import parse
 from attn_dsl.synth.open_sets import Opened, OpenSet, opened
+from attn_dsl.synth.open_tables import OpenTable
 from attn_dsl.synth.pareto import front, thinned
 from attn_dsl.synth.proposer import Fitted, HeadTask
-from attn_dsl.synth.proposers.scope import Scope
+from attn_dsl.synth.proposers.scope import BOUNDS, DISTANCE, Scope
 from attn_dsl.synth.runs.result import HeadResult
 from attn_dsl.synth.simplify import bare
 from attn_dsl.synth.thrift import shrunk
 
 SMALL = 90
 """Programs of at most so many nodes are added to …"""
-STARTS = 8
-"""… so many of them …"""
 PASSES = 10
-"""… so often at the most, from the second time on the new ones."""
+"""… so often at the most, each once: those of the best front, and of the best without that one …"""
+FRONTS = 2
+"""… (so many fronts; what is best at first is not what ends best) …"""
+STARTS = 8
+"""… so many of each front in a pass."""
 PLACES = 3
 """How many sets are added, where they promise most."""
+TABLES = 2
+"""How many tables of the distance are added, in every second pass from the first on."""
 TERMS = 6
 """How many terms of the vocabulary are added with them."""
 SIZES = (16, 20, 25, 30, 35, 40, 50, 65, 90)
@@ -57,12 +62,19 @@ class Weigh:
             for p in programs
             if p.normaliser == "softmax"
         ]
-        starts = best
-        for _ in range(PASSES):
-            new = [f for start in thinned(starts, _iou, STARTS) for f in weighed(task, start)]
-            best = front([*best, *new], lambda f: f.nodes, _iou)
-            starts = [f for f in best if f.nodes <= SMALL and any(f is x for x in new)]
-        for fitted in best:
+        done: set[t.Head] = set()
+        for number in range(PASSES):
+            starts = [
+                fitted
+                for one in _fronts(best)
+                for fitted in thinned([f for f in one if f.program not in done], _iou, STARTS)
+                if fitted.nodes <= SMALL
+            ]
+            done |= {fitted.program for fitted in starts}
+            tables = 0 if number % 2 else TABLES
+            new = [f for start in starts for f in weighed(task, start, tables)]
+            best = [fitted for one in _fronts([*best, *new]) for fitted in one]
+        for fitted in front(best, _nodes, _iou):
             if not fitted.settled:  # it is new
                 yield dataclasses.replace(task.polish(fitted), proposer=self.name, settled=True)
 
@@ -71,33 +83,64 @@ def _iou(fitted: Fitted) -> float:
     return fitted.iou
 
 
-def weighed(task: HeadTask, fitted: Fitted) -> Iterator[Fitted]:
-    """Yield a program with its sets opened, and terms and sets added, at all sizes."""
+def _nodes(fitted: Fitted) -> int:
+    return fitted.nodes
+
+
+def _fronts(items: Sequence[Fitted]) -> Iterator[list[Fitted]]:
+    """Yield the front, then that of what is not on it."""
+    left = {fitted.program: fitted for fitted in items}
+    for _ in range(FRONTS):
+        best = front(list(left.values()), _nodes, _iou)
+        yield best
+        for fitted in best:
+            del left[fitted.program]
+
+
+def weighed(task: HeadTask, fitted: Fitted, tables: int = 0) -> Iterator[Fitted]:
+    """Yield a program with its sets and tables opened, and terms, sets and tables added, at all sizes.
+
+    Args:
+        tables: how many tables of the distance are added.
+    """
     program, start = opened(fitted.program)
     scope = Scope(task, fitted.predicted)
-    count = program.fixed
     extra = [x for x in scope.terms(TERMS) if x not in map(bare, program.terms)]
-    weights, at = [*start[:count], *(0.0 for _ in extra)], count
-    sets: list[OpenSet] = []
-    for one in program.sets:
-        more = scope.more(one)
-        sets.append(dataclasses.replace(one, elements=(*one.elements, *more)))
-        weights += [*start[at : at + len(one.elements)], *(0.0 for _ in more)]
-        at += len(one.elements)
-    new: list[OpenSet] = []
-    for place in scope.places():
-        value = t.Call("token", (t.Position(place.variable),))  # type: ignore[arg-type]
-        one = OpenSet(value, scope.elements(place.gains), None, place.condition)
-        if len(new) < PLACES and one.elements and not any(_alike(one, x) for x in (*sets, *new)):
-            new.append(one)
-    sizes = [size for size in SIZES if size <= task.max_nodes]
+    weights = [*start[: program.fixed], *(0.0 for _ in extra)]
+    sets: list[OpenSet | OpenTable] = []
+    parts = np.split(start[program.fixed :], np.cumsum(program.counts)[:-1])
+    for one, known in zip(program.sets, parts, strict=False):
+        if isinstance(one, OpenTable):
+            finer = BOUNDS[task.causal] if one.value == DISTANCE[task.causal] else ()
+            one, values = one.finer([*known], finer)
+        else:
+            more = scope.more(one)
+            one = dataclasses.replace(one, elements=(*one.elements, *more))
+            values = [*known, *(0.0 for _ in more)]
+        sets.append(one)
+        weights += values
+    new = list(_added(scope, sets, tables))
     grown = Opened(program.empty, (*program.terms, *extra), (*sets, *new))
-    begin = np.array([*weights, *(0.0 for x in new for _ in x.elements)])
+    begin = np.array([*weights, *(0.0 for one in new for _ in one.elements)])
+    sizes = [size for size in SIZES if size <= task.max_nodes]
     for smaller, found in shrunk(task, grown, begin, sizes):
         task.evals += 1
         yield dataclasses.replace(task.measured(smaller.closed(found)), settled=False)
 
 
-def _alike(one: OpenSet, other: OpenSet) -> bool:
-    """Say whether two sets are of the same tokens."""
-    return one.value == other.value and {*one.elements} == {*other.elements}
+def _added(
+    scope: Scope, known: Sequence[OpenSet | OpenTable], tables: int
+) -> Iterator[OpenSet | OpenTable]:
+    """Yield tables and sets that promise most, unless they are there already."""
+    there = [(one.value, one.condition) for one in known if isinstance(one, OpenTable)]
+    yield from (x for x in scope.tables(tables) if (x.value, x.condition) not in there)
+    sets = [(one.value, {*one.elements}) for one in known if isinstance(one, OpenSet)]
+    before = len(sets)
+    for place in scope.places():
+        value = t.Call("token", (t.Position(place.variable),))  # type: ignore[arg-type]
+        one = OpenSet(value, scope.elements(place.gains), None, place.condition)
+        if len(sets) == before + PLACES:
+            return
+        if one.elements and (value, {*one.elements}) not in sets:
+            sets.append((value, {*one.elements}))
+            yield one

@@ -3,7 +3,8 @@
 The first round has ``FIRST`` of the time that is left when it starts, shared equally; what heads do
 not use goes to those after them. Each later round has an equal part of what is then left, and a
 head's share of it is half equal, half in proportion to the rise of its curve: what the larger half
-of its front brought on the select split. A head that did not rise any more gets the least.
+of its front brought on the select split. A head that did not rise any more gets the least; where there
+is too little time for all, those that rose most are searched and the others keep what they have.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ GRACE = 0.03
 """By how much of the limit heads that have no result yet may overrun it …"""
 LEAST_GRACE = 5.0
 """… or by so many seconds, if that is more: a result for every head matters more then."""
+LEAST_SHARE = 5.0
+"""Seconds that a head is given at the least in a later round, or as many as it goes on beyond them."""
 AFTERWARDS, BY_HEAD = 0.01, 0.01
 """What is kept back for tables and the report: a part of the limit, and seconds for each head …"""
 MOST_AFTERWARDS = 0.1
@@ -47,8 +50,12 @@ class Budget:
         self._late: list[float] = []
         self._weights: dict[Pair, float] = {}
 
-    def begin(self, number: int, before: Mapping[Pair, HeadResult | None]) -> None:
-        """Begin round ``number`` for some heads, given their results of the round before."""
+    def begin(self, number: int, before: Mapping[Pair, HeadResult | None], slots: int = 1) -> None:
+        """Begin round ``number`` for some heads, given their results of the round before.
+
+        Args:
+            slots: how many heads are searched at once.
+        """
         rises = {pair: rise(result) for pair, result in before.items()}
         mean = sum(rises.values()) / max(len(rises), 1)
         self._weights = {
@@ -59,6 +66,11 @@ class Budget:
             left = self.rounds - number
             part = 1.0 if not left else FIRST if number == 1 else 1 / (left + 1)
             self._part_ends = now + part * max(0.0, self.ends - now)
+            if number > 1:
+                each = self.overrun + max(LEAST_SHARE, self.overrun)
+                enough = int(slots * (self._part_ends - now) / each)
+                for pair in sorted(rises, key=lambda pair: -rises[pair])[enough:]:
+                    self._weights[pair] = 0.0
 
     def share(self, pair: Pair, left: Sequence[Pair], slots: int) -> float | None:
         """Return the seconds for the search of a head, None for no limit.
@@ -70,6 +82,8 @@ class Budget:
         if self._part_ends is None:
             return None
         now, mine = time.monotonic(), self._weights[pair]
+        if not mine:
+            return 0.0
         turns = max(1.0, sum(self._weights[other] for other in left) / (mine * slots))
         return (self._part_ends - now) / turns - self.overrun
 
