@@ -246,14 +246,18 @@ def transfer(folder: Path, extra: list[str]) -> dict[str, Any]:
     return {"what": "stories260k, programs found on stories scored on encyclopedic text", **found}
 
 
+UNSEEN = 7
+"""The seed of programs that nobody has looked at: the search was made better on some of 0 and 1."""
+
+
 def recovery(noise: bool) -> Callable[[Path, list[str]], dict[str, Any]]:
     """Measure recovery, see ``recovery.py``."""
 
     def measure(folder: Path, extra: list[str]) -> dict[str, Any]:
         import recovery as bench
 
-        count = "40" if noise else "60"
-        options = ["--programs", count, "--out", str(folder), *(["--noise"] if noise else [])]
+        options = ["--programs", "4" if noise else "6", "--seed", str(UNSEEN), "--out", str(folder)]
+        options += ["--noise"] if noise else []
         found = bench.recover(bench.parser().parse_args(options))
         (folder / "outcomes.json").write_text(bench.as_json(found, noise), encoding="utf-8")
         return {

@@ -32,7 +32,7 @@ STAGES = {
 @options.seed_option()
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), metavar="S",
               help="End after S seconds, all included; every head keeps what it has.")  # fmt: skip
-@click.option("--max-evals", type=click.IntRange(1), default=400, show_default=True,
+@click.option("--max-evals", type=click.IntRange(1), default=1600, show_default=True,
               help="Fit at most so many programs to a head.")  # fmt: skip
 @click.option("--max-nodes", type=click.IntRange(1), default=200, show_default=True,
               help="The largest program.")  # fmt: skip

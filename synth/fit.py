@@ -73,7 +73,7 @@ def fit(
     heads: str | None = None,
     seed: int = 0,
     timeout: float | None = None,
-    max_evals: int = 400,
+    max_evals: int = 1600,
     max_nodes: int = 200,
     effort: int = 1,
     max_tokens: int = 128,

@@ -79,7 +79,7 @@ class Settings:
 
     seed: int = 0
     proposers: tuple[str, ...] = ("library", "greedy", "exact", "graded")
-    max_evals: int = 400
+    max_evals: int = 1600
     max_nodes: int = 200
     effort: int = 1
     entries: int = 80_000
@@ -230,7 +230,7 @@ class Session:
                 number = task.layer * self.capture.heads_per_layer + task.head
                 return self.market.nearest(others, number, 3)
 
-            found += [Weigh(before), Vary(lambda: self.probe, before, near)]
+            found += [Weigh(before, self.settings.effort), Vary(lambda: self.probe, before, near)]
         return found
 
     def _polish(self, task: HeadTask, found: list[Fitted]) -> list[Fitted]:

@@ -129,7 +129,7 @@ class Exact:
             if rule is None:
                 if state.cheaper():
                     continue
-                if stuck or screenings <= 0:
+                if stuck or screenings <= 0 or state.left.hopeless:
                     break
                 screenings -= self.swaps(state, task, screenings)
                 stuck = 1
@@ -141,7 +141,7 @@ class Exact:
                 state.restore(before)
                 if state.cheaper():
                     continue
-                if stuck:
+                if stuck or state.left.hopeless:
                     break
                 stuck = 1
                 screenings -= self.swaps(state, task, screenings)

@@ -32,6 +32,8 @@ CLEAN = 0.02
 """Heads whose logits turn by less than this (see ``turns``) are programs without noise."""
 NOISY = 0.17
 """Heads whose logits turn by less than this may be programs with noise; few heads of models are."""
+HOPELESS = 2.0
+"""A noisy head of which so much is left, in units of its noise, before rules are exchanged is none."""
 FEWEST = 100
 """How many pairs of keys it takes to say by how much logits turn."""
 QUARTILE = 0.1015
@@ -141,6 +143,12 @@ class Residual:
     def much(self) -> float:
         """How many times as much is left as noise alone leaves."""
         return self.squared / max(self.expected, 1e-9)
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether so much is left beside tables that exchanging rules will not make it a program."""
+        places = self.aside is not None and self.aside.places
+        return places and not self.clean and self.much > HOPELESS
 
     @property
     def price(self) -> float:

@@ -27,8 +27,8 @@ from attn_dsl.synth.thrift import shrunk
 
 SMALL = 90
 """Programs of at most so many nodes are added to …"""
-PASSES = 10
-"""… so often at the most, each once: those of the best front, and of the best without that one …"""
+PASSES = 3
+"""… so often for each effort above 1, each once: those of the front, and of that without it …"""
 FRONTS = 2
 """… (so many fronts; what is best at first is not what ends best) …"""
 STARTS = 8
@@ -49,9 +49,11 @@ class Weigh:
 
     Attributes:
         before: the head's result of the round before.
+        effort: of the settings, how often the front is gone through.
     """
 
     before: HeadResult
+    effort: int = 2
     name: str = "weighed"
 
     def propose(self, task: HeadTask) -> Iterator[Fitted]:
@@ -63,7 +65,7 @@ class Weigh:
             if p.normaliser == "softmax"
         ]
         done: set[t.Head] = set()
-        for number in range(PASSES):
+        for number in range(PASSES * max(1, self.effort - 1)):
             starts = [
                 fitted
                 for one in _fronts(best)
@@ -72,7 +74,7 @@ class Weigh:
             ]
             done |= {fitted.program for fitted in starts}
             tables = 0 if number % 2 else TABLES
-            new = [f for start in starts for f in weighed(task, start, tables)]
+            new = [f for x in starts if not task.spent for f in weighed(task, x, tables)]
             best = [fitted for one in _fronts([*best, *new]) for fitted in one]
         for fitted in front(best, _nodes, _iou):
             if not fitted.settled:  # it is new

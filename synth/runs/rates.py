@@ -56,7 +56,7 @@ RATES = {
     "llm": Rate(lambda s: 0.25 * s.llm.samples, lambda s: s.llm.samples),
 }
 """By proposer, as named in ``search.PROPOSERS``."""
-LATER = Rate(lambda s: 1.0, lambda s: 40)
+LATER = Rate(lambda s: 1.0 + 5.0 * (s.effort - 1), lambda s: 40 + 300 * (s.effort - 1))
 """A further round: other heads' programs, and changes of the front."""
 MEASURED = ("library", "greedy", "exact", "graded", "enumerate")
 """The proposers whose rates were measured …"""
