@@ -174,7 +174,7 @@ def search(samples: int, texts: int, every: int, seed: int) -> list[Figure]:
     variants = {
         "full search": base,
         "with the proposer": dataclasses.replace(
-            base, proposers=("llm", *base.proposers), llm=Options(MODEL, samples),
+            base, proposers=(*base.proposers, "llm"), llm=Options(MODEL, samples),
             max_evals=base.max_evals + 2 * samples,
         ),
         "longer without it": dataclasses.replace(base, effort=2),

@@ -104,11 +104,6 @@ class Opened:
         return [len(one.elements) for one in self.sets]
 
     @property
-    def steps(self) -> list[bool]:
-        """Which of the sets are tables."""
-        return [isinstance(one, OpenTable) for one in self.sets]
-
-    @property
     def products(self) -> bool:
         """Whether there is a product of two sets, of which one lies open."""
         return any(isinstance(one, OpenSet) and one.factor is not None for one in self.sets)

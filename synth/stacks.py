@@ -6,7 +6,6 @@ each entry, whatever n is.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -101,21 +100,6 @@ class Stack(w.Columns):
 
     def __init__(self, dense: np.ndarray, sets: Sequence[Lookup]) -> None:
         self.dense, self.sets = dense, tuple(sets)
-
-    @classmethod
-    def of(cls, planes: np.ndarray, counts: Sequence[int], steps: Sequence[bool] = ()) -> Stack:
-        """Stack planes of which the last are the elements of sets, so many of each.
-
-        Args:
-            steps: which of the sets are tables; none, if it is empty.
-        """
-        ends = np.cumsum([len(planes) - sum(counts), *counts])
-        steps = steps or [False] * len(counts)
-        sets = [
-            Lookup.of(planes[a:b], one)
-            for (a, b), one in zip(itertools.pairwise(ends), steps, strict=True)
-        ]
-        return cls(np.ascontiguousarray(planes[: ends[0]]), sets)
 
     def __len__(self) -> int:
         return len(self.dense) + sum(one.count for one in self.sets)

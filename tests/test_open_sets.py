@@ -9,6 +9,7 @@ from test_weighed import KEYS, QUERIES, design
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.parser import parse
+from attn_dsl.synth.open_planes import stacked
 from attn_dsl.synth.open_sets import opened
 from attn_dsl.synth.thrift import shrunk, units_of
 
@@ -33,6 +34,10 @@ def test_an_open_program_says_the_same(term: str) -> None:
     assert len(found.sets) == 2 and len(weights) == 3 + len(found.sets[1].elements)
     wide = job.measured(found.wide.with_weights(list(weights)))
     np.testing.assert_allclose(wide.predicted, whole.predicted, atol=1e-6)
+    planes = job.design.compute(found.wide)
+    np.testing.assert_allclose(
+        stacked(job.design, found).scores(weights), weights.astype(np.float32) @ planes, atol=1e-5
+    )
     closed = found.closed(weights)
     assert t.nodes(closed) == whole.nodes - ("and alpha" in term)  # of `and`, one goes
     np.testing.assert_allclose(job.measured(closed).predicted, whole.predicted, atol=2e-3)

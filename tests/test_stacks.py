@@ -34,8 +34,13 @@ WEIGHTS = RNG.normal(size=2 + sum(COUNTS))
 HEAD = w.Rows(STARTS, rows_of(RNG.normal(size=ENTRIES)))
 
 
+def stack_of(planes: np.ndarray) -> Stack:
+    """Put the planes of each set into one."""
+    return Stack(planes[:2], [Lookup.of(planes[2:6]), Lookup.of(planes[6:])])
+
+
 def test_a_stack_computes_what_its_planes_do(planes: np.ndarray) -> None:
-    stack, dense = Stack.of(planes, COUNTS), w.Dense(planes)
+    stack, dense = stack_of(planes), w.Dense(planes)
     assert len(stack) == len(dense) == len(WEIGHTS)
     assert [x.shape for x in (stack.dense, *(one.factor for one in stack.sets))] == [
         (2, ENTRIES), (ENTRIES,), (ENTRIES,)
@@ -53,7 +58,7 @@ def test_a_stack_computes_what_its_planes_do(planes: np.ndarray) -> None:
 
 def test_some_planes_of_a_stack_are_those_of_the_rest(planes: np.ndarray) -> None:
     some = np.array([False, True, True, False, True, False, False, False, False])
-    stack = Stack.of(planes, COUNTS).kept(some)
+    stack = stack_of(planes).kept(some)
     assert (len(stack), len(stack.sets)) == (3, 1)
     expected = WEIGHTS[some] @ planes[some]
     np.testing.assert_allclose(stack.scores(WEIGHTS[some]), expected, atol=1e-5)

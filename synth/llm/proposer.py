@@ -166,7 +166,7 @@ class Llm:
             if failure is not None:
                 self._fail(task, failure)
                 break
-        yield from together(task, samples)
+        yield from together(task, task.tried)
 
     def _rounds(self, task: HeadTask) -> int:
         if self._replay is not None:

@@ -1,8 +1,9 @@
 """Samples put together: the terms of several programs in one, and left out again where they do not pay.
 
-Each sample of a language model has some rules that are right. So the best samples become one program:
-its weights are fitted, its sets opened (``synth/open_sets.py``), and what loses least IoU for its nodes
-is left out until few are left (``synth/thrift.py``). What is best then meets the next samples.
+Each sample of a language model has some rules that are right, and so have the programs of proposers
+that were asked before it. So the best of them become one program: its weights are fitted, its sets
+opened (``synth/open_sets.py``), and what loses least IoU for its nodes is left out until few are left
+(``synth/thrift.py``). What is best then meets the next ones.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def together(task: HeadTask, samples: Sequence[Fitted]) -> Iterator[Fitted]:
     """Yield programs of the terms of several samples, adjusted, at several sizes.
 
     Args:
-        samples: programs fitted to the head, in any order.
+        samples: programs fitted to the head, in any order, also those of others than the model.
     """
     order = sorted(samples, key=lambda f: (-round(f.iou, 6), f.nodes))
     sizes = {size for size in SIZES if size < task.max_nodes} | {min(task.max_nodes, SIZES[-1])}
