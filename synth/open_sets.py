@@ -148,6 +148,10 @@ class Opened:
             found += mine
         return Opened(self.empty, self.terms, tuple(sets)), np.array(found)
 
+    def rounded(self, weights: np.ndarray) -> np.ndarray:
+        """Return the weights as ``closed`` writes them: those of sets in hundredths."""
+        return np.append(weights[: self.fixed], np.round(weights[self.fixed :], 2))
+
     def closed(self, weights: np.ndarray) -> t.Head:
         """Return the program with the weights of ``wide``: those of sets in hundredths, none of 0."""
         fixed = dataclasses.replace(self.empty, terms=self.terms)

@@ -41,13 +41,13 @@ from attn_dsl.synth.score import Split
 PROPOSERS: dict[str, Callable[[Session], Proposer]] = {
     "library": lambda session: Library(session.probes),
     "greedy": lambda session: Greedy(thrifts=(1.0, 0.3) if session.settings.effort > 1 else (1.0,)),
-    "exact": lambda session: Exact(lambda: session.screen, session.settings.effort),
     "graded": lambda session: Graded(
         session.wide,
         rounds=min(4 + 2 * session.settings.effort, 16),
         pace=Pace() if session.settings.effort > 1 else QUICK,
         stride=1 if session.settings.effort > 4 else 2,
     ),
+    "exact": lambda session: Exact(lambda: session.screen, session.settings.effort),
     "llm": lambda session: Llm(
         session.settings.llm, run=session.run, alone=session.settings.proposers == ("llm",)
     ),
@@ -78,7 +78,7 @@ class Settings:
     """
 
     seed: int = 0
-    proposers: tuple[str, ...] = ("library", "greedy", "exact", "graded")
+    proposers: tuple[str, ...] = ("library", "greedy", "graded", "exact")
     max_evals: int = 1600
     max_nodes: int = 200
     effort: int = 1
@@ -213,7 +213,7 @@ class Session:
             evals=task.evals + (before.evals if before else 0),
             stability=stability(task, found, settings.price),
             seconds=time.monotonic() - started + (before.seconds if before else 0.0),
-            cut_short=task.late or task.short or bool(before and before.cut_short),
+            cut_short=task.late or task.short,
             front=tuple(rows),
         )  # fmt: skip
         candidates = [
@@ -222,8 +222,13 @@ class Session:
         return result, candidates
 
     def _again(self, before: HeadResult, others: tuple[str, ...]) -> list[Proposer]:
-        """Return who suggests programs to a head that has a front."""
+        """Return who suggests programs to a head that has a front.
+
+        What was cut short in the round before is begun again, with what time there is now.
+        """
         found: list[Proposer] = [Exchange(self.market, before, others)]
+        if before.cut_short:
+            found += self.proposers
         if self.settings.effort > 1:
 
             def near(task: HeadTask) -> list[t.Head]:

@@ -11,7 +11,7 @@ from attn_dsl.dsl import tree as t
 from attn_dsl.synth import weights as w
 from attn_dsl.synth.open_planes import stacked
 from attn_dsl.synth.open_sets import Opened
-from attn_dsl.synth.proposer import HeadTask
+from attn_dsl.synth.proposer import Fitted, HeadTask
 from attn_dsl.synth.stacks import Stack, element_losses
 from attn_dsl.synth.vocabulary import size
 
@@ -22,9 +22,9 @@ STEPS = 6
 
 
 def shrunk(
-    task: HeadTask, program: Opened, start: np.ndarray, sizes: Sequence[int]
-) -> Iterator[tuple[Opened, np.ndarray]]:
-    """Yield a program with at most so many nodes, the largest first, and its adjusted weights.
+    task: HeadTask, program: Opened, start: np.ndarray, sizes: Sequence[int], proposer: str
+) -> Iterator[Fitted]:
+    """Yield a program with at most so many nodes, the largest first, its weights adjusted.
 
     At every size the units that lose least IoU for their nodes go, each looked at by itself with the
     other weights as they are; then all that are left are moved uphill.
@@ -34,6 +34,7 @@ def shrunk(
         program: has the weights ``program.wide.weights``.
         start: the weights of ``program.wide`` to move from.
         sizes: how many nodes are left at the most; where a program has no more, it stays.
+        proposer: who suggests them.
     """
     rows = task.rows
     planes = stacked(task.design, program)
@@ -59,7 +60,11 @@ def shrunk(
             return
         if fresh:
             fresh = False
-            yield program, weights
+            task.evals += 1
+            closed = program.closed(weights)
+            predicted = w.softmax(planes.scores(program.rounded(weights)), rows.starts)
+            iou = w.iou_of(rows.actual, predicted, len(rows))
+            yield Fitted(closed, iou, predicted, proposer)
 
 
 @dataclass(frozen=True, slots=True)

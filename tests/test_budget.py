@@ -30,7 +30,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def result(*curve: tuple[int, float]) -> HeadResult:
     """A head with a front: nodes, and IoU on the select split."""
     front = tuple(FrontRow(n, x, x, x, 0.0, False, "p", "") for n, x in curve)
-    return SimpleNamespace(front=front)  # type: ignore[return-value]
+    return SimpleNamespace(front=front, cut_short=False)  # type: ignore[return-value]
 
 
 def simulate(
@@ -38,8 +38,7 @@ def simulate(
     slots: int, needs: float, tail: float,
 ) -> dict[tuple[int, int], float]:  # fmt: skip
     """Search heads that need some seconds and go on a little beyond their share; return shares."""
-    budget.begin(number, before, slots)
-    left, shares = list(before), {}
+    left, shares = budget.begin(number, before), {}
     free = [(clock.now, slot) for slot in range(slots)]
     while left:
         clock.now, slot = heapq.heappop(free)
@@ -131,9 +130,32 @@ def test_where_there_is_little_time_those_that_rise_most_are_searched(clock: Clo
     budget.tell_overrun(20.0)
     shares = simulate(clock, budget, before, 2, 2, 1e9, 20.0)
     assert 1000 + 0.9 * 900 < clock.now <= 1000 + 900 + 20
-    assert [*shares] == HEADS[-len(shares) :]
+    assert [*shares] == HEADS[: -len(shares) - 1 : -1]
     assert sorted(shares.values())[1] > 15  # one has what is left
     assert 0.8 * 2 * 880 / 40 < len(shares) <= 2 * 900 / 40
+
+
+def test_heads_that_need_little_are_all_searched(clock: Clock) -> None:
+    """There are 100 seconds, too few for 5 seconds each on two cores, but a second each will do."""
+    budget = Budget(900, clock.now, 2, len(HEADS))
+    clock.now += 790
+    before: dict[tuple[int, int], HeadResult | None] = {
+        pair: result((1, 0.2), (10, 0.4)) for pair in HEADS
+    }
+    shares = simulate(clock, budget, before, 2, 2, 1.0, 0.0)
+    assert [*shares] == HEADS and min(shares.values()) >= budgets.LEAST_SHARE
+    assert clock.now == pytest.approx(1790 + len(HEADS) / 2)
+
+
+def test_heads_that_were_cut_short_go_first_and_have_more_time(clock: Clock) -> None:
+    before: dict[tuple[int, int], HeadResult | None] = {
+        pair: result((1, 0.2), (10, 0.4)) for pair in HEADS
+    }
+    before[7, 3].cut_short, before[7, 3].seconds = True, 20.0  # type: ignore[union-attr, misc]
+    budget = Budget(600, clock.now, 2, len(HEADS))
+    first, *others = budget.begin(2, before)
+    assert first == (7, 3) and budget.share(first, [first, *others], 2) == 30.0
+    assert budget.begin(1, dict.fromkeys(HEADS)) == HEADS
 
 
 def test_when_it_is_over(clock: Clock) -> None:

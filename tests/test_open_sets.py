@@ -97,9 +97,11 @@ def test_what_pays_least_goes_first() -> None:
     useless = ' 1 * weight(token(k), {" cat": 1, " dog": 1, " ran": 1, " said": 1, " the": 0.1})'
     whole = parse(f"head a causal:\n 2 where k == 0\n 1 where k == q-7\n{useless}")
     program, start = opened(whole)
-    (all_, some, few) = (
-        job.measured(x.closed(weights)) for x, weights in shrunk(job, program, start, [8, 14, 99])
-    )
+    (all_, some, few) = shrunk(job, program, start, [8, 14, 99], "somebody")
+    for one in (all_, some, few):
+        again = job.measured(one.program)
+        np.testing.assert_allclose(one.predicted, again.predicted, atol=1e-5)
+        assert one.iou == pytest.approx(again.iou, abs=1e-6) and one.proposer == "somebody"
     assert all_.nodes >= t.nodes(whole) - 1  # the weight of " the" may become 0
     assert (
         some.nodes <= 14 and some.iou > all_.iou - 0.01

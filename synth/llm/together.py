@@ -43,9 +43,6 @@ def together(task: HeadTask, samples: Sequence[Fitted]) -> Iterator[Fitted]:
             return
         terms = tuple(tried_terms([*best, *new])[:TERMS])
         program, start = opened(task.fit(dataclasses.replace(task.empty(), terms=terms)).program)
-        for smaller, weights in shrunk(task, program, start, sorted(sizes)):
-            task.evals += 1
-            found = task.measured(smaller.closed(weights), NAME)
-            found = dataclasses.replace(found, settled=False)
+        for found in shrunk(task, program, start, sorted(sizes), NAME):
             best = sorted([*best, found], key=lambda f: -f.iou)[:1]
             yield found

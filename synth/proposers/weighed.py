@@ -125,9 +125,7 @@ def weighed(task: HeadTask, fitted: Fitted, tables: int = 0) -> Iterator[Fitted]
     grown = Opened(program.empty, (*program.terms, *extra), (*sets, *new))
     begin = np.array([*weights, *(0.0 for one in new for _ in one.elements)])
     sizes = [size for size in SIZES if size <= task.max_nodes]
-    for smaller, found in shrunk(task, grown, begin, sizes):
-        task.evals += 1
-        yield dataclasses.replace(task.measured(smaller.closed(found)), settled=False)
+    yield from shrunk(task, grown, begin, sizes, "weighed")
 
 
 def _added(

@@ -3,8 +3,9 @@
 The first round has ``FIRST`` of the time that is left when it starts, shared equally; what heads do
 not use goes to those after them. Each later round has an equal part of what is then left, and a
 head's share of it is half equal, half in proportion to the rise of its curve: what the larger half
-of its front brought on the select split. A head that did not rise any more gets the least; where there
-is too little time for all, those that rose most are searched and the others keep what they have.
+of its front brought on the select split. A head that was cut short counts as one that was not searched
+yet; one that did not rise any more gets the least. Those that get most are searched first, and none
+gets next to nothing: where there is too little time for all, the last ones keep what they have.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ GRACE = 0.03
 LEAST_GRACE = 5.0
 """… or by so many seconds, if that is more: a result for every head matters more then."""
 LEAST_SHARE = 5.0
-"""Seconds that a head is given at the least in a later round, or as many as it goes on beyond them."""
+"""Seconds that a head is given at the least in a later round, or as many as it goes on beyond them:
+to write down a result takes time, and to search for less would be a waste of it."""
+AGAIN = 1.5
+"""A head that was cut short is given so many times what it had."""
 AFTERWARDS, BY_HEAD = 0.01, 0.01
 """What is kept back for tables and the report: a part of the limit, and seconds for each head …"""
 MOST_AFTERWARDS = 0.1
@@ -47,14 +51,15 @@ class Budget:
             kept_back = min(AFTERWARDS * limit + BY_HEAD * heads, MOST_AFTERWARDS * limit)
             self.ends = started + limit - kept_back
         self._part_ends = self.ends
+        self._least: dict[Pair, float] = {}
         self._late: list[float] = []
         self._weights: dict[Pair, float] = {}
 
-    def begin(self, number: int, before: Mapping[Pair, HeadResult | None], slots: int = 1) -> None:
+    def begin(self, number: int, before: Mapping[Pair, HeadResult | None]) -> list[Pair]:
         """Begin round ``number`` for some heads, given their results of the round before.
 
-        Args:
-            slots: how many heads are searched at once.
+        Returns:
+            The heads, in the order in which they are to be searched.
         """
         rises = {pair: rise(result) for pair, result in before.items()}
         mean = sum(rises.values()) / max(len(rises), 1)
@@ -66,11 +71,8 @@ class Budget:
             left = self.rounds - number
             part = 1.0 if not left else FIRST if number == 1 else 1 / (left + 1)
             self._part_ends = now + part * max(0.0, self.ends - now)
-            if number > 1:
-                each = self.overrun + max(LEAST_SHARE, self.overrun)
-                enough = int(slots * (self._part_ends - now) / each)
-                for pair in sorted(rises, key=lambda pair: -rises[pair])[enough:]:
-                    self._weights[pair] = 0.0
+        self._least = {pair: _least(result) for pair, result in before.items()}
+        return sorted(before, key=lambda pair: -self._weights[pair]) if number > 1 else [*before]
 
     def share(self, pair: Pair, left: Sequence[Pair], slots: int) -> float | None:
         """Return the seconds for the search of a head, None for no limit.
@@ -82,10 +84,11 @@ class Budget:
         if self._part_ends is None:
             return None
         now, mine = time.monotonic(), self._weights[pair]
-        if not mine:
-            return 0.0
         turns = max(1.0, sum(self._weights[other] for other in left) / (mine * slots))
-        return (self._part_ends - now) / turns - self.overrun
+        rest = self._part_ends - now - self.overrun
+        fair = (self._part_ends - now) / turns - self.overrun
+        least = self._least[pair]
+        return min(rest, max(fair, least and max(least, self.overrun)))
 
     @property
     def overrun(self) -> float:
@@ -110,12 +113,19 @@ class Budget:
         return time.monotonic() + self.overrun > self.ends + grace
 
 
+def _least(result: HeadResult | None) -> float:
+    """Return the seconds that it is worth to search a head for, given its result so far."""
+    if result is None:
+        return 0.0
+    return max(LEAST_SHARE, AGAIN * result.seconds if result.cut_short else 0.0)
+
+
 def rise(result: HeadResult | None) -> float:
     """Return what the larger half of a head's front brought: IoU on the select split.
 
-    1 for a head that was not searched yet, so that all are equal.
+    1 for a head that was not searched yet, so that all are equal, or not to its end.
     """
-    if result is None:
+    if result is None or result.cut_short:
         return 1.0
     front = result.front
     small = [row.iou_select for row in front if 2 * row.nodes <= front[-1].nodes]
