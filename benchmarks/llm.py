@@ -21,7 +21,7 @@ import argparse
 import dataclasses
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,8 @@ from attn_dsl.eval.texts import read_texts
 from attn_dsl.synth.llm.grammar import proposal_grammar
 from attn_dsl.synth.llm.model import LanguageModel, Sampling, kind_of, open_model
 from attn_dsl.synth.llm.proposer import Llm, Options
-from attn_dsl.synth.llm.together import NAME
+from attn_dsl.synth.llm.together import NAME, together
+from attn_dsl.synth.proposer import Fitted, HeadTask
 from attn_dsl.synth.search import PROPOSERS, Session, Settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -103,11 +104,22 @@ def random_weights(seed: int) -> LanguageModel:
         return Transformers(folder)
 
 
+class PutTogether:
+    """Puts together what other proposers found, without a language model: what that does alone."""
+
+    name = NAME
+
+    def propose(self, task: HeadTask) -> Iterator[Fitted]:
+        """Yield programs of the terms of several, beyond the evaluations that those had."""
+        task.max_evals = task.evals + 64
+        yield from together(task, task.tried)
+
+
 def best_of(
     attention: Capture, proposer: str, settings: Settings, heads: Sequence[tuple[int, int]],
-    model: LanguageModel | None = None,
+    model: LanguageModel | None = None, put_together: bool = False,
 ) -> tuple[np.ndarray, float]:  # fmt: skip
-    """Search heads with one proposer alone.
+    """Search heads with one proposer alone; what it found may be put together in the end.
 
     Returns:
         Test IoU of the program that is best on the select split, float64 (heads, texts), and seconds.
@@ -116,6 +128,8 @@ def best_of(
     session = Session(attention, settings)
     if model is not None:
         session.proposers = [Llm(settings.llm, model=model)]
+    if put_together:
+        session.proposers = [*session.proposers, PutTogether()]
     session.prepare()
     found, started = [], time.perf_counter()
     for layer, head in heads:
@@ -153,6 +167,10 @@ def heads(samples: int, texts: int, every: int, seed: int) -> list[Figure]:
         rivals.append(
             (f"enumerator, {samples} steps", lambda: best_of(attention, "enumerate", steps, pairs))
         )
+        rivals.append((
+            "enumerator, put together",
+            lambda: best_of(attention, "enumerate", steps, pairs, put_together=True),
+        ))  # fmt: skip
     for name, run in rivals:
         values, seconds = run()
         figures += [
@@ -171,18 +189,21 @@ def search(samples: int, texts: int, every: int, seed: int) -> list[Figure]:
         ::every
     ]
     base = Settings(seed=seed, rounds=1, price=0.0)
-    variants = {
+    variants: dict[str, Settings] = {
         "full search": base,
         "with the proposer": dataclasses.replace(
             base, proposers=(*base.proposers, "llm"), llm=Options(MODEL, samples),
             max_evals=base.max_evals + 2 * samples,
         ),
+        "put together without it": base,
         "longer without it": dataclasses.replace(base, effort=2),
     }  # fmt: skip
     found: dict[str, np.ndarray] = {}
     figures = []
     for name, settings in variants.items():
         session = Session(attention, settings)
+        if name.startswith("put together"):
+            session.proposers = [*session.proposers, PutTogether()]
         session.prepare()
         started = time.perf_counter()
         chosen = [session.search(*pair, lambda: {})[0] for pair in pairs]
