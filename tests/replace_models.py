@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -71,3 +72,16 @@ def model(family: str) -> Any:
         if hasattr(part, "config"):
             part.config._attn_implementation = implementation
     return made.eval()
+
+
+def cached(model: Any, cache: Any) -> dict[str, Any]:
+    """Give a model a cache by the name that its release of transformers has for it."""
+    known = inspect.signature(model.forward).parameters
+    return {"cache" if "cache" in known else "past_key_values": cache}
+
+
+def cache_in(output: Any) -> Any:
+    """Find the cache that a forward pass returned."""
+    from transformers import Cache
+
+    return next(x for x in output.values() if isinstance(x, Cache))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 import replace_models as models
 import torch
 import transformers
-from replace_models import CAUSAL, ENCODERS
+from replace_models import CAUSAL, ENCODERS, cache_in, cached
 
 import attn_dsl
 from attn_dsl.dsl.errors import InputError
@@ -62,17 +61,6 @@ def matrices(ids: torch.Tensor, heads: dict[tuple[int, int], Any], family: str) 
 def run(model: Any, ids: torch.Tensor, **more: Any) -> Any:
     with torch.no_grad():
         return model(input_ids=ids, **more)
-
-
-def cached(model: Any, cache: Any) -> dict[str, Any]:
-    """Give a model a cache by the name that its release of transformers has for it."""
-    known = inspect.signature(model.forward).parameters
-    return {"cache" if "cache" in known else "past_key_values": cache}
-
-
-def cache_in(output: Any) -> Any:
-    """Find the cache that a forward pass returned."""
-    return next(x for x in output.values() if isinstance(x, transformers.Cache))
 
 
 @pytest.mark.parametrize("family", [*CAUSAL, *ENCODERS])

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import replace_models as models
 import torch
-from test_replace import cache_in, cached, ids_of, program, programs, run
+from replace_models import cache_in, cached
+from test_replace import ids_of, program, programs, run
 
 import attn_dsl
 from attn_dsl.dsl.errors import InputError
