@@ -173,7 +173,7 @@ def _connected(address: str) -> Iterator[Any]:
         raise InputError(f"--scheduler needs dask.distributed; install it by: {EXTRA}") from None
     try:
         client = Client(address, timeout=CONNECT, set_as_default=False)
-    except (OSError, ValueError, TypeError, ImportError) as error:
+    except (OSError, ValueError, TypeError, ImportError, AssertionError) as error:
         raise InputError(
             f"--scheduler {address}: no scheduler answers there ({_first(error)}); start one by "
             "`dask scheduler` and workers by `dask worker ADDRESS`, or leave the option out"
