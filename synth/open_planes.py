@@ -33,8 +33,9 @@ def _of_tokens(design: Design, variable: str, elements: tuple[str, ...], around:
     symbols = design.key_symbols
     if variable == "q":
         symbols = np.repeat(design.query_symbols, np.diff(design.starts))
-    numbers = {element: i for i, element in enumerate(elements)}
-    of_symbol = [numbers.get(design.symbols.get(s, ""), len(elements)) for s in range(design.width)]
-    element = np.array(of_symbol, dtype=np.int32)[symbols]
+    numbers = [design.batch.symbols.get(element, design.width) for element in elements]
+    of_symbol = np.full(design.width + 1, len(elements), dtype=np.int32)
+    of_symbol[np.minimum(numbers, design.width)] = np.arange(len(elements))
+    element = of_symbol[symbols]
     factor = design.planes(around)[0] if around.terms else np.ones(design.entries, np.float32)
     return Lookup.laid(factor, element, len(elements))

@@ -61,10 +61,10 @@ def shrunk(
         if fresh:
             fresh = False
             task.evals += 1
-            closed = program.closed(weights)
-            predicted = w.softmax(planes.scores(program.rounded(weights)), rows.starts)
+            final = program.rounded(weights)
+            predicted = w.softmax(planes.scores(final), rows.starts)
             iou = w.iou_of(rows.actual, predicted, len(rows))
-            yield Fitted(closed, iou, predicted, proposer)
+            yield Fitted(program.closed(final), iou, predicted, proposer)
 
 
 @dataclass(frozen=True, slots=True)
