@@ -199,7 +199,8 @@ class Proposer(Protocol):
 def pool(task: HeadTask, proposers: Iterable[Proposer]) -> list[Fitted]:
     """Collect and fit what all proposers suggest for a head, in the order in which it comes.
 
-    What a proposer has fitted itself is kept also when all evaluations or all time is used.
+    What a proposer has fitted itself is kept also when all evaluations or all time is used. A head
+    for which nobody suggests anything has uniform attention.
     """
     found: dict[t.Head, Fitted] = {}
     for proposer in proposers:
@@ -214,4 +215,4 @@ def pool(task: HeadTask, proposers: Iterable[Proposer]) -> list[Fitted]:
                 fitted.program,
                 dataclasses.replace(fitted, proposer=fitted.proposer or proposer.name),
             )
-    return list(found.values())
+    return list(found.values()) or [dataclasses.replace(task.fit(task.empty()), proposer="uniform")]

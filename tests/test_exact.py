@@ -19,9 +19,10 @@ from attn_dsl.synth.exact import rules as r
 from attn_dsl.synth.exact import screen as s
 from attn_dsl.synth.exact.aside import Aside
 from attn_dsl.synth.exact.atoms import SCALE, Atoms
-from attn_dsl.synth.exact.proposer import Exact
+from attn_dsl.synth.exact.proposer import MANY, Exact
 from attn_dsl.synth.exact.residual import CLEAN, NOISY, Residual, noise_of, turns
 from attn_dsl.synth.exact.rules import Atom, Choice, Rule
+from attn_dsl.synth.exact.state import State
 from attn_dsl.synth.proposer import Fitted, HeadTask, pool
 
 WORDS = (
@@ -148,8 +149,27 @@ def test_heads_of_models_are_left_to_others() -> None:
     matrices = [np.tril(np.exp(2 * rng.normal(size=(len(x), len(x))))) for x in texts()]
     arrays = [(m / m.sum(1, keepdims=True))[None, None].astype(np.float32) for m in matrices]
     task = task_of(Capture.from_arrays(texts(), arrays, causal=True))
-    assert proposed(task) == []
-    assert task.evals == 0
+    assert [(f.proposer, t.nodes(f.program)) for f in proposed(task)] == [("uniform", 1)]
+
+
+def test_a_head_that_is_no_program_is_given_up_after_some_rules() -> None:
+    """Preferences of classes of tokens for classes, in noise, that no few rules describe."""
+    rng = np.random.default_rng(2)
+    words = sorted({token for text in texts() for token in text.text})
+    table = rng.normal(size=(8, 8)) * 3 * (rng.random((8, 8)) < 0.4)
+    arrays = []
+    for text in texts():
+        at = [words.index(token) % 8 for token in text.text]
+        mass = np.exp(table[np.ix_(at, at)])
+        drawn = np.tril(rng.standard_gamma(mass / mass.sum(1, keepdims=True) / 2e-4))
+        arrays.append((drawn / drawn.sum(1, keepdims=True))[None, None].astype(np.float32))
+    task = task_of(Capture.from_arrays(texts(), arrays, causal=True))
+    rows = np.repeat(np.arange(len(task.design.rows)), [len(x) for x in task.design.rows])
+    left = Residual(task.rows, False, noise_of(task.rows, rows))
+    state = State(Atoms(task.design), left)
+    list(Exact(lambda: s.Screen(state.atoms)).peeled(state, task, 40))
+    assert state.left.hopeless
+    assert len(state.rules) == MANY
 
 
 def test_the_same_programs_are_found_again() -> None:

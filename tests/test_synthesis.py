@@ -267,6 +267,11 @@ def test_a_proposer_of_one_line_is_enough(design: Design) -> None:
     assert len(found) >= 3
 
 
+def test_a_head_for_which_nobody_suggests_anything_is_uniform(design: Design) -> None:
+    (only,) = pool(task(design, 0, 0), [])
+    assert (only.program, only.proposer) == (task(design, 0, 0).empty(), "uniform")
+
+
 def test_the_pool_keeps_to_its_bounds(design: Design) -> None:
     job = task(design, 0, 0, evals=5)
     pool(job, [Greedy()])

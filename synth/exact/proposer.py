@@ -38,6 +38,8 @@ SAME = 1e-5
 """Gains that differ by less than this share are taken for equal, and the smaller rule is better."""
 MUCH = 1.4
 """Heads that leave more than this, in units of their noise, are no programs: see ``peeled``."""
+MANY = 8
+"""After so many rules a head that is still ``hopeless`` is given up; programs are not by then."""
 LITTLE = 0.003
 """Token sets are chosen anew as long as that explains this share of what is left."""
 
@@ -122,6 +124,8 @@ class Exact:
         screenings, aside = most, state.left.aside
         stuck = 0
         while screenings > 0 and not task.spent and not state.done:
+            if state.left.hopeless and len(state.rules) >= MANY:
+                break
             before = state.save()
             cost = state.total(state.left.price)
             screenings -= 1
