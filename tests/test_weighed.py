@@ -109,7 +109,7 @@ def test_larger_programs_and_those_that_no_fit_is_for_are_passed_over() -> None:
     large = "head a causal:\n" + "\n".join(
         f" {0.01 * (i + 1)} where k == q-{i + 1}" for i in range(24)
     )
-    assert not list(pool(job, [Weigh(before(job, large))]))
+    assert not list(Weigh(before(job, large)).propose(job))
 
 
 def test_it_ends_with_the_evaluations() -> None:
