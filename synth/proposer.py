@@ -144,16 +144,10 @@ class HeadTask:
         fitted = self._sharpened(fitted)
         planes = self.design.planes(fitted.program)
         start = np.array(fitted.program.weights, dtype=np.float64)
-        found, predicted = w.adjust(w.Dense(planes), self.rows, start, fitted.predicted)
+        columns = w.Dense(planes)
+        found, predicted = w.adjust(columns, self.rows, start, fitted.predicted)
+        found, predicted = w.shortened(columns, self.rows, found, predicted)
         iou = w.iou_of(self.rows.actual, predicted, len(self.rows))
-        for digits in (2, 3):
-            short = w.rounded(found, digits)
-            out = np.empty_like(predicted)
-            w.predict(planes, short, self.rows.starts, out)
-            rounded_iou = w.iou_of(self.rows.actual, out, len(self.rows))
-            if rounded_iou >= iou - 0.002:
-                found, predicted, iou = short, out, rounded_iou
-                break
         program = fitted.program.with_weights([float(x) for x in found])
         return Fitted(self.ordered(program, planes), iou, predicted, fitted.proposer)
 

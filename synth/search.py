@@ -22,6 +22,7 @@ from attn_dsl.synth.enumerate.proposer import Enumerate
 from attn_dsl.synth.exact.atoms import Atoms
 from attn_dsl.synth.exact.proposer import Exact
 from attn_dsl.synth.exact.screen import Screen
+from attn_dsl.synth.finish import finished
 from attn_dsl.synth.graded.cells import CHANNELS
 from attn_dsl.synth.graded.proposer import QUICK, Graded, Pace
 from attn_dsl.synth.graded.wide import Wide
@@ -54,6 +55,8 @@ PROPOSERS: dict[str, Callable[[Session], Proposer]] = {
     "enumerate": lambda session: Enumerate(lambda: session.bank),
 }
 """Who may suggest programs, by name; each is made once for a session."""
+MORE = 1.5
+"""With an effort of 2 and more, small programs are found on so many times as many rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,8 @@ class Settings:
         max_nodes: the largest program.
         effort: how much work is put into every head; from 6 on, tokens before query and key are
             looked at as well.
-        entries: how many entries of the fit split the weights are fitted on.
+        entries: how many entries of the fit split the weights are fitted on; half as many more with
+            an effort of 2 and more.
         wide: how many more have the many weights of graded sets, by effort.
         front: how many programs of a head's front are polished and scored.
         price: IoU on the select split that a node must bring for a larger program to be chosen.
@@ -90,6 +94,11 @@ class Settings:
     allow_lookahead: bool = False
     llm: Options = field(default_factory=Options)
 
+    @property
+    def sampled(self) -> int:
+        """How many entries the weights of small programs are fitted on, with this effort."""
+        return self.entries if self.effort == 1 else int(MORE * self.entries)
+
 
 class Session:
     """Everything that the searches of a capture's heads share, made when it is first needed.
@@ -109,7 +118,7 @@ class Session:
     @cached_property
     def design(self) -> Design:
         """The rows that programs are fitted on."""
-        return Design(self.capture, self.texts["fit"], self.settings.entries, self.settings.seed)
+        return Design(self.capture, self.texts["fit"], self.settings.sampled, self.settings.seed)
 
     @cached_property
     def screen(self) -> Screen:
@@ -124,7 +133,7 @@ class Session:
     @cached_property
     def wide(self) -> Wide:
         """The rows for what has many weights."""
-        entries = max(self.settings.wide * self.settings.effort, self.settings.entries)
+        entries = max(self.settings.wide * self.settings.effort, self.settings.sampled)
         channels = CHANNELS if self.settings.effort >= 6 else CHANNELS[:1]
         return Wide(self.design, entries, self.settings.seed, channels)
 
@@ -199,6 +208,9 @@ class Session:
         proposers = self.proposers if before is None else self._again(before, others)
         found = pool(task, proposers)
         polished = self._polish(task, found)
+        if before is not None and settings.effort > 1:
+            polished = [finished(task, self.wide.design, f) for f in polished]
+            polished = front(polished, _nodes, _iou)
         rows = self._score(polished, number)
         at = next(i for i, row in enumerate(rows) if row.chosen)
         test = self.test.metrics(polished[at].program, number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import lru_cache
 
 import numpy as np
@@ -18,9 +19,10 @@ from attn_dsl.synth.design import Design
 from attn_dsl.synth.exact import rules as r
 from attn_dsl.synth.exact import screen as s
 from attn_dsl.synth.exact.aside import Aside
-from attn_dsl.synth.exact.atoms import SCALE, Atoms
+from attn_dsl.synth.exact.atoms import POINTED, SCALE, Atoms
+from attn_dsl.synth.exact.pointing import kinds
 from attn_dsl.synth.exact.proposer import MANY, Exact
-from attn_dsl.synth.exact.residual import CLEAN, NOISY, Residual, noise_of, turns
+from attn_dsl.synth.exact.residual import CLEAN, Residual, ceiling_of, noise_of, turns
 from attn_dsl.synth.exact.rules import Atom, Choice, Rule
 from attn_dsl.synth.exact.state import State
 from attn_dsl.synth.proposer import Fitted, HeadTask, pool
@@ -42,6 +44,9 @@ KINDS = {
     "table": "by q - k [0: 2.5, 2: -1, 7: 1.5]",
     "pointer": "3 where k >= word_previous(q)",
     "nearest": "3 where k == nearest(word(k) in Pronoun and k < q)",
+    "pointed": '3 where k == nearest(token(k) in {" to", " a", " of", " ran"})',
+    "pointed from": '-2 where k >= nearest(token(k) in {" cat", " he", " ;"})',
+    "pointed first": '2 where k == first(token(k) in {" Tom", " the"})\n -0.1 * (q - k)',
     "affix": '2.5 where starts(word(k), "s")',
     "same": "3.5 where text(k-1) == text(q)",
     "query condition": "-2.5 where capital(k) and length(q) >= 3",
@@ -85,9 +90,13 @@ def proposed(task: HeadTask, effort: int = 1) -> list[Fitted]:
     return pool(task, [exact(task, effort)])
 
 
-def noise_in(task: HeadTask) -> float:
+def texts_of_rows(task: HeadTask) -> np.ndarray:
     rows = task.design.rows
-    return noise_of(task.rows, np.repeat(np.arange(len(rows)), [len(x) for x in rows]))
+    return np.repeat(np.arange(len(rows)), [len(x) for x in rows])
+
+
+def noise_in(task: HeadTask) -> float:
+    return noise_of(task.rows, texts_of_rows(task))
 
 
 @lru_cache(maxsize=1)
@@ -108,8 +117,7 @@ def test_every_kind_of_term_is_found_again(kind: str) -> None:
 def test_small_terms_are_found_in_noise() -> None:
     source = 'head x causal:\n 2 where k == q-2\n 1.5 where token(k) in {" a", " cat", " the"}\n'
     task = task_of(capture_of(source, noise=0.001))
-    texts_of_rows = np.repeat(np.arange(len(task.design.rows)), [len(x) for x in task.design.rows])
-    assert CLEAN < turns(task.rows, texts_of_rows, 0.5) < NOISY
+    assert turns(task.rows, texts_of_rows(task)) > CLEAN
     found = proposed(task)
     true = task.measured(parse(source)).iou
     assert max(f.iou for f in found if f.nodes <= 2 * t.nodes(parse(source))) > true - 0.01
@@ -132,8 +140,45 @@ def test_several_rules_are_found_in_noise_that_hides_none_of_them() -> None:
 
 @pytest.mark.parametrize("noise", [0.0003, 0.001, 0.003])
 def test_noise_is_measured_beside_rules(noise: float) -> None:
+    """A little too large, since rules also change from query to query, above all in short rows."""
     task = task_of(capture_of("head x causal:\n 2 where k == q-2\n", noise=noise))
-    assert 0.75 * noise < noise_in(task) < 1.5 * noise
+    assert 0.75 * noise < noise_in(task) < 1.75 * noise
+
+
+PEAKED = (
+    'head x causal:\n 6 where text(k-1) == text(q)\n 4 where token(k) in {" cat", " dog", " ran"}\n'
+    " -1.5 * log(1 + q - k)\n 4 where k == nearest(word(k) in Pronoun)\n"
+)
+
+
+@pytest.mark.parametrize("source", [PEAKED, "head x causal:\n 2 where k == q-2\n"])
+def test_what_noise_leaves_of_a_program_is_known_from_the_rows(source: str) -> None:
+    for noise in (0.001, 0.004):
+        task = task_of(capture_of(source, noise=noise))
+        true = task.measured(parse(source)).iou
+        assert abs(ceiling_of(task.rows, noise) - true) < 0.025
+        assert abs(ceiling_of(task.rows, noise_in(task)) - true) < 0.06
+
+
+def test_a_head_of_few_great_weights_is_found_in_noise() -> None:
+    """Most of its logits cannot be told from the matrices, and what can be, changes by rules."""
+    task = task_of(capture_of(PEAKED, noise=0.004), entries=20_000)
+    true = task.measured(parse(PEAKED))
+    assert true.iou < 0.93
+    assert max(task.polish(f).iou for f in proposed(task)) > true.iou - 0.01
+
+
+def test_sets_that_keys_are_found_by_are_invented_in_noise() -> None:
+    """Beside rules about the same tokens."""
+    source = (
+        'head x causal:\n 3 where token(k) in {" cat", " dog", " to"}\n'
+        ' 3 where k == nearest(token(k) in {" to", " a", " of", " long"})\n'
+    )
+    task = task_of(capture_of(source, noise=0.001))
+    true = task.measured(parse(source))
+    near = [f for f in proposed(task) if task.polish(f).iou > true.iou - 0.01]
+    assert near
+    assert min(f.nodes for f in near) <= 1.25 * true.nodes
 
 
 def test_around_the_best_weights_the_linear_view_leaves_them_as_they_are() -> None:
@@ -268,3 +313,19 @@ def test_intervals_of_one_scale_become_a_table() -> None:
     parts = [Rule(Atom(SCALE, 0, 0, 1)), Rule(Atom(SCALE, 0, 4, far)), Rule(Atom(SCALE, 0, 9, far))]
     (table,) = r.terms(a, parts, [2.0, -1.0, 0.5])
     assert show_term(table) == "by q - k [2: -2, 4: -3, 9: -2.5]"
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_pointed_rules_say_what_their_terms_say(causal: bool) -> None:
+    """For every way of pointing, with tokens that some texts lack."""
+    found = [np.full((1, 1, len(x), len(x)), 1 / len(x), dtype=np.float32) for x in texts()]
+    if causal:
+        found = [np.tril(x) / np.tril(x).sum(-1, keepdims=True) for x in found]
+    task = task_of(Capture.from_arrays(texts(), found, causal=causal))
+    atoms = Atoms(task.design)
+    symbols = {string: number for number, string in atoms.names.items()}
+    for kind in kinds(causal):
+        some = kind.of((symbols[" cat"], symbols[" ;"]))
+        rule = Rule(Atom(POINTED, pointed=some))
+        program = dataclasses.replace(task.empty(), terms=(r.term(atoms, rule, None),))
+        assert (r.plane(atoms, rule) == task.design.planes(program)[0]).all(), show(program)

@@ -27,7 +27,7 @@ COUNTS = {"length": 16, "piece": 6, "repeats": 8, "word_repeats": 8, "word_index
           "sentence": 10, "depth": 4, "line": 8, "paragraph": 6, "indent": 8}  # fmt: skip
 FAR = 128
 """Distances and positions from here on are one."""
-TRUTH, VALUE, SCALE, AFFIX, ONE = range(5)
+TRUTH, VALUE, SCALE, AFFIX, ONE, POINTED = range(6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +178,7 @@ class Atoms:
         rows: float32 (conditions, rows). codes: int16 (scales, entries), the number's column.
         keys: int32 (shifts, entries): the token string of each entry's key, shifted; -1 for none.
         queries: int32 (shifts, rows). words: int32 (entries): the key's word as the query sees it.
+        places: int32 (entries): k. places_of_queries: int32 (rows): q.
     """
 
     def __init__(self, design: Design) -> None:
@@ -215,6 +216,7 @@ class Atoms:
         widths = np.diff(design.starts)
         key = np.arange(design.entries) - np.repeat(design.starts[:-1], widths)
         first = begin[self.row]
+        self.places, self.places_of_queries = key.astype(np.int32), query.astype(np.int32)
 
         def shifted(at: np.ndarray, base: np.ndarray, shift: int) -> np.ndarray:
             return np.where(at + shift >= 0, ids[base + np.maximum(at + shift, 0)], -1)

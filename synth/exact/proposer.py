@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,9 +25,9 @@ from attn_dsl.synth.exact import rules as r
 from attn_dsl.synth.exact import screen as s
 from attn_dsl.synth.exact.aside import Aside
 from attn_dsl.synth.exact.atoms import VALUE, Atoms
-from attn_dsl.synth.exact.residual import CLEAN, NOISY, Residual, noise_of, turns
+from attn_dsl.synth.exact.residual import CEILING, CLEAN, Residual, ceiling_of, noise_of, turns
 from attn_dsl.synth.exact.rules import Atom, Choice, Rule
-from attn_dsl.synth.exact.state import Normal, State, cost_of
+from attn_dsl.synth.exact.state import State, cost_of, replace
 from attn_dsl.synth.proposer import Fitted, HeadTask
 
 THRIFT = 0.5
@@ -38,7 +38,7 @@ SAME = 1e-5
 """Gains that differ by less than this share are taken for equal, and the smaller rule is better."""
 MUCH = 1.4
 """Heads that leave more than this, in units of their noise, are no programs: see ``peeled``."""
-MANY = 8
+MANY = 5
 """After so many rules a head that is still ``hopeless`` is given up; programs are not by then."""
 LITTLE = 0.003
 """Token sets are chosen anew as long as that explains this share of what is left."""
@@ -53,11 +53,13 @@ class Exact:
         effort: of the settings; the number of screenings grows with it. Heads that do not seem to
             be programs are left to other proposers.
         tried: how many of the screened rules are fitted along with the others.
+        projected: how many of those beside the tables that are set aside.
     """
 
     make: Callable[[], s.Screen]
     effort: int = 1
     tried: int = 24
+    projected: int = 10
     name: str = "exact"
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
@@ -71,10 +73,10 @@ class Exact:
         """Yield every program on the way, and what is left of the last as rules are dropped."""
         rows = task.design.rows
         texts = np.repeat(np.arange(len(rows)), [len(x) for x in rows])
-        clean = turns(task.rows, texts, 0.0) < CLEAN
-        if not clean and min(turns(task.rows, texts, least) for least in (0.5, 1.0)) > NOISY:
-            return
+        clean = turns(task.rows, texts) < CLEAN
         noise = None if clean else noise_of(task.rows, texts)
+        if noise is not None and ceiling_of(task.rows, noise) < CEILING:
+            return
         state = State(self.screen.atoms, Residual(task.rows, clean, noise))
         screenings = 40 * self.effort
         yield task.empty()
@@ -111,7 +113,8 @@ class Exact:
             state.put(state.rules, state.planes)
             state.dear(share)
             yield from self.grow(state, task, most)
-            if places and not state.left.clean and state.left.much > MUCH:
+            much = not state.left.clean and state.left.much > MUCH
+            if places and much and len(state.rules) >= MANY:
                 return
         state.left.aside = None
         state.put(state.rules, state.planes)
@@ -207,25 +210,30 @@ class Exact:
         )
         # Without the rule, the others pull as well: their weights are not fitted anew.
         drift = inverse @ (planes @ left.pull) if without is not None else np.zeros(len(planes))
-        worths: list[tuple[float, float, Rule]] = []
-        for rule in tried:
-            x = left.centred(r.plane(atoms, rule)[None])[0]
+
+        def worth(rule: Rule, x: np.ndarray) -> float:
             heavy = left.mass * x
             cross = (middle @ heavy).astype(np.float64)
             g = float(left.pull @ x) - float(cross @ drift)
             h = float(heavy @ x) - float(cross @ inverse @ cross)
-            nodes = r.nodes(atoms, rule)
-            cost = cost_of(rule, nodes)
+            cost = cost_of(rule, r.nodes(atoms, rule))
             gain = 0.5 * g * g / (max(h, 0.0) + ridge) - price * cost
-            if gain > 0:
-                worth = gain if without is not None else gain / cost**THRIFT
-                worths.append((worth, cost, rule))
+            return gain if without is not None or gain <= 0 else gain / cost**THRIFT
+
+        planned = [(rule, left.centred(r.plane(atoms, rule)[None])[0]) for rule in tried]
+        worths = [(worth(*some), some) for some in planned]
+        if left.aside is not None:
+            worths.sort(key=lambda found: -found[0])
+            few = [some for _, some in worths[: self.projected]]
+            worths = [(worth(rule, left.aside.roughly(x)), (rule, x)) for rule, x in few]
+        worths = [(found, rule) for found, (rule, _) in worths if found > 0]
         if not worths:
             return None
-        worths.sort(key=lambda x: -x[0])
-        state.seen.update(dict.fromkeys(rule for _, _, rule in worths[:12]))
-        enough = max(worth for worth, _, _ in worths) * (1 - SAME)
-        return min((x for x in worths if x[0] >= enough), key=lambda x: x[1])[2]
+        worths.sort(key=lambda found: -found[0])
+        state.seen.update(dict.fromkeys(rule for _, rule in worths[:12]))
+        enough = worths[0][0] * (1 - SAME)
+        equal = [rule for found, rule in worths if found >= enough]
+        return min(equal, key=lambda rule: cost_of(rule, r.nodes(atoms, rule)))
 
     def settle(self, state: State) -> None:
         """Choose all token sets anew given the other rules, and drop rules that do not pay."""
@@ -235,6 +243,8 @@ class Exact:
                 for side in ("key", "query"):
                     if state.rules[j].side(side) is not None:
                         changed |= self.choose(state, j, side)
+                if state.rules[j].atom.pointed is not None:
+                    changed |= self.point(state, j)
             if not changed:
                 break
         self.prune(state, state.left.lowest)
@@ -309,6 +319,21 @@ class Exact:
             changed = True
         return changed
 
+    def point(self, state: State, j: int) -> bool:
+        """Choose the tokens by which a rule finds its key anew; say whether they changed."""
+        rule, price = state.rules[j], state.left.price
+        left = state.left.without(state.planes, j)
+        found = self.screen.pointing.near(left, rule, state.left.ridge, price)
+        _, new = max(found, key=lambda x: x[0], default=(0.0, rule))
+        if new in state.rules:
+            return False
+        before, cost = state.save(), state.total(price)
+        state.exchange(j, new, 0.0)
+        if state.total(price) >= cost - LITTLE * state.left.squared:
+            state.restore(before)
+            return False
+        return True
+
     def merge(self, state: State, task: HeadTask) -> None:
         """Put one rule in the place of several where it does as well."""
         sides = dict.fromkeys((x.condition, x.query) for x in state.rules)
@@ -371,27 +396,6 @@ class Exact:
             if state.total(price) >= cost:
                 state.restore(before)
         return used
-
-
-def replace(state: State, task: HeadTask, several: Iterable[tuple[Rule, ...]]) -> None:
-    """Put some rules, or others, in the place of the state's wherever that costs less."""
-    normal = Normal(state)
-    for some in several:
-        if task.spent:
-            break
-        fresh = [x for x in some if x not in state.rules]
-        if not fresh:
-            continue
-        every, count = [*state.rules, *fresh], len(state.rules)
-        kept = normal.kept(every, count)
-        if kept is None:
-            continue
-        before, price = state.save(), state.left.lowest
-        cost = state.total(price)
-        planes = [state.planes[i] if i < count else normal.plane(every[i]) for i in kept]
-        state.put([every[i] for i in kept], np.stack(planes))
-        if state.total(price) >= cost:
-            state.restore(before)
 
 
 def _nodes(saved: tuple, atoms: Atoms) -> int:

@@ -30,8 +30,8 @@ LEAST = 3e-6
 """Without noise, the squared error of a row's logits that a node must explain in the mean."""
 CLEAN = 0.02
 """Heads whose logits turn by less than this (see ``turns``) are programs without noise."""
-NOISY = 0.17
-"""Heads whose logits turn by less than this may be programs with noise; few heads of models are."""
+CEILING = 0.83
+"""Heads whose noise would leave a program less IoU than this are not taken for programs."""
 HOPELESS = 2.0
 """A noisy head of which so much is left, in units of its noise, before rules are exchanged is none."""
 FEWEST = 100
@@ -53,20 +53,19 @@ def centre(planes, mass, starts):
                 planes[j, i] -= m
 
 
-def turns(rows: Rows, texts: np.ndarray, least: float) -> float:
+def turns(rows: Rows, texts: np.ndarray) -> float:
     """Say by how much a head's logits change from query to query for some keys but not the next.
 
-    In a program the difference of two queries' logits is nearly the same for many pairs of
-    neighbouring keys, but for noise; in a model it never is.
+    In a program the difference of two queries' logits is nearly the same for many pairs of keys
+    that follow each other, but for noise; in a model it never is.
 
     Args:
         texts: the text of each row.
-        least: only keys with at least this weight, in units of the mean weight of the row, count.
 
     Returns:
         The lower quartile over pairs of keys; infinity where there are fewer than ``FEWEST``.
     """
-    return _quartile([np.abs(turn) for turn, _ in _turns(rows, texts, least)])
+    return _quartile([np.abs(turn) for turn, _ in _turns(rows, texts, 0.0)])
 
 
 def noise_of(rows: Rows, texts: np.ndarray) -> float:
@@ -79,22 +78,39 @@ def noise_of(rows: Rows, texts: np.ndarray) -> float:
     return _quartile(found) / QUARTILE
 
 
+def ceiling_of(rows: Rows, noise: float) -> float:
+    """Say which IoU noise (see ``noise_of``) leaves the program whose rows it was added to.
+
+    The mean distance of an entry from its program's is that of a normal variable, sqrt(2 / pi) of its
+    deviation, but never more than the attention there and in the program.
+    """
+    if not np.isfinite(noise):
+        return 0.0
+    a = rows.actual.astype(np.float64)
+    apart = np.minimum(np.sqrt(2 / np.pi * noise * a), 2 * a)
+    half = 0.5 * np.add.reduceat(apart, rows.starts[:-1])
+    return float(np.mean((1 - half) / (1 + half)))
+
+
 def _quartile(parts: list[np.ndarray]) -> float:
     steps = np.concatenate(parts) if parts else np.zeros(0)
     return float(np.quantile(steps, 0.25)) if len(steps) > FEWEST else float("inf")
 
 
 def _turns(rows: Rows, texts: np.ndarray, least: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield, for two queries in turn, the turns of their logits and the sums of 1 / attention."""
+    """Yield, for two queries in turn, the turns of their logits and the sums of 1 / attention.
+
+    Args:
+        least: keys with less attention are passed over, in equal shares of the longest row.
+    """
+    floor = max(least / int(np.diff(rows.starts).max(initial=1)), 10 * FINE)
     for r in np.flatnonzero(np.diff(texts) == 0):
         one = rows.actual[rows.starts[r] : rows.starts[r + 1]]
         two = rows.actual[rows.starts[r + 1] : rows.starts[r + 2]][: len(one)]
-        floor = max(least / max(len(one), 1), 10 * FINE)
         known = (one > floor) & (two > floor)
-        one, two = np.maximum(one, FINE), np.maximum(two, FINE)
-        turn, spread = np.diff(np.log(two) - np.log(one)), 1.0 / one + 1.0 / two
-        both = known[1:] & known[:-1]
-        yield turn[both], (spread[1:] + spread[:-1])[both]
+        one, two = one[known], two[known]
+        spread = 1.0 / one + 1.0 / two
+        yield np.diff(np.log(two) - np.log(one)), spread[1:] + spread[:-1]
 
 
 class Residual:

@@ -11,6 +11,7 @@ import numpy as np
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.synth.exact.atoms import AFFIX, ONE, SCALE, SHIFTS, TRUTH, VALUE, Atoms
+from attn_dsl.synth.exact.pointed import Pointed, pointed_plane
 from attn_dsl.synth.vocabulary import size
 
 INLINE = 5
@@ -19,13 +20,14 @@ INLINE = 5
 
 @dataclass(frozen=True, slots=True)
 class Atom:
-    """One of the atoms: a truth, a value, an interval of a scale, an affix, or all entries."""
+    """One of the atoms: truth, value, interval of a scale, affix, pointed key, or all entries."""
 
     kind: int = ONE
     number: int = 0
     low: int = 0
     high: int = 0
     affix: tuple[str, str, str] = ("", "", "")
+    pointed: Pointed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,8 @@ def atom_plane(atoms: Atoms, atom: Atom) -> np.ndarray:
         kind, name, text = atom.affix
         arrays = atoms.words if name == "word" else atoms.texts
         return affix_table(atoms, kind, text)[arrays]
+    if atom.pointed is not None:
+        return pointed_plane(atoms, atom.pointed)
     return np.ones(len(atoms.row), dtype=np.float32)
 
 
@@ -145,18 +149,33 @@ def _predicates(atoms: Atoms, rule: Rule) -> list[t.Predicate]:
             kind, name, text = atom.affix
             call = t.Call(name, (t.Position("k"),))
             found.append(t.Affix(kind, call, text))  # type: ignore[arg-type]
+        elif atom.pointed is not None:
+            found.append(_pointing(atoms, atom.pointed))
     for variable, choice in (("k", rule.key), ("q", rule.query)):
         if choice is not None and choice.weights is None:
-            call = t.Call("token", (t.Position(variable, choice.shift),))  # type: ignore[arg-type]
-            if len(choice.symbols) == 1:
-                found.append(t.Compare("==", call, t.Text(atoms.names[choice.symbols[0]])))
-            else:
-                found.append(t.Member(call, literal(atoms, choice)))
+            found.append(_member(atoms, t.Position(variable, choice.shift), choice))  # type: ignore[arg-type]
     if rule.condition is not None:
         half = len(atoms.conditions)
         held = atoms.conditions[rule.condition % half]
         found.append(held if rule.condition < half else negated(held))
     return found
+
+
+def _member(atoms: Atoms, place: t.Position, choice: Choice) -> t.Predicate:
+    """Write that the token at a place is one of some."""
+    call = t.Call("token", (place,))
+    if len(choice.symbols) == 1:
+        return t.Compare("==", call, t.Text(atoms.names[choice.symbols[0]]))
+    return t.Member(call, literal(atoms, choice))
+
+
+def _pointing(atoms: Atoms, pointed: Pointed) -> t.Predicate:
+    """Write that the key is the one that is found by its token, or from there on."""
+    key, query = t.Position("k"), t.Position("q")
+    body = _member(atoms, key, Choice(0, pointed.symbols))
+    if pointed.before:
+        body = t.And(body, t.Compare("<", key, query))
+    return t.Compare(pointed.op, key, t.Quantifier(pointed.which, body))  # type: ignore[arg-type]
 
 
 def negated(predicate: t.Predicate) -> t.Predicate:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from attn_dsl.synth.exact import rules as r
-from attn_dsl.synth.exact.atoms import AFFIX, ONE, SCALE, SHIFTS, TRUTH, VALUE, Atoms
+from attn_dsl.synth.exact.atoms import AFFIX, ONE, POINTED, SCALE, SHIFTS, TRUTH, VALUE, Atoms
 from attn_dsl.synth.exact.histograms import (
     histograms,
     row_moments,
@@ -19,6 +19,7 @@ from attn_dsl.synth.exact.histograms import (
     truth_moments,
     value_moments,
 )  # fmt: skip
+from attn_dsl.synth.exact.pointing import Pointing
 from attn_dsl.synth.exact.residual import Residual
 from attn_dsl.synth.exact.rules import Atom, Choice, Rule
 from attn_dsl.synth.gains import best_set
@@ -44,7 +45,7 @@ class Screen:
     """
 
     def __init__(self, atoms: Atoms, most: int = 10) -> None:
-        self.atoms, self.most = atoms, most
+        self.atoms, self.most, self.pointing = atoms, most, Pointing(atoms)
         self.columns = sum(s.high - s.low + 1 for s in atoms.scales)
         self.first = np.array([s.first for s in atoms.scales])
         singles = [
@@ -131,6 +132,7 @@ class Screen:
         for shift in SHIFTS[:2]:
             found += self.pairs(left, shift, ridge, price)
         found += self.affixes(left, ridge, price)
+        found += [Found(*x) for x in self.pointing.best(left, ridge, price)]
         return [f for f in found if f.gain > 0]
 
     def local(self, left: Residual, rule: Rule, ridge: float, price: float) -> list[Found]:
@@ -176,6 +178,8 @@ class Screen:
                 )
                 promised = float(_gain(rows[0].sum(), rows[1].sum(), ridge))
                 found.append(Found(promised - price * r.nodes(atoms, part), part))
+        if rule.atom.kind == POINTED:
+            found += [Found(*x) for x in self.pointing.near(left, rule, ridge, price)]
         if rule.atom.kind == SCALE and rule.gap is None:
             bare = replace(rule, atom=Atom())
             found += self.intervals(left, bare, ridge, price)

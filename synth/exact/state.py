@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -194,6 +194,27 @@ class Normal:
                 break
             del kept[least]
         return kept if len(rules) - len(kept) > 1 else None
+
+
+def replace(state: State, task: HeadTask, several: Iterable[tuple[Rule, ...]]) -> None:
+    """Put some rules, or others, in the place of the state's wherever that costs less."""
+    normal = Normal(state)
+    for some in several:
+        if task.spent:
+            break
+        fresh = [x for x in some if x not in state.rules]
+        if not fresh:
+            continue
+        every, count = [*state.rules, *fresh], len(state.rules)
+        kept = normal.kept(every, count)
+        if kept is None:
+            continue
+        before, price = state.save(), state.left.lowest
+        cost = state.total(price)
+        planes = [state.planes[i] if i < count else normal.plane(every[i]) for i in kept]
+        state.put([every[i] for i in kept], np.stack(planes))
+        if state.total(price) >= cost:
+            state.restore(before)
 
 
 def unscaled(rule: Rule, weight: float) -> tuple[Rule, float]:

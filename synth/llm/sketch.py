@@ -54,7 +54,7 @@ class Sketch(s.Screen):
     def look(self, layer: int, head: int) -> Looked:
         """Look at a head."""
         rows = self.design.target(layer, head)
-        clean = turns(rows, self.texts, 0.0) < CLEAN
+        clean = turns(rows, self.texts) < CLEAN
         left = Residual(rows, clean)
         pool = Pool(self, left)
         uniform = left.iou

@@ -70,7 +70,7 @@ def by_head(settings: Settings, rounds: int, entries: float) -> float:
     Args:
         entries: of the fit split.
     """
-    full = min(1.0, entries / settings.entries)
+    full = min(settings.sampled, entries) / settings.entries
     wide = min(1.0, entries / (settings.wide * settings.effort))
     seconds, left = 0.0, settings.max_evals
     for name in settings.proposers:
@@ -108,7 +108,7 @@ def planes_bytes(settings: Settings, terms: int, entries: float) -> float:
         terms: of the search's vocabulary.
         entries: of the fit split.
     """
-    design = 4 * terms * min(entries, settings.entries)
+    design = 4 * terms * min(entries, settings.sampled)
     wide = 4 * terms * min(entries, settings.wide * settings.effort)
     bank = 2e8 if "enumerate" in settings.proposers else 0.0
     return design + wide * ("graded" in settings.proposers) + bank

@@ -1,0 +1,40 @@
+"""The finish: small programs are fitted once more, on many more rows than they were found on."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from attn_dsl.dsl import tree as t
+from attn_dsl.synth import weights as w
+from attn_dsl.synth.design import Design
+from attn_dsl.synth.open_planes import stacked
+from attn_dsl.synth.open_sets import opened
+from attn_dsl.synth.proposer import Fitted, HeadTask
+
+SMALL = 100
+"""Programs of more nodes are left as they are: those were fitted on the many rows."""
+STEPS = 25
+
+
+def finished(task: HeadTask, wide: Design, fitted: Fitted) -> Fitted:
+    """Move all weights of a small program uphill in IoU on the rows of a wide design, and round them.
+
+    Args:
+        wide: its rows are of the same texts as the task's.
+
+    Returns:
+        The program, with its IoU on the task's rows, which may be a little less than before.
+    """
+    program, start = opened(fitted.program, plain=False)
+    if fitted.nodes > SMALL or not len(start):
+        return fitted
+    rows, planes = wide.target(task.layer, task.head), stacked(wide, program)
+    before = w.softmax(planes.scores(start), rows.starts)
+    weights, predicted = w.adjust(planes, rows, start, before, STEPS)
+    weights, _ = w.shortened(planes, rows, weights, predicted)
+    found = program.closed(program.rounded(weights))
+    if t.nodes(found) > fitted.nodes:
+        return fitted
+    kept = task.measured(found, fitted.proposer)
+    ordered = task.ordered(kept.program, task.design.planes(kept.program))
+    return dataclasses.replace(kept, program=ordered)
