@@ -21,7 +21,7 @@ from attn_dsl.synth.exact import screen as s
 from attn_dsl.synth.exact.aside import Aside
 from attn_dsl.synth.exact.atoms import POINTED, SCALE, Atoms
 from attn_dsl.synth.exact.pointing import kinds
-from attn_dsl.synth.exact.proposer import MANY, Exact
+from attn_dsl.synth.exact.proposer import FEW, MANY, Exact
 from attn_dsl.synth.exact.residual import CLEAN, Residual, ceiling_of, noise_of, turns
 from attn_dsl.synth.exact.rules import Atom, Choice, Rule
 from attn_dsl.synth.exact.state import State
@@ -221,7 +221,7 @@ def test_a_head_that_is_no_program_is_given_up_after_some_rules() -> None:
     state = State(proposer.screen.atoms, Residual(task.rows, False, noise_in(task)))
     list(proposer.peeled(state, task, 40))
     assert state.left.hopeless
-    assert len(state.rules) == MANY
+    assert FEW <= len(state.rules) <= MANY
 
 
 def test_the_same_programs_are_found_again() -> None:

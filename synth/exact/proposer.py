@@ -25,7 +25,7 @@ from attn_dsl.synth.exact import rules as r
 from attn_dsl.synth.exact import screen as s
 from attn_dsl.synth.exact.aside import Aside
 from attn_dsl.synth.exact.atoms import VALUE, Atoms
-from attn_dsl.synth.exact.residual import CEILING, CLEAN, Residual, ceiling_of, noise_of, turns
+from attn_dsl.synth.exact.residual import Residual, noise_of_program
 from attn_dsl.synth.exact.rules import Atom, Choice, Rule
 from attn_dsl.synth.exact.state import State, cost_of, replace
 from attn_dsl.synth.proposer import Fitted, HeadTask
@@ -40,6 +40,8 @@ MUCH = 1.4
 """Heads that leave more than this, in units of their noise, are no programs: see ``peeled``."""
 MANY = 5
 """After so many rules a head that is still ``hopeless`` is given up; programs are not by then."""
+FEW, SLOW = 3, 0.75
+"""It is after so few if this share of what was left at first is left still."""
 LITTLE = 0.003
 """Token sets are chosen anew as long as that explains this share of what is left."""
 
@@ -73,11 +75,11 @@ class Exact:
         """Yield every program on the way, and what is left of the last as rules are dropped."""
         rows = task.design.rows
         texts = np.repeat(np.arange(len(rows)), [len(x) for x in rows])
-        clean = turns(task.rows, texts) < CLEAN
-        noise = None if clean else noise_of(task.rows, texts)
-        if noise is not None and ceiling_of(task.rows, noise) < CEILING:
+        noise = noise_of_program(task.rows, texts)
+        if noise is None:
             return
-        state = State(self.screen.atoms, Residual(task.rows, clean, noise))
+        clean = noise == 0.0
+        state = State(self.screen.atoms, Residual(task.rows, clean, noise or None))
         screenings = 40 * self.effort
         yield task.empty()
         yield from self.peeled(state, task, screenings)
@@ -106,7 +108,7 @@ class Exact:
     def peeled(self, state: State, task: HeadTask, most: int) -> Iterator[Fitted]:
         """Find first what no table of key, distance and place explains, then those of the latter.
 
-        Tables stay set aside if the head is no program: much more is left than its noise.
+        Tables stay set aside if the head is no program: many rules leave much more than its noise.
         """
         for places, share in ((True, SHARES[0]), (False, SHARES[1])):
             state.left.aside = Aside(state.atoms, state.left.mass, places)
@@ -114,7 +116,7 @@ class Exact:
             state.dear(share)
             yield from self.grow(state, task, most)
             much = not state.left.clean and state.left.much > MUCH
-            if places and much and len(state.rules) >= MANY:
+            if places and much and len(state.rules) >= FEW:
                 return
         state.left.aside = None
         state.put(state.rules, state.planes)
@@ -124,10 +126,11 @@ class Exact:
 
     def grow(self, state: State, task: HeadTask, most: int) -> Generator[Fitted, None, int]:
         """Add rules as long as that pays; yield every program, return the number of screenings."""
-        screenings, aside = most, state.left.aside
+        screenings, aside, much = most, state.left.aside, state.left.much
         stuck = 0
         while screenings > 0 and not task.spent and not state.done:
-            if state.left.hopeless and len(state.rules) >= MANY:
+            slow = len(state.rules) >= FEW and state.left.much > SLOW * much
+            if state.left.hopeless and (slow or len(state.rules) >= MANY):
                 break
             before = state.save()
             cost = state.total(state.left.price)

@@ -32,7 +32,9 @@ CLEAN = 0.02
 """Heads whose logits turn by less than this (see ``turns``) are programs without noise."""
 CEILING = 0.83
 """Heads whose noise would leave a program less IoU than this are not taken for programs."""
-HOPELESS = 2.0
+BELIEVED = 0.87
+"""Noise that would leave less is taken for less noise, and for rules that change from row to row."""
+HOPELESS = 1.6
 """A noisy head of which so much is left, in units of its noise, before rules are exchanged is none."""
 FEWEST = 100
 """How many pairs of keys it takes to say by how much logits turn."""
@@ -68,6 +70,19 @@ def turns(rows: Rows, texts: np.ndarray) -> float:
     return _quartile([np.abs(turn) for turn, _ in _turns(rows, texts, 0.0)])
 
 
+def noise_of_program(rows: Rows, texts: np.ndarray) -> float | None:
+    """Say how noisy a head's rows are if they are a program's: 0.0 for not at all.
+
+    Returns:
+        The noise (see ``noise_of``) that is believed; None where they are no program's.
+    """
+    if turns(rows, texts) < CLEAN:
+        return 0.0
+    noise = noise_of(rows, texts)
+    ceiling = ceiling_of(rows, noise)
+    return None if ceiling < CEILING else believed(noise, ceiling)
+
+
 def noise_of(rows: Rows, texts: np.ndarray) -> float:
     """Say how noisy a program's rows are: the variance of a logarithm is this by the attention.
 
@@ -90,6 +105,21 @@ def ceiling_of(rows: Rows, noise: float) -> float:
     apart = np.minimum(np.sqrt(2 / np.pi * noise * a), 2 * a)
     half = 0.5 * np.add.reduceat(apart, rows.starts[:-1])
     return float(np.mean((1 - half) / (1 + half)))
+
+
+def believed(noise: float, ceiling: float) -> float:
+    """Return noise, or as much of it as leaves a program an IoU of ``BELIEVED``.
+
+    >>> believed(0.001, 0.9), round(believed(0.004, 0.85), 4)
+    (0.001, 0.0029)
+
+    Args:
+        ceiling: the IoU that all of it leaves: what is apart grows with the root of the noise.
+    """
+    if ceiling >= BELIEVED:
+        return noise
+    most = (1 - BELIEVED) / (1 + BELIEVED)
+    return noise * (most * (1 + ceiling) / (1 - ceiling)) ** 2
 
 
 def _quartile(parts: list[np.ndarray]) -> float:
