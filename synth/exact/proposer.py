@@ -223,19 +223,16 @@ class Exact:
             gain = 0.5 * g * g / (max(h, 0.0) + ridge) - price * cost
             return gain if without is not None or gain <= 0 else gain / cost**THRIFT
 
-        planned = [(rule, left.centred(r.plane(atoms, rule)[None])[0]) for rule in tried]
-        worths = [(worth(*some), some) for some in planned]
+        planes_of = {rule: left.centred(r.plane(atoms, rule)[None])[0] for rule in tried}
+        worths = {rule: worth(rule, x) for rule, x in planes_of.items()}
         if left.aside is not None:
-            worths.sort(key=lambda found: -found[0])
-            few = [some for _, some in worths[: self.projected]]
-            worths = [(worth(rule, left.aside.roughly(x)), (rule, x)) for rule, x in few]
-        worths = [(found, rule) for found, (rule, _) in worths if found > 0]
-        if not worths:
+            few = sorted(tried, key=lambda rule: -worths[rule])[: self.projected]
+            worths = {rule: worth(rule, left.aside.roughly(planes_of[rule])) for rule in few}
+        good = sorted((x for x in worths if worths[x] > 0), key=lambda rule: -worths[rule])
+        if not good:
             return None
-        worths.sort(key=lambda found: -found[0])
-        state.seen.update(dict.fromkeys(rule for _, rule in worths[:12]))
-        enough = worths[0][0] * (1 - SAME)
-        equal = [rule for found, rule in worths if found >= enough]
+        state.seen.update(dict.fromkeys(good[:12]))
+        equal = [rule for rule in good if worths[rule] >= worths[good[0]] * (1 - SAME)]
         return min(equal, key=lambda rule: cost_of(rule, r.nodes(atoms, rule)))
 
     def settle(self, state: State) -> None:
