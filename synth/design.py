@@ -66,6 +66,11 @@ class Design:
         """One more than the largest number of a token string."""
         return int(self.key_symbols.max(initial=0)) + 1
 
+    @cached_property
+    def text_of_rows(self) -> np.ndarray:
+        """Which text each row is of, int64 (rows)."""
+        return np.repeat(np.arange(len(self.rows)), [len(rows) for rows in self.rows])
+
     @property
     def entries(self) -> int:
         """How many entries the rows have."""

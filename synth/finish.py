@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from attn_dsl.dsl import tree as t
 from attn_dsl.synth import weights as w
 from attn_dsl.synth.design import Design
@@ -35,6 +33,4 @@ def finished(task: HeadTask, wide: Design, fitted: Fitted) -> Fitted:
     found = program.closed(program.rounded(weights))
     if t.nodes(found) > fitted.nodes:
         return fitted
-    kept = task.measured(found, fitted.proposer)
-    ordered = task.ordered(kept.program, task.design.planes(kept.program))
-    return dataclasses.replace(kept, program=ordered)
+    return task.polish(task.measured(found, fitted.proposer))

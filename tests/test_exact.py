@@ -22,7 +22,14 @@ from attn_dsl.synth.exact.aside import Aside
 from attn_dsl.synth.exact.atoms import POINTED, SCALE, Atoms
 from attn_dsl.synth.exact.pointing import kinds
 from attn_dsl.synth.exact.proposer import FEW, MANY, Exact
-from attn_dsl.synth.exact.residual import CLEAN, Residual, ceiling_of, noise_of, turns
+from attn_dsl.synth.exact.residual import (
+    CLEAN,
+    Residual,
+    ceiling_of,
+    noise_of,
+    noise_of_program,
+    turns,
+)  # fmt: skip
 from attn_dsl.synth.exact.rules import Atom, Choice, Rule
 from attn_dsl.synth.exact.state import State
 from attn_dsl.synth.proposer import Fitted, HeadTask, pool
@@ -90,13 +97,8 @@ def proposed(task: HeadTask, effort: int = 1) -> list[Fitted]:
     return pool(task, [exact(task, effort)])
 
 
-def texts_of_rows(task: HeadTask) -> np.ndarray:
-    rows = task.design.rows
-    return np.repeat(np.arange(len(rows)), [len(x) for x in rows])
-
-
 def noise_in(task: HeadTask) -> float:
-    return noise_of(task.rows, texts_of_rows(task))
+    return noise_of(task.rows, task.design.text_of_rows)
 
 
 @lru_cache(maxsize=1)
@@ -117,7 +119,8 @@ def test_every_kind_of_term_is_found_again(kind: str) -> None:
 def test_small_terms_are_found_in_noise() -> None:
     source = 'head x causal:\n 2 where k == q-2\n 1.5 where token(k) in {" a", " cat", " the"}\n'
     task = task_of(capture_of(source, noise=0.001))
-    assert turns(task.rows, texts_of_rows(task)) > CLEAN
+    assert turns(task.rows, task.design.text_of_rows) > CLEAN
+    assert noise_of_program(task.rows, task.design.text_of_rows) == noise_in(task)
     found = proposed(task)
     true = task.measured(parse(source)).iou
     assert max(f.iou for f in found if f.nodes <= 2 * t.nodes(parse(source))) > true - 0.01

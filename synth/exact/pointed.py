@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,12 +50,18 @@ def ranks(atoms: Atoms, pointed: Pointed) -> np.ndarray:
     return np.where(others, rank, NONE).astype(np.int32)
 
 
+def pointed_at(atoms: Atoms, symbols: Sequence[int], rank: np.ndarray) -> np.ndarray:
+    """Say which entry each row points to, int64 (rows); -1 for none."""
+    chosen = np.zeros(atoms.width, dtype=np.bool_)
+    chosen[list(symbols)] = True
+    at = np.empty(len(atoms.starts) - 1, dtype=np.int64)
+    _point(atoms.keys[0], chosen, rank, atoms.starts, at)
+    return at
+
+
 def pointed_plane(atoms: Atoms, pointed: Pointed) -> np.ndarray:
     """Compute the plane of a pointed rule, float32 (entries); without a key, -1 is pointed to."""
-    chosen = np.zeros(atoms.width, dtype=np.bool_)
-    chosen[list(pointed.symbols)] = True
-    at = np.empty(len(atoms.starts) - 1, dtype=np.int64)
-    point(atoms.keys[0], chosen, ranks(atoms, pointed), atoms.starts, at)
+    at = pointed_at(atoms, pointed.symbols, ranks(atoms, pointed))
     found = np.zeros(len(atoms.row), dtype=np.float32)
     if pointed.op == "==":
         found[at[at >= 0]] = 1.0
@@ -64,8 +71,7 @@ def pointed_plane(atoms: Atoms, pointed: Pointed) -> np.ndarray:
 
 
 @njit(**FAST)
-def point(symbols, chosen, rank, starts, at):
-    """Find the entry that each row points to; -1 for none."""
+def _point(symbols, chosen, rank, starts, at):
     for row in range(len(starts) - 1):
         best, where = NONE, -1
         for i in range(starts[row], starts[row + 1]):

@@ -17,9 +17,10 @@ from numba import njit
 from attn_dsl.compiler.jit import FAST
 from attn_dsl.synth.exact import rules as r
 from attn_dsl.synth.exact.atoms import POINTED, Atoms
-from attn_dsl.synth.exact.pointed import NONE, Pointed, point, ranks
+from attn_dsl.synth.exact.pointed import NONE, Pointed, pointed_at, ranks
 from attn_dsl.synth.exact.residual import Residual
 from attn_dsl.synth.exact.rules import Atom, Rule
+from attn_dsl.synth.gains import gain
 
 STARTS = 2
 """From how many tokens a set of each kind is grown."""
@@ -68,16 +69,16 @@ class Pointing:
         starts = [begun]
         if not begun:
             g, h = self._gains(rank, foremost, pull, mass, np.full(left.count, -1))
-            worth = g * g / (2.0 * (h + ridge))
+            worth = gain(g, h, ridge)
             order = np.argsort(-worth, kind="stable")[:STARTS]
             starts = [[int(s)] for s in order if worth[s] > price]
         found: tuple[float, list[int]] | None = None
         base = r.nodes(atoms, replace(rule, atom=replace(rule.atom, pointed=kind.of((0, 1))))) - 2
         for start in starts:
             some = self._climb(rank, foremost, pull, mass, start, ridge, price)
-            gain = self._worth(rank, pull, mass, some, ridge) - price * (base + len(some))
-            if some and (found is None or gain > found[0]):
-                found = gain, some
+            net = self._worth(rank, pull, mass, some, ridge) - price * (base + len(some))
+            if some and (found is None or net > found[0]):
+                found = net, some
         if found is not None:
             atom = replace(rule.atom, pointed=kind.of(tuple(sorted(found[1]))))
             yield found[0], replace(rule, atom=atom)
@@ -89,12 +90,12 @@ class Pointing:
         """Add the token, or leave out the one, that pays most, until none does."""
         some = list(start)
         for _ in range(2 * LARGEST):
-            at = self._at(rank, some)
+            at = pointed_at(self.atoms, some, rank)
             now = self._sums(pull, mass, at)
             g, h = self._gains(rank, foremost, pull, mass, at)
-            worth = (now[0] + g) ** 2 / (2.0 * (np.maximum(now[1] + h, 0.0) + ridge))
+            worth = gain(now[0] + g, np.maximum(now[1] + h, 0.0), ridge)
             worth[some] = -np.inf
-            held = now[0] ** 2 / (2.0 * (now[1] + ridge))
+            held = float(gain(*now, ridge))
             best = int(np.argmax(worth))
             if len(some) < LARGEST and worth[best] > held + price:
                 some.append(best)
@@ -108,20 +109,14 @@ class Pointing:
     def _worth(
         self, rank: np.ndarray, pull: np.ndarray, mass: np.ndarray, some: list[int], ridge: float
     ) -> float:
-        g, h = self._sums(pull, mass, self._at(rank, some))
-        return float(g * g / (2.0 * (h + ridge)))
+        g, h = self._sums(pull, mass, pointed_at(self.atoms, some, rank))
+        return float(gain(g, h, ridge))
 
-    def _sums(self, pull: np.ndarray, mass: np.ndarray, at: np.ndarray) -> tuple[float, float]:
+    def _sums(
+        self, pull: np.ndarray, mass: np.ndarray, at: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         held = at[at >= 0]
-        return float(pull[held].sum()), float(mass[held].sum())
-
-    def _at(self, rank: np.ndarray, some: list[int]) -> np.ndarray:
-        """Say which entry each row points to; -1 for none."""
-        chosen = np.zeros(self.atoms.width, dtype=np.bool_)
-        chosen[some] = True
-        at = np.empty(len(self.atoms.starts) - 1, dtype=np.int64)
-        point(self.atoms.keys[0], chosen, rank, self.atoms.starts, at)
-        return at
+        return np.asarray(pull[held].sum()), np.asarray(mass[held].sum())
 
     def _gains(
         self, rank: np.ndarray, foremost: np.ndarray, pull: np.ndarray, mass: np.ndarray,

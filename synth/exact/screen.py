@@ -22,7 +22,7 @@ from attn_dsl.synth.exact.histograms import (
 from attn_dsl.synth.exact.pointing import Pointing
 from attn_dsl.synth.exact.residual import Residual
 from attn_dsl.synth.exact.rules import Atom, Choice, Rule
-from attn_dsl.synth.gains import best_set
+from attn_dsl.synth.gains import best_set, gain
 
 GRADED = 3.0
 """How many nodes' price the element of a graded set has: it brings a weight of its own."""
@@ -100,7 +100,7 @@ class Screen:
         atoms = self.atoms
         g, h = self.moments(left)
         total, curved = g.sum(0), h.sum(0)
-        alone = _gain(total, curved, ridge)
+        alone = gain(total, curved, ridge)
         worth = alone - price * self.sizes
         found = [
             Found(float(worth[j]), Rule(self.list[j]))
@@ -109,7 +109,7 @@ class Screen:
         gc, hc = atoms.rows @ g, atoms.rows @ h
         gc, hc = np.concatenate([gc, total - gc]), np.concatenate([hc, curved - hc])
         sizes = self.extra[:, None] + self.sizes[None]
-        narrow = _gain(gc, hc, ridge) - price * sizes
+        narrow = gain(gc, hc, ridge) - price * sizes
         gated: list[tuple[int, int]] = []
         for at in _top((narrow / sizes**0.3).ravel(), 2 * self.most):
             c, j = divmod(int(at), narrow.shape[1])
@@ -118,7 +118,7 @@ class Screen:
         conditions = [None, *dict.fromkeys(c for c, _ in gated)][:5]
         for condition in conditions:
             found += self.intervals(left, Rule(condition=condition), ridge, price)
-        strength = _gain(np.abs(g).sum(0), curved, ridge) / self.sizes**0.3
+        strength = gain(np.abs(g).sum(0), curved, ridge) / self.sizes**0.3
         some = list(dict.fromkeys([*_top(worth, 6), *_top(strength, 10)]))
         for j in some:
             found += self.sided(left, Rule(self.list[j]), "query", ridge, price, g[:, j], h[:, j])
@@ -154,10 +154,10 @@ class Screen:
             rows = np.zeros((2, left.count), dtype=np.float32)
             row_moments(x, atoms.starts, left.pull, left.mass, rows[0], rows[1])
             g, h = rows[0].sum(), rows[1].sum()
-            found.append(Found(float(_gain(g, h, ridge)) - price * r.nodes(atoms, part), part))
+            found.append(Found(float(gain(g, h, ridge)) - price * r.nodes(atoms, part), part))
             if part.condition is None:
                 gc, hc = atoms.rows @ rows[0], atoms.rows @ rows[1]
-                worth = _gain(np.concatenate([gc, g - gc]), np.concatenate([hc, h - hc]), ridge)
+                worth = gain(np.concatenate([gc, g - gc]), np.concatenate([hc, h - hc]), ridge)
                 worth -= price * (self.extra + r.nodes(atoms, part))
                 found += [
                     Found(float(worth[c]), replace(part, condition=c)) for c in _top(worth, 4)
@@ -176,7 +176,7 @@ class Screen:
                 row_moments(
                     r.plane(atoms, part), atoms.starts, left.pull, left.mass, rows[0], rows[1]
                 )
-                promised = float(_gain(rows[0].sum(), rows[1].sum(), ridge))
+                promised = float(gain(rows[0].sum(), rows[1].sum(), ridge))
                 found.append(Found(promised - price * r.nodes(atoms, part), part))
         if rule.atom.kind == POINTED:
             found += [Found(*x) for x in self.pointing.near(left, rule, ridge, price)]
@@ -209,7 +209,7 @@ class Screen:
             alone = np.diag(square)
             g = one[None, :] - one[:, None]
             h = (total[None, :] - total[:, None]) - (alone[None, :] + alone[:, None] - 2 * square)
-            worth = _gain(g, np.maximum(h, 0), ridge)
+            worth = gain(g, np.maximum(h, 0), ridge)
             worth[np.tril_indices(width + 1)] = 0.0
             for k in _top(worth.ravel(), 3):
                 low, high = divmod(int(k), width + 1)
@@ -304,17 +304,13 @@ class Screen:
             g, h = np.zeros(atoms.width), np.zeros(atoms.width)
             symbol_moments(symbols, ones, atoms.starts, left.pull, left.mass, g, h)
             keys, members, ends = self.groups
-            worth = _gain(
+            worth = gain(
                 np.add.reduceat(g[members], ends), np.add.reduceat(h[members], ends), ridge
             ) * (np.diff(np.append(ends, len(members))) > 2)  # fmt: skip
             for at in _top(worth, 3):
                 rule = Rule(Atom(AFFIX, affix=(keys[at][0], name, keys[at][1])))
                 found.append(Found(float(worth[at]) - price * r.nodes(atoms, rule), rule))
         return found
-
-
-def _gain(g: np.ndarray, h: np.ndarray, ridge: float) -> np.ndarray:
-    return g * g / (2.0 * (h + ridge))
 
 
 def _top(worth: np.ndarray, most: int) -> list[int]:
@@ -338,7 +334,7 @@ def choose(
     if not graded:
         _, chosen = best_set(g, h, ridge, price, most)
         return Choice(shift, tuple(sorted(int(s) for s in chosen))) if len(chosen) else None
-    worth = _gain(g, h, ridge)
+    worth = gain(g, h, ridge)
     order = [s for s in _top(worth, most) if worth[s] > GRADED * price]
     if len(order) < 2:
         return None
@@ -352,4 +348,4 @@ def _promise(g: np.ndarray, h: np.ndarray, choice: Choice, ridge: float) -> floa
     """Return the gain of a choice's weight, taking its symbols for independent."""
     some = list(choice.symbols)
     u = np.ones(len(some)) if choice.weights is None else np.array(choice.weights)
-    return float(_gain(g[some] @ u, h[some] @ (u * u), ridge))
+    return float(gain(g[some] @ u, h[some] @ (u * u), ridge))

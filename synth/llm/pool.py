@@ -16,6 +16,7 @@ from attn_dsl.synth.exact.atoms import ONE, SCALE, TRUTH
 from attn_dsl.synth.exact.histograms import row_moments
 from attn_dsl.synth.exact.residual import Residual
 from attn_dsl.synth.exact.rules import Atom, Rule
+from attn_dsl.synth.gains import gain
 
 if TYPE_CHECKING:
     from attn_dsl.synth.llm.sketch import Sketch
@@ -138,7 +139,7 @@ class Pool:
         if rule.condition is None:
             gc, hc = (atoms.rows @ rows.T).T
             g, h = rows.sum(1)
-            worth = s._gain(np.append(gc, g - gc), np.append(hc, h - hc), self.left.ridge)
+            worth = gain(np.append(gc, g - gc), np.append(hc, h - hc), self.left.ridge)
             worth -= self.left.price * sketch.extra
             found += [replace(rule, condition=c) for c in s._top(worth, 3)]
         if rule.query is None:

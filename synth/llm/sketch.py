@@ -21,6 +21,7 @@ from attn_dsl.synth.exact.atoms import ONE, SCALE, TRUTH, Atoms
 from attn_dsl.synth.exact.residual import CLEAN, Residual, turns
 from attn_dsl.synth.exact.rules import Atom, Rule
 from attn_dsl.synth.exact.screen import Found
+from attn_dsl.synth.gains import gain
 from attn_dsl.synth.llm.pool import Looked, Pool
 from attn_dsl.synth.proposer import HeadTask
 
@@ -43,8 +44,7 @@ class Sketch(s.Screen):
             small = Design(design.capture, design.texts, entries, seed=0)
         self.design = small
         super().__init__(Atoms(small))
-        texts = np.repeat(np.arange(len(small.rows)), [len(x) for x in small.rows])
-        self.texts = texts
+        self.texts = small.text_of_rows
         codes = self.atoms.codes
         self.seen = [
             (scale.low + int(c.min(initial=0)), scale.low + int(c.max(initial=0)))
@@ -78,10 +78,10 @@ class Sketch(s.Screen):
         atoms = self.atoms
         g, h = self.moments(left)
         total, curved = g.sum(0), h.sum(0)
-        alone = s._gain(total, curved, ridge)
+        alone = gain(total, curved, ridge)
         worth = alone - price * self.sizes
         scaled = worth / self.sizes**0.3
-        strength = s._gain(np.abs(g).sum(0), curved, ridge) / self.sizes**0.3
+        strength = gain(np.abs(g).sum(0), curved, ridge) / self.sizes**0.3
         top = s._top(scaled, 8)
         found = [Found(float(worth[j]), Rule(self.list[j])) for j in top]
         some = np.array(list(dict.fromkeys([*s._top(scaled, 60), *s._top(strength, 120)])))
@@ -89,7 +89,7 @@ class Sketch(s.Screen):
         gc, hc = atoms.rows @ gs, atoms.rows @ hs
         gc, hc = np.concatenate([gc, total[some] - gc]), np.concatenate([hc, curved[some] - hc])
         sizes = self.extra[:, None] + self.sizes[some][None]
-        narrow = s._gain(gc, hc, ridge) - price * sizes
+        narrow = gain(gc, hc, ridge) - price * sizes
         gated = []
         for at in s._top((narrow / sizes**0.3).ravel(), 8):
             c, j = divmod(int(at), narrow.shape[1])

@@ -41,7 +41,7 @@ class Summary:
         design = task.design
         self.task, self.actual, self.starts = task, task.rows.actual, task.rows.starts
         self.widths = np.diff(self.starts)
-        self.texts = np.repeat(np.arange(len(design.rows)), [len(rows) for rows in design.rows])
+        self.texts = design.text_of_rows
         self.queries = np.concatenate(design.rows)
         self.row_of = np.repeat(np.arange(len(self.widths)), self.widths)
         self.keys = np.arange(len(self.actual)) - self.starts[:-1][self.row_of]
