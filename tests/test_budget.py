@@ -38,7 +38,7 @@ def simulate(
     slots: int, needs: float, tail: float,
 ) -> dict[tuple[int, int], float]:  # fmt: skip
     """Search heads that need some seconds and go on a little beyond their share; return shares."""
-    left, shares = budget.begin(number, before), {}
+    left, shares = budget.begin(number, before, slots), {}
     free = [(clock.now, slot) for slot in range(slots)]
     while left:
         clock.now, slot = heapq.heappop(free)
@@ -63,7 +63,7 @@ HEADS = [(layer, head) for layer in range(12) for head in range(12)]
 
 def test_without_a_limit_there_is_no_share(clock: Clock) -> None:
     budget = Budget(None, clock.now, 2, 1)
-    budget.begin(1, {(0, 0): None})
+    budget.begin(1, {(0, 0): None}, 2)
     assert budget.share((0, 0), [(0, 0)], 2) is None
     assert budget.remaining is None
     assert not budget.over
@@ -147,20 +147,33 @@ def test_heads_that_need_little_are_all_searched(clock: Clock) -> None:
     assert clock.now == pytest.approx(1790 + len(HEADS) / 2)
 
 
+@pytest.mark.parametrize("tail", [0.0, 8.0])
+def test_a_round_is_not_too_short_for_its_heads(clock: Clock, tail: float) -> None:
+    """A round that leaves heads out ends the search, however much time is left for later ones."""
+    before: dict[tuple[int, int], HeadResult | None] = {
+        pair: result((1, 0.2), (10, 0.4)) for pair in HEADS
+    }
+    budget = Budget(5000, clock.now, 50, len(HEADS))
+    budget.tell_overrun(tail)
+    for number in range(2, 5):
+        assert [*simulate(clock, budget, before, number, 2, 1e9, tail)] == HEADS
+    assert clock.now < 1000 + 0.9 * 5000
+
+
 def test_heads_that_were_cut_short_go_first_and_have_more_time(clock: Clock) -> None:
     before: dict[tuple[int, int], HeadResult | None] = {
         pair: result((1, 0.2), (10, 0.4)) for pair in HEADS
     }
     before[7, 3].cut_short, before[7, 3].seconds = True, 20.0  # type: ignore[union-attr, misc]
     budget = Budget(600, clock.now, 2, len(HEADS))
-    first, *others = budget.begin(2, before)
+    first, *others = budget.begin(2, before, 2)
     assert first == (7, 3) and budget.share(first, [first, *others], 2) == 30.0
-    assert budget.begin(1, dict.fromkeys(HEADS)) == HEADS
+    assert budget.begin(1, dict.fromkeys(HEADS), 2) == HEADS
 
 
 def test_when_it_is_over(clock: Clock) -> None:
     budget = Budget(900, clock.now, 1, 10)
-    budget.begin(1, {(0, 0): None})
+    budget.begin(1, {(0, 0): None}, 2)
     assert not budget.over
     clock.now += 900
     assert not budget.over, "heads without a result may overrun it a little"

@@ -1,9 +1,10 @@
 """The time of a search, shared over its heads by what more time is expected to bring each.
 
 The first round has ``FIRST`` of the time that is left when it starts, shared equally; what heads do
-not use goes to those after them. Each later round has an equal part of what is then left, and a
-head's share of it is half equal, half in proportion to the rise of its curve: what the larger half
-of its front brought on the select split. A head that was cut short counts as one that was not searched
+not use goes to those after them. Each later round has an equal part of what is then left, or as much
+as gives all its heads a turn if that is more: a round that leaves heads out is the last one. A head's
+share of it is half equal, half in proportion to the rise of its curve: what the larger half of its
+front brought on the select split. A head that was cut short counts as one that was not searched
 yet; one that did not rise any more gets the least. Those that get most are searched first, and none
 gets next to nothing: where there is too little time for all, the last ones keep what they have.
 """
@@ -55,8 +56,13 @@ class Budget:
         self._late: list[float] = []
         self._weights: dict[Pair, float] = {}
 
-    def begin(self, number: int, before: Mapping[Pair, HeadResult | None]) -> list[Pair]:
+    def begin(
+        self, number: int, before: Mapping[Pair, HeadResult | None], slots: int
+    ) -> list[Pair]:
         """Begin round ``number`` for some heads, given their results of the round before.
+
+        Args:
+            slots: how many heads are searched at once.
 
         Returns:
             The heads, in the order in which they are to be searched.
@@ -66,12 +72,13 @@ class Budget:
         self._weights = {
             pair: 0.5 + 0.5 * (value / mean if mean > 0 else 1.0) for pair, value in rises.items()
         }
+        self._least = {pair: _least(result) for pair, result in before.items()}
         if self.ends is not None:
             now = time.monotonic()
-            left = self.rounds - number
+            left, rest = self.rounds - number, max(0.0, self.ends - now)
             part = 1.0 if not left else FIRST if number == 1 else 1 / (left + 1)
-            self._part_ends = now + part * max(0.0, self.ends - now)
-        self._least = {pair: _least(result) for pair, result in before.items()}
+            turns = sum(self._turn(pair) + self.overrun for pair in before) / slots
+            self._part_ends = now + min(rest, max(part * rest, turns if number > 1 else 0.0))
         return sorted(before, key=lambda pair: -self._weights[pair]) if number > 1 else [*before]
 
     def share(self, pair: Pair, left: Sequence[Pair], slots: int) -> float | None:
@@ -87,8 +94,12 @@ class Budget:
         turns = max(1.0, sum(self._weights[other] for other in left) / (mine * slots))
         rest = self._part_ends - now - self.overrun
         fair = (self._part_ends - now) / turns - self.overrun
+        return min(rest, max(fair, self._turn(pair)))
+
+    def _turn(self, pair: Pair) -> float:
+        """Return the seconds for a head that are worth it: 0 for one without any result."""
         least = self._least[pair]
-        return min(rest, max(fair, least and max(least, self.overrun)))
+        return least and max(least, self.overrun)
 
     @property
     def overrun(self) -> float:
