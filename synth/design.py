@@ -81,7 +81,7 @@ class Design:
         number = layer * self.capture.heads_per_layer + head
         parts = []
         for text, rows, n in zip(self.texts, self.rows, self.batch.sizes, strict=True):
-            packed = self.capture.packed(text)[number]
+            packed = np.asarray(self.capture.packed(text)[number])  # a memory map is slow to slice
             for q in rows:
                 low = q * (q + 1) // 2 if self.causal else q * n
                 parts.append(packed[low : low + (q + 1 if self.causal else n)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from attn_dsl.dsl import tree as t
 from attn_dsl.synth import weights as w
 from attn_dsl.synth.design import Design
@@ -14,19 +16,26 @@ SMALL = 100
 STEPS = 25
 
 
-def finished(task: HeadTask, wide: Design, fitted: Fitted) -> Fitted:
-    """Move all weights of a small program uphill in IoU on the rows of a wide design, and round them.
+def finished(task: HeadTask, wide: Design, programs: Iterable[Fitted]) -> list[Fitted]:
+    """Move all weights of small programs uphill in IoU on the rows of a wide design, and round them.
 
     Args:
         wide: its rows are of the same texts as the task's.
 
     Returns:
-        The program, with its IoU on the task's rows, which may be a little less than before.
+        The programs, with their IoU on the task's rows, which may be a little less than before.
     """
-    program, start = opened(fitted.program, plain=False)
-    if fitted.nodes > SMALL or not len(start):
+    rows = wide.target(task.layer, task.head)
+    return [_finished(task, wide, rows, fitted) for fitted in programs]
+
+
+def _finished(task: HeadTask, wide: Design, rows: w.Rows, fitted: Fitted) -> Fitted:
+    if fitted.nodes > SMALL:
         return fitted
-    rows, planes = wide.target(task.layer, task.head), stacked(wide, program)
+    program, start = opened(fitted.program, plain=False)
+    if not len(start):
+        return fitted
+    planes = stacked(wide, program)
     before = w.softmax(planes.scores(start), rows.starts)
     weights, predicted = w.adjust(planes, rows, start, before, STEPS)
     weights, _ = w.shortened(planes, rows, weights, predicted)

@@ -193,7 +193,8 @@ def opened(program: t.Head, *, plain: bool = True) -> tuple[Opened, np.ndarray]:
             one, literal = found
             sets.append(one)
             scale = (term.weight or 0.0) / 100  # type: ignore[union-attr]
-            elements += [scale * literal.hundredths()[e] for e in one.elements]
+            hundredths = literal.hundredths()
+            elements += [scale * hundredths[e] for e in one.elements]
     empty = dataclasses.replace(program, terms=(), sets=())
     return Opened(empty, tuple(fixed), tuple(sets)), np.array([*weights, *elements])
 

@@ -209,9 +209,8 @@ class Session:
         found = pool(task, proposers)
         polished = self._polish(task, found)
         if before is not None and settings.effort > 1:
-            polished = [finished(task, self.wide.design, f) for f in polished]
-            polished = front(polished, _nodes, _iou)
-        rows = self._score(polished, number)
+            polished = front(finished(task, self.wide.design, polished), _nodes, _iou)
+        rows = self._score(polished, number, before.front if before else ())
         at = next(i for i, row in enumerate(rows) if row.chosen)
         test = self.test.metrics(polished[at].program, number)
         facts = check(polished[at].program, allow_lookahead=settings.allow_lookahead)
@@ -261,20 +260,25 @@ class Session:
         polished = front([task.polish(f) for f in best], _nodes, _iou)
         return thinned(polished, _iou, self.settings.front)
 
-    def _score(self, polished: list[Fitted], number: int) -> list[FrontRow]:
-        """Score programs on the select and test splits, and choose by the former."""
-        programs, sizes = [f.program for f in polished], [f.nodes for f in polished]
-        select = self.select.ious(programs, number).mean(1)
-        test = self.test.ious(programs, number).mean(1)
-        chosen = choose(list(select), sizes, self.settings.price)
-        steps = gains_by_node(list(select), sizes)
+    def _score(
+        self, polished: list[Fitted], number: int, before: tuple[FrontRow, ...]
+    ) -> list[FrontRow]:
+        """Score programs on the select and test splits, and choose by the former.
+
+        Those of the front before have been scored.
+        """
+        sources = [show(f.program) for f in polished]
+        known = {row.program: (row.iou_select, row.iou_test) for row in before}
+        new = {x: f.program for x, f in zip(sources, polished, strict=True) if x not in known}
+        found = [split.ious([*new.values()], number).mean(1) for split in (self.select, self.test)]
+        known |= {x: (float(a), float(b)) for x, a, b in zip(new, *found, strict=True)}
+        select, sizes = [known[x][0] for x in sources], [f.nodes for f in polished]
+        chosen = choose(select, sizes, self.settings.price)
+        steps = gains_by_node(select, sizes)
         return [
-            FrontRow(
-                f.nodes, f.iou, float(select[i]), float(test[i]), steps[i], i == chosen,
-                f.proposer, show(f.program),
-            )
-            for i, f in enumerate(polished)
-        ]  # fmt: skip
+            FrontRow(f.nodes, f.iou, *known[x], steps[i], i == chosen, f.proposer, x)
+            for i, (f, x) in enumerate(zip(polished, sources, strict=True))
+        ]
 
 
 def _nodes(fitted: Fitted) -> int:

@@ -57,7 +57,7 @@ def tasks(capture: Capture) -> tuple[HeadTask, HeadTask]:
 def test_a_finished_program_is_better_on_the_many_rows_and_elsewhere(capture: Capture) -> None:
     few, many = tasks(capture)
     before = few.polish(few.fit(parse(STRUCTURE)))
-    after = finished(few, many.design, before)
+    after = finished(few, many.design, [before])[0]
     assert few.design.entries < 0.1 * many.design.entries
     assert many.measured(after.program).iou > many.measured(before.program).iou + 1e-4
     assert after.nodes == before.nodes
@@ -70,23 +70,23 @@ def test_a_finished_program_is_better_on_the_many_rows_and_elsewhere(capture: Ca
 
 def test_its_weights_are_rounded(capture: Capture) -> None:
     few, many = tasks(capture)
-    after = finished(few, many.design, few.polish(few.fit(parse(STRUCTURE))))
+    after = finished(few, many.design, [few.polish(few.fit(parse(STRUCTURE)))])[0]
     short = many.measured(after.program).iou
     weights = [float(w) for w in after.program.weights]
     assert [float(f"{w:.2g}") for w in weights] == weights
     start = [w * 1.0001 for w in weights]
-    free = finished(few, many.design, few.measured(after.program.with_weights(start)))
+    free = finished(few, many.design, [few.measured(after.program.with_weights(start))])[0]
     assert many.measured(free.program).iou - short < 0.003
 
 
 def test_large_programs_and_those_without_weights_are_left_as_they_are(capture: Capture) -> None:
     few, many = tasks(capture)
     uniform = few.fit(few.empty())
-    assert finished(few, many.design, uniform) is uniform
+    assert finished(few, many.design, [uniform])[0] is uniform
     terms = tuple(t.Where(1.0, t.Compare("==", t.Position("k"), t.Integer(i))) for i in range(40))
     large = few.measured(dataclasses.replace(few.empty(), terms=terms))
     assert large.nodes > SMALL
-    assert finished(few, many.design, large) is large
+    assert finished(few, many.design, [large])[0] is large
 
 
 def test_with_more_effort_more_rows_are_looked_at() -> None:
