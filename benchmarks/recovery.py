@@ -1,7 +1,7 @@
 """Recovery: random programs make attention on real text, and ``fit`` must find them again.
 
     python benchmarks/recovery.py [--programs 24] [--terms 1,2,5,10] [--noise] [--seed 0]
-                                  [--jobs N] [--out DIR] [--json]
+                                  [--effort N] [--jobs N] [--out DIR] [--json]
 
 Programs come from ``random_programs.py``. Those of all sizes are the heads of one synthetic model
 for each corpus (the demo model's stories; with ``../shared`` also encyclopedic text) and each
@@ -230,7 +230,7 @@ def recover(options: argparse.Namespace) -> list[Outcome]:
     sizes = [int(size) for size in options.terms.split(",")]
     extra = {
         name: value
-        for name in ("max_evals", "timeout")
+        for name in ("effort", "max_evals", "timeout")
         if (value := getattr(options, name)) is not None
     }
     work = f"{options.seed}-{options.programs}-{options.terms}-{options.noise}-{extra}"
@@ -271,6 +271,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--noise", action="store_true", help="Dirichlet noise on the matrices")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--jobs", type=int)
+    made.add_argument("--effort", type=int, help="as of `attn-dsl fit`; more rows from 2 on")
     made.add_argument("--max-nodes", type=int, default=400)
     made.add_argument("--max-evals", type=int, help="as of `attn-dsl fit`")
     made.add_argument("--timeout", type=float, help="as of `attn-dsl fit`, for each cell")

@@ -257,7 +257,7 @@ def recovery(noise: bool) -> Callable[[Path, list[str]], dict[str, Any]]:
         import recovery as bench
 
         options = ["--programs", "4" if noise else "6", "--seed", str(UNSEEN), "--out", str(folder)]
-        options += ["--noise"] if noise else []
+        options += ["--noise", "--effort", "2"] if noise else []
         found = bench.recover(bench.parser().parse_args(options))
         (folder / "outcomes.json").write_text(bench.as_json(found, noise), encoding="utf-8")
         return {

@@ -25,7 +25,8 @@ from attn_dsl.synth.exact import rules as r
 from attn_dsl.synth.exact import screen as s
 from attn_dsl.synth.exact.aside import Aside
 from attn_dsl.synth.exact.atoms import VALUE, Atoms
-from attn_dsl.synth.exact.residual import Residual, noise_of_program
+from attn_dsl.synth.exact.noise import noise_of_program
+from attn_dsl.synth.exact.residual import Residual
 from attn_dsl.synth.exact.rules import Atom, Choice, Rule
 from attn_dsl.synth.exact.state import State, cost_of, replace
 from attn_dsl.synth.proposer import Fitted, HeadTask
@@ -36,8 +37,6 @@ SHARES = 2e-4, 1e-4, 1e-5
 """Of what is unexplained when a part of the search begins, a node must explain this in the end."""
 SAME = 1e-5
 """Gains that differ by less than this share are taken for equal, and the smaller rule is better."""
-MUCH = 1.4
-"""Heads that leave more than this, in units of their noise, are no programs: see ``peeled``."""
 MANY = 5
 """After so many rules a head that is still ``hopeless`` is given up; programs are not by then."""
 FEW, SLOW = 3, 0.75
@@ -73,7 +72,7 @@ class Exact:
 
     def propose(self, task: HeadTask) -> Iterator[t.Head | Fitted]:
         """Yield every program on the way, and what is left of the last as rules are dropped."""
-        noise = noise_of_program(task.rows, task.design.text_of_rows)
+        noise = noise_of_program(task.rows, task.design)
         if noise is None:
             return
         clean = noise == 0.0
@@ -113,8 +112,7 @@ class Exact:
             state.put(state.rules, state.planes)
             state.dear(share)
             yield from self.grow(state, task, most)
-            much = not state.left.clean and state.left.much > MUCH
-            if places and much and len(state.rules) >= FEW:
+            if state.left.hopeless and len(state.rules) >= FEW:
                 return
         state.left.aside = None
         state.put(state.rules, state.planes)

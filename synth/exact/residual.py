@@ -10,8 +10,6 @@ cross-entropy, whose weights are right and whose rules must be near already.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 from numba import njit
 
@@ -28,18 +26,8 @@ FLOOR = 1e-6
 """The least noise: errors of a logit of a few thousandths do not matter."""
 LEAST = 3e-6
 """Without noise, the squared error of a row's logits that a node must explain in the mean."""
-CLEAN = 0.02
-"""Heads whose logits turn by less than this (see ``turns``) are programs without noise."""
-CEILING = 0.83
-"""Heads whose noise would leave a program less IoU than this are not taken for programs."""
-BELIEVED = 0.87
-"""Noise that would leave less is taken for less noise, and for rules that change from row to row."""
-HOPELESS = 1.6
-"""A noisy head of which so much is left, in units of its noise, before rules are exchanged is none."""
-FEWEST = 100
-"""How many pairs of keys it takes to say by how much logits turn."""
-QUARTILE = 0.1015
-"""The lower quartile of the square of a standard normal variable."""
+HOPELESS = 2.5
+"""A noisy head of which so much is left, in units of its noise, is no program."""
 
 
 @njit(**FAST)
@@ -53,94 +41,6 @@ def centre(planes, mass, starts):
                 m += mass[i] * planes[j, i]
             for i in range(low, high):
                 planes[j, i] -= m
-
-
-def turns(rows: Rows, texts: np.ndarray) -> float:
-    """Say by how much a head's logits change from query to query for some keys but not the next.
-
-    In a program the difference of two queries' logits is nearly the same for many pairs of keys
-    that follow each other, but for noise; in a model it never is.
-
-    Args:
-        texts: the text of each row.
-
-    Returns:
-        The lower quartile over pairs of keys; infinity where there are fewer than ``FEWEST``.
-    """
-    return _quartile([np.abs(turn) for turn, _ in _turns(rows, texts, 0.0)])
-
-
-def noise_of_program(rows: Rows, texts: np.ndarray) -> float | None:
-    """Say how noisy a head's rows are if they are a program's: 0.0 for not at all.
-
-    Returns:
-        The noise (see ``noise_of``) that is believed; None where they are no program's.
-    """
-    if turns(rows, texts) < CLEAN:
-        return 0.0
-    noise = noise_of(rows, texts)
-    ceiling = ceiling_of(rows, noise)
-    return None if ceiling < CEILING else believed(noise, ceiling)
-
-
-def noise_of(rows: Rows, texts: np.ndarray) -> float:
-    """Say how noisy a program's rows are: the variance of a logarithm is this by the attention.
-
-    So it is for draws from a distribution whose variance grows with its mean (Dirichlet, Poisson). It
-    is read from the lower quartile of what changes from query to query, since rules change much else.
-    """
-    found = [turn * turn / spread for turn, spread in _turns(rows, texts, 0.5)]
-    return _quartile(found) / QUARTILE
-
-
-def ceiling_of(rows: Rows, noise: float) -> float:
-    """Say which IoU noise (see ``noise_of``) leaves the program whose rows it was added to.
-
-    The mean distance of an entry from its program's is that of a normal variable, sqrt(2 / pi) of its
-    deviation, but never more than the attention there and in the program.
-    """
-    if not np.isfinite(noise):
-        return 0.0
-    a = rows.actual.astype(np.float64)
-    apart = np.minimum(np.sqrt(2 / np.pi * noise * a), 2 * a)
-    half = 0.5 * np.add.reduceat(apart, rows.starts[:-1])
-    return float(np.mean((1 - half) / (1 + half)))
-
-
-def believed(noise: float, ceiling: float) -> float:
-    """Return noise, or as much of it as leaves a program an IoU of ``BELIEVED``.
-
-    >>> believed(0.001, 0.9), round(believed(0.004, 0.85), 4)
-    (0.001, 0.0029)
-
-    Args:
-        ceiling: the IoU that all of it leaves: what is apart grows with the root of the noise.
-    """
-    if ceiling >= BELIEVED:
-        return noise
-    most = (1 - BELIEVED) / (1 + BELIEVED)
-    return noise * (most * (1 + ceiling) / (1 - ceiling)) ** 2
-
-
-def _quartile(parts: list[np.ndarray]) -> float:
-    steps = np.concatenate(parts) if parts else np.zeros(0)
-    return float(np.quantile(steps, 0.25)) if len(steps) > FEWEST else float("inf")
-
-
-def _turns(rows: Rows, texts: np.ndarray, least: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield, for two queries in turn, the turns of their logits and the sums of 1 / attention.
-
-    Args:
-        least: keys with less attention are passed over, in equal shares of the longest row.
-    """
-    floor = max(least / int(np.diff(rows.starts).max(initial=1)), 10 * FINE)
-    for r in np.flatnonzero(np.diff(texts) == 0):
-        one = rows.actual[rows.starts[r] : rows.starts[r + 1]]
-        two = rows.actual[rows.starts[r + 1] : rows.starts[r + 2]][: len(one)]
-        known = (one > floor) & (two > floor)
-        one, two = one[known], two[known]
-        spread = 1.0 / one + 1.0 / two
-        yield np.diff(np.log(two) - np.log(one)), spread[1:] + spread[:-1]
 
 
 class Residual:

@@ -18,7 +18,8 @@ from attn_dsl.synth.design import Design
 from attn_dsl.synth.exact import rules as r
 from attn_dsl.synth.exact import screen as s
 from attn_dsl.synth.exact.atoms import ONE, SCALE, TRUTH, Atoms
-from attn_dsl.synth.exact.residual import CLEAN, Residual, turns
+from attn_dsl.synth.exact.noise import CLEAN, turns
+from attn_dsl.synth.exact.residual import Residual
 from attn_dsl.synth.exact.rules import Atom, Rule
 from attn_dsl.synth.exact.screen import Found
 from attn_dsl.synth.gains import gain
