@@ -58,6 +58,7 @@ class HeadTask:
         max_nodes, max_evals: bounds on a program's size and on how many are fitted.
         deadline: time (``time.monotonic``) after which it is ``late`` and stops.
         short: whether a proposer left something out for want of time, and the search went on.
+        unfinished: the proposers that the time was too short for, and the seconds they had.
         stop: set when the whole run is to end.
     """
 
@@ -80,6 +81,7 @@ class HeadTask:
         self.max_nodes, self.max_evals = max_nodes, max_evals
         self.deadline, self.stop = deadline, stop
         self.evals, self.late, self.short = 0, False, False
+        self.unfinished: dict[str, float] = {}
         self._known: dict[t.Head, Fitted] = {}
 
     @property
@@ -198,6 +200,7 @@ def pool(task: HeadTask, proposers: Iterable[Proposer]) -> list[Fitted]:
     """
     found: dict[t.Head, Fitted] = {}
     for proposer in proposers:
+        began, short = time.monotonic(), task.short
         for proposal in proposer.propose(task):
             if found and task.spent and not isinstance(proposal, Fitted):
                 break
@@ -209,4 +212,6 @@ def pool(task: HeadTask, proposers: Iterable[Proposer]) -> list[Fitted]:
                 fitted.program,
                 dataclasses.replace(fitted, proposer=fitted.proposer or proposer.name),
             )
+        if task.late or task.short > short:
+            task.unfinished[proposer.name] = time.monotonic() - began
     return list(found.values()) or [dataclasses.replace(task.fit(task.empty()), proposer="uniform")]

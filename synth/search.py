@@ -225,7 +225,7 @@ class Session:
             stability=stability(task, found, settings.price),
             seconds=time.monotonic() - started + (before.seconds if before else 0.0),
             cut_short=task.late or task.short,
-            front=tuple(rows),
+            front=tuple(rows), unfinished=task.unfinished,
         )  # fmt: skip
         candidates = [
             Candidate(layer, head, f.nodes, f.iou, f.proposer, show(f.program)) for f in found
@@ -235,11 +235,10 @@ class Session:
     def _again(self, before: HeadResult, others: tuple[str, ...]) -> list[Proposer]:
         """Return who suggests programs to a head that has a front.
 
-        What was cut short in the round before is begun again, with what time there is now.
+        Those that were cut short in the round before begin again, with what time there is now.
         """
         found: list[Proposer] = [Exchange(self.market, before, others)]
-        if before.cut_short:
-            found += self.proposers
+        found += [p for p in self.proposers if p.name in before.unfinished]
         if self.settings.effort > 1:
 
             def near(task: HeadTask) -> list[t.Head]:

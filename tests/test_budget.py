@@ -30,7 +30,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def result(*curve: tuple[int, float]) -> HeadResult:
     """A head with a front: nodes, and IoU on the select split."""
     front = tuple(FrontRow(n, x, x, x, 0.0, False, "p", "") for n, x in curve)
-    return SimpleNamespace(front=front, cut_short=False)  # type: ignore[return-value]
+    return SimpleNamespace(front=front, cut_short=False, unfinished={})  # type: ignore[return-value]
 
 
 def simulate(
@@ -160,11 +160,12 @@ def test_a_round_is_not_too_short_for_its_heads(clock: Clock, tail: float) -> No
     assert clock.now < 1000 + 0.9 * 5000
 
 
-def test_heads_that_were_cut_short_go_first_and_have_more_time(clock: Clock) -> None:
+def test_what_was_cut_short_goes_first_and_has_more_time(clock: Clock) -> None:
     before: dict[tuple[int, int], HeadResult | None] = {
         pair: result((1, 0.2), (10, 0.4)) for pair in HEADS
     }
-    before[7, 3].cut_short, before[7, 3].seconds = True, 20.0  # type: ignore[union-attr, misc]
+    cut = SimpleNamespace(**vars(before[7, 3]) | {"cut_short": True, "unfinished": {"exact": 20.0}})
+    before[7, 3] = cut  # type: ignore[assignment]
     budget = Budget(600, clock.now, 2, len(HEADS))
     first, *others = budget.begin(2, before, 2)
     assert first == (7, 3) and budget.share(first, [first, *others], 2) == 30.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -25,6 +26,7 @@ from attn_dsl.synth.pareto import choose, front, gains_by_node, thinned
 from attn_dsl.synth.proposer import HeadTask, pool
 from attn_dsl.synth.proposers.greedy import Greedy, name_sets
 from attn_dsl.synth.proposers.library import Library, Probes
+from attn_dsl.synth.runs.result import HeadResult
 from attn_dsl.synth.score import Split
 from attn_dsl.synth.search import Session, Settings
 
@@ -281,6 +283,29 @@ def test_the_pool_keeps_to_its_bounds(design: Design) -> None:
     late = HeadTask(design, 0, 0, seed=0, max_nodes=90, max_evals=50, deadline=0.0)
     assert len(pool(late, [Greedy()])) == 1
     assert late.late
+
+
+def test_what_was_cut_short_is_named_and_alone_begins_again(capture: Capture) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Slow:
+        name: str = "exact"
+
+        def propose(self, job: HeadTask) -> Iterator[t.Head]:
+            yield job.empty()
+            job.deadline = 0.0
+            assert job.spent
+
+    session = Session(
+        capture, Settings(entries=10_000, max_evals=30, proposers=("library", "exact"))
+    )
+    session.proposers[1] = Slow()
+    before, _ = session.search(0, 0, dict, time.monotonic() + 1000)
+    assert before.cut_short and [*before.unfinished] == ["exact"]
+    assert before.unfinished["exact"] >= 0.0
+    assert [p.name for p in session._again(before, ())] == ["exchange", "exact"]
+    whole = dataclasses.replace(before, unfinished={})
+    assert [p.name for p in session._again(whole, ())] == ["exchange"]
+    assert HeadResult.from_json(before.to_json()) == before
 
 
 def test_large_sets_get_names_and_small_ones_stay() -> None:

@@ -4,9 +4,9 @@ The first round has ``FIRST`` of the time that is left when it starts, shared eq
 not use goes to those after them. Each later round has an equal part of what is then left, or as much
 as gives all its heads a turn if that is more: a round that leaves heads out is the last one. A head's
 share of it is half equal, half in proportion to the rise of its curve: what the larger half of its
-front brought on the select split. A head that was cut short counts as one that was not searched
-yet; one that did not rise any more gets the least. Those that get most are searched first, and none
-gets next to nothing: where there is too little time for all, the last ones keep what they have.
+front brought on the select split; one that did not rise any more gets the least. Heads that were cut
+short are searched first, with more time for what was cut short than it had, then those that get most.
+None gets next to nothing: where there is too little time for all, the last ones keep what they have.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LEAST_SHARE = 5.0
 """Seconds that a head is given at the least in a later round, or as many as it goes on beyond them:
 to write down a result takes time, and to search for less would be a waste of it."""
 AGAIN = 1.5
-"""A head that was cut short is given so many times what it had."""
+"""What was cut short is given so many times the seconds that it had."""
 AFTERWARDS, BY_HEAD = 0.01, 0.01
 """What is kept back for tables and the report: a part of the limit, and seconds for each head …"""
 MOST_AFTERWARDS = 0.1
@@ -79,7 +79,10 @@ class Budget:
             part = 1.0 if not left else FIRST if number == 1 else 1 / (left + 1)
             turns = sum(self._turn(pair) + self.overrun for pair in before) / slots
             self._part_ends = now + min(rest, max(part * rest, turns if number > 1 else 0.0))
-        return sorted(before, key=lambda pair: -self._weights[pair]) if number > 1 else [*before]
+        if number == 1:
+            return [*before]
+        first = {pair for pair, result in before.items() if result and result.cut_short}
+        return sorted(before, key=lambda pair: (pair not in first, -self._weights[pair]))
 
     def share(self, pair: Pair, left: Sequence[Pair], slots: int) -> float | None:
         """Return the seconds for the search of a head, None for no limit.
@@ -128,15 +131,15 @@ def _least(result: HeadResult | None) -> float:
     """Return the seconds that it is worth to search a head for, given its result so far."""
     if result is None:
         return 0.0
-    return max(LEAST_SHARE, AGAIN * result.seconds if result.cut_short else 0.0)
+    return max(LEAST_SHARE, AGAIN * sum(result.unfinished.values()))
 
 
 def rise(result: HeadResult | None) -> float:
     """Return what the larger half of a head's front brought: IoU on the select split.
 
-    1 for a head that was not searched yet, so that all are equal, or not to its end.
+    1 for a head that was not searched yet, so that all are equal.
     """
-    if result is None or result.cut_short:
+    if result is None:
         return 1.0
     front = result.front
     small = [row.iou_select for row in front if 2 * row.nodes <= front[-1].nodes]

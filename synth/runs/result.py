@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from attn_dsl.eval.metrics import Estimate
@@ -50,6 +50,7 @@ class HeadResult:
         lookahead: features by which a causal program sees ahead.
         stability: see ``synth.stability``.
         cut_short: the time ran out before the search ended.
+        unfinished: the proposers that it was too short for, and the seconds they had.
     """
 
     layer: int
@@ -68,6 +69,7 @@ class HeadResult:
     seconds: float
     cut_short: bool
     front: tuple[FrontRow, ...]
+    unfinished: dict[str, float] = field(default_factory=dict)
 
     @property
     def label(self) -> str:

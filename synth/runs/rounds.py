@@ -148,7 +148,10 @@ def _better(result: HeadResult, before: HeadResult | None) -> HeadResult:
         return result
     if _select(result) >= _select(before):
         return result
-    return dataclasses.replace(before, cut_short=True, evals=result.evals, seconds=result.seconds)
+    return dataclasses.replace(
+        before, cut_short=True, evals=result.evals, seconds=result.seconds,
+        unfinished=result.unfinished,
+    )  # fmt: skip
 
 
 def _select(result: HeadResult) -> float:
