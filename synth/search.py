@@ -235,18 +235,19 @@ class Session:
     def _again(self, before: HeadResult, others: tuple[str, ...]) -> list[Proposer]:
         """Return who suggests programs to a head that has a front.
 
-        Those that were cut short in the round before begin again, with what time there is now.
+        Those that were cut short in the round before begin again, with what time is left then.
         """
         found: list[Proposer] = [Exchange(self.market, before, others)]
-        found += [p for p in self.proposers if p.name in before.unfinished]
+        again = [p for p in self.proposers if p.name in before.unfinished]
         if self.settings.effort > 1:
 
             def near(task: HeadTask) -> list[t.Head]:
                 number = task.layer * self.capture.heads_per_layer + task.head
                 return self.market.nearest(others, number, 3)
 
-            found += [Weigh(before, self.settings.effort), Vary(lambda: self.probe, before, near)]
-        return found
+            small = Weigh(before, self.settings.effort), Vary(lambda: self.probe, before, near)
+            return [*found, small[0], *again, small[1]]
+        return [*found, *again]
 
     def _polish(self, task: HeadTask, found: list[Fitted]) -> list[Fitted]:
         """Adjust the weights of the best programs at every size, and take the front of all.

@@ -172,6 +172,21 @@ def test_what_was_cut_short_goes_first_and_has_more_time(clock: Clock) -> None:
     assert budget.begin(1, dict.fromkeys(HEADS), 2) == HEADS
 
 
+@pytest.mark.parametrize("every", [1, 2, 3, 9])
+def test_what_was_cut_short_leaves_the_others_their_turn(clock: Clock, every: int) -> None:
+    """Many heads may lack only a little; to begin all of them again could take all the time."""
+    before: dict[tuple[int, int], HeadResult | None] = {
+        pair: result((1, 0.2), (10, 0.4)) for pair in HEADS
+    }
+    for pair in HEADS[::every]:
+        cut = {"cut_short": True, "unfinished": {"graded": 15.0}}
+        before[pair] = SimpleNamespace(**vars(before[pair]) | cut)  # type: ignore[assignment]
+    budget = Budget(900, clock.now, 2, len(HEADS))
+    shares = simulate(clock, budget, before, 2, 2, 1e9, 0.0)
+    assert {*shares} == {*HEADS}
+    assert sorted(shares.values())[1] >= budgets.LEAST_SHARE  # one has what is left
+
+
 def test_when_it_is_over(clock: Clock) -> None:
     budget = Budget(900, clock.now, 1, 10)
     budget.begin(1, {(0, 0): None}, 2)

@@ -5,8 +5,9 @@ not use goes to those after them. Each later round has an equal part of what is 
 as gives all its heads a turn if that is more: a round that leaves heads out is the last one. A head's
 share of it is half equal, half in proportion to the rise of its curve: what the larger half of its
 front brought on the select split; one that did not rise any more gets the least. Heads that were cut
-short are searched first, with more time for what was cut short than it had, then those that get most.
-None gets next to nothing: where there is too little time for all, the last ones keep what they have.
+short are searched first, with more time for what was cut short than it had if that leaves enough for
+the others, then those that get most. None gets next to nothing: where there is too little time for all,
+the last ones keep what they have.
 """
 
 from __future__ import annotations
@@ -77,8 +78,10 @@ class Budget:
             now = time.monotonic()
             left, rest = self.rounds - number, max(0.0, self.ends - now)
             part = 1.0 if not left else FIRST if number == 1 else 1 / (left + 1)
-            turns = sum(self._turn(pair) + self.overrun for pair in before) / slots
-            self._part_ends = now + min(rest, max(part * rest, turns if number > 1 else 0.0))
+            if self._turns(slots) > rest:
+                self._least = {pair: min(x, LEAST_SHARE) for pair, x in self._least.items()}
+            turns = self._turns(slots) if number > 1 else 0.0
+            self._part_ends = now + min(rest, max(part * rest, turns))
         if number == 1:
             return [*before]
         first = {pair for pair, result in before.items() if result and result.cut_short}
@@ -103,6 +106,10 @@ class Budget:
         """Return the seconds for a head that are worth it: 0 for one without any result."""
         least = self._least[pair]
         return least and max(least, self.overrun)
+
+    def _turns(self, slots: int) -> float:
+        """Return the seconds in which every head has its turn."""
+        return sum(self._turn(pair) + self.overrun for pair in self._least) / slots
 
     @property
     def overrun(self) -> float:
