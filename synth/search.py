@@ -237,7 +237,7 @@ class Session:
 
         Those that were cut short in the round before begin again, with what time is left then.
         """
-        found: list[Proposer] = [Exchange(self.market, before, others)]
+        exchange = Exchange(self.market, before, others)
         again = [p for p in self.proposers if p.name in before.unfinished]
         if self.settings.effort > 1:
 
@@ -245,9 +245,9 @@ class Session:
                 number = task.layer * self.capture.heads_per_layer + task.head
                 return self.market.nearest(others, number, 3)
 
-            small = Weigh(before, self.settings.effort), Vary(lambda: self.probe, before, near)
-            return [*found, small[0], *again, small[1]]
-        return [*found, *again]
+            weigh = Weigh(before, self.settings.effort)
+            return [exchange, weigh, *again, Vary(lambda: self.probe, before, near)]
+        return [exchange, *again]
 
     def _polish(self, task: HeadTask, found: list[Fitted]) -> list[Fitted]:
         """Adjust the weights of the best programs at every size, and take the front of all.
