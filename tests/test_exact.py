@@ -22,10 +22,10 @@ from attn_dsl.synth.exact.aside import Aside
 from attn_dsl.synth.exact.atoms import POINTED, SCALE, Atoms
 from attn_dsl.synth.exact.noise import CLEAN, ceiling_of, noise_of, noise_of_program, turns
 from attn_dsl.synth.exact.pointing import kinds
-from attn_dsl.synth.exact.proposer import FEW, MANY, Exact
+from attn_dsl.synth.exact.proposer import Exact
 from attn_dsl.synth.exact.residual import Residual
 from attn_dsl.synth.exact.rules import Atom, Choice, Rule
-from attn_dsl.synth.exact.state import State
+from attn_dsl.synth.exact.state import FEW, MANY, State
 from attn_dsl.synth.proposer import Fitted, HeadTask, pool
 
 WORDS = (

@@ -37,10 +37,6 @@ SHARES = 2e-4, 1e-4, 1e-5
 """Of what is unexplained when a part of the search begins, a node must explain this in the end."""
 SAME = 1e-5
 """Gains that differ by less than this share are taken for equal, and the smaller rule is better."""
-MANY = 5
-"""After so many rules a head that is still ``hopeless`` is given up; programs are not by then."""
-FEW, SLOW = 3, 0.75
-"""It is after so few if this share of what was left at first is left still."""
 LITTLE = 0.003
 """Token sets are chosen anew as long as that explains this share of what is left."""
 
@@ -111,8 +107,9 @@ class Exact:
             state.left.aside = Aside(state.atoms, state.left.mass, places)
             state.put(state.rules, state.planes)
             state.dear(share)
+            much = state.left.much
             yield from self.grow(state, task, most)
-            if state.left.hopeless and len(state.rules) >= FEW:
+            if state.no_program(much):
                 return
         state.left.aside = None
         state.put(state.rules, state.planes)
@@ -125,8 +122,7 @@ class Exact:
         screenings, aside, much = most, state.left.aside, state.left.much
         stuck = 0
         while screenings > 0 and not task.spent and not state.done:
-            slow = len(state.rules) >= FEW and state.left.much > SLOW * much
-            if state.left.hopeless and (slow or len(state.rules) >= MANY):
+            if state.no_program(much):
                 break
             before = state.save()
             cost = state.total(state.left.price)

@@ -26,8 +26,10 @@ FLOOR = 1e-6
 """The least noise: errors of a logit of a few thousandths do not matter."""
 LEAST = 3e-6
 """Without noise, the squared error of a row's logits that a node must explain in the mean."""
-HOPELESS = 2.5
-"""A noisy head of which so much is left, in units of its noise, is no program."""
+HOPELESS = 2.2
+"""A noisy head of which so much is left, in units of its noise, is no program …"""
+DOUBTFUL = 1.6
+"""… nor one of which so much is left after many rules, or few that explain little."""
 
 
 @njit(**FAST)
@@ -93,8 +95,18 @@ class Residual:
     @property
     def hopeless(self) -> bool:
         """Whether so much is left beside tables that exchanging rules will not make it a program."""
+        return self._beside_tables > HOPELESS
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether so much is left beside tables that rules should explain much of it."""
+        return self._beside_tables > DOUBTFUL
+
+    @property
+    def _beside_tables(self) -> float:
+        """What a noisy head leaves in the first part of the search, where most is set aside; else 0."""
         places = self.aside is not None and self.aside.places
-        return places and not self.clean and self.much > HOPELESS
+        return self.much if places and not self.clean else 0.0
 
     @property
     def price(self) -> float:

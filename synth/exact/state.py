@@ -24,6 +24,10 @@ FIRST = 0.03
 """The share of what is unexplained that a node must explain at first."""
 FALL = 5.0
 """By how much that falls when no rule pays any more."""
+MANY, MOST = 5, 7
+"""A head that is ``hopeless`` after so many rules is given up, and one that is ``doubtful`` after most."""
+FEW, SLOW = 3, 0.75
+"""This one is after so few if this share of what was left at first is left still."""
 
 
 class State:
@@ -47,6 +51,17 @@ class State:
         if self.left.aside is not None:
             return self.left.noise <= 5 * FLOOR
         return self.left.iou >= DONE
+
+    def no_program(self, much: float) -> bool:
+        """Whether the rules so far say that the head is no program.
+
+        Args:
+            much: what was left before the first of them, in units of the head's noise.
+        """
+        count, left = len(self.rules), self.left
+        little = count >= FEW and left.much > SLOW * much
+        doubts = left.doubtful and (little or count >= MOST)
+        return doubts or (left.hopeless and count >= MANY)
 
     def dear(self, share: float) -> None:
         """Make nodes dear, and in the end a share of what is unexplained now."""
