@@ -189,7 +189,7 @@ def _overlay(planes, factor, element):
 @njit(**FAST)
 def _add(factor, element, table, scores):
     for i in range(scores.shape[0]):
-        scores[i] += factor[i] * table[element[i]]
+        scores[i] += factor[i] * table[np.uint64(element[i])]
 
 
 @njit(**FAST)
@@ -197,7 +197,8 @@ def _sums(factor, entries, sizes, pull, sums):
     first = 0
     for e in range(sizes.shape[0]):
         found = 0.0
-        for at in entries[first : first + sizes[e]]:
+        for entry in entries[first : first + sizes[e]]:
+            at = np.uint64(entry)
             found += factor[at] * pull[at]
         sums[e] = found
         first += sizes[e]
@@ -217,17 +218,26 @@ def _pair_sums(mass, entries, sizes, other, element, sums):
     first = 0
     for e in range(sizes.shape[0]):
         found = sums[e]
-        for at in entries[first : first + sizes[e]]:
-            found[element[at]] += mass[at] * other[at]
+        for entry in entries[first : first + sizes[e]]:
+            at = np.uint64(entry)
+            found[np.uint64(element[at])] += mass[at] * other[at]
         first += sizes[e]
+
+
+@njit(**FAST)
+def _scaled_minima(predicted, actual, low, high, scale):
+    p, a = predicted[low:high], actual[low:high]
+    found = np.float32(0.0)
+    for i in range(p.shape[0]):
+        found += min(p[i] * scale, a[i])
+    return found
 
 
 @njit(**FAST)
 def _element_losses(change, entries, sizes, starts, actual, predicted, losses):
     shared = np.zeros(starts.shape[0] - 1, dtype=np.float32)
     for r in range(shared.shape[0]):
-        for i in range(starts[r], starts[r + 1]):
-            shared[r] += min(predicted[i], actual[i])
+        shared[r] = _scaled_minima(predicted, actual, starts[r], starts[r + 1], np.float32(1.0))
     at = 0
     for e in range(sizes.shape[0]):
         end, r = at + sizes[e], 0
@@ -240,9 +250,7 @@ def _element_losses(change, entries, sizes, starts, actual, predicted, losses):
                 mass += predicted[i] * (change[i] - np.float32(1.0))
                 last += 1
             scale = np.float32(1.0) / mass
-            left = np.float32(0.0)
-            for i in range(low, high):
-                left += min(predicted[i] * scale, actual[i])
+            left = _scaled_minima(predicted, actual, low, high, scale)
             for i in entries[at:last]:
                 p = predicted[i] * scale
                 left += min(p * change[i], actual[i]) - min(p, actual[i])

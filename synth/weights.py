@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from attn_dsl.compiler.jit import FAST
+from attn_dsl.compiler.jit import FAST, FINITE
 from attn_dsl.compiler.masses import block_end, exponentials
 
 LIMIT = 50.0
@@ -37,13 +37,13 @@ class Rows:
         return len(self.starts) - 1
 
 
-@njit(**FAST)
+@njit(**FINITE)
 def _add_scaled(scores, plane, weight):
     for i in range(scores.shape[0]):
         scores[i] += weight * plane[i]
 
 
-@njit(**FAST)
+@njit(**FINITE)
 def predict(planes, weights, starts, out):
     """Compute the softmax rows of a weighted sum of planes; return the sum of log normalisers.
 
@@ -165,7 +165,7 @@ def fit(
     return w, predicted
 
 
-@njit(**FAST)
+@njit(**FINITE)
 def shared_mass(actual, predicted):
     """Sum the minima of two sets of rows; IoU over rows is m / (2 rows - m)."""
     total = 0.0
@@ -174,16 +174,20 @@ def shared_mass(actual, predicted):
     return total
 
 
-@njit(**FAST)
+@njit(**FINITE)
 def _aim(starts, actual, predicted, out):
+    one, zero = np.float32(1.0), np.float32(0.0)
     for r in range(starts.shape[0] - 1):
-        low, high = starts[r], starts[r + 1]
-        inside = np.float32(0.0)
-        for i in range(low, high):
-            inside += predicted[i] if predicted[i] < actual[i] else np.float32(0.0)
-        for i in range(low, high):
-            p = predicted[i]
-            out[i] = p + p * ((np.float32(1.0) if p < actual[i] else np.float32(0.0)) - inside)
+        p = predicted[starts[r] : starts[r + 1]]
+        a = actual[starts[r] : starts[r + 1]]
+        to = out[starts[r] : starts[r + 1]]
+        inside = zero
+        for i in range(p.shape[0]):
+            x = p[i]
+            inside += x if x < a[i] else zero
+        for i in range(p.shape[0]):
+            x = p[i]
+            to[i] = x + x * ((one if x < a[i] else zero) - inside)
 
 
 def aim(rows: Rows, predicted: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ terms needs: one pass over the entries gives the gradient of every element of ev
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -18,7 +19,7 @@ from attn_dsl.compiler.jit import COMPILED, SUMS
 from attn_dsl.compiler.masses import BLOCK, block_end, exponentials
 from attn_dsl.synth.design import Design
 
-_OPTIONS = {**COMPILED, "fastmath": {*SUMS, "arcp"}}
+_OPTIONS = {**COMPILED, "fastmath": {*SUMS, "arcp", "nnan"}}
 STEPS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 19, 25, 33, 49, 65)
 """Where the bands of distance begin; the last has no end."""
 FAR = 1 << 20
@@ -108,6 +109,13 @@ class Cells:
         bands = np.tile(np.arange(sizes.shape[1], dtype=np.int32), len(sizes))
         return np.repeat(bands, sizes.ravel())
 
+    def by_channel(self, channels: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the cells of the entries, and which of some channels they are of, if any."""
+        for number, cell in enumerate(self.cell):
+            some = np.flatnonzero(channels == number)
+            if len(some):
+                yield cell, some
+
 
 @dataclass(frozen=True, eq=False)
 class _Positions:
@@ -138,8 +146,8 @@ def _positions(design: Design) -> _Positions:
 
 @njit(**_OPTIONS)
 def sweep(
-    truths, truth_rows, truth_weights, values, value_rows, value_weights, cell, log_distance, table,
-    starts, actual, mix, predicted, table_gradient, truth_gradient, value_gradient,
+    truths, truth_rows, truth_weights, values, value_rows, value_weights, cell, columns, log_distance,
+    table, starts, actual, mix, predicted, table_gradient, truth_gradient, value_gradient,
 ):  # fmt: skip
     """Predict all rows and add up the gradient of the objective; return it and the shared mass.
 
@@ -149,6 +157,7 @@ def sweep(
 
     Args:
         truths, values: uint8 and float32 (planes, entries), of which some rows are taken.
+        columns: int64 (channels): how many columns of the table count for a channel's cells.
         table, table_gradient: float32 (cells, 2).
         predicted: float32 (entries), written.
         truth_gradient, value_gradient: float64, added to.
@@ -171,9 +180,13 @@ def sweep(
         block[:] = zero
         for channel in range(cell.shape[0]):
             here = cell[channel, low:high]
-            for i in range(size):
-                c = here[i]
-                block[i] += table[c, 0] + table[c, 1] * far[i]
+            if columns[channel] == 1:
+                for i in range(size):
+                    block[i] += table[np.uint64(here[i]), 0]
+            elif columns[channel]:
+                for i in range(size):
+                    c = np.uint64(here[i])
+                    block[i] += table[c, 0] + table[c, 1] * far[i]
         for j in range(truth_rows.shape[0]):
             w = np.float32(truth_weights[j])
             x = truths[truth_rows[j], low:high]
@@ -220,10 +233,14 @@ def sweep(
                 e[i] = pull * (a[i] - p[i]) + share * p[i] * (below - inside)
         for channel in range(cell.shape[0]):
             here = cell[channel, low:high]
-            for i in range(size):
-                c = here[i]
-                table_gradient[c, 0] += d[i]
-                table_gradient[c, 1] += d[i] * far[i]
+            if columns[channel] == 1:
+                for i in range(size):
+                    table_gradient[np.uint64(here[i]), 0] += d[i]
+            elif columns[channel]:
+                for i in range(size):
+                    c = np.uint64(here[i])
+                    table_gradient[c, 0] += d[i]
+                    table_gradient[c, 1] += d[i] * far[i]
         for j in range(truth_rows.shape[0]):
             x = truths[truth_rows[j], low:high]
             s = zero

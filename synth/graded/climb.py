@@ -46,9 +46,17 @@ class Ascent:
         """IoU over the rows, as of the last sweep."""
         return self.shared / (2 * len(self.wide) - self.shared)
 
-    def sweep(self, model: Model, mix: float) -> tuple[float, np.ndarray]:
-        """Predict the rows; return the objective and its gradient by the terms' weights."""
+    def sweep(
+        self, model: Model, mix: float, *, everywhere: bool = False
+    ) -> tuple[float, np.ndarray]:
+        """Predict the rows; return the objective and its gradient by the terms' weights.
+
+        Args:
+            everywhere: take the gradient also in cells of channels that have no factor.
+        """
         c, planes = self.cells, self.rows_of.planes
+        columns = np.full(len(c.cell), 2 if everywhere else 0)
+        np.maximum.at(columns, model.channel, 1 + model.slope)
         fill_table(model, self.table)
         self.gradient[:] = 0.0
         is_value, rows = planes.of(model.terms)
@@ -56,8 +64,8 @@ class Ascent:
         value_gradient = np.zeros(int(is_value.sum()))
         objective, self.shared = sweep(
             planes.truths, rows[~is_value], model.weights[~is_value], planes.values,
-            rows[is_value], model.weights[is_value], c.cell, c.log_distance, self.table,
-            self.wide.starts, self.wide.actual, mix, self.predicted, self.gradient,
+            rows[is_value], model.weights[is_value], c.cell, columns, c.log_distance,
+            self.table, self.wide.starts, self.wide.actual, mix, self.predicted, self.gradient,
             truth_gradient, value_gradient,
         )  # fmt: skip
         gradient = np.empty(len(model.terms))
@@ -102,25 +110,29 @@ class Ascent:
             row_losses(change(model.weights[j] * plane), *rows, by_row)
             terms[j] = by_row.sum(dtype=np.float64)
         sides = [np.zeros(side.shape) for side in model.sides]
-        for f, (free, channel) in enumerate(zip(model.free, model.channel, strict=True)):
-            cell = cells.cell[channel]
-            groups = cells.band, cells.query, cells.key
-            bands, left, right = (x[f][g] for x, g in zip(model.sides, groups, strict=True))
-            score = (bands * left * right)[cell]
-            without = change(score * cells.log_distance if model.slope[f] else score)
-            for side in (0, 2):
-                if free[side]:
-                    group_losses(without, groups[side][cell], *rows, sides[side][f])
-            if free[1]:  # All entries of a row have the same query.
-                row_losses(without, *rows, by_row)
-                queries = cells.query[cell[self.wide.starts[:-1]]]
-                sides[1][f] = np.bincount(queries, by_row, len(sides[1][f]))
+        groups = cells.band, cells.query, cells.key
+        for cell, some in cells.by_channel(model.channel):
+            inside = {side: groups[side][cell] for side in (0, 2) if model.free[some, side].any()}
+            for f in some:
+                bands, left, right = (x[f][g] for x, g in zip(model.sides, groups, strict=True))
+                score = bands * left * right
+                if model.slope[f]:
+                    without = change(score[cell] * cells.log_distance)
+                else:
+                    without = change(score)[cell]
+                for side, group in inside.items():
+                    if model.free[f, side]:
+                        group_losses(without, group, *rows, sides[side][f])
+                if model.free[f, 1]:  # All entries of a row have the same query.
+                    row_losses(without, *rows, by_row)
+                    queries = cells.query[cell[self.wide.starts[:-1]]]
+                    sides[1][f] = np.bincount(queries, by_row, len(sides[1][f]))
         return terms, sides
 
     def climb(self, model: Model, steps: int, mix: float) -> None:
         """Move all weights uphill, in place, until ``steps`` sweeps are spent (L-BFGS).
 
-        Elements that are 0 stay 0. Afterwards the last sweep is one with ``mix`` 0.
+        Elements that are 0 stay 0. Afterwards the last sweep is one everywhere, with ``mix`` 0.
         """
         masks = model.masks()
         count = len(model.weights)
@@ -144,4 +156,4 @@ class Ascent:
         self.sweep(model, 0.0)
         start, scale = pack(model.weights, model.sides), pack(*self.curvatures(model))
         unpack(climb(value, start, scale, steps))
-        self.sweep(model, 0.0)
+        self.sweep(model, 0.0, everywhere=True)

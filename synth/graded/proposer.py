@@ -117,14 +117,14 @@ class Graded:
     def grow(self, task: HeadTask, ascent: Ascent, style: Style) -> Model:
         """Add factors and terms, those that promise most."""
         model = Model(self.wide.cells)
-        ascent.sweep(model, 0.0)
+        ascent.sweep(model, 0.0, everywhere=True)
         for _ in range(self.rounds):
             if task.spent:
                 break
             for term in self.best_terms(ascent, model, style.terms):
                 model.add_term(term)
             if style.mix:
-                ascent.sweep(model, style.mix)
+                ascent.sweep(model, style.mix, everywhere=True)
             factors = propose(
                 ascent.cells, ascent.gradient, ascent.masses(), task.causal, style.price,
                 style.ridge, style.profiles,
