@@ -44,7 +44,7 @@ PROPOSERS: dict[str, Callable[[Session], Proposer]] = {
     "greedy": lambda session: Greedy(thrifts=(1.0, 0.3) if session.settings.effort > 1 else (1.0,)),
     "graded": lambda session: Graded(
         session.wide,
-        rounds=min(4 + 2 * session.settings.effort, 16),
+        rounds=min(5 + session.settings.effort, 16),
         pace=Pace() if session.settings.effort > 1 else QUICK,
         stride=1 if session.settings.effort > 4 else 2,
     ),

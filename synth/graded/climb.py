@@ -116,10 +116,8 @@ class Ascent:
             for f in some:
                 bands, left, right = (x[f][g] for x, g in zip(model.sides, groups, strict=True))
                 score = bands * left * right
-                if model.slope[f]:
-                    without = change(score[cell] * cells.log_distance)
-                else:
-                    without = change(score)[cell]
+                far = cells.log_distance if model.slope[f] else None
+                without = change(score)[cell] if far is None else change(score[cell] * far)
                 for side, group in inside.items():
                     if model.free[f, side]:
                         group_losses(without, group, *rows, sides[side][f])

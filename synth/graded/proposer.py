@@ -52,9 +52,9 @@ class Pace:
         adjust: at each size, uphill in IoU.
     """
 
-    grow: int = 12
-    settle: int = 40
-    adjust: int = 20
+    grow: int = 10
+    settle: int = 30
+    adjust: int = 12
 
 
 QUICK = Pace(8, 20, 10)
@@ -80,7 +80,7 @@ class Graded:
         wide: the rows that the weights are moved on.
         rounds: how often factors and terms are added.
         pace: how far the weights are moved.
-        stride: 2 leaves out every other of the smaller sizes.
+        stride: 2 leaves out every other of the sizes.
     """
 
     wide: Wide
@@ -112,7 +112,7 @@ class Graded:
         """Return the sizes of the programs, the largest first."""
         large = [size for size in SIZES if LARGE_NODES <= size <= most]
         small = [size for size in SIZES if size < LARGE_NODES and size <= most]
-        return large + small[:: self.stride]
+        return large[:: self.stride] + small[:: self.stride]
 
     def grow(self, task: HeadTask, ascent: Ascent, style: Style) -> Model:
         """Add factors and terms, those that promise most."""
