@@ -111,6 +111,22 @@ def test_a_factor_and_its_program_predict_the_same(
     assert parse(show(program)) == program
 
 
+@pytest.mark.parametrize("slope", [False, True])
+def test_a_sweep_leaves_out_channels_without_factors_unless_it_is_everywhere(slope: bool) -> None:
+    wide = wide_of(CAUSAL)
+    model = Model(wide.cells)
+    model.add_factor(random_factor(wide, 2, 1, slope, (False, True, True)))
+    ascent = Ascent(wide, 0, 0, ridge=1.0)
+    objective, _ = ascent.sweep(model, 0.9)
+    some, predicted = ascent.gradient.copy(), ascent.predicted.copy()
+    assert ascent.sweep(model, 0.9, everywhere=True)[0] == objective
+    assert np.array_equal(ascent.predicted, predicted)
+    inside = np.zeros_like(some, dtype=bool)
+    inside[wide.cells.starts[1, 0] : wide.cells.starts[1, -1], : 1 + slope] = True
+    assert np.array_equal(some[inside], ascent.gradient[inside])
+    assert not some[~inside].any() and ascent.gradient[~inside].any()
+
+
 @pytest.mark.parametrize("mix", [0.0, 0.9])
 def test_the_gradient_is_that_of_the_objective(mix: float) -> None:
     wide = wide_of(CAUSAL)
