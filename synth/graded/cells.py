@@ -8,7 +8,6 @@ terms needs: one pass over the entries gives the gradient of every element of ev
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -108,13 +107,6 @@ class Cells:
         sizes = np.diff(self.starts)
         bands = np.tile(np.arange(sizes.shape[1], dtype=np.int32), len(sizes))
         return np.repeat(bands, sizes.ravel())
-
-    def by_channel(self, channels: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield the cells of the entries, and which of some channels they are of, if any."""
-        for number, cell in enumerate(self.cell):
-            some = np.flatnonzero(channels == number)
-            if len(some):
-                yield cell, some
 
 
 @dataclass(frozen=True, eq=False)

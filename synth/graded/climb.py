@@ -111,26 +111,27 @@ class Ascent:
             terms[j] = by_row.sum(dtype=np.float64)
         sides = [np.zeros(side.shape) for side in model.sides]
         groups = cells.band, cells.query, cells.key
-        for cell, some in cells.by_channel(model.channel):
+        for channel, slope, some in model.groups():
+            cell = cells.cell[channel]
+            queries = cells.query[cell[self.wide.starts[:-1]]]
             inside = {side: groups[side][cell] for side in (0, 2) if model.free[some, side].any()}
             for f in some:
                 bands, left, right = (x[f][g] for x, g in zip(model.sides, groups, strict=True))
                 score = bands * left * right
-                far = cells.log_distance if model.slope[f] else None
-                without = change(score)[cell] if far is None else change(score[cell] * far)
+                far = cells.log_distance
+                without = change(score[cell] * far) if slope else change(score)[cell]
                 for side, group in inside.items():
                     if model.free[f, side]:
                         group_losses(without, group, *rows, sides[side][f])
                 if model.free[f, 1]:  # All entries of a row have the same query.
                     row_losses(without, *rows, by_row)
-                    queries = cells.query[cell[self.wide.starts[:-1]]]
                     sides[1][f] = np.bincount(queries, by_row, len(sides[1][f]))
         return terms, sides
 
     def climb(self, model: Model, steps: int, mix: float) -> None:
         """Move all weights uphill, in place, until ``steps`` sweeps are spent (L-BFGS).
 
-        Elements that are 0 stay 0. Afterwards the last sweep is one everywhere, with ``mix`` 0.
+        Elements that are 0 stay 0. Afterwards the last sweep is one with ``mix`` 0.
         """
         masks = model.masks()
         count = len(model.weights)
@@ -154,4 +155,4 @@ class Ascent:
         self.sweep(model, 0.0)
         start, scale = pack(model.weights, model.sides), pack(*self.curvatures(model))
         unpack(climb(value, start, scale, steps))
-        self.sweep(model, 0.0, everywhere=True)
+        self.sweep(model, 0.0)

@@ -6,6 +6,7 @@ look at is 1 throughout. ``propose`` finds those that explain most of what a mod
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -62,6 +63,14 @@ class Model:
     def __len__(self) -> int:
         """Count the factors."""
         return len(self.channel)
+
+    def groups(self) -> Iterator[tuple[int, int, np.ndarray]]:
+        """Yield each channel and slope that there is, and the numbers of its factors."""
+        for channel in range(len(self.cells.channels)):
+            for slope in (0, 1):
+                some = np.flatnonzero((self.channel == channel) & (self.slope == slope))
+                if len(some):
+                    yield channel, slope, some
 
     def masks(self) -> list[np.ndarray]:
         """Say which elements of each side move: the free ones that are not 0."""

@@ -80,7 +80,7 @@ class Graded:
         wide: the rows that the weights are moved on.
         rounds: how often factors and terms are added.
         pace: how far the weights are moved.
-        stride: 2 leaves out every other of the sizes.
+        stride: 2 leaves out every other of the large sizes, and of the others.
     """
 
     wide: Wide
@@ -117,14 +117,13 @@ class Graded:
     def grow(self, task: HeadTask, ascent: Ascent, style: Style) -> Model:
         """Add factors and terms, those that promise most."""
         model = Model(self.wide.cells)
-        ascent.sweep(model, 0.0, everywhere=True)
+        ascent.sweep(model, 0.0)
         for _ in range(self.rounds):
             if task.spent:
                 break
             for term in self.best_terms(ascent, model, style.terms):
                 model.add_term(term)
-            if style.mix:
-                ascent.sweep(model, style.mix, everywhere=True)
+            ascent.sweep(model, style.mix, everywhere=True)
             factors = propose(
                 ascent.cells, ascent.gradient, ascent.masses(), task.causal, style.price,
                 style.ridge, style.profiles,

@@ -64,15 +64,12 @@ def _groups(model: Model) -> Iterator[tuple[np.ndarray, int, np.ndarray, Sides]]
         Where the channel's bands begin, the column, the factors' numbers, and their sides, transposed
         and padded: float32 (bands or symbols, lanes).
     """
-    for number, starts in enumerate(model.cells.starts):
-        for column in (0, 1):
-            some = np.flatnonzero((model.channel == number) & (model.slope == column))
-            if len(some):
-                lanes = -(-len(some) // LANES) * LANES
-                sides = [np.zeros((side.shape[1], lanes), np.float32) for side in model.sides]
-                for padded, side in zip(sides, model.sides, strict=True):
-                    padded[:, : len(some)] = side[some].T
-                yield starts, column, some, sides
+    for channel, column, some in model.groups():
+        lanes = -(-len(some) // LANES) * LANES
+        sides = [np.zeros((side.shape[1], lanes), np.float32) for side in model.sides]
+        for padded, side in zip(sides, model.sides, strict=True):
+            padded[:, : len(some)] = side[some].T
+        yield model.cells.starts[channel], column, some, sides
 
 
 @njit(**FAST)
