@@ -59,7 +59,32 @@ class Design:
         self.query_symbols = np.concatenate(queries).astype(np.int32)
         self.symbols = {number: string for string, number in self.batch.symbols.items()}
         self._planes: OrderedDict[tuple, np.ndarray] = OrderedDict()
+        self._symbols: dict[tuple[str, int], np.ndarray] = {}
         self._lock = threading.Lock()
+
+    def symbols_at(self, variable: str, shift: int) -> np.ndarray:
+        """Return the token string that stands at a shifted query or key, int32.
+
+        By entries for ``k``, by rows for ``q``; 0 where the position is outside what the query sees.
+        """
+        if not shift:
+            return self.key_symbols if variable == "k" else self.query_symbols
+        with self._lock:
+            if (variable, shift) not in self._symbols:
+                self._symbols[variable, shift] = self._symbols_at(variable, shift)
+            return self._symbols[variable, shift]
+
+    def _symbols_at(self, variable: str, shift: int) -> np.ndarray:
+        ids, found = self.batch.token_ids(), []
+        for start, n, rows in zip(self.batch.starts, self.batch.sizes, self.rows, strict=False):
+            here = ids[start : start + n]
+            places = np.arange(n) if variable == "k" else rows
+            ends = rows + 1 if self.causal else np.full(len(rows), n)
+            for q, end in zip(rows, ends, strict=True):
+                at = (places[:end] if variable == "k" else np.array([q])) + shift
+                seen = (at >= 0) & (at < end)
+                found.append(np.where(seen, here[np.clip(at, 0, n - 1)], 0))
+        return np.concatenate(found).astype(np.int32)
 
     @cached_property
     def width(self) -> int:

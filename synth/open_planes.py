@@ -22,17 +22,19 @@ def stacked(design: Design, program: Opened) -> Stack:
 
 def _lookup(design: Design, empty: t.Head, one: OpenSet | OpenTable) -> Lookup:
     match one:
-        case OpenSet(t.Call("token", (t.Position(variable, 0),)), elements):
-            return _of_tokens(design, variable, elements, one.around(empty))
+        case OpenSet(t.Call("token", (t.Position() as place,)), elements):
+            return _of_tokens(design, place, elements, one.around(empty))
     planes = design.compute(dataclasses.replace(empty, terms=tuple(one.planes())))
     return Lookup.of(planes, isinstance(one, OpenTable))
 
 
-def _of_tokens(design: Design, variable: str, elements: tuple[str, ...], around: t.Head) -> Lookup:
+def _of_tokens(
+    design: Design, place: t.Position, elements: tuple[str, ...], around: t.Head
+) -> Lookup:
     """Look tokens up by their numbers; ``around`` is what their weights are multiplied by."""
-    symbols = design.key_symbols
-    if variable == "q":
-        symbols = np.repeat(design.query_symbols, np.diff(design.starts))
+    symbols = design.symbols_at(place.variable, place.shift)
+    if place.variable == "q":
+        symbols = np.repeat(symbols, np.diff(design.starts))
     numbers = [design.batch.symbols.get(element, design.width) for element in elements]
     of_symbol = np.full(design.width + 1, len(elements), dtype=np.int32)
     of_symbol[np.minimum(numbers, design.width)] = np.arange(len(elements))

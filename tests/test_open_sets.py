@@ -9,6 +9,9 @@ from test_weighed import KEYS, QUERIES, design
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.parser import parse
+from attn_dsl.dsl.tokens import Tokens
+from attn_dsl.eval.capture import Capture
+from attn_dsl.synth.design import Design
 from attn_dsl.synth.open_planes import stacked
 from attn_dsl.synth.open_sets import opened
 from attn_dsl.synth.thrift import shrunk, units_of
@@ -18,6 +21,9 @@ TERMS = (
     '1.2 where k == q-1 and token(q) in {" cat", " dog"} and alpha(k)',
     f"0.7 * weight(token(k), {KEYS})",
     f"-0.7 * weight(token(k-1), {KEYS}) where q - k in 1..8",
+    f"0.7 * weight(token(k+2), {KEYS})",
+    f"0.5 * weight(token(q-1), {QUERIES}) * weight(token(k+1), {KEYS})",
+    f"2 * weight(token(q-1), {QUERIES}) where k == q-1",
     f"0.5 * weight(token(q), {QUERIES}) * weight(token(k), {KEYS}) where k < q",
     f"0.5 * log(1 + q - k) * weight(token(q), {QUERIES})",
     f"2 * weight(token(q), {QUERIES}) where k == q",
@@ -41,6 +47,26 @@ def test_an_open_program_says_the_same(term: str) -> None:
     closed = found.closed(weights)
     assert t.nodes(closed) == whole.nodes - ("and alpha" in term)  # of `and`, one goes
     np.testing.assert_allclose(job.measured(closed).predicted, whole.predicted, atol=2e-3)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("position", ["k-2", "k", "k+1", "q-1", "q+2"])
+def test_a_token_beside_the_query_or_the_key_is_looked_up_where_it_is_seen(
+    position: str, causal: bool
+) -> None:
+    rng = np.random.default_rng(5)
+    texts = [Tokens.from_strings(rng.choice(list("abc"), size=n)) for n in (1, 2, 7, 12, 9, 9)]
+    matrices = [np.tril(np.ones((n, n))) if causal else np.ones((n, n)) for n in map(len, texts)]
+    arrays = [(m / m.sum(1, keepdims=True))[None, None] for m in matrices]
+    capture = Capture.from_arrays(texts, arrays, causal=causal)
+    rows = Design(capture, range(len(texts)), entries=10_000, seed=0)
+    sees = "causal" if causal else "bidirectional"
+    program = parse(f'head x {sees}:\n 1 * weight(token({position}), {{"a": 1, "c": 2}})')
+    found, _ = opened(program)
+    planes = stacked(rows, found)
+    for i, plane in enumerate(rows.compute(found.wide)):
+        assert plane.any() and not plane.all()
+        np.testing.assert_array_equal(planes.scores(np.eye(2)[i]), plane)
 
 
 def test_named_sets_are_opened_and_plain_ones_left_when_asked() -> None:

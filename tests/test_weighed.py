@@ -47,6 +47,9 @@ FIRST = "head a causal:\n ? where k == 0"
         (f"1 * weight(token(k), {KEYS}) where q - k in 1..8", KEYS),
         (f"1 * weight(token(k), {KEYS}) where punct(q)", KEYS),
         (f"1 * weight(token(q), {QUERIES}) where k == q-1", QUERIES),
+        (f"1 * weight(token(k-1), {KEYS})", KEYS),
+        (f"1 * weight(token(k+1), {KEYS}) where k < q", KEYS),
+        (f"1 * weight(token(q-1), {QUERIES}) where k == q-1", QUERIES),
     ],
 )
 def test_every_token_gets_its_weight(term: str, tokens: str) -> None:
@@ -94,6 +97,7 @@ def test_a_program_that_lacks_nothing_gains_little() -> None:
             f"1 * weight(token(q), {QUERIES}) where k == q-1",
             'k == q-1 and token(q) in {" !", " the"}', QUERIES,
         ),
+        (f"1 * weight(token(k-1), {KEYS})", 'token(k-1) in {" cat", " ran"}', KEYS),
     ],
 )  # fmt: skip
 def test_a_set_that_is_there_is_extended(term: str, part: str, tokens: str) -> None:

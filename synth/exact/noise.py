@@ -17,7 +17,7 @@ from attn_dsl.synth.weights import Rows
 
 CLEAN = 0.02
 """Heads whose logits turn by less than this (see ``turns``) are programs without noise."""
-CEILING = 0.83
+CEILING = 0.78
 """Heads whose noise would leave a program less IoU than this are not taken for programs."""
 BELIEVED = 0.87
 """Noise that would leave less is taken for less noise, and for rules that change from row to row."""
@@ -65,8 +65,10 @@ def noise_of(rows: Rows, design: Design) -> float:
     where there are enough of them, of turns whose part that distances explain is known.
     """
     found = _turns(rows, design.text_of_rows, 0.5)
-    explained, known = found.explained(np.concatenate(design.rows))
-    left = (found.turn - explained) ** 2 / found.spread
+    explained, alike = found.explained(np.concatenate(design.rows))
+    known = alike >= ALIKE
+    unsure = np.where(known, np.pi / 2 / np.maximum(alike - 1, 1), 0.0)  # the median's own variance
+    left = (found.turn - explained) ** 2 / (found.spread * (1 + unsure))
     return _quartile(left[known] if known.sum() > FEWEST else left) / QUARTILE
 
 
@@ -120,23 +122,25 @@ class _Turns:
     keys: np.ndarray
 
     def explained(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return what the four distances explain of each turn: the median of those alike.
+        """Return what the four distances explain of each turn: the median of the others alike.
 
         Args:
             queries: the query of each row.
 
         Returns:
-            That, 0 where fewer than ``ALIKE`` are alike; and where it is known.
+            That, 0 where fewer than ``ALIKE`` are alike; and how many are.
         """
         first, second = queries[self.row], queries[self.row + 1]
         apart = np.stack([first - self.keys[:, 0], *np.diff(self.keys).T, second - first])
-        _, group, count = np.unique(apart, axis=1, return_inverse=True, return_counts=True)
-        group = group.reshape(-1)
-        ordered = self.turn[np.lexsort((self.turn, group))]
-        ends = np.cumsum(count)
-        median = (ordered[ends - 1 - count // 2] + ordered[ends - (count + 1) // 2]) / 2
-        known = count[group] >= ALIKE
-        return np.where(known, median[group], 0.0), known
+        _, group, counts = np.unique(apart, axis=1, return_inverse=True, return_counts=True)
+        order = np.lexsort((self.turn, group.reshape(-1)))
+        begins, alike = np.repeat(np.cumsum(counts) - counts, counts), np.repeat(counts, counts)
+        rank, ordered = np.arange(len(order)) - begins, self.turn[order]
+        middle = [(alike - 2) // 2, (alike - 1) // 2]  # of the others
+        some = [ordered[np.minimum(begins + x + (x >= rank), len(order) - 1)] for x in middle]
+        explained, count = np.zeros(len(order)), np.empty(len(order), dtype=int)
+        explained[order], count[order] = np.where(alike >= ALIKE, np.mean(some, axis=0), 0.0), alike
+        return explained, count
 
 
 def _turns(rows: Rows, texts: np.ndarray, least: float) -> _Turns:

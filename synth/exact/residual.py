@@ -28,7 +28,7 @@ LEAST = 3e-6
 """Without noise, the squared error of a row's logits that a node must explain in the mean."""
 HOPELESS = 2.2
 """A noisy head of which so much is left, in units of its noise, is no program …"""
-DOUBTFUL = 1.6
+DOUBTFUL = 1.75
 """… nor one of which so much is left after many rules, or few that explain little."""
 
 

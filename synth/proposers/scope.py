@@ -35,6 +35,9 @@ DISTANCE = {
     False: t.Arithmetic("-", t.Position("k"), t.Position("q")),
 }
 
+KEYS = t.Position("k"), t.Position("k", -1), t.Position("k", 1)
+QUERIES = t.Position("q"), t.Position("q", -1)
+"""Whose tokens sets may hold; under conditions of the query, the key's own."""
 _NEAR = {
     True: ("k < q", "q - k in 1..8", "q - k >= 4"),
     False: ("k != q", "abs(q - k) in 1..8", "abs(q - k) >= 4"),
@@ -46,12 +49,12 @@ class Place:
     """Where a set of tokens may stand.
 
     Attributes:
-        variable: whose token is in the set, ``q`` or ``k``.
+        position: whose token is in the set.
         condition: what else must hold.
         gains: what a weight for each symbol would bring.
     """
 
-    variable: str
+    position: t.Position
     condition: t.Predicate | None
     gains: np.ndarray
 
@@ -75,7 +78,7 @@ class Scope:
         self.rows = task.design.packed.row_moments(self.aim, predicted)
         self.width = task.design.width
         self.ridge = RIDGE + 1e-3 * len(task.rows)
-        self.known = np.array([s in task.design.symbols for s in range(self.width)])
+        self.known = np.array([bool(task.design.symbols.get(s)) for s in range(self.width)])
         self.ones = np.ones(task.design.entries, dtype=np.float32)
 
     def terms(self, count: int) -> list[t.Term]:
@@ -105,10 +108,11 @@ class Scope:
     def more(self, one: OpenSet) -> tuple[str, ...]:
         """Return elements that an open set may have besides."""
         match one.value:
-            case t.Call("token", (t.Position(variable, 0),)):
+            case t.Call("token", (t.Position(variable) as place,)):
                 around = one.around(self.task.empty())
                 plane = self.task.design.planes(around)[0] if around.terms else self.ones
-                gains = self.of_keys(plane) if variable == "k" else self.of_queries(plane)
+                of = self.of_keys if variable == "k" else self.of_queries
+                gains = of(plane, place)
                 symbols = self.task.design.symbols
                 gains[[s for s, x in symbols.items() if x in one.elements]] = 0.0
                 return self.elements(gains)
@@ -148,39 +152,45 @@ class Scope:
         program = t.Head(
             "near", self.task.empty().visibility, "softmax", tuple(t.Where(None, p) for p in near)
         )
-        yield Place("k", None, self.of_keys(self.ones))
-        for condition, plane in zip(near, design.planes(program), strict=True):
-            yield Place("k", condition, self.of_keys(plane))
+        for place in KEYS:
+            yield Place(place, None, self.of_keys(self.ones, place))
+            for condition, plane in zip(near, design.planes(program), strict=True):
+                yield Place(place, condition, self.of_keys(plane, place))
         conditions = vocabulary.conditions(causal)
         held = design.conditions[: len(conditions) // 2].astype(np.bool_)
         for i, where in enumerate(held):
             if where.any():
-                yield Place("k", conditions[i], self.of_keys(self.ones, np.flatnonzero(where)))
+                gains = self.of_keys(self.ones, KEYS[0], np.flatnonzero(where))
+                yield Place(KEYS[0], conditions[i], gains)
 
     def _query_places(self) -> Iterator[Place]:
         terms = vocabulary.terms(self.task.causal)
         for j in np.flatnonzero(vocabulary.truths(self.task.causal)):
             term = terms[j]
             assert isinstance(term, t.Where)
-            yield Place("q", term.condition, self._by_query([m[j] for m in self.rows]))
+            moments = [m[j] for m in self.rows]
+            for place in QUERIES:
+                yield Place(place, term.condition, self._by_query(moments, place))
 
-    def of_keys(self, plane: np.ndarray, some: np.ndarray | None = None) -> np.ndarray:
-        """Return what a weight for each key token would bring where a plane holds, on some rows."""
+    def of_keys(
+        self, plane: np.ndarray, place: t.Position = KEYS[0], some: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Return what a weight for each token at a key would bring where a plane holds, on some rows."""
         rows, moments = self.task.rows, np.zeros((2, self.width))
         some = np.arange(len(rows)) if some is None else some
-        symbols = self.task.design.key_symbols
+        symbols = self.task.design.symbols_at("k", place.shift)
         key_moments(symbols, plane, some, rows.starts, self.aim, self.predicted, *moments)
         return self._gains(moments)
 
-    def of_queries(self, plane: np.ndarray) -> np.ndarray:
-        """Return what a weight for each query token would bring, times a plane."""
+    def of_queries(self, plane: np.ndarray, place: t.Position = QUERIES[0]) -> np.ndarray:
+        """Return what a weight for each token at a query would bring, times a plane."""
         found = np.empty((2, 1, len(self.task.rows)), dtype=np.float32)
         no, starts = np.zeros(1, dtype=np.bool_), self.task.rows.starts
         row_moments(plane[None], no, starts, self.aim, self.predicted, *found)
-        return self._by_query([m[0] for m in found])
+        return self._by_query([m[0] for m in found], place)
 
-    def _by_query(self, rows: list[np.ndarray]) -> np.ndarray:
-        symbols = self.task.design.query_symbols
+    def _by_query(self, rows: list[np.ndarray], place: t.Position) -> np.ndarray:
+        symbols = self.task.design.symbols_at("q", place.shift)
         return self._gains(np.stack([np.bincount(symbols, m, self.width) for m in rows]))
 
     def _gains(self, moments: np.ndarray) -> np.ndarray:

@@ -137,7 +137,7 @@ def _added(
     sets = [(one.value, {*one.elements}) for one in known if isinstance(one, OpenSet)]
     before = len(sets)
     for place in scope.places():
-        value = t.Call("token", (t.Position(place.variable),))  # type: ignore[arg-type]
+        value = t.Call("token", (place.position,))
         one = OpenSet(value, scope.elements(place.gains), None, place.condition)
         if len(sets) == before + PLACES:
             return
