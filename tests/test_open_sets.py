@@ -65,7 +65,7 @@ def test_a_token_beside_the_query_or_the_key_is_looked_up_where_it_is_seen(
     found, _ = opened(program)
     planes = stacked(rows, found)
     for i, plane in enumerate(rows.compute(found.wide)):
-        assert plane.any() and not plane.all()
+        assert plane.any() != (causal and position == "q+2") and not plane.all()
         np.testing.assert_array_equal(planes.scores(np.eye(2)[i]), plane)
 
 
