@@ -21,12 +21,12 @@ TERMS = (
     '1.2 where k == q-1 and token(q) in {" cat", " dog"} and alpha(k)',
     f"0.7 * weight(token(k), {KEYS})",
     f"-0.7 * weight(token(k-1), {KEYS}) where q - k in 1..8",
-    f"0.7 * weight(token(k+2), {KEYS})",
-    f"0.5 * weight(token(q-1), {QUERIES}) * weight(token(k+1), {KEYS})",
-    f"2 * weight(token(q-1), {QUERIES}) where k == q-1",
     f"0.5 * weight(token(q), {QUERIES}) * weight(token(k), {KEYS}) where k < q",
     f"0.5 * log(1 + q - k) * weight(token(q), {QUERIES})",
     f"2 * weight(token(q), {QUERIES}) where k == q",
+    f"0.7 * weight(token(k+2), {KEYS})",
+    f"0.5 * weight(token(q-1), {QUERIES}) * weight(token(k+1), {KEYS})",
+    f"2 * weight(token(q-1), {QUERIES}) where k == q-1",
 )
 
 
