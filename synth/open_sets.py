@@ -106,7 +106,7 @@ class Opened:
     @property
     def products(self) -> bool:
         """Whether there is a product of two sets, of which one lies open."""
-        return any(isinstance(one, OpenSet) and one.factor is not None for one in self.sets)
+        return any(isinstance(x, OpenSet) and isinstance(x.factor, t.Weight) for x in self.sets)
 
     @property
     def wide(self) -> t.Head:

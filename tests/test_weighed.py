@@ -50,6 +50,7 @@ FIRST = "head a causal:\n ? where k == 0"
         (f"1 * weight(token(k-1), {KEYS})", KEYS),
         (f"1 * weight(token(k+1), {KEYS}) where k < q", KEYS),
         (f"1 * weight(token(q-1), {QUERIES}) where k == q-1", QUERIES),
+        (f"1 * sqrt(q - k) * weight(token(q), {QUERIES})", QUERIES),
     ],
 )
 def test_every_token_gets_its_weight(term: str, tokens: str) -> None:

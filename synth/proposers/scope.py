@@ -52,11 +52,13 @@ class Place:
         position: whose token is in the set.
         condition: what else must hold.
         gains: what a weight for each symbol would bring.
+        factor: what the weights are multiplied by, None for nothing.
     """
 
     position: t.Position
     condition: t.Predicate | None
     gains: np.ndarray
+    factor: t.Factor | None = None
 
     @property
     def promise(self) -> float:
@@ -145,6 +147,16 @@ class Scope:
         conditions = (None, *vocabulary.conditions(causal))
         order = np.argsort(-best / sizes, kind="stable")[:count]
         return [OpenTable(DISTANCE[causal], BOUNDS[causal], conditions[int(c)]) for c in order]
+
+    def slopes(self) -> list[Place]:
+        """Return the places of sets of query tokens that multiply a value, as ``places`` does."""
+        found = []
+        for j in np.flatnonzero(~vocabulary.truths(self.task.causal)):
+            term = vocabulary.terms(self.task.causal)[j]
+            if isinstance(term, t.Scaled) and not isinstance(term.value, t.Product):
+                gains = self._by_query([m[j] for m in self.rows], QUERIES[0])
+                found.append(Place(QUERIES[0], term.condition, gains, term.value))
+        return sorted(found, key=lambda place: -place.promise)
 
     def _key_places(self) -> Iterator[Place]:
         design, causal = self.task.design, self.task.causal

@@ -34,7 +34,9 @@ FRONTS = 2
 STARTS = 8
 """… so many of each front in a pass."""
 PLACES = 3
-"""How many sets are added, where they promise most."""
+"""How many sets are added, where they promise most …"""
+SLOPES = 1
+"""… and how many that multiply a distance or another value by a weight for the query's token."""
 TABLES = 2
 """How many tables of the distance are added, in every second pass from the first on."""
 TERMS = 6
@@ -134,13 +136,14 @@ def _added(
     """Yield tables and sets that promise most, unless they are there already."""
     there = [(one.value, one.condition) for one in known if isinstance(one, OpenTable)]
     yield from (x for x in scope.tables(tables) if (x.value, x.condition) not in there)
-    sets = [(one.value, {*one.elements}) for one in known if isinstance(one, OpenSet)]
-    before = len(sets)
-    for place in scope.places():
-        value = t.Call("token", (place.position,))
-        one = OpenSet(value, scope.elements(place.gains), None, place.condition)
-        if len(sets) == before + PLACES:
-            return
-        if one.elements and (value, {*one.elements}) not in sets:
-            sets.append((value, {*one.elements}))
-            yield one
+    sets = [(one.value, one.factor, {*one.elements}) for one in known if isinstance(one, OpenSet)]
+    for places, most in ((scope.places(), PLACES), (scope.slopes(), SLOPES)):
+        before = len(sets)
+        for place in places:
+            if len(sets) == before + most:
+                break
+            value = t.Call("token", (place.position,))
+            one = OpenSet(value, scope.elements(place.gains), place.factor, place.condition)
+            if one.elements and (value, one.factor, {*one.elements}) not in sets:
+                sets.append((value, one.factor, {*one.elements}))
+                yield one
