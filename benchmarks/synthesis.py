@@ -246,8 +246,8 @@ def transfer(folder: Path, extra: list[str]) -> dict[str, Any]:
     return {"what": "stories260k, programs found on stories scored on encyclopedic text", **found}
 
 
-UNSEEN = 11
-"""The seed of programs that nobody has looked at; the search was made better on some of 0, 1, 3, 7."""
+UNSEEN = 12
+"""The seed of programs that nobody has looked at; the search was made better on some of 0, 1, 3, 7, 11."""
 
 
 def recovery(noise: bool) -> Callable[[Path, list[str]], dict[str, Any]]:

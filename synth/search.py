@@ -88,7 +88,7 @@ class Settings:
     effort: int = 1
     entries: int = 80_000
     wide: int = 150_000
-    front: int = 24
+    front: int = 32
     price: float = 0.0005
     rounds: int = 2
     allow_lookahead: bool = False
