@@ -59,32 +59,36 @@ class Design:
         self.query_symbols = np.concatenate(queries).astype(np.int32)
         self.symbols = {number: string for string, number in self.batch.symbols.items()}
         self._planes: OrderedDict[tuple, np.ndarray] = OrderedDict()
-        self._symbols: dict[tuple[str, int], np.ndarray] = {}
+        self._symbols: dict[tuple[str, int, int], np.ndarray] = {}
         self._lock = threading.Lock()
 
-    def symbols_at(self, variable: str, shift: int) -> np.ndarray:
+    def symbols_at(self, variable: str, shift: int, outside: int = 0) -> np.ndarray:
         """Return the token string that stands at a shifted query or key, int32.
 
-        By entries for ``k``, by rows for ``q``; 0 where the position is outside what the query sees.
+        By entries for ``k``, by rows for ``q``.
+
+        Args:
+            outside: what is returned for positions that the query does not see.
         """
         if not shift:
             return self.key_symbols if variable == "k" else self.query_symbols
+        key = variable, shift, outside
         with self._lock:
-            if (variable, shift) not in self._symbols:
-                self._symbols[variable, shift] = self._symbols_at(variable, shift)
-            return self._symbols[variable, shift]
+            if key not in self._symbols:
+                self._symbols[key] = self._symbols_at(*key)
+            return self._symbols[key]
 
-    def _symbols_at(self, variable: str, shift: int) -> np.ndarray:
-        ids, found = self.batch.token_ids(), []
-        for start, n, rows in zip(self.batch.starts, self.batch.sizes, self.rows, strict=False):
-            here = ids[start : start + n]
-            places = np.arange(n) if variable == "k" else rows
-            ends = rows + 1 if self.causal else np.full(len(rows), n)
-            for q, end in zip(rows, ends, strict=True):
-                at = (places[:end] if variable == "k" else np.array([q])) + shift
-                seen = (at >= 0) & (at < end)
-                found.append(np.where(seen, here[np.clip(at, 0, n - 1)], 0))
-        return np.concatenate(found).astype(np.int32)
+    def _symbols_at(self, variable: str, shift: int, outside: int) -> np.ndarray:
+        widths = np.diff(self.starts)
+        base = np.repeat(self.batch.starts[:-1], [len(rows) for rows in self.rows])
+        if variable == "k":
+            at = np.arange(self.entries) - np.repeat(self.starts[:-1], widths) + shift
+            base, ends = np.repeat(base, widths), np.repeat(widths, widths)
+        else:
+            at, ends = np.concatenate(self.rows) + shift, widths
+        seen = (at >= 0) & (at < ends)
+        symbols = self.batch.token_ids()[base + np.where(seen, at, 0)]
+        return np.where(seen, symbols, outside).astype(np.int32)
 
     @cached_property
     def width(self) -> int:

@@ -210,7 +210,7 @@ class Atoms:
     def _symbols(self) -> None:
         """Look up the symbols of all entries and rows."""
         design = self.design
-        batch, ids = design.batch, design.batch.token_ids()
+        batch = design.batch
         begin = np.repeat(batch.starts[:-1], [len(r) for r in design.rows])
         query = np.concatenate(design.rows)
         widths = np.diff(design.starts)
@@ -218,11 +218,8 @@ class Atoms:
         first = begin[self.row]
         self.places, self.places_of_queries = key.astype(np.int32), query.astype(np.int32)
 
-        def shifted(at: np.ndarray, base: np.ndarray, shift: int) -> np.ndarray:
-            return np.where(at + shift >= 0, ids[base + np.maximum(at + shift, 0)], -1)
-
-        self.keys = np.stack([shifted(key, first, s) for s in SHIFTS]).astype(np.int32)
-        self.queries = np.stack([shifted(query, begin, s) for s in SHIFTS]).astype(np.int32)
+        self.keys = np.stack([design.symbols_at("k", s, outside=-1) for s in SHIFTS])
+        self.queries = np.stack([design.symbols_at("q", s, outside=-1) for s in SHIFTS])
         column = batch.column("word")
         self.words = column.settled[first + key]
         if column.partial and self.causal:

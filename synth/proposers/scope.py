@@ -150,12 +150,12 @@ class Scope:
 
     def slopes(self) -> list[Place]:
         """Return the places of sets of query tokens that multiply a value, as ``places`` does."""
-        found = []
+        terms, found = vocabulary.terms(self.task.causal), []
         for j in np.flatnonzero(~vocabulary.truths(self.task.causal)):
-            term = vocabulary.terms(self.task.causal)[j]
-            if isinstance(term, t.Scaled) and not isinstance(term.value, t.Product):
-                gains = self._by_query([m[j] for m in self.rows], QUERIES[0])
-                found.append(Place(QUERIES[0], term.condition, gains, term.value))
+            term = terms[j]
+            assert isinstance(term, t.Scaled) and not isinstance(term.value, t.Product)
+            gains = self._by_query([m[j] for m in self.rows], QUERIES[0])
+            found.append(Place(QUERIES[0], term.condition, gains, term.value))
         return sorted(found, key=lambda place: -place.promise)
 
     def _key_places(self) -> Iterator[Place]:
@@ -164,9 +164,9 @@ class Scope:
         program = t.Head(
             "near", self.task.empty().visibility, "softmax", tuple(t.Where(None, p) for p in near)
         )
+        places = (None, self.ones), *zip(near, design.planes(program), strict=True)
         for place in KEYS:
-            yield Place(place, None, self.of_keys(self.ones, place))
-            for condition, plane in zip(near, design.planes(program), strict=True):
+            for condition, plane in places:
                 yield Place(place, condition, self.of_keys(plane, place))
         conditions = vocabulary.conditions(causal)
         held = design.conditions[: len(conditions) // 2].astype(np.bool_)
