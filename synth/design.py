@@ -62,6 +62,11 @@ class Design:
         self._symbols: dict[tuple[str, int, int], np.ndarray] = {}
         self._lock = threading.Lock()
 
+    @property
+    def key_places(self) -> np.ndarray:
+        """The position of each entry's key in its text, int64 (entries)."""
+        return np.arange(self.entries) - np.repeat(self.starts[:-1], np.diff(self.starts))
+
     def symbols_at(self, variable: str, shift: int, outside: int = 0) -> np.ndarray:
         """Return the token string that stands at a shifted query or key, int32.
 
@@ -82,7 +87,7 @@ class Design:
         widths = np.diff(self.starts)
         base = np.repeat(self.batch.starts[:-1], [len(rows) for rows in self.rows])
         if variable == "k":
-            at = np.arange(self.entries) - np.repeat(self.starts[:-1], widths) + shift
+            at = self.key_places + shift
             base, ends = np.repeat(base, widths), np.repeat(widths, widths)
         else:
             at, ends = np.concatenate(self.rows) + shift, widths

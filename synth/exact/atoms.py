@@ -213,8 +213,7 @@ class Atoms:
         batch = design.batch
         begin = np.repeat(batch.starts[:-1], [len(r) for r in design.rows])
         query = np.concatenate(design.rows)
-        widths = np.diff(design.starts)
-        key = np.arange(design.entries) - np.repeat(design.starts[:-1], widths)
+        key = design.key_places
         first = begin[self.row]
         self.places, self.places_of_queries = key.astype(np.int32), query.astype(np.int32)
 

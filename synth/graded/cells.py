@@ -74,16 +74,17 @@ class Cells:
     def of(cls, design: Design, channels: tuple[Channel, ...] = CHANNELS) -> Cells:
         """Group the entries of a design by their token strings."""
         numbers = np.unique(np.append(design.batch.token_ids(), 0))
-        positions = _positions(design)
-        distance = positions.query - positions.key
+        widths = np.diff(design.starts)
+        distance = np.repeat(np.concatenate(design.rows), widths) - design.key_places
         firsts = np.array([first for first, _ in bands(design.causal)])
         band = np.searchsorted(firsts, distance, side="right") - 1
         size = len(numbers)
         cells, queries, keys, starts = [], [], [], []
         total = 0
         for channel in channels:
-            query = np.searchsorted(numbers, positions.symbols(positions.query, channel.query))
-            key = np.searchsorted(numbers, positions.symbols(positions.key, channel.key))
+            symbols = np.repeat(design.symbols_at("q", -channel.query), widths)
+            query = np.searchsorted(numbers, symbols)
+            key = np.searchsorted(numbers, design.symbols_at("k", -channel.key))
             distinct, cell = np.unique((band * size + query) * size + key, return_inverse=True)
             cells.append(total + cell)
             queries.append(distinct % (size * size) // size)
@@ -107,33 +108,6 @@ class Cells:
         sizes = np.diff(self.starts)
         bands = np.tile(np.arange(sizes.shape[1], dtype=np.int32), len(sizes))
         return np.repeat(bands, sizes.ravel())
-
-
-@dataclass(frozen=True, eq=False)
-class _Positions:
-    """Query, key and first position of the text of each entry, within the batch."""
-
-    query: np.ndarray
-    key: np.ndarray
-    base: np.ndarray
-    tokens: np.ndarray
-
-    def symbols(self, positions: np.ndarray, shift: int) -> np.ndarray:
-        """Return the token symbol so many positions before, 0 before the text."""
-        there = positions - shift
-        return np.where(there >= 0, self.tokens[self.base + np.maximum(there, 0)], 0)
-
-
-def _positions(design: Design) -> _Positions:
-    queries, keys, bases = [], [], []
-    for base, n, rows in zip(design.batch.starts, design.batch.sizes, design.rows, strict=False):
-        for q in rows:
-            width = int(q) + 1 if design.causal else int(n)
-            queries.append(np.full(width, q))
-            keys.append(np.arange(width))
-            bases.append(np.full(width, base))
-    query, key, base = (np.concatenate(parts) for parts in (queries, keys, bases))
-    return _Positions(query, key, base, design.batch.token_ids())
 
 
 @njit(**_OPTIONS)
