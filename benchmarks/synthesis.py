@@ -246,8 +246,8 @@ def transfer(folder: Path, extra: list[str]) -> dict[str, Any]:
     return {"what": "stories260k, programs found on stories scored on encyclopedic text", **found}
 
 
-UNSEEN = 12
-"""The seed of programs that nobody has looked at; the search was made better on some of 0, 1, 3, 7, 11."""
+UNSEEN = 13
+"""The seed of programs that nobody has looked at, as some of 0, 1, 3, 7, 11 and 12 were."""
 
 
 def recovery(noise: bool) -> Callable[[Path, list[str]], dict[str, Any]]:

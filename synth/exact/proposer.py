@@ -26,6 +26,7 @@ from attn_dsl.synth.exact import screen as s
 from attn_dsl.synth.exact.aside import Aside
 from attn_dsl.synth.exact.atoms import VALUE, Atoms
 from attn_dsl.synth.exact.noise import noise_of_program
+from attn_dsl.synth.exact.regroup import regroup
 from attn_dsl.synth.exact.residual import Residual
 from attn_dsl.synth.exact.rules import Atom, Choice, Rule
 from attn_dsl.synth.exact.state import State, cost_of, replace
@@ -80,6 +81,7 @@ class Exact:
             return
         if not clean:
             yield from self.grow(state, task, screenings)
+            regroup(state, task, self.screen, self.settle)
             state.look()
         yield from self.refined(state, task, screenings)
         yield from self.shrink(state, task)
@@ -89,6 +91,7 @@ class Exact:
         most -= yield from self.grow(state, task, most)
         self.swaps(state, task, most)
         self.settle(state)
+        regroup(state, task, self.screen, self.settle)
         self.merge(state, task)
         self.fuse(state)
         for _ in range(2):
@@ -96,6 +99,7 @@ class Exact:
                 if j < len(state.rules) and not task.spent:
                     self.improve(state, task, j)
             self.settle(state)
+        regroup(state, task, self.screen, self.settle)
         state.by_distance()
 
     def peeled(self, state: State, task: HeadTask, most: int) -> Iterator[Fitted]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from attn_dsl.synth.exact import rules as r
 from attn_dsl.synth.exact.atoms import AFFIX, ONE, POINTED, SCALE, SHIFTS, TRUTH, VALUE, Atoms
+from attn_dsl.synth.exact.classes import Classes
 from attn_dsl.synth.exact.histograms import (
     histograms,
     row_moments,
@@ -72,6 +73,7 @@ class Screen:
         self.groups = (
             list(groups), np.concatenate(list(groups.values())), np.cumsum([0, *counts[:-1]])
         )  # fmt: skip
+        self.classes = Classes(atoms, list(groups))
 
     def moments(self, left: Residual) -> tuple[np.ndarray, np.ndarray]:
         """Compute gradient and curvature of all atoms by row, float32 (rows, atoms)."""

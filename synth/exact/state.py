@@ -27,7 +27,7 @@ FALL = 5.0
 MANY, MOST = 5, 7
 """A head that is ``hopeless`` after so many rules is given up, and one that is ``doubtful`` after most."""
 FEW, SLOW = 2, 0.8
-"""This one is after so few if this share of what was left at first is left still."""
+"""This one is after so few if this share of what was left at first beside its noise is left still."""
 
 
 class State:
@@ -59,7 +59,7 @@ class State:
             much: what was left before the first of them, in units of the head's noise.
         """
         count, left = len(self.rules), self.left
-        little = count >= FEW and left.much > SLOW * much
+        little = count >= FEW and left.much - 1 > SLOW * (much - 1)
         doubts = left.doubtful and (little or count >= MOST)
         return doubts or (left.hopeless and count >= MANY)
 
