@@ -7,15 +7,13 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
+from exact_heads import capture_of, task_of, texts
 
-from attn_dsl.compiler.program import Program
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.printer import show, show_term
-from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.capture import Capture
 from attn_dsl.synth import weights
-from attn_dsl.synth.design import Design
 from attn_dsl.synth.exact import rules as r
 from attn_dsl.synth.exact import screen as s
 from attn_dsl.synth.exact.aside import Aside
@@ -28,10 +26,6 @@ from attn_dsl.synth.exact.rules import Atom, Choice, Rule
 from attn_dsl.synth.exact.state import FEW, MANY, State
 from attn_dsl.synth.proposer import Fitted, HeadTask, pool
 
-WORDS = (
-    "the cat saw a dog . Tom and Mia ran to the park , and she said hi to him ! Rain fell on "
-    "roofs while birds sang of long summer days ; nobody listened , but they went on singing ."
-).split()
 KINDS = {
     "threshold": "3 where q - k >= 11",
     "interval": "-2 where q - k in 3..9",
@@ -53,33 +47,6 @@ KINDS = {
     "query condition": "-2.5 where capital(k) and length(q) >= 3",
     "three terms": '2 where k == 0\n -1 * log(1 + q - k)\n 2.5 where token(k) in {" a", " to"}',
 }
-
-
-@lru_cache(maxsize=1)
-def texts() -> tuple[Tokens, ...]:
-    rng = np.random.default_rng(5)
-    return tuple(
-        Tokens.from_strings([" " + word for word in rng.choice(WORDS, size=28)]) for _ in range(60)
-    )
-
-
-def capture_of(source: str, noise: float = 0.0) -> Capture:
-    """Make a capture of one head that is a program, each row drawn around it if there is noise."""
-    program = Program.from_tree(parse(source))
-    rng = np.random.default_rng(0)
-    found = []
-    for text in texts():
-        matrix = np.asarray(program(text), dtype=np.float64)
-        if noise:
-            drawn = np.tril(rng.standard_gamma(np.maximum(matrix / noise, 1e-9)))
-            matrix = drawn / drawn.sum(1, keepdims=True)
-        found.append(matrix[None, None].astype(np.float32))
-    return Capture.from_arrays(texts(), found, causal=True)
-
-
-def task_of(capture: Capture, entries: int = 12_000) -> HeadTask:
-    design = Design(capture, capture.split(0)["fit"], entries=entries, seed=0)
-    return HeadTask(design, 0, 0, seed=0, max_nodes=200, max_evals=100)
 
 
 def exact(task: HeadTask, effort: int = 1) -> Exact:

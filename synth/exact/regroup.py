@@ -61,7 +61,7 @@ def regroup(state: State, task: HeadTask, screen: Screen, settle: Callable[[Stat
             done.clear()
         else:
             state.restore(before)
-        done.add(_name(groups[0]))
+            done.add(_name(groups[0]))
 
 
 def _name(group: list[Part]) -> tuple[int, Rule]:
