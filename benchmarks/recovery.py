@@ -50,8 +50,9 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 TEXTS, TOKENS = 200, 96
 MAKER = "random_programs.py"
-NEAR = 0.002
-"""The smallest program of a front within this of the best on the select split is the found one."""
+NEAR, EXACT = 0.002, 0.0002
+"""The smallest program of a front within this of the best on the select split is the found one: with
+noise, and without, where two that differ by more cannot both be the program."""
 NOISY = 0.9
 """IoU that the true program keeps with its noisy matrices."""
 MISSED = 0.003
@@ -167,11 +168,11 @@ def concentration(
     return math.exp((low + high) / 2)
 
 
-def found_row(result: HeadResult) -> Any:
-    """Return the front's smallest row within 0.002 of the best on the select split."""
+def found_row(result: HeadResult, near: float) -> Any:
+    """Return the front's smallest row so near to the best on the select split."""
     best = max(row.iou_select for row in result.front)
     return min(
-        (row for row in result.front if row.iou_select >= best - NEAR), key=lambda row: row.nodes
+        (row for row in result.front if row.iou_select >= best - near), key=lambda row: row.nodes
     )
 
 
@@ -187,8 +188,10 @@ def missed_terms(made: Made, found: t.Head, texts: Sequence[Tokens], causal: boo
     return [form for gained, form in sorted(scores, reverse=True) if gained >= MISSED]
 
 
-def outcomes(cell: Cell, run: Run, capture: Capture, texts: Sequence[Tokens]) -> list[Outcome]:
-    """Compare the programs of a run with the true ones."""
+def outcomes(
+    cell: Cell, run: Run, capture: Capture, texts: Sequence[Tokens], near: float = EXACT
+) -> list[Outcome]:
+    """Compare the programs of a run with the true ones; see ``found_row`` for ``near``."""
     split = capture.split(run.info["key"]["seed"])
     plan = Plan([m.program for m in cell.made], Batch([texts[i] for i in split["test"]]))
     true = np.zeros((len(split["test"]), len(cell.made)))
@@ -198,7 +201,7 @@ def outcomes(cell: Cell, run: Run, capture: Capture, texts: Sequence[Tokens]) ->
             true[at, i] = ious(attention(capture, text, [i]), rows[i : i + 1])[0, 0]
     fit_texts, found = [texts[i] for i in split["fit"]], []
     for result in run.results:
-        made, row = cell.made[result.head], found_row(result)
+        made, row = cell.made[result.head], found_row(result, near)
         chosen = next(r for r in result.front if r.chosen)
         iou_true = float(true[:, result.head].mean())
         good = row.iou_test >= min(RECOVERED, iou_true - AS_GOOD)
@@ -247,7 +250,7 @@ def recover(options: argparse.Namespace) -> list[Outcome]:
             capture=capture, out=out, seed=options.seed, jobs=options.jobs, watch=tell,
             max_nodes=options.max_nodes, resume=(out / "run.json").exists(), **extra,
         )  # fmt: skip
-        found += outcomes(cell, run, capture, texts[cell.corpus])
+        found += outcomes(cell, run, capture, texts[cell.corpus], NEAR if options.noise else EXACT)
         print(file=sys.stderr)
     return found
 

@@ -171,7 +171,8 @@ def test_the_found_program_is_picked_on_select() -> None:
     class Result:
         front = (row(5, 0.9, 0.999), row(9, 0.991, 0.98), row(20, 0.992, 0.97), row(40, 0.9925, 1))
 
-    assert recovery.found_row(Result()).nodes == 9  # type: ignore[arg-type]
+    assert recovery.found_row(Result(), 0.002).nodes == 9  # type: ignore[arg-type]
+    assert recovery.found_row(Result(), 0.0002).nodes == 40  # type: ignore[arg-type]
 
 
 def test_a_small_run_finds_what_the_search_knows_and_says_what_it_missed(
