@@ -26,7 +26,7 @@ FALL = 5.0
 """By how much that falls when no rule pays any more."""
 MANY, MOST = 5, 7
 """A head that is ``hopeless`` after so many rules is given up, and one that is ``doubtful`` after most."""
-FEW, SLOW = 2, 0.8
+FEW, SLOW = 2, 0.74
 """This one is after so few if this share of what was left at first beside its noise is left still."""
 
 
