@@ -103,10 +103,14 @@ class Residual:
         return self._beside_tables > DOUBTFUL
 
     @property
+    def first_part(self) -> bool:
+        """Whether a noisy head is in the first part of the search, where most is set aside."""
+        return self.aside is not None and self.aside.places and not self.clean
+
+    @property
     def _beside_tables(self) -> float:
-        """What a noisy head leaves in the first part of the search, where most is set aside; else 0."""
-        places = self.aside is not None and self.aside.places
-        return self.much if places and not self.clean else 0.0
+        """What a noisy head leaves in the first part of the search; else 0."""
+        return self.much if self.first_part else 0.0
 
     @property
     def price(self) -> float:

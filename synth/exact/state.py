@@ -29,6 +29,9 @@ MANY, MOST = 5, 7
 FEW, SLOW = 2, 0.74
 """This one is after so few if this share of what was left at first beside its noise is left still."""
 
+CROWD = 15
+"""A noisy head that has so many rules in the first part of the search is no program either."""
+
 
 class State:
     """Rules with fitted weights, and what they leave unexplained."""
@@ -61,7 +64,8 @@ class State:
         count, left = len(self.rules), self.left
         little = count >= FEW and left.much - 1 > SLOW * (much - 1)
         doubts = left.doubtful and (little or count >= MOST)
-        return doubts or (left.hopeless and count >= MANY)
+        crowd = left.first_part and count >= CROWD
+        return doubts or crowd or (left.hopeless and count >= MANY)
 
     def dear(self, share: float) -> None:
         """Make nodes dear, and in the end a share of what is unexplained now."""
