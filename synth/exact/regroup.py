@@ -11,7 +11,7 @@ element of a set whose elements all count the same, or with a weight of its own.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -72,23 +72,24 @@ def _groups(state: State, screen: Screen) -> list[list[Part]]:
     """Return the parts that add up, those of two rules or more."""
     found: dict[tuple[int, Rule], list[Part]] = {}
     for number, rule in enumerate(state.rules):
-        for part in _parts(state, screen, number, rule):
+        part = _part(state, screen, number, rule)
+        if part is not None:
             found.setdefault(_name([part]), []).append(part)
     return [group for group in found.values() if len(group) > 1]
 
 
-def _parts(state: State, screen: Screen, number: int, rule: Rule) -> Iterator[Part]:
-    """Yield what a rule says of tokens, if that is all it says of the key but for its distance."""
-    atoms, weight = state.atoms, float(state.left.weights[number])
-    if rule.atom.kind not in (ONE, TRUTH, AFFIX) or (rule.atom.kind == ONE and rule.key is None):
-        return
+def _part(state: State, screen: Screen, number: int, rule: Rule) -> Part | None:
+    """Return what a rule says of tokens, if that is all it says of the key but for its distance."""
+    width, weight = state.atoms.width, float(state.left.weights[number])
+    bare = rule.atom.kind == ONE
+    if rule.atom.kind not in (ONE, TRUTH, AFFIX) or (bare and rule.key is None):
+        return None
     for shift in SHIFTS if rule.key is None else (rule.key.shift,):
-        bare = rule.atom.kind == ONE
-        table = np.ones(atoms.width) if bare else screen.classes.told(rule.atom, shift)
+        table = np.ones(width) if bare else screen.classes.told(rule.atom, shift)
         if table is not None:
-            own = 1.0 if rule.key is None else rule.key.table(atoms.width)[:-1]
-            yield Part(number, shift, weight * table * own, replace(rule, atom=Atom(), key=None))
-            return
+            own = 1.0 if rule.key is None else rule.key.table(width)[:-1]
+            return Part(number, shift, weight * table * own, replace(rule, atom=Atom(), key=None))
+    return None
 
 
 def _rewrite(state: State, screen: Screen, group: list[Part]) -> bool:
@@ -115,11 +116,12 @@ def _rewrite(state: State, screen: Screen, group: list[Part]) -> bool:
         new += _cover(screen, there, shift, table, h, price)
     gone = {p.number for p in group}
     kept = [i for i in range(len(state.rules)) if i not in gone]
-    new = [x for x in dict.fromkeys(new) if x not in [state.rules[i] for i in kept]]
+    stay = [state.rules[i] for i in kept]
+    new = [x for x in dict.fromkeys(new) if x not in stay]
     if not new or {state.rules[i] for i in gone} == set(new):
         return False
     fresh = [r.plane(state.atoms, rule) for rule in new]
-    state.put([*(state.rules[i] for i in kept), *new], np.stack([*state.planes[kept], *fresh]))
+    state.put([*stay, *new], np.stack([*state.planes[kept], *fresh]))
     return True
 
 
