@@ -19,26 +19,31 @@ WORDS = (
 ).split()
 
 
-@lru_cache(maxsize=1)
-def texts() -> tuple[Tokens, ...]:
+@lru_cache(maxsize=2)
+def texts(more: tuple[str, ...] = ()) -> tuple[Tokens, ...]:
     rng = np.random.default_rng(5)
-    return tuple(
-        Tokens.from_strings([" " + word for word in rng.choice(WORDS, size=28)]) for _ in range(60)
-    )
+    strings = [*(" " + word for word in WORDS), *more]
+    return tuple(Tokens.from_strings(list(rng.choice(strings, size=28))) for _ in range(60))
 
 
-def capture_of(source: str, noise: float = 0.0) -> Capture:
-    """Make a capture of one head that is a program, each row drawn around it if there is noise."""
+def capture_of(source: str, noise: float = 0.0, more: tuple[str, ...] = ()) -> Capture:
+    """Make a capture of one head that is a program, each row drawn around it if there is noise.
+
+    Args:
+        more: tokens of the texts beside the words.
+    """
     program = Program.from_tree(parse(source))
     rng = np.random.default_rng(0)
     found = []
-    for text in texts():
+    causal = program.causal
+    for text in texts(more):
         matrix = np.asarray(program(text), dtype=np.float64)
         if noise:
-            drawn = np.tril(rng.standard_gamma(np.maximum(matrix / noise, 1e-9)))
+            drawn = rng.standard_gamma(np.maximum(matrix / noise, 1e-9))
+            drawn = np.tril(drawn) if causal else drawn
             matrix = drawn / drawn.sum(1, keepdims=True)
         found.append(matrix[None, None].astype(np.float32))
-    return Capture.from_arrays(texts(), found, causal=True)
+    return Capture.from_arrays(texts(more), found, causal=causal)
 
 
 def task_of(capture: Capture, entries: int = 12_000) -> HeadTask:

@@ -6,7 +6,9 @@ as ``q - k`` or ``length(k)``, of which every threshold, value and interval is a
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -28,6 +30,25 @@ COUNTS = {"length": 16, "piece": 6, "repeats": 8, "word_repeats": 8, "word_index
 FAR = 128
 """Distances and positions from here on are one."""
 TRUTH, VALUE, SCALE, AFFIX, ONE, POINTED = range(6)
+
+
+T = TypeVar("T")
+
+
+class Known(Generic[T]):
+    """What was computed before, by what it was computed of; forgotten when it has become much."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self._found = most, dict[Hashable, T]()
+
+    def get(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """Return what is known under a key, or compute it."""
+        found = self._found.get(key)
+        if found is None:
+            if len(self._found) >= self.most:
+                self._found.clear()
+            found = self._found[key] = compute()
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,10 +200,12 @@ class Atoms:
         keys: int32 (shifts, entries): the token string of each entry's key, shifted; -1 for none.
         queries: int32 (shifts, rows). words: int32 (entries): the key's word as the query sees it.
         places: int32 (entries): k. places_of_queries: int32 (rows): q.
+        sizes: nodes by rule. affixes: symbols by what they start or end with.
     """
 
     def __init__(self, design: Design) -> None:
         self.design, self.causal = design, design.causal
+        self.sizes, self.affixes = Known[int](200_000), Known[np.ndarray](4_096)
         self.starts = design.starts
         widths = np.diff(design.starts)
         self.row = np.repeat(np.arange(len(widths), dtype=np.int32), widths)

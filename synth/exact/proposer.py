@@ -21,11 +21,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from attn_dsl.dsl import tree as t
+from attn_dsl.synth.exact import alike
 from attn_dsl.synth.exact import rules as r
 from attn_dsl.synth.exact import screen as s
 from attn_dsl.synth.exact.aside import Aside
 from attn_dsl.synth.exact.atoms import VALUE, Atoms
+from attn_dsl.synth.exact.counterexamples import checked, program_of
 from attn_dsl.synth.exact.noise import noise_of_program
+from attn_dsl.synth.exact.redraw import redraw
 from attn_dsl.synth.exact.regroup import regroup
 from attn_dsl.synth.exact.residual import Residual
 from attn_dsl.synth.exact.rules import Atom, Choice, Rule
@@ -84,6 +87,13 @@ class Exact:
             regroup(state, task, self.screen, self.settle)
             state.look()
         yield from self.refined(state, task, screenings)
+        if clean:
+
+            def refine(state: State, screen: s.Screen) -> Iterator[Fitted]:
+                exact = dataclasses.replace(self, make=lambda: screen)
+                return exact.refined(state, task, screenings)
+
+            state = yield from checked(state, task, refine)
         yield from self.shrink(state, task)
 
     def refined(self, state: State, task: HeadTask, most: int) -> Iterator[Fitted]:
@@ -92,6 +102,8 @@ class Exact:
         self.swaps(state, task, most)
         self.settle(state)
         regroup(state, task, self.screen, self.settle)
+        redraw(state)
+        alike.exchange(state, task, self.screen, self.settle)
         self.merge(state, task)
         self.fuse(state)
         for _ in range(2):
@@ -101,6 +113,7 @@ class Exact:
             self.settle(state)
         regroup(state, task, self.screen, self.settle)
         state.by_distance()
+        redraw(state)
 
     def peeled(self, state: State, task: HeadTask, most: int) -> Iterator[Fitted]:
         """Find first what no table of key, distance and place explains, then those of the latter.
@@ -162,11 +175,11 @@ class Exact:
         return most - screenings
 
     def fitted(self, state: State, task: HeadTask) -> Fitted:
-        """Write the state's program; without noise its weights are final."""
-        weights = np.array([float(f"{x:.3g}") for x in state.left.weights])
+        """Measure the state's program; without noise on all rows, and its weights are final."""
         task.evals += 1
-        found = task.measured(state.program(task, weights))
-        return dataclasses.replace(found, settled=state.left.clean)
+        found = task.measured(program_of(state, task))
+        iou = task.everywhere.iou(found.program) if state.left.clean else found.iou
+        return dataclasses.replace(found, iou=iou, settled=state.left.clean)
 
     def shrink(self, state: State, task: HeadTask) -> Iterator[Fitted]:
         """Yield the program, and what is left as its least useful rules are dropped."""

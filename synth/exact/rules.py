@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
@@ -93,13 +92,16 @@ def atom_plane(atoms: Atoms, atom: Atom) -> np.ndarray:
     return np.ones(len(atoms.row), dtype=np.float32)
 
 
-@lru_cache(maxsize=4096)
 def affix_table(atoms: Atoms, kind: str, text: str) -> np.ndarray:
     """Say which symbols start or end with a string, float32 (symbols)."""
-    table = np.zeros(atoms.width, dtype=np.float32)
-    for number, string in atoms.names.items():
-        table[number] = string.startswith(text) if kind == "starts" else string.endswith(text)
-    return table
+
+    def table() -> np.ndarray:
+        found = np.zeros(atoms.width, dtype=np.float32)
+        for number, string in atoms.names.items():
+            found[number] = string.startswith(text) if kind == "starts" else string.endswith(text)
+        return found
+
+    return atoms.affixes.get((kind, text), table)
 
 
 def row_factor(atoms: Atoms, rule: Rule, queries: bool = True) -> np.ndarray | None:
@@ -204,10 +206,9 @@ def term(atoms: Atoms, rule: Rule, weight: float | None) -> t.Term:
     return t.Scaled(weight, value, condition)
 
 
-@lru_cache(maxsize=200_000)
 def nodes(atoms: Atoms, rule: Rule) -> int:
     """Count a rule's nodes."""
-    return size(term(atoms, rule, None))
+    return atoms.sizes.get(rule, lambda: size(term(atoms, rule, None)))
 
 
 def allowed(rule: Rule) -> bool:
