@@ -29,9 +29,9 @@ from attn_dsl.synth.exact.atoms import VALUE, Atoms
 from attn_dsl.synth.exact.counterexamples import checked, program_of
 from attn_dsl.synth.exact.noise import noise_of_program
 from attn_dsl.synth.exact.redraw import redraw
-from attn_dsl.synth.exact.regroup import regroup
+from attn_dsl.synth.exact.regroup import fuse, regroup
 from attn_dsl.synth.exact.residual import Residual
-from attn_dsl.synth.exact.rules import Atom, Choice, Rule
+from attn_dsl.synth.exact.rules import Atom, Rule
 from attn_dsl.synth.exact.state import State, cost_of, replace
 from attn_dsl.synth.proposer import Fitted, HeadTask
 
@@ -105,7 +105,7 @@ class Exact:
         redraw(state)
         alike.exchange(state, task, self.screen, self.settle)
         self.merge(state, task)
-        self.fuse(state)
+        fuse(state)
         for _ in range(2):
             for j in range(len(state.rules)):
                 if j < len(state.rules) and not task.spent:
@@ -352,36 +352,6 @@ class Exact:
         ]  # fmt: skip
         several = [(x,) for x in [*state.seen, *curves] if r.allowed(x)]
         replace(state, task, several)
-
-    def fuse(self, state: State) -> None:
-        """Write rules that differ only in tokens of one side as one graded set where it costs less."""
-        for side in ("key", "query"):
-            groups: dict[tuple[Rule, int], list[int]] = {}
-            for i, rule in enumerate(state.rules):
-                if (choice := rule.side(side)) is not None:
-                    groups.setdefault((rule.replace(side, None), choice.shift), []).append(i)
-            for (rest, shift), members in groups.items():
-                table = np.zeros(state.atoms.width)
-                for i in members:
-                    mine = state.rules[i].side(side)
-                    assert mine is not None
-                    table += mine.table(state.atoms.width)[:-1] * state.left.weights[i]
-                some = np.flatnonzero(table)
-                if len(members) < 2 or not len(some):
-                    continue
-                shares = table[some] / np.abs(table).max()
-                whole = Choice(shift, tuple(some.tolist()), tuple(shares.tolist()))
-                rule = rest.replace(side, whole)
-                if not r.allowed(rule):
-                    continue
-                kept = [i for i in range(len(state.rules)) if i not in members]
-                before, price = state.save(), state.left.lowest
-                cost = state.total(price)
-                planes = np.concatenate([state.planes[kept], r.plane(state.atoms, rule)[None]])
-                state.put([*(state.rules[i] for i in kept), rule], planes)
-                if state.total(price) < cost:
-                    return self.fuse(state)
-                state.restore(before)
 
     def curves(self, state: State, task: HeadTask) -> None:
         """Put one curve or two in the place of several rules where they do as well."""

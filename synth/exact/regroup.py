@@ -64,6 +64,37 @@ def regroup(state: State, task: HeadTask, screen: Screen, settle: Callable[[Stat
             done.add(_name(groups[0]))
 
 
+def fuse(state: State) -> None:
+    """Write rules that differ only in tokens of one side as one graded set where it costs less."""
+    for side in ("key", "query"):
+        groups: dict[tuple[Rule, int], list[int]] = {}
+        for i, rule in enumerate(state.rules):
+            if (choice := rule.side(side)) is not None:
+                groups.setdefault((rule.replace(side, None), choice.shift), []).append(i)
+        for (rest, shift), members in groups.items():
+            table = np.zeros(state.atoms.width)
+            for i in members:
+                mine = state.rules[i].side(side)
+                assert mine is not None
+                table += mine.table(state.atoms.width)[:-1] * state.left.weights[i]
+            some = np.flatnonzero(table)
+            if len(members) < 2 or not len(some):
+                continue
+            shares = table[some] / np.abs(table).max()
+            whole = Choice(shift, tuple(some.tolist()), tuple(shares.tolist()))
+            rule = rest.replace(side, whole)
+            if not r.allowed(rule):
+                continue
+            kept = [i for i in range(len(state.rules)) if i not in members]
+            before, price = state.save(), state.left.lowest
+            cost = state.total(price)
+            planes = np.concatenate([state.planes[kept], r.plane(state.atoms, rule)[None]])
+            state.put([*(state.rules[i] for i in kept), rule], planes)
+            if state.total(price) < cost:
+                return fuse(state)
+            state.restore(before)
+
+
 def _name(group: list[Part]) -> tuple[int, Rule]:
     return group[0].shift, replace(group[0].rest, condition=None)
 
