@@ -23,7 +23,7 @@ WORDS = (
 def texts(more: tuple[str, ...] = ()) -> tuple[Tokens, ...]:
     rng = np.random.default_rng(5)
     strings = [*(" " + word for word in WORDS), *more]
-    return tuple(Tokens.from_strings(list(rng.choice(strings, size=28))) for _ in range(60))
+    return tuple(Tokens.from_strings(rng.choice(strings, size=28).tolist()) for _ in range(60))
 
 
 def capture_of(source: str, noise: float = 0.0, more: tuple[str, ...] = ()) -> Capture:

@@ -9,13 +9,12 @@ synthesis (Solar-Lezama et al. 2006).
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from attn_dsl.dsl import tree as t
-from attn_dsl.synth.design import Design
 from attn_dsl.synth.exact import rules as r
 from attn_dsl.synth.exact.atoms import TRUTH, Atoms
 from attn_dsl.synth.exact.residual import Residual
@@ -86,25 +85,19 @@ def moved(state: State, task: HeadTask, atoms: Atoms) -> State:
     truths = {p: i for i, p in enumerate(atoms.truths)}
     held = {p: i for i, p in enumerate(atoms.conditions)}
 
-    def atom(x: Atom | None) -> Atom | None:
-        if x is None or x.kind != TRUTH:
-            return x
-        return dataclasses.replace(x, number=truths[old.truths[x.number]])
+    def atom(x: Atom) -> Atom:
+        return replace(x, number=truths[old.truths[x.number]]) if x.kind == TRUTH else x
 
     def rule(x: Rule) -> Rule:
         condition = x.condition
         if condition is not None:
             negated, number = divmod(condition, half)
             condition = held[old.conditions[number]] + negated * len(atoms.conditions)
-        return dataclasses.replace(
-            x,
-            atom=atom(x.atom),
-            gap=atom(x.gap),
-            condition=condition,  # type: ignore[arg-type]
-        )
+        gap = None if x.gap is None else atom(x.gap)
+        return replace(x, atom=atom(x.atom), gap=gap, condition=condition)
 
-    design: Design = atoms.design
-    found = State(atoms, Residual(design.target(task.layer, task.head), clean=True))
+    rows = atoms.design.target(task.layer, task.head)
+    found = State(atoms, Residual(rows, clean=True))
     rules = [rule(x) for x in state.rules]
     if rules:
         found.put(rules, np.stack([r.plane(atoms, x) for x in rules]))
