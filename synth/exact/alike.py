@@ -8,6 +8,7 @@ tokens is allowed (``aside``), and those about tokens alone are chosen anew then
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -75,7 +76,7 @@ def candidates(state: State, screen: Screen) -> Iterator[Rule]:
         if of_distance(state.atoms, rule):
             continue
         middle = left.centred(plane[None])[0]
-        view = left.without(state.planes, 0)
+        view = copy.copy(left)
         view.pull = left.mass * middle
         g, h = screen.moments(view)
         factor = r.row_factor(state.atoms, rule)
