@@ -25,7 +25,9 @@ from attn_dsl.synth.exact.state import State
 from attn_dsl.synth.vocabulary import size
 
 CURVE, TABLE = 6, 5
-"""The nodes of a curve, and of a table beside its entries, of one each."""
+"""The nodes of a curve, and of a table beside its entries."""
+STEP = 2
+"""How many nodes' price an entry has: its place is one of many."""
 TURNS = 4
 """How often weights and steps are taken in turns."""
 REWEIGHTED = 12
@@ -75,9 +77,9 @@ def redraw(state: State) -> None:
 
     The better they are, the less is left, and the finer the next drawing.
     """
+    if sum(of_distance(state.atoms, rule) for rule in state.rules) < FEWEST:
+        return
     for _ in range(TIMES):
-        if sum(of_distance(state.atoms, rule) for rule in state.rules) < FEWEST:
-            break
         before, price = state.save(), state.left.lowest
         cost = _cost(state, price)
         _draw(state, price)
@@ -110,7 +112,8 @@ def _draw(state: State, price: float) -> None:
 def _cost(state: State, price: float) -> float:
     """What rules cost as they are written: steps of one table have few nodes."""
     written = r.terms(state.atoms, state.rules, list(state.left.weights))
-    return 0.5 * state.left.loss + price * sum(map(size, written))
+    steps = sum(x.atom.kind == SCALE and of_distance(state.atoms, x) for x in state.rules)
+    return 0.5 * state.left.loss + price * (sum(map(size, written)) + (STEP - 1) * steps)
 
 
 def of_distance(atoms: Atoms, rule: Rule) -> bool:
@@ -187,11 +190,11 @@ def _drawn(curve: Curve, chosen: tuple[int, ...], order: tuple[int, ...], price:
             column = curve.columns[which]
             mass = np.bincount(column, curve.heavy)
             mean = np.bincount(column, curve.heavy * rest) / np.maximum(mass, 1e-12)
-            steps[which] = segments(mean, mass, price)
+            steps[which] = segments(mean, mass, STEP * price)
             planes = _planes(curve, shapes, steps)
             weights = np.linalg.lstsq((planes * heavy).T, curve.f * heavy, rcond=None)[0]
         left = curve.f - weights @ planes
-        nodes = CURVE * len(chosen) + sum(TABLE * bool(len(x)) + len(x) for x in steps)
+        nodes = CURVE * len(chosen) + sum(TABLE * bool(len(x)) + STEP * len(x) for x in steps)
         cost = 0.5 * float(curve.heavy @ left**2) + price * nodes
         if cost >= best.cost:
             break
