@@ -6,7 +6,8 @@
 Programs come from ``random_programs.py``. Those of all sizes are the heads of one synthetic model
 for each corpus (the demo model's stories; with ``../shared`` also encyclopedic text) and each
 visibility, so that ``fit`` gets matrices alone, on 200 texts of up to 96 tokens that it splits
-60/20/20. The **found** program is the smallest of the head's front whose IoU on the select split is
+60/20/20. Their tokens are drawn from the fit split: nobody can find what is said of tokens that no
+matrix of it shows. The **found** program is the smallest of the head's front whose IoU on the select split is
 within 0.0002 of the best one there; it is **recovered** if its IoU on the test split is at least
 0.99. With ``--noise`` each row is drawn from a Dirichlet distribution around the program's row,
 concentrated such that the program itself keeps an IoU of 0.9; the found program is then the smallest
@@ -101,12 +102,19 @@ def draw(texts: dict[str, list[Tokens]], sizes: Sequence[int], count: int, seed:
     kinds = [(corpus, causal) for corpus in texts for causal in (True, False)]
     cells = []
     for at, (corpus, causal) in enumerate(kinds):
-        maker = Maker(texts[corpus], causal, seed * 1_000 + at)
+        maker = Maker(shown(texts[corpus], seed), causal, seed * 1_000 + at)
         mine = range(at, count, len(kinds))
         made = tuple(maker.program(size, f"true{size}_{i}") for size in sizes for i in mine)
         if made:
             cells.append(Cell(corpus, causal, made))
     return cells
+
+
+def shown(texts: Sequence[Tokens], seed: int) -> list[Tokens]:
+    """Return the texts of the fit split, whose matrices a search sees."""
+    itself = [np.eye(len(text), dtype=np.float32)[None, None] for text in texts]
+    split = Capture.from_arrays(texts, itself, causal=True).split(seed)
+    return [texts[i] for i in split["fit"]]
 
 
 def capture_of(cell: Cell, texts: Sequence[Tokens], noise: bool, seed: int) -> Capture:

@@ -100,13 +100,18 @@ def _name(group: list[Part]) -> tuple[int, Rule]:
 
 
 def _groups(state: State, screen: Screen) -> list[list[Part]]:
-    """Return the parts that add up, those of two rules or more."""
+    """Return the parts that add up: of two rules or more, or of one that names several tokens."""
     found: dict[tuple[int, Rule], list[Part]] = {}
     for number, rule in enumerate(state.rules):
         part = _part(state, screen, number, rule)
         if part is not None:
             found.setdefault(_name([part]), []).append(part)
-    return [group for group in found.values() if len(group) > 1]
+    return [group for group in found.values() if len(group) > 1 or _names_several(state, group[0])]
+
+
+def _names_several(state: State, part: Part) -> bool:
+    key = state.rules[part.number].key
+    return key is not None and len(key.symbols) >= FEWEST
 
 
 def _part(state: State, screen: Screen, number: int, rule: Rule) -> Part | None:
@@ -151,6 +156,8 @@ def _rewrite(state: State, screen: Screen, group: list[Part]) -> bool:
     new = [x for x in dict.fromkeys(new) if x not in stay]
     if not new or {state.rules[i] for i in gone} == set(new):
         return False
+    if len(group) == 1 and all(x.atom.kind == ONE for x in new):
+        return False  # a set of tokens is chosen elsewhere; here it may become a class
     fresh = [r.plane(state.atoms, rule) for rule in new]
     state.put([*stay, *new], np.stack([*state.planes[kept], *fresh]))
     return True
