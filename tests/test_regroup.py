@@ -69,6 +69,23 @@ def test_a_class_of_which_one_word_counts_becomes_that_word() -> None:
     assert found == {Rule(key=tokens(" Rain", " cat")): 3.0, Rule(Atom(SCALE, 0, 0, 0)): -1.0}
 
 
+def test_a_set_that_is_a_class_becomes_it_where_no_other_rule_is_about_tokens() -> None:
+    gap = Atom(SCALE, 0, 2, 9)
+    strings = [x for x in screen().atoms.names.values() if x.strip().startswith("s")]
+    source = 'head x causal:\n 3 where starts(text(k), "s") and q - k in 2..9'
+    found = regrouped(source, [Rule(key=tokens(*strings), gap=gap)])
+    assert found == {Rule(Atom(AFFIX, affix=("starts", "text", "s")), gap=gap): 3.0}
+
+
+def test_a_set_that_is_no_class_is_left_alone() -> None:
+    rules = [Rule(key=tokens(" Rain", " cat", " park"), gap=Atom(SCALE, 0, 2, 9))]
+    source = 'head x causal:\n 3 where token(k) in {" Rain", " cat", " park"} and q - k in 2..9'
+    state, task = begun(source, rules)
+    planes = state.planes
+    regroup(state, task, screen(), Exact(screen).settle)
+    assert state.rules == rules and state.planes is planes
+
+
 def test_words_that_are_a_class_become_one() -> None:
     """Those with weights of their own that are nearly the same, and one with another besides."""
     found = regrouped(
