@@ -6,12 +6,13 @@
 Programs come from ``random_programs.py``. Those of all sizes are the heads of one synthetic model
 for each corpus (the demo model's stories; with ``../shared`` also encyclopedic text) and each
 visibility, so that ``fit`` gets matrices alone, on 200 texts of up to 96 tokens that it splits
-60/20/20. Their tokens are drawn from the fit split: nobody can find what is said of tokens that no
-matrix of it shows. The **found** program is the smallest of the head's front whose IoU on the select split is
-within 0.0002 of the best one there; it is **recovered** if its IoU on the test split is at least
-0.99. With ``--noise`` each row is drawn from a Dirichlet distribution around the program's row,
-concentrated such that the program itself keeps an IoU of 0.9; the found program is then the smallest
-within 0.002, and what counts is that it comes within 0.01 of the true one on the noisy test matrices.
+60/20/20. The tokens that programs name are drawn from the fit split: nobody can find what is said
+of tokens that no matrix of it shows. The **found** program is the smallest of the head's front
+whose IoU on the select split is within 0.0002 of the best one there; it is **recovered** if its IoU
+on the test split is at least 0.99. With ``--noise`` each row is drawn from a Dirichlet distribution
+around the program's row, concentrated such that the program itself keeps an IoU of 0.9; the found
+program is then the smallest within 0.002, and what counts is that it comes within 0.01 of the true
+one on the noisy test matrices.
 
 A program that was not recovered is looked into: which of its terms would raise the found program's
 IoU on the fit split, and of which form they are.

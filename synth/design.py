@@ -15,6 +15,7 @@ from attn_dsl.compiler.batch import Batch
 from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.dsl import tree as t
 from attn_dsl.eval.controls import attention
+from attn_dsl.eval.shards import row_starts
 from attn_dsl.synth import vocabulary
 from attn_dsl.synth.gains import Packed
 from attn_dsl.synth.weights import Rows
@@ -200,9 +201,8 @@ class AllRows:
         plan = Plan([program], self.design.batch)
         found = []
         for at, (actual, n) in enumerate(zip(self.actual, self.design.batch.sizes, strict=True)):
-            widths = np.arange(1, n + 1) if self.design.causal else np.full(n, n)
-            starts = np.cumsum(widths) - widths
             least = np.minimum(actual, plan.packed(at)[0])
+            starts = row_starts(int(n), self.design.causal)
             shared = np.add.reduceat(least, starts, dtype=np.float64)
             found.append(shared / (2.0 - shared))
         return found

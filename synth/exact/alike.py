@@ -41,11 +41,10 @@ def exchange(state: State, task: HeadTask, screen: Screen, settle: Callable[[Sta
     price = state.left.lowest
     before, cost = state.save(), state.total(price)
     several = [(x,) for x in candidates(state, screen) if x not in state.rules]
-    about_tokens = [i for i, x in enumerate(state.rules) if _about_tokens(x)]
-    others = [i for i in range(len(state.rules)) if i not in about_tokens]
     if not several:
         return
-    tokens = [state.rules[i] for i in about_tokens]
+    tokens = [x for x in state.rules if _about_tokens(x)]
+    others = [i for i, x in enumerate(state.rules) if not _about_tokens(x)]
     state.left.aside = Aside(state.atoms, state.left.mass, places=False)
     state.put([state.rules[i] for i in others], state.planes[others])
     had = state.rules

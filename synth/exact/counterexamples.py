@@ -68,11 +68,10 @@ def counterexamples(
     wrong = np.flatnonzero(ious < WRONG)
     if not len(wrong) or ious.mean() < FAR:
         return None
-    drawn = rng.permutation(wrong)[: len(task.rows)]
+    drawn = np.zeros(len(ious), dtype=np.bool_)
+    drawn[rng.permutation(wrong)[: len(task.rows)]] = True
     ends = np.cumsum([len(x) for x in by_row])
-    text = np.searchsorted(ends, drawn, side="right")
-    query = drawn - (ends - [len(x) for x in by_row])[text]
-    return [np.sort(query[text == i]) for i in range(len(by_row))]
+    return [np.flatnonzero(some) for some in np.split(drawn, ends[:-1])]
 
 
 def moved(state: State, task: HeadTask, atoms: Atoms) -> State:

@@ -147,13 +147,14 @@ def _curve(state: State, kept: Sequence[int]) -> Curve:
     scale, codes = atoms.scales[0], atoms.codes[0].astype(np.int64)
     width = scale.high - scale.low + 1
     logits = left.middle(left.logits[None])[0]
-    others = left.middle(state.planes[kept]) * left.mass
+    middle = left.middle(state.planes[kept])
+    others = middle * left.mass
     own = np.bincount(atoms.row * width + codes, left.mass, left.count * width)
     by_row = own.reshape(left.count, width)
     total = by_row.sum(0)
     table = np.diag(total) - by_row.T @ by_row
     cross = np.array([np.bincount(codes, x, width) for x in others]).reshape(len(kept), width)
-    gram = (others @ left.middle(state.planes[kept]).T).astype(np.float64)
+    gram = (others @ middle.T).astype(np.float64)
     every = np.block([[gram, cross], [cross.T, table]])
     wanted = np.concatenate([
         (others @ logits).astype(np.float64), np.bincount(codes, left.mass * logits, width)
