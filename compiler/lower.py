@@ -1,0 +1,159 @@
+"""Lowering: the one translation of a program's syntax tree to the graph of operations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+from attn_dsl.compiler.graph import NONE, ColumnKey, Factor, Graph, Term
+from attn_dsl.compiler.operations import CODES
+from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.features import FEATURES
+from attn_dsl.dsl.lexicon import lexicon_literal
+
+_COMPARISONS = {
+    "==": CODES["equal"], "!=": CODES["unequal"], "<": CODES["less"], "<=": CODES["at_most"],
+    ">": CODES["more"], ">=": CODES["at_least"],
+}  # fmt: skip
+_ARITHMETIC = {"+": CODES["add"], "-": CODES["subtract"]}
+_EXTREMA = {"min": CODES["minimum"], "max": CODES["maximum"]}
+_POSITIONS = {
+    "q": (CODES["query"], CODES["column_query"]), "k": (CODES["key"], CODES["column_key"]),
+}  # fmt: skip
+_ABSOLUTE, _BETWEEN, _NEGATION = CODES["absolute"], CODES["between"], CODES["negation"]
+_BOTH, _EITHER, _MATCH, _COLUMN = CODES["both"], CODES["either"], CODES["match"], CODES["column"]
+
+
+def lower(programs: Sequence[t.Head]) -> Graph:
+    """Lower programs of one visibility to one graph, in which they share equal nodes.
+
+    >>> from attn_dsl.dsl.parser import parse
+    >>> graph = lower([parse("head previous causal:\\n 1 where k == q-1")])
+    >>> [node.operation.name for node in graph.nodes]
+    ['key', 'query', 'equal']
+
+    Raises:
+        ValueError: there are no programs, or they differ in visibility.
+    """
+    if not programs:
+        raise ValueError("a graph needs at least one program")
+    lowering = _Lowering(programs[0].causal)
+    for program in programs:
+        lowering.program(program)
+    return lowering.graph
+
+
+@lru_cache(maxsize=1024)
+def _plain(elements: tuple[str, ...]) -> frozenset[tuple[str, int]]:
+    return frozenset((element, 1) for element in elements)
+
+
+class _Lowering:
+    def __init__(self, causal: bool) -> None:
+        self.graph = Graph(causal)
+        self.add = self.graph.add
+        self.sets: dict[str, t.SetLiteral] = {}
+
+    def program(self, program: t.Head) -> None:
+        if program.causal != self.graph.causal:
+            raise ValueError("programs of one graph must share their visibility")
+        self.sets = {d.name: d.value for d in program.sets}
+        self.graph.programs.append(tuple(map(self.term, program.terms)))
+        self.graph.heads.append(program)
+
+    def term(self, term: t.Term) -> Term:
+        condition = NONE if term.condition is None else self.predicate(term.condition)
+        if isinstance(term, t.Where):
+            return Term((), condition, (), term)
+        if isinstance(term, t.Table):
+            bounds = tuple(entry.bound for entry in term.entries)
+            return Term((Factor(self.integer(term.value)),), condition, bounds, term)
+        value, factors = term.value, []
+        for part in (value.left, value.right) if isinstance(value, t.Product) else (value,):
+            if isinstance(part, t.Weight) and self.literal(part.set).weights is None:
+                member = self.member(part.value, part.set)  # 0 or 1: a condition
+                condition = member if condition == NONE else self.add(_BOTH, condition, member)
+            else:
+                factors.append(self.factor(part))
+        return Term(tuple(factors), condition, (), term)
+
+    def factor(self, node: t.Factor) -> Factor:
+        if isinstance(node, t.Weight):
+            pairs = frozenset(self.literal(node.set).hundredths().items())
+            key = ColumnKey(node.value.name, "weight", pairs, _label(node.set))
+            return Factor(self.load(key, node.value.args[0]), "hundredths")
+        if isinstance(node, t.Real):
+            return Factor(self.integer(node.value), node.name)
+        if isinstance(node, t.Decay):
+            return Factor(self.integer(node.value), "decay", node.rate)
+        return Factor(self.integer(node))
+
+    def literal(self, chosen: t.SetName | t.SetLiteral) -> t.SetLiteral:
+        """Return a set: one that is written out, of the program, or else of the lexicon."""
+        if isinstance(chosen, t.SetLiteral):
+            return chosen
+        return self.sets.get(chosen.name) or lexicon_literal(chosen.name)
+
+    def load(self, key: ColumnKey, position: t.Int) -> int:
+        """Add a column at a position."""
+        column = self.graph.column(key)
+        if isinstance(position, t.Position):
+            return self.add(_POSITIONS[position.variable][1], x=position.shift, y=column)
+        return self.add(_COLUMN, self.integer(position), y=column)
+
+    def member(self, symbol: t.Call, chosen: t.SetName | t.SetLiteral) -> int:
+        elements = _plain(self.literal(chosen).elements)
+        return self.load(ColumnKey(symbol.name, "in", elements, _label(chosen)), symbol.args[0])
+
+    def integer(self, node: t.Int) -> int:
+        match node:
+            case t.Integer(value):
+                return self.graph.constant(value)
+            case t.Position(variable, shift):
+                return self.add(_POSITIONS[variable][0], x=shift)
+            case t.Arithmetic(op, left, right):
+                return self.add(_ARITHMETIC[op], self.integer(left), self.integer(right))
+            case t.Absolute(inner):
+                return self.add(_ABSOLUTE, self.integer(inner))
+            case t.Extremum(name, left, right):
+                return self.add(_EXTREMA[name], self.integer(left), self.integer(right))
+            case t.Call(name, args):
+                if FEATURES[name].arity == 2:
+                    return self.add(_MATCH, self.integer(args[0]), self.integer(args[1]))
+                return self.load(ColumnKey(name), args[0])
+            case t.Quantifier(name, body):
+                return self.add(CODES[name], self.predicate(body))
+        raise TypeError(f"not an integer: {node!r}")
+
+    def predicate(self, node: t.Predicate) -> int:
+        match node:
+            case t.Always():
+                return self.graph.constant(1)
+            case t.Not(inner):
+                return self.add(_NEGATION, self.predicate(inner))
+            case t.And(left, right):
+                return self.add(_BOTH, self.predicate(left), self.predicate(right))
+            case t.Or(left, right):
+                return self.add(_EITHER, self.predicate(left), self.predicate(right))
+            case t.Compare(op, t.Call(name, (position,)), t.Text(text)):
+                key = ColumnKey(name, "in", frozenset([(text, 1)]))
+                found = self.load(key, position)
+                return found if op == "==" else self.add(_NEGATION, found)
+            case t.Compare(op, left, right):
+                a, b = self.integer(left), self.integer(right)  # type: ignore[arg-type]
+                return self.add(_COMPARISONS[op], a, b)
+            case t.Between(inner, low, high):
+                return self.add(_BETWEEN, self.integer(inner), x=low, y=high)
+            case t.Member(symbol, chosen):
+                return self.member(symbol, chosen)
+            case t.Affix(name, symbol, text):
+                return self.load(
+                    ColumnKey(symbol.name, name, frozenset([(text, 1)])), symbol.args[0]
+                )
+            case t.Quantifier(name, body) if name != "any":
+                return self.add(CODES["unequal"], self.integer(node), self.graph.constant(0))
+        return self.integer(node)  # a call of a bool feature, or `any`
+
+
+def _label(chosen: t.SetName | t.SetLiteral) -> str:
+    return chosen.name if isinstance(chosen, t.SetName) else ""

@@ -1,0 +1,6 @@
+"""Limits of the language."""
+
+TERM_LIMIT = 10_000.0
+MATCH_LIMIT = 32
+LEAST_MASS = 1e-300
+MAX_INTEGER = 100_000
