@@ -25,7 +25,7 @@ import torch
 from growth import Curve, draw
 from run import Figure, print_table
 
-from attn_dsl.compiler.batch import Batch
+from attn_dsl.compiler.columns import Batch
 from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.compiler.minsum import in_lanes, minima
 from attn_dsl.compiler.program import parse

@@ -36,7 +36,7 @@ import numpy as np
 from outcomes import AS_GOOD, RECOVERED, Outcome, by_form, print_forms, print_tables, summary
 from random_programs import Made, Maker, Probe
 
-from attn_dsl.compiler.batch import Batch
+from attn_dsl.compiler.columns import Batch
 from attn_dsl.compiler.evaluate import Plan, unpack
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.parser import parse

@@ -1,35 +1,30 @@
-"""Evaluation: programs on batches of texts, as packed matrices or as planes for fitting."""
+"""The evaluator: programs on texts, as matrices of attention or as the planes of their weights."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+from numba import njit
 
-from attn_dsl.compiler import machine
-from attn_dsl.compiler.batch import Batch
-from attn_dsl.compiler.bytecode import Code, Compiler
-from attn_dsl.compiler.lanes import WIDTH
-from attn_dsl.compiler.masses import AHEAD, SCORE_RANGE, evaluate_masses, vectors
+from attn_dsl.compiler import interpreter
+from attn_dsl.compiler.code import Code, Kind
+from attn_dsl.compiler.columns import Batch, stack
+from attn_dsl.compiler.jit import COMPILED
 from attn_dsl.compiler.minsum import aligned
-from attn_dsl.compiler.planes import (
-    Kind,
-    Layout,
-    Planes,
-    layout,
-    row_words,
-    text_planes,
-    typed_planes,
-)  # fmt: skip
+from attn_dsl.compiler.simd import WIDTH
+from attn_dsl.compiler.softmax import AHEAD, evaluate_masses
+from attn_dsl.compiler.text_planes import row_words, text_planes, typed_planes
 from attn_dsl.dsl import tree as t
-from attn_dsl.dsl.reference import TERM_LIMIT
 
 BLOCK = 2304
 """Entries that are worked on at once, in whole rows: all of a causal text of 64 tokens."""
 GROUP = 64
 """Programs whose rows are kept at once: with ``BLOCK`` they fit a second-level cache."""
+NO_MATCH = np.zeros((0, 0), dtype=np.int32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +33,7 @@ class Block:
 
     Attributes:
         rows: the queries.
-        entries: where they stand in a packed matrix.
+        entries: where they stand among the packed entries of all rows that are computed.
         word: where they begin in the planes, in words.
     """
 
@@ -54,7 +49,7 @@ class Part:
     Attributes:
         programs: whose rows they are.
         block: which rows.
-        rows: float32 (programs, entries), each padded with zeros to whole lanes.
+        rows: float32 (programs, entries), each padded with zeros to whole vectors.
     """
 
     programs: slice
@@ -62,33 +57,92 @@ class Part:
     rows: np.ndarray
 
 
+def parts(
+    code: Code, n: int, start: int, arrays: tuple[np.ndarray, ...], first: int = 0,
+    group: int = GROUP,
+) -> Iterator[Part]:  # fmt: skip
+    """Evaluate programs on the rows of one text, each part small enough to stay in cache.
+
+    Args:
+        code: the programs, without holes.
+        n, start: the tokens of the text, and where they begin in the columns.
+        arrays: the columns (see ``columns.stack``), and the table of matching contexts.
+        first: the first row.
+        group: the most programs of a part.
+
+    Yields:
+        Blocks of rows one after the other, and of each all programs, group by group. The array of
+        rows is reused for the next part.
+
+    Raises:
+        ValueError: a program has holes.
+    """
+    if np.isnan(code.weights).any():
+        raise ValueError("a program has holes; fit its weights first")
+    planes, terms, causal = text_planes(code, n, start, arrays, first), code.terms, code.causal
+    blocks = list(row_blocks(n, causal, first))
+    widest = max((padded(b.entries.stop - b.entries.start) for b in blocks), default=0)
+    room = aligned(min(group, code.size), widest + WIDTH)
+    masses = np.empty((planes.words + AHEAD) * WIDTH, dtype=np.float32)
+    for block in blocks:
+        width = padded(block.entries.stop - block.entries.start)
+        for low in range(0, code.size, group):
+            high = min(low + group, code.size)
+            out = room[: high - low]
+            redo = np.empty((high - low, len(block.rows)), dtype=np.bool_)
+            if evaluate_masses(
+                planes.truths, planes.words, *terms[Kind.TRUTH], planes.values, *terms[Kind.VALUE],
+                planes.keys, planes.distances, planes.quick, low, causal, n, block.rows.start,
+                block.rows.stop, block.word, masses, out, redo,
+            ):  # fmt: skip
+                _exactly(code, n, start, arrays, block, low, redo, out)
+            yield Part(slice(low, high), block, out[:, :width])
+
+
+def _exactly(
+    code: Code, n: int, start: int, arrays: tuple[np.ndarray, ...], block: Block, first: int,
+    redo: np.ndarray, out: np.ndarray,
+) -> None:  # fmt: skip
+    """Evaluate some rows in float64, with the largest score of each taken out."""
+    chosen = np.flatnonzero(redo.any(1))
+    here = np.isin(code.owner, first + chosen)
+    starts = np.concatenate([[0], np.cumsum(np.diff(code.offsets)[first + chosen])])
+    part = out[chosen]
+    interpreter.evaluate_rows(
+        code.instructions, code.plane_rows, code.functions(2 * n), code.used[here],
+        code.weights[here], starts.astype(np.int64), code.linear[first + chosen], code.causal, n,
+        start, *arrays, redo[chosen], block.rows.start, part,
+    )  # fmt: skip
+    out[chosen] = part
+
+
 class Plan:
-    """Programs of one visibility compiled together for one batch of texts.
+    """Programs of one visibility on a batch of texts.
 
     >>> from attn_dsl.dsl.parser import parse
     >>> from attn_dsl.dsl.tokens import Tokens
     >>> batch = Batch([Tokens.from_strings(["a", " b"])])
     >>> Plan([parse("head uniform causal:\\n")], batch).packed(0)
     array([[1. , 0.5, 0.5]], dtype=float32)
+
+    Args:
+        programs: syntax trees, or the code of some.
+        batch: the texts.
     """
 
-    def __init__(self, programs: Sequence[t.Head], batch: Batch) -> None:
-        if not programs:
-            raise ValueError("a plan needs at least one program")
-        compiler = Compiler(batch, programs[0].causal)
-        for program in programs:
-            compiler.add(program)
-        self.batch, self.code = batch, compiler.finish()
-        self.linear = np.array([p.normaliser == "linear" for p in programs], dtype=np.bool_)
-        self.used, self.offsets = _ragged(self.code)
-        self.weights = np.array(
-            [np.nan if w is None else w for p in programs for w in p.weights], dtype=np.float64
-        )
+    def __init__(self, programs: Sequence[t.Head] | Code, batch: Batch) -> None:
+        self.code = programs if isinstance(programs, Code) else Code(programs)
+        self.batch = batch
 
     @property
     def causal(self) -> bool:
         """The visibility of the programs."""
         return self.code.causal
+
+    @property
+    def size(self) -> int:
+        """How many programs there are."""
+        return self.code.size
 
     def packed(self, text: int) -> np.ndarray:
         """Evaluate all programs on one text.
@@ -105,148 +159,46 @@ class Plan:
             out[part.programs, here] = part.rows[:, : here.stop - here.start]
         return out
 
-    def parts(self, text: int, group: int = GROUP) -> Iterator[Part]:
-        """Evaluate the programs on one text part by part, each small enough to stay in cache.
+    def square(self, text: int, out: np.ndarray | None = None) -> np.ndarray:
+        """Evaluate all programs on one text.
 
         Args:
-            group: the most programs of a part.
+            text: its number in the batch.
+            out: where to write, float32 (programs, n or more, n or more), zero where no query sees
+                a key; by default a new array.
 
-        Yields:
-            Blocks of rows one after the other, and of each all programs, group by group. The
-            array of rows is reused for the next part.
+        Returns:
+            ``out``, whose first n rows and columns are the matrices.
         """
-        if np.isnan(self.weights).any():
-            raise ValueError("a program has holes; fit its weights first")
-        n, causal = int(self.batch.sizes[text]), self.causal
-        start = int(self.batch.starts[text])
-        planes = text_planes(self.code, self._layout, n, start, self._arrays())
-        keys = self._vectors(Kind.KEY, planes.keys)
-        distances = self._vectors(Kind.DISTANCE, planes.distances)
-        quick, terms = self._quick(planes), self._terms
-        truth_rows, factors, truth_starts = terms[Kind.TRUTH]
-        value_rows, weights, value_starts = terms[Kind.VALUE]
-        blocks = list(row_blocks(n, causal))
-        widest = max((padded(b.entries.stop - b.entries.start) for b in blocks), default=0)
-        room = aligned(min(group, self.size), widest + WIDTH)
-        masses = np.empty((planes.words + AHEAD) * WIDTH, dtype=np.float32)
-        for block in blocks:
-            width = padded(block.entries.stop - block.entries.start)
-            for first in range(0, self.size, group):
-                last = min(first + group, self.size)
-                out = room[: last - first]
-                redo = np.empty((last - first, len(block.rows)), dtype=np.bool_)
-                if evaluate_masses(
-                    planes.truths, planes.words, truth_rows, factors, truth_starts,
-                    planes.values, value_rows, weights, value_starts, keys, distances, quick,
-                    first, causal, n, block.rows.start, block.rows.stop, block.word, masses, out,
-                    redo,
-                ):  # fmt: skip
-                    self._exactly(text, block, first, redo, out)
-                yield Part(slice(first, last), block, out[:, :width])
+        n = int(self.batch.sizes[text])
+        if out is None:
+            out = np.zeros((self.size, n, n), dtype=np.float32)
+        for part in self.parts(text):
+            first, last = part.block.rows.start, part.block.rows.stop
+            spread_rows(part.rows, first, self.causal, n, out[part.programs, first:last])
+        return out
 
-    def typed_planes(self, text: int) -> tuple[np.ndarray, np.ndarray]:
+    def parts(self, text: int, group: int = GROUP) -> Iterator[Part]:
+        """Evaluate the programs on one text part by part; see ``parts``."""
+        n, start = int(self.batch.sizes[text]), int(self.batch.starts[text])
+        return parts(self.code, n, start, self._arrays(text), 0, group)
+
+    def typed_planes(self, text: int, dtype: Any = np.float32) -> tuple[np.ndarray, np.ndarray]:
         """Compute the planes of one text on all visible entries.
 
         Returns:
-            uint8 (truths, entries) and float32 (values, entries); ``code.slots`` tells which.
+            uint8 (truths, entries), and (values, entries) of ``dtype``; ``code.slots`` tells which.
         """
-        n = int(self.batch.sizes[text])
+        n, code = int(self.batch.sizes[text]), self.code
         entries = int(self.batch.entries(self.causal)[text])
-        slots = self.code.slots
-        kinds = np.bincount(slots[:, 0], minlength=2)
+        kinds = np.bincount(code.slots[:, 0], minlength=2)
         truths = np.empty((kinds[0], entries), dtype=np.uint8)
-        values = np.empty((kinds[1], entries), dtype=np.float32)
+        values = np.empty((kinds[1], entries), dtype=dtype)
         typed_planes(
-            self.code.instructions, *self.code.plane_arrays, slots, self.causal, n,
-            int(self.batch.starts[text]), *self._arrays(), truths, values,
+            code.instructions, code.plane_rows, code.functions(2 * n), code.slots, self.causal, n,
+            int(self.batch.starts[text]), *self._arrays(text), truths, values,
         )  # fmt: skip
         return truths, values
-
-    @property
-    def size(self) -> int:
-        """How many programs there are."""
-        return len(self.code.programs)
-
-    def prepare(self) -> None:
-        """Make what all texts share, so that threads find it ready."""
-        _ = self._arrays(), self.code.plane_arrays, self._owner, self._layout, self._terms
-
-    @cached_property
-    def _owner(self) -> np.ndarray:
-        """The program that each weight belongs to."""
-        return np.repeat(np.arange(self.size), np.diff(self.offsets))
-
-    @cached_property
-    def _layout(self) -> Layout:
-        """How the planes are kept."""
-        return layout(self.code)
-
-    @cached_property
-    def _terms(self) -> dict[Kind, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """By kind of plane: the planes of each program, their weights, where each program starts.
-
-        Truths have factors in the place of weights, and twice as many starts: first the rewards of
-        a program, whose factor counts where they do not hold, then its penalties.
-        """
-        places, own = self._layout.places[self.used], self._owner
-        kinds, penal = places[:, 0], self.weights < 0
-        parts = {}
-        for kind in Kind:
-            here = np.flatnonzero(kinds == kind)
-            if kind == Kind.TRUTH:
-                group = 2 * own[here] + penal[here]
-                here = here[np.argsort(group, kind="stable")]
-                counts = np.bincount(group, minlength=2 * self.size)
-                amounts = np.exp(-np.abs(self.weights[here])).astype(np.float32)
-            else:
-                counts = np.bincount(own[here], minlength=self.size)
-                amounts = self.weights[here].astype(float if kind != Kind.VALUE else np.float32)
-            starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-            parts[kind] = (places[here, 1], amounts, starts)
-        return parts
-
-    def _vectors(self, kind: Kind, planes: np.ndarray) -> np.ndarray:
-        """Compute the masses that each program makes of one token's or one distance's planes."""
-        length = max(padded(planes.shape[1]), WIDTH) + WIDTH
-        out = np.empty((self.size, length), dtype=np.float32)
-        vectors(planes, *self._terms[kind], np.empty(planes.shape[1]), out)
-        return out
-
-    def _quick(self, planes: Planes) -> np.ndarray:
-        """Say for each program whether its terms on a text stay within what float32 keeps."""
-        quick = ~self.linear
-        for kind, found in (
-            (Kind.KEY, planes.keys), (Kind.DISTANCE, planes.distances), (Kind.VALUE, planes.values)
-        ):  # fmt: skip
-            if not len(found):
-                continue
-            rows, weights, starts = self._terms[kind]
-            sizes = (
-                np.abs(weights)
-                * np.maximum(found.max(1, initial=0), -found.min(1, initial=0))[rows]
-            )
-            if kind == Kind.VALUE or sizes.max(initial=0) > TERM_LIMIT:
-                own = np.repeat(np.arange(self.size), np.diff(starts))
-                quick[own[sizes > TERM_LIMIT]] = False
-            if kind == Kind.VALUE:
-                quick &= np.bincount(own, sizes, minlength=self.size) <= SCORE_RANGE
-        return quick
-
-    def _exactly(
-        self, text: int, block: Block, first: int, redo: np.ndarray, out: np.ndarray
-    ) -> None:
-        """Evaluate some rows in float64, with the largest score of each taken out."""
-        chosen = np.flatnonzero(redo.any(1))
-        here = np.isin(self._owner, first + chosen)
-        starts = np.concatenate([[0], np.cumsum(np.diff(self.offsets)[first + chosen])])
-        part = out[chosen]
-        machine.evaluate_rows(
-            self.code.instructions, *self.code.plane_arrays, self.used[here], self.weights[here],
-            starts.astype(np.int64), self.linear[first + chosen], self.causal,
-            int(self.batch.sizes[text]), int(self.batch.starts[text]), *self._arrays(),
-            redo[chosen], block.rows.start, part,
-        )  # fmt: skip
-        out[chosen] = part
 
     def planes(self, rows: Sequence[np.ndarray]) -> np.ndarray:
         """Compute the planes that the weights multiply on some rows of every text.
@@ -257,49 +209,64 @@ class Plan:
         Returns:
             float32 (planes, entries of those rows); ``code.programs`` tells whose they are.
         """
-        sizes = self.batch.sizes
-        chosen = np.concatenate([*rows, np.empty(0)]).astype(np.int64)
-        counts = np.array([len(r) for r in rows], dtype=np.int64)
-        entries = int((chosen + 1).sum()) if self.causal else int((counts * sizes).sum())
-        planes, functions = self.code.plane_arrays
-        out = np.empty((len(planes), entries), dtype=np.float32)
-        machine.planes_texts(
-            self.code.instructions, planes, functions, self.causal, chosen,
-            np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), sizes, self.batch.starts,
-            *self._arrays(), out,
-        )  # fmt: skip
+        code, sizes = self.code, self.batch.sizes.tolist()
+        counts = [
+            int((chosen + 1).sum()) if self.causal else len(chosen) * n
+            for chosen, n in zip(rows, sizes, strict=True)
+        ]
+        out = np.empty((len(code.planes), sum(counts)), dtype=np.float32)
+        functions, at = code.functions(2 * max(sizes, default=0)), 0
+        for text, (chosen, n, count) in enumerate(zip(rows, sizes, counts, strict=True)):
+            interpreter.planes_of_rows(
+                code.instructions, code.plane_rows, functions, self.causal,
+                np.asarray(chosen, dtype=np.int64), n, int(self.batch.starts[text]),
+                *self._arrays(text), out[:, at : at + count],
+            )  # fmt: skip
+            at += count
         return out
 
-    def _arrays(self) -> tuple:
-        tokens = self.batch.token_ids() if self.code.needs_match else _NO_TOKENS
-        return (*self.code.column_arrays, tokens, self.code.needs_match)
+    def prepare(self) -> None:
+        """Make what all texts share, so that threads find it ready."""
+        self.code.prepare(int(self.batch.sizes.max(initial=0)))
+        _ = self._columns
+
+    @cached_property
+    def _columns(self) -> tuple[np.ndarray, ...]:
+        return stack(self.code.graph.keys, self.batch, self.causal)
+
+    def _arrays(self, text: int) -> tuple[np.ndarray, ...]:
+        if not self.code.graph.needs_match:
+            return (*self._columns, NO_MATCH)
+        low, high = self.batch.starts[text : text + 2]
+        return (*self._columns, interpreter.match_table(self.batch.token_ids()[low:high]))
 
 
-_NO_TOKENS = np.zeros(0, dtype=np.int32)
+@njit(**COMPILED)
+def spread_rows(packed, first, causal, n, out):
+    """Copy packed rows of programs, from a first query on, to rows (programs, rows, n or more)."""
+    for p in range(packed.shape[0]):
+        at = 0
+        for row in range(out.shape[1]):
+            keys = first + row + 1 if causal else n
+            out[p, row, :keys] = packed[p, at : at + keys]
+            at += keys
 
 
-def _ragged(code: Code) -> tuple[np.ndarray, np.ndarray]:
-    """Return the planes of all programs behind each other, and where each program's start."""
-    used = np.array([p for planes in code.programs for p in planes], dtype=np.int64)
-    lengths = [len(planes) for planes in code.programs]
-    return used, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-
-
-def row_blocks(n: int, causal: bool) -> Iterator[Block]:
+def row_blocks(n: int, causal: bool, start: int = 0) -> Iterator[Block]:
     """Cut the rows of a text into blocks of at most ``BLOCK`` entries, of at least one row."""
-    first, low = 0, 0
+    first, low, word = start, 0, 0
     while first < n:
         last, high = first, low
         while last < n and (last == first or high - low + (last + 1 if causal else n) <= BLOCK):
             high += last + 1 if causal else n
             last += 1
-        before = row_words(first, True) if causal else row_words(n, False) // n * first
-        yield Block(range(first, last), slice(low, high), before)
+        yield Block(range(first, last), slice(low, high), word)
+        word += row_words(last, causal, n) - row_words(first, causal, n)
         first, low = last, high
 
 
 def padded(entries: int) -> int:
-    """Round up to whole lanes."""
+    """Round up to whole vectors."""
     return -(-entries // WIDTH) * WIDTH
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 
 from attn_dsl.compiler.jit import COMPILED
-from attn_dsl.compiler.lanes import WIDTH, load, minimum, spread, total
+from attn_dsl.compiler.simd import WIDTH, load, minimum, spread, total
 
 BLOCK = 2304
 """Entries of a row that are worked on at once."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,9 @@ from attn_dsl.dsl.tokens import Tokens
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from attn_dsl.compiler.code import Code
+    from attn_dsl.compiler.evaluate import Plan
 
 
 class Program:
@@ -34,6 +38,7 @@ class Program:
 
     def __init__(self, tree: t.Head, facts: Facts) -> None:
         self.tree, self.facts = tree, facts
+        self._plan: Plan | None = None
 
     @classmethod
     def from_tree(cls, tree: t.Head, *, allow_lookahead: bool = False) -> Program:
@@ -73,18 +78,32 @@ class Program:
         Raises:
             InputError: a weight is still a hole.
         """
-        from attn_dsl.compiler.batch import Batch
-        from attn_dsl.compiler.evaluate import Plan, unpack
+        from attn_dsl.compiler.columns import batch_of
+        from attn_dsl.compiler.evaluate import Plan
+
+        batch = batch_of(tokens if isinstance(tokens, Tokens) else _tokens(tuple(tokens)))
+        if self._plan is None or self._plan.batch is not batch:
+            self._plan = Plan(self.code, batch)
+        return self._plan.square(0)[0]
+
+    @cached_property
+    def code(self) -> Code:
+        """The program as the evaluator runs it.
+
+        Raises:
+            InputError: a weight is still a hole.
+        """
+        from attn_dsl.compiler.code import Code
 
         if self.facts.holes:
             raise InputError(
                 f"the program {self.name} has {self.facts.holes} weights to be fitted (`?`); "
                 "write numbers, or fit them to a head with `attn-dsl fit`"
             )
-        if not isinstance(tokens, Tokens):
-            tokens = Tokens.from_strings(tokens)
-        packed = Plan([self.tree], Batch([tokens])).packed(0)[0]
-        return unpack(packed, len(tokens), self.causal)
+        return Code([self.tree])
+
+    def __reduce__(self) -> tuple:
+        return Program, (self.tree, self.facts)
 
     def __repr__(self) -> str:
         return f"<Program {self.name}: {self.nodes} nodes>"
@@ -97,6 +116,12 @@ class Program:
 
     def __hash__(self) -> int:
         return hash(self.tree)
+
+
+@lru_cache(maxsize=512)
+def _tokens(strings: tuple[str, ...]) -> Tokens:
+    """Make tokens of strings; those of texts that come again are kept."""
+    return Tokens.from_strings(strings)
 
 
 def parse(

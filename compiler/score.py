@@ -118,7 +118,7 @@ def measure_matrix(
 ) -> dict[str, np.ndarray]:
     """Average metrics of all programs against all heads over the texts of a plan's batch.
 
-    >>> from attn_dsl.compiler.batch import Batch
+    >>> from attn_dsl.compiler.columns import Batch
     >>> from attn_dsl.dsl.parser import parse
     >>> from attn_dsl.dsl.tokens import Tokens
     >>> plan = Plan([parse("head u causal:\\n")], Batch([Tokens.from_strings(["a", " b"])]))
@@ -153,7 +153,7 @@ def score_matrix(
 ) -> np.ndarray:
     """Average the scores of all programs against all heads over the texts of a plan's batch.
 
-    >>> from attn_dsl.compiler.batch import Batch
+    >>> from attn_dsl.compiler.columns import Batch
     >>> from attn_dsl.dsl.parser import parse
     >>> from attn_dsl.dsl.tokens import Tokens
     >>> plan = Plan([parse("head u causal:\\n")], Batch([Tokens.from_strings(["a", " b"])]))

@@ -1,26 +1,33 @@
-"""Streams: the rows of a causal program token by token, for generation with a key-value cache.
+"""Streams: the rows of causal programs on a text that grows, for generation with a key-value cache.
 
-A new token costs what its own features and its own row cost: the text before it is not read again,
-and the few features of earlier tokens that a new one settles are changed in place, such as the
-text of the word that goes on.
+A new token costs its own features and its own row. The text before it is not read again; the few
+values of earlier tokens that a new one settles, such as the word that goes on, are changed in place.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from attn_dsl.compiler.kernel import Kernel
+from attn_dsl.compiler import interpreter
+from attn_dsl.compiler.code import Code
+from attn_dsl.compiler.columns import SLACK, TOKEN
+from attn_dsl.compiler.evaluate import NO_MATCH, parts, spread_rows
+from attn_dsl.compiler.graph import ColumnKey
 from attn_dsl.compiler.program import Program
-from attn_dsl.compiler.stream_features import Reader
+from attn_dsl.dsl.analysis import Analysis
 from attn_dsl.dsl.errors import InputError
-from attn_dsl.dsl.features import Value
+from attn_dsl.dsl.features import FEATURES, Column, Value
 from attn_dsl.dsl.tokens import Tokens
+
+_CAPACITY = 64
+"""How many tokens there is room for at first."""
 
 
 class Stream:
-    """A text that grows, and the rows of a program on it.
+    """A text that grows, and the rows of one or several programs on it.
 
     >>> from attn_dsl.compiler.program import parse
     >>> stream = Stream(parse("head copies causal linear:\\n    1 where text(k) == text(q)"))
@@ -31,41 +38,47 @@ class Stream:
     array([[0.5, 0. , 0.5]], dtype=float32)
 
     Args:
-        program: causal, without holes; or its kernel.
+        programs: a causal program without holes, or the code of several.
 
     Raises:
-        InputError: a weight is a hole, or the program sees what follows a query.
+        InputError: a weight is a hole, or a program sees what follows a query.
     """
 
-    def __init__(self, program: Program | Kernel) -> None:
-        chosen = program.program if isinstance(program, Kernel) else program
-        if not chosen.causal:
+    def __init__(self, programs: Program | Code) -> None:
+        self.code = programs.code if isinstance(programs, Program) else programs
+        self._single = isinstance(programs, Program)
+        ahead = [key.name for key in self.code.graph.keys if FEATURES[key.name].reads == "full"]
+        if not self.code.causal or ahead:
+            names = ", ".join(head.name for head in self.code.graph.heads)
+            why = f"looks ahead ({', '.join(ahead)})" if ahead else "is bidirectional"
             raise InputError(
-                f"the program {chosen.name} is bidirectional, so its rows change with every token; "
-                "only a causal program can be streamed"
+                f"the program {names} {why}, so its rows change with every token; only causal "
+                "programs that read to the left can be streamed"
             )
-        if chosen.facts.lookahead:
-            raise InputError(
-                f"the program {chosen.name} looks ahead ({', '.join(chosen.facts.lookahead)}), so "
-                "its rows change with every token; only what reads to the left can be streamed"
-            )
-        self.kernel = program if isinstance(program, Kernel) else Kernel(program)
-        self._users: dict[str, list[int]] = {}
-        for i, key in enumerate(self.kernel.columns):
-            self._users.setdefault(key.name, []).append(i)
+        self._keys = self.code.graph.keys
+        if self.code.graph.needs_match and TOKEN not in self._keys:
+            self._keys = (*self._keys, TOKEN)
+        self._users: dict[str, list[tuple[int, ColumnKey]]] = {}
+        for row, key in enumerate(self._keys):
+            self._users.setdefault(key.name, []).append((row, key))
         self.reset()
 
     def __len__(self) -> int:
-        return self._n
+        return self._analysis.n
 
     def reset(self) -> None:
         """Start a new text."""
-        self._n = 0
+        self._analysis = Analysis()
+        self._read_tokens = 0
         self._tail: list[str] = []
         self._symbols: dict[str, int] = {"": 0}
-        self._reader = Reader(self._users)
-        self._settled = np.zeros((len(self.kernel.columns), 64), dtype=np.int32)
-        self._nothing = np.zeros_like(self._settled)
+        self._columns = {name: Column() for name in self._users}
+        self._arrays = np.zeros((3, len(self._keys), _CAPACITY + SLACK), dtype=np.int32)
+        self._marks = np.zeros((len(self._keys), 2), dtype=np.int32)
+        for row, key in enumerate(self._keys):
+            self._marks[row] = key.pad, key.partial
+        side = _CAPACITY if self.code.graph.needs_match else 0
+        self._match = np.zeros((side, side), dtype=np.int32)
 
     def append(
         self, tokens: Sequence[str] | Tokens, special: Iterable[bool] | None = None
@@ -78,42 +91,115 @@ class Stream:
             special: which token strings are special; by default those that look so.
 
         Returns:
-            float32 (new tokens, tokens so far): the last rows of the matrix of the whole text.
+            float32 (new tokens, tokens so far): the last rows of the matrix of the whole text; for
+            several programs (programs, new tokens, tokens so far).
         """
         skip = 0
         if not isinstance(tokens, Tokens):
             strings, skip = [*self._tail, *tokens], len(self._tail)
             marks = None if special is None else [*([False] * skip), *special]
             tokens = Tokens.from_strings(strings, marks)
-        out = np.zeros((len(tokens) - skip, self._n + len(tokens) - skip), dtype=np.float32)
+        first = len(self)
+        self._read(tokens, skip)
+        self._tail = _unfinished(tokens)
+        rows = self.rows(first)
+        return rows[0] if self._single else rows
+
+    def read(self, string: str, piece: str, special: bool) -> None:
+        """Add a token to the text.
+
+        Args:
+            string: what the model sees.
+            piece: the text that it covers.
+            special: whether it is a special token.
+        """
+        self._analysis.add(string, "", piece, special)
+        self._update()
+
+    def read_all(self, tokens: Tokens) -> None:
+        """Add the tokens of a text whose rows nobody asks for."""
+        self._read(tokens, 0)
+
+    def rows(self, first: int) -> np.ndarray:
+        """Compute the rows from ``first`` on, float32 (programs, rows, tokens so far)."""
+        n = len(self)
+        out = np.zeros((self.code.size, n - first, n), dtype=np.float32)
+        arrays = (*self._arrays, self._marks, self._match if len(self._match) else NO_MATCH)
+        for part in parts(self.code, n, 0, arrays, first) if n > first else ():
+            low, high = part.block.rows.start, part.block.rows.stop
+            spread_rows(part.rows, low, True, n, out[part.programs, low - first : high - first])
+        return out
+
+    def copy(self) -> Stream:
+        """Return a stream of its own that has read the same text."""
+        twin = copy.copy(self)
+        twin._analysis, twin._columns = copy.deepcopy((self._analysis, self._columns))
+        twin._arrays, twin._match = self._arrays.copy(), self._match.copy()
+        twin._symbols, twin._tail = dict(self._symbols), list(self._tail)
+        return twin
+
+    def _read(self, tokens: Tokens, skip: int) -> None:
         end = 0
         for i, (start, stop) in enumerate(tokens.spans):
             if i >= skip:
                 gap, piece = tokens.text[end:start], tokens.text[start:stop]
-                self._read(tokens.strings[i], gap, piece, tokens.special[i])
-                arrays = (self._settled, self._nothing, self._nothing)
-                self.kernel.run(self._n, self._n - 1, 0, 0, arrays, out[i - skip])
+                self._analysis.add(tokens.strings[i], gap, piece, tokens.special[i])
             end = stop
-        self._tail = _unfinished(tokens)
-        return out
+        self._update()
 
-    def _read(self, string: str, gap: str, piece: str, special: bool) -> None:
-        """Add the features of one token, and change those of earlier ones that it settles."""
-        if self._n == self._settled.shape[1]:
-            self._settled = np.concatenate([self._settled, np.zeros_like(self._settled)], axis=1)
-            self._nothing = np.zeros_like(self._settled)
-        self._n += 1
-        for name, position, value in self._reader.add(string, gap, piece, special):
-            for column in self._users.get(name, ()):
-                self._settled[column, position] = self._number(column, value)
+    def _update(self) -> None:
+        """Bring the columns up to the tokens that have come."""
+        n = len(self)
+        self._grow(n)
+        settled, known, opened = self._arrays
+        before, self._read_tokens = self._read_tokens, n
+        for name, users in self._users.items():
+            column = self._columns[name]
+            low = FEATURES[name].extend(self._analysis, column)
+            for row, key in users:
+                settled[row, low:n] = [self._number(key, value) for value in column.settled[low:]]
+                if column.known is not None and column.open is not None:
+                    known[row, low:n] = column.known[low:]
+                    opened[row, before:n] = [self._number(key, v) for v in column.open[before:]]
+        if len(self._match):
+            tokens = settled[self._keys.index(TOKEN), :n]
+            for i in range(before, n):
+                interpreter.extend_match(tokens, self._match, i)
 
-    def _number(self, column: int, value: Value) -> int:
+    def _grow(self, tokens: int) -> None:
+        """Make room."""
+        capacity = self._arrays.shape[2] - SLACK
+        if tokens <= capacity:
+            return
+        while capacity < tokens:
+            capacity *= 2
+        more = capacity + SLACK - self._arrays.shape[2]
+        self._arrays = np.pad(self._arrays, ((0, 0), (0, 0), (0, more)))
+        if len(self._match):
+            self._match = np.pad(self._match, (0, more))
+
+    def _number(self, key: ColumnKey, value: Value) -> int:
         if not isinstance(value, str):
             return int(value)
-        key = self.kernel.columns[column]
         if key.kind != "feature":
-            return int(key.test(value))
+            return key.value(value)
         return self._symbols.setdefault(value, len(self._symbols))
+
+
+def newest_rows(streams: Iterable[Stream], width: int) -> np.ndarray:
+    """Return the newest row of every program on several texts, float32 (programs, texts, 1, width).
+
+    Args:
+        streams: of the same programs.
+        width: at least as many tokens as any text has; zero behind its newest token.
+    """
+    chosen = list(streams)
+    out = np.zeros((chosen[0].code.size, len(chosen), 1, width), dtype=np.float32)
+    for i, stream in enumerate(chosen):
+        n = len(stream)
+        if n:
+            out[:, i, :, :n] = stream.rows(n - 1)
+    return out
 
 
 def _unfinished(tokens: Tokens) -> list[str]:

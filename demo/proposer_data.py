@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from attn_dsl import demo
-from attn_dsl.compiler.batch import Batch
+from attn_dsl.compiler.columns import Batch
 from attn_dsl.compiler.evaluate import Plan, unpack
 from attn_dsl.demo.proposer_programs import draw_programs
 from attn_dsl.dsl import tree as t

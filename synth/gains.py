@@ -12,8 +12,8 @@ import numpy as np
 from numba import njit
 
 from attn_dsl.compiler.jit import FAST
-from attn_dsl.compiler.lanes import WIDTH, holds, load, pick, spread, total, word
-from attn_dsl.compiler.masses import BLOCK, block_end
+from attn_dsl.compiler.simd import WIDTH, holds, load, pick, spread, total, word
+from attn_dsl.compiler.softmax import BLOCK, block_end
 
 
 @njit(**FAST)

@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit
 
 from attn_dsl.compiler.jit import FAST, FINITE
-from attn_dsl.compiler.masses import block_end, exponentials
+from attn_dsl.compiler.softmax import block_end, exponentials
 
 LIMIT = 50.0
 """Fitted weights stay within this magnitude: a logit of 50 is certainty."""

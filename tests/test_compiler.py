@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import cases
@@ -16,9 +15,12 @@ from hypothesis import given
 
 import attn_dsl
 from attn_dsl import testing
-from attn_dsl.compiler.batch import Batch
-from attn_dsl.compiler.bytecode import Op, Plane, Real
+from attn_dsl.compiler.code import Plane
+from attn_dsl.compiler.columns import Batch
 from attn_dsl.compiler.evaluate import Plan, pack, unpack
+from attn_dsl.compiler.graph import NONE, Factor
+from attn_dsl.compiler.lower import lower
+from attn_dsl.compiler.operations import CODES, REALS, ROWS, Operation
 from attn_dsl.compiler.program import Program
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.parser import parse
@@ -95,9 +97,8 @@ def test_programs_in_one_plan_do_not_disturb_each_other(
 def test_equal_subexpressions_are_one_instruction() -> None:
     one = parse("head a causal:\n 1 where text(k-1) == text(q)")
     two = parse("head b causal:\n 3 where text(q) == text(k-1) and punct(k)")
-    batch = Batch([Tokens.from_strings(["a", " b"])])
-    alone = len(Plan([one], batch).code.instructions)
-    assert len(Plan([one, two], batch).code.instructions) == alone + 2
+    alone = len(lower([one]).nodes)
+    assert len(lower([one, two]).nodes) == alone + 2
 
 
 def test_planes_are_what_the_weights_multiply() -> None:
@@ -179,56 +180,72 @@ def test_holes_cannot_be_evaluated() -> None:
         program(["a"])
 
 
+def test_constants_are_folded_and_connectives_with_them() -> None:
+    source = "head a causal:\n 1 where 2 + 3 - 1 == 4 and k == 0 or not true\n 1 where not not k == 0"
+    graph = lower([parse(source)])
+    terms = graph.programs[0]
+    assert terms[0].condition == terms[1].condition
+    assert graph.nodes[terms[0].condition].operation.name == "equal"
+
+
 def test_the_case_table_uses_every_operation() -> None:
     """A broken operation fails the table only if the table uses it."""
-    used: set[int] = set()
-    reals: set[int] = set()
+    used: set[str] = set()
+    reals: set[str] = set()
     for case in cases.CASES:
-        program = parse(case.source)
-        code = Plan([program], Batch([Tokens.from_strings(case.tokens)])).code
-        used |= set(code.instructions[:, 0].tolist())
-        reals |= {int(plane.real) for plane in code.planes}
-    assert used == {int(op) for op in Op}
-    assert reals == {int(real) for real in Real}
+        plan = Plan([parse(case.source)], Batch([Tokens.from_strings(case.tokens)]))
+        used |= {node.operation.name for node in plan.code.graph.nodes}
+        reals |= {f.function for p in plan.code.planes for f in (p.factor, p.other)}
+    assert used == set(CODES)
+    assert reals == set(REALS)
 
 
-SWAPPED = {
-    Op.CONST: Op.QUERY, Op.QUERY: Op.KEY, Op.KEY: Op.QUERY, Op.COLUMN_QUERY: Op.COLUMN_KEY,
-    Op.COLUMN_KEY: Op.COLUMN_QUERY, Op.COLUMN: Op.COLUMN_QUERY, Op.MATCH: Op.EQ, Op.ADD: Op.SUB,
-    Op.SUB: Op.ADD, Op.ABS: Op.NOT, Op.MIN: Op.MAX, Op.MAX: Op.MIN, Op.EQ: Op.NE, Op.NE: Op.EQ,
-    Op.LT: Op.LE, Op.LE: Op.LT, Op.BETWEEN: Op.NOT, Op.AND: Op.OR, Op.OR: Op.AND, Op.NOT: Op.ABS,
-    Op.ANY: Op.FIRST, Op.COUNT: Op.ANY, Op.NEAREST: Op.FIRST, Op.FIRST: Op.LAST, Op.LAST: Op.FIRST,
-}  # fmt: skip
+SWAPPED = dict(
+    pair.split(":")
+    for pair in (
+        "constant:query query:key key:query column_query:column_key column_key:column_query "
+        "column:column_key match:equal add:subtract subtract:add absolute:negation minimum:maximum "
+        "maximum:minimum equal:unequal unequal:equal less:at_most at_most:less more:at_least "
+        "at_least:more between:negation both:either either:both negation:absolute any:first "
+        "count:any nearest:first first:last last:first"
+    ).split()
+)
 """For each operation, another that reads its operands without harm."""
 
 
-@pytest.mark.parametrize("op", list(Op), ids=lambda op: op.name)
-def test_breaking_an_operation_breaks_the_table(op: Op) -> None:
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_breaking_an_operation_breaks_the_table(row: Operation) -> None:
     """The case table notices if any one operation does something else."""
     broken = 0
     for case in cases.CASES:
         tokens = Tokens.from_strings(case.tokens)
         plan = Plan([parse(case.source)], Batch([tokens]))
-        chosen = plan.code.instructions[:, 0] == op
+        chosen = plan.code.instructions[:, 0] == CODES[row.name]
         if not chosen.any():
             continue
-        plan.code.instructions[chosen, 0] = SWAPPED[op]
-        matrix = unpack(plan.packed(0)[0], len(tokens), plan.causal)
+        plan.code.instructions[chosen, 0] = CODES[SWAPPED[row.name]]
+        matrix = plan.square(0)[0]
         broken += any(abs(matrix[at] - weight) > TOLERANCE for at, weight in case.expected.items())
     assert broken
 
 
+def _other_function(name: str) -> Callable[[Plane], Plane]:
+    other = REALS[(REALS.index(name) + 1) % len(REALS)]
+
+    def broken(plane: Plane) -> Plane:
+        if plane.factor.function != name:
+            return plane
+        return plane._replace(factor=Factor(plane.factor.node, other, 0.3))
+
+    return broken
+
+
 BROKEN: dict[str, Callable[[Plane], Plane]] = {
-    **{
-        real.name: lambda plane, real=real: replace(  # type: ignore[misc]
-            plane, real=Real((real + 1) % len(Real)) if plane.real == real else plane.real, rate=0.3
-        )
-        for real in Real
-    },
-    "no second factor": lambda plane: replace(plane, other=-1),
-    "second function": lambda plane: replace(plane, other_real=Real.PLAIN),
-    "second rate": lambda plane: replace(plane, other_rate=0.1),
-    "no condition": lambda plane: replace(plane, condition=-1),
+    **{name or "plain": _other_function(name) for name in REALS},
+    "no second factor": lambda plane: plane._replace(other=Factor(NONE)),
+    "second function": lambda plane: plane._replace(other=plane.other._replace(function="")),
+    "second rate": lambda plane: plane._replace(other=plane.other._replace(rate=0.1)),
+    "no condition": lambda plane: plane._replace(condition=NONE),
 }
 """What could be wrong with a plane."""
 
@@ -243,8 +260,8 @@ def test_breaking_a_plane_breaks_the_table(name: str) -> None:
         planes = tuple(p if p.truth else BROKEN[name](p) for p in plan.code.planes)
         if planes == plan.code.planes:
             continue
-        plan.code = replace(plan.code, planes=planes)
-        matrix = unpack(plan.packed(0)[0], len(tokens), plan.causal)
+        plan.code.planes = planes
+        matrix = plan.square(0)[0]
         broken += any(
             not abs(matrix[at] - weight) < TOLERANCE for at, weight in case.expected.items()
         )

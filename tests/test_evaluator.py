@@ -10,13 +10,12 @@ import pytest
 from hypothesis import given
 
 from attn_dsl import testing
-from attn_dsl.compiler import lanes, machine
-from attn_dsl.compiler.batch import Batch
-from attn_dsl.compiler.bytecode import Op
-from attn_dsl.compiler.evaluate import Plan
-from attn_dsl.compiler.kernel_graph import Stage
-from attn_dsl.compiler.planes import Kind, layout, row_words
-from attn_dsl.compiler.reads import stages
+from attn_dsl.compiler import evaluate, interpreter, simd
+from attn_dsl.compiler.code import Kind
+from attn_dsl.compiler.columns import Batch
+from attn_dsl.compiler.dependencies import Stage, stages
+from attn_dsl.compiler.evaluate import Block, Plan
+from attn_dsl.compiler.text_planes import row_words
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.tokens import Tokens
@@ -42,13 +41,12 @@ def drawn(count: int, causal: bool, scale: float) -> list[t.Head]:
 
 def exactly(plan: Plan, text: int) -> np.ndarray:
     """Evaluate all rows in float64."""
-    n = int(plan.batch.sizes[text])
-    out = np.empty((plan.size, int(plan.batch.entries(plan.causal)[text])), dtype=np.float32)
-    machine.evaluate_rows(
-        plan.code.instructions, *plan.code.plane_arrays, plan.used, plan.weights, plan.offsets,
-        plan.linear, plan.causal, n, int(plan.batch.starts[text]), *plan._arrays(),
-        np.ones((plan.size, n), dtype=np.bool_), 0, out,
-    )  # fmt: skip
+    n, entries = int(plan.batch.sizes[text]), int(plan.batch.entries(plan.causal)[text])
+    out = np.empty((plan.size, entries), dtype=np.float32)
+    redo = np.ones((plan.size, n), dtype=np.bool_)
+    block = Block(range(n), slice(0, entries), 0)
+    start = int(plan.batch.starts[text])
+    evaluate._exactly(plan.code, n, start, plan._arrays(text), block, 0, redo, out)
     return out
 
 
@@ -63,12 +61,12 @@ def test_quick_and_exact_agree_from_1_to_600_tokens(causal: bool, scale: float) 
         np.testing.assert_allclose(plan.packed(text), exactly(plan, text), atol=1e-5)
 
 
-def test_most_programs_of_the_search_are_quick() -> None:
+def test_most_programs_of_the_search_are_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The exact evaluator is for rows that float32 cannot hold, not for every day."""
     batch = Batch([Tokens.from_strings(random.Random(2).choices(WORDS, k=80))])
     plan = Plan(drawn(200, True, 4.0), batch)
     calls: list[int] = []
-    plan._exactly = lambda text, block, first, redo, out: calls.append(int(redo.sum()))  # type: ignore[method-assign]
+    monkeypatch.setattr(evaluate, "_exactly", lambda *args: calls.append(int(args[-2].sum())))
     plan.packed(0)
     assert sum(calls) < 0.01 * 200 * 80
 
@@ -99,16 +97,14 @@ def test_registers_read_what_is_said_of_them(program: t.Head, tokens: Tokens) ->
     """A register that reads the key alone is the same in every row, and so on."""
     plan = Plan([program], Batch([tokens]))
     code, n = plan.code, len(tokens)
-    read = stages(code)
+    read = stages(code.graph)
     every = np.arange(len(code.instructions))
     table = np.zeros((n, len(every), n), dtype=np.int64)
-    settled, known, opened, marks, ids, needs_match = plan._arrays()
-    match = machine.match_table(ids if needs_match else ids[:0], 32)
     for q in range(n):
-        registers = np.zeros((len(every), 16), dtype=np.int32)
+        registers = np.zeros((len(every), 32), dtype=np.int32)
         keys = q + 1 if program.causal else n
-        machine.run_row(
-            code.instructions, every, registers, q, keys, 0, settled, known, opened, marks, match
+        interpreter.run_row(
+            code.instructions, every, registers, q, keys, 0, *plan._arrays(0)
         )
         table[q] = registers[:, :n]
     q, k = np.indices((n, n))
@@ -135,7 +131,7 @@ def test_planes_are_kept_by_what_they_read() -> None:
         1 where word(k) == "a"
     """
     plan = Plan([parse(source)], Batch([Tokens.from_strings(["a", " b"])]))
-    kinds = [Kind(kind).name for kind, _ in layout(plan.code).places]
+    kinds = [Kind(kind).name for kind, _ in plan.code.places]
     assert kinds == "KEY DISTANCE DISTANCE NONE TRUTH VALUE TRUTH TRUTH".split()
 
 
@@ -146,16 +142,16 @@ def test_words_of_a_text_are_those_of_its_rows(n: int, causal: bool) -> None:
     assert row_words(n, causal) == sum(-(-length // 16) for length in lengths)
 
 
-def test_lanes_do_what_their_plain_functions_do() -> None:
+def test_vectors_do_what_their_plain_functions_do() -> None:
     from numba import njit
 
     @njit
     def compiled(a, b, numbers, words, out):  # type: ignore[no-untyped-def]
-        words[0] = lanes.word(numbers, 3)
-        lanes.store(out, 0, lanes.pick(lanes.holds(words, 0), lanes.load(a, 1), lanes.load(b, 2)))
-        lanes.store(out, 16, lanes.minimum(lanes.load(a, 0), lanes.load(b, 0)))
-        lanes.store(out, 32, lanes.load(a, 0) * lanes.load(b, 0) + lanes.spread(a[5]))
-        return lanes.total(lanes.load(a, 4))
+        words[0] = simd.word(numbers, 3)
+        simd.store(out, 0, simd.pick(simd.holds(words, 0), simd.load(a, 1), simd.load(b, 2)))
+        simd.store(out, 16, simd.minimum(simd.load(a, 0), simd.load(b, 0)))
+        simd.store(out, 32, simd.load(a, 0) * simd.load(b, 0) + simd.spread(a[5]))
+        return simd.total(simd.load(a, 4))
 
     rng = np.random.default_rng(0)
     a, b = rng.random((2, 32)).astype(np.float32)
@@ -168,10 +164,3 @@ def test_lanes_do_what_their_plain_functions_do() -> None:
     np.testing.assert_array_equal(out[16:32], np.minimum(a, b)[:16])
     np.testing.assert_allclose(out[32:], a[:16] * b[:16] + a[5], rtol=1e-6)
     assert whole == pytest.approx(a[4:20].sum(), rel=1e-6)
-
-
-def test_every_operation_has_its_operands() -> None:
-    """An operation that is added must be told apart by what it reads."""
-    from attn_dsl.compiler.reads import operands
-
-    assert {len(operands(int(op), 0, 1)) for op in Op} == {0, 1, 2}

@@ -16,6 +16,7 @@ from replacing import small_run
 
 from attn_dsl.compiler.program import Program, load, parse
 from attn_dsl.dsl.errors import InputError
+from attn_dsl.dsl.limits import TERM_LIMIT
 from attn_dsl.eval.replace.context import replace_heads
 from attn_dsl.eval.replace.elements import Elements
 from attn_dsl.eval.replace.experiment import Options
@@ -323,8 +324,11 @@ def test_further_texts_are_tuned_on_but_never_those_that_are_picked_or_measured_
     assert f"Tuned on {len(subject.splits['fit']) + 20} texts in" in out
 
 
+@pytest.mark.parametrize("scale", [1.0, 3000.0])  # many terms are at their limit with the second
 @pytest.mark.parametrize("causal", [True, False])
-def test_loops_and_products_of_matrices_give_the_same_scores_and_gradients(causal: bool) -> None:
+def test_loops_and_products_of_matrices_give_the_same_scores_and_gradients(
+    causal: bool, scale: float
+) -> None:
     rng = np.random.default_rng(0)
     lengths, places, elements, plain = [5, 1, 19, 0, 12], 4, 6, 3
     entries = sum(n * (n + 1) // 2 if causal else n * n for n in lengths)
@@ -337,7 +341,9 @@ def test_loops_and_products_of_matrices_give_the_same_scores_and_gradients(causa
         for i in range(20)
     ] + [(i, i, 20 + i, -1, -1) for i in range(plain)]
     terms = Terms.of(rows, programs=4, weights=20 + plain)
-    values = torch.from_numpy(rng.normal(size=20 + plain + elements).astype(np.float32))
+    sizes = np.repeat([scale, 1.0], [20 + plain, elements])
+    drawn = rng.normal(size=20 + plain + elements) * sizes
+    values = torch.from_numpy(drawn.astype(np.float32))
     values.requires_grad_()
     upstream = torch.from_numpy(rng.normal(size=(4, entries)).astype(np.float32))
     found = []
@@ -346,6 +352,7 @@ def test_loops_and_products_of_matrices_give_the_same_scores_and_gradients(causa
         (gradient,) = torch.autograd.grad((scores * upstream).sum(), [values])
         found.append((scores.detach().numpy(), gradient.numpy()))
     assert found[0][0].shape == (4, entries) and np.abs(found[0][0][:3]).max() > 1
-    np.testing.assert_allclose(found[0][0], found[1][0], atol=1e-4)
-    np.testing.assert_allclose(found[0][1], found[1][1], atol=1e-3, rtol=1e-3)
+    np.testing.assert_allclose(found[0][0], found[1][0], atol=1e-4 * scale)
+    np.testing.assert_allclose(found[0][1], found[1][1], atol=1e-3 * scale, rtol=1e-3)
     assert (found[0][1] != 0).all()
+    assert (np.abs(found[0][0]).max() > TERM_LIMIT) == (scale != 1.0)

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from attn_dsl.compiler.joint_stream import JointStream
+from attn_dsl.compiler.stream import Stream
 from attn_dsl.dsl.errors import InputError
 
 _TRACKED: dict[type, type] = {}
@@ -28,7 +28,7 @@ class History:
 
     def __init__(self, ids: Sequence[list[int]], real: Sequence[list[bool]]) -> None:
         self.ids, self.real = [list(row) for row in ids], [list(row) for row in real]
-        self.streams: dict[int, list[JointStream | None]] = {}
+        self.streams: dict[int, list[Stream | None]] = {}
 
     def __len__(self) -> int:
         return len(self.ids[0]) if self.ids else 0
@@ -46,7 +46,7 @@ class History:
         self.real = [list(self.real[row]) for row in rows]
         for key, streams in self.streams.items():
             taken: set[int] = set()
-            chosen: list[JointStream | None] = []
+            chosen: list[Stream | None] = []
             for row in rows:
                 stream = streams[row]
                 chosen.append(stream.copy() if stream is not None and row in taken else stream)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from attn_dsl.compiler.joint_stream import JointStream, rows_of
+from attn_dsl.compiler.stream import Stream, newest_rows
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.replace import cache as caches
 from attn_dsl.eval.replace.programs import Programs
@@ -178,7 +178,7 @@ class Controller:
     ) -> Matrices:
         """Compute only the rows of this pass, from what the streams have read."""
         streams = history.streams.setdefault(key, [None] * len(history.ids))
-        known: list[JointStream] = []
+        known: list[Stream] = []
         for i, stream in enumerate(streams):
             if stream is None:
                 stream = streams[i] = bundle.stream()
@@ -198,7 +198,7 @@ class Controller:
                     tails[i].append(inputs.ids[i][at])
                     stream.read(*self.reader.newest(tails[i]))
             seen = [marks[: place + 1] for marks in inputs.real]
-            row = torch.from_numpy(rows_of(known, past + count))
+            row = torch.from_numpy(newest_rows(known, past + count))
             rows.append(_padded(spread_row(row[..., : place + 1], seen), past + count))
         return bundle.expand(rows[0] if count == 1 else torch.cat(rows, dim=2))
 

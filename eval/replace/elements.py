@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from attn_dsl.compiler.batch import Batch
+from attn_dsl.compiler.columns import Batch
+from attn_dsl.compiler.graph import ColumnKey
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.check import MAX_ELEMENT_WEIGHT
 from attn_dsl.dsl.features import FEATURES
@@ -108,7 +109,7 @@ class Elements:
         for i, (feature, _, shift, number) in enumerate(self.places):
             program, name = self.sets[number]
             literal = next(d.value for d in programs[program].sets if d.name == name)
-            column = batch.column(feature)
+            column = batch.column(ColumnKey(feature))
             table = np.zeros(len(batch.symbols), dtype=np.int32)
             for j, element in enumerate(literal.elements):
                 if element in batch.symbols:

@@ -9,9 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from attn_dsl.compiler.joint import JointPlan
-from attn_dsl.compiler.joint_stream import JointStream
+from attn_dsl.compiler.code import Code
+from attn_dsl.compiler.columns import batch_of
+from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.compiler.program import Program
+from attn_dsl.compiler.stream import Stream
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.tokens import Tokens
 
@@ -56,15 +58,20 @@ class Programs:
         at = {tree: i for i, tree in enumerate(self._distinct)}
         self._where = [at[p.tree] for p in programs]
         self._shared = len(self._distinct) < len(programs)
-        self.plan = JointPlan(self._distinct)
+        self.code = Code(self._distinct)
         self._last: tuple[tuple[int, ...], np.ndarray] | None = None
 
     def bundle(self, texts: Sequence[Tokens]) -> torch.Tensor:
         """Return the matrices of all programs, float32 (programs, texts, n, n)."""
         threads = min(torch.get_num_threads(), len(texts))
         out = self._room(tuple(map(len, texts)))
-        executor = _pool(threads) if threads > 1 else None
-        self.plan.evaluate(texts, out, executor, clean=True)
+
+        def work(i: int) -> None:
+            Plan(self.code, batch_of(texts[i])).square(0, out[:, i])
+
+        self.code.prepare(out.shape[-1])
+        for _ in (_pool(threads).map if threads > 1 else map)(work, range(len(texts))):
+            pass
         return self.expand(torch.from_numpy(out))
 
     def _room(self, sizes: tuple[int, ...]) -> np.ndarray:
@@ -79,13 +86,13 @@ class Programs:
             if sys.getrefcount(out) <= 3:
                 return out
         n = max(sizes, default=0)
-        out = np.zeros((self.plan.size, len(sizes), n, n), dtype=np.float32)
+        out = np.zeros((self.code.size, len(sizes), n, n), dtype=np.float32)
         self._last = (sizes, out) if out.nbytes <= KEPT_BYTES else None
         return out
 
-    def stream(self) -> JointStream:
+    def stream(self) -> Stream:
         """Return a text that grows, for the rows of all distinct programs; see ``expand``."""
-        return JointStream(self.plan)
+        return Stream(self.code)
 
     def expand(self, rows: torch.Tensor) -> torch.Tensor:
         """Turn what was computed by distinct program into one entry per head."""

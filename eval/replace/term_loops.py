@@ -6,8 +6,10 @@ import numpy as np
 from numba import njit
 
 from attn_dsl.compiler.jit import LEAN, SUMS
+from attn_dsl.dsl.limits import TERM_LIMIT
 
 _SUMS = {**LEAN, "fastmath": SUMS}
+LIMIT = np.float32(TERM_LIMIT)
 
 
 @njit(**LEAN)
@@ -39,7 +41,7 @@ def term_scores(terms, weights, elements, reads, planes, low, n, causal, right, 
                 row = out[terms[j, 0], at : at + count]
                 plane = planes[terms[j, 1], at : at + count]
                 for k in range(count):
-                    row[k] += left * plane[k] * right[k]
+                    row[k] += min(max(left * plane[k] * right[k], -LIMIT), LIMIT)
             at += count
 
 
@@ -66,11 +68,13 @@ def term_gradients(
             number = 0 if query < 0 else reads[query, q]
             if query < 0 or number > 0:
                 left = np.float32(1.0) if query < 0 else elements[number]
+                most = LIMIT / max(abs(weight * left), np.float32(1e-30))
                 row = given[terms[j, 0], at : at + count]
                 plane = planes[terms[j, 1], at : at + count]
                 total = np.float32(0.0)
                 for k in range(count):
-                    part = row[k] * plane[k]
+                    # a term that is at its limit does not change with its weight
+                    part = row[k] * plane[k] if abs(plane[k] * right[k]) <= most else np.float32(0.0)
                     total += part * right[k]
                     back[k] += part * left
                 out[terms[j, 2]] += left * total

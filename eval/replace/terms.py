@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from attn_dsl.dsl.limits import TERM_LIMIT
 from attn_dsl.eval.replace.source import visible
 from attn_dsl.eval.replace.term_loops import term_gradients, term_scores
 
@@ -71,11 +72,20 @@ class Terms:
         elements = torch.cat([values.new_zeros(1), values[self.weights :]])
         # the last place is that of terms which do not look there
         found = torch.cat([elements[reads.long()], values.new_ones(1, *reads.shape[1:])])
+        largest = [planes.abs().amax(1), found.detach().abs().amax((1, 2)), values.detach().abs()]
+        own, reach, sizes_of = (x.cpu().numpy() for x in largest)
+        large = sizes_of[self.rows[:, 2]] * own[self.rows[:, 1]] > TERM_LIMIT / (
+            np.maximum(reach[self.rows[:, 3]] * reach[self.rows[:, 4]], 1e-30)
+        )
         graded = self.rows[:, 3:].max(axis=1, initial=-1) >= 0
-        program, plane, weight = torch.from_numpy(self.rows[~graded, :3].T).to(device)
+        program, plane, weight = torch.from_numpy(self.rows[~graded & ~large, :3].T).to(device)
         matrix = values.new_zeros(self.programs, len(planes))
         made = list(matrix.index_put((program, plane), values[weight], True) @ planes)
-        rows = self.rows[graded]
+        for number, shared, weight, query, key in self.rows[large].tolist():
+            pairs = (found[query][:, :, None] * found[key][:, None, :]).reshape(-1)[at]
+            part = values[weight] * planes[shared] * pairs
+            made[number] = made[number] + part.clamp(-TERM_LIMIT, TERM_LIMIT)
+        rows = self.rows[graded & ~large]
         sizes = [len(list(group)) for _, group in groupby(rows[:, :2].tolist())]
         _, _, weight, query, key = torch.from_numpy(rows.T).to(device)
         left, right = (

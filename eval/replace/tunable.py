@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from attn_dsl.compiler.batch import Batch
+from attn_dsl.compiler.code import Code
+from attn_dsl.compiler.columns import Batch
 from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.compiler.program import Program
 from attn_dsl.dsl.check import MAX_ELEMENT_WEIGHT, MAX_WEIGHT
 from attn_dsl.dsl.errors import InputError
+from attn_dsl.dsl.limits import LEAST_MASS, TERM_LIMIT
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.replace.elements import Elements
 from attn_dsl.eval.replace.source import visible
@@ -37,8 +40,8 @@ class Tunable(torch.nn.Module):
     A weight multiplies a plane of n x n numbers that the text alone decides, so the planes of all
     programs are computed once for a text, equal ones once, and all scores are one product of
     matrices. The weights of sets' elements are parameters as well where ``Elements`` says so.
-    Structure stays as it is, and so does what a set holds. Scores are float32, and a term beyond
-    TERM_LIMIT logits is not cut off there as in other evaluations.
+    Structure stays as it is, and so does what a set holds. Scores are float32; masses of linear
+    programs are summed in float64.
 
     Attributes:
         weights: float32, the weights of all programs in source order, then those of the elements
@@ -69,7 +72,8 @@ class Tunable(torch.nn.Module):
         self._linear = torch.tensor([tree.normaliser == "linear" for tree in trees])
         self._cache: OrderedDict[Tokens, tuple[np.ndarray, ...]] = OrderedDict()
         self._bytes, self._limit = 0, cache_bytes
-        owner, plane = _places(Plan(self.elements.plain, Batch([])))
+        self._code = Code(self.elements.plain)
+        owner, plane = _places(self._code)
         rows = [(*pair, i, -1, -1) for i, pair in enumerate(zip(owner, plane, strict=True))]
         for term in self.elements.terms:
             rows[term.weight] = (*rows[term.weight][:3], term.query, term.key)
@@ -80,14 +84,13 @@ class Tunable(torch.nn.Module):
         """Return the matrices of all programs, float32 (programs, texts, n, n), with gradients."""
         device, size = self.weights.device, len(self.originals)
         truths, values, reads = self._planes(texts)
-        planes = torch.cat([truths.to(device).float(), values.to(device)])
+        planes = torch.cat([truths.to(device).to(values.dtype), values.to(device)])
         lengths = [len(text) for text in texts]
-        scores = self._terms.scores(self.weights, planes, reads.to(device), lengths, self.causal)
+        scores = self._terms.scores(
+            self.weights, planes.float(), reads.to(device), lengths, self.causal
+        )
         if self._linear.any():
-            where = tuple(part.to(device) for part in self._where)
-            own = self.weights[: len(where[0])].clamp(min=0.0)
-            masses = scores.new_zeros(size, len(planes)).index_put(where, own, True)
-            logs = (masses @ planes.clamp(min=0.0)).clamp(min=1e-38).log()
+            logs = self._log_masses(planes.clamp(min=0.0)).to(scores.dtype)
             scores = torch.where(self._linear.to(device)[:, None], logs, scores)
         sees = visible(lengths, self.causal)
         at = sees.reshape(-1).nonzero().squeeze(1).to(device)
@@ -96,6 +99,23 @@ class Tunable(torch.nn.Module):
         square = square.view(size, *sees.shape)
         # a row outside of its text sees nothing: its scores must be finite to have a gradient
         return torch.softmax(torch.where(inside, square, 0.0), dim=-1) * inside
+
+    def _log_masses(self, planes: torch.Tensor) -> torch.Tensor:
+        """Return the logarithms of the masses of linear programs, float64 (programs, entries).
+
+        Args:
+            planes: float64 (planes, entries), none below 0.
+        """
+        program, plane = (part.to(planes.device) for part in self._where)
+        own = self.weights[: len(program)].clamp(min=0.0).to(planes.dtype)
+        large = own.detach() * planes.amax(1)[plane] > TERM_LIMIT
+        matrix = planes.new_zeros(len(self.originals), len(planes))
+        masses = matrix.index_put((program, plane), torch.where(large, 0.0, own), True) @ planes
+        for i in large.nonzero().squeeze(1).tolist():
+            part = (own[i] * planes[plane[i]]).clamp(max=TERM_LIMIT)
+            masses = masses.index_add(0, program[i : i + 1], part[None])
+        none = math.log(LEAST_MASS) - 80.0
+        return torch.where(masses < LEAST_MASS, none, masses.clamp(min=LEAST_MASS).log())
 
     def programs(self) -> list[Program]:
         """Return the programs with their present weights.
@@ -131,18 +151,19 @@ class Tunable(torch.nn.Module):
         """Return what the programs read of texts.
 
         Returns:
-            uint8 truths and float32 values, (planes, entries of all texts), and the elements that
-            places read, int32 (places, texts, n).
+            uint8 truths and values, (planes, entries of all texts), float64 where a program is linear
+            and else float32; and the elements that places read, int32 (places, texts, n).
         """
         missing = [text for text in dict.fromkeys(texts) if text not in self._cache]
         found = {text: self._cache[text] for text in texts if text in self._cache}
         if missing:
             batch = Batch(missing)
-            plan = Plan(self.elements.plain, batch)
+            plan = Plan(self._code, batch)
+            dtype = np.float64 if self._linear.any() else np.float32
             reads = self.elements.read([p.tree for p in self.originals], batch)
             for i, text in enumerate(missing):
                 own = reads[:, batch.starts[i] : batch.starts[i + 1]]
-                found[text] = (*plan.typed_planes(i), own)
+                found[text] = (*plan.typed_planes(i, dtype), own)
                 self._keep(text, found[text])
         for text in texts:
             if text in self._cache:
@@ -165,10 +186,9 @@ class Tunable(torch.nn.Module):
             self._bytes -= sum(part.nbytes for part in old)
 
 
-def _places(plan: Plan) -> tuple[list[int], list[int]]:
+def _places(code: Code) -> tuple[list[int], list[int]]:
     """Return for each weight its program, and its row among the truths and then the values."""
-    slots = plan.code.slots
+    slots = code.slots
     truths = int((slots[:, 0] == 0).sum())
     rows = slots[:, 1] + np.where(slots[:, 0] == 0, 0, truths)
-    owner = np.repeat(np.arange(plan.size), np.diff(plan.offsets))
-    return owner.tolist(), rows[plan.used].tolist()
+    return code.owner.tolist(), rows[code.used].tolist()

@@ -252,7 +252,7 @@ def scales(subject: Subject, tunable: Tunable, texts: int = 8) -> np.ndarray:
     Returns:
         float32 (weights of all programs and elements,), 1 for a truth value.
     """
-    from attn_dsl.compiler.batch import Batch
+    from attn_dsl.compiler.columns import Batch
     from attn_dsl.compiler.evaluate import Plan
 
     trees = [p.tree for p in tunable.originals]
@@ -266,7 +266,7 @@ def scales(subject: Subject, tunable: Tunable, texts: int = 8) -> np.ndarray:
             values = planes[slots[here, 1]].astype(np.float64)
             sums[:, here] += (values**2).sum(1), (values != 0).sum(1)
     size = np.sqrt(sums[0] / np.maximum(sums[1], 1.0))
-    own = np.where(size > 0, size, 1.0)[plan.used]
+    own = np.where(size > 0, size, 1.0)[plan.code.used]
     return np.concatenate([own, tunable.elements.scales(trees, own)]).astype(np.float32)
 
 

@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from attn_dsl.compiler.evaluate import Plan
+from attn_dsl.compiler.graph import ColumnKey
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.lexicon import lexicon
@@ -242,13 +243,13 @@ class Atoms:
 
         self.keys = np.stack([design.symbols_at("k", s, outside=-1) for s in SHIFTS])
         self.queries = np.stack([design.symbols_at("q", s, outside=-1) for s in SHIFTS])
-        column = batch.column("word")
+        column = batch.column(ColumnKey("word"))
         self.words = column.settled[first + key]
         if column.partial and self.causal:
             late = column.known[first + key] > query[self.row]
             self.words = np.where(late, column.open[(begin + query)[self.row]], self.words)
         self.words = self.words.astype(np.int32)
-        self.texts = batch.column("text").settled[first + key].astype(np.int32)
+        self.texts = batch.column(ColumnKey("text")).settled[first + key].astype(np.int32)
         self.names = {number: string for string, number in batch.symbols.items()}
         self.width = len(batch.symbols)
 

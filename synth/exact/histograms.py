@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 
 from attn_dsl.compiler.jit import FAST
-from attn_dsl.compiler.masses import block_end
+from attn_dsl.compiler.softmax import block_end
 
 
 @njit(**FAST)

@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit
 
 from attn_dsl.compiler.jit import COMPILED, SUMS
-from attn_dsl.compiler.masses import BLOCK, block_end, exponentials
+from attn_dsl.compiler.softmax import BLOCK, block_end, exponentials
 from attn_dsl.synth.design import Design
 
 _OPTIONS = {**COMPILED, "fastmath": {*SUMS, "arcp", "nnan"}}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from attn_dsl.compiler.batch import Batch
+from attn_dsl.compiler.columns import Batch
 from attn_dsl.compiler.evaluate import Plan, pack, unpack
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.errors import InputError

@@ -1,9 +1,9 @@
-"""Masses: softmax programs evaluated from shared planes, many programs at a time.
+"""Softmax: programs evaluated from shared planes of a text, many programs at a time.
 
 exp(sum of weights) is the product of their exponentials: where a predicate holds, the mass of a
 pair is multiplied by a constant. What reads the key or the distance alone needs an exponential
 for each token, and only values of pairs need one for each pair. Rows whose masses float32 cannot
-hold are left to ``machine``.
+hold are left to ``interpreter``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 
 from attn_dsl.compiler.jit import FINITE, LEAN
-from attn_dsl.compiler.lanes import (
+from attn_dsl.compiler.simd import (
     WIDTH,
     exponential,
     holds,

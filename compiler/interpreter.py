@@ -1,0 +1,331 @@
+"""The interpreter: compiled loops that run the graph of any programs, one row of keys at a time.
+
+A row belongs to one query. Each node has a register: one 32-bit integer for each key that the
+query sees. So all registers of a row stay in cache, and no Numba function is compiled for a
+program. What is here works on the arrays of ``code.Code`` and of a text's columns:
+
+    instructions    int32 (nodes, 5): operation, operands a and b, constants x and y
+    planes          int32 (planes, 5): register, condition (-1: none), function, and the register
+                    (-1: none) and function of a second factor
+    functions       float64 (functions, 2 + length): kind, rate, and values at 0, 1, 2, …
+    settled, known, opened   int32 (columns, tokens and 16 more), see ``dsl.features.Column``
+    marks           int32 (columns, 2): padding value, and whether ``known`` counts
+    match           int32 (n, n): matching contexts, or (0, 0) where no node asks for them
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from attn_dsl.compiler.jit import COMPILED, LEAN
+from attn_dsl.compiler.operations import CODES, REALS, ROWS, real_formula
+from attn_dsl.compiler.simd import WIDTH, settle
+from attn_dsl.dsl.limits import LEAST_MASS, MATCH_LIMIT, TERM_LIMIT
+
+END = np.int32(np.iinfo(np.int32).max)
+"""After all positions."""
+
+CONST, QUERY, KEY = CODES["constant"], CODES["query"], CODES["key"]
+COLUMN_QUERY, COLUMN_KEY, COLUMN = CODES["column_query"], CODES["column_key"], CODES["column"]
+MATCH, ANY, COUNT = CODES["match"], CODES["any"], CODES["count"]
+NEAREST, FIRST, LAST = CODES["nearest"], CODES["first"], CODES["last"]
+_PLAIN, _HUNDREDTHS = REALS.index(""), REALS.index("hundredths")
+_CHAINED: dict[str, Any] = {**LEAN, "cache": False}
+"""For functions that are made in loops: they are kept on disk with the functions that call them."""
+
+
+def _elementwise(codes: Sequence[int]) -> Callable[..., None]:
+    """Make one function that applies the operation of any of these codes to rows of registers."""
+    if not codes:
+
+        @njit(**_CHAINED)
+        def nothing(op, a, b, x, y, out):
+            pass
+
+        return nothing
+    code, value, others = codes[0], njit(**_CHAINED)(ROWS[codes[0]].value), _elementwise(codes[1:])
+
+    @njit(**_CHAINED)
+    def apply(op, a, b, x, y, out):
+        if op == code:
+            for k in range(out.shape[0]):
+                out[k] = value(a[k], b[k], x, y)
+        else:
+            others(op, a, b, x, y, out)
+
+    return apply
+
+
+def _reals(kinds: Sequence[int]) -> Callable[[int, int, float], float]:
+    """Make one function that applies any of these functions of a term to a number."""
+    least, formula = real_formula(REALS[kinds[0]])
+    low = -(2**31) if least is None else least
+    value = njit(**_CHAINED)(eval(f"lambda x, rate: {formula}", {"xp": math}))
+    if len(kinds) == 1:
+
+        @njit(**_CHAINED)
+        def last(kind, x, rate):
+            return value(np.float64(max(x, low)), rate)
+
+        return last
+    code, others = kinds[0], _reals(kinds[1:])
+
+    @njit(**_CHAINED)
+    def apply(kind, x, rate):
+        if kind == code:
+            return value(np.float64(max(x, low)), rate)
+        return others(kind, x, rate)
+
+    return apply
+
+
+apply_operation = _elementwise([
+    code for code, row in enumerate(ROWS) if row.value is not None
+])  # fmt: skip
+real_value = _reals(range(len(REALS)))
+
+
+@njit(**COMPILED)
+def match_table(tokens):
+    """Count for all pairs of positions how many tokens ending there are the same, int32 (n, n)."""
+    n = tokens.shape[0]
+    table = np.zeros((n, n), dtype=np.int32)
+    for i in range(n):
+        extend_match(tokens, table, i)
+    return table
+
+
+@njit(**LEAN)
+def extend_match(tokens, table, i):
+    """Fill the row and the column of token ``i`` in a table of matching contexts."""
+    for j in range(i + 1):
+        found = 0
+        if tokens[j] == tokens[i]:
+            before = table[i - 1, j - 1] if i > 0 and j > 0 else 0
+            found = min(MATCH_LIMIT, before + 1)
+        table[i, j] = found
+        table[j, i] = found
+
+
+@njit(**LEAN)
+def _search(op, row, q, keys):
+    """Evaluate a quantifier over a row of truth values, the query's own position left out."""
+    count = 0
+    first = -1
+    last = -1
+    nearest = -1
+    for k in range(keys):
+        if row[k] != 0 and k != q:
+            count += 1
+            if first < 0:
+                first = k
+            last = k
+            if nearest < 0 or abs(q - k) < abs(q - nearest):
+                nearest = k
+    if op == ANY:
+        return 1 if count > 0 else 0
+    if op == COUNT:
+        return count
+    if op == NEAREST:
+        return nearest
+    return first if op == FIRST else last
+
+
+@njit(**COMPILED)
+def room(instructions, n):
+    """Make registers for rows of up to ``n`` keys, int32 (nodes, whole vectors)."""
+    width = (n + 2 * WIDTH - 1) // WIDTH * WIDTH
+    return np.zeros((instructions.shape[0], width), dtype=np.int32)
+
+
+@njit(**LEAN)
+def run_row(instructions, chosen, registers, q, keys, start, settled, known, opened, marks, match):
+    """Run the chosen nodes for one query; then ``registers[i, :keys]`` holds their values.
+
+    Registers have room for whole vectors of keys, and for one more: loops run to their end.
+    """
+    wide = (keys + WIDTH - 1) // WIDTH * WIDTH
+    for i in chosen:
+        op, a, b = instructions[i, 0], instructions[i, 1], instructions[i, 2]
+        x, y = instructions[i, 3], instructions[i, 4]
+        out = registers[i]
+        if op == COLUMN_KEY:
+            pad = marks[y, 0]
+            low = min(max(0, -x), keys)
+            high = max(min(keys, keys - x), low)
+            now, open_value = END, pad
+            if marks[y, 1] != 0:
+                now, open_value = np.int32(q), opened[y, start + q]
+            to = i * registers.shape[1] + low
+            begin = y * settled.shape[1] + start + low + x
+            for k in range(0, high - low, WIDTH):
+                settle(registers, to + k, settled, known, begin + k, now, open_value)
+            for k in range(low):
+                out[k] = pad
+            for k in range(high, keys):
+                out[k] = pad
+        elif op == COLUMN_QUERY:
+            p = q + x
+            value = marks[y, 0]
+            if 0 <= p < keys:
+                if marks[y, 1] == 0 or known[y, start + p] <= q:
+                    value = settled[y, start + p]
+                else:
+                    value = opened[y, start + q]
+            out[:wide] = value
+        elif op == CONST:
+            out[:wide] = x
+        elif op == QUERY:
+            out[:wide] = q + x
+        elif op == KEY:
+            for k in range(wide):
+                out[k] = k + x
+        elif op == COLUMN:
+            pad = marks[y, 0]
+            for k in range(keys):
+                p = registers[a, k]
+                if p < 0 or p >= keys:
+                    out[k] = pad
+                elif marks[y, 1] == 0 or known[y, start + p] <= q:
+                    out[k] = settled[y, start + p]
+                else:
+                    out[k] = opened[y, start + q]
+        elif op == MATCH:
+            for k in range(keys):
+                p = registers[a, k]
+                r = registers[b, k]
+                inside = p >= 0 and p < keys and r >= 0 and r < keys
+                out[k] = match[p, r] if inside else 0
+        elif op >= ANY:
+            out[:wide] = _search(op, registers[a], q, keys)
+        else:
+            apply_operation(op, registers[a, :wide], registers[b, :wide], x, y, out[:wide])
+
+
+@njit(**LEAN)
+def _apply(function, row, keys, multiply, out):
+    """Apply a function to a register: write its values to ``out``, or multiply by them."""
+    kind = int(function[0])
+    if kind == _PLAIN or kind == _HUNDREDTHS:
+        unit = 1.0 if kind == _PLAIN else 0.01
+        if multiply:
+            for k in range(keys):
+                out[k] *= row[k] * unit
+        else:
+            for k in range(keys):
+                out[k] = row[k] * unit
+        return
+    rate, values = function[1], function[2:]
+    for k in range(keys):
+        at = row[k]
+        value = values[at] if 0 <= at < values.shape[0] else real_value(kind, at, rate)
+        out[k] = out[k] * value if multiply else value
+
+
+@njit(**LEAN)
+def fill_plane(plane, functions, registers, keys, out):
+    """Compute what a weight multiplies on a row: its factors, where its condition holds."""
+    condition = plane[1]
+    _apply(functions[plane[2]], registers[plane[0]], keys, False, out)
+    if plane[3] >= 0:
+        _apply(functions[plane[4]], registers[plane[3]], keys, True, out)
+    if condition >= 0:
+        for k in range(keys):
+            if registers[condition, k] == 0:
+                out[k] = 0.0
+
+
+@njit(**LEAN)
+def normalise(scores, keys, linear, out):
+    """Turn a row of scores (logits or masses) into weights that sum to 1."""
+    total = 0.0
+    if linear:
+        for k in range(keys):
+            total += scores[k]
+        if total == 0.0:
+            for k in range(keys):
+                out[k] = 1.0 / keys
+            return
+        for k in range(keys):
+            out[k] = scores[k] / total
+        return
+    top = scores[0]
+    for k in range(1, keys):
+        top = max(top, scores[k])
+    for k in range(keys):
+        scores[k] = math.exp(scores[k] - top)
+        total += scores[k]
+    for k in range(keys):
+        out[k] = scores[k] / total
+
+
+@njit(**LEAN)
+def score_row(used, weights, linear, planes, functions, registers, keys, values, scores):
+    """Sum the weighted planes of one program on a row, each within what a term may add."""
+    scores[:keys] = 0.0
+    for i in range(used.shape[0]):
+        w = weights[i]
+        fill_plane(planes[used[i]], functions, registers, keys, values)
+        for k in range(keys):
+            part = min(max(w * values[k], -TERM_LIMIT), TERM_LIMIT)
+            if not linear or part >= LEAST_MASS:
+                scores[k] += part
+
+
+@njit(**COMPILED)
+def evaluate_rows(
+    instructions, planes, functions, used, weights, offsets, linear, causal, n, start,
+    settled, known, opened, marks, match, wanted, first, out,
+):  # fmt: skip
+    """Evaluate those rows of programs on one text that are wanted, in float64.
+
+    Args:
+        used, weights, offsets: the planes of each program, their weights, where each begins.
+        wanted: bool (programs, rows), the rows from ``first`` on.
+        out: (programs, entries), the visible entries of those rows, row by row.
+    """
+    registers = room(instructions, n)
+    every = np.arange(instructions.shape[0])
+    values = np.empty(n, dtype=np.float64)
+    scores = np.empty(n, dtype=np.float64)
+    at = 0
+    for q in range(first, first + wanted.shape[1]):
+        keys = q + 1 if causal else n
+        if wanted[:, q - first].any():
+            run_row(
+                instructions, every, registers, q, keys, start, settled, known, opened, marks, match
+            )
+        for p in range(offsets.shape[0] - 1):
+            if not wanted[p, q - first]:
+                continue
+            low, high = offsets[p], offsets[p + 1]
+            score_row(
+                used[low:high], weights[low:high], linear[p], planes, functions, registers, keys,
+                values, scores,
+            )  # fmt: skip
+            normalise(scores, keys, linear[p], out[p, at : at + keys])
+        at += keys
+
+
+@njit(**COMPILED)
+def planes_of_rows(
+    instructions, planes, functions, causal, rows, n, start, settled, known, opened, marks, match,
+    out,
+):  # fmt: skip
+    """Compute all planes on some rows of a text into ``out`` (planes, entries of the rows)."""
+    registers = room(instructions, n)
+    every = np.arange(instructions.shape[0])
+    at = 0
+    for q in rows:
+        keys = q + 1 if causal else n
+        run_row(
+            instructions, every, registers, q, keys, start, settled, known, opened, marks, match
+        )
+        for p in range(planes.shape[0]):
+            fill_plane(planes[p], functions, registers, keys, out[p, at : at + keys])
+        at += keys

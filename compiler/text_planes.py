@@ -1,0 +1,201 @@
+"""Planes of a text: what the weights of many programs multiply, each kind in its own form.
+
+Truths of pairs are bits, sixteen keys to a word, each row from a new word on; values of pairs are
+float32 laid out the same way. What reads the key or the distance alone is one vector, and each
+program has the exponential of what it makes of these.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+from attn_dsl.compiler.code import Code, Kind
+from attn_dsl.compiler.interpreter import fill_plane, room, run_row
+from attn_dsl.compiler.jit import COMPILED, LEAN
+from attn_dsl.compiler.simd import WIDTH, word
+from attn_dsl.compiler.softmax import AHEAD, SCORE_RANGE, vectors
+from attn_dsl.dsl.limits import TERM_LIMIT
+
+KEY, DISTANCE, TRUTH, VALUE = map(int, (Kind.KEY, Kind.DISTANCE, Kind.TRUTH, Kind.VALUE))
+
+
+@dataclass(frozen=True, slots=True)
+class TextPlanes:
+    """The planes of the programs of a code on some rows of one text.
+
+    Attributes:
+        truths: uint16 (planes * words): bits, plane after plane.
+        values: float32 (planes, 16 * words).
+        words: how many words a plane of truths has.
+        keys, distances: float32 (programs, …): the exponential of what each program makes of each
+            key, and of each distance by ``n - 1 - (q - k)``, so that a row lies in order.
+        quick: bool (programs): whether float32 holds what the program makes of them.
+    """
+
+    truths: np.ndarray
+    values: np.ndarray
+    words: int
+    keys: np.ndarray
+    distances: np.ndarray
+    quick: np.ndarray
+
+
+def text_planes(code: Code, n: int, start: int, arrays: tuple, first: int = 0) -> TextPlanes:
+    """Compute the planes of a text on the rows from ``first`` on.
+
+    Args:
+        n, start: its tokens, and where they begin in the columns.
+        arrays: its columns and table of matching contexts, as the interpreter reads them.
+    """
+    words = row_words(n, code.causal) - row_words(first, code.causal, n)
+    stride = words + AHEAD
+    _, keys, distances, truths, values = code.counts
+    length = max(-(-n // WIDTH), 1) * WIDTH + WIDTH
+    gaps = n if code.causal else max(2 * n - 1, 0)
+    made = TextPlanes(
+        np.zeros(truths * stride, dtype=np.uint16),
+        np.zeros((values, stride * WIDTH), dtype=np.float32),
+        stride,
+        np.empty((code.size, length), dtype=np.float32),
+        np.empty((code.size, max(-(-gaps // WIDTH), 1) * WIDTH + WIDTH), dtype=np.float32),
+        np.empty(code.size, dtype=np.bool_),
+    )
+    _fill(
+        code.instructions, code.row_nodes, code.plane_rows, code.functions(2 * n), code.places,
+        code.causal, n, first, start, *arrays, np.empty((keys, n)), np.empty((distances, gaps)),
+        made.truths, stride, made.values, *code.terms[Kind.KEY], *code.terms[Kind.DISTANCE],
+        *code.terms[Kind.VALUE], code.linear, made.keys, made.distances, made.quick,
+    )  # fmt: skip
+    return made
+
+
+def row_words(rows: int, causal: bool, n: int | None = None) -> int:
+    """Count the words of the first rows of a text of ``n`` tokens; by default of all its rows.
+
+    >>> row_words(17, causal=True)
+    18
+    """
+    if not causal:
+        return rows * -(-(rows if n is None else n) // WIDTH)
+    whole, rest = divmod(rows, WIDTH)
+    return WIDTH * whole * (whole + 1) // 2 + rest * (whole + 1)
+
+
+@njit(**LEAN)
+def _sizes(planes, out):
+    """Find the largest magnitude in each plane."""
+    for p in range(planes.shape[0]):
+        most = 0.0
+        for i in range(planes.shape[1]):
+            most = max(most, abs(planes[p, i]))
+        out[p] = most
+
+
+@njit(**LEAN)
+def _refuse(sizes, planes, weights, starts, limit, quick):
+    """Take back that programs are quick whose terms, or the sum of them, may be too large."""
+    for p in range(quick.shape[0]):
+        whole = 0.0
+        for j in range(starts[p], starts[p + 1]):
+            size = abs(weights[j]) * sizes[planes[j]]
+            whole += size
+            if size > TERM_LIMIT:
+                quick[p] = False
+        if whole > limit:
+            quick[p] = False
+
+
+@njit(**COMPILED)
+def _fill(
+    instructions, row_nodes, planes, functions, places, causal, n, first, start, settled, known,
+    opened, marks, match, by_key, by_distance, truths, stride, values, key_planes, key_weights,
+    key_starts, distance_planes, distance_weights, distance_starts, value_planes, value_weights,
+    value_starts, linear, keys_out, distances_out, quick,
+):  # fmt: skip
+    """Compute all planes, and the exponentials of each program's keys and distances."""
+    registers = room(instructions, n)
+    every = np.arange(instructions.shape[0])
+    # The last row has all keys, and all distances back; the first has those ahead.
+    for ahead in range(0, 1 if causal else n, max(n - 1, 1)):
+        q = n - 1 - ahead
+        if q < 0:
+            break
+        run_row(instructions, every, registers, q, n, start, settled, known, opened, marks, match)
+        for p in range(planes.shape[0]):
+            slot = places[p, 1]
+            if places[p, 0] == KEY:
+                fill_plane(planes[p], functions, registers, n, by_key[slot])
+            elif places[p, 0] == DISTANCE:
+                fill_plane(
+                    planes[p], functions, registers, n, by_distance[slot, ahead : ahead + n]
+                )
+    at = 0
+    for q in range(first, n):
+        keys = q + 1 if causal else n
+        words = (keys + WIDTH - 1) // WIDTH
+        run_row(
+            instructions, row_nodes, registers, q, keys, start, settled, known, opened, marks, match
+        )
+        for p in range(planes.shape[0]):
+            if places[p, 0] == TRUTH:
+                one = registers[planes[p, 0]]
+                base = places[p, 1] * stride + at
+                if planes[p, 1] < 0:
+                    for w in range(words):
+                        truths[base + w] = word(one, w * WIDTH)
+                else:
+                    other = registers[planes[p, 1]]
+                    for w in range(words):
+                        truths[base + w] = word(one, w * WIDTH) & word(other, w * WIDTH)
+            elif places[p, 0] == VALUE:
+                here = values[places[p, 1], at * WIDTH : at * WIDTH + keys]
+                fill_plane(planes[p], functions, registers, keys, here)
+        at += words
+    for p in range(quick.shape[0]):
+        quick[p] = not linear[p]
+    most = max(by_key.shape[0], by_distance.shape[0], values.shape[0])
+    sizes, sums = np.empty(most), np.empty(max(by_key.shape[1], by_distance.shape[1]))
+    _sizes(by_key, sizes)
+    _refuse(sizes, key_planes, key_weights, key_starts, np.inf, quick)
+    vectors(by_key, key_planes, key_weights, key_starts, sums, keys_out)
+    _sizes(by_distance, sizes)
+    _refuse(sizes, distance_planes, distance_weights, distance_starts, np.inf, quick)
+    vectors(
+        by_distance, distance_planes, distance_weights, distance_starts, sums, distances_out
+    )
+    _sizes(values, sizes)
+    _refuse(sizes, value_planes, value_weights, value_starts, SCORE_RANGE, quick)
+
+
+@njit(**COMPILED)
+def typed_planes(
+    instructions, planes, functions, slots, causal, n, start, settled, known, opened, marks, match,
+    truths, values,
+):  # fmt: skip
+    """Compute the planes of one text on all rows: truths as bytes, values as numbers.
+
+    ``slots`` (planes, 2) says whether a plane is a truth (0) or a value (1), and which row it is.
+    """
+    registers = room(instructions, n)
+    every = np.arange(instructions.shape[0])
+    at = 0
+    for q in range(n):
+        keys = q + 1 if causal else n
+        run_row(
+            instructions, every, registers, q, keys, start, settled, known, opened, marks, match
+        )
+        for p in range(planes.shape[0]):
+            slot = slots[p, 1]
+            if slots[p, 0] == 0:
+                register, condition = planes[p, 0], planes[p, 1]
+                for k in range(keys):
+                    holds = registers[register, k] != 0
+                    if condition >= 0:
+                        holds = holds and registers[condition, k] != 0
+                    truths[slot, at + k] = holds
+            else:
+                fill_plane(planes[p], functions, registers, keys, values[slot, at : at + keys])
+        at += keys
