@@ -25,6 +25,7 @@ lint: .venv/installed-all
 bench: .venv/installed-all
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/evaluator.py
+	$(BIN)/python benchmarks/cost.py
 
 bench-synth: .venv/installed-all
 	$(BIN)/python benchmarks/synthesis.py
