@@ -16,14 +16,16 @@ check: .venv/installed-all
 lint: .venv/installed-all
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	mkdir -p .venv/typing/attn_dsl
+	rm -rf .venv/typing && mkdir -p .venv/typing/attn_dsl
 	for part in $(PACKAGES); do ln -sfn ../../../$$part .venv/typing/attn_dsl/$$part; done
 	for file in api/*; do ln -sfn ../../../$$file .venv/typing/attn_dsl/; done
+	PYTHONPATH=.venv/typing $(BIN)/lint-imports --no-logo
 	MYPYPATH=.venv/typing $(BIN)/mypy -p attn_dsl
 
 bench: .venv/installed-all
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/evaluator.py
+	$(BIN)/python benchmarks/cost.py
 
 bench-synth: .venv/installed-all
 	$(BIN)/python benchmarks/synthesis.py
@@ -45,4 +47,4 @@ install: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -18,20 +18,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "AttnDslError",
-    "Capture",
-    "InputError",
-    "Kernel",
-    "Program",
-    "ProgramError",
-    "Run",
-    "Stream",
-    "Tokens",
-    "fit",
-    "load",
-    "parse",
-    "replace_heads",
-]
+    "AttnDslError", "Capture", "InputError", "Kernel", "Program", "ProgramError", "Run", "Stream",
+    "Tokens", "fit", "load", "parse", "replace_heads",
+]  # fmt: skip
 
 _HOMES = {
     "AttnDslError": "attn_dsl.dsl.errors",
@@ -51,7 +40,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for, so that nothing heavy loads before."""
+    """Import a public name on its first use, so that ``import attn_dsl`` stays quick."""
     if name not in _HOMES:
         raise AttributeError(f"module 'attn_dsl' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

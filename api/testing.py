@@ -1,7 +1,7 @@
 """Property testing of attention programs: strategies, assertions and counterexamples.
 
-A *program* here is anything that maps tokens to an n by n matrix: an ``attn_dsl.Program``, a syntax
-tree (evaluated by the reference semantics), or a function of yours. Needs Hypothesis.
+A *program* is anything that maps tokens to an n by n matrix: an ``attn_dsl.Program``, a syntax
+tree (the reference semantics evaluates it), or a function that you wrote.
 
     from hypothesis import given
     from attn_dsl.testing import assert_causal, programs, tokens
@@ -22,26 +22,25 @@ import numpy as np
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.tokens import Tokens
-from attn_dsl.evidence import (
+from attn_dsl.failure_report import (
     Program,
     Text,
     assert_same,
-    close,
-    evidence,
+    failure,
+    is_close,
+    largest_difference,
     matrix_of,
-    quoted,
+    quote,
     row_of,
-    situation,
     tokens_of,
-    worst,
 )
-from attn_dsl.minimal import failing_text, smallest
+from attn_dsl.shrink import failing_text, smallest
 from attn_dsl.strategies import features, pieces, programs, texts, tokens, weights
 
 PROPERTIES = ("total", "finite", "row-stochastic", "deterministic", "causal")
-"""What ``check_properties`` looks at, in this order."""
+"""What ``check_properties`` tests, in this order."""
 CONTINUATIONS = ((" the", " end", "."), ("s", '"', "\n\n"), (")", "ing", "."), ("<0x94>", "<0xA9>"))
-"""What ``assert_causal`` lets follow a query in place of the text."""
+"""``assert_causal`` replaces the text after a query by one of these."""
 
 
 def assert_row_stochastic(program: Program, tokens: Text, tolerance: float = 1e-5) -> None:
@@ -66,18 +65,15 @@ def assert_row_stochastic(program: Program, tokens: Text, tolerance: float = 1e-
     """
     text = tokens_of(tokens)
     for q, row in enumerate(matrix_of(program, text)):
-        bad = _not_a_distribution(row, tolerance)
-        if bad:
-            raise AssertionError(
-                f"not row-stochastic: the row of query {q} {bad}\n" + evidence(text, q, row=row)
-            )
+        if fault := _not_a_distribution(row, tolerance):
+            raise failure(f"not row-stochastic: the row of query {q} {fault}", text, q, row=row)
 
 
 def assert_causal(program: Program, tokens: Text, tolerance: float = 1e-5) -> None:
-    """Assert that no row depends on what follows its query, and that no weight lies after it.
+    """Assert that no row gives weight to keys after its query, or depends on them.
 
-    Every row q is compared with the one of the text cut after q, and of the text that goes on in
-    another way.
+    Row q is compared with row q of two other texts. One is cut after q; the other has other
+    tokens after q.
 
     >>> assert_causal(lambda text: [[1 / len(text)] * len(text)] * len(text), ["a", " b"])
     Traceback (most recent call last):
@@ -102,23 +98,17 @@ def assert_causal(program: Program, tokens: Text, tolerance: float = 1e-5) -> No
     ahead = np.argwhere(np.triu(np.abs(whole), 1) > tolerance)
     if len(ahead):
         q, k = map(int, ahead[0])
-        raise AssertionError(
-            f"not causal: query {q} gives {whole[q, k]:.6g} to key {k}, which follows it\n"
-            + evidence(text, q, k, row=whole[q])
-        )
+        weight = f"query {q} gives {whole[q, k]:.6g} to key {k}, which follows it"
+        raise failure(f"not causal: {weight}", text, q, k, row=whole[q])
     for q in range(len(text)):
-        other = _continue(text.prefix(q + 1), CONTINUATIONS[q % len(CONTINUATIONS)])
-        for changed in (text.prefix(q + 1), other):
-            row, again = whole[q, : q + 1], row_of(program, changed, q)[: q + 1]
-            if not close(row, again, tolerance):
-                k = worst(row, again)
-                then = changed.strings[q + 1 :]
-                follows = quoted("".join(then)) if then else "the end"
-                raise AssertionError(
-                    f"not causal: the row of query {q} changes with what follows it\n"
-                    + evidence(text, q, k, row=row, changed=again)
-                    + f"\n  changed: the same up to the query, then {follows}"
-                )
+        prefix, more = text.prefix(q + 1), CONTINUATIONS[q % len(CONTINUATIONS)]
+        for other, then in ((prefix, "the end"), (_append(prefix, more), quote("".join(more)))):
+            row, again = whole[q, : q + 1], row_of(program, other, q)[: q + 1]
+            if not is_close(row, again, tolerance):
+                message = f"not causal: the row of query {q} changes with what follows it"
+                note = f"  changed: the same up to the query, then {then}"
+                k = largest_difference(row, again)
+                raise failure(message, text, q, k, note, row=row, changed=again)
 
 
 def assert_equivalent(
@@ -132,15 +122,14 @@ def assert_equivalent(
 
     Args:
         a, b: trees, ``attn_dsl.Program`` objects, or functions of tokens.
-        tokens: one text; None searches for a text on which they differ, the smallest possible.
+        tokens: one text; None searches for the smallest text on which they differ.
         tolerance: how far a weight may be off.
 
     Raises:
         AssertionError: they differ; the message shows the row that differs most.
     """
     if tokens is None:
-        found = failing_text(lambda text: assert_equivalent(a, b, text, tolerance), 100, 0, 24)
-        if found is not None:
+        if found := failing_text(lambda text: assert_equivalent(a, b, text, tolerance), 100, 0, 24):
             raise found[1]
         return
     text = tokens_of(tokens)
@@ -149,12 +138,9 @@ def assert_equivalent(
 
 
 def assert_invariant(
-    program: Program,
-    transform: Callable[[Tokens], Text],
-    tokens: Text,
-    tolerance: float = 1e-5,
+    program: Program, transform: Callable[[Tokens], Text], tokens: Text, tolerance: float = 1e-5
 ) -> None:
-    """Assert that a change of the text, token by token, does not change the matrix.
+    """Assert that a change of the tokens does not change the matrix.
 
     >>> from attn_dsl.dsl.parser import parse
     >>> by_copies = parse("head a causal:\\n 3 where text(k) == text(q)")
@@ -162,7 +148,7 @@ def assert_invariant(
 
     Args:
         program: a tree, an ``attn_dsl.Program``, or any function of tokens.
-        transform: makes a text of as many tokens; ``each`` makes one of a function of strings.
+        transform: makes another text with the same number of tokens, such as ``each`` does.
         tokens: one text.
         tolerance: how far a weight may be off.
 
@@ -174,13 +160,12 @@ def assert_invariant(
     other = tokens_of(transform(text))
     if len(other) != len(text):
         raise ValueError(f"the transform made {len(other)} tokens of {len(text)}")
-    left, right = matrix_of(program, text), matrix_of(program, other)
-    note = f"\n  changed: {quoted(other.text)}"
-    assert_same("not invariant", text, left, right, tolerance, "changed", note)
+    left, right, note = matrix_of(program, text), matrix_of(program, other), quote(other.text)
+    assert_same("not invariant", text, left, right, tolerance, "changed", f"  changed: {note}")
 
 
 def each(function: Callable[[str], str]) -> Callable[[Tokens], Tokens]:
-    """Make a transform of a text from a function of strings; special tokens stay as they are.
+    """Make a transform of texts from a function of strings. Special tokens do not change.
 
     >>> each(str.upper)(Tokens.from_strings(["<s>", "hi", " you"])).text
     'HI YOU'
@@ -200,9 +185,9 @@ class Counterexample:
     Attributes:
         property: one of ``PROPERTIES``.
         tokens: the smallest text that was found.
-        query: the row at fault, if it is one.
-        message: what is wrong, with the evidence.
-        matrix: the program's matrix on the text; None where it gave none.
+        query: the row at fault, if there is one.
+        message: what is wrong, with the text and the row.
+        matrix: the program's matrix on the text; None if it gave none.
     """
 
     property: str
@@ -216,13 +201,10 @@ class Counterexample:
 
 
 def check_properties(
-    program: Program,
-    max_examples: int = 100,
-    seed: int = 0,
-    causal: bool | None = None,
+    program: Program, max_examples: int = 100, seed: int = 0, causal: bool | None = None,
     max_size: int = 12,
-) -> list[Counterexample]:
-    """Look for texts on which a program lacks one of the ``PROPERTIES``, and shrink them.
+) -> list[Counterexample]:  # fmt: skip
+    """Search for texts on which a program lacks one of the ``PROPERTIES``, and shrink them.
 
     >>> from attn_dsl.dsl.parser import parse
     >>> check_properties(parse("head a causal:\\n 2 where k == 0"), max_examples=20)
@@ -231,14 +213,14 @@ def check_properties(
     Args:
         program: a tree (holes count as weights of 1), an ``attn_dsl.Program``, or a function.
         max_examples: how many texts to try for each property.
-        seed: of the random texts; the same seed tries the same texts.
-        causal: whether it must be causal; None asks the program, and takes one that is no
-            program of this language, or that looks ahead on purpose, for bidirectional.
+        seed: of the random texts.
+        causal: whether the program must be causal. None: if it is a causal program of this
+            language without features that read the whole text.
         max_size: the most tokens of a text.
 
     Returns:
-        for each property that fails, the smallest text found; after a failure of ``total``
-        nothing else is looked at.
+        for each property that fails, the smallest text found. If ``total`` fails, nothing else
+        is tested.
     """
     tree = program if isinstance(program, t.Head) else getattr(program, "tree", None)
     if isinstance(program, t.Head):
@@ -246,12 +228,9 @@ def check_properties(
     if causal is None:
         causal = isinstance(tree, t.Head) and tree.causal and not _looks_ahead(tree)
     names = PROPERTIES if causal else PROPERTIES[:-1]
-
-    def every(text: Tokens) -> None:
-        for name in names:
-            _TESTS[name](program, text)
-
-    first = failing_text(every, max_examples, seed, max_size)
+    first = failing_text(
+        lambda text: [_TESTS[name](program, text) for name in names], max_examples, seed, max_size
+    )
     if first is None:
         return []
     found: list[Counterexample] = []
@@ -264,15 +243,11 @@ def check_properties(
     return found or [_counterexample("deterministic", program, *first)]
 
 
-def _total(program: Program, text: Tokens) -> None:
-    matrix_of(program, text)
-
-
 def _finite(program: Program, text: Tokens) -> None:
     for q, row in enumerate(matrix_of(program, text)):
         if not np.isfinite(row).all():
             message = f"not finite: the row of query {q} has weights that are no numbers"
-            raise AssertionError(f"{message}\n" + evidence(text, q, row=row))
+            raise failure(message, text, q, row=row)
 
 
 def _deterministic(program: Program, text: Tokens) -> None:
@@ -280,8 +255,8 @@ def _deterministic(program: Program, text: Tokens) -> None:
     assert_same("not deterministic", text, first, second, 0.0, "again")
 
 
-_TESTS: dict[str, Callable[[Program, Tokens], None]] = {
-    "total": _total,
+_TESTS: dict[str, Callable[[Program, Tokens], object]] = {
+    "total": matrix_of,
     "finite": _finite,
     "row-stochastic": assert_row_stochastic,
     "deterministic": _deterministic,
@@ -292,7 +267,8 @@ _TESTS: dict[str, Callable[[Program, Tokens], None]] = {
 def _counterexample(name: str, program: Program, text: Tokens, error: Exception) -> Counterexample:
     message = str(error)
     if not isinstance(error, AssertionError):
-        message = f"not {name}: {type(error).__name__}: {error}\n" + situation(text)
+        message = f"not {name}: {type(error).__name__}: {error}\n  text:  {quote(text.text)}\n"
+        message += f"  tokens: {list(text.strings)}"
     query = next((s.split()[1] for s in message.splitlines() if s.startswith("  query: ")), None)
     try:
         rows = tuple(tuple(map(float, row)) for row in matrix_of(program, text))
@@ -306,8 +282,7 @@ def _looks_ahead(tree: t.Head) -> bool:
     return any(name in FEATURES and FEATURES[name].reads == "full" for name in calls)
 
 
-def _continue(text: Tokens, strings: Sequence[str]) -> Tokens:
-    """Append tokens to a text."""
+def _append(text: Tokens, strings: Sequence[str]) -> Tokens:
     more, at = Tokens.from_strings(strings), len(text.text)
     spans = tuple((start + at, end + at) for start, end in more.spans)
     return Tokens(

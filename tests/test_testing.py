@@ -1,4 +1,4 @@
-"""``attn_dsl.testing``: assertions that fail where they should, with the smallest evidence."""
+"""``attn_dsl.testing``: assertions fail where they should, on the smallest text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
 
-from attn_dsl import evidence, minimal, strategies, testing
+from attn_dsl import failure_report, shrink, strategies, testing
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.tokens import Tokens
@@ -59,7 +59,7 @@ def triangle(text: Tokens) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "module", [testing, strategies, evidence, minimal], ids=lambda m: m.__name__
+    "module", [testing, strategies, failure_report, shrink], ids=lambda m: m.__name__
 )
 def test_the_examples_in_the_documentation(module: object) -> None:
     result = doctest.testmod(module)  # type: ignore[arg-type]

@@ -1,13 +1,14 @@
-"""Minimal examples: the simplest value that meets a condition, the smallest text that fails."""
+"""Shrinking: find the simplest value that meets a condition, or a small text that fails a test."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from random import Random
 from typing import TypeVar
 
 import hypothesis
+from hypothesis import Phase
 from hypothesis.errors import Flaky, NoSuchExample
 from hypothesis.strategies import SearchStrategy
 
@@ -15,16 +16,14 @@ from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.strategies import tokens
 
 T = TypeVar("T")
-SIMPLE = ("a", " b", ".")
-"""What takes the place of a counterexample's tokens where it stays one."""
+SIMPLE_TOKENS = ("a", " b", ".")
+"""What shrinking puts in place of a text's tokens, simplest first."""
 
 
 def smallest(
-    strategy: SearchStrategy[T],
-    condition: Callable[[T], bool],
-    max_examples: int = 1000,
+    strategy: SearchStrategy[T], condition: Callable[[T], bool], max_examples: int = 1000,
     seed: int = 0,
-) -> T:
+) -> T:  # fmt: skip
     """Return the simplest value of a strategy that meets a condition.
 
     >>> from attn_dsl.testing import tokens
@@ -34,14 +33,13 @@ def smallest(
     Raises:
         hypothesis.errors.NoSuchExample: none of the values tried meets it.
     """
-    settings = _settings(max_examples, [hypothesis.Phase.generate, hypothesis.Phase.shrink])
-    return hypothesis.find(strategy, condition, settings=settings, random=Random(seed))
+    return _find(strategy, condition, max_examples, seed, Phase.generate, Phase.shrink)
 
 
 def failing_text(
-    test: Callable[[Tokens], None], max_examples: int, seed: int, max_size: int
+    test: Callable[[Tokens], object], max_examples: int, seed: int, max_size: int
 ) -> tuple[Tokens, Exception] | None:
-    """Find a small text on which a test raises, and what it raises there."""
+    """Find a small text on which a test raises an exception, and return both."""
     failures: list[tuple[Tokens, Exception]] = []
 
     def fails(text: Tokens) -> bool:
@@ -52,23 +50,22 @@ def failing_text(
             return True
         return False
 
-    settings = _settings(max_examples, [hypothesis.Phase.generate])
     with contextlib.suppress(NoSuchExample, Flaky):
-        hypothesis.find(tokens(max_size=max_size), fails, settings=settings, random=Random(seed))
+        _find(tokens(max_size=max_size), fails, max_examples, seed, Phase.generate)
     if not failures:
         return None
-    _shrink(failures[-1][0], fails)
+    _shrink_text(failures[-1][0], fails)
     return failures[-1]
 
 
-def _shrink(text: Tokens, fails: Callable[[Tokens], bool]) -> None:
-    """Leave out tokens, and put simpler ones in their place, as long as the test fails."""
+def _shrink_text(text: Tokens, fails: Callable[[Tokens], bool]) -> None:
+    """Remove tokens and replace them by simpler ones for as long as the test fails."""
     strings, again = list(text.strings), True
     while again:
         again = False
         for i in reversed(range(len(strings))):
-            rank = SIMPLE.index(strings[i]) if strings[i] in SIMPLE else len(SIMPLE)
-            simpler = SIMPLE[:rank]
+            rank = SIMPLE_TOKENS.index(strings[i]) if strings[i] in SIMPLE_TOKENS else None
+            simpler = SIMPLE_TOKENS[:rank]
             for changed in (
                 [*strings[:i], *strings[i + 1 :]],
                 *([s if x == strings[i] else x for x in strings] for s in simpler),
@@ -79,8 +76,12 @@ def _shrink(text: Tokens, fails: Callable[[Tokens], bool]) -> None:
                     break
 
 
-def _settings(max_examples: int, phases: Sequence[hypothesis.Phase]) -> hypothesis.settings:
-    return hypothesis.settings(
+def _find(
+    strategy: SearchStrategy[T], condition: Callable[[T], bool], max_examples: int, seed: int,
+    *phases: Phase,
+) -> T:  # fmt: skip
+    settings = hypothesis.settings(
         max_examples=max_examples, database=None, deadline=None, derandomize=False,
         phases=phases, suppress_health_check=list(hypothesis.HealthCheck),
     )  # fmt: skip
+    return hypothesis.find(strategy, condition, settings=settings, random=Random(seed))

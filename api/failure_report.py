@@ -1,0 +1,109 @@
+"""Failure reports: run a program on a text, and show in a few lines where a row is wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.analysis import Analysis
+from attn_dsl.dsl.reference import Interpreter, evaluate
+from attn_dsl.dsl.tokens import Tokens
+
+Program = Callable[[Any], Any] | t.Head
+"""A syntax tree, or a callable of tokens that returns an n by n array."""
+Text = Sequence[str]
+"""``Tokens``, or a list of token strings."""
+
+SHOWN = 12
+"""The most keys of a row that a message shows: those with the largest values or differences."""
+
+
+def matrix_of(program: Program, tokens: Text) -> np.ndarray:
+    """Run a program on a text and return its matrix, in double precision.
+
+    >>> from attn_dsl.dsl.parser import parse
+    >>> matrix_of(parse("head a causal:"), ["a", " b"]).tolist()
+    [[1.0, 0.0], [0.5, 0.5]]
+
+    Raises:
+        AssertionError: the result is not an n by n matrix of numbers.
+    """
+    text = tokens_of(tokens)
+    result = evaluate(program, text) if isinstance(program, t.Head) else program(text)
+    matrix, n = np.asarray(result, dtype=np.float64), len(text)
+    if matrix.shape != (n, n) and not (n == 0 and matrix.size == 0):
+        shape = f"the result on {n} tokens has the shape {matrix.shape}, not ({n}, {n})"
+        raise AssertionError(f"no matrix: {shape}\n  text:  {quote(text.text)}")
+    return matrix.reshape(n, n)
+
+
+def row_of(program: Program, tokens: Text, query: int) -> np.ndarray:
+    """Run a program on a text and return the row of one query."""
+    if isinstance(program, t.Head):
+        return np.asarray(Interpreter(program, Analysis(tokens_of(tokens))).row(query))
+    return np.asarray(matrix_of(program, tokens)[query])
+
+
+def tokens_of(text: Text) -> Tokens:
+    """Make tokens of token strings."""
+    return text if isinstance(text, Tokens) else Tokens.from_strings(text)
+
+
+def assert_same(
+    what: str, text: Tokens, left: np.ndarray, right: np.ndarray, tolerance: float,
+    label: str, note: str = "",
+) -> None:  # fmt: skip
+    """Assert that two matrices are the same. The error shows the row that differs most."""
+    if not is_close(left, right, tolerance):
+        q, k = divmod(largest_difference(left, right), len(text))
+        entries = f"at query {q}, key {k} has {left[q, k]:.6g} and then {right[q, k]:.6g}"
+        raise failure(f"{what}: {entries}", text, q, k, note, row=left[q], **{label: right[q]})
+
+
+def is_close(left: np.ndarray, right: np.ndarray, tolerance: float) -> bool:
+    """Say whether two arrays are the same up to a tolerance."""
+    return bool(np.allclose(left, right, rtol=0, atol=tolerance, equal_nan=True))
+
+
+def largest_difference(left: np.ndarray, right: np.ndarray) -> int:
+    """Return the flat index where two arrays differ most. NaN differs most of all."""
+    with np.errstate(invalid="ignore"):
+        return int(np.argmax(np.nan_to_num(np.abs(left - right), nan=np.inf)))
+
+
+def quote(string: str) -> str:
+    """Write a string on one line, with line breaks and quotation marks escaped."""
+    return json.dumps(string, ensure_ascii=False)
+
+
+def failure(
+    message: str, text: Tokens, query: int, key: int | None = None, note: str = "",
+    **rows: np.ndarray,
+) -> AssertionError:  # fmt: skip
+    """Make the error of a wrong row.
+
+    Args:
+        message: what is wrong, in one line.
+        text: the text that the program was run on.
+        query, key: the row, and the entry in it if one is at fault.
+        note: what to write below the table.
+        rows: one or two rows, by their labels. The table shows the keys where the row is largest,
+            or where the two differ most.
+    """
+    columns = list(rows.values())
+    size = np.abs(columns[0] - columns[1]) if len(columns) > 1 else np.abs(columns[0])
+    keys = sorted(np.argsort(-np.nan_to_num(size, nan=np.inf), kind="stable")[:SHOWN].tolist())
+    lines = [message, f"  text:  {quote(text.text)}", f"  query: {query} {quote(text[query])}"]
+    if key is not None:
+        lines.append(f"  key:   {key} {quote(text[key])}")
+    lines.append("  key     token    " + "  ".join(f"{name:<9}" for name in rows).rstrip())
+    for k in keys:
+        cells = "  ".join(f"{row[k]:<9.6g}" for row in columns).rstrip()
+        lines.append(f"  {k:<7} {quote(text[k]):<8} {cells}")
+    if len(size) > len(keys):
+        lines.append(f"  ({len(size) - len(keys)} more keys)")
+    return AssertionError("\n".join([*lines, note] if note else lines))
