@@ -24,7 +24,7 @@ from attn_dsl.compiler.planes import (
     typed_planes,
 )  # fmt: skip
 from attn_dsl.dsl import tree as t
-from attn_dsl.dsl.reference import TERM_LIMIT
+from attn_dsl.dsl.limits import TERM_LIMIT
 
 BLOCK = 2304
 """Entries that are worked on at once, in whole rows: all of a causal text of 64 tokens."""

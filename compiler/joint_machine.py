@@ -23,8 +23,7 @@ from attn_dsl.compiler.joint_registers import (
 )  # fmt: skip
 from attn_dsl.compiler.machine import match_table, plane_value
 from attn_dsl.compiler.masses import exponentials
-from attn_dsl.dsl.features import MATCH_LIMIT
-from attn_dsl.dsl.reference import TERM_LIMIT
+from attn_dsl.dsl.limits import MATCH_LIMIT, TERM_LIMIT
 
 WIDTH = 32
 """Rows are worked on in multiples of so many keys, so that no loop has a slow end."""

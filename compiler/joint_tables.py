@@ -12,7 +12,7 @@ from attn_dsl.compiler.joint_machine import FAR_OFF
 from attn_dsl.compiler.kernel_graph import Stage
 from attn_dsl.compiler.machine import plane_value
 from attn_dsl.compiler.reads import operands
-from attn_dsl.dsl.reference import TERM_LIMIT
+from attn_dsl.dsl.limits import TERM_LIMIT
 
 if TYPE_CHECKING:
     from attn_dsl.compiler.joint import JointPlan, PlaneKey, Term, Value

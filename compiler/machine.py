@@ -14,8 +14,7 @@ from numba import njit
 from attn_dsl.compiler.bytecode import Op, Real
 from attn_dsl.compiler.jit import COMPILED, LEAN
 from attn_dsl.compiler.lanes import WIDTH, settle
-from attn_dsl.dsl.features import MATCH_LIMIT
-from attn_dsl.dsl.reference import TERM_LIMIT
+from attn_dsl.dsl.limits import MATCH_LIMIT, TERM_LIMIT
 
 END = np.int32(np.iinfo(np.int32).max)
 """After all positions."""

@@ -19,7 +19,7 @@ from attn_dsl.compiler.lanes import WIDTH, word
 from attn_dsl.compiler.machine import fill_plane, match_table, room, run_row
 from attn_dsl.compiler.masses import AHEAD
 from attn_dsl.compiler.reads import needed, plane_stages, stages
-from attn_dsl.dsl.features import MATCH_LIMIT
+from attn_dsl.dsl.limits import MATCH_LIMIT
 
 
 class Kind(IntEnum):

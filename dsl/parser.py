@@ -12,21 +12,12 @@ from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.build import ACTIONS, Statement
 from attn_dsl.dsl.build import unquote as unquote
 from attn_dsl.dsl.errors import CostError, Span
+from attn_dsl.dsl.limits import MAX_DIGITS, MAX_NESTING, MAX_OPERATORS, MAX_SOURCE
 from attn_dsl.dsl.syntax_errors import explain
 from attn_dsl.dsl.tables import Tables
 
 if TYPE_CHECKING:
     from lark import Lark
-
-MAX_SOURCE = 1_000_000
-"""The longest source, in characters, that is read."""
-MAX_NESTING = 40
-"""The deepest nesting of parentheses that is read."""
-MAX_OPERATORS = 100
-"""The most operators (``and``, ``or``, ``not``, ``+``, ``-``) in one line that are read."""
-
-MAX_DIGITS = 400
-"""The longest number that is read."""
 
 _OPERATORS = frozenset({"or_", "and_", "not_", "not_member", "add", "subtract"})
 _TERMS = frozenset({"where_term", "value_term", "table_term"})

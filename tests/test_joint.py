@@ -18,8 +18,9 @@ from attn_dsl.compiler.joint_stream import JointStream, rows_of
 from attn_dsl.compiler.program import Program
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.errors import InputError
+from attn_dsl.dsl.limits import TERM_LIMIT
 from attn_dsl.dsl.parser import parse
-from attn_dsl.dsl.reference import TERM_LIMIT, evaluate
+from attn_dsl.dsl.reference import evaluate
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.replace.programs import Programs
 from attn_dsl.eval.replace.tunable import Tunable
