@@ -104,7 +104,7 @@ def _left(values: Callable[[Analysis, int], list]) -> Extend:
     return extend
 
 
-def _string(value: Callable[[str], Value], special: Value = False) -> Extend:
+def of_string(value: Callable[[str], Value], special: Value = False) -> Extend:
     """Make a left feature of the token's string, with another value for special tokens."""
 
     def values(a: Analysis, start: int) -> list:
@@ -271,26 +271,26 @@ _ALL = [
             'token(k) in {" he", " she"}', _left(lambda a, i: a.tokens[i:]), "",
             python="tokens"),
     Feature("shape", "symbol", "left", "the token's kinds of characters: Xx, x, d, ...",
-            'shape(k) == "Xx"', _string(shape, special=""), ""),
+            'shape(k) == "Xx"', of_string(shape, special=""), ""),
     Feature("length", "int", "left", "characters of the token, spaces before it left out",
             "length(k) >= 4", _left(lambda a, i: [len(s) for s in a.strings[i:]]), 0,
             python='[len(token.lstrip(" ") or token) for token in tokens]'),
     Feature("special", "bool", "left", "a special token such as <s> or [SEP]",
             "special(k)", _left(lambda a, i: a.special[i:]), False),
     Feature("punct", "bool", "left", "only punctuation marks and symbols",
-            "punct(k)", _string(_is_punct), False),
+            "punct(k)", of_string(_is_punct), False),
     Feature("alpha", "bool", "left", "only letters",
-            "alpha(k)", _string(str.isalpha), False),
+            "alpha(k)", of_string(str.isalpha), False),
     Feature("digit", "bool", "left", "only digits",
-            "digit(k)", _string(str.isdigit), False),
+            "digit(k)", of_string(str.isdigit), False),
     Feature("space", "bool", "left", "only white space",
-            "space(k)", _string(str.isspace), False),
+            "space(k)", of_string(str.isspace), False),
     Feature("newline", "bool", "left", "a line break is in it",
-            "newline(k)", _string(lambda s: "\n" in s), False),
+            "newline(k)", of_string(lambda s: "\n" in s), False),
     Feature("capital", "bool", "left", "its first character is a capital letter",
-            "capital(k)", _string(lambda s: s[:1].isupper()), False),
+            "capital(k)", of_string(lambda s: s[:1].isupper()), False),
     Feature("upper", "bool", "left", "letters, all of them capitals",
-            "upper(k)", _string(lambda s: s.isupper() and s.upper() != s.lower()), False),
+            "upper(k)", of_string(lambda s: s.isupper() and s.upper() != s.lower()), False),
     # Words and their pieces.
     Feature("word", "symbol", "visible", "the word that it is in, in lower case, as far as visible",
             "word(k) in Pronoun", _visible(_word), ""),

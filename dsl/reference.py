@@ -21,6 +21,7 @@ import math
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.analysis import Analysis
 from attn_dsl.dsl.features import FEATURES, Column, Value
+from attn_dsl.dsl.functions import FUNCTIONS
 from attn_dsl.dsl.lexicon import lexicon
 from attn_dsl.dsl.limits import LEAST_MASS, TERM_LIMIT
 from attn_dsl.dsl.tokens import Tokens
@@ -103,6 +104,8 @@ class Interpreter:
                 return math.sqrt(max(self.integer(inner, q, k), 0))
             case t.Real("inv", inner):
                 return 1.0 / max(self.integer(inner, q, k), 1)
+            case t.Real(name, inner):
+                return FUNCTIONS[name].value(self.integer(inner, q, k))
             case t.Decay(inner, rate):
                 return math.pow(rate, max(self.integer(inner, q, k), 0))
             case t.Weight(symbol, chosen):
