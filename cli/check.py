@@ -46,7 +46,7 @@ def _check(
     file: str, examples: int, max_nodes: int | None, seed: int, allow_lookahead: bool
 ) -> dict[str, Any]:
     from attn_dsl.compiler.program import load
-    from attn_dsl.dsl.check import MAX_NODES
+    from attn_dsl.dsl.limits import MAX_NODES
 
     try:
         loaded = load(file, allow_lookahead=allow_lookahead, max_nodes=max_nodes or MAX_NODES)

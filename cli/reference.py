@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from attn_dsl.cli import options
+from attn_dsl.dsl.functions import FUNCTIONS as FUNCTIONS_OF_TERMS
 
 FUNCTIONS = (
     ("abs(x)", "the magnitude of a number"),
@@ -14,9 +15,11 @@ FUNCTIONS = (
     ("nearest(P), first(P), last(P)", "position of the key where P holds; -1 if there is none"),
     ("count(P), any(P)", "how many other keys P holds for; whether it holds for any"),
     ('starts(s, "a"), ends(s, "b")', "whether a text feature starts or ends so"),
-    ("log(x), sqrt(x), inv(x)", "of a term: ln max(x, 1), root of max(x, 0), 1 / max(x, 1)"),
-    ("decay(x, 0.9)", "of a term: 0.9 to the power of max(x, 0)"),
-    ("weight(s, Starts)", "of a term: what a text feature weighs in a set; 0 outside it"),
+    *(
+        (f"{f.name}(x{', rate' if f.rated else ''})", f"of a term: {f.doc}")
+        for f in FUNCTIONS_OF_TERMS.values()
+    ),
+    ("weight(s, Starts)", "of a term: the weight of a text feature in a set; 0 outside it"),
 )
 READS = {
     "left": "reads up to its position",

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from attn_dsl.compiler.kernel_graph import ColumnKey, Expr, Graph, Part, Parts, Stage
 from attn_dsl.compiler.kernel_text import BUFFERS, EXPONENTIAL, LINEAR, MASSES, ROW, SOFTMAX
 from attn_dsl.dsl import tree as t
-from attn_dsl.dsl.features import MATCH_LIMIT
-from attn_dsl.dsl.reference import TERM_LIMIT
+from attn_dsl.dsl.limits import MATCH_LIMIT, TERM_LIMIT
 
 
 @dataclass(frozen=True, slots=True)

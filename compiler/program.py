@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attn_dsl.dsl import tree as t
-from attn_dsl.dsl.check import MAX_NODES, Facts, check
+from attn_dsl.dsl.check import Facts, check
 from attn_dsl.dsl.errors import InputError
+from attn_dsl.dsl.limits import MAX_NODES
 from attn_dsl.dsl.parser import parse as parse_tree
 from attn_dsl.dsl.printer import show
 from attn_dsl.dsl.tokens import Tokens

@@ -19,7 +19,7 @@ from attn_dsl.compiler.graph import ColumnKey
 from attn_dsl.compiler.program import Program
 from attn_dsl.dsl.analysis import Analysis
 from attn_dsl.dsl.errors import InputError
-from attn_dsl.dsl.features import FEATURES, Column, Value
+from attn_dsl.dsl.features import FEATURES, Value
 from attn_dsl.dsl.tokens import Tokens
 
 _CAPACITY = 64
@@ -72,7 +72,7 @@ class Stream:
         self._read_tokens = 0
         self._tail: list[str] = []
         self._symbols: dict[str, int] = {"": 0}
-        self._columns = {name: Column() for name in self._users}
+        self._columns = {name: FEATURES[name].column() for name in self._users}
         self._arrays = np.zeros((3, len(self._keys), _CAPACITY + SLACK), dtype=np.int32)
         self._marks = np.zeros((len(self._keys), 2), dtype=np.int32)
         for row, key in enumerate(self._keys):

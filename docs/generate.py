@@ -14,24 +14,14 @@ import click
 
 from attn_dsl.cli.main import COMMANDS, cli
 from attn_dsl.cli.reference import FUNCTIONS, READS
-from attn_dsl.dsl import check, features, parser, reference
+from attn_dsl.dsl import limits
+from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.lexicon import lexicon
 from attn_dsl.dsl.library import CATEGORIES, library
 
 FOLDER = Path(__file__).resolve().parent
 NOTE = "<!-- Written by docs/generate.py; run `make docs` to write it again. -->\n"
-LIMITS = {
-    "MAX_NODES": check.MAX_NODES,
-    "MAX_COST": check.MAX_COST,
-    "MAX_WEIGHT": check.MAX_WEIGHT,
-    "MAX_ELEMENT_WEIGHT": check.MAX_ELEMENT_WEIGHT,
-    "MAX_INTEGER": check.MAX_INTEGER,
-    "TERM_LIMIT": reference.TERM_LIMIT,
-    "MATCH_LIMIT": features.MATCH_LIMIT,
-    "MAX_SOURCE": parser.MAX_SOURCE,
-    "MAX_NESTING": parser.MAX_NESTING,
-    "MAX_OPERATORS": parser.MAX_OPERATORS,
-}
+LIMITS = {name: value for name, value in vars(limits).items() if name.isupper()}
 """Constants that `language.in.md` names."""
 
 
@@ -68,7 +58,9 @@ def cli_page() -> str:
 
 def language_page() -> str:
     """Return `language.md`."""
-    parts = {name: f"{value:,.0f}" for name, value in LIMITS.items()}
+    parts = {
+        name: f"{value:,.0f}" if value >= 1 else f"{value:g}" for name, value in LIMITS.items()
+    }
     parts |= {
         "features": "\n".join(feature_tables()),
         "functions": table(("function", "value"), ((code(f), doc) for f, doc in FUNCTIONS)),
@@ -95,7 +87,7 @@ def feature_tables() -> Iterator[str]:
                 f.doc + (f" (needs the extra `{f.extra}`)" if f.extra else ""),
                 code(f.example),
             )
-            for f in features.FEATURES.values()
+            for f in FEATURES.values()
             if f.reads == reads
         )
         yield f"### `{reads}`: {meaning}\n"

@@ -17,18 +17,14 @@ from attn_dsl.dsl.errors import (
 )
 from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.lexicon import lexicon
+from attn_dsl.dsl.limits import (
+    MAX_COST,
+    MAX_ELEMENT_WEIGHT,
+    MAX_INTEGER,
+    MAX_NODES,
+    MAX_WEIGHT,
+)
 from attn_dsl.dsl.printer import number, quote
-
-MAX_NODES = 5_000
-"""The largest program that runs, in nodes (set elements included)."""
-MAX_COST = 1_000
-"""The costliest program that runs, in operations per pair of query and key."""
-MAX_WEIGHT = 1_000.0
-"""The largest magnitude of a weight."""
-MAX_ELEMENT_WEIGHT = 100.0
-"""The largest magnitude of the weight of a set's element."""
-MAX_INTEGER = 100_000
-"""The largest magnitude of a whole number; so no sum in a program can overflow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,23 +102,28 @@ def reads_key(node: t.Node) -> bool:
 def cost(program: t.Head) -> int:
     """Count the operations that a program needs for each pair of query and key.
 
-    What reads the query alone is computed once for each query and counts nothing; a quantifier's
-    body is computed for each pair.
+    A feature, function, operator or quantifier is one operation, ``match`` four. So is a weight; a
+    step of a table is two, its comparison and its weight. A use of a set takes one more for every
+    100 elements, rounded up. Positions, shifts and whole numbers are free.
     """
+    sizes = {name: len(word_set.elements) for name, word_set in lexicon().items()}
+    sizes |= {definition.name: len(definition.value.elements) for definition in program.sets}
+    return sum(_price(node, sizes) for term in program.terms for node in term.walk())
 
-    def visit(node: t.Node) -> tuple[int, bool]:
-        if isinstance(node, t.Position):
-            return 0, node.variable == "k"
-        total, key = 0, False
-        for child in node.children():
-            price, reads = visit(child)
-            total += price
-            key = key or reads
-        if isinstance(node, t.Quantifier):
-            return total + 1, False
-        return total + key, key
 
-    return sum(visit(term)[0] for term in program.terms)
+def _price(node: t.Node, sizes: dict[str, int]) -> int:
+    match node:
+        case t.Integer() | t.Position() | t.Text() | t.Always() | t.Entry():
+            return 0
+        case t.SetName(name):
+            return -(-sizes.get(name, 0) // 100)
+        case t.SetLiteral(elements):
+            return -(-len(elements) // 100)
+        case t.Table(_, entries):
+            return 2 * len(entries)
+        case t.Call("match"):
+            return 4
+    return 1
 
 
 class _Checker:

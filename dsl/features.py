@@ -1,7 +1,7 @@
 """Features: the vocabulary of the language, each defined once in the registry ``FEATURES``.
 
-The checker, both evaluators, ``attn-dsl features`` and the reference are made from it. To add a
-feature, add an entry here and its name to the terminal of its type in ``grammars/attn.lark``.
+The grammar, the checker, the evaluators, ``attn-dsl features`` and the reference are made from it.
+To add a feature, add an entry to ``_ALL``.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from attn_dsl.dsl.analysis import Analysis
+from attn_dsl.dsl.limits import MATCH_LIMIT
 
 Type = Literal["bool", "int", "symbol"]
 Reads = Literal["left", "visible", "full"]
 Value = bool | int | str
 
-MATCH_LIMIT = 32
-"""The longest matching context that ``match`` counts."""
+NEVER = 2**31 - 1
+"""A position after every query."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class Column:
 
     Attributes:
         settled: per position, the value in the whole text.
-        known: per position, the token that settles it (``n`` if none does); None: itself.
+        known: per position, the token that settles it, or ``NEVER``; None: the position itself.
         open: per query, the value of what is not settled there yet.
     """
 
@@ -47,6 +48,10 @@ class Column:
         return self.settled[position]
 
 
+Extend = Callable[[Analysis, Column], int]
+"""Brings a column up to the end of a text; returns the first position that is new or changed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Feature:
     """A function of one position (or of two: ``arity`` 2) of a text.
@@ -58,9 +63,12 @@ class Feature:
             program only what the query can see of it; ``full``: the whole text.
         doc: one line for the reference.
         example: a term that uses it.
-        compute: the column of a text; for arity 2, a matrix as a list of rows.
+        extend: brings a column up to the end of a text that has grown. It returns the first
+            position whose settled value, or when it is known, is new or may have changed.
         pad: the value at a position outside what can be seen.
+        arity: how many positions it is a function of.
         extra: the optional extra of the package that it needs, if any.
+        python: Python that computes its values from ``tokens``, a list of strings, if it is short.
     """
 
     name: str
@@ -68,86 +76,146 @@ class Feature:
     reads: Reads
     doc: str
     example: str
-    compute: Callable[[Analysis], Column | list[list[int]]]
+    extend: Extend
     pad: Value
     arity: int = 1
     extra: str = ""
+    python: str = ""
+
+    def column(self) -> Column:
+        """Return the column of an empty text."""
+        return Column([], [], []) if self.reads == "visible" else Column([])
+
+    def compute(self, analysis: Analysis) -> Column | list:
+        """Return the column of a text; for arity 2, a matrix as a list of rows."""
+        column = self.column()
+        self.extend(analysis, column)
+        return column if self.arity == 1 else column.settled
 
 
-def _left(values: list) -> Column:
-    return Column(list(values))
+def _left(values: Callable[[Analysis, int], list]) -> Extend:
+    """Make a left feature of its values from a position on."""
+
+    def extend(a: Analysis, column: Column) -> int:
+        start = len(column.settled)
+        column.settled.extend(values(a, start))
+        return start
+
+    return extend
 
 
-def _strings(test: Callable[[str], bool]) -> Callable[[Analysis], Column]:
-    """Make a left feature of a test on the token's string; special tokens fail it."""
+def of_string(value: Callable[[str], Value], special: Value = False) -> Extend:
+    """Make a left feature of the token's string, with another value for special tokens."""
 
-    def compute(a: Analysis) -> Column:
-        pairs = zip(a.strings, a.tokens.special, strict=True)
-        return _left([not mark and test(s) for s, mark in pairs])
+    def values(a: Analysis, start: int) -> list:
+        pairs = zip(a.strings[start:], a.special[start:], strict=True)
+        return [special if mark else value(s) for s, mark in pairs]
 
-    return compute
-
-
-def _word(a: Analysis) -> Column:
-    return Column(list(a.word_text), a.word_known, list(a.word_so_far))
-
-
-def _word_before(a: Analysis) -> Column:
-    return _left([a.segments.words[w - 1] if w > 0 else "" for w in a.word])
-
-
-def _word_end(a: Analysis) -> Column:
-    return Column(list(a.word_last), a.word_last, list(range(a.n)))
-
-
-def _word_final(a: Analysis) -> Column:
-    settled: list[Value] = [w >= 0 and i == a.word_last[i] for i, w in enumerate(a.word)]
-    return Column(settled, [i + 1 for i in range(a.n)], [False] * a.n)
-
-
-def _sentence_final(a: Analysis) -> Column:
-    solid = [i for i in range(a.n) if not (a.blank[i] or a.tokens.special[i])]
-    settled: list[Value] = [False] * a.n
-    known = list(range(a.n))
-    for i, j in itertools.pairwise([*solid, a.n]):
-        settled[i] = j == a.n or a.sentence[j] != a.sentence[i]
-        known[i] = j
-    return Column(settled, known, [False] * a.n)
-
-
-def _closed(a: Analysis) -> Column:
-    settled: list[Value] = [False] * a.n
-    known = list(range(a.n))
-    for i, opener in enumerate(a.nesting["match"]):
-        if 0 <= opener < i and not settled[opener]:
-            settled[opener], known[opener] = True, i
-    return Column(settled, known, [False] * a.n)
-
-
-def _ordinal(labels: list[int]) -> Column:
-    return _left(labels)
-
-
-def _first_of(labels: Callable[[Analysis], list[int]]) -> Callable[[Analysis], Column]:
-    def compute(a: Analysis) -> Column:
-        firsts = a.firsts(labels(a))
-        solid = [not (b or s) for b, s in zip(a.blank, a.tokens.special, strict=True)]
-        return _left([solid[i] and first == i for i, first in enumerate(firsts)])
-
-    return compute
-
-
-def _indent(a: Analysis) -> Column:
-    text, values = a.tokens.text, []
-    for at, (_, end) in zip(a.last, a.tokens.spans, strict=True):
-        stop = at + 1 if text[at : at + 1].strip() else end
-        line = text[text.rfind("\n", 0, max(stop - 1, 0)) + 1 : stop]
-        values.append(len(line) - len(line.lstrip(" \t")))
     return _left(values)
 
 
-def _shape(a: Analysis) -> Column:
-    return _left(["" if m else shape(s) for s, m in zip(a.strings, a.tokens.special, strict=True)])
+def _starts(firsts: Callable[[Analysis], list[int]]) -> Extend:
+    """Make a left feature: whether the token is the first solid one of its stretch."""
+
+    def values(a: Analysis, start: int) -> list:
+        pairs = zip(firsts(a)[start:], a.solid[start:], strict=True)
+        return [solid and first == i for i, (first, solid) in enumerate(pairs, start)]
+
+    return _left(values)
+
+
+def _full(values: Callable[[Analysis], list]) -> Extend:
+    """Make a full feature of its values, which any new token may change."""
+
+    def extend(a: Analysis, column: Column) -> int:
+        column.settled[:] = values(a)
+        return 0
+
+    return extend
+
+
+def _visible(values: Callable[[Analysis, int], tuple[int, list, list[int], list]]) -> Extend:
+    """Make a visible feature of what the tokens from a position on add or change.
+
+    Args:
+        values: the first position that they change; from there on what is settled and when it is
+            known; and for them what is open.
+    """
+
+    def extend(a: Analysis, column: Column) -> int:
+        assert column.known is not None and column.open is not None
+        if len(column.settled) == a.n:
+            return a.n
+        first, settled, known, opened = values(a, len(column.settled))
+        column.settled[first:], column.known[first:] = settled, known
+        column.open.extend(opened)
+        return first
+
+    return extend
+
+
+def _word(a: Analysis, start: int) -> tuple[int, list, list[int], list]:
+    first = _last_word(a, start)
+    words, ends, token_of = a.segments.words, a.segments.ends, a.token_of
+    here = a.word[first:]
+    settled = [words[w] if w >= 0 else "" for w in here]
+    known = [max(i, token_of[ends[w]]) if w >= 0 else i for i, w in enumerate(here, first)]
+    return first, settled, known, a.word_so_far[start:]
+
+
+def _word_last(a: Analysis, start: int) -> tuple[int, list, list[int], list]:
+    first, pieces = _last_word(a, start), a.word_first
+    last = list(range(first, a.n))
+    for i in range(a.n - 2, first - 1, -1):
+        if pieces[i + 1] <= i:
+            last[i - first] = last[i + 1 - first]
+    return first, last, last, list(range(start, a.n))
+
+
+def _word_final(a: Analysis, start: int) -> tuple[int, list, list[int], list]:
+    first = max(start - 1, 0)
+    inside = [*(piece > 0 for piece in a.piece[first + 1 :]), False]
+    settled = [w >= 0 and not goes_on for w, goes_on in zip(a.word[first:], inside, strict=True)]
+    return first, settled, [*range(first + 1, a.n), NEVER], [False] * (a.n - start)
+
+
+def _last_word(a: Analysis, start: int) -> int:
+    """Return the first piece of the word that ends before a position, or may go on there."""
+    return a.word_first[start - 1] if start else 0
+
+
+def _sentence_final(a: Analysis, start: int) -> tuple[int, list, list[int], list]:
+    first, solid, sentence = max(start - 1, 0), a.solid, a.sentence
+    while first and not solid[first]:
+        first -= 1
+    settled, known = [False] * (a.n - first), list(range(first, a.n))
+    ends = [i for i in range(first, a.n) if solid[i]]
+    for i, j in itertools.pairwise([*ends, a.n]):
+        settled[i - first] = j == a.n or sentence[j] != sentence[i]
+        known[i - first] = j if j < a.n else NEVER
+    return first, settled, known, [False] * (a.n - start)
+
+
+def _closed(a: Analysis, column: Column) -> int:
+    settled, known, opened = column.settled, column.known, column.open
+    assert known is not None and opened is not None
+    start = first = len(settled)
+    settled.extend([False] * (a.n - start))
+    opened.extend([False] * (a.n - start))
+    known.extend(range(start, a.n))
+    for i in range(start, a.n):
+        opener = a.match[i]
+        if 0 <= opener < i and not settled[opener]:
+            settled[opener], known[opener] = True, i
+            first = min(first, opener)
+    return first
+
+
+def _indent(a: Analysis, start: int) -> list[int]:
+    text, indent = a.segments.text, a.segments.indent
+    pairs = zip(a.last[start:], a.spans[start:], strict=True)
+    places = [end - 1 if at < 0 or text[at].isspace() else at for at, (_, end) in pairs]
+    return [indent[at] if at >= 0 else 0 for at in places]
 
 
 def shape(string: str) -> str:
@@ -168,138 +236,144 @@ def shape(string: str) -> str:
 
 
 def _match(a: Analysis) -> list[list[int]]:
-    strings, n = a.tokens.strings, a.n
+    places: dict[str, list[int]] = {}
+    for i, string in enumerate(a.tokens):
+        places.setdefault(string, []).append(i)
     rows: list[list[int]] = []
-    for i in range(n):
-        row = [0] * n
-        here = strings[i]
-        above = rows[i - 1] if i else row
-        for j in range(n):
-            if strings[j] == here:
-                row[j] = min(MATCH_LIMIT, 1 + (above[j - 1] if i and j else 0))
+    for string in a.tokens:
+        row = [0] * a.n
+        for j in places[string]:
+            row[j] = min(MATCH_LIMIT, 1 + (rows[-1][j - 1] if rows and j else 0))
         rows.append(row)
     return rows
 
 
-def _spacy(attribute: str) -> Callable[[Analysis], Column]:
-    def compute(a: Analysis) -> Column:
+def _spacy(attribute: str) -> Extend:
+    def values(a: Analysis) -> list:
         from attn_dsl.dsl.syntax import parse_tokens
 
-        return Column(parse_tokens(a)[attribute])
+        return parse_tokens(a)[attribute]
 
-    return compute
+    return _full(values)
 
 
 def _is_punct(s: str) -> bool:
     return bool(s) and all(unicodedata.category(c)[0] in "PS" for c in s)
 
 
-def _has_case(s: str) -> bool:
-    return s.upper() != s.lower()
-
-
 _NONE = -1
 _ALL = [
     # What the token is made of.
     Feature("text", "symbol", "left", "the token without the spaces before it",
-            'text(k-1) == text(q)', lambda a: _left(a.strings), ""),
+            'text(k-1) == text(q)', _left(lambda a, i: a.strings[i:]), "",
+            python='[token.lstrip(" ") or token for token in tokens]'),
     Feature("token", "symbol", "left", "the token exactly as the model sees it",
-            'token(k) in {" he", " she"}', lambda a: _left(list(a.tokens.strings)), ""),
+            'token(k) in {" he", " she"}', _left(lambda a, i: a.tokens[i:]), "",
+            python="tokens"),
     Feature("shape", "symbol", "left", "the token's kinds of characters: Xx, x, d, ...",
-            'shape(k) == "Xx"', _shape, ""),
+            'shape(k) == "Xx"', of_string(shape, special=""), ""),
     Feature("length", "int", "left", "characters of the token, spaces before it left out",
-            "length(k) >= 4", lambda a: _left([len(s) for s in a.strings]), 0),
+            "length(k) >= 4", _left(lambda a, i: [len(s) for s in a.strings[i:]]), 0,
+            python='[len(token.lstrip(" ") or token) for token in tokens]'),
     Feature("special", "bool", "left", "a special token such as <s> or [SEP]",
-            "special(k)", lambda a: _left(list(a.tokens.special)), False),
+            "special(k)", _left(lambda a, i: a.special[i:]), False),
     Feature("punct", "bool", "left", "only punctuation marks and symbols",
-            "punct(k)", _strings(_is_punct), False),
+            "punct(k)", of_string(_is_punct), False),
     Feature("alpha", "bool", "left", "only letters",
-            "alpha(k)", _strings(str.isalpha), False),
+            "alpha(k)", of_string(str.isalpha), False),
     Feature("digit", "bool", "left", "only digits",
-            "digit(k)", _strings(str.isdigit), False),
+            "digit(k)", of_string(str.isdigit), False),
     Feature("space", "bool", "left", "only white space",
-            "space(k)", _strings(str.isspace), False),
+            "space(k)", of_string(str.isspace), False),
     Feature("newline", "bool", "left", "a line break is in it",
-            "newline(k)", _strings(lambda s: "\n" in s), False),
+            "newline(k)", of_string(lambda s: "\n" in s), False),
     Feature("capital", "bool", "left", "its first character is a capital letter",
-            "capital(k)", _strings(lambda s: s[:1].isupper()), False),
+            "capital(k)", of_string(lambda s: s[:1].isupper()), False),
     Feature("upper", "bool", "left", "letters, all of them capitals",
-            "upper(k)", _strings(lambda s: s.isupper() and _has_case(s)), False),
+            "upper(k)", of_string(lambda s: s.isupper() and s.upper() != s.lower()), False),
     # Words and their pieces.
     Feature("word", "symbol", "visible", "the word that it is in, in lower case, as far as visible",
-            "word(k) in Pronoun", _word, ""),
+            "word(k) in Pronoun", _visible(_word), ""),
     Feature("word_before", "symbol", "left", "the word before the one that it is in",
-            'word_before(k) == "the"', _word_before, ""),
+            'word_before(k) == "the"',
+            _left(lambda a, i: [a.segments.words[w - 1] if w > 0 else "" for w in a.word[i:]]), ""),
     Feature("word_start", "bool", "left", "the first piece of a word",
             "word_start(k)",
-            lambda a: _left([w >= 0 and a.word_first[i] == i for i, w in enumerate(a.word)]), False),
+            _left(lambda a, i: [w >= 0 and p == 0
+                                for w, p in zip(a.word[i:], a.piece[i:], strict=True)]), False),
     Feature("word_inside", "bool", "left", "a later piece of a word",
             "word_inside(k)",
-            lambda a: _left([w >= 0 and a.word_first[i] < i for i, w in enumerate(a.word)]), False),
+            _left(lambda a, i: [p > 0 for p in a.piece[i:]]), False),
     Feature("word_final", "bool", "visible", "the last piece of a word; unknown means no",
-            "word_final(k)", _word_final, False),
+            "word_final(k)", _visible(_word_final), False),
     Feature("word_index", "int", "left", "which word of the text it is in; -1 for none",
-            "word_index(k) == word_index(q)", lambda a: _ordinal(a.word), _NONE),
+            "word_index(k) == word_index(q)", _left(lambda a, i: a.word[i:]), _NONE),
     Feature("piece", "int", "left", "which piece of its word it is, from 0",
-            "piece(k) == 0",
-            lambda a: _left([i - a.word_first[i] for i in range(a.n)]), 0),
+            "piece(k) == 0", _left(lambda a, i: a.piece[i:]), 0),
     Feature("word_first", "int", "left", "position of the first piece of its word",
-            "k == word_first(q)", lambda a: _left(a.word_first), _NONE),
+            "k == word_first(q)", _left(lambda a, i: a.word_first[i:]), _NONE),
     Feature("word_last", "int", "visible", "position of the last visible piece of its word",
-            "k == word_last(k)", _word_end, _NONE),
+            "k == word_last(k)", _visible(_word_last), _NONE),
     # Sentences, lines, paragraphs.
     Feature("sentence", "int", "left", "which sentence it is in, from 0",
-            "sentence(k) == sentence(q)", lambda a: _ordinal(a.sentence), _NONE),
+            "sentence(k) == sentence(q)", _left(lambda a, i: a.sentence[i:]), _NONE),
     Feature("sentence_start", "bool", "left", "the first token of a sentence",
-            "sentence_start(k)", _first_of(lambda a: a.sentence), False),
+            "sentence_start(k)", _starts(lambda a: a.sentence_first), False),
     Feature("sentence_final", "bool", "visible", "the last token of a sentence; unknown means no",
-            "sentence_final(k)", _sentence_final, False),
+            "sentence_final(k)", _visible(_sentence_final), False),
     Feature("sentence_first", "int", "left", "position of the first token of its sentence",
-            "k == sentence_first(q)", lambda a: _left(a.firsts(a.sentence)), _NONE),
+            "k == sentence_first(q)", _left(lambda a, i: a.sentence_first[i:]), _NONE),
     Feature("line", "int", "left", "which line it is in, from 0",
-            "line(k) == line(q) - 1", lambda a: _ordinal(a.line), _NONE),
+            "line(k) == line(q) - 1", _left(lambda a, i: a.line[i:]), _NONE),
     Feature("line_start", "bool", "left", "the first token of a line",
-            "line_start(k)", _first_of(lambda a: a.line), False),
+            "line_start(k)", _starts(lambda a: a.line_first), False),
     Feature("line_first", "int", "left", "position of the first token of its line",
-            "k == line_first(q)", lambda a: _left(a.firsts(a.line)), _NONE),
+            "k == line_first(q)", _left(lambda a, i: a.line_first[i:]), _NONE),
     Feature("indent", "int", "left", "white space at the start of its line, in characters",
-            "indent(k) == indent(q)", _indent, 0),
+            "indent(k) == indent(q)", _left(_indent), 0),
     Feature("paragraph", "int", "left", "which paragraph it is in, from 0",
             "paragraph(k) == paragraph(q)",
-            lambda a: _ordinal(a.by_last(a.segments.paragraph)), _NONE),
+            _left(lambda a, i: a.by_last(a.segments.paragraph, i)), _NONE),
     # Brackets and quotations.
     Feature("opens", "bool", "left", "it opens a bracket or a quotation",
-            "opens(k)", lambda a: _left([bool(x) for x in a.nesting["opens"]]), False),
+            "opens(k)", 
+            _left(lambda a, i: [any(a.segments.opens[b:e]) for b, e in a.spans[i:]]), False),
     Feature("closes", "bool", "left", "it closes a bracket or a quotation",
-            "closes(k)", lambda a: _left([m >= 0 for m in a.nesting["match"]]), False),
+            "closes(k)", _left(lambda a, i: [m >= 0 for m in a.match[i:]]), False),
     Feature("closed", "bool", "visible", "it opens what has been closed by now",
             "opens(k) and not closed(k)", _closed, False),
     Feature("depth", "int", "left", "how many brackets are open after it",
-            "depth(k) == depth(q)", lambda a: _left(a.nesting["depth"]), 0),
+            "depth(k) == depth(q)", _left(lambda a, i: a.by_last(a.segments.depth, i)), 0),
     Feature("opener", "int", "left", "position of the innermost open bracket, or of the one it closes",
-            "k == opener(q)", lambda a: _left(a.nesting["opener"]), _NONE),
+            "k == opener(q)", _left(lambda a, i: a.opener[i:]), _NONE),
     Feature("quoted", "bool", "left", "inside a quotation, its marks included",
-            "quoted(k)", lambda a: _left([x >= 0 for x in a.nesting["quote"]]), False),
+            "quoted(k)", _left(lambda a, i: [x >= 0 for x in a.quote[i:]]), False),
     Feature("quote_first", "int", "left", "position of the mark that opened its quotation",
-            "k == quote_first(q)", lambda a: _left(a.nesting["quote"]), _NONE),
+            "k == quote_first(q)", _left(lambda a, i: a.quote[i:]), _NONE),
     # Repetition.
     Feature("seen", "bool", "left", "the same token occurred before",
-            "seen(k)", lambda a: _left([r > 0 for r in a.earlier[0]]), False),
+            "seen(k)", _left(lambda a, i: [r > 0 for r in a.repeats[i:]]), False,
+            python="[token in tokens[:i] for i, token in enumerate(tokens)]"),
     Feature("repeats", "int", "left", "how often the same token occurred before",
-            "repeats(k) == repeats(q)", lambda a: _left(a.earlier[0]), 0),
+            "repeats(k) == repeats(q)", _left(lambda a, i: a.repeats[i:]), 0,
+            python="[tokens[:i].count(token) for i, token in enumerate(tokens)]"),
     Feature("previous", "int", "left", "position of the last equal token before it; -1 for none",
-            "k == previous(q) + 1", lambda a: _left(a.earlier[1]), _NONE),
+            "k == previous(q) + 1", _left(lambda a, i: a.previous[i:]), _NONE,
+            python="[max((j for j in range(i) if tokens[j] == tokens[i]), default=-1) "
+                   "for i in range(len(tokens))]"),
     Feature("word_repeats", "int", "left", "how often the same word occurred before",
-            "word_repeats(k) == 0", lambda a: _left(a.earlier_words[0]), 0),
+            "word_repeats(k) == 0", _left(lambda a, i: a.word_repeats[i:]), 0),
     Feature("word_previous", "int", "left", "position of the last equal word before it; -1 for none",
-            "k == word_previous(q)", lambda a: _left(a.earlier_words[1]), _NONE),
+            "k == word_previous(q)", _left(lambda a, i: a.word_previous[i:]), _NONE),
     Feature("match", "int", "left", "how many tokens ending at two positions are the same, up to 32",
-            "match(k-1, q) >= 2", _match, 0, arity=2),
+            "match(k-1, q) >= 2", _full(_match), 0, arity=2),
     # The end of the text: a causal head cannot see it.
     Feature("text_final", "bool", "full", "the last token of the text",
-            "text_final(k)", lambda a: _left([i == a.n - 1 for i in range(a.n)]), False),
+            "text_final(k)", _full(lambda a: [i == a.n - 1 for i in range(a.n)]), False,
+            python="[i == len(tokens) - 1 for i in range(len(tokens))]"),
     Feature("from_end", "int", "full", "how many tokens follow it",
-            "from_end(k) == 1", lambda a: _left([a.n - 1 - i for i in range(a.n)]), 0),
+            "from_end(k) == 1", _full(lambda a: [a.n - 1 - i for i in range(a.n)]), 0,
+            python="[len(tokens) - 1 - i for i in range(len(tokens))]"),
     # Syntax, from spaCy.
     Feature("upos", "symbol", "full", "universal part of speech: NOUN, VERB, ...",
             'upos(k) == "NOUN"', _spacy("upos"), "", extra="spacy"),

@@ -12,21 +12,14 @@ from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.build import ACTIONS, Statement
 from attn_dsl.dsl.build import unquote as unquote
 from attn_dsl.dsl.errors import CostError, Span
+from attn_dsl.dsl.features import FEATURES
+from attn_dsl.dsl.functions import FUNCTIONS
+from attn_dsl.dsl.limits import MAX_DIGITS, MAX_NESTING, MAX_OPERATORS, MAX_SOURCE
 from attn_dsl.dsl.syntax_errors import explain
 from attn_dsl.dsl.tables import Tables
 
 if TYPE_CHECKING:
     from lark import Lark
-
-MAX_SOURCE = 1_000_000
-"""The longest source, in characters, that is read."""
-MAX_NESTING = 40
-"""The deepest nesting of parentheses that is read."""
-MAX_OPERATORS = 100
-"""The most operators (``and``, ``or``, ``not``, ``+``, ``-``) in one line that are read."""
-
-MAX_DIGITS = 400
-"""The longest number that is read."""
 
 _OPERATORS = frozenset({"or_", "and_", "not_", "not_member", "add", "subtract"})
 _TERMS = frozenset({"where_term", "value_term", "table_term"})
@@ -34,10 +27,16 @@ _COMMENT_OR_STRING = re.compile(r'"(?:[^"\\\n]|\\.)*"|#[^\n]*')
 
 
 def grammar_text() -> str:
-    """Return the grammar file."""
+    """Return the grammar: its file, and a terminal for each kind of feature and for functions."""
     from importlib.resources import files
 
-    return files("attn_dsl.grammars").joinpath("attn.lark").read_text(encoding="utf-8")
+    text = files("attn_dsl.grammars").joinpath("attn.lark").read_text(encoding="utf-8")
+    names: dict[str, list[str]] = {}
+    for f in FEATURES.values():
+        kind = "PAIR" if f.arity == 2 else f.type.upper()
+        names.setdefault(f"{kind}_FEATURE", []).append(f'"{f.name}"')
+    names["REAL_FUNCTION"] = [f'"{f.name}"' for f in FUNCTIONS.values() if not f.rated]
+    return text + "\n" + "".join(f"{name}: {' | '.join(names[name])}\n" for name in names)
 
 
 @lru_cache(maxsize=4)
@@ -57,10 +56,10 @@ def _tables(start: str) -> Tables:
 
 
 def _whole_names(terminal: Any) -> None:
-    """Let a feature's name match only as a whole: not ``sentence`` in ``sentence_start``."""
+    """Let a name of the tables match only as a whole: not ``sentence`` in ``sentence_start``."""
     from lark.lexer import PatternRE
 
-    if terminal.name.endswith("_FEATURE"):
+    if terminal.name.endswith(("_FEATURE", "_FUNCTION")):
         pattern = terminal.pattern.to_regexp()
         terminal.pattern = PatternRE(f"(?:{pattern})(?![a-z0-9_])")
 

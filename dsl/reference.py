@@ -10,8 +10,8 @@ Nothing here is fast. The evaluators in ``compiler/`` must agree with it to 1e-5
   before the text.
 - The weight of a symbol in a set is 0 if it is not in it, and 1 if it is in a plain set.
 - A term contributes at most 10,000 in magnitude. ``softmax``: the row is exp(score) divided by
-  its sum. ``linear``: the row is the sum of the terms, none below 0, divided by its sum; a row
-  without any mass is uniform over the visible keys.
+  its sum. ``linear``: the terms are masses, and those below 1e-300 count as 0; the row is their
+  sum, divided by its total. A row without any mass is uniform over the visible keys.
 """
 
 from __future__ import annotations
@@ -21,11 +21,10 @@ import math
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.analysis import Analysis
 from attn_dsl.dsl.features import FEATURES, Column, Value
+from attn_dsl.dsl.functions import FUNCTIONS
 from attn_dsl.dsl.lexicon import lexicon
+from attn_dsl.dsl.limits import LEAST_MASS, TERM_LIMIT
 from attn_dsl.dsl.tokens import Tokens
-
-TERM_LIMIT = 10_000.0
-"""The largest magnitude that one term adds to a score."""
 
 
 def evaluate(program: t.Head, tokens: Tokens) -> list[list[float]]:
@@ -71,9 +70,8 @@ class Interpreter:
             top = max(scores)
             masses = [math.exp(score - top) for score in scores]
         else:
-            masses = [
-                sum(max(0.0, self.term(term, q, k)) for term in self.program.terms) for k in keys
-            ]
+            terms = self.program.terms
+            masses = [sum(_mass(self.term(term, q, k)) for term in terms) for k in keys]
             if sum(masses) == 0.0:
                 masses = [1.0 for _ in keys]
         total = sum(masses)
@@ -106,6 +104,8 @@ class Interpreter:
                 return math.sqrt(max(self.integer(inner, q, k), 0))
             case t.Real("inv", inner):
                 return 1.0 / max(self.integer(inner, q, k), 1)
+            case t.Real(name, inner):
+                return FUNCTIONS[name].value(self.integer(inner, q, k))
             case t.Decay(inner, rate):
                 return math.pow(rate, max(self.integer(inner, q, k), 0))
             case t.Weight(symbol, chosen):
@@ -213,6 +213,11 @@ class Interpreter:
         if isinstance(node, t.Text):
             return node.value
         return self.call(node, q, k) if isinstance(node, t.Call) else self.integer(node, q, k)
+
+
+def _mass(value: float) -> float:
+    """Return what a term of a linear program adds: nothing if it is negative or hardly positive."""
+    return value if value >= LEAST_MASS else 0.0
 
 
 def _compare(op: str, a: Value, b: Value) -> bool:

@@ -1,14 +1,14 @@
 """Segmentation: words, sentences, lines, brackets and quotes of a text, character by character.
 
-The automaton reads from left to right and labels each character from what came before it and
-the character itself, never from what follows. So the labels of a prefix of a text are the
-prefix of its labels, whichever tokenizer cuts it: what a causal head may see is built in here.
+A character's labels depend on the characters up to it, never on those that follow. So the labels
+of a prefix of a text are the prefix of its labels, whichever tokenizer cuts it, and a text may
+grow. This is what makes the features of causal heads causal.
 """
 
 from __future__ import annotations
 
 import unicodedata
-from dataclasses import dataclass
+from collections.abc import Iterable
 from functools import lru_cache
 
 TERMINATORS = frozenset(".!?…。！？")
@@ -20,37 +20,6 @@ ABBREVIATIONS = frozenset("mr mrs ms dr prof st sr jr vs etc inc ltd co e.g i.e 
 """Words after which a full stop does not end the sentence."""
 NUMBERED = frozenset("no nos fig figs vol p pp ch sec eq art".split())
 """Words after which a full stop does not end the sentence if a digit follows."""
-
-
-@dataclass(frozen=True, slots=True)
-class Segments:
-    """Labels of each character of a text; ``-1`` stands for none.
-
-    Attributes:
-        word: index of the word or punctuation mark that it belongs to; ``-1`` for white space.
-        sentence: index of its sentence.
-        line: index of its line; a newline belongs to the line that it ends.
-        paragraph: index of its paragraph (blank lines separate paragraphs).
-        depth: number of brackets open after it.
-        opener: the character that opened the innermost bracket it is in, or that it closes.
-        quote: the character that opened the quotation it is in (the marks included).
-        match: for a closing bracket or quotation mark, the character that it closes.
-        opens: whether it opens a bracket or a quotation.
-        words: the text of each word, in lower case, apostrophes at its end removed.
-        ends: the last character of each word.
-    """
-
-    word: list[int]
-    sentence: list[int]
-    line: list[int]
-    paragraph: list[int]
-    depth: list[int]
-    opener: list[int]
-    quote: list[int]
-    match: list[int]
-    opens: list[bool]
-    words: list[str]
-    ends: list[int]
 
 
 @lru_cache(maxsize=4096)
@@ -78,108 +47,173 @@ def clean(word: str) -> str:
     return word.rstrip("'’").replace("’", "'").lower() or word
 
 
-def segment(text: str, breaks: frozenset[int] = frozenset()) -> Segments:
-    """Label every character of a text; no word reaches across a character in ``breaks``.
+class Segments:
+    """Labels of each character of a text that may grow; ``-1`` stands for none.
+
+    Append characters to ``text``, then call ``update``. New characters never change labels of old
+    ones; they may change the entries of ``words`` and ``ends`` for the word that was the last one.
+
+    >>> growing = segment("It s")
+    >>> growing.text += "at."
+    >>> growing.update()
+    >>> growing.words, growing.word
+    (['it', 'sat', '.'], [0, 0, -1, 1, 1, 1, 2])
+
+    Attributes:
+        text: the characters.
+        breaks: places in the text that no word reaches across.
+        word: index of the word or punctuation mark that it belongs to; ``-1`` for white space.
+        sentence: index of its sentence.
+        line: index of its line; a newline belongs to the line that it ends.
+        paragraph: index of its paragraph (blank lines separate paragraphs).
+        indent: how many blanks the line begins with, as far as it has been read.
+        depth: number of brackets open after it.
+        opener: the character that opened the innermost bracket it is in, or that it closes.
+        quote: the character that opened the quotation it is in (the marks included).
+        match: for a closing bracket or quotation mark, the character that it closes.
+        opens: whether it opens a bracket or a quotation.
+        words: the text of each word, in lower case, apostrophes at its end removed.
+        starts, ends: the first and the last character of each word.
+    """
+
+    def __init__(self, text: Iterable[str] = (), breaks: Iterable[int] = ()) -> None:
+        self.text, self.breaks = list(text), set(breaks)
+        self.word: list[int] = []
+        self.sentence: list[int] = []
+        self.line: list[int] = []
+        self.paragraph: list[int] = []
+        self.indent: list[int] = []
+        self.depth: list[int] = []
+        self.opener: list[int] = []
+        self.quote: list[int] = []
+        self.match: list[int] = []
+        self.opens: list[bool] = []
+        self.words: list[str] = []
+        self.starts: list[int] = []
+        self.ends: list[int] = []
+        # What the loops below know after the last character that they have read.
+        self._run = "space", ""
+        self._ending = False, False, "", 0, False
+        self._margin = 0, 0, 0, 0, True
+        self._brackets: list[int] = []
+        self._quotes: list[int] = []
+        self.update()
+
+    def update(self) -> None:
+        """Label the characters that have been appended to ``text``."""
+        start = len(self.word)
+        if start < len(self.text):
+            new = self.text[start:] if start else self.text
+            self._words(new, start)
+            self._sentences(new, start)
+            self._lines(new)
+            self._nesting(new, start)
+
+    def _words(self, new: list[str], start: int) -> None:
+        """Find words: runs of word characters, and of one punctuation mark."""
+        label, starts, ends, breaks = self.word, self.starts, self.ends, self.breaks
+        before, run = self._run
+        changed = max(len(starts) - 1, 0)
+        for i, char in enumerate(new, start):
+            now = kind(char)
+            if i in breaks:
+                before = "space"
+            if now == "punct" and char in APOSTROPHES and before == "word":
+                now = "word"
+            if now == "space":
+                label.append(-1)
+            else:
+                if now == before and now != "ideograph" and (now == "word" or char == run):
+                    ends[-1] = i
+                else:
+                    starts.append(i)
+                    ends.append(i)
+                label.append(len(starts) - 1)
+            before, run = now, char
+        self._run = before, run
+        self.words[changed:] = [self._spelt(w) for w in range(changed, len(starts))]
+
+    def _spelt(self, word: int) -> str:
+        return clean("".join(self.text[self.starts[word] : self.ends[word] + 1]))
+
+    def _sentences(self, new: list[str], start: int) -> None:
+        """Start a sentence after a terminator, spaces and a capital, or after an empty line."""
+        label, text = self.sentence, self.text
+        current = label[-1] if label else 0
+        terminated, spaced, last, newlines, numbered = self._ending
+        for i, char in enumerate(new, start):
+            if char.isspace():
+                spaced = True
+                newlines += char == "\n"
+            else:
+                ended = terminated and (spaced or last in "。！？") and not char.islower()
+                inside = terminated and char in CLOSERS and not spaced
+                counted = numbered and char.isdigit()
+                if (ended and not inside and not counted) or (newlines >= 2 and i):
+                    current += 1
+                    terminated = False
+                if char in TERMINATORS:
+                    named = self.word[i] > 0 and text[i - 1].isalnum()
+                    name = self.words[self.word[i] - 1] if named else ""
+                    terminated = not (char == "." and name in ABBREVIATIONS)
+                    numbered = char == "." and name in NUMBERED
+                elif char not in CLOSERS:
+                    terminated = False
+                spaced, newlines, last = False, 0, char
+            label.append(current)
+        self._ending = terminated, spaced, last, newlines, numbered
+
+    def _lines(self, new: list[str]) -> None:
+        """Count lines and paragraphs, and the blanks that each line begins with."""
+        lines, paragraphs, indents = self.line, self.paragraph, self.indent
+        line, paragraph, newlines, indent, margin = self._margin
+        for char in new:
+            if newlines and not char.isspace():
+                paragraph += newlines >= 2
+                newlines = 0
+            if margin:
+                margin = char == " " or char == "\t"
+                indent += margin
+            lines.append(line)
+            paragraphs.append(paragraph)
+            indents.append(indent)
+            if char == "\n":
+                line, newlines, indent, margin = line + 1, newlines + 1, 0, True
+        self._margin = line, paragraph, newlines, indent, margin
+
+    def _nesting(self, new: list[str], start: int) -> None:
+        """Match brackets and quotation marks; a quotation ends with its paragraph at the latest."""
+        text, paragraph = self.text, self.paragraph
+        brackets, quotes = self._brackets, self._quotes
+        for i, char in enumerate(new, start):
+            match, opens = -1, False
+            if quotes and paragraph[i] != paragraph[i - 1]:
+                quotes.clear()
+            if char in BRACKETS:
+                brackets.append(i)
+                opens = True
+            bracket = brackets[-1] if brackets else -1
+            if bracket >= 0 and char == BRACKETS[text[bracket]]:
+                match = brackets.pop()
+            mark = quotes[-1] if quotes else -1
+            if mark >= 0 and char == QUOTES.get(text[mark], '"'):
+                match = quotes.pop()
+            elif char == '"' or char in QUOTES:
+                quotes.append(i)
+                opens, mark = True, i
+            self.match.append(match)
+            self.opens.append(opens)
+            self.depth.append(len(brackets))
+            self.opener.append(bracket)
+            self.quote.append(mark)
+
+
+def segment(text: str, breaks: Iterable[int] = ()) -> Segments:
+    """Label every character of a text; no word reaches across a place in ``breaks``.
 
     >>> segment('Hi, "Tom" (9).').words
     ['hi', ',', '"', 'tom', '"', '(', '9', ')', '.']
     >>> segment("Stop! Now").sentence
     [0, 0, 0, 0, 0, 0, 1, 1, 1]
     """
-    n = len(text)
-    word, raw, ends = _words(text, breaks)
-    sentence = _sentences(text, word, raw)
-    line, paragraph = _lines(text)
-    depth, opener, quote = [0] * n, [-1] * n, [-1] * n
-    match, opens = [-1] * n, [False] * n
-    brackets: list[int] = []
-    quoted: list[int] = []
-    for i, char in enumerate(text):
-        if i and paragraph[i] != paragraph[i - 1]:
-            quoted.clear()
-        if char in BRACKETS:
-            brackets.append(i)
-            opens[i] = True
-        inner = brackets[-1] if brackets else -1
-        if inner >= 0 and char == BRACKETS[text[inner]]:
-            match[i] = brackets.pop()
-        marks = quoted[-1] if quoted else -1
-        if marks >= 0 and char == QUOTES.get(text[marks], '"'):
-            match[i] = quoted.pop()
-        elif char == '"' or char in QUOTES:
-            quoted.append(i)
-            opens[i], marks = True, i
-        depth[i], opener[i], quote[i] = len(brackets), inner, marks
-    return Segments(
-        word, sentence, line, paragraph, depth, opener, quote, match, opens,
-        [clean(w) for w in raw], ends,
-    )  # fmt: skip
-
-
-def _words(text: str, breaks: frozenset[int]) -> tuple[list[int], list[str], list[int]]:
-    """Give each character its word: runs of word characters, and of one punctuation mark."""
-    label: list[int] = []
-    words: list[str] = []
-    ends: list[int] = []
-    before, run = "space", ""
-    for i, char in enumerate(text):
-        now = kind(char)
-        if i in breaks:
-            before = "space"
-        if now == "punct" and char in APOSTROPHES and before == "word":
-            now = "word"
-        if now == "space":
-            label.append(-1)
-        else:
-            if now == before and now != "ideograph" and (now == "word" or char == run):
-                words[-1] += char
-                ends[-1] = i
-            else:
-                words.append(char)
-                ends.append(i)
-            label.append(len(words) - 1)
-        before, run = now, char
-    return label, words, ends
-
-
-def _sentences(text: str, word: list[int], words: list[str]) -> list[int]:
-    """Give each character its sentence, which starts after a terminator, spaces and a capital."""
-    label: list[int] = []
-    current, terminated, spaced, last, blank, numbered = 0, False, False, "", 0, False
-    for i, char in enumerate(text):
-        if char.isspace():
-            spaced = True
-            blank += char == "\n"
-        else:
-            ended = terminated and (spaced or last in "。！？") and not char.islower()
-            inside = terminated and char in CLOSERS and not spaced
-            counted = numbered and char.isdigit()
-            if (ended and not inside and not counted) or (blank >= 2 and i):
-                current += 1
-                terminated = False
-            if char in TERMINATORS:
-                name = words[word[i] - 1].lower() if word[i] > 0 and text[i - 1].isalnum() else ""
-                terminated = not (char == "." and name in ABBREVIATIONS)
-                numbered = char == "." and name in NUMBERED
-            elif char not in CLOSERS:
-                terminated = False
-            spaced, blank, last = False, 0, char
-        label.append(current)
-    return label
-
-
-def _lines(text: str) -> tuple[list[int], list[int]]:
-    """Give each character its line and its paragraph."""
-    lines: list[int] = []
-    paragraphs: list[int] = []
-    line = paragraph = newlines = 0
-    for char in text:
-        if newlines and not char.isspace():
-            paragraph += newlines >= 2
-            newlines = 0
-        lines.append(line)
-        paragraphs.append(paragraph)
-        if char == "\n":
-            line += 1
-            newlines += 1
-    return lines, paragraphs
+    return Segments(text, breaks)

@@ -16,7 +16,8 @@ from attn_dsl.dsl.errors import InputError
 PIPELINE_VARIABLE = "ATTN_DSL_SPACY"
 """Environment variable with the name or directory of the spaCy pipeline to use."""
 DEFAULT_PIPELINE = "en_core_web_sm"
-_parsed: WeakKeyDictionary[Analysis, dict[str, list]] = WeakKeyDictionary()
+_parsed: WeakKeyDictionary[Analysis, tuple[int, dict[str, list]]] = WeakKeyDictionary()
+"""By analysis: how many tokens it had, and what was found."""
 
 
 def parse_tokens(analysis: Analysis) -> dict[str, list]:
@@ -25,20 +26,21 @@ def parse_tokens(analysis: Analysis) -> dict[str, list]:
     Raises:
         InputError: spaCy or its pipeline is not installed; the message says how to install it.
     """
-    if analysis not in _parsed:
-        _parsed[analysis] = _parse(analysis)
-    return _parsed[analysis]
+    n, table = _parsed.get(analysis, (-1, {}))
+    if n != analysis.n:
+        table = _parse(analysis)
+        _parsed[analysis] = analysis.n, table
+    return table
 
 
 def _parse(analysis: Analysis) -> dict[str, list]:
     from spacy.tokens import Doc
 
     pipeline = _pipeline(os.environ.get(PIPELINE_VARIABLE, DEFAULT_PIPELINE))
-    segments, text = analysis.segments, analysis.tokens.text
-    starts: dict[int, int] = {}
-    for at, word in enumerate(segments.word):
-        starts.setdefault(word, at)
-    words = [text[starts[w] : end + 1] for w, end in enumerate(segments.ends)]
+    segments = analysis.segments
+    text = "".join(segments.text)
+    pairs = zip(segments.starts, segments.ends, strict=True)
+    words = [text[start : end + 1] for start, end in pairs]
     spaces = [text[end + 1 : end + 2].isspace() for end in segments.ends]
     doc = pipeline(Doc(pipeline.vocab, words=words, spaces=spaces)) if words else []
     last = {word: i for i, word in enumerate(analysis.word)}

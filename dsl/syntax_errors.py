@@ -7,9 +7,16 @@ from typing import TYPE_CHECKING
 
 from attn_dsl.dsl.errors import ProgramSyntaxError, Span, did_you_mean, source_lines
 from attn_dsl.dsl.features import FEATURES
+from attn_dsl.dsl.functions import FUNCTIONS
 
 if TYPE_CHECKING:
     from lark.exceptions import UnexpectedInput
+
+
+def _either(parts: list[str]) -> str:
+    """Join alternatives: ``a, b or c``."""
+    return " or ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
+
 
 _WORDS = {
     "_NL": "the end of the line", "WEIGHT": "a weight such as 1.5", "HOLE": "a hole `?`",
@@ -21,7 +28,8 @@ _WORDS = {
     "VARIABLE": "`q` or `k`", "VISIBILITY": "`causal` or `bidirectional`",
     "NORMALISER": "`softmax` or `linear`", "COMPARISON": "`<`, `<=`, `>` or `>=`",
     "EQUALITY": "`==` or `!=`", "AFFIX": "`starts` or `ends`", "EXTREMUM": "`min` or `max`",
-    "REAL_FUNCTION": "`log`, `sqrt` or `inv`", "WEIGHT_FUNCTION": "`weight`",
+    "REAL_FUNCTION": _either([f"`{f.name}`" for f in FUNCTIONS.values() if not f.rated]),
+    "WEIGHT_FUNCTION": "`weight`",
     "POSITION_QUANTIFIER": "`nearest`, `first`, `last` or `count`", "$END": "the end of the program",
 }  # fmt: skip
 _GROUPS = [
@@ -34,10 +42,11 @@ _SYMBOLS = {
     "MINUS": "-", "LSQB": "[", "RSQB": "]", "LBRACE": "{", "RBRACE": "}", "__ANON_0": "..",
     "QMARK": "?",
 }  # fmt: skip
-KEYWORDS = (
-    "set head causal bidirectional softmax linear where by and or not in true any nearest first "
-    "last count abs min max log sqrt inv decay weight starts ends"
-).split()
+KEYWORDS = [
+    *"set head causal bidirectional softmax linear where by and or not in true any nearest".split(),
+    *"first last count abs min max weight starts ends".split(),
+    *FUNCTIONS,
+]
 _STRING = re.compile(r'"([^"\\\x00-\x1f]|\\["\\nrt]|\\u[0-9a-f]{4})*"')
 _TYPES = {"bool": "true or false", "int": "a number", "symbol": "a text"}
 
@@ -150,7 +159,7 @@ def _type(call: str) -> str:
 
 
 def _describe(expected: set[str]) -> str:
-    """Name what could stand at a place, in words, the most telling first."""
+    """Write what could stand at a place: groups of terminals first, then single ones."""
     left, parts = set(expected), []
     for words, names in _GROUPS:
         if len(left & names) > 2:
@@ -160,4 +169,4 @@ def _describe(expected: set[str]) -> str:
         text = _WORDS.get(terminal) or f"`{_SYMBOLS.get(terminal, terminal.lower())}`"
         if text not in parts:
             parts.append(text)
-    return ", ".join(parts[:-1]) + (" or " if len(parts) > 1 else "") + parts[-1] if parts else ""
+    return _either(parts)

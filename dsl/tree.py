@@ -232,9 +232,9 @@ class Or(Node):
 
 @dataclass(frozen=True, slots=True)
 class Real(Node):
-    """``log(x)`` = ln max(x, 1), ``sqrt(x)`` of max(x, 0), ``inv(x)`` = 1 / max(x, 1)."""
+    """A function of an integer, one of ``dsl.functions.FUNCTIONS``: ``log(1 + q - k)``."""
 
-    name: Literal["log", "sqrt", "inv"]
+    name: str
     value: Int
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from attn_dsl.dsl import tree as t
-from attn_dsl.dsl.check import MAX_NODES, check
+from attn_dsl.dsl.check import check
+from attn_dsl.dsl.limits import MAX_NODES
 from attn_dsl.dsl.printer import show
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.metrics import bootstrap

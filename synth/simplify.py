@@ -11,7 +11,8 @@ import dataclasses
 from collections.abc import Iterator
 
 from attn_dsl.dsl import tree as t
-from attn_dsl.dsl.check import MAX_WEIGHT, reads_key
+from attn_dsl.dsl.check import reads_key
+from attn_dsl.dsl.limits import MAX_WEIGHT
 from attn_dsl.synth.rewrite import drop_unused, rewrite
 
 _OPPOSITE = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
@@ -209,7 +210,7 @@ def _sum(one: t.Term, other: t.Term) -> t.Term | None:
     if isinstance(one, t.Scaled) and weight is not None:
         small = isinstance(one.value, t.Decay | t.Real) and abs(weight) <= MAX_WEIGHT / 2
         if not small or (isinstance(one.value, t.Real) and one.value.name == "sqrt"):
-            return None  # each is cut off at ``dsl.reference.TERM_LIMIT``, and their sum would be
+            return None  # each is cut off at ``dsl.limits.TERM_LIMIT``, and their sum would be
     return dataclasses.replace(one, weight=weight)
 
 

@@ -80,7 +80,7 @@ REACHED = {
     "a word in pieces": lambda text: any(
         a.isalpha() and b.isalpha() for a, b in itertools.pairwise(text)
     ),
-    "a closed bracket": lambda text: any(x >= 0 for x in Analysis(text).nesting["match"]),
+    "a closed bracket": lambda text: any(x >= 0 for x in Analysis(text).match),
     "a split character": lambda text: any(x in text.text and "<0x" in "".join(text) for x in "—é"),
     "half a character": lambda text: any(
         s.startswith("<0x") and start == end

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 
 import pytest
 from cases import CASES
 from hypothesis import given
 
 from attn_dsl.dsl import tree as t
-from attn_dsl.dsl.check import MAX_COST, MAX_NODES, Facts, check, cost, reads_key
+from attn_dsl.dsl.check import Facts, check, cost, reads_key
 from attn_dsl.dsl.errors import (
     CausalityError,
     CostError,
@@ -19,6 +20,8 @@ from attn_dsl.dsl.errors import (
     Span,
 )
 from attn_dsl.dsl.features import FEATURES
+from attn_dsl.dsl.lexicon import lexicon
+from attn_dsl.dsl.limits import MAX_NODES
 from attn_dsl.dsl.parser import parse, parse_predicate
 from attn_dsl.testing import programs
 
@@ -83,7 +86,11 @@ def head(*terms: str, kind: str = "causal") -> str:
         (head("2 where k == first(from_end(k) == 0)"), CausalityError, "reads the whole text"),
         (head("by from_end(q) [0: 1]"), CausalityError, "`from_end` reads the whole text"),
         (head(*["1 where true"] * (MAX_NODES // 2)), CostError, "at most 5,000 are allowed"),
-        (head(*["1 where punct(k)"] * (MAX_COST + 1)), CostError, "1,000 are allowed"),
+        (
+            head(*["1 where " + " and ".join(["match(k, q) == 1"] * 50)] * 20),
+            CostError,
+            "needs 6,000 operations per query and key; 5,000 are allowed",
+        ),
     ],
     ids=lambda x: x[-40:] if isinstance(x, str) else None,
 )
@@ -191,26 +198,52 @@ def test_holes_are_counted() -> None:
 @pytest.mark.parametrize(
     ("term", "operations"),
     [
+        ("1 where true", 1),
         ("1 where k == 0", 2),
-        ("1 where q == 0", 0),
-        ("1 where punct(q) and sentence(q) == 0", 0),
+        ("1 where q == 0", 2),
+        ("1 where punct(q) and sentence(q) == 0", 5),
         ("1 where punct(k)", 2),
         ("1 where punct(k-1)", 2),
-        ("1 where text(k-1) == text(q)", 3),
+        ("1 where not punct(k) or k == 0", 5),
+        ("1 where text(k-1) == text(q)", 4),
+        ('1 where text(k) == "a"', 3),
+        ('1 where starts(text(k), "a")', 3),
+        ("1 where q - k in 2..8", 3),
+        ("1 where match(k-1, q) >= 2", 6),
         ("1 * (q - k)", 2),
-        ("1 * q", 0),
-        ("1 * weight(text(k), Pronoun)", 3),
-        ("1 * weight(text(q), Pronoun)", 0),
-        ("1 * weight(text(q), Pronoun) * weight(text(k), Pronoun)", 4),
-        ("1 * weight(text(k), Pronoun) * log(q - k)", 6),
+        ("1 * q", 1),
+        ("1 * abs(min(q, k))", 3),
+        ("1 * decay(q - k, 0.5) where punct(k)", 4),
+        ("1 * weight(text(k), Pronoun)", 4),
+        ("1 * weight(text(q), Pronoun) * weight(text(k), Pronoun)", 8),
+        ("1 * weight(text(k), Pronoun) * log(q - k)", 7),
+        ("by q - k [0: 1, 2: -1]", 5),
+        ("by k [0: 1, 2: -1, 4: 0] where punct(k)", 7),
         ("1 where k == nearest(punct(k))", 4),
-        ("1 where any(punct(k))", 2),
-        ("1 where any(punct(q))", 1),
+        ("1 where any(punct(k))", 3),
+        ("1 where any(any(punct(q) and k == 1))", 6),
     ],
 )  # fmt: skip
 def test_cost(term: str, operations: int) -> None:
     assert cost(parse(head(term))) == operations
     assert cost(parse(head(term, term))) == 2 * operations
+
+
+def test_cost_grows_with_the_sets_that_are_used() -> None:
+    def price(size: int, use: str) -> int:
+        elements = ", ".join(f'"{i}"' for i in range(size))
+        return cost(
+            parse(f"set S = {{{elements}}}\n" + head(use.replace("ALL", f"{{{elements}}}")))
+        )
+
+    for size, more in ((1, 1), (100, 1), (101, 2), (1000, 10), (1001, 11)):
+        for use in ("1 where text(k) in S", "1 where text(k) in ALL", "1 * weight(text(k), S)"):
+            assert price(size, use) == 3 + more
+        assert price(size, "1 where text(k) in S or text(q) not in S") == 7 + 2 * more
+        assert price(size, "1 where k == 0") == 2
+    words = len(lexicon()["FunctionWord"].elements)
+    assert words > 100
+    assert cost(parse(head("1 where word(k) in FunctionWord"))) == 3 + math.ceil(words / 100)
 
 
 def test_nodes() -> None:

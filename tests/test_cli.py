@@ -56,7 +56,7 @@ def test_show_draws_the_matrix_of_a_sample(here: Path) -> None:
     out = succeed("show", "induction.attn")
     assert_narrow(out)
     assert "head induction causal softmax:" in out
-    assert "7 nodes, 3 operations per pair" in out
+    assert "7 nodes, 4 operations per pair" in out
     rows = [line for line in out.splitlines() if re.match(r" *·?\S+ +\d+  ", line)]
     assert len(rows) == 27
     # the second `·dog` looks at what follows the first one, and at nothing else
@@ -139,7 +139,7 @@ def test_check_says_what_a_valid_program_costs(here: Path) -> None:
     assert_narrow(out)
     assert out.splitlines() == [
         "induction.attn: ok",
-        "  7 nodes, 3 operations per pair, causal, properties hold on 5 texts",
+        "  7 nodes, 4 operations per pair, causal, properties hold on 5 texts",
     ]
 
 
@@ -151,7 +151,7 @@ def test_check_as_json(here: Path) -> None:
     assert outcome.code == 2
     valid, hole, wrong = json.loads(outcome.out)
     assert valid == {
-        "program": "induction.attn", "valid": True, "nodes": 7, "cost": 3, "visibility": "causal",
+        "program": "induction.attn", "valid": True, "nodes": 7, "cost": 4, "visibility": "causal",
         "holes": 0, "lookahead": [], "failures": [], "code": 0,
     }  # fmt: skip
     assert (hole["holes"], hole["visibility"]) == (1, "bidirectional")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.analysis import Analysis
 from attn_dsl.dsl.check import check
-from attn_dsl.dsl.features import FEATURES, MATCH_LIMIT, Column, Feature, Value, shape
+from attn_dsl.dsl.features import FEATURES, NEVER, Column, Feature, Value, shape
+from attn_dsl.dsl.limits import MATCH_LIMIT
 from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.testing import tokens
@@ -196,6 +199,51 @@ def test_no_feature_tells_of_what_follows_the_query(text: Tokens) -> None:
         if feature.reads != "full":
             for position, query, whole, cut in views(feature, text):
                 assert whole == cut, (feature.name, position, query)
+
+
+@given(tokens(max_size=12, gaps=True), st.data())
+def test_a_text_that_grows_has_the_columns_of_the_whole_one(
+    text: Tokens, data: st.DataObject
+) -> None:
+    analysis, at = Analysis(), 0
+    columns = {f: f.column() for f in OURS if f.arity == 1}
+    for query, (string, (start, end)) in enumerate(zip(text.strings, text.spans, strict=True)):
+        analysis.add(string, text.text[at:start], text.text[start:end], text.special[query])
+        at = end
+        if query < len(text) - 1 and data.draw(st.booleans(), "several tokens at once"):
+            continue
+        whole = Analysis(text.prefix(query + 1))
+        for feature, grown in columns.items():
+            before = copy.deepcopy(grown)
+            low = feature.extend(analysis, grown)
+            cut = feature.compute(whole)
+            assert grown == cut, feature.name
+            assert before.settled[:low] == grown.settled[:low], feature.name
+            if before.known is not None and grown.known is not None:
+                assert before.known[:low] == grown.known[:low], feature.name
+
+
+def test_what_nothing_settles_yet_is_known_never() -> None:
+    made = column("word_final", Tokens.from_strings(["un", "do"]))
+    assert made.known == [1, NEVER]
+    assert made.settled == [False, True]
+
+
+def test_a_new_token_changes_the_end_of_the_columns_alone() -> None:
+    analysis = Analysis(Tokens.from_strings([" word"] * 2_000))
+    columns = {f: f.compute(analysis) for f in OURS if f.reads != "full" and f.arity == 1}
+    analysis.add(" word", "", " word", False)
+    for feature, made in columns.items():
+        assert isinstance(made, Column)
+        assert feature.extend(analysis, made) >= 1_999, feature.name
+
+
+@pytest.mark.parametrize("feature", FEATURES.values(), ids=lambda f: f.name)
+def test_python_of_a_feature_gives_its_values(feature: Feature) -> None:
+    if feature.python:
+        made = feature.compute(Analysis(Tokens.from_strings(STRINGS, [False] * len(STRINGS))))
+        assert isinstance(made, Column)
+        assert eval(feature.python, {"tokens": list(STRINGS)}) == made.settled
 
 
 @pytest.mark.parametrize("name", ["text_final", "from_end"])

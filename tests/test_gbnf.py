@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.errors import CostError, ProgramError
 from attn_dsl.dsl.gbnf import GrammarError, to_gbnf, validate
-from attn_dsl.dsl.parser import MAX_NESTING, parse
+from attn_dsl.dsl.limits import MAX_NESTING
+from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.printer import show
 from attn_dsl.testing import programs
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import attn_dsl
 from attn_dsl import testing
 from attn_dsl.compiler import kernel_cache
-from attn_dsl.compiler.batch import Batch
+from attn_dsl.compiler.columns import Batch
 from attn_dsl.compiler.bytecode import Op, Real
 from attn_dsl.compiler.evaluate import Plan, unpack
 from attn_dsl.compiler.kernel import Kernel

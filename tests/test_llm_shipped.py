@@ -10,7 +10,7 @@ import pytest
 from command_line import succeed
 
 from attn_dsl import demo
-from attn_dsl.compiler.batch import Batch
+from attn_dsl.compiler.columns import Batch
 from attn_dsl.compiler.evaluate import Plan, unpack
 from attn_dsl.dsl.parser import parse
 from attn_dsl.eval.capture import Capture

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attn_dsl.dsl import parser
+from attn_dsl.dsl import limits
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.errors import CostError, ProgramError, ProgramSyntaxError, Span
 from attn_dsl.dsl.parser import parse
@@ -138,10 +138,10 @@ HOSTILE = {
     "a long whole number": head("1 where k == " + "9" * 5000),
     "a long bound": head("1 where k in 0.." + "9" * 5000),
     "a long weight": head("1" + "0" * 5000 + " where k == 0"),
-    "a megabyte and more": HEAD + "#" * parser.MAX_SOURCE,
-    "a megabyte of blanks": " " * (parser.MAX_SOURCE - 1),
-    "a megabyte of quotes": '"' * (parser.MAX_SOURCE - 1),
-    "a megabyte of letters": "x" * (parser.MAX_SOURCE - 1),
+    "a megabyte and more": HEAD + "#" * limits.MAX_SOURCE,
+    "a megabyte of blanks": " " * (limits.MAX_SOURCE - 1),
+    "a megabyte of quotes": '"' * (limits.MAX_SOURCE - 1),
+    "a megabyte of letters": "x" * (limits.MAX_SOURCE - 1),
     "a null byte": head("1 where \0k == 0"),
     "a null byte in a string": head('1 where text(k) == "\0"'),
     "an escape sequence": head("1 where \x1b[31mk"),
@@ -182,9 +182,9 @@ def test_many_comments_and_terms_are_read_in_time() -> None:
 
 
 def test_the_bounds_admit_what_they_promise() -> None:
-    parens = "(" * parser.MAX_NESTING + "k == 0" + ")" * parser.MAX_NESTING
+    parens = "(" * limits.MAX_NESTING + "k == 0" + ")" * limits.MAX_NESTING
     assert parse(head(f"1 where {parens}")).terms == (t.Where(1.0, K0),)
-    chain = " and ".join(["not punct(k)"] * ((parser.MAX_OPERATORS + 1) // 2))
+    chain = " and ".join(["not punct(k)"] * ((limits.MAX_OPERATORS + 1) // 2))
     program = parse(head(f"1 where {chain}"))
     assert parse(show(program)) == program
     with pytest.raises(CostError, match="operators"):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from attn_dsl import demo
-from attn_dsl.compiler.batch import Batch
+from attn_dsl.compiler.columns import Batch
 from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.check import check

@@ -11,8 +11,9 @@ from hypothesis import Phase, given, settings
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.analysis import Analysis
 from attn_dsl.dsl.features import FEATURES
+from attn_dsl.dsl.limits import TERM_LIMIT
 from attn_dsl.dsl.parser import parse, parse_predicate
-from attn_dsl.dsl.reference import TERM_LIMIT, Interpreter, evaluate
+from attn_dsl.dsl.reference import Interpreter, evaluate
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.testing import assert_row_stochastic, features, programs, tokens
 

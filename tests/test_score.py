@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from attn_dsl.compiler import evaluate, score
-from attn_dsl.compiler.batch import Batch
+from attn_dsl.compiler.columns import Batch
 from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.tokens import Tokens

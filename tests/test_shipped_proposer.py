@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attn_dsl import demo
-from attn_dsl.compiler.batch import Batch
+from attn_dsl.compiler.columns import Batch
 from attn_dsl.compiler.evaluate import Plan, unpack
 from attn_dsl.dsl.parser import parse, parse_term
 from attn_dsl.dsl.tokens import Tokens

@@ -27,7 +27,7 @@ def stretches(tokens: Tokens) -> dict[str, list[str]]:
         "words": analysis.word,
         "sentences": analysis.sentence,
         "lines": analysis.line,
-        "quotations": analysis.nesting["quote"],
+        "quotations": analysis.quote,
     }
     found: dict[str, list[str]] = {}
     for name, label in labels.items():

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from attn_dsl.compiler.export.source import wrapped
 from attn_dsl.dsl import tree as t
-from attn_dsl.dsl.features import FEATURES, MATCH_LIMIT
+from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.lexicon import lexicon_literal
+from attn_dsl.dsl.limits import MATCH_LIMIT
 from attn_dsl.dsl.printer import number
 
 INLINE = {

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from attn_dsl.compiler.export.columns import Columns, Reading
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.features import FEATURES
+from attn_dsl.dsl.limits import TERM_LIMIT
 from attn_dsl.dsl.printer import integer as show_integer
 from attn_dsl.dsl.printer import show_term
-from attn_dsl.dsl.reference import TERM_LIMIT
 
 COMPARISON, OR, AND, SUM, PRODUCT, UNARY, ATOM = range(7)
 """How tightly the operators of Python bind, the loosest first."""

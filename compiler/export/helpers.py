@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from attn_dsl.dsl.reference import TERM_LIMIT
+from attn_dsl.dsl.limits import TERM_LIMIT
 
 HELPERS = {
     "at": '''

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from attn_dsl.compiler.export.source import comment
 from attn_dsl.compiler.program import Program
 from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.limits import TERM_LIMIT
 from attn_dsl.dsl.printer import number
-from attn_dsl.dsl.reference import TERM_LIMIT
 
 LONG = 110
 """A condition of more characters than this is broken over lines where it can be."""

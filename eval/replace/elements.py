@@ -19,8 +19,8 @@ import numpy as np
 from attn_dsl.compiler.columns import Batch
 from attn_dsl.compiler.graph import ColumnKey
 from attn_dsl.dsl import tree as t
-from attn_dsl.dsl.check import MAX_ELEMENT_WEIGHT
 from attn_dsl.dsl.features import FEATURES
+from attn_dsl.dsl.limits import MAX_ELEMENT_WEIGHT
 
 Factor = tuple[str, str, int, str]
 """The weight of a symbol in a set: a feature, the variable, its shift, and the set's name."""

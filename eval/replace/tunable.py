@@ -13,9 +13,8 @@ from attn_dsl.compiler.code import Code
 from attn_dsl.compiler.columns import Batch
 from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.compiler.program import Program
-from attn_dsl.dsl.check import MAX_ELEMENT_WEIGHT, MAX_WEIGHT
 from attn_dsl.dsl.errors import InputError
-from attn_dsl.dsl.limits import LEAST_MASS, TERM_LIMIT
+from attn_dsl.dsl.limits import LEAST_MASS, MAX_ELEMENT_WEIGHT, MAX_WEIGHT, TERM_LIMIT
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.replace.elements import Elements
 from attn_dsl.eval.replace.source import visible

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from attn_dsl.dsl import tree as t
-from attn_dsl.dsl.check import MAX_INTEGER
+from attn_dsl.dsl.limits import MAX_INTEGER
 from attn_dsl.synth.enumerate.bank import Bank
 from attn_dsl.synth.enumerate.pcfg import Bag, Grammar, prior
 from attn_dsl.synth.gains import gain, row_moments

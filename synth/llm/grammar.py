@@ -24,7 +24,7 @@ from attn_dsl.dsl.printer import show
 NAME = "proposed"
 """What a proposed program is called until it belongs to a head."""
 MAX_TERMS = 8
-"""The most terms; the costliest program of so many stays within ``dsl.check.MAX_COST``."""
+"""The most terms; the costliest program of so many stays within ``dsl.limits.MAX_COST``."""
 MAX_ELEMENTS, MAX_STRING = 24, 24
 """The most elements of a set, the most characters of a string."""
 PLAN_LINES, PLAN_WIDTH = 3, 160
