@@ -8,6 +8,7 @@ and the graded terms of a program and a plane another.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -72,9 +73,9 @@ class Terms:
         elements = torch.cat([values.new_zeros(1), values[self.weights :]])
         # the last place is that of terms which do not look there
         found = torch.cat([elements[reads.long()], values.new_ones(1, *reads.shape[1:])])
-        largest = [planes.abs().amax(1), found.detach().abs().amax((1, 2)), values.detach().abs()]
-        own, reach, sizes_of = (x.cpu().numpy() for x in largest)
-        large = sizes_of[self.rows[:, 2]] * own[self.rows[:, 1]] > TERM_LIMIT / (
+        sizes = [largest(planes), largest(found.detach()), values.detach().abs()]
+        own, reach, weighs = (x.cpu().numpy() for x in sizes)
+        large = weighs[self.rows[:, 2]] * own[self.rows[:, 1]] > TERM_LIMIT / (
             np.maximum(reach[self.rows[:, 3]] * reach[self.rows[:, 4]], 1e-30)
         )
         graded = self.rows[:, 3:].max(axis=1, initial=-1) >= 0
@@ -99,6 +100,16 @@ class Terms:
             made[own] = made[own] + planes[shared] * product
             first += len(a)
         return torch.stack(made)
+
+
+def largest(rows: torch.Tensor) -> torch.Tensor:
+    """Return the largest magnitude in each row; 0 for empty ones.
+
+    >>> largest(torch.tensor([[1.0, -2.0]]))
+    tensor([2.])
+    """
+    flat = rows.abs().reshape(len(rows), math.prod(rows.shape[1:]))
+    return flat.amax(1) if flat.shape[1] else flat.sum(1)
 
 
 class _Compiled(torch.autograd.Function):

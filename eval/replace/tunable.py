@@ -18,7 +18,7 @@ from attn_dsl.dsl.limits import LEAST_MASS, MAX_ELEMENT_WEIGHT, MAX_WEIGHT, TERM
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.replace.elements import Elements
 from attn_dsl.eval.replace.source import visible
-from attn_dsl.eval.replace.terms import Terms
+from attn_dsl.eval.replace.terms import Terms, largest
 
 CACHE_BYTES = 1 << 30
 """How many bytes of planes are kept for texts that come again."""
@@ -107,7 +107,7 @@ class Tunable(torch.nn.Module):
         """
         program, plane = (part.to(planes.device) for part in self._where)
         own = self.weights[: len(program)].clamp(min=0.0).to(planes.dtype)
-        large = own.detach() * planes.amax(1)[plane] > TERM_LIMIT
+        large = own.detach() * largest(planes)[plane] > TERM_LIMIT
         matrix = planes.new_zeros(len(self.originals), len(planes))
         masses = matrix.index_put((program, plane), torch.where(large, 0.0, own), True) @ planes
         for i in large.nonzero().squeeze(1).tolist():
