@@ -16,6 +16,7 @@ from hypothesis.strategies import SearchStrategy
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.features import FEATURES, Type
+from attn_dsl.dsl.functions import FUNCTIONS
 from attn_dsl.dsl.lexicon import lexicon
 from attn_dsl.dsl.tokens import Tokens
 
@@ -43,7 +44,7 @@ TOGETHER = (
 )
 
 _COMPARABLE = _split('the|she|a|cat|.|,|(|"|\n||ing|Xx|x| the|é')
-_REAL = ("log", "sqrt", "inv")
+_REAL = [name for name, function in FUNCTIONS.items() if not function.rated]
 """The names of the term functions."""
 _MANY = 100_000
 _STRINGS = st.sampled_from(_COMPARABLE) | st.text(max_size=4)

@@ -120,7 +120,9 @@ function='', rate=0.0), truth=True),), ((0, 0),))
     def _functions(self) -> dict[tuple[str, float], int]:
         """The functions of the planes' factors, numbered."""
         factors = (f for plane in self.planes for f in (plane.factor, plane.other))
-        return {key: i for i, key in enumerate(dict.fromkeys((f.function, f.rate) for f in factors))}
+        return {
+            key: i for i, key in enumerate(dict.fromkeys((f.function, f.rate) for f in factors))
+        }
 
     @cached_property
     def plane_rows(self) -> np.ndarray:
@@ -233,7 +235,10 @@ def _planes(graph: Graph, term: Term) -> list[Plane]:
     """Return what each weight of a term multiplies."""
     if term.bounds:
         node, ends = term.factors[0].node, [*(b - 1 for b in term.bounds[1:]), _LAST]
-        steps = [graph.add(_BETWEEN, node, x=low, y=high) for low, high in zip(term.bounds, ends, strict=True)]
+        steps = [
+            graph.add(_BETWEEN, node, x=low, y=high)
+            for low, high in zip(term.bounds, ends, strict=True)
+        ]
         return [Plane(Factor(step), term.condition, truth=True) for step in steps]
     if not term.factors:
         return [Plane(Factor(term.condition), truth=True)]

@@ -132,6 +132,28 @@ def batch_of(tokens: Tokens) -> Batch:
     return Batch([tokens])
 
 
+def features(tokens: Sequence[str] | Tokens, names: Iterable[str]) -> dict[str, list]:
+    """Compute features of a text as lists; exported modules import it.
+
+    >>> features(["Un", "do", " it"], ["word_index", "word"])["word"]
+    ['undo', 'undo', 'it']
+
+    Returns:
+        per feature its n values. One that may not be settled at its position has two lists more:
+        ``word_known``, the token from which on each value is known, and ``word_open``, what a
+        causal query takes for the values that it does not know.
+    """
+    text = tokens if isinstance(tokens, Tokens) else Tokens.from_strings(tokens)
+    analysis, lists = Analysis(text), dict[str, list]()
+    for name in names:
+        column = FEATURES[name].compute(analysis)
+        assert isinstance(column, Column)
+        lists[name] = column.settled
+        if column.known is not None and column.open is not None:
+            lists |= {f"{name}_known": column.known, f"{name}_open": column.open}
+    return lists
+
+
 def stack(keys: Sequence[ColumnKey], batch: Batch, causal: bool) -> tuple[Ints, Ints, Ints, Ints]:
     """Stack columns as the interpreter reads them.
 

@@ -17,7 +17,7 @@ from attn_dsl.compiler.jit import COMPILED
 from attn_dsl.compiler.minsum import aligned
 from attn_dsl.compiler.simd import WIDTH
 from attn_dsl.compiler.softmax import AHEAD, evaluate_masses
-from attn_dsl.compiler.text_planes import row_words, text_planes, typed_planes
+from attn_dsl.compiler.text_planes import row_words, text_planes
 from attn_dsl.dsl import tree as t
 
 BLOCK = 2304
@@ -153,7 +153,7 @@ class Plan:
         Returns:
             float32 (programs, entries): the visible entries of each matrix, row by row.
         """
-        out = np.empty((self.size, int(self.batch.entries(self.causal)[text])), dtype=np.float32)
+        out = np.empty((self.size, self._entries(text)), dtype=np.float32)
         for part in self.parts(text):
             here = part.block.entries
             out[part.programs, here] = part.rows[:, : here.stop - here.start]
@@ -189,16 +189,10 @@ class Plan:
         Returns:
             uint8 (truths, entries), and (values, entries) of ``dtype``; ``code.slots`` tells which.
         """
-        n, code = int(self.batch.sizes[text]), self.code
-        entries = int(self.batch.entries(self.causal)[text])
-        kinds = np.bincount(code.slots[:, 0], minlength=2)
-        truths = np.empty((kinds[0], entries), dtype=np.uint8)
-        values = np.empty((kinds[1], entries), dtype=dtype)
-        typed_planes(
-            code.instructions, code.plane_rows, code.functions(2 * n), code.slots, self.causal, n,
-            int(self.batch.starts[text]), *self._arrays(text), truths, values,
-        )  # fmt: skip
-        return truths, values
+        made = np.empty((len(self.code.planes), self._entries(text)), dtype=dtype)
+        self._planes(text, np.arange(self.batch.sizes[text]), made)
+        truths = self.code.slots[:, 0] == 0
+        return made[truths].astype(np.uint8), made[~truths]
 
     def planes(self, rows: Sequence[np.ndarray]) -> np.ndarray:
         """Compute the planes that the weights multiply on some rows of every text.
@@ -209,21 +203,27 @@ class Plan:
         Returns:
             float32 (planes, entries of those rows); ``code.programs`` tells whose they are.
         """
-        code, sizes = self.code, self.batch.sizes.tolist()
+        sizes = self.batch.sizes.tolist()
         counts = [
             int((chosen + 1).sum()) if self.causal else len(chosen) * n
             for chosen, n in zip(rows, sizes, strict=True)
         ]
-        out = np.empty((len(code.planes), sum(counts)), dtype=np.float32)
-        functions, at = code.functions(2 * max(sizes, default=0)), 0
-        for text, (chosen, n, count) in enumerate(zip(rows, sizes, counts, strict=True)):
-            interpreter.planes_of_rows(
-                code.instructions, code.plane_rows, functions, self.causal,
-                np.asarray(chosen, dtype=np.int64), n, int(self.batch.starts[text]),
-                *self._arrays(text), out[:, at : at + count],
-            )  # fmt: skip
+        out, at = np.empty((len(self.code.planes), sum(counts)), dtype=np.float32), 0
+        for text, (chosen, count) in enumerate(zip(rows, counts, strict=True)):
+            self._planes(text, np.asarray(chosen, dtype=np.int64), out[:, at : at + count])
             at += count
         return out
+
+    def _planes(self, text: int, rows: np.ndarray, out: np.ndarray) -> None:
+        """Compute the planes of some rows of one text."""
+        code, n = self.code, int(self.batch.sizes[text])
+        interpreter.planes_of_rows(
+            code.instructions, code.plane_rows, code.functions(2 * n), self.causal, rows, n,
+            int(self.batch.starts[text]), *self._arrays(text), out,
+        )  # fmt: skip
+
+    def _entries(self, text: int) -> int:
+        return int(self.batch.entries(self.causal)[text])
 
     def prepare(self) -> None:
         """Make what all texts share, so that threads find it ready."""

@@ -7,10 +7,10 @@ it is named by its number. ``lower.py`` builds the graph from syntax trees.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import NamedTuple
 
-from attn_dsl.compiler.operations import CODES, REALS, ROWS, Operation
+from attn_dsl.compiler.operations import CODES, ROWS, Operation
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.features import FEATURES
 
@@ -65,6 +65,11 @@ class ColumnKey:
             return dict(self.elements).get(symbol, 0)
         ((text, _),) = self.elements
         return int(symbol.startswith(text) if self.kind == "starts" else symbol.endswith(text))
+
+    @property
+    def truth(self) -> bool:
+        """Whether its values are 0 and 1 for false and true."""
+        return self.kind in ("in", "starts", "ends") or FEATURES[self.name].type == "bool"
 
     @property
     def partial(self) -> bool:
@@ -173,9 +178,3 @@ class Graph:
 _CONSTANT, _NEGATION = CODES["constant"], CODES["negation"]
 _CONNECTIVES = {CODES["both"]: 1, CODES["either"]: 0}
 """The truth value that changes nothing, by connective."""
-
-
-@lru_cache(maxsize=4096)
-def function_number(name: str) -> int:
-    """Return the number of a function of a term."""
-    return REALS.index(name)

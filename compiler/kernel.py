@@ -7,26 +7,25 @@
            [1., 0., 0.],
            [0., 1., 0.]], dtype=float32)
 
-Compiling takes about half a second, once for a program on a machine; search, which tries
-thousands of programs once each, goes through ``compiler/evaluate.py`` instead.
+Compiling takes about half a second, once for a program and a process. Calling a ``Program`` needs
+no compiling; a kernel is for code that wants one compiled function.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from weakref import WeakKeyDictionary
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import numpy as np
 
-from attn_dsl.compiler.batch import Batch
-from attn_dsl.compiler.kernel_cache import KERNELS, KernelCache
-from attn_dsl.compiler.kernel_graph import ColumnKey
-from attn_dsl.compiler.kernel_source import kernel_source
+from attn_dsl.compiler.columns import SLACK, Batch, stack
+from attn_dsl.compiler.export.numba import KernelWriter
+from attn_dsl.compiler.export.source import execute
 from attn_dsl.compiler.program import Program
-from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.tokens import Tokens
 
-Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
+KEPT = 64
+"""How many compiled functions are kept: Numba never frees one (about 1 MiB each)."""
 
 
 class Kernel:
@@ -41,27 +40,19 @@ class Kernel:
         program: what it computes.
         source: the function as Python text.
         columns: the features that it reads.
-        function: the compiled function.
+        function: the compiled function; its source says what it takes.
 
     Args:
         program: without holes.
-        cache: where compiled functions are kept.
 
     Raises:
         InputError: a weight is still a hole.
     """
 
-    def __init__(self, program: Program, cache: KernelCache = KERNELS) -> None:
-        if program.facts.holes:
-            raise InputError(
-                f"the program {program.name} has {program.facts.holes} weights to be fitted (`?`); "
-                "write numbers, or fit them to a head with `attn-dsl fit`"
-            )
-        made = kernel_source(program.tree)
-        self.program, self.source = program, made.text
-        self.columns: tuple[ColumnKey, ...] = made.columns
-        self.function = cache.function(made.text)
-        self._arrays: WeakKeyDictionary[Batch, Arrays] = WeakKeyDictionary()
+    def __init__(self, program: Program) -> None:
+        writer = KernelWriter(program)
+        self.program, self.source, self.columns = program, writer.source(), tuple(writer.arrays)
+        self.function = compiled(self.source)
 
     def __call__(self, tokens: Sequence[str] | Tokens) -> np.ndarray:
         """Compute the attention matrix on a text.
@@ -76,7 +67,7 @@ class Kernel:
             tokens = Tokens.from_strings(tokens)
         n = len(tokens)
         out = np.zeros((n, n), dtype=np.float32)
-        self.run(n, 0, 0, n, self.arrays(Batch([tokens])), out.reshape(-1))
+        self._run(Batch([tokens]), 0, n, out.reshape(-1))
         return out
 
     def packed(self, batch: Batch, text: int) -> np.ndarray:
@@ -89,38 +80,33 @@ class Kernel:
         Returns:
             float32 (entries,): what each query sees, row by row.
         """
-        n = int(batch.sizes[text])
-        out = np.empty(n * (n + 1) // 2 if self.program.causal else n * n, dtype=np.float32)
-        self.run(n, 0, int(batch.starts[text]), 0, self.arrays(batch), out)
+        out = np.empty(int(batch.entries(self.program.causal)[text]), dtype=np.float32)
+        self._run(batch, text, 0, out)
         return out
 
-    def run(
-        self, n: int, first: int, start: int, width: int, arrays: Arrays, out: np.ndarray
-    ) -> None:
-        """Compute the rows from ``first`` on of a text of ``n`` tokens.
-
-        Args:
-            n: how many tokens the text has.
-            first: the first query to compute.
-            start: where the text's tokens start in the columns.
-            width: how far apart the rows lie in ``out``; 0: each behind the one before.
-            arrays: settled, known and opened values, int32 (columns, tokens) each.
-            out: float32, written to.
-        """
-        self.function(n, first, start, width, *arrays, out)
-
-    def arrays(self, batch: Batch) -> Arrays:
-        """Stack the columns of a batch, once for a batch."""
-        found = self._arrays.get(batch)
-        if found is None:
-            columns = [key.arrays(batch) for key in self.columns]
-            shape = (len(columns), int(batch.starts[-1]))
-            settled, known, opened = (
-                np.array([getattr(c, part) for c in columns], dtype=np.int32).reshape(shape)
-                for part in ("settled", "known", "open")
-            )
-            found = self._arrays[batch] = (settled, known, opened)
-        return found
+    def _run(self, batch: Batch, text: int, width: int, out: np.ndarray) -> None:
+        columns = stack(self.columns, batch, self.program.causal)
+        settled, known, opened = (np.ascontiguousarray(part[:, :-SLACK]) for part in columns[:3])
+        n, start = int(batch.sizes[text]), int(batch.starts[text])
+        self.function(n, 0, start, width, settled, known, opened, out)
 
     def __repr__(self) -> str:
         return f"<Kernel {self.program.name}>"
+
+
+@lru_cache(maxsize=KEPT)
+def compiled(source: str) -> Callable[..., None]:
+    """Compile the function ``kernel`` of a source.
+
+    Args:
+        source: what ``KernelWriter`` has written. It is run, so it must come from nowhere else.
+    """
+    from numba import njit, types
+
+    table, number = types.Array(types.int32, 2, "C"), types.int64
+    signature = types.void(*[number] * 4, *[table] * 3, types.Array(types.float32, 1, "C"))
+    fast = {"nnan", "nsz", "reassoc", "contract"}
+    made: Callable[..., None] = njit(signature, nogil=True, error_model="numpy", fastmath=fast)(
+        execute(source, "kernel")["kernel"]
+    )
+    return made

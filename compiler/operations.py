@@ -30,7 +30,7 @@ class Operation:
         type: of its result.
         value: its meaning on whole numbers, as a function of a, b, x, y; Numba compiles it. None
             for what reads positions, columns or whole rows: the interpreter spells these out.
-        array: as Python source that NumPy and torch (``xp``) read.
+        array: as Python source that NumPy and torch read, which are written ``xp``.
         scalar: as Python source that Numba reads; "" where it is the same.
         level: how tightly the source binds, so that parentheses are written where they are needed.
         latex: as LaTeX.
@@ -62,9 +62,9 @@ _ROWS = [
     Operation("subtract", 2, "int", lambda a, b, x, y: a - b, "{a} - {b}", "", SUM, "{a} - {b}"),
     Operation("absolute", 1, "int", lambda a, b, x, y: abs(a), "abs({a})", "", ATOM,
               r"\lvert {a} \rvert"),
-    Operation("minimum", 2, "int", lambda a, b, x, y: min(a, b), "minimum({a}, {b})",
+    Operation("minimum", 2, "int", lambda a, b, x, y: min(a, b), "xp.clip({a}, None, {b})",
               "min({a}, {b})", ATOM, r"\min({a}, {b})", True),
-    Operation("maximum", 2, "int", lambda a, b, x, y: max(a, b), "maximum({a}, {b})",
+    Operation("maximum", 2, "int", lambda a, b, x, y: max(a, b), "xp.clip({a}, {b}, None)",
               "max({a}, {b})", ATOM, r"\max({a}, {b})", True),
     # Predicates.
     Operation("equal", 2, "bool", lambda a, b, x, y: a == b, "{a} == {b}", "", COMPARISON,
@@ -80,13 +80,13 @@ _ROWS = [
     Operation("at_least", 2, "bool", lambda a, b, x, y: a >= b, "{a} >= {b}", "", COMPARISON,
               r"{a} \geq {b}"),
     Operation("between", 1, "bool", lambda a, b, x, y: (a >= x) & (a <= y),
-              "({x} <= {a}) & ({a} <= {y})", "{x} <= {a} <= {y}", CONJUNCTION,
+              "({x} <= {a}) & ({a} <= {y})", "({x} <= {a} <= {y})", CONJUNCTION,
               r"{x} \leq {a} \leq {y}"),
     Operation("both", 2, "bool", lambda a, b, x, y: a & b, "{a} & {b}", "", CONJUNCTION,
               r"{a} \land {b}", True),
     Operation("either", 2, "bool", lambda a, b, x, y: a | b, "{a} | {b}", "", DISJUNCTION,
               r"{a} \lor {b}", True),
-    Operation("negation", 1, "bool", lambda a, b, x, y: 1 - a, "~{a}", "not {a}", UNARY,
+    Operation("negation", 1, "bool", lambda a, b, x, y: 1 - a, "~{a}", "(not {a})", UNARY,
               r"\lnot {a}"),
     # Quantifiers over the other keys that a query sees; a is what they search.
     Operation("any", 1, "bool"),

@@ -129,9 +129,7 @@ def _fill(
             if places[p, 0] == KEY:
                 fill_plane(planes[p], functions, registers, n, by_key[slot])
             elif places[p, 0] == DISTANCE:
-                fill_plane(
-                    planes[p], functions, registers, n, by_distance[slot, ahead : ahead + n]
-                )
+                fill_plane(planes[p], functions, registers, n, by_distance[slot, ahead : ahead + n])
     at = 0
     for q in range(first, n):
         keys = q + 1 if causal else n
@@ -163,39 +161,6 @@ def _fill(
     vectors(by_key, key_planes, key_weights, key_starts, sums, keys_out)
     _sizes(by_distance, sizes)
     _refuse(sizes, distance_planes, distance_weights, distance_starts, np.inf, quick)
-    vectors(
-        by_distance, distance_planes, distance_weights, distance_starts, sums, distances_out
-    )
+    vectors(by_distance, distance_planes, distance_weights, distance_starts, sums, distances_out)
     _sizes(values, sizes)
     _refuse(sizes, value_planes, value_weights, value_starts, SCORE_RANGE, quick)
-
-
-@njit(**COMPILED)
-def typed_planes(
-    instructions, planes, functions, slots, causal, n, start, settled, known, opened, marks, match,
-    truths, values,
-):  # fmt: skip
-    """Compute the planes of one text on all rows: truths as bytes, values as numbers.
-
-    ``slots`` (planes, 2) says whether a plane is a truth (0) or a value (1), and which row it is.
-    """
-    registers = room(instructions, n)
-    every = np.arange(instructions.shape[0])
-    at = 0
-    for q in range(n):
-        keys = q + 1 if causal else n
-        run_row(
-            instructions, every, registers, q, keys, start, settled, known, opened, marks, match
-        )
-        for p in range(planes.shape[0]):
-            slot = slots[p, 1]
-            if slots[p, 0] == 0:
-                register, condition = planes[p, 0], planes[p, 1]
-                for k in range(keys):
-                    holds = registers[register, k] != 0
-                    if condition >= 0:
-                        holds = holds and registers[condition, k] != 0
-                    truths[slot, at + k] = holds
-            else:
-                fill_plane(planes[p], functions, registers, keys, values[slot, at : at + keys])
-        at += keys

@@ -1,6 +1,7 @@
 """The vocabulary of the search: the terms and the query conditions that it builds programs from.
 
-They are written in the language itself. To let the search use something new, add a line.
+They are written in the language itself. Every true-or-false feature is among them, and features and
+functions that no line names are tried in one way; to let the search try more, add a line.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import numpy as np
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.features import FEATURES
+from attn_dsl.dsl.functions import FUNCTIONS
 from attn_dsl.dsl.lexicon import lexicon
 from attn_dsl.dsl.parser import parse_predicate, parse_term
 
@@ -80,6 +82,17 @@ def _classes(variable: str) -> list[str]:
     ]
 
 
+def _others(listed: list[str]) -> list[str]:
+    """Equality at query and key, for features of numbers and symbols that no line here names."""
+    named = " ".join([*listed, *_BOTH_DISTANCE])
+    return [
+        f"{f.name}(k) == {f.name}(q)"
+        for f in FEATURES.values()
+        if f.type != "bool" and f.arity == 1 and f.reads != "full" and not f.extra
+        and f"{f.name}(" not in named
+    ]  # fmt: skip
+
+
 @lru_cache(maxsize=2)
 def terms(causal: bool) -> tuple[t.Term, ...]:
     """Return the terms to choose from, each with a hole for its weight.
@@ -90,8 +103,10 @@ def terms(causal: bool) -> tuple[t.Term, ...]:
     """
     predicates = [*_POSITIONS, *_OFFSETS, *_SAME, *_COUNTS]
     predicates += _CAUSAL_DISTANCE if causal else _BOTH_DISTANCE
-    predicates += [*_truths("k"), *_truths("k", "-1"), *_classes("k")]
-    values = _CAUSAL_VALUES if causal else _BOTH_VALUES
+    predicates += [*_truths("k"), *_truths("k", "-1"), *_classes("k"), *_others(predicates)]
+    values = [*(_CAUSAL_VALUES if causal else _BOTH_VALUES)]
+    named = " ".join([*_CAUSAL_VALUES, *_BOTH_VALUES])
+    values += [f.example for f in FUNCTIONS.values() if f"{f.name}(" not in named]
     sources = [f"? where {p}" for p in predicates] + [f"? * {v}" for v in values]
     return tuple(parse_term(source) for source in sources)
 

@@ -8,11 +8,13 @@ import re
 import numpy as np
 import torch
 
-from attn_dsl.compiler.export.flex_source import flex_functions, to_flex
+from attn_dsl.compiler.columns import SLACK, Batch, stack
+from attn_dsl.compiler.export.flex import flex_functions, to_flex
 from attn_dsl.compiler.export.latex import to_latex
-from attn_dsl.compiler.export.numpy_source import to_numpy
+from attn_dsl.compiler.export.numba import KernelWriter, to_numba
+from attn_dsl.compiler.export.numpy import to_numpy
 from attn_dsl.compiler.export.source import execute
-from attn_dsl.compiler.export.torch_source import to_torch, torch_module
+from attn_dsl.compiler.export.torch import to_torch, torch_module
 from attn_dsl.compiler.program import Program
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.analysis import Analysis
@@ -21,7 +23,9 @@ from attn_dsl.dsl.tokens import Tokens
 
 TOLERANCE = 1e-5
 SINGLE = 4 * float(np.finfo(np.float32).eps)
-TARGETS = {"numpy": to_numpy, "torch": to_torch, "flex": to_flex, "latex": to_latex}
+TARGETS = {
+    "numpy": to_numpy, "torch": to_torch, "flex": to_flex, "numba": to_numba, "latex": to_latex,
+}  # fmt: skip
 TOKENS = ("The", " cat", " sat", ".", " She", " saw", " the", " cat", "nap", " (", "x", ")")
 EVERYTHING = """\
 # All kinds of expressions.
@@ -65,6 +69,15 @@ def by_torch(program: Program, tokens: Tokens, dtype: torch.dtype = torch.float6
     return module(module.columns(tokens)).detach().numpy()
 
 
+def by_numba(program: Program, tokens: Tokens) -> np.ndarray:
+    """Run the source of a kernel without compiling it, in a row of texts that are not asked for."""
+    made, n, before = KernelWriter(program), len(tokens), Tokens.from_strings(["not", " asked"])
+    arrays = stack(list(made.arrays), Batch([before, tokens, before]), program.causal)[:3]
+    arrays, out = [part[:, :-SLACK] for part in arrays], np.zeros((n, n), "f4")
+    execute(made.source(), program.name)["kernel"](n, 0, len(before), n, *arrays, out.reshape(-1))
+    return out
+
+
 def by_flex(program: Program, texts: list[Tokens]) -> list[np.ndarray]:
     """Evaluate score_mod and mask_mod on all pairs at once, as FlexAttention does one by one."""
     score_mod, mask_mod, _ = flex_functions(program, texts)
@@ -92,7 +105,7 @@ def largest_sum(program: t.Head, tokens: Tokens) -> float:
 def assert_agreement(program: Program, tokens: Tokens, expected: np.ndarray | None = None) -> None:
     """Compare every export of a program with the reference."""
     expected = reference(program.tree, tokens) if expected is None else expected
-    matrices = [by_numpy(program, tokens), by_torch(program, tokens)]
+    matrices = [f(program, tokens) for f in (by_numpy, by_torch, by_numba)]
     if program.tree.normaliser == "softmax" and len(tokens):
         matrices += by_flex(program, [tokens])
     for matrix in matrices:

@@ -27,11 +27,11 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 import attn_dsl
 from attn_dsl import testing
 from attn_dsl.cli.export import export
-from attn_dsl.compiler.export.flex_source import flex_functions, to_flex
+from attn_dsl.compiler.export.flex import flex_functions, to_flex
 from attn_dsl.compiler.export.latex import to_latex
-from attn_dsl.compiler.export.numpy_source import to_numpy
+from attn_dsl.compiler.export.numpy import to_numpy
 from attn_dsl.compiler.export.source import comment, execute
-from attn_dsl.compiler.export.torch_source import to_torch, torch_module
+from attn_dsl.compiler.export.torch import to_torch, torch_module
 from attn_dsl.compiler.program import Program
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.errors import InputError
@@ -68,9 +68,9 @@ def test_constants_are_folded() -> None:
     )
     added = [line.strip() for line in to_numpy(program).splitlines() if "score += " in line]
     assert added == [
-        "score += 2.0", "score += 1.0 * (at(text, k - 1, 0) == 0)", "score += 14.0",
-        "score += 2.0", "score += 1.0", "score += 3.0",
-        "score += 2.0 * (at(text, 0 * q + 3, 0) == text[q])",
+        "score += 2.0", "score += 1.0 * (at(text, k - 1, 0) == at(text, 0 * q - 1, 0))",
+        "score += 14.0", "score += 2.0", "score += 1.0 * (match_at(match, 0 * q - 1, k) == 0)",
+        "score += 3.0", "score += 2.0 * (at(text, 0 * q + 3, 0) == text[q])",
         "score += 1.0 * (k >= maximum(q - 1, 1))",
     ]  # fmt: skip
     tokens = Tokens.from_strings(TOKENS)
@@ -171,8 +171,8 @@ def test_latex_shows_every_construct() -> None:
         r"\text{``\texttt{.}''} \mapsto -0.7, \text{``\texttt{she}''} \mapsto 2\}",
         r"+ 0.9 \cdot \operatorname{weight}(\mathrm{token}(q), \mathrm{Graded}) \cdot "
         r"\operatorname{weight}(\mathrm{word}(k - 1), \{\text{``\texttt{}''} \mapsto 0.5, ",
-        r"+ 0.6 \cdot \operatorname{weight}(\mathrm{word}(k), \mathrm{Pronoun}) \cdot (q - k)",
-        "% weight(s, S) is the weight of s in S: 0 outside it, 1 in a plain set.",
+        r"+ 0.6 \cdot (q - k) \, [\mathrm{word}(k) \in \mathrm{Pronoun}]",
+        "% weight(s, S) is the weight of s in S: 0 outside it.",
     ):
         assert part in latex
     linear = to_latex(attn_dsl.parse("head a bidirectional linear:\n ? * (k - 1)\n ? where k == 0"))

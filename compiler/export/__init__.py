@@ -1,1 +1,1 @@
-"""Exports: a program as NumPy, torch or FlexAttention source, and as LaTeX; one module per target."""
+"""Printers: a lowered program as NumPy, torch, FlexAttention, Numba or LaTeX source, a module each."""

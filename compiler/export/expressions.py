@@ -1,348 +1,301 @@
-"""Expressions: a program's tree as Python source on arrays, the same for every target.
+"""Expressions: the terms of a program as source on arrays, for NumPy, torch and FlexAttention.
 
-What the targets do differently is in the helper functions that the source calls (``at``, ``log``,
-``nearest`` …; see ``helpers``) and in a ``Dialect``. Constants are folded, so that an expression
-is a number, a truth value, or ``Code`` whose value is an array.
+Operations are written as their rows of the table say, and a node that is used more than once
+becomes a variable. What the array libraries do differently is in the functions of the template
+``helpers``. They see the variables of the function that they stand in: ``q`` and ``k``, the
+positions of queries and keys, ``n``, the length, ``end``, the last key that a query sees, and
+``others``, which keys a quantifier searches. Other targets write some parts in their own way.
 """
 
 from __future__ import annotations
 
+import keyword
 import math
-from dataclasses import dataclass
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
-from attn_dsl.compiler.export.columns import Columns, Reading
+from attn_dsl.compiler.export.columns import Columns
+from attn_dsl.compiler.export.source import comment
+from attn_dsl.compiler.graph import NONE, Factor, Node, Term
+from attn_dsl.compiler.lower import lower
+from attn_dsl.compiler.operations import (
+    ATOM, COMPARISON, QUANTIFIERS, SUM, UNARY, Operation, real_bound, real_formula, real_value,
+)  # fmt: skip
+from attn_dsl.compiler.program import Program
 from attn_dsl.dsl import tree as t
-from attn_dsl.dsl.features import FEATURES
-from attn_dsl.dsl.limits import TERM_LIMIT
-from attn_dsl.dsl.printer import integer as show_integer
+from attn_dsl.dsl.limits import LEAST_MASS, MAX_WEIGHT, TERM_LIMIT
 from attn_dsl.dsl.printer import show_term
 
-COMPARISON, OR, AND, SUM, PRODUCT, UNARY, ATOM = range(7)
-"""How tightly the operators of Python bind, the loosest first."""
+LARGEST = 2.0**31
+"""The checker sees to it that no whole number of a program is larger."""
+RESERVED = (
+    "Attention WEIGHTS attention columns dtype end feature features k lengths match n np others "
+    "position q read score tokens torch total visible w at match_at nearest first last count exists "
+    "table massed given b h matches codes number tensors stacked searched buffers functions size "
+    "start width settled known opened out i j keys scores amount mass math top kernel"
+)
+"""Names that exported modules use themselves."""
+_NAMES = {"add": "sum", "subtract": "difference", "any": "exists"}
 
-BOUNDS = {"log": 22.0, "inv": 1.0, "decay": 1.0}
-"""The largest values of the functions of a term; no number in a program reaches exp(22)."""
 
-
-@dataclass(frozen=True, slots=True)
-class Code:
+class Code(NamedTuple):
     """An expression: its source, and how tightly its outermost operator binds."""
 
     text: str
     level: int = ATOM
 
+    def within(self, level: int) -> str:
+        """Write it where an expression that binds at least so tightly may stand.
 
-@dataclass(frozen=True, slots=True)
-class Dialect:
-    """How a target writes what no helper function can hide.
-
-    Attributes:
-        element: an element of a column, from its name and a position.
-        found: what a quantifier found, from its variable.
-        real: a truth value or whole number as a factor.
-        weights: the array that holds the weights; empty to write them as numbers.
-    """
-
-    element: str = "{}[{}]"
-    found: str = "{}"
-    real: str = "{}"
-    weights: str = ""
+        >>> Code("q - k", SUM).within(UNARY)
+        '(q - k)'
+        """
+        return self.text if self.level >= level else f"({self.text})"
 
 
-Truth = Code | bool
-Whole = Code | int
-
-
-def text(expression: Code | float | bool, level: int = COMPARISON) -> str:
-    """Write an expression where one that binds at least so tightly may stand.
-
-    >>> text(Code("q - k", SUM), PRODUCT), text(-2, PRODUCT), text(-2, ATOM)
-    ('(q - k)', '-2', '(-2)')
-    """
-    if not isinstance(expression, Code):
-        loose = not isinstance(expression, bool) and expression < 0
-        expression = Code(repr(expression), UNARY if loose else ATOM)
-    return expression.text if expression.level >= level else f"({expression.text})"
+def shifted(name: str, shift: int) -> Code:
+    """Write a position: ``k - 1``."""
+    return Code(f"{name} {'-' if shift < 0 else '+'} {abs(shift)}", SUM) if shift else Code(name)
 
 
 class Writer:
-    """Writes the expressions of one program, and notes the columns and helpers that they need.
+    """Writes the terms of a program.
 
     Attributes:
-        rows: the writer of quantifiers, whose values belong to whole rows; itself by default.
-        helpers, used: the helper functions and the columns that the source names, in order.
-        quantifiers: per variable, the quantifier and the source that computes it.
+        lines: the statements that make the variables of the expressions.
+        columns, used: the columns that the expressions read, and the names of their variables.
+        helpers, searches: the helper functions that they call, and the variables of quantifiers.
+
+    Args:
+        program: what is written.
+        xp: the module of the array library: ``np`` or ``torch``.
     """
 
-    def __init__(
-        self, program: t.Head, columns: Columns, dialect: Dialect, rows: Writer | None = None
-    ) -> None:
-        self.program, self.columns, self.dialect = program, columns, dialect
-        self.rows = rows or self
-        self.helpers: dict[str, None] = {}
-        self.used: dict[str, None] = {}
-        self.quantifiers: dict[str, tuple[t.Quantifier, str]] = {}
-        self._variables: dict[t.Quantifier, str] = {}
+    form = "array"
+    """Which source of an operation is written."""
+    trained = False
+    """Whether the weights may be others than those of the program."""
+    row = ""
+    """How the index of the text is written in front of others."""
 
-    def call(self, helper: str, *args: Code | float | str) -> Code:
+    def __init__(self, program: Program, xp: str) -> None:
+        self.program, self.graph, self.xp = program, lower([program.tree]), xp
+        self.kind = ".to(dtype)" if xp == "torch" else ""
+        self.linear = program.tree.normaliser == "linear"
+        self.lines: list[str] = []
+        self.taken = set(RESERVED.split())
+        self.columns = Columns(program.causal, self.free)
+        self.used, self.helpers = dict[str, None](), dict[str, None]()
+        self.names, self.searches = dict[int, str](), dict[int, str]()
+        self.uses: Counter[int] = Counter()
+        for term in self.graph.programs[0]:
+            for one in (*(factor.node for factor in term.factors), term.condition):
+                self._count(one)
+
+    def _count(self, one: int) -> None:
+        """Count how often the source of the terms names each node."""
+        self.uses[one] += 1
+        if one != NONE and self.uses[one] == 1:
+            node = self.graph.nodes[one]
+            for operand in node.operands * max(1, self.template(node.operation).count("{a}")):
+                self._count(operand)
+
+    def template(self, row: Operation) -> str:
+        """Return the source of an operation."""
+        return getattr(row, self.form) or row.array
+
+    def values(self, **more: Any) -> dict[str, Any]:
+        """Write all terms, and return what the templates ask for."""
+        return {
+            "terms": list(self.terms()), **self.columns.values(), "xp": self.xp, "row": self.row,
+            "helpers": self.helpers, "used": list(self.used), "lines": self.lines,
+            "searches": list(self.searches.values()), "linear": self.linear,
+            "keep": "keepdims=True" if self.xp == "np" else "keepdim=True",
+            "term_limit": TERM_LIMIT, "least_mass": LEAST_MASS, **more,
+        }  # fmt: skip
+
+    def terms(self) -> Iterator[tuple[str, str]]:
+        """Yield each term as the program writes it, and what it adds; "" where it adds nothing."""
+        first = 0
+        for term in self.graph.programs[0]:
+            last = first + len(t.weights_of(term.source))
+            never = term.condition != NONE and self.constant(term.condition) == 0
+            added = "" if never else self.term(term, [self.weight(i) for i in range(first, last)])
+            yield comment(show_term(term.source)), added
+            first = last
+
+    def weight(self, place: int) -> str:
+        """Write a weight, by its place in source order."""
+        weight = self.program.tree.weights[place] or 0.0
+        return repr(0.0 if self.linear and weight < LEAST_MASS else weight + 0.0)
+
+    def term(self, term: Term, weights: list[str]) -> str:
+        """Write what a term adds to a score."""
+        amount = weights[0]
+        known = [self.constant(factor.node) for factor in term.factors]
+        if term.bounds and known[0] is None:
+            amount = self.table(term.factors[0].node, term.bounds, weights)
+        elif term.bounds:
+            amount = ["0.0", *weights][sum(bound <= known[0] for bound in term.bounds)]  # type: ignore[operator]
+        elif None not in known and not self.trained:
+            factors = zip(term.factors, known, strict=True)
+            size = math.prod(real_value(f.function, x or 0, f.rate) for f, x in factors)
+            size = min(max(float(amount) * size, -TERM_LIMIT), TERM_LIMIT)
+            amount = repr(0.0 if self.linear and size < LEAST_MASS else size)
+        else:
+            amount = " * ".join([amount, *map(self.factor, term.factors)])
+            if self.linear and term.factors:
+                amount = self.mass(amount)
+            elif self.exceeds(term):
+                amount = self.bounded(amount)
+        if term.condition == NONE or self.constant(term.condition) is not None:
+            return amount
+        return self.where(self.write(term.condition), amount)
+
+    def exceeds(self, term: Term) -> bool:
+        """Say whether what a term adds may exceed its limit."""
+        size = MAX_WEIGHT if self.trained else max(abs(w or 0.0) for w in t.weights_of(term.source))
+        return size * math.prod(map(self.largest, term.factors)) > TERM_LIMIT
+
+    def largest(self, factor: Factor) -> float:
+        """Return a bound on the magnitude of a factor."""
+        node, most = self.graph.nodes[factor.node], LARGEST
+        if node.operation.name == "constant":
+            most = abs(node.x)
+        elif factor.function == "hundredths":
+            most = max(abs(weight) for _, weight in self.graph.keys[node.y].elements)
+        return real_bound(factor.function, most)
+
+    def factor(self, factor: Factor) -> str:
+        """Write a factor of a term: a function of a node."""
+        value = self.constant(factor.node)
+        if value is not None:
+            return repr(real_value(factor.function, value, factor.rate))
+        least, formula = real_formula(factor.function)
+        names = {"x": self.real(self.write(factor.node), least), "rate": repr(factor.rate)}
+        names["xp"] = self.xp
+        written = re.sub(r"\b(xp|x|rate)\b", lambda found: names[found[1]], formula)
+        return written if re.fullmatch(r"x|xp\.\w+\(x\)", formula) else f"({written})"
+
+    def constant(self, one: int) -> int | None:
+        """Return the value of a node that is constant."""
+        node = self.graph.nodes[one]
+        return node.x if node.operation.name == "constant" else None
+
+    def write(self, one: int) -> Code:
+        """Write a node, or the variable that holds its value."""
+        if one in self.names:
+            return Code(self.names[one])
+        node = self.graph.nodes[one]
+        name = node.operation.name
+        if name == "constant":
+            return Code(str(node.x), UNARY if node.x < 0 else ATOM)
+        if name in ("query", "key"):
+            return shifted(name[0], node.x)
+        if name in QUANTIFIERS:
+            return self.search(one, node)
+        code = self.compute(one, node)
+        if self.shared(one) and not re.fullmatch(r"\w+(\[\w+\])?", code.text):
+            return self.assign(one, code)
+        return code
+
+    def shared(self, one: int) -> bool:
+        """Say whether a node becomes a variable."""
+        return self.uses[one] > 1
+
+    def compute(self, one: int, node: Node) -> Code:
+        """Write the operation of a node."""
+        row = node.operation
+        if row.name.startswith("column"):
+            return self.read(one, self.write(node.a) if row.takes else shifted(row.name[7], node.x))
+        operands = [self.write(operand) for operand in node.operands]
+        if row.name == "match":
+            return self.match(one, *operands)
+        if row.commutes and row.level == ATOM and self.constant(node.a) is not None:
+            operands.reverse()  # a function of an array takes the array first
+        low = COMPARISON if row.level == ATOM else max(row.level, COMPARISON + 1)
+        high = COMPARISON if row.level == ATOM else row.level + 1
+        written = {name: code.within(high if name == "b" else low)
+                   for name, code in zip("ab", operands, strict=False)}  # fmt: skip
+        text = self.template(row).replace("xp.", f"{self.xp}.")
+        return Code(text.format(**written, x=node.x, y=node.y), row.level)
+
+    def assign(self, one: int, code: Code) -> Code:
+        """Have a variable for a node."""
+        node = self.graph.nodes[one]
+        name = _NAMES.get(node.operation.name, node.operation.name)
+        if name.startswith("column"):
+            name = self.graph.keys[node.y].name + name[6:8]
+        name += "_1" if node.operation.name in QUANTIFIERS else ""
+        self.names[one] = self.free("distance" if code.text == "q - k" else name)
+        self.lines.append(f"{self.names[one]} = {code.text}")
+        return Code(self.names[one])
+
+    def free(self, name: str) -> str:
+        """Take a name, or one with another number after it, that nothing has taken."""
+        tried, count = name, 1
+        while tried in self.taken or keyword.iskeyword(tried):
+            count += 1
+            tried = f"{name.removesuffix('_1')}_{count}"
+        self.taken.add(tried)
+        return tried
+
+    # What other targets write in their own way.
+
+    def call(self, helper: str, *args: str) -> str:
         """Write a call of a helper function."""
         self.helpers[helper] = None
-        return Code(f"{helper}({', '.join(a if isinstance(a, str) else text(a) for a in args)})")
+        return f"{helper}({', '.join(args)})"
 
-    # Integers.
-
-    def integer(self, node: t.Int) -> Whole:
-        """Write an integer."""
-        match node:
-            case t.Integer(value):
-                return value
-            case t.Position(variable, 0):
-                return Code(variable)
-            case t.Position(variable, shift):
-                return Code(f"{variable} {'-' if shift < 0 else '+'} {abs(shift)}", SUM)
-            case t.Arithmetic(op, left, right):
-                a, b = self.integer(left), self.integer(right)
-                if isinstance(a, int) and isinstance(b, int):
-                    return a + b if op == "+" else a - b
-                return Code(f"{text(a, SUM)} {op} {text(b, PRODUCT)}", SUM)
-            case t.Absolute(inner):
-                a = self.integer(inner)
-                return abs(a) if isinstance(a, int) else Code(f"abs({text(a)})")
-            case t.Extremum(name, left, right):
-                a, b = self.integer(left), self.integer(right)
-                if isinstance(a, int) and isinstance(b, int):
-                    return (min if name == "min" else max)(a, b)
-                return self.call(f"{name}imum", *((b, a) if isinstance(a, int) else (a, b)))
-            case t.Call(name, args) if FEATURES[name].arity == 2:
-                return self.match(*map(self.integer, args))
-            case t.Call(name, args):
-                return self.read(self.columns.feature(name), args[0])
-            case t.Quantifier():
-                return self.found(node)
-        raise TypeError(f"not an integer: {node!r}")
-
-    def read(self, column: Reading, at: t.Int) -> Whole | Truth:
+    def read(self, one: int, at: Code) -> Code:
         """Write a column at a position, as the query sees it."""
-        position = self.integer(at)
-        if isinstance(position, int):
-            if position < 0:
-                return column.pad
-            position = Code(f"0 * q + {position}", SUM)
-        self.used |= dict.fromkeys(filter(None, (column.name, column.known, column.open)))
-        if column.known:
-            return self.call(
-                "known_at", column.name, column.known, column.open, position, column.pad
-            )
-        if position.text in ("q", "k"):
-            return Code(self.dialect.element.format(column.name, position.text))
-        return self.call("at", column.name, position, column.pad)
+        key = self.graph.keys[self.graph.nodes[one].y]
+        column = self.columns.reading(key)
+        self.used |= dict.fromkeys(filter(None, column))
+        if at.text in ("q", "k") and not column.known:
+            return Code(f"{column.name}[{self.row}{at.text}]")
+        pad = str(bool(key.pad) if key.truth else key.pad)
+        return Code(self.call("at", column.name, _position(at), pad, *filter(None, column[1:])))
 
-    def match(self, left: Whole, right: Whole) -> Whole:
-        """Write the length of the matching context of two positions."""
-        table, positions = self.columns.match(), []
-        for position in (left, right):
-            if isinstance(position, int):
-                if position < 0:
-                    return 0
-                position = Code(f"0 * q + {position}", SUM)
-            positions.append(position)
+    def match(self, one: int, i: Code, j: Code) -> Code:
+        """Write how many tokens that end at two positions are the same."""
+        table = self.columns.match()
         self.used[table] = None
-        return self.call("match_at", table, *positions)
+        return Code(self.call("match_at", table, _position(i), _position(j)))
 
-    def found(self, node: t.Quantifier) -> Code:
-        """Write what a quantifier finds: a variable that is computed beforehand."""
-        return Code(self.dialect.found.format(self.rows.quantifier(node)))
+    def search(self, one: int, node: Node) -> Code:
+        """Write what a quantifier finds, for whole rows."""
+        value, name = self.constant(node.a), node.operation.name
+        found = self.write(node.a).text if value is None else str(bool(value))
+        code = self.assign(one, Code(self.call(_NAMES.get(name, name), found)))
+        self.searches[one] = code.text
+        return code
 
-    def quantifier(self, node: t.Quantifier) -> str:
-        """Write a quantifier, unless it is there already; return its variable."""
-        if node not in self._variables:
-            searched = self.predicate(node.body)
-            name = "exists" if node.name == "any" else node.name
-            source = self.call(name, searched)
-            variable = f"{name}_{len(self.quantifiers) + 1}"
-            self.quantifiers[variable] = node, source.text
-            self._variables[node] = variable
-        return self._variables[node]
+    def table(self, one: int, bounds: tuple[int, ...], weights: list[str]) -> str:
+        """Write the weight of the step that a node has reached."""
+        listed = f"[{', '.join(weights)}]"
+        return self.call("table", self.write(one).text, str(list(bounds)), listed)
 
-    # Predicates.
+    def real(self, code: Code, least: int | None) -> str:
+        """Write a whole number as a number of the scores' kind, at least so large."""
+        text = f"{self.xp}.clip({code.text}, {least}, None)"
+        return (code.within(ATOM) if least is None else text) + self.kind
 
-    def predicate(self, node: t.Predicate) -> Truth:
-        """Write a predicate."""
-        match node:
-            case t.Always():
-                return True
-            case t.Not(t.Not(inner)):
-                return self.predicate(inner)
-            case t.Not(inner):
-                return self.negation(self.predicate(inner))
-            case t.And(left, right):
-                a, b = self.predicate(left), self.predicate(right)
-                if isinstance(a, bool) or isinstance(b, bool):
-                    return False if a is False or b is False else b if a is True else a
-                return Code(f"{text(a, AND)} & {text(b, SUM)}", AND)
-            case t.Or(left, right):
-                a, b = self.predicate(left), self.predicate(right)
-                if isinstance(a, bool) or isinstance(b, bool):
-                    return True if a is True or b is True else b if a is False else a
-                return Code(f"{text(a, OR)} | {text(b, AND)}", OR)
-            case t.Compare(op, left, t.Text(string)):
-                assert isinstance(left, t.Call)
-                holds = self.truth(self.columns.equals(left.name, string), left.args[0])
-                return holds if op == "==" else self.negation(holds)
-            case t.Compare(op, left, right):
-                assert not isinstance(left, t.Text) and not isinstance(right, t.Text)
-                return self.comparison(op, self.integer(left), self.integer(right))
-            case t.Between(inner, low, high):
-                value = self.integer(inner)
-                if isinstance(value, int):
-                    return low <= value <= high
-                if low == high:
-                    return self.comparison("==", value, low)
-                return self.call("between", value, low, high)
-            case t.Member(symbol, chosen):
-                return self.truth(self.columns.member(symbol.name, chosen), symbol.args[0])
-            case t.Affix(name, symbol, affix):
-                return self.truth(self.columns.affix(symbol.name, name, affix), symbol.args[0])
-            case t.Call(name, args):
-                return self.truth(self.columns.feature(name), args[0])
-            case t.Quantifier(name):
-                found = self.found(node)
-                return found if name == "any" else self.comparison("!=", found, 0)
-        raise TypeError(f"not a predicate: {node!r}")
+    def bounded(self, amount: str) -> str:
+        """Write an amount cut at the limit of a term."""
+        return f"{self.xp}.clip({amount}, {-TERM_LIMIT}, {TERM_LIMIT})"
 
-    def truth(self, column: Reading, at: t.Int) -> Truth:
-        """Write a column of truth values at a position."""
-        value = self.read(column, at)
-        return value if isinstance(value, Code) else bool(value)
+    def mass(self, amount: str) -> str:
+        """Write the mass that a term adds."""
+        return self.call("massed", amount)
 
-    def negation(self, value: Truth) -> Truth:
-        """Write a negation."""
-        return not value if isinstance(value, bool) else Code(f"~{text(value, UNARY)}", UNARY)
-
-    def comparison(self, op: str, a: Whole, b: Whole) -> Truth:
-        """Write a comparison of integers."""
-        if isinstance(a, int) and isinstance(b, int):
-            return {
-                "==": a == b, "!=": a != b, "<": a < b, "<=": a <= b, ">": a > b, ">=": a >= b,
-            }[op]  # fmt: skip
-        return Code(f"{text(a, OR)} {op} {text(b, OR)}", COMPARISON)
-
-    # Values and terms.
-
-    def factor(self, node: t.Factor) -> Code | float:
-        """Write a factor of a term."""
-        if isinstance(node, t.Weight):
-            return self.symbol_weight(node)
-        if not isinstance(node, t.Real | t.Decay):
-            number = self.integer(node)
-            return self.real(number) if isinstance(number, Code) else float(number)
-        inner = self.integer(node.value)
-        name = node.name if isinstance(node, t.Real) else "decay"
-        rate = (node.rate,) if isinstance(node, t.Decay) else ()
-        if isinstance(inner, Code):
-            return self.call(name, inner, *rate)
-        if isinstance(node, t.Decay):
-            return math.pow(node.rate, max(inner, 0))
-        if name == "inv":
-            return 1.0 / max(inner, 1)
-        return math.log(max(inner, 1)) if name == "log" else math.sqrt(max(inner, 0))
-
-    def symbol_weight(self, node: t.Weight) -> Code | float:
-        """Write the weight of a symbol in a set: whole hundredths, or a truth value."""
-        symbol = node.value
-        if self.columns.literal(node.set).weights is None:
-            holds = self.truth(self.columns.member(symbol.name, node.set), symbol.args[0])
-            return self.real(holds) if isinstance(holds, Code) else float(holds)
-        weight = self.read(self.columns.weight(symbol.name, node.set), symbol.args[0])
-        return self.call("hundredths", weight) if isinstance(weight, Code) else weight / 100
-
-    def largest(self, node: t.Factor) -> float:
-        """Return the bound on the magnitude of a factor, infinite if there is none."""
-        if isinstance(node, t.Weight):
-            return max(map(abs, self.columns.literal(node.set).hundredths().values())) / 100
-        if isinstance(node, t.Real):
-            return BOUNDS.get(node.name, math.inf)
-        return BOUNDS["decay"] if isinstance(node, t.Decay) else math.inf
-
-    def signed(self, node: t.Factor) -> bool:
-        """Say whether a factor may be negative."""
-        if isinstance(node, t.Weight):
-            return min(self.columns.literal(node.set).hundredths().values()) < 0
-        return not isinstance(node, t.Real | t.Decay)
-
-    def real(self, value: Code) -> Code:
-        """Write an array of truth values or integers as a factor."""
-        return value if self.dialect.real == "{}" else Code(self.dialect.real.format(text(value)))
-
-    def weight(self, number: int) -> Code | float:
-        """Write a weight, by its place in source order."""
-        if self.dialect.weights:
-            return Code(f"{self.dialect.weights}[{number}]")
-        weight = self.program.weights[number]
-        assert weight is not None
-        return weight + 0.0
-
-    def terms(self) -> list[tuple[str, str]]:
-        """Write all terms: for each, the term as in the program, and the source of what it adds.
-
-        The source is empty where the term never adds anything.
-        """
-        written, first = [], 0
-        for term in self.program.terms:
-            written.append((show_term(term), self.term(term, first)))
-            first += len(t.weights_of(term))
-        return written
-
-    def term(self, term: t.Term, first: int) -> str:
-        """Write what a term adds to the scores; ``first`` is the number of its first weight."""
-        condition = True if term.condition is None else self.predicate(term.condition)
-        if condition is False:
-            return ""
-        if isinstance(term, t.Where):
-            added = self.weight(first)
-        elif isinstance(term, t.Scaled):
-            value = term.value
-            factors = (value.left, value.right) if isinstance(value, t.Product) else (value,)
-            added = self.product(self.weight(first), factors)
-        else:
-            steps = self.steps(term, first)
-            if steps is None:
-                return ""
-            added = steps
-        if isinstance(condition, Code):
-            factor = text(self.real(condition), UNARY)
-            return f"{text(added, PRODUCT)} * {factor}"
-        return text(added)
-
-    def product(self, weight: Code | float, factors: tuple[t.Factor, ...]) -> Code | float:
-        """Write a weight times its factors, within the bounds of what a term may add."""
-        linear = self.program.normaliser == "linear"
-        values = [self.factor(factor) for factor in factors]
-        if not any(isinstance(part, Code) for part in (weight, *values)):
-            known = math.prod((weight, *values))  # type: ignore[arg-type]
-            return min(max(known, 0.0 if linear else -TERM_LIMIT), TERM_LIMIT)
-        written = [text(weight, PRODUCT), *(text(value, UNARY) for value in values)]
-        product = Code(" * ".join(written), PRODUCT)
-        largest = abs(weight) if not isinstance(weight, Code) else 1000.0
-        cut = linear and any(map(self.signed, factors))
-        if not cut and largest * math.prod(map(self.largest, factors)) <= TERM_LIMIT:
-            return product
-        return self.call("bounded", product)
-
-    def steps(self, term: t.Table, first: int) -> Code | float | None:
-        """Write the step of a table that a value is on; None if it is always below the first."""
-        value = self.integer(term.value)
-        bounds = [entry.bound for entry in term.entries]
-        if isinstance(value, int):
-            reached = sum(bound <= value for bound in bounds)
-            return self.weight(first + reached - 1) if reached else None
-        if self.dialect.weights:
-            weights = f"{self.dialect.weights}[{first}:{first + len(bounds)}]"
-        else:
-            weights = repr([self.weight(first + i) for i in range(len(bounds))])
-        return self.call("table", value, repr(bounds), weights)
+    def where(self, condition: Code, amount: str) -> str:
+        """Write an amount where a condition holds, and 0 elsewhere."""
+        return f"{amount} * {condition.within(ATOM)}{self.kind}"
 
 
-def describe(node: t.Quantifier) -> str:
-    """Write a quantifier as in the program."""
-    return show_integer(node)
+def _position(at: Code) -> str:
+    """Write a position as an array."""
+    return shifted("0 * q", int(at.text)).text if re.fullmatch(r"-?\d+", at.text) else at.text

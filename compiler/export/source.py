@@ -1,35 +1,47 @@
-"""Source: what all exports share, the comment that quotes the program, wrapping, and loading."""
+"""Source: what the printers share besides expressions: templates, the program as a comment, loading."""
 
 from __future__ import annotations
 
 import re
 import textwrap
 from collections.abc import Iterable
-from typing import Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 from attn_dsl.compiler.program import Program
 from attn_dsl.dsl.errors import InputError
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 WIDTH = 100
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
-def header(program: Program, target: str, usage: str) -> str:
-    """Write the beginning of an exported module: its docstring and the program as a comment."""
-    ahead = program.facts.lookahead
-    lines = [
-        f'"""The attention head program `{program.name}` as {target}, exported by attn-dsl.',
-        "",
-        *usage.splitlines(),
-        '"""',
-        "",
-        "# The program:",
-        "#",
-        *(f"#     {line}".rstrip() for line in comment(program.source).split("\n")[:-1]),
-    ]
-    if ahead:
-        lines += ["#", f"# It looks ahead: a causal head could not see {', '.join(ahead)}."]
-    return "\n".join(lines) + "\n"
+@lru_cache(maxsize=1)
+def _templates() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    made = Environment(
+        loader=PackageLoader("attn_dsl.compiler", "export"), undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    made.filters["inside"] = lambda text, levels: textwrap.indent(text, "    " * levels)
+    return made
+
+
+def render(template: str, program: Program, **values: Any) -> str:
+    """Write an exported module from a template of this folder.
+
+    Args:
+        template: its name, without ``.py.j2``.
+        program: which the module's first comment shows.
+        values: what the template asks for besides ``shown`` and ``ahead``.
+    """
+    shown = [f"#     {line}".rstrip() for line in comment(program.source).split("\n")[:-1]]
+    ahead = ", ".join(program.facts.lookahead)
+    found = _templates().get_template(f"{template}.py.j2")
+    return found.render(name=program.name, shown=shown, ahead=ahead, causal=program.causal, **values)
 
 
 def comment(text: str) -> str:
@@ -41,27 +53,23 @@ def comment(text: str) -> str:
     return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
 
 
-def wrapped(start: str, items: Iterable[str], end: str) -> list[str]:
+def wrapped(start: str, items: Iterable[str], end: str) -> str:
     """Write a list on one line, or on several where it is too long for one.
 
     >>> wrapped("x = [", ["1", "2"], "]")
-    ['x = [1, 2]']
+    'x = [1, 2]'
     """
-    items = list(items)
-    line = start + ", ".join(items) + end
+    line = start + ", ".join(items := list(items)) + end
     if len(line) <= WIDTH:
-        return [line]
-    lines = ["   "]
-    for item in items:
-        if len(lines[-1]) + len(item) + 2 > WIDTH and lines[-1].strip():
-            lines.append("   ")
-        lines[-1] += f" {item},"
-    return [start, *lines, end]
+        return line
+    inside = textwrap.wrap(", ".join(item.replace(" ", "\0") for item in items) + ",", WIDTH - 4,
+                           break_long_words=False, break_on_hyphens=False)  # fmt: skip
+    return "\n".join([start, *(f"    {line}".replace("\0", " ") for line in inside), end])
 
 
-def indented(text: str, levels: int = 1) -> str:
-    """Indent the lines of a source."""
-    return textwrap.indent(text, "    " * levels)
+def indented(lines: Iterable[str], levels: int = 1) -> str:
+    """Indent lines of a source, and end each."""
+    return textwrap.indent("".join(f"{line}\n" for line in lines), "    " * levels)
 
 
 def refuse_holes(program: Program, target: str) -> None:

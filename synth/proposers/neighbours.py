@@ -8,6 +8,7 @@ from functools import lru_cache
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.check import reads_key
 from attn_dsl.dsl.features import FEATURES
+from attn_dsl.dsl.functions import FUNCTIONS
 from attn_dsl.dsl.lexicon import lexicon
 from attn_dsl.synth.enumerate.expressions import POINTERS, RATES
 from attn_dsl.synth.rewrite import variants
@@ -80,7 +81,7 @@ def choices(node: t.Node, causal: bool) -> Iterator[t.Node]:
         case t.Decay(value, rate):
             yield from (t.Decay(value, other) for other in RATES if other != rate)
         case t.Real(name, value):
-            yield from (t.Real(x, value) for x in ("log", "sqrt", "inv") if x != name)
+            yield from (t.Real(x, value) for x, f in FUNCTIONS.items() if x != name and not f.rated)
         case t.Quantifier(name, body) if name in ("nearest", "first", "last"):
             others = (x for x in ("nearest", "first", "last") if x != name)
             yield from (t.Quantifier(x, body) for x in others)  # type: ignore[arg-type]

@@ -1,0 +1,172 @@
+"""Numba: a program as one function of numbers, which Numba compiles and Python can run."""
+
+from __future__ import annotations
+
+from attn_dsl.compiler.dependencies import Stage, stages
+from attn_dsl.compiler.export.expressions import Code, Writer
+from attn_dsl.compiler.export.source import comment, indented, refuse_holes, render, wrapped
+from attn_dsl.compiler.graph import ColumnKey, Node
+from attn_dsl.compiler.program import Program
+from attn_dsl.dsl.limits import LEAST_MASS, MATCH_LIMIT, TERM_LIMIT
+
+_DOWN, _UP, _ALL = "k in range(q - 1, -1, -1)", "k in range(q)", "k in range(n)"
+_LOOPS = {
+    "any": (_DOWN, _ALL), "count": (_UP, _ALL), "first": (_UP, _ALL),
+    "last": (_DOWN, "k in range(n - 1, -1, -1)"), "nearest": (_DOWN, "i in range(2, 2 * n)"),
+}  # fmt: skip
+"""How each quantifier goes through the keys: in a causal program, and in a bidirectional one."""
+
+
+class KernelWriter(Writer):
+    """Writes the loops of a kernel: what reads the query alone once a row, the rest for each pair.
+
+    Attributes:
+        row: the statements for each query.
+        lines: the statements for each pair.
+        arrays: what it reads of a text, by the variable's name, in the order of its arrays.
+    """
+
+    form = "scalar"
+
+    def __init__(self, program: Program) -> None:
+        refuse_holes(program, "Numba")
+        super().__init__(program, "math")
+        self.causal, self.stages = program.causal, stages(self.graph)
+        self.row: list[str] = []
+        self.arrays: dict[ColumnKey, str] = {}
+        self.slices: dict[str, str] = {}
+        self.tables: list[str] = []
+        self.row_names: dict[int, str] = {}
+        for shown, added in self.terms():
+            self.lines += [f"# {shown}", *([f"score += {added}"] if added else [])]
+
+    def shared(self, one: int) -> bool:
+        """Say whether a node becomes a variable."""
+        return super().shared(one) or self.stages[one] <= Stage.QUERY
+
+    def assign(self, one: int, code: Code) -> Code:
+        """Have a variable for a node, outside of the loop over keys where it reads none."""
+        if self.stages[one] > Stage.QUERY:
+            return super().assign(one, code)
+        lines, self.lines = self.lines, self.row
+        found = super().assign(one, code)
+        self.lines = lines
+        self.row_names[one] = found.text
+        return found
+
+    def variable(self, one: int, name: str, text: str) -> str:
+        """Have another variable for what a node needs, where the node is computed."""
+        made = self.free(name)
+        (self.row if self.stages[one] <= Stage.QUERY else self.lines).append(f"{made} = {text}")
+        return made
+
+    def array(self, key: ColumnKey, part: str = "settled") -> str:
+        """Return the variable of an array of a column."""
+        if key not in self.arrays:
+            self.arrays[key] = self.free(key.name + "" if key.kind == "feature" else f"{key.name}_{key.kind}")
+        name = self.arrays[key] + ("" if part == "settled" else f"_{part}")
+        self.slices[name] = f"{part}[{list(self.arrays).index(key)}, start : start + n]"
+        return name
+
+    def read(self, one: int, at: Code) -> Code:
+        """Write a column at a position, as the query sees it."""
+        node, place, end = self.graph.nodes[one], at.text, "q" if self.causal else "n - 1"
+        key = self.graph.keys[node.y]
+        if node.operation.takes and not place.isidentifier():
+            place = self.variable(one, "position", place)
+        text = f"{self.array(key)}[{place}]"
+        if self.causal and key.partial:
+            known, opened = self.array(key, "known"), self.array(key, "opened")
+            text = f"({text} if {known}[{place}] <= q else {opened}[q])"
+        if place not in ("q", "k"):
+            text = f"({text} if 0 <= {place} <= {end} else {key.pad})"
+        return Code(text)
+
+    def match(self, one: int, i: Code, j: Code) -> Code:
+        """Write how many tokens that end at two positions are the same."""
+        tokens, end = self.array(ColumnKey("token")), "q" if self.causal else "n - 1"
+        name = self.names[one] = self.free("match_1")
+        self.lines += [
+            f"i, j, {name} = {i.text}, {j.text}, 0",
+            f"if max(i, j) <= {end}:",
+            f"    while {name} < {MATCH_LIMIT} and min(i, j) >= 0 and {tokens}[i] == {tokens}[j]:",
+            f"        i, j, {name} = i - 1, j - 1, {name} + 1",
+        ]
+        return Code(name)
+
+    def search(self, one: int, node: Node) -> Code:
+        """Write a quantifier: a loop over the other keys that ends when it has found."""
+        kept, self.lines, self.names = (self.lines, self.names), [], dict(self.row_names)
+        condition, body = self.write(node.a).text, self.lines
+        self.lines, self.names = kept
+        kind = node.operation.name
+        name = self.free(f"{'exists' if kind == 'any' else kind}_1")
+        own = [] if self.causal else ["if k == q:", "    continue"]
+        if kind == "nearest" and not self.causal:
+            own = ["k = q + i // 2 if i % 2 else q - i // 2", "if k < 0 or k >= n:", "    continue"]
+        found = {"count": f"{name} += 1", "any": f"{name} = 1"}.get(kind, f"{name} = k")
+        body = [*own, *body, f"if {condition}:", f"    {found}"]
+        body += [] if kind == "count" else ["    break"]
+        initial = 0 if kind in ("count", "any") else -1
+        loop = _LOOPS[kind][0 if self.causal else 1]
+        self.row += [f"{name} = {initial}", f"for {loop}:", *indented(body).splitlines()]
+        self.names[one] = self.row_names[one] = name
+        return Code(name)
+
+    def table(self, one: int, bounds: tuple[int, ...], weights: list[str]) -> str:
+        """Write the weight of the step that a node has reached."""
+        place = len(self.tables) // 2 + 1
+        self.tables += [
+            wrapped(f"BOUNDS_{place} = np.array([", map(str, bounds), "])"),
+            wrapped(f"WEIGHTS_{place} = np.array([", ["0.0", *weights], "])"),
+        ]
+        found = f'np.searchsorted(BOUNDS_{place}, {self.write(one).text}, side="right")'
+        return f"WEIGHTS_{place}[{found}]"
+
+    def real(self, code: Code, least: int | None) -> str:
+        """Write a whole number as a floating-point number, at least so large."""
+        return f"float({code.text if least is None else f'max({code.text}, {least})'})"
+
+    def bounded(self, amount: str) -> str:
+        """Write an amount cut at the limit of a term."""
+        return f"min(max({amount}, {-TERM_LIMIT}), {TERM_LIMIT})"
+
+    def mass(self, amount: str) -> str:
+        """Write the mass that a term adds."""
+        self.lines.append(f"amount = min({amount}, {TERM_LIMIT})")
+        return f"(amount if amount >= {LEAST_MASS} else 0.0)"
+
+    def where(self, condition: Code, amount: str) -> str:
+        """Write an amount where a condition holds, and 0 elsewhere."""
+        return f"{amount} if {condition.text} else 0.0"
+
+    def source(self) -> str:
+        """Write the module."""
+        listed = [
+            comment(" ".join(filter(None, [key.name, key.kind, key.label or str(sorted(key.elements))])))
+            for key in self.arrays
+        ]
+        return render(
+            "numba", self.program, tables=self.tables, slices=self.slices, row=self.row,
+            lines=self.lines, linear=self.linear, listed=listed,
+        )  # fmt: skip
+
+
+def to_numba(program: Program) -> str:
+    """Write a program as a kernel for Numba.
+
+    >>> from attn_dsl.compiler.program import parse
+    >>> source = to_numba(parse("head a causal:\\n 2 where text(k) == text(q)"))
+    >>> "def kernel(n, first, start, width, settled, known, opened, out):" in source
+    True
+
+    Args:
+        program: without holes.
+
+    Returns:
+        a module with a function ``kernel``, which Numba can compile; Python can run it too.
+
+    Raises:
+        InputError: a weight is a hole.
+    """
+    return KernelWriter(program).source()

@@ -1,0 +1,31 @@
+"""NumPy: a program as a function from token strings to its matrix."""
+
+from __future__ import annotations
+
+from attn_dsl.compiler.export.expressions import Writer
+from attn_dsl.compiler.export.source import refuse_holes, render
+from attn_dsl.compiler.program import Program
+
+
+def to_numpy(program: Program) -> str:
+    """Write a program as NumPy source.
+
+    >>> from attn_dsl.compiler.program import parse
+    >>> from attn_dsl.compiler.export.source import execute
+    >>> source = to_numpy(parse("head first causal:\\n 1000 where k == 0"))
+    >>> execute(source, "first")["attention"](["a", " b"])
+    array([[1., 0.],
+           [1., 0.]])
+
+    Args:
+        program: without holes.
+
+    Returns:
+        a module with a function ``attention(tokens)``. It needs NumPy alone where the program
+        reads nothing but tokens and positions, else attn_dsl too, for the features.
+
+    Raises:
+        InputError: a weight is a hole.
+    """
+    refuse_holes(program, "NumPy")
+    return render("numpy", program, **Writer(program, "np").values())
