@@ -112,7 +112,7 @@ class Interpreter:
                 return self.weight(chosen, str(self.call(symbol, q, k)))
             case t.Product(left, right):
                 return self.value(left, q, k) * self.value(right, q, k)
-        return float(self.integer(node, q, k))  # type: ignore[arg-type]
+        return float(self.integer(node, q, k))
 
     def weight(self, chosen: t.SetName | t.SetLiteral, symbol: str) -> float:
         """Return the weight of a symbol in a set: 0 outside it, and 1 inside a plain one."""
