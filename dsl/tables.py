@@ -66,18 +66,12 @@ class Tables:
         lark: made with ``parser="lalr"`` and the contextual lexer.
         start: the start symbol.
         actions: by the rule's alias, or else its name; rules without one pass their value on.
-        limited, limit, over: of the rules in ``limited``, at most ``limit`` may be reduced before
-            one of those in ``over`` is.
     """
 
-    def __init__(
-        self, lark: Lark, start: str, actions: Mapping[str, Action],
-        limited: frozenset[str] = frozenset(), limit: int = 0, over: frozenset[str] = frozenset(),
-    ) -> None:  # fmt: skip
+    def __init__(self, lark: Lark, start: str, actions: Mapping[str, Action]) -> None:
         frontend: Any = lark.parser
         table = frontend.parser._parse_table
         self.start, self.end = table.start_states[start], table.end_states[start]
-        self.limit = limit
         rules: dict[Any, tuple] = {}
         self.states: dict[int, dict[str, Any]] = {}
         for state, row in table.states.items():
@@ -86,7 +80,7 @@ class Tables:
                 symbol = str(symbol)  # Lark's tokens compare slowly
                 if hasattr(argument, "expansion"):
                     if argument not in rules:
-                        rules[argument] = _rule(argument, actions, limited, over)
+                        rules[argument] = _rule(argument, actions)
                     mine[symbol] = rules[argument]
                 else:
                     mine[symbol] = argument
@@ -101,7 +95,7 @@ class Tables:
         """Return the value of the start symbol; None if the text does not fit."""
         lines, states, scanners = Lines(text), self.states, self.scanners
         stack, values, begins, ends = [self.start], [], [], []
-        place, size, operators = 0, len(text), 0
+        place, size = 0, len(text)
         while True:
             match, ambiguous = scanners[stack[-1]]
             found = match(text, place)
@@ -125,11 +119,7 @@ class Tables:
                     break
                 if action is None:
                     return None
-                count, origin, make, kept, weight = action
-                if weight is not None:
-                    operators = operators + 1 if weight else 0
-                    if operators > self.limit:
-                        return None
+                count, origin, make, kept = action
                 if make is None:
                     stack.pop()
                 else:
@@ -145,10 +135,8 @@ class Tables:
                     return values[-1]
 
 
-def _rule(
-    rule: Any, actions: Mapping[str, Action], limited: frozenset[str], over: frozenset[str]
-) -> tuple:
-    """Return a rule as the loop wants it: size, name, action, kept symbols, and whether it counts."""
+def _rule(rule: Any, actions: Mapping[str, Action]) -> tuple:
+    """Return a rule as the loop uses it: size, name, action, and the symbols that have values."""
     symbols, name = rule.expansion, rule.alias or rule.origin.name
     kept = [i for i, symbol in enumerate(symbols) if not (symbol.is_term and symbol.filter_out)]
     make = actions.get(name)
@@ -159,10 +147,7 @@ def _rule(
         make = _spliced(actions[name], at)
     elif make is None and len(symbols) > 1:
         raise TypeError(f"the rule {name} has no action")
-    counts = True if name in limited else False if name in over else None
-    return (
-        len(symbols), str(rule.origin.name), make, None if len(kept) == len(symbols) else kept, counts
-    )  # fmt: skip
+    return len(symbols), str(rule.origin.name), make, None if len(kept) == len(symbols) else kept
 
 
 def _begin(lines: Lines, parts: list[Any], begins: list[int], ends: list[int]) -> list[Any]:

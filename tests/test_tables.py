@@ -10,7 +10,7 @@ from lark.exceptions import UnexpectedInput
 
 from attn_dsl.dsl import parser
 from attn_dsl.dsl import tree as t
-from attn_dsl.dsl.errors import Span
+from attn_dsl.dsl.errors import CostError, Span
 from attn_dsl.dsl.tables import Lines
 
 SOURCES = sorted({case.source for case in cases.CASES})
@@ -60,9 +60,10 @@ def test_spans_are_where_nodes_stand(source: str) -> None:
 
 def test_too_many_operators_are_counted_by_term() -> None:
     term = " 1 where " + " and ".join(["k == q"] * 60)
-    assert parser._tables("start").parse(f"head a causal:\n{term}\n{term}\n") is not None
-    wide = term + " and k == q" * 60
-    assert parser._tables("start").parse(f"head a causal:\n{wide}\n") is None
+    assert len(parser.parse(f"head a causal:\n{term}\n{term}\n").terms) == 2
+    for wide in (term + " and k == q" * 60, term.replace(" and k", "andk") + "andk == q" * 60):
+        with pytest.raises(CostError, match="more than 100 operators in one term"):
+            parser.parse(f"head a causal:\n{wide}\n")
 
 
 def test_lines_tell_where_a_place_is() -> None:
