@@ -47,23 +47,11 @@ class ProgramError(AttnDslError):
 
     kind = "error"
 
-    def __init__(
-        self,
-        message: str,
-        span: Span | None = None,
-        source: str = "",
-        *,
-        expected: str = "",
-        hint: str = "",
-        name: str = "<program>",
-    ) -> None:
+    def __init__(self, message: str, span: Span | None = None, source: str = "", *,
+                 expected: str = "", hint: str = "", name: str = "<program>") -> None:  # fmt: skip
         super().__init__(message)
-        self.message = message
-        self.span = span
-        self.source = source
-        self.expected = expected
-        self.hint = hint
-        self.name = name
+        self.message, self.span, self.source = message, span, source
+        self.expected, self.hint, self.name = expected, hint, name
 
     def __str__(self) -> str:
         place = self.name

@@ -22,7 +22,7 @@ from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.analysis import Analysis
 from attn_dsl.dsl.features import FEATURES, Column, Value
 from attn_dsl.dsl.functions import FUNCTIONS
-from attn_dsl.dsl.lexicon import lexicon
+from attn_dsl.dsl.lexicon import lexicon_literal
 from attn_dsl.dsl.limits import LEAST_MASS, TERM_LIMIT
 from attn_dsl.dsl.tokens import Tokens
 
@@ -48,9 +48,7 @@ class Interpreter:
         if any(weight is None for weight in program.weights):
             raise ValueError("the program has holes; fit its weights first")
         self.program, self.analysis, self.n = program, analysis, analysis.n
-        self.sets = {name: word_set.elements for name, word_set in lexicon().items()}
-        self.sets |= {d.name: frozenset(d.value.elements) for d in program.sets}
-        self.weighted = {d.name: d.value for d in program.sets}
+        self.sets = {definition.name: definition.value for definition in program.sets}
         self.columns: dict[str, Column | list[list[int]]] = {}
         self.found: dict[tuple[str, int, int], int] = {}
 
@@ -109,17 +107,19 @@ class Interpreter:
             case t.Decay(inner, rate):
                 return math.pow(rate, max(self.integer(inner, q, k), 0))
             case t.Weight(symbol, chosen):
-                return self.weight(chosen, str(self.call(symbol, q, k)))
+                return self.weight(self.literal(chosen), str(self.call(symbol, q, k)))
             case t.Product(left, right):
                 return self.value(left, q, k) * self.value(right, q, k)
         return float(self.integer(node, q, k))
 
-    def weight(self, chosen: t.SetName | t.SetLiteral, symbol: str) -> float:
+    def literal(self, chosen: t.SetName | t.SetLiteral) -> t.SetLiteral:
+        """Return the elements of a set: of the program, or else of the lexicon."""
+        if isinstance(chosen, t.SetLiteral):
+            return chosen
+        return self.sets.get(chosen.name) or lexicon_literal(chosen.name)
+
+    def weight(self, literal: t.SetLiteral, symbol: str) -> float:
         """Return the weight of a symbol in a set: 0 outside it, and 1 inside a plain one."""
-        literal = chosen if isinstance(chosen, t.SetLiteral) else self.weighted.get(chosen.name)
-        if literal is None:
-            assert isinstance(chosen, t.SetName)
-            return float(symbol in self.sets[chosen.name])
         if literal.weights is None:
             return float(symbol in literal.elements)
         return dict(zip(literal.elements, literal.weights, strict=True)).get(symbol, 0.0)
@@ -195,10 +195,7 @@ class Interpreter:
             case t.Between(inner, low, high):
                 return low <= self.integer(inner, q, k) <= high
             case t.Member(symbol, chosen):
-                elements = (
-                    chosen.elements if isinstance(chosen, t.SetLiteral) else self.sets[chosen.name]
-                )
-                return self.call(symbol, q, k) in elements
+                return self.call(symbol, q, k) in self.literal(chosen).elements
             case t.Affix(name, symbol, text):
                 value = str(self.call(symbol, q, k))
                 return value.startswith(text) if name == "starts" else value.endswith(text)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from attn_dsl.dsl.errors import Span
@@ -192,14 +193,10 @@ def _never(text: str, place: int) -> None:
 
 def _other(callback: Any) -> Callable[[str], str | None]:
     """Return which keyword a word is, if it is one."""
-    known: dict[str, str | None] = {}
 
+    @lru_cache(maxsize=10_000)
     def other(value: str) -> str | None:
-        if value not in known:
-            if len(known) > 10_000:
-                known.clear()
-            found = callback.scanner.fullmatch(value)
-            known[value] = found and str(found)
-        return known[value]
+        found = callback.scanner.fullmatch(value)
+        return found and str(found)
 
     return other

@@ -14,8 +14,7 @@ from attn_dsl.compiler.export.columns import Columns, Reading
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.limits import TERM_LIMIT
-from attn_dsl.dsl.printer import integer as show_integer
-from attn_dsl.dsl.printer import show_term
+from attn_dsl.dsl.printer import expression, show_term
 
 COMPARISON, OR, AND, SUM, PRODUCT, UNARY, ATOM = range(7)
 """How tightly the operators of Python bind, the loosest first."""
@@ -345,4 +344,4 @@ class Writer:
 
 def describe(node: t.Quantifier) -> str:
     """Write a quantifier as in the program."""
-    return show_integer(node)
+    return expression(node)
