@@ -88,27 +88,17 @@ class Analysis:
     >>> analysis.add(" it", "", " it", False)
     >>> analysis.word
     [0, 0, 1]
-
-    Attributes:
-        n: the number of tokens.
-        tokens, special: per token, what the model sees, and whether it is a special token.
-        text: the characters of the text.
-        spans: per token, the stretch of the text that it covers.
-        apart: per token, whether it is special, or follows a special one and covers nothing.
-        token_of: per character, the token that covers it, or the next one that covers any.
-        lists: the labels that have been computed, by name.
-        memory: what they have to remember of the tokens that they have read, by name.
     """
 
     def __init__(self, tokens: Tokens | None = None) -> None:
         self.n = 0
-        self.tokens: list[str] = []
+        self.tokens: list[str] = []  # what the model sees
         self.special: list[bool] = []
-        self.spans: list[tuple[int, int]] = []
-        self.apart: list[bool] = []
-        self.token_of: list[int] = []
-        self.lists: dict[str, list] = {}
-        self.memory: defaultdict[str, dict] = defaultdict(dict)
+        self.spans: list[tuple[int, int]] = []  # the stretch of ``text`` that each token covers
+        self.apart: list[bool] = []  # special, or covers nothing and follows such a token
+        self.token_of: list[int] = []  # by character: the token that covers it, or the next one
+        self.lists: dict[str, list] = {}  # the labels that have been computed
+        self.memory: defaultdict[str, dict] = defaultdict(dict)  # what they remember of tokens
         self._segments = Segments()
         self.text = self._segments.text
         if tokens is not None:
