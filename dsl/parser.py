@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from attn_dsl.dsl import tree as t
-from attn_dsl.dsl.build import ACTIONS, Statement
+from attn_dsl.dsl.build import ACTIONS
 from attn_dsl.dsl.build import unquote as unquote
 from attn_dsl.dsl.errors import CostError, Span
 from attn_dsl.dsl.features import FEATURES
@@ -78,23 +78,22 @@ def parse(source: str, name: str = "<program>") -> t.Head:
         ProgramSyntaxError: it does not follow the grammar; the message shows the place.
         CostError: it is too long or too deeply nested to be read.
     """
-    *sets, (fields, line, named, terms) = _parsed(source, "start", name)
-    for term, *_ in terms:
+    *sets, head = _parsed(source, "start", name)
+    for term in head.terms:
         _bound_operators(term, source, name)
-    remarks = _Comments(source)
-    definitions = tuple(map(remarks.attach, sets))
-    own = remarks.take(line, named)
-    return t.Head(
-        terms=tuple(map(remarks.attach, terms)), sets=definitions, remarks=own,
-        after=remarks.left(), **fields,
-    )  # fmt: skip
+    comments = _Comments(source)
+    definitions = tuple(map(comments.attach, sets))
+    remarks = comments.take(head.span)
+    terms = tuple(map(comments.attach, head.terms))
+    return dataclasses.replace(
+        head, terms=terms, sets=definitions, remarks=remarks, after=comments.left()
+    )
 
 
 def parse_term(source: str) -> t.Term:
     """Parse one term, as in ``parse_term("2 where k == 0")``."""
-    statement = _parsed(source, "term", "<term>")
-    _bound_operators(statement[0], source, "<term>")
-    return _Comments(source).attach(statement)
+    term = _bound_operators(_parsed(source, "line", "<term>"), source, "<term>")
+    return _Comments(source).attach(term)
 
 
 def parse_predicate(source: str) -> t.Predicate:
@@ -171,20 +170,19 @@ class _Comments:
                 self.comments[line] = (found.group()[1:].strip(), alone)
         self.lines = deque(self.comments)
 
-    def take(self, first: int, last: int) -> t.Remarks:
+    def take(self, span: Span) -> t.Remarks:
         """Take the comments above a statement and those on its own lines."""
         above: list[str] = []
         beside: list[str] = []
-        while self.lines and self.lines[0] <= last:
+        while self.lines and self.lines[0] <= span.end_line:
             line = self.lines.popleft()
             text, alone = self.comments.pop(line)
-            (above if alone and line < first else beside).append(text)
+            (above if alone and line < span.line else beside).append(text)
         return t.Remarks(tuple(above), " ".join(beside)) if above or beside else t.NO_REMARKS
 
-    def attach(self, statement: Statement) -> Any:
+    def attach(self, node: Any) -> Any:
         """Return a statement with its comments."""
-        node, first, last = statement
-        remarks = self.take(first, last) if self.lines else t.NO_REMARKS
+        remarks = self.take(node.span) if self.lines else t.NO_REMARKS
         return node if remarks is t.NO_REMARKS else dataclasses.replace(node, remarks=remarks)
 
     def left(self) -> tuple[str, ...]:
