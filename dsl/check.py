@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import math
 from dataclasses import dataclass
 
 from attn_dsl.dsl import tree as t
@@ -20,6 +21,9 @@ from attn_dsl.dsl.functions import FUNCTIONS
 from attn_dsl.dsl.lexicon import lexicon
 from attn_dsl.dsl.limits import MAX_COST, MAX_ELEMENT_WEIGHT, MAX_INTEGER, MAX_NODES, MAX_WEIGHT
 from attn_dsl.dsl.printer import number, quote
+
+_FREE = (t.Integer, t.Position, t.Text, t.Always, t.Entry)
+"""Nodes that cost nothing: constants, positions, and the steps that their table counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,24 +102,21 @@ def cost(program: t.Head) -> int:
     step of a table is two, its comparison and its weight. A use of a set takes one more for every
     100 elements, rounded up. Positions, shifts and whole numbers are free.
     """
-    sizes = {name: len(word_set.elements) for name, word_set in lexicon().items()}
-    sizes |= {definition.name: len(definition.value.elements) for definition in program.sets}
-    return sum(_price(node, sizes) for term in program.terms for node in term.walk())
-
-
-def _price(node: t.Node, sizes: dict[str, int]) -> int:
-    match node:
-        case t.Integer() | t.Position() | t.Text() | t.Always() | t.Entry():
-            return 0
-        case t.SetName(name):
-            return -(-sizes.get(name, 0) // 100)
-        case t.SetLiteral(elements):
-            return -(-len(elements) // 100)
-        case t.Table(_, entries):
-            return 2 * len(entries)
-        case t.Call("match"):
-            return 4
-    return 1
+    sizes = {definition.name: len(definition.value.elements) for definition in program.sets}
+    total = 0
+    for node in itertools.chain.from_iterable(term.walk() for term in program.terms):
+        if isinstance(node, t.Table):
+            total += 2 * len(node.entries)
+        elif isinstance(node, t.SetLiteral):
+            total += math.ceil(len(node.elements) / 100)
+        elif isinstance(node, t.SetName):
+            if node.name not in sizes:
+                known = lexicon().get(node.name)
+                sizes[node.name] = len(known.elements) if known else 0
+            total += math.ceil(sizes[node.name] / 100)
+        elif not isinstance(node, _FREE):
+            total += 4 if isinstance(node, t.Call) and node.name == "match" else 1
+    return total
 
 
 class _Checker:

@@ -86,6 +86,10 @@ def expression(node: t.Node) -> str:
     'q - (k-1)'
     """
     match node:
+        case t.Call(name, args):
+            return f"{name}({', '.join(map(expression, args))})"
+        case t.Compare(op, left, right):
+            return f"{expression(left)} {op} {expression(right)}"
         case t.Integer(value):
             return str(value)
         case t.Position(variable, shift):
@@ -96,8 +100,6 @@ def expression(node: t.Node) -> str:
             return f"abs({expression(value)})"
         case t.Extremum(name, left, right):
             return f"{name}({expression(left)}, {expression(right)})"
-        case t.Call(name, args):
-            return f"{name}({', '.join(map(expression, args))})"
         case t.Quantifier(name, value) | t.Real(name, value):
             return f"{name}({expression(value)})"
         case t.Decay(value, rate):
@@ -116,8 +118,6 @@ def expression(node: t.Node) -> str:
             return f"{expression(symbol)} not in {expression(chosen)}"
         case t.Not(inner):
             return f"not {_inside(inner, t.Or | t.And)}"
-        case t.Compare(op, left, right):
-            return f"{expression(left)} {op} {expression(right)}"
         case t.Between(inner, low, high):
             return f"{expression(inner)} in {low}..{high}"
         case t.Member(symbol, chosen):
