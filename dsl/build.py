@@ -1,4 +1,4 @@
-"""The builder: what each rule of the grammar makes of its parts, as nodes of the syntax tree."""
+"""The builder: makes the nodes of the syntax tree, by the rules of the grammar."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors: one family, whose messages name the place, what was expected and the remedy."""
+"""Errors: a family of exceptions whose messages name the place, what was expected and the remedy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MAX_SHOWN = 160
 
 
 class AttnDslError(Exception):
-    """Everything that attn-dsl raises on purpose; the message alone tells a user what to do."""
+    """The base of all errors that attn-dsl raises on purpose; the message says what to do."""
 
 
 class InputError(AttnDslError):

@@ -49,12 +49,12 @@ class Column:
 
 
 class Change(NamedTuple):
-    """What tokens that have come add to a column of a ``visible`` feature, and change in it.
+    """How new tokens change the column of a ``visible`` feature.
 
     Attributes:
-        first: the first position that changes.
-        settled, known: the values from there on, and the tokens that settle them.
-        open: what is open at the queries that have come.
+        first: the first position that may change.
+        settled, known: the entries of the column from there on.
+        open: the entries of the column for the new tokens.
     """
 
     first: int
@@ -74,12 +74,12 @@ class Feature:
             program only what the query can see of it; ``full``: the whole text.
         doc: one line for the reference.
         example: a term that uses it.
-        values: its values from a position on, or for a visible one, what the tokens from there on
-            change; for arity 2, rows.
+        values: returns the values from a position on. Of a visible feature it returns what the
+            tokens from that position on change, and of a feature of arity 2 the rows of a matrix.
         pad: the value at a position outside what can be seen.
         arity: how many positions it is a function of.
         extra: the optional extra of the package that it needs, if any.
-        python: Python that computes its values from ``tokens``, a list of strings, if it is short.
+        python: optional; an expression in Python of its values, from the list ``tokens`` of strings.
     """
 
     name: str
@@ -98,10 +98,10 @@ class Feature:
         return Column([], [], []) if self.reads == "visible" else Column([])
 
     def extend(self, analysis: Analysis, column: Column) -> int:
-        """Bring a column up to the end of a text that has grown.
+        """Bring a column up to date with a text that has grown.
 
         Returns:
-            first: the first position whose settled value or known token is new or may be another.
+            low: the first position whose entry of ``settled`` or ``known`` is new or may have changed.
         """
         start = len(column.settled)
         if start == analysis.n:
@@ -125,7 +125,12 @@ class Feature:
 
 
 def of_string(value: Callable[[str], Value], special: Value = False) -> Callable[..., list]:
-    """Make the values of a left feature from each token's string; special tokens have their own."""
+    """Make the values of a left feature from a function of the token's string.
+
+    Args:
+        value: the function; the string comes without the spaces before it.
+        special: the value for special tokens.
+    """
     return lambda a, start: [
         special if mark else value(string)
         for string, mark in zip(a.strings[start:], a.special[start:], strict=True)
@@ -133,7 +138,7 @@ def of_string(value: Callable[[str], Value], special: Value = False) -> Callable
 
 
 def _starts(a: Analysis, firsts: list[int], start: int) -> list[bool]:
-    """Return which tokens are the first solid ones of their stretch."""
+    """Say which tokens are the first solid ones of their sentence or line."""
     pairs = zip(firsts[start:], a.solid[start:], strict=True)
     return [solid and first == i for i, (first, solid) in enumerate(pairs, start)]
 
@@ -162,7 +167,7 @@ def _word_final(a: Analysis, start: int) -> Change:
 
 
 def _last_word(a: Analysis, start: int) -> int:
-    """Return the first piece of the word before a position, which may go on there."""
+    """Return the first piece of the word that ends before a position, and may continue there."""
     return a.word_first[start - 1] if start else 0
 
 

@@ -1,10 +1,10 @@
 """GBNF: turns a Lark grammar into the format of llama.cpp.
 
-GBNF knows neither tokens nor ignored white space nor left recursion. So white space is written out
+GBNF has no tokens, no ignored white space and no left recursion. So white space is written out
 between the symbols (at least one blank between two words, an indentation after a line end), and
 direct left recursion becomes repetition. White space and empty lines are bounded, so that a sampler
-cannot loop on them, and comments are left out: the result is the part of the language that holds
-every canonical program without comments. The parser's limits on size and nesting come on top.
+cannot loop on them. Comments are left out. The result contains every canonical program without
+comments. The parser's limits on size and nesting are not in it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The program library: heads that are known from models, as starting points, baselines, examples.
+"""The program library: programs of heads that are known from models.
 
 Each is a file of ``grammars/library``, named after its head, and begins with two comments: what
 the head does, and its category. Those that need spaCy lie in the subfolder ``spacy``.

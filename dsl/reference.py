@@ -1,17 +1,18 @@
-"""The reference semantics: plain loops that define what every program means, in every corner.
+"""The reference semantics: plain loops that define what every program means.
 
 Nothing here is fast. The evaluators in ``compiler/`` must agree with it to 1e-5.
 
 - A query sees the keys up to itself (``causal``) or all of them (``bidirectional``).
 - A position is visible to a query if it is a key that the query sees. A feature at any other
   position has its padding value: the empty text, false, 0, or -1 for what counts from 0.
-- A quantifier searches the keys that the query sees, the query's own position left out. The
-  nearest of two at the same distance is the one before the query. -1 if there is none: just
-  before the text.
-- The weight of a symbol in a set is 0 if it is not in it, and 1 if it is in a plain set.
-- A term contributes at most 10,000 in magnitude. ``softmax``: the row is exp(score) divided by
-  its sum. ``linear``: the terms are masses, and those below 1e-300 count as 0; the row is their
-  sum, divided by its total. A row without any mass is uniform over the visible keys.
+- A quantifier searches the keys that the query sees, except the query's own position. Of two keys
+  at the same distance the nearest is the one before the query. Where no key is found, the position
+  is -1.
+- The weight of a symbol in a set is 0 if it is not in the set, and 1 if it is in a plain set.
+- A term adds at most ``TERM_LIMIT`` in magnitude.
+- ``softmax``: terms are logits. A row is exp(score) divided by its sum.
+- ``linear``: terms are masses; one below ``LEAST_MASS`` counts as 0. A row is the masses of its keys
+  divided by their sum, or uniform over the visible keys if all of them are 0.
 """
 
 from __future__ import annotations
@@ -213,7 +214,7 @@ class Interpreter:
 
 
 def _mass(value: float) -> float:
-    """Return what a term of a linear program adds: nothing if it is negative or hardly positive."""
+    """Return the mass that a term of a linear program adds."""
     return value if value >= LEAST_MASS else 0.0
 
 

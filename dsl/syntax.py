@@ -1,6 +1,6 @@
 """Syntax from spaCy: parts of speech, dependencies and lemmas of the words, by token.
 
-The words are ours (``dsl/segment.py``), so that spaCy's tokenization plays no part.
+spaCy gets the words of ``dsl/segment.py``; its own tokenizer is not used.
 """
 
 from __future__ import annotations

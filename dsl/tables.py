@@ -1,8 +1,8 @@
-"""The parsing loop: Lark's tables for the grammar, driven without tokens and trees in between.
+"""The parsing loop: runs Lark's LALR(1) tables and builds nodes without tokens and trees in between.
 
-Lark reads the grammar, resolves it to LALR(1) tables and makes one scanner for each state. Driving
-those here, with one action for each rule, takes a fifth of the time of ``Lark.parse``. A text
-that does not fit is left to Lark, whose errors say what was expected.
+Lark reads the grammar and makes the tables, and a scanner for each state. Running them here, with
+one action for each rule, takes a fifth of the time of ``Lark.parse``. Lark itself parses only what
+has an error, to say what was expected.
 """
 
 from __future__ import annotations
