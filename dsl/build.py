@@ -36,7 +36,7 @@ def _table(span: Span, v: list[Any]) -> t.Table:
 def _head(lines: Lines, v: list[Any], b: list[int], e: list[int]) -> t.Head:
     """Make a head; its span is that of its name."""
     (name, begin, end), visibility, *rest = v
-    normaliser = rest.pop(0) if rest and isinstance(rest[0], str) else "softmax"
+    normaliser: t.Normaliser = rest.pop(0) if rest and isinstance(rest[0], str) else "softmax"
     return t.Head(name, visibility, normaliser, tuple(rest), span=lines.span(begin, end))
 
 
