@@ -33,7 +33,7 @@ def _table(span: Span, v: list[Any]) -> t.Table:
     return t.Table(value, tuple(entries), condition, span=span)
 
 
-def _head(lines: Lines, v: list[Any], b: list[int], e: list[int]) -> t.Head:
+def _head(lines: Lines, v: list[Any], first: int, last: int) -> t.Head:
     """Make a head; its span is that of its name."""
     (name, begin, end), visibility, *rest = v
     normaliser: t.Normaliser = rest.pop(0) if rest and isinstance(rest[0], str) else "softmax"
@@ -55,10 +55,6 @@ def _elements(span: Span, v: list[Any]) -> t.SetLiteral:
     return t.SetLiteral(tuple(map(unquote, v)), span=span)
 
 
-def _not_member(span: Span, v: list[Any]) -> t.Predicate:
-    return t.Not(t.Member(v[0], v[1], span=span), span=span)
-
-
 NODES: dict[str, Any] = {
     "where_term": lambda s, v: t.Where(v[0], v[1], span=s),
     "value_term": lambda s, v: t.Scaled(v[0], v[1], v[2] if len(v) > 2 else None, span=s),
@@ -75,7 +71,7 @@ NODES: dict[str, Any] = {
     "compare_string": lambda s, v: t.Compare(v[1], v[0], t.Text(unquote(v[2])), span=s),
     "between": lambda s, v: t.Between(v[0], int(v[1]), int(v[2]), span=s),
     "member": lambda s, v: t.Member(v[0], v[1], span=s),
-    "not_member": _not_member,
+    "not_member": lambda s, v: t.Not(t.Member(v[0], v[1], span=s), span=s),
     "affix": lambda s, v: t.Affix(v[0], v[1], unquote(v[2]), span=s),
     "feature": lambda s, v: t.Call(v[0], tuple(v[1:]), span=s),
     "set_reference": lambda s, v: t.SetName(v[0][0], span=s),
@@ -96,8 +92,8 @@ NODES: dict[str, Any] = {
 
 
 def _placed(make: Any) -> Action:
-    """Make an action of what needs no more than its span."""
-    return lambda lines, v, b, e: make(lines.span(b[0], e[-1]), v)
+    """Make an action of a function of a span and values."""
+    return lambda lines, v, begin, end: make(lines.span(begin, end), v)
 
 
 ACTIONS: dict[str, Action] = {name: _placed(make) for name, make in NODES.items()} | {

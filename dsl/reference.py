@@ -18,6 +18,9 @@ Nothing here is fast. The evaluators in ``compiler/`` must agree with it to 1e-5
 from __future__ import annotations
 
 import math
+import operator
+from collections.abc import Callable
+from typing import Any
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.analysis import Analysis
@@ -26,6 +29,11 @@ from attn_dsl.dsl.functions import FUNCTIONS
 from attn_dsl.dsl.lexicon import lexicon_literal
 from attn_dsl.dsl.limits import LEAST_MASS, TERM_LIMIT
 from attn_dsl.dsl.tokens import Tokens
+
+_COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
+    "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt,
+    ">=": operator.ge,
+}  # fmt: skip
 
 
 def evaluate(program: t.Head, tokens: Tokens) -> list[list[float]]:
@@ -192,7 +200,7 @@ class Interpreter:
             case t.Or(left, right):
                 return self.holds(left, q, k) or self.holds(right, q, k)
             case t.Compare(op, left, right):
-                return _compare(op, self.side(left, q, k), self.side(right, q, k))
+                return _COMPARISONS[op](self.side(left, q, k), self.side(right, q, k))
             case t.Between(inner, low, high):
                 return low <= self.integer(inner, q, k) <= high
             case t.Member(symbol, chosen):
@@ -216,12 +224,3 @@ class Interpreter:
 def _mass(value: float) -> float:
     """Return the mass that a term of a linear program adds."""
     return value if value >= LEAST_MASS else 0.0
-
-
-def _compare(op: str, a: Value, b: Value) -> bool:
-    if op == "==":
-        return a == b
-    if op == "!=":
-        return a != b
-    assert isinstance(a, int) and isinstance(b, int)
-    return {"<": a < b, "<=": a <= b, ">": a > b, ">=": a >= b}[op]

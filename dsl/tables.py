@@ -35,10 +35,6 @@ class Lines:
         self.starts = [0, *(found.end() for found in re.finditer("\n", text))]
         self._line, self._low, self._high = 0, 0, -1
 
-    def line(self, place: int) -> int:
-        """Return the number of the line that a character is in, from 1 on."""
-        return bisect_right(self.starts, place)
-
     def span(self, begin: int, end: int) -> Span:
         """Return the span of a stretch."""
         if not self._low <= begin <= end <= self._high:
@@ -53,10 +49,10 @@ class Lines:
         return Span(line, begin - low, line, end - low)
 
 
-Action = Callable[[Lines, list[Any], list[int], list[int]], Any]
-"""Makes a value of a rule's parts: the lines, the values, and where each symbol begins and ends.
+Action = Callable[[Lines, list[Any], int, int], Any]
+"""Makes the value of a rule of those of its symbols, and of the places where it begins and ends.
 
-The values leave out what the grammar filters (punctuation, keywords); the places have all symbols.
+Symbols that the grammar filters (punctuation, keywords) have no values.
 """
 
 
@@ -124,13 +120,13 @@ class Tables:
                 if make is None:
                     stack.pop()
                 else:
-                    parts, first, last = values[-count:], begins[-count:], ends[-count:]
+                    parts, first, last = values[-count:], begins[-count], ends[-1]
                     del stack[-count:], values[-count:], begins[-count:], ends[-count:]
                     if kept is not None:
                         parts = [parts[i] for i in kept]
                     values.append(make(lines, parts, first, last))
-                    begins.append(first[0])
-                    ends.append(last[-1])
+                    begins.append(first)
+                    ends.append(last)
                 stack.append(states[stack[-1]][origin])
                 if kind == "$END" and stack[-1] == self.end:
                     return values[-1]
@@ -151,12 +147,12 @@ def _rule(rule: Any, actions: Mapping[str, Action]) -> tuple:
     return len(symbols), str(rule.origin.name), make, None if len(kept) == len(symbols) else kept
 
 
-def _begin(lines: Lines, parts: list[Any], begins: list[int], ends: list[int]) -> list[Any]:
+def _begin(lines: Lines, parts: list[Any], begin: int, end: int) -> list[Any]:
     """Begin a list of repeated parts."""
     return parts
 
 
-def _append(lines: Lines, parts: list[Any], begins: list[int], ends: list[int]) -> list[Any]:
+def _append(lines: Lines, parts: list[Any], begin: int, end: int) -> list[Any]:
     """Add to a list of repeated parts."""
     parts[0].append(parts[1])
     return parts[0]
@@ -165,11 +161,11 @@ def _append(lines: Lines, parts: list[Any], begins: list[int], ends: list[int]) 
 def _spliced(make: Action, lists: list[bool]) -> Action:
     """Put repeated parts in line with the others before an action sees them."""
 
-    def spliced(lines: Lines, parts: list[Any], begins: list[int], ends: list[int]) -> Any:
+    def spliced(lines: Lines, parts: list[Any], begin: int, end: int) -> Any:
         flat: list[Any] = []
         for part, many in zip(parts, lists, strict=True):
             flat += part if many else [part]
-        return make(lines, flat, begins, ends)
+        return make(lines, flat, begin, end)
 
     return spliced
 

@@ -71,4 +71,4 @@ def test_lines_tell_where_a_place_is() -> None:
     assert lines.span(0, 2) == Span(1, 1, 1, 3)
     assert lines.span(1, 4) == Span(1, 2, 2, 2)
     assert lines.span(7, 9) == Span(4, 1, 4, 3)
-    assert [lines.line(place) for place in (0, 2, 3, 6, 7)] == [1, 1, 2, 3, 4]
+    assert [lines.span(place, place).line for place in (0, 2, 3, 6, 7)] == [1, 1, 2, 3, 4]
