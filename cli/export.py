@@ -1,4 +1,4 @@
-"""`attn-dsl export`: a program as NumPy, torch or FlexAttention source, or as LaTeX."""
+"""`attn-dsl export`: a program as NumPy, torch, FlexAttention or Numba source, or as LaTeX."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("program")
-@click.option("--to", required=True, type=click.Choice(["numpy", "torch", "flex", "latex"]),
-              help="What to write: NumPy, a torch module, FlexAttention functions, or LaTeX.")  # fmt: skip
+@click.option("--to", required=True, type=click.Choice(["numpy", "torch", "flex", "numba", "latex"]),
+              help="What to write: NumPy, a torch module, FlexAttention functions, a kernel for "
+                   "Numba, or LaTeX.")  # fmt: skip
 @click.option("--out", metavar="FILE", help="Write to a file instead of the terminal.")
 @options.lookahead_option()
 def export(program: str, to: str, out: str | None, allow_lookahead: bool) -> None:
@@ -36,11 +37,13 @@ def export(program: str, to: str, out: str | None, allow_lookahead: bool) -> Non
 def write_for(target: str, program: Program) -> str:
     """Export a program, importing its target alone."""
     if target == "numpy":
-        from attn_dsl.compiler.export.numpy_source import to_numpy as convert
+        from attn_dsl.compiler.export.numpy import to_numpy as convert
     elif target == "torch":
-        from attn_dsl.compiler.export.torch_source import to_torch as convert
+        from attn_dsl.compiler.export.torch import to_torch as convert
     elif target == "flex":
-        from attn_dsl.compiler.export.flex_source import to_flex as convert
+        from attn_dsl.compiler.export.flex import to_flex as convert
+    elif target == "numba":
+        from attn_dsl.compiler.export.numba import to_numba as convert
     else:
         from attn_dsl.compiler.export.latex import to_latex as convert
     return convert(program)

@@ -15,7 +15,7 @@ COMMANDS = {
     "show": ("show", "Show the attention matrix of a program on a text."),
     "check": ("check", "Check programs: syntax, types, causality, cost, properties."),
     "fmt": ("fmt", "Rewrite programs in canonical form."),
-    "export": ("export", "Write a program as NumPy, PyTorch, FlexAttention or LaTeX."),
+    "export": ("export", "Write a program as NumPy, PyTorch, FlexAttention, Numba or LaTeX."),
     "replace": ("replace", "Put programs in the place of heads; measure what the model loses."),
     "compare": ("compare", "Show what an edited program changes in the model's predictions."),
     "report": ("report", "Write the HTML report of a run."),

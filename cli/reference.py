@@ -1,4 +1,4 @@
-"""`attn-dsl features` and `attn-dsl grammar`: the language's own reference, from its registry."""
+"""`attn-dsl features` and `attn-dsl grammar`: the reference of the language, from its tables."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
@@ -15,17 +16,63 @@ class growing(Generic[_T]):  # noqa: N801
     """A list with one value per token: made when first asked for, extended as the text grows.
 
     Args:
-        extend: a method of ``Analysis`` that appends the values of the tokens that have come.
+        values: gives the values of the tokens of an analysis from a position on. It is called once
+            for each token, in their order.
     """
 
-    def __init__(self, extend: Callable[[Analysis, list[_T]], None]) -> None:
-        self.extend, self.name, self.__doc__ = extend, extend.__name__, extend.__doc__
+    def __init__(self, values: Callable[[Analysis, int], list[_T]]) -> None:
+        self.values = values
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
 
     def __get__(self, analysis: Analysis, owner: type) -> list[_T]:
-        values = analysis.lists.setdefault(self.name, [])
-        if len(values) < analysis.n:
-            self.extend(analysis, values)
-        return values
+        found = analysis.lists.setdefault(self.name, [])
+        if len(found) < analysis.n:
+            found += self.values(analysis, len(found))
+        return found
+
+
+def _last(a: Analysis, start: int) -> list[int]:
+    text, found = a.text, []
+    for begin, end in a.spans[start:]:
+        at = end - 1
+        while at > begin and text[at].isspace():
+            at -= 1
+        found.append(at)
+    return found
+
+
+def _word(a: Analysis, start: int) -> list[int]:
+    label = a.segments.word
+    pairs = zip(a.last[start:], a.apart[start:], strict=True)
+    return [-1 if apart or at < 0 else label[at] for at, apart in pairs]
+
+
+def _word_first(a: Analysis, start: int) -> list[int]:
+    first = a.memory["word_first"]
+    return [first.setdefault(w, i) if w >= 0 else i for i, w in enumerate(a.word[start:], start)]
+
+
+def _word_so_far(a: Analysis, start: int) -> list[str]:
+    text, starts = a.text, a.segments.starts
+    pairs = zip(a.word[start:], a.last[start:], strict=True)
+    return [clean("".join(text[starts[w] : at + 1])) if w >= 0 else "" for w, at in pairs]
+
+
+def _opener(a: Analysis, start: int) -> list[int]:
+    match, opener, found = a.segments.match, a.segments.opener, []
+    for (begin, end), at in zip(a.spans[start:], a.last[start:], strict=True):
+        pairs = zip(match[begin:end], opener[begin:end], strict=True)
+        closed = [bracket for bracket, inner in pairs if bracket == inner >= 0]
+        found.append(closed[0] if closed else opener[at] if at >= 0 else -1)
+    return a.tokens_at(found)
+
+
+def _match(a: Analysis, start: int) -> list[int]:
+    match = a.segments.match
+    closed = ([at for at in match[begin:end] if at >= 0] for begin, end in a.spans[start:])
+    return a.tokens_at([places[0] if places else -1 for places in closed])
 
 
 class Analysis:
@@ -41,27 +88,19 @@ class Analysis:
     >>> analysis.add(" it", "", " it", False)
     >>> analysis.word
     [0, 0, 1]
-
-    Attributes:
-        n: the number of tokens.
-        tokens, special: per token, what the model sees, and whether it is a special token.
-        spans: per token, the stretch of ``segments.text`` that it covers.
-        apart: per token, whether it is special, or follows a special one and covers nothing.
-        token_of: per character, the token that covers it, or the next one that covers any.
-        lists: the labels that have been computed, by name.
     """
 
     def __init__(self, tokens: Tokens | None = None) -> None:
         self.n = 0
-        self.tokens: list[str] = []
+        self.tokens: list[str] = []  # what the model sees
         self.special: list[bool] = []
-        self.spans: list[tuple[int, int]] = []
-        self.apart: list[bool] = []
-        self.token_of: list[int] = []
-        self.lists: dict[str, list] = {}
+        self.spans: list[tuple[int, int]] = []  # the stretch of ``text`` that each token covers
+        self.apart: list[bool] = []  # special, or covers nothing and follows such a token
+        self.token_of: list[int] = []  # by character: the token that covers it, or the next one
+        self.lists: dict[str, list] = {}  # the labels that have been computed
+        self.memory: defaultdict[str, dict] = defaultdict(dict)  # what they remember of tokens
         self._segments = Segments()
-        self._seen: dict[str, int] = {}
-        self._words_seen: dict[str, int] = {}
+        self.text = self._segments.text
         if tokens is not None:
             text, at = tokens.text, 0
             rows = zip(tokens.strings, tokens.spans, tokens.special, strict=True)
@@ -78,17 +117,16 @@ class Analysis:
             piece: the text that it covers.
             special: whether it is a special token.
         """
-        text = self._segments.text
-        text += gap
-        start = len(text)
-        text += piece
+        self.text += gap
+        start = len(self.text)
+        self.text += piece
         if special:
             self._segments.breaks.add(start)
         self.tokens.append(string)
         self.special.append(special)
-        self.spans.append((start, len(text)))
+        self.spans.append((start, len(self.text)))
         self.apart.append(special or (not piece and self.apart[-1:] == [True]))
-        self.token_of += [self.n] * (len(text) - len(self.token_of))
+        self.token_of += [self.n] * (len(self.text) - len(self.token_of))
         self.n += 1
 
     @property
@@ -97,146 +135,66 @@ class Analysis:
         self._segments.update()
         return self._segments
 
-    @growing
-    def strings(self, values: list[str]) -> None:
-        """The token strings without the spaces before them; white space alone stays as it is."""
-        values += [s.lstrip(" ") or s for s in self.tokens[len(values) :]]
-
-    @growing
-    def last(self, values: list[int]) -> None:
-        """The last character that each token covers, spaces at its end left out; or before it."""
-        text = self._segments.text
-        for start, end in self.spans[len(values) :]:
-            at = end - 1
-            while at > start and text[at].isspace():
-                at -= 1
-            values.append(at)
-
-    @growing
-    def solid(self, values: list[bool]) -> None:
-        """Whether each token is neither a special token nor nothing but white space."""
-        start = len(values)
-        pairs = zip(self.strings[start:], self.special[start:], strict=True)
-        values += [not (mark or s.isspace()) for s, mark in pairs]
-
-    @growing
-    def word(self, values: list[int]) -> None:
-        """The word that each token is in; -1 for white space and special tokens."""
-        label, start = self.segments.word, len(values)
-        pairs = zip(self.last[start:], self.apart[start:], strict=True)
-        values += [-1 if apart or at < 0 else label[at] for at, apart in pairs]
-
-    @growing
-    def word_first(self, values: list[int]) -> None:
-        """The first token of the word that each token is in; itself where it is in none."""
-        word = self.word
-        for i in range(len(values), self.n):
-            goes_on = i > 0 and word[i] >= 0 and word[i] == word[i - 1]
-            values.append(values[i - 1] if goes_on else i)
-
-    @growing
-    def piece(self, values: list[int]) -> None:
-        """Which piece of its word each token is, from 0; 0 where it is in none."""
-        start = len(values)
-        values += [i - first for i, first in enumerate(self.word_first[start:], start)]
-
-    @growing
-    def word_so_far(self, values: list[str]) -> None:
-        """The text of the word that each token is in, up to the end of that token."""
-        text, starts, start = self._segments.text, self.segments.starts, len(values)
-        pairs = zip(self.word[start:], self.last[start:], strict=True)
-        values += [clean("".join(text[starts[w] : at + 1])) if w >= 0 else "" for w, at in pairs]
-
-    @growing
-    def sentence(self, values: list[int]) -> None:
-        """The sentence that each token is in."""
-        values += self.by_last(self.segments.sentence, len(values))
-
-    @growing
-    def sentence_first(self, values: list[int]) -> None:
-        """The first solid token of the sentence; where none has come yet, the token itself."""
-        self._firsts(values, self.sentence)
-
-    @growing
-    def line(self, values: list[int]) -> None:
-        """The line that each token is in."""
-        values += self.by_last(self.segments.line, len(values))
-
-    @growing
-    def line_first(self, values: list[int]) -> None:
-        """The first solid token of the line; where none has come yet, the token itself."""
-        self._firsts(values, self.line)
-
-    @growing
-    def previous(self, values: list[int]) -> None:
-        """The last token before each that is the same; -1 for none."""
-        _find_earlier(values, self.tokens[len(values) :], self._seen)
-
-    @growing
-    def repeats(self, values: list[int]) -> None:
-        """How often the same token occurred before each."""
-        _count_earlier(values, self.previous)
-
-    @growing
-    def word_previous(self, values: list[int]) -> None:
-        """The last token before each whose word (so far) is the same; -1 for none."""
-        words = [word or None for word in self.word_so_far[len(values) :]]
-        _find_earlier(values, words, self._words_seen)
-
-    @growing
-    def word_repeats(self, values: list[int]) -> None:
-        """How often the same word (so far) occurred before each token."""
-        _count_earlier(values, self.word_previous)
-
-    @growing
-    def match(self, values: list[int]) -> None:
-        """The token with the bracket or quotation mark that each closes first; -1 for none."""
-        match = self.segments.match
-        for start, end in self.spans[len(values) :]:
-            closed = [at for at in match[start:end] if at >= 0]
-            values.append(self.token_of[closed[0]] if closed else -1)
-
-    @growing
-    def opener(self, values: list[int]) -> None:
-        """The token with the bracket that each closes first, or else is in; -1 for none."""
-        match, opener = self.segments.match, self.segments.opener
-        for (start, end), at in zip(
-            self.spans[len(values) :], self.last[len(values) :], strict=True
-        ):
-            pairs = zip(match[start:end], opener[start:end], strict=True)
-            closed = [bracket for bracket, inner in pairs if bracket == inner >= 0]
-            found = closed[0] if closed else opener[at] if at >= 0 else -1
-            values.append(self.token_of[found] if found >= 0 else -1)
-
-    @growing
-    def quote(self, values: list[int]) -> None:
-        """The token with the mark that opened the quotation that each is in; -1 for none."""
-        found, token_of = self.by_last(self.segments.quote, len(values), -1), self.token_of
-        values += [token_of[at] if at >= 0 else -1 for at in found]
+    strings = growing(lambda a, i: [s.lstrip(" ") or s for s in a.tokens[i:]])
+    """The token strings without the spaces before them; white space alone stays as it is."""
+    solid = growing(
+        lambda a, i: [
+            not (mark or string.isspace())
+            for string, mark in zip(a.strings[i:], a.special[i:], strict=True)
+        ]
+    )
+    """Whether each token is neither a special token nor nothing but white space."""
+    last = growing(_last)
+    """The last character that each token covers, spaces at its end left out; or before it."""
+    word = growing(_word)
+    """The word that each token is in; -1 for white space and special tokens."""
+    word_first = growing(_word_first)
+    """The first token of the word that each token is in; itself where it is in none."""
+    piece = growing(lambda a, i: [j - first for j, first in enumerate(a.word_first[i:], i)])
+    """Which piece of its word each token is, from 0; 0 where it is in none."""
+    word_so_far = growing(_word_so_far)
+    """The text of the word that each token is in, up to the end of that token."""
+    sentence = growing(lambda a, i: a.by_last(a.segments.sentence, i))
+    """The sentence that each token is in."""
+    sentence_first = growing(lambda a, i: a.firsts("sentence", a.sentence, i))
+    """The first solid token of the sentence; where none has come yet, the token itself."""
+    line = growing(lambda a, i: a.by_last(a.segments.line, i))
+    """The line that each token is in."""
+    line_first = growing(lambda a, i: a.firsts("line", a.line, i))
+    """The first solid token of the line; where none has come yet, the token itself."""
+    earlier = growing(lambda a, i: a.count("tokens", a.tokens[i:], i))
+    """How often the same token occurred before each one, and where last (-1: never)."""
+    earlier_word = growing(lambda a, i: a.count("words", [w or None for w in a.word_so_far[i:]], i))
+    """How often the same word (so far) occurred before each token, and where last (-1: never)."""
+    match = growing(_match)
+    """The token with the bracket or quotation mark that each closes first; -1 for none."""
+    opener = growing(_opener)
+    """The token with the bracket that each closes first, or else is in; -1 for none."""
+    quote = growing(lambda a, i: a.tokens_at(a.by_last(a.segments.quote, i, -1)))
+    """The token with the mark that opened the quotation that each is in; -1 for none."""
 
     def by_last(self, labels: list[int], start: int, default: int = 0) -> list[int]:
         """Turn labels of characters into those of the tokens from ``start`` on."""
         return [labels[at] if at >= 0 else default for at in self.last[start:]]
 
-    def _firsts(self, values: list[int], labels: list[int]) -> None:
-        """Append for each token the first solid one with its label, or itself."""
-        solid = self.solid
-        for i in range(len(values), self.n):
-            first = values[i - 1] if i else 0
-            values.append(first if solid[first] and labels[first] == labels[i] else i)
+    def tokens_at(self, places: list[int]) -> list[int]:
+        """Return the tokens that cover some characters; -1 stands for none."""
+        return [self.token_of[at] if at >= 0 else -1 for at in places]
 
+    def firsts(self, name: str, labels: list[int], start: int) -> list[int]:
+        """Return for each token the first solid one with its label, or itself."""
+        first, pairs = self.memory[name], zip(labels[start:], self.solid[start:], strict=True)
+        return [
+            (first.setdefault if solid else first.get)(label, i)
+            for i, (label, solid) in enumerate(pairs, start)
+        ]
 
-def _find_earlier(values: list[int], items: Iterable[str | None], seen: dict[str, int]) -> None:
-    """Append for each new item the place of its last equal before; None equals nothing."""
-    for i, item in enumerate(items, len(values)):
-        if item is None:
-            values.append(-1)
-        else:
-            values.append(seen.get(item, -1))
-            seen[item] = i
-
-
-def _count_earlier(values: list[int], previous: list[int]) -> None:
-    """Append for each new item how many equal ones come before it."""
-    for at in previous[len(values) :]:
-        values.append(values[at] + 1 if at >= 0 else 0)
+    def count(self, name: str, items: Iterable[str | None], start: int) -> list[tuple[int, int]]:
+        """Return how often each item occurred before, and where last; None equals nothing."""
+        seen, found = self.memory[name], []
+        for i, item in enumerate(items, start):
+            times, place = seen.get(item, (0, -1))
+            found.append((times, place))
+            if item is not None:
+                seen[item] = times + 1, i
+        return found

@@ -1,4 +1,4 @@
-"""The builder: what each rule of the grammar makes of its parts, as nodes of the syntax tree."""
+"""The builder: makes the nodes of the syntax tree, by the rules of the grammar."""
 
 from __future__ import annotations
 
@@ -12,9 +12,6 @@ from attn_dsl.dsl.tables import Action, Lines
 
 _ESCAPE = re.compile(r'\\(u[0-9a-f]{4}|["\\nrt])')
 _UNESCAPED = {"n": "\n", "r": "\r", "t": "\t", '"': '"', "\\": "\\"}
-
-Statement = tuple[Any, int, int]
-"""A term or a set, the line that it begins in, and the last one that it says something in."""
 
 
 def unquote(literal: str) -> str:
@@ -30,43 +27,17 @@ def unquote(literal: str) -> str:
     )
 
 
-def _where(lines: Lines, v: list[Any], b: list[int], e: list[int]) -> Statement:
-    node = t.Where(v[0], v[1], span=lines.span(b[0], e[2]))
-    return node, lines.line(b[0]), lines.line(e[2])
-
-
-def _scaled(lines: Lines, v: list[Any], b: list[int], e: list[int]) -> Statement:
-    condition = v[2] if len(v) > 2 else None
-    node = t.Scaled(v[0], v[1], condition, span=lines.span(b[0], e[-2]))
-    return node, lines.line(b[0]), lines.line(e[-2])
-
-
-def _table(lines: Lines, v: list[Any], b: list[int], e: list[int]) -> Statement:
+def _table(span: Span, v: list[Any]) -> t.Table:
     value, *entries = v
-    conditioned = isinstance(entries[-1], t.Predicate)
-    condition = entries.pop() if conditioned else None
-    last = e[-2] if conditioned else e[-3]
-    node = t.Table(value, tuple(entries), condition, span=lines.span(b[1], last))
-    return node, lines.line(b[0]), lines.line(last)
+    condition = None if isinstance(entries[-1], t.Entry) else entries.pop()
+    return t.Table(value, tuple(entries), condition, span=span)
 
 
-def _set_definition(lines: Lines, v: list[Any], b: list[int], e: list[int]) -> Statement:
-    (name, begin, end), literal = v
-    node = t.SetDefinition(name, literal, span=lines.span(begin, end))
-    return node, lines.line(b[0]), lines.line(e[3])
-
-
-def _head(
-    lines: Lines, v: list[Any], b: list[int], e: list[int]
-) -> tuple[dict[str, Any], int, int, list[Statement]]:
-    """Return the fields of a head, where it begins, the line of its name, and its terms."""
+def _head(lines: Lines, v: list[Any], first: int, last: int) -> t.Head:
+    """Make a head; its span is that of its name."""
     (name, begin, end), visibility, *rest = v
-    normaliser = rest.pop(0) if rest and isinstance(rest[0], str) else "softmax"
-    fields = {
-        "name": name, "visibility": visibility, "normaliser": normaliser,
-        "span": lines.span(begin, end),
-    }  # fmt: skip
-    return fields, lines.line(b[0]), lines.line(begin), rest
+    normaliser: t.Normaliser = rest.pop(0) if rest and isinstance(rest[0], str) else "softmax"
+    return t.Head(name, visibility, normaliser, tuple(rest), span=lines.span(begin, end))
 
 
 def _arithmetic(op: str, left: t.Int, right: t.Int, span: Span) -> t.Int:
@@ -84,11 +55,11 @@ def _elements(span: Span, v: list[Any]) -> t.SetLiteral:
     return t.SetLiteral(tuple(map(unquote, v)), span=span)
 
 
-def _not_member(span: Span, v: list[Any]) -> t.Predicate:
-    return t.Not(t.Member(v[0], v[1], span=span), span=span)
-
-
 NODES: dict[str, Any] = {
+    "where_term": lambda s, v: t.Where(v[0], v[1], span=s),
+    "value_term": lambda s, v: t.Scaled(v[0], v[1], v[2] if len(v) > 2 else None, span=s),
+    "table_term": _table,
+    "set_definition": lambda s, v: t.SetDefinition(v[0][0], v[1], span=s),
     "entry": lambda s, v: t.Entry(int(v[0]), v[1], span=s),
     "or_": lambda s, v: t.Or(v[0], v[1], span=s),
     "and_": lambda s, v: t.And(v[0], v[1], span=s),
@@ -100,7 +71,7 @@ NODES: dict[str, Any] = {
     "compare_string": lambda s, v: t.Compare(v[1], v[0], t.Text(unquote(v[2])), span=s),
     "between": lambda s, v: t.Between(v[0], int(v[1]), int(v[2]), span=s),
     "member": lambda s, v: t.Member(v[0], v[1], span=s),
-    "not_member": _not_member,
+    "not_member": lambda s, v: t.Not(t.Member(v[0], v[1], span=s), span=s),
     "affix": lambda s, v: t.Affix(v[0], v[1], unquote(v[2]), span=s),
     "feature": lambda s, v: t.Call(v[0], tuple(v[1:]), span=s),
     "set_reference": lambda s, v: t.SetName(v[0][0], span=s),
@@ -121,17 +92,14 @@ NODES: dict[str, Any] = {
 
 
 def _placed(make: Any) -> Action:
-    """Make an action of what needs no more than its span."""
-    return lambda lines, v, b, e: make(lines.span(b[0], e[-1]), v)
+    """Make an action of a function of a span and values."""
+    return lambda lines, v, begin, end: make(lines.span(begin, end), v)
 
 
 ACTIONS: dict[str, Action] = {name: _placed(make) for name, make in NODES.items()} | {
-    "where_term": _where,
-    "value_term": _scaled,
-    "table_term": _table,
-    "set_definition": _set_definition,
     "head": _head,
     "start": lambda lines, v, b, e: v,
+    "line": lambda lines, v, b, e: v[0],
     "condition": lambda lines, v, b, e: v[0],
     "weight": lambda lines, v, b, e: None if v[0] == "?" else float(v[0]),
     "element": lambda lines, v, b, e: (unquote(v[0]), float(v[1])),

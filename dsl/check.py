@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import math
 from dataclasses import dataclass
 
 from attn_dsl.dsl import tree as t
@@ -16,15 +17,13 @@ from attn_dsl.dsl.errors import (
     raise_all,
 )
 from attn_dsl.dsl.features import FEATURES
+from attn_dsl.dsl.functions import FUNCTIONS
 from attn_dsl.dsl.lexicon import lexicon
-from attn_dsl.dsl.limits import (
-    MAX_COST,
-    MAX_ELEMENT_WEIGHT,
-    MAX_INTEGER,
-    MAX_NODES,
-    MAX_WEIGHT,
-)
+from attn_dsl.dsl.limits import MAX_COST, MAX_ELEMENT_WEIGHT, MAX_INTEGER, MAX_NODES, MAX_WEIGHT
 from attn_dsl.dsl.printer import number, quote
+
+_FREE = (t.Integer, t.Position, t.Text, t.Always, t.Entry)
+"""Nodes that cost nothing: constants, positions, and the steps that their table counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +74,13 @@ def check(
     checker.run()
     size, price = t.nodes(program), cost(program)
     if size > max_nodes:
-        checker.add(
-            CostError, program, f"the program has {size:,} nodes; at most {max_nodes:,} are allowed",
-            "drop terms or set elements, or raise --max-nodes",
-        )  # fmt: skip
+        checker.add(CostError, program,
+                    f"the program has {size:,} nodes; at most {max_nodes:,} are allowed",
+                    "drop terms or set elements, or raise --max-nodes")  # fmt: skip
     if price > MAX_COST:
-        checker.add(
-            CostError, program,
-            f"the program needs {price:,} operations per query and key; {MAX_COST:,} are allowed",
-            "drop terms, or use sets instead of long chains of comparisons",
-        )  # fmt: skip
+        checker.add(CostError, program,
+                    f"the program needs {price:,} operations per query and key; {MAX_COST:,} are allowed",
+                    "drop terms, or use sets instead of long chains of comparisons")  # fmt: skip
     raise_all(checker.errors)
     holes = sum(weight is None for weight in program.weights)
     return Facts(size, price, holes, tuple(sorted(checker.lookahead)))
@@ -106,24 +102,21 @@ def cost(program: t.Head) -> int:
     step of a table is two, its comparison and its weight. A use of a set takes one more for every
     100 elements, rounded up. Positions, shifts and whole numbers are free.
     """
-    sizes = {name: len(word_set.elements) for name, word_set in lexicon().items()}
-    sizes |= {definition.name: len(definition.value.elements) for definition in program.sets}
-    return sum(_price(node, sizes) for term in program.terms for node in term.walk())
-
-
-def _price(node: t.Node, sizes: dict[str, int]) -> int:
-    match node:
-        case t.Integer() | t.Position() | t.Text() | t.Always() | t.Entry():
-            return 0
-        case t.SetName(name):
-            return -(-sizes.get(name, 0) // 100)
-        case t.SetLiteral(elements):
-            return -(-len(elements) // 100)
-        case t.Table(_, entries):
-            return 2 * len(entries)
-        case t.Call("match"):
-            return 4
-    return 1
+    sizes = {definition.name: len(definition.value.elements) for definition in program.sets}
+    total = 0
+    for node in itertools.chain.from_iterable(term.walk() for term in program.terms):
+        if isinstance(node, t.Table):
+            total += 2 * len(node.entries)
+        elif isinstance(node, t.SetLiteral):
+            total += math.ceil(len(node.elements) / 100)
+        elif isinstance(node, t.SetName):
+            if node.name not in sizes:
+                known = lexicon().get(node.name)
+                sizes[node.name] = len(known.elements) if known else 0
+            total += math.ceil(sizes[node.name] / 100)
+        elif not isinstance(node, _FREE):
+            total += 4 if isinstance(node, t.Call) and node.name == "match" else 1
+    return total
 
 
 class _Checker:
@@ -137,14 +130,15 @@ class _Checker:
     def add(self, kind: type[ProgramError], node: t.Node, message: str, hint: str = "") -> None:
         self.errors.append(kind(message, node.span, self.source, hint=hint, name=self.name))
 
+    def wrong(self, node: t.Node, message: str, hint: str = "") -> None:
+        self.add(ProgramTypeError, node, message, hint)
+
     def run(self) -> None:
         seen: set[str] = set()
         for definition in self.program.sets:
             if definition.name in seen:
-                self.add(
-                    ProgramTypeError, definition, f"the set `{definition.name}` is defined twice",
-                    "rename one of them, or join their elements",
-                )  # fmt: skip
+                self.wrong(definition, f"the set `{definition.name}` is defined twice",
+                           "rename one of them, or join their elements")  # fmt: skip
             seen.add(definition.name)
             self.weighted(definition.value)
         for term in self.program.terms:
@@ -157,22 +151,16 @@ class _Checker:
             if weight is None:
                 continue
             if abs(weight) > MAX_WEIGHT:
-                self.add(
-                    ProgramTypeError, term, f"the weight {weight:g} is out of range",
-                    f"weights lie between {-MAX_WEIGHT:g} and {MAX_WEIGHT:g}",
-                )  # fmt: skip
+                self.wrong(term, f"the weight {weight:g} is out of range",
+                           f"weights lie between {-MAX_WEIGHT:g} and {MAX_WEIGHT:g}")  # fmt: skip
             elif weight < 0 and self.program.normaliser == "linear":
-                self.add(
-                    ProgramTypeError, term, f"a linear program has masses, and {weight:g} is negative",
-                    "use softmax, where weights are logits, or a weight of at least 0",
-                )  # fmt: skip
+                self.wrong(term, f"a linear program has masses, and {weight:g} is negative",
+                           "use softmax, where weights are logits, or a weight of at least 0")  # fmt: skip
         if isinstance(term, t.Table):
             bounds = [entry.bound for entry in term.entries]
             if bounds != sorted(set(bounds)):
-                self.add(
-                    ProgramTypeError, term, "the steps of a table must rise",
-                    f"write them as {', '.join(map(str, sorted(set(bounds))))}",
-                )  # fmt: skip
+                self.wrong(term, "the steps of a table must rise",
+                           f"write them as {', '.join(map(str, sorted(set(bounds))))}")  # fmt: skip
 
     def node(self, node: t.Node) -> None:
         match node:
@@ -180,30 +168,25 @@ class _Checker:
                 self.call(node, name, len(args))
             case t.SetName(name) if name not in self.sets and name not in lexicon():
                 near = did_you_mean(name, [*self.sets, *lexicon()])
-                self.add(
-                    ProgramTypeError, node, f"unknown set `{name}`",
-                    near or f'define it above the head: set {name} = {{"…"}}',
-                )  # fmt: skip
+                self.wrong(node, f"unknown set `{name}`",
+                           near or f'define it above the head: set {name} = {{"…"}}')  # fmt: skip
             case t.SetLiteral():
                 self.weighted(node)
             case t.Member(t.Call(name)) | t.Affix(_, t.Call(name)) | t.Weight(t.Call(name)):
                 if name in FEATURES and FEATURES[name].type != "symbol":
-                    self.add(
-                        ProgramTypeError, node, f"`{name}` is no text feature",
-                        "use one such as text(k), token(k) or word(k)",
-                    )  # fmt: skip
+                    self.wrong(node, f"`{name}` is no text feature",
+                               "use one such as text(k), token(k) or word(k)")  # fmt: skip
             case t.Integer(value) | t.Position(_, value) | t.Entry(value, _):
                 self.bounded(node, value)
             case t.Between(_, low, high):
                 self.bounded(node, low)
                 self.bounded(node, high)
                 if low > high:
-                    self.add(
-                        ProgramTypeError, node, f"the range {low}..{high} is empty",
-                        f"write {high}..{low}",
-                    )  # fmt: skip
+                    self.wrong(node, f"the range {low}..{high} is empty", f"write {high}..{low}")
+            case t.Real(name) if name not in FUNCTIONS:
+                self.wrong(node, f"unknown function `{name}`", did_you_mean(name, FUNCTIONS))
             case t.Decay(_, rate) if not 0 < rate < 1:
-                self.add(ProgramTypeError, node, f"the rate {rate:g} is not between 0 and 1")
+                self.wrong(node, f"the rate {rate:g} is not between 0 and 1")
             case _:
                 pass
 
@@ -212,52 +195,38 @@ class _Checker:
         pairs = list(zip(node.elements, node.weights or (), strict=False))
         for (one, first), (other, second) in itertools.pairwise(pairs):
             if one == other:
-                self.add(
-                    ProgramTypeError, node,
-                    f"{quote(one)} has two weights, {number(first)} and {number(second)}",
-                    "keep one of them",
-                )  # fmt: skip
+                self.wrong(node,
+                           f"{quote(one)} has two weights, {number(first)} and {number(second)}",
+                           "keep one of them")  # fmt: skip
         for element, weight in pairs:
             if not abs(weight) <= MAX_ELEMENT_WEIGHT:
-                self.add(
-                    ProgramTypeError, node, f"the weight {weight:g} of {quote(element)} is out of range",
-                    f"weights of elements lie between {-MAX_ELEMENT_WEIGHT:g} and "
-                    f"{MAX_ELEMENT_WEIGHT:g}; multiply `weight(…)` by a larger number",
-                )  # fmt: skip
+                self.wrong(node, f"the weight {weight:g} of {quote(element)} is out of range",
+                           f"weights of elements lie between {-MAX_ELEMENT_WEIGHT:g} and "
+                           f"{MAX_ELEMENT_WEIGHT:g}; multiply `weight(…)` by a larger number")  # fmt: skip
             elif round(100 * weight) / 100 != weight:
-                self.add(
-                    ProgramTypeError, node,
-                    f"the weight {number(weight)} of {quote(element)} has more than two digits "
-                    "after the point",
-                    f"write {number(round(100 * weight) / 100)}",
-                )  # fmt: skip
+                self.wrong(node,
+                           f"the weight {number(weight)} of {quote(element)} has more than two digits "
+                           "after the point",
+                           f"write {number(round(100 * weight) / 100)}")  # fmt: skip
 
     def bounded(self, node: t.Node, value: int) -> None:
         if abs(value) > MAX_INTEGER:
-            self.add(
-                ProgramTypeError, node, f"the number {value} is out of range",
-                f"whole numbers lie between {-MAX_INTEGER} and {MAX_INTEGER}",
-            )  # fmt: skip
+            self.wrong(node, f"the number {value} is out of range",
+                       f"whole numbers lie between {-MAX_INTEGER} and {MAX_INTEGER}")  # fmt: skip
 
     def call(self, node: t.Node, name: str, arity: int) -> None:
         feature = FEATURES.get(name)
         if feature is None or feature.arity != arity:
-            self.add(
-                ProgramTypeError, node, f"unknown feature `{name}` of {arity} positions",
-                did_you_mean(name, FEATURES),
-            )  # fmt: skip
+            near = did_you_mean(name, FEATURES)
+            self.wrong(node, f"unknown feature `{name}` of {arity} positions", near)
             return
         if feature.reads == "full" and self.program.causal:
             self.lookahead.add(name)
             if not self.allow_lookahead:
-                self.add(
-                    CausalityError, node,
-                    f"`{name}` reads the whole text, and a causal head sees only what comes before",
-                    "use a feature that reads to the left, make the head bidirectional, or pass "
-                    "--allow-lookahead (the program is then marked)",
-                )  # fmt: skip
+                self.add(CausalityError, node,
+                         f"`{name}` reads the whole text, and a causal head sees only what comes before",
+                         "use a feature that reads to the left, make the head bidirectional, or pass "
+                         "--allow-lookahead (the program is then marked)")  # fmt: skip
         if feature.extra and importlib.util.find_spec(feature.extra) is None:
-            self.add(
-                ProgramTypeError, node, f"`{name}` needs the optional package {feature.extra}",
-                f"pip install 'attn-dsl[{feature.extra}]'",
-            )  # fmt: skip
+            self.wrong(node, f"`{name}` needs the optional package {feature.extra}",
+                       f"pip install 'attn-dsl[{feature.extra}]'")  # fmt: skip

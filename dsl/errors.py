@@ -1,4 +1,4 @@
-"""Errors: one family, whose messages name the place, what was expected and the remedy."""
+"""Errors: a family of exceptions whose messages name the place, what was expected and the remedy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MAX_SHOWN = 160
 
 
 class AttnDslError(Exception):
-    """Everything that attn-dsl raises on purpose; the message alone tells a user what to do."""
+    """The base of all errors that attn-dsl raises on purpose; the message says what to do."""
 
 
 class InputError(AttnDslError):
@@ -47,23 +47,11 @@ class ProgramError(AttnDslError):
 
     kind = "error"
 
-    def __init__(
-        self,
-        message: str,
-        span: Span | None = None,
-        source: str = "",
-        *,
-        expected: str = "",
-        hint: str = "",
-        name: str = "<program>",
-    ) -> None:
+    def __init__(self, message: str, span: Span | None = None, source: str = "", *,
+                 expected: str = "", hint: str = "", name: str = "<program>") -> None:  # fmt: skip
         super().__init__(message)
-        self.message = message
-        self.span = span
-        self.source = source
-        self.expected = expected
-        self.hint = hint
-        self.name = name
+        self.message, self.span, self.source = message, span, source
+        self.expected, self.hint, self.name = expected, hint, name
 
     def __str__(self) -> str:
         place = self.name

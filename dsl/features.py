@@ -10,7 +10,7 @@ import itertools
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from attn_dsl.dsl.analysis import Analysis
 from attn_dsl.dsl.limits import MATCH_LIMIT
@@ -48,8 +48,19 @@ class Column:
         return self.settled[position]
 
 
-Extend = Callable[[Analysis, Column], int]
-"""Brings a column up to the end of a text; returns the first position that is new or changed."""
+class Change(NamedTuple):
+    """How new tokens change the column of a ``visible`` feature.
+
+    Attributes:
+        first: the first position that may change.
+        settled, known: the entries of the column from there on.
+        open: the entries of the column for the new tokens.
+    """
+
+    first: int
+    settled: list
+    known: list[int]
+    open: list
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +74,12 @@ class Feature:
             program only what the query can see of it; ``full``: the whole text.
         doc: one line for the reference.
         example: a term that uses it.
-        extend: brings a column up to the end of a text that has grown. It returns the first
-            position whose settled value, or when it is known, is new or may have changed.
+        values: returns the values from a position on. Of a visible feature it returns what the
+            tokens from that position on change, and of a feature of arity 2 the rows of a matrix.
         pad: the value at a position outside what can be seen.
         arity: how many positions it is a function of.
         extra: the optional extra of the package that it needs, if any.
-        python: Python that computes its values from ``tokens``, a list of strings, if it is short.
+        python: optional; an expression in Python of its values, from the list ``tokens`` of strings.
     """
 
     name: str
@@ -76,7 +87,7 @@ class Feature:
     reads: Reads
     doc: str
     example: str
-    extend: Extend
+    values: Callable[[Analysis, int], list | Change]
     pad: Value
     arity: int = 1
     extra: str = ""
@@ -86,6 +97,26 @@ class Feature:
         """Return the column of an empty text."""
         return Column([], [], []) if self.reads == "visible" else Column([])
 
+    def extend(self, analysis: Analysis, column: Column) -> int:
+        """Bring a column up to date with a text that has grown.
+
+        Returns:
+            low: the first position whose entry of ``settled`` or ``known`` is new or may have changed.
+        """
+        start = len(column.settled)
+        if start == analysis.n:
+            return start
+        if self.reads == "full" or self.arity == 2:
+            start = 0
+        made = self.values(analysis, start)
+        if not isinstance(made, Change):
+            column.settled[start:] = made
+            return start
+        assert column.known is not None and column.open is not None
+        column.settled[made.first :], column.known[made.first :] = made.settled, made.known
+        column.open.extend(made.open)
+        return made.first
+
     def compute(self, analysis: Analysis) -> Column | list:
         """Return the column of a text; for arity 2, a matrix as a list of rows."""
         column = self.column()
@@ -93,122 +124,74 @@ class Feature:
         return column if self.arity == 1 else column.settled
 
 
-def _left(values: Callable[[Analysis, int], list]) -> Extend:
-    """Make a left feature of its values from a position on."""
-
-    def extend(a: Analysis, column: Column) -> int:
-        start = len(column.settled)
-        column.settled.extend(values(a, start))
-        return start
-
-    return extend
-
-
-def of_string(value: Callable[[str], Value], special: Value = False) -> Extend:
-    """Make a left feature of the token's string, with another value for special tokens."""
-
-    def values(a: Analysis, start: int) -> list:
-        pairs = zip(a.strings[start:], a.special[start:], strict=True)
-        return [special if mark else value(s) for s, mark in pairs]
-
-    return _left(values)
-
-
-def _starts(firsts: Callable[[Analysis], list[int]]) -> Extend:
-    """Make a left feature: whether the token is the first solid one of its stretch."""
-
-    def values(a: Analysis, start: int) -> list:
-        pairs = zip(firsts(a)[start:], a.solid[start:], strict=True)
-        return [solid and first == i for i, (first, solid) in enumerate(pairs, start)]
-
-    return _left(values)
-
-
-def _full(values: Callable[[Analysis], list]) -> Extend:
-    """Make a full feature of its values, which any new token may change."""
-
-    def extend(a: Analysis, column: Column) -> int:
-        column.settled[:] = values(a)
-        return 0
-
-    return extend
-
-
-def _visible(values: Callable[[Analysis, int], tuple[int, list, list[int], list]]) -> Extend:
-    """Make a visible feature of what the tokens from a position on add or change.
+def of_string(value: Callable[[str], Value], special: Value = False) -> Callable[..., list]:
+    """Make the values of a left feature from a function of the token's string.
 
     Args:
-        values: the first position that they change; from there on what is settled and when it is
-            known; and for them what is open.
+        value: the function; the string comes without the spaces before it.
+        special: the value for special tokens.
     """
-
-    def extend(a: Analysis, column: Column) -> int:
-        assert column.known is not None and column.open is not None
-        if len(column.settled) == a.n:
-            return a.n
-        first, settled, known, opened = values(a, len(column.settled))
-        column.settled[first:], column.known[first:] = settled, known
-        column.open.extend(opened)
-        return first
-
-    return extend
+    return lambda a, start: [
+        special if mark else value(string)
+        for string, mark in zip(a.strings[start:], a.special[start:], strict=True)
+    ]
 
 
-def _word(a: Analysis, start: int) -> tuple[int, list, list[int], list]:
+def _starts(a: Analysis, firsts: list[int], start: int) -> list[bool]:
+    """Say which tokens are the first solid ones of their sentence or line."""
+    pairs = zip(firsts[start:], a.solid[start:], strict=True)
+    return [solid and first == i for i, (first, solid) in enumerate(pairs, start)]
+
+
+def _word(a: Analysis, start: int) -> Change:
     first = _last_word(a, start)
     words, ends, token_of = a.segments.words, a.segments.ends, a.token_of
     here = a.word[first:]
     settled = [words[w] if w >= 0 else "" for w in here]
     known = [max(i, token_of[ends[w]]) if w >= 0 else i for i, w in enumerate(here, first)]
-    return first, settled, known, a.word_so_far[start:]
+    return Change(first, settled, known, a.word_so_far[start:])
 
 
-def _word_last(a: Analysis, start: int) -> tuple[int, list, list[int], list]:
-    first, pieces = _last_word(a, start), a.word_first
-    last = list(range(first, a.n))
-    for i in range(a.n - 2, first - 1, -1):
-        if pieces[i + 1] <= i:
-            last[i - first] = last[i + 1 - first]
-    return first, last, last, list(range(start, a.n))
+def _word_last(a: Analysis, start: int) -> Change:
+    first = _last_word(a, start)
+    ends = dict(zip(a.word_first[first:], range(first, a.n), strict=True))
+    last = [ends[piece] for piece in a.word_first[first:]]
+    return Change(first, last, last, list(range(start, a.n)))
 
 
-def _word_final(a: Analysis, start: int) -> tuple[int, list, list[int], list]:
+def _word_final(a: Analysis, start: int) -> Change:
     first = max(start - 1, 0)
     inside = [*(piece > 0 for piece in a.piece[first + 1 :]), False]
     settled = [w >= 0 and not goes_on for w, goes_on in zip(a.word[first:], inside, strict=True)]
-    return first, settled, [*range(first + 1, a.n), NEVER], [False] * (a.n - start)
+    return Change(first, settled, [*range(first + 1, a.n), NEVER], [False] * (a.n - start))
 
 
 def _last_word(a: Analysis, start: int) -> int:
-    """Return the first piece of the word that ends before a position, or may go on there."""
+    """Return the first piece of the word that ends before a position, and may continue there."""
     return a.word_first[start - 1] if start else 0
 
 
-def _sentence_final(a: Analysis, start: int) -> tuple[int, list, list[int], list]:
-    first, solid, sentence = max(start - 1, 0), a.solid, a.sentence
-    while first and not solid[first]:
+def _sentence_final(a: Analysis, start: int) -> Change:
+    first, sentence = max(start - 1, 0), a.sentence
+    while first and not a.solid[first]:
         first -= 1
     settled, known = [False] * (a.n - first), list(range(first, a.n))
-    ends = [i for i in range(first, a.n) if solid[i]]
-    for i, j in itertools.pairwise([*ends, a.n]):
-        settled[i - first] = j == a.n or sentence[j] != sentence[i]
-        known[i - first] = j if j < a.n else NEVER
-    return first, settled, known, [False] * (a.n - start)
+    solid = [i for i in range(first, a.n) if a.solid[i]]
+    for i, after in itertools.pairwise([*solid, NEVER]):
+        settled[i - first] = after == NEVER or sentence[after] != sentence[i]
+        known[i - first] = after
+    return Change(first, settled, known, [False] * (a.n - start))
 
 
-def _closed(a: Analysis, column: Column) -> int:
-    settled, known, opened = column.settled, column.known, column.open
-    assert known is not None and opened is not None
-    start = first = len(settled)
-    settled.extend([False] * (a.n - start))
-    opened.extend([False] * (a.n - start))
-    known.extend(range(start, a.n))
-    for i in range(start, a.n):
-        opener = a.match[i]
-        if 0 <= opener < i and not settled[opener]:
-            settled[opener], known[opener] = True, i
-            first = min(first, opener)
-    return first
+def _closed(a: Analysis, start: int) -> Change:
+    match, closing = a.match, dict[int, int]()
+    first = min([start, *(opener for opener in match[start:] if opener >= 0)])
+    for i, opener in enumerate(match[first:], first):
+        if 0 <= opener < i:
+            closing.setdefault(opener, i)
+    places = range(first, a.n)
+    known = [closing.get(i, i) for i in places]
+    return Change(first, [i in closing for i in places], known, [False] * (a.n - start))
 
 
 def _indent(a: Analysis, start: int) -> list[int]:
@@ -235,7 +218,7 @@ def shape(string: str) -> str:
     return "".join(c for c, _ in itertools.groupby(map(letter, string)))
 
 
-def _match(a: Analysis) -> list[list[int]]:
+def _match(a: Analysis, start: int) -> list[list[int]]:
     places: dict[str, list[int]] = {}
     for i, string in enumerate(a.tokens):
         places.setdefault(string, []).append(i)
@@ -248,13 +231,13 @@ def _match(a: Analysis) -> list[list[int]]:
     return rows
 
 
-def _spacy(attribute: str) -> Extend:
-    def values(a: Analysis) -> list:
+def _spacy(attribute: str) -> Callable[..., list]:
+    def values(a: Analysis, start: int) -> list:
         from attn_dsl.dsl.syntax import parse_tokens
 
         return parse_tokens(a)[attribute]
 
-    return _full(values)
+    return values
 
 
 def _is_punct(s: str) -> bool:
@@ -264,123 +247,113 @@ def _is_punct(s: str) -> bool:
 _NONE = -1
 _ALL = [
     # What the token is made of.
-    Feature("text", "symbol", "left", "the token without the spaces before it",
-            'text(k-1) == text(q)', _left(lambda a, i: a.strings[i:]), "",
-            python='[token.lstrip(" ") or token for token in tokens]'),
+    Feature("text", "symbol", "left", "the token without the spaces before it", 'text(k-1) == text(q)',
+            lambda a, i: a.strings[i:], "", python='[token.lstrip(" ") or token for token in tokens]'),
     Feature("token", "symbol", "left", "the token exactly as the model sees it",
-            'token(k) in {" he", " she"}', _left(lambda a, i: a.tokens[i:]), "",
-            python="tokens"),
+            'token(k) in {" he", " she"}', lambda a, i: a.tokens[i:], "", python="tokens"),
     Feature("shape", "symbol", "left", "the token's kinds of characters: Xx, x, d, ...",
             'shape(k) == "Xx"', of_string(shape, special=""), ""),
     Feature("length", "int", "left", "characters of the token, spaces before it left out",
-            "length(k) >= 4", _left(lambda a, i: [len(s) for s in a.strings[i:]]), 0,
+            "length(k) >= 4", lambda a, i: [len(s) for s in a.strings[i:]], 0,
             python='[len(token.lstrip(" ") or token) for token in tokens]'),
-    Feature("special", "bool", "left", "a special token such as <s> or [SEP]",
-            "special(k)", _left(lambda a, i: a.special[i:]), False),
-    Feature("punct", "bool", "left", "only punctuation marks and symbols",
-            "punct(k)", of_string(_is_punct), False),
-    Feature("alpha", "bool", "left", "only letters",
-            "alpha(k)", of_string(str.isalpha), False),
-    Feature("digit", "bool", "left", "only digits",
-            "digit(k)", of_string(str.isdigit), False),
-    Feature("space", "bool", "left", "only white space",
-            "space(k)", of_string(str.isspace), False),
-    Feature("newline", "bool", "left", "a line break is in it",
-            "newline(k)", of_string(lambda s: "\n" in s), False),
-    Feature("capital", "bool", "left", "its first character is a capital letter",
-            "capital(k)", of_string(lambda s: s[:1].isupper()), False),
-    Feature("upper", "bool", "left", "letters, all of them capitals",
-            "upper(k)", of_string(lambda s: s.isupper() and s.upper() != s.lower()), False),
+    Feature("special", "bool", "left", "a special token such as <s> or [SEP]", "special(k)",
+            lambda a, i: a.special[i:], False),
+    Feature("punct", "bool", "left", "only punctuation marks and symbols", "punct(k)",
+            of_string(_is_punct), False),
+    Feature("alpha", "bool", "left", "only letters", "alpha(k)", of_string(str.isalpha), False),
+    Feature("digit", "bool", "left", "only digits", "digit(k)", of_string(str.isdigit), False),
+    Feature("space", "bool", "left", "only white space", "space(k)", of_string(str.isspace), False),
+    Feature("newline", "bool", "left", "a line break is in it", "newline(k)",
+            of_string(lambda s: "\n" in s), False),
+    Feature("capital", "bool", "left", "its first character is a capital letter", "capital(k)",
+            of_string(lambda s: s[:1].isupper()), False),
+    Feature("upper", "bool", "left", "letters, all of them capitals", "upper(k)",
+            of_string(lambda s: s.isupper() and s.upper() != s.lower()), False),
     # Words and their pieces.
     Feature("word", "symbol", "visible", "the word that it is in, in lower case, as far as visible",
-            "word(k) in Pronoun", _visible(_word), ""),
+            "word(k) in Pronoun", _word, ""),
     Feature("word_before", "symbol", "left", "the word before the one that it is in",
             'word_before(k) == "the"',
-            _left(lambda a, i: [a.segments.words[w - 1] if w > 0 else "" for w in a.word[i:]]), ""),
-    Feature("word_start", "bool", "left", "the first piece of a word",
-            "word_start(k)",
-            _left(lambda a, i: [w >= 0 and p == 0
-                                for w, p in zip(a.word[i:], a.piece[i:], strict=True)]), False),
-    Feature("word_inside", "bool", "left", "a later piece of a word",
-            "word_inside(k)",
-            _left(lambda a, i: [p > 0 for p in a.piece[i:]]), False),
+            lambda a, i: [a.segments.words[w - 1] if w > 0 else "" for w in a.word[i:]], ""),
+    Feature("word_start", "bool", "left", "the first piece of a word", "word_start(k)",
+            lambda a, i: [w >= 0 and p == 0 for w, p in zip(a.word[i:], a.piece[i:], strict=True)], False),
+    Feature("word_inside", "bool", "left", "a later piece of a word", "word_inside(k)",
+            lambda a, i: [p > 0 for p in a.piece[i:]], False),
     Feature("word_final", "bool", "visible", "the last piece of a word; unknown means no",
-            "word_final(k)", _visible(_word_final), False),
+            "word_final(k)", _word_final, False),
     Feature("word_index", "int", "left", "which word of the text it is in; -1 for none",
-            "word_index(k) == word_index(q)", _left(lambda a, i: a.word[i:]), _NONE),
-    Feature("piece", "int", "left", "which piece of its word it is, from 0",
-            "piece(k) == 0", _left(lambda a, i: a.piece[i:]), 0),
+            "word_index(k) == word_index(q)", lambda a, i: a.word[i:], _NONE),
+    Feature("piece", "int", "left", "which piece of its word it is, from 0", "piece(k) == 0",
+            lambda a, i: a.piece[i:], 0),
     Feature("word_first", "int", "left", "position of the first piece of its word",
-            "k == word_first(q)", _left(lambda a, i: a.word_first[i:]), _NONE),
+            "k == word_first(q)", lambda a, i: a.word_first[i:], _NONE),
     Feature("word_last", "int", "visible", "position of the last visible piece of its word",
-            "k == word_last(k)", _visible(_word_last), _NONE),
+            "k == word_last(k)", _word_last, _NONE),
     # Sentences, lines, paragraphs.
-    Feature("sentence", "int", "left", "which sentence it is in, from 0",
-            "sentence(k) == sentence(q)", _left(lambda a, i: a.sentence[i:]), _NONE),
-    Feature("sentence_start", "bool", "left", "the first token of a sentence",
-            "sentence_start(k)", _starts(lambda a: a.sentence_first), False),
+    Feature("sentence", "int", "left", "which sentence it is in, from 0", "sentence(k) == sentence(q)",
+            lambda a, i: a.sentence[i:], _NONE),
+    Feature("sentence_start", "bool", "left", "the first token of a sentence", "sentence_start(k)",
+            lambda a, i: _starts(a, a.sentence_first, i), False),
     Feature("sentence_final", "bool", "visible", "the last token of a sentence; unknown means no",
-            "sentence_final(k)", _visible(_sentence_final), False),
+            "sentence_final(k)", _sentence_final, False),
     Feature("sentence_first", "int", "left", "position of the first token of its sentence",
-            "k == sentence_first(q)", _left(lambda a, i: a.sentence_first[i:]), _NONE),
-    Feature("line", "int", "left", "which line it is in, from 0",
-            "line(k) == line(q) - 1", _left(lambda a, i: a.line[i:]), _NONE),
-    Feature("line_start", "bool", "left", "the first token of a line",
-            "line_start(k)", _starts(lambda a: a.line_first), False),
+            "k == sentence_first(q)", lambda a, i: a.sentence_first[i:], _NONE),
+    Feature("line", "int", "left", "which line it is in, from 0", "line(k) == line(q) - 1",
+            lambda a, i: a.line[i:], _NONE),
+    Feature("line_start", "bool", "left", "the first token of a line", "line_start(k)",
+            lambda a, i: _starts(a, a.line_first, i), False),
     Feature("line_first", "int", "left", "position of the first token of its line",
-            "k == line_first(q)", _left(lambda a, i: a.line_first[i:]), _NONE),
+            "k == line_first(q)", lambda a, i: a.line_first[i:], _NONE),
     Feature("indent", "int", "left", "white space at the start of its line, in characters",
-            "indent(k) == indent(q)", _left(_indent), 0),
+            "indent(k) == indent(q)", _indent, 0),
     Feature("paragraph", "int", "left", "which paragraph it is in, from 0",
-            "paragraph(k) == paragraph(q)",
-            _left(lambda a, i: a.by_last(a.segments.paragraph, i)), _NONE),
+            "paragraph(k) == paragraph(q)", lambda a, i: a.by_last(a.segments.paragraph, i), _NONE),
     # Brackets and quotations.
-    Feature("opens", "bool", "left", "it opens a bracket or a quotation",
-            "opens(k)", 
-            _left(lambda a, i: [any(a.segments.opens[b:e]) for b, e in a.spans[i:]]), False),
-    Feature("closes", "bool", "left", "it closes a bracket or a quotation",
-            "closes(k)", _left(lambda a, i: [m >= 0 for m in a.match[i:]]), False),
+    Feature("opens", "bool", "left", "it opens a bracket or a quotation", "opens(k)",
+            lambda a, i: [any(a.segments.opens[b:e]) for b, e in a.spans[i:]], False),
+    Feature("closes", "bool", "left", "it closes a bracket or a quotation", "closes(k)",
+            lambda a, i: [m >= 0 for m in a.match[i:]], False),
     Feature("closed", "bool", "visible", "it opens what has been closed by now",
             "opens(k) and not closed(k)", _closed, False),
-    Feature("depth", "int", "left", "how many brackets are open after it",
-            "depth(k) == depth(q)", _left(lambda a, i: a.by_last(a.segments.depth, i)), 0),
+    Feature("depth", "int", "left", "how many brackets are open after it", "depth(k) == depth(q)",
+            lambda a, i: a.by_last(a.segments.depth, i), 0),
     Feature("opener", "int", "left", "position of the innermost open bracket, or of the one it closes",
-            "k == opener(q)", _left(lambda a, i: a.opener[i:]), _NONE),
-    Feature("quoted", "bool", "left", "inside a quotation, its marks included",
-            "quoted(k)", _left(lambda a, i: [x >= 0 for x in a.quote[i:]]), False),
+            "k == opener(q)", lambda a, i: a.opener[i:], _NONE),
+    Feature("quoted", "bool", "left", "inside a quotation, its marks included", "quoted(k)",
+            lambda a, i: [x >= 0 for x in a.quote[i:]], False),
     Feature("quote_first", "int", "left", "position of the mark that opened its quotation",
-            "k == quote_first(q)", _left(lambda a, i: a.quote[i:]), _NONE),
+            "k == quote_first(q)", lambda a, i: a.quote[i:], _NONE),
     # Repetition.
-    Feature("seen", "bool", "left", "the same token occurred before",
-            "seen(k)", _left(lambda a, i: [r > 0 for r in a.repeats[i:]]), False,
+    Feature("seen", "bool", "left", "the same token occurred before", "seen(k)",
+            lambda a, i: [times > 0 for times, _ in a.earlier[i:]], False,
             python="[token in tokens[:i] for i, token in enumerate(tokens)]"),
     Feature("repeats", "int", "left", "how often the same token occurred before",
-            "repeats(k) == repeats(q)", _left(lambda a, i: a.repeats[i:]), 0,
+            "repeats(k) == repeats(q)", lambda a, i: [times for times, _ in a.earlier[i:]], 0,
             python="[tokens[:i].count(token) for i, token in enumerate(tokens)]"),
     Feature("previous", "int", "left", "position of the last equal token before it; -1 for none",
-            "k == previous(q) + 1", _left(lambda a, i: a.previous[i:]), _NONE,
-            python="[max((j for j in range(i) if tokens[j] == tokens[i]), default=-1) "
-                   "for i in range(len(tokens))]"),
+            "k == previous(q) + 1", lambda a, i: [place for _, place in a.earlier[i:]], _NONE,
+            python="[max((j for j in range(i) if tokens[j] == token), default=-1) "
+                   "for i, token in enumerate(tokens)]"),
     Feature("word_repeats", "int", "left", "how often the same word occurred before",
-            "word_repeats(k) == 0", _left(lambda a, i: a.word_repeats[i:]), 0),
+            "word_repeats(k) == 0", lambda a, i: [times for times, _ in a.earlier_word[i:]], 0),
     Feature("word_previous", "int", "left", "position of the last equal word before it; -1 for none",
-            "k == word_previous(q)", _left(lambda a, i: a.word_previous[i:]), _NONE),
+            "k == word_previous(q)", lambda a, i: [place for _, place in a.earlier_word[i:]], _NONE),
     Feature("match", "int", "left", "how many tokens ending at two positions are the same, up to 32",
-            "match(k-1, q) >= 2", _full(_match), 0, arity=2),
+            "match(k-1, q) >= 2", _match, 0, arity=2),
     # The end of the text: a causal head cannot see it.
-    Feature("text_final", "bool", "full", "the last token of the text",
-            "text_final(k)", _full(lambda a: [i == a.n - 1 for i in range(a.n)]), False,
+    Feature("text_final", "bool", "full", "the last token of the text", "text_final(k)",
+            lambda a, _: [i == a.n - 1 for i in range(a.n)], False,
             python="[i == len(tokens) - 1 for i in range(len(tokens))]"),
-    Feature("from_end", "int", "full", "how many tokens follow it",
-            "from_end(k) == 1", _full(lambda a: [a.n - 1 - i for i in range(a.n)]), 0,
+    Feature("from_end", "int", "full", "how many tokens follow it", "from_end(k) == 1",
+            lambda a, _: [a.n - 1 - i for i in range(a.n)], 0,
             python="[len(tokens) - 1 - i for i in range(len(tokens))]"),
     # Syntax, from spaCy.
-    Feature("upos", "symbol", "full", "universal part of speech: NOUN, VERB, ...",
-            'upos(k) == "NOUN"', _spacy("upos"), "", extra="spacy"),
-    Feature("dep", "symbol", "full", "dependency label: nsubj, obj, det, ...",
-            'dep(k) == "nsubj"', _spacy("dep"), "", extra="spacy"),
-    Feature("lemma", "symbol", "full", "dictionary form of the word",
-            'lemma(k) == "be"', _spacy("lemma"), "", extra="spacy"),
+    Feature("upos", "symbol", "full", "universal part of speech: NOUN, VERB, ...", 'upos(k) == "NOUN"',
+            _spacy("upos"), "", extra="spacy"),
+    Feature("dep", "symbol", "full", "dependency label: nsubj, obj, det, ...", 'dep(k) == "nsubj"',
+            _spacy("dep"), "", extra="spacy"),
+    Feature("lemma", "symbol", "full", "dictionary form of the word", 'lemma(k) == "be"',
+            _spacy("lemma"), "", extra="spacy"),
     Feature("syntax_head", "int", "full", "position of the head of its word in the dependency tree",
             "k == syntax_head(q)", _spacy("syntax_head"), _NONE, extra="spacy"),
 ]  # fmt: skip

@@ -1,10 +1,10 @@
-"""GBNF: turns the Lark grammar file into llama.cpp's format, and checks what it hands on.
+"""GBNF: turns a Lark grammar into the format of llama.cpp.
 
-GBNF knows neither tokens nor ignored white space nor left recursion. So white space is written out
+GBNF has no tokens, no ignored white space and no left recursion. So white space is written out
 between the symbols (at least one blank between two words, an indentation after a line end), and
 direct left recursion becomes repetition. White space and empty lines are bounded, so that a sampler
-cannot loop on them, and comments are left out: the result is the part of the language that holds
-every canonical program without comments. The parser's limits on size and nesting come on top.
+cannot loop on them. Comments are left out. The result contains every canonical program without
+comments. The parser's limits on size and nesting are not in it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _Token = tuple[str, str]
 
 
 def to_gbnf(grammar_text: str | None = None) -> str:
-    r"""Convert a Lark grammar to GBNF, and validate the result.
+    r"""Convert a Lark grammar to GBNF.
 
     >>> print(to_gbnf('start: "a" | start "+" "a"\n%ignore /[ ]+/'), end="")
     root ::= "a" (ws "+" ws "a")*
@@ -61,14 +61,14 @@ def to_gbnf(grammar_text: str | None = None) -> str:
         grammar_text: the grammar; None takes the one of attention programs.
 
     Raises:
-        GrammarError: the grammar uses what has no counterpart, lacks ``start`` or another rule, or
-            is left-recursive other than directly.
+        GrammarError: the grammar uses what has no counterpart, lacks ``start`` or another rule,
+            repeats what may be empty, or is left-recursive other than directly.
     """
     if grammar_text is None:
         from attn_dsl.dsl.parser import grammar_text as read
 
         grammar_text = read()
-    rules = _rules(_lark_tokens(grammar_text), "start")
+    rules = _rules(_lark_tokens(grammar_text))
     blanks = rules.pop("%ignore", None)
     if blanks is not None and (blanks.high is not None or blanks.parts[0].kind != "chars"):
         raise GrammarError("%ignore: only blanks, as in /[ \\t]+/, can be converted")
@@ -85,22 +85,12 @@ def to_gbnf(grammar_text: str | None = None) -> str:
     used: set[str] = set()
     while new := {"root"}.union(*(made[name].names() for name in used)) - used:
         used |= new
-    gbnf = "".join(_rule(name, node) for name, node in made.items() if name in used)
-    validate(gbnf)
-    return gbnf
+    _check(made := {name: node for name, node in made.items() if name in used})
+    return "".join(_rule(name, node) for name, node in made.items())
 
 
-def validate(gbnf: str) -> None:
-    r"""Check that a GBNF can be handed on: it reads, has a root, all rules, no left recursion.
-
-    >>> validate('root ::= x "a"\nx ::= "b"? root')
-    Traceback (most recent call last):
-    attn_dsl.dsl.gbnf.GrammarError: left recursion: root -> x -> root
-
-    Raises:
-        GrammarError: it would not work; llama.cpp may end the process on some such grammars.
-    """
-    rules = _rules(_gbnf_tokens(gbnf), "root")
+def _check(rules: _Rules) -> None:
+    """Refuse rules that would not work: llama.cpp may end the process on some of them."""
     empty = _nullable(rules)
     for name, node in rules.items():
         for part in node.walk():
@@ -117,11 +107,6 @@ _LARK = re.compile(
     r"""|(?P<text>"(?:[^"\\\n]|\\.)*"(?!i))|(?P<regex>/(?:[^/\\\n]|\\.)+/(?![a-z]))"""
     r"""|(?P<name>\w+)|(?P<op>[()?*+|])""",
     re.M,
-)
-_GBNF = re.compile(
-    r"""(?P<skip>[ \t]+|\#[^\n]*)|(?P<line>\r?\n)|(?P<rule>[a-zA-Z0-9-]+[ \t]*::=)"""
-    r"""|(?P<text>"(?:[^"\\\n]|\\.)*")|(?P<chars>\[(?:[^\]\\\n]|\\.)*\]|\.)"""
-    r"""|(?P<name>[a-zA-Z0-9-]+)|(?P<op>[()?*+|]|\{\d+(?:,\d*)?\})"""
 )
 _REGEX = re.compile(
     r"""(?P<chars>\[\^?(?:[^\]\\]|\\.)+\]|\\[dws]|\.)|(?P<op>\((?:\?:|(?!\?))|[)|]|"""
@@ -153,16 +138,6 @@ def _lark_tokens(text: str) -> Iterator[_Token]:
             yield kind, ast.literal_eval(value) if kind == "text" else value
 
 
-def _gbnf_tokens(text: str) -> Iterator[_Token]:
-    depth, ended = 0, True
-    for kind, value in _tokens(_GBNF, text, "the GBNF"):
-        if kind == "line" and (depth or ended):
-            continue
-        depth += {"(": 1, ")": -1}.get(value, 0) if kind == "op" else 0
-        ended = kind in ("line", "rule") or value == "|"
-        yield kind, {"rule": value[:-3].strip(), "text": value[1:-1]}.get(kind, value)
-
-
 def _regex_tokens(text: str) -> Iterator[_Token]:
     for kind, value in _tokens(_REGEX, text, f"the regex /{text}/"):
         if kind == "chars":
@@ -179,19 +154,17 @@ def _unescaped(found: re.Match[str]) -> str:
     return _CLASSES.get(found[0], f"[\\x{ord(found[0][1]):02x}]")[1:-1]
 
 
-def _rules(tokens: Iterable[_Token], start: str) -> _Rules:
+def _rules(tokens: Iterable[_Token]) -> _Rules:
     parser, rules = _Parser(tokens), _Rules()
     while parser.tokens:
         kind, name = parser.tokens.pop()
-        if kind == "line":
-            continue
         if kind != "rule":
             raise GrammarError(f"after {next(reversed(rules), 'nothing')}: unexpected {name}")
         if name in rules:
             raise GrammarError(f"{name} is defined twice")
         rules[name] = parser.choice()
-    if start not in rules:
-        raise GrammarError(f"there is no rule `{start}`")
+    if "start" not in rules:
+        raise GrammarError("there is no rule `start`")
     for name, node in rules.items():
         for other in sorted(node.names() - set(rules)):
             raise GrammarError(f"rule {name} uses {other}, which is not defined")
@@ -199,7 +172,7 @@ def _rules(tokens: Iterable[_Token], start: str) -> _Rules:
 
 
 class _Parser:
-    """Parses alternatives of sequences of repeated items, in any of the three notations."""
+    """Parses alternatives of sequences of repeated items, of grammars and of regexes."""
 
     def __init__(self, tokens: Iterable[_Token]) -> None:
         self.tokens = list(tokens)[::-1]
@@ -217,7 +190,7 @@ class _Parser:
 
     def sequence(self) -> _Node:
         items: list[_Node] = []
-        while self.at("(") or (self.tokens and self.tokens[-1][0] not in ("op", "rule", "line")):
+        while self.at("(") or (self.tokens and self.tokens[-1][0] not in ("op", "rule")):
             kind, value = self.tokens.pop()
             items.append(self.choice() if kind == "op" else _Node(kind, value))  # type: ignore[arg-type]
             if kind == "op" and (not self.at(")") or not self.tokens.pop()):

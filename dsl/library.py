@@ -1,4 +1,4 @@
-"""The program library: heads that are known from models, as starting points, baselines, examples.
+"""The program library: programs of heads that are known from models.
 
 Each is a file of ``grammars/library``, named after its head, and begins with two comments: what
 the head does, and its category. Those that need spaCy lie in the subfolder ``spacy``.
@@ -7,9 +7,11 @@ the head does, and its category. Those that need spaCy lie in the subfolder ``sp
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.resources import files
 from typing import Any, TypeVar
 
 from attn_dsl.dsl import tree as t
@@ -76,43 +78,32 @@ def library(
 @lru_cache(maxsize=8)
 def _library(visibility: t.Visibility | None, spacy: bool) -> dict[str, LibraryProgram]:
     if visibility is None:
-        return _read(spacy)
-    found = {}
+        root = files("attn_dsl.grammars")
+        found = [
+            _entry(file.read_text(encoding="utf-8"), f"{folder}/{file.name}")
+            for folder in ("library", "library/spacy")[: 1 + spacy]
+            for file in root.joinpath(*folder.split("/")).iterdir()
+            if file.name.endswith(".attn")
+        ]
+        return {entry.name: entry for entry in sorted(found, key=lambda entry: entry.name)}
+    typed = {}
     for name, entry in _library(None, spacy).items():
-        if entry.program.visibility != visibility:
-            head = with_visibility(entry.program, visibility)
-            if head is None:
-                continue
+        head = with_visibility(entry.program, visibility)
+        if head is entry.program:
+            typed[name] = entry
+        elif head is not None:
             source = show(head)
-            entry = dataclasses.replace(entry, program=parse(source, entry.path), source=source)
-        found[name] = entry
-    return found
-
-
-def _read(spacy: bool) -> dict[str, LibraryProgram]:
-    from importlib.resources import files
-
-    found = {}
-    root = files("attn_dsl.grammars")
-    for folder in ("library", "library/spacy") if spacy else ("library",):
-        for file in root.joinpath(*folder.split("/")).iterdir():
-            if file.name.endswith(".attn"):
-                entry = _entry(file.read_text(encoding="utf-8"), f"{folder}/{file.name}")
-                found[entry.name] = entry
-    return dict(sorted(found.items()))
+            program = parse(source, entry.path)
+            typed[name] = dataclasses.replace(entry, program=program, source=source)
+    return typed
 
 
 def _entry(source: str, path: str) -> LibraryProgram:
     program = parse(source, path)
-    comments = []
-    for line in source.splitlines():
-        if not line.startswith("#"):
-            break
-        comments.append(line[1:].strip())
+    lines = itertools.takewhile(lambda line: line.startswith("#"), source.splitlines())
+    comments = [line[1:].strip() for line in lines]
     doc = " ".join(line for line in comments if not line.startswith(_CATEGORY))
-    category = "".join(
-        line.removeprefix(_CATEGORY) for line in comments if line.startswith(_CATEGORY)
-    )
+    category = "".join(x.removeprefix(_CATEGORY) for x in comments if x.startswith(_CATEGORY))
     return LibraryProgram(program.name, category, doc, program, source, path)
 
 
@@ -165,11 +156,9 @@ def _only_later(op: str, gap: int) -> bool:
 
 def _far_both_ways(term: t.Term) -> t.Term:
     """Make the distances in a term's value count both ways."""
-    if isinstance(term, t.Scaled):
-        return dataclasses.replace(term, value=_rebuild(term.value, _both_ways))
-    if isinstance(term, t.Table):
-        return dataclasses.replace(term, value=_rebuild(term.value, _both_ways))
-    return term
+    if isinstance(term, t.Where):
+        return term
+    return dataclasses.replace(term, value=_rebuild(term.value, _both_ways))  # type: ignore[arg-type]
 
 
 def _both_ways(node: t.Node) -> t.Node:
@@ -179,9 +168,8 @@ def _both_ways(node: t.Node) -> t.Node:
             return inner
         case t.Arithmetic("-", t.Position("q", 0), t.Position("k", 0)):
             return t.Absolute(node)
-        case t.Arithmetic(
-            "-", t.Arithmetic("+", offset, t.Position("q", 0) as q), t.Position("k", 0) as k
-        ):
+        case t.Arithmetic("-", t.Arithmetic("+", offset, t.Position("q", 0) as q),
+                          t.Position("k", 0) as k):  # fmt: skip
             return t.Arithmetic("+", offset, t.Absolute(t.Arithmetic("-", q, k)))
     return node
 
@@ -189,10 +177,10 @@ def _both_ways(node: t.Node) -> t.Node:
 def _one_way(node: t.Node) -> t.Node:
     """Write a distance in both directions as the distance back."""
     match node:
-        case t.Absolute(t.Arithmetic("-", t.Position("q", 0) as q, t.Position("k", 0) as k)):
-            return t.Arithmetic("-", q, k)
-        case t.Absolute(t.Arithmetic("-", t.Position("k", 0) as k, t.Position("q", 0) as q)):
-            return t.Arithmetic("-", q, k)
+        case t.Absolute(t.Arithmetic("-", t.Position(_, 0) as one, t.Position(_, 0) as other)) if (
+            one != other
+        ):
+            return t.Arithmetic("-", *((one, other) if one.variable == "q" else (other, one)))
         case t.Arithmetic(
             "+", offset, t.Arithmetic("-", t.Position("q") as q, t.Position("k") as k)
         ):

@@ -15,7 +15,7 @@ MAX_SOURCE = 1_000_000
 MAX_NESTING = 40
 """The deepest nesting of parentheses that is read."""
 MAX_OPERATORS = 100
-"""The most operators (``and``, ``or``, ``not``, ``+``, ``-``) in one line that are read."""
+"""The most operators (``and``, ``or``, ``not``, ``+``, ``-``) in one term."""
 MAX_DIGITS = 400
 """The longest number, in digits, that is read."""
 TERM_LIMIT = 10_000.0

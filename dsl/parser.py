@@ -6,10 +6,10 @@ import dataclasses
 import re
 from collections import deque
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from attn_dsl.dsl import tree as t
-from attn_dsl.dsl.build import ACTIONS, Statement
+from attn_dsl.dsl.build import ACTIONS
 from attn_dsl.dsl.build import unquote as unquote
 from attn_dsl.dsl.errors import CostError, Span
 from attn_dsl.dsl.features import FEATURES
@@ -21,8 +21,8 @@ from attn_dsl.dsl.tables import Tables
 if TYPE_CHECKING:
     from lark import Lark
 
-_OPERATORS = frozenset({"or_", "and_", "not_", "not_member", "add", "subtract"})
-_TERMS = frozenset({"where_term", "value_term", "table_term"})
+_OPERATORS = (t.Or, t.And, t.Not, t.Arithmetic)
+_SPLIT = "split the predicate over several terms"
 _COMMENT_OR_STRING = re.compile(r'"(?:[^"\\\n]|\\.)*"|#[^\n]*')
 
 
@@ -52,7 +52,7 @@ def _lark(start: str) -> Lark:
 @lru_cache(maxsize=4)
 def _tables(start: str) -> Tables:
     """Return the tables of the grammar, with the actions that build the syntax tree."""
-    return Tables(_lark(start), start, ACTIONS, _OPERATORS, MAX_OPERATORS, _TERMS)
+    return Tables(_lark(start), start, ACTIONS)
 
 
 def _whole_names(terminal: Any) -> None:
@@ -78,59 +78,47 @@ def parse(source: str, name: str = "<program>") -> t.Head:
         ProgramSyntaxError: it does not follow the grammar; the message shows the place.
         CostError: it is too long or too deeply nested to be read.
     """
-    _bound(source, name)
-    *sets, (fields, line, named, terms) = _parsed(source, "start", name)
-    remarks = _Comments(source)
-    definitions = tuple(map(remarks.attach, sets))
-    own = remarks.take(line, named)
-    return t.Head(
-        terms=tuple(map(remarks.attach, terms)), sets=definitions, remarks=own,
-        after=remarks.left(), **fields,
-    )  # fmt: skip
+    *sets, head = _parsed(source, "start", name)
+    for term in head.terms:
+        _bound_operators(term, source, name)
+    comments = _Comments(source)
+    definitions = tuple(map(comments.attach, sets))
+    remarks = comments.take(head.span)
+    terms = tuple(map(comments.attach, head.terms))
+    return dataclasses.replace(
+        head, terms=terms, sets=definitions, remarks=remarks, after=comments.left()
+    )
 
 
 def parse_term(source: str) -> t.Term:
     """Parse one term, as in ``parse_term("2 where k == 0")``."""
-    _bound(source, "<term>")
-    return _Comments(source).attach(_parsed(source, "term", "<term>"))
+    term = _bound_operators(_parsed(source, "line", "<term>"), source, "<term>")
+    return _Comments(source).attach(term)
 
 
 def parse_predicate(source: str) -> t.Predicate:
     """Parse one predicate, as in ``parse_predicate("punct(k) and k < q")``."""
-    _bound(source, "<predicate>")
-    return _parsed(source, "predicate", "<predicate>")
+    return _bound_operators(_parsed(source, "predicate", "<predicate>"), source, "<predicate>")
 
 
 def _parsed(source: str, start: str, name: str) -> Any:
     """Parse a text; if it does not fit, let Lark say what was expected."""
+    from lark.exceptions import UnexpectedInput
+
+    _bound(source, name)
     text = source if start == "predicate" or source.endswith("\n") else source + "\n"
     found = _tables(start).parse(text)
     if found is None:
-        _complain(text, source, start, name)
+        try:
+            _lark(start).parse(text)
+        except UnexpectedInput as error:
+            raise explain(error, source, name) from None
+        raise AssertionError(f"Lark reads what its tables refuse: {source!r}")
     return found
 
 
-def _complain(text: str, source: str, start: str, name: str) -> NoReturn:
-    from lark.exceptions import UnexpectedInput
-
-    try:
-        tree = _lark(start).parse(text)
-    except UnexpectedInput as error:
-        raise explain(error, source, name) from None
-    heads = [node for node in tree.children if getattr(node, "data", "") == "head"]
-    for term in heads[0].children if start == "start" else [tree]:
-        found = () if isinstance(term, str) else term.iter_subtrees()
-        if sum(node.data in _OPERATORS for node in found) > MAX_OPERATORS:
-            meta = term.meta
-            raise CostError(
-                f"more than {MAX_OPERATORS} operators in one term",
-                Span(meta.line, meta.column, meta.end_line, meta.end_column), source,
-                name=name, hint="split the predicate over several terms",
-            )  # fmt: skip
-    raise AssertionError(f"Lark reads what its tables refuse: {source!r}")
-
-
 def _bound(source: str, name: str) -> None:
+    """Refuse what is too long, or nested too deeply, before it is read."""
     if len(source) > MAX_SOURCE:
         raise CostError(
             f"the source has {len(source):,} characters; at most {MAX_SOURCE:,} are read",
@@ -139,26 +127,28 @@ def _bound(source: str, name: str) -> None:
     depth = 0
     for number, line in enumerate(_COMMENT_OR_STRING.sub(_blanked, source).split("\n"), 1):
         opened = line.count("(")
-        if not depth and len(line) <= MAX_OPERATORS and opened == line.count(")") <= MAX_NESTING:
-            continue  # too short for anything to be too much
-        operators = 0
-        for word in re.finditer(rf"[()+-]|\b(?:and|or|not)\b|[0-9]{{{MAX_DIGITS + 1}}}", line):
-            if word.group().isdigit():
-                at = Span(number, word.start() + 1, number, word.end() + 1)
+        if not depth and len(line) <= MAX_DIGITS and opened == line.count(")") <= MAX_NESTING:
+            continue
+        for found in re.finditer(rf"[()]|[0-9]{{{MAX_DIGITS + 1}}}", line):
+            depth += {"(": 1, ")": -1}.get(found.group(), 0)
+            at = Span(number, found.start() + 1, number, found.end() + 1)
+            if found.group().isdigit():
                 what = f"a number of more than {MAX_DIGITS} digits"
                 raise CostError(what, at, source, name=name)
-            depth += {"(": 1, ")": -1}.get(word.group(), 0)
-            operators += word.group() not in "()"
-            if depth > MAX_NESTING or operators > MAX_OPERATORS:
-                at = Span(number, word.start() + 1, number, word.end() + 1)
-                what = (
-                    f"nested deeper than {MAX_NESTING} levels"
-                    if depth > MAX_NESTING
-                    else f"more than {MAX_OPERATORS} operators in one line"
-                )
-                raise CostError(
-                    what, at, source, name=name, hint="split the predicate over several terms"
-                )
+            if depth > MAX_NESTING:
+                what = f"nested deeper than {MAX_NESTING} levels"
+                raise CostError(what, at, source, name=name, hint=_SPLIT)
+
+
+def _bound_operators(node: Any, source: str, name: str) -> Any:
+    """Refuse a term or predicate with too many operators; return it otherwise."""
+    line, column, end_line, end_column = node.span
+    if end_line == line and end_column - column <= MAX_OPERATORS:
+        return node  # too short to have so many
+    if sum(isinstance(part, _OPERATORS) for part in node.walk()) > MAX_OPERATORS:
+        what = f"more than {MAX_OPERATORS} operators in one term"
+        raise CostError(what, node.span, source, name=name, hint=_SPLIT)
+    return node
 
 
 def _blanked(found: re.Match[str]) -> str:
@@ -180,20 +170,19 @@ class _Comments:
                 self.comments[line] = (found.group()[1:].strip(), alone)
         self.lines = deque(self.comments)
 
-    def take(self, first: int, last: int) -> t.Remarks:
+    def take(self, span: Span) -> t.Remarks:
         """Take the comments above a statement and those on its own lines."""
         above: list[str] = []
         beside: list[str] = []
-        while self.lines and self.lines[0] <= last:
+        while self.lines and self.lines[0] <= span.end_line:
             line = self.lines.popleft()
             text, alone = self.comments.pop(line)
-            (above if alone and line < first else beside).append(text)
+            (above if alone and line < span.line else beside).append(text)
         return t.Remarks(tuple(above), " ".join(beside)) if above or beside else t.NO_REMARKS
 
-    def attach(self, statement: Statement) -> Any:
+    def attach(self, node: Any) -> Any:
         """Return a statement with its comments."""
-        node, first, last = statement
-        remarks = self.take(first, last) if self.lines else t.NO_REMARKS
+        remarks = self.take(node.span) if self.lines else t.NO_REMARKS
         return node if remarks is t.NO_REMARKS else dataclasses.replace(node, remarks=remarks)
 
     def left(self) -> tuple[str, ...]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import textwrap
 from decimal import Decimal
+from types import UnionType
 
 from attn_dsl.dsl import tree as t
 
 WIDTH = 100
+_SUMS = t.Arithmetic | t.Position
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
@@ -69,107 +71,73 @@ def _statement(text: str, remarks: t.Remarks, indent: str) -> list[str]:
 def show_term(term: t.Term) -> str:
     """Write one term, without its comments."""
     if isinstance(term, t.Where):
-        return f"{number(term.weight)} where {predicate(term.condition)}"
-    condition = "" if term.condition is None else f" where {predicate(term.condition)}"
+        return f"{number(term.weight)} where {expression(term.condition)}"
+    condition = "" if term.condition is None else f" where {expression(term.condition)}"
     if isinstance(term, t.Scaled):
-        return f"{number(term.weight)} * {value(term.value)}{condition}"
+        return f"{number(term.weight)} * {_inside(term.value, _SUMS)}{condition}"
     entries = ", ".join(f"{entry.bound}: {number(entry.weight)}" for entry in term.entries)
-    return f"by {integer(term.value)} [{entries}]{condition}"
+    return f"by {expression(term.value)} [{entries}]{condition}"
 
 
-def value(node: t.Value) -> str:
-    """Write the value of a term: one factor, or the product of two."""
-    if isinstance(node, t.Product):
-        return f"{_factor(node.left)} * {_factor(node.right)}"
-    return _factor(node)
+def expression(node: t.Node) -> str:
+    """Write an integer, a value, a predicate, a string or a set.
 
-
-def _factor(node: t.Factor) -> str:
-    """Write a real, a weight, or an integer that is an atom or in parentheses."""
-    if isinstance(node, t.Weight):
-        return f"weight({_leaf(node.value)}, {_set(node.set)})"
-    if isinstance(node, t.Real):
-        return f"{node.name}({integer(node.value)})"
-    if isinstance(node, t.Decay):
-        return f"decay({integer(node.value)}, {number(node.rate)})"
-    return _atom(node)
-
-
-def integer(node: t.Int) -> str:
-    """Write an integer expression."""
-    if isinstance(node, t.Arithmetic):
-        return f"{integer(node.left)} {node.op} {_atom(node.right)}"
-    return _leaf(node)
-
-
-def _atom(node: t.Int) -> str:
-    """Write an integer expression where only an atom may stand."""
-    if isinstance(node, t.Arithmetic) or (isinstance(node, t.Position) and node.shift):
-        return f"({integer(node)})"
-    return _leaf(node)
-
-
-def _leaf(node: t.Int) -> str:
+    >>> expression(t.Arithmetic("-", t.Position("q"), t.Position("k", -1)))
+    'q - (k-1)'
+    """
     match node:
+        case t.Call(name, args):
+            return f"{name}({', '.join(map(expression, args))})"
+        case t.Compare(op, left, right):
+            return f"{expression(left)} {op} {expression(right)}"
         case t.Integer(value):
             return str(value)
         case t.Position(variable, shift):
             return variable + (f"{shift:+d}" if shift else "")
-        case t.Call(name, args):
-            return f"{name}({', '.join(map(integer, args))})"
+        case t.Arithmetic(op, left, right):
+            return f"{expression(left)} {op} {_inside(right, _SUMS)}"
         case t.Absolute(value):
-            return f"abs({integer(value)})"
+            return f"abs({expression(value)})"
         case t.Extremum(name, left, right):
-            return f"{name}({integer(left)}, {integer(right)})"
-        case t.Quantifier(name, body):
-            return f"{name}({predicate(body)})"
-    raise TypeError(f"not an integer expression: {node!r}")
-
-
-def predicate(node: t.Predicate) -> str:
-    """Write a predicate."""
-    if isinstance(node, t.Or):
-        return f"{predicate(node.left)} or {_conjunction(node.right)}"
-    return _conjunction(node)
-
-
-def _conjunction(node: t.Predicate) -> str:
-    if isinstance(node, t.And):
-        return f"{_conjunction(node.left)} and {_literal(node.right)}"
-    return _literal(node)
-
-
-def _literal(node: t.Predicate) -> str:
-    match node:
-        case t.And() | t.Or():
-            return f"({predicate(node)})"
-        case t.Not(t.Member(symbol, chosen)):
-            return f"{_leaf(symbol)} not in {_set(chosen)}"
-        case t.Not(inner):
-            return f"not {_literal(inner)}"
+            return f"{name}({expression(left)}, {expression(right)})"
+        case t.Quantifier(name, value) | t.Real(name, value):
+            return f"{name}({expression(value)})"
+        case t.Decay(value, rate):
+            return f"decay({expression(value)}, {number(rate)})"
+        case t.Weight(symbol, chosen):
+            return f"weight({expression(symbol)}, {expression(chosen)})"
+        case t.Product(left, right):
+            return f"{_inside(left, _SUMS)} * {_inside(right, _SUMS)}"
         case t.Always():
             return "true"
-        case t.Compare(op, left, right):
-            return f"{_side(left)} {op} {_side(right)}"
+        case t.Or(left, right):
+            return f"{expression(left)} or {_inside(right, t.Or)}"
+        case t.And(left, right):
+            return f"{_inside(left, t.Or)} and {_inside(right, t.Or | t.And)}"
+        case t.Not(t.Member(symbol, chosen)):
+            return f"{expression(symbol)} not in {expression(chosen)}"
+        case t.Not(inner):
+            return f"not {_inside(inner, t.Or | t.And)}"
         case t.Between(inner, low, high):
-            return f"{integer(inner)} in {low}..{high}"
+            return f"{expression(inner)} in {low}..{high}"
         case t.Member(symbol, chosen):
-            return f"{_leaf(symbol)} in {_set(chosen)}"
+            return f"{expression(symbol)} in {expression(chosen)}"
         case t.Affix(name, symbol, text):
-            return f"{name}({_leaf(symbol)}, {quote(text)})"
-        case t.Call() | t.Quantifier():
-            return _leaf(node)
-    raise TypeError(f"not a predicate: {node!r}")
+            return f"{name}({expression(symbol)}, {quote(text)})"
+        case t.Text(text):
+            return quote(text)
+        case t.SetName(name):
+            return name
+        case t.SetLiteral():
+            return "{" + ", ".join(_items(node)) + "}"
+    raise TypeError(f"not an expression: {node!r}")
 
 
-def _side(node: t.Int | t.Text) -> str:
-    return quote(node.value) if isinstance(node, t.Text) else integer(node)
-
-
-def _set(node: t.SetName | t.SetLiteral) -> str:
-    if isinstance(node, t.SetName):
-        return node.name
-    return "{" + ", ".join(_items(node)) + "}"
+def _inside(node: t.Node, kinds: UnionType | type) -> str:
+    """Write a part of an expression, in parentheses if it is of one of some kinds."""
+    text = expression(node)
+    bare = not isinstance(node, kinds) or (isinstance(node, t.Position) and not node.shift)
+    return text if bare else f"({text})"
 
 
 def _items(literal: t.SetLiteral) -> list[str]:
@@ -182,12 +150,11 @@ def _items(literal: t.SetLiteral) -> list[str]:
 
 def _elements(literal: t.SetLiteral) -> str:
     """Write the elements of a named set, over several lines where they are many."""
-    items = _items(literal)
-    line = "{" + ", ".join(items) + "}"
+    line = expression(literal)
     if len(line) <= WIDTH - 24:
         return line
     lines: list[str] = []
-    for item in items:
+    for item in _items(literal):
         if lines and len(lines[-1]) + len(item) + 3 <= WIDTH - 4:
             lines[-1] += f", {item}"
         else:

@@ -1,30 +1,39 @@
-"""The reference semantics: plain loops that define what every program means, in every corner.
+"""The reference semantics: plain loops that define what every program means.
 
 Nothing here is fast. The evaluators in ``compiler/`` must agree with it to 1e-5.
 
 - A query sees the keys up to itself (``causal``) or all of them (``bidirectional``).
 - A position is visible to a query if it is a key that the query sees. A feature at any other
   position has its padding value: the empty text, false, 0, or -1 for what counts from 0.
-- A quantifier searches the keys that the query sees, the query's own position left out. The
-  nearest of two at the same distance is the one before the query. -1 if there is none: just
-  before the text.
-- The weight of a symbol in a set is 0 if it is not in it, and 1 if it is in a plain set.
-- A term contributes at most 10,000 in magnitude. ``softmax``: the row is exp(score) divided by
-  its sum. ``linear``: the terms are masses, and those below 1e-300 count as 0; the row is their
-  sum, divided by its total. A row without any mass is uniform over the visible keys.
+- A quantifier searches the keys that the query sees, except the query's own position. Of two keys
+  at the same distance the nearest is the one before the query. Where no key is found, the position
+  is -1.
+- The weight of a symbol in a set is 0 if it is not in the set, and 1 if it is in a plain set.
+- A term adds at most ``TERM_LIMIT`` in magnitude.
+- ``softmax``: terms are logits. A row is exp(score) divided by its sum.
+- ``linear``: terms are masses; one below ``LEAST_MASS`` counts as 0. A row is the masses of its keys
+  divided by their sum, or uniform over the visible keys if all of them are 0.
 """
 
 from __future__ import annotations
 
 import math
+import operator
+from collections.abc import Callable
+from typing import Any
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.analysis import Analysis
 from attn_dsl.dsl.features import FEATURES, Column, Value
 from attn_dsl.dsl.functions import FUNCTIONS
-from attn_dsl.dsl.lexicon import lexicon
+from attn_dsl.dsl.lexicon import lexicon_literal
 from attn_dsl.dsl.limits import LEAST_MASS, TERM_LIMIT
 from attn_dsl.dsl.tokens import Tokens
+
+_COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
+    "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt,
+    ">=": operator.ge,
+}  # fmt: skip
 
 
 def evaluate(program: t.Head, tokens: Tokens) -> list[list[float]]:
@@ -48,9 +57,7 @@ class Interpreter:
         if any(weight is None for weight in program.weights):
             raise ValueError("the program has holes; fit its weights first")
         self.program, self.analysis, self.n = program, analysis, analysis.n
-        self.sets = {name: word_set.elements for name, word_set in lexicon().items()}
-        self.sets |= {d.name: frozenset(d.value.elements) for d in program.sets}
-        self.weighted = {d.name: d.value for d in program.sets}
+        self.sets = {definition.name: definition.value for definition in program.sets}
         self.columns: dict[str, Column | list[list[int]]] = {}
         self.found: dict[tuple[str, int, int], int] = {}
 
@@ -109,17 +116,19 @@ class Interpreter:
             case t.Decay(inner, rate):
                 return math.pow(rate, max(self.integer(inner, q, k), 0))
             case t.Weight(symbol, chosen):
-                return self.weight(chosen, str(self.call(symbol, q, k)))
+                return self.weight(self.literal(chosen), str(self.call(symbol, q, k)))
             case t.Product(left, right):
                 return self.value(left, q, k) * self.value(right, q, k)
-        return float(self.integer(node, q, k))  # type: ignore[arg-type]
+        return float(self.integer(node, q, k))
 
-    def weight(self, chosen: t.SetName | t.SetLiteral, symbol: str) -> float:
+    def literal(self, chosen: t.SetName | t.SetLiteral) -> t.SetLiteral:
+        """Return the elements of a set: of the program, or else of the lexicon."""
+        if isinstance(chosen, t.SetLiteral):
+            return chosen
+        return self.sets.get(chosen.name) or lexicon_literal(chosen.name)
+
+    def weight(self, literal: t.SetLiteral, symbol: str) -> float:
         """Return the weight of a symbol in a set: 0 outside it, and 1 inside a plain one."""
-        literal = chosen if isinstance(chosen, t.SetLiteral) else self.weighted.get(chosen.name)
-        if literal is None:
-            assert isinstance(chosen, t.SetName)
-            return float(symbol in self.sets[chosen.name])
         if literal.weights is None:
             return float(symbol in literal.elements)
         return dict(zip(literal.elements, literal.weights, strict=True)).get(symbol, 0.0)
@@ -191,14 +200,11 @@ class Interpreter:
             case t.Or(left, right):
                 return self.holds(left, q, k) or self.holds(right, q, k)
             case t.Compare(op, left, right):
-                return _compare(op, self.side(left, q, k), self.side(right, q, k))
+                return _COMPARISONS[op](self.side(left, q, k), self.side(right, q, k))
             case t.Between(inner, low, high):
                 return low <= self.integer(inner, q, k) <= high
             case t.Member(symbol, chosen):
-                elements = (
-                    chosen.elements if isinstance(chosen, t.SetLiteral) else self.sets[chosen.name]
-                )
-                return self.call(symbol, q, k) in elements
+                return self.call(symbol, q, k) in self.literal(chosen).elements
             case t.Affix(name, symbol, text):
                 value = str(self.call(symbol, q, k))
                 return value.startswith(text) if name == "starts" else value.endswith(text)
@@ -216,14 +222,5 @@ class Interpreter:
 
 
 def _mass(value: float) -> float:
-    """Return what a term of a linear program adds: nothing if it is negative or hardly positive."""
+    """Return the mass that a term of a linear program adds."""
     return value if value >= LEAST_MASS else 0.0
-
-
-def _compare(op: str, a: Value, b: Value) -> bool:
-    if op == "==":
-        return a == b
-    if op == "!=":
-        return a != b
-    assert isinstance(a, int) and isinstance(b, int)
-    return {"<": a < b, "<=": a <= b, ">": a > b, ">=": a >= b}[op]

@@ -58,40 +58,27 @@ class Segments:
     >>> growing.update()
     >>> growing.words, growing.word
     (['it', 'sat', '.'], [0, 0, -1, 1, 1, 1, 2])
-
-    Attributes:
-        text: the characters.
-        breaks: places in the text that no word reaches across.
-        word: index of the word or punctuation mark that it belongs to; ``-1`` for white space.
-        sentence: index of its sentence.
-        line: index of its line; a newline belongs to the line that it ends.
-        paragraph: index of its paragraph (blank lines separate paragraphs).
-        indent: how many blanks the line begins with, as far as it has been read.
-        depth: number of brackets open after it.
-        opener: the character that opened the innermost bracket it is in, or that it closes.
-        quote: the character that opened the quotation it is in (the marks included).
-        match: for a closing bracket or quotation mark, the character that it closes.
-        opens: whether it opens a bracket or a quotation.
-        words: the text of each word, in lower case, apostrophes at its end removed.
-        starts, ends: the first and the last character of each word.
     """
 
     def __init__(self, text: Iterable[str] = (), breaks: Iterable[int] = ()) -> None:
-        self.text, self.breaks = list(text), set(breaks)
-        self.word: list[int] = []
+        self.text = list(text)
+        self.breaks = set(breaks)  # the places in the text that no word reaches across
+        # Labels of each character. A position, as in ``opener``, is that of a character.
+        self.word: list[int] = []  # its word or punctuation mark; -1 for white space
         self.sentence: list[int] = []
-        self.line: list[int] = []
-        self.paragraph: list[int] = []
-        self.indent: list[int] = []
-        self.depth: list[int] = []
-        self.opener: list[int] = []
-        self.quote: list[int] = []
-        self.match: list[int] = []
-        self.opens: list[bool] = []
+        self.line: list[int] = []  # a newline belongs to the line that it ends
+        self.paragraph: list[int] = []  # blank lines separate paragraphs
+        self.indent: list[int] = []  # how many blanks its line begins with, up to itself
+        self.depth: list[int] = []  # how many brackets are open after it
+        self.opener: list[int] = []  # the innermost bracket that it is in, or that it closes
+        self.quote: list[int] = []  # the mark that opened its quotation; marks are inside
+        self.match: list[int] = []  # the bracket or quotation mark that it closes
+        self.opens: list[bool] = []  # whether it opens a bracket or a quotation
+        # Each word: its text as ``clean`` writes it, its first and its last character.
         self.words: list[str] = []
         self.starts: list[int] = []
         self.ends: list[int] = []
-        # What the loops below know after the last character that they have read.
+        # The state of the loops below after the last character that they have read.
         self._run = "space", ""
         self._ending = False, False, "", 0, False
         self._margin = 0, 0, 0, 0, True

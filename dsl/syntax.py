@@ -1,6 +1,6 @@
 """Syntax from spaCy: parts of speech, dependencies and lemmas of the words, by token.
 
-The words are ours (``dsl/segment.py``), so that spaCy's tokenization plays no part.
+spaCy gets the words of ``dsl/segment.py``; its own tokenizer is not used.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from attn_dsl.dsl.analysis import Analysis
 from attn_dsl.dsl.errors import InputError
@@ -16,8 +15,6 @@ from attn_dsl.dsl.errors import InputError
 PIPELINE_VARIABLE = "ATTN_DSL_SPACY"
 """Environment variable with the name or directory of the spaCy pipeline to use."""
 DEFAULT_PIPELINE = "en_core_web_sm"
-_parsed: WeakKeyDictionary[Analysis, tuple[int, dict[str, list]]] = WeakKeyDictionary()
-"""By analysis: how many tokens it had, and what was found."""
 
 
 def parse_tokens(analysis: Analysis) -> dict[str, list]:
@@ -26,19 +23,18 @@ def parse_tokens(analysis: Analysis) -> dict[str, list]:
     Raises:
         InputError: spaCy or its pipeline is not installed; the message says how to install it.
     """
-    n, table = _parsed.get(analysis, (-1, {}))
-    if n != analysis.n:
-        table = _parse(analysis)
-        _parsed[analysis] = analysis.n, table
-    return table
+    found = analysis.memory["syntax"]
+    if analysis.n not in found:
+        found.clear()
+        found[analysis.n] = _parse(analysis)
+    return found[analysis.n]
 
 
 def _parse(analysis: Analysis) -> dict[str, list]:
     from spacy.tokens import Doc
 
     pipeline = _pipeline(os.environ.get(PIPELINE_VARIABLE, DEFAULT_PIPELINE))
-    segments = analysis.segments
-    text = "".join(segments.text)
+    segments, text = analysis.segments, "".join(analysis.text)
     pairs = zip(segments.starts, segments.ends, strict=True)
     words = [text[start : end + 1] for start, end in pairs]
     spaces = [text[end + 1 : end + 2].isspace() for end in segments.ends]

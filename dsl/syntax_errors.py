@@ -1,4 +1,4 @@
-"""Syntax errors: turns the parser's complaint into what a person needs to mend the program."""
+"""Syntax errors: turns what Lark reports into a message with the place and a suggestion."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _word_at(row: str, column: int) -> tuple[str, int]:
 
 
 def _diagnose(word: str, row: str, column: int, expected: set[str]) -> tuple[str, str]:
-    """Say what is wrong at a word, and how it could be mended."""
+    """Say what is wrong at a word, and how to correct it."""
     if not word or word in "# \t\r":
         return "the line ends too early", ""
     if word == "=" and {"EQUALITY", "COMPARISON"} & expected:
@@ -122,7 +122,7 @@ def _diagnose(word: str, row: str, column: int, expected: set[str]) -> tuple[str
 
 
 def _weighing(word: str, before: str, after: str, expected: set[str]) -> tuple[str, str] | None:
-    """Say what is wrong with a weighted set, the weight of a symbol or a product, if it is that."""
+    """Say what is wrong if it concerns weighted sets, weights of symbols or products."""
     plain = f"`{word}` does not fit here"
     if word in ",:}" and "{" in before and expected & {"COLON", "RBRACE"}:
         return plain, "give all elements of a set a weight, or none"

@@ -1,8 +1,8 @@
-"""The parsing loop: Lark's tables for the grammar, driven without tokens and trees in between.
+"""The parsing loop: runs Lark's LALR(1) tables and builds nodes without tokens and trees in between.
 
-Lark reads the grammar, resolves it to LALR(1) tables and makes one scanner for each state. Driving
-those here, with one action for each rule, takes a fifth of the time of ``Lark.parse``. A text
-that does not fit is left to Lark, whose errors say what was expected.
+Lark reads the grammar and makes the tables, and a scanner for each state. Running them here, with
+one action for each rule, takes a fifth of the time of ``Lark.parse``. Lark itself parses only what
+has an error, to say what was expected.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from attn_dsl.dsl.errors import Span
@@ -34,10 +35,6 @@ class Lines:
         self.starts = [0, *(found.end() for found in re.finditer("\n", text))]
         self._line, self._low, self._high = 0, 0, -1
 
-    def line(self, place: int) -> int:
-        """Return the number of the line that a character is in, from 1 on."""
-        return bisect_right(self.starts, place)
-
     def span(self, begin: int, end: int) -> Span:
         """Return the span of a stretch."""
         if not self._low <= begin <= end <= self._high:
@@ -52,10 +49,10 @@ class Lines:
         return Span(line, begin - low, line, end - low)
 
 
-Action = Callable[[Lines, list[Any], list[int], list[int]], Any]
-"""Makes a value of a rule's parts: the lines, the values, and where each symbol begins and ends.
+Action = Callable[[Lines, list[Any], int, int], Any]
+"""Makes the value of a rule of those of its symbols, and of the places where it begins and ends.
 
-The values leave out what the grammar filters (punctuation, keywords); the places have all symbols.
+Symbols that the grammar filters (punctuation, keywords) have no values.
 """
 
 
@@ -66,18 +63,12 @@ class Tables:
         lark: made with ``parser="lalr"`` and the contextual lexer.
         start: the start symbol.
         actions: by the rule's alias, or else its name; rules without one pass their value on.
-        limited, limit, over: of the rules in ``limited``, at most ``limit`` may be reduced before
-            one of those in ``over`` is.
     """
 
-    def __init__(
-        self, lark: Lark, start: str, actions: Mapping[str, Action],
-        limited: frozenset[str] = frozenset(), limit: int = 0, over: frozenset[str] = frozenset(),
-    ) -> None:  # fmt: skip
+    def __init__(self, lark: Lark, start: str, actions: Mapping[str, Action]) -> None:
         frontend: Any = lark.parser
         table = frontend.parser._parse_table
         self.start, self.end = table.start_states[start], table.end_states[start]
-        self.limit = limit
         rules: dict[Any, tuple] = {}
         self.states: dict[int, dict[str, Any]] = {}
         for state, row in table.states.items():
@@ -86,7 +77,7 @@ class Tables:
                 symbol = str(symbol)  # Lark's tokens compare slowly
                 if hasattr(argument, "expansion"):
                     if argument not in rules:
-                        rules[argument] = _rule(argument, actions, limited, over)
+                        rules[argument] = _rule(argument, actions)
                     mine[symbol] = rules[argument]
                 else:
                     mine[symbol] = argument
@@ -101,7 +92,7 @@ class Tables:
         """Return the value of the start symbol; None if the text does not fit."""
         lines, states, scanners = Lines(text), self.states, self.scanners
         stack, values, begins, ends = [self.start], [], [], []
-        place, size, operators = 0, len(text), 0
+        place, size = 0, len(text)
         while True:
             match, ambiguous = scanners[stack[-1]]
             found = match(text, place)
@@ -125,30 +116,24 @@ class Tables:
                     break
                 if action is None:
                     return None
-                count, origin, make, kept, weight = action
-                if weight is not None:
-                    operators = operators + 1 if weight else 0
-                    if operators > self.limit:
-                        return None
+                count, origin, make, kept = action
                 if make is None:
                     stack.pop()
                 else:
-                    parts, first, last = values[-count:], begins[-count:], ends[-count:]
+                    parts, first, last = values[-count:], begins[-count], ends[-1]
                     del stack[-count:], values[-count:], begins[-count:], ends[-count:]
                     if kept is not None:
                         parts = [parts[i] for i in kept]
                     values.append(make(lines, parts, first, last))
-                    begins.append(first[0])
-                    ends.append(last[-1])
+                    begins.append(first)
+                    ends.append(last)
                 stack.append(states[stack[-1]][origin])
                 if kind == "$END" and stack[-1] == self.end:
                     return values[-1]
 
 
-def _rule(
-    rule: Any, actions: Mapping[str, Action], limited: frozenset[str], over: frozenset[str]
-) -> tuple:
-    """Return a rule as the loop wants it: size, name, action, kept symbols, and whether it counts."""
+def _rule(rule: Any, actions: Mapping[str, Action]) -> tuple:
+    """Return a rule as the loop uses it: size, name, action, and the symbols that have values."""
     symbols, name = rule.expansion, rule.alias or rule.origin.name
     kept = [i for i, symbol in enumerate(symbols) if not (symbol.is_term and symbol.filter_out)]
     make = actions.get(name)
@@ -159,18 +144,15 @@ def _rule(
         make = _spliced(actions[name], at)
     elif make is None and len(symbols) > 1:
         raise TypeError(f"the rule {name} has no action")
-    counts = True if name in limited else False if name in over else None
-    return (
-        len(symbols), str(rule.origin.name), make, None if len(kept) == len(symbols) else kept, counts
-    )  # fmt: skip
+    return len(symbols), str(rule.origin.name), make, None if len(kept) == len(symbols) else kept
 
 
-def _begin(lines: Lines, parts: list[Any], begins: list[int], ends: list[int]) -> list[Any]:
+def _begin(lines: Lines, parts: list[Any], begin: int, end: int) -> list[Any]:
     """Begin a list of repeated parts."""
     return parts
 
 
-def _append(lines: Lines, parts: list[Any], begins: list[int], ends: list[int]) -> list[Any]:
+def _append(lines: Lines, parts: list[Any], begin: int, end: int) -> list[Any]:
     """Add to a list of repeated parts."""
     parts[0].append(parts[1])
     return parts[0]
@@ -179,11 +161,11 @@ def _append(lines: Lines, parts: list[Any], begins: list[int], ends: list[int]) 
 def _spliced(make: Action, lists: list[bool]) -> Action:
     """Put repeated parts in line with the others before an action sees them."""
 
-    def spliced(lines: Lines, parts: list[Any], begins: list[int], ends: list[int]) -> Any:
+    def spliced(lines: Lines, parts: list[Any], begin: int, end: int) -> Any:
         flat: list[Any] = []
         for part, many in zip(parts, lists, strict=True):
             flat += part if many else [part]
-        return make(lines, flat, begins, ends)
+        return make(lines, flat, begin, end)
 
     return spliced
 
@@ -207,14 +189,10 @@ def _never(text: str, place: int) -> None:
 
 def _other(callback: Any) -> Callable[[str], str | None]:
     """Return which keyword a word is, if it is one."""
-    known: dict[str, str | None] = {}
 
+    @lru_cache(maxsize=10_000)
     def other(value: str) -> str | None:
-        if value not in known:
-            if len(known) > 10_000:
-                known.clear()
-            found = callback.scanner.fullmatch(value)
-            known[value] = found and str(found)
-        return known[value]
+        found = callback.scanner.fullmatch(value)
+        return found and str(found)
 
     return other

@@ -55,9 +55,6 @@ def _node_fields(kind: type[Node]) -> tuple[str, ...]:
     return tuple(f.name for f in fields if f.compare and not str(f.type).startswith(_PLAIN))
 
 
-# Integers: positions, counts, distances.
-
-
 @dataclass(frozen=True, slots=True)
 class Integer(Node):
     """A whole number: ``3``."""
@@ -116,9 +113,6 @@ class Quantifier(Node):
 
     name: Literal["nearest", "first", "last", "count", "any"]
     body: Predicate
-
-
-# Predicates.
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,9 +221,6 @@ class Or(Node):
     right: Predicate
 
 
-# Real values, which only terms have.
-
-
 @dataclass(frozen=True, slots=True)
 class Real(Node):
     """A function of an integer, one of ``dsl.functions.FUNCTIONS``: ``log(1 + q - k)``."""
@@ -266,9 +257,6 @@ Int = Integer | Position | Arithmetic | Absolute | Extremum | Call | Quantifier
 Predicate = Always | Compare | Between | Member | Affix | Not | And | Or | Call | Quantifier
 Factor = Int | Real | Decay | Weight
 Value = Factor | Product
-
-
-# Terms and the program.
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,16 +345,16 @@ class Head(Statement):
 
     def with_weights(self, weights: list[float]) -> Head:
         """Return the same structure with other weights, in the order of ``weights``."""
-        left = list(weights)
-        if len(left) != len(self.weights):
-            raise ValueError(f"the program has {len(self.weights)} weights, {len(left)} were given")
-        terms: list[Term] = []
+        if len(weights) != len(self.weights):
+            count = len(self.weights)
+            raise ValueError(f"the program has {count} weights, {len(weights)} were given")
+        left, terms = iter(weights), list[Term]()
         for term in self.terms:
             if isinstance(term, Table):
-                entries = tuple(dataclasses.replace(e, weight=left.pop(0)) for e in term.entries)
+                entries = tuple(dataclasses.replace(e, weight=next(left)) for e in term.entries)
                 terms.append(dataclasses.replace(term, entries=entries))
             else:
-                terms.append(dataclasses.replace(term, weight=left.pop(0)))
+                terms.append(dataclasses.replace(term, weight=next(left)))
         return dataclasses.replace(self, terms=tuple(terms))
 
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.errors import CostError, ProgramError
-from attn_dsl.dsl.gbnf import GrammarError, to_gbnf, validate
+from attn_dsl.dsl.gbnf import GrammarError, to_gbnf
 from attn_dsl.dsl.limits import MAX_NESTING
 from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.printer import show
@@ -302,34 +302,6 @@ def test_it_nests(grammar: Grammar) -> None:
 
 
 @pytest.mark.parametrize(
-    ("gbnf", "message"),
-    [
-        ('root ::= root "a" | "b"', "left recursion: root -> root"),
-        ('root ::= x\nx ::= y "a" | "b"\ny ::= x "c"', "left recursion: (x -> y -> x|y -> x -> y)"),
-        ('root ::= e root\ne ::= "a"*', "left recursion: root -> root"),
-        ('root ::= [a]? e x\ne ::= "" | "b"\nx ::= ("c" | root)', "left recursion: .*root"),
-        ('root ::= "a" missing', "rule root uses missing, which is not defined"),
-        ('start ::= "a"', "no rule `root`"),
-        ("", "no rule `root`"),
-        ('root ::= "a"\nroot ::= "b"', "root is defined twice"),
-        ('root ::= ("a"', "a parenthesis is not closed"),
-        ('root ::= "a")', "unexpected"),
-        ('root ::= "a"\n  "b"', "unexpected"),
-        ('root ::= "a', "line 1 of the GBNF"),
-        ('root ::= ("a"?)*', "rule root repeats, without end, what may be empty"),
-    ],
-)
-def test_what_cannot_be_handed_on_is_refused(gbnf: str, message: str) -> None:
-    with pytest.raises(GrammarError, match=message):
-        validate(gbnf)
-
-
-def test_what_can_be_handed_on_passes(gbnf: str) -> None:
-    validate(gbnf)
-    validate('# why\nroot ::= "a" | # this\n  (\n  x)\nx ::= [^"\\]#]{2,} . "\\"#" root?\n')
-
-
-@pytest.mark.parametrize(
     ("lark", "message"),
     [
         ('start: a\na: b "x"\nb: a "y" | "z"', "left recursion"),
@@ -346,6 +318,15 @@ def test_what_can_be_handed_on_passes(gbnf: str) -> None:
         ("start: A\nA: /a+?/", "the regex"),
         ('start: "a"\n%import common.WS', "line 2 of the grammar"),
         ('start: "a"\n%ignore "b"', "only blanks"),
+        ("", "no rule `start`"),
+        ('start: "a"\nstart: "b"', "start is defined twice"),
+        ('start: ("a"', "a parenthesis is not closed"),
+        ('start: "a")', "unexpected"),
+        ('start: "a', "line 1 of the grammar"),
+        ('start: x\nx: y "a" | "b"\ny: x "c"', "left recursion: (x -> y -> x|y -> x -> y)"),
+        ('start: A\nA: B A\nB: "a"?', "left recursion: a -> a"),
+        ('start: A\nA: "a"? B "c"\nB: "b"* A', "left recursion: .*a"),
+        ('start: A\nA: ("a"?)* "b"', "rule a repeats, without end, what may be empty"),
         ('start: set_name set__name\nset_name: "a"\nset__name: "b"', None),
         ('start: ws\nws: "a"\n%ignore /[ ]+/', "two rules called ws"),
     ],

@@ -213,4 +213,4 @@ def test_nodes_know_where_they_stand() -> None:
     assert term.span == Span(3, 5, 3, 33)
     calls = [node for node in term.walk() if isinstance(node, t.Call)]
     assert [call.span for call in calls] == [Span(3, 13, 3, 22), Span(3, 26, 3, 33)]
-    assert program.sets[0].span == Span(1, 5, 1, 6)
+    assert program.sets[0].span == Span(1, 1, 1, 14)

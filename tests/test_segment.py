@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
-from attn_dsl.dsl.segment import kind, segment
+from attn_dsl.dsl.segment import Segments, kind, segment
 from attn_dsl.testing import texts
 
 LABELS = (
-    "word", "sentence", "line", "paragraph", "depth", "opener", "quote", "match", "opens",
+    "word", "sentence", "line", "paragraph", "indent", "depth", "opener", "quote", "match", "opens",
 )  # fmt: skip
 
 
@@ -134,6 +135,22 @@ def test_the_labels_of_a_prefix_are_the_prefix_of_the_labels(text: str) -> None:
         finished = len(part.words) - 1
         assert part.words[:finished] == whole.words[: max(finished, 0)] or finished < 0
         assert part.ends[: max(finished, 0)] == whole.ends[: max(finished, 0)]
+
+
+@given(st.lists(st.tuples(texts(max_size=5), st.booleans()), max_size=8))
+def test_a_text_that_grows_has_the_labels_of_the_whole_one(parts: list[tuple[str, bool]]) -> None:
+    growing, breaks = Segments(), set()
+    for part, cut in parts:
+        if cut:
+            breaks.add(len(growing.text))
+            growing.breaks.add(len(growing.text))
+        growing.text += part
+        growing.update()
+    assert vars(growing) == vars(segment("".join(part for part, _ in parts), breaks))
+
+
+def test_indents() -> None:
+    assert segment("  a b\n\tc\nd").indent == [1, 2, 2, 2, 2, 2, 1, 1, 1, 0]
 
 
 @given(texts())

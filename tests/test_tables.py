@@ -10,7 +10,7 @@ from lark.exceptions import UnexpectedInput
 
 from attn_dsl.dsl import parser
 from attn_dsl.dsl import tree as t
-from attn_dsl.dsl.errors import Span
+from attn_dsl.dsl.errors import CostError, Span
 from attn_dsl.dsl.tables import Lines
 
 SOURCES = sorted({case.source for case in cases.CASES})
@@ -60,9 +60,10 @@ def test_spans_are_where_nodes_stand(source: str) -> None:
 
 def test_too_many_operators_are_counted_by_term() -> None:
     term = " 1 where " + " and ".join(["k == q"] * 60)
-    assert parser._tables("start").parse(f"head a causal:\n{term}\n{term}\n") is not None
-    wide = term + " and k == q" * 60
-    assert parser._tables("start").parse(f"head a causal:\n{wide}\n") is None
+    assert len(parser.parse(f"head a causal:\n{term}\n{term}\n").terms) == 2
+    for wide in (term + " and k == q" * 60, term.replace(" and k", "andk") + "andk == q" * 60):
+        with pytest.raises(CostError, match="more than 100 operators in one term"):
+            parser.parse(f"head a causal:\n{wide}\n")
 
 
 def test_lines_tell_where_a_place_is() -> None:
@@ -70,4 +71,4 @@ def test_lines_tell_where_a_place_is() -> None:
     assert lines.span(0, 2) == Span(1, 1, 1, 3)
     assert lines.span(1, 4) == Span(1, 2, 2, 2)
     assert lines.span(7, 9) == Span(4, 1, 4, 3)
-    assert [lines.line(place) for place in (0, 2, 3, 6, 7)] == [1, 1, 2, 3, 4]
+    assert [lines.span(place, place).line for place in (0, 2, 3, 6, 7)] == [1, 1, 2, 3, 4]

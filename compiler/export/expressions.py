@@ -138,7 +138,10 @@ class Writer:
         if term.bounds and known[0] is None:
             amount = self.table(term.factors[0].node, term.bounds, weights)
         elif term.bounds:
-            amount = ["0.0", *weights][sum(bound <= known[0] for bound in term.bounds)]  # type: ignore[operator]
+            reached = sum(bound <= (known[0] or 0) for bound in term.bounds)
+            if not reached:
+                return ""
+            amount = weights[reached - 1]
         elif None not in known and not self.trained:
             factors = zip(term.factors, known, strict=True)
             size = math.prod(real_value(f.function, x or 0, f.rate) for f, x in factors)

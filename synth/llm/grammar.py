@@ -40,7 +40,7 @@ KEPT = frozenset({
 })  # fmt: skip
 """Terminals that are taken from the grammar file, spaced and without what does not fit the head."""
 REPLACED = frozenset({
-    "start", "head", "term", "condition", "entry", "weight", "predicate", "conjunction", "literal",
+    "start", "head", "line", "term", "condition", "entry", "weight", "predicate", "conjunction", "literal",
     "symbol", "set", "set_literal", "value", "factor", "int", "atom", "VISIBILITY", "NORMALISER",
     "VARIABLE", "STRING", "WEIGHT", "BOUND", "RATE", "INTEGER", "SET_NAME", "NAME", "_NL",
 })  # fmt: skip

@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from attn_dsl.dsl import tree as t
-from attn_dsl.dsl.printer import predicate, quote
+from attn_dsl.dsl.printer import expression, quote
 from attn_dsl.synth import vocabulary
 from attn_dsl.synth.proposer import Fitted, HeadTask
 
@@ -130,7 +130,7 @@ class Summary:
             term = terms[i]
             assert isinstance(term, t.Where)
             if told[i] > 0.003:
-                yield f"{predicate(term.condition)}: {mass[i]:.2f} ({even[i]:.2f})"
+                yield f"{expression(term.condition)}: {mass[i]:.2f} ({even[i]:.2f})"
 
     def _pairs(self) -> Iterator[str]:
         """Yield pairs of tokens from strata of the largest weights, in turns."""
