@@ -2,7 +2,7 @@
 
 MAX_NODES = 5_000
 """The largest program that runs, in nodes (set elements included)."""
-MAX_COST = 5_000
+MAX_COST = 10_000
 """The costliest program that runs, in operations per pair of query and key."""
 MAX_WEIGHT = 1_000.0
 """The largest magnitude of a weight."""

@@ -117,7 +117,7 @@ BROKEN = {
         ("a.attn:2:13", "causality error: `text_final`", "--allow-lookahead"),
     ),
     "cost": (
-        "head a causal:\n" + '    1 where any(text(k) == "x" and k < q)\n' * 900,
+        "head a causal:\n" + '    1 where any(text(k) == "x" and k < q)\n' * 1700,
         ("a.attn:1:6", "cost error", "nodes; at most 5,000", "operations per query and key"),
     ),
     "empty": ("", ("a.attn:1:1", "syntax error", "`head`")),

@@ -87,9 +87,9 @@ def head(*terms: str, kind: str = "causal") -> str:
         (head("by from_end(q) [0: 1]"), CausalityError, "`from_end` reads the whole text"),
         (head(*["1 where true"] * (MAX_NODES // 2)), CostError, "at most 5,000 are allowed"),
         (
-            head(*["1 where " + " and ".join(["match(k, q) == 1"] * 50)] * 20),
+            head(*["1 where " + " and ".join(["match(k, q) == 1"] * 50)] * 40),
             CostError,
-            "needs 6,000 operations per query and key; 5,000 are allowed",
+            "needs 12,000 operations per query and key; 10,000 are allowed",
         ),
     ],
     ids=lambda x: x[-40:] if isinstance(x, str) else None,

@@ -37,7 +37,7 @@ RESERVED = (
     "start width settled known opened out i j keys scores amount mass math top kernel"
 )
 """Names that exported modules use themselves."""
-_NAMES = {"add": "sum", "subtract": "difference", "any": "exists"}
+_NAMES = {"add": "value", "subtract": "value", "any": "exists"}
 
 
 class Code(NamedTuple):
