@@ -227,7 +227,7 @@ function='', rate=0.0), truth=True),), ((0, 0),))
 
 @lru_cache(maxsize=256)
 def _values(name: str, rate: float, size: int) -> np.ndarray:
-    """Tabulate a function of a term at 0, 1, …"""
+    """Tabulate a function of a term at the numbers from 0 on."""
     return np.array([real_value(name, x, rate) for x in range(size)])
 
 

@@ -211,7 +211,7 @@ def run_row(instructions, chosen, registers, q, keys, start, settled, known, ope
 def _apply(function, row, keys, multiply, out):
     """Apply a function to a register: write its values to ``out``, or multiply by them."""
     kind = int(function[0])
-    if kind == _PLAIN or kind == _HUNDREDTHS:
+    if kind in (_PLAIN, _HUNDREDTHS):
         unit = 1.0 if kind == _PLAIN else 0.01
         if multiply:
             for k in range(keys):

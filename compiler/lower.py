@@ -150,7 +150,7 @@ class _Lowering:
                 return self.load(
                     ColumnKey(symbol.name, name, frozenset([(text, 1)])), symbol.args[0]
                 )
-            case t.Quantifier(name, body) if name != "any":
+            case t.Quantifier(name) if name != "any":
                 return self.add(CODES["unequal"], self.integer(node), self.graph.constant(0))
         return self.integer(node)  # a call of a bool feature, or `any`
 

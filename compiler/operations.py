@@ -7,7 +7,6 @@ value is 0 or 1. ``a`` and ``b`` stand for operands, ``x`` and ``y`` for constan
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal

@@ -53,6 +53,10 @@ CORNERS = [
     '1 * weight(text(0 - 1), {"": 1.5}) * k', "1000 * k * (k + 8)", "1 * 2 * k",
     '100 * weight(word(k), {"sat": 100, "cat": -99.99}) * weight(word(q), {"sat": 2, "x": -2})',
     '1 * weight(word(k), {"cat"}) * weight(word(q), {"she", "the"})',
+    # Positions that cancel out, so that what names a key reads none; and the same at two places.
+    "2 where k - k == 0 and q > 1", "2 * log(k + q - q)", "2 where text(k - k) == text(k)",
+    "2 where count(k - k == 0) > 2 and any(q - q == 0)", "by k - k [0: 2] where k == 1",
+    "1000 * 100 where k == 1", "2 where text(word_first(word_first(k))) == text(word_first(q))",
 ]  # fmt: skip
 
 

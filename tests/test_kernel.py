@@ -72,7 +72,6 @@ COMPILED = {
 }
 
 
-
 def text(n: int, seed: int = 0) -> Tokens:
     chosen = np.random.default_rng(seed).integers(0, len(WORDS), n)
     return Tokens.from_strings([WORDS[i] for i in chosen])
@@ -133,7 +132,9 @@ def test_no_text_of_a_program_leaves_its_comments() -> None:
     nasty = 'head nasty causal:\n 2 where text(k) in {"\'\'\'\\r\\nimport os", "x\\u2028y"}\n'
     source = to_numba(attn_dsl.parse(nasty))
     assert "import os" in source
-    assert all("import os" not in line or line.lstrip().startswith("#") for line in source.splitlines())
+    assert all(
+        "import os" not in line or line.lstrip().startswith("#") for line in source.splitlines()
+    )
 
 
 def test_sources_grow_with_the_program_and_no_faster() -> None:

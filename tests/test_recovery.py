@@ -14,6 +14,7 @@ import pytest
 from attn_dsl import demo
 from attn_dsl.compiler.columns import Batch
 from attn_dsl.compiler.evaluate import Plan
+from attn_dsl.compiler.graph import ColumnKey
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.check import check
 from attn_dsl.dsl.features import FEATURES
@@ -104,7 +105,7 @@ def test_every_form_and_every_feature_can_be_drawn(texts: list[Tokens]) -> None:
             forms.add(form.split(" + ")[0].removesuffix(" negated"))
             names |= {node.name for node in term.walk() if isinstance(node, t.Call)}
     assert forms == set(rp.FORMS)
-    columns = {name: Batch(texts[:6]).column(name) for name, f in FEATURES.items()
+    columns = {name: Batch(texts[:6]).column(ColumnKey(name)) for name, f in FEATURES.items()
                if not f.extra and f.arity == 1}  # fmt: skip
     common = {name: np.unique(column.settled, return_counts=True)[1].max() / len(column.settled)
               for name, column in columns.items()}  # fmt: skip

@@ -149,7 +149,9 @@ def test_only_what_reads_to_the_left_can_be_streamed() -> None:
         Stream(Code([ahead, parse("head b causal:\n")]))
 
 
-@given(testing.programs("causal"), testing.tokens(max_size=24), st.lists(st.integers(0, 5), max_size=6))
+@given(
+    testing.programs("causal"), testing.tokens(max_size=24), st.lists(st.integers(0, 5), max_size=6)
+)
 def test_appended_rows_are_the_rows_of_the_matrix(
     program: t.Head, tokens: Tokens, sizes: list[int]
 ) -> None:
@@ -222,7 +224,7 @@ def test_programs_as_parameters_give_the_same(programs: list[t.Head], texts: lis
     ("form", "terms"),
     [
         ("softmax", "1000 * (k + 100)\n 1 where k == 0"),
-        ("softmax", '1000 * weight(text(k), S) * (1 + k)\n 1 where k == 1'),
+        ("softmax", "1000 * weight(text(k), S) * (1 + k)\n 1 where k == 1"),
         ("linear", "1000 * (k + 9)"),
         ("linear", "1 * decay(q - k + 200, 0.5)"),
         ("linear", "1 * decay(q - k + 1020, 0.5)\n 1000 * decay(k + 1020, 0.5)"),

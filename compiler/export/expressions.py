@@ -21,7 +21,15 @@ from attn_dsl.compiler.export.source import comment
 from attn_dsl.compiler.graph import NONE, Factor, Node, Term
 from attn_dsl.compiler.lower import lower
 from attn_dsl.compiler.operations import (
-    ATOM, COMPARISON, QUANTIFIERS, SUM, UNARY, Operation, real_bound, real_formula, real_value,
+    ATOM,
+    COMPARISON,
+    QUANTIFIERS,
+    SUM,
+    UNARY,
+    Operation,
+    real_bound,
+    real_formula,
+    real_value,
 )  # fmt: skip
 from attn_dsl.compiler.program import Program
 from attn_dsl.dsl import tree as t

@@ -8,7 +8,13 @@ from attn_dsl.compiler.export.expressions import Code, Writer, shifted
 from attn_dsl.compiler.export.source import comment
 from attn_dsl.compiler.graph import NONE, ColumnKey, Factor, Node, Term
 from attn_dsl.compiler.operations import (
-    ATOM, COMPARISON, CONJUNCTION, DISJUNCTION, OPERATIONS, QUANTIFIERS, SUM, UNARY, Operation,
+    ATOM,
+    COMPARISON,
+    CONJUNCTION,
+    DISJUNCTION,
+    QUANTIFIERS,
+    UNARY,
+    Operation,
 )  # fmt: skip
 from attn_dsl.compiler.program import Program
 from attn_dsl.dsl import tree as t

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from attn_dsl.compiler.dependencies import Stage, stages
 from attn_dsl.compiler.export.expressions import Code, Writer
 from attn_dsl.compiler.export.source import comment, indented, refuse_holes, render, wrapped
 from attn_dsl.compiler.graph import ColumnKey, Node
+from attn_dsl.compiler.operations import QUANTIFIERS
 from attn_dsl.compiler.program import Program
 from attn_dsl.dsl.limits import LEAST_MASS, MATCH_LIMIT, TERM_LIMIT
 
@@ -31,7 +31,12 @@ class KernelWriter(Writer):
     def __init__(self, program: Program) -> None:
         refuse_holes(program, "Numba")
         super().__init__(program, "math")
-        self.causal, self.stages = program.causal, stages(self.graph)
+        self.causal = program.causal
+        self.keyless: list[bool] = []
+        for node in self.graph.nodes:
+            name = node.operation.name
+            reads = name in ("key", "column_key") or not all(self.keyless[x] for x in node.operands)
+            self.keyless.append(name in QUANTIFIERS or not reads)
         self.row: list[str] = []
         self.arrays: dict[ColumnKey, str] = {}
         self.slices: dict[str, str] = {}
@@ -42,11 +47,11 @@ class KernelWriter(Writer):
 
     def shared(self, one: int) -> bool:
         """Say whether a node becomes a variable."""
-        return super().shared(one) or self.stages[one] <= Stage.QUERY
+        return super().shared(one) or self.keyless[one]
 
     def assign(self, one: int, code: Code) -> Code:
         """Have a variable for a node, outside of the loop over keys where it reads none."""
-        if self.stages[one] > Stage.QUERY:
+        if not self.keyless[one]:
             return super().assign(one, code)
         lines, self.lines = self.lines, self.row
         found = super().assign(one, code)
@@ -54,16 +59,15 @@ class KernelWriter(Writer):
         self.row_names[one] = found.text
         return found
 
-    def variable(self, one: int, name: str, text: str) -> str:
-        """Have another variable for what a node needs, where the node is computed."""
-        made = self.free(name)
-        (self.row if self.stages[one] <= Stage.QUERY else self.lines).append(f"{made} = {text}")
-        return made
+    def state(self, one: int, *lines: str) -> None:
+        """Add statements that a node needs, where it is computed."""
+        (self.row if self.keyless[one] else self.lines).extend(lines)
 
     def array(self, key: ColumnKey, part: str = "settled") -> str:
         """Return the variable of an array of a column."""
         if key not in self.arrays:
-            self.arrays[key] = self.free(key.name + "" if key.kind == "feature" else f"{key.name}_{key.kind}")
+            kind = "" if key.kind == "feature" else f"_{key.kind}"
+            self.arrays[key] = self.free(key.name + kind)
         name = self.arrays[key] + ("" if part == "settled" else f"_{part}")
         self.slices[name] = f"{part}[{list(self.arrays).index(key)}, start : start + n]"
         return name
@@ -73,7 +77,8 @@ class KernelWriter(Writer):
         node, place, end = self.graph.nodes[one], at.text, "q" if self.causal else "n - 1"
         key = self.graph.keys[node.y]
         if node.operation.takes and not place.isidentifier():
-            place = self.variable(one, "position", place)
+            place = self.free("position")
+            self.state(one, f"{place} = {at.text}")
         text = f"{self.array(key)}[{place}]"
         if self.causal and key.partial:
             known, opened = self.array(key, "known"), self.array(key, "opened")
@@ -86,19 +91,21 @@ class KernelWriter(Writer):
         """Write how many tokens that end at two positions are the same."""
         tokens, end = self.array(ColumnKey("token")), "q" if self.causal else "n - 1"
         name = self.names[one] = self.free("match_1")
-        self.lines += [
+        self.row_names |= {one: name} if self.keyless[one] else {}
+        self.state(
+            one,
             f"i, j, {name} = {i.text}, {j.text}, 0",
             f"if max(i, j) <= {end}:",
             f"    while {name} < {MATCH_LIMIT} and min(i, j) >= 0 and {tokens}[i] == {tokens}[j]:",
             f"        i, j, {name} = i - 1, j - 1, {name} + 1",
-        ]
+        )
         return Code(name)
 
     def search(self, one: int, node: Node) -> Code:
         """Write a quantifier: a loop over the other keys that ends when it has found."""
         kept, self.lines, self.names = (self.lines, self.names), [], dict(self.row_names)
         condition, body = self.write(node.a).text, self.lines
-        self.lines, self.names = kept
+        self.lines, self.names = kept[0], kept[1] | self.row_names
         kind = node.operation.name
         name = self.free(f"{'exists' if kind == 'any' else kind}_1")
         own = [] if self.causal else ["if k == q:", "    continue"]
@@ -143,7 +150,9 @@ class KernelWriter(Writer):
     def source(self) -> str:
         """Write the module."""
         listed = [
-            comment(" ".join(filter(None, [key.name, key.kind, key.label or str(sorted(key.elements))])))
+            comment(
+                " ".join(filter(None, [key.name, key.kind, key.label or str(sorted(key.elements))]))
+            )
             for key in self.arrays
         ]
         return render(

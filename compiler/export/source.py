@@ -41,7 +41,9 @@ def render(template: str, program: Program, **values: Any) -> str:
     shown = [f"#     {line}".rstrip() for line in comment(program.source).split("\n")[:-1]]
     ahead = ", ".join(program.facts.lookahead)
     found = _templates().get_template(f"{template}.py.j2")
-    return found.render(name=program.name, shown=shown, ahead=ahead, causal=program.causal, **values)
+    return found.render(
+        name=program.name, shown=shown, ahead=ahead, causal=program.causal, **values
+    )
 
 
 def comment(text: str) -> str:

@@ -74,7 +74,9 @@ def term_gradients(
                 total = np.float32(0.0)
                 for k in range(count):
                     # a term that is at its limit does not change with its weight
-                    part = row[k] * plane[k] if abs(plane[k] * right[k]) <= most else np.float32(0.0)
+                    part = (
+                        row[k] * plane[k] if abs(plane[k] * right[k]) <= most else np.float32(0.0)
+                    )
                     total += part * right[k]
                     back[k] += part * left
                 out[terms[j, 2]] += left * total
