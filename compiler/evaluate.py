@@ -8,16 +8,14 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from attn_dsl.compiler import interpreter
 from attn_dsl.compiler.code import Code, Kind
 from attn_dsl.compiler.columns import Batch, stack
-from attn_dsl.compiler.jit import COMPILED
 from attn_dsl.compiler.minsum import aligned
 from attn_dsl.compiler.simd import WIDTH
 from attn_dsl.compiler.softmax import AHEAD, evaluate_masses
-from attn_dsl.compiler.text_planes import row_words, text_planes
+from attn_dsl.compiler.text_planes import row_words, spread_rows, text_planes
 from attn_dsl.dsl import tree as t
 
 BLOCK = 2304
@@ -239,17 +237,6 @@ class Plan:
             return (*self._columns, NO_MATCH)
         low, high = self.batch.starts[text : text + 2]
         return (*self._columns, interpreter.match_table(self.batch.token_ids()[low:high]))
-
-
-@njit(**COMPILED)
-def spread_rows(packed, first, causal, n, out):
-    """Copy packed rows of programs, from a first query on, to rows (programs, rows, n or more)."""
-    for p in range(packed.shape[0]):
-        at = 0
-        for row in range(out.shape[1]):
-            keys = first + row + 1 if causal else n
-            out[p, row, :keys] = packed[p, at : at + keys]
-            at += keys
 
 
 def row_blocks(n: int, causal: bool, start: int = 0) -> Iterator[Block]:

@@ -14,9 +14,10 @@ import numpy as np
 from attn_dsl.compiler import interpreter
 from attn_dsl.compiler.code import Code
 from attn_dsl.compiler.columns import SLACK, TOKEN
-from attn_dsl.compiler.evaluate import NO_MATCH, parts, spread_rows
+from attn_dsl.compiler.evaluate import NO_MATCH, parts
 from attn_dsl.compiler.graph import ColumnKey
 from attn_dsl.compiler.program import Program
+from attn_dsl.compiler.text_planes import spread_rows
 from attn_dsl.dsl.analysis import Analysis
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.features import FEATURES, Value

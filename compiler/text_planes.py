@@ -164,3 +164,14 @@ def _fill(
     vectors(by_distance, distance_planes, distance_weights, distance_starts, sums, distances_out)
     _sizes(values, sizes)
     _refuse(sizes, value_planes, value_weights, value_starts, SCORE_RANGE, quick)
+
+
+@njit(**COMPILED)
+def spread_rows(packed, first, causal, n, out):
+    """Copy packed rows of programs, from a first query on, to rows (programs, rows, n or more)."""
+    for p in range(packed.shape[0]):
+        at = 0
+        for row in range(out.shape[1]):
+            keys = first + row + 1 if causal else n
+            out[p, row, :keys] = packed[p, at : at + keys]
+            at += keys

@@ -112,4 +112,5 @@ def flex_functions(
         raise InputError("FlexAttention needs texts of at least one token each")
     namespace = execute(source, program.name)
     buffers = namespace["buffers"](texts, device)
-    return FlexFunctions(*namespace["functions"](buffers), buffers)
+    score_mod, mask_mod = namespace["functions"](buffers)
+    return FlexFunctions(score_mod, mask_mod, buffers)

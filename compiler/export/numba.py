@@ -21,7 +21,7 @@ class KernelWriter(Writer):
     """Writes the loops of a kernel: what reads the query alone once a row, the rest for each pair.
 
     Attributes:
-        row: the statements for each query.
+        outer: the statements for each query.
         lines: the statements for each pair.
         arrays: what it reads of a text, by the variable's name, in the order of its arrays.
     """
@@ -37,11 +37,11 @@ class KernelWriter(Writer):
             name = node.operation.name
             reads = name in ("key", "column_key") or not all(self.keyless[x] for x in node.operands)
             self.keyless.append(name in QUANTIFIERS or not reads)
-        self.row: list[str] = []
+        self.outer: list[str] = []
         self.arrays: dict[ColumnKey, str] = {}
         self.slices: dict[str, str] = {}
         self.tables: list[str] = []
-        self.row_names: dict[int, str] = {}
+        self.outer_names: dict[int, str] = {}
         for shown, added in self.terms():
             self.lines += [f"# {shown}", *([f"score += {added}"] if added else [])]
 
@@ -53,15 +53,15 @@ class KernelWriter(Writer):
         """Have a variable for a node, outside of the loop over keys where it reads none."""
         if not self.keyless[one]:
             return super().assign(one, code)
-        lines, self.lines = self.lines, self.row
+        lines, self.lines = self.lines, self.outer
         found = super().assign(one, code)
         self.lines = lines
-        self.row_names[one] = found.text
+        self.outer_names[one] = found.text
         return found
 
     def state(self, one: int, *lines: str) -> None:
         """Add statements that a node needs, where it is computed."""
-        (self.row if self.keyless[one] else self.lines).extend(lines)
+        (self.outer if self.keyless[one] else self.lines).extend(lines)
 
     def array(self, key: ColumnKey, part: str = "settled") -> str:
         """Return the variable of an array of a column."""
@@ -91,7 +91,7 @@ class KernelWriter(Writer):
         """Write how many tokens that end at two positions are the same."""
         tokens, end = self.array(ColumnKey("token")), "q" if self.causal else "n - 1"
         name = self.names[one] = self.free("match_1")
-        self.row_names |= {one: name} if self.keyless[one] else {}
+        self.outer_names |= {one: name} if self.keyless[one] else {}
         self.state(
             one,
             f"i, j, {name} = {i.text}, {j.text}, 0",
@@ -103,9 +103,9 @@ class KernelWriter(Writer):
 
     def search(self, one: int, node: Node) -> Code:
         """Write a quantifier: a loop over the other keys that ends when it has found."""
-        kept, self.lines, self.names = (self.lines, self.names), [], dict(self.row_names)
+        kept, self.lines, self.names = (self.lines, self.names), [], dict(self.outer_names)
         condition, body = self.write(node.a).text, self.lines
-        self.lines, self.names = kept[0], kept[1] | self.row_names
+        self.lines, self.names = kept[0], kept[1] | self.outer_names
         kind = node.operation.name
         name = self.free(f"{'exists' if kind == 'any' else kind}_1")
         own = [] if self.causal else ["if k == q:", "    continue"]
@@ -116,8 +116,8 @@ class KernelWriter(Writer):
         body += [] if kind == "count" else ["    break"]
         initial = 0 if kind in ("count", "any") else -1
         loop = _LOOPS[kind][0 if self.causal else 1]
-        self.row += [f"{name} = {initial}", f"for {loop}:", *indented(body).splitlines()]
-        self.names[one] = self.row_names[one] = name
+        self.outer += [f"{name} = {initial}", f"for {loop}:", *indented(body).splitlines()]
+        self.names[one] = self.outer_names[one] = name
         return Code(name)
 
     def table(self, one: int, bounds: tuple[int, ...], weights: list[str]) -> str:
@@ -156,7 +156,7 @@ class KernelWriter(Writer):
             for key in self.arrays
         ]
         return render(
-            "numba", self.program, tables=self.tables, slices=self.slices, row=self.row,
+            "numba", self.program, tables=self.tables, slices=self.slices, outer=self.outer,
             lines=self.lines, linear=self.linear, listed=listed,
         )  # fmt: skip
 

@@ -73,8 +73,8 @@ class Terms:
         elements = torch.cat([values.new_zeros(1), values[self.weights :]])
         # the last place is that of terms which do not look there
         found = torch.cat([elements[reads.long()], values.new_ones(1, *reads.shape[1:])])
-        sizes = [largest(planes), largest(found.detach()), values.detach().abs()]
-        own, reach, weighs = (x.cpu().numpy() for x in sizes)
+        most = (largest(planes), largest(found.detach()), values.detach().abs())
+        own, reach, weighs = (x.cpu().numpy() for x in most)
         large = weighs[self.rows[:, 2]] * own[self.rows[:, 1]] > TERM_LIMIT / (
             np.maximum(reach[self.rows[:, 3]] * reach[self.rows[:, 4]], 1e-30)
         )
