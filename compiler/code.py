@@ -62,9 +62,8 @@ class Code:
 
     >>> from attn_dsl.dsl.parser import parse
     >>> code = Code([parse("head a causal:\\n 2 where k == 0\\n 1 where k == 0")])
-    >>> code.planes, code.programs
-    ((Plane(factor=Factor(node=2, function='', rate=0.0), condition=-1, other=Factor(node=-1, \
-function='', rate=0.0), truth=True),), ((0, 0),))
+    >>> len(code.planes), code.programs
+    (1, ((0, 0),))
 
     Attributes:
         graph: the lowered programs.
@@ -119,10 +118,11 @@ function='', rate=0.0), truth=True),), ((0, 0),))
     @cached_property
     def _functions(self) -> dict[tuple[str, float], int]:
         """The functions of the planes' factors, numbered."""
-        factors = (f for plane in self.planes for f in (plane.factor, plane.other))
-        return {
-            key: i for i, key in enumerate(dict.fromkeys((f.function, f.rate) for f in factors))
-        }
+        numbers: dict[tuple[str, float], int] = {}
+        for plane in self.planes:
+            for _, *function in (plane.factor, plane.other):
+                numbers.setdefault(tuple(function), len(numbers))
+        return numbers
 
     @cached_property
     def plane_rows(self) -> np.ndarray:
@@ -162,11 +162,9 @@ function='', rate=0.0), truth=True),), ((0, 0),))
         _ = self.terms, self.owner, self.row_nodes, self.instructions
 
     @cached_property
-    def slots(self) -> np.ndarray:
-        """Per plane, int32 (planes, 2): 0 for a truth or 1 for a value, its number among those."""
-        kinds = np.array([int(not p.truth) for p in self.planes], dtype=np.int32)
-        numbers = np.where(kinds == 0, np.cumsum(kinds == 0), np.cumsum(kinds == 1)) - 1
-        return np.stack([kinds, numbers], axis=1).astype(np.int32).reshape(-1, 2)
+    def truths(self) -> np.ndarray:
+        """Whether each plane is 0 or 1 everywhere, bool (planes)."""
+        return np.array([plane.truth for plane in self.planes], dtype=np.bool_)
 
     @cached_property
     def places(self) -> np.ndarray:
@@ -181,11 +179,6 @@ function='', rate=0.0), truth=True),), ((0, 0),))
         for kind in Kind:
             numbers[chosen == kind] = np.arange((chosen == kind).sum())
         return np.stack([chosen, numbers], axis=1).reshape(-1, 2)
-
-    @cached_property
-    def counts(self) -> tuple[int, ...]:
-        """How many planes there are of each kind."""
-        return tuple(np.bincount(self.places[:, 0], minlength=len(Kind)).tolist())
 
     @cached_property
     def row_nodes(self) -> np.ndarray:

@@ -185,12 +185,11 @@ class Plan:
         """Compute the planes of one text on all visible entries.
 
         Returns:
-            uint8 (truths, entries), and (values, entries) of ``dtype``; ``code.slots`` tells which.
+            uint8 (truths, entries), and (values, entries) of ``dtype``; ``code.truths`` tells which.
         """
         made = np.empty((len(self.code.planes), self._entries(text)), dtype=dtype)
         self._planes(text, np.arange(self.batch.sizes[text]), made)
-        truths = self.code.slots[:, 0] == 0
-        return made[truths].astype(np.uint8), made[~truths]
+        return made[self.code.truths].astype(np.uint8), made[~self.code.truths]
 
     def planes(self, rows: Sequence[np.ndarray]) -> np.ndarray:
         """Compute the planes that the weights multiply on some rows of every text.

@@ -1,12 +1,5 @@
 """Kernels: programs in use, each compiled to machine code of its own.
 
-    >>> from attn_dsl.compiler.program import parse
-    >>> kernel = Kernel(parse("head previous causal:\\n    1000 where k == q-1"))
-    >>> kernel(["The", " cat", " sat"])
-    array([[1., 0., 0.],
-           [1., 0., 0.],
-           [0., 1., 0.]], dtype=float32)
-
 Compiling takes about half a second, once for a program and a process. Calling a ``Program`` needs
 no compiling; a kernel is for code that wants one compiled function.
 """
@@ -33,8 +26,9 @@ class Kernel:
 
     >>> from attn_dsl.compiler.program import parse
     >>> kernel = Kernel(parse("head first causal:\\n    1000 where k == 0"))
-    >>> kernel.packed(Batch([Tokens.from_strings(["a", " b"])]), 0)
-    array([1., 1., 0.], dtype=float32)
+    >>> kernel(["a", " b"])
+    array([[1., 0.],
+           [1., 0.]], dtype=float32)
 
     Attributes:
         program: what it computes.

@@ -52,7 +52,8 @@ def text_planes(code: Code, n: int, start: int, arrays: tuple, first: int = 0) -
     """
     words = row_words(n, code.causal) - row_words(first, code.causal, n)
     stride = words + AHEAD
-    _, keys, distances, truths, values = code.counts
+    counts = np.bincount(code.places[:, 0], minlength=len(Kind))
+    _, keys, distances, truths, values = counts.tolist()
     length = max(-(-n // WIDTH), 1) * WIDTH + WIDTH
     gaps = n if code.causal else max(2 * n - 1, 0)
     made = TextPlanes(

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from attn_dsl.compiler.export.source import wrapped
 from attn_dsl.compiler.graph import ColumnKey
 from attn_dsl.dsl.features import FEATURES
-from attn_dsl.dsl.limits import MATCH_LIMIT
 
 
 class Reading(NamedTuple):
@@ -66,7 +65,7 @@ class Columns:
         return {
             "sets": [text for _, text in self.sets.values()], "outputs": self.outputs,
             "lists": {name: text for name, text in self.lists.items() if name != text},
-            "imported": list(self.imported), "match_limit": MATCH_LIMIT,
+            "imported": list(self.imported),
             "codes": any("codes(" in value for value in self.outputs.values()),
             "reads_tokens": bool(self.lists) or "match" in self.outputs,
         }  # fmt: skip

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from attn_dsl.compiler.bounds import largest
 from attn_dsl.compiler.export.columns import Columns
 from attn_dsl.compiler.export.source import comment
 from attn_dsl.compiler.graph import NONE, Factor, Node, Term
@@ -27,7 +28,6 @@ from attn_dsl.compiler.operations import (
     SUM,
     UNARY,
     Operation,
-    real_bound,
     real_formula,
     real_value,
 )  # fmt: skip
@@ -36,8 +36,6 @@ from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.limits import LEAST_MASS, MAX_WEIGHT, TERM_LIMIT
 from attn_dsl.dsl.printer import show_term
 
-LARGEST = 2.0**31
-"""The checker sees to it that no whole number of a program is larger."""
 RESERVED = (
     "Attention WEIGHTS attention columns dtype end feature features k lengths match n np others "
     "position q read score tokens torch total visible w at match_at nearest first last count exists "
@@ -107,10 +105,10 @@ class Writer:
         self.uses[one] += 1
         if one != NONE and self.uses[one] == 1:
             node = self.graph.nodes[one]
-            for operand in node.operands * max(1, self.template(node.operation).count("{a}")):
+            for operand in node.operands * max(1, self._template(node.operation).count("{a}")):
                 self._count(operand)
 
-    def template(self, row: Operation) -> str:
+    def _template(self, row: Operation) -> str:
         """Return the source of an operation."""
         return getattr(row, self.form) or row.array
 
@@ -121,7 +119,7 @@ class Writer:
             "helpers": self.helpers, "used": list(self.used), "lines": self.lines,
             "searches": list(self.searches.values()), "linear": self.linear,
             "keep": "keepdims=True" if self.xp == "np" else "keepdim=True",
-            "term_limit": TERM_LIMIT, "least_mass": LEAST_MASS, **more,
+            **more,
         }  # fmt: skip
 
     def terms(self) -> Iterator[tuple[str, str]]:
@@ -129,22 +127,22 @@ class Writer:
         first = 0
         for term in self.graph.programs[0]:
             last = first + len(t.weights_of(term.source))
-            never = term.condition != NONE and self.constant(term.condition) == 0
-            added = "" if never else self.term(term, [self.weight(i) for i in range(first, last)])
+            never = term.condition != NONE and self._constant(term.condition) == 0
+            added = "" if never else self._term(term, [self._weight(i) for i in range(first, last)])
             yield comment(show_term(term.source)), added
             first = last
 
-    def weight(self, place: int) -> str:
+    def _weight(self, place: int) -> str:
         """Write a weight, by its place in source order."""
         weight = self.program.tree.weights[place] or 0.0
         return repr(0.0 if self.linear and weight < LEAST_MASS else weight + 0.0)
 
-    def term(self, term: Term, weights: list[str]) -> str:
+    def _term(self, term: Term, weights: list[str]) -> str:
         """Write what a term adds to a score."""
         amount = weights[0]
-        known = [self.constant(factor.node) for factor in term.factors]
+        known = [self._constant(factor.node) for factor in term.factors]
         if term.bounds and known[0] is None:
-            amount = self.table(term.factors[0].node, term.bounds, weights)
+            amount = self._table(term.factors[0].node, term.bounds, weights)
         elif term.bounds:
             reached = sum(bound <= (known[0] or 0) for bound in term.bounds)
             if not reached:
@@ -156,41 +154,30 @@ class Writer:
             size = min(max(float(amount) * size, -TERM_LIMIT), TERM_LIMIT)
             amount = repr(0.0 if self.linear and size < LEAST_MASS else size)
         else:
-            amount = " * ".join([amount, *map(self.factor, term.factors)])
+            amount = " * ".join([amount, *map(self._factor, term.factors)])
             if self.linear and term.factors:
-                amount = self.mass(amount)
-            elif self.exceeds(term):
-                amount = self.bounded(amount)
-        if term.condition == NONE or self.constant(term.condition) is not None:
+                amount = self._mass(amount)
+            elif self._size(weights[0]) * largest(self.graph, term) > TERM_LIMIT:
+                amount = self._bounded(amount)
+        if term.condition == NONE or self._constant(term.condition) is not None:
             return amount
-        return self.where(self.write(term.condition), amount)
+        return self._where(self.write(term.condition), amount)
 
-    def exceeds(self, term: Term) -> bool:
-        """Say whether what a term adds may exceed its limit."""
-        size = MAX_WEIGHT if self.trained else max(abs(w or 0.0) for w in t.weights_of(term.source))
-        return size * math.prod(map(self.largest, term.factors)) > TERM_LIMIT
+    def _size(self, weight: str) -> float:
+        return MAX_WEIGHT if self.trained else abs(float(weight))
 
-    def largest(self, factor: Factor) -> float:
-        """Return a bound on the magnitude of a factor."""
-        node, most = self.graph.nodes[factor.node], LARGEST
-        if node.operation.name == "constant":
-            most = abs(node.x)
-        elif factor.function == "hundredths":
-            most = max(abs(weight) for _, weight in self.graph.keys[node.y].elements)
-        return real_bound(factor.function, most)
-
-    def factor(self, factor: Factor) -> str:
+    def _factor(self, factor: Factor) -> str:
         """Write a factor of a term: a function of a node."""
-        value = self.constant(factor.node)
+        value = self._constant(factor.node)
         if value is not None:
             return repr(real_value(factor.function, value, factor.rate))
         least, formula = real_formula(factor.function)
-        names = {"x": self.real(self.write(factor.node), least), "rate": repr(factor.rate)}
+        names = {"x": self._real(self.write(factor.node), least), "rate": repr(factor.rate)}
         names["xp"] = self.xp
         written = re.sub(r"\b(xp|x|rate)\b", lambda found: names[found[1]], formula)
         return written if re.fullmatch(r"x|xp\.\w+\(x\)", formula) else f"({written})"
 
-    def constant(self, one: int) -> int | None:
+    def _constant(self, one: int) -> int | None:
         """Return the value of a node that is constant."""
         node = self.graph.nodes[one]
         return node.x if node.operation.name == "constant" else None
@@ -206,34 +193,36 @@ class Writer:
         if name in ("query", "key"):
             return shifted(name[0], node.x)
         if name in QUANTIFIERS:
-            return self.search(one, node)
-        code = self.compute(one, node)
-        if self.shared(one) and not re.fullmatch(r"\w+(\[\w+\])?", code.text):
-            return self.assign(one, code)
+            return self._search(one, node)
+        code = self._compute(one, node)
+        if self._shared(one) and not re.fullmatch(r"\w+(\[\w+\])?", code.text):
+            return self._assign(one, code)
         return code
 
-    def shared(self, one: int) -> bool:
+    def _shared(self, one: int) -> bool:
         """Say whether a node becomes a variable."""
         return self.uses[one] > 1
 
-    def compute(self, one: int, node: Node) -> Code:
+    def _compute(self, one: int, node: Node) -> Code:
         """Write the operation of a node."""
         row = node.operation
         if row.name.startswith("column"):
-            return self.read(one, self.write(node.a) if row.takes else shifted(row.name[7], node.x))
+            return self._read(
+                one, self.write(node.a) if row.takes else shifted(row.name[7], node.x)
+            )
         operands = [self.write(operand) for operand in node.operands]
         if row.name == "match":
-            return self.match(one, *operands)
-        if row.commutes and row.level == ATOM and self.constant(node.a) is not None:
+            return self._match(one, *operands)
+        if row.commutes and row.level == ATOM and self._constant(node.a) is not None:
             operands.reverse()  # a function of an array takes the array first
         low = COMPARISON if row.level == ATOM else max(row.level, COMPARISON + 1)
         high = COMPARISON if row.level == ATOM else row.level + 1
         written = {name: code.within(high if name == "b" else low)
                    for name, code in zip("ab", operands, strict=False)}  # fmt: skip
-        text = self.template(row).replace("xp.", f"{self.xp}.")
+        text = self._template(row).replace("xp.", f"{self.xp}.")
         return Code(text.format(**written, x=node.x, y=node.y), row.level)
 
-    def assign(self, one: int, code: Code) -> Code:
+    def _assign(self, one: int, code: Code) -> Code:
         """Have a variable for a node."""
         node = self.graph.nodes[one]
         name = _NAMES.get(node.operation.name, node.operation.name)
@@ -255,12 +244,12 @@ class Writer:
 
     # What other targets write in their own way.
 
-    def call(self, helper: str, *args: str) -> str:
+    def _call(self, helper: str, *args: str) -> str:
         """Write a call of a helper function."""
         self.helpers[helper] = None
         return f"{helper}({', '.join(args)})"
 
-    def read(self, one: int, at: Code) -> Code:
+    def _read(self, one: int, at: Code) -> Code:
         """Write a column at a position, as the query sees it."""
         key = self.graph.keys[self.graph.nodes[one].y]
         column = self.columns.reading(key)
@@ -268,41 +257,41 @@ class Writer:
         if at.text in ("q", "k") and not column.known:
             return Code(f"{column.name}[{self.row}{at.text}]")
         pad = str(bool(key.pad) if key.truth else key.pad)
-        return Code(self.call("at", column.name, _position(at), pad, *filter(None, column[1:])))
+        return Code(self._call("at", column.name, _position(at), pad, *filter(None, column[1:])))
 
-    def match(self, one: int, i: Code, j: Code) -> Code:
+    def _match(self, one: int, i: Code, j: Code) -> Code:
         """Write how many tokens that end at two positions are the same."""
         table = self.columns.match()
         self.used[table] = None
-        return Code(self.call("match_at", table, _position(i), _position(j)))
+        return Code(self._call("match_at", table, _position(i), _position(j)))
 
-    def search(self, one: int, node: Node) -> Code:
+    def _search(self, one: int, node: Node) -> Code:
         """Write what a quantifier finds, for whole rows."""
-        value, name = self.constant(node.a), node.operation.name
+        value, name = self._constant(node.a), node.operation.name
         found = self.write(node.a).text if value is None else str(bool(value))
-        code = self.assign(one, Code(self.call(_NAMES.get(name, name), found)))
+        code = self._assign(one, Code(self._call(_NAMES.get(name, name), found)))
         self.searches[one] = code.text
         return code
 
-    def table(self, one: int, bounds: tuple[int, ...], weights: list[str]) -> str:
+    def _table(self, one: int, bounds: tuple[int, ...], weights: list[str]) -> str:
         """Write the weight of the step that a node has reached."""
         listed = f"[{', '.join(weights)}]"
-        return self.call("table", self.write(one).text, str(list(bounds)), listed)
+        return self._call("table", self.write(one).text, str(list(bounds)), listed)
 
-    def real(self, code: Code, least: int | None) -> str:
+    def _real(self, code: Code, least: int | None) -> str:
         """Write a whole number as a number of the scores' kind, at least so large."""
         text = f"{self.xp}.clip({code.text}, {least}, None)"
         return (code.within(ATOM) if least is None else text) + self.kind
 
-    def bounded(self, amount: str) -> str:
+    def _bounded(self, amount: str) -> str:
         """Write an amount cut at the limit of a term."""
         return f"{self.xp}.clip({amount}, {-TERM_LIMIT}, {TERM_LIMIT})"
 
-    def mass(self, amount: str) -> str:
+    def _mass(self, amount: str) -> str:
         """Write the mass that a term adds."""
-        return self.call("massed", amount)
+        return self._call("massed", amount)
 
-    def where(self, condition: Code, amount: str) -> str:
+    def _where(self, condition: Code, amount: str) -> str:
         """Write an amount where a condition holds, and 0 elsewhere."""
         return f"{amount} * {condition.within(ATOM)}{self.kind}"
 

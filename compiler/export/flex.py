@@ -41,7 +41,7 @@ class _PairWriter(Writer):
         self.rows = Writer(program, "torch")
         self.columns, self.taken = self.rows.columns, self.rows.taken
 
-    def search(self, one: int, node: Node) -> Code:
+    def _search(self, one: int, node: Node) -> Code:
         return Code(f"{self.rows.write(one).text}[b, q]")
 
 
@@ -78,7 +78,7 @@ def to_flex(program: Program) -> str:
             f"the program {program.name} cannot be exported to FlexAttention: {'; and '.join(reasons)}"
         )
     pairs = _PairWriter(program)
-    return render("flex", program, **pairs.values(rows=pairs.rows))
+    return render("flex.py", program, **pairs.values(rows=pairs.rows))
 
 
 def flex_functions(

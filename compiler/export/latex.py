@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from attn_dsl.compiler.export.expressions import Code, Writer, shifted
-from attn_dsl.compiler.export.source import comment
-from attn_dsl.compiler.graph import NONE, ColumnKey, Factor, Node, Term
+from attn_dsl.compiler.export.source import render
+from attn_dsl.compiler.graph import NONE, ColumnKey, Node, Term
 from attn_dsl.compiler.operations import (
     ATOM,
     COMPARISON,
@@ -14,12 +14,10 @@ from attn_dsl.compiler.operations import (
     DISJUNCTION,
     QUANTIFIERS,
     UNARY,
-    Operation,
 )  # fmt: skip
 from attn_dsl.compiler.program import Program
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.functions import FUNCTIONS
-from attn_dsl.dsl.limits import TERM_LIMIT
 from attn_dsl.dsl.printer import number
 
 LONG = 110
@@ -63,38 +61,14 @@ def to_latex(program: Program) -> str:
         a display that stands by itself. Strings are escaped; what is not ASCII is written as in
         programs, so that every LaTeX engine takes it.
     """
-    tree, writer = program.tree, _Formulas(program, "")
-    operations = {node.operation.name for node in writer.graph.nodes}
-    notes = [
-        (True, rf"The attention head program {program.name}, exported by attn-dsl; needs "
-               r"\usepackage{amsmath}."),
-        (True, "[P] is 1 where P holds, else 0. What is not visible to q reads as empty, false, 0 or "
-               "-1."),
-        (operations & set(QUANTIFIERS),
-         "A search is over the other keys that q sees; it is -1 if there is none."),
-        (any(isinstance(term, t.Scaled) for term in tree.terms),
-         f"A weight times a value counts for at most {TERM_LIMIT:g} in magnitude."),
-        (any(key.kind == "weight" for key in writer.graph.keys),
-         "weight(s, S) is the weight of s in S: 0 outside it."),
-        (program.facts.lookahead, "It looks ahead: a causal head could not see "
-                                  f"{comment(', '.join(program.facts.lookahead))}."),
-    ]  # fmt: skip
-    rows = [_normaliser(tree), *writer.score(), *map(_set_row, tree.sets)]
-    body = " \\\\\n  ".join(rows)
-    lines = [f"% {text}" for holds, text in notes if holds]
-    return "\n".join([*lines, r"\[", r"\begin{aligned}", f"  {body}", r"\end{aligned}", r"\]", ""])
-
-
-def _normaliser(tree: t.Head) -> str:
-    below = r"j \leq q" if tree.causal else "j"
-    where = "\n    \\qquad (k \\leq q)" if tree.causal else ""
-    if tree.normaliser == "softmax":
-        return rf"a_{{qk}} &= \frac{{\exp s_{{qk}}}}{{\sum_{{{below}}} \exp s_{{qj}}}}{where}"
-    total = rf"\sum_{{{below}}} m_{{qj}}"
-    return (
-        rf"a_{{qk}} &= \begin{{cases}} m_{{qk}} / {total} & \text{{if }} {total} > 0, \\"
-        rf" 1 / {'(q + 1)' if tree.causal else 'n'} & \text{{otherwise}} \end{{cases}}{where}"
-    )
+    writer = _Formulas(program, "")
+    names = {node.operation.name for node in writer.graph.nodes}
+    return render(
+        "latex.tex", program, linear=writer.linear, searches=names & set(QUANTIFIERS),
+        scaled=any(isinstance(term, t.Scaled) for term in program.tree.terms),
+        weighs=any(key.kind == "weight" for key in writer.graph.keys),
+        rows=[*writer.score(), *map(_set_row, program.tree.sets)],
+    )  # fmt: skip
 
 
 class _Formulas(Writer):
@@ -111,41 +85,38 @@ class _Formulas(Writer):
             for weight in t.weights_of(term.source):
                 holes += weight is None
                 weights.append(rf"\theta_{{{holes}}}" if weight is None else number(weight))
-            row = self.term(term, weights)
+            row = self._term(term, weights)
             negative = row.startswith("-") and not start.endswith("= ")
             yield f"{start[:-2]}- {row[1:]}" if negative else start + row
             start = r"&\quad {} + "
         if not self.graph.programs[0]:
             yield start + "0"
 
-    def term(self, term: Term, weights: list[str]) -> str:
-        """Write a term."""
-        always = term.condition == NONE or self.constant(term.condition) == 1
-        bracket = "" if always else self.bracket(term.condition)
+    def _term(self, term: Term, weights: list[str]) -> str:
+        always = term.condition == NONE or self._constant(term.condition) == 1
+        bracket = "" if always else r" \, " + self._bracket(term.condition)
         if term.bounds:
             value = self.write(term.factors[0].node).text
             steps = [rf"0 & \text{{if }} {value} < {term.bounds[0]}"]
-            for i, (bound, weight) in enumerate(zip(term.bounds, weights, strict=True), 1):
-                upper = f" < {term.bounds[i]}" if i < len(term.bounds) else ""
-                steps.append(rf"{weight} & \text{{if }} {bound} \leq {value}{upper}")
-            cases = r"\begin{cases} " + r", \\ ".join(steps) + r" \end{cases}"
-            return cases + (rf" \; {bracket}" if bracket else "")
+            ends = [f" < {bound}" for bound in term.bounds[1:]] + [""]
+            for bound, weight, end in zip(term.bounds, weights, ends, strict=True):
+                steps.append(rf"{weight} & \text{{if }} {bound} \leq {value}{end}")
+            return r"\begin{cases} " + r", \\ ".join(steps) + r" \end{cases}" + bracket
         cut = self.linear and any(f.function not in FUNCTIONS for f in term.factors)
-        alone = DISJUNCTION if cut and len(term.factors) == 1 else ATOM
-        value = r" \cdot ".join(self.formula(factor).within(alone) for factor in term.factors)
+        values = []
+        for factor in term.factors:
+            x = self.write(factor.node)
+            if factor.function in FUNCTIONS:
+                latex = FUNCTIONS[factor.function].latex
+                x = Code(latex.format(x=x.text, rate=number(factor.rate)))
+            values.append(x.text if cut and len(term.factors) == 1 else x.within(ATOM))
+        value = r" \cdot ".join(values)
         parts = [weights[0], *filter(None, [rf"\max({value}, 0)" if cut else value])]
-        return r" \cdot ".join(parts) + (rf" \, {bracket}" if bracket else "")
+        return r" \cdot ".join(parts) + bracket
 
-    def formula(self, factor: Factor) -> Code:
-        """Write a factor of a term."""
-        x = self.write(factor.node)
-        if factor.function not in FUNCTIONS:
-            return x
-        return Code(FUNCTIONS[factor.function].latex.format(x=x.text, rate=number(factor.rate)))
-
-    def bracket(self, one: int) -> str:
+    def _bracket(self, one: int) -> str:
         """Write a condition in brackets; a long one over several lines, if it has connectives."""
-        written, row = self.truth(one).text, self.graph.nodes[one].operation
+        written, row = self._truth(one), self.graph.nodes[one].operation
         if len(written) <= LONG or row.name not in ("both", "either"):
             return f"[{written}]"
         parts, level = [], _LEVELS[row.level]
@@ -156,71 +127,64 @@ class _Formulas(Writer):
         symbol = row.latex.split()[1]
         return "[" + rf" \\ &\qquad {{}} {symbol} ".join(reversed(parts)) + "]"
 
-    def truth(self, one: int) -> Code:
-        """Write a predicate, which may be constant."""
-        value = self.constant(one)
-        return self.write(one) if value is None else Code(rf"\text{{{bool(value)}}}".lower())
+    def _truth(self, one: int) -> str:
+        value = self._constant(one)
+        return self.write(one).text if value is None else rf"\text{{{bool(value)}}}".lower()
 
-    def shared(self, one: int) -> bool:
-        """Say whether a node becomes a variable."""
+    def _shared(self, one: int) -> bool:
         return False
 
     def write(self, one: int) -> Code:
         """Write a node."""
         node = self.graph.nodes[one]
+        inner = self.graph.nodes[node.a]
         if node.operation.name == "key":
             return shifted(self.key, node.x)
-        inner = self.graph.nodes[node.a]
         if node.operation.name == "negation" and inner.operation.name.startswith("column"):
-            return self.column(inner, negated=True)
+            return self._column(inner, negated=True)
         return super().write(one)
 
-    def compute(self, one: int, node: Node) -> Code:
-        """Write the operation of a node."""
+    def _compute(self, one: int, node: Node) -> Code:
         row = node.operation
         if row.name.startswith("column"):
-            return self.column(node)
+            return self._column(node)
         if row.name == "match":
             i, j = (self.write(operand).text for operand in node.operands)
             return Code(rf"\mathrm{{match}}({i}, {j})")
         level = _LEVELS.get(row.level, row.level)
-        low = DISJUNCTION if level == ATOM else level
+        low, high = (DISJUNCTION, DISJUNCTION) if level == ATOM else (level, level + 1)
         written = {
-            name: self.write(operand).within(low + (name == "b" and level != ATOM))
+            name: self.write(operand).within(high if name == "b" else low)
             for name, operand in zip("ab", node.operands, strict=False)
         }
         return Code(row.latex.format(**written, x=node.x, y=node.y), level)
 
-    def template(self, row: Operation) -> str:
-        """Return the source of an operation."""
-        return row.latex
-
-    def search(self, one: int, node: Node) -> Code:
-        """Write a quantifier, with a variable of its own."""
+    def _search(self, one: int, node: Node) -> Code:
         outer, self.key = self.key, "j" if self.key == "k" else self.key + "'"
-        found = rf"\operatorname{{{node.operation.name}}}_{{{self.key}}}({self.truth(node.a).text})"
+        found = rf"\operatorname{{{node.operation.name}}}_{{{self.key}}}({self._truth(node.a)})"
         self.key = outer
         return Code(found)
 
-    def column(self, node: Node, negated: bool = False) -> Code:
+    def _column(self, node: Node, negated: bool = False) -> Code:
         """Write a column at a position, or that it is not so."""
-        column, kind = self.graph.keys[node.y], node.operation.name
-        at = self.write(node.a) if kind == "column" else shifted(
-            "q" if kind == "column_query" else self.key, node.x
-        )  # fmt: skip
+        column, variable = self.graph.keys[node.y], node.operation.name[7:8]
+        at = (
+            shifted(self.key if variable == "k" else "q", node.x)
+            if variable
+            else self.write(node.a)
+        )
         value = rf"\mathrm{{{_name(column.name)}}}({at.text})"
         if column.kind == "weight":
             return Code(rf"\operatorname{{weight}}({value}, {_set(column)})")
-        if column.kind == "in" and (column.label or len(column.elements) > 1):
-            sign = r"\notin" if negated else r"\in"
-            return Code(f"{value} {sign} {_set(column)}", _COMPARED)
-        texts = [_text(text) for text, _ in column.elements]
         if column.kind == "in":
-            sign = r"\neq" if negated else "="
-            return Code(f"{value} {sign} {texts[0]}", _COMPARED)
+            one = not column.label and len(column.elements) == 1
+            signs = ("=", r"\neq") if one else (r"\in", r"\notin")
+            other = _text(min(column.elements)[0]) if one else _set(column)
+            return Code(f"{value} {signs[negated]} {other}", _COMPARED)
         found = Code(value)
         if column.kind != "feature":
-            found = Code(rf"{value} \text{{ {column.kind} with }} {texts[0]}", _COMPARED)
+            text = _text(min(column.elements)[0])
+            found = Code(rf"{value} \text{{ {column.kind} with }} {text}", _COMPARED)
         return Code(rf"\lnot {found.within(UNARY)}", UNARY) if negated else found
 
 

@@ -45,16 +45,14 @@ class KernelWriter(Writer):
         for shown, added in self.terms():
             self.lines += [f"# {shown}", *([f"score += {added}"] if added else [])]
 
-    def shared(self, one: int) -> bool:
-        """Say whether a node becomes a variable."""
-        return super().shared(one) or self.keyless[one]
+    def _shared(self, one: int) -> bool:
+        return super()._shared(one) or self.keyless[one]
 
-    def assign(self, one: int, code: Code) -> Code:
-        """Have a variable for a node, outside of the loop over keys where it reads none."""
+    def _assign(self, one: int, code: Code) -> Code:
         if not self.keyless[one]:
-            return super().assign(one, code)
+            return super()._assign(one, code)
         lines, self.lines = self.lines, self.outer
-        found = super().assign(one, code)
+        found = super()._assign(one, code)
         self.lines = lines
         self.outer_names[one] = found.text
         return found
@@ -72,8 +70,7 @@ class KernelWriter(Writer):
         self.slices[name] = f"{part}[{list(self.arrays).index(key)}, start : start + n]"
         return name
 
-    def read(self, one: int, at: Code) -> Code:
-        """Write a column at a position, as the query sees it."""
+    def _read(self, one: int, at: Code) -> Code:
         node, place, end = self.graph.nodes[one], at.text, "q" if self.causal else "n - 1"
         key = self.graph.keys[node.y]
         if node.operation.takes and not place.isidentifier():
@@ -87,8 +84,7 @@ class KernelWriter(Writer):
             text = f"({text} if 0 <= {place} <= {end} else {key.pad})"
         return Code(text)
 
-    def match(self, one: int, i: Code, j: Code) -> Code:
-        """Write how many tokens that end at two positions are the same."""
+    def _match(self, one: int, i: Code, j: Code) -> Code:
         tokens, end = self.array(ColumnKey("token")), "q" if self.causal else "n - 1"
         name = self.names[one] = self.free("match_1")
         self.outer_names |= {one: name} if self.keyless[one] else {}
@@ -101,8 +97,7 @@ class KernelWriter(Writer):
         )
         return Code(name)
 
-    def search(self, one: int, node: Node) -> Code:
-        """Write a quantifier: a loop over the other keys that ends when it has found."""
+    def _search(self, one: int, node: Node) -> Code:
         kept, self.lines, self.names = (self.lines, self.names), [], dict(self.outer_names)
         condition, body = self.write(node.a).text, self.lines
         self.lines, self.names = kept[0], kept[1] | self.outer_names
@@ -120,8 +115,7 @@ class KernelWriter(Writer):
         self.names[one] = self.outer_names[one] = name
         return Code(name)
 
-    def table(self, one: int, bounds: tuple[int, ...], weights: list[str]) -> str:
-        """Write the weight of the step that a node has reached."""
+    def _table(self, one: int, bounds: tuple[int, ...], weights: list[str]) -> str:
         place = len(self.tables) // 2 + 1
         self.tables += [
             wrapped(f"BOUNDS_{place} = np.array([", map(str, bounds), "])"),
@@ -130,21 +124,17 @@ class KernelWriter(Writer):
         found = f'np.searchsorted(BOUNDS_{place}, {self.write(one).text}, side="right")'
         return f"WEIGHTS_{place}[{found}]"
 
-    def real(self, code: Code, least: int | None) -> str:
-        """Write a whole number as a floating-point number, at least so large."""
+    def _real(self, code: Code, least: int | None) -> str:
         return f"float({code.text if least is None else f'max({code.text}, {least})'})"
 
-    def bounded(self, amount: str) -> str:
-        """Write an amount cut at the limit of a term."""
+    def _bounded(self, amount: str) -> str:
         return f"min(max({amount}, {-TERM_LIMIT}), {TERM_LIMIT})"
 
-    def mass(self, amount: str) -> str:
-        """Write the mass that a term adds."""
+    def _mass(self, amount: str) -> str:
         self.lines.append(f"amount = min({amount}, {TERM_LIMIT})")
         return f"(amount if amount >= {LEAST_MASS} else 0.0)"
 
-    def where(self, condition: Code, amount: str) -> str:
-        """Write an amount where a condition holds, and 0 elsewhere."""
+    def _where(self, condition: Code, amount: str) -> str:
         return f"{amount} if {condition.text} else 0.0"
 
     def source(self) -> str:
@@ -155,8 +145,7 @@ class KernelWriter(Writer):
             )
             for key in self.arrays
         ]
-        return render(
-            "numba", self.program, tables=self.tables, slices=self.slices, outer=self.outer,
+        return render("numba.py", self.program, tables=self.tables, slices=self.slices, outer=self.outer,
             lines=self.lines, linear=self.linear, listed=listed,
         )  # fmt: skip
 

@@ -28,4 +28,4 @@ def to_numpy(program: Program) -> str:
         InputError: a weight is a hole.
     """
     refuse_holes(program, "NumPy")
-    return render("numpy", program, **Writer(program, "np").values())
+    return render("numpy.py", program, **Writer(program, "np").values())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from attn_dsl.compiler.program import Program
 from attn_dsl.dsl.errors import InputError
+from attn_dsl.dsl.limits import LEAST_MASS, MATCH_LIMIT, TERM_LIMIT
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -31,19 +32,17 @@ def _templates() -> Environment:
 
 
 def render(template: str, program: Program, **values: Any) -> str:
-    """Write an exported module from a template of this folder.
+    """Write an export of a program from a template of this folder, named without its ``.j2``.
 
     Args:
-        template: its name, without ``.py.j2``.
-        program: which the module's first comment shows.
-        values: what the template asks for besides ``shown`` and ``ahead``.
+        values: what the template asks for besides the program and the limits of terms.
     """
     shown = [f"#     {line}".rstrip() for line in comment(program.source).split("\n")[:-1]]
-    ahead = ", ".join(program.facts.lookahead)
-    found = _templates().get_template(f"{template}.py.j2")
-    return found.render(
-        name=program.name, shown=shown, ahead=ahead, causal=program.causal, **values
-    )
+    return _templates().get_template(f"{template}.j2").render(
+        name=program.name, shown=shown, ahead=", ".join(program.facts.lookahead),
+        causal=program.causal, term_limit=f"{TERM_LIMIT:g}", least_mass=LEAST_MASS,
+        match_limit=MATCH_LIMIT, **values,
+    )  # fmt: skip
 
 
 def comment(text: str) -> str:

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 class _TorchWriter(Writer):
     trained = True
 
-    def weight(self, place: int) -> str:
+    def _weight(self, place: int) -> str:
         return f"w[{place}]"
 
-    def table(self, one: int, bounds: tuple[int, ...], weights: list[str]) -> str:
+    def _table(self, one: int, bounds: tuple[int, ...], weights: list[str]) -> str:
         last = int(weights[-1][2:-1]) + 1
         chosen = f"{weights[0][:-1]}:{last}]"
-        return self.call("table", self.write(one).text, str(list(bounds)), chosen)
+        return self._call("table", self.write(one).text, str(list(bounds)), chosen)
 
 
 def to_torch(program: Program) -> str:
@@ -44,7 +44,7 @@ def to_torch(program: Program) -> str:
     start = 1.0 if writer.linear else 0.0
     weights = [repr(start if w is None else w + 0.0) for w in program.tree.weights]
     written = wrapped("WEIGHTS = [", weights, "]")
-    return render("torch", program, **writer.values(weights=written))
+    return render("torch.py", program, **writer.values(weights=written))
 
 
 def torch_module(program: Program, dtype: torch.dtype | None = None) -> torch.nn.Module:

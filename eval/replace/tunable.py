@@ -187,7 +187,5 @@ class Tunable(torch.nn.Module):
 
 def _places(code: Code) -> tuple[list[int], list[int]]:
     """Return for each weight its program, and its row among the truths and then the values."""
-    slots = code.slots
-    truths = int((slots[:, 0] == 0).sum())
-    rows = slots[:, 1] + np.where(slots[:, 0] == 0, 0, truths)
+    rows = np.argsort(np.argsort(~code.truths, kind="stable"))
     return code.owner.tolist(), rows[code.used].tolist()

@@ -259,11 +259,10 @@ def scales(subject: Subject, tunable: Tunable, texts: int = 8) -> np.ndarray:
     chosen = subject.splits["fit"][:texts]
     plan = Plan(trees, Batch([subject.capture.tokens(i) for i in chosen]))
     sums = np.zeros((2, len(plan.code.planes)))
-    slots = plan.code.slots
+    truths = plan.code.truths
     for text in range(len(chosen)):
-        for kind, planes in enumerate(plan.typed_planes(text)):
-            here = np.flatnonzero(slots[:, 0] == kind)
-            values = planes[slots[here, 1]].astype(np.float64)
+        for here, planes in zip((truths, ~truths), plan.typed_planes(text), strict=True):
+            values = planes.astype(np.float64)
             sums[:, here] += (values**2).sum(1), (values != 0).sum(1)
     size = np.sqrt(sums[0] / np.maximum(sums[1], 1.0))
     own = np.where(size > 0, size, 1.0)[plan.code.used]
