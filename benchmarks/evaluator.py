@@ -27,12 +27,12 @@ from run import Figure, print_table
 
 from attn_dsl.compiler.columns import Batch
 from attn_dsl.compiler.evaluate import Plan
-from attn_dsl.compiler.minsum import in_lanes, minima
 from attn_dsl.compiler.program import parse
-from attn_dsl.compiler.score import measure_text, score_matrix
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.printer import show
 from attn_dsl.dsl.tokens import Tokens
+from attn_dsl.eval.minsum import in_lanes, minima
+from attn_dsl.eval.score_matrix import measure_text, score_matrix
 from attn_dsl.synth import vocabulary
 
 WORDS = "the cat saw a dog . Tom and Mia ran to park , she said hi One day big little happy".split()

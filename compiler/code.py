@@ -120,8 +120,8 @@ class Code:
         """The functions of the planes' factors, numbered."""
         numbers: dict[tuple[str, float], int] = {}
         for plane in self.planes:
-            for _, *function in (plane.factor, plane.other):
-                numbers.setdefault(tuple(function), len(numbers))
+            for factor in (plane.factor, plane.other):
+                numbers.setdefault((factor.function, factor.rate), len(numbers))
         return numbers
 
     @cached_property

@@ -12,7 +12,6 @@ import numpy as np
 from attn_dsl.compiler import interpreter
 from attn_dsl.compiler.code import Code, Kind
 from attn_dsl.compiler.columns import Batch, stack
-from attn_dsl.compiler.minsum import aligned
 from attn_dsl.compiler.simd import WIDTH
 from attn_dsl.compiler.softmax import AHEAD, evaluate_masses
 from attn_dsl.compiler.text_planes import row_words, spread_rows, text_planes
@@ -249,6 +248,14 @@ def row_blocks(n: int, causal: bool, start: int = 0) -> Iterator[Block]:
         yield Block(range(first, last), slice(low, high), word)
         word += row_words(last, causal, n) - row_words(first, causal, n)
         first, low = last, high
+
+
+def aligned(rows: int, entries: int) -> np.ndarray:
+    """Allocate float32 (rows, entries) from the start of a cache line, entries in whole lanes."""
+    size = -(-entries // WIDTH) * WIDTH
+    room = np.empty(rows * size + WIDTH, dtype=np.float32)
+    skip = -room.ctypes.data % 64 // 4
+    return room[skip : skip + rows * size].reshape(rows, size)
 
 
 def padded(entries: int) -> int:

@@ -9,8 +9,8 @@ import numpy as np
 from numba import njit
 
 from attn_dsl.compiler.jit import COMPILED
-from attn_dsl.compiler.minsum import shared_masses
-from attn_dsl.compiler.score import METRICS as METRICS
+from attn_dsl.eval.minsum import shared_masses
+from attn_dsl.eval.score_matrix import METRICS as METRICS
 
 
 @njit(**COMPILED)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from attn_dsl.compiler.evaluate import pack
-from attn_dsl.compiler.minsum import shared_masses
 from attn_dsl.eval.metrics import METRICS, bootstrap, compare, ious
+from attn_dsl.eval.minsum import shared_masses
 
 
 def random_rows(n: int, causal: bool, seed: int) -> np.ndarray:

@@ -7,11 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from attn_dsl.compiler import evaluate, score
+from attn_dsl.compiler import evaluate
 from attn_dsl.compiler.columns import Batch
 from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.tokens import Tokens
+from attn_dsl.eval import score_matrix as score
 from attn_dsl.eval.metrics import METRICS, compare
 
 SOURCES = [

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from attn_dsl.compiler.evaluate import Plan
-from attn_dsl.compiler.score import score_matrix
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.printer import show_term
 from attn_dsl.eval.controls import attention
+from attn_dsl.eval.score_matrix import score_matrix
 
 if TYPE_CHECKING:
     from attn_dsl.synth.runs.result import HeadResult

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from attn_dsl.compiler.evaluate import aligned
 from attn_dsl.compiler.jit import COMPILED
 from attn_dsl.compiler.simd import WIDTH, load, minimum, spread, total
 
@@ -86,14 +87,6 @@ def minima(a, b, out):
                 for e in range(low, high, WIDTH):
                     s = s + minimum(load(x, e), load(y, e))
                 out[i, j] += total(s)
-
-
-def aligned(rows: int, entries: int) -> np.ndarray:
-    """Allocate float32 (rows, entries) from the start of a cache line, entries in whole lanes."""
-    size = -(-entries // WIDTH) * WIDTH
-    room = np.empty(rows * size + WIDTH, dtype=np.float32)
-    skip = -room.ctypes.data % 64 // 4
-    return room[skip : skip + rows * size].reshape(rows, size)
 
 
 def in_lanes(table: np.ndarray) -> np.ndarray:

@@ -11,9 +11,9 @@ from concurrent.futures import Executor
 
 import numpy as np
 
-from attn_dsl.compiler.distances import agreements, divergences, strongest
 from attn_dsl.compiler.evaluate import Plan
-from attn_dsl.compiler.minsum import in_lanes, minima
+from attn_dsl.eval.distances import agreements, divergences, strongest
+from attn_dsl.eval.minsum import in_lanes, minima
 
 METRICS = ("iou", "iou_no_sink", "jsd", "tv", "top1")
 """What programs and heads can be compared by; ``eval/metrics.py`` says what each is."""

@@ -1,6 +1,6 @@
 """Row by row comparisons of many programs with many heads: Jensen-Shannon, strongest keys, sinks.
 
-IoU and total variation need only sums of minima (``compiler/minsum.py``); what is here needs the
+IoU and total variation need only sums of minima (``eval/minsum.py``); what is here needs the
 rows themselves, and is computed on the same blocks while they are in cache.
 """
 
