@@ -34,12 +34,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(skip)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _own_kernel_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep compiled kernels of the tests out of the user's cache."""
-    os.environ["ATTN_DSL_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-
-
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The data folder beside the project's root."""
