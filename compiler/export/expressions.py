@@ -38,7 +38,7 @@ from attn_dsl.dsl.printer import show_term
 
 RESERVED = (
     "Attention WEIGHTS attention columns dtype end feature features k lengths match n np others "
-    "position q read score tokens torch total visible w at match_at nearest first last count exists "
+    "position q read score tokens torch total visible m w at match_at nearest first last count exists "
     "table massed given b h matches codes number tensors stacked searched buffers functions size "
     "start width settled known opened out i j keys scores amount mass math top kernel"
 )
@@ -128,14 +128,24 @@ class Writer:
         for term in self.graph.programs[0]:
             last = first + len(t.weights_of(term.source))
             never = term.condition != NONE and self._constant(term.condition) == 0
-            added = "" if never else self._term(term, [self._weight(i) for i in range(first, last)])
+            added = (
+                ""
+                if never
+                else self._term(
+                    term,
+                    [
+                        self._weight(i, not term.factors or bool(term.bounds))
+                        for i in range(first, last)
+                    ],
+                )
+            )
             yield comment(show_term(term.source)), added
             first = last
 
-    def _weight(self, place: int) -> str:
-        """Write a weight, by its place in source order."""
+    def _weight(self, place: int, alone: bool) -> str:
+        """Write a weight, by its place in source order; ``alone``: nothing multiplies it."""
         weight = self.program.tree.weights[place] or 0.0
-        return repr(0.0 if self.linear and weight < LEAST_MASS else weight + 0.0)
+        return repr(0.0 if alone and self.linear and weight < LEAST_MASS else weight + 0.0)
 
     def _term(self, term: Term, weights: list[str]) -> str:
         """Write what a term adds to a score."""

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 class _TorchWriter(Writer):
     trained = True
 
-    def _weight(self, place: int) -> str:
-        return f"w[{place}]"
+    def _weight(self, place: int, alone: bool) -> str:
+        return f"{'m' if alone and self.linear else 'w'}[{place}]"
 
     def _table(self, one: int, bounds: tuple[int, ...], weights: list[str]) -> str:
         last = int(weights[-1][2:-1]) + 1

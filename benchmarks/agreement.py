@@ -1,0 +1,118 @@
+"""Runs random programs on random texts by every back end, and compares them with the reference.
+
+    python benchmarks/agreement.py [--count 100000] [--seed 0] [--jobs 2]
+
+Softmax and linear programs of both visibilities, with every construct and feature, texts with gaps,
+special tokens and split characters. Weights of some linear programs are around the least mass that
+counts or below it, down to subnormal numbers. Ends with 1 if any back end differs by more than 1e-5.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+from attn_dsl import testing
+from attn_dsl.compiler.program import Program
+from attn_dsl.compiler.stream import Stream
+from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.tokens import Tokens
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from exporting import TOLERANCE, by_flex, by_numba, by_numpy, by_torch, reference
+
+TINY = (5e-324, 1e-310, 2.3e-308, 9e-301, 1e-300, 1.1e-300, 3e-299, 1e-200)
+
+
+@st.composite
+def programs(draw: st.DrawFn) -> t.Head:
+    """Draw a program; a linear one may have tiny weights."""
+    program = draw(testing.programs(max_terms=5))
+    if program.normaliser == "linear" and program.weights and draw(st.booleans()):
+        tiny = st.sampled_from(TINY)
+        return program.with_weights([draw(tiny) for _ in program.weights])
+    return program
+
+
+def row_by_row(program: Program, tokens: Tokens) -> np.ndarray:
+    """Compute the rows of a causal program as the text grows."""
+    stream, out = Stream(program), np.zeros((len(tokens), len(tokens)))
+    for q, string in enumerate(tokens):
+        out[q, : q + 1] = stream.append([string], [tokens.special[q]])[0]
+    return out
+
+
+BACK_ENDS = {
+    "evaluator": lambda program, tokens: program(tokens),
+    "stream": row_by_row, "numpy": by_numpy, "torch": by_torch, "numba": by_numba,
+    "flex": lambda program, tokens: by_flex(program, [tokens])[0],
+}  # fmt: skip
+
+
+def compare(first_seed: int, count: int) -> tuple[Counter[str], dict[str, float], list[str]]:
+    """Compare all back ends on ``count`` programs: runs, largest differences, and what differs."""
+    runs, most, wrong = Counter[str](), dict.fromkeys(BACK_ENDS, 0.0), list[str]()
+    chosen = settings(
+        max_examples=count, phases=[Phase.generate], database=None, deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+
+    @seed(first_seed)
+    @chosen
+    @given(programs(), testing.tokens(max_size=10), testing.tokens(max_size=10, gaps=True))
+    def run(tree: t.Head, plain: Tokens, gapped: Tokens) -> None:
+        program = Program.from_tree(tree)
+        for name, back_end in BACK_ENDS.items():
+            tokens = plain if name == "stream" else gapped
+            if name == "stream" and not program.causal:
+                continue
+            if name == "flex" and (tree.normaliser == "linear" or not len(tokens)):
+                continue
+            found, expected = back_end(program, tokens), reference(tree, tokens)
+            off = float(np.abs(found - expected).max(initial=0.0))
+            runs[name] += 1
+            most[name] = max(most[name], off)
+            if not off <= TOLERANCE:
+                wrong.append(f"{name} differs by {off:.2g} on {list(tokens)}:\n{program.source}")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run()
+    return runs, most, wrong
+
+
+def main() -> None:
+    """Compare, and print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=2)
+    options = parser.parse_args()
+    parts = max(options.jobs, options.count // 2500)
+    seeds = range(options.seed * 1_000_000, options.seed * 1_000_000 + parts)
+    runs, most, wrong = Counter[str](), dict.fromkeys(BACK_ENDS, 0.0), list[str]()
+    with ProcessPoolExecutor(options.jobs) as executor:
+        work = partial(compare, count=-(-options.count // parts))
+        for done, found in enumerate(executor.map(work, seeds), 1):
+            runs += found[0]
+            most = {name: max(most[name], found[1][name]) for name in most}
+            wrong += found[2]
+            print(f"{done} of {parts} parts, {len(wrong)} differences", file=sys.stderr, flush=True)
+    print("| back end | programs | largest difference from the reference |\n|---|---|---|")
+    for name in BACK_ENDS:
+        print(f"| {name} | {runs[name]:,} | {most[name]:.1e} |")
+    print("\n".join(wrong[:5]))
+    sys.exit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main()
