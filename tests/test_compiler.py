@@ -11,6 +11,7 @@ from pathlib import Path
 import cases
 import numpy as np
 import pytest
+from exporting import TOLERANCE, reference
 from hypothesis import given
 
 import attn_dsl
@@ -24,14 +25,7 @@ from attn_dsl.compiler.operations import CODES, REALS, ROWS, Operation
 from attn_dsl.compiler.program import Program
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.parser import parse
-from attn_dsl.dsl.reference import evaluate
 from attn_dsl.dsl.tokens import Tokens
-
-TOLERANCE = 1e-5
-
-
-def reference(program: t.Head, tokens: Tokens) -> np.ndarray:
-    return np.array(evaluate(program, tokens)).reshape(len(tokens), len(tokens))
 
 
 @pytest.mark.parametrize("case", cases.CASES, ids=lambda case: case.id)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pickle
+import random
 
 import cases
 import numpy as np
 import pytest
-from exporting import largest_sum
+from exporting import TOKENS, largest_sum, reference
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,16 +20,11 @@ from attn_dsl.compiler.stream import Stream, newest_rows
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.parser import parse
-from attn_dsl.dsl.reference import evaluate
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.replace.programs import Programs
 from attn_dsl.eval.replace.tunable import Tunable
 
 TOLERANCE = 1e-5
-WORDS = (
-    *("The", " cat", " un", "do", ".", " It", " s", "aw", " (", "a", ")", "\n", ' "', '"', "!"),
-    *(" caf", "<0xC3>", "<0xA9>", "<s>", " don't", "”", "“", "[", "]", " 42", "\n\n", " e.g", " A"),
-)
 LONG = """head long causal:
     2 where text(k-1) == text(q)
     -1 * log(1 + q - k)
@@ -37,10 +33,6 @@ LONG = """head long causal:
     3 where k == opener(q)
     1 where opens(k) and not closed(k)
 """
-
-
-def reference(program: t.Head, tokens: Tokens) -> np.ndarray:
-    return np.array(evaluate(program, tokens)).reshape(len(tokens), len(tokens))
 
 
 def streamed(programs: list[t.Head], tokens: Tokens) -> np.ndarray:
@@ -167,8 +159,9 @@ def test_appended_rows_are_the_rows_of_the_matrix(
 
 
 def test_long_streams() -> None:
-    chosen = np.random.default_rng(0).integers(0, len(WORDS), 300)
-    tokens, program = Tokens.from_strings([WORDS[i] for i in chosen]), attn_dsl.parse(LONG)
+    words = (*TOKENS, "\n", " un", "do", " caf", "<0xC3>", "<0xA9>", "<s>", '"', "!", " e.g")
+    tokens = Tokens.from_strings(random.Random(0).choices(words, k=300))
+    program = attn_dsl.parse(LONG)
     matrix, one, other = program(tokens), Stream(program), Stream(program)
     np.testing.assert_array_equal(one.append(tokens), matrix)
     for i, string in enumerate(tokens):
