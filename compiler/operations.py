@@ -15,7 +15,7 @@ from attn_dsl.dsl.functions import FUNCTIONS
 
 Type = Literal["int", "bool", "symbol"]
 
-ATOM, UNARY, PRODUCT, SUM, CONJUNCTION, DISJUNCTION, COMPARISON = range(6, -1, -1)
+ATOM, UNARY, SUM, CONJUNCTION, DISJUNCTION, COMPARISON = range(5, -1, -1)
 """How tightly an expression binds in Python, a comparison the loosest."""
 
 
@@ -95,8 +95,6 @@ _ROWS = [
     Operation("last", 1, "int"),
 ]  # fmt: skip
 
-OPERATIONS: dict[str, Operation] = {row.name: row for row in _ROWS}
-"""All operations by name."""
 CODES: dict[str, int] = {row.name: code for code, row in enumerate(_ROWS)}
 """The number of each operation in the interpreter."""
 ROWS: tuple[Operation, ...] = tuple(_ROWS)
