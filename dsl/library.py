@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
-from typing import Any, TypeVar
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.errors import InputError
@@ -28,7 +26,6 @@ CATEGORIES = (
 
 _CATEGORY = "category: "
 _MIRROR = str.maketrans("<>", "><")
-_N = TypeVar("_N", bound=t.Node)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,15 +121,11 @@ def with_visibility(head: t.Head, visibility: t.Visibility) -> t.Head | None:
         return head
     if visibility == "bidirectional":
         terms = tuple(map(_far_both_ways, head.terms))
-    else:
-        if any(map(_reads_full, head.walk())) or any(map(_looks_ahead, head.terms)):
-            return None
-        terms = tuple(_rebuild(term, _one_way) for term in head.terms)
-    return dataclasses.replace(head, visibility=visibility, terms=terms)
-
-
-def _reads_full(node: t.Node) -> bool:
-    return isinstance(node, t.Call) and FEATURES[node.name].reads == "full"
+        return dataclasses.replace(head, visibility=visibility, terms=terms)
+    calls = (node for node in head.walk() if isinstance(node, t.Call))
+    if any(FEATURES[call.name].reads == "full" for call in calls) or _looks_ahead(head):
+        return None
+    return dataclasses.replace(t.rewrite(head, _one_way), visibility=visibility)
 
 
 def _looks_ahead(node: t.Node) -> bool:
@@ -158,7 +151,7 @@ def _far_both_ways(term: t.Term) -> t.Term:
     """Make the distances in a term's value count both ways."""
     if isinstance(term, t.Where):
         return term
-    return dataclasses.replace(term, value=_rebuild(term.value, _both_ways))  # type: ignore[arg-type]
+    return dataclasses.replace(term, value=t.rewrite(term.value, _both_ways))  # type: ignore[arg-type]
 
 
 def _both_ways(node: t.Node) -> t.Node:
@@ -186,15 +179,3 @@ def _one_way(node: t.Node) -> t.Node:
         ):
             return t.Arithmetic("-", t.Arithmetic("+", offset, q), k)
     return node
-
-
-def _rebuild(node: _N, change: Callable[[t.Node], t.Node]) -> _N:
-    """Change a tree from its leaves up."""
-    parts: dict[str, Any] = {}
-    for field in dataclasses.fields(node):
-        value = getattr(node, field.name)
-        if isinstance(value, t.Node):
-            parts[field.name] = _rebuild(value, change)
-        elif isinstance(value, tuple) and any(isinstance(item, t.Node) for item in value):
-            parts[field.name] = tuple(_rebuild(item, change) for item in value)
-    return change(dataclasses.replace(node, **parts))  # type: ignore[return-value]
