@@ -6,8 +6,7 @@ import difflib
 from collections.abc import Iterable
 from typing import NamedTuple
 
-MAX_SHOWN = 160
-"""The most characters of a source line that a message shows."""
+MAX_SHOWN = 160  # the most characters of a source line that a message shows
 
 
 class AttnDslError(Exception):

@@ -48,9 +48,6 @@ class _Node:
             yield from part.walk()
 
 
-_Rules = dict[str, _Node]
-
-
 def to_gbnf(grammar_text: str | None = None) -> str:
     r"""Convert a Lark grammar to GBNF.
 
@@ -58,8 +55,7 @@ def to_gbnf(grammar_text: str | None = None) -> str:
     root ::= "a" (ws "+" ws "a")*
     ws ::= " "{0,2}
 
-    Args:
-        grammar_text: the grammar; None takes the one of attention programs.
+    Without a text, it is the grammar of attention programs.
 
     Raises:
         GrammarError: the grammar uses what has no counterpart, lacks ``start`` or another rule,
@@ -107,7 +103,7 @@ def _edge(node: _Node, at: int) -> Iterator[_Node]:
             return
 
 
-def _read(text: str) -> tuple[dict[str, str], _Rules, _Node | None]:
+def _read(text: str) -> tuple[dict[str, str], dict[str, _Node], _Node | None]:
     """Let Lark read a grammar; return the new names of the rules, the rules, and what is ignored."""
     from lark.exceptions import GrammarError as LarkError
     from lark.exceptions import UnexpectedInput
@@ -121,7 +117,7 @@ def _read(text: str) -> tuple[dict[str, str], _Rules, _Node | None]:
     trees |= {str(name): tree for name, (tree, _) in grammar.term_defs}
     if "start" not in trees:
         raise GrammarError("there is no rule `start`")
-    names, rules = _new_names(trees), _Rules()
+    names, rules = _new_names(trees), dict[str, _Node]()
     for name, tree in trees.items():
         try:
             rules[name] = _converted(tree, names)
@@ -239,7 +235,7 @@ def _without_left_recursion(name: str, node: _Node) -> _Node:
 class _Spacing:
     """Writes out the white space that Lark ignores between the symbols of a rule."""
 
-    def __init__(self, rules: _Rules, blanks: bool) -> None:
+    def __init__(self, rules: dict[str, _Node], blanks: bool) -> None:
         self.rules, self.blanks = rules, blanks
 
     def spaced(self, node: _Node) -> _Node:

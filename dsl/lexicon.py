@@ -49,7 +49,9 @@ def lexicon() -> dict[str, WordSet]:
             raise ValueError(f"the lexicon cannot join {' > '.join((*inside, name))}")
         table = tables[name][1]
         parts = [elements(part, (*inside, name)) for part in table.get("union", [])]
-        return frozenset(_with_curly(table.get("words", []))).union(*parts)
+        words = table.get("words", [])
+        curly = [word.replace("'", "\u2019") for word in words if any(map(str.isalpha, word))]
+        return frozenset(words).union(curly, *parts)
 
     return {
         name: WordSet(name, table["doc"], elements(name), file)
@@ -65,13 +67,3 @@ def lexicon_literal(name: str) -> SetLiteral:
     True
     """
     return SetLiteral(tuple(lexicon()[name].elements))
-
-
-def _with_curly(words: list[str]) -> list[str]:
-    """Add to words with an apostrophe those with the curly one.
-
-    >>> [word.isascii() for word in _with_curly(["don't", "'"])]
-    [True, True, False]
-    """
-    curly = [word.replace("'", "\u2019") for word in words if any(map(str.isalpha, word))]
-    return [*words, *(word for word in curly if word not in words)]

@@ -30,23 +30,14 @@ _MIRROR = str.maketrans("<>", "><")
 
 @dataclass(frozen=True, slots=True)
 class LibraryProgram:
-    """A program of the library.
+    """A program of the library."""
 
-    Attributes:
-        name: of its head and its file.
-        category: one of ``CATEGORIES``.
-        doc: what the head does, in a sentence.
-        program: the tree.
-        source: its canonical text.
-        path: its file, relative to the folder ``grammars``.
-    """
-
-    name: str
-    category: str
-    doc: str
+    name: str  # of its head and its file
+    category: str  # one of ``CATEGORIES``
+    doc: str  # what the head does, in a sentence
     program: t.Head
-    source: str
-    path: str
+    source: str  # its canonical text
+    path: str  # its file, relative to the folder ``grammars``
 
 
 def library(
@@ -63,9 +54,6 @@ def library(
         visibility: re-type all programs for it, and leave out those that make no sense in it
             (see ``with_visibility``); None leaves them as they are written.
         spacy: include those that need the optional package spaCy.
-
-    Raises:
-        InputError: there is no such visibility.
     """
     if visibility not in (None, "causal", "bidirectional"):
         raise InputError(f"a program is causal or bidirectional, not {visibility!r}")
@@ -170,12 +158,11 @@ def _both_ways(node: t.Node) -> t.Node:
 def _one_way(node: t.Node) -> t.Node:
     """Write a distance in both directions as the distance back."""
     match node:
-        case t.Absolute(t.Arithmetic("-", t.Position(_, 0) as one, t.Position(_, 0) as other)) if (
-            one != other
-        ):
-            return t.Arithmetic("-", *((one, other) if one.variable == "q" else (other, one)))
-        case t.Arithmetic(
-            "+", offset, t.Arithmetic("-", t.Position("q") as q, t.Position("k") as k)
-        ):
+        case t.Absolute(t.Arithmetic("-", t.Position("q", 0) as q, t.Position("k", 0) as k)):
+            return t.Arithmetic("-", q, k)
+        case t.Absolute(t.Arithmetic("-", t.Position("k", 0) as k, t.Position("q", 0) as q)):
+            return t.Arithmetic("-", q, k)
+        case t.Arithmetic("+", offset,
+                          t.Arithmetic("-", t.Position("q") as q, t.Position("k") as k)):  # fmt: skip
             return t.Arithmetic("-", t.Arithmetic("+", offset, q), k)
     return node

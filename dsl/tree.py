@@ -49,8 +49,8 @@ class Node:
                 stack += below[::-1]
 
 
+# How the types of fields begin that hold no nodes.
 _PLAIN = ("int", "str", "float", "Literal", "Visibility", "Normaliser", "tuple[str", "tuple[float")
-"""How the types of fields begin that hold no nodes."""
 
 
 @lru_cache(maxsize=64)
@@ -321,8 +321,7 @@ class Head(Statement):
 
     def with_weights(self, weights: list[float]) -> Head:
         """Return the same structure with other weights, in the order of ``weights``."""
-        if len(weights) != len(self.weights):
-            count = len(self.weights)
+        if len(weights) != (count := len(self.weights)):
             raise ValueError(f"the program has {count} weights, {len(weights)} were given")
         left = iter(weights)
 
@@ -367,6 +366,4 @@ def nodes(head: Head) -> int:
     A set of the standard lexicon is one node, like a feature. The weight of a set's element belongs
     to the element.
     """
-    return sum(
-        1 + (len(node.elements) if isinstance(node, SetLiteral) else 0) for node in head.walk()
-    )
+    return sum(1 + len(getattr(node, "elements", ())) for node in head.walk())
