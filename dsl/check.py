@@ -101,10 +101,8 @@ def cost(program: t.Head) -> int:
         elif isinstance(node, t.SetLiteral):
             total += math.ceil(len(node.elements) / 100)
         elif isinstance(node, t.SetName):
-            if node.name not in sizes:
-                known = lexicon().get(node.name)
-                sizes[node.name] = len(known.elements) if known else 0
-            total += math.ceil(sizes[node.name] / 100)
+            known = lexicon().get(node.name) if node.name not in sizes else None
+            total += math.ceil(sizes.get(node.name, len(known.elements) if known else 0) / 100)
         elif not isinstance(node, _FREE):
             total += 4 if isinstance(node, t.Call) and node.name == "match" else 1
     return total
@@ -136,9 +134,7 @@ class _Checker:
                 self.node(node)
 
     def term(self, term: t.Term) -> None:
-        for weight in t.weights_of(term):
-            if weight is None:
-                continue
+        for weight in filter(None, t.weights_of(term)):
             if abs(weight) > MAX_WEIGHT:
                 self.wrong(term, f"the weight {weight:g} is out of range",
                            f"weights lie between {-MAX_WEIGHT:g} and {MAX_WEIGHT:g}")  # fmt: skip

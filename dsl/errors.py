@@ -149,7 +149,6 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     >>> did_you_mean("txt", ["text", "word", "punct"])
     'did you mean `text`?'
     """
-    known = list(known)
     folded = {name.lower(): name for name in known}
     near = difflib.get_close_matches(word.lower(), folded, n=3, cutoff=0.6)
     if not near:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from attn_dsl.dsl import syntax
 from attn_dsl.dsl.analysis import Analysis
 from attn_dsl.dsl.limits import MATCH_LIMIT
 
@@ -207,15 +208,6 @@ def _match(a: Analysis, start: int) -> list[list[int]]:
     return rows
 
 
-def _spacy(attribute: str) -> Callable[..., list]:
-    def values(a: Analysis, start: int) -> list:
-        from attn_dsl.dsl.syntax import parse_tokens
-
-        return parse_tokens(a)[attribute]
-
-    return values
-
-
 def _is_punct(s: str) -> bool:
     return bool(s) and all(unicodedata.category(c)[0] in "PS" for c in s)
 
@@ -325,13 +317,13 @@ _ALL = [
             python="[len(tokens) - 1 - i for i in range(len(tokens))]"),
     # Syntax, from spaCy.
     Feature("upos", "symbol", "full", "universal part of speech: NOUN, VERB, ...", 'upos(k) == "NOUN"',
-            _spacy("upos"), "", extra="spacy"),
+            lambda a, _: syntax.parse_tokens(a)["upos"], "", extra="spacy"),
     Feature("dep", "symbol", "full", "dependency label: nsubj, obj, det, ...", 'dep(k) == "nsubj"',
-            _spacy("dep"), "", extra="spacy"),
+            lambda a, _: syntax.parse_tokens(a)["dep"], "", extra="spacy"),
     Feature("lemma", "symbol", "full", "dictionary form of the word", 'lemma(k) == "be"',
-            _spacy("lemma"), "", extra="spacy"),
+            lambda a, _: syntax.parse_tokens(a)["lemma"], "", extra="spacy"),
     Feature("syntax_head", "int", "full", "position of the head of its word in the dependency tree",
-            "k == syntax_head(q)", _spacy("syntax_head"), _NONE, extra="spacy"),
+            "k == syntax_head(q)", lambda a, _: syntax.parse_tokens(a)["syntax_head"], _NONE, extra="spacy"),
 ]  # fmt: skip
 
 FEATURES: dict[str, Feature] = {feature.name: feature for feature in _ALL}

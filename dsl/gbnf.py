@@ -105,13 +105,12 @@ def _edge(node: _Node, at: int) -> Iterator[_Node]:
 
 def _read(text: str) -> tuple[dict[str, str], dict[str, _Node], _Node | None]:
     """Let Lark read a grammar; return the new names of the rules, the rules, and what is ignored."""
-    from lark.exceptions import GrammarError as LarkError
-    from lark.exceptions import UnexpectedInput
+    from lark.exceptions import LarkError
     from lark.load_grammar import load_grammar
 
     try:
         grammar, _ = load_grammar(text, "the grammar", [], False)
-    except (LarkError, UnexpectedInput) as error:
+    except LarkError as error:
         raise GrammarError(str(error)) from None
     trees = {str(name): tree for name, _, tree, _ in grammar.rule_defs}
     trees |= {str(name): tree for name, (tree, _) in grammar.term_defs}

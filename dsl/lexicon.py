@@ -35,9 +35,8 @@ def lexicon() -> dict[str, WordSet]:
 
     tables: dict[str, tuple[str, dict[str, Any]]] = {}
     folder = files("attn_dsl.grammars").joinpath("lexicon")
-    for file in sorted(folder.iterdir(), key=lambda f: f.name):
-        if not file.name.endswith(".toml"):
-            continue
+    data = [file for file in folder.iterdir() if file.name.endswith(".toml")]
+    for file in sorted(data, key=lambda file: file.name):
         for name, table in tomllib.loads(file.read_text(encoding="utf-8")).items():
             if name in tables:
                 other = tables[name][0]

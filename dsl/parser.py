@@ -130,9 +130,9 @@ def _bound(source: str, name: str) -> None:
         if not depth and len(line) <= MAX_DIGITS and opened == line.count(")") <= MAX_NESTING:
             continue
         for found in re.finditer(rf"[()]|[0-9]{{{MAX_DIGITS + 1}}}", line):
-            depth += {"(": 1, ")": -1}.get(found.group(), 0)
+            depth += {"(": 1, ")": -1}.get(found[0], 0)
             at = Span(number, found.start() + 1, number, found.end() + 1)
-            if found.group().isdigit():
+            if found[0].isdigit():
                 what = f"a number of more than {MAX_DIGITS} digits"
                 raise CostError(what, at, source, name=name)
             if depth > MAX_NESTING:

@@ -94,13 +94,8 @@ class Interpreter:
         if term.condition is not None and not self.holds(term.condition, q, k):
             return 0.0
         if isinstance(term, t.Table):
-            found = 0.0
             at = self.integer(term.value, q, k)
-            for entry in term.entries:
-                if at >= entry.bound:
-                    assert entry.weight is not None
-                    found = entry.weight
-            return found
+            return [0.0, *(e.weight or 0.0 for e in term.entries if e.bound <= at)][-1]
         assert term.weight is not None
         return min(max(term.weight * self.value(term.value, q, k), -TERM_LIMIT), TERM_LIMIT)
 

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 SPECIAL_STRINGS = frozenset(
-    {
-        *("<s>", "</s>", "<unk>", "<pad>", "<mask>", "<bos>", "<eos>", "<cls>", "<sep>"),
-        *("[CLS]", "[SEP]", "[PAD]", "[MASK]", "[UNK]", "[BOS]", "[EOS]"),
-    }
+    "<s> </s> <unk> <pad> <mask> <bos> <eos> <cls> <sep> "
+    "[CLS] [SEP] [PAD] [MASK] [UNK] [BOS] [EOS]".split()
 )
 """Token strings that are taken for special tokens where nobody says which ones are."""
 
@@ -47,8 +45,7 @@ class Tokens(Sequence[str]):
     special: tuple[bool, ...]  # per token, whether it is a special token
 
     def __post_init__(self) -> None:
-        n = len(self.strings)
-        if len(self.spans) != n or len(self.special) != n:
+        if not len(self.strings) == len(self.spans) == len(self.special):
             raise ValueError("strings, spans and special must have one entry per token")
         end = 0
         for start, stop in self.spans:
@@ -79,8 +76,7 @@ class Tokens(Sequence[str]):
             if byte is None:
                 piece, pending = ("" if mark else string), b""
             else:
-                pending += bytes.fromhex(byte.group(1))
-                piece, pending = _complete(pending)
+                piece, pending = _complete(pending + bytes.fromhex(byte[1]))
             parts.append(piece)
             spans.append((at, at + len(piece)))
             at += len(piece)
