@@ -54,9 +54,8 @@ def check(
     >>> check(parse("head a causal:\\n 2 where text(k-1) == text(q)"))
     Facts(nodes=7, cost=4, holes=0, lookahead=())
 
-    Args:
-        source, name: the program's text and its name, for messages.
-        allow_lookahead: let a causal program use features that read the whole text.
+    ``source`` and ``name`` are for messages; ``allow_lookahead`` lets a causal program use features
+    that read the whole text.
 
     Raises:
         ProgramError: what is wrong, by the subclass; of several things, ``ProgramErrors``.

@@ -50,10 +50,8 @@ def library(
     >>> "next_token" in library("causal")
     False
 
-    Args:
-        visibility: re-type all programs for it, and leave out those that make no sense in it
-            (see ``with_visibility``); None leaves them as they are written.
-        spacy: include those that need the optional package spaCy.
+    With a visibility all are re-typed for it, and those that make no sense in it left out (see
+    ``with_visibility``). With ``spacy`` there are also those that need that optional package.
     """
     if visibility not in (None, "causal", "bidirectional"):
         raise InputError(f"a program is causal or bidirectional, not {visibility!r}")

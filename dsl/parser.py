@@ -70,8 +70,7 @@ def parse(source: str, name: str = "<program>") -> t.Head:
     >>> parse("head first causal:\\n  2 where k == 0").terms[0].weight
     2.0
 
-    Args:
-        name: what to call it in error messages, such as its path.
+    Error messages call it ``name``, which may be its path.
 
     Raises:
         ProgramSyntaxError: it does not follow the grammar; the message shows the place.
