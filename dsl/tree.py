@@ -323,14 +323,14 @@ class Head(Statement):
         """Return the same structure with other weights, in the order of ``weights``."""
         if len(weights) != (count := len(self.weights)):
             raise ValueError(f"the program has {count} weights, {len(weights)} were given")
-        left = iter(weights)
-
-        def change(node: Node) -> Node:
-            if not isinstance(node, Where | Scaled | Entry):
-                return node
-            return dataclasses.replace(node, weight=next(left))
-
-        return rewrite(self, change)
+        left, terms = iter(weights), list[Term]()
+        for term in self.terms:
+            if isinstance(term, Table):
+                entries = tuple(dataclasses.replace(e, weight=next(left)) for e in term.entries)
+                terms.append(dataclasses.replace(term, entries=entries))
+            else:
+                terms.append(dataclasses.replace(term, weight=next(left)))
+        return dataclasses.replace(self, terms=tuple(terms))
 
 
 def weights_of(term: Term) -> tuple[float | None, ...]:
