@@ -380,17 +380,10 @@ def name_sets(program: t.Head) -> t.Head:
     sets: list[t.SetDefinition] = []
 
     def visit(node: t.Node) -> t.Node:
-        changes = {}
-        for field in dataclasses.fields(node):
-            value = getattr(node, field.name)
-            if isinstance(value, t.SetLiteral) and len(value.elements) > NAMED:
-                sets.append(t.SetDefinition(f"Set{len(sets) + 1}", value))
-                changes[field.name] = t.SetName(sets[-1].name)
-            elif isinstance(value, t.Node):
-                changes[field.name] = visit(value)
-            elif isinstance(value, tuple) and any(isinstance(x, t.Node) for x in value):
-                changes[field.name] = tuple(visit(x) for x in value)
-        return dataclasses.replace(node, **changes) if changes else node
+        if not isinstance(node, t.SetLiteral) or len(node.elements) <= NAMED:
+            return node
+        sets.append(t.SetDefinition(f"Set{len(sets) + 1}", node))
+        return t.SetName(sets[-1].name)
 
-    terms = tuple(visit(term) for term in program.terms)
-    return dataclasses.replace(program, terms=terms, sets=tuple(sets))  # type: ignore[arg-type]
+    terms = tuple(t.rewrite(term, visit) for term in program.terms)
+    return dataclasses.replace(program, terms=terms, sets=tuple(sets))

@@ -9,7 +9,6 @@ what the prompt offers.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -231,17 +230,12 @@ class Answer:
         known = self.known
 
         def visit(node: t.Node) -> t.Node:
-            changes = {}
-            for field in dataclasses.fields(node):
-                value = getattr(node, field.name)
-                if isinstance(value, t.SetLiteral):
-                    kept = tuple(x for x in value.elements if x in known)
-                    changes[field.name] = t.SetLiteral(kept or value.elements)
-                elif isinstance(value, t.Node):
-                    changes[field.name] = visit(value)
-            return dataclasses.replace(node, **changes) if changes else node
+            if not isinstance(node, t.SetLiteral):
+                return node
+            kept = tuple(x for x in node.elements if x in known)
+            return t.SetLiteral(kept or node.elements)
 
-        return visit(term)  # type: ignore[return-value]
+        return t.rewrite(term, visit)
 
     def improved(
         self, chosen: list[t.Term], offered: list[tuple[int | None, t.Term]]

@@ -15,9 +15,7 @@ _T = TypeVar("_T")
 class growing(Generic[_T]):  # noqa: N801
     """A list with one value per token: made when first asked for, extended as the text grows.
 
-    Args:
-        values: gives the values of the tokens of an analysis from a position on. It is called once
-            for each token, in their order.
+    ``values`` gives those of the tokens from a position on; once for each token, in their order.
     """
 
     def __init__(self, values: Callable[[Analysis, int], list[_T]]) -> None:
@@ -109,14 +107,7 @@ class Analysis:
                 at = end
 
     def add(self, string: str, gap: str, piece: str, special: bool) -> None:
-        """Add a token at the end of the text.
-
-        Args:
-            string: what the model sees.
-            gap: text before it that no token covers.
-            piece: the text that it covers.
-            special: whether it is a special token.
-        """
+        """Add a token: what the model sees, text before it that no token covers, what it covers."""
         self.text += gap
         start = len(self.text)
         self.text += piece
@@ -135,43 +126,28 @@ class Analysis:
         self._segments.update()
         return self._segments
 
-    strings = growing(lambda a, i: [s.lstrip(" ") or s for s in a.tokens[i:]])
-    """The token strings without the spaces before them; white space alone stays as it is."""
-    solid = growing(
-        lambda a, i: [
-            not (mark or string.isspace())
-            for string, mark in zip(a.strings[i:], a.special[i:], strict=True)
-        ]
-    )
-    """Whether each token is neither a special token nor nothing but white space."""
-    last = growing(_last)
-    """The last character that each token covers, spaces at its end left out; or before it."""
-    word = growing(_word)
-    """The word that each token is in; -1 for white space and special tokens."""
-    word_first = growing(_word_first)
-    """The first token of the word that each token is in; itself where it is in none."""
+    # Of each token:
+    strings = growing(lambda a, i: [s.lstrip(" ") or s for s in a.tokens[i:]])  # no space before
+    solid = growing(lambda a, i: [not (special or string.isspace()) for string, special
+                                  in zip(a.strings[i:], a.special[i:], strict=True)])  # fmt: skip
+    last = growing(_last)  # the last character, spaces at its end left out; or the one before it
+    word = growing(_word)  # the word that it is in; -1 for white space and special tokens
+    word_first = growing(_word_first)  # the first token of its word; itself where it is in none
     piece = growing(lambda a, i: [j - first for j, first in enumerate(a.word_first[i:], i)])
-    """Which piece of its word each token is, from 0; 0 where it is in none."""
-    word_so_far = growing(_word_so_far)
-    """The text of the word that each token is in, up to the end of that token."""
+    word_so_far = growing(_word_so_far)  # the text of its word, up to its end
     sentence = growing(lambda a, i: a.by_last(a.segments.sentence, i))
-    """The sentence that each token is in."""
-    sentence_first = growing(lambda a, i: a.firsts("sentence", a.sentence, i))
-    """The first solid token of the sentence; where none has come yet, the token itself."""
     line = growing(lambda a, i: a.by_last(a.segments.line, i))
-    """The line that each token is in."""
+    # The first solid token of the sentence or line; where none has come yet, the token itself.
+    sentence_first = growing(lambda a, i: a.firsts("sentence", a.sentence, i))
     line_first = growing(lambda a, i: a.firsts("line", a.line, i))
-    """The first solid token of the line; where none has come yet, the token itself."""
+    # How often the same token or word (so far) occurred before, and where last (-1: never).
     earlier = growing(lambda a, i: a.count("tokens", a.tokens[i:], i))
-    """How often the same token occurred before each one, and where last (-1: never)."""
     earlier_word = growing(lambda a, i: a.count("words", [w or None for w in a.word_so_far[i:]], i))
-    """How often the same word (so far) occurred before each token, and where last (-1: never)."""
+    # The token with the mark that it closes first, with the bracket that it closes first or else is
+    # in, and with the mark that opened its quotation; -1 for none.
     match = growing(_match)
-    """The token with the bracket or quotation mark that each closes first; -1 for none."""
     opener = growing(_opener)
-    """The token with the bracket that each closes first, or else is in; -1 for none."""
     quote = growing(lambda a, i: a.tokens_at(a.by_last(a.segments.quote, i, -1)))
-    """The token with the mark that opened the quotation that each is in; -1 for none."""
 
     def by_last(self, labels: list[int], start: int, default: int = 0) -> list[int]:
         """Turn labels of characters into those of the tokens from ``start`` on."""

@@ -30,18 +30,14 @@ _FREE = (t.Integer, t.Position, t.Text, t.Always, t.Entry)
 class Facts:
     """What the checker knows of a valid program.
 
-    Attributes:
-        nodes: its complexity.
-        cost: operations per pair of query and key.
-        holes: how many weights are still to be fitted.
-        lookahead: the features by which a causal program sees what follows its query; allowed
-            only on request, and to be shown wherever the program is reported.
+    A causal program sees by its ``lookahead`` what follows its query; that is allowed only on
+    request, and to be shown wherever the program is reported.
     """
 
-    nodes: int
-    cost: int
-    holes: int
-    lookahead: tuple[str, ...]
+    nodes: int  # its complexity
+    cost: int  # operations per pair of query and key
+    holes: int  # how many weights are still to be fitted
+    lookahead: tuple[str, ...]  # features that read the whole text
 
 
 def check(
@@ -58,29 +54,23 @@ def check(
     >>> check(parse("head a causal:\\n 2 where text(k-1) == text(q)"))
     Facts(nodes=7, cost=4, holes=0, lookahead=())
 
-    Args:
-        program: the tree.
-        source, name: the program's text and its name, for messages.
-        allow_lookahead: let a causal program use features that read the whole text.
-        max_nodes: the bound on its size.
+    ``source`` and ``name`` are for messages; ``allow_lookahead`` lets a causal program use features
+    that read the whole text.
 
     Raises:
-        ProgramTypeError: an unknown set, a number out of range, a negative mass …
-        CausalityError: a causal program uses a feature that reads the whole text.
-        CostError: it is too large, or costs too much.
-        ProgramErrors: several of these.
+        ProgramError: what is wrong, by the subclass; of several things, ``ProgramErrors``.
     """
     checker = _Checker(program, source, name, allow_lookahead)
     checker.run()
     size, price = t.nodes(program), cost(program)
     if size > max_nodes:
-        checker.add(CostError, program,
-                    f"the program has {size:,} nodes; at most {max_nodes:,} are allowed",
-                    "drop terms or set elements, or raise --max-nodes")  # fmt: skip
+        checker.wrong(program, f"the program has {size:,} nodes; at most {max_nodes:,} are allowed",
+                      "drop terms or set elements, or raise --max-nodes", CostError)  # fmt: skip
     if price > MAX_COST:
-        checker.add(CostError, program,
-                    f"the program needs {price:,} operations per query and key; {MAX_COST:,} are allowed",
-                    "drop terms, or use sets instead of long chains of comparisons")  # fmt: skip
+        checker.wrong(program,
+                      f"the program needs {price:,} operations per query and key; {MAX_COST:,} are allowed",
+                      "drop terms, or use sets instead of long chains of comparisons",
+                      CostError)  # fmt: skip
     raise_all(checker.errors)
     holes = sum(weight is None for weight in program.weights)
     return Facts(size, price, holes, tuple(sorted(checker.lookahead)))
@@ -110,10 +100,8 @@ def cost(program: t.Head) -> int:
         elif isinstance(node, t.SetLiteral):
             total += math.ceil(len(node.elements) / 100)
         elif isinstance(node, t.SetName):
-            if node.name not in sizes:
-                known = lexicon().get(node.name)
-                sizes[node.name] = len(known.elements) if known else 0
-            total += math.ceil(sizes[node.name] / 100)
+            known = lexicon().get(node.name) if node.name not in sizes else None
+            total += math.ceil(sizes.get(node.name, len(known.elements) if known else 0) / 100)
         elif not isinstance(node, _FREE):
             total += 4 if isinstance(node, t.Call) and node.name == "match" else 1
     return total
@@ -127,11 +115,9 @@ class _Checker:
         self.lookahead: set[str] = set()
         self.sets = {definition.name for definition in program.sets}
 
-    def add(self, kind: type[ProgramError], node: t.Node, message: str, hint: str = "") -> None:
+    def wrong(self, node: t.Node, message: str, hint: str = "",
+              kind: type[ProgramError] = ProgramTypeError) -> None:  # fmt: skip
         self.errors.append(kind(message, node.span, self.source, hint=hint, name=self.name))
-
-    def wrong(self, node: t.Node, message: str, hint: str = "") -> None:
-        self.add(ProgramTypeError, node, message, hint)
 
     def run(self) -> None:
         seen: set[str] = set()
@@ -147,9 +133,7 @@ class _Checker:
                 self.node(node)
 
     def term(self, term: t.Term) -> None:
-        for weight in t.weights_of(term):
-            if weight is None:
-                continue
+        for weight in filter(None, t.weights_of(term)):
             if abs(weight) > MAX_WEIGHT:
                 self.wrong(term, f"the weight {weight:g} is out of range",
                            f"weights lie between {-MAX_WEIGHT:g} and {MAX_WEIGHT:g}")  # fmt: skip
@@ -195,18 +179,16 @@ class _Checker:
         pairs = list(zip(node.elements, node.weights or (), strict=False))
         for (one, first), (other, second) in itertools.pairwise(pairs):
             if one == other:
-                self.wrong(node,
-                           f"{quote(one)} has two weights, {number(first)} and {number(second)}",
-                           "keep one of them")  # fmt: skip
+                both = f"{number(first)} and {number(second)}"
+                self.wrong(node, f"{quote(one)} has two weights, {both}", "keep one of them")
         for element, weight in pairs:
             if not abs(weight) <= MAX_ELEMENT_WEIGHT:
                 self.wrong(node, f"the weight {weight:g} of {quote(element)} is out of range",
                            f"weights of elements lie between {-MAX_ELEMENT_WEIGHT:g} and "
                            f"{MAX_ELEMENT_WEIGHT:g}; multiply `weight(…)` by a larger number")  # fmt: skip
             elif round(100 * weight) / 100 != weight:
-                self.wrong(node,
-                           f"the weight {number(weight)} of {quote(element)} has more than two digits "
-                           "after the point",
+                what = f"the weight {number(weight)} of {quote(element)}"
+                self.wrong(node, f"{what} has more than two digits after the point",
                            f"write {number(round(100 * weight) / 100)}")  # fmt: skip
 
     def bounded(self, node: t.Node, value: int) -> None:
@@ -217,16 +199,16 @@ class _Checker:
     def call(self, node: t.Node, name: str, arity: int) -> None:
         feature = FEATURES.get(name)
         if feature is None or feature.arity != arity:
-            near = did_you_mean(name, FEATURES)
-            self.wrong(node, f"unknown feature `{name}` of {arity} positions", near)
+            what = f"unknown feature `{name}` of {arity} positions"
+            self.wrong(node, what, did_you_mean(name, FEATURES))
             return
         if feature.reads == "full" and self.program.causal:
             self.lookahead.add(name)
             if not self.allow_lookahead:
-                self.add(CausalityError, node,
-                         f"`{name}` reads the whole text, and a causal head sees only what comes before",
-                         "use a feature that reads to the left, make the head bidirectional, or pass "
-                         "--allow-lookahead (the program is then marked)")  # fmt: skip
+                self.wrong(node,
+                           f"`{name}` reads the whole text, and a causal head sees only what comes before",
+                           "use a feature that reads to the left, make the head bidirectional, or pass "
+                           "--allow-lookahead (the program is then marked)", CausalityError)  # fmt: skip
         if feature.extra and importlib.util.find_spec(feature.extra) is None:
             self.wrong(node, f"`{name}` needs the optional package {feature.extra}",
                        f"pip install 'attn-dsl[{feature.extra}]'")  # fmt: skip

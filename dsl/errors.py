@@ -6,8 +6,7 @@ import difflib
 from collections.abc import Iterable
 from typing import NamedTuple
 
-MAX_SHOWN = 160
-"""The most characters of a source line that a message shows."""
+MAX_SHOWN = 160  # the most characters of a source line that a message shows
 
 
 class AttnDslError(Exception):
@@ -150,7 +149,6 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     >>> did_you_mean("txt", ["text", "word", "punct"])
     'did you mean `text`?'
     """
-    known = list(known)
     folded = {name.lower(): name for name in known}
     near = difflib.get_close_matches(word.lower(), folded, n=3, cutoff=0.6)
     if not near:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from attn_dsl.dsl import syntax
 from attn_dsl.dsl.analysis import Analysis
 from attn_dsl.dsl.limits import MATCH_LIMIT
 
@@ -19,8 +20,7 @@ Type = Literal["bool", "int", "symbol"]
 Reads = Literal["left", "visible", "full"]
 Value = bool | int | str
 
-NEVER = 2**31 - 1
-"""A position after every query."""
+NEVER = 2**31 - 1  # a position after every query
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +29,11 @@ class Column:
 
     At a query q, position p (p <= q in a causal program) has the value ``settled[p]`` if
     ``known[p] <= q`` and else ``open[q]``; a bidirectional program sees ``settled`` alone.
-
-    Attributes:
-        settled: per position, the value in the whole text.
-        known: per position, the token that settles it, or ``NEVER``; None: the position itself.
-        open: per query, the value of what is not settled there yet.
     """
 
-    settled: list[Value]
-    known: list[int] | None = None
-    open: list[Value] | None = None
+    settled: list[Value]  # per position, the value in the whole text
+    known: list[int] | None = None  # per position, what settles it, or ``NEVER``; None: itself
+    open: list[Value] | None = None  # per query, the value of what is not settled there yet
 
     def at(self, position: int, query: int, causal: bool) -> Value:
         """Return the value at a position inside the text, as the query sees it."""
@@ -49,49 +44,34 @@ class Column:
 
 
 class Change(NamedTuple):
-    """How new tokens change the column of a ``visible`` feature.
+    """How new tokens change the column of a ``visible`` feature."""
 
-    Attributes:
-        first: the first position that may change.
-        settled, known: the entries of the column from there on.
-        open: the entries of the column for the new tokens.
-    """
-
-    first: int
-    settled: list
+    first: int  # the first position that may change
+    settled: list  # the entries of the column from there on, as in ``known``
     known: list[int]
-    open: list
+    open: list  # the entries of the column for the new tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Feature:
     """A function of one position (or of two: ``arity`` 2) of a text.
 
-    Attributes:
-        name: as programs write it.
-        type: of the result.
-        reads: ``left``: tokens up to the position; ``visible``: the whole text, but in a causal
-            program only what the query can see of it; ``full``: the whole text.
-        doc: one line for the reference.
-        example: a term that uses it.
-        values: returns the values from a position on. Of a visible feature it returns what the
-            tokens from that position on change, and of a feature of arity 2 the rows of a matrix.
-        pad: the value at a position outside what can be seen.
-        arity: how many positions it is a function of.
-        extra: the optional extra of the package that it needs, if any.
-        python: optional; an expression in Python of its values, from the list ``tokens`` of strings.
+    It reads tokens up to the position (``left``), or the whole text (``full``), in a causal program
+    perhaps only what the query can see of it (``visible``). ``values`` returns the values from a
+    position on; of a visible feature what the tokens from that position on change, and of one of
+    arity 2 the rows of a matrix.
     """
 
     name: str
     type: Type
     reads: Reads
-    doc: str
-    example: str
+    doc: str  # one line for the reference
+    example: str  # a term that uses it
     values: Callable[[Analysis, int], list | Change]
-    pad: Value
+    pad: Value  # the value at a position outside what can be seen
     arity: int = 1
-    extra: str = ""
-    python: str = ""
+    extra: str = ""  # the optional extra of the package that it needs
+    python: str = ""  # its values in Python, an expression of the list ``tokens`` of strings
 
     def column(self) -> Column:
         """Return the column of an empty text."""
@@ -100,8 +80,7 @@ class Feature:
     def extend(self, analysis: Analysis, column: Column) -> int:
         """Bring a column up to date with a text that has grown.
 
-        Returns:
-            low: the first position whose entry of ``settled`` or ``known`` is new or may have changed.
+        Return the first position whose entry of ``settled`` or ``known`` is new or may have changed.
         """
         start = len(column.settled)
         if start == analysis.n:
@@ -125,11 +104,9 @@ class Feature:
 
 
 def of_string(value: Callable[[str], Value], special: Value = False) -> Callable[..., list]:
-    """Make the values of a left feature from a function of the token's string.
+    """Make the values of a left feature from a function of the string, without spaces before it.
 
-    Args:
-        value: the function; the string comes without the spaces before it.
-        special: the value for special tokens.
+    Special tokens have the value ``special``.
     """
     return lambda a, start: [
         special if mark else value(string)
@@ -229,15 +206,6 @@ def _match(a: Analysis, start: int) -> list[list[int]]:
             row[j] = min(MATCH_LIMIT, 1 + (rows[-1][j - 1] if rows and j else 0))
         rows.append(row)
     return rows
-
-
-def _spacy(attribute: str) -> Callable[..., list]:
-    def values(a: Analysis, start: int) -> list:
-        from attn_dsl.dsl.syntax import parse_tokens
-
-        return parse_tokens(a)[attribute]
-
-    return values
 
 
 def _is_punct(s: str) -> bool:
@@ -349,13 +317,13 @@ _ALL = [
             python="[len(tokens) - 1 - i for i in range(len(tokens))]"),
     # Syntax, from spaCy.
     Feature("upos", "symbol", "full", "universal part of speech: NOUN, VERB, ...", 'upos(k) == "NOUN"',
-            _spacy("upos"), "", extra="spacy"),
+            lambda a, _: syntax.parse_tokens(a)["upos"], "", extra="spacy"),
     Feature("dep", "symbol", "full", "dependency label: nsubj, obj, det, ...", 'dep(k) == "nsubj"',
-            _spacy("dep"), "", extra="spacy"),
+            lambda a, _: syntax.parse_tokens(a)["dep"], "", extra="spacy"),
     Feature("lemma", "symbol", "full", "dictionary form of the word", 'lemma(k) == "be"',
-            _spacy("lemma"), "", extra="spacy"),
+            lambda a, _: syntax.parse_tokens(a)["lemma"], "", extra="spacy"),
     Feature("syntax_head", "int", "full", "position of the head of its word in the dependency tree",
-            "k == syntax_head(q)", _spacy("syntax_head"), _NONE, extra="spacy"),
+            "k == syntax_head(q)", lambda a, _: syntax.parse_tokens(a)["syntax_head"], _NONE, extra="spacy"),
 ]  # fmt: skip
 
 FEATURES: dict[str, Feature] = {feature.name: feature for feature in _ALL}

@@ -15,24 +15,17 @@ from dataclasses import dataclass
 class TermFunction:
     """A function of an integer, as in ``-0.8 * log(1 + q - k)``.
 
-    Attributes:
-        name: as programs write it.
-        doc: its value, for the reference.
-        example: a value that uses it.
-        least: a smaller argument counts as this one.
-        formula: a Python expression of ``x`` (the argument as a float), of ``rate`` if the function
-            has one, and of ``xp``, a module such as ``math``, ``numpy`` or ``torch``.
-        latex: the same in LaTeX, with ``{x}`` for the argument as it is written, and ``{rate}``.
-        bound: the largest magnitude of its value, from the largest magnitude of the argument.
+    ``formula`` is a Python expression of ``x`` (the argument as a float), of ``rate`` if the
+    function has one, and of ``xp``, a module such as ``math``, ``numpy`` or ``torch``.
     """
 
     name: str
-    doc: str
-    example: str
-    least: int
+    doc: str  # its value, for the reference
+    example: str  # a value that uses it
+    least: int  # a smaller argument counts as this one
     formula: str
-    latex: str
-    bound: Callable[[float], float]
+    latex: str  # the same in LaTeX, with ``{x}`` for the argument as it is written, and ``{rate}``
+    bound: Callable[[float], float]  # its largest magnitude, from that of the argument
 
     @property
     def rated(self) -> bool:

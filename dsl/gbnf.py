@@ -14,13 +14,18 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
-from typing import Literal
+from re import _parser  # type: ignore[attr-defined]
+from typing import Any, Literal
 
 from attn_dsl.dsl.errors import AttnDslError
 
 _SPACING = {"ws": (0, 2), "gap": (1, 2), "indent": (0, 8)}  # the fewest and the most blanks
-_ESCAPES = {i: f"\\x{i:02x}" for i in (*range(32), 127)} | {34: '\\"', 92: "\\\\", 10: "\\n"}
-_SIGNS = {"?": "{0,1}", "*": "{0,}", "+": "{1,}"}
+_ASCII = "".join(map(chr, range(128)))
+_SIGNS = {"?": (0, 1), "*": (0, None), "+": (1, None)}
+_CLASSES = {
+    "CATEGORY_DIGIT": "0-9", "CATEGORY_WORD": "A-Za-z0-9_",
+    "CATEGORY_SPACE": r" \t\n\r\x0b\x0c",
+}  # fmt: skip
 
 
 class GrammarError(AttnDslError, ValueError):
@@ -42,23 +47,15 @@ class _Node:
         for part in self.parts:
             yield from part.walk()
 
-    def names(self) -> set[str]:
-        return {node.value for node in self.walk() if node.kind == "name"}
-
-
-_Rules = dict[str, _Node]
-_Token = tuple[str, str]
-
 
 def to_gbnf(grammar_text: str | None = None) -> str:
     r"""Convert a Lark grammar to GBNF.
 
     >>> print(to_gbnf('start: "a" | start "+" "a"\n%ignore /[ ]+/'), end="")
     root ::= "a" (ws "+" ws "a")*
-    ws ::= [ ]{0,2}
+    ws ::= " "{0,2}
 
-    Args:
-        grammar_text: the grammar; None takes the one of attention programs.
+    Without a text, it is the grammar of attention programs.
 
     Raises:
         GrammarError: the grammar uses what has no counterpart, lacks ``start`` or another rule,
@@ -68,188 +65,72 @@ def to_gbnf(grammar_text: str | None = None) -> str:
         from attn_dsl.dsl.parser import grammar_text as read
 
         grammar_text = read()
-    rules = _rules(_lark_tokens(grammar_text))
-    blanks = rules.pop("%ignore", None)
-    if blanks is not None and (blanks.high is not None or blanks.parts[0].kind != "chars"):
-        raise GrammarError("%ignore: only blanks, as in /[ \\t]+/, can be converted")
-    for name, node in rules.items():
-        if node.kind == "repeat" and node.high is None and _shortest(node.parts[0]) == "\n":
-            rules[name] = _repeat(_Node("text", "\n"), 1, 2)
-    names, spacing, made = _new_names(rules), _Spacing(rules, blanks is not None), _Rules()
-    for name, node in rules.items():
-        if not name.isupper():
-            node = spacing.spaced(_without_left_recursion(name, node))
-        made[names[name]] = _renamed(node, names)
-    if blanks is not None:
-        made |= {name: _repeat(blanks.parts[0], *bounds) for name, bounds in _SPACING.items()}
-    used: set[str] = set()
-    while new := {"root"}.union(*(made[name].names() for name in used)) - used:
-        used |= new
-    _check(made := {name: node for name, node in made.items() if name in used})
-    return "".join(_rule(name, node) for name, node in made.items())
-
-
-def _check(rules: _Rules) -> None:
-    """Refuse rules that would not work: llama.cpp may end the process on some of them."""
-    empty = _nullable(rules)
-    for name, node in rules.items():
-        for part in node.walk():
-            if part.kind == "repeat" and part.high is None and _may_be_empty(part.parts[0], empty):
-                raise GrammarError(f"rule {name} repeats, without end, what may be empty")
+    names, trees, blanks = _read(grammar_text)
+    rules = {names[name]: _without_left_recursion(names[name], trees[name]) for name in names}
     try:
-        TopologicalSorter({n: _leftmost(node, empty) for n, node in rules.items()}).prepare()
+        TopologicalSorter({n: _names(_edge(node, 0)) for n, node in rules.items()}).prepare()
     except CycleError as error:
         raise GrammarError(f"left recursion: {' -> '.join(reversed(error.args[1]))}") from None
+    spacing = _Spacing(rules, blanks is not None)
+    rules |= {new: spacing.spaced(rules[new]) for name, new in names.items() if name.islower()}
+    if blanks is not None:
+        rules |= {name: _repeat(blanks, *bounds) for name, bounds in _SPACING.items()}
+    used: set[str] = set()
+    while more := {"root"}.union(*(_names(rules[name].walk()) for name in used)) - used:
+        used |= more
+    return "".join(_rule(name, node) for name, node in rules.items() if name in used)
 
 
-_LARK = re.compile(
-    r"""(?P<skip>\s+|//[^\n]*|->[ \t]*\w+)|(?P<rule>^[?!]?\w+[ \t]*:|^%ignore\b)"""
-    r"""|(?P<text>"(?:[^"\\\n]|\\.)*"(?!i))|(?P<regex>/(?:[^/\\\n]|\\.)+/(?![a-z]))"""
-    r"""|(?P<name>\w+)|(?P<op>[()?*+|])""",
-    re.M,
-)
-_REGEX = re.compile(
-    r"""(?P<chars>\[\^?(?:[^\]\\]|\\.)+\]|\\[dws]|\.)|(?P<op>\((?:\?:|(?!\?))|[)|]|"""
-    r"""(?:[?*+]|\{\d+(?:,\d*)?\})(?![?+]))|(?P<text>\\(?:x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|"""
-    r"""[nrtfv]|\W)|[^\\()?*+{}^$\[\]])"""
-)
-_CLASSES = {r"\d": "[0-9]", r"\w": "[A-Za-z0-9_]", r"\s": r"[ \t\n\r\x0b\x0c]", ".": r"[^\n]"}
+def _names(nodes: Iterable[_Node]) -> set[str]:
+    return {node.value for node in nodes if node.kind == "name"}
 
 
-def _tokens(pattern: re.Pattern[str], text: str, what: str) -> Iterator[_Token]:
-    at = 0
-    while at < len(text):
-        found = pattern.match(text, at)
-        if found is None or found.lastgroup is None:
-            line = text.count("\n", 0, at) + 1
-            raise GrammarError(f"line {line} of {what}: cannot convert {text[at : at + 16]!r}")
-        if found.lastgroup != "skip":
-            yield found.lastgroup, found.group()
-        at = found.end()
+def _may_be_empty(node: _Node) -> bool:
+    """Say whether a node matches the empty text; no rule does."""
+    inner = map(_may_be_empty, node.parts)
+    if node.kind == "choice":
+        return any(inner)
+    return not node.value and (not node.low or all(inner))
 
 
-def _lark_tokens(text: str) -> Iterator[_Token]:
-    for kind, value in _tokens(_LARK, text, "the grammar"):
-        if kind == "regex":
-            yield from (("op", "("), *_regex_tokens(value[1:-1].replace("\\/", "/")), ("op", ")"))
-        elif kind == "rule":
-            yield kind, value.strip("?! \t:")
-        else:
-            yield kind, ast.literal_eval(value) if kind == "text" else value
-
-
-def _regex_tokens(text: str) -> Iterator[_Token]:
-    for kind, value in _tokens(_REGEX, text, f"the regex /{text}/"):
-        if kind == "chars":
-            value = _CLASSES.get(value, value)
-            value = re.sub(r"\\[^xunrt\\\[\]]", _unescaped, value)
-        elif re.fullmatch(r"\\\W", value):
-            value = value[1]
-        elif value[0] == "\\":
-            value = ast.literal_eval(f'"{value}"')
-        yield kind, value.removesuffix("?:")
-
-
-def _unescaped(found: re.Match[str]) -> str:
-    return _CLASSES.get(found[0], f"[\\x{ord(found[0][1]):02x}]")[1:-1]
-
-
-def _rules(tokens: Iterable[_Token]) -> _Rules:
-    parser, rules = _Parser(tokens), _Rules()
-    while parser.tokens:
-        kind, name = parser.tokens.pop()
-        if kind != "rule":
-            raise GrammarError(f"after {next(reversed(rules), 'nothing')}: unexpected {name}")
-        if name in rules:
-            raise GrammarError(f"{name} is defined twice")
-        rules[name] = parser.choice()
-    if "start" not in rules:
-        raise GrammarError("there is no rule `start`")
-    for name, node in rules.items():
-        for other in sorted(node.names() - set(rules)):
-            raise GrammarError(f"rule {name} uses {other}, which is not defined")
-    return rules
-
-
-class _Parser:
-    """Parses alternatives of sequences of repeated items, of grammars and of regexes."""
-
-    def __init__(self, tokens: Iterable[_Token]) -> None:
-        self.tokens = list(tokens)[::-1]
-
-    def at(self, ops: str) -> bool:
-        kind, value = self.tokens[-1] if self.tokens else ("", "")
-        return kind == "op" and value[0] in ops
-
-    def choice(self) -> _Node:
-        options = [self.sequence()]
-        while self.at("|"):
-            self.tokens.pop()
-            options.append(self.sequence())
-        return _join("choice", options)
-
-    def sequence(self) -> _Node:
-        items: list[_Node] = []
-        while self.at("(") or (self.tokens and self.tokens[-1][0] not in ("op", "rule")):
-            kind, value = self.tokens.pop()
-            items.append(self.choice() if kind == "op" else _Node(kind, value))  # type: ignore[arg-type]
-            if kind == "op" and (not self.at(")") or not self.tokens.pop()):
-                raise GrammarError("a parenthesis is not closed")
-            while self.at("?*+{"):
-                low, comma, high = _SIGNS.get(op := self.tokens.pop()[1], op)[1:-1].partition(",")
-                most = int(high) if high else None if comma else int(low)
-                items[-1] = _repeat(items[-1], int(low), most)
-        return _join("sequence", items)
-
-
-def _join(kind: Literal["sequence", "choice"], parts: Iterable[_Node]) -> _Node:
-    parts = tuple(parts)
-    return parts[0] if len(parts) == 1 else _Node(kind, parts=parts)
-
-
-def _repeat(item: _Node, low: int, high: int | None) -> _Node:
-    if low == high and low in (0, 1):
-        return item if low else _Node("sequence")
-    return _Node("repeat", parts=(item,), low=low, high=high)
-
-
-def _nullable(rules: _Rules) -> set[str]:
-    """Find the rules that match the empty text."""
-    empty: set[str] = set()
-    while more := {n for n in rules if n not in empty and _may_be_empty(rules[n], empty)}:
-        empty |= more
-    return empty
-
-
-def _may_be_empty(node: _Node, empty: set[str]) -> bool:
-    inner = (_may_be_empty(part, empty) for part in node.parts)
-    if node.kind in ("sequence", "choice"):
-        return all(inner) if node.kind == "sequence" else any(inner)
-    if node.kind == "repeat":
-        return not node.low or all(inner)
-    return node.value in empty if node.kind == "name" else not node.value
-
-
-def _leftmost(node: _Node, empty: set[str]) -> Iterator[str]:
-    """Give the rules that a match of the node may begin with."""
-    if node.kind == "name":
-        yield node.value
-    for part in node.parts:
-        yield from _leftmost(part, empty)
-        if node.kind == "sequence" and not _may_be_empty(part, empty):
+def _edge(node: _Node, at: int) -> Iterator[_Node]:
+    """Give the texts, classes and names that a match of a node may begin (0) or end (-1) with."""
+    if node.value:
+        yield node
+    for part in node.parts[:: 1 + 2 * at]:
+        yield from _edge(part, at)
+        if node.kind == "sequence" and not _may_be_empty(part):
             return
 
 
-def _shortest(node: _Node) -> str:
-    """Give the shortest text that matches; for what is not spelled out, ``?``."""
-    if node.kind == "choice":
-        return min(map(_shortest, node.parts), key=len)
-    if node.parts:
-        return "".join(map(_shortest, node.parts)) * node.low
-    return node.value if node.kind == "text" else "?"
+def _read(text: str) -> tuple[dict[str, str], dict[str, _Node], _Node | None]:
+    """Let Lark read a grammar; return the new names of the rules, the rules, and what is ignored."""
+    from lark.exceptions import LarkError
+    from lark.load_grammar import load_grammar
+
+    try:
+        grammar, _ = load_grammar(text, "the grammar", [], False)
+    except LarkError as error:
+        raise GrammarError(str(error)) from None
+    trees = {str(name): tree for name, _, tree, _ in grammar.rule_defs}
+    trees |= {str(name): tree for name, (tree, _) in grammar.term_defs}
+    if "start" not in trees:
+        raise GrammarError("there is no rule `start`")
+    names, rules = _new_names(trees), dict[str, _Node]()
+    for name, tree in trees.items():
+        try:
+            rules[name] = _converted(tree, names)
+            if _may_be_empty(rules[name]):
+                raise ValueError("it may be empty: use ? where it stands instead")
+        except (ValueError, KeyError, re.error) as error:
+            raise GrammarError(f"rule {name} cannot be converted: {error}") from None
+    blanks = [rules[name] for name in grammar.ignore]
+    if len(blanks) > 1 or any(node.high is not None or node.parts[0].parts for node in blanks):
+        raise GrammarError("%ignore: only blanks, as in /[ \\t]+/, can be converted")
+    return names, rules, blanks[0].parts[0] if blanks else None
 
 
-def _new_names(rules: _Rules) -> dict[str, str]:
+def _new_names(rules: Iterable[str]) -> dict[str, str]:
     """Name rules as GBNF does; a terminal called like a rule becomes a token."""
     taken, names = set(_SPACING), dict[str, str]()
     for name in sorted(rules, key=str.isupper):
@@ -261,9 +142,79 @@ def _new_names(rules: _Rules) -> dict[str, str]:
     return names
 
 
-def _renamed(node: _Node, names: dict[str, str]) -> _Node:
-    value = names.get(node.value, node.value) if node.kind == "name" else node.value
-    return replace(node, value=value, parts=tuple(_renamed(part, names) for part in node.parts))
+def _converted(item: Any, names: dict[str, str]) -> _Node:
+    """Convert a part of a rule that Lark has read."""
+    if hasattr(item, "name"):
+        return _Node("name", names[item.name])
+    if item is None:
+        raise ValueError("%declare says nothing of it")
+    match str(item.data), item.children:
+        case "expansions" | "expansion" as kind, parts:
+            nodes = [_converted(part, names) for part in parts]
+            return _join("choice" if kind == "expansions" else "sequence", nodes)
+        case "value" | "alias", [inner, *_]:
+            return _converted(inner, names)
+        case "expr", [inner, sign] if sign in _SIGNS:
+            return _repeat(_converted(inner, names), *_SIGNS[sign])
+        case "literal", [text] if text[-1] == '"':
+            return _Node("text", ast.literal_eval(text))
+        case "literal", [text] if text[-1] == "/":
+            if re.fullmatch(text[1:-1], "\n\n") and not re.fullmatch(text[1:-1], " "):
+                return _repeat(_Node("text", "\n"), 1, 2)
+            if (regex := _parser.parse(text[1:-1])).state.flags == re.UNICODE:
+                return _regex(regex)
+    raise ValueError(" ".join(item.scan_values(str)))
+
+
+def _regex(parsed: Iterable[Any]) -> _Node:
+    """Convert a regular expression that Python has read."""
+    return _join("sequence", [_regex_part(kind.name, value) for kind, value in parsed])
+
+
+def _regex_part(kind: str, value: Any) -> _Node:
+    match kind, value:
+        case "LITERAL", _:
+            return _Node("text", chr(value))
+        case "NOT_LITERAL", _:
+            return _Node("chars", f"[^{_member(kind, value)}]")
+        case "ANY", _:
+            return _Node("chars", r"[^\n]")
+        case "IN", members:
+            return _Node("chars", f"[{''.join(_member(k.name, v) for k, v in members)}]")
+        case "MAX_REPEAT", (low, high, inner):
+            return _repeat(_regex(inner), low, None if high == _parser.MAXREPEAT else high)
+        case "SUBPATTERN", (_, 0, 0, inner):
+            return _regex(inner)
+        case "BRANCH", (_, options):
+            return _join("choice", map(_regex, options))
+    raise ValueError(f"{kind} in a regex")
+
+
+def _member(kind: str, value: Any) -> str:
+    """Write a member of a class of characters."""
+    if kind == "NEGATE":
+        return "^"
+    if kind == "CATEGORY":
+        return _CLASSES[value.name]
+    ends = value if kind == "RANGE" else (value,)
+    return "-".join(f"\\x{c:02x}" if chr(c) in "]^-[" else _escaped(chr(c)) for c in ends)
+
+
+def _escaped(text: str) -> str:
+    return text.encode("unicode_escape").decode()
+
+
+def _join(kind: Literal["sequence", "choice"], parts: Iterable[_Node]) -> _Node:
+    parts = tuple(parts)
+    return parts[0] if len(parts) == 1 else _Node(kind, parts=parts)
+
+
+def _repeat(item: _Node, low: int, high: int | None) -> _Node:
+    if low == high and low in (0, 1):
+        return item if low else _Node("sequence")
+    if high is None and _may_be_empty(item):
+        raise ValueError("what it repeats without end may be empty")
+    return _Node("repeat", parts=(item,), low=low, high=high)
 
 
 def _without_left_recursion(name: str, node: _Node) -> _Node:
@@ -283,12 +234,12 @@ def _without_left_recursion(name: str, node: _Node) -> _Node:
 class _Spacing:
     """Writes out the white space that Lark ignores between the symbols of a rule."""
 
-    def __init__(self, rules: _Rules, blanks: bool) -> None:
-        self.rules, self.blanks, self.empty = rules, blanks, _nullable(rules)
+    def __init__(self, rules: dict[str, _Node], blanks: bool) -> None:
+        self.rules, self.blanks = rules, blanks
 
     def spaced(self, node: _Node) -> _Node:
         """Put white space between the parts of a node, none before and none after it."""
-        if _may_be_empty(node, self.empty):
+        if _may_be_empty(node):
             raise GrammarError(f"`{_write(node, 0)}` may be empty: use ? where it stands instead")
         if not node.parts:
             return node
@@ -302,48 +253,40 @@ class _Spacing:
         for i, item in enumerate(items):
             low, high = item.low, item.high
             core = item.parts[0] if item.kind == "repeat" else item
-            one = self.spaced(core)
-            again = [core] if high != 1 else []
-            if before:
-                space = self.between(before + again, core)
-                out.append(_repeat(_join("sequence", [*space, one]), low, high))
-                before = [core, *before] if low == 0 else [core]
-            elif low == 0:
+            one, again = self.spaced(core), [core] if high != 1 else []
+            if low == 0 and not before:
                 rest = _Node("choice", parts=(*again, _join("sequence", items[i + 1 :])))
-                space = self.between([core], rest)
-                out.append(_repeat(_join("sequence", [one, *space]), low, high))
-            else:
-                space = self.between(again, core)
-                most = None if high is None else high - 1
-                out += [one, _repeat(_join("sequence", [*space, one]), low - 1, most)]
-                before = [core]
+                one = _join("sequence", [one, *self.between([core], rest)])
+                out.append(_repeat(one, low, high))
+                continue
+            if not before:
+                out.append(one)
+                low, high = low - 1, None if high is None else high - 1
+            space = self.between(before + again, core)
+            out.append(_repeat(_join("sequence", [*space, one]), low, high))
+            before = [core, *before] if low == 0 else [core]
         return _join("sequence", (node for node in out if node != _Node("sequence")))
 
     def between(self, lefts: list[_Node], right: _Node) -> list[_Node]:
         """Choose the white space between what may stand on the left and what may on the right."""
-        ends = self.edges(_Node("choice", parts=tuple(lefts)), -1, set())
+        ends = set[str]().union(*(self.edges(left, -1, set()) for left in lefts))
         starts = self.edges(right, 0, set())
-        if not self.blanks or starts == {"line"}:
+        if not self.blanks or starts == {"\n"}:
             return []
         words = "word" in ends and "word" in starts
-        return [_Node("name", "gap" if words else "indent" if "line" in ends else "ws")]
+        return [_Node("name", "gap" if words else "indent" if "\n" in ends else "ws")]
 
     def edges(self, node: _Node, at: int, seen: set[str]) -> set[str]:
-        """Say what a node may begin (0) or end (-1) with: a word, a line end, others."""
-        if node.kind == "text":
-            char = node.value[at]
-            return {"word" if re.match(r"\w", char) else "line" if char == "\n" else "other"}
-        if node.kind == "chars":
-            ascii_ = (_Node("text", chr(i)) for i in range(128) if re.match(node.value, chr(i)))
-            return set[str]().union(*(self.edges(char, at, seen) for char in ascii_))
-        if node.kind == "name" and node.value not in seen:
-            seen.add(node.value)
-            return self.edges(self.rules[node.value], at, seen)
+        """Say what a node may begin (0) or end (-1) with: ``word``, or other characters."""
         found: set[str] = set()
-        for part in node.parts[:: 1 + 2 * at]:
-            found |= self.edges(part, at, seen)
-            if node.kind == "sequence" and not _may_be_empty(part, self.empty):
-                break
+        for leaf in _edge(node, at):
+            if leaf.kind != "name":
+                text = leaf.kind == "text"
+                chars = leaf.value[at] if text else re.findall(leaf.value, _ASCII)
+                found |= {"word" if re.match(r"\w", c) else c for c in chars}
+            elif leaf.value not in seen:
+                seen.add(leaf.value)
+                found |= self.edges(self.rules[leaf.value], at, seen)
         return found
 
 
@@ -357,11 +300,11 @@ def _rule(name: str, node: _Node) -> str:
 def _write(node: _Node, level: int) -> str:
     """Write a node where alternatives (level 0), a sequence (1) or one item (2) may stand."""
     if node.kind == "text":
-        return '"' + node.value.translate(_ESCAPES) + '"'
+        return '"' + _escaped(node.value).replace('"', r"\"") + '"'
     if node.kind == "repeat":
-        most = "" if node.high is None else node.high
-        bounds = f"{{{node.low},{most}}}" if node.low != most else f"{{{most}}}"
-        sign = next((sign for sign, meaning in _SIGNS.items() if meaning == bounds), bounds)
+        low, high = node.low, node.high
+        bounds = f"{{{low}}}" if low == high else f"{{{low},{'' if high is None else high}}}"
+        sign = next((sign for sign, both in _SIGNS.items() if both == (low, high)), bounds)
         text, own = _write(node.parts[0], 2) + sign, 1
     elif node.parts:
         own = int(node.kind == "sequence")

@@ -35,9 +35,8 @@ def lexicon() -> dict[str, WordSet]:
 
     tables: dict[str, tuple[str, dict[str, Any]]] = {}
     folder = files("attn_dsl.grammars").joinpath("lexicon")
-    for file in sorted(folder.iterdir(), key=lambda f: f.name):
-        if not file.name.endswith(".toml"):
-            continue
+    data = [file for file in folder.iterdir() if file.name.endswith(".toml")]
+    for file in sorted(data, key=lambda file: file.name):
         for name, table in tomllib.loads(file.read_text(encoding="utf-8")).items():
             if name in tables:
                 other = tables[name][0]
@@ -49,7 +48,9 @@ def lexicon() -> dict[str, WordSet]:
             raise ValueError(f"the lexicon cannot join {' > '.join((*inside, name))}")
         table = tables[name][1]
         parts = [elements(part, (*inside, name)) for part in table.get("union", [])]
-        return frozenset(_with_curly(table.get("words", []))).union(*parts)
+        words = table.get("words", [])
+        curly = [word.replace("'", "\u2019") for word in words if any(map(str.isalpha, word))]
+        return frozenset(words).union(curly, *parts)
 
     return {
         name: WordSet(name, table["doc"], elements(name), file)
@@ -65,13 +66,3 @@ def lexicon_literal(name: str) -> SetLiteral:
     True
     """
     return SetLiteral(tuple(lexicon()[name].elements))
-
-
-def _with_curly(words: list[str]) -> list[str]:
-    """Add to words with an apostrophe those with the curly one.
-
-    >>> [word.isascii() for word in _with_curly(["don't", "'"])]
-    [True, True, False]
-    """
-    curly = [word.replace("'", "\u2019") for word in words if any(map(str.isalpha, word))]
-    return [*words, *(word for word in curly if word not in words)]

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
-from typing import Any, TypeVar
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.errors import InputError
@@ -28,28 +26,18 @@ CATEGORIES = (
 
 _CATEGORY = "category: "
 _MIRROR = str.maketrans("<>", "><")
-_N = TypeVar("_N", bound=t.Node)
 
 
 @dataclass(frozen=True, slots=True)
 class LibraryProgram:
-    """A program of the library.
+    """A program of the library."""
 
-    Attributes:
-        name: of its head and its file.
-        category: one of ``CATEGORIES``.
-        doc: what the head does, in a sentence.
-        program: the tree.
-        source: its canonical text.
-        path: its file, relative to the folder ``grammars``.
-    """
-
-    name: str
-    category: str
-    doc: str
+    name: str  # of its head and its file
+    category: str  # one of ``CATEGORIES``
+    doc: str  # what the head does, in a sentence
     program: t.Head
-    source: str
-    path: str
+    source: str  # its canonical text
+    path: str  # its file, relative to the folder ``grammars``
 
 
 def library(
@@ -62,13 +50,8 @@ def library(
     >>> "next_token" in library("causal")
     False
 
-    Args:
-        visibility: re-type all programs for it, and leave out those that make no sense in it
-            (see ``with_visibility``); None leaves them as they are written.
-        spacy: include those that need the optional package spaCy.
-
-    Raises:
-        InputError: there is no such visibility.
+    With a visibility all are re-typed for it, and those that make no sense in it left out (see
+    ``with_visibility``). With ``spacy`` there are also those that need that optional package.
     """
     if visibility not in (None, "causal", "bidirectional"):
         raise InputError(f"a program is causal or bidirectional, not {visibility!r}")
@@ -124,15 +107,11 @@ def with_visibility(head: t.Head, visibility: t.Visibility) -> t.Head | None:
         return head
     if visibility == "bidirectional":
         terms = tuple(map(_far_both_ways, head.terms))
-    else:
-        if any(map(_reads_full, head.walk())) or any(map(_looks_ahead, head.terms)):
-            return None
-        terms = tuple(_rebuild(term, _one_way) for term in head.terms)
-    return dataclasses.replace(head, visibility=visibility, terms=terms)
-
-
-def _reads_full(node: t.Node) -> bool:
-    return isinstance(node, t.Call) and FEATURES[node.name].reads == "full"
+        return dataclasses.replace(head, visibility=visibility, terms=terms)
+    calls = (node for node in head.walk() if isinstance(node, t.Call))
+    if any(FEATURES[call.name].reads == "full" for call in calls) or _looks_ahead(head):
+        return None
+    return dataclasses.replace(t.rewrite(head, _one_way), visibility=visibility)
 
 
 def _looks_ahead(node: t.Node) -> bool:
@@ -158,7 +137,7 @@ def _far_both_ways(term: t.Term) -> t.Term:
     """Make the distances in a term's value count both ways."""
     if isinstance(term, t.Where):
         return term
-    return dataclasses.replace(term, value=_rebuild(term.value, _both_ways))  # type: ignore[arg-type]
+    return dataclasses.replace(term, value=t.rewrite(term.value, _both_ways))  # type: ignore[arg-type]
 
 
 def _both_ways(node: t.Node) -> t.Node:
@@ -177,24 +156,11 @@ def _both_ways(node: t.Node) -> t.Node:
 def _one_way(node: t.Node) -> t.Node:
     """Write a distance in both directions as the distance back."""
     match node:
-        case t.Absolute(t.Arithmetic("-", t.Position(_, 0) as one, t.Position(_, 0) as other)) if (
-            one != other
-        ):
-            return t.Arithmetic("-", *((one, other) if one.variable == "q" else (other, one)))
-        case t.Arithmetic(
-            "+", offset, t.Arithmetic("-", t.Position("q") as q, t.Position("k") as k)
-        ):
+        case t.Absolute(t.Arithmetic("-", t.Position("q", 0) as q, t.Position("k", 0) as k)):
+            return t.Arithmetic("-", q, k)
+        case t.Absolute(t.Arithmetic("-", t.Position("k", 0) as k, t.Position("q", 0) as q)):
+            return t.Arithmetic("-", q, k)
+        case t.Arithmetic("+", offset,
+                          t.Arithmetic("-", t.Position("q") as q, t.Position("k") as k)):  # fmt: skip
             return t.Arithmetic("-", t.Arithmetic("+", offset, q), k)
     return node
-
-
-def _rebuild(node: _N, change: Callable[[t.Node], t.Node]) -> _N:
-    """Change a tree from its leaves up."""
-    parts: dict[str, Any] = {}
-    for field in dataclasses.fields(node):
-        value = getattr(node, field.name)
-        if isinstance(value, t.Node):
-            parts[field.name] = _rebuild(value, change)
-        elif isinstance(value, tuple) and any(isinstance(item, t.Node) for item in value):
-            parts[field.name] = tuple(_rebuild(item, change) for item in value)
-    return change(dataclasses.replace(node, **parts))  # type: ignore[return-value]

@@ -70,9 +70,7 @@ def parse(source: str, name: str = "<program>") -> t.Head:
     >>> parse("head first causal:\\n  2 where k == 0").terms[0].weight
     2.0
 
-    Args:
-        source: the program's text.
-        name: what to call it in error messages, such as its path.
+    Error messages call it ``name``, which may be its path.
 
     Raises:
         ProgramSyntaxError: it does not follow the grammar; the message shows the place.
@@ -85,9 +83,8 @@ def parse(source: str, name: str = "<program>") -> t.Head:
     definitions = tuple(map(comments.attach, sets))
     remarks = comments.take(head.span)
     terms = tuple(map(comments.attach, head.terms))
-    return dataclasses.replace(
-        head, terms=terms, sets=definitions, remarks=remarks, after=comments.left()
-    )
+    after = tuple(text for _, text, _ in comments.comments)
+    return dataclasses.replace(head, terms=terms, sets=definitions, remarks=remarks, after=after)
 
 
 def parse_term(source: str) -> t.Term:
@@ -125,14 +122,16 @@ def _bound(source: str, name: str) -> None:
             name=name, hint="keep large token sets out of programs, or split them",
         )  # fmt: skip
     depth = 0
-    for number, line in enumerate(_COMMENT_OR_STRING.sub(_blanked, source).split("\n"), 1):
+    for number, line in enumerate(
+        _COMMENT_OR_STRING.sub(lambda found: " " * len(found[0]), source).split("\n"), 1
+    ):
         opened = line.count("(")
         if not depth and len(line) <= MAX_DIGITS and opened == line.count(")") <= MAX_NESTING:
             continue
         for found in re.finditer(rf"[()]|[0-9]{{{MAX_DIGITS + 1}}}", line):
-            depth += {"(": 1, ")": -1}.get(found.group(), 0)
+            depth += {"(": 1, ")": -1}.get(found[0], 0)
             at = Span(number, found.start() + 1, number, found.end() + 1)
-            if found.group().isdigit():
+            if found[0].isdigit():
                 what = f"a number of more than {MAX_DIGITS} digits"
                 raise CostError(what, at, source, name=name)
             if depth > MAX_NESTING:
@@ -151,40 +150,27 @@ def _bound_operators(node: Any, source: str, name: str) -> Any:
     return node
 
 
-def _blanked(found: re.Match[str]) -> str:
-    return " " * len(found.group())
-
-
 class _Comments:
     """Hangs the comments on the statements they belong to, which come in their order."""
 
     def __init__(self, source: str) -> None:
-        self.comments: dict[int, tuple[str, bool]] = {}
-        line, at = 1, 0
-        for found in _COMMENT_OR_STRING.finditer(source) if "#" in source else ():
-            if found.group().startswith("#"):
-                start = source.rfind("\n", 0, found.start()) + 1
-                alone = not source[start : found.start()].strip()
-                line += source.count("\n", at, found.start())
-                at = found.start()
-                self.comments[line] = (found.group()[1:].strip(), alone)
-        self.lines = deque(self.comments)
+        self.comments = deque[tuple[int, str, bool]]()  # line, text, and whether it stands alone
+        for number, line in enumerate(source.split("\n"), 1) if "#" in source else ():
+            for found in _COMMENT_OR_STRING.finditer(line):
+                if found[0].startswith("#"):
+                    alone = not line[: found.start()].strip()
+                    self.comments.append((number, found[0][1:].strip(), alone))
 
     def take(self, span: Span) -> t.Remarks:
         """Take the comments above a statement and those on its own lines."""
         above: list[str] = []
         beside: list[str] = []
-        while self.lines and self.lines[0] <= span.end_line:
-            line = self.lines.popleft()
-            text, alone = self.comments.pop(line)
+        while self.comments and self.comments[0][0] <= span.end_line:
+            line, text, alone = self.comments.popleft()
             (above if alone and line < span.line else beside).append(text)
         return t.Remarks(tuple(above), " ".join(beside)) if above or beside else t.NO_REMARKS
 
     def attach(self, node: Any) -> Any:
         """Return a statement with its comments."""
-        remarks = self.take(node.span) if self.lines else t.NO_REMARKS
+        remarks = self.take(node.span) if self.comments else t.NO_REMARKS
         return node if remarks is t.NO_REMARKS else dataclasses.replace(node, remarks=remarks)
-
-    def left(self) -> tuple[str, ...]:
-        """Return the comments behind all statements."""
-        return tuple(text for text, _ in self.comments.values())

@@ -33,11 +33,8 @@ def quote(text: str) -> str:
     "say \"hi\"\n"
     """
     plain = "".join(_ESCAPES.get(char, char) for char in text)
-    return '"' + re.sub(r"[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]", _escape, plain) + '"'
-
-
-def _escape(found: re.Match[str]) -> str:
-    return f"\\u{ord(found.group()):04x}"
+    hidden = r"[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]"
+    return '"' + re.sub(hidden, lambda found: f"\\u{ord(found[0]):04x}", plain) + '"'
 
 
 def show(program: t.Head) -> str:

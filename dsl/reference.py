@@ -37,15 +37,12 @@ _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
 
 
 def evaluate(program: t.Head, tokens: Tokens) -> list[list[float]]:
-    """Return the attention matrix of a program on a text, row by query.
+    """Return the attention matrix of a program on a text: a row of weights for each query.
 
     >>> from attn_dsl.dsl.parser import parse
     >>> program = parse("head previous causal:\\n 1000 where k == q-1")
     >>> evaluate(program, Tokens.from_strings(["a", " b", " c"]))
     [[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
-
-    Returns:
-        n rows of n weights in [0, 1], each row summing to 1; invisible keys have 0.
     """
     return Interpreter(program, Analysis(tokens)).matrix()
 
@@ -78,7 +75,12 @@ class Interpreter:
             masses = [math.exp(score - top) for score in scores]
         else:
             terms = self.program.terms
-            masses = [sum(_mass(self.term(term, q, k)) for term in terms) for k in keys]
+            masses = [
+                sum(
+                    mass for mass in (self.term(term, q, k) for term in terms) if mass >= LEAST_MASS
+                )
+                for k in keys
+            ]
             if sum(masses) == 0.0:
                 masses = [1.0 for _ in keys]
         total = sum(masses)
@@ -92,13 +94,8 @@ class Interpreter:
         if term.condition is not None and not self.holds(term.condition, q, k):
             return 0.0
         if isinstance(term, t.Table):
-            found = 0.0
             at = self.integer(term.value, q, k)
-            for entry in term.entries:
-                if at >= entry.bound:
-                    assert entry.weight is not None
-                    found = entry.weight
-            return found
+            return [0.0, *(e.weight or 0.0 for e in term.entries if e.bound <= at)][-1]
         assert term.weight is not None
         return min(max(term.weight * self.value(term.value, q, k), -TERM_LIMIT), TERM_LIMIT)
 
@@ -146,9 +143,8 @@ class Interpreter:
             case t.Absolute(inner):
                 return abs(self.integer(inner, q, k))
             case t.Extremum(name, left, right):
-                return (min if name == "min" else max)(
-                    self.integer(left, q, k), self.integer(right, q, k)
-                )
+                a, b = self.integer(left, q, k), self.integer(right, q, k)
+                return min(a, b) if name == "min" else max(a, b)
             case t.Call():
                 return int(self.call(node, q, k))
             case t.Quantifier(name, body):
@@ -164,15 +160,11 @@ class Interpreter:
 
     def _search(self, name: str, body: t.Predicate, q: int) -> int:
         found = [k for k in self.visible(q) if k != q and self.holds(body, q, k)]
-        if name == "count":
-            return len(found)
-        if name == "any":
-            return bool(found)
-        if not found:
-            return -1
+        if name in ("count", "any"):
+            return len(found) if name == "count" else bool(found)
         if name == "nearest":
-            return min(found, key=lambda k: (abs(q - k), k))
-        return found[0] if name == "first" else found[-1]
+            return min(found, key=lambda k: (abs(q - k), k), default=-1)
+        return (found[0] if name == "first" else found[-1]) if found else -1
 
     def call(self, node: t.Call, q: int, k: int) -> Value:
         """Evaluate a feature at its positions, as the query sees it."""
@@ -219,8 +211,3 @@ class Interpreter:
         if isinstance(node, t.Text):
             return node.value
         return self.call(node, q, k) if isinstance(node, t.Call) else self.integer(node, q, k)
-
-
-def _mass(value: float) -> float:
-    """Return the mass that a term of a linear program adds."""
-    return value if value >= LEAST_MASS else 0.0

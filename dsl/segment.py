@@ -118,10 +118,8 @@ class Segments:
                 label.append(len(starts) - 1)
             before, run = now, char
         self._run = before, run
-        self.words[changed:] = [self._spelt(w) for w in range(changed, len(starts))]
-
-    def _spelt(self, word: int) -> str:
-        return clean("".join(self.text[self.starts[word] : self.ends[word] + 1]))
+        places = zip(starts[changed:], ends[changed:], strict=True)
+        self.words[changed:] = [clean("".join(self.text[b : e + 1])) for b, e in places]
 
     def _sentences(self, new: list[str], start: int) -> None:
         """Start a sentence after a terminator, spaces and a capital, or after an empty line."""

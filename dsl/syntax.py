@@ -18,11 +18,7 @@ DEFAULT_PIPELINE = "en_core_web_sm"
 
 
 def parse_tokens(analysis: Analysis) -> dict[str, list]:
-    """Return ``upos``, ``dep``, ``lemma`` and ``syntax_head`` (a position) of each token.
-
-    Raises:
-        InputError: spaCy or its pipeline is not installed; the message says how to install it.
-    """
+    """Return ``upos``, ``dep``, ``lemma`` and ``syntax_head`` (a position) of each token."""
     found = analysis.memory["syntax"]
     if analysis.n not in found:
         found.clear()

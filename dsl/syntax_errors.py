@@ -57,17 +57,14 @@ def explain(error: UnexpectedInput, source: str, name: str) -> ProgramSyntaxErro
     expected = set(allowed or getattr(error, "expected", None) or ())
     line, column = max(int(error.line), 1), max(int(error.column), 1)
     lines = source_lines(source)
-    if line > len(lines) or (
-        getattr(error, "token", None) is not None and error.token.type == "$END"
-    ):
+    if line > len(lines) or getattr(getattr(error, "token", None), "type", "") == "$END":
         line, column = len(lines), len(lines[-1]) + 1
     row = lines[line - 1]
     word, column = _word_at(row, column)
     span = Span(line, column, line, column + max(len(word), 1))
     message, hint = _diagnose(word, row, column, expected)
-    return ProgramSyntaxError(
-        message, span, source, expected=_describe(expected), hint=hint, name=name
-    )
+    fits = _describe(expected)
+    return ProgramSyntaxError(message, span, source, expected=fits, hint=hint, name=name)
 
 
 def _word_at(row: str, column: int) -> tuple[str, int]:
@@ -105,16 +102,15 @@ def _diagnose(word: str, row: str, column: int, expected: set[str]) -> tuple[str
     after = row[column - 1 + len(word) :].lstrip()
     if weighing := _weighing(word, row[: column - 1], after, expected):
         return weighing
-    feature = FEATURES.get(word)
-    if feature is not None:
+    if (feature := FEATURES.get(word)) is not None:
         if not after.startswith("("):
             return f"the feature `{word}` needs a position", f"write `{word}(k)` or `{word}(q)`"
         return f"`{word}` gives {_TYPES[feature.type]}, which does not fit here", ""
     if re.fullmatch(r"[A-Za-z_]\w*", word) and word not in (*KEYWORDS, "q", "k"):
         near = did_you_mean(word, [*FEATURES, *KEYWORDS])
         if after.startswith("("):
-            known = near or "`attn-dsl features` lists all of them"
-            return f"unknown feature or function `{word}`", known
+            hint = near or "`attn-dsl features` lists all of them"
+            return f"unknown feature or function `{word}`", hint
         if word == "j":
             return "unknown variable `j`", "inside a quantifier, `k` is the key that is searched"
         return f"`{word}` is not known here", near
@@ -140,12 +136,9 @@ def _weighing(word: str, before: str, after: str, expected: set[str]) -> tuple[s
         return plain, "it is a text feature that has a weight: `weight(token(k), Starts)`"
     if "WEIGHT_FUNCTION" in expected:
         if _type(word) == "symbol":
-            form = (
-                f"{word}(k)" if not after.startswith("(") else word + after[: after.find(")") + 1]
-            )
-            return f"`{word}` gives a text, which does not fit here", (
-                f"a set can give it a weight: `weight({form}, Starts)`"
-            )
+            form = word + (after[: after.find(")") + 1] if after.startswith("(") else "(k)")
+            hint = f"a set can give it a weight: `weight({form}, Starts)`"
+            return f"`{word}` gives a text, which does not fit here", hint
     elif word == "weight" and re.search(r"\bwhere\b", before):
         return plain, "only terms have weights of symbols; here, test `token(k) in Starts`"
     elif word == "weight":

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from attn_dsl.dsl.errors import Span
@@ -18,8 +18,7 @@ from attn_dsl.dsl.errors import Span
 if TYPE_CHECKING:
     from lark import Lark
 
-_PLACED = frozenset({"NAME", "SET_NAME"})
-"""Terminals whose actions get their place too: (text, begin, end)."""
+_PLACED = frozenset({"NAME", "SET_NAME"})  # their actions get the place too: (text, begin, end)
 
 
 class Lines:
@@ -57,36 +56,24 @@ Symbols that the grammar filters (punctuation, keywords) have no values.
 
 
 class Tables:
-    """Tables for one start symbol, with an action for each rule.
+    """Tables for one start symbol, of a ``Lark`` with the LALR parser and the contextual lexer.
 
-    Args:
-        lark: made with ``parser="lalr"`` and the contextual lexer.
-        start: the start symbol.
-        actions: by the rule's alias, or else its name; rules without one pass their value on.
+    The actions are by the rule's alias, or else its name; rules without one pass their value on.
     """
 
     def __init__(self, lark: Lark, start: str, actions: Mapping[str, Action]) -> None:
         frontend: Any = lark.parser
         table = frontend.parser._parse_table
         self.start, self.end = table.start_states[start], table.end_states[start]
-        rules: dict[Any, tuple] = {}
-        self.states: dict[int, dict[str, Any]] = {}
-        for state, row in table.states.items():
-            self.states[state] = mine = {}
-            for symbol, (_, argument) in row.items():
-                symbol = str(symbol)  # Lark's tokens compare slowly
-                if hasattr(argument, "expansion"):
-                    if argument not in rules:
-                        rules[argument] = _rule(argument, actions)
-                    mine[symbol] = rules[argument]
-                else:
-                    mine[symbol] = argument
-        made: dict[int, tuple] = {}
-        self.scanners = {}
-        for state, lexer in frontend.lexer.lexers.items():
-            if id(lexer) not in made:
-                made[id(lexer)] = _scanner(lexer)
-            self.scanners[state] = made[id(lexer)]
+        rule, scanner = cache(lambda rule: _rule(rule, actions)), cache(_scanner)
+        self.states: dict[int, dict[str, Any]] = {
+            state: {  # by ``str``, as Lark's tokens compare slowly
+                str(symbol): rule(to) if hasattr(to, "expansion") else to
+                for symbol, (_, to) in row.items()
+            }
+            for state, row in table.states.items()
+        }
+        self.scanners = {state: scanner(lexer) for state, lexer in frontend.lexer.lexers.items()}
 
     def parse(self, text: str) -> Any:
         """Return the value of the start symbol; None if the text does not fit."""
@@ -138,18 +125,14 @@ def _rule(rule: Any, actions: Mapping[str, Action]) -> tuple:
     kept = [i for i, symbol in enumerate(symbols) if not (symbol.is_term and symbol.filter_out)]
     make = actions.get(name)
     if rule.origin.name.startswith("__"):
-        make = _append if symbols[0].name == rule.origin.name else _begin
+        repeats = symbols[0].name == rule.origin.name
+        make = _append if repeats else lambda lines, parts, begin, end: parts
     elif any(symbol.name.startswith("__") and not symbol.is_term for symbol in symbols):
         at = [symbols[i].name.startswith("__") for i in kept]
         make = _spliced(actions[name], at)
     elif make is None and len(symbols) > 1:
         raise TypeError(f"the rule {name} has no action")
     return len(symbols), str(rule.origin.name), make, None if len(kept) == len(symbols) else kept
-
-
-def _begin(lines: Lines, parts: list[Any], begin: int, end: int) -> list[Any]:
-    """Begin a list of repeated parts."""
-    return parts
 
 
 def _append(lines: Lines, parts: list[Any], begin: int, end: int) -> list[Any]:
@@ -179,12 +162,8 @@ def _scanner(lexer: Any) -> tuple:
         for terminal in lexer.scanner.terminals
         if terminal.name not in ignored
     )
-    match = re.compile(rf"[ \t]*(?:{groups})", pattern.flags).match if groups else _never
+    match = re.compile(rf"[ \t]*(?:{groups or '(?!)'})", pattern.flags).match
     return match, {str(kind): _other(callback) for kind, callback in lexer.callback.items()}
-
-
-def _never(text: str, place: int) -> None:
-    return None
 
 
 def _other(callback: Any) -> Callable[[str], str | None]:

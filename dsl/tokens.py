@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 SPECIAL_STRINGS = frozenset(
-    {
-        *("<s>", "</s>", "<unk>", "<pad>", "<mask>", "<bos>", "<eos>", "<cls>", "<sep>"),
-        *("[CLS]", "[SEP]", "[PAD]", "[MASK]", "[UNK]", "[BOS]", "[EOS]"),
-    }
+    "<s> </s> <unk> <pad> <mask> <bos> <eos> <cls> <sep> "
+    "[CLS] [SEP] [PAD] [MASK] [UNK] [BOS] [EOS]".split()
 )
 """Token strings that are taken for special tokens where nobody says which ones are."""
 
@@ -35,25 +33,19 @@ class Tokens(Sequence[str]):
     >>> Tokens.from_strings(["<s>", "Once", " upon", "."]).text
     'Once upon.'
 
-    Attributes:
-        strings: per token, what the model sees: a leading space starts a word, a piece of a
-            character that is split over several tokens is written ``<0xE2>``.
-        text: the text that the tokens cover, special tokens left out.
-        spans: per token, ``(start, end)`` in ``text``; the spans follow each other without
-            overlap. A special token and the first pieces of a split character cover nothing:
-            only the piece that completes a character covers it, so that no token tells of
-            characters that a model could not know yet.
-        special: per token, whether it is a special token.
+    In ``strings`` a leading space starts a word, and a piece of a character that is split over
+    several tokens is written ``<0xE2>``. The spans follow each other without overlap. A special
+    token and the first pieces of a split character cover nothing: only the piece that completes a
+    character covers it, so that no token tells of characters that a model could not know yet.
     """
 
-    strings: tuple[str, ...]
-    text: str
-    spans: tuple[tuple[int, int], ...]
-    special: tuple[bool, ...]
+    strings: tuple[str, ...]  # per token, what the model sees
+    text: str  # what the tokens cover, special tokens left out
+    spans: tuple[tuple[int, int], ...]  # per token, ``(start, end)`` in ``text``
+    special: tuple[bool, ...]  # per token, whether it is a special token
 
     def __post_init__(self) -> None:
-        n = len(self.strings)
-        if len(self.spans) != n or len(self.special) != n:
+        if not len(self.strings) == len(self.spans) == len(self.special):
             raise ValueError("strings, spans and special must have one entry per token")
         end = 0
         for start, stop in self.spans:
@@ -71,11 +63,8 @@ class Tokens(Sequence[str]):
         >>> Tokens.from_strings([" caf", "<0xC3>", "<0xA9>"]).spans
         ((0, 4), (4, 4), (4, 5))
 
-        Args:
-            strings: the token strings; those that join to the text. ``<0xE2>`` stands for one
-                byte of a character in UTF-8.
-            special: which tokens are special; by default those that look so (``<s>``,
-                ``[CLS]``, ``<|endoftext|>`` …).
+        ``<0xE2>`` stands for one byte of a character in UTF-8; special are by default the tokens
+        that look so (``<s>``, ``[CLS]``, ``<|endoftext|>`` …).
         """
         strings = tuple(strings)
         marks = tuple(map(looks_special, strings)) if special is None else tuple(map(bool, special))
@@ -87,8 +76,7 @@ class Tokens(Sequence[str]):
             if byte is None:
                 piece, pending = ("" if mark else string), b""
             else:
-                pending += bytes.fromhex(byte.group(1))
-                piece, pending = _complete(pending)
+                piece, pending = _complete(pending + bytes.fromhex(byte[1]))
             parts.append(piece)
             spans.append((at, at + len(piece)))
             at += len(piece)

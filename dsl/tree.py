@@ -6,22 +6,27 @@ Two trees are equal when they mean the same text: source spans and comments do n
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal, TypeVar, dataclass_transform
 
 from attn_dsl.dsl.errors import Span
 
 Visibility = Literal["causal", "bidirectional"]
 Normaliser = Literal["softmax", "linear"]
+_N = TypeVar("_N", bound="Node")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+@dataclass(frozen=True)
 class Node:
     """A piece of a program; ``span`` is where it stands in the source, if it has one."""
 
     span: Span | None = field(default=None, compare=False, repr=False, kw_only=True)
+
+    def __init_subclass__(cls) -> None:
+        dataclass(frozen=True)(cls)
 
     def children(self) -> list[Node]:
         """Return the nodes right below this one, in source order."""
@@ -44,8 +49,8 @@ class Node:
                 stack += below[::-1]
 
 
+# How the types of fields begin that hold no nodes.
 _PLAIN = ("int", "str", "float", "Literal", "Visibility", "Normaliser", "tuple[str", "tuple[float")
-"""How the types of fields begin that hold no nodes."""
 
 
 @lru_cache(maxsize=64)
@@ -55,14 +60,12 @@ def _node_fields(kind: type[Node]) -> tuple[str, ...]:
     return tuple(f.name for f in fields if f.compare and not str(f.type).startswith(_PLAIN))
 
 
-@dataclass(frozen=True, slots=True)
 class Integer(Node):
     """A whole number: ``3``."""
 
     value: int
 
 
-@dataclass(frozen=True, slots=True)
 class Position(Node):
     """The query or the key, shifted: ``q``, ``k-1``."""
 
@@ -70,7 +73,6 @@ class Position(Node):
     shift: int = 0
 
 
-@dataclass(frozen=True, slots=True)
 class Arithmetic(Node):
     """A sum or difference: ``q - k``."""
 
@@ -79,14 +81,12 @@ class Arithmetic(Node):
     right: Int
 
 
-@dataclass(frozen=True, slots=True)
 class Absolute(Node):
     """A magnitude: ``abs(q - k)``."""
 
     value: Int
 
 
-@dataclass(frozen=True, slots=True)
 class Extremum(Node):
     """The smaller or larger of two: ``min(q - k, 8)``."""
 
@@ -95,7 +95,6 @@ class Extremum(Node):
     right: Int
 
 
-@dataclass(frozen=True, slots=True)
 class Call(Node):
     """A feature at one or two positions: ``text(k-1)``, ``match(k-1, q)``."""
 
@@ -103,7 +102,6 @@ class Call(Node):
     args: tuple[Int, ...]
 
 
-@dataclass(frozen=True, slots=True)
 class Quantifier(Node):
     """A search over the other keys that the query sees: ``nearest(text(k) == text(q))``.
 
@@ -115,12 +113,10 @@ class Quantifier(Node):
     body: Predicate
 
 
-@dataclass(frozen=True, slots=True)
 class Always(Node):
     """``true``."""
 
 
-@dataclass(frozen=True, slots=True)
 class Compare(Node):
     """A comparison of two integers, or ``==`` and ``!=`` of two symbols."""
 
@@ -129,14 +125,12 @@ class Compare(Node):
     right: Int | Text
 
 
-@dataclass(frozen=True, slots=True)
 class Text(Node):
     """A string to compare a symbol with: ``"the"``."""
 
     value: str
 
 
-@dataclass(frozen=True, slots=True)
 class Between(Node):
     """An integer within bounds, both included: ``q - k in 1..4``."""
 
@@ -145,14 +139,12 @@ class Between(Node):
     high: int
 
 
-@dataclass(frozen=True, slots=True)
 class SetName(Node):
     """A set by its name: ``Stop``, or one of the standard lexicon."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
 class SetLiteral(Node):
     """A set by its elements, sorted: ``{".", "?"}``; or with weights: ``{".": 2.1, "?": -0.7}``.
 
@@ -181,7 +173,6 @@ class SetLiteral(Node):
         return {e: round(100 * w) for e, w in zip(self.elements, self.weights, strict=True)}
 
 
-@dataclass(frozen=True, slots=True)
 class Member(Node):
     """A symbol in a set: ``text(k) in Stop``."""
 
@@ -189,7 +180,6 @@ class Member(Node):
     set: SetName | SetLiteral
 
 
-@dataclass(frozen=True, slots=True)
 class Affix(Node):
     """A symbol that starts or ends with a string: ``ends(word(k), "ing")``."""
 
@@ -198,14 +188,12 @@ class Affix(Node):
     text: str
 
 
-@dataclass(frozen=True, slots=True)
 class Not(Node):
     """``not …``."""
 
     value: Predicate
 
 
-@dataclass(frozen=True, slots=True)
 class And(Node):
     """``… and …``."""
 
@@ -213,7 +201,6 @@ class And(Node):
     right: Predicate
 
 
-@dataclass(frozen=True, slots=True)
 class Or(Node):
     """``… or …``."""
 
@@ -221,7 +208,6 @@ class Or(Node):
     right: Predicate
 
 
-@dataclass(frozen=True, slots=True)
 class Real(Node):
     """A function of an integer, one of ``dsl.functions.FUNCTIONS``: ``log(1 + q - k)``."""
 
@@ -229,7 +215,6 @@ class Real(Node):
     value: Int
 
 
-@dataclass(frozen=True, slots=True)
 class Decay(Node):
     """``decay(x, r)`` = r to the power of max(x, 0)."""
 
@@ -237,7 +222,6 @@ class Decay(Node):
     rate: float
 
 
-@dataclass(frozen=True, slots=True)
 class Weight(Node):
     """The weight of a symbol in a set, 0 if it is not in it: ``weight(token(k), Starts)``."""
 
@@ -245,7 +229,6 @@ class Weight(Node):
     set: SetName | SetLiteral
 
 
-@dataclass(frozen=True, slots=True)
 class Product(Node):
     """A product of two values: ``weight(token(q), A) * log(1 + q - k)``."""
 
@@ -270,14 +253,12 @@ class Remarks:
 NO_REMARKS = Remarks()
 
 
-@dataclass(frozen=True, slots=True)
 class Statement(Node):
     """A line that may carry comments."""
 
     remarks: Remarks = field(default=NO_REMARKS, compare=False, repr=False, kw_only=True)
 
 
-@dataclass(frozen=True, slots=True)
 class Where(Statement):
     """A weight where a predicate holds: ``2.0 where k == 0``. A weight of None is a hole, ``?``."""
 
@@ -285,7 +266,6 @@ class Where(Statement):
     condition: Predicate
 
 
-@dataclass(frozen=True, slots=True)
 class Scaled(Statement):
     """A weight times a value: ``-0.8 * log(1 + q - k)``, where a predicate holds if one is given."""
 
@@ -294,7 +274,6 @@ class Scaled(Statement):
     condition: Predicate | None = None
 
 
-@dataclass(frozen=True, slots=True)
 class Entry(Node):
     """A step of a table: from ``bound`` on, ``weight``."""
 
@@ -302,7 +281,6 @@ class Entry(Node):
     weight: float | None
 
 
-@dataclass(frozen=True, slots=True)
 class Table(Statement):
     """A step function of an integer: ``by q - k [0: 2.1, 1: 1.3, 4: -0.2]``; 0 below its start."""
 
@@ -314,7 +292,6 @@ class Table(Statement):
 Term = Where | Scaled | Table
 
 
-@dataclass(frozen=True, slots=True)
 class SetDefinition(Statement):
     """A named set: ``set Stop = {".", "?"}``."""
 
@@ -322,7 +299,6 @@ class SetDefinition(Statement):
     value: SetLiteral
 
 
-@dataclass(frozen=True, slots=True)
 class Head(Statement):
     """A whole program: sets and weighted terms, whose sum is normalised over each query's keys."""
 
@@ -345,8 +321,7 @@ class Head(Statement):
 
     def with_weights(self, weights: list[float]) -> Head:
         """Return the same structure with other weights, in the order of ``weights``."""
-        if len(weights) != len(self.weights):
-            count = len(self.weights)
+        if len(weights) != (count := len(self.weights)):
             raise ValueError(f"the program has {count} weights, {len(weights)} were given")
         left, terms = iter(weights), list[Term]()
         for term in self.terms:
@@ -365,6 +340,24 @@ def weights_of(term: Term) -> tuple[float | None, ...]:
     return (term.weight,)
 
 
+def rewrite(node: _N, change: Callable[[Node], Node]) -> _N:
+    """Return a tree in which every node is what ``change`` makes of it, the lowest first.
+
+    >>> rewrite(Not(Not(Always())), lambda node: node.value if isinstance(node, Not) else node)
+    Always()
+    """
+    changed: dict[str, Any] = {}
+    for name in _node_fields(type(node)):  # type: ignore[arg-type]
+        value = getattr(node, name)
+        if value.__class__ is tuple:
+            new: Any = tuple(rewrite(part, change) for part in value)
+        else:
+            new = value and rewrite(value, change)
+        if new != value:
+            changed[name] = new
+    return change(dataclasses.replace(node, **changed) if changed else node)  # type: ignore[return-value]
+
+
 def nodes(head: Head) -> int:
     """Count a program's complexity: its AST nodes, and one per element of the sets it spells out.
 
@@ -373,6 +366,4 @@ def nodes(head: Head) -> int:
     A set of the standard lexicon is one node, like a feature. The weight of a set's element belongs
     to the element.
     """
-    return sum(
-        1 + (len(node.elements) if isinstance(node, SetLiteral) else 0) for node in head.walk()
-    )
+    return sum(1 + len(getattr(node, "elements", ())) for node in head.walk())

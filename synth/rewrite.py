@@ -7,34 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.tree import rewrite as rewrite
 
 N = TypeVar("N", bound=t.Node)
-
-
-def rewrite(node: N, change: Callable[[t.Node], t.Node]) -> N:
-    """Return a tree in which every node is what ``change`` makes of it, the lowest first.
-
-    >>> from attn_dsl.dsl.parser import parse_term
-    >>> from attn_dsl.dsl.printer import show_term
-    >>> moved = rewrite(
-    ...     parse_term("2 where k == 3"),
-    ...     lambda x: t.Integer(x.value + 1) if isinstance(x, t.Integer) else x,
-    ... )
-    >>> show_term(moved)
-    '2 where k == 4'
-    """
-    changed: dict[str, Any] = {}
-    for f in dataclasses.fields(node):
-        value = getattr(node, f.name)
-        if isinstance(value, t.Node):
-            new: Any = rewrite(value, change)
-        elif isinstance(value, tuple) and any(isinstance(x, t.Node) for x in value):
-            new = tuple(rewrite(x, change) if isinstance(x, t.Node) else x for x in value)
-        else:
-            continue
-        if new != value:
-            changed[f.name] = new
-    return change(dataclasses.replace(node, **changed) if changed else node)  # type: ignore[return-value]
 
 
 def in_place(node: N, sets: Mapping[str, t.SetLiteral]) -> N:

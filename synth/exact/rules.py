@@ -277,14 +277,7 @@ def name_sets(program: t.Head) -> t.Head:
             if len(node.set.elements) <= INLINE:
                 return node
             return dataclasses.replace(node, set=named(node.value, node.set))
-        changes = {}
-        for field in dataclasses.fields(node):
-            value = getattr(node, field.name)
-            if isinstance(value, t.Node):
-                changed = visit(value)
-                if changed is not value:
-                    changes[field.name] = changed
-        return dataclasses.replace(node, **changes) if changes else node  # type: ignore[arg-type]
+        return node
 
-    found = tuple(visit(term) for term in program.terms)
-    return dataclasses.replace(program, terms=found, sets=tuple(sets))  # type: ignore[arg-type]
+    found = tuple(t.rewrite(term, visit) for term in program.terms)
+    return dataclasses.replace(program, terms=found, sets=tuple(sets))

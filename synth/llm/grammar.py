@@ -163,21 +163,16 @@ def as_proposal(program: t.Head, *, numbers: bool = False) -> str:
     """
     sets = {definition.name: definition.value for definition in program.sets}
 
-    def visit(node: Any) -> Any:
-        if isinstance(node, tuple):
-            return tuple(map(visit, node))
-        if not isinstance(node, t.Node):
-            return node
+    def visit(node: t.Node) -> t.Node:
         if isinstance(node, t.SetName):
             return sets.get(node.name, node)
-        changes = {f.name: visit(getattr(node, f.name)) for f in dataclasses.fields(node)}
         if not numbers and isinstance(node, t.Where | t.Scaled | t.Entry):
-            changes["weight"] = None
+            node = dataclasses.replace(node, weight=None)
         if isinstance(node, t.Statement):
-            changes["remarks"] = t.NO_REMARKS
-        return dataclasses.replace(node, **changes)
+            node = dataclasses.replace(node, remarks=t.NO_REMARKS)
+        return node
 
-    terms = visit(program.terms)
+    terms = tuple(t.rewrite(term, visit) for term in program.terms)
     return show(t.Head(NAME, program.visibility, program.normaliser, terms))
 
 
