@@ -185,8 +185,14 @@ def weights(positive: bool = False, holes: bool = False) -> SearchStrategy[float
 
 @lru_cache(maxsize=256)
 def _terms(scope: _Scope, positive: bool, holes: bool) -> SearchStrategy[t.Term]:
-    weight, condition = weights(positive, holes), st.none() | _predicates(scope, 1)
-    factor = _factors(scope)
+    weight, integer = weights(positive, holes), _integers(scope, 2)
+    condition = st.none() | _predicates(scope, 1)
+    factor: SearchStrategy[t.Factor] = st.one_of(
+        integer,
+        st.builds(t.Real, st.sampled_from(_REAL), integer),
+        st.builds(t.Decay, integer, st.integers(1, 999).map(lambda i: i / 1000)),
+        st.builds(t.Weight, _calls(scope, "symbol", 1), _sets(scope)),
+    )
     bounds = st.lists(_SMALL, min_size=1, max_size=5, unique=True).map(sorted)
     steps = st.lists(weight, min_size=5, max_size=5)
     entries = st.builds(lambda bounds, steps: tuple(map(t.Entry, bounds, steps)), bounds, steps)
@@ -194,17 +200,7 @@ def _terms(scope: _Scope, positive: bool, holes: bool) -> SearchStrategy[t.Term]
         st.builds(t.Where, weight, _predicates(scope, 2)),
         st.builds(t.Scaled, weight, factor, condition),
         st.builds(t.Scaled, weight, st.builds(t.Product, factor, factor), condition),
-        st.builds(t.Table, _integers(scope, 2), entries, condition),
-    )
-
-
-def _factors(scope: _Scope) -> SearchStrategy[t.Factor]:
-    integer = _integers(scope, 2)
-    return st.one_of(
-        integer,
-        st.builds(t.Real, st.sampled_from(_REAL), integer),
-        st.builds(t.Decay, integer, st.integers(1, 999).map(lambda i: i / 1000)),
-        st.builds(t.Weight, _calls(scope, "symbol", 1), _sets(scope)),
+        st.builds(t.Table, integer, entries, condition),
     )
 
 

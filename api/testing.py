@@ -59,7 +59,7 @@ def assert_row_stochastic(program: Program, tokens: Text, tolerance: float = 1e-
       0       "a"      0.7
       1       " b"     0.7
     """
-    _assert_rows("row-stochastic", program, tokens, lambda row: _not_a_distribution(row, tolerance))
+    _assert_rows("row-stochastic", program, tokens, tolerance)
 
 
 def assert_causal(program: Program, tokens: Text, tolerance: float = 1e-5) -> None:
@@ -211,12 +211,10 @@ def check_properties(
     return found or [_counterexample("deterministic", program, *first)]
 
 
-def _assert_rows(
-    name: str, program: Program, tokens: Text, fault_of: Callable[[np.ndarray], str]
-) -> None:
+def _assert_rows(name: str, program: Program, tokens: Text, tolerance: float) -> None:
     text = tokens_of(tokens)
     for q, row in enumerate(matrix_of(program, text)):
-        if fault := fault_of(row):
+        if fault := _not_a_distribution(row, tolerance):
             raise failure(f"not {name}: the row of query {q} {fault}", text, q, row=row)
 
 
@@ -227,7 +225,7 @@ def _deterministic(program: Program, text: Tokens) -> None:
 
 _TESTS: dict[str, Callable[[Program, Tokens], object]] = {
     "total": matrix_of,
-    "finite": lambda program, text: _assert_rows("finite", program, text, _not_finite),
+    "finite": lambda program, text: _assert_rows("finite", program, text, np.inf),
     "row-stochastic": assert_row_stochastic,
     "deterministic": _deterministic,
     "causal": assert_causal,
@@ -261,13 +259,9 @@ def _append(text: Tokens, strings: Sequence[str]) -> Tokens:
     )  # fmt: skip
 
 
-def _not_finite(row: np.ndarray) -> str:
-    return "" if np.isfinite(row).all() else "has weights that are no numbers"
-
-
 def _not_a_distribution(row: np.ndarray, tolerance: float) -> str:
-    if fault := _not_finite(row):
-        return fault
+    if not np.isfinite(row).all():
+        return "has weights that are no numbers"
     if (row < -tolerance).any() or (row > 1 + tolerance).any():
         return "has weights outside 0..1"
     total = float(row.sum())
