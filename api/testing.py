@@ -197,14 +197,13 @@ def check_properties(
     if causal is None:
         causal = isinstance(tree, t.Head) and tree.causal and not _looks_ahead(tree)
     names = PROPERTIES if causal else PROPERTIES[:-1]
-    first = failing_text(
-        lambda text: [_TESTS[name](program, text) for name in names], max_examples, seed, max_size
-    )
+    bounds = max_examples, seed, max_size
+    first = failing_text(lambda text: [_TESTS[name](program, text) for name in names], *bounds)
     if first is None:
         return []
     found: list[Counterexample] = []
     for name in names:
-        if result := failing_text(partial(_TESTS[name], program), max_examples, seed, max_size):
+        if result := failing_text(partial(_TESTS[name], program), *bounds):
             found.append(_counterexample(name, program, *result))
             if name == "total":
                 break
