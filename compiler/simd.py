@@ -39,7 +39,7 @@ _SERIES = [float(np.float32(math.log(2) ** i / math.factorial(i))) for i in rang
 _LOG2E = float(np.float32(1 / math.log(2)))
 
 
-class _Vector(types.Type):
+class _Vector(types.Type):  # type: ignore[misc]
     """A Numba type that is one LLVM vector."""
 
 
@@ -81,7 +81,7 @@ def _compiled(emit, result, *kinds):
             return result(*(given[i] if arrays[i] else k for i, k in enumerate(kinds))), code
 
         # Numba counts the arguments in the signature. The first is its own.
-        update_wrapper(typing, plain).__signature__ = inspect.signature(emit)
+        vars(update_wrapper(typing, plain))["__signature__"] = inspect.signature(emit)
         return intrinsic(typing)
 
     return choose
