@@ -83,9 +83,16 @@ def vectors(planes, rows, weights, starts, sums, out):
     cut, zero = spread(CUT), spread(np.float32(0.0))
     for p in range(out.shape[0]):
         mine = out[p]
-        mine[length:] = np.float32(-DEPTH)
-        sums[:length] = 0.0
-        for j in range(starts[p], starts[p + 1]):
+        for i in range(length, width):
+            mine[i] = np.float32(-DEPTH if starts[p] < starts[p + 1] else 0.0)
+        if starts[p] == starts[p + 1]:
+            for i in range(length):
+                mine[i] = np.float32(1.0)
+            continue
+        weight, plane = weights[starts[p]], planes[rows[starts[p]]]
+        for i in range(length):
+            sums[i] = weight * plane[i]
+        for j in range(starts[p] + 1, starts[p + 1]):
             weight, plane = weights[j], planes[rows[j]]
             for i in range(length):
                 sums[i] += weight * plane[i]
@@ -95,6 +102,7 @@ def vectors(planes, rows, weights, starts, sums, out):
         for i in range(length):
             mine[i] = max(sums[i] - top, -DEPTH)
         for i in range(0, width, WIDTH):
+            # what is at the bottom becomes 0
             store(mine, i, maximum(exponential(load(mine, i)) - cut, zero))
 
 
