@@ -23,24 +23,21 @@ __all__ = [
 ]  # fmt: skip
 
 _HOMES = {
-    "AttnDslError": "attn_dsl.dsl.errors",
-    "Capture": "attn_dsl.eval.capture",
-    "InputError": "attn_dsl.dsl.errors",
-    "Kernel": "attn_dsl.compiler.kernel",
-    "Program": "attn_dsl.compiler.program",
-    "ProgramError": "attn_dsl.dsl.errors",
-    "Run": "attn_dsl.synth.runs.run",
-    "Stream": "attn_dsl.compiler.stream",
-    "Tokens": "attn_dsl.dsl.tokens",
-    "fit": "attn_dsl.synth.fit",
-    "load": "attn_dsl.compiler.program",
-    "parse": "attn_dsl.compiler.program",
-    "replace_heads": "attn_dsl.eval.replace.context",
+    "compiler.kernel": "Kernel",
+    "compiler.program": "Program load parse",
+    "compiler.stream": "Stream",
+    "dsl.errors": "AttnDslError InputError ProgramError",
+    "dsl.tokens": "Tokens",
+    "eval.capture": "Capture",
+    "eval.replace.context": "replace_heads",
+    "synth.fit": "fit",
+    "synth.runs.run": "Run",
 }
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name on its first use, so that ``import attn_dsl`` stays quick."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'attn_dsl' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    for home, names in _HOMES.items():
+        if name in names.split():
+            return getattr(importlib.import_module(f"attn_dsl.{home}"), name)
+    raise AttributeError(f"module 'attn_dsl' has no attribute {name!r}")

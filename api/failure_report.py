@@ -84,15 +84,10 @@ def failure(
     message: str, text: Tokens, query: int, key: int | None = None, note: str = "",
     **rows: np.ndarray,
 ) -> AssertionError:  # fmt: skip
-    """Make the error of a wrong row.
+    """Make the error of a wrong row: a message, the text, the query, the key at fault, a table.
 
-    Args:
-        message: what is wrong, in one line.
-        text: the text that the program was run on.
-        query, key: the row, and the entry in it if one is at fault.
-        note: what to write below the table.
-        rows: one or two rows, by their labels. The table shows the keys where the row is largest,
-            or where the two differ most.
+    The table has one row of the matrix or two, by their labels. It shows the keys where the one
+    is largest, or where the two differ most. ``note`` stands below it.
     """
     columns = list(rows.values())
     size = np.abs(columns[0] - columns[1]) if len(columns) > 1 else np.abs(columns[0])

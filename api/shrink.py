@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable
 from random import Random
 from typing import TypeVar
@@ -64,8 +65,7 @@ def _shrink_text(text: Tokens, fails: Callable[[Tokens], bool]) -> None:
     while again:
         again = False
         for i in reversed(range(len(strings))):
-            rank = SIMPLE_TOKENS.index(strings[i]) if strings[i] in SIMPLE_TOKENS else None
-            simpler = SIMPLE_TOKENS[:rank]
+            simpler = [*itertools.takewhile(strings[i].__ne__, SIMPLE_TOKENS)]
             for changed in (
                 [*strings[:i], *strings[i + 1 :]],
                 *([s if x == strings[i] else x for x in strings] for s in simpler),

@@ -61,13 +61,7 @@ _SET_LITERALS = st.one_of(
 
 
 class _Scope(NamedTuple):
-    """What the nodes of a program may refer to.
-
-    Attributes:
-        full: whether features of the whole text may occur.
-        extras: optional packages whose features may occur.
-        sets: names of the word sets that the program defines.
-    """
+    """What nodes may refer to: the whole text, features of packages, the program's word sets."""
 
     full: bool
     extras: tuple[str, ...]
@@ -76,11 +70,9 @@ class _Scope(NamedTuple):
 
 def pieces(unicode: bool = True) -> SearchStrategy[tuple[str, ...]]:
     """Draw one token string, or several that belong together, such as a word in pieces."""
-    kinds = [WORDS, MARKS, SPACES, NUMBERS, SPECIALS, BYTES, OTHERS]
-    one: list[SearchStrategy[str]] = [st.sampled_from(kind) for kind in kinds]
-    if unicode:
-        one.append(st.text(max_size=3))
-    return st.one_of(st.one_of(one).map(lambda s: (s,)), st.sampled_from(TOGETHER))
+    kinds = map(st.sampled_from, (WORDS, MARKS, SPACES, NUMBERS, SPECIALS, BYTES, OTHERS))
+    one = st.one_of([*kinds, st.text(max_size=3)] if unicode else [*kinds])
+    return st.one_of(one.map(lambda s: (s,)), st.sampled_from(TOGETHER))
 
 
 @st.composite
@@ -94,12 +86,10 @@ def tokens(
     >>> smallest(tokens(), lambda drawn: "." in drawn).strings
     ('.',)
 
-    The tokens are words, word pieces, punctuation, brackets, quotation marks, numbers, white
-    space, special tokens, bytes of split characters and arbitrary Unicode.
-
     Args:
         max_size, min_size: bounds on the number of tokens.
-        unicode: whether arbitrary characters occur.
+        unicode: whether there are arbitrary characters besides words, word pieces, marks, numbers,
+            white space, special tokens and bytes of split characters.
         gaps: whether the text may have characters that no token covers.
     """
     vocabulary = draw(st.lists(pieces(unicode), min_size=1, max_size=8, unique=True))
@@ -170,8 +160,7 @@ def programs(
 def features(kind: Type, full: bool = False, extras: Collection[str] = ()) -> list[str]:
     """List the features of one position that have a type.
 
-    Those that read the whole text are left out unless ``full``. Those that need an optional
-    package are left out unless ``extras`` names it.
+    ``full`` admits those that read the whole text, ``extras`` those of optional packages.
     """
     return [
         f.name
@@ -196,8 +185,14 @@ def weights(positive: bool = False, holes: bool = False) -> SearchStrategy[float
 
 @lru_cache(maxsize=256)
 def _terms(scope: _Scope, positive: bool, holes: bool) -> SearchStrategy[t.Term]:
-    weight, condition = weights(positive, holes), st.none() | _predicates(scope, 1)
-    factor = _factors(scope)
+    weight, integer = weights(positive, holes), _integers(scope, 2)
+    condition = st.none() | _predicates(scope, 1)
+    factor: SearchStrategy[t.Factor] = st.one_of(
+        integer,
+        st.builds(t.Real, st.sampled_from(_REAL), integer),
+        st.builds(t.Decay, integer, st.integers(1, 999).map(lambda i: i / 1000)),
+        st.builds(t.Weight, _calls(scope, "symbol", 1), _sets(scope)),
+    )
     bounds = st.lists(_SMALL, min_size=1, max_size=5, unique=True).map(sorted)
     steps = st.lists(weight, min_size=5, max_size=5)
     entries = st.builds(lambda bounds, steps: tuple(map(t.Entry, bounds, steps)), bounds, steps)
@@ -205,17 +200,7 @@ def _terms(scope: _Scope, positive: bool, holes: bool) -> SearchStrategy[t.Term]
         st.builds(t.Where, weight, _predicates(scope, 2)),
         st.builds(t.Scaled, weight, factor, condition),
         st.builds(t.Scaled, weight, st.builds(t.Product, factor, factor), condition),
-        st.builds(t.Table, _integers(scope, 2), entries, condition),
-    )
-
-
-def _factors(scope: _Scope) -> SearchStrategy[t.Factor]:
-    integer = _integers(scope, 2)
-    return st.one_of(
-        integer,
-        st.builds(t.Real, st.sampled_from(_REAL), integer),
-        st.builds(t.Decay, integer, st.integers(1, 999).map(lambda i: i / 1000)),
-        st.builds(t.Weight, _calls(scope, "symbol", 1), _sets(scope)),
+        st.builds(t.Table, integer, entries, condition),
     )
 
 
@@ -252,7 +237,7 @@ def _predicates(scope: _Scope, depth: int) -> SearchStrategy[t.Predicate]:
         st.builds(t.Compare, equal, symbol, symbol),
         st.builds(t.Compare, equal, symbol, st.builds(t.Text, _STRINGS)),
         st.builds(t.Member, symbol, _sets(scope)),
-        st.builds(_between, integer, _SMALL, _SMALL),
+        st.builds(lambda i, a, b: t.Between(i, min(a, b), max(a, b)), integer, _SMALL, _SMALL),
         st.builds(t.Affix, st.sampled_from(["starts", "ends"]), symbol, _STRINGS),
     ]
     if depth:
@@ -282,10 +267,6 @@ def _arithmetic(op: str, left: t.Int, right: t.Int) -> t.Int:
         shift = left.shift + (right.value if op == "+" else -right.value)
         return t.Position(left.variable, min(max(shift, -_MANY), _MANY))
     return t.Arithmetic(op, left, right)  # type: ignore[arg-type]
-
-
-def _between(value: t.Int, a: int, b: int) -> t.Between:
-    return t.Between(value, min(a, b), max(a, b))
 
 
 __all__ = ["features", "pieces", "programs", "texts", "tokens", "weights"]

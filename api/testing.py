@@ -9,6 +9,10 @@ tree (the reference semantics evaluates it), or a function that you wrote.
     @given(programs(visibility="causal"), tokens())
     def test_no_program_sees_the_future(program, text):
         assert_causal(program, text)
+
+The assertions share their arguments. ``program``: see above. ``tokens``: one text. ``tolerance``:
+how far a weight or the sum of a row may be off. Each raises an ``AssertionError`` that shows the
+row at fault, and also where the result is no n by n matrix.
 """
 
 from __future__ import annotations
@@ -54,26 +58,14 @@ def assert_row_stochastic(program: Program, tokens: Text, tolerance: float = 1e-
       key     token    row
       0       "a"      0.7
       1       " b"     0.7
-
-    Args:
-        program: a tree, an ``attn_dsl.Program``, or any function of tokens.
-        tokens: one text.
-        tolerance: how far a sum or a weight may be off.
-
-    Raises:
-        AssertionError: a row is no distribution, or the result is no n by n matrix.
     """
-    text = tokens_of(tokens)
-    for q, row in enumerate(matrix_of(program, text)):
-        if fault := _not_a_distribution(row, tolerance):
-            raise failure(f"not row-stochastic: the row of query {q} {fault}", text, q, row=row)
+    _assert_rows("row-stochastic", program, tokens, tolerance)
 
 
 def assert_causal(program: Program, tokens: Text, tolerance: float = 1e-5) -> None:
     """Assert that no row gives weight to keys after its query, or depends on them.
 
-    Row q is compared with row q of two other texts. One is cut after q; the other has other
-    tokens after q.
+    Row q is compared with that of two other texts. One is cut after q; the other goes on otherwise.
 
     >>> assert_causal(lambda text: [[1 / len(text)] * len(text)] * len(text), ["a", " b"])
     Traceback (most recent call last):
@@ -84,14 +76,6 @@ def assert_causal(program: Program, tokens: Text, tolerance: float = 1e-5) -> No
       key     token    row
       0       "a"      0.5
       1       " b"     0.5
-
-    Args:
-        program: a tree, an ``attn_dsl.Program``, or any function of tokens.
-        tokens: one text.
-        tolerance: how far a weight may be off.
-
-    Raises:
-        AssertionError: a row changes with what follows it.
     """
     text = tokens_of(tokens)
     whole = matrix_of(program, text)
@@ -114,19 +98,13 @@ def assert_causal(program: Program, tokens: Text, tolerance: float = 1e-5) -> No
 def assert_equivalent(
     a: Program, b: Program, tokens: Text | None = None, tolerance: float = 1e-5
 ) -> None:
-    """Assert that two programs have the same matrix, on one text or on a hundred random ones.
+    """Assert that two programs have the same matrix on a text, or on a hundred random ones.
+
+    Without ``tokens`` it searches for the smallest text on which they differ.
 
     >>> from attn_dsl.dsl.parser import parse
     >>> assert_equivalent(parse("head a causal:\\n 1 where k == 0"),
     ...                   parse("head b causal:\\n 1 where k < 1"))
-
-    Args:
-        a, b: trees, ``attn_dsl.Program`` objects, or functions of tokens.
-        tokens: one text; None searches for the smallest text on which they differ.
-        tolerance: how far a weight may be off.
-
-    Raises:
-        AssertionError: they differ; the message shows the row that differs most.
     """
     if tokens is None:
         if found := failing_text(lambda text: assert_equivalent(a, b, text, tolerance), 100, 0, 24):
@@ -146,14 +124,9 @@ def assert_invariant(
     >>> by_copies = parse("head a causal:\\n 3 where text(k) == text(q)")
     >>> assert_invariant(by_copies, each(str.upper), ["a", " b", " a"])
 
-    Args:
-        program: a tree, an ``attn_dsl.Program``, or any function of tokens.
-        transform: makes another text with the same number of tokens, such as ``each`` does.
-        tokens: one text.
-        tolerance: how far a weight may be off.
+    ``transform`` must keep the number of tokens, as those of ``each`` do.
 
     Raises:
-        AssertionError: the matrix changes; the message shows the row that changes most.
         ValueError: the transformed text has another number of tokens.
     """
     text = tokens_of(tokens)
@@ -180,14 +153,10 @@ def each(function: Callable[[str], str]) -> Callable[[Tokens], Tokens]:
 
 @dataclass(frozen=True, slots=True)
 class Counterexample:
-    """A text on which a program lacks a property.
+    """The smallest text found on which a program lacks a property, one of ``PROPERTIES``.
 
-    Attributes:
-        property: one of ``PROPERTIES``.
-        tokens: the smallest text that was found.
-        query: the row at fault, if there is one.
-        message: what is wrong, with the text and the row.
-        matrix: the program's matrix on the text; None if it gave none.
+    ``query`` is the row at fault if there is one, and ``message`` says what is wrong with it.
+    ``matrix`` is the program's on the text; None if it gave none.
     """
 
     property: str
@@ -228,26 +197,24 @@ def check_properties(
     if causal is None:
         causal = isinstance(tree, t.Head) and tree.causal and not _looks_ahead(tree)
     names = PROPERTIES if causal else PROPERTIES[:-1]
-    first = failing_text(
-        lambda text: [_TESTS[name](program, text) for name in names], max_examples, seed, max_size
-    )
+    bounds = max_examples, seed, max_size
+    first = failing_text(lambda text: [_TESTS[name](program, text) for name in names], *bounds)
     if first is None:
         return []
     found: list[Counterexample] = []
     for name in names:
-        result = failing_text(partial(_TESTS[name], program), max_examples, seed, max_size)
-        if result is not None:
+        if result := failing_text(partial(_TESTS[name], program), *bounds):
             found.append(_counterexample(name, program, *result))
             if name == "total":
                 break
     return found or [_counterexample("deterministic", program, *first)]
 
 
-def _finite(program: Program, text: Tokens) -> None:
+def _assert_rows(name: str, program: Program, tokens: Text, tolerance: float) -> None:
+    text = tokens_of(tokens)
     for q, row in enumerate(matrix_of(program, text)):
-        if not np.isfinite(row).all():
-            message = f"not finite: the row of query {q} has weights that are no numbers"
-            raise failure(message, text, q, row=row)
+        if fault := _not_a_distribution(row, tolerance):
+            raise failure(f"not {name}: the row of query {q} {fault}", text, q, row=row)
 
 
 def _deterministic(program: Program, text: Tokens) -> None:
@@ -257,7 +224,7 @@ def _deterministic(program: Program, text: Tokens) -> None:
 
 _TESTS: dict[str, Callable[[Program, Tokens], object]] = {
     "total": matrix_of,
-    "finite": _finite,
+    "finite": lambda program, text: _assert_rows("finite", program, text, np.inf),
     "row-stochastic": assert_row_stochastic,
     "deterministic": _deterministic,
     "causal": assert_causal,

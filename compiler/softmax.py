@@ -1,9 +1,9 @@
 """Softmax: programs evaluated from shared planes of a text, many programs at a time.
 
-exp(sum of weights) is the product of their exponentials: where a predicate holds, the mass of a
-pair is multiplied by a constant. What reads the key or the distance alone needs an exponential
-for each token, and only values of pairs need one for each pair. Rows whose masses float32 cannot
-hold are left to ``interpreter``.
+The mass of a pair is the exponential of its score; divided by the sum of its row it is the weight.
+A sum of scores is a product of masses. So a predicate multiplies a mass by a constant, and what
+reads the key or the distance alone needs an exponential for each token, not for each pair. Where
+all masses of a row are too small for float32, the row is left to ``interpreter``.
 """
 
 from __future__ import annotations
@@ -107,51 +107,39 @@ def vectors(planes, rows, weights, starts, sums, out):
 
 
 @njit(**LEAN)
-def _products(truths, stride, rows, factors, rewards, penalties, end, first, words, fresh, masses):
-    """Multiply masses by what the predicates of a program make of them, eight words at a time.
+def _scaled(masses, truths, at, held, other):
+    """Multiply four vectors of masses by one factor where a predicate holds, else by another."""
+    a, b, c, d = masses
+    a = a * pick(holds(truths, at), held, other)
+    b = b * pick(holds(truths, at + 1), held, other)
+    c = c * pick(holds(truths, at + 2), held, other)
+    return a, b, c, d * pick(holds(truths, at + 3), held, other)
 
-    ``fresh``: the masses are all 1 so far, whatever the array holds.
-    """
+
+@njit(**LEAN)
+def _products(truths, stride, rows, factors, rewards, penalties, end, first, words, fresh, masses):
+    """Multiply masses by a factor for each predicate; they are 1 so far if ``fresh``."""
     one = spread(np.float32(1.0))
     for word in range(0, words, AHEAD):
-        at = word * WIDTH
-        if fresh:
-            a, b, c, d, e, f, g, h = one, one, one, one, one, one, one, one
-        else:
-            a, b = load(masses, at), load(masses, at + WIDTH)
-            c, d = load(masses, at + 2 * WIDTH), load(masses, at + 3 * WIDTH)
-            e, f = load(masses, at + 4 * WIDTH), load(masses, at + 5 * WIDTH)
-            g, h = load(masses, at + 6 * WIDTH), load(masses, at + 7 * WIDTH)
+        m = masses[word * WIDTH :]
+        low = high = one, one, one, one
+        if not fresh:
+            low = load(m, 0), load(m, WIDTH), load(m, 2 * WIDTH), load(m, 3 * WIDTH)
+            high = load(m, 4 * WIDTH), load(m, 5 * WIDTH), load(m, 6 * WIDTH), load(m, 7 * WIDTH)
         for j in range(rewards, penalties):
-            w = rows[j] * stride + first + word
-            x = spread(factors[j])
-            a = pick(holds(truths, w), a, a * x)
-            b = pick(holds(truths, w + 1), b, b * x)
-            c = pick(holds(truths, w + 2), c, c * x)
-            d = pick(holds(truths, w + 3), d, d * x)
-            e = pick(holds(truths, w + 4), e, e * x)
-            f = pick(holds(truths, w + 5), f, f * x)
-            g = pick(holds(truths, w + 6), g, g * x)
-            h = pick(holds(truths, w + 7), h, h * x)
+            w, x = rows[j] * stride + first + word, spread(factors[j])
+            low, high = _scaled(low, truths, w, one, x), _scaled(high, truths, w + 4, one, x)
         for j in range(penalties, end):
-            w = rows[j] * stride + first + word
-            x = spread(factors[j])
-            a = pick(holds(truths, w), a * x, a)
-            b = pick(holds(truths, w + 1), b * x, b)
-            c = pick(holds(truths, w + 2), c * x, c)
-            d = pick(holds(truths, w + 3), d * x, d)
-            e = pick(holds(truths, w + 4), e * x, e)
-            f = pick(holds(truths, w + 5), f * x, f)
-            g = pick(holds(truths, w + 6), g * x, g)
-            h = pick(holds(truths, w + 7), h * x, h)
-        store(masses, at, a)
-        store(masses, at + WIDTH, b)
-        store(masses, at + 2 * WIDTH, c)
-        store(masses, at + 3 * WIDTH, d)
-        store(masses, at + 4 * WIDTH, e)
-        store(masses, at + 5 * WIDTH, f)
-        store(masses, at + 6 * WIDTH, g)
-        store(masses, at + 7 * WIDTH, h)
+            w, x = rows[j] * stride + first + word, spread(factors[j])
+            low, high = _scaled(low, truths, w, x, one), _scaled(high, truths, w + 4, x, one)
+        store(m, 0, low[0])
+        store(m, WIDTH, low[1])
+        store(m, 2 * WIDTH, low[2])
+        store(m, 3 * WIDTH, low[3])
+        store(m, 4 * WIDTH, high[0])
+        store(m, 5 * WIDTH, high[1])
+        store(m, 6 * WIDTH, high[2])
+        store(m, 7 * WIDTH, high[3])
 
 
 @njit(**LEAN)
@@ -184,15 +172,13 @@ def evaluate_masses(
 ):  # fmt: skip
     """Evaluate rows of programs from the planes of one text; return whether some are left.
 
-    A program's masses are the products of a vector of the keys, a vector of the distances, the
-    exponential of what it makes of values of pairs, and a factor for each predicate of pairs:
-    below 1 where a penalty holds, or where a reward does not. So no mass is above 1, and where a
-    row's sum is too small for float32 it is left to be done again.
+    A mass is the product of an entry of a vector of the keys, one of a vector of the distances,
+    the exponential of weighted values of pairs, and a factor for each predicate of pairs: below 1
+    where a penalty holds, or where a reward does not. So no mass is above 1.
 
     Args:
         truths, stride: uint16, bits of all planes, and the words of a plane.
-        truth_rows, factors, truth_starts: per program, first its rewards, then its penalties;
-            int64 (2 * programs + 1).
+        truth_rows, factors, truth_starts: per program, first its rewards, then its penalties.
         values, value_rows, weights, value_starts: the same for values of pairs.
         keys, distances: float32 (programs, ...), the vectors of each program.
         wanted: which programs to evaluate.
@@ -212,8 +198,7 @@ def evaluate_masses(
         p = program + i
         mine, key, distance, redone = out[i], keys[p], distances[p], redo[i]
         at, here = 0, 0
-        for r in range(last - first):
-            redone[r] = not wanted[p]
+        redone[: last - first] = not wanted[p]
         left |= not wanted[p]
         if wanted[p]:
             fresh = value_starts[p] == value_starts[p + 1]
@@ -229,12 +214,8 @@ def evaluate_masses(
                     truth_starts[j + 2], low, words, fresh, masses,
                 )  # fmt: skip
             for q in range(first, last):
-                count = q + 1 if causal else n
-                behind = n - 1 - q
-                chunks = (count + WIDTH - 1) // WIDTH
-                rows = zero
-                for c in range(chunks):
-                    k = c * WIDTH
+                count, behind, rows = q + 1 if causal else n, n - 1 - q, zero
+                for k in range(0, count, WIDTH):
                     mass = load(masses, here + k) * (load(key, k) * load(distance, behind + k))
                     store(masses, here + k, mass)
                     rows = rows + mass
@@ -242,12 +223,10 @@ def evaluate_masses(
                 redone[q - first] = not whole >= LEAST
                 left |= redone[q - first]
                 scale = spread(one / whole)
-                for c in range(chunks):
-                    k = c * WIDTH
+                for k in range(0, count, WIDTH):
                     store(mine, at + k, load(masses, here + k) * scale)
                 at += count
-                here += chunks * WIDTH
+                here += (count + WIDTH - 1) // WIDTH * WIDTH
         # What the last row left behind its end would count in sums over whole words.
-        for i in range(at, out.shape[1]):
-            mine[i] = np.float32(0.0)
+        mine[at:] = np.float32(0.0)
     return left
