@@ -108,7 +108,9 @@ class Code:
     @cached_property
     def instructions(self) -> np.ndarray:
         """The nodes as the interpreter reads them, int32 (nodes, 5)."""
-        return np.array(self.graph.nodes, dtype=np.int32).reshape(-1, 5)
+        rows = np.array(self.graph.nodes, dtype=np.int32).reshape(-1, 5)
+        rows[:, 1:3] = np.maximum(rows[:, 1:3], 0)  # what is no operand is read, and not used
+        return rows
 
     @cached_property
     def owner(self) -> np.ndarray:

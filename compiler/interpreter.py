@@ -16,7 +16,8 @@ program. What is here works on the arrays of ``code.Code`` and of a text's colum
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -36,58 +37,47 @@ MATCH, ANY, COUNT = CODES["match"], CODES["any"], CODES["count"]
 NEAREST, FIRST, LAST = CODES["nearest"], CODES["first"], CODES["last"]
 _PLAIN, _HUNDREDTHS = REALS.index(""), REALS.index("hundredths")
 _CHAINED: dict[str, Any] = {**LEAN, "cache": False}
-"""For functions that are made in loops: they are kept on disk with the functions that call them."""
+"""For functions made of the table: they are kept on disk with the functions that call them."""
 
 
-def _elementwise(codes: Sequence[int]) -> Callable[..., None]:
-    """Make one function that applies the operation of any of these codes to rows of registers."""
-    if not codes:
+def _dispatch(arguments: str, branches: dict[int, str], functions: dict[str, Any]) -> Any:
+    """Make a compiled function of ``kind`` and other arguments, with a statement for each kind.
 
-        @njit(**_CHAINED)
-        def nothing(op, a, b, x, y, out):
-            pass
-
-        return nothing
-    code, value, others = codes[0], njit(**_CHAINED)(ROWS[codes[0]].value), _elementwise(codes[1:])
-
-    @njit(**_CHAINED)
-    def apply(op, a, b, x, y, out):
-        if op == code:
-            for k in range(out.shape[0]):
-                out[k] = value(a[k], b[k], x, y)
-        else:
-            others(op, a, b, x, y, out)
-
-    return apply
+    It is written as one chain of choices, which the compiler turns into a table of jumps.
+    """
+    chain = "".join(f" if kind == {kind}:\n  {text}\n" for kind, text in branches.items())
+    source = f"def dispatched(kind, {arguments}):\n{chain}"
+    names = {name: njit(**_CHAINED)(function) for name, function in functions.items()}
+    exec(source, names)
+    return njit(**_CHAINED)(names["dispatched"])
 
 
-def _reals(kinds: Sequence[int]) -> Callable[[int, int, float], float]:
-    """Make one function that applies any of these functions of a term to a number."""
-    least, formula = real_formula(REALS[kinds[0]])
-    low = -(2**31) if least is None else least
-    value = njit(**_CHAINED)(eval(f"lambda x, rate: {formula}", {"xp": math}))
-    if len(kinds) == 1:
-
-        @njit(**_CHAINED)
-        def last(kind, x, rate):
-            return value(np.float64(max(x, low)), rate)
-
-        return last
-    code, others = kinds[0], _reals(kinds[1:])
-
-    @njit(**_CHAINED)
-    def apply(kind, x, rate):
-        if kind == code:
-            return value(np.float64(max(x, low)), rate)
-        return others(kind, x, rate)
-
-    return apply
+_VALUES = {code: row.value for code, row in enumerate(ROWS) if row.value is not None}
+apply_operation = _dispatch(
+    "registers, i, a, b, x, y, wide",
+    {
+        code: "for k in range(wide):\n"
+        f"   registers[i, k] = f{code}(registers[a, k], registers[b, k], x, y)\n  return"
+        for code in _VALUES
+    },
+    {f"f{code}": value for code, value in _VALUES.items()},
+)
 
 
-apply_operation = _elementwise([
-    code for code, row in enumerate(ROWS) if row.value is not None
-])  # fmt: skip
-real_value = _reals(range(len(REALS)))
+def _real(name: str) -> Callable[[int, float], float]:
+    """Return a function of a term as a function of a whole number and a rate."""
+    least, formula = real_formula(name)
+    x = "x" if least is None else f"max(x, {least})"
+    inside = re.sub(r"\bx\b", f"float({x})", formula)
+    made: Callable[[int, float], float] = eval(f"lambda x, rate: {inside}", {"xp": math})
+    return made
+
+
+real_value = _dispatch(
+    "x, rate",
+    {kind: f"return f{kind}(x, rate)" for kind in range(len(REALS))},
+    {f"f{kind}": _real(name) for kind, name in enumerate(REALS)},
+)
 
 
 @njit(**COMPILED)
@@ -204,7 +194,7 @@ def run_row(instructions, chosen, registers, q, keys, start, settled, known, ope
         elif op >= ANY:
             out[:wide] = _search(op, registers[a], q, keys)
         else:
-            apply_operation(op, registers[a, :wide], registers[b, :wide], x, y, out[:wide])
+            apply_operation(op, registers, i, a, b, x, y, wide)
 
 
 @njit(**LEAN)
