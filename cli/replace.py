@@ -64,7 +64,8 @@ def replace(
     saw, beside the same heads replaced by controls.
     """
     options.quiet_libraries()
-    from attn_dsl.eval.replace.experiment import Options, replace_run
+    from attn_dsl.eval.replace.experiment import replace_run
+    from attn_dsl.eval.replace.options import Options
     from attn_dsl.eval.replace.subject import open_subject
 
     asked = Options(

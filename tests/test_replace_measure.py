@@ -21,8 +21,9 @@ from attn_dsl.eval.models import load_model
 from attn_dsl.eval.replace import curve as curves
 from attn_dsl.eval.replace import measure, orders
 from attn_dsl.eval.replace.context import replace_heads
-from attn_dsl.eval.replace.experiment import Options, replace_run
+from attn_dsl.eval.replace.experiment import replace_run
 from attn_dsl.eval.replace.measure import HeldOut, Sums
+from attn_dsl.eval.replace.options import Options
 from attn_dsl.eval.replace.stand_ins import CONTROLS, StandIns
 from attn_dsl.eval.replace.store import Store, key_of
 from attn_dsl.eval.replace.subject import Subject, open_subject

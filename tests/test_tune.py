@@ -19,8 +19,8 @@ from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.limits import TERM_LIMIT
 from attn_dsl.eval.replace.context import replace_heads
 from attn_dsl.eval.replace.elements import Elements
-from attn_dsl.eval.replace.experiment import Options
 from attn_dsl.eval.replace.measure import HeldOut
+from attn_dsl.eval.replace.options import Options
 from attn_dsl.eval.replace.programs import Programs
 from attn_dsl.eval.replace.subject import Subject, open_subject
 from attn_dsl.eval.replace.terms import Terms

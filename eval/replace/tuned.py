@@ -27,8 +27,8 @@ from attn_dsl.eval.replace.tune import Epoch, Texts, TuneSettings, tune
 
 if TYPE_CHECKING:
     from attn_dsl.compiler.program import Program
-    from attn_dsl.eval.replace.experiment import Options
     from attn_dsl.eval.replace.measure import HeldOut
+    from attn_dsl.eval.replace.options import Options
     from attn_dsl.eval.replace.stand_ins import StandIns
     from attn_dsl.eval.replace.subject import Subject
 
