@@ -12,8 +12,8 @@ import click
 from attn_dsl.cli import options
 
 if TYPE_CHECKING:
-    from attn_dsl.eval.replace.curve import Point
     from attn_dsl.eval.replace.experiment import Result
+    from attn_dsl.eval.replace.outcome import Point
 
 HEADINGS = {"first token": "first", "mean by offset": "offset"}
 

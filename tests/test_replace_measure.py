@@ -24,6 +24,7 @@ from attn_dsl.eval.replace.context import replace_heads
 from attn_dsl.eval.replace.experiment import replace_run
 from attn_dsl.eval.replace.measure import HeldOut, Sums
 from attn_dsl.eval.replace.options import Options
+from attn_dsl.eval.replace.outcome import Point
 from attn_dsl.eval.replace.stand_ins import CONTROLS, StandIns
 from attn_dsl.eval.replace.store import Store, key_of
 from attn_dsl.eval.replace.subject import Subject, open_subject
@@ -253,7 +254,7 @@ def test_points_of_a_curve(subject: Subject) -> None:
         assert point.effect.ratio.mean == pytest.approx(wanted, rel=1e-9)
         assert point.effect.ratio.low <= point.effect.ratio.mean <= point.effect.ratio.high
         assert point.effect.perplexity.texts == len(subject.splits["test"])
-        assert curves.Point.from_json(json.loads(json.dumps(point.to_json()))) == point
+        assert Point.from_json(json.loads(json.dumps(point.to_json()))) == point
 
 
 def test_the_command_measures_the_whole_curve(run: Path) -> None:

@@ -277,7 +277,7 @@ def test_the_report_of_a_run_lists_what_is_missing_and_shows_its_replacement(
     small_run: Path, small_capture: Path, tmp_path: Path
 ) -> None:
     from attn_dsl.eval.metrics import Estimate
-    from attn_dsl.eval.replace.curve import Outcome
+    from attn_dsl.eval.replace.outcome import Outcome
     from attn_dsl.synth.runs.reporting import write_run_report
     from attn_dsl.synth.runs.run import Run
 

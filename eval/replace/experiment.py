@@ -14,6 +14,7 @@ from attn_dsl.eval.replace import curve as curves
 from attn_dsl.eval.replace.measure import HeldOut
 from attn_dsl.eval.replace.options import Options
 from attn_dsl.eval.replace.orders import ORDERS, order_heads
+from attn_dsl.eval.replace.outcome import Outcome
 from attn_dsl.eval.replace.source import Head
 from attn_dsl.eval.replace.stand_ins import CONTROLS, StandIns
 from attn_dsl.eval.replace.store import Store
@@ -29,7 +30,7 @@ Watch = Callable[[str, int, int], None]
 class Result:
     """What an experiment found, and the files that hold it."""
 
-    outcome: curves.Outcome
+    outcome: Outcome
     files: tuple[Path, ...]
 
 
@@ -95,7 +96,7 @@ def replace_run(subject: Subject, options: Options, watch: Watch | None = None) 
         extra["tasks"] = _tasks(subject, stand_ins, chosen, options, tell)
     extra["orders"] = {name: [list(head) for head in order] for name, order in ranked.items()}
     tokens = int(held_out.original.tokens.sum())
-    outcome = curves.Outcome(settings, original, tokens, tuple(points), tuple(notes), extra)
+    outcome = Outcome(settings, original, tokens, tuple(points), tuple(notes), extra)
     return Result(outcome, tuple(curves.save(outcome, out, stem)))
 
 

@@ -9,7 +9,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from attn_dsl.eval.replace.curve import Outcome, Point
+    from attn_dsl.eval.replace.outcome import Outcome, Point
 
 WIDTH, HEIGHT = 720, 400
 LEFT, RIGHT, TOP, BOTTOM = 78, 190, 34, 44
