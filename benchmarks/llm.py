@@ -33,7 +33,8 @@ from attn_dsl.eval.capture import Capture, capture
 from attn_dsl.eval.metrics import bootstrap
 from attn_dsl.eval.texts import read_texts
 from attn_dsl.synth.llm.grammar import proposal_grammar
-from attn_dsl.synth.llm.model import LanguageModel, Sampling, kind_of, open_model
+from attn_dsl.synth.llm.model import LanguageModel, Sampling
+from attn_dsl.synth.llm.named import kind_of, open_model
 from attn_dsl.synth.llm.proposer import Llm, Options
 from attn_dsl.synth.llm.together import NAME, together
 from attn_dsl.synth.proposer import Fitted, HeadTask

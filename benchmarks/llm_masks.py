@@ -13,7 +13,8 @@ from attn_dsl.dsl.check import check
 from attn_dsl.dsl.parser import parse
 from attn_dsl.eval.texts import read_texts
 from attn_dsl.synth.llm.grammar import proposal_grammar
-from attn_dsl.synth.llm.model import Sampling, kind_of
+from attn_dsl.synth.llm.model import Sampling
+from attn_dsl.synth.llm.named import kind_of
 from attn_dsl.synth.llm.sampling import SLICES, Writing
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -158,7 +158,7 @@ def settings_of(
     Raises:
         InputError: one of them is out of range, or a proposer is not known.
     """
-    from attn_dsl.synth.llm.model import absolute, check_spec
+    from attn_dsl.synth.llm.named import absolute, check_spec
     from attn_dsl.synth.llm.proposer import Options, tell
     from attn_dsl.synth.search import PROPOSERS, Settings
 

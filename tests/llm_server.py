@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from attn_dsl.synth.llm.grammar import proposal_grammar
-from attn_dsl.synth.llm.model import LanguageModel, Sampling, open_model
+from attn_dsl.synth.llm.model import LanguageModel, Sampling
+from attn_dsl.synth.llm.named import open_model
 
 CHAT = "/v1/chat/completions"
 

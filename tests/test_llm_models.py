@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from attn_dsl.dsl.errors import InputError
-from attn_dsl.synth.llm import model as models
 from attn_dsl.synth.llm.grammar import proposal_grammar
-from attn_dsl.synth.llm.model import LanguageModel, ModelError, Sampling, open_model
+from attn_dsl.synth.llm.model import LanguageModel, ModelError, Sampling
+from attn_dsl.synth.llm.named import check_spec, open_model
 from attn_dsl.synth.llm.reading import complaint, extracted, read, whole_terms
 from attn_dsl.synth.llm.sampling import draw
 
@@ -178,7 +178,7 @@ def test_a_missing_extra_gives_the_install_line(
         importlib.util, "find_spec", lambda name, *a: None if name == package else found(name, *a)
     )
     with pytest.raises(InputError, match=rf"pip install 'attn-dsl\[{extra}\]'"):
-        models.check_spec(spec)
+        check_spec(spec)
 
 
 def test_programs_are_read_from_answers() -> None:

@@ -21,7 +21,8 @@ from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.printer import show
 from attn_dsl.eval.capture import Capture
-from attn_dsl.synth.llm.model import LanguageModel, ModelError, Sampling, open_model
+from attn_dsl.synth.llm.model import LanguageModel, ModelError, Sampling
+from attn_dsl.synth.llm.named import open_model
 from attn_dsl.synth.llm.prompt import page_prompt
 from attn_dsl.synth.llm.proposer import Llm, Options, counts, programs
 from attn_dsl.synth.llm.record import Record

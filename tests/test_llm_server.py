@@ -10,7 +10,8 @@ from llm_server import Behaviour, serving
 
 from attn_dsl.dsl.gbnf import GrammarError
 from attn_dsl.synth.llm.grammar import is_proposal, proposal_grammar
-from attn_dsl.synth.llm.model import ModelError, Sampling, open_model
+from attn_dsl.synth.llm.model import ModelError, Sampling
+from attn_dsl.synth.llm.named import open_model
 from attn_dsl.synth.llm.reading import read, whole_terms
 
 pytest.importorskip("openai")

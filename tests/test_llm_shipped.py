@@ -15,7 +15,8 @@ from attn_dsl.compiler.evaluate import Plan, unpack
 from attn_dsl.dsl.parser import parse
 from attn_dsl.eval.capture import Capture
 from attn_dsl.synth.llm.grammar import proposal_grammar
-from attn_dsl.synth.llm.model import Sampling, open_model
+from attn_dsl.synth.llm.model import Sampling
+from attn_dsl.synth.llm.named import open_model
 from attn_dsl.synth.llm.proposer import Llm, Options, counts
 from attn_dsl.synth.proposer import HeadTask
 from attn_dsl.synth.search import Session, Settings

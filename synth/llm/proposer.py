@@ -19,16 +19,8 @@ from pathlib import Path
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.errors import AttnDslError, InputError
 from attn_dsl.synth.llm.grammar import proposal_grammar
-from attn_dsl.synth.llm.model import (
-    Completion,
-    LanguageModel,
-    ModelError,
-    Sampling,
-    kind_of,
-    open_model,
-    room,
-    too_long,
-)
+from attn_dsl.synth.llm.model import Completion, LanguageModel, ModelError, Sampling, room, too_long
+from attn_dsl.synth.llm.named import kind_of, open_model
 from attn_dsl.synth.llm.prompt import page_prompt
 from attn_dsl.synth.llm.reading import read, whole_terms
 from attn_dsl.synth.llm.record import Record, Replay, Request, failed
@@ -48,7 +40,7 @@ class Options:
     """How a language model is asked.
 
     Attributes:
-        model: see ``model.NAMED``; None for the one that ships.
+        model: see ``named.NAMED``; None for the one that ships.
         samples: how many completions a head gets, over all rounds.
         rounds: how often a model with the page prompt is asked; the others are asked once.
         prompt_tokens: the longest page prompt.
