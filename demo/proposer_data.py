@@ -28,6 +28,7 @@ from attn_dsl.synth import weights as w
 from attn_dsl.synth.design import Design
 from attn_dsl.synth.llm.compact import listing, prompt_of, proposal_term
 from attn_dsl.synth.llm.grammar import as_proposal, is_proposal
+from attn_dsl.synth.llm.pool import look
 from attn_dsl.synth.llm.sketch import Sketch
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -146,7 +147,7 @@ def pairs(seed: int) -> Iterator[Pair]:
 
 def pair_of(sketch: Sketch, layer: int, head: int, truth: t.Head | None, kind: str) -> Pair | None:
     """Describe a head and write down the answer; None if there is nothing to say."""
-    looked = sketch.look(layer, head)
+    looked = look(sketch, layer, head)
     offered = listing(sketch, looked)
     prompt = prompt_of(sketch, layer, head, looked)
     answer = Answer(sketch, layer, head)

@@ -13,7 +13,7 @@ second line has shares of attention in powers of two over uniform attention, whi
 itself, the token before it, two to four before, more than 16 before, the first token, tokens equal to
 the query, tokens that follow one equal to the query, and punctuation; for bidirectional heads also
 on the token after the query (``after``) and on all later ones (``ahead``). Then come terms as a
-program would have them, found by ``sketch.py``: those that explain most together, the most important
+program would have them, found by ``pool.py``: those that explain most together, the most important
 one first, each with how much is lost without it (9 is all; two less is a tenth) and the sign of
 its weight; terms that may stand for one of them (``or``, its number from 0); terms to add.
 """
@@ -30,7 +30,7 @@ from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.parser import parse_predicate
 from attn_dsl.synth.exact import rules as r
 from attn_dsl.synth.llm.grammar import LADDER, LOWEST, as_proposal, is_proposal
-from attn_dsl.synth.llm.pool import Hint, Looked
+from attn_dsl.synth.llm.pool import Hint, Looked, look
 from attn_dsl.synth.llm.sketch import Sketch, sketch_of
 from attn_dsl.synth.proposer import HeadTask
 
@@ -58,7 +58,7 @@ def compact_prompt(task: HeadTask) -> str:
 
 def describe(sketch: Sketch, layer: int, head: int) -> str:
     """Describe a head of the sketch's capture."""
-    return prompt_of(sketch, layer, head, sketch.look(layer, head))
+    return prompt_of(sketch, layer, head, look(sketch, layer, head))
 
 
 def prompt_of(sketch: Sketch, layer: int, head: int, looked: Looked) -> str:

@@ -1,12 +1,12 @@
 """Pools: the rules that a look at a head has found, and the choice of those that explain most together.
 
-The choice needs the covariances of the rules' planes alone, no pass over the rows for each attempt.
+A sketch screens the head's rows, what it finds is pooled, and the best subset of the pool is chosen from
+the covariances of the rules' planes alone, so that nothing but the screening needs a pass over the rows.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,13 +14,18 @@ from attn_dsl.synth.exact import rules as r
 from attn_dsl.synth.exact import screen as s
 from attn_dsl.synth.exact.atoms import ONE, SCALE, TRUTH
 from attn_dsl.synth.exact.histograms import row_moments
+from attn_dsl.synth.exact.noise import CLEAN, turns
 from attn_dsl.synth.exact.residual import Residual
 from attn_dsl.synth.exact.rules import Atom, Rule
 from attn_dsl.synth.gains import gain
+from attn_dsl.synth.llm.sketch import Sketch
 
-if TYPE_CHECKING:
-    from attn_dsl.synth.llm.sketch import Sketch
-
+PASSES = 9
+"""How often the rows are screened at the most."""
+TAKEN = 14
+"""How many rules of a screening go into the pool."""
+DONE = 0.9995
+"""IoU from which on nothing is looked for."""
 MOST, KEPT = 8, 48
 """How many rules are chosen, and how many stay in a pool, at the most."""
 SPARING = 0.25
@@ -308,3 +313,25 @@ class Pool:
         inner = inner + self.left.ridge * np.eye(len(self.chosen))
         wanted = self.wanted[self.chosen]
         return 0.5 * float(wanted @ np.linalg.solve(inner, wanted))
+
+
+def look(sketch: Sketch, layer: int, head: int) -> Looked:
+    """Look at a head."""
+    rows = sketch.design.target(layer, head)
+    left = Residual(rows, clean=turns(rows, sketch.texts) < CLEAN)
+    pool = Pool(sketch, left)
+    uniform = left.iou
+    for _ in range(PASSES):
+        if left.iou > DONE:
+            break
+        before = pool.program
+        found = sketch.quick(left, left.ridge, left.price)
+        found.sort(key=lambda f: -f.gain / r.nodes(sketch.atoms, f.rule) ** 0.5)
+        rules = list(dict.fromkeys(f.rule for f in found))[:TAKEN]
+        pool.extend(rules)
+        pool.select()
+        pool.extend(pool.resets())
+        pool.select()
+        if pool.program == before:
+            break
+    return pool.looked(uniform)

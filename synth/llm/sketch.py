@@ -1,9 +1,8 @@
-"""Sketches: a quick look at a head for what its program may be made of, a few rules with alternatives.
+"""Sketches: a quick look at a head for what its program may be made of, a few rules.
 
 A few hundred rows are screened for rules that explain what the rules found so far leave (with
-``synth/exact/screen.py``, but for the most common kinds only). What is found is pooled, and the best
-subset of the pool is chosen from the pool's covariances, so that nothing but the screening needs a
-pass over the rows. This is no search: nothing is proven, and a language model chooses.
+``synth/exact/screen.py``, but for the most common kinds only). ``synth/llm/pool.py`` chooses among them.
+This is no search: nothing is proven, and a language model chooses.
 """
 
 from __future__ import annotations
@@ -18,22 +17,14 @@ from attn_dsl.synth.design import Design
 from attn_dsl.synth.exact import rules as r
 from attn_dsl.synth.exact import screen as s
 from attn_dsl.synth.exact.atoms import ONE, SCALE, TRUTH, Atoms
-from attn_dsl.synth.exact.noise import CLEAN, turns
 from attn_dsl.synth.exact.residual import Residual
 from attn_dsl.synth.exact.rules import Atom, Rule
 from attn_dsl.synth.exact.screen import Found
 from attn_dsl.synth.gains import gain
-from attn_dsl.synth.llm.pool import Looked, Pool
 from attn_dsl.synth.proposer import HeadTask
 
 ENTRIES = 24_000
 """Entries of the rows that are looked at."""
-PASSES = 9
-"""How often the rows are screened at the most."""
-TAKEN = 14
-"""How many rules of a screening go into the pool."""
-DONE = 0.9995
-"""IoU from which on nothing is looked for."""
 
 
 class Sketch(s.Screen):
@@ -51,28 +42,6 @@ class Sketch(s.Screen):
             (scale.low + int(c.min(initial=0)), scale.low + int(c.max(initial=0)))
             for scale, c in zip(self.atoms.scales, codes, strict=True)
         ]
-
-    def look(self, layer: int, head: int) -> Looked:
-        """Look at a head."""
-        rows = self.design.target(layer, head)
-        clean = turns(rows, self.texts) < CLEAN
-        left = Residual(rows, clean)
-        pool = Pool(self, left)
-        uniform = left.iou
-        for _ in range(PASSES):
-            if left.iou > DONE:
-                break
-            before = pool.program
-            found = self.quick(left, left.ridge, left.price)
-            found.sort(key=lambda f: -f.gain / r.nodes(self.atoms, f.rule) ** 0.5)
-            rules = list(dict.fromkeys(f.rule for f in found))[:TAKEN]
-            pool.extend(rules)
-            pool.select()
-            pool.extend(pool.resets())
-            pool.select()
-            if pool.program == before:
-                break
-        return pool.looked(uniform)
 
     def quick(self, left: Residual, ridge: float, price: float) -> list[Found]:
         """Return rules that promise much, of the kinds that are found quickly."""
