@@ -130,12 +130,6 @@ class HeadTask:
             self._known[key] = Fitted(fitted, iou, predicted)
         return self._known[key]
 
-    def prune(self, program: t.Head) -> list[Fitted]:
-        """Fit a program with fewer and fewer of its terms: what matters least goes first."""
-        from attn_dsl.synth.paths import prune
-
-        return prune(self, program)
-
     def measured(self, program: t.Head, proposer: str = "") -> Fitted:
         """Take a program with the weights it has, and measure it on the rows."""
         planes = self.design.planes(program)

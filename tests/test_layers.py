@@ -14,7 +14,6 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 KNOWN = """
 eval.capture eval.capture_arrays eval.capture_read eval.capture_run eval.capture_write
-synth.paths synth.proposer
 """
 """The circles that are still to be opened, one a line. Opening one removes its line."""
 
