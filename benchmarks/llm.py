@@ -29,7 +29,8 @@ import recovery
 from llm_masks import masks
 from run import Figure, print_table
 
-from attn_dsl.eval.capture import Capture, capture
+from attn_dsl.eval.capture import Capture
+from attn_dsl.eval.capture_write import write_capture
 from attn_dsl.eval.metrics import bootstrap
 from attn_dsl.eval.texts import read_texts
 from attn_dsl.synth.llm.grammar import proposal_grammar
@@ -83,7 +84,7 @@ def stories(count: int) -> Capture:
     if place.is_dir():
         return Capture.open(place)
     texts = read_texts(str(SHARED / "text" / "tinystories-5k.jsonl"))
-    return capture(
+    return write_capture(
         str(SHARED / "models" / "stories260k"), texts, place, max_tokens=128, max_texts=count
     )
 

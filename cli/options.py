@@ -92,18 +92,20 @@ def attention_of(
     """
     import tempfile
 
-    from attn_dsl.eval import capture as captures
-    from attn_dsl.eval.texts import read_texts
+    from attn_dsl.eval.capture import Capture
 
     if capture is not None:
         if model is not None or text is not None:
             raise InputError("give either --capture, or MODEL and --text, not both")
-        return captures.Capture.open(capture), None
+        return Capture.open(capture), None
     if model is None or text is None:
         raise InputError("name what to score against: --capture DIR, or MODEL and --text FILE")
+    from attn_dsl.eval.capture_write import write_capture
+    from attn_dsl.eval.texts import read_texts
+
     texts = read_texts(text)
     folder = tempfile.TemporaryDirectory(prefix="attn-dsl-")
-    made = captures.capture(
+    made = write_capture(
         model, texts, f"{folder.name}/capture", max_tokens=max_tokens, max_texts=max_texts
     )
     return made, folder

@@ -4,104 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.tokens import Tokens
+from attn_dsl.eval.records import Record
 from attn_dsl.eval.shards import REMEDY, Array, Store, n_entries, normalise_rows
 from attn_dsl.eval.texts import PARTS, Part, hash_fraction, split_of
 
-if TYPE_CHECKING:
-    from attn_dsl.eval.models import LoadedModel
-
-META_FILE, TEXTS_FILE, PARTIAL_FILE = "capture.json", "texts.jsonl", "capture.partial.json"
-FORMAT, VERSION = "attn-dsl-capture", 1
 MIN_SOURCES = 10
 """With fewer source texts than this, windows are split instead of texts."""
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """What is kept of one text beside its attention.
-
-    Attributes:
-        tokens: the tokens of the window that the model read.
-        source_hash: the hash of the whole text that the window was cut from.
-        source: the number of that text among those given.
-        window: the number of the window in its text.
-        ids: token ids, empty where they are not known.
-    """
-
-    tokens: Tokens
-    source_hash: str
-    source: int
-    window: int
-    ids: tuple[int, ...] = ()
-
-    @property
-    def own_hash(self) -> str:
-        """The hash of the window's own tokens, its place among the windows included."""
-        content = json.dumps([self.source_hash, self.window, self.tokens.strings])
-        return hashlib.sha256(content.encode()).hexdigest()
-
-
-def capture(
-    model: str | LoadedModel,
-    texts: Sequence[str],
-    out: Path | str,
-    *,
-    max_tokens: int = 128,
-    max_texts: int = 300,
-    batch_size: int = 8,
-    progress: Callable[[int, int], None] | None = None,
-    resume: bool = True,
-) -> Capture:
-    """Run a model over texts and store the attention of every head in a directory.
-
-    >>> capture("openai-community/gpt2", ["Once upon a time", "The end."], out).n_heads
-    144
-
-    Long texts are cut into consecutive windows. The first windows of all texts come first, in
-    the order of the texts, then the second windows and so on, until there are ``max_texts``.
-    Attention is kept as float16, which changes a row by less than 0.0005 of its mass.
-
-    An interrupted capture goes on where it stopped when it is called again with the same
-    settings; a finished one is returned as it is.
-
-    Args:
-        model: a hub id, a local directory, or a model from ``load_model``.
-        texts: the texts, in order.
-        out: a directory, new or holding this very capture.
-        max_tokens: the most tokens of a window, special tokens included.
-        max_texts: the most windows.
-        batch_size: windows that run at once; it changes no result.
-        progress: called with (windows done, windows in all) after each batch.
-        resume: whether to keep what an earlier run with the same settings left behind.
-
-    Raises:
-        InputError: the model cannot be used, the texts give no tokens, ``max_tokens`` is more
-            than the model takes, or ``out`` holds something else.
-        WorkError: the disk is full, or the model gives attention that is no distribution.
-    """
-    from attn_dsl.eval.capture_write import write_capture
-
-    return write_capture(
-        model,
-        texts,
-        Path(out).expanduser(),
-        max_tokens=max_tokens,
-        max_texts=max_texts,
-        batch_size=batch_size,
-        progress=progress,
-        resume=resume,
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,9 +69,9 @@ class Capture:
             InputError: a file is missing, cut off or of another format; its name and the
                 remedy are in the message.
         """
-        from attn_dsl.eval.capture_read import open_capture
+        from attn_dsl.eval.capture_read import read_capture
 
-        return open_capture(Path(path).expanduser())
+        return cls(**read_capture(Path(path).expanduser()))
 
     @classmethod
     def from_arrays(
@@ -179,9 +98,9 @@ class Capture:
             InputError: shapes that do not fit, entries that are negative or not finite, rows
                 that do not sum to 1 within 0.01, or mass above the diagonal of a causal model.
         """
-        from attn_dsl.eval.capture_arrays import capture_of_arrays
+        from attn_dsl.eval.capture_arrays import packed_arrays
 
-        return capture_of_arrays(tokens, attention, causal=causal, name=name)
+        return cls(name=name, meta={"name": name}, **packed_arrays(tokens, attention, causal))
 
     @property
     def n_texts(self) -> int:
@@ -367,6 +286,10 @@ class Capture:
         Raises:
             InputError: a file is not what was written; its name and the remedy are given.
         """
-        from attn_dsl.eval.capture_read import verify_capture
+        from attn_dsl.eval.capture_read import verify_files
 
-        verify_capture(self)
+        if self.path is None:
+            return
+        verify_files(self.path, self.meta)
+        for index in range(self.n_texts):
+            self.packed(index)

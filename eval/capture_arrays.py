@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.tokens import Tokens
-from attn_dsl.eval.capture import Capture, Record
+from attn_dsl.eval.records import Record
 from attn_dsl.eval.shards import ArrayStore
 from attn_dsl.eval.texts import text_hash
 
@@ -20,14 +20,10 @@ _ABOVE = 1e-6
 """Mass above the diagonal, of one entry, from which on a model is not causal."""
 
 
-def capture_of_arrays(
-    tokens: Sequence[Sequence[str] | Tokens],
-    attention: Any,
-    *,
-    causal: bool | None,
-    name: str,
-) -> Capture:
-    """Check arrays, pack them, and make a capture; see ``Capture.from_arrays``."""
+def packed_arrays(
+    tokens: Sequence[Sequence[str] | Tokens], attention: Any, causal: bool | None
+) -> dict[str, Any]:
+    """Check arrays, pack them, and return the fields of a ``Capture``; see its ``from_arrays``."""
     texts = [_tokens(one, number) for number, one in enumerate(tokens)]
     if not texts:
         raise InputError("a capture needs at least one text; the list of tokens is empty")
@@ -54,15 +50,13 @@ def capture_of_arrays(
         Record(text, text_hash(text.text or "".join(text.strings)), number, 0)
         for number, text in enumerate(texts)
     ]
-    return Capture(
-        name=name,
-        n_layers=n_layers,
-        heads_per_layer=per_layer,
-        causal=causal,
-        records=tuple(records),
-        store=ArrayStore([_packed(array, causal) for array in checked]),
-        meta={"name": name},
-    )
+    return {
+        "n_layers": n_layers,
+        "heads_per_layer": per_layer,
+        "causal": causal,
+        "records": tuple(records),
+        "store": ArrayStore([_packed(array, causal) for array in checked]),
+    }
 
 
 def _tokens(one: Sequence[str] | Tokens, number: int) -> Tokens:

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from attn_dsl.dsl.errors import InputError, did_you_mean
 from attn_dsl.dsl.tokens import Tokens
-from attn_dsl.eval.capture import (
-    FORMAT,
-    META_FILE,
-    PARTIAL_FILE,
-    TEXTS_FILE,
-    VERSION,
-    Capture,
-    Record,
-)
 from attn_dsl.eval.models import file_hash
+from attn_dsl.eval.records import Record
 from attn_dsl.eval.shards import REMEDY, ShardStore
 
+META_FILE, TEXTS_FILE, PARTIAL_FILE = "capture.json", "texts.jsonl", "capture.partial.json"
+FORMAT, VERSION = "attn-dsl-capture", 1
 
-def open_capture(path: Path) -> Capture:
-    """Open a finished capture, looking at names and sizes of its files but not at the data.
+
+def read_capture(path: Path) -> dict[str, Any]:
+    """Read the fields of a finished ``Capture``: names and sizes of its files, but not the data.
 
     Raises:
         InputError: a file is missing or damaged, or the format is of another version.
@@ -43,33 +39,29 @@ def open_capture(path: Path) -> Capture:
             f"{path / TEXTS_FILE} has {len(records)} texts, {META_FILE} speaks of "
             f"{meta['n_texts']}; {REMEDY}"
         )
-    return Capture(
-        name=meta["name"],
-        n_layers=meta["n_layers"],
-        heads_per_layer=meta["heads_per_layer"],
-        causal=meta["causal"],
-        records=tuple(records),
-        store=ShardStore(path, shard_of),
-        meta=meta,
-        path=path,
-    )
+    return {
+        "name": meta["name"],
+        "n_layers": meta["n_layers"],
+        "heads_per_layer": meta["heads_per_layer"],
+        "causal": meta["causal"],
+        "records": tuple(records),
+        "store": ShardStore(path, shard_of),
+        "meta": meta,
+        "path": path,
+    }
 
 
-def verify_capture(capture: Capture) -> None:
+def verify_files(folder: Path, meta: Mapping[str, Any]) -> None:
     """Compare every file of a capture with the hash that was stored when it was written.
 
     Raises:
         InputError: a file has changed.
     """
-    if capture.path is None:
-        return
-    for file in [capture.meta["texts"], *capture.meta["shards"]]:
-        path = capture.path / file["file"]
+    for file in [meta["texts"], *meta["shards"]]:
+        path = folder / file["file"]
         _check_size(path, file["bytes"])
         if file_hash(path) != file["sha256"]:
             raise InputError(f"{path} has changed since it was written; {REMEDY}")
-    for index in range(capture.n_texts):
-        capture.packed(index)
 
 
 def _read_meta(path: Path) -> dict[str, Any]:

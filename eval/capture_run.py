@@ -9,8 +9,8 @@ from itertools import islice
 from typing import Any
 
 from attn_dsl.dsl.errors import WorkError
-from attn_dsl.eval.capture import Record
 from attn_dsl.eval.models import LoadedModel, body
+from attn_dsl.eval.records import Record
 
 BATCH_BYTES = 512 * 2**20
 """The most memory for the attention of one batch, float32; batches are cut to it."""

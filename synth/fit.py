@@ -255,25 +255,26 @@ def _attention(
     max_tokens: int, max_texts: int, tell: Watcher,
 ) -> Capture:  # fmt: skip
     """Open the capture that is given, or make one."""
-    from attn_dsl.eval import capture as captures
-    from attn_dsl.eval.texts import read_texts
+    from attn_dsl.eval.capture import Capture
 
     if capture is not None:
         if model is not None or text is not None:
             raise InputError("give either --capture, or MODEL and --text, not both")
-        if isinstance(capture, captures.Capture):
+        if isinstance(capture, Capture):
             return capture
-        return captures.Capture.open(capture)
+        return Capture.open(capture)
     if model is not None and text is None:
         raise InputError("a model needs a text to read: --text FILE (.txt, .jsonl or hf:dataset)")
     from attn_dsl import demo
+    from attn_dsl.eval.capture_write import write_capture
+    from attn_dsl.eval.texts import read_texts
 
     texts = read_texts(text or str(demo.stories_path()))
 
     def progress(done: int, total: int) -> None:
         tell(Progress("capture", done, total))
 
-    return captures.capture(
+    return write_capture(
         model or str(demo.model_dir()), texts, out / "capture", max_tokens=max_tokens,
         max_texts=max_texts, progress=progress,
     )  # fmt: skip

@@ -12,7 +12,8 @@ import pytest
 from attn_dsl.dsl.errors import InputError, WorkError
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval import capture_run, capture_write
-from attn_dsl.eval.capture import Capture, capture
+from attn_dsl.eval.capture import Capture
+from attn_dsl.eval.capture_write import write_capture
 from attn_dsl.eval.models import load_model
 
 TEXTS = [
@@ -33,7 +34,7 @@ def random_attention(rng, layers, heads, n, causal):
 def test_capture_is_the_attention_of_the_model_alone_with_the_text(small_model, tmp_path, family):
     torch = pytest.importorskip("torch")
     loaded = load_model(str(small_model(family)))
-    made = capture(loaded, TEXTS, tmp_path / "out", max_tokens=12, batch_size=3)
+    made = write_capture(loaded, TEXTS, tmp_path / "out", max_tokens=12, batch_size=3)
     assert made.causal == (family in ("gpt2", "llama", "gpt_neox"))
     assert {len(made.tokens(i)) for i in range(made.n_texts)} > {12}
     for index in range(made.n_texts):
@@ -63,11 +64,13 @@ def test_batches_change_nothing_but_rounding(small_model, family):
 
 
 def test_first_windows_come_first(small_model, tmp_path):
-    made = capture(str(small_model("gpt2")), TEXTS, tmp_path, max_tokens=5, max_texts=6)
+    made = write_capture(str(small_model("gpt2")), TEXTS, tmp_path, max_tokens=5, max_texts=6)
     order = [(record.source, record.window) for record in made.records]
     assert order[:4] == [(0, 0), (1, 0), (2, 0), (3, 0)]
     assert order[4:] == [(0, 1), (1, 1)]
-    few = capture(str(small_model("gpt2")), TEXTS, tmp_path / "few", max_tokens=5, max_texts=2)
+    few = write_capture(
+        str(small_model("gpt2")), TEXTS, tmp_path / "few", max_tokens=5, max_texts=2
+    )
     assert [(record.source, record.window) for record in few.records] == order[:2]
 
 
@@ -77,22 +80,22 @@ def test_an_interrupted_capture_goes_on_and_gives_the_same_files(
     monkeypatch.setattr(capture_write, "SHARD_BYTES", 2000)
     loaded = load_model(str(small_model("gpt2")))
     settings = {"max_tokens": 8, "batch_size": 1}
-    capture(loaded, TEXTS, tmp_path / "whole", **settings)
+    write_capture(loaded, TEXTS, tmp_path / "whole", **settings)
 
     def interrupt(done, total):
         if done == total - 1:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        capture(loaded, TEXTS, tmp_path / "cut", progress=interrupt, **settings)
+        write_capture(loaded, TEXTS, tmp_path / "cut", progress=interrupt, **settings)
     with pytest.raises(InputError, match="unfinished capture"):
         Capture.open(tmp_path / "cut")
     with pytest.raises(InputError, match=r"--max-tokens \(8 there, 9 now\)"):
-        capture(loaded, TEXTS, tmp_path / "cut", max_tokens=9)
+        write_capture(loaded, TEXTS, tmp_path / "cut", max_tokens=9)
     before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "cut").glob("attention-*")}
     assert before
     counts = []
-    capture(loaded, TEXTS, tmp_path / "cut", progress=lambda *c: counts.append(c), **settings)
+    write_capture(loaded, TEXTS, tmp_path / "cut", progress=lambda *c: counts.append(c), **settings)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert {p.name for p in whole.iterdir()} == {p.name for p in cut.iterdir()}
     for path in whole.iterdir():
@@ -106,13 +109,13 @@ def test_an_interrupted_capture_goes_on_and_gives_the_same_files(
 @pytest.fixture(scope="module")
 def finished(small_model, tmp_path_factory):
     out = tmp_path_factory.mktemp("captures") / "gpt2"
-    capture(str(small_model("gpt2")), TEXTS, out, max_tokens=16)
+    write_capture(str(small_model("gpt2")), TEXTS, out, max_tokens=16)
     return out
 
 
 def test_a_finished_capture_is_not_overwritten(small_model, finished):
     before = {path.name: path.stat().st_mtime_ns for path in finished.iterdir()}
-    again = capture(str(small_model("gpt2")), TEXTS, finished, max_tokens=16)
+    again = write_capture(str(small_model("gpt2")), TEXTS, finished, max_tokens=16)
     assert again.hash == Capture.open(finished).hash
     for settings, message in [
         ({"max_tokens": 8}, r"--max-tokens \(16 there, 8 now\)"),
@@ -120,27 +123,27 @@ def test_a_finished_capture_is_not_overwritten(small_model, finished):
     ]:
         for resume in (True, False):
             with pytest.raises(InputError, match=message):
-                capture(str(small_model("gpt2")), TEXTS, finished, resume=resume, **settings)
+                write_capture(str(small_model("gpt2")), TEXTS, finished, resume=resume, **settings)
     with pytest.raises(InputError, match="the model's weights"):
-        capture(str(small_model("llama")), TEXTS, finished, max_tokens=16)
+        write_capture(str(small_model("llama")), TEXTS, finished, max_tokens=16)
     assert before == {path.name: path.stat().st_mtime_ns for path in finished.iterdir()}
 
 
 def test_a_directory_with_other_things_is_refused(small_model, tmp_path):
     (tmp_path / "thesis.tex").write_text("important")
     with pytest.raises(InputError, match=r"holds other things \(thesis\.tex\)"):
-        capture(str(small_model("gpt2")), TEXTS, tmp_path)
+        write_capture(str(small_model("gpt2")), TEXTS, tmp_path)
 
 
 def test_limits_of_the_model_and_the_disk(small_model, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="takes 64 tokens at most, not 65"):
-        capture(str(small_model("roberta")), TEXTS, tmp_path, max_tokens=65)
+        write_capture(str(small_model("roberta")), TEXTS, tmp_path, max_tokens=65)
     with pytest.raises(InputError, match="no windows"):
-        capture(str(small_model("gpt2")), [""], tmp_path, max_tokens=64)
+        write_capture(str(small_model("gpt2")), [""], tmp_path, max_tokens=64)
     usage = shutil.disk_usage(tmp_path)._replace(free=100)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(WorkError, match="MiB free"):
-        capture(str(small_model("gpt2")), TEXTS, tmp_path, max_tokens=64)
+        write_capture(str(small_model("gpt2")), TEXTS, tmp_path, max_tokens=64)
 
 
 def test_a_model_that_is_not_causal_after_all_is_refused(small_model, tmp_path):
@@ -148,7 +151,7 @@ def test_a_model_that_is_not_causal_after_all_is_refused(small_model, tmp_path):
 
     loaded = replace(load_model(str(small_model("bert"))), causal=True)
     with pytest.raises(WorkError, match="does not sum to 1"):
-        capture(loaded, TEXTS, tmp_path, max_tokens=64)
+        write_capture(loaded, TEXTS, tmp_path, max_tokens=64)
 
 
 def damaged(finished, tmp_path, name, change):

@@ -12,15 +12,9 @@ import grimp
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-KNOWN = """
-eval.capture eval.capture_arrays eval.capture_read eval.capture_run eval.capture_write
-"""
-"""The circles that are still to be opened, one a line. Opening one removes its line."""
 
 
-def test_no_other_modules_import_each_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_modules_import_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "attn_dsl"
     package.mkdir()
     for path in [*ROOT.glob("api/*.py"), *(file.parent for file in ROOT.glob("*/__init__.py"))]:
@@ -33,4 +27,4 @@ def test_no_other_modules_import_each_other(
     for module in graph.modules:
         both = graph.find_upstream_modules(module) & graph.find_downstream_modules(module)
         circles.add(" ".join(sorted(m.removeprefix("attn_dsl.") for m in both | {module})))
-    assert {circle for circle in circles if " " in circle} == set(KNOWN.split("\n")) - {""}
+    assert not {circle for circle in circles if " " in circle}
