@@ -77,13 +77,13 @@ class Cell:
 
 def corpora() -> dict[str, list[Tokens]]:
     """Read and tokenise the texts: windows of up to 96 tokens, at most 200 of each corpus."""
-    from attn_dsl import demo
     from attn_dsl.eval.capture_write import choose_windows
     from attn_dsl.eval.models import load_tokenizer
+    from attn_dsl.eval.shipped import model_dir, stories_path
     from attn_dsl.eval.texts import read_texts
     from attn_dsl.eval.vocabulary import Vocabulary
 
-    sources = {"stories": (demo.model_dir(), demo.stories_path())}
+    sources = {"stories": (model_dir(), stories_path())}
     if SHARED.is_dir():
         sources["wikitext"] = (
             SHARED / "models/gpt2-tokenizer",

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-from attn_dsl import demo
 from attn_dsl.compiler.columns import Batch
 from attn_dsl.compiler.evaluate import Plan, unpack
 from attn_dsl.demo.proposer_programs import draw_programs
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.capture import Capture
+from attn_dsl.eval.shipped import model_dir, stories_path
 from attn_dsl.synth import weights as w
 from attn_dsl.synth.design import Design
 from attn_dsl.synth.llm.compact import listing, prompt_of, proposal_term
@@ -52,7 +52,7 @@ class Pair:
 
 def sources() -> dict[str, list[str]]:
     """Read the texts of this repository: stories, and its own pages and code."""
-    lines = demo.stories_path().read_text(encoding="utf-8").splitlines()
+    lines = stories_path().read_text(encoding="utf-8").splitlines()
     files = [*ROOT.glob("docs/*.md"), *ROOT.glob("*.md"), *ROOT.glob("[dcse]*/*.py")]
     pages = [path.read_text(encoding="utf-8") for path in sorted(files)]
     return {"stories": [json.loads(line)["text"] for line in lines], "pages": pages}
@@ -68,7 +68,7 @@ def tokenised(rng: np.random.Generator, texts: dict[str, list[str]], causal: boo
     special = [first] if first else []
     from transformers import AutoTokenizer
 
-    model = AutoTokenizer.from_pretrained(demo.model_dir()).backend_tokenizer
+    model = AutoTokenizer.from_pretrained(model_dir()).backend_tokenizer
     found = []
     for i in rng.choice(len(chosen), size=min(TEXTS, len(chosen)), replace=False):
         text = chosen[i]

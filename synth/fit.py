@@ -265,17 +265,17 @@ def _attention(
         return Capture.open(capture)
     if model is not None and text is None:
         raise InputError("a model needs a text to read: --text FILE (.txt, .jsonl or hf:dataset)")
-    from attn_dsl import demo
     from attn_dsl.eval.capture_write import write_capture
+    from attn_dsl.eval.shipped import model_dir, stories_path
     from attn_dsl.eval.texts import read_texts
 
-    texts = read_texts(text or str(demo.stories_path()))
+    texts = read_texts(text or str(stories_path()))
 
     def progress(done: int, total: int) -> None:
         tell(Progress("capture", done, total))
 
     return write_capture(
-        model or str(demo.model_dir()), texts, out / "capture", max_tokens=max_tokens,
+        model or str(model_dir()), texts, out / "capture", max_tokens=max_tokens,
         max_texts=max_texts, progress=progress,
     )  # fmt: skip
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from attn_dsl import demo
 from attn_dsl.dsl.printer import show_term
+from attn_dsl.eval.shipped import stories_path
 from attn_dsl.synth import vocabulary
 
 BYTES = [f"<0x{i:02X}>" for i in range(256)]
@@ -18,7 +18,7 @@ BYTES = [f"<0x{i:02X}>" for i in range(256)]
 
 def texts() -> list[str]:
     """What tokenizers are trained on: stories, and terms of the language."""
-    lines = demo.stories_path().read_text(encoding="utf-8").splitlines()[:200]
+    lines = stories_path().read_text(encoding="utf-8").splitlines()[:200]
     return [*(json.loads(line)["text"] for line in lines), *map(show_term, vocabulary.terms(True))]
 
 

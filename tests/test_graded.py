@@ -7,13 +7,13 @@ import pytest
 
 from attn_dsl import parse as program_of
 from attn_dsl.compiler.program import Program
-from attn_dsl.demo import stories_path
 from attn_dsl.dsl.check import check
 from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.printer import show
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.dsl.tree import Head, Where, nodes
 from attn_dsl.eval.capture import Capture
+from attn_dsl.eval.shipped import stories_path
 from attn_dsl.eval.texts import read_texts
 from attn_dsl.synth.design import Design
 from attn_dsl.synth.graded.ascent import climb

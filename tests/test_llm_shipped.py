@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from command_line import succeed
 
-from attn_dsl import demo
 from attn_dsl.compiler.columns import Batch
 from attn_dsl.compiler.evaluate import Plan, unpack
 from attn_dsl.dsl.parser import parse
 from attn_dsl.eval.capture import Capture
+from attn_dsl.eval.shipped import model_dir, proposer_dir, stories_path
 from attn_dsl.synth.llm.grammar import proposal_grammar
 from attn_dsl.synth.llm.model import Sampling
 from attn_dsl.synth.llm.named import open_model
@@ -21,7 +21,7 @@ from attn_dsl.synth.llm.proposer import Llm, Options, counts
 from attn_dsl.synth.proposer import HeadTask
 from attn_dsl.synth.search import Session, Settings
 
-FOLDER = demo.model_dir().with_name("proposer")
+FOLDER = proposer_dir()
 GGUF = FOLDER.with_suffix(".gguf")
 PROGRAMS = {
     "previous token": "2.5 where k == q-1\n 1 where k == 0",
@@ -40,8 +40,8 @@ def session() -> Session:
     from attn_dsl.eval.texts import read_texts
     from attn_dsl.eval.vocabulary import Vocabulary
 
-    vocabulary = Vocabulary(load_tokenizer(str(demo.model_dir())))
-    stories = read_texts(str(demo.stories_path()))
+    vocabulary = Vocabulary(load_tokenizer(str(model_dir())))
+    stories = read_texts(str(stories_path()))
     texts = [record.tokens for record in choose_windows(vocabulary, stories, 64, 60)]
     heads = [parse(f"head a causal:\n {source}") for source in PROGRAMS.values()]
     plan = Plan(heads, Batch(texts))

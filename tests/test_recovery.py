@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attn_dsl import demo
 from attn_dsl.compiler.columns import Batch
 from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.compiler.graph import ColumnKey
@@ -22,6 +21,7 @@ from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.printer import show
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.metrics import ious
+from attn_dsl.eval.shipped import stories_path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import fronts
@@ -36,7 +36,7 @@ def texts() -> list[Tokens]:
     from attn_dsl.eval.texts import read_texts
 
     found = []
-    for text in read_texts(str(demo.stories_path()))[:60]:
+    for text in read_texts(str(stories_path()))[:60]:
         pieces = ["<s>"]
         for piece in re.findall(r"\n| ?\w+| ?[^\w\s]+", text)[:44]:
             pieces += [piece[:5], piece[5:]] if len(piece) > 6 else [piece]

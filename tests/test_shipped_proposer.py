@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,19 +12,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attn_dsl import demo
 from attn_dsl.compiler.columns import Batch
 from attn_dsl.compiler.evaluate import Plan, unpack
 from attn_dsl.dsl.parser import parse, parse_term
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.capture import Capture
+from attn_dsl.eval.shipped import proposer_dir, stories_path
 from attn_dsl.synth.design import Design
 from attn_dsl.synth.llm.compact import compact_prompt
 from attn_dsl.synth.llm.grammar import is_proposal
 from attn_dsl.synth.llm.proposer import Llm, Options
 from attn_dsl.synth.proposer import Fitted, HeadTask
 
-FOLDER = Path(demo.model_dir()).with_name("proposer")
+FOLDER = proposer_dir()
 GGUF = FOLDER.with_suffix(".gguf")
 PLANTED = (
     'head a causal:\n 3 where k == q-1\n 2 where text(k) in {"the", "a"}\n',
@@ -45,7 +44,7 @@ pytest.importorskip("llama_cpp", reason="without the extra llm")
 @pytest.fixture(scope="module")
 def texts() -> list[Tokens]:
     """Stories in words."""
-    lines = demo.stories_path().read_text(encoding="utf-8").splitlines()[:60]
+    lines = stories_path().read_text(encoding="utf-8").splitlines()[:60]
     found = []
     for line in lines:
         strings = re.findall(r" ?\w+|\n| ?[^\w\s]+", json.loads(line)["text"])

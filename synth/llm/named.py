@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from attn_dsl.dsl.errors import InputError
+from attn_dsl.eval.shipped import proposer_dir
 from attn_dsl.synth.llm.model import LanguageModel
 
 NAMED = "a directory, a Hugging Face id, FILE.gguf, hf:REPO:FILE.gguf, URL#MODEL or replay:RUN"
@@ -52,9 +53,7 @@ def kind_of(spec: str | None) -> tuple[Literal["gguf", "server", "replay", "tran
     ('gguf', 'transformers')
     """
     if spec is None:
-        from attn_dsl import demo
-
-        return "transformers", str(Path(demo.model_dir()).with_name("proposer"))
+        return "transformers", str(proposer_dir())
     if spec.startswith(("http://", "https://")):
         return "server", spec
     if spec.startswith("replay:"):

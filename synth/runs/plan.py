@@ -179,14 +179,14 @@ def _shape_of_capture(capture: str | Path | Capture) -> Shape:
 
 
 def _shape_of_model(model: str | None, text: str | None, max_tokens: int, max_texts: int) -> Shape:
-    from attn_dsl import demo
     from attn_dsl.eval.locate import locate, max_positions
+    from attn_dsl.eval.shipped import model_dir, stories_path
     from attn_dsl.eval.texts import read_texts
 
     if model is not None and text is None:
         raise InputError("a model needs a text to read: --text FILE (.txt, .jsonl or hf:dataset)")
-    texts = read_texts(text or str(demo.stories_path()))
-    name = model or str(demo.model_dir())
+    texts = read_texts(text or str(stories_path()))
+    name = model or str(model_dir())
     found = locate(name, weights=False)
     limit = max_positions(found.config)
     if limit is not None and max_tokens > limit:
