@@ -1,7 +1,8 @@
-"""Features: the vocabulary of the language, each defined once in the registry ``FEATURES``.
+"""Features: the table ``FEATURES`` of the functions of positions of a text that programs may read.
 
-The grammar, the checker, the evaluators, ``attn-dsl features`` and the reference are made from it.
-To add a feature, add an entry to ``_ALL``.
+The grammar, the checker, the compiler, the exports, ``attn-dsl features`` and the reference are made
+from this table. To add a feature, add an entry to ``_ALL``. Texts may grow token by token: each
+feature computes the values of new tokens from an ``Analysis`` and updates its ``Column``.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Column:
     open: list[Value] | None = None  # per query, the value where ``settled`` is not known yet
 
     def at(self, position: int, query: int, causal: bool) -> Value:
-        """Return the value at a position inside the text, as the query sees it."""
+        """Return the value at a position that the query sees, as that query sees it."""
         if causal and self.known is not None and self.known[position] > query:
             assert self.open is not None
             return self.open[query]
@@ -296,10 +297,10 @@ _ALL = [
     Feature("quote_first", "int", "left", "position of the mark that opens its quotation",
             "k == quote_first(q)", lambda a, i: a.quote[i:], _NONE),
     # Repetition.
-    Feature("seen", "bool", "left", "an equal token is before it", "seen(k)",
+    Feature("seen", "bool", "left", "an equal token is before it, spaces compared too", "seen(k)",
             lambda a, i: [times > 0 for times, _ in a.earlier[i:]], False,
             python="[token in tokens[:i] for i, token in enumerate(tokens)]"),
-    Feature("repeats", "int", "left", "number of equal tokens before it",
+    Feature("repeats", "int", "left", "number of equal tokens before it, spaces compared too",
             "repeats(k) == repeats(q)", lambda a, i: [times for times, _ in a.earlier[i:]], 0,
             python="[tokens[:i].count(token) for i, token in enumerate(tokens)]"),
     Feature("previous", "int", "left", "position of the last equal token before it; -1 for none",

@@ -1,4 +1,4 @@
-"""Limits: how large and how costly programs may be, and where values are cut off."""
+"""Limits: the largest size and cost of programs, and the bounds of their values."""
 
 MAX_NODES = 5_000  # the largest program that runs, in nodes (set elements included)
 MAX_COST = 10_000  # the costliest program that runs, in operations per pair of query and key
