@@ -44,7 +44,7 @@ class Plane(NamedTuple):
 class Kind(IntEnum):
     """The form in which a plane is stored for one text."""
 
-    NONE = 0  # not at all: a plane that is constant in each row does not change softmax
+    NONE = 0  # not stored: constant in each row, which does not change softmax
     KEY = 1  # a number for each key
     DISTANCE = 2  # a number for each distance
     TRUTH = 3  # a bit for each pair

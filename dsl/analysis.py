@@ -91,7 +91,7 @@ class Analysis:
 
     def __init__(self, tokens: Tokens | None = None) -> None:
         self.n = 0
-        self.tokens: list[str] = []  # what the model sees
+        self.tokens: list[str] = []  # the token strings
         self.special: list[bool] = []
         self.spans: list[tuple[int, int]] = []  # the ``(start, end)`` of each token in ``text``
         self.apart: list[bool] = []  # special, or without characters after such a token

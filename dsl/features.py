@@ -34,8 +34,8 @@ class Column:
     """
 
     settled: list[Value]  # per position, the value in the whole text
-    known: list[int] | None = None  # per position, the first query that sees ``settled``, or
-    # ``NEVER``; None for a feature that every query at or after the position knows
+    known: list[int] | None = None  # per position, the first query that sees ``settled``
+    # (``NEVER``: none does); None for a feature that is not ``visible``
     open: list[Value] | None = None  # per query, the value where ``settled`` is not known yet
 
     def at(self, position: int, query: int, causal: bool) -> Value:
@@ -71,7 +71,7 @@ class Feature:
     doc: str  # one line for the reference; "it" is the token at the position
     example: str  # a predicate that uses it
     values: Callable[[Analysis, int], list | Change]
-    pad: Value  # the value at a position outside what can be seen
+    pad: Value  # the value at a position that the query does not see
     arity: int = 1
     extra: str = ""  # the optional dependency of attn-dsl that it needs, such as ``spacy``
     python: str = ""  # for exports: its values, as Python source that reads the list ``tokens``

@@ -62,7 +62,7 @@ class Segments:
 
     def __init__(self, text: Iterable[str] = (), breaks: Iterable[int] = ()) -> None:
         self.text = list(text)
-        self.breaks = set(breaks)  # places that no word reaches across
+        self.breaks = set(breaks)  # characters at which no word continues
         # Labels of each character. A position, as in ``opener``, is that of a character.
         self.word: list[int] = []  # index of its word or punctuation mark; -1 for white space
         self.sentence: list[int] = []
@@ -71,7 +71,7 @@ class Segments:
         self.indent: list[int] = []  # number of blanks at the start of its line, up to itself
         self.depth: list[int] = []  # number of brackets that are open after it
         self.opener: list[int] = []  # the bracket that it closes, or the innermost open one
-        self.quote: list[int] = []  # the mark that opens its quotation, of which marks are a part
+        self.quote: list[int] = []  # the mark that opens its quotation; both marks are inside
         self.match: list[int] = []  # the bracket or quotation mark that it closes
         self.opens: list[bool] = []  # whether it opens a bracket or a quotation
         # Each word: its text as ``clean`` writes it, its first and its last character.
