@@ -1,4 +1,4 @@
-"""attn-dsl: explain attention heads by short programs that anyone can read, test and put back."""
+"""attn-dsl: explains attention heads by short programs that compute nearly the same attention."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Failure reports: run a program on a text, and show in a few lines where a row is wrong."""
+"""Failure reports: error messages that show the row of an attention matrix that is wrong."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Text = Sequence[str]
 """``Tokens``, or a list of token strings."""
 
 SHOWN = 12
-"""The most keys of a row that a message shows: those with the largest values or differences."""
+"""The most keys of a row that a message shows, those with the largest values or differences."""
 
 
 def matrix_of(program: Program, tokens: Text) -> np.ndarray:
-    """Run a program on a text and return its matrix, in double precision.
+    """Return the matrix of a program on a text, float64 (n, n).
 
     >>> from attn_dsl.dsl.parser import parse
     >>> matrix_of(parse("head a causal:"), ["a", " b"]).tolist()
@@ -42,14 +42,14 @@ def matrix_of(program: Program, tokens: Text) -> np.ndarray:
 
 
 def row_of(program: Program, tokens: Text, query: int) -> np.ndarray:
-    """Run a program on a text and return the row of one query."""
+    """Return the row of one query of a program on a text, float64 (n)."""
     if isinstance(program, t.Head):
         return np.asarray(Interpreter(program, Analysis(tokens_of(tokens))).row(query))
     return np.asarray(matrix_of(program, tokens)[query])
 
 
 def tokens_of(text: Text) -> Tokens:
-    """Make tokens of token strings."""
+    """Return ``Tokens`` as they are, and make them from token strings."""
     return text if isinstance(text, Tokens) else Tokens.from_strings(text)
 
 
@@ -57,7 +57,7 @@ def assert_same(
     what: str, text: Tokens, left: np.ndarray, right: np.ndarray, tolerance: float,
     label: str, note: str = "",
 ) -> None:  # fmt: skip
-    """Assert that two matrices are the same. The error shows the row that differs most."""
+    """Assert that two matrices are equal up to a tolerance; the error shows the row that differs most."""
     if not is_close(left, right, tolerance):
         q, k = divmod(largest_difference(left, right), len(text))
         entries = f"at query {q}, key {k} has {left[q, k]:.6g} and then {right[q, k]:.6g}"
@@ -65,12 +65,12 @@ def assert_same(
 
 
 def is_close(left: np.ndarray, right: np.ndarray, tolerance: float) -> bool:
-    """Say whether two arrays are the same up to a tolerance."""
+    """Return whether two arrays are equal up to a tolerance; NaN equals NaN."""
     return bool(np.allclose(left, right, rtol=0, atol=tolerance, equal_nan=True))
 
 
 def largest_difference(left: np.ndarray, right: np.ndarray) -> int:
-    """Return the flat index where two arrays differ most. NaN differs most of all."""
+    """Return the flat index where two arrays differ most; NaN counts as the largest difference."""
     with np.errstate(invalid="ignore"):
         return int(np.argmax(np.nan_to_num(np.abs(left - right), nan=np.inf)))
 
@@ -84,10 +84,10 @@ def failure(
     message: str, text: Tokens, query: int, key: int | None = None, note: str = "",
     **rows: np.ndarray,
 ) -> AssertionError:  # fmt: skip
-    """Make the error of a wrong row: a message, the text, the query, the key at fault, a table.
+    """Make the error for a wrong row: a message, the text, the query, the key, and a table.
 
-    The table has one row of the matrix or two, by their labels. It shows the keys where the one
-    is largest, or where the two differ most. ``note`` stands below it.
+    ``rows`` are one or two rows of weights with their labels. The table shows the keys where one row
+    is largest, or where two rows differ most. ``note`` is the last line.
     """
     columns = list(rows.values())
     size = np.abs(columns[0] - columns[1]) if len(columns) > 1 else np.abs(columns[0])

@@ -1,4 +1,4 @@
-"""Shrinking: find the simplest value that meets a condition, or a small text that fails a test."""
+"""Shrinking: finds the simplest value that meets a condition, or a small text that fails a test."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from attn_dsl.strategies import tokens
 
 T = TypeVar("T")
 SIMPLE_TOKENS = ("a", " b", ".")
-"""What shrinking puts in place of a text's tokens, simplest first."""
+"""The tokens that shrinking puts in place of others, the simplest first."""
 
 
 def smallest(
     strategy: SearchStrategy[T], condition: Callable[[T], bool], max_examples: int = 1000,
     seed: int = 0,
 ) -> T:  # fmt: skip
-    """Return the simplest value of a strategy that meets a condition.
+    """Return the simplest value that is found of a strategy and meets a condition.
 
     >>> from attn_dsl.testing import tokens
     >>> len(smallest(tokens(), lambda drawn: len(set(drawn)) == 2))
     2
 
     Raises:
-        hypothesis.errors.NoSuchExample: none of the values tried meets it.
+        hypothesis.errors.NoSuchExample: none of ``max_examples`` values meets the condition.
     """
     return _find(strategy, condition, max_examples, seed, Phase.generate, Phase.shrink)
 
@@ -40,7 +40,7 @@ def smallest(
 def failing_text(
     test: Callable[[Tokens], object], max_examples: int, seed: int, max_size: int
 ) -> tuple[Tokens, Exception] | None:
-    """Find a small text on which a test raises an exception, and return both."""
+    """Return a small text on which a test raises an exception, and the exception; None if none is found."""
     failures: list[tuple[Tokens, Exception]] = []
 
     def fails(text: Tokens) -> bool:
@@ -60,7 +60,7 @@ def failing_text(
 
 
 def _shrink_text(text: Tokens, fails: Callable[[Tokens], bool]) -> None:
-    """Remove tokens and replace them by simpler ones for as long as the test fails."""
+    """Remove tokens, and replace tokens by simpler ones, while the test still fails."""
     strings, again = list(text.strings), True
     while again:
         again = False

@@ -1,8 +1,7 @@
 """Hypothesis strategies: random texts, token sequences and programs.
 
-Programs are drawn as syntax trees, not as source. A failing program therefore shrinks to few
-terms, small numbers and short words. Every program is canonical (``parse(show(p)) == p``) and
-passes the checker.
+Programs are drawn as syntax trees, so a failing program shrinks to few terms, small numbers and short
+words. Every program passes the checker, and parsing its source gives the same tree.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ _SET_LITERALS = st.one_of(
 
 
 class _Scope(NamedTuple):
-    """What nodes may refer to: the whole text, features of packages, the program's word sets."""
+    """What nodes may use: features that read the whole text, optional packages, sets of the program."""
 
     full: bool
     extras: tuple[str, ...]
@@ -69,7 +68,7 @@ class _Scope(NamedTuple):
 
 
 def pieces(unicode: bool = True) -> SearchStrategy[tuple[str, ...]]:
-    """Draw one token string, or several that belong together, such as a word in pieces."""
+    """Return a strategy of one token string, or several that belong together, such as pieces of a word."""
     kinds = map(st.sampled_from, (WORDS, MARKS, SPACES, NUMBERS, SPECIALS, BYTES, OTHERS))
     one = st.one_of([*kinds, st.text(max_size=3)] if unicode else [*kinds])
     return st.one_of(one.map(lambda s: (s,)), st.sampled_from(TOGETHER))
@@ -80,7 +79,7 @@ def tokens(
     draw: st.DrawFn, max_size: int = 24, min_size: int = 0, unicode: bool = True,
     gaps: bool = False,
 ) -> Tokens:  # fmt: skip
-    """Draw the tokens of a text. Few of them are different, so that tokens recur in it.
+    """Return a strategy of the tokens of a text. Few are distinct, so that tokens recur.
 
     >>> from attn_dsl.testing import smallest
     >>> smallest(tokens(), lambda drawn: "." in drawn).strings
@@ -88,8 +87,8 @@ def tokens(
 
     Args:
         max_size, min_size: bounds on the number of tokens.
-        unicode: whether there are arbitrary characters besides words, word pieces, marks, numbers,
-            white space, special tokens and bytes of split characters.
+        unicode: whether to draw any characters, besides words, word pieces, marks, numbers, white
+            space, special tokens and bytes of split characters.
         gaps: whether the text may have characters that no token covers.
     """
     vocabulary = draw(st.lists(pieces(unicode), min_size=1, max_size=8, unique=True))
@@ -115,7 +114,7 @@ def tokens(
 
 
 def texts(max_size: int = 40) -> SearchStrategy[str]:
-    """Draw plain texts with sentences, quotations, brackets, lines and unusual characters.
+    """Return a strategy of strings with sentences, quotations, brackets, lines and rare characters.
 
     >>> from attn_dsl.testing import smallest
     >>> smallest(texts(), lambda text: "=" in text)
@@ -131,7 +130,7 @@ def programs(
     normaliser: t.Normaliser | None = None, max_terms: int = 4, holes: bool = False,
     lookahead: bool = False, extras: Collection[str] = (),
 ) -> t.Head:  # fmt: skip
-    """Draw valid programs, with every construct and every feature of the language.
+    """Return a strategy of valid programs, with every construct and feature of the language.
 
     >>> from attn_dsl.dsl.printer import show
     >>> from attn_dsl.testing import smallest
@@ -140,10 +139,10 @@ def programs(
         0 where true
 
     Args:
-        visibility, normaliser: fix them; None draws either.
-        max_terms: the most terms.
+        visibility, normaliser: those of the programs; None draws them too.
+        max_terms: the largest number of terms.
         holes: whether a weight may be a hole, ``?``.
-        lookahead: whether a causal program may read the whole text.
+        lookahead: whether a causal program may use features that read the whole text.
         extras: optional packages (``"spacy"``) whose features may occur.
     """
     either, forms = st.sampled_from(get_args(t.Visibility)), st.sampled_from(get_args(t.Normaliser))
@@ -158,9 +157,12 @@ def programs(
 
 
 def features(kind: Type, full: bool = False, extras: Collection[str] = ()) -> list[str]:
-    """List the features of one position that have a type.
+    """Return the names of the features of one position of a type: "bool", "int" or "symbol".
 
-    ``full`` admits those that read the whole text, ``extras`` those of optional packages.
+    ``full`` adds features that read the whole text, ``extras`` those that need these packages.
+
+    >>> features("int")[:3]
+    ['length', 'word_index', 'piece']
     """
     return [
         f.name
@@ -262,7 +264,7 @@ def _sets(scope: _Scope) -> SearchStrategy[t.SetName | t.SetLiteral]:
 
 
 def _arithmetic(op: str, left: t.Int, right: t.Int) -> t.Int:
-    """Make a sum as the parser does. A position plus a number is a shifted position."""
+    """Make a sum as the parser does: a position plus a number is a shifted position."""
     if isinstance(left, t.Position) and isinstance(right, t.Integer):
         shift = left.shift + (right.value if op == "+" else -right.value)
         return t.Position(left.variable, min(max(shift, -_MANY), _MANY))

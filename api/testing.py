@@ -1,7 +1,7 @@
 """Property testing of attention programs: strategies, assertions and counterexamples.
 
-A *program* is anything that maps tokens to an n by n matrix: an ``attn_dsl.Program``, a syntax
-tree (the reference semantics evaluates it), or a function that you wrote.
+A *program* is anything that maps tokens to an n by n matrix: an ``attn_dsl.Program``, a function of
+your own, or a syntax tree, which the reference semantics evaluates.
 
     from hypothesis import given
     from attn_dsl.testing import assert_causal, programs, tokens
@@ -10,9 +10,9 @@ tree (the reference semantics evaluates it), or a function that you wrote.
     def test_no_program_sees_the_future(program, text):
         assert_causal(program, text)
 
-The assertions share their arguments. ``program``: see above. ``tokens``: one text. ``tolerance``:
-how far a weight or the sum of a row may be off. Each raises an ``AssertionError`` that shows the
-row at fault, and also where the result is no n by n matrix.
+All assertions have these arguments: ``program``, see above; ``tokens``, one text; ``tolerance``, the
+largest allowed error of a weight or of the sum of a row. They raise an ``AssertionError`` that shows
+the wrong row, or says that the result is not an n by n matrix.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ from attn_dsl.shrink import failing_text, smallest
 from attn_dsl.strategies import features, pieces, programs, texts, tokens, weights
 
 PROPERTIES = ("total", "finite", "row-stochastic", "deterministic", "causal")
-"""What ``check_properties`` tests, in this order."""
+"""The properties that ``check_properties`` tests, in this order."""
 CONTINUATIONS = ((" the", " end", "."), ("s", '"', "\n\n"), (")", "ing", "."), ("<0x94>", "<0xA9>"))
-"""``assert_causal`` replaces the text after a query by one of these."""
+"""The texts by which ``assert_causal`` replaces the text after a query."""
 
 
 def assert_row_stochastic(program: Program, tokens: Text, tolerance: float = 1e-5) -> None:
@@ -65,7 +65,8 @@ def assert_row_stochastic(program: Program, tokens: Text, tolerance: float = 1e-
 def assert_causal(program: Program, tokens: Text, tolerance: float = 1e-5) -> None:
     """Assert that no row gives weight to keys after its query, or depends on them.
 
-    Row q is compared with that of two other texts. One is cut after q; the other goes on otherwise.
+    Row q is compared with row q on two other texts: one ends after q, the other has a different text
+    after q.
 
     >>> assert_causal(lambda text: [[1 / len(text)] * len(text)] * len(text), ["a", " b"])
     Traceback (most recent call last):
@@ -98,9 +99,9 @@ def assert_causal(program: Program, tokens: Text, tolerance: float = 1e-5) -> No
 def assert_equivalent(
     a: Program, b: Program, tokens: Text | None = None, tolerance: float = 1e-5
 ) -> None:
-    """Assert that two programs have the same matrix on a text, or on a hundred random ones.
+    """Assert that two programs have the same matrix on a text, or on a hundred random texts.
 
-    Without ``tokens`` it searches for the smallest text on which they differ.
+    Without ``tokens``, the error shows the smallest text found on which the matrices differ.
 
     >>> from attn_dsl.dsl.parser import parse
     >>> assert_equivalent(parse("head a causal:\\n 1 where k == 0"),
@@ -118,16 +119,16 @@ def assert_equivalent(
 def assert_invariant(
     program: Program, transform: Callable[[Tokens], Text], tokens: Text, tolerance: float = 1e-5
 ) -> None:
-    """Assert that a change of the tokens does not change the matrix.
+    """Assert that a program has the same matrix on a text and on the transformed text.
 
     >>> from attn_dsl.dsl.parser import parse
     >>> by_copies = parse("head a causal:\\n 3 where text(k) == text(q)")
     >>> assert_invariant(by_copies, each(str.upper), ["a", " b", " a"])
 
-    ``transform`` must keep the number of tokens, as those of ``each`` do.
+    ``transform`` maps tokens to tokens of the same number, as the result of ``each`` does.
 
     Raises:
-        ValueError: the transformed text has another number of tokens.
+        ValueError: the transformed text has a different number of tokens.
     """
     text = tokens_of(tokens)
     other = tokens_of(transform(text))
@@ -138,7 +139,7 @@ def assert_invariant(
 
 
 def each(function: Callable[[str], str]) -> Callable[[Tokens], Tokens]:
-    """Make a transform of texts from a function of strings. Special tokens do not change.
+    """Return a transform that applies a function to each token string, except special tokens.
 
     >>> each(str.upper)(Tokens.from_strings(["<s>", "hi", " you"])).text
     'HI YOU'
@@ -153,10 +154,10 @@ def each(function: Callable[[str], str]) -> Callable[[Tokens], Tokens]:
 
 @dataclass(frozen=True, slots=True)
 class Counterexample:
-    """The smallest text found on which a program lacks a property, one of ``PROPERTIES``.
+    """The smallest text found on which a program violates a property, one of ``PROPERTIES``.
 
-    ``query`` is the row at fault if there is one, and ``message`` says what is wrong with it.
-    ``matrix`` is the program's on the text; None if it gave none.
+    ``query`` is the wrong row, or None; ``message`` says what is wrong. ``matrix`` is the result of
+    the program on the text, or None if it has no matrix.
     """
 
     property: str
@@ -173,7 +174,7 @@ def check_properties(
     program: Program, max_examples: int = 100, seed: int = 0, causal: bool | None = None,
     max_size: int = 12,
 ) -> list[Counterexample]:  # fmt: skip
-    """Search for texts on which a program lacks one of the ``PROPERTIES``, and shrink them.
+    """Search for texts on which a program violates one of ``PROPERTIES``, and shrink them.
 
     >>> from attn_dsl.dsl.parser import parse
     >>> check_properties(parse("head a causal:\\n 2 where k == 0"), max_examples=20)
@@ -181,15 +182,15 @@ def check_properties(
 
     Args:
         program: a tree (holes count as weights of 1), an ``attn_dsl.Program``, or a function.
-        max_examples: how many texts to try for each property.
-        seed: of the random texts.
-        causal: whether the program must be causal. None: if it is a causal program of this
-            language without features that read the whole text.
-        max_size: the most tokens of a text.
+        max_examples: the number of texts to try for each property.
+        seed: the seed of the random texts.
+        causal: whether to test causality. None: only if the program is a causal one of this language
+            without features that read the whole text.
+        max_size: the largest number of tokens of a text.
 
     Returns:
-        for each property that fails, the smallest text found. If ``total`` fails, nothing else
-        is tested.
+        for each property that is violated, the smallest text found. If ``total`` (there is a matrix)
+        is violated, the properties after it are not tested.
     """
     tree = program if isinstance(program, t.Head) else getattr(program, "tree", None)
     if isinstance(program, t.Head):

@@ -10,21 +10,21 @@ from attn_dsl.cli import options
 from attn_dsl.dsl.functions import FUNCTIONS as FUNCTIONS_OF_TERMS
 
 FUNCTIONS = (
-    ("abs(x)", "the magnitude of a number"),
-    ("min(x, y), max(x, y)", "the smaller, the larger of two numbers"),
-    ("nearest(P), first(P), last(P)", "position of the key where P holds; -1 if there is none"),
-    ("count(P), any(P)", "how many other keys P holds for; whether it holds for any"),
-    ('starts(s, "a"), ends(s, "b")', "whether a text feature starts or ends so"),
+    ("abs(x)", "the magnitude of an integer"),
+    ("min(x, y), max(x, y)", "the smaller or the larger of two integers"),
+    ("nearest(P), first(P), last(P)", "position of that other key where P holds; -1 for none"),
+    ("count(P), any(P)", "number of other keys where P holds; whether there is one"),
+    ('starts(s, "a"), ends(s, "b")', "whether the symbol s starts or ends with the string"),
     *(
-        (f"{f.name}(x{', rate' if f.rated else ''})", f"of a term: {f.doc}")
+        (f"{f.name}(x{', rate' if f.rated else ''})", f"in terms only: {f.doc}")
         for f in FUNCTIONS_OF_TERMS.values()
     ),
-    ("weight(s, Starts)", "of a term: the weight of a text feature in a set; 0 outside it"),
+    ("weight(s, Starts)", "in terms only: the weight of the symbol s in a set, else 0"),
 )
 READS = {
-    "left": "reads up to its position",
-    "visible": "reads what the query can see",
-    "full": "reads the whole text: not in causal programs, unless --allow-lookahead",
+    "left": "depends on the text up to its position",
+    "visible": "depends on the text that the query sees",
+    "full": "depends on the whole text: not in causal programs, unless --allow-lookahead",
 }
 
 

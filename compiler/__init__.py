@@ -1,1 +1,1 @@
-"""The compiler: syntax tree to bytecode to one Numba-compiled evaluator for any program."""
+"""The compiler: lowers syntax trees to a graph of operations, evaluates it, and exports it."""

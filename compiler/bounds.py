@@ -1,4 +1,4 @@
-"""Bounds: how large what a term adds may be, so that nothing cuts what cannot exceed its limit."""
+"""Bounds on the magnitude of terms, so that exports clip only terms that can exceed their limit."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from attn_dsl.compiler.graph import Factor, Graph, Term
 from attn_dsl.compiler.operations import real_bound
 
 LARGEST = 2.0**31
-"""The checker sees to it that no whole number of a program is larger."""
+"""No integer of a checked program is larger in magnitude."""
 
 
 def largest(graph: Graph, term: Term) -> float:
-    """Return a bound on the magnitude of what a weight of a term multiplies.
+    """Return an upper bound on the magnitude of the product of the factors of a term.
 
     >>> from attn_dsl.compiler.lower import lower
     >>> from attn_dsl.dsl.parser import parse

@@ -1,8 +1,8 @@
-"""Code: the graph of some programs laid out as arrays, for any texts.
+"""Code: the graph of some programs as arrays, from which they are evaluated on any text.
 
-A *plane* is what one weight multiplies: up to two factors, where a condition holds. Each step of a
-table is a plane of its own. Equal planes of several programs are one, and each is kept in the form
-that what it reads allows (``Kind``).
+A *plane* is the n by n matrix that one weight multiplies: the product of up to two factors where a
+condition holds, else 0. Each step of a table has a plane of its own. Programs share equal planes. A
+plane is stored in a form that depends on what it reads (``Kind``), such as one vector by key.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from attn_dsl.dsl import tree as t
 
 _BETWEEN = CODES["between"]
 _LAST = 2**31 - 1
-"""Where the last step of a table ends."""
+"""The upper bound of the last step of a table."""
 _NUMBERS = {name: number for number, name in enumerate(REALS)}
 
 
 class Plane(NamedTuple):
-    """What one weight multiplies.
+    """The matrix that one weight multiplies, by nodes of the graph.
 
     Attributes:
-        factor, other: functions of nodes that are multiplied; a node of NONE is no factor.
-        condition: the node that must be true; NONE for none.
-        truth: whether the plane is 0 or 1 everywhere: then it is ``factor`` and ``condition``.
+        factor, other: the factors, which are multiplied; the node of a missing one is NONE.
+        condition: the node where the plane is not 0; NONE for no condition.
+        truth: whether all entries are 0 or 1; then the plane is ``factor and condition``.
     """
 
     factor: Factor
@@ -42,9 +42,9 @@ class Plane(NamedTuple):
 
 
 class Kind(IntEnum):
-    """How a plane is kept for one text."""
+    """The form in which a plane is stored for one text."""
 
-    NONE = 0  # the same for a whole row: softmax takes it out
+    NONE = 0  # not stored: constant in each row, which does not change softmax
     KEY = 1  # a number for each key
     DISTANCE = 2  # a number for each distance
     TRUTH = 3  # a bit for each pair
@@ -58,7 +58,7 @@ _KINDS = {
 
 
 class Code:
-    """Programs of one visibility, ready for any texts.
+    """Programs of one visibility, lowered and laid out as arrays.
 
     >>> from attn_dsl.dsl.parser import parse
     >>> code = Code([parse("head a causal:\\n 2 where k == 0\\n 1 where k == 0")])
@@ -68,11 +68,11 @@ class Code:
     Attributes:
         graph: the lowered programs.
         planes: the distinct planes.
-        programs: per program its planes, one for each weight.
-        weights: float64, the weights of all programs behind each other; NaN for a hole.
-        used: int64, the plane of each weight.
-        offsets: int64 (programs + 1), where the weights of each program begin.
-        linear: bool, per program.
+        programs: per program, the number of the plane of each weight.
+        weights: float64, the weights of all programs, concatenated; NaN for a hole.
+        used: int64, the plane of each of ``weights``.
+        offsets: int64 (programs + 1), the start of each program in ``weights`` and ``used``.
+        linear: bool (programs), whether each is normalised by ``linear``.
     """
 
     def __init__(self, programs: Sequence[t.Head]) -> None:
@@ -97,29 +97,29 @@ class Code:
 
     @property
     def causal(self) -> bool:
-        """The visibility of the programs."""
+        """Whether the programs are causal."""
         return self.graph.causal
 
     @property
     def size(self) -> int:
-        """How many programs there are."""
+        """The number of programs."""
         return len(self.programs)
 
     @cached_property
     def instructions(self) -> np.ndarray:
-        """The nodes as the interpreter reads them, int32 (nodes, 5)."""
+        """The nodes for the interpreter, int32 (nodes, 5): op, a, b, x, y."""
         rows = np.array(self.graph.nodes, dtype=np.int32).reshape(-1, 5)
-        rows[:, 1:3] = np.maximum(rows[:, 1:3], 0)  # what is no operand is read, and not used
+        rows[:, 1:3] = np.maximum(rows[:, 1:3], 0)  # missing operands are read, but not used
         return rows
 
     @cached_property
     def owner(self) -> np.ndarray:
-        """The program that each weight belongs to, int64."""
+        """The program of each weight, int64."""
         return np.repeat(np.arange(self.size), np.diff(self.offsets))
 
     @cached_property
     def _functions(self) -> dict[tuple[str, float], int]:
-        """The functions of the planes' factors, numbered."""
+        """The distinct functions and rates of the factors of planes, with their numbers."""
         numbers: dict[tuple[str, float], int] = {}
         for plane in self.planes:
             for factor in (plane.factor, plane.other):
@@ -128,7 +128,7 @@ class Code:
 
     @cached_property
     def plane_rows(self) -> np.ndarray:
-        """The planes as the interpreter reads them, int32 (planes, 5)."""
+        """The planes for the interpreter, int32 (planes, 5); see ``interpreter``."""
         number = self._functions
         rows = [
             (
@@ -140,10 +140,10 @@ class Code:
         return np.array(rows, dtype=np.int32).reshape(-1, 5)
 
     def functions(self, length: int) -> np.ndarray:
-        """Return the functions with their values at 0, 1, … below ``length`` or a little more.
+        """Return a table of the functions of factors and their values at 0, 1, …, ``length - 1``.
 
         Returns:
-            float64 (functions, 2 + length): which function, its rate, its values.
+            float64 (functions, 2 + at least length): number in ``REALS``, rate, values.
         """
         table = self._tabulated
         if table is None or table.shape[1] < length + 2:
@@ -159,18 +159,18 @@ class Code:
     _tabulated: np.ndarray | None = None
 
     def prepare(self, tokens: int) -> None:
-        """Make what all texts of up to so many tokens share, so that threads find it ready."""
+        """Compute the arrays for texts of up to ``tokens`` tokens, so that threads only read them."""
         self.functions(2 * tokens)
         _ = self.terms, self.owner, self.row_nodes, self.instructions
 
     @cached_property
     def truths(self) -> np.ndarray:
-        """Whether each plane is 0 or 1 everywhere, bool (planes)."""
+        """Whether all entries of each plane are 0 or 1, bool (planes)."""
         return np.array([plane.truth for plane in self.planes], dtype=np.bool_)
 
     @cached_property
     def places(self) -> np.ndarray:
-        """Per plane, int64 (planes, 2): its ``Kind``, and its number among those of that kind."""
+        """Per plane, int64 (planes, 2): its ``Kind``, and its index among planes of that kind."""
         read, kinds = self._stages, []
         for plane in self.planes:
             nodes = (plane.factor.node, plane.condition, plane.other.node)
@@ -184,7 +184,7 @@ class Code:
 
     @cached_property
     def row_nodes(self) -> np.ndarray:
-        """The nodes to compute for every row, int64: what planes of pairs need and no key alone."""
+        """The nodes that planes of pairs need and that change from row to row, int64."""
         rows = self.plane_rows[self.places[:, 0] >= Kind.TRUTH]
         roots = set(rows[:, [0, 1, 3]].ravel().tolist()) - {NONE}
         steady = (Stage.CONSTANT, Stage.KEY)
@@ -197,10 +197,11 @@ class Code:
 
     @cached_property
     def terms(self) -> dict[Kind, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """By kind of plane: the planes of each program, their weights, where each program begins.
+        """Per kind of plane: the index of each term's plane, its weight, and the start of each program.
 
-        Truths have factors in the place of weights, and twice as many starts: first the rewards of
-        a program, whose factor counts where they do not hold, then its penalties.
+        Terms of kind ``TRUTH`` have factors exp(-|weight|) instead of weights. They are sorted so
+        that each program has two runs: rewards (weight >= 0), whose factor multiplies the mass
+        where the truth is 0, and penalties (weight < 0), whose factor does so where it is 1.
         """
         places, own = self.places[self.used], self.owner
         kinds, penal = places[:, 0], self.weights < 0
@@ -222,12 +223,12 @@ class Code:
 
 @lru_cache(maxsize=256)
 def _values(name: str, rate: float, size: int) -> np.ndarray:
-    """Tabulate a function of a term at the numbers from 0 on."""
+    """Return the values of a function of ``REALS`` at 0, 1, …, ``size - 1``."""
     return np.array([real_value(name, x, rate) for x in range(size)])
 
 
 def _planes(graph: Graph, term: Term) -> list[Plane]:
-    """Return what each weight of a term multiplies."""
+    """Return the plane of each weight of a term."""
     if term.bounds:
         node, ends = term.factors[0].node, [*(b - 1 for b in term.bounds[1:]), _LAST]
         steps = [

@@ -1,4 +1,4 @@
-"""Columns: features of texts as arrays of integers, computed when a program first asks for them."""
+"""Columns: features of a batch of texts as int32 arrays, each computed at its first use."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from attn_dsl.dsl.tokens import Tokens
 Ints = np.ndarray
 TOKEN = ColumnKey("token")
 SLACK = 16
-"""Room behind the last token, for vectors of keys that begin at it."""
+"""Unused entries after the last token, so that a vector of keys may begin at it."""
 TEXTS = 512
-"""How many single texts are kept with their columns, for programs that are called again."""
+"""The number of texts whose columns ``batch_of`` keeps."""
 
 
 @dataclass(frozen=True, slots=True)
 class ColumnArrays:
-    """A column of all texts of a batch, text after text; see ``dsl.features.Column``.
+    """A column of all texts of a batch, concatenated; see ``dsl.features.Column``.
 
     Attributes:
-        settled, known, open: int32, one entry per token of the batch. Symbols are numbers of the
-            batch's symbol table, truth values 0 and 1. ``known`` counts within the text; for a
-            feature that is always settled it is all 0.
-        partial: whether ``known`` and ``open`` count for a causal program.
-        pad: the value outside what is visible.
+        settled, known, open: int32, one entry per token of the batch. A symbol is its number in
+            ``Batch.symbols``, a truth value 0 or 1. ``known`` is a position in its text; ``known``
+            and ``open`` are 0 for a column that is not partial.
+        partial: whether a causal program must read ``known`` and ``open``.
+        pad: the value at positions that the query does not see.
     """
 
     settled: Ints
@@ -42,16 +42,17 @@ class ColumnArrays:
 
 
 class Batch:
-    """Texts ready to be evaluated on.
+    """Texts and their columns, on which programs are evaluated.
 
-    >>> batch = Batch([Tokens.from_strings(["a", " b", " a"])])
+    >>> batch = Batch([Tokens.from_strings([" a", " b", " a"])])
     >>> batch.column(ColumnKey("repeats")).settled
     array([0, 0, 1], dtype=int32)
 
     Attributes:
         texts: the texts.
-        sizes, starts: int64, how many tokens each has, and where they begin among all.
-        symbols: the number of every string that a symbol feature has had.
+        sizes, starts: int64, the number of tokens of each text, and the index of its first token in
+            the columns.
+        symbols: the number of each string that a symbol feature has as a value; "" is 0.
     """
 
     def __init__(self, texts: Iterable[Tokens]) -> None:
@@ -67,11 +68,11 @@ class Batch:
         return len(self.texts)
 
     def entries(self, causal: bool) -> Ints:
-        """Count the visible entries of each text's matrix."""
+        """Return the number of visible entries of the matrix of each text."""
         return self.sizes * (self.sizes + 1) // 2 if causal else self.sizes**2
 
     def column(self, key: ColumnKey) -> ColumnArrays:
-        """Return a column of all texts."""
+        """Return a column of all texts; it is computed at the first call."""
         found = self._columns.get(key)
         if found is None:
             with self._lock:
@@ -82,11 +83,11 @@ class Batch:
         return found
 
     def token_ids(self) -> Ints:
-        """Return the symbol of every token string, for ``match``."""
+        """Return the symbol of the string of each token, for ``match``."""
         return self.column(TOKEN).settled
 
     def _feature(self, key: ColumnKey) -> ColumnArrays:
-        """Compute a feature."""
+        """Compute a column of kind ``feature``."""
         if self._analyses is None:
             self._analyses = [Analysis(text) for text in self.texts]
         feature, total = FEATURES[key.name], int(self.starts[-1])
@@ -102,7 +103,7 @@ class Batch:
         return ColumnArrays(settled, known, opened, key.partial, key.pad)
 
     def _test(self, key: ColumnKey) -> ColumnArrays:
-        """Look up a test of a symbol feature in a table of all symbols."""
+        """Compute a column of another kind: test each symbol once, and look up that of each token."""
         base = self.column(ColumnKey(key.name))
         symbols = self.symbols
         table = np.zeros(len(symbols), dtype=np.int32)
@@ -117,7 +118,7 @@ class Batch:
         return ColumnArrays(table.take(base.settled), base.known, opened, base.partial, key.pad)
 
     def _symbols(self, values: Sequence[Value]) -> list[int]:
-        """Turn strings into numbers; new ones get the next free number."""
+        """Return the numbers of strings; a new string gets the next free number."""
         symbols = self.symbols
         return [symbols.setdefault(value, len(symbols)) for value in values]  # type: ignore[arg-type]
 
@@ -128,20 +129,20 @@ def _values(values: Sequence[Value]) -> Sequence[Value]:
 
 @lru_cache(maxsize=TEXTS)
 def batch_of(tokens: Tokens) -> Batch:
-    """Return a batch of one text, kept for when the text comes again."""
+    """Return a batch of one text; the last ``TEXTS`` of them are kept."""
     return Batch([tokens])
 
 
 def features(tokens: Sequence[str] | Tokens, names: Iterable[str]) -> dict[str, list]:
-    """Compute features of a text as lists; exported modules import it.
+    """Compute features of a text as lists. Exported modules import this function.
 
     >>> features(["Un", "do", " it"], ["word_index", "word"])["word"]
     ['undo', 'undo', 'it']
 
     Returns:
-        per feature its n values. One that may not be settled at its position has two lists more:
-        ``word_known``, the token from which on each value is known, and ``word_open``, what a
-        causal query takes for the values that it does not know.
+        per feature, its n values. A feature that reads ``visible`` text, such as ``word``, has two more
+        lists: ``word_known``, per position the first query that knows the value, and ``word_open``,
+        per query the value at positions that it does not know.
     """
     text = tokens if isinstance(tokens, Tokens) else Tokens.from_strings(tokens)
     analysis, lists = Analysis(text), dict[str, list]()
@@ -155,11 +156,11 @@ def features(tokens: Sequence[str] | Tokens, names: Iterable[str]) -> dict[str, 
 
 
 def stack(keys: Sequence[ColumnKey], batch: Batch, causal: bool) -> tuple[Ints, Ints, Ints, Ints]:
-    """Stack columns as the interpreter reads them.
+    """Stack columns into the arrays that the interpreter reads.
 
     Returns:
-        settled, known and open values, int32 (columns, tokens and ``SLACK`` more); and marks, int32
-        (columns, 2): the padding value, and whether ``known`` counts.
+        settled, known and open values, int32 (columns, tokens + ``SLACK``); and marks, int32
+        (columns, 2): the padding value, and whether ``known`` and ``open`` are read.
     """
     settled, known, opened = np.zeros((3, len(keys), int(batch.starts[-1]) + SLACK), dtype=np.int32)
     marks = np.zeros((len(keys), 2), dtype=np.int32)

@@ -1,8 +1,8 @@
-"""Dependencies: what each node of a graph reads, and so how often it must be computed.
+"""Dependencies: what each node of a graph depends on, and so how often it must be computed.
 
-What reads the key alone is one vector of a text, what reads the distance alone is another, and
-what reads the query alone adds the same to a whole row, which softmax takes out again. Only the
-rest is computed for every pair of query and key.
+A node that depends on the key alone is one vector for a text, and one that depends on the distance
+q - k alone is another. A score that depends on the query alone shifts its whole row, so softmax does
+not need it. Only other nodes are computed for every pair of query and key.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from attn_dsl.compiler.operations import CODES, QUANTIFIERS
 
 
 class Stage(IntEnum):
-    """What a node reads."""
+    """What a node depends on."""
 
     CONSTANT = 0
     QUERY = 1
@@ -37,10 +37,10 @@ _SUMS = {CODES["add"], CODES["subtract"]}
 
 
 def stages(graph: Graph) -> list[Stage]:
-    """Return what each node reads.
+    """Return what each node depends on.
 
-    A causal query does not see positions after itself, nor what is settled only later, so
-    ``text(k+1)`` and partial columns read the query too.
+    ``text(k+1)`` in a causal program depends on the query too, because the query may not see position
+    k+1. So does a partial column, whose value the query may not know yet.
 
     >>> from attn_dsl.compiler.lower import lower
     >>> from attn_dsl.dsl.parser import parse
@@ -70,7 +70,7 @@ def stages(graph: Graph) -> list[Stage]:
 
 
 def joined(*stages: Stage) -> Stage:
-    """Return what several nodes read together.
+    """Return what a function of several nodes depends on.
 
     >>> joined(Stage.KEY, Stage.CONSTANT), joined(Stage.KEY, Stage.QUERY)
     (<Stage.KEY: 2>, <Stage.PAIR: 4>)
@@ -80,7 +80,7 @@ def joined(*stages: Stage) -> Stage:
 
 
 def _slope(node: Node, known: list[tuple[int, int] | None]) -> tuple[int, int] | None:
-    """Return what a linear node, or the difference of two that are compared, gains with q and k."""
+    """Return the coefficients of q and k in a linear node, or in the difference of two compared ones."""
     if node.op in _SLOPES:
         return _SLOPES[node.op]
     sign = _SIGNS.get(node.op)
@@ -93,7 +93,7 @@ def _slope(node: Node, known: list[tuple[int, int] | None]) -> tuple[int, int] |
 
 
 def _of_slope(query: int, key: int) -> Stage:
-    """Return what is read by a node that gains so much with the query and with the key."""
+    """Return what a node depends on, given its coefficients of q and k."""
     if key == 0:
         return Stage.CONSTANT if query == 0 else Stage.QUERY
     if query == 0:

@@ -1,4 +1,4 @@
-"""The evaluator: programs on texts, as matrices of attention or as the planes of their weights."""
+"""The evaluator: attention matrices of programs on texts, and the planes that weights multiply."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from attn_dsl.compiler.text_planes import row_words, spread_rows, text_planes
 from attn_dsl.dsl import tree as t
 
 BLOCK = 2304
-"""Entries that are worked on at once, in whole rows: all of a causal text of 64 tokens."""
+"""The most entries of a block of whole rows. A causal text of 64 tokens is one block."""
 GROUP = 64
-"""Programs whose rows are kept at once: with ``BLOCK`` they fit a second-level cache."""
+"""Programs that are evaluated together; their blocks fit in a second-level cache."""
 NO_MATCH = np.zeros((0, 0), dtype=np.int32)
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Whole rows of a text's matrix.
+    """A block of whole rows of the matrix of a text.
 
     Attributes:
         rows: the queries.
-        entries: where they stand among the packed entries of all rows that are computed.
-        word: where they begin in the planes, in words.
+        entries: the entries of these rows among those of all rows that are computed.
+        word: the first word of these rows in the text planes.
     """
 
     rows: range
@@ -41,12 +41,12 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Some rows of some programs' matrices on a text.
+    """A block of rows of the matrices of some programs on a text.
 
     Attributes:
-        programs: whose rows they are.
-        block: which rows.
-        rows: float32 (programs, entries), each padded with zeros to whole vectors.
+        programs: the range of programs.
+        block: the range of rows.
+        rows: float32 (programs, entries), padded with zeros to whole vectors.
     """
 
     programs: slice
@@ -58,18 +58,18 @@ def parts(
     code: Code, n: int, start: int, arrays: tuple[np.ndarray, ...], first: int = 0,
     group: int = GROUP,
 ) -> Iterator[Part]:  # fmt: skip
-    """Evaluate programs on the rows of one text, each part small enough to stay in cache.
+    """Evaluate programs on one text in parts that fit in the cache.
 
     Args:
         code: the programs, without holes.
-        n, start: the tokens of the text, and where they begin in the columns.
-        arrays: the columns (see ``columns.stack``), and the table of matching contexts.
-        first: the first row.
+        n, start: the number of tokens, and the index of the first one in the columns.
+        arrays: the columns (see ``columns.stack``), and the table of ``match``.
+        first: the first row to evaluate.
         group: the most programs of a part.
 
     Yields:
-        Blocks of rows one after the other, and of each all programs, group by group. The array of
-        rows is reused for the next part.
+        the parts: for each block of rows in order, all programs, group by group. The array
+        ``Part.rows`` is overwritten by the next part.
 
     Raises:
         ValueError: a program has holes.
@@ -100,7 +100,7 @@ def _exactly(
     code: Code, n: int, start: int, arrays: tuple[np.ndarray, ...], block: Block, first: int,
     redo: np.ndarray, out: np.ndarray,
 ) -> None:  # fmt: skip
-    """Evaluate some rows in float64, with the largest score of each taken out."""
+    """Evaluate again, in float64, the rows of a block that ``redo`` marks, and write them to ``out``."""
     chosen = np.flatnonzero(redo.any(1))
     here = np.isin(code.owner, first + chosen)
     starts = np.concatenate([[0], np.cumsum(np.diff(code.offsets)[first + chosen])])
@@ -114,7 +114,7 @@ def _exactly(
 
 
 class Plan:
-    """Programs of one visibility on a batch of texts.
+    """Evaluates programs of one visibility on a batch of texts.
 
     >>> from attn_dsl.dsl.parser import parse
     >>> from attn_dsl.dsl.tokens import Tokens
@@ -123,7 +123,7 @@ class Plan:
     array([[1. , 0.5, 0.5]], dtype=float32)
 
     Args:
-        programs: syntax trees, or the code of some.
+        programs: syntax trees, or the code of several programs.
         batch: the texts.
     """
 
@@ -133,19 +133,19 @@ class Plan:
 
     @property
     def causal(self) -> bool:
-        """The visibility of the programs."""
+        """Whether the programs are causal."""
         return self.code.causal
 
     @property
     def size(self) -> int:
-        """How many programs there are."""
+        """The number of programs."""
         return self.code.size
 
     def packed(self, text: int) -> np.ndarray:
-        """Evaluate all programs on one text.
+        """Evaluate all programs on one text, without the entries that queries do not see.
 
         Args:
-            text: its number in the batch.
+            text: the index of the text in the batch.
 
         Returns:
             float32 (programs, entries): the visible entries of each matrix, row by row.
@@ -157,15 +157,15 @@ class Plan:
         return out
 
     def square(self, text: int, out: np.ndarray | None = None) -> np.ndarray:
-        """Evaluate all programs on one text.
+        """Evaluate all programs on one text, as square matrices.
 
         Args:
-            text: its number in the batch.
-            out: where to write, float32 (programs, n or more, n or more), zero where no query sees
-                a key; by default a new array.
+            text: the index of the text in the batch.
+            out: an array to write to, float32 (programs, n or more, n or more); only visible
+                entries are written, so the others should be 0. By default a new array.
 
         Returns:
-            ``out``, whose first n rows and columns are the matrices.
+            ``out``; its first n rows and columns are the matrices.
         """
         n = int(self.batch.sizes[text])
         if out is None:
@@ -176,15 +176,15 @@ class Plan:
         return out
 
     def parts(self, text: int, group: int = GROUP) -> Iterator[Part]:
-        """Evaluate the programs on one text part by part; see ``parts``."""
+        """Evaluate all programs on one text in parts; see the function ``parts``."""
         n, start = int(self.batch.sizes[text]), int(self.batch.starts[text])
         return parts(self.code, n, start, self._arrays(text), 0, group)
 
     def typed_planes(self, text: int, dtype: Any = np.float32) -> tuple[np.ndarray, np.ndarray]:
-        """Compute the planes of one text on all visible entries.
+        """Compute the planes on all visible entries of one text.
 
         Returns:
-            uint8 (truths, entries), and (values, entries) of ``dtype``; ``code.truths`` tells which.
+            the planes of ``code.truths`` as uint8 (planes, entries), the others as ``dtype``.
         """
         made = np.empty((len(self.code.planes), self._entries(text)), dtype=dtype)
         self._planes(text, np.arange(self.batch.sizes[text]), made)
@@ -197,7 +197,8 @@ class Plan:
             rows: per text of the batch, the queries.
 
         Returns:
-            float32 (planes, entries of those rows); ``code.programs`` tells whose they are.
+            float32 (planes, visible entries of these rows of all texts, concatenated);
+            ``code.programs`` has the planes of each program.
         """
         sizes = self.batch.sizes.tolist()
         counts = [
@@ -222,7 +223,7 @@ class Plan:
         return int(self.batch.entries(self.causal)[text])
 
     def prepare(self) -> None:
-        """Make what all texts share, so that threads find it ready."""
+        """Compute the arrays that all texts share, so that threads only read them."""
         self.code.prepare(int(self.batch.sizes.max(initial=0)))
         _ = self._columns
 
@@ -238,7 +239,7 @@ class Plan:
 
 
 def row_blocks(n: int, causal: bool, start: int = 0) -> Iterator[Block]:
-    """Cut the rows of a text into blocks of at most ``BLOCK`` entries, of at least one row."""
+    """Yield the rows of a text from ``start`` on as blocks of at most ``BLOCK`` entries or one row."""
     first, low, word = start, 0, 0
     while first < n:
         last, high = first, low
@@ -251,7 +252,7 @@ def row_blocks(n: int, causal: bool, start: int = 0) -> Iterator[Block]:
 
 
 def aligned(rows: int, entries: int) -> np.ndarray:
-    """Allocate float32 (rows, entries) from the start of a cache line, entries in whole lanes."""
+    """Allocate float32 (rows, entries rounded up to lanes), aligned to a cache line."""
     size = -(-entries // WIDTH) * WIDTH
     room = np.empty(rows * size + WIDTH, dtype=np.float32)
     skip = -room.ctypes.data % 64 // 4
@@ -259,12 +260,17 @@ def aligned(rows: int, entries: int) -> np.ndarray:
 
 
 def padded(entries: int) -> int:
-    """Round up to whole vectors."""
+    """Round a number of entries up to whole vectors of ``WIDTH``."""
     return -(-entries // WIDTH) * WIDTH
 
 
 def unpack(packed: np.ndarray, n: int, causal: bool) -> np.ndarray:
-    """Turn packed entries (…, entries) into square matrices (…, n, n)."""
+    """Turn packed entries (…, entries) into square matrices (…, n, n), 0 where a query sees no key.
+
+    >>> unpack(np.array([1.0, 0.25, 0.75]), 2, True)
+    array([[1.  , 0.  ],
+           [0.25, 0.75]])
+    """
     if not causal:
         return packed.reshape(*packed.shape[:-1], n, n)
     square = np.zeros((*packed.shape[:-1], n, n), dtype=packed.dtype)
@@ -274,7 +280,7 @@ def unpack(packed: np.ndarray, n: int, causal: bool) -> np.ndarray:
 
 
 def pack(square: np.ndarray, causal: bool) -> np.ndarray:
-    """Turn square matrices (…, n, n) into packed entries: those that a query sees, row by row."""
+    """Turn square matrices (…, n, n) into packed entries: the keys that each query sees, row by row."""
     n = square.shape[-1]
     if not causal:
         return square.reshape(*square.shape[:-2], n * n)

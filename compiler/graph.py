@@ -1,7 +1,7 @@
-"""The graph that programs are lowered to: nodes of operations, equal ones once, constants folded.
+"""The graph that programs are lowered to: each node is an operation on earlier nodes.
 
-Everything that runs or writes a program reads this graph. A node is an operation on earlier nodes;
-it is named by its number. ``lower.py`` builds the graph from syntax trees.
+The evaluator and all exports read this graph; ``lower.py`` builds it from syntax trees. A node is
+referred to by its number. Equal nodes are stored once, and constants are folded.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.features import FEATURES
 
 NONE = -1
-"""Stands for no node."""
+"""The number of a missing node: no operand, factor or condition."""
 
 
 class Node(NamedTuple):
-    """An operation (its number), its operands (numbers of nodes), and its constants."""
+    """An operation (its number), its operands a and b (numbers of nodes), its constants x and y."""
 
     op: int
     a: int = NONE
@@ -29,25 +29,26 @@ class Node(NamedTuple):
 
     @property
     def operation(self) -> Operation:
-        """The row of the table of operations."""
+        """The operation, as a row of the table."""
         return ROWS[self.op]
 
     @property
     def operands(self) -> tuple[int, ...]:
-        """The nodes that it reads."""
+        """The numbers of the nodes that it reads."""
         return (self.a, self.b)[: ROWS[self.op].takes]
 
 
 @dataclass(frozen=True, slots=True)
 class ColumnKey:
-    """A column of a text: a feature of every token, or a test of a symbol feature.
+    """A column of a text: an integer per token, a feature or a test of a symbol feature.
 
     Attributes:
-        name: of the feature.
-        kind: ``feature``: its value; ``in``: whether it is in a set; ``weight``: its weight in a
-            set, in hundredths; ``starts`` and ``ends``: whether it begins or ends with a string.
-        elements: of the set, with their weights in hundredths; or the one string of an affix.
-        label: how the program writes the set, for printers.
+        name: the name of the feature.
+        kind: ``feature``: its value; ``in``: whether the symbol is in a set; ``weight``: its weight
+            in a set, in hundredths; ``starts``, ``ends``: whether it starts or ends with a string.
+        elements: the elements of the set with an integer each: the weight in hundredths for
+            ``weight``, else 1. For ``starts`` and ``ends``, the one string.
+        label: the name of the set in the program, for exports; "" if it is written out.
     """
 
     name: str
@@ -56,7 +57,7 @@ class ColumnKey:
     label: str = field(default="", compare=False)
 
     def value(self, symbol: str) -> int:
-        """Apply the test to the value of the feature.
+        """Return the entry of the column for a symbol; only for kinds other than ``feature``.
 
         >>> ColumnKey("word", "ends", frozenset({("ing", 1)})).value("going")
         1
@@ -68,17 +69,17 @@ class ColumnKey:
 
     @property
     def truth(self) -> bool:
-        """Whether its values are 0 and 1 for false and true."""
+        """Whether its values are truth values, 0 or 1."""
         return self.kind in ("in", "starts", "ends") or FEATURES[self.name].type == "bool"
 
     @property
     def partial(self) -> bool:
-        """Whether a causal query may not know the value at a key that it sees."""
+        """Whether a causal query may not yet know the value at a key that it sees."""
         return FEATURES[self.name].reads == "visible"
 
     @property
     def pad(self) -> int:
-        """The value at a position that the query does not see; the empty string is symbol 0."""
+        """The value at a position that the query does not see. The empty string is symbol 0."""
         pad = FEATURES[self.name].pad
         if isinstance(pad, str):
             return 0 if self.kind == "feature" else self.value(pad)
@@ -86,7 +87,7 @@ class ColumnKey:
 
 
 class Factor(NamedTuple):
-    """What a weight multiplies: a function (see ``REALS``) of a node."""
+    """A factor of a term: a real function (one of ``REALS``) of a node."""
 
     node: int
     function: str = ""
@@ -97,10 +98,10 @@ class Term(NamedTuple):
     """A lowered term of a program.
 
     Attributes:
-        factors: none, one or two, which are multiplied. For a table: its integer.
-        condition: the node that must be true; NONE where there is no condition.
-        bounds: where the steps of a table begin; empty for other terms.
-        source: the term of the syntax tree.
+        factors: none, one or two factors, whose product the weight multiplies. For a table: its integer.
+        condition: the node where the term is not 0; NONE for a term without condition.
+        bounds: the lower bounds of the steps of a table; empty for other terms.
+        source: the term in the syntax tree.
     """
 
     factors: tuple[Factor, ...]
@@ -113,9 +114,9 @@ class Graph:
     """Programs of one visibility as one graph.
 
     Attributes:
-        causal: the visibility.
-        nodes: operands before what reads them.
-        columns: the columns that the nodes read, numbered.
+        causal: whether the programs are causal.
+        nodes: the nodes; each operand comes before the nodes that read it.
+        columns: the columns that the nodes read, with their numbers.
         programs: the terms of each program.
         heads: the syntax tree of each program.
     """
@@ -130,19 +131,19 @@ class Graph:
 
     @property
     def keys(self) -> tuple[ColumnKey, ...]:
-        """The columns by number."""
+        """The columns in the order of their numbers."""
         return tuple(self.columns)
 
     def column(self, key: ColumnKey) -> int:
-        """Number a column."""
+        """Return the number of a column; add it if it is new."""
         return self.columns.setdefault(key, len(self.columns))
 
     def constant(self, value: int) -> int:
-        """Add a constant."""
+        """Return the node of a constant."""
         return self.add(_CONSTANT, x=value)
 
     def add(self, op: int, a: int = NONE, b: int = NONE, x: int = 0, y: int = 0) -> int:
-        """Add a node, unless there is an equal one or its value is known; return its number."""
+        """Return the node of an operation: an equal one, a constant if it can be folded, or a new one."""
         row = ROWS[op]
         if row.value is not None:
             first = self.nodes[a]
@@ -162,7 +163,7 @@ class Graph:
         return number
 
     def closure(self, roots: set[int]) -> list[int]:
-        """Return some nodes and all that they are computed from, in order."""
+        """Return some nodes and all nodes that they depend on, sorted."""
         inside = set(roots)
         for number in range(max(roots, default=-1), -1, -1):
             if number in inside:
@@ -171,10 +172,10 @@ class Graph:
 
     @cached_property
     def needs_match(self) -> bool:
-        """Whether any node counts matching contexts."""
+        """Whether any node is a ``match``."""
         return any(node.op == CODES["match"] for node in self.nodes)
 
 
 _CONSTANT, _NEGATION = CODES["constant"], CODES["negation"]
 _CONNECTIVES = {CODES["both"]: 1, CODES["either"]: 0}
-"""The truth value that changes nothing, by connective."""
+"""The neutral truth value of each connective."""

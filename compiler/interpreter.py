@@ -1,16 +1,16 @@
-"""The interpreter: compiled loops that run the graph of any programs, one row of keys at a time.
+"""The interpreter: compiled loops that run the graph of any program for one query at a time.
 
-A row belongs to one query. Each node has a register: one 32-bit integer for each key that the
-query sees. So all registers of a row stay in cache, and no Numba function is compiled for a
-program. What is here works on the arrays of ``code.Code`` and of a text's columns:
+Each node has a register: an int32 array with one entry per key that the query sees. The registers of
+one query fit in the cache, and a new program needs no compiling. The loops work on the arrays of
+``code.Code`` and of the columns of a text:
 
     instructions    int32 (nodes, 5): operation, operands a and b, constants x and y
-    planes          int32 (planes, 5): register, condition (-1: none), function, and the register
-                    (-1: none) and function of a second factor
-    functions       float64 (functions, 2 + length): kind, rate, and values at 0, 1, 2, …
-    settled, known, opened   int32 (columns, tokens and 16 more), see ``dsl.features.Column``
-    marks           int32 (columns, 2): padding value, and whether ``known`` counts
-    match           int32 (n, n): matching contexts, or (0, 0) where no node asks for them
+    planes          int32 (planes, 5): node of the first factor, node of the condition (-1: none),
+                    function of the first factor, node (-1: none) and function of the second
+    functions       float64 (functions, 2 + length): number in ``REALS``, rate, values at 0, 1, …
+    settled, known, opened   int32 (columns, tokens + 16), see ``dsl.features.Column``
+    marks           int32 (columns, 2): padding value, and whether ``known`` is read
+    match           int32 (n, n), see ``match_table``; (0, 0) if no node is a ``match``
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from attn_dsl.compiler.simd import WIDTH, settle
 from attn_dsl.dsl.limits import LEAST_MASS, MATCH_LIMIT, TERM_LIMIT
 
 END = np.int32(np.iinfo(np.int32).max)
-"""After all positions."""
+"""A number after all positions."""
 
 CONST, QUERY, KEY = CODES["constant"], CODES["query"], CODES["key"]
 COLUMN_QUERY, COLUMN_KEY, COLUMN = CODES["column_query"], CODES["column_key"], CODES["column"]
@@ -37,13 +37,13 @@ MATCH, ANY, COUNT = CODES["match"], CODES["any"], CODES["count"]
 NEAREST, FIRST, LAST = CODES["nearest"], CODES["first"], CODES["last"]
 _PLAIN, _HUNDREDTHS = REALS.index(""), REALS.index("hundredths")
 _CHAINED: dict[str, Any] = {**LEAN, "cache": False}
-"""For functions made of the table: they are kept on disk with the functions that call them."""
+"""For functions made from the table: Numba caches them with the functions that call them."""
 
 
 def _dispatch(arguments: str, branches: dict[int, str], functions: dict[str, Any]) -> Any:
-    """Make a compiled function of ``kind`` and other arguments, with a statement for each kind.
+    """Compile a function of ``kind`` and other arguments that runs one statement for each kind.
 
-    It is written as one chain of choices, which the compiler turns into a table of jumps.
+    Its source is one chain of ``if``, which LLVM turns into a jump table.
     """
     chain = "".join(f" if kind == {kind}:\n  {text}\n" for kind, text in branches.items())
     source = f"def dispatched(kind, {arguments}):\n{chain}"
@@ -65,7 +65,7 @@ apply_operation = _dispatch(
 
 
 def _real(name: str) -> Callable[[int, float], float]:
-    """Return a function of a term as a function of a whole number and a rate."""
+    """Return a function of ``REALS`` as a Python function of an integer and a rate."""
     least, formula = real_formula(name)
     x = "x" if least is None else f"max(x, {least})"
     inside = re.sub(r"\bx\b", f"float({x})", formula)
@@ -82,7 +82,7 @@ real_value = _dispatch(
 
 @njit(**COMPILED)
 def match_table(tokens):
-    """Count for all pairs of positions how many tokens ending there are the same, int32 (n, n)."""
+    """Return the lengths of the equal runs of tokens that end at each pair of positions, int32 (n, n)."""
     n = tokens.shape[0]
     table = np.zeros((n, n), dtype=np.int32)
     for i in range(n):
@@ -92,7 +92,7 @@ def match_table(tokens):
 
 @njit(**LEAN)
 def extend_match(tokens, table, i):
-    """Fill the row and the column of token ``i`` in a table of matching contexts."""
+    """Fill row and column ``i`` of a table of ``match_table``, given those before."""
     for j in range(i + 1):
         found = 0
         if tokens[j] == tokens[i]:
@@ -104,7 +104,7 @@ def extend_match(tokens, table, i):
 
 @njit(**LEAN)
 def _search(op, row, q, keys):
-    """Evaluate a quantifier over a row of truth values, the query's own position left out."""
+    """Evaluate a quantifier over the truth values of a row, without the query's own position."""
     count = 0
     first = -1
     last = -1
@@ -128,16 +128,16 @@ def _search(op, row, q, keys):
 
 @njit(**COMPILED)
 def room(instructions, n):
-    """Make registers for rows of up to ``n`` keys, int32 (nodes, whole vectors)."""
+    """Allocate registers for rows of up to ``n`` keys, int32 (nodes, n rounded up to vectors + 1)."""
     width = (n + 2 * WIDTH - 1) // WIDTH * WIDTH
     return np.zeros((instructions.shape[0], width), dtype=np.int32)
 
 
 @njit(**LEAN)
 def run_row(instructions, chosen, registers, q, keys, start, settled, known, opened, marks, match):
-    """Run the chosen nodes for one query; then ``registers[i, :keys]`` holds their values.
+    """Compute the chosen nodes for query ``q``: the values of node i go to ``registers[i, :keys]``.
 
-    Registers have room for whole vectors of keys, and for one more: loops run to their end.
+    Loops run over whole vectors, so entries after ``keys`` are overwritten too.
     """
     wide = (keys + WIDTH - 1) // WIDTH * WIDTH
     for i in chosen:
@@ -199,7 +199,7 @@ def run_row(instructions, chosen, registers, q, keys, start, settled, known, ope
 
 @njit(**LEAN)
 def _apply(function, row, keys, multiply, out):
-    """Apply a function to a register: write its values to ``out``, or multiply by them."""
+    """Apply a function to a register: write the values to ``out``, or multiply ``out`` by them."""
     kind = int(function[0])
     if kind in (_PLAIN, _HUNDREDTHS):
         unit = 1.0 if kind == _PLAIN else 0.01
@@ -219,7 +219,7 @@ def _apply(function, row, keys, multiply, out):
 
 @njit(**LEAN)
 def fill_plane(plane, functions, registers, keys, out):
-    """Compute what a weight multiplies on a row: its factors, where its condition holds."""
+    """Compute one row of a plane: the product of its factors where its condition holds, else 0."""
     condition = plane[1]
     _apply(functions[plane[2]], registers[plane[0]], keys, False, out)
     if plane[3] >= 0:
@@ -232,7 +232,7 @@ def fill_plane(plane, functions, registers, keys, out):
 
 @njit(**LEAN)
 def normalise(scores, keys, linear, out):
-    """Turn a row of scores (logits or masses) into weights that sum to 1."""
+    """Turn a row of scores (logits, or masses if ``linear``) into weights that sum to 1."""
     total = 0.0
     if linear:
         for k in range(keys):
@@ -256,7 +256,7 @@ def normalise(scores, keys, linear, out):
 
 @njit(**LEAN)
 def score_row(used, weights, linear, planes, functions, registers, keys, values, scores):
-    """Sum the weighted planes of one program on a row, each within what a term may add."""
+    """Compute a row of scores of one program: the sum of its weighted planes, each clipped."""
     scores[:keys] = 0.0
     for i in range(used.shape[0]):
         w = weights[i]
@@ -272,12 +272,13 @@ def evaluate_rows(
     instructions, planes, functions, used, weights, offsets, linear, causal, n, start,
     settled, known, opened, marks, match, wanted, first, out,
 ):  # fmt: skip
-    """Evaluate those rows of programs on one text that are wanted, in float64.
+    """Evaluate chosen rows of programs on one text in float64.
 
     Args:
-        used, weights, offsets: the planes of each program, their weights, where each begins.
-        wanted: bool (programs, rows), the rows from ``first`` on.
-        out: (programs, entries), the visible entries of those rows, row by row.
+        used, weights, offsets: as in ``code.Code``.
+        n, start: the number of tokens, and the index of the first one in the columns.
+        wanted: bool (programs, rows), which of the rows from ``first`` on to evaluate.
+        out: (programs, entries), the visible entries of these rows, row by row; others stay.
     """
     registers = room(instructions, n)
     every = np.arange(instructions.shape[0])
@@ -307,7 +308,7 @@ def planes_of_rows(
     instructions, planes, functions, causal, rows, n, start, settled, known, opened, marks, match,
     out,
 ):  # fmt: skip
-    """Compute all planes on some rows of a text into ``out`` (planes, entries of the rows)."""
+    """Write some rows of all planes to ``out``, (planes, visible entries of these rows)."""
     registers = room(instructions, n)
     every = np.arange(instructions.shape[0])
     at = 0

@@ -1,7 +1,7 @@
-"""Kernels: programs in use, each compiled to machine code of its own.
+"""Kernels: programs that Numba compiles to a machine-code function each.
 
-Compiling takes about half a second, once for a program and a process. Calling a ``Program`` needs
-no compiling; a kernel is for code that wants one compiled function.
+Compiling takes about half a second, once per program in each process: nothing is kept on disk.
+Calling a ``Program`` needs no compiling; a kernel is for callers that need a compiled function.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from attn_dsl.compiler.program import Program
 from attn_dsl.dsl.tokens import Tokens
 
 KEPT = 64
-"""How many compiled functions are kept: Numba never frees one (about 1 MiB each)."""
+"""The number of compiled functions that are kept. Numba never frees one (about 1 MiB each)."""
 
 
 class Kernel:
-    """A program compiled to one function.
+    """A program as a function compiled by Numba; a call returns its attention matrix on a text.
 
     >>> from attn_dsl.compiler.program import parse
     >>> kernel = Kernel(parse("head first causal:\\n    1000 where k == 0"))
@@ -31,13 +31,13 @@ class Kernel:
            [1., 0.]], dtype=float32)
 
     Attributes:
-        program: what it computes.
-        source: the function as Python text.
-        columns: the features that it reads.
-        function: the compiled function; its source says what it takes.
+        program: the program.
+        source: the function as Python source; its docstring describes the arguments.
+        columns: the columns that the function reads.
+        function: the compiled function.
 
     Args:
-        program: without holes.
+        program: a program without holes.
 
     Raises:
         InputError: a weight is still a hole.
@@ -52,7 +52,7 @@ class Kernel:
         """Compute the attention matrix on a text.
 
         Args:
-            tokens: decoded token strings, in which a leading space starts a word.
+            tokens: decoded token strings; a leading space starts a word.
 
         Returns:
             float32 (n, n), one row per query; each row sums to 1.
@@ -65,14 +65,14 @@ class Kernel:
         return out
 
     def packed(self, batch: Batch, text: int) -> np.ndarray:
-        """Compute the visible entries on one text of a batch.
+        """Compute the visible entries of the matrix on one text of a batch.
 
         Args:
-            batch: texts whose features are computed once for all kernels.
-            text: its number in the batch.
+            batch: texts, whose columns all kernels share.
+            text: the index of the text in the batch.
 
         Returns:
-            float32 (entries,): what each query sees, row by row.
+            float32 (entries,): the keys that each query sees, row by row.
         """
         out = np.empty(int(batch.entries(self.program.causal)[text]), dtype=np.float32)
         self._run(batch, text, 0, out)
@@ -90,10 +90,10 @@ class Kernel:
 
 @lru_cache(maxsize=KEPT)
 def compiled(source: str) -> Callable[..., None]:
-    """Compile the function ``kernel`` of a source.
+    """Compile the function ``kernel`` of a Python source.
 
     Args:
-        source: what ``KernelWriter`` has written. It is run, so it must come from nowhere else.
+        source: a source written by ``KernelWriter``. It is executed, so never pass any other.
     """
     from numba import njit, types
 

@@ -1,4 +1,4 @@
-"""Lowering: the one translation of a program's syntax tree to the graph of operations."""
+"""Lowering: the only translation of syntax trees to the graph of operations."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BOTH, _EITHER, _MATCH, _COLUMN = CODES["both"], CODES["either"], CODES["match"]
 
 
 def lower(programs: Sequence[t.Head]) -> Graph:
-    """Lower programs of one visibility to one graph, in which they share equal nodes.
+    """Lower programs of one visibility to one graph, in which equal nodes are shared.
 
     >>> from attn_dsl.dsl.parser import parse
     >>> graph = lower([parse("head previous causal:\\n 1 where k == q-1")])
@@ -71,7 +71,7 @@ class _Lowering:
         value, factors = term.value, []
         for part in (value.left, value.right) if isinstance(value, t.Product) else (value,):
             if isinstance(part, t.Weight) and self.literal(part.set).weights is None:
-                member = self.member(part.value, part.set)  # 0 or 1: a condition
+                member = self.member(part.value, part.set)  # its weights are 0 and 1: a condition
                 condition = member if condition == NONE else self.add(_BOTH, condition, member)
             else:
                 factors.append(self.factor(part))
@@ -89,13 +89,13 @@ class _Lowering:
         return Factor(self.integer(node))
 
     def literal(self, chosen: t.SetName | t.SetLiteral) -> t.SetLiteral:
-        """Return a set: one that is written out, of the program, or else of the lexicon."""
+        """Return a set that is written out, defined by the program, or else in the lexicon."""
         if isinstance(chosen, t.SetLiteral):
             return chosen
         return self.sets.get(chosen.name) or lexicon_literal(chosen.name)
 
     def load(self, key: ColumnKey, position: t.Int) -> int:
-        """Add a column at a position."""
+        """Return the node that reads a column at a position."""
         column = self.graph.column(key)
         if isinstance(position, t.Position):
             return self.add(_POSITIONS[position.variable][1], x=position.shift, y=column)

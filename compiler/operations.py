@@ -1,8 +1,8 @@
-"""The table of operations: what a lowered program is made of, and how each target writes it.
+"""The table of operations: what a node of the graph may compute, and how each export writes it.
 
-A program is lowered to a graph of these (``graph.py``). Its evaluator and all printers read this
-table, so that an operation is one row of it. Whole numbers and truth values are integers; a truth
-value is 0 or 1. ``a`` and ``b`` stand for operands, ``x`` and ``y`` for constants of the node.
+A program is lowered to a graph of operations (``graph.py``). The interpreter and all exports are made
+from this table. All values are integers; false and true are 0 and 1. ``a`` and ``b`` are the operands
+of an operation, ``x`` and ``y`` the constants of its node.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from attn_dsl.dsl.functions import FUNCTIONS
 Type = Literal["int", "bool", "symbol"]
 
 ATOM, UNARY, SUM, CONJUNCTION, DISJUNCTION, COMPARISON = range(5, -1, -1)
-"""How tightly an expression binds in Python, a comparison the loosest."""
+"""Binding strength of an expression in Python; a comparison binds the loosest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A row of the table.
+    """An operation: a row of the table.
 
     Attributes:
-        name: what it is called here and in the interpreter.
-        takes: how many operands it has.
-        type: of its result.
-        value: its meaning on whole numbers, as a function of a, b, x, y; Numba compiles it. None
-            for what reads positions, columns or whole rows: the interpreter spells these out.
-        array: as Python source that NumPy and torch read, which are written ``xp``.
-        scalar: as Python source that Numba reads; "" where it is the same.
-        level: how tightly the source binds, so that parentheses are written where they are needed.
-        latex: as LaTeX.
-        commutes: whether a and b may change places.
+        name: its name; ``CODES`` has its number.
+        takes: the number of operands.
+        type: the type of the result.
+        value: its result on integers, as a function of a, b, x, y that Numba compiles. None if it
+            reads positions, columns or whole rows: ``interpreter.run_row`` has a branch for it.
+        array: Python source for NumPy and torch arrays, with ``xp`` for the module.
+        scalar: Python source for numbers, which Numba compiles; "" if equal to ``array``.
+        level: the binding strength of the source, which decides on parentheses.
+        latex: LaTeX source.
+        commutes: whether a and b may be swapped.
     """
 
     name: str
@@ -55,7 +55,7 @@ _ROWS = [
     Operation("column_query", 0, "int"),  # column y at q + x
     Operation("column_key", 0, "int"),  # column y at k + x
     Operation("column", 1, "int"),  # column y at position a
-    Operation("match", 2, "int"),  # how many tokens ending at two positions are the same
+    Operation("match", 2, "int"),  # length of the equal runs of tokens that end at a and b
     # Arithmetic of whole numbers.
     Operation("add", 2, "int", lambda a, b, x, y: a + b, "{a} + {b}", "", SUM, "{a} + {b}", True),
     Operation("subtract", 2, "int", lambda a, b, x, y: a - b, "{a} - {b}", "", SUM, "{a} - {b}"),
@@ -87,7 +87,8 @@ _ROWS = [
               r"{a} \lor {b}", True),
     Operation("negation", 1, "bool", lambda a, b, x, y: 1 - a, "~{a}", "(not {a})", UNARY,
               r"\lnot {a}"),
-    # Quantifiers over the other keys that a query sees; a is what they search.
+    # Quantifiers over the keys that a query sees, except its own; a is the predicate. Keep them last:
+    # the interpreter treats all operations from ``any`` on as quantifiers.
     Operation("any", 1, "bool"),
     Operation("count", 1, "int"),
     Operation("nearest", 1, "int"),
@@ -96,17 +97,17 @@ _ROWS = [
 ]  # fmt: skip
 
 CODES: dict[str, int] = {row.name: code for code, row in enumerate(_ROWS)}
-"""The number of each operation in the interpreter."""
+"""The number of each operation, by name."""
 ROWS: tuple[Operation, ...] = tuple(_ROWS)
 """All operations by number."""
 QUANTIFIERS = ("any", "count", "nearest", "first", "last")
 
 REALS = ("", "hundredths", *FUNCTIONS)
-"""What a term may make of a whole number, by number: itself, a hundredth of it, or a function."""
+"""The real functions of an integer in terms: itself, a hundredth of it, or a term function."""
 
 
 def real_formula(name: str) -> tuple[int | None, str]:
-    """Return what a function of a term computes: the least argument that counts, and a formula.
+    """Return a function of ``REALS`` as its least argument (None: no bound) and a formula of ``x``.
 
     >>> real_formula("log"), real_formula("hundredths")
     ((1, 'xp.log(x)'), (None, 'x / 100.0'))
@@ -117,7 +118,7 @@ def real_formula(name: str) -> tuple[int | None, str]:
 
 
 def real_value(name: str, x: int, rate: float) -> float:
-    """Apply a function of a term to a whole number.
+    """Apply a function of ``REALS`` to an integer.
 
     >>> real_value("hundredths", 25, 0.0)
     0.25
@@ -128,9 +129,9 @@ def real_value(name: str, x: int, rate: float) -> float:
 
 
 def real_bound(name: str, largest: float) -> float:
-    """Return the largest magnitude of a function of a term where its argument has at most this.
+    """Bound the magnitude of a function of ``REALS``, given the largest magnitude of its argument.
 
-    >>> real_bound("inv", math.inf), real_bound("hundredths", 250)
+    >>> real_bound("inv", 1e6), real_bound("hundredths", 250)
     (1.0, 2.5)
     """
     if name in FUNCTIONS:

@@ -1,4 +1,4 @@
-"""Programs that can be called: a checked syntax tree that turns tokens into a matrix."""
+"""Programs: checked syntax trees that can be called with tokens to get an attention matrix."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Program:
 
     Attributes:
         tree: the syntax tree.
-        facts: what the checker knows of it: nodes, cost, holes, lookahead.
+        facts: what the checker knows of it: nodes, cost, holes, lookahead (see ``dsl.check.Facts``).
     """
 
     def __init__(self, tree: t.Head, facts: Facts) -> None:
@@ -43,35 +43,39 @@ class Program:
 
     @classmethod
     def from_tree(cls, tree: t.Head, *, allow_lookahead: bool = False) -> Program:
-        """Check a tree and make a program of it."""
+        """Make a program from a syntax tree.
+
+        Raises:
+            ProgramError: the tree is not a valid program.
+        """
         facts = check(tree, source=show(tree), name=tree.name, allow_lookahead=allow_lookahead)
         return cls(tree, facts)
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """The name of the head."""
         return self.tree.name
 
     @property
     def causal(self) -> bool:
-        """Whether a query sees only the keys up to itself."""
+        """Whether a query sees only the keys up to its own position."""
         return self.tree.causal
 
     @property
     def nodes(self) -> int:
-        """Its complexity."""
+        """The complexity: nodes of the syntax tree, plus one per element of its sets."""
         return self.facts.nodes
 
     @property
     def source(self) -> str:
-        """Its canonical source."""
+        """The source in canonical form."""
         return show(self.tree)
 
     def __call__(self, tokens: Sequence[str] | Tokens) -> np.ndarray:
         """Compute the attention matrix on a text.
 
         Args:
-            tokens: decoded token strings, in which a leading space starts a word.
+            tokens: decoded token strings; a leading space starts a word.
 
         Returns:
             float32 (n, n), one row per query; each row sums to 1.
@@ -89,7 +93,7 @@ class Program:
 
     @cached_property
     def code(self) -> Code:
-        """The program as the evaluator runs it.
+        """The lowered program, which the evaluator runs.
 
         Raises:
             InputError: a weight is still a hole.
@@ -121,7 +125,7 @@ class Program:
 
 @lru_cache(maxsize=512)
 def _tokens(strings: tuple[str, ...]) -> Tokens:
-    """Make tokens of strings; those of texts that come again are kept."""
+    """Make tokens from strings; recent results are kept."""
     return Tokens.from_strings(strings)
 
 
@@ -132,13 +136,13 @@ def parse(
     allow_lookahead: bool = False,
     max_nodes: int = MAX_NODES,
 ) -> Program:
-    """Parse and check a program.
+    """Parse and check the source of a program; ``name`` stands for it in error messages.
 
     >>> parse("head first causal:\\n    3 where k == 0")
     <Program first: 5 nodes>
 
     Raises:
-        ProgramError: it is not valid; the message shows the place, the reason and the remedy.
+        ProgramError: it is not valid; the message shows the place, the reason and a remedy.
     """
     tree = parse_tree(source, name)
     facts = check(
@@ -152,13 +156,17 @@ def load(path: str | Path, *, allow_lookahead: bool = False, max_nodes: int = MA
 
     Raises:
         InputError: the file cannot be read.
-        ProgramError: it holds no valid program.
+        ProgramError: it does not hold a valid program.
     """
     return parse(read_source(path), str(path), allow_lookahead=allow_lookahead, max_nodes=max_nodes)
 
 
 def read_source(path: str | Path) -> str:
-    """Read a program's text from a file, with errors that name it."""
+    """Read the source of a program from a file.
+
+    Raises:
+        InputError: the file cannot be read; the message names it.
+    """
     try:
         return Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -1,8 +1,8 @@
-"""Lanes: sixteen float32 numbers side by side in one variable of a Numba function.
+"""Lanes: vectors of sixteen float32 numbers in Numba functions.
 
-Numba's loop vectoriser uses half of a processor's 512-bit vectors, and takes the ends of short
-rows one entry at a time. Code written in lanes is compiled to the widest vectors there are. Where
-Numba is switched off, the same functions work on NumPy arrays of sixteen.
+The loop vectoriser of Numba uses half of a 512-bit vector, and handles the ends of short rows one
+entry at a time. Code written in lanes compiles to the widest vectors of the processor. If Numba is
+switched off, the same functions work on NumPy arrays of sixteen numbers.
 
     >>> import numpy as np
     >>> from numba import njit
@@ -12,7 +12,7 @@ Numba is switched off, the same functions work on NumPy arrays of sixteen.
     >>> sum_of_products(np.ones(16, np.float32), np.arange(16, dtype=np.float32))
     120.0
 
-Truth values are kept as bits, sixteen to a word of type uint16, the first lane lowest.
+Truth values are bits, sixteen in a word of type uint16; the lowest bit is the first lane.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from numba.core.typing.templates import ConcreteTemplate, infer_global
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
 WIDTH = 16
-"""How many lanes there are."""
+"""The number of lanes."""
 
 _FLOAT, _INT, _WORD = ir.FloatType(), ir.IntType(32), ir.IntType(WIDTH)
 _FLOATS, _INTS, _BITS = (ir.VectorType(kind, WIDTH) for kind in (_FLOAT, _INT, ir.IntType(1)))
@@ -54,13 +54,13 @@ class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
 
 
 def _compiled(emit, result, *kinds):
-    """Give a Python function its LLVM code; without compilation it stays what it is.
+    """Return a decorator that gives a Python function LLVM code; without Numba it does nothing.
 
     Args:
-        emit: writes the code, given the builder and the arguments. In place of an array it is
-            given a function from the number of an entry to its address.
-        result, kinds: Numba types of the result and the arguments. In place of an array's type,
-            the LLVM type of what is at an address.
+        emit: writes the code, given an LLVM builder and the arguments. An array is passed as a
+            function from the index of an entry to its address.
+        result, kinds: the Numba types of the result and of the arguments; for an array, the LLVM
+            type of the vector at an address.
     """
     arrays = [isinstance(kind, ir.Type) for kind in kinds]
 
@@ -88,14 +88,14 @@ def _compiled(emit, result, *kinds):
 
 
 def _every(b, number):
-    """Return lanes that all hold one number."""
+    """Return LLVM code of lanes that all hold one number."""
     empty = ir.Constant(ir.VectorType(number.type, WIDTH), ir.Undefined)
     first = b.insert_element(empty, number, _INT(0))
     return b.shuffle_vector(first, empty, ir.Constant(_INTS, [0] * WIDTH))
 
 
 def _call(b, name, result, *args, flags=_FAST):
-    """Call one of LLVM's own functions of lanes."""
+    """Return LLVM code that calls an intrinsic function on lanes."""
     kind = ir.FunctionType(result, [value.type for value in args])
     known = b.module.declare_intrinsic(f"llvm.{name}.v{WIDTH}f32", fnty=kind)
     return b.call(known, args, fastmath=flags)
@@ -103,13 +103,13 @@ def _call(b, name, result, *args, flags=_FAST):
 
 @_compiled(lambda b, array, at: b.load(array(at), align=4), LANES, _FLOATS, _AT)
 def load(array, at):
-    """Read the lanes that begin at an entry of a float32 array."""
+    """Read sixteen entries of a float32 array from index ``at`` on."""
     return array[at : at + WIDTH].copy()
 
 
 @_compiled(lambda b, array, at, x: b.store(x, array(at), 4), types.void, _FLOATS, _AT, LANES)
 def store(array, at, lanes):
-    """Write lanes to a float32 array from an entry on."""
+    """Write lanes to a float32 array from index ``at`` on."""
     array[at : at + WIDTH] = lanes
 
 
@@ -121,25 +121,25 @@ def spread(number):
 
 @_compiled(lambda b, x: _call(b, "vector.reduce.fadd", _FLOAT, _FLOAT(0), x), _REAL, LANES)
 def total(lanes):
-    """Sum the lanes."""
+    """Return the sum of the lanes."""
     return lanes.sum()
 
 
 @_compiled(lambda b, x: _call(b, "vector.reduce.fmax", _FLOAT, x, flags=_MAX), _REAL, LANES)
 def largest(lanes):
-    """Take the largest of the lanes."""
+    """Return the largest lane."""
     return lanes.max()
 
 
 @_compiled(lambda b, x, y: b.select(b.fcmp_ordered("<", x, y), x, y), LANES, LANES, LANES)
 def minimum(a, b):
-    """Take the smaller of two, lane by lane."""
+    """Return the smaller of a and b in each lane."""
     return np.minimum(a, b)
 
 
 @_compiled(lambda b, x, y: b.select(b.fcmp_ordered(">", x, y), x, y), LANES, LANES, LANES)
 def maximum(a, b):
-    """Take the larger of two, lane by lane."""
+    """Return the larger of a and b in each lane."""
     return np.maximum(a, b)
 
 
@@ -156,19 +156,19 @@ def _exponential(b, x):
 
 @_compiled(_exponential, LANES, LANES)
 def exponential(lanes):
-    """Compute exp of numbers within +-80, to a relative error of 1e-7 and their rounding."""
+    """Return exp of each lane, for numbers within +-80; relative error 1e-7 plus float32 rounding."""
     return np.exp(lanes)
 
 
 @_compiled(lambda b, words, at: b.bitcast(b.load(words(at), align=2), _BITS), HOLDS, _WORD, _AT)
 def holds(words, at):
-    """Read a word of truth values."""
+    """Read the word at index ``at`` as sixteen truth values."""
     return words[at] >> np.arange(WIDTH, dtype=np.uint16) & 1 != 0
 
 
 @_compiled(lambda b, chosen, x, y: b.select(chosen, x, y), LANES, HOLDS, LANES, LANES)
 def pick(chosen, a, b):
-    """Take lanes of ``a`` where the truth values hold, and of ``b`` elsewhere."""
+    """Return the lanes of ``a`` where ``chosen`` is true, and of ``b`` elsewhere."""
     return np.where(chosen, a, b)
 
 
@@ -178,7 +178,7 @@ def _word(b, numbers, at):
 
 @_compiled(_word, types.uint16, _INTS, _AT)
 def word(numbers, at):
-    """Make a word of truth values of those of sixteen int32 numbers that are not 0."""
+    """Return a word whose bits say which of sixteen int32 numbers from ``at`` on are not 0."""
     lanes = numbers[at : at + WIDTH] != 0
     return (lanes << np.arange(WIDTH, dtype=np.uint16)).sum(dtype=np.uint16)
 
@@ -191,7 +191,7 @@ def _settle(b, out, to, settled, known, at, now, open_value):
 
 @_compiled(_settle, types.void, _INTS, _AT, _INTS, _INTS, _AT, types.int32, types.int32)
 def settle(out, to, settled, known, at, now, open_value):
-    """Copy sixteen int32 numbers of arrays taken as flat; those known after ``now`` are open."""
+    """Copy sixteen entries of a flattened column; write ``open_value`` where ``known`` > ``now``."""
     found, when = (part.reshape(-1)[at : at + WIDTH] for part in (settled, known))
     out.reshape(-1)[to : to + WIDTH] = np.where(when <= now, found, open_value)
 

@@ -1,9 +1,9 @@
-"""Softmax: programs evaluated from shared planes of a text, many programs at a time.
+"""Softmax: evaluates many softmax programs at once, from planes of a text that they share.
 
-The mass of a pair is the exponential of its score; divided by the sum of its row it is the weight.
-A sum of scores is a product of masses. So a predicate multiplies a mass by a constant, and what
-reads the key or the distance alone needs an exponential for each token, not for each pair. Where
-all masses of a row are too small for float32, the row is left to ``interpreter``.
+The *mass* of a pair is exp(score); the mass divided by the sum over its row is the weight. A sum of
+scores is a product of masses: a true predicate multiplies the mass by a constant, and planes by key
+or by distance need one exponential per token, not per pair. Rows whose masses are all too small for
+float32 are left to ``interpreter``.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from attn_dsl.compiler.simd import (
 )
 
 BLOCK = 1024
-"""Entries that are worked on at once, in whole rows, where planes are float32."""
+"""The most entries of a block of whole rows (at least one row)."""
 SCORE_RANGE = 100.0
-"""The largest magnitude of a program's weighted values of pairs: float32 keeps those to 1e-5."""
+"""Limit on the sum of |weight| * |value| over planes of kind VALUE: float32 is exact to 1e-5 here."""
 DEPTH = 60.0
-"""How far below the largest of a vector its logits count; the others' masses are 0."""
+"""Logits more than this below the largest of their vector have mass 0."""
 CUT = np.float32(math.exp(-DEPTH) * 1.001)
 LEAST = np.float32(1e-14)
-"""The smallest sum of a row that is trusted: what was left out of it is far smaller."""
+"""Rows with a smaller sum of masses are evaluated again: the masses cut to 0 may matter."""
 LOWEST = np.float32(-1e30)
-"""Below all scores."""
+"""A number below all scores."""
 AHEAD = 8
-"""Words of truth values that are worked on at once: there must be as many behind the last."""
+"""Words of truth values in one step of a loop; arrays have so many more words at their end."""
 TAILS = np.array([(1 << count) - 1 for count in range(WIDTH + 1)], dtype=np.uint16)
-"""Truth values of the first so many lanes."""
+"""Entry i is the word whose first i lanes are true."""
 
 
 @njit(**LEAN)
 def block_end(starts, first):
-    """Return the row that ends a block which begins at a row: at least one, at most ``BLOCK``."""
+    """Return the end (exclusive) of the block of rows that begins at row ``first``."""
     last = first + 1
     while last < starts.shape[0] - 1 and starts[last + 1] - starts[first] <= BLOCK:
         last += 1
@@ -56,13 +56,13 @@ def block_end(starts, first):
 
 @njit(**LEAN)
 def exponentials(scores, out):
-    """Compute exp of float32 scores within +-80; ``out`` may be ``scores``."""
+    """Write exp of float32 scores within +-80 to ``out``, which may be ``scores``."""
     size = scores.shape[0]
     if size < WIDTH:
         for i in range(size):
             out[i] = np.float32(math.exp(scores[i]))
         return
-    # the last lanes may overlap those before them, and so are read before these are written
+    # the last vector may overlap the one before it, so it is read before that one is written
     last = exponential(load(scores, size - WIDTH))
     for i in range(0, size - WIDTH, WIDTH):
         store(out, i, exponential(load(scores, i)))
@@ -71,13 +71,13 @@ def exponentials(scores, out):
 
 @njit(**FINITE)
 def vectors(planes, rows, weights, starts, sums, out):
-    """Compute the exponentials of programs' weighted sums of vectors, the largest of each 1.
+    """Compute exp of the weighted sum of planes of each program, scaled so that the largest entry is 1.
 
     Args:
-        planes: float64 (planes, length).
-        rows, weights, starts: per program, which planes have which weights.
-        sums: float64 (length), room to work in.
-        out: float32 (programs, at least length), 0 behind the vectors.
+        planes: float64 (planes, length), planes by key or by distance.
+        rows, weights, starts: the planes and weights of all programs; the start of each program.
+        sums: float64 (length), scratch space.
+        out: float32 (programs, length or more), 0 after ``length``.
     """
     length, width = planes.shape[1], out.shape[1]
     cut, zero = spread(CUT), spread(np.float32(0.0))
@@ -102,13 +102,13 @@ def vectors(planes, rows, weights, starts, sums, out):
         for i in range(length):
             mine[i] = max(sums[i] - top, -DEPTH)
         for i in range(0, width, WIDTH):
-            # what is at the bottom becomes 0
+            # so logits at -DEPTH have mass 0
             store(mine, i, maximum(exponential(load(mine, i)) - cut, zero))
 
 
 @njit(**LEAN)
 def _scaled(masses, truths, at, held, other):
-    """Multiply four vectors of masses by one factor where a predicate holds, else by another."""
+    """Multiply four vectors of masses by ``held`` where a predicate holds, else by ``other``."""
     a, b, c, d = masses
     a = a * pick(holds(truths, at), held, other)
     b = b * pick(holds(truths, at + 1), held, other)
@@ -118,7 +118,7 @@ def _scaled(masses, truths, at, held, other):
 
 @njit(**LEAN)
 def _products(truths, stride, rows, factors, rewards, penalties, end, first, words, fresh, masses):
-    """Multiply masses by a factor for each predicate; they are 1 so far if ``fresh``."""
+    """Multiply masses by the factor of each predicate; if ``fresh``, they start at 1."""
     one = spread(np.float32(1.0))
     for word in range(0, words, AHEAD):
         m = masses[word * WIDTH :]
@@ -144,7 +144,7 @@ def _products(truths, stride, rows, factors, rewards, penalties, end, first, wor
 
 @njit(**LEAN)
 def _powers(values, rows, weights, start, end, low, tails, causal, n, first, last, masses):
-    """Compute the exponentials of a program's weighted values of pairs, the largest of a row 1."""
+    """Compute exp of the weighted planes of kind VALUE of a program, the largest of each row being 1."""
     floor, zero, least = spread(np.float32(-DEPTH)), spread(np.float32(0)), spread(LOWEST)
     here = 0
     for q in range(first, last):
@@ -170,24 +170,24 @@ def evaluate_masses(
     truths, stride, truth_rows, factors, truth_starts, values, value_rows, weights, value_starts,
     keys, distances, wanted, program, causal, n, first, last, low, masses, out, redo,
 ):  # fmt: skip
-    """Evaluate rows of programs from the planes of one text; return whether some are left.
+    """Evaluate rows of programs from the planes of one text; return whether any row must be redone.
 
-    A mass is the product of an entry of a vector of the keys, one of a vector of the distances,
-    the exponential of weighted values of pairs, and a factor for each predicate of pairs: below 1
-    where a penalty holds, or where a reward does not. So no mass is above 1.
+    A mass is the product of an entry by key, an entry by distance, the exponential of the weighted
+    VALUE planes, and a factor for each predicate of pairs. The factor is below 1 where a penalty
+    holds, and where a reward does not hold. So no mass is above 1.
 
     Args:
-        truths, stride: uint16, bits of all planes, and the words of a plane.
-        truth_rows, factors, truth_starts: per program, first its rewards, then its penalties.
-        values, value_rows, weights, value_starts: the same for values of pairs.
+        truths, stride: uint16, the bits of all TRUTH planes, and the words of each.
+        truth_rows, factors, truth_starts: as in ``Code.terms``.
+        values, value_rows, weights, value_starts: the same for VALUE planes.
         keys, distances: float32 (programs, ...), the vectors of each program.
-        wanted: which programs to evaluate.
-        program: the first program to evaluate; ``out`` tells how many.
-        n, first, last: tokens of the text, and which rows.
-        low: where those rows begin in the planes, in words.
-        masses: float32, room for the rows, each from a new word on, and for ``AHEAD`` words more.
-        out: float32 (programs, entries and at least 16 more), row by row without gaps.
-        redo: bool (programs, rows), set for those rows that are not done.
+        wanted: bool (programs), which programs to evaluate; the rows of others are to be redone.
+        program: the first program to evaluate; ``out`` has one row per program.
+        n, first, last: the number of tokens of the text, and the range of rows.
+        low: the first word of these rows in the planes.
+        masses: float32, scratch space for the rows, each from a new word on, + ``AHEAD`` words.
+        out: float32 (programs, entries + 16 or more), the rows without gaps between them.
+        redo: bool (programs, rows), set to the rows that must be redone.
     """
     words = 0
     for q in range(first, last):
@@ -227,6 +227,6 @@ def evaluate_masses(
                     store(mine, at + k, load(masses, here + k) * scale)
                 at += count
                 here += (count + WIDTH - 1) // WIDTH * WIDTH
-        # What the last row left behind its end would count in sums over whole words.
+        # The last row was written in whole vectors; later sums need zeros after its end.
         mine[at:] = np.float32(0.0)
     return left

@@ -1,7 +1,7 @@
-"""Streams: the rows of causal programs on a text that grows, for generation with a key-value cache.
+"""Streams: rows of causal programs on a growing text, for generation with a key-value cache.
 
-A new token costs its own features and its own row. The text before it is not read again; the few
-values of earlier tokens that a new one settles, such as the word that goes on, are changed in place.
+A new token costs its own features and its own row. Earlier text is not read again. Only the few
+values of earlier tokens that the new one settles are updated, such as the word that it continues.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from attn_dsl.dsl.features import FEATURES, Value
 from attn_dsl.dsl.tokens import Tokens
 
 _CAPACITY = 64
-"""How many tokens there is room for at first."""
+"""The number of tokens that the first arrays have room for."""
 
 
 class Stream:
-    """A text that grows, and the rows of one or several programs on it.
+    """A growing text, and the attention rows of one or more causal programs on it.
 
     >>> from attn_dsl.compiler.program import parse
     >>> stream = Stream(parse("head copies causal linear:\\n    1 where text(k) == text(q)"))
@@ -42,7 +42,7 @@ class Stream:
         programs: a causal program without holes, or the code of several.
 
     Raises:
-        InputError: a weight is a hole, or a program sees what follows a query.
+        InputError: a weight is a hole, or a program reads text after the query.
     """
 
     def __init__(self, programs: Program | Code) -> None:
@@ -68,7 +68,7 @@ class Stream:
         return self._analysis.n
 
     def reset(self) -> None:
-        """Start a new text."""
+        """Start a new, empty text."""
         self._analysis = Analysis()
         self._read_tokens = 0
         self._tail: list[str] = []
@@ -84,16 +84,16 @@ class Stream:
     def append(
         self, tokens: Sequence[str] | Tokens, special: Iterable[bool] | None = None
     ) -> np.ndarray:
-        """Add tokens to the text and compute their rows.
+        """Append tokens to the text and compute their rows.
 
         Args:
-            tokens: decoded token strings as for ``Program``; the bytes of a character may come in
-                several calls. ``Tokens`` say themselves what text they add.
-            special: which token strings are special; by default those that look so.
+            tokens: decoded token strings as for ``Program``, or ``Tokens``. The bytes of a
+                character may be split over several calls.
+            special: whether each token string is special; by default those that look so.
 
         Returns:
             float32 (new tokens, tokens so far): the last rows of the matrix of the whole text; for
-            several programs (programs, new tokens, tokens so far).
+            the code of several programs, (programs, new tokens, tokens so far).
         """
         skip = 0
         if not isinstance(tokens, Tokens):
@@ -107,10 +107,10 @@ class Stream:
         return rows[0] if self._single else rows
 
     def read(self, string: str, piece: str, special: bool) -> None:
-        """Add a token to the text.
+        """Append one token to the text, without computing its row.
 
         Args:
-            string: what the model sees.
+            string: the token as the model sees it.
             piece: the text that it covers.
             special: whether it is a special token.
         """
@@ -118,11 +118,11 @@ class Stream:
         self._update()
 
     def read_all(self, tokens: Tokens) -> None:
-        """Add the tokens of a text whose rows nobody asks for."""
+        """Append tokens to the text, without computing their rows."""
         self._read(tokens, 0)
 
     def rows(self, first: int) -> np.ndarray:
-        """Compute the rows from ``first`` on, float32 (programs, rows, tokens so far)."""
+        """Compute the rows from query ``first`` on, float32 (programs, rows, tokens so far)."""
         n = len(self)
         out = np.zeros((self.code.size, n - first, n), dtype=np.float32)
         arrays = (*self._arrays, self._marks, self._match if len(self._match) else NO_MATCH)
@@ -132,7 +132,7 @@ class Stream:
         return out
 
     def copy(self) -> Stream:
-        """Return a stream of its own that has read the same text."""
+        """Return an independent stream with the same text."""
         twin = copy.copy(self)
         twin._analysis, twin._columns = copy.deepcopy((self._analysis, self._columns))
         twin._arrays, twin._match = self._arrays.copy(), self._match.copy()
@@ -149,7 +149,7 @@ class Stream:
         self._update()
 
     def _update(self) -> None:
-        """Bring the columns up to the tokens that have come."""
+        """Update the columns after tokens were appended to the analysis."""
         n = len(self)
         self._grow(n)
         settled, known, opened = self._arrays
@@ -168,7 +168,7 @@ class Stream:
                 interpreter.extend_match(tokens, self._match, i)
 
     def _grow(self, tokens: int) -> None:
-        """Make room."""
+        """Enlarge the arrays to hold so many tokens."""
         capacity = self._arrays.shape[2] - SLACK
         if tokens <= capacity:
             return
@@ -191,8 +191,8 @@ def newest_rows(streams: Iterable[Stream], width: int) -> np.ndarray:
     """Return the newest row of every program on several texts, float32 (programs, texts, 1, width).
 
     Args:
-        streams: of the same programs.
-        width: at least as many tokens as any text has; zero behind its newest token.
+        streams: streams of the same programs.
+        width: the length of a row, at least that of the longest text; shorter rows end in zeros.
     """
     chosen = list(streams)
     out = np.zeros((chosen[0].code.size, len(chosen), 1, width), dtype=np.float32)
@@ -204,7 +204,7 @@ def newest_rows(streams: Iterable[Stream], width: int) -> np.ndarray:
 
 
 def _unfinished(tokens: Tokens) -> list[str]:
-    """Return the bytes at the end of a text that do not make a whole character yet."""
+    """Return the tokens at the end of a text that are bytes of an incomplete character."""
     tail: list[str] = []
     for string, (start, end), special in zip(
         tokens.strings[::-1], tokens.spans[::-1], tokens.special[::-1], strict=True

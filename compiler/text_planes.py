@@ -1,8 +1,8 @@
-"""Planes of a text: what the weights of many programs multiply, each kind in its own form.
+"""Text planes: the planes of many programs on one text, each in the form of its ``Kind``.
 
-Truths of pairs are bits, sixteen keys to a word, each row from a new word on; values of pairs are
-float32 laid out the same way. What reads the key or the distance alone is one vector, and each
-program has the exponential of what it makes of these.
+A TRUTH plane is bits, sixteen keys to a word, each row from a new word on. A VALUE plane is float32
+in the same layout. Planes by key and by distance are vectors; of these, only the exponential of each
+program's weighted sum is kept.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ class TextPlanes:
     """The planes of the programs of a code on some rows of one text.
 
     Attributes:
-        truths: uint16 (planes * words): bits, plane after plane.
-        values: float32 (planes, 16 * words).
-        words: how many words a plane of truths has.
-        keys, distances: float32 (programs, …): the exponential of what each program makes of each
-            key, and of each distance by ``n - 1 - (q - k)``, so that a row lies in order.
-        quick: bool (programs): whether float32 holds what the program makes of them.
+        truths: uint16 (planes * words), the bits of the TRUTH planes, concatenated.
+        values: float32 (planes, 16 * words), the VALUE planes.
+        words: the number of words of a plane.
+        keys, distances: float32 (programs, …), exp of each program's weighted sum of its planes by
+            key, and by distance. The index of a distance is ``n - 1 - (q - k)``, so that a row of
+            keys reads it in order.
+        quick: bool (programs), whether float32 is exact enough for the program.
     """
 
     truths: np.ndarray
@@ -47,8 +48,8 @@ def text_planes(code: Code, n: int, start: int, arrays: tuple, first: int = 0) -
     """Compute the planes of a text on the rows from ``first`` on.
 
     Args:
-        n, start: its tokens, and where they begin in the columns.
-        arrays: its columns and table of matching contexts, as the interpreter reads them.
+        n, start: the number of tokens, and the index of the first one in the columns.
+        arrays: the columns and the table of ``match``, as the interpreter reads them.
     """
     words = row_words(n, code.causal) - row_words(first, code.causal, n)
     stride = words + AHEAD
@@ -74,7 +75,9 @@ def text_planes(code: Code, n: int, start: int, arrays: tuple, first: int = 0) -
 
 
 def row_words(rows: int, causal: bool, n: int | None = None) -> int:
-    """Count the words of the first rows of a text of ``n`` tokens; by default of all its rows.
+    """Return the number of words of the first ``rows`` rows of a text of ``n`` tokens.
+
+    ``n`` is by default ``rows``. A row of the query q has a new word for each 16 keys.
 
     >>> row_words(17, causal=True)
     18
@@ -87,7 +90,7 @@ def row_words(rows: int, causal: bool, n: int | None = None) -> int:
 
 @njit(**LEAN)
 def _sizes(planes, out):
-    """Find the largest magnitude in each plane."""
+    """Write the largest magnitude of each plane to ``out``."""
     for p in range(planes.shape[0]):
         most = 0.0
         for i in range(planes.shape[1]):
@@ -97,7 +100,7 @@ def _sizes(planes, out):
 
 @njit(**LEAN)
 def _refuse(sizes, planes, weights, starts, limit, quick):
-    """Take back that programs are quick whose terms, or the sum of them, may be too large."""
+    """Set ``quick`` to False for programs with a term above TERM_LIMIT, or terms that sum above ``limit``."""
     for p in range(quick.shape[0]):
         whole = 0.0
         for j in range(starts[p], starts[p + 1]):
@@ -116,10 +119,10 @@ def _fill(
     key_starts, distance_planes, distance_weights, distance_starts, value_planes, value_weights,
     value_starts, linear, keys_out, distances_out, quick,
 ):  # fmt: skip
-    """Compute all planes, and the exponentials of each program's keys and distances."""
+    """Compute the planes, and exp of each program's weighted sums by key and by distance."""
     registers = room(instructions, n)
     every = np.arange(instructions.shape[0])
-    # The last row has all keys, and all distances back; the first has those ahead.
+    # The last row has all keys and all distances q - k >= 0; the first row has those below 0.
     for ahead in range(0, 1 if causal else n, max(n - 1, 1)):
         q = n - 1 - ahead
         if q < 0:
@@ -169,7 +172,7 @@ def _fill(
 
 @njit(**COMPILED)
 def spread_rows(packed, first, causal, n, out):
-    """Copy packed rows of programs, from a first query on, to rows (programs, rows, n or more)."""
+    """Copy packed rows, from query ``first`` on, to ``out``, (programs, rows, n or more)."""
     for p in range(packed.shape[0]):
         at = 0
         for row in range(out.shape[1]):

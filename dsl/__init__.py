@@ -1,1 +1,1 @@
-"""The language: syntax tree, parser, printer, types, features, and what every program means."""
+"""The language: syntax tree, parser, printer, checker, features, and reference semantics."""

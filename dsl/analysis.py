@@ -1,4 +1,4 @@
-"""Analysis: what the features need to know of one text, token by token, while the text grows."""
+"""Analysis: labels of the tokens of one text (word, line, bracket …), from which features are made."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ _T = TypeVar("_T")
 
 
 class growing(Generic[_T]):  # noqa: N801
-    """A list with one value per token: made when first asked for, extended as the text grows.
+    """A property of ``Analysis`` that is a list with one value per token, extended as the text grows.
 
-    ``values`` gives those of the tokens from a position on; once for each token, in their order.
+    ``values(analysis, start)`` computes the values of the tokens from ``start`` on. It is called once
+    for each token, in order.
     """
 
     def __init__(self, values: Callable[[Analysis, int], list[_T]]) -> None:
@@ -74,13 +75,13 @@ def _match(a: Analysis, start: int) -> list[int]:
 
 
 class Analysis:
-    """Labels of the tokens of a text that may grow, each computed when first asked for.
+    """Labels of the tokens of a text that may grow; each kind is computed at its first use.
 
-    A token takes the labels of the last character that it covers, white space at its end left
-    out. A token that covers nothing (a special token, the first pieces of a split character)
-    takes those of the character before it; a special token is in no word, and neither is what
-    covers nothing right after it. Text after the last token is left out: no token has read it.
-    Labels depend only on the text up to the token, so those of earlier tokens stay.
+    A token has the labels of the last character that it covers, white space at its end left out.
+    A token that covers no character (a special token, the first bytes of a character) has those of
+    the character before it. A special token is in no word; nor is a token without characters right
+    after a special token. Text after the last token is ignored. A label depends only on the text up
+    to its token, so it never changes when tokens are added.
 
     >>> analysis = Analysis(Tokens.from_strings(["Un", "do"]))
     >>> analysis.add(" it", "", " it", False)
@@ -90,13 +91,13 @@ class Analysis:
 
     def __init__(self, tokens: Tokens | None = None) -> None:
         self.n = 0
-        self.tokens: list[str] = []  # what the model sees
+        self.tokens: list[str] = []  # the token strings
         self.special: list[bool] = []
-        self.spans: list[tuple[int, int]] = []  # the stretch of ``text`` that each token covers
-        self.apart: list[bool] = []  # special, or covers nothing and follows such a token
-        self.token_of: list[int] = []  # by character: the token that covers it, or the next one
-        self.lists: dict[str, list] = {}  # the labels that have been computed
-        self.memory: defaultdict[str, dict] = defaultdict(dict)  # what they remember of tokens
+        self.spans: list[tuple[int, int]] = []  # the ``(start, end)`` of each token in ``text``
+        self.apart: list[bool] = []  # special, or without characters after such a token
+        self.token_of: list[int] = []  # per character: the token that covers it, or the next token
+        self.lists: dict[str, list] = {}  # the labels computed so far, by name
+        self.memory: defaultdict[str, dict] = defaultdict(dict)  # state kept between calls
         self._segments = Segments()
         self.text = self._segments.text
         if tokens is not None:
@@ -107,7 +108,7 @@ class Analysis:
                 at = end
 
     def add(self, string: str, gap: str, piece: str, special: bool) -> None:
-        """Add a token: what the model sees, text before it that no token covers, what it covers."""
+        """Append a token: its string, the text before it that no token covers, the text it covers."""
         self.text += gap
         start = len(self.text)
         self.text += piece
@@ -122,43 +123,43 @@ class Analysis:
 
     @property
     def segments(self) -> Segments:
-        """The labels of the text's characters; a special token ends the word before it."""
+        """The labels of the characters of the text. A special token ends the word before it."""
         self._segments.update()
         return self._segments
 
-    # Of each token:
+    # Per token:
     strings = growing(lambda a, i: [s.lstrip(" ") or s for s in a.tokens[i:]])  # no space before
     solid = growing(lambda a, i: [not (special or string.isspace()) for string, special
                                   in zip(a.strings[i:], a.special[i:], strict=True)])  # fmt: skip
-    last = growing(_last)  # the last character, spaces at its end left out; or the one before it
-    word = growing(_word)  # the word that it is in; -1 for white space and special tokens
-    word_first = growing(_word_first)  # the first token of its word; itself where it is in none
+    last = growing(_last)  # its last character that is not white space, or the one before it
+    word = growing(_word)  # the index of its word; -1 for white space and special tokens
+    word_first = growing(_word_first)  # the first token of its word; itself if it is in no word
     piece = growing(lambda a, i: [j - first for j, first in enumerate(a.word_first[i:], i)])
-    word_so_far = growing(_word_so_far)  # the text of its word, up to its end
+    word_so_far = growing(_word_so_far)  # the text of its word up to the end of the token
     sentence = growing(lambda a, i: a.by_last(a.segments.sentence, i))
     line = growing(lambda a, i: a.by_last(a.segments.line, i))
-    # The first solid token of the sentence or line; where none has come yet, the token itself.
+    # The first token of its sentence or line that is neither white space nor special; or itself.
     sentence_first = growing(lambda a, i: a.firsts("sentence", a.sentence, i))
     line_first = growing(lambda a, i: a.firsts("line", a.line, i))
-    # How often the same token or word (so far) occurred before, and where last (-1: never).
+    # The number of earlier tokens with the same string or word so far, and the last one (-1: none).
     earlier = growing(lambda a, i: a.count("tokens", a.tokens[i:], i))
     earlier_word = growing(lambda a, i: a.count("words", [w or None for w in a.word_so_far[i:]], i))
-    # The token with the mark that it closes first, with the bracket that it closes first or else is
-    # in, and with the mark that opened its quotation; -1 for none.
+    # Tokens, or -1 for none: the one with the first mark that it closes; the one with the first
+    # bracket that it closes, or else its innermost open bracket; the one that opens its quotation.
     match = growing(_match)
     opener = growing(_opener)
     quote = growing(lambda a, i: a.tokens_at(a.by_last(a.segments.quote, i, -1)))
 
     def by_last(self, labels: list[int], start: int, default: int = 0) -> list[int]:
-        """Turn labels of characters into those of the tokens from ``start`` on."""
+        """Return the labels of the tokens from ``start`` on, given those of all characters."""
         return [labels[at] if at >= 0 else default for at in self.last[start:]]
 
     def tokens_at(self, places: list[int]) -> list[int]:
-        """Return the tokens that cover some characters; -1 stands for none."""
+        """Return the tokens that cover the characters at some places; -1 stays -1."""
         return [self.token_of[at] if at >= 0 else -1 for at in places]
 
     def firsts(self, name: str, labels: list[int], start: int) -> list[int]:
-        """Return for each token the first solid one with its label, or itself."""
+        """Return for each token the first solid token with its label, or the token itself."""
         first, pairs = self.memory[name], zip(labels[start:], self.solid[start:], strict=True)
         return [
             (first.setdefault if solid else first.get)(label, i)
@@ -166,7 +167,7 @@ class Analysis:
         ]
 
     def count(self, name: str, items: Iterable[str | None], start: int) -> list[tuple[int, int]]:
-        """Return how often each item occurred before, and where last; None equals nothing."""
+        """Return the number of equal earlier items and the last one (or -1); None equals no item."""
         seen, found = self.memory[name], []
         for i, item in enumerate(items, start):
             times, place = seen.get(item, (0, -1))

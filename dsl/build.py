@@ -1,4 +1,4 @@
-"""The builder: makes the nodes of the syntax tree, by the rules of the grammar."""
+"""The builder: for each rule of the grammar, the function that makes its node of the syntax tree."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _UNESCAPED = {"n": "\n", "r": "\r", "t": "\t", '"': '"', "\\": "\\"}
 
 
 def unquote(literal: str) -> str:
-    r"""Read a string literal of the language.
+    r"""Return the string that a literal of the language stands for.
 
     >>> unquote('"a\\n"')
     'a\n'
@@ -34,7 +34,7 @@ def _table(span: Span, v: list[Any]) -> t.Table:
 
 
 def _head(lines: Lines, v: list[Any], first: int, last: int) -> t.Head:
-    """Make a head; its span is that of its name."""
+    """Make a head. Its span is the span of its name."""
     (name, begin, end), visibility, *rest = v
     normaliser: t.Normaliser = rest.pop(0) if rest and isinstance(rest[0], str) else "softmax"
     return t.Head(name, visibility, normaliser, tuple(rest), span=lines.span(begin, end))
@@ -88,11 +88,11 @@ NODES: dict[str, Any] = {
     "abs_": lambda s, v: t.Absolute(v[0], span=s),
     "extremum": lambda s, v: t.Extremum(v[0], v[1], v[2], span=s),
 }
-"""By rule: the node of a span and the values of its parts."""
+"""By rule: a function that makes the node from its span and the values of its parts."""
 
 
 def _placed(make: Any) -> Action:
-    """Make an action of a function of a span and values."""
+    """Turn a function of a span and values into an ``Action``."""
     return lambda lines, v, begin, end: make(lines.span(begin, end), v)
 
 
@@ -104,4 +104,4 @@ ACTIONS: dict[str, Action] = {name: _placed(make) for name, make in NODES.items(
     "weight": lambda lines, v, b, e: None if v[0] == "?" else float(v[0]),
     "element": lambda lines, v, b, e: (unquote(v[0]), float(v[1])),
 }
-"""By rule, for ``tables.Tables``."""
+"""The action of each rule, for ``tables.Tables``."""

@@ -1,4 +1,4 @@
-"""The checker: names, types, causality, size and cost of a program, before anything runs."""
+"""The checker: names, types, causality, complexity and cost of a program, before it runs."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from attn_dsl.dsl.limits import MAX_COST, MAX_ELEMENT_WEIGHT, MAX_INTEGER, MAX_N
 from attn_dsl.dsl.printer import number, quote
 
 _FREE = (t.Integer, t.Position, t.Text, t.Always, t.Entry)
-"""Nodes that cost nothing: constants, positions, and the steps that their table counts."""
+"""Nodes that cost nothing. The steps of a table are counted with the table."""
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What the checker knows of a valid program.
 
-    A causal program sees by its ``lookahead`` what follows its query; that is allowed only on
-    request, and to be shown wherever the program is reported.
+    A causal program has ``lookahead`` features only with ``allow_lookahead``; every report of such
+    a program must say so.
     """
 
-    nodes: int  # its complexity
+    nodes: int  # its complexity, see ``tree.nodes``
     cost: int  # operations per pair of query and key
-    holes: int  # how many weights are still to be fitted
-    lookahead: tuple[str, ...]  # features that read the whole text
+    holes: int  # number of weights still to be fitted
+    lookahead: tuple[str, ...]  # of a causal program: its features that read the whole text
 
 
 def check(
@@ -48,17 +48,20 @@ def check(
     allow_lookahead: bool = False,
     max_nodes: int = MAX_NODES,
 ) -> Facts:
-    """Check a parsed program and return what is known of it; report all errors at once.
+    """Check a parsed program; return its complexity, cost, holes and lookahead features.
 
     >>> from attn_dsl.dsl.parser import parse
     >>> check(parse("head a causal:\\n 2 where text(k-1) == text(q)"))
     Facts(nodes=7, cost=4, holes=0, lookahead=())
 
-    ``source`` and ``name`` are for messages; ``allow_lookahead`` lets a causal program use features
-    that read the whole text.
+    Args:
+        source, name: the text and the name of the program, for messages.
+        allow_lookahead: whether a causal program may use features that read the whole text.
+        max_nodes: the largest complexity.
 
     Raises:
-        ProgramError: what is wrong, by the subclass; of several things, ``ProgramErrors``.
+        ProgramError: the program is not valid. The subclass says why: ``ProgramTypeError``,
+            ``CausalityError`` or ``CostError``; ``ProgramErrors`` if there are several errors.
     """
     checker = _Checker(program, source, name, allow_lookahead)
     checker.run()
@@ -77,7 +80,7 @@ def check(
 
 
 def reads_key(node: t.Node) -> bool:
-    """Say whether a node's value depends on the key, and not on the query alone."""
+    """Return whether the value of a node depends on the key. A quantifier depends on the query only."""
     if isinstance(node, t.Position):
         return node.variable == "k"
     if isinstance(node, t.Quantifier):
@@ -86,11 +89,11 @@ def reads_key(node: t.Node) -> bool:
 
 
 def cost(program: t.Head) -> int:
-    """Count the operations that a program needs for each pair of query and key.
+    """Return the cost of a program: its number of operations for each pair of query and key.
 
-    A feature, function, operator or quantifier is one operation, ``match`` four. So is a weight; a
-    step of a table is two, its comparison and its weight. A use of a set takes one more for every
-    100 elements, rounded up. Positions, shifts and whole numbers are free.
+    A feature, function, operator, quantifier or weight is one operation, and ``match`` is four. A
+    step of a table is two, a comparison and a weight. Each use of a set is one more per 100
+    elements, rounded up. Positions, shifts and whole numbers cost nothing.
     """
     sizes = {definition.name: len(definition.value.elements) for definition in program.sets}
     total = 0

@@ -1,4 +1,4 @@
-"""Errors: a family of exceptions whose messages name the place, what was expected and the remedy."""
+"""Errors: exceptions whose messages show the place, what was expected, and a remedy."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ MAX_SHOWN = 160  # the most characters of a source line that a message shows
 
 
 class AttnDslError(Exception):
-    """The base of all errors that attn-dsl raises on purpose; the message says what to do."""
+    """The base class of the errors of attn-dsl; the message says what to do."""
 
 
 class InputError(AttnDslError):
-    """A file, directory, model or option cannot be used; the message names it and the remedy."""
+    """A file, directory, model or option cannot be used; the message names it and a remedy."""
 
 
 class WorkError(AttnDslError):
-    """Valid input, but the work failed (a full disk, a model that gives no attention …)."""
+    """The input is valid, but the work failed (a full disk, a model that returns no attention …)."""
 
 
 class Span(NamedTuple):
-    """A stretch of a program's source, lines and columns counted from 1, the end exclusive.
+    """A range of a source: lines and columns count from 1, and the end is exclusive.
 
     >>> Span(3, 5, 3, 9)
     Span(line=3, column=5, end_line=3, end_column=9)
@@ -35,7 +35,7 @@ class Span(NamedTuple):
 
 
 class ProgramError(AttnDslError):
-    """A program is not valid: what is wrong, where, what was expected, and a suggestion.
+    """A program is not valid. The message says what is wrong, where, what was expected, and a remedy.
 
     >>> print(ProgramError("unknown feature", Span(1, 3, 1, 6), "2 txt(k)", hint="did you mean text?"))
     <program>:1:3: error: unknown feature
@@ -73,19 +73,19 @@ class ProgramSyntaxError(ProgramError):
 
 
 class ProgramTypeError(ProgramError):
-    """The source follows the grammar, but a name, number or combination in it means nothing."""
+    """The source follows the grammar, but a name is unknown, or a number or type is not allowed."""
 
     kind = "type error"
 
 
 class CausalityError(ProgramError):
-    """A causal program asks for something that a causal head cannot see."""
+    """A causal program uses a feature that reads the whole text."""
 
     kind = "causality error"
 
 
 class CostError(ProgramError):
-    """A program is larger or costlier than the bounds allow."""
+    """A program exceeds a limit of ``dsl.limits``, such as size, cost or nesting."""
 
     kind = "cost error"
 
@@ -103,7 +103,7 @@ class ProgramErrors(ProgramError):
 
 
 def raise_all(errors: list[ProgramError]) -> None:
-    """Raise what was collected: nothing, the one error, or all of them as one."""
+    """Raise a single error as it is, and several as ``ProgramErrors``; with none, do nothing."""
     if len(errors) == 1:
         raise errors[0]
     if errors:
@@ -111,9 +111,9 @@ def raise_all(errors: list[ProgramError]) -> None:
 
 
 def context(source: str, span: Span) -> list[str]:
-    """Show the source line of a span with carets under it, as lines to print.
+    """Return lines that show the source line of a span, with carets under the span.
 
-    Of a long line only the neighbourhood is shown; characters that do not print become U+FFFD.
+    A long line is cut around the span. Characters that do not print become U+FFFD.
     """
     lines = source_lines(source)
     row = min(span.line, len(lines))
@@ -134,7 +134,7 @@ def context(source: str, span: Span) -> list[str]:
 
 
 def source_lines(source: str) -> list[str]:
-    """Split a source into the lines that the parser counts, without their ends.
+    """Split a source into lines as the parser counts them, without line ends.
 
     >>> source_lines("a\\r\\nb\\x0cc\\n")
     ['a', 'b\\x0cc']

@@ -1,7 +1,8 @@
-"""Features: the vocabulary of the language, each defined once in the registry ``FEATURES``.
+"""Features: the table ``FEATURES`` of the functions of positions of a text that programs may read.
 
-The grammar, the checker, the evaluators, ``attn-dsl features`` and the reference are made from it.
-To add a feature, add an entry to ``_ALL``.
+The grammar, the checker, the compiler, the exports, ``attn-dsl features`` and the reference are made
+from this table. To add a feature, add an entry to ``_ALL``. Texts may grow token by token: each
+feature computes the values of new tokens from an ``Analysis`` and updates its ``Column``.
 """
 
 from __future__ import annotations
@@ -25,18 +26,20 @@ NEVER = 2**31 - 1  # a position after every query
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """The values of a feature on one text, and from which query on each is settled.
+    """The values of a feature at every position of one text, as each query sees them.
 
-    At a query q, position p (p <= q in a causal program) has the value ``settled[p]`` if
-    ``known[p] <= q`` and else ``open[q]``; a bidirectional program sees ``settled`` alone.
+    In a causal program, query q sees ``settled[p]`` at position p (p <= q) if ``known[p] <= q``,
+    and ``open[q]`` otherwise. A bidirectional program sees ``settled[p]``. Example: the word of
+    a first piece is ``settled`` once the query has reached the last piece of the word.
     """
 
     settled: list[Value]  # per position, the value in the whole text
-    known: list[int] | None = None  # per position, what settles it, or ``NEVER``; None: itself
-    open: list[Value] | None = None  # per query, the value of what is not settled there yet
+    known: list[int] | None = None  # per position, the first query that sees ``settled``
+    # (``NEVER``: none does); None for a feature that is not ``visible``
+    open: list[Value] | None = None  # per query, the value where ``settled`` is not known yet
 
     def at(self, position: int, query: int, causal: bool) -> Value:
-        """Return the value at a position inside the text, as the query sees it."""
+        """Return the value at a position that the query sees, as that query sees it."""
         if causal and self.known is not None and self.known[position] > query:
             assert self.open is not None
             return self.open[query]
@@ -44,43 +47,44 @@ class Column:
 
 
 class Change(NamedTuple):
-    """How new tokens change the column of a ``visible`` feature."""
+    """New entries of the column of a ``visible`` feature after tokens were appended to the text."""
 
-    first: int  # the first position that may change
-    settled: list  # the entries of the column from there on, as in ``known``
-    known: list[int]
-    open: list  # the entries of the column for the new tokens
+    first: int  # the first position whose entry of ``settled`` or ``known`` may change
+    settled: list  # the entries of the positions from ``first`` on
+    known: list[int]  # likewise
+    open: list  # the entries of the new tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """A function of one position (or of two: ``arity`` 2) of a text.
+    """A feature: a function of one position of a text, or of two (``arity`` 2).
 
-    It reads tokens up to the position (``left``), or the whole text (``full``), in a causal program
-    perhaps only what the query can see of it (``visible``). ``values`` returns the values from a
-    position on; of a visible feature what the tokens from that position on change, and of one of
-    arity 2 the rows of a matrix.
+    ``reads`` is the text that its value may depend on: ``left``, up to the position; ``visible``,
+    what the query sees; ``full``, all of it. ``values(analysis, start)`` computes the values. It
+    returns a list of those from position ``start`` on; for a ``visible`` feature the ``Change`` by
+    the tokens from ``start`` on; for arity 2 all rows of an n by n matrix.
     """
 
     name: str
     type: Type
     reads: Reads
-    doc: str  # one line for the reference
-    example: str  # a term that uses it
+    doc: str  # one line for the reference; "it" is the token at the position
+    example: str  # a predicate that uses it
     values: Callable[[Analysis, int], list | Change]
-    pad: Value  # the value at a position outside what can be seen
+    pad: Value  # the value at a position that the query does not see
     arity: int = 1
-    extra: str = ""  # the optional extra of the package that it needs
-    python: str = ""  # its values in Python, an expression of the list ``tokens`` of strings
+    extra: str = ""  # the optional dependency of attn-dsl that it needs, such as ``spacy``
+    python: str = ""  # for exports: its values, as Python source that reads the list ``tokens``
 
     def column(self) -> Column:
         """Return the column of an empty text."""
         return Column([], [], []) if self.reads == "visible" else Column([])
 
     def extend(self, analysis: Analysis, column: Column) -> int:
-        """Bring a column up to date with a text that has grown.
+        """Update a column of this feature after tokens were appended to its text.
 
-        Return the first position whose entry of ``settled`` or ``known`` is new or may have changed.
+        Returns:
+            the first position whose entry of ``settled`` or ``known`` is new or may have changed.
         """
         start = len(column.settled)
         if start == analysis.n:
@@ -97,16 +101,16 @@ class Feature:
         return made.first
 
     def compute(self, analysis: Analysis) -> Column | list:
-        """Return the column of a text; for arity 2, a matrix as a list of rows."""
+        """Compute the column of a text; for arity 2, the n by n matrix as a list of rows."""
         column = self.column()
         self.extend(analysis, column)
         return column if self.arity == 1 else column.settled
 
 
 def of_string(value: Callable[[str], Value], special: Value = False) -> Callable[..., list]:
-    """Make the values of a left feature from a function of the string, without spaces before it.
+    """Make the function ``values`` of a feature that depends on the string of its token alone.
 
-    Special tokens have the value ``special``.
+    ``value`` gets the string without the spaces before it. Special tokens have the value ``special``.
     """
     return lambda a, start: [
         special if mark else value(string)
@@ -144,7 +148,7 @@ def _word_final(a: Analysis, start: int) -> Change:
 
 
 def _last_word(a: Analysis, start: int) -> int:
-    """Return the first piece of the word that ends before a position, and may continue there."""
+    """Return the first piece of the word at ``start - 1``, which the next tokens may continue."""
     return a.word_first[start - 1] if start else 0
 
 
@@ -179,7 +183,7 @@ def _indent(a: Analysis, start: int) -> list[int]:
 
 
 def shape(string: str) -> str:
-    """Describe a string by the kinds of its characters, runs written once.
+    """Return the kinds of the characters of a string, each run of one kind written once.
 
     >>> shape("McDonald"), shape("1984"), shape("e-mail"), shape("日")
     ('XxXx', 'd', 'x-x', 'o')
@@ -215,114 +219,115 @@ def _is_punct(s: str) -> bool:
 _NONE = -1
 _ALL = [
     # What the token is made of.
-    Feature("text", "symbol", "left", "the token without the spaces before it", 'text(k-1) == text(q)',
-            lambda a, i: a.strings[i:], "", python='[token.lstrip(" ") or token for token in tokens]'),
-    Feature("token", "symbol", "left", "the token exactly as the model sees it",
+    Feature("text", "symbol", "left", "string of the token without the spaces before it",
+            'text(k-1) == text(q)', lambda a, i: a.strings[i:], "",
+            python='[token.lstrip(" ") or token for token in tokens]'),
+    Feature("token", "symbol", "left", "string of the token exactly as the model sees it",
             'token(k) in {" he", " she"}', lambda a, i: a.tokens[i:], "", python="tokens"),
-    Feature("shape", "symbol", "left", "the token's kinds of characters: Xx, x, d, ...",
+    Feature("shape", "symbol", "left", "kinds of its characters, runs written once: Xx, x, d",
             'shape(k) == "Xx"', of_string(shape, special=""), ""),
-    Feature("length", "int", "left", "characters of the token, spaces before it left out",
+    Feature("length", "int", "left", "number of its characters, without the spaces before it",
             "length(k) >= 4", lambda a, i: [len(s) for s in a.strings[i:]], 0,
             python='[len(token.lstrip(" ") or token) for token in tokens]'),
-    Feature("special", "bool", "left", "a special token such as <s> or [SEP]", "special(k)",
+    Feature("special", "bool", "left", "it is a special token such as <s> or [SEP]", "special(k)",
             lambda a, i: a.special[i:], False),
-    Feature("punct", "bool", "left", "only punctuation marks and symbols", "punct(k)",
+    Feature("punct", "bool", "left", "it has only punctuation marks and symbols", "punct(k)",
             of_string(_is_punct), False),
-    Feature("alpha", "bool", "left", "only letters", "alpha(k)", of_string(str.isalpha), False),
-    Feature("digit", "bool", "left", "only digits", "digit(k)", of_string(str.isdigit), False),
-    Feature("space", "bool", "left", "only white space", "space(k)", of_string(str.isspace), False),
-    Feature("newline", "bool", "left", "a line break is in it", "newline(k)",
+    Feature("alpha", "bool", "left", "it has only letters", "alpha(k)", of_string(str.isalpha), False),
+    Feature("digit", "bool", "left", "it has only digits", "digit(k)", of_string(str.isdigit), False),
+    Feature("space", "bool", "left", "it has only white space", "space(k)", of_string(str.isspace), False),
+    Feature("newline", "bool", "left", "it has a line break", "newline(k)",
             of_string(lambda s: "\n" in s), False),
     Feature("capital", "bool", "left", "its first character is a capital letter", "capital(k)",
             of_string(lambda s: s[:1].isupper()), False),
-    Feature("upper", "bool", "left", "letters, all of them capitals", "upper(k)",
+    Feature("upper", "bool", "left", "it has letters, all of them capitals", "upper(k)",
             of_string(lambda s: s.isupper() and s.upper() != s.lower()), False),
     # Words and their pieces.
-    Feature("word", "symbol", "visible", "the word that it is in, in lower case, as far as visible",
+    Feature("word", "symbol", "visible", "its word in lower case, as far as visible",
             "word(k) in Pronoun", _word, ""),
-    Feature("word_before", "symbol", "left", "the word before the one that it is in",
+    Feature("word_before", "symbol", "left", "the word before its word, in lower case",
             'word_before(k) == "the"',
             lambda a, i: [a.segments.words[w - 1] if w > 0 else "" for w in a.word[i:]], ""),
-    Feature("word_start", "bool", "left", "the first piece of a word", "word_start(k)",
+    Feature("word_start", "bool", "left", "it is the first piece of a word", "word_start(k)",
             lambda a, i: [w >= 0 and p == 0 for w, p in zip(a.word[i:], a.piece[i:], strict=True)], False),
-    Feature("word_inside", "bool", "left", "a later piece of a word", "word_inside(k)",
+    Feature("word_inside", "bool", "left", "it is a piece of a word, but not the first", "word_inside(k)",
             lambda a, i: [p > 0 for p in a.piece[i:]], False),
-    Feature("word_final", "bool", "visible", "the last piece of a word; unknown means no",
+    Feature("word_final", "bool", "visible", "it is the last piece of a word; false while unknown",
             "word_final(k)", _word_final, False),
-    Feature("word_index", "int", "left", "which word of the text it is in; -1 for none",
+    Feature("word_index", "int", "left", "index of its word in the text, from 0; -1 for none",
             "word_index(k) == word_index(q)", lambda a, i: a.word[i:], _NONE),
-    Feature("piece", "int", "left", "which piece of its word it is, from 0", "piece(k) == 0",
+    Feature("piece", "int", "left", "index of the piece in its word, from 0", "piece(k) == 0",
             lambda a, i: a.piece[i:], 0),
     Feature("word_first", "int", "left", "position of the first piece of its word",
             "k == word_first(q)", lambda a, i: a.word_first[i:], _NONE),
     Feature("word_last", "int", "visible", "position of the last visible piece of its word",
             "k == word_last(k)", _word_last, _NONE),
     # Sentences, lines, paragraphs.
-    Feature("sentence", "int", "left", "which sentence it is in, from 0", "sentence(k) == sentence(q)",
+    Feature("sentence", "int", "left", "index of its sentence, from 0", "sentence(k) == sentence(q)",
             lambda a, i: a.sentence[i:], _NONE),
-    Feature("sentence_start", "bool", "left", "the first token of a sentence", "sentence_start(k)",
+    Feature("sentence_start", "bool", "left", "it is the first token of a sentence", "sentence_start(k)",
             lambda a, i: _starts(a, a.sentence_first, i), False),
-    Feature("sentence_final", "bool", "visible", "the last token of a sentence; unknown means no",
+    Feature("sentence_final", "bool", "visible", "it is the last token of a sentence; false while unknown",
             "sentence_final(k)", _sentence_final, False),
     Feature("sentence_first", "int", "left", "position of the first token of its sentence",
             "k == sentence_first(q)", lambda a, i: a.sentence_first[i:], _NONE),
-    Feature("line", "int", "left", "which line it is in, from 0", "line(k) == line(q) - 1",
+    Feature("line", "int", "left", "index of its line, from 0", "line(k) == line(q) - 1",
             lambda a, i: a.line[i:], _NONE),
-    Feature("line_start", "bool", "left", "the first token of a line", "line_start(k)",
+    Feature("line_start", "bool", "left", "it is the first token of a line", "line_start(k)",
             lambda a, i: _starts(a, a.line_first, i), False),
     Feature("line_first", "int", "left", "position of the first token of its line",
             "k == line_first(q)", lambda a, i: a.line_first[i:], _NONE),
-    Feature("indent", "int", "left", "white space at the start of its line, in characters",
+    Feature("indent", "int", "left", "number of blanks and tabs at the start of its line",
             "indent(k) == indent(q)", _indent, 0),
-    Feature("paragraph", "int", "left", "which paragraph it is in, from 0",
+    Feature("paragraph", "int", "left", "index of its paragraph, from 0",
             "paragraph(k) == paragraph(q)", lambda a, i: a.by_last(a.segments.paragraph, i), _NONE),
     # Brackets and quotations.
     Feature("opens", "bool", "left", "it opens a bracket or a quotation", "opens(k)",
             lambda a, i: [any(a.segments.opens[b:e]) for b, e in a.spans[i:]], False),
     Feature("closes", "bool", "left", "it closes a bracket or a quotation", "closes(k)",
             lambda a, i: [m >= 0 for m in a.match[i:]], False),
-    Feature("closed", "bool", "visible", "it opens what has been closed by now",
+    Feature("closed", "bool", "visible", "it opens a bracket or a quotation that is closed by now",
             "opens(k) and not closed(k)", _closed, False),
-    Feature("depth", "int", "left", "how many brackets are open after it", "depth(k) == depth(q)",
+    Feature("depth", "int", "left", "number of brackets that are open after it", "depth(k) == depth(q)",
             lambda a, i: a.by_last(a.segments.depth, i), 0),
-    Feature("opener", "int", "left", "position of the innermost open bracket, or of the one it closes",
+    Feature("opener", "int", "left", "position of the bracket that it closes, or of the innermost open one",
             "k == opener(q)", lambda a, i: a.opener[i:], _NONE),
-    Feature("quoted", "bool", "left", "inside a quotation, its marks included", "quoted(k)",
+    Feature("quoted", "bool", "left", "it is in a quotation, marks included", "quoted(k)",
             lambda a, i: [x >= 0 for x in a.quote[i:]], False),
-    Feature("quote_first", "int", "left", "position of the mark that opened its quotation",
+    Feature("quote_first", "int", "left", "position of the mark that opens its quotation",
             "k == quote_first(q)", lambda a, i: a.quote[i:], _NONE),
     # Repetition.
-    Feature("seen", "bool", "left", "the same token occurred before", "seen(k)",
+    Feature("seen", "bool", "left", "an equal token is before it, spaces compared too", "seen(k)",
             lambda a, i: [times > 0 for times, _ in a.earlier[i:]], False,
             python="[token in tokens[:i] for i, token in enumerate(tokens)]"),
-    Feature("repeats", "int", "left", "how often the same token occurred before",
+    Feature("repeats", "int", "left", "number of equal tokens before it, spaces compared too",
             "repeats(k) == repeats(q)", lambda a, i: [times for times, _ in a.earlier[i:]], 0,
             python="[tokens[:i].count(token) for i, token in enumerate(tokens)]"),
     Feature("previous", "int", "left", "position of the last equal token before it; -1 for none",
             "k == previous(q) + 1", lambda a, i: [place for _, place in a.earlier[i:]], _NONE,
             python="[max((j for j in range(i) if tokens[j] == token), default=-1) "
                    "for i, token in enumerate(tokens)]"),
-    Feature("word_repeats", "int", "left", "how often the same word occurred before",
+    Feature("word_repeats", "int", "left", "number of earlier tokens with an equal word up to them",
             "word_repeats(k) == 0", lambda a, i: [times for times, _ in a.earlier_word[i:]], 0),
-    Feature("word_previous", "int", "left", "position of the last equal word before it; -1 for none",
+    Feature("word_previous", "int", "left", "position of the last token that word_repeats counts, or -1",
             "k == word_previous(q)", lambda a, i: [place for _, place in a.earlier_word[i:]], _NONE),
-    Feature("match", "int", "left", "how many tokens ending at two positions are the same, up to 32",
+    Feature("match", "int", "left", "length of the longest equal run of tokens that ends at both, at most 32",
             "match(k-1, q) >= 2", _match, 0, arity=2),
     # The end of the text: a causal head cannot see it.
-    Feature("text_final", "bool", "full", "the last token of the text", "text_final(k)",
+    Feature("text_final", "bool", "full", "it is the last token of the text", "text_final(k)",
             lambda a, _: [i == a.n - 1 for i in range(a.n)], False,
             python="[i == len(tokens) - 1 for i in range(len(tokens))]"),
-    Feature("from_end", "int", "full", "how many tokens follow it", "from_end(k) == 1",
+    Feature("from_end", "int", "full", "number of tokens after it", "from_end(k) == 1",
             lambda a, _: [a.n - 1 - i for i in range(a.n)], 0,
             python="[len(tokens) - 1 - i for i in range(len(tokens))]"),
     # Syntax, from spaCy.
-    Feature("upos", "symbol", "full", "universal part of speech: NOUN, VERB, ...", 'upos(k) == "NOUN"',
-            lambda a, _: syntax.parse_tokens(a)["upos"], "", extra="spacy"),
-    Feature("dep", "symbol", "full", "dependency label: nsubj, obj, det, ...", 'dep(k) == "nsubj"',
-            lambda a, _: syntax.parse_tokens(a)["dep"], "", extra="spacy"),
-    Feature("lemma", "symbol", "full", "dictionary form of the word", 'lemma(k) == "be"',
+    Feature("upos", "symbol", "full", "universal part of speech of its word: NOUN, VERB, ...",
+            'upos(k) == "NOUN"', lambda a, _: syntax.parse_tokens(a)["upos"], "", extra="spacy"),
+    Feature("dep", "symbol", "full", "dependency label of its word: nsubj, obj, det, ...",
+            'dep(k) == "nsubj"', lambda a, _: syntax.parse_tokens(a)["dep"], "", extra="spacy"),
+    Feature("lemma", "symbol", "full", "dictionary form of its word", 'lemma(k) == "be"',
             lambda a, _: syntax.parse_tokens(a)["lemma"], "", extra="spacy"),
-    Feature("syntax_head", "int", "full", "position of the head of its word in the dependency tree",
+    Feature("syntax_head", "int", "full", "position of the dependency head of its word",
             "k == syntax_head(q)", lambda a, _: syntax.parse_tokens(a)["syntax_head"], _NONE, extra="spacy"),
 ]  # fmt: skip
 

@@ -1,7 +1,7 @@
-"""Functions of an integer that only terms have: the table ``FUNCTIONS``, one row for each.
+"""Term functions: the table ``FUNCTIONS`` of real functions of an integer, such as ``log``.
 
-The grammar, error messages, evaluators, exports and reference pages are made from it. To add a
-function, add a row.
+Only terms may use them. The grammar, error messages, compiler, exports and reference pages are made
+from this table. To add a function, add a row to ``_ALL``.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class TermFunction:
-    """A function of an integer, as in ``-0.8 * log(1 + q - k)``.
+    """A real function of an integer, as in ``-0.8 * log(1 + q - k)``.
 
-    ``formula`` is a Python expression of ``x`` (the argument as a float), of ``rate`` if the
-    function has one, and of ``xp``, a module such as ``math``, ``numpy`` or ``torch``.
+    ``formula`` is a Python expression of ``x`` (the argument as a float, at least ``least``), of
+    ``rate`` if the function has one, and of ``xp``, a module: ``math``, ``numpy`` or ``torch``.
     """
 
     name: str
-    doc: str  # its value, for the reference
-    example: str  # a value that uses it
-    least: int  # a smaller argument counts as this one
+    doc: str  # its value, for the reference pages
+    example: str  # a value of the language that uses it
+    least: int  # smaller arguments are replaced by this number
     formula: str
-    latex: str  # the same in LaTeX, with ``{x}`` for the argument as it is written, and ``{rate}``
-    bound: Callable[[float], float]  # its largest magnitude, from that of the argument
+    latex: str  # the function in LaTeX, with ``{x}`` for the argument and ``{rate}`` for the rate
+    bound: Callable[[float], float]  # its largest magnitude, given that of its argument
 
     @property
     def rated(self) -> bool:
-        """Whether it has a rate between 0 and 1 as its second argument."""
+        """Whether the function has a second argument, a rate between 0 and 1."""
         return "rate" in self.formula
 
     def value(self, x: int, rate: float = 0.0) -> float:
-        """Compute it with the module ``math``.
+        """Compute the function with the module ``math``.
 
         >>> FUNCTIONS["inv"].value(4), FUNCTIONS["decay"].value(2, 0.5)
         (0.25, 0.25)
@@ -54,4 +54,4 @@ _ALL = [
 ]  # fmt: skip
 
 FUNCTIONS: dict[str, TermFunction] = {function.name: function for function in _ALL}
-"""All functions of a term by name."""
+"""All term functions by name."""

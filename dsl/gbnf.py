@@ -86,7 +86,7 @@ def _names(nodes: Iterable[_Node]) -> set[str]:
 
 
 def _may_be_empty(node: _Node) -> bool:
-    """Say whether a node matches the empty text; no rule does."""
+    """Return whether a node matches the empty text. A rule never does."""
     inner = map(_may_be_empty, node.parts)
     if node.kind == "choice":
         return any(inner)
@@ -94,7 +94,7 @@ def _may_be_empty(node: _Node) -> bool:
 
 
 def _edge(node: _Node, at: int) -> Iterator[_Node]:
-    """Give the texts, classes and names that a match of a node may begin (0) or end (-1) with."""
+    """Yield the texts, classes and rule names with which a match of a node may begin (0) or end (-1)."""
     if node.value:
         yield node
     for part in node.parts[:: 1 + 2 * at]:
@@ -104,7 +104,7 @@ def _edge(node: _Node, at: int) -> Iterator[_Node]:
 
 
 def _read(text: str) -> tuple[dict[str, str], dict[str, _Node], _Node | None]:
-    """Let Lark read a grammar; return the new names of the rules, the rules, and what is ignored."""
+    """Parse a grammar with Lark; return the GBNF names of rules, the rules, and ignored terminals."""
     from lark.exceptions import LarkError
     from lark.load_grammar import load_grammar
 
@@ -131,7 +131,7 @@ def _read(text: str) -> tuple[dict[str, str], dict[str, _Node], _Node | None]:
 
 
 def _new_names(rules: Iterable[str]) -> dict[str, str]:
-    """Name rules as GBNF does; a terminal called like a rule becomes a token."""
+    """Return the GBNF names of rules; a terminal with the name of a rule gets a new name."""
     taken, names = set(_SPACING), dict[str, str]()
     for name in sorted(rules, key=str.isupper):
         new = "root" if name == "start" else name.strip("_").lower().replace("_", "-")
@@ -143,7 +143,7 @@ def _new_names(rules: Iterable[str]) -> dict[str, str]:
 
 
 def _converted(item: Any, names: dict[str, str]) -> _Node:
-    """Convert a part of a rule that Lark has read."""
+    """Convert a part of a rule, as Lark has parsed it, to a node."""
     if hasattr(item, "name"):
         return _Node("name", names[item.name])
     if item is None:
@@ -167,7 +167,7 @@ def _converted(item: Any, names: dict[str, str]) -> _Node:
 
 
 def _regex(parsed: Iterable[Any]) -> _Node:
-    """Convert a regular expression that Python has read."""
+    """Convert a regular expression, as Python has parsed it, to a node."""
     return _join("sequence", [_regex_part(kind.name, value) for kind, value in parsed])
 
 
@@ -232,13 +232,13 @@ def _without_left_recursion(name: str, node: _Node) -> _Node:
 
 
 class _Spacing:
-    """Writes out the white space that Lark ignores between the symbols of a rule."""
+    """Inserts the white space that Lark ignores between the symbols of a rule."""
 
     def __init__(self, rules: dict[str, _Node], blanks: bool) -> None:
         self.rules, self.blanks = rules, blanks
 
     def spaced(self, node: _Node) -> _Node:
-        """Put white space between the parts of a node, none before and none after it."""
+        """Insert white space between the parts of a node, but not before or after it."""
         if _may_be_empty(node):
             raise GrammarError(f"`{_write(node, 0)}` may be empty: use ? where it stands instead")
         if not node.parts:
@@ -268,7 +268,7 @@ class _Spacing:
         return _join("sequence", (node for node in out if node != _Node("sequence")))
 
     def between(self, lefts: list[_Node], right: _Node) -> list[_Node]:
-        """Choose the white space between what may stand on the left and what may on the right."""
+        """Return the white space to insert between two nodes."""
         ends = set[str]().union(*(self.edges(left, -1, set()) for left in lefts))
         starts = self.edges(right, 0, set())
         if not self.blanks or starts == {"\n"}:
@@ -277,7 +277,7 @@ class _Spacing:
         return [_Node("name", "gap" if words else "indent" if "\n" in ends else "ws")]
 
     def edges(self, node: _Node, at: int, seen: set[str]) -> set[str]:
-        """Say what a node may begin (0) or end (-1) with: ``word``, or other characters."""
+        """Return the kinds of characters with which a node may begin (0) or end (-1)."""
         found: set[str] = set()
         for leaf in _edge(node, at):
             if leaf.kind != "name":
@@ -298,7 +298,7 @@ def _rule(name: str, node: _Node) -> str:
 
 
 def _write(node: _Node, level: int) -> str:
-    """Write a node where alternatives (level 0), a sequence (1) or one item (2) may stand."""
+    """Write a node in a place for alternatives (level 0), a sequence (1) or one item (2)."""
     if node.kind == "text":
         return '"' + _escaped(node.value).replace('"', r"\"") + '"'
     if node.kind == "repeat":

@@ -1,7 +1,7 @@
-"""The standard lexicon: named word sets that every program may use, read from data files.
+"""The lexicon: named word sets that every program may use, read from data files.
 
-A file of ``grammars/lexicon`` has one table per set: ``doc``, ``words``, and in ``union`` the
-sets whose words it holds as well. An apostrophe in a word stands for the curly one too.
+A file of ``grammars/lexicon`` has one table per set: ``doc`` (what it holds), ``words``, and
+``union`` (sets whose words it includes). A word with an apostrophe is included with a curly one too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from attn_dsl.dsl.tree import SetLiteral
 
 @dataclass(frozen=True, slots=True)
 class WordSet:
-    """A set of the lexicon: its name, what it holds, its elements, the file that defines it."""
+    """A set of the lexicon: its name, a line that says what it holds, its words, and its file."""
 
     name: str
     doc: str
@@ -26,7 +26,7 @@ class WordSet:
 
 @lru_cache(maxsize=1)
 def lexicon() -> dict[str, WordSet]:
-    """Return all sets of the lexicon by name, sorted.
+    """Return all sets of the lexicon by name, sorted by name.
 
     >>> "she" in lexicon()["Pronoun"].elements
     True
@@ -60,7 +60,7 @@ def lexicon() -> dict[str, WordSet]:
 
 @lru_cache(maxsize=256)
 def lexicon_literal(name: str) -> SetLiteral:
-    """Return a set of the lexicon as programs write one.
+    """Return a set of the lexicon as a node of the syntax tree.
 
     >>> "she" in lexicon_literal("Pronoun").elements
     True

@@ -1,7 +1,7 @@
-"""The program library: programs of heads that are known from models.
+"""The program library: programs for kinds of heads that have been found in models.
 
-Each is a file of ``grammars/library``, named after its head, and begins with two comments: what
-the head does, and its category. Those that need spaCy lie in the subfolder ``spacy``.
+Each is a file of ``grammars/library``, named after its head. It begins with two comments: what the
+head does, and its category. Programs that need spaCy are in the subfolder ``spacy``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CATEGORIES = (
     "first token", "final token", "sequential", "coreference", "syntactic", "uniform",
     "repetition", "lexical", "structure",
 )  # fmt: skip
-"""What a program may be filed under: six categories of the literature, and three more."""
+"""The categories of programs: six from the literature, and three more."""
 
 _CATEGORY = "category: "
 _MIRROR = str.maketrans("<>", "><")
@@ -32,11 +32,11 @@ _MIRROR = str.maketrans("<>", "><")
 class LibraryProgram:
     """A program of the library."""
 
-    name: str  # of its head and its file
+    name: str  # the name of its head, and of its file
     category: str  # one of ``CATEGORIES``
-    doc: str  # what the head does, in a sentence
+    doc: str  # what the head does, in one sentence
     program: t.Head
-    source: str  # its canonical text
+    source: str  # its canonical source
     path: str  # its file, relative to the folder ``grammars``
 
 
@@ -50,8 +50,10 @@ def library(
     >>> "next_token" in library("causal")
     False
 
-    With a visibility all are re-typed for it, and those that make no sense in it left out (see
-    ``with_visibility``). With ``spacy`` there are also those that need that optional package.
+    Args:
+        visibility: convert all programs to it, without those that have no meaning in it (see
+            ``with_visibility``); None: leave each as it is.
+        spacy: whether to include programs that need the optional package spaCy.
     """
     if visibility not in (None, "causal", "bidirectional"):
         raise InputError(f"a program is causal or bidirectional, not {visibility!r}")
@@ -91,12 +93,12 @@ def _entry(source: str, path: str) -> LibraryProgram:
 
 
 def with_visibility(head: t.Head, visibility: t.Visibility) -> t.Head | None:
-    """Re-type a program for the other visibility, or return None where that makes no sense.
+    """Convert a program to the other visibility, or return None if it has no meaning there.
 
-    Every pair that a causal head sees keeps its score. For a bidirectional head a distance
-    ``q - k`` in a value counts both ways, ``abs(q - k)``; for a causal one it is ``q - k`` again.
-    A program makes no sense as causal if it uses a feature that reads the whole text, or asks
-    for keys that come after the query.
+    Pairs that a causal query sees keep their scores. In a bidirectional program a distance ``q - k``
+    in a value becomes ``abs(q - k)``; in a causal program it becomes ``q - k`` again. A program has
+    no meaning as causal if it uses a feature that reads the whole text, or a condition that holds
+    only for keys after the query.
 
     >>> head = parse("head near causal:\\n -2 * log(1 + q - k)")
     >>> print(show(with_visibility(head, "bidirectional")), end="")
@@ -115,7 +117,7 @@ def with_visibility(head: t.Head, visibility: t.Visibility) -> t.Head | None:
 
 
 def _looks_ahead(node: t.Node) -> bool:
-    """Say whether a node can only hold, or only find something, after the query."""
+    """Return whether a predicate can hold, or a quantifier find a key, only after the query."""
     match node:
         case t.Not():
             return False
@@ -129,19 +131,19 @@ def _looks_ahead(node: t.Node) -> bool:
 
 
 def _only_later(op: str, gap: int) -> bool:
-    """Say whether ``k op q + gap`` holds for keys after the query alone."""
+    """Return whether ``k op q + gap`` holds only for keys after the query."""
     return gap > 0 if op in ("==", ">=") else op == ">" and gap >= 0
 
 
 def _far_both_ways(term: t.Term) -> t.Term:
-    """Make the distances in a term's value count both ways."""
+    """Replace ``q - k`` by ``abs(q - k)`` in the value of a term."""
     if isinstance(term, t.Where):
         return term
     return dataclasses.replace(term, value=t.rewrite(term.value, _both_ways))  # type: ignore[arg-type]
 
 
 def _both_ways(node: t.Node) -> t.Node:
-    """Make the distance back to a key one in both directions."""
+    """Replace a node ``q - k`` by ``abs(q - k)``."""
     match node:
         case t.Absolute(t.Absolute() as inner):
             return inner
@@ -154,7 +156,7 @@ def _both_ways(node: t.Node) -> t.Node:
 
 
 def _one_way(node: t.Node) -> t.Node:
-    """Write a distance in both directions as the distance back."""
+    """Replace a node ``abs(q - k)`` by ``q - k``."""
     match node:
         case t.Absolute(t.Arithmetic("-", t.Position("q", 0) as q, t.Position("k", 0) as k)):
             return t.Arithmetic("-", q, k)

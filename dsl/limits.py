@@ -1,4 +1,4 @@
-"""Limits: how large and how costly programs may be, and where values are cut off."""
+"""Limits: the largest size and cost of programs, and the bounds of their values."""
 
 MAX_NODES = 5_000  # the largest program that runs, in nodes (set elements included)
 MAX_COST = 10_000  # the costliest program that runs, in operations per pair of query and key
@@ -10,5 +10,5 @@ MAX_NESTING = 40  # the deepest nesting of parentheses that is read
 MAX_OPERATORS = 100  # the most operators (``and``, ``or``, ``not``, ``+``, ``-``) in one term
 MAX_DIGITS = 400  # the longest number, in digits, that is read
 TERM_LIMIT = 10_000.0  # the largest magnitude that one term adds to a score
-MATCH_LIMIT = 32  # the longest matching context that ``match`` counts
+MATCH_LIMIT = 32  # the largest value of ``match``
 LEAST_MASS = 1e-300  # a smaller mass of a term of a ``linear`` program counts as 0

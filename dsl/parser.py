@@ -1,4 +1,4 @@
-"""The parser: source text to syntax tree, with errors that show the place and what would fit."""
+"""The parser: source text to syntax tree, with errors that show the place and what was expected."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _COMMENT_OR_STRING = re.compile(r'"(?:[^"\\\n]|\\.)*"|#[^\n]*')
 
 
 def grammar_text() -> str:
-    """Return the grammar: its file, and a terminal for each kind of feature and for functions."""
+    """Return the grammar in Lark's format: ``attn.lark`` plus terminals for features and functions."""
     from importlib.resources import files
 
     text = files("attn_dsl.grammars").joinpath("attn.lark").read_text(encoding="utf-8")
@@ -56,7 +56,7 @@ def _tables(start: str) -> Tables:
 
 
 def _whole_names(terminal: Any) -> None:
-    """Let a name of the tables match only as a whole: not ``sentence`` in ``sentence_start``."""
+    """Make names of features and functions match whole words: not ``sentence`` in ``sentence_start``."""
     from lark.lexer import PatternRE
 
     if terminal.name.endswith(("_FEATURE", "_FUNCTION")):
@@ -65,16 +65,16 @@ def _whole_names(terminal: Any) -> None:
 
 
 def parse(source: str, name: str = "<program>") -> t.Head:
-    """Parse a program; checking its names and bounds is ``attn_dsl.dsl.check``.
+    """Parse a program to a syntax tree; ``dsl.check.check`` checks its names, types and limits.
 
     >>> parse("head first causal:\\n  2 where k == 0").terms[0].weight
     2.0
 
-    Error messages call it ``name``, which may be its path.
+    ``name`` stands for the program in error messages; it may be a path.
 
     Raises:
-        ProgramSyntaxError: it does not follow the grammar; the message shows the place.
-        CostError: it is too long or too deeply nested to be read.
+        ProgramSyntaxError: the source does not follow the grammar; the message shows the place.
+        CostError: the source is too long or too deeply nested.
     """
     *sets, head = _parsed(source, "start", name)
     for term in head.terms:
@@ -88,18 +88,18 @@ def parse(source: str, name: str = "<program>") -> t.Head:
 
 
 def parse_term(source: str) -> t.Term:
-    """Parse one term, as in ``parse_term("2 where k == 0")``."""
+    """Parse one term, as in ``parse_term("2 where k == 0")``; errors as in ``parse``."""
     term = _bound_operators(_parsed(source, "line", "<term>"), source, "<term>")
     return _Comments(source).attach(term)
 
 
 def parse_predicate(source: str) -> t.Predicate:
-    """Parse one predicate, as in ``parse_predicate("punct(k) and k < q")``."""
+    """Parse one predicate, as in ``parse_predicate("punct(k) and k < q")``; errors as in ``parse``."""
     return _bound_operators(_parsed(source, "predicate", "<predicate>"), source, "<predicate>")
 
 
 def _parsed(source: str, start: str, name: str) -> Any:
-    """Parse a text; if it does not fit, let Lark say what was expected."""
+    """Parse a text from a start symbol; on a syntax error, Lark reports what was expected."""
     from lark.exceptions import UnexpectedInput
 
     _bound(source, name)
@@ -115,7 +115,7 @@ def _parsed(source: str, start: str, name: str) -> Any:
 
 
 def _bound(source: str, name: str) -> None:
-    """Refuse what is too long, or nested too deeply, before it is read."""
+    """Raise ``CostError`` if a source is too long, too deeply nested, or has too long a number."""
     if len(source) > MAX_SOURCE:
         raise CostError(
             f"the source has {len(source):,} characters; at most {MAX_SOURCE:,} are read",
@@ -140,7 +140,7 @@ def _bound(source: str, name: str) -> None:
 
 
 def _bound_operators(node: Any, source: str, name: str) -> Any:
-    """Refuse a term or predicate with too many operators; return it otherwise."""
+    """Return a term or predicate; raise ``CostError`` if it has too many operators."""
     line, column, end_line, end_column = node.span
     if end_line == line and end_column - column <= MAX_OPERATORS:
         return node  # too short to have so many
@@ -151,7 +151,7 @@ def _bound_operators(node: Any, source: str, name: str) -> Any:
 
 
 class _Comments:
-    """Hangs the comments on the statements they belong to, which come in their order."""
+    """Attaches the comments of a source to its statements, which must be passed in source order."""
 
     def __init__(self, source: str) -> None:
         self.comments = deque[tuple[int, str, bool]]()  # line, text, and whether it stands alone
@@ -162,7 +162,7 @@ class _Comments:
                     self.comments.append((number, found[0][1:].strip(), alone))
 
     def take(self, span: Span) -> t.Remarks:
-        """Take the comments above a statement and those on its own lines."""
+        """Remove and return the comments above a statement and those on its own lines."""
         above: list[str] = []
         beside: list[str] = []
         while self.comments and self.comments[0][0] <= span.end_line:

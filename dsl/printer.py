@@ -1,4 +1,4 @@
-"""The canonical printer: one way to write every tree, such that parsing it gives the tree back."""
+"""The printer: the canonical source of a syntax tree. Parsing it gives an equal tree."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def number(value: float | None) -> str:
-    """Write a weight: the shortest decimal that reads back as the same number; ``?`` for a hole.
+    """Write a weight: the shortest decimal that parses to the same float; ``?`` for a hole.
 
     >>> number(2.0), number(-0.85), number(None), number(1e-7)
     ('2', '-0.85', '?', '0.0000001')
@@ -27,7 +27,7 @@ def number(value: float | None) -> str:
 
 
 def quote(text: str) -> str:
-    r"""Write a string of the language.
+    r"""Write a string as a literal of the language, in double quotes with escapes.
 
     >>> print(quote('say "hi"\n'))
     "say \"hi\"\n"
@@ -66,7 +66,11 @@ def _statement(text: str, remarks: t.Remarks, indent: str) -> list[str]:
 
 
 def show_term(term: t.Term) -> str:
-    """Write one term, without its comments."""
+    """Write one term, without its comments.
+
+    >>> show_term(t.Where(2.0, t.Compare("==", t.Position("k"), t.Integer(0))))
+    '2 where k == 0'
+    """
     if isinstance(term, t.Where):
         return f"{number(term.weight)} where {expression(term.condition)}"
     condition = "" if term.condition is None else f" where {expression(term.condition)}"
@@ -131,7 +135,7 @@ def expression(node: t.Node) -> str:
 
 
 def _inside(node: t.Node, kinds: UnionType | type) -> str:
-    """Write a part of an expression, in parentheses if it is of one of some kinds."""
+    """Write an operand, in parentheses if its class is one of ``kinds``."""
     text = expression(node)
     bare = not isinstance(node, kinds) or (isinstance(node, t.Position) and not node.shift)
     return text if bare else f"({text})"
@@ -146,7 +150,7 @@ def _items(literal: t.SetLiteral) -> list[str]:
 
 
 def _elements(literal: t.SetLiteral) -> str:
-    """Write the elements of a named set, over several lines where they are many."""
+    """Write the elements of a set definition, on several lines if one line is too short."""
     line = expression(literal)
     if len(line) <= WIDTH - 24:
         return line

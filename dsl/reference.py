@@ -1,18 +1,18 @@
 """The reference semantics: plain loops that define what every program means.
 
-Nothing here is fast. The evaluators in ``compiler/`` must agree with it to 1e-5.
+It is slow and simple. The compiler and the exports must agree with it to 1e-5.
 
-- A query sees the keys up to itself (``causal``) or all of them (``bidirectional``).
-- A position is visible to a query if it is a key that the query sees. A feature at any other
-  position has its padding value: the empty text, false, 0, or -1 for what counts from 0.
+- A query sees the keys up to its own position (``causal``) or all keys (``bidirectional``).
+- At a position that the query does not see, a feature has its padding value: the empty string,
+  false, -1 for positions and indices, or 0.
 - A quantifier searches the keys that the query sees, except the query's own position. Of two keys
-  at the same distance the nearest is the one before the query. Where no key is found, the position
+  at the same distance, the one before the query is the nearest. If no key is found, the position
   is -1.
-- The weight of a symbol in a set is 0 if it is not in the set, and 1 if it is in a plain set.
-- A term adds at most ``TERM_LIMIT`` in magnitude.
-- ``softmax``: terms are logits. A row is exp(score) divided by its sum.
-- ``linear``: terms are masses; one below ``LEAST_MASS`` counts as 0. A row is the masses of its keys
-  divided by their sum, or uniform over the visible keys if all of them are 0.
+- The weight of a symbol in a set is 0 if it is not in the set, and 1 if the set has no weights.
+- What a term adds is cut to at most ``TERM_LIMIT`` in magnitude.
+- ``softmax``: terms are logits. A row is exp(score) divided by the sum of exp(score) over its keys.
+- ``linear``: terms are masses; a mass below ``LEAST_MASS`` counts as 0. A row is the sums of masses
+  of its keys, divided by their total; uniform over the keys that the query sees if the total is 0.
 """
 
 from __future__ import annotations
@@ -37,18 +37,21 @@ _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
 
 
 def evaluate(program: t.Head, tokens: Tokens) -> list[list[float]]:
-    """Return the attention matrix of a program on a text: a row of weights for each query.
+    """Return the attention matrix of a program on a text, n rows (queries) of n weights (keys).
 
     >>> from attn_dsl.dsl.parser import parse
     >>> program = parse("head previous causal:\\n 1000 where k == q-1")
     >>> evaluate(program, Tokens.from_strings(["a", " b", " c"]))
     [[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
+
+    Raises:
+        ValueError: a weight is a hole.
     """
     return Interpreter(program, Analysis(tokens)).matrix()
 
 
 class Interpreter:
-    """One program on one text."""
+    """Evaluates one program on one text by plain loops."""
 
     def __init__(self, program: t.Head, analysis: Analysis) -> None:
         if any(weight is None for weight in program.weights):
@@ -59,7 +62,7 @@ class Interpreter:
         self.found: dict[tuple[str, int, int], int] = {}
 
     def matrix(self) -> list[list[float]]:
-        """Return all rows."""
+        """Return the attention matrix."""
         return [self.row(q) for q in range(self.n)]
 
     def visible(self, q: int) -> range:
@@ -67,7 +70,7 @@ class Interpreter:
         return range(q + 1 if self.program.causal else self.n)
 
     def row(self, q: int) -> list[float]:
-        """Return the weights of one query over all keys."""
+        """Return the attention weights of one query over all keys."""
         keys = self.visible(q)
         if self.program.normaliser == "softmax":
             scores = [sum(self.term(term, q, k) for term in self.program.terms) for k in keys]
@@ -87,7 +90,7 @@ class Interpreter:
         return [mass / total for mass in masses] + [0.0] * (self.n - len(masses))
 
     def term(self, term: t.Term, q: int, k: int) -> float:
-        """Return what one term adds to the score (or mass) of a pair."""
+        """Return what one term adds to the score (or mass) of a pair of query and key."""
         if isinstance(term, t.Where):
             assert term.weight is not None
             return term.weight if self.holds(term.condition, q, k) else 0.0
@@ -100,7 +103,7 @@ class Interpreter:
         return min(max(term.weight * self.value(term.value, q, k), -TERM_LIMIT), TERM_LIMIT)
 
     def value(self, node: t.Value, q: int, k: int) -> float:
-        """Evaluate what a weight is multiplied by."""
+        """Evaluate the value that the weight of a term is multiplied by."""
         match node:
             case t.Real("log", inner):
                 return math.log(max(self.integer(inner, q, k), 1))
@@ -119,13 +122,13 @@ class Interpreter:
         return float(self.integer(node, q, k))
 
     def literal(self, chosen: t.SetName | t.SetLiteral) -> t.SetLiteral:
-        """Return the elements of a set: of the program, or else of the lexicon."""
+        """Return a set that is written out, defined by the program, or else in the lexicon."""
         if isinstance(chosen, t.SetLiteral):
             return chosen
         return self.sets.get(chosen.name) or lexicon_literal(chosen.name)
 
     def weight(self, literal: t.SetLiteral, symbol: str) -> float:
-        """Return the weight of a symbol in a set: 0 outside it, and 1 inside a plain one."""
+        """Return the weight of a symbol in a set: 0 outside it, and 1 in a set without weights."""
         if literal.weights is None:
             return float(symbol in literal.elements)
         return dict(zip(literal.elements, literal.weights, strict=True)).get(symbol, 0.0)
@@ -152,7 +155,7 @@ class Interpreter:
         raise TypeError(f"not an integer: {node!r}")
 
     def search(self, name: str, body: t.Predicate, q: int) -> int:
-        """Evaluate a quantifier at a query, once: its value does not depend on the key."""
+        """Evaluate a quantifier at a query; the result is kept, as it does not depend on the key."""
         place = (name, id(body), q)
         if place not in self.found:
             self.found[place] = self._search(name, body, q)

@@ -1,8 +1,8 @@
-"""Segmentation: words, sentences, lines, brackets and quotes of a text, character by character.
+"""Segmentation: words, sentences, lines, brackets and quotations of a text, character by character.
 
-A character's labels depend on the characters up to it, never on those that follow. So the labels
-of a prefix of a text are the prefix of its labels, whichever tokenizer cuts it, and a text may
-grow. This is what makes the features of causal heads causal.
+The labels of a character depend on the characters up to it, never on those after it. So a text may
+grow without a change of earlier labels, and labels do not depend on the tokenizer. This is why
+features of kind ``left`` are causal.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def kind(char: str) -> str:
 
 
 def clean(word: str) -> str:
-    """Write a word as ``word(k)`` gives it: lower case, apostrophes straight, none at its end.
+    """Return a word as ``word(k)`` gives it: in lower case, apostrophes straight, none at its end.
 
     >>> clean("Dogs'"), clean("don’t"), clean("'")
     ('dogs', "don't", "'")
@@ -48,10 +48,10 @@ def clean(word: str) -> str:
 
 
 class Segments:
-    """Labels of each character of a text that may grow; ``-1`` stands for none.
+    """Labels of each character of a text that may grow; -1 stands for none.
 
-    Append characters to ``text``, then call ``update``. New characters never change labels of old
-    ones; they may change the entries of ``words`` and ``ends`` for the word that was the last one.
+    Append characters to ``text``, then call ``update``. New characters do not change the labels of
+    old ones. They may continue the last word, and so change its entries of ``words`` and ``ends``.
 
     >>> growing = segment("It s")
     >>> growing.text += "at."
@@ -62,16 +62,16 @@ class Segments:
 
     def __init__(self, text: Iterable[str] = (), breaks: Iterable[int] = ()) -> None:
         self.text = list(text)
-        self.breaks = set(breaks)  # the places in the text that no word reaches across
+        self.breaks = set(breaks)  # characters at which no word continues
         # Labels of each character. A position, as in ``opener``, is that of a character.
-        self.word: list[int] = []  # its word or punctuation mark; -1 for white space
+        self.word: list[int] = []  # index of its word or punctuation mark; -1 for white space
         self.sentence: list[int] = []
         self.line: list[int] = []  # a newline belongs to the line that it ends
         self.paragraph: list[int] = []  # blank lines separate paragraphs
-        self.indent: list[int] = []  # how many blanks its line begins with, up to itself
-        self.depth: list[int] = []  # how many brackets are open after it
-        self.opener: list[int] = []  # the innermost bracket that it is in, or that it closes
-        self.quote: list[int] = []  # the mark that opened its quotation; marks are inside
+        self.indent: list[int] = []  # number of blanks at the start of its line, up to itself
+        self.depth: list[int] = []  # number of brackets that are open after it
+        self.opener: list[int] = []  # the bracket that it closes, or the innermost open one
+        self.quote: list[int] = []  # the mark that opens its quotation; both marks are inside
         self.match: list[int] = []  # the bracket or quotation mark that it closes
         self.opens: list[bool] = []  # whether it opens a bracket or a quotation
         # Each word: its text as ``clean`` writes it, its first and its last character.
@@ -97,7 +97,7 @@ class Segments:
             self._nesting(new, start)
 
     def _words(self, new: list[str], start: int) -> None:
-        """Find words: runs of word characters, and of one punctuation mark."""
+        """Find words: runs of word characters, runs of one punctuation mark, single ideographs."""
         label, starts, ends, breaks = self.word, self.starts, self.ends, self.breaks
         before, run = self._run
         changed = max(len(starts) - 1, 0)
@@ -122,7 +122,7 @@ class Segments:
         self.words[changed:] = [clean("".join(self.text[b : e + 1])) for b, e in places]
 
     def _sentences(self, new: list[str], start: int) -> None:
-        """Start a sentence after a terminator, spaces and a capital, or after an empty line."""
+        """Start a sentence after an empty line, or a terminator and space before no small letter."""
         label, text = self.sentence, self.text
         current = label[-1] if label else 0
         terminated, spaced, last, newlines, numbered = self._ending
@@ -149,7 +149,7 @@ class Segments:
         self._ending = terminated, spaced, last, newlines, numbered
 
     def _lines(self, new: list[str]) -> None:
-        """Count lines and paragraphs, and the blanks that each line begins with."""
+        """Count lines, paragraphs, and the blanks at the start of each line."""
         lines, paragraphs, indents = self.line, self.paragraph, self.indent
         line, paragraph, newlines, indent, margin = self._margin
         for char in new:

@@ -1,6 +1,6 @@
-"""Syntax from spaCy: parts of speech, dependencies and lemmas of the words, by token.
+"""Syntax from spaCy: part of speech, dependency and lemma of the word of each token.
 
-spaCy gets the words of ``dsl/segment.py``; its own tokenizer is not used.
+spaCy gets the words of ``dsl/segment.py``, not those of its own tokenizer.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Syntax errors: turns what Lark reports into a message with the place and a suggestion."""
+"""Syntax errors: turns an error of Lark into a message with the place and a suggestion."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _TYPES = {"bool": "true or false", "int": "a number", "symbol": "a text"}
 
 
 def explain(error: UnexpectedInput, source: str, name: str) -> ProgramSyntaxError:
-    """Make a syntax error of what Lark reports: place, expectation and suggestion."""
+    """Turn an error of Lark into a ``ProgramSyntaxError``."""
     allowed = getattr(error, "accepts", None) or getattr(error, "allowed", None)
     expected = set(allowed or getattr(error, "expected", None) or ())
     line, column = max(int(error.line), 1), max(int(error.column), 1)
@@ -76,7 +76,7 @@ def _word_at(row: str, column: int) -> tuple[str, int]:
 
 
 def _diagnose(word: str, row: str, column: int, expected: set[str]) -> tuple[str, str]:
-    """Say what is wrong at a word, and how to correct it."""
+    """Return what is wrong at a word, and how to correct it."""
     if not word or word in "# \t\r":
         return "the line ends too early", ""
     if word == "=" and {"EQUALITY", "COMPARISON"} & expected:
@@ -118,7 +118,7 @@ def _diagnose(word: str, row: str, column: int, expected: set[str]) -> tuple[str
 
 
 def _weighing(word: str, before: str, after: str, expected: set[str]) -> tuple[str, str] | None:
-    """Say what is wrong if it concerns weighted sets, weights of symbols or products."""
+    """Return what is wrong and a remedy for errors in weighted sets, ``weight`` or products."""
     plain = f"`{word}` does not fit here"
     if word in ",:}" and "{" in before and expected & {"COLON", "RBRACE"}:
         return plain, "give all elements of a set a weight, or none"

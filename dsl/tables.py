@@ -1,8 +1,8 @@
-"""The parsing loop: runs Lark's LALR(1) tables and builds nodes without tokens and trees in between.
+"""The parsing loop: runs the LALR(1) tables of Lark and builds syntax nodes directly.
 
-Lark reads the grammar and makes the tables, and a scanner for each state. Running them here, with
-one action for each rule, takes a fifth of the time of ``Lark.parse``. Lark itself parses only what
-has an error, to say what was expected.
+Lark reads the grammar and makes the tables and a scanner for each state. The loop here makes no
+tokens or parse trees, and takes a fifth of the time of ``Lark.parse``. Lark itself parses only
+sources with a syntax error, to say what was expected.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from attn_dsl.dsl.errors import Span
 if TYPE_CHECKING:
     from lark import Lark
 
-_PLACED = frozenset({"NAME", "SET_NAME"})  # their actions get the place too: (text, begin, end)
+_PLACED = frozenset({"NAME", "SET_NAME"})  # terminals whose value is (text, begin, end)
 
 
 class Lines:
-    """Where the lines of a text begin; turns places into spans.
+    """The starts of the lines of a text, which turn character offsets into spans.
 
     >>> Lines("ab\\ncd").span(3, 5)
     Span(line=2, column=1, end_line=2, end_column=3)
@@ -35,7 +35,7 @@ class Lines:
         self._line, self._low, self._high = 0, 0, -1
 
     def span(self, begin: int, end: int) -> Span:
-        """Return the span of a stretch."""
+        """Return the span of the characters from ``begin`` to ``end``."""
         if not self._low <= begin <= end <= self._high:
             self._line = line = bisect_right(self.starts, begin)
             self._low = self.starts[line - 1]
@@ -49,16 +49,17 @@ class Lines:
 
 
 Action = Callable[[Lines, list[Any], int, int], Any]
-"""Makes the value of a rule of those of its symbols, and of the places where it begins and ends.
+"""Makes the value of a rule from the values of its symbols and its begin and end in the text.
 
-Symbols that the grammar filters (punctuation, keywords) have no values.
+Symbols that the grammar filters out (punctuation, keywords) have no values.
 """
 
 
 class Tables:
-    """Tables for one start symbol, of a ``Lark`` with the LALR parser and the contextual lexer.
+    """The tables for one start symbol of a ``Lark`` with LALR parser and contextual lexer.
 
-    The actions are by the rule's alias, or else its name; rules without one pass their value on.
+    ``actions`` is keyed by the alias of a rule, or else its name. A rule without an action has the
+    value of its one symbol.
     """
 
     def __init__(self, lark: Lark, start: str, actions: Mapping[str, Action]) -> None:
@@ -76,7 +77,7 @@ class Tables:
         self.scanners = {state: scanner(lexer) for state, lexer in frontend.lexer.lexers.items()}
 
     def parse(self, text: str) -> Any:
-        """Return the value of the start symbol; None if the text does not fit."""
+        """Return the value of the start symbol, or None if the text does not follow the grammar."""
         lines, states, scanners = Lines(text), self.states, self.scanners
         stack, values, begins, ends = [self.start], [], [], []
         place, size = 0, len(text)
@@ -120,7 +121,7 @@ class Tables:
 
 
 def _rule(rule: Any, actions: Mapping[str, Action]) -> tuple:
-    """Return a rule as the loop uses it: size, name, action, and the symbols that have values."""
+    """Return a rule for the loop: number of symbols, name, action, symbols that have values."""
     symbols, name = rule.expansion, rule.alias or rule.origin.name
     kept = [i for i, symbol in enumerate(symbols) if not (symbol.is_term and symbol.filter_out)]
     make = actions.get(name)
@@ -136,13 +137,13 @@ def _rule(rule: Any, actions: Mapping[str, Action]) -> tuple:
 
 
 def _append(lines: Lines, parts: list[Any], begin: int, end: int) -> list[Any]:
-    """Add to a list of repeated parts."""
+    """Append a part to a list of repeated parts."""
     parts[0].append(parts[1])
     return parts[0]
 
 
 def _spliced(make: Action, lists: list[bool]) -> Action:
-    """Put repeated parts in line with the others before an action sees them."""
+    """Wrap an action so that lists of repeated parts are flattened into its parts."""
 
     def spliced(lines: Lines, parts: list[Any], begin: int, end: int) -> Any:
         flat: list[Any] = []
@@ -154,7 +155,7 @@ def _spliced(make: Action, lists: list[bool]) -> Action:
 
 
 def _scanner(lexer: Any) -> tuple:
-    """Return how to find the next symbol behind blanks, and terminals that may be another one."""
+    """Return a function that matches the next terminal after blanks, and checks for keywords."""
     ignored = set(lexer.ignore_types)
     [pattern] = lexer.scanner._mres
     groups = "|".join(
@@ -167,7 +168,7 @@ def _scanner(lexer: Any) -> tuple:
 
 
 def _other(callback: Any) -> Callable[[str], str | None]:
-    """Return which keyword a word is, if it is one."""
+    """Return a function from a word to the keyword that it is, or None."""
 
     @lru_cache(maxsize=10_000)
     def other(value: str) -> str | None:

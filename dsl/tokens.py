@@ -11,14 +11,14 @@ SPECIAL_STRINGS = frozenset(
     "<s> </s> <unk> <pad> <mask> <bos> <eos> <cls> <sep> "
     "[CLS] [SEP] [PAD] [MASK] [UNK] [BOS] [EOS]".split()
 )
-"""Token strings that are taken for special tokens where nobody says which ones are."""
+"""Token strings that count as special tokens if the caller does not say which tokens are special."""
 
 _SPECIAL_PIPES = re.compile(r"<\|[A-Za-z0-9_]+\|>")
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 def looks_special(string: str) -> bool:
-    """Say whether a token string is written like a special token.
+    """Return whether a token string looks like a special token.
 
     >>> looks_special("<|endoftext|>"), looks_special("[CLS]"), looks_special(" the")
     (True, True, False)
@@ -28,19 +28,22 @@ def looks_special(string: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Tokens(Sequence[str]):
-    """The tokens of one text: what the model reads, and which characters each one covers.
+    """The tokens of one text: their strings, and the characters of the text that each one covers.
 
     >>> Tokens.from_strings(["<s>", "Once", " upon", "."]).text
     'Once upon.'
 
-    In ``strings`` a leading space starts a word, and a piece of a character that is split over
-    several tokens is written ``<0xE2>``. The spans follow each other without overlap. A special
-    token and the first pieces of a split character cover nothing: only the piece that completes a
-    character covers it, so that no token tells of characters that a model could not know yet.
+    In ``strings`` a leading space starts a word, and ``<0xE2>`` is one byte of a character that is
+    split over several tokens. Spans are in order and do not overlap. Special tokens cover no
+    characters. Of a split character only the token with its last byte covers it, so that no token
+    depends on bytes after it.
+
+    Raises:
+        ValueError: the lengths differ, or the spans overlap or leave the text.
     """
 
-    strings: tuple[str, ...]  # per token, what the model sees
-    text: str  # what the tokens cover, special tokens left out
+    strings: tuple[str, ...]  # per token, its decoded string
+    text: str  # the text without special tokens
     spans: tuple[tuple[int, int], ...]  # per token, ``(start, end)`` in ``text``
     special: tuple[bool, ...]  # per token, whether it is a special token
 
@@ -58,13 +61,15 @@ class Tokens(Sequence[str]):
 
     @classmethod
     def from_strings(cls, strings: Iterable[str], special: Iterable[bool] | None = None) -> Tokens:
-        """Build tokens from decoded token strings alone.
+        """Make tokens from decoded token strings; the text is what they spell.
 
         >>> Tokens.from_strings([" caf", "<0xC3>", "<0xA9>"]).spans
         ((0, 4), (4, 4), (4, 5))
 
-        ``<0xE2>`` stands for one byte of a character in UTF-8; special are by default the tokens
-        that look so (``<s>``, ``[CLS]``, ``<|endoftext|>`` …).
+        Args:
+            strings: in which ``<0xE2>`` is one byte of a character in UTF-8.
+            special: whether each is a special token; by default those that look so (``<s>``,
+                ``[CLS]``, ``<|endoftext|>`` …), see ``looks_special``.
         """
         strings = tuple(strings)
         marks = tuple(map(looks_special, strings)) if special is None else tuple(map(bool, special))
@@ -89,7 +94,7 @@ class Tokens(Sequence[str]):
         return self.strings[index]
 
     def prefix(self, n: int) -> Tokens:
-        """Return the first ``n`` tokens, and of the text only what they cover.
+        """Return the first ``n`` tokens, with the text up to the end of the last one.
 
         >>> Tokens.from_strings(["a", " b", " c"]).prefix(2).text
         'a b'
@@ -99,7 +104,7 @@ class Tokens(Sequence[str]):
 
 
 def _complete(pending: bytes) -> tuple[str, bytes]:
-    """Decode bytes that form a whole character; return what is decoded and what is left."""
+    """Decode the bytes of one character; return the character, or the bytes if some are missing."""
     try:
         return pending.decode("utf-8"), b""
     except UnicodeDecodeError as error:

@@ -1,6 +1,6 @@
 """The syntax tree of a program: frozen dataclasses, one per construct of the grammar.
 
-Two trees are equal when they mean the same text: source spans and comments do not count.
+Equality compares structure only: source spans and comments are ignored.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _N = TypeVar("_N", bound="Node")
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 @dataclass(frozen=True)
 class Node:
-    """A piece of a program; ``span`` is where it stands in the source, if it has one."""
+    """A node of the syntax tree; ``span`` is its place in the source (None for a tree built in code)."""
 
     span: Span | None = field(default=None, compare=False, repr=False, kw_only=True)
 
@@ -29,7 +29,7 @@ class Node:
         dataclass(frozen=True)(cls)
 
     def children(self) -> list[Node]:
-        """Return the nodes right below this one, in source order."""
+        """Return the direct children of this node, in source order."""
         found: list[Node] = []
         for name in _node_fields(type(self)):  # type: ignore[arg-type]
             value = getattr(self, name)
@@ -40,7 +40,7 @@ class Node:
         return found
 
     def walk(self) -> Iterator[Node]:
-        """Yield this node and all below it, parents first."""
+        """Yield this node and all its descendants, parents first."""
         stack: list[Node] = [self]
         while stack:
             node = stack.pop()
@@ -49,13 +49,13 @@ class Node:
                 stack += below[::-1]
 
 
-# How the types of fields begin that hold no nodes.
+# Prefixes of the type annotations of fields that hold no nodes.
 _PLAIN = ("int", "str", "float", "Literal", "Visibility", "Normaliser", "tuple[str", "tuple[float")
 
 
 @lru_cache(maxsize=64)
 def _node_fields(kind: type[Node]) -> tuple[str, ...]:
-    """Return the fields of a kind of node that hold nodes, None, or tuples of nodes."""
+    """Return the names of the fields that hold nodes, None, or tuples of nodes."""
     fields = dataclasses.fields(kind)
     return tuple(f.name for f in fields if f.compare and not str(f.type).startswith(_PLAIN))
 
@@ -67,7 +67,7 @@ class Integer(Node):
 
 
 class Position(Node):
-    """The query or the key, shifted: ``q``, ``k-1``."""
+    """The position of the query or the key, plus a constant shift: ``q``, ``k-1``."""
 
     variable: Literal["q", "k"]
     shift: int = 0
@@ -82,13 +82,13 @@ class Arithmetic(Node):
 
 
 class Absolute(Node):
-    """A magnitude: ``abs(q - k)``."""
+    """The absolute value of an integer: ``abs(q - k)``."""
 
     value: Int
 
 
 class Extremum(Node):
-    """The smaller or larger of two: ``min(q - k, 8)``."""
+    """The smaller or larger of two integers: ``min(q - k, 8)``."""
 
     name: Literal["min", "max"]
     left: Int
@@ -103,10 +103,11 @@ class Call(Node):
 
 
 class Quantifier(Node):
-    """A search over the other keys that the query sees: ``nearest(text(k) == text(q))``.
+    """A search over the keys that the query sees, except its own: ``nearest(text(k) == text(q))``.
 
-    Inside, ``k`` stands for each of those keys. ``nearest``, ``first`` and ``last`` give its
-    position (-1 if there is none), ``count`` how many there are, ``any`` whether there is one.
+    In ``body``, ``k`` is the key that is searched. ``nearest``, ``first`` and ``last`` are the
+    position of such a key where ``body`` holds (-1 if there is none), ``count`` is the number of
+    these keys, and ``any`` is whether there is one.
     """
 
     name: Literal["nearest", "first", "last", "count", "any"]
@@ -114,11 +115,11 @@ class Quantifier(Node):
 
 
 class Always(Node):
-    """``true``."""
+    """The predicate ``true``."""
 
 
 class Compare(Node):
-    """A comparison of two integers, or ``==`` and ``!=`` of two symbols."""
+    """A comparison of two integers, or ``==`` or ``!=`` of two symbols (strings)."""
 
     op: Literal["==", "!=", "<", "<=", ">", ">="]
     left: Int | Text
@@ -132,7 +133,7 @@ class Text(Node):
 
 
 class Between(Node):
-    """An integer within bounds, both included: ``q - k in 1..4``."""
+    """Whether an integer is in a range, both ends included: ``q - k in 1..4``."""
 
     value: Int
     low: int
@@ -140,15 +141,16 @@ class Between(Node):
 
 
 class SetName(Node):
-    """A set by its name: ``Stop``, or one of the standard lexicon."""
+    """The name of a set of the program or of the lexicon: ``Stop``."""
 
     name: str
 
 
 class SetLiteral(Node):
-    """A set by its elements, sorted: ``{".", "?"}``; or with weights: ``{".": 2.1, "?": -0.7}``.
+    """A set that is written out: ``{".", "?"}``, or with weights ``{".": 2.1, "?": -0.7}``.
 
-    ``weights`` has a number for each of ``elements``; None: the set is plain, all weigh 1.
+    The elements are sorted. ``weights`` has one number per element; None means that the set has no
+    weights, and each element counts as 1.
     """
 
     elements: tuple[str, ...]
@@ -163,7 +165,7 @@ class SetLiteral(Node):
         object.__setattr__(self, "weights", tuple(weight for _, weight in pairs))
 
     def hundredths(self) -> dict[str, int]:
-        """Return the weight of each element in hundredths: the language's weights are whole ones.
+        """Return the weight of each element in hundredths, which is an integer in a valid program.
 
         >>> SetLiteral((".", "?"), (2.1, -0.7)).hundredths()
         {'.': 210, '?': -70}
@@ -174,14 +176,14 @@ class SetLiteral(Node):
 
 
 class Member(Node):
-    """A symbol in a set: ``text(k) in Stop``."""
+    """Whether a symbol is in a set: ``text(k) in Stop``."""
 
     value: Call
     set: SetName | SetLiteral
 
 
 class Affix(Node):
-    """A symbol that starts or ends with a string: ``ends(word(k), "ing")``."""
+    """Whether a symbol starts or ends with a string: ``ends(word(k), "ing")``."""
 
     name: Literal["starts", "ends"]
     value: Call
@@ -189,27 +191,27 @@ class Affix(Node):
 
 
 class Not(Node):
-    """``not …``."""
+    """The negation of a predicate."""
 
     value: Predicate
 
 
 class And(Node):
-    """``… and …``."""
+    """The conjunction of two predicates."""
 
     left: Predicate
     right: Predicate
 
 
 class Or(Node):
-    """``… or …``."""
+    """The disjunction of two predicates."""
 
     left: Predicate
     right: Predicate
 
 
 class Real(Node):
-    """A function of an integer, one of ``dsl.functions.FUNCTIONS``: ``log(1 + q - k)``."""
+    """A real function (a name in ``dsl.functions.FUNCTIONS``) of an integer: ``log(1 + q - k)``."""
 
     name: str
     value: Int
@@ -223,7 +225,7 @@ class Decay(Node):
 
 
 class Weight(Node):
-    """The weight of a symbol in a set, 0 if it is not in it: ``weight(token(k), Starts)``."""
+    """The weight of a symbol in a set, or 0 for other symbols: ``weight(token(k), Starts)``."""
 
     value: Call
     set: SetName | SetLiteral
@@ -244,7 +246,7 @@ Value = Factor | Product
 
 @dataclass(frozen=True, slots=True)
 class Remarks:
-    """The comments of a statement: on lines above it, and beside it."""
+    """The comments of a statement: those on the lines above it, and the one at its end."""
 
     above: tuple[str, ...] = ()
     beside: str = ""
@@ -260,14 +262,14 @@ class Statement(Node):
 
 
 class Where(Statement):
-    """A weight where a predicate holds: ``2.0 where k == 0``. A weight of None is a hole, ``?``."""
+    """A weight where a predicate holds, else 0: ``2 where k == 0``. None as weight is a hole, ``?``."""
 
     weight: float | None
     condition: Predicate
 
 
 class Scaled(Statement):
-    """A weight times a value: ``-0.8 * log(1 + q - k)``, where a predicate holds if one is given."""
+    """A weight times a value: ``-0.8 * log(1 + q - k)``; 0 where ``condition`` does not hold."""
 
     weight: float | None
     value: Value
@@ -275,14 +277,14 @@ class Scaled(Statement):
 
 
 class Entry(Node):
-    """A step of a table: from ``bound`` on, ``weight``."""
+    """One step of a ``Table``: the weight from ``bound`` up to the next bound."""
 
     bound: int
     weight: float | None
 
 
 class Table(Statement):
-    """A step function of an integer: ``by q - k [0: 2.1, 1: 1.3, 4: -0.2]``; 0 below its start."""
+    """A step function of an integer: ``by q - k [0: 2.1, 1: 1.3, 4: -0.2]``; 0 below the first bound."""
 
     value: Int
     entries: tuple[Entry, ...]
@@ -293,14 +295,17 @@ Term = Where | Scaled | Table
 
 
 class SetDefinition(Statement):
-    """A named set: ``set Stop = {".", "?"}``."""
+    """The definition of a set: ``set Stop = {".", "?"}``."""
 
     name: str
     value: SetLiteral
 
 
 class Head(Statement):
-    """A whole program: sets and weighted terms, whose sum is normalised over each query's keys."""
+    """A whole program: sets, and weighted terms whose sum is normalised over the keys of each query.
+
+    ``after`` holds the comments below the last term.
+    """
 
     name: str
     visibility: Visibility
@@ -311,16 +316,20 @@ class Head(Statement):
 
     @property
     def causal(self) -> bool:
-        """Whether a query sees only the keys up to itself."""
+        """Whether a query sees only the keys up to its own position."""
         return self.visibility == "causal"
 
     @property
     def weights(self) -> tuple[float | None, ...]:
-        """All weights in source order, those of tables entry by entry; None for holes."""
+        """The weights of all terms in source order, one per step of a table; None for a hole."""
         return tuple(w for term in self.terms for w in weights_of(term))
 
     def with_weights(self, weights: list[float]) -> Head:
-        """Return the same structure with other weights, in the order of ``weights``."""
+        """Return the program with other weights, in the order of ``self.weights``.
+
+        Raises:
+            ValueError: the number of weights differs.
+        """
         if len(weights) != (count := len(self.weights)):
             raise ValueError(f"the program has {count} weights, {len(weights)} were given")
         left, terms = iter(weights), list[Term]()
@@ -334,14 +343,14 @@ class Head(Statement):
 
 
 def weights_of(term: Term) -> tuple[float | None, ...]:
-    """Return the weights of one term: one, or one for each entry of a table."""
+    """Return the weights of one term: one, or one for each step of a table."""
     if isinstance(term, Table):
         return tuple(entry.weight for entry in term.entries)
     return (term.weight,)
 
 
 def rewrite(node: _N, change: Callable[[Node], Node]) -> _N:
-    """Return a tree in which every node is what ``change`` makes of it, the lowest first.
+    """Return a tree in which each node is replaced by ``change(node)``, children before parents.
 
     >>> rewrite(Not(Not(Always())), lambda node: node.value if isinstance(node, Not) else node)
     Always()
@@ -359,11 +368,13 @@ def rewrite(node: _N, change: Callable[[Node], Node]) -> _N:
 
 
 def nodes(head: Head) -> int:
-    """Count a program's complexity: its AST nodes, and one per element of the sets it spells out.
+    """Return the complexity of a program: its tree nodes, plus one per element of its sets.
 
-    A weight belongs to its term and a shift to its position, so that
+    A weight belongs to its term or element, and a shift to its position, so that
     ``2 where text(k-1) == text(q)`` has 6 nodes: term, comparison, two features, two positions.
-    A set of the standard lexicon is one node, like a feature. The weight of a set's element belongs
-    to the element.
+    The name of a set is one node.
+
+    >>> nodes(Head("first", "causal", terms=(Where(2.0, Always()),)))
+    3
     """
     return sum(1 + len(getattr(node, "elements", ())) for node in head.walk())

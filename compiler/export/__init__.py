@@ -1,1 +1,1 @@
-"""Printers: a lowered program as NumPy, torch, FlexAttention, Numba or LaTeX source, a module each."""
+"""Exports: writes a lowered program as NumPy, torch, FlexAttention, Numba or LaTeX source."""

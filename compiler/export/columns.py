@@ -1,7 +1,7 @@
-"""Columns of exported modules: which lists a program reads of a text, and what computes them.
+"""Columns of exported modules: the lists that a program reads of a text, and their source.
 
-Everything that needs strings is settled here, token by token: a test of a symbol becomes a list of
-truth values, and symbols that are compared become numbers.
+Exported arrays hold no strings. A test of a symbol becomes a list of truth values, one per token, and
+symbols that are compared become numbers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from attn_dsl.dsl.features import FEATURES
 
 
 class Reading(NamedTuple):
-    """The variables of a column: its values, and of a partial one when they are known."""
+    """The variables of a column: its values, and for a partial column ``known`` and ``open``."""
 
     name: str
     known: str = ""
@@ -23,13 +23,13 @@ class Reading(NamedTuple):
 
 
 class Columns:
-    """The columns that a program reads, named as its expressions ask for them.
+    """The columns that a program reads; each gets its variables at the first use.
 
     Attributes:
-        outputs: by variable, the source of its list.
-        lists: by variable, the source of features that take a line of Python.
-        imported: features that come from attn_dsl.
-        sets: by contents, the variable of a set and its definition.
+        outputs: the source of the list of each variable.
+        lists: the source of each feature that has one in Python (``Feature.python``), by variable.
+        imported: the features that the module must import from attn_dsl.
+        sets: the variable and the definition of each set, by its contents.
     """
 
     def __init__(self, causal: bool, free: Callable[[str], str]) -> None:
@@ -41,7 +41,7 @@ class Columns:
         self._readings: dict[ColumnKey, Reading] = {}
 
     def match(self) -> str:
-        """Return the variable that holds the table of matching contexts."""
+        """Return the variable of the table of ``match``."""
         self.outputs["match"] = "matches(tokens)"
         return "match"
 
@@ -61,7 +61,7 @@ class Columns:
         return self._readings[key]
 
     def values(self) -> dict[str, Any]:
-        """What the template ``columns`` asks for."""
+        """Return the values for the template ``columns``."""
         return {
             "sets": [text for _, text in self.sets.values()], "outputs": self.outputs,
             "lists": {name: text for name, text in self.lists.items() if name != text},
@@ -71,7 +71,7 @@ class Columns:
         }  # fmt: skip
 
     def _list(self, name: str, part: str = "") -> str:
-        """Return the source of a feature's list."""
+        """Return the source of the list of a feature."""
         if written := FEATURES[name].python:
             variable = "tokens" if written == "tokens" else name
             self.lists[variable] = written
@@ -80,7 +80,7 @@ class Columns:
         return f'feature["{name}{part}"]'
 
     def _test(self, key: ColumnKey) -> tuple[str, str]:
-        """Return a label for what a column makes of a feature, and its source around the list."""
+        """Return the label of a column's test, and its source with ``LIST`` for the feature."""
         if key.kind == "feature":
             return "", "codes(LIST)" if FEATURES[key.name].type == "symbol" else "LIST"
         pairs = sorted(key.elements)
@@ -96,7 +96,7 @@ class Columns:
         return label, f"[{test} for string in LIST]"
 
     def _set(self, key: ColumnKey, pairs: list[tuple[str, int]]) -> str:
-        """Return the variable of a set."""
+        """Return the variable of a set; define it at the first use."""
         known = (key.label, key.kind, key.elements)
         if known not in self.sets:
             name = self.free(key.label or "Set")

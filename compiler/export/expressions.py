@@ -1,10 +1,10 @@
-"""Expressions: the terms of a program as source on arrays, for NumPy, torch and FlexAttention.
+"""Expressions: writes the terms of a program as source, by default for NumPy and torch arrays.
 
-Operations are written as their rows of the table say, and a node that is used more than once
-becomes a variable. What the array libraries do differently is in the functions of the template
-``helpers``. They see the variables of the function that they stand in: ``q`` and ``k``, the
-positions of queries and keys, ``n``, the length, ``end``, the last key that a query sees, and
-``others``, which keys a quantifier searches. Other targets write some parts in their own way.
+The source of an operation is in its row of the table of operations. A node that is used more than
+once becomes a variable. What an array library does in several steps is a function in the template
+``helpers``. These functions read variables of the function around them: ``q`` and ``k`` (positions of
+queries and keys), ``n`` (length), ``end`` (the last key that a query sees) and ``others`` (the keys
+that a quantifier searches). Other targets are subclasses of ``Writer``.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ RESERVED = (
     "table massed given b h matches codes number tensors stacked searched buffers functions size "
     "start width settled known opened out i j keys scores amount mass math top kernel"
 )
-"""Names that exported modules use themselves."""
+"""Names that exported modules use for themselves, so no variable may have them."""
 _NAMES = {"add": "value", "subtract": "value", "any": "exists"}
 
 
 class Code(NamedTuple):
-    """An expression: its source, and how tightly its outermost operator binds."""
+    """An expression: its source, and the binding strength of its outermost operator."""
 
     text: str
     level: int = ATOM
 
     def within(self, level: int) -> str:
-        """Write it where an expression that binds at least so tightly may stand.
+        """Return the source, in parentheses if it binds looser than ``level``.
 
         >>> Code("q - k", SUM).within(UNARY)
         '(q - k)'
@@ -62,29 +62,29 @@ class Code(NamedTuple):
 
 
 def shifted(name: str, shift: int) -> Code:
-    """Write a position: ``k - 1``."""
+    """Write a position plus a shift: ``k - 1``."""
     return Code(f"{name} {'-' if shift < 0 else '+'} {abs(shift)}", SUM) if shift else Code(name)
 
 
 class Writer:
-    """Writes the terms of a program.
+    """Writes the terms of a program as expressions.
 
     Attributes:
-        lines: the statements that make the variables of the expressions.
+        lines: the statements that assign the variables of the expressions.
         columns, used: the columns that the expressions read, and the names of their variables.
         helpers, searches: the helper functions that they call, and the variables of quantifiers.
 
     Args:
-        program: what is written.
-        xp: the module of the array library: ``np`` or ``torch``.
+        program: the program to write.
+        xp: the name of the module with the functions: ``np``, ``torch`` or ``math``.
     """
 
     form = "array"
-    """Which source of an operation is written."""
+    """The attribute of ``Operation`` that is written: ``array``, ``scalar`` or ``latex``."""
     trained = False
-    """Whether the weights may be others than those of the program."""
+    """Whether the weights may change after the export, so that they are not written as numbers."""
     row = ""
-    """How the index of the text is written in front of others."""
+    """The source of the index of the text before other indices, such as ``b, ``."""
 
     def __init__(self, program: Program, xp: str) -> None:
         self.program, self.graph, self.xp = program, lower([program.tree]), xp
@@ -101,7 +101,7 @@ class Writer:
                 self._count(one)
 
     def _count(self, one: int) -> None:
-        """Count how often the source of the terms names each node."""
+        """Count the uses of each node in the source of the terms."""
         self.uses[one] += 1
         if one != NONE and self.uses[one] == 1:
             node = self.graph.nodes[one]
@@ -109,11 +109,11 @@ class Writer:
                 self._count(operand)
 
     def _template(self, row: Operation) -> str:
-        """Return the source of an operation."""
+        """Return the source of an operation, with fields for its operands."""
         return getattr(row, self.form) or row.array
 
     def values(self, **more: Any) -> dict[str, Any]:
-        """Write all terms, and return what the templates ask for."""
+        """Write all terms; return the values for the templates."""
         return {
             "terms": list(self.terms()), **self.columns.values(), "xp": self.xp, "row": self.row,
             "helpers": self.helpers, "used": list(self.used), "lines": self.lines,
@@ -123,7 +123,7 @@ class Writer:
         }  # fmt: skip
 
     def terms(self) -> Iterator[tuple[str, str]]:
-        """Yield each term as the program writes it, and what it adds; "" where it adds nothing."""
+        """Yield the source of each term in the language, and the expression that it adds ("" for 0)."""
         first = 0
         for term in self.graph.programs[0]:
             last = first + len(t.weights_of(term.source))
@@ -143,12 +143,12 @@ class Writer:
             first = last
 
     def _weight(self, place: int, alone: bool) -> str:
-        """Write a weight, by its place in source order; ``alone``: nothing multiplies it."""
+        """Write a weight, by its index in source order; ``alone``: no factor multiplies it."""
         weight = self.program.tree.weights[place] or 0.0
         return repr(0.0 if alone and self.linear and weight < LEAST_MASS else weight + 0.0)
 
     def _term(self, term: Term, weights: list[str]) -> str:
-        """Write what a term adds to a score."""
+        """Write the expression that a term adds to a score."""
         amount = weights[0]
         known = [self._constant(factor.node) for factor in term.factors]
         if term.bounds and known[0] is None:
@@ -177,7 +177,7 @@ class Writer:
         return MAX_WEIGHT if self.trained else abs(float(weight))
 
     def _factor(self, factor: Factor) -> str:
-        """Write a factor of a term: a function of a node."""
+        """Write a factor of a term: a real function of a node."""
         value = self._constant(factor.node)
         if value is not None:
             return repr(real_value(factor.function, value, factor.rate))
@@ -188,12 +188,12 @@ class Writer:
         return written if re.fullmatch(r"x|xp\.\w+\(x\)", formula) else f"({written})"
 
     def _constant(self, one: int) -> int | None:
-        """Return the value of a node that is constant."""
+        """Return the value of a constant node, or None for any other node."""
         node = self.graph.nodes[one]
         return node.x if node.operation.name == "constant" else None
 
     def write(self, one: int) -> Code:
-        """Write a node, or the variable that holds its value."""
+        """Write a node as an expression, or as the variable that holds its value."""
         if one in self.names:
             return Code(self.names[one])
         node = self.graph.nodes[one]
@@ -210,7 +210,7 @@ class Writer:
         return code
 
     def _shared(self, one: int) -> bool:
-        """Say whether a node becomes a variable."""
+        """Return whether the value of a node is assigned to a variable."""
         return self.uses[one] > 1
 
     def _compute(self, one: int, node: Node) -> Code:
@@ -233,7 +233,7 @@ class Writer:
         return Code(text.format(**written, x=node.x, y=node.y), row.level)
 
     def _assign(self, one: int, code: Code) -> Code:
-        """Have a variable for a node."""
+        """Assign the value of a node to a new variable."""
         node = self.graph.nodes[one]
         name = _NAMES.get(node.operation.name, node.operation.name)
         if name.startswith("column"):
@@ -244,7 +244,7 @@ class Writer:
         return Code(self.names[one])
 
     def free(self, name: str) -> str:
-        """Take a name, or one with another number after it, that nothing has taken."""
+        """Return an unused name: ``name``, or ``name`` with a number; mark it as used."""
         tried, count = name, 1
         while tried in self.taken or keyword.iskeyword(tried):
             count += 1
@@ -252,7 +252,7 @@ class Writer:
         self.taken.add(tried)
         return tried
 
-    # What other targets write in their own way.
+    # Subclasses for other targets override these methods.
 
     def _call(self, helper: str, *args: str) -> str:
         """Write a call of a helper function."""
@@ -270,13 +270,13 @@ class Writer:
         return Code(self._call("at", column.name, _position(at), pad, *filter(None, column[1:])))
 
     def _match(self, one: int, i: Code, j: Code) -> Code:
-        """Write how many tokens that end at two positions are the same."""
+        """Write a ``match`` at two positions."""
         table = self.columns.match()
         self.used[table] = None
         return Code(self._call("match_at", table, _position(i), _position(j)))
 
     def _search(self, one: int, node: Node) -> Code:
-        """Write what a quantifier finds, for whole rows."""
+        """Write a quantifier as a variable with one value per query."""
         value, name = self._constant(node.a), node.operation.name
         found = self.write(node.a).text if value is None else str(bool(value))
         code = self._assign(one, Code(self._call(_NAMES.get(name, name), found)))
@@ -284,21 +284,21 @@ class Writer:
         return code
 
     def _table(self, one: int, bounds: tuple[int, ...], weights: list[str]) -> str:
-        """Write the weight of the step that a node has reached."""
+        """Write a step function of a node."""
         listed = f"[{', '.join(weights)}]"
         return self._call("table", self.write(one).text, str(list(bounds)), listed)
 
     def _real(self, code: Code, least: int | None) -> str:
-        """Write a whole number as a number of the scores' kind, at least so large."""
+        """Write an integer as a float of the type of the scores, clipped below at ``least``."""
         text = f"{self.xp}.clip({code.text}, {least}, None)"
         return (code.within(ATOM) if least is None else text) + self.kind
 
     def _bounded(self, amount: str) -> str:
-        """Write an amount cut at the limit of a term."""
+        """Write an amount clipped at the limit of a term."""
         return f"{self.xp}.clip({amount}, {-TERM_LIMIT}, {TERM_LIMIT})"
 
     def _mass(self, amount: str) -> str:
-        """Write the mass that a term adds."""
+        """Write the mass that a term of a linear program adds."""
         return self._call("massed", amount)
 
     def _where(self, condition: Code, amount: str) -> str:

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 class FlexFunctions(NamedTuple):
-    """What FlexAttention takes for a program on a batch of texts.
+    """The functions that make FlexAttention compute a program on a batch of texts.
 
     Attributes:
-        score_mod: the program's score, which replaces the one it is given.
-        mask_mod: which keys a query sees; for ``create_block_mask``.
-        buffers: the tensors that both read, the text as first index.
+        score_mod: returns the score of the program, whatever score it is given.
+        mask_mod: returns whether a query sees a key; for ``create_block_mask``.
+        buffers: the tensors that both functions read; the first index is the text.
     """
 
     score_mod: Callable[..., torch.Tensor]
@@ -32,7 +32,7 @@ class FlexFunctions(NamedTuple):
 
 
 class _PairWriter(Writer):
-    """Writes the score of one pair; another writer writes what quantifiers find for whole rows."""
+    """Writes the score of one pair; the writer ``rows`` writes quantifiers, for all queries at once."""
 
     row = "b, "
 
@@ -46,18 +46,18 @@ class _PairWriter(Writer):
 
 
 def to_flex(program: Program) -> str:
-    """Write a softmax program for FlexAttention.
+    """Write a softmax program as source for FlexAttention.
 
     >>> from attn_dsl.compiler.program import parse
     >>> "def score_mod(score, b, h, q, k):" in to_flex(parse("head a causal:\\n 1 where k == 0"))
     True
 
     Args:
-        program: softmax, without holes.
+        program: a softmax program without holes.
 
     Returns:
-        a module with ``buffers(texts)``, which reads the texts and searches what the program's
-        quantifiers find, and ``functions(buffers)``, which returns ``score_mod`` and ``mask_mod``.
+        the source of a module with ``buffers(texts)``, which computes the columns of the texts and the
+        values of quantifiers, and ``functions(buffers)``, which returns ``score_mod`` and ``mask_mod``.
 
     Raises:
         InputError: FlexAttention cannot compute it; the message says why.
@@ -86,7 +86,7 @@ def flex_functions(
     texts: Sequence[Sequence[str] | Tokens],
     device: torch.device | str | None = None,
 ) -> FlexFunctions:
-    """Make the functions that FlexAttention takes for a program on a batch of texts.
+    """Return the functions that make FlexAttention compute a program on a batch of texts.
 
     >>> import torch
     >>> from attn_dsl.compiler.program import parse
@@ -96,13 +96,13 @@ def flex_functions(
     ([3.0, 0.0], [True, True])
 
     Args:
-        program: softmax, without holes.
-        texts: token strings of each text, none of them empty.
-        device: where the tensors are kept.
+        program: a softmax program without holes.
+        texts: the token strings of each text; no text may be empty.
+        device: the device of the tensors.
 
     Returns:
-        the functions, and the tensors that they read. Scores have the kind of the scores that
-        ``score_mod`` is given, float32 in a fused kernel.
+        the functions, and the tensors that they read. Scores have the dtype of the scores that
+        ``score_mod`` is given, which is float32 in a fused kernel.
 
     Raises:
         InputError: FlexAttention cannot compute the program, or a text has no tokens.

@@ -1,4 +1,4 @@
-r"""LaTeX: a program as a display of formulas, for a paper or a notebook (needs amsmath)."""
+r"""LaTeX: writes a program as displayed formulas, for a paper or a notebook (needs amsmath)."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from attn_dsl.dsl.functions import FUNCTIONS
 from attn_dsl.dsl.printer import number
 
 LONG = 110
-"""A condition of more characters than this is broken over lines where it can be."""
+"""A condition with more characters is broken over lines at its connectives."""
 IN_LINE = 8
-"""So many elements of a set stand on one line."""
+"""The number of elements of a set on one line."""
 
 _SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
@@ -34,12 +34,13 @@ _SPECIAL = {
     "\r": r"\textbackslash{}r", "[": "{[}", "]": "{]}", ",": ",{}", "|": r"\textbar{}",
 }  # fmt: skip
 _LEVELS = {level: rank for rank, level in enumerate([DISJUNCTION, CONJUNCTION, COMPARISON])}
-"""How tightly connectives bind in formulas, the loosest first; a comparison binds tighter there."""
+"""Binding strength in formulas, the loosest first. Unlike in Python, a comparison binds tighter than
+"and"."""
 _COMPARED = _LEVELS[COMPARISON]
 
 
 def to_latex(program: Program) -> str:
-    r"""Write a program as LaTeX: its normaliser, its score term by term, its sets.
+    r"""Write a program as LaTeX: its normaliser, the terms of its score, and its sets.
 
     >>> from attn_dsl.compiler.program import parse
     >>> print(to_latex(parse("head first causal:\n 2 where k == 0")))
@@ -55,11 +56,11 @@ def to_latex(program: Program) -> str:
     <BLANKLINE>
 
     Args:
-        program: its holes become theta_1, theta_2, …
+        program: the program; its holes become theta_1, theta_2, …
 
     Returns:
-        a display that stands by itself. Strings are escaped; what is not ASCII is written as in
-        programs, so that every LaTeX engine takes it.
+        a displayed formula. Strings are escaped, and characters outside ASCII are written as ``\u00e9``,
+        so that every LaTeX engine reads it.
     """
     writer = _Formulas(program, "")
     names = {node.operation.name for node in writer.graph.nodes}
@@ -72,13 +73,13 @@ def to_latex(program: Program) -> str:
 
 
 class _Formulas(Writer):
-    """Writes terms as formulas; no node becomes a variable."""
+    """Writes terms as formulas, without variables for nodes."""
 
     form, key = "latex", "k"
     """The variable of the innermost quantifier."""
 
     def score(self) -> Iterator[str]:
-        """Yield the rows of the score."""
+        """Yield the lines of the formula of the score, one per term."""
         start, holes = ("m" if self.linear else "s") + "_{qk} &= ", 0
         for term in self.graph.programs[0]:
             weights = []
@@ -115,7 +116,7 @@ class _Formulas(Writer):
         return r" \cdot ".join(parts) + bracket
 
     def _bracket(self, one: int) -> str:
-        """Write a condition in brackets; a long one over several lines, if it has connectives."""
+        """Write a condition in brackets, a long one with connectives on several lines."""
         written, row = self._truth(one), self.graph.nodes[one].operation
         if len(written) <= LONG or row.name not in ("both", "either"):
             return f"[{written}]"
@@ -135,7 +136,7 @@ class _Formulas(Writer):
         return False
 
     def write(self, one: int) -> Code:
-        """Write a node."""
+        """Write a node as a formula."""
         node = self.graph.nodes[one]
         inner = self.graph.nodes[node.a]
         if node.operation.name == "key":
@@ -166,7 +167,7 @@ class _Formulas(Writer):
         return Code(found)
 
     def _column(self, node: Node, negated: bool = False) -> Code:
-        """Write a column at a position, or that it is not so."""
+        """Write a column at a position, or its negation."""
         column, variable = self.graph.keys[node.y], node.operation.name[7:8]
         at = (
             shifted(self.key if variable == "k" else "q", node.x)
@@ -195,7 +196,7 @@ def _set(key: ColumnKey) -> str:
 
 
 def _elements(pairs: Iterable[tuple[str, int]], weighted: bool) -> list[str]:
-    """Write the elements of a set, with their weights, which are given in hundredths."""
+    """Write the elements of a set, with weights (in hundredths) if the set is weighted."""
     return [_text(e) + (rf" \mapsto {number(w / 100)}" if weighted else "") for e, w in pairs]
 
 
@@ -212,7 +213,7 @@ def _name(name: str) -> str:
 
 
 def _text(text: str) -> str:
-    """Write a string between quotation marks, every character as itself or as an escape."""
+    """Write a string in quotation marks, with special characters escaped."""
     return r"\text{``\texttt{" + "".join(map(_character, text)) + r"}''}"
 
 

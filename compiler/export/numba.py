@@ -1,4 +1,4 @@
-"""Numba: a program as one function of numbers, which Numba compiles and Python can run."""
+"""Numba: writes a program as one function of loops, which Numba can compile and Python can run."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _LOOPS = {
     "any": (_DOWN, _ALL), "count": (_UP, _ALL), "first": (_UP, _ALL),
     "last": (_DOWN, "k in range(n - 1, -1, -1)"), "nearest": (_DOWN, "i in range(2, 2 * n)"),
 }  # fmt: skip
-"""How each quantifier goes through the keys: in a causal program, and in a bidirectional one."""
+"""The loop of each quantifier over the keys: in a causal and in a bidirectional program."""
 
 
 class KernelWriter(Writer):
-    """Writes the loops of a kernel: what reads the query alone once a row, the rest for each pair.
+    """Writes the loops of a kernel; nodes that depend on the query alone are computed once per row.
 
     Attributes:
         outer: the statements for each query.
-        lines: the statements for each pair.
-        arrays: what it reads of a text, by the variable's name, in the order of its arrays.
+        lines: the statements for each pair of query and key.
+        arrays: the variable of each column that the kernel reads, in the order of its rows.
     """
 
     form = "scalar"
@@ -58,11 +58,11 @@ class KernelWriter(Writer):
         return found
 
     def state(self, one: int, *lines: str) -> None:
-        """Add statements that a node needs, where it is computed."""
+        """Add the statements of a node to the loop in which it is computed."""
         (self.outer if self.keyless[one] else self.lines).extend(lines)
 
     def array(self, key: ColumnKey, part: str = "settled") -> str:
-        """Return the variable of an array of a column."""
+        """Return the variable of the ``settled``, ``known`` or ``opened`` array of a column."""
         if key not in self.arrays:
             kind = "" if key.kind == "feature" else f"_{key.kind}"
             self.arrays[key] = self.free(key.name + kind)
@@ -138,7 +138,7 @@ class KernelWriter(Writer):
         return f"{amount} if {condition.text} else 0.0"
 
     def source(self) -> str:
-        """Write the module."""
+        """Return the source of the module."""
         listed = [
             comment(
                 " ".join(filter(None, [key.name, key.kind, key.label or str(sorted(key.elements))]))
@@ -151,7 +151,7 @@ class KernelWriter(Writer):
 
 
 def to_numba(program: Program) -> str:
-    """Write a program as a kernel for Numba.
+    """Write a program as source of a kernel for Numba.
 
     >>> from attn_dsl.compiler.program import parse
     >>> source = to_numba(parse("head a causal:\\n 2 where text(k) == text(q)"))
@@ -159,10 +159,10 @@ def to_numba(program: Program) -> str:
     True
 
     Args:
-        program: without holes.
+        program: a program without holes.
 
     Returns:
-        a module with a function ``kernel``, which Numba can compile; Python can run it too.
+        the source of a module with a function ``kernel``, which Numba can compile and Python can run.
 
     Raises:
         InputError: a weight is a hole.

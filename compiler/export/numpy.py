@@ -1,4 +1,4 @@
-"""NumPy: a program as a function from token strings to its matrix."""
+"""NumPy: writes a program as a function from token strings to an attention matrix."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def to_numpy(program: Program) -> str:
            [1., 0.]])
 
     Args:
-        program: without holes.
+        program: a program without holes.
 
     Returns:
-        a module with a function ``attention(tokens)``. It needs NumPy alone where the program
-        reads nothing but tokens and positions, else attn_dsl too, for the features.
+        the source of a module with a function ``attention(tokens)``, which returns float64 (n, n).
+        The module imports attn_dsl only for features that are more than a line of Python.
 
     Raises:
         InputError: a weight is a hole.

@@ -1,4 +1,4 @@
-"""Source: what the printers share besides expressions: templates, the program as a comment, loading."""
+"""Source: templates, comments and execution of exported modules, for all targets."""
 
 from __future__ import annotations
 
@@ -32,10 +32,11 @@ def _templates() -> Environment:
 
 
 def render(template: str, program: Program, **values: Any) -> str:
-    """Write an export of a program from a template of this folder, named without its ``.j2``.
+    """Write the export of a program from a template of this folder.
 
     Args:
-        values: what the template asks for besides the program and the limits of terms.
+        template: the file name without ``.j2``.
+        values: the values of the template besides the program and the limits of terms.
     """
     shown = [f"#     {line}".rstrip() for line in comment(program.source).split("\n")[:-1]]
     return _templates().get_template(f"{template}.j2").render(
@@ -46,7 +47,7 @@ def render(template: str, program: Program, **values: Any) -> str:
 
 
 def comment(text: str) -> str:
-    """Make a text safe for a comment: what would end its line or cannot be encoded is escaped.
+    """Escape the characters of a text that would end a comment or cannot be encoded.
 
     >>> comment("form feed \\x0c")
     'form feed \\\\u000c'
@@ -55,7 +56,7 @@ def comment(text: str) -> str:
 
 
 def wrapped(start: str, items: Iterable[str], end: str) -> str:
-    """Write a list on one line, or on several where it is too long for one.
+    """Write a list on one line, or on several lines if it is too long.
 
     >>> wrapped("x = [", ["1", "2"], "]")
     'x = [1, 2]'
@@ -69,12 +70,12 @@ def wrapped(start: str, items: Iterable[str], end: str) -> str:
 
 
 def indented(lines: Iterable[str], levels: int = 1) -> str:
-    """Indent lines of a source, and end each."""
+    """Indent lines of source, and end each with a line break."""
     return textwrap.indent("".join(f"{line}\n" for line in lines), "    " * levels)
 
 
 def refuse_holes(program: Program, target: str) -> None:
-    """Refuse a program whose weights are not all known.
+    """Raise an error if a program has holes.
 
     Raises:
         InputError: a weight is a hole.
@@ -88,9 +89,9 @@ def refuse_holes(program: Program, target: str) -> None:
 
 
 def execute(source: str, name: str) -> dict[str, Any]:
-    """Run an exported source in a namespace of its own and return it.
+    """Execute exported source in a new namespace, and return the namespace.
 
-    The namespace has no ``__name__``: torch.compile would import the module that it names.
+    It has no ``__name__``, because torch.compile would import the module of that name.
     """
     namespace: dict[str, Any] = {}
     exec(compile(source, f"<exported program {name}>", "exec"), namespace)

@@ -1,4 +1,4 @@
-"""torch: a program as a module whose weights can be trained, on any device and on many texts."""
+"""torch: writes a program as a module with trainable weights, for any device and batches of texts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _TorchWriter(Writer):
 
 
 def to_torch(program: Program) -> str:
-    """Write a program as a torch module.
+    """Write a program as source of a torch module.
 
     >>> from attn_dsl.compiler.program import parse
     >>> source = to_torch(parse("head first causal:\\n ? where k == 0"))
@@ -33,12 +33,12 @@ def to_torch(program: Program) -> str:
     True
 
     Args:
-        program: a hole starts at 0; of a linear program at 1, for a row without any mass has no
-            gradient to leave it by.
+        program: the program. A hole starts at 0, and in a linear program at 1, because weights of
+            0 have no gradient in a row whose masses are all 0.
 
     Returns:
-        a module with a class ``Attention``. It needs torch alone where the program reads nothing
-        but tokens and positions, else attn_dsl too, for the features.
+        the source of a module with a class ``Attention``. The module imports attn_dsl only for
+        features that are more than a line of Python.
     """
     writer = _TorchWriter(program, "torch")
     start = 1.0 if writer.linear else 0.0
@@ -48,7 +48,7 @@ def to_torch(program: Program) -> str:
 
 
 def torch_module(program: Program, dtype: torch.dtype | None = None) -> torch.nn.Module:
-    """Make a torch module of a program: what its exported source defines.
+    """Return a program as a torch module: an instance of the exported class ``Attention``.
 
     >>> from attn_dsl.compiler.program import parse
     >>> head = torch_module(parse("head first causal:\\n 1000 where k == 0"))
@@ -56,9 +56,9 @@ def torch_module(program: Program, dtype: torch.dtype | None = None) -> torch.nn
     [[1.0, 0.0], [1.0, 0.0]]
 
     Args:
-        program: holes start as in ``to_torch``.
-        dtype: of the weights, the scores and the matrix; float32 by default, whose rounding shows
-            where scores are in the hundreds, as everywhere in torch. Masses are float64 always.
+        program: the program; holes start as in ``to_torch``.
+        dtype: the type of the weights, scores and matrix, by default float32, whose rounding errors
+            are visible if scores are in the hundreds. Masses are always float64.
 
     Returns:
         a module with the parameter ``weights``, in source order. ``module(columns)`` is the (n, n)
