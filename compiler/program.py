@@ -87,9 +87,10 @@ class Program:
         from attn_dsl.compiler.evaluate import Plan
 
         batch = batch_of(tokens if isinstance(tokens, Tokens) else _tokens(tuple(tokens)))
-        if self._plan is None or self._plan.batch is not batch:
-            self._plan = Plan(self.code, batch)
-        return self._plan.square(0)[0]
+        plan = self._plan  # another thread may put its own in the place of this one
+        if plan is None or plan.batch is not batch:
+            plan = self._plan = Plan(self.code, batch)
+        return plan.square(0)[0]
 
     @cached_property
     def code(self) -> Code:

@@ -73,6 +73,16 @@ def test_names_do_not_collide() -> None:
     assert_agreement(program, Tokens.from_strings(TOKENS))
 
 
+def test_no_string_or_set_is_taken_for_a_part_of_the_source() -> None:
+    program = attn_dsl.parse(
+        'set LIST = {"LIST": 2, "string": 1}\n\nhead names causal:\n 1 where text(k) == "LIST"\n'
+        ' 2 where starts(word(k), "LIST") or ends(token(k), "{a}")\n 3 * weight(word(k), LIST)\n'
+        ' 4 where text(k) in {"xp.", "q - k"} and text(q) in LIST'
+    )
+    strings = ["LIST", " text", " xp.", " string", " {a}", " LISTS", " q - k"]
+    assert_agreement(program, Tokens.from_strings(strings))
+
+
 @given(testing.programs(), testing.tokens(max_size=12))
 def test_single_precision_is_as_exact_as_its_scores(program: t.Head, tokens: Tokens) -> None:
     softmax = program.normaliser == "softmax"

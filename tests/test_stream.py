@@ -230,3 +230,15 @@ def test_tuning_cuts_terms_and_masses_where_programs_do(form: str, terms: str) -
     texts = [Tokens.from_strings(["a", " b", " c", " a"])]
     found = Tunable([program]).bundle(texts).detach().numpy()[0, 0]
     np.testing.assert_allclose(found, reference(program.tree, texts[0]), atol=1e-5)
+
+
+def test_matrices_that_somebody_holds_are_not_written_again() -> None:
+    bundle = Programs([attn_dsl.parse("head same causal:\n 3 where text(k) == text(q)")])
+    texts = [Tokens.from_strings(["a", " b", second]) for second in ("a", " b", " c")]
+    kept = [bundle.bundle([text]) for text in texts]
+    part = bundle.bundle([texts[0]])[0, 0, -1]
+    for text, found in zip(texts, kept, strict=True):
+        np.testing.assert_array_equal(found[0, 0], bundle.programs[0](text))
+    np.testing.assert_array_equal(part, kept[0][0, 0, -1])
+    place = bundle.bundle([texts[0]]).data_ptr()
+    assert bundle.bundle([texts[1]]).data_ptr() == place

@@ -48,15 +48,15 @@ class Columns:
     def reading(self, key: ColumnKey) -> Reading:
         """Return the variables of a column."""
         if key not in self._readings:
-            label, around = self._test(key)
+            label, before, after = self._test(key)
             label = label if label.isidentifier() and label.isascii() else label[: label.find("_")]
             name = self.free(f"{key.name}_{label}".rstrip("_"))
-            self.outputs[name] = around.replace("LIST", self._list(key.name))
+            self.outputs[name] = f"{before}{self._list(key.name)}{after}"
             found = Reading(name)
             if self.causal and key.partial:
                 found = Reading(name, f"{key.name}_known", self.free(f"{name}_open"))
                 self.outputs[found.known] = self._list(key.name, "_known")
-                self.outputs[found.open] = around.replace("LIST", self._list(key.name, "_open"))
+                self.outputs[found.open] = f"{before}{self._list(key.name, '_open')}{after}"
             self._readings[key] = found
         return self._readings[key]
 
@@ -79,10 +79,10 @@ class Columns:
         self.imported[name] = None
         return f'feature["{name}{part}"]'
 
-    def _test(self, key: ColumnKey) -> tuple[str, str]:
-        """Return the label of a column's test, and its source with ``LIST`` for the feature."""
+    def _test(self, key: ColumnKey) -> tuple[str, str, str]:
+        """Return a label for what a column makes of a feature, and its source around the list."""
         if key.kind == "feature":
-            return "", "codes(LIST)" if FEATURES[key.name].type == "symbol" else "LIST"
+            return ("", "codes(", ")") if FEATURES[key.name].type == "symbol" else ("", "", "")
         pairs = sorted(key.elements)
         text, label, name = pairs[0][0], key.label or "set", ""
         if key.label or len(pairs) > 1 or key.kind == "weight":
@@ -93,7 +93,7 @@ class Columns:
             "starts": (f"starts_{text}", f"string.startswith({text!r})"),
             "ends": (f"ends_{text}", f"string.endswith({text!r})"),
         }[key.kind]  # fmt: skip
-        return label, f"[{test} for string in LIST]"
+        return label, f"[{test} for string in ", "]"
 
     def _set(self, key: ColumnKey, pairs: list[tuple[str, int]]) -> str:
         """Return the variable of a set; define it at the first use."""

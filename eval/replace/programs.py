@@ -80,10 +80,9 @@ class Programs:
         The last one is taken again if the lengths are the same and nobody holds it any more: what
         is written is written in the same places, and new memory costs as much as a model's layer.
         """
-        # three references: the attribute, the local variable, the argument of getrefcount
         if self._last is not None and self._last[0] == sizes:
             out = self._last[1]
-            if sys.getrefcount(out) <= 3:
+            if sys.getrefcount(out) <= _ALONE:
                 return out
         n = max(sizes, default=0)
         out = np.zeros((self.code.size, len(sizes), n, n), dtype=np.float32)
@@ -97,6 +96,16 @@ class Programs:
     def expand(self, rows: torch.Tensor) -> torch.Tensor:
         """Turn what was computed by distinct program into one entry per head."""
         return rows[self._where] if self._shared else rows
+
+
+def _references() -> int:
+    """Count those of an array that only a tuple and a local variable hold: Pythons differ in it."""
+    kept = (0, np.zeros(0))
+    out = kept[1]
+    return sys.getrefcount(out)
+
+
+_ALONE = _references()
 
 
 def _pool(threads: int) -> ThreadPoolExecutor:
