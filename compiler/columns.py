@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
@@ -18,8 +18,10 @@ Ints = np.ndarray
 TOKEN = ColumnKey("token")
 SLACK = 16
 """Room behind the last token, for vectors of keys that begin at it."""
-TEXTS = 512
-"""How many single texts are kept with their columns, for programs that are called again."""
+KEPT = 1 << 17
+"""How many tokens of single texts are kept with their columns, about 1 KiB each."""
+EACH = 256
+"""So many tokens each text counts for besides its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class ColumnArrays:
 class Batch:
     """Texts ready to be evaluated on.
 
-    >>> batch = Batch([Tokens.from_strings(["a", " b", " a"])])
+    >>> batch = Batch([Tokens.from_strings(["a", " b", "a"])])
     >>> batch.column(ColumnKey("repeats")).settled
     array([0, 0, 1], dtype=int32)
 
@@ -126,10 +128,27 @@ def _values(values: Sequence[Value]) -> Sequence[Value]:
     return values
 
 
-@lru_cache(maxsize=TEXTS)
-def batch_of(tokens: Tokens) -> Batch:
-    """Return a batch of one text, kept for when the text comes again."""
-    return Batch([tokens])
+class Texts:
+    """Batches of single texts, kept for when they come again, up to so many tokens in all."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.size = limit, 0
+        self._batches: OrderedDict[Tokens, Batch] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __call__(self, tokens: Tokens) -> Batch:
+        """Return the batch of a text; what was not asked for longest makes room for a new one."""
+        with self._lock:
+            batch = self._batches.pop(tokens, None)
+            if batch is None:
+                batch, self.size = Batch([tokens]), self.size + len(tokens) + EACH
+            self._batches[tokens] = batch
+            while self.size > self.limit and len(self._batches) > 1:
+                self.size -= len(self._batches.popitem(last=False)[0]) + EACH
+        return batch
+
+
+batch_of = Texts(KEPT)
 
 
 def features(tokens: Sequence[str] | Tokens, names: Iterable[str]) -> dict[str, list]:
