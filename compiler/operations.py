@@ -130,7 +130,7 @@ def real_value(name: str, x: int, rate: float) -> float:
 def real_bound(name: str, largest: float) -> float:
     """Return the largest magnitude of a function of a term where its argument has at most this.
 
-    >>> real_bound("inv", math.inf), real_bound("hundredths", 250)
+    >>> real_bound("inv", float("inf")), real_bound("hundredths", 250)
     (1.0, 2.5)
     """
     if name in FUNCTIONS:
