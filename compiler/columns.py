@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
@@ -18,8 +18,10 @@ Ints = np.ndarray
 TOKEN = ColumnKey("token")
 SLACK = 16
 """Unused entries after the last token, so that a vector of keys may begin at it."""
-TEXTS = 512
-"""The number of texts whose columns ``batch_of`` keeps."""
+KEPT = 1 << 17
+"""Tokens of single texts whose columns ``batch_of`` keeps, about 1 KiB each."""
+EACH = 256
+"""Tokens that a text counts for besides its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class ColumnArrays:
 class Batch:
     """Texts and their columns, on which programs are evaluated.
 
-    >>> batch = Batch([Tokens.from_strings([" a", " b", " a"])])
+    >>> batch = Batch([Tokens.from_strings(["a", " b", "a"])])
     >>> batch.column(ColumnKey("repeats")).settled
     array([0, 0, 1], dtype=int32)
 
@@ -127,10 +129,27 @@ def _values(values: Sequence[Value]) -> Sequence[Value]:
     return values
 
 
-@lru_cache(maxsize=TEXTS)
-def batch_of(tokens: Tokens) -> Batch:
-    """Return a batch of one text; the last ``TEXTS`` of them are kept."""
-    return Batch([tokens])
+class Texts:
+    """Batches of single texts, kept until ``limit`` tokens of newer ones need their room."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.size = limit, 0
+        self._batches: OrderedDict[Tokens, Batch] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __call__(self, tokens: Tokens) -> Batch:
+        """Return the batch of a text; those asked for longest ago make room for a new one."""
+        with self._lock:
+            batch = self._batches.pop(tokens, None)
+            if batch is None:
+                batch, self.size = Batch([tokens]), self.size + len(tokens) + EACH
+            self._batches[tokens] = batch
+            while self.size > self.limit and len(self._batches) > 1:
+                self.size -= len(self._batches.popitem(last=False)[0]) + EACH
+        return batch
+
+
+batch_of = Texts(KEPT)
 
 
 def features(tokens: Sequence[str] | Tokens, names: Iterable[str]) -> dict[str, list]:

@@ -131,7 +131,7 @@ def real_value(name: str, x: int, rate: float) -> float:
 def real_bound(name: str, largest: float) -> float:
     """Bound the magnitude of a function of ``REALS``, given the largest magnitude of its argument.
 
-    >>> real_bound("inv", 1e6), real_bound("hundredths", 250)
+    >>> real_bound("inv", float("inf")), real_bound("hundredths", 250)
     (1.0, 2.5)
     """
     if name in FUNCTIONS:
