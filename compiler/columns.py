@@ -94,7 +94,7 @@ class Batch:
             self._analyses = [Analysis(text) for text in self.texts]
         feature, total = FEATURES[key.name], int(self.starts[-1])
         settled, known, opened = np.zeros((3, total), dtype=np.int32)
-        number = self._symbols if feature.type == "symbol" else _values
+        number = self._symbols if feature.type == "symbol" else list
         for start, analysis in zip(self.starts, self._analyses, strict=False):
             column = feature.compute(analysis)
             assert isinstance(column, Column)
@@ -123,10 +123,6 @@ class Batch:
         """Return the numbers of strings; a new string gets the next free number."""
         symbols = self.symbols
         return [symbols.setdefault(value, len(symbols)) for value in values]  # type: ignore[arg-type]
-
-
-def _values(values: Sequence[Value]) -> Sequence[Value]:
-    return values
 
 
 class Texts:

@@ -34,7 +34,7 @@ END = np.int32(np.iinfo(np.int32).max)
 CONST, QUERY, KEY = CODES["constant"], CODES["query"], CODES["key"]
 COLUMN_QUERY, COLUMN_KEY, COLUMN = CODES["column_query"], CODES["column_key"], CODES["column"]
 MATCH, ANY, COUNT = CODES["match"], CODES["any"], CODES["count"]
-NEAREST, FIRST, LAST = CODES["nearest"], CODES["first"], CODES["last"]
+NEAREST, FIRST = CODES["nearest"], CODES["first"]
 _PLAIN, _HUNDREDTHS = REALS.index(""), REALS.index("hundredths")
 _CHAINED: dict[str, Any] = {**LEAN, "cache": False}
 """For functions made from the table: Numba caches them with the functions that call them."""

@@ -367,8 +367,8 @@ def rewrite(node: _N, change: Callable[[Node], Node]) -> _N:
     return change(dataclasses.replace(node, **changed) if changed else node)  # type: ignore[return-value]
 
 
-def nodes(head: Head) -> int:
-    """Return the complexity of a program: its tree nodes, plus one per element of its sets.
+def nodes(node: Node) -> int:
+    """Return the complexity of a program or a part of it: its nodes, plus one per element of its sets.
 
     A weight belongs to its term or element, and a shift to its position, so that
     ``2 where text(k-1) == text(q)`` has 6 nodes: term, comparison, two features, two positions.
@@ -377,4 +377,4 @@ def nodes(head: Head) -> int:
     >>> nodes(Head("first", "causal", terms=(Where(2.0, Always()),)))
     3
     """
-    return sum(1 + len(getattr(node, "elements", ())) for node in head.walk())
+    return sum(1 + len(getattr(part, "elements", ())) for part in node.walk())

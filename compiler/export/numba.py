@@ -1,12 +1,18 @@
-"""Numba: writes a program as one function of loops, which Numba can compile and Python can run."""
+"""Numba: writes a program as functions of loops, which Numba can compile and Python can run.
+
+The time of compiling a function grows with the square of its size, so each has a few terms only.
+"""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 from attn_dsl.compiler.export.expressions import Code, Writer
 from attn_dsl.compiler.export.source import comment, indented, refuse_holes, render, wrapped
 from attn_dsl.compiler.graph import ColumnKey, Node
 from attn_dsl.compiler.operations import QUANTIFIERS
 from attn_dsl.compiler.program import Program
+from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.limits import LEAST_MASS, MATCH_LIMIT, TERM_LIMIT
 
 _DOWN, _UP, _ALL = "k in range(q - 1, -1, -1)", "k in range(q)", "k in range(n)"
@@ -15,14 +21,29 @@ _LOOPS = {
     "last": (_DOWN, "k in range(n - 1, -1, -1)"), "nearest": (_DOWN, "i in range(2, 2 * n)"),
 }  # fmt: skip
 """The loop of each quantifier over the keys: in a causal and in a bidirectional program."""
+NODES = 60
+"""A function with this many nodes of the syntax tree gets no further term."""
+
+
+class Part(NamedTuple):
+    """A function that adds some terms to the scores of one query.
+
+    Attributes:
+        slices: the variable of each column, and where it stands in the arrays.
+        outer: the statements that are run once.
+        lines: the statements for each key.
+    """
+
+    slices: dict[str, str]
+    outer: list[str]
+    lines: list[str]
 
 
 class KernelWriter(Writer):
     """Writes the loops of a kernel; nodes that depend on the query alone are computed once per row.
 
     Attributes:
-        outer: the statements for each query.
-        lines: the statements for each pair of query and key.
+        parts: the functions; ``slices``, ``outer`` and ``lines`` are those of the last one.
         arrays: the variable of each column that the kernel reads, in the order of its rows.
     """
 
@@ -37,13 +58,18 @@ class KernelWriter(Writer):
             name = node.operation.name
             reads = name in ("key", "column_key") or not all(self.keyless[x] for x in node.operands)
             self.keyless.append(name in QUANTIFIERS or not reads)
-        self.outer: list[str] = []
         self.arrays: dict[ColumnKey, str] = {}
-        self.slices: dict[str, str] = {}
         self.tables: list[str] = []
-        self.outer_names: dict[int, str] = {}
-        for shown, added in self.terms():
+        self.parts: list[Part] = []
+        written, size = self.terms(), NODES
+        for term in program.tree.terms:
+            if size >= NODES:
+                self.names, self.outer_names, size = {}, dict[int, str](), 0
+                self.parts.append(Part({}, [], []))
+                self.slices, self.outer, self.lines = self.parts[-1]
+            shown, added = next(written)
             self.lines += [f"# {shown}", *([f"score += {added}"] if added else [])]
+            size += t.nodes(term)
 
     def _shared(self, one: int) -> bool:
         return super()._shared(one) or self.keyless[one]
@@ -145,9 +171,8 @@ class KernelWriter(Writer):
             )
             for key in self.arrays
         ]
-        return render("numba.py", self.program, tables=self.tables, slices=self.slices, outer=self.outer,
-            lines=self.lines, linear=self.linear, listed=listed,
-        )  # fmt: skip
+        return render("numba.py", self.program, tables=self.tables, parts=self.parts,
+                      linear=self.linear, listed=listed)  # fmt: skip
 
 
 def to_numba(program: Program) -> str:
