@@ -44,6 +44,14 @@ head everything causal softmax:
     0.4 * weight(word(k), Graded) * log(1 + q - k) where text(k) not in Graded
     0.6 * weight(word(k), Pronoun) * (q - k)
 """
+LONG = """head long causal:
+    2 where text(k-1) == text(q)
+    -1 * log(1 + q - k)
+    1.5 where word(k) in Pronoun and k > nearest(sentence_final(k))
+    by match(k-1, q) [1: 0.5, 2: 1, 8: 2]
+    3 where k == opener(q)
+    1 where opens(k) and not closed(k)
+"""
 CORNERS = [
     "2 where word(k) == word(q)", '2 where word(k-1) == ""', '2 where word(k+1) == ""',
     "2 where k == word_last(k-1)", "2 where word_last(k+1) == 0 - 1", "1 * word_last(0)",
@@ -56,6 +64,7 @@ CORNERS = [
     # Positions that cancel out, so that what names a key reads none; and the same at two places.
     "2 where k - k == 0 and q > 1", "2 * log(k + q - q)", "2 where text(k - k) == text(k)",
     "2 where count(k - k == 0) > 2 and any(q - q == 0)", "by k - k [0: 2] where k == 1",
+    "1 * decay(q - (q - k), 0.001)", "2 where k - (k - q) > 3", "1 where q - (q - k) in 1..2",
     "1000 * 100 where k == 1", "2 where text(word_first(word_first(k))) == text(word_first(q))",
 ]  # fmt: skip
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import cases
 import numpy as np
 import pytest
-from exporting import TOLERANCE, reference
+from exporting import LONG, TOLERANCE, reference
 from hypothesis import given
 
 import attn_dsl
@@ -59,19 +59,13 @@ def test_compiled_causal_programs_never_see_ahead(program: t.Head, tokens: Token
 
 def test_long_texts_agree_with_the_reference() -> None:
     words = ["The", " cat", " sat", ".", " It", " s", "aw", " (", "a", ")", "\n", " cat"]
-    tokens = Tokens.from_strings((words * 60)[:600])
-    program = parse(
-        "head long causal:\n 2 where text(k-1) == text(q)\n -1 * log(1 + q - k)\n"
-        " 1.5 where word(k) in Pronoun and k > nearest(sentence_final(k))\n"
-        " by match(k-1, q) [1: 0.5, 2: 1, 8: 2]\n 3 where k == opener(q)"
-    )
+    tokens, program = Tokens.from_strings((words * 60)[:600]), attn_dsl.parse(LONG)
     short = tokens.prefix(150)
-    np.testing.assert_allclose(
-        Program.from_tree(program)(short), reference(program, short), atol=TOLERANCE
-    )
+    expected = reference(program.tree, short)
+    np.testing.assert_allclose(program(short), expected, atol=TOLERANCE)
     # Rows of a causal program do not depend on what follows, so the long matrix begins alike.
-    matrix = Program.from_tree(program)(tokens)
-    np.testing.assert_allclose(matrix[:150, :150], reference(program, short), atol=TOLERANCE)
+    matrix = program(tokens)
+    np.testing.assert_allclose(matrix[:150, :150], expected, atol=TOLERANCE)
     np.testing.assert_allclose(matrix.sum(1), 1, atol=1e-4)
 
 

@@ -24,22 +24,8 @@ TYPES = {"bool": bool, "int": int, "symbol": str}
 _, N, Y = None, False, True
 
 STRINGS = (
-    "<s>",
-    "Un",
-    "do",
-    " it",
-    ",",
-    ' "',
-    "Tom",
-    '"',
-    " (",
-    "2",
-    ")",
-    ".",
-    "\n",
-    "  It",
-    " it",
-)
+    "<s>", "Un", "do", " it", ",", ' "', "Tom", '"', " (", "2", ")", ".", "\n", "  It", " it",
+)  # fmt: skip
 # A row for each feature: its value at each of these tokens, in a text that is seen as a whole.
 VALUES: dict[str, list] = {
     "text": ["<s>", "Un", "do", "it", ",", '"', "Tom", '"', "(", "2", ")", ".", "\n", "It", "it"],

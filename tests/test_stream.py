@@ -8,7 +8,7 @@ import random
 import cases
 import numpy as np
 import pytest
-from exporting import TOKENS, largest_sum, reference
+from exporting import CORNERS, LONG, TOKENS, largest_sum, reference
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,14 +26,6 @@ from attn_dsl.eval.replace.programs import Programs
 from attn_dsl.eval.replace.tunable import Tunable
 
 TOLERANCE = 1e-5
-LONG = """head long causal:
-    2 where text(k-1) == text(q)
-    -1 * log(1 + q - k)
-    1.5 where word(k) in Pronoun and k > nearest(sentence_final(k))
-    by match(k-1, q) [1: 0.5, 2: 1, 8: 2]
-    3 where k == opener(q)
-    1 where opens(k) and not closed(k)
-"""
 
 
 def streamed(programs: list[t.Head], tokens: Tokens) -> np.ndarray:
@@ -89,23 +81,10 @@ def test_random_programs_streamed(programs: list[t.Head], tokens: Tokens) -> Non
         np.testing.assert_allclose(found[i], reference(program, tokens), atol=TOLERANCE)
 
 
-@pytest.mark.parametrize(
-    "term",
-    ["1 * decay(q - (q - k), 0.001)", "2 where k - (k - q) > 3", "1 where q - (q - k) in 1..2",
-     "1 * log(q - (k - k))", "1 * (k - (q - q))"],
-)  # fmt: skip
-def test_positions_that_cancel(term: str) -> None:
-    program = parse(f"head cancels causal:\n {term}\n 0.5 where text(k) == text(q)")
+@pytest.mark.parametrize("term", CORNERS)
+def test_corners(term: str) -> None:
+    program = parse(f"head corner causal:\n {term}\n 0.5 where text(k) == text(q)")
     tokens = Tokens.from_strings(["a", " b", " a", " c", " a", " b"])
-    expected = reference(program, tokens)
-    np.testing.assert_allclose(together([program], [tokens])[0, 0], expected, atol=TOLERANCE)
-    np.testing.assert_allclose(streamed([program], tokens)[0], expected, atol=TOLERANCE)
-
-
-def test_a_long_text_outgrows_the_first_capacity_and_keeps_its_contexts() -> None:
-    words = ["The", " cat", " sat", ".", " It", " s", "aw", " (", "a", ")", "\n", " cat"]
-    tokens = Tokens.from_strings((words * 20)[:150])
-    program = parse(LONG)
     expected = reference(program, tokens)
     np.testing.assert_allclose(together([program], [tokens])[0, 0], expected, atol=TOLERANCE)
     np.testing.assert_allclose(streamed([program], tokens)[0], expected, atol=TOLERANCE)

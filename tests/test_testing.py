@@ -6,6 +6,8 @@ import dataclasses
 import doctest
 import itertools
 import math
+from importlib import import_module
+from pkgutil import walk_packages
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
 
-from attn_dsl import failure_report, shrink, strategies, testing
+from attn_dsl import compiler, dsl
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.tokens import Tokens
@@ -59,12 +61,13 @@ def triangle(text: Tokens) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "module", [testing, strategies, failure_report, shrink], ids=lambda m: m.__name__
-)
-def test_the_examples_in_the_documentation(module: object) -> None:
-    result = doctest.testmod(module)  # type: ignore[arg-type]
-    assert result.attempted > 0
-    assert result.failed == 0
+    "module",
+    ["testing", "strategies", "failure_report", "shrink",
+     *(found.name for package in (dsl, compiler)
+       for found in walk_packages(package.__path__, package.__name__[9:] + "."))],
+)  # fmt: skip
+def test_the_examples_in_the_documentation(module: str) -> None:
+    assert doctest.testmod(import_module(f"attn_dsl.{module}")).failed == 0
 
 
 # The strategies.
