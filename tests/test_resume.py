@@ -59,6 +59,7 @@ def test_tables_show_the_latest_result_of_each_head(
     shutil.copytree(small_run, out)
     for name in LABELS[2:]:
         (out / "state" / f"{name}.json").unlink()
+    (out / "programs" / ".L00H00.attn.part").write_text("head ")  # as a kill may leave it
     opened = package.Run.open(out)
     opened.tabulate()
     marks = [row["cut_short"] for row in rows(out)]

@@ -172,6 +172,8 @@ class Run:
 
     def _repair(self) -> None:
         """Undo what an interruption left half recorded: candidates and programs of heads."""
+        for part in self.path.rglob(".*.part"):
+            part.unlink(missing_ok=True)
         file = self.path / "candidates.jsonl"
         if file.exists():
             done = {(n, r.layer, r.head) for (n, _), r in self._read().items()}
