@@ -15,6 +15,8 @@ import numpy.typing as npt
 
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.tokens import Tokens
+from attn_dsl.eval.capture_arrays import packed_arrays
+from attn_dsl.eval.capture_read import read_capture, verify_files
 from attn_dsl.eval.records import Record
 from attn_dsl.eval.shards import REMEDY, Array, Store, n_entries, normalise_rows
 from attn_dsl.eval.texts import PARTS, Part, hash_fraction, split_of
@@ -69,8 +71,6 @@ class Capture:
             InputError: a file is missing, cut off or of another format; its name and the
                 remedy are in the message.
         """
-        from attn_dsl.eval.capture_read import read_capture
-
         return cls(**read_capture(Path(path).expanduser()))
 
     @classmethod
@@ -98,8 +98,6 @@ class Capture:
             InputError: shapes that do not fit, entries that are negative or not finite, rows
                 that do not sum to 1 within 0.01, or mass above the diagonal of a causal model.
         """
-        from attn_dsl.eval.capture_arrays import packed_arrays
-
         return cls(name=name, meta={"name": name}, **packed_arrays(tokens, attention, causal))
 
     @property
@@ -286,8 +284,6 @@ class Capture:
         Raises:
             InputError: a file is not what was written; its name and the remedy are given.
         """
-        from attn_dsl.eval.capture_read import verify_files
-
         if self.path is None:
             return
         verify_files(self.path, self.meta)
