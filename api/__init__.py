@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from attn_dsl.dsl.tokens import Tokens
     from attn_dsl.eval.capture import Capture
     from attn_dsl.eval.replace.context import replace_heads
+    from attn_dsl.eval.run import Run
     from attn_dsl.synth.fit import fit
-    from attn_dsl.synth.runs.run import Run
 
 __version__ = "0.1.0"
 __all__ = [

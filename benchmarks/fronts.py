@@ -16,9 +16,9 @@ from attn_dsl.dsl.parser import parse
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.controls import attention
 from attn_dsl.eval.metrics import bootstrap, ious
-from attn_dsl.synth.runs.result import HeadResult
-from attn_dsl.synth.runs.run import Run
-from attn_dsl.synth.runs.shared import COVER, cover
+from attn_dsl.eval.results import HeadResult
+from attn_dsl.eval.run import Run
+from attn_dsl.synth.program_cover import COVER, cover
 
 SMALL = 40
 """Nodes of a program that is read at a glance."""

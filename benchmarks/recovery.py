@@ -45,8 +45,8 @@ from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.controls import attention
 from attn_dsl.eval.metrics import ious
-from attn_dsl.synth.runs.result import HeadResult
-from attn_dsl.synth.runs.run import Run
+from attn_dsl.eval.results import HeadResult
+from attn_dsl.eval.run import Run
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"

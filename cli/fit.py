@@ -12,9 +12,9 @@ import click
 from attn_dsl.cli import language_model, options
 
 if TYPE_CHECKING:
+    from attn_dsl.eval.results import HeadResult
+    from attn_dsl.eval.run import Run
     from attn_dsl.synth.runs.progress import Progress
-    from attn_dsl.synth.runs.result import HeadResult
-    from attn_dsl.synth.runs.run import Run
 
 STAGES = {
     "capture": "reading attention",

@@ -34,7 +34,7 @@ def score(
     """
     options.quiet_libraries()
     from attn_dsl.compiler.program import load
-    from attn_dsl.synth.fit import parse_heads
+    from attn_dsl.eval.heads import parse_heads
     from attn_dsl.synth.score import Split
 
     files = [name for name in program if name.endswith(".attn") or Path(name).is_file()]

@@ -15,11 +15,11 @@ from attn_dsl.demo.proposer_data import Answer, Pair, pair_of
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.parser import parse
 from attn_dsl.eval.capture import Capture
+from attn_dsl.eval.run import Run
 from attn_dsl.synth.design import Design
 from attn_dsl.synth.llm.compact import describe
 from attn_dsl.synth.llm.grammar import as_proposal, is_proposal
 from attn_dsl.synth.llm.sketch import Sketch
-from attn_dsl.synth.runs.run import Run
 
 ENTRIES, SAMPLES = 6_000, 2
 """Entries that a head is described by, and how many descriptions are made of it."""

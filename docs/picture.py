@@ -13,9 +13,9 @@ import numpy as np
 
 from attn_dsl.compiler.evaluate import pack
 from attn_dsl.eval.capture import Capture
+from attn_dsl.eval.heads import parse_heads
 from attn_dsl.eval.metrics import ious
-from attn_dsl.synth.fit import parse_heads
-from attn_dsl.synth.runs.run import Run
+from attn_dsl.eval.run import Run
 
 CELL, LABEL, GAP, TOKENS = 13, 74, 36, 26
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,3 +37,13 @@ def write_bytes(path: Path, data: bytes) -> dict[str, Any]:
             "run the command again to go on"
         ) from error
     return {"file": path.name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def table(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    """Write a table as CSV; numbers to six digits, so that equal runs give equal bytes."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow([f"{x:.6f}" if isinstance(x, float) else x for x in row])
+    return out.getvalue()

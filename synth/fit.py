@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
@@ -11,57 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attn_dsl.dsl.errors import AttnDslError, InputError, WorkError
+from attn_dsl.eval.heads import label, parse_heads, read_heads
+from attn_dsl.eval.run import Run, alone, refuse_other_work
 from attn_dsl.synth.runs.progress import Progress, Watcher
-from attn_dsl.synth.runs.result import label
-from attn_dsl.synth.runs.run import Run, alone, refuse_other_work
 
 if TYPE_CHECKING:
     from attn_dsl.eval.capture import Capture
     from attn_dsl.synth.llm.proposer import Options
     from attn_dsl.synth.runs.executors import Workers
     from attn_dsl.synth.search import Session, Settings
-
-
-def parse_heads(text: str | None, layers: int, heads: int) -> list[tuple[int, int]]:
-    """Read a choice of heads: ``L2H3`` one head, ``L4`` a layer; None is all of them.
-
-    >>> parse_heads("L1H0,L0", layers=2, heads=2)
-    [(0, 0), (0, 1), (1, 0)]
-
-    Raises:
-        InputError: it is written otherwise, or there is no such head.
-    """
-    if text is None:
-        return [(layer, head) for layer in range(layers) for head in range(heads)]
-    chosen: set[tuple[int, int]] = set()
-    for part, layer, one in read_heads(text):
-        for head in range(heads) if one is None else [one]:
-            if layer >= layers or head >= heads:
-                raise InputError(
-                    f"--heads: there is no {part}; the model has layers 0 to {layers - 1} with "
-                    f"heads 0 to {heads - 1}"
-                )
-            chosen.add((layer, head))
-    return sorted(chosen)
-
-
-def read_heads(text: str) -> list[tuple[str, int, int | None]]:
-    """Read a choice of heads without knowing the model: each part, its layer, its head if any.
-
-    >>> read_heads("L1H0,L0")
-    [('L1H0', 1, 0), ('L0', 0, None)]
-    """
-    parts = []
-    for part in filter(None, (p.strip() for p in text.split(","))):
-        found = re.fullmatch(r"[Ll](\d+)(?:\.?[Hh](\d+))?", part)
-        if not found:
-            raise InputError(
-                f"--heads: cannot read {part!r}; write L2H3 for a head, L4 for a layer"
-            )
-        parts.append((part, int(found[1]), None if found[2] is None else int(found[2])))
-    if not parts:
-        raise InputError("--heads names no head; write L2H3 for a head, L4 for a layer")
-    return parts
 
 
 def fit(
@@ -200,9 +157,9 @@ def _search(
 ) -> Run:  # fmt: skip
     """Search the heads, and keep the run's status up to date."""
     from attn_dsl.synth.llm.record import told
+    from attn_dsl.synth.program_cover import recurring_terms, shared_library
     from attn_dsl.synth.runs.budget import Budget
     from attn_dsl.synth.runs.rounds import search_rounds
-    from attn_dsl.synth.runs.shared import shared_library
     from attn_dsl.synth.runs.worker import Place, at_hand, versions
     from attn_dsl.synth.search import Session
 
@@ -235,7 +192,8 @@ def _search(
     if "llm" in settings.proposers:
         run.update(llm=told(out))
     if len(run.results) > 1:
-        run.share(shared_library(run.results, session.select, session.test))
+        entries = shared_library(run.results, session.select, session.test)
+        run.share(entries, recurring_terms(run.results))
     run.update(
         status="out of time" if missing else "done", cut_short=run.cut_short,
         not_reached=[label(*pair) for pair in missing],

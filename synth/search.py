@@ -17,6 +17,7 @@ from attn_dsl.dsl.limits import MAX_NODES
 from attn_dsl.dsl.printer import show
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.metrics import bootstrap
+from attn_dsl.eval.results import Candidate, FrontRow, HeadResult
 from attn_dsl.synth.design import Design
 from attn_dsl.synth.enumerate.bank import Bank
 from attn_dsl.synth.enumerate.proposer import Enumerate
@@ -36,7 +37,6 @@ from attn_dsl.synth.proposers.greedy import Greedy
 from attn_dsl.synth.proposers.library import Library, Probes
 from attn_dsl.synth.proposers.vary import Vary
 from attn_dsl.synth.proposers.weighed import Weigh
-from attn_dsl.synth.runs.result import Candidate, FrontRow, HeadResult
 from attn_dsl.synth.runs.stability import stability
 from attn_dsl.synth.score import Split
 

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from attn_dsl.eval.results import FrontRow, HeadResult
 from attn_dsl.synth.runs import budget as budgets
 from attn_dsl.synth.runs.budget import Budget, rise
-from attn_dsl.synth.runs.result import FrontRow, HeadResult
 
 
 class Clock:

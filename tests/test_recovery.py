@@ -164,7 +164,7 @@ def test_scores_count_what_they_say() -> None:
 
 
 def test_the_found_program_is_picked_on_select() -> None:
-    from attn_dsl.synth.runs.result import FrontRow
+    from attn_dsl.eval.results import FrontRow
 
     def row(nodes: int, select: float, test: float) -> FrontRow:
         return FrontRow(nodes, select, select, test, 0.0, False, "greedy", "")
@@ -195,7 +195,7 @@ def test_a_small_run_finds_what_the_search_knows_and_says_what_it_missed(
 
 
 def test_fronts_are_read_without_a_look_at_the_test_split() -> None:
-    from attn_dsl.synth.runs.result import FrontRow
+    from attn_dsl.eval.results import FrontRow
 
     def row(nodes: int, select: float, test: float) -> FrontRow:
         return FrontRow(nodes, select, select, test, 0.0, False, "greedy", "")

@@ -377,7 +377,7 @@ def test_a_run_of_another_tokenizer_is_refused(
 
 
 def test_programs_of_a_size_come_from_the_fronts(run: Path) -> None:
-    from attn_dsl.synth.runs.run import Run
+    from attn_dsl.eval.run import Run
 
     results = {(r.layer, r.head): r for r in Run.open(run).results}
     small = open_subject(run, nodes=12)

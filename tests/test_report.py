@@ -278,8 +278,8 @@ def test_the_report_of_a_run_lists_what_is_missing_and_shows_its_replacement(
 ) -> None:
     from attn_dsl.eval.metrics import Estimate
     from attn_dsl.eval.replace.outcome import Outcome
+    from attn_dsl.eval.run import Run
     from attn_dsl.synth.runs.reporting import write_run_report
-    from attn_dsl.synth.runs.run import Run
 
     run = tmp_path / "run"
     shutil.copytree(small_run, run)

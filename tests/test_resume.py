@@ -16,7 +16,7 @@ from fitting import LABELS, SETTINGS, assert_same, rows, started, wait_for
 import attn_dsl as package
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.capture import Capture
-from attn_dsl.synth.runs.run import alone
+from attn_dsl.eval.run import alone
 
 
 def status(run: Path) -> str:

@@ -11,10 +11,10 @@ from attn_dsl import fit
 from attn_dsl.compiler.program import parse
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.capture import Capture
+from attn_dsl.eval.run import Run
 from attn_dsl.synth.design import Design
+from attn_dsl.synth.program_cover import COVER, cover
 from attn_dsl.synth.proposer import HeadTask
-from attn_dsl.synth.runs.run import Run
-from attn_dsl.synth.runs.shared import COVER, cover
 from attn_dsl.synth.runs.stability import RESAMPLINGS, stability
 
 WORDS = "the cat saw a dog . Tom and Mia ran to the park , and she said hi to him !".split()

@@ -18,6 +18,7 @@ from attn_dsl.dsl.printer import show
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.controls import NAMES, attention, control_ious, positional_grid
+from attn_dsl.eval.results import HeadResult
 from attn_dsl.synth import vocabulary
 from attn_dsl.synth import weights as w
 from attn_dsl.synth.design import Design
@@ -26,7 +27,6 @@ from attn_dsl.synth.pareto import choose, front, gains_by_node, thinned
 from attn_dsl.synth.proposer import HeadTask, pool
 from attn_dsl.synth.proposers.greedy import Greedy, name_sets
 from attn_dsl.synth.proposers.library import Library, Probes
-from attn_dsl.synth.runs.result import HeadResult
 from attn_dsl.synth.score import Split
 from attn_dsl.synth.search import Session, Settings
 

@@ -14,6 +14,7 @@ from attn_dsl.dsl.parser import parse, parse_term
 from attn_dsl.dsl.printer import show, show_term
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.capture import Capture
+from attn_dsl.eval.results import FrontRow, HeadResult
 from attn_dsl.synth import vocabulary
 from attn_dsl.synth import weights as w
 from attn_dsl.synth.design import Design
@@ -23,7 +24,6 @@ from attn_dsl.synth.promises import exact_gain, value_gain
 from attn_dsl.synth.proposer import HeadTask, pool
 from attn_dsl.synth.proposers.neighbours import kin, neighbours
 from attn_dsl.synth.proposers.vary import Vary, _Judge, parts
-from attn_dsl.synth.runs.result import FrontRow, HeadResult
 
 WORDS = "the cat saw a dog . Tom and Mia ran to the park , and she said hi to him !".split()
 TRUE = (

@@ -119,7 +119,7 @@ def choose_sides(
         InputError: a file is missing, the run has no such program, or nothing names the head.
     """
     from attn_dsl.compiler.program import load
-    from attn_dsl.synth.fit import parse_heads, read_heads
+    from attn_dsl.eval.heads import parse_heads, read_heads
 
     layers, per_layer = subject.loaded.n_layers, subject.loaded.n_heads
     named: list[Head] = []
@@ -154,7 +154,7 @@ def choose_sides(
 
 
 def _is_head(text: str) -> bool:
-    from attn_dsl.synth.fit import read_heads
+    from attn_dsl.eval.heads import read_heads
 
     if Path(text).exists():
         return False

@@ -101,7 +101,7 @@ def _short(value: Any) -> str:
 
 def save(outcome: Outcome, folder: Path, stem: str) -> list[Path]:
     """Write an outcome as JSON, CSV and, where it is a curve, SVG; return the files."""
-    from attn_dsl.synth.runs.run import table
+    from attn_dsl.eval.files import table
 
     folder.mkdir(parents=True, exist_ok=True)
     files = {

@@ -18,8 +18,8 @@ from attn_dsl.eval.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from attn_dsl.compiler.program import Program
-    from attn_dsl.synth.runs.result import HeadResult
-    from attn_dsl.synth.runs.run import Run
+    from attn_dsl.eval.results import HeadResult
+    from attn_dsl.eval.run import Run
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +88,7 @@ def open_subject(
             tokenizer or the capture is another; the model predicts no tokens; there is no such
             device.
     """
-    from attn_dsl.synth.runs.run import Run
+    from attn_dsl.eval.run import Run
 
     run = run if isinstance(run, Run) else Run.open(run)
     results = run.results
@@ -237,7 +237,7 @@ def choose_heads(subject: Subject, text: str | None) -> list[Head]:
     Raises:
         InputError: there is no such head, or the run has no program for one that is named.
     """
-    from attn_dsl.synth.fit import parse_heads, read_heads
+    from attn_dsl.eval.heads import parse_heads, read_heads
 
     if text is None:
         return subject.heads

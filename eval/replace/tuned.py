@@ -71,7 +71,7 @@ def _tune(
     key: Mapping[str, Any], tell: Callable[[str, int, int], None],
 ) -> dict[str, Any]:  # fmt: skip
     """Tune, and write programs first and then the file that says that they are finished."""
-    from attn_dsl.synth.runs.run import table
+    from attn_dsl.eval.files import table
 
     folder.mkdir(parents=True, exist_ok=True)
     tell("tuning", 0, settings.epochs)
@@ -208,6 +208,6 @@ def _finished(folder: Path, key: Mapping[str, Any], overwrite: bool) -> dict[str
 
 
 def _label(head: Head) -> str:
-    from attn_dsl.synth.runs.result import label
+    from attn_dsl.eval.heads import label
 
     return label(*head)

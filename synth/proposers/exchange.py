@@ -14,9 +14,9 @@ from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.parser import parse
 from attn_dsl.eval.controls import attention
 from attn_dsl.eval.metrics import ious
+from attn_dsl.eval.results import HeadResult
 from attn_dsl.synth.design import Design
 from attn_dsl.synth.proposer import Fitted, HeadTask
-from attn_dsl.synth.runs.result import HeadResult
 
 PROBES = 30_000
 """On about how many entries of the fit split other heads' programs are tried as they are."""

@@ -18,6 +18,7 @@ import numpy as np
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.parser import parse
+from attn_dsl.eval.results import HeadResult
 from attn_dsl.synth import vocabulary
 from attn_dsl.synth import weights as w
 from attn_dsl.synth.enumerate.proposer import cross_entropy
@@ -28,7 +29,6 @@ from attn_dsl.synth.proposer import Fitted, HeadTask
 from attn_dsl.synth.proposers.greedy import name_sets, narrow, token_set
 from attn_dsl.synth.proposers.neighbours import neighbours
 from attn_dsl.synth.rewrite import in_place
-from attn_dsl.synth.runs.result import HeadResult
 from attn_dsl.synth.simplify import bare, conjuncts, simplify
 
 SMALL = 80

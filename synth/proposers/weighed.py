@@ -16,12 +16,12 @@ import numpy as np
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.parser import parse
+from attn_dsl.eval.results import HeadResult
 from attn_dsl.synth.open_sets import Opened, OpenSet, opened
 from attn_dsl.synth.open_tables import OpenTable
 from attn_dsl.synth.pareto import front, thinned
 from attn_dsl.synth.proposer import Fitted, HeadTask
 from attn_dsl.synth.proposers.scope import BOUNDS, DISTANCE, Scope
-from attn_dsl.synth.runs.result import HeadResult
 from attn_dsl.synth.simplify import bare
 from attn_dsl.synth.thrift import shrunk
 

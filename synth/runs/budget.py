@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-from attn_dsl.synth.runs.result import HeadResult
+from attn_dsl.eval.results import HeadResult
 
 FIRST = 0.7
 """The first round's part of the time, where others follow."""

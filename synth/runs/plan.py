@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attn_dsl.dsl.errors import InputError
-from attn_dsl.synth.fit import parse_heads
+from attn_dsl.eval.heads import parse_heads
 
 if TYPE_CHECKING:
     from attn_dsl.eval.capture import Capture

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from attn_dsl.synth.runs.result import HeadResult
+    from attn_dsl.eval.results import HeadResult
 
 
 @dataclass(frozen=True, slots=True)

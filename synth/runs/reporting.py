@@ -15,8 +15,8 @@ from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.metrics import ious
 from attn_dsl.eval.replace.curve import figure
 from attn_dsl.eval.report import Example, FrontRow, HeadReport, ReportData, write_report
-from attn_dsl.synth.runs.result import HeadResult
-from attn_dsl.synth.runs.run import Run
+from attn_dsl.eval.results import HeadResult
+from attn_dsl.eval.run import Run
 from attn_dsl.synth.runs.summary import summarise
 
 EXAMPLES = 3

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from attn_dsl.eval.metrics import Estimate, bootstrap
-from attn_dsl.synth.runs.result import HeadResult
+from attn_dsl.eval.results import HeadResult
 
 
 @dataclass(frozen=True, slots=True)

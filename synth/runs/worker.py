@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.controls import control_ious
-from attn_dsl.synth.runs.result import Candidate, HeadResult
+from attn_dsl.eval.results import Candidate, HeadResult
 from attn_dsl.synth.search import Session, Settings
 
 MOST = 2

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attn_dsl.dsl.errors import InputError, WorkError
-from attn_dsl.eval.files import write
-from attn_dsl.synth.runs.result import Candidate, HeadResult, label
+from attn_dsl.eval.files import table, write
+from attn_dsl.eval.heads import label
+from attn_dsl.eval.results import Candidate, HeadResult, LibraryEntry
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from attn_dsl.compiler.program import Program
-    from attn_dsl.synth.runs.shared import Entry
 
 FORMAT = 1
 NEEDED = ("key", "status", "model", "capture", "causal", "texts", "split", "tokens_per_text")
@@ -230,16 +228,18 @@ class Run:
         now = time.monotonic()
         self._tables_next = now + (now - started) / TABLES_SHARE
 
-    def share(self, entries: Sequence[Entry]) -> None:
-        """Write ``library.csv`` and ``terms.csv``: what describes several heads."""
-        from attn_dsl.synth.runs.shared import recurring_terms
+    def share(self, entries: Sequence[LibraryEntry], terms: Sequence[tuple[str, int]]) -> None:
+        """Write ``library.csv`` and ``terms.csv``: what describes several heads.
 
+        Args:
+            entries: programs of the shared library, in the order in which they were taken.
+            terms: terms that recur, each with the number of heads whose programs have it.
+        """
         rows = (
             (i + 1, e.label, e.nodes, " ".join(e.heads), e.iou_select, e.iou_test, e.program)
             for i, e in enumerate(entries)
         )
         write(self.path / "library.csv", table(LIBRARY_COLUMNS, rows))
-        terms = recurring_terms(self.results)
         write(self.path / "terms.csv", table(("term", "heads"), terms))
         self.update(library={"programs": len(entries), "iou_test": entries[-1].iou_test})
 
@@ -377,13 +377,3 @@ def _pareto_row(row: Any) -> tuple:
         row.nodes, row.iou_fit, row.iou_select, row.iou_test, row.gain_by_node, int(row.chosen),
         row.proposer, row.program,
     )  # fmt: skip
-
-
-def table(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    """Write a table as CSV; numbers to six digits, so that equal runs give equal bytes."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(columns)
-    for row in rows:
-        writer.writerow([f"{x:.6f}" if isinstance(x, float) else x for x in row])
-    return out.getvalue()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,36 +14,17 @@ from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.printer import show_term
 from attn_dsl.eval.controls import attention
+from attn_dsl.eval.results import HeadResult, LibraryEntry
 from attn_dsl.eval.score_matrix import score_matrix
 
 if TYPE_CHECKING:
-    from attn_dsl.synth.runs.result import HeadResult
     from attn_dsl.synth.score import Split
 
 COVER = 0.95
 """Share of the heads' mean IoU that a shared library must give."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A program of the shared library.
-
-    Attributes:
-        label, nodes, program: whose program it is, its size and source.
-        heads: labels of the heads that it describes best of all entries.
-        iou_select, iou_test: mean IoU over all heads with the library up to this entry, each head
-            with the entry that is best on the select split.
-    """
-
-    label: str
-    nodes: int
-    heads: tuple[str, ...]
-    iou_select: float
-    iou_test: float
-    program: str
-
-
-def shared_library(results: Sequence[HeadResult], select: Split, test: Split) -> list[Entry]:
+def shared_library(results: Sequence[HeadResult], select: Split, test: Split) -> list[LibraryEntry]:
     """Find the fewest of the heads' chosen programs that give 95 % of their mean IoU, as they are.
 
     Programs are taken one by one, each the one that raises the mean over heads most (the paper
@@ -60,7 +40,7 @@ def shared_library(results: Sequence[HeadResult], select: Split, test: Split) ->
         rows = np.arange(len(results))
         chosen = np.array(taken)[best]
         entries.append(
-            Entry(
+            LibraryEntry(
                 results[program].label, results[program].nodes,
                 tuple(r.label for r, mine in zip(results, final, strict=True) if mine == at),
                 float(picked[rows, chosen].mean()), float(shown[rows, chosen].mean()),

@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from attn_dsl.eval.heads import label
 from attn_dsl.eval.metrics import Estimate
 
 
@@ -97,10 +98,20 @@ class HeadResult:
         return cls(**data)
 
 
-def label(layer: int, head: int) -> str:
-    """Name a head.
+@dataclass(frozen=True, slots=True)
+class LibraryEntry:
+    """A program of the shared library.
 
-    >>> label(5, 1)
-    'L05H01'
+    Attributes:
+        label, nodes, program: whose program it is, its size and source.
+        heads: labels of the heads that it describes best of all entries.
+        iou_select, iou_test: mean IoU over all heads with the library up to this entry, each head
+            with the entry that is best on the select split.
     """
-    return f"L{layer:02d}H{head:02d}"
+
+    label: str
+    nodes: int
+    heads: tuple[str, ...]
+    iou_select: float
+    iou_test: float
+    program: str

@@ -1,0 +1,58 @@
+"""Heads of a model: how they are named, and how a choice of them is read."""
+
+from __future__ import annotations
+
+import re
+
+from attn_dsl.dsl.errors import InputError
+
+
+def label(layer: int, head: int) -> str:
+    """Name a head.
+
+    >>> label(5, 1)
+    'L05H01'
+    """
+    return f"L{layer:02d}H{head:02d}"
+
+
+def parse_heads(text: str | None, layers: int, heads: int) -> list[tuple[int, int]]:
+    """Read a choice of heads: ``L2H3`` one head, ``L4`` a layer; None is all of them.
+
+    >>> parse_heads("L1H0,L0", layers=2, heads=2)
+    [(0, 0), (0, 1), (1, 0)]
+
+    Raises:
+        InputError: it is written otherwise, or there is no such head.
+    """
+    if text is None:
+        return [(layer, head) for layer in range(layers) for head in range(heads)]
+    chosen: set[tuple[int, int]] = set()
+    for part, layer, one in read_heads(text):
+        for head in range(heads) if one is None else [one]:
+            if layer >= layers or head >= heads:
+                raise InputError(
+                    f"--heads: there is no {part}; the model has layers 0 to {layers - 1} with "
+                    f"heads 0 to {heads - 1}"
+                )
+            chosen.add((layer, head))
+    return sorted(chosen)
+
+
+def read_heads(text: str) -> list[tuple[str, int, int | None]]:
+    """Read a choice of heads without knowing the model: each part, its layer, its head if any.
+
+    >>> read_heads("L1H0,L0")
+    [('L1H0', 1, 0), ('L0', 0, None)]
+    """
+    parts = []
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        found = re.fullmatch(r"[Ll](\d+)(?:\.?[Hh](\d+))?", part)
+        if not found:
+            raise InputError(
+                f"--heads: cannot read {part!r}; write L2H3 for a head, L4 for a layer"
+            )
+        parts.append((part, int(found[1]), None if found[2] is None else int(found[2])))
+    if not parts:
+        raise InputError("--heads names no head; write L2H3 for a head, L4 for a layer")
+    return parts
