@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from attn_dsl.eval.capture import Capture
     from attn_dsl.synth.llm.proposer import Options
     from attn_dsl.synth.runs.executors import Workers
-    from attn_dsl.synth.search import Session, Settings
+    from attn_dsl.synth.session import Session, Settings
 
 
 def fit(
@@ -64,7 +64,7 @@ def fit(
         max_tokens, max_texts: how much text is captured, where no capture is given.
         rounds: how often each head is searched, from the second time on with the programs of the
             other heads; 1 where there is one head.
-        proposers: who suggests programs, of ``synth.search.PROPOSERS``; the usual ones if None.
+        proposers: who suggests programs, by name (``synth.proposers.registry``); the usual ones if None.
         llm: the language model of the proposer ``llm``, or all of its options; if it is given and
             no proposers are, ``llm`` is asked beside the usual ones.
         allow_lookahead: accept causal programs that read the whole text.
@@ -117,15 +117,20 @@ def settings_of(
     """
     from attn_dsl.synth.llm.named import absolute, check_spec
     from attn_dsl.synth.llm.proposer import Options, tell
-    from attn_dsl.synth.search import PROPOSERS, Settings
+    from attn_dsl.synth.proposers import registry
+    from attn_dsl.synth.session import Settings
 
     several = proposers is not None and len(proposers) > 1
     if proposers is None:
-        proposers = (*Settings().proposers, *(() if llm is None else ("llm",)))
-    unknown = [name for name in proposers if name not in PROPOSERS]
-    if unknown or not proposers:
-        wrong = f"unknown {', '.join(unknown)}" if unknown else "none is named"
-        raise InputError(f"--proposers: {wrong}; known: {', '.join(PROPOSERS)}")
+        proposers = (*registry.DEFAULT, *(() if llm is None else ("llm",)))
+    if not proposers:
+        raise InputError(f"--proposers names none; known: {', '.join(registry.names())}")
+    registered = [registry.find(name) for name in proposers]
+    if all(one.later for one in registered):
+        raise InputError(
+            f"--proposers: {', '.join(proposers)} only change programs that others found; add one "
+            "such as greedy"
+        )
     for name, value in (
         ("--max-evals", max_evals),
         ("--max-nodes", max_nodes),
@@ -161,14 +166,14 @@ def _search(
     from attn_dsl.synth.runs.budget import Budget
     from attn_dsl.synth.runs.rounds import search_rounds
     from attn_dsl.synth.runs.worker import Place, at_hand, versions
-    from attn_dsl.synth.search import Session
+    from attn_dsl.synth.session import Session
 
     session = Session(attention, settings, out)
     _refuse_empty_splits(session)
     if not workers.shares_memory and attention.path is None:
         raise InputError("--scheduler: a capture in memory cannot be searched on other machines")
     path = None if attention.path is None else str(attention.path.resolve())
-    place = Place(path, attention.hash, settings, versions(), str(out.resolve()))
+    place = Place(path, attention.hash, settings, versions(settings.proposers), str(out.resolve()))
     run = Run.create(out, _info(attention, session, settings, chosen), resume=resume)
     budget = Budget(timeout, started, settings.rounds, len(chosen))
     here = at_hand(place, session) if workers.shares_memory else contextlib.nullcontext()

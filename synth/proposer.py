@@ -14,6 +14,7 @@ import numpy as np
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.errors import ProgramError
+from attn_dsl.eval.results import HeadResult
 from attn_dsl.synth import weights as w
 from attn_dsl.synth.design import AllRows, Design
 from attn_dsl.synth.open_planes import stacked
@@ -61,6 +62,8 @@ class HeadTask:
         short: whether a proposer left something out for want of time, and the search went on.
         unfinished: the proposers that the time was too short for, and the seconds they had.
         stop: set when the whole run is to end.
+        before: the head's result of the round before, None in the first round.
+        others: sources of the programs that the other heads ended that round with.
     """
 
     def __init__(
@@ -74,6 +77,8 @@ class HeadTask:
         max_evals: int,
         deadline: float | None = None,
         stop: threading.Event | None = None,
+        before: HeadResult | None = None,
+        others: tuple[str, ...] = (),
     ) -> None:
         self.design, self.layer, self.head = design, layer, head
         self.rows = design.target(layer, head)
@@ -81,9 +86,15 @@ class HeadTask:
         self.seed = seed * 1_000_003 + layer * 1_009 + head
         self.max_nodes, self.max_evals = max_nodes, max_evals
         self.deadline, self.stop = deadline, stop
+        self.before, self.others = before, others
         self.evals, self.late, self.short = 0, False, False
         self.unfinished: dict[str, float] = {}
         self._known: dict[t.Head, Fitted] = {}
+
+    @property
+    def number(self) -> int:
+        """Which head it is, counted over all layers."""
+        return self.layer * self.design.capture.heads_per_layer + self.head
 
     @property
     def causal(self) -> bool:

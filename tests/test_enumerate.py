@@ -21,7 +21,8 @@ from attn_dsl.synth.enumerate.pcfg import Bag, prior, rules
 from attn_dsl.synth.enumerate.proposer import Enumerate, guided, tried_terms
 from attn_dsl.synth.promises import truth_gain
 from attn_dsl.synth.proposer import HeadTask, pool
-from attn_dsl.synth.search import Session, Settings
+from attn_dsl.synth.search import Search
+from attn_dsl.synth.session import Session, Settings
 
 WORDS = "the cat saw a dog . Tom and Mia ran to the park , and she said hi to him !".split()
 TRUE = {
@@ -241,7 +242,7 @@ def test_terms_of_samples_are_taken_apart(bank: Bank) -> None:
 def test_it_is_a_proposer_of_the_search(bank: Bank) -> None:
     session = Session(bank.design.capture, Settings(proposers=("enumerate",), max_evals=30))
     session.prepare()
-    result, candidates = session.search(0, 0, lambda: {"uniform": np.zeros(4)})
+    result, candidates = Search(session).head(0, 0, lambda: {"uniform": np.zeros(4)})
     assert {c.proposer for c in candidates} == {"enumerate"}
     assert result.test["iou"].mean > 0.9
 

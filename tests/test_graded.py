@@ -24,8 +24,8 @@ from attn_dsl.synth.graded.proposer import SIZES, Graded, write
 from attn_dsl.synth.graded.proposer import _condition as condition_of
 from attn_dsl.synth.graded.tables import gradients
 from attn_dsl.synth.graded.wide import Wide
+from attn_dsl.synth.nearest import NearestPrograms
 from attn_dsl.synth.proposer import HeadTask
-from attn_dsl.synth.proposers.exchange import Market
 
 TEXTS = [story.split()[:40] for story in read_texts(str(stories_path()))[:60]]
 TOKENS = [Tokens.from_strings([words[0], *(" " + w for w in words[1:])]) for words in TEXTS]
@@ -239,12 +239,12 @@ def test_the_wide_design_has_the_rows_of_the_small_one() -> None:
     assert np.array_equal(actual, wide.small.target(0, 0).actual)
 
 
-def test_the_market_finds_the_program_of_the_head() -> None:
+def test_the_nearest_program_is_the_program_of_the_head() -> None:
     wide = wide_of(CAUSAL)
-    market = Market(wide.small)
+    nearest = NearestPrograms(wide.small)
     others = ("head a causal:\n    3 where k == 0\n", CAUSAL, "head b causal:\n")
-    assert show(market.nearest(others, 0, 1)[0]) == show(parse(CAUSAL))
-    assert market.nearest((), 0, 3) == []
+    assert show(nearest.of(0, others, 1)[0]) == show(parse(CAUSAL))
+    assert nearest.of(0, (), 3) == []
 
 
 @pytest.mark.parametrize("causal", [True, False])

@@ -29,7 +29,8 @@ from attn_dsl.synth.llm.record import Record
 from attn_dsl.synth.llm.summary import Summary, fitting
 from attn_dsl.synth.llm.together import NAME, together
 from attn_dsl.synth.proposer import Fitted, HeadTask
-from attn_dsl.synth.search import Session, Settings
+from attn_dsl.synth.proposers.registry import DEFAULT
+from attn_dsl.synth.session import Session, Settings
 
 SAMPLING = Sampling(max_tokens=80)
 SHORT = ("--samples", "6", "--completion-tokens", "80")
@@ -37,7 +38,7 @@ SHORT = ("--samples", "6", "--completion-tokens", "80")
 
 @pytest.fixture(scope="module")
 def session(small_capture: Path) -> Session:
-    return Session(Capture.open(small_capture), Settings())
+    return Session(Capture.open(small_capture), Settings(DEFAULT))
 
 
 @pytest.fixture

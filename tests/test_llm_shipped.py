@@ -19,7 +19,8 @@ from attn_dsl.synth.llm.model import Sampling
 from attn_dsl.synth.llm.named import open_model
 from attn_dsl.synth.llm.proposer import Llm, Options, counts
 from attn_dsl.synth.proposer import HeadTask
-from attn_dsl.synth.search import Session, Settings
+from attn_dsl.synth.proposers.registry import DEFAULT
+from attn_dsl.synth.session import Session, Settings
 
 FOLDER = proposer_dir()
 GGUF = FOLDER.with_suffix(".gguf")
@@ -46,7 +47,7 @@ def session() -> Session:
     heads = [parse(f"head a causal:\n {source}") for source in PROGRAMS.values()]
     plan = Plan(heads, Batch(texts))
     rows = [np.stack([unpack(plan.packed(i), len(text), True)]) for i, text in enumerate(texts)]
-    return Session(Capture.from_arrays(texts, rows, causal=True, name="known"), Settings())
+    return Session(Capture.from_arrays(texts, rows, causal=True, name="known"), Settings(DEFAULT))
 
 
 def test_both_formats_are_small() -> None:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_vary import before, task
-from test_weighed import FIRST, KEYS, design
+from test_vary import before
+from test_weighed import FIRST, KEYS, design, task, weighted
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.parser import parse
 from attn_dsl.synth.open_planes import stacked
 from attn_dsl.synth.open_sets import opened
-from attn_dsl.synth.proposer import HeadTask, pool
-from attn_dsl.synth.proposers.weighed import Weigh
+from attn_dsl.synth.proposer import HeadTask
 from attn_dsl.synth.stacks import element_losses
 from attn_dsl.synth.weights import shared_mass
 
@@ -72,7 +71,7 @@ def test_a_finer_table_says_the_same(job: HeadTask) -> None:
 def test_a_table_of_the_distance_is_found(job: HeadTask) -> None:
     start = job.fit(parse(FIRST))
     true = job.polish(job.fit(parse(f"head a causal:\n 2 where k == 0\n {TABLE}")))
-    found = pool(job, [Weigh(before(job, FIRST))])
+    found = weighted(job, before(job, FIRST))
     best = max((f for f in found if f.nodes <= true.nodes + 1), key=lambda f: f.iou)
     assert best.iou > start.iou + 0.9 * (true.iou - start.iou)
     assert any(isinstance(term, t.Table) for term in best.program.terms)

@@ -25,10 +25,13 @@ from attn_dsl.synth.design import Design
 from attn_dsl.synth.gains import Packed, best_set, gain, key_moments, row_moments
 from attn_dsl.synth.pareto import choose, front, gains_by_node, thinned
 from attn_dsl.synth.proposer import HeadTask, pool
+from attn_dsl.synth.proposers import registry
 from attn_dsl.synth.proposers.greedy import Greedy, name_sets
 from attn_dsl.synth.proposers.library import Library, Probes
+from attn_dsl.synth.proposers.registry import DEFAULT
 from attn_dsl.synth.score import Split
-from attn_dsl.synth.search import Session, Settings
+from attn_dsl.synth.search import Search
+from attn_dsl.synth.session import Session, Settings
 
 WORDS = "the cat saw a dog . Tom and Mia ran to the park , and she said hi to him !".split()
 TRUE = {
@@ -189,10 +192,10 @@ def test_the_best_set_is_the_best_of_all_sets() -> None:
 
 @pytest.mark.parametrize(("layer", "head"), [(0, 0), (0, 1), (1, 0)])
 def test_the_search_finds_what_the_head_is_made_of(capture: Capture, layer: int, head: int) -> None:
-    session = Session(capture, Settings(entries=10_000, max_evals=80))
+    session = Session(capture, Settings(DEFAULT, entries=10_000, max_evals=80))
     numbers = [layer * 2 + head]
     controls = {k: v[0] for k, v in control_ious(capture, session.texts, numbers).items()}
-    result, candidates = session.search(layer, head, lambda: controls)
+    result, candidates = Search(session).head(layer, head, lambda: controls)
     true = t.nodes(parse(TRUE[layer, head]))
     assert result.test["iou"].mean > 0.97
     assert result.nodes <= 3 * true
@@ -218,9 +221,9 @@ def test_invented_sets_are_the_true_ones(design: Design) -> None:
 
 
 def test_a_uniform_head_gets_the_empty_program(capture: Capture) -> None:
-    session = Session(capture, Settings(entries=10_000, max_evals=30))
+    session = Session(capture, Settings(DEFAULT, entries=10_000, max_evals=30))
     controls = {"uniform": np.ones(len(session.texts["test"]))}
-    result, _ = session.search(1, 1, lambda: controls)
+    result, _ = Search(session).head(1, 1, lambda: controls)
     assert (result.nodes, result.test["iou"].mean) == (1, pytest.approx(1.0, abs=1e-5))
 
 
@@ -285,26 +288,28 @@ def test_the_pool_keeps_to_its_bounds(design: Design) -> None:
     assert late.late
 
 
-def test_what_was_cut_short_is_named_and_alone_begins_again(capture: Capture) -> None:
+def test_what_was_cut_short_is_named_and_alone_begins_again(
+    capture: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     @dataclasses.dataclass(frozen=True)
     class Slow:
-        name: str = "exact"
+        name: str = "slow"
 
         def propose(self, job: HeadTask) -> Iterator[t.Head]:
             yield job.empty()
             job.deadline = 0.0
             assert job.spent
 
-    session = Session(
-        capture, Settings(entries=10_000, max_evals=30, proposers=("library", "exact"))
-    )
-    session.proposers[1] = Slow()
-    before, _ = session.search(0, 0, dict, time.monotonic() + 1000)
-    assert before.cut_short and [*before.unfinished] == ["exact"]
-    assert before.unfinished["exact"] >= 0.0
-    assert [p.name for p in session._again(before, ())] == ["exchange", "exact"]
+    slow = registry.Registration("slow", lambda session: Slow(), lambda s: registry.Cost(1.0, 1))
+    monkeypatch.setattr(registry, "BUILT_IN", (*registry.BUILT_IN, slow))
+    settings = Settings(("library", "slow", "migration"), entries=10_000, max_evals=30)
+    search = Search(Session(capture, settings))
+    before, _ = search.head(0, 0, dict, time.monotonic() + 1000)
+    assert before.cut_short and [*before.unfinished] == ["slow"]
+    assert before.unfinished["slow"] >= 0.0
+    assert [p.name for p in search._asked(before)] == ["slow", "migration"]
     whole = dataclasses.replace(before, unfinished={})
-    assert [p.name for p in session._again(whole, ())] == ["exchange"]
+    assert [p.name for p in search._asked(whole)] == ["migration"]
     assert HeadResult.from_json(before.to_json()) == before
 
 

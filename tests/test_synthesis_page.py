@@ -13,8 +13,8 @@ from attn_dsl.compiler.program import Program
 from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.capture import Capture
-from attn_dsl.synth import search
 from attn_dsl.synth.fit import fit
+from attn_dsl.synth.proposers import registry
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs/synthesis.md").read_text(encoding="utf-8")
@@ -43,7 +43,10 @@ def test_the_proposer_of_the_page_finds_what_it_suggests(
     rng = np.random.default_rng(0)
     tokens = [Tokens.from_strings([" " + x for x in rng.choice(WORDS, 24)]) for _ in range(40)]
     capture = Capture.from_arrays(tokens, [head(x)[None, None] for x in tokens], causal=True)
-    monkeypatch.setitem(search.PROPOSERS, "after-last", lambda session: namespace["AfterLast"]())
+    added = registry.Registration(
+        "after-last", lambda session: namespace["AfterLast"](), lambda s: registry.Cost(0.1, 3)
+    )
+    monkeypatch.setattr(registry, "BUILT_IN", (*registry.BUILT_IN, added))
     run = fit(capture=capture, out=tmp_path / "run", proposers=["after-last"], jobs=1)
     (result,) = run.results
     assert result.test["iou"].mean > 0.99
@@ -60,4 +63,4 @@ def test_the_files_that_the_page_names_exist() -> None:
 
 def test_the_page_names_every_proposer() -> None:
     listed = set(re.findall(r"^- \*\*([\w-]+)\*\*", PAGE, re.M))
-    assert set(search.PROPOSERS) <= listed
+    assert {one.name for one in registry.BUILT_IN} <= listed

@@ -19,6 +19,7 @@ from attn_dsl.synth import vocabulary
 from attn_dsl.synth import weights as w
 from attn_dsl.synth.design import Design
 from attn_dsl.synth.enumerate.proposer import cross_entropy
+from attn_dsl.synth.nearest import NearestPrograms
 from attn_dsl.synth.probe import Probe
 from attn_dsl.synth.promises import exact_gain, value_gain
 from attn_dsl.synth.proposer import HeadTask, pool
@@ -41,8 +42,14 @@ def design() -> Design:
     return Design(capture, capture.split(0)["fit"], entries=10_000, seed=0)
 
 
-def task(design: Design, evals: int = 200) -> HeadTask:
-    return HeadTask(design, 0, 0, seed=0, max_nodes=200, max_evals=evals)
+def task(design: Design, evals: int = 200, front: HeadResult | None = None) -> HeadTask:
+    return HeadTask(design, 0, 0, seed=0, max_nodes=200, max_evals=evals, before=front)
+
+
+def local_search(design: Design, others: tuple[str, ...] = (), steps: int = 4) -> Vary:
+    nearest = NearestPrograms(design)
+    nearest.of = lambda number, sources, most: [parse(x) for x in others]  # type: ignore[method-assign]
+    return Vary(lambda: Probe(design), lambda: nearest, steps)
 
 
 def before(job: HeadTask, *sources: str) -> HeadResult:
@@ -73,9 +80,8 @@ def before(job: HeadTask, *sources: str) -> HeadResult:
 
 def varied(design: Design, *sources: str, others: tuple[str, ...] = (), steps: int = 4) -> float:
     result = before(task(design), *sources)
-    foreign = [parse(source) for source in others]
-    proposer = Vary(lambda: Probe(design), result, lambda job: foreign, steps)
-    return max((f.iou for f in pool(task(design), [proposer])), default=0.0)
+    job = task(design, front=result)
+    return max((f.iou for f in pool(job, [local_search(design, others, steps)])), default=0.0)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +122,7 @@ def test_programs_with_tables_are_no_hindrance(design: Design) -> None:
 def test_what_computes_the_same_is_written_shorter(design: Design) -> None:
     job = task(design)
     front = before(job, "head a causal:\n ? where not not text(k-1) == text(q)\n ? where punct(q)")
-    found = pool(task(design), [Vary(lambda: Probe(design), front, steps=1)])
+    found = pool(task(design, front=front), [local_search(design, steps=1)])
     assert any(
         [show_term(dataclasses.replace(x, weight=None)) for x in f.program.terms]  # type: ignore[call-arg]
         == ["? where text(k-1) == text(q)"]
@@ -128,7 +134,7 @@ def test_what_computes_the_same_is_written_shorter(design: Design) -> None:
 def test_the_same_task_gives_the_same_programs(design: Design) -> None:
     front = before(task(design), "head a causal:\n ? where text(k-1) == text(q-1)")
     first, second = (
-        [show(f.program) for f in pool(task(design), [Vary(lambda: Probe(design), front)])]
+        [show(f.program) for f in pool(task(design, front=front), [local_search(design)])]
         for _ in range(2)
     )
     assert first == second
@@ -137,8 +143,8 @@ def test_the_same_task_gives_the_same_programs(design: Design) -> None:
 
 def test_it_stops_when_the_task_is_spent(design: Design) -> None:
     front = before(task(design), "head a causal:\n ? where text(k-1) == text(q-1)")
-    job = task(design, evals=3)
-    pool(job, [Vary(lambda: Probe(design), front)])
+    job = task(design, evals=3, front=front)
+    pool(job, [local_search(design)])
     assert job.evals == 3
 
 
@@ -207,10 +213,11 @@ def test_parts_are_terms_without_names_and_weights() -> None:
 
 
 def test_the_second_round_varies_from_effort_2_on(design: Design) -> None:
-    from attn_dsl.synth.search import Session, Settings
+    from attn_dsl.synth.search import Search
+    from attn_dsl.synth.session import Session, Settings
 
     front = before(task(design), "head a causal:\n ? where text(k-1) == text(q-1)")
     for effort in (1, 2):
-        session = Session(design.capture, Settings(effort=effort, proposers=("library",)))
-        _, found = session.search(0, 0, lambda: {"uniform": np.zeros(4)}, before=front)
-        assert ("vary" in {c.proposer for c in found}) == (effort > 1)
+        session = Session(design.capture, Settings(("library", "local_search"), effort=effort))
+        _, found = Search(session).head(0, 0, lambda: {"uniform": np.zeros(4)}, before=front)
+        assert ("local_search" in {c.proposer for c in found}) == (effort > 1)

@@ -11,10 +11,11 @@ from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.capture import Capture
+from attn_dsl.eval.results import HeadResult
 from attn_dsl.synth import thrift
 from attn_dsl.synth.design import Design
 from attn_dsl.synth.open_sets import opened
-from attn_dsl.synth.proposer import pool
+from attn_dsl.synth.proposer import Fitted, HeadTask
 from attn_dsl.synth.proposers.scope import Scope
 from attn_dsl.synth.proposers.weighed import Weigh, weighed
 from attn_dsl.synth.weights import aim
@@ -40,6 +41,12 @@ def design(*lines: str, noise: float = 0.2) -> Design:
 FIRST = "head a causal:\n ? where k == 0"
 
 
+def weighted(job: HeadTask, front: HeadResult) -> list[Fitted]:
+    """Return what weighted sets make of a front."""
+    job.before = front
+    return list(Weigh().propose(job))
+
+
 @pytest.mark.parametrize(
     ("term", "tokens"),
     [
@@ -55,12 +62,12 @@ FIRST = "head a causal:\n ? where k == 0"
 def test_every_token_gets_its_weight(term: str, tokens: str) -> None:
     job = task(design("2 where k == 0", term))
     start, true = job.fit(parse(FIRST)), job.polish(job.fit(parse(f"{FIRST}\n {term}")))
-    found = pool(job, [Weigh(before(job, FIRST))])
+    found = weighted(job, before(job, FIRST))
     best = max(found, key=lambda f: f.iou)
     assert best.iou > start.iou + 0.8 * (true.iou - start.iou), (start.iou, best.iou, true.iou)
     sets = [x for x in best.program.walk() if isinstance(x, t.SetLiteral) and x.weights]
     assert any(len({*x.elements} & {*parse_set(tokens)}) >= 2 for x in sets)
-    assert all(f.settled and f.proposer == "weighed" for f in found)
+    assert all(f.settled and f.proposer == "weighted_sets" for f in found)
 
 
 def test_how_fast_attention_falls_may_depend_on_the_token_that_looks() -> None:
@@ -98,7 +105,7 @@ def test_what_raises_the_likelihood_of_an_aim_raises_iou() -> None:
 def test_a_program_that_lacks_nothing_gains_little() -> None:
     job = task(design("2 where k == 0"))
     known = job.polish(job.fit(parse(FIRST)))
-    assert all(f.iou < known.iou + 0.01 for f in pool(job, [Weigh(before(job, FIRST))]))
+    assert all(f.iou < known.iou + 0.01 for f in weighted(job, before(job, FIRST)))
 
 
 @pytest.mark.parametrize(
@@ -125,12 +132,12 @@ def test_larger_programs_and_those_that_no_fit_is_for_are_passed_over() -> None:
     large = "head a causal:\n" + "\n".join(
         f" {0.01 * (i + 1)} where k == q-{i + 1}" for i in range(24)
     )
-    assert not list(Weigh(before(job, large)).propose(job))
+    assert not weighted(job, before(job, large))
 
 
 def test_it_ends_with_the_evaluations() -> None:
     job = task(design("2 where k == 0", f"1 * weight(token(k), {KEYS})"), evals=4)
-    pool(job, [Weigh(before(job, "head a causal:\n ? where k == 0"))])
+    weighted(job, before(job, "head a causal:\n ? where k == 0"))
     assert job.evals <= 4
 
 

@@ -62,8 +62,7 @@ class Library:
 
     def propose(self, task: HeadTask) -> Iterator[t.Head]:
         """Yield the nearest programs, under the name of the head."""
-        number = task.layer * task.design.capture.heads_per_layer + task.head
-        for entry, _ in self.probes.ranked(number)[: self.most]:
+        for entry, _ in self.probes.ranked(task.number)[: self.most]:
             if entry.program.normaliser == "softmax":
                 bare = t.Head(
                     task.name, entry.program.visibility, "softmax", sets=entry.program.sets

@@ -18,11 +18,11 @@ import numpy as np
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.parser import parse
-from attn_dsl.eval.results import HeadResult
 from attn_dsl.synth import vocabulary
 from attn_dsl.synth import weights as w
 from attn_dsl.synth.enumerate.proposer import cross_entropy
 from attn_dsl.synth.gains import best_set, key_moments
+from attn_dsl.synth.nearest import NearestPrograms
 from attn_dsl.synth.probe import Probe
 from attn_dsl.synth.promises import exact_gain, row_sums, value_gain
 from attn_dsl.synth.proposer import Fitted, HeadTask
@@ -76,21 +76,20 @@ class Vary:
 
     Attributes:
         probe: gives the rows that changes are judged on.
-        before: the head's result of the round before.
-        others: gives programs of other heads.
+        nearest: ranks the programs of other heads.
         steps: how often the front is looked at.
     """
 
     probe: Callable[[], Probe]
-    before: HeadResult
-    others: Callable[[HeadTask], Sequence[t.Head]] = lambda task: ()
+    nearest: Callable[[], NearestPrograms]
     steps: int = STEPS
-    name: str = "vary"
+    name: str = "local_search"
 
     def propose(self, task: HeadTask) -> Iterator[t.Head | Fitted]:
         """Yield what is simpler than the front and computes the same, then what is better."""
         known: list[Fitted] = []
-        for row in self.before.front:
+        rows = () if task.before is None else task.before.front
+        for row in rows:
             program = parse(row.program)
             simple = simplify(program)
             if simple != program:
@@ -101,10 +100,14 @@ class Vary:
                 start = np.array(simple.weights, dtype=np.float64)
                 known.append(task.fit(dataclasses.replace(simple, name=task.name), start))
         judge = _Judge(self.probe(), task)
-        foreign = [simplify(p) for p in self.others(task) if p.normaliser == "softmax"]
+        foreign = [
+            simplify(p)
+            for p in self.nearest().of(task.number, task.others, 3)
+            if p.normaliser == "softmax"
+        ]
         pool = dict.fromkeys(
             x
-            for row in (*(parse(r.program) for r in self.before.front), *foreign)
+            for row in (*(parse(r.program) for r in rows), *foreign)
             for x in parts(row)
             if len(t.weights_of(x)) == 1  # not a table of several steps
         )

@@ -16,7 +16,6 @@ import numpy as np
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.parser import parse
-from attn_dsl.eval.results import HeadResult
 from attn_dsl.synth.open_sets import Opened, OpenSet, opened
 from attn_dsl.synth.open_tables import OpenTable
 from attn_dsl.synth.pareto import front, thinned
@@ -50,17 +49,16 @@ class Weigh:
     """Weighed sets for a front; see the module.
 
     Attributes:
-        before: the head's result of the round before.
         effort: of the settings, how often the front is gone through.
     """
 
-    before: HeadResult
     effort: int = 2
-    name: str = "weighed"
+    name: str = "weighted_sets"
 
     def propose(self, task: HeadTask) -> Iterator[Fitted]:
         """Yield small programs with sets, adjusted, that are better than the front."""
-        programs = [parse(row.program) for row in self.before.front if row.nodes <= SMALL]
+        rows = () if task.before is None else task.before.front
+        programs = [parse(row.program) for row in rows if row.nodes <= SMALL]
         best = [
             task.measured(dataclasses.replace(p, name=task.name), self.name)
             for p in programs
@@ -127,7 +125,7 @@ def weighed(task: HeadTask, fitted: Fitted, tables: int = 0) -> Iterator[Fitted]
     grown = Opened(program.empty, (*program.terms, *extra), (*sets, *new))
     begin = np.array([*weights, *(0.0 for one in new for _ in one.elements)])
     sizes = [size for size in SIZES if size <= task.max_nodes]
-    yield from shrunk(task, grown, begin, sizes, "weighed")
+    yield from shrunk(task, grown, begin, sizes, "weighted_sets")
 
 
 def _added(

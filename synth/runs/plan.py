@@ -1,6 +1,6 @@
 """Plans: what a fit will read, need and take, told before anything but a configuration is loaded.
 
-Times come from constants, those of the search in ``synth/runs/rates.py``, that `benchmarks/scale.py`
+Times come from constants, those of the search are told by its proposers, that `benchmarks/scale.py`
 measures on a machine; they are for one core, and are divided by the cores that are used.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from attn_dsl.eval.heads import parse_heads
 
 if TYPE_CHECKING:
     from attn_dsl.eval.capture import Capture
-    from attn_dsl.synth.search import Settings
+    from attn_dsl.synth.session import Settings
 
 START_SECONDS = 10.0
 """Imports, a tokenizer, the features of the texts."""
@@ -54,7 +54,7 @@ class Plan:
         machine_bytes: the memory of this machine; None where it cannot be found out.
         capture_seconds, search_seconds: expected time.
         timeout: the limit that ends the search earlier, if any.
-        guessed: what of the search's time rests on estimates, not on measured rates.
+        guessed: the proposers whose time is a guess.
     """
 
     model: str
@@ -128,29 +128,30 @@ def plan(
         InputError: as ``fit``, as far as it shows in the configuration and the text.
     """
     from attn_dsl.eval.shards import n_entries
-    from attn_dsl.synth import vocabulary
-    from attn_dsl.synth.runs import rates
+    from attn_dsl.synth import cost_model, vocabulary
 
     if capture is None:
         shape = _shape_of_model(model, text, max_tokens, max_texts)
     else:
         shape = _shape_of_capture(capture)
     chosen = parse_heads(heads, shape.layers, shape.heads_per_layer)
-    rounds = settings.rounds if len(chosen) > 1 else 1
+    if len(chosen) == 1:
+        settings = replace(settings, rounds=1)
+    rounds = settings.rounds
     entries = sum(n_entries(n, shape.causal) for n in shape.lengths)
     bytes_needed = 0
     capture_seconds = 0.0
     workers = min(jobs or os.cpu_count() or 1, len(chosen))
     fitted = 0.6 * entries
     terms = len(vocabulary.terms(shape.causal))
-    memory = BASE_BYTES + HEAD_BYTES * workers + rates.planes_bytes(settings, terms, fitted)
+    memory = BASE_BYTES + HEAD_BYTES * workers + cost_model.shared_bytes(settings, terms, fitted)
     if shape.parameters is not None:
         bytes_needed = 2 * shape.layers * shape.heads_per_layer * entries
         weights = 4 * shape.parameters
         operations = 2 * shape.multiplied * sum(shape.lengths)
         capture_seconds = operations / (FLOPS * (os.cpu_count() or 1)) + weights / LOAD_BYTES
         memory = max(memory, BASE_BYTES + weights + _batch_bytes(shape))
-    by_head = rates.by_head(settings, rounds, fitted) + SCORE_SECONDS * 0.4 * entries * rounds
+    by_head = cost_model.by_head(settings, fitted) + SCORE_SECONDS * 0.4 * entries * rounds
     folder = Path(out).absolute()
     while not folder.is_dir():
         folder = folder.parent
@@ -162,8 +163,8 @@ def plan(
         proposers=settings.proposers, jobs=workers, capture_bytes=bytes_needed,
         free_bytes=shutil.disk_usage(folder).free, memory_bytes=round(memory),
         machine_bytes=_machine_bytes(), capture_seconds=capture_seconds,
-        search_seconds=rates.once(settings) + by_head * len(chosen) / workers, timeout=timeout,
-        guessed=rates.guessed(settings, rounds),
+        search_seconds=cost_model.once(settings) + by_head * len(chosen) / workers, timeout=timeout,
+        guessed=cost_model.guessed(settings),
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,9 @@ from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.controls import control_ious
 from attn_dsl.eval.results import Candidate, HeadResult
-from attn_dsl.synth.search import Session, Settings
+from attn_dsl.synth.proposers import registry
+from attn_dsl.synth.search import Search
+from attn_dsl.synth.session import Session, Settings
 
 MOST = 2
 """How many sessions a process keeps."""
@@ -30,12 +32,13 @@ PACKAGES = ("attn-dsl", "numpy", "numba")
 """What must be of the same version everywhere, so that every process gives the same bytes."""
 
 
-def versions() -> tuple[tuple[str, str], ...]:
-    """Return the versions on which results depend, of this process."""
+def versions(proposers: Sequence[str] = ()) -> tuple[tuple[str, str], ...]:
+    """Return the versions on which results of some proposers depend, of this process."""
     import platform
     from importlib.metadata import version
 
-    found = [(name, version(name)) for name in PACKAGES]
+    names = (*PACKAGES, *registry.packages(proposers))
+    found = [(name, version(name)) for name in names]
     return (*found, ("python", ".".join(platform.python_version_tuple()[:2])))
 
 
@@ -63,7 +66,7 @@ class HeadSearch:
 
     Attributes:
         neighbours: all heads of the layer that the run looks at, whose controls are scored at once.
-        before, others: see ``Session.search``.
+        before, others: see ``Search.head``.
         seconds: the time for the search, from when the session is ready; None for no limit.
         most: the time from now on, the session's preparation included.
     """
@@ -91,7 +94,7 @@ class Workplace:
     """What a process keeps for one search."""
 
     def __init__(self, session: Session) -> None:
-        self.session = session
+        self.session, self.search = session, Search(session)
         self._preparing, self._scoring = threading.Lock(), threading.Lock()
         self._controls: dict[tuple[int, tuple[int, ...]], dict[str, np.ndarray]] = {}
 
@@ -101,7 +104,7 @@ class Workplace:
             self.controls(layer, neighbours)
             self._preparing.acquire()
         try:
-            self.session.prepare()
+            self.search.prepare()
         finally:
             self._preparing.release()
 
@@ -172,7 +175,7 @@ def search_head(task: HeadSearch) -> Outcome:
         scores = workplace.controls(task.layer, task.neighbours)
         return {name: values[at] for name, values in scores.items()}
 
-    result, candidates = workplace.session.search(
+    result, candidates = workplace.search.head(
         task.layer, task.head, controls, deadline, before=task.before, others=task.others
     )
     late = time.monotonic() - deadline if deadline is not None and result.cut_short else 0.0
@@ -204,7 +207,7 @@ def _run(place: Place) -> Path | None:
 def _open(place: Place) -> Capture:
     """Open the capture of a place from this process."""
     here = socket.gethostname()
-    wrong = different(place.versions, versions())
+    wrong = different(place.versions, versions(place.settings.proposers))
     if wrong:
         raise InputError(f"the worker on {here} has {wrong}; install the same versions everywhere")
     if place.capture is None:

@@ -1,0 +1,200 @@
+"""The registry of proposers: who may suggest programs for a head, and what each of them costs.
+
+A package of its own adds a proposer by an entry point of the group ``attn_dsl.proposers`` that names a
+``Registration``. Its name then works wherever those of the built-in ones do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+
+from attn_dsl.dsl.errors import InputError
+from attn_dsl.synth.enumerate.bank import Bank
+from attn_dsl.synth.enumerate.proposer import Enumerate
+from attn_dsl.synth.exact.atoms import Atoms
+from attn_dsl.synth.exact.proposer import Exact
+from attn_dsl.synth.exact.screen import Screen
+from attn_dsl.synth.graded.proposer import QUICK, Graded, Pace
+from attn_dsl.synth.llm.proposer import Llm
+from attn_dsl.synth.proposer import Proposer
+from attn_dsl.synth.proposers.greedy import Greedy
+from attn_dsl.synth.proposers.library import Library
+from attn_dsl.synth.proposers.migration import Migration
+from attn_dsl.synth.proposers.vary import Vary
+from attn_dsl.synth.proposers.weighed import Weigh
+from attn_dsl.synth.session import Session, Settings
+
+GROUP = "attn_dsl.proposers"
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a proposer takes for one head, so that a fit can be planned.
+
+    Attributes:
+        seconds: of one core, on a full sample of rows (``Settings.entries``).
+        evals: about how many programs it fits, which ``--max-evals`` may cut short.
+        once: seconds before the first head.
+        shared_bytes: memory for what all heads share.
+        large_sample: whether its rows are those of the large sample (``Settings.wide``).
+        measured: whether ``benchmarks/scale.py`` measured the seconds, or they are a guess.
+    """
+
+    seconds: float
+    evals: int
+    once: float = 0.0
+    shared_bytes: float = 0.0
+    large_sample: bool = False
+    measured: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """A proposer that a fit may ask.
+
+    Attributes:
+        name: what ``--proposers`` calls it.
+        make: called once for a search of all heads.
+        cost: what it takes with some settings.
+        default: whether it is asked where nobody says who is.
+        later: it is asked from the second round on, when heads have a front and know the programs
+            of other heads; the others are asked in the first round.
+        effort: the least effort with which it is asked.
+    """
+
+    name: str
+    make: Callable[[Session], Proposer]
+    cost: Callable[[Settings], Cost]
+    default: bool = False
+    later: bool = False
+    effort: int = 1
+
+
+def _greedy(session: Session) -> Greedy:
+    return Greedy(thrifts=(1.0, 0.3) if session.settings.effort > 1 else (1.0,))
+
+
+def _greedy_cost(settings: Settings) -> Cost:
+    if settings.effort == 1:
+        return Cost(0.67, 23, measured=True)
+    return Cost(1.35, 43, measured=True)
+
+
+def _graded(session: Session) -> Graded:
+    effort = session.settings.effort
+    _ = session.wide.cells, session.wide.planes
+    return Graded(
+        session.wide, rounds=min(5 + effort, 16), pace=Pace() if effort > 1 else QUICK,
+        stride=1 if effort > 4 else 2,
+    )  # fmt: skip
+
+
+def _graded_cost(settings: Settings) -> Cost:
+    """Rows and rounds grow with the effort; from 6 on three kinds of cells are looked at."""
+    seconds = 0.8 * settings.effort**1.35
+    if settings.effort >= 6:
+        seconds *= 2.0
+    large = settings.max_nodes >= 380  # grown with less restraint
+    return Cost(
+        seconds * (2.0 if large else 1.0), 10 + settings.effort, large_sample=True,
+        measured=settings.effort <= 2 and not large,
+    )  # fmt: skip
+
+
+def _llm(session: Session) -> Llm:
+    settings = session.settings
+    return Llm(settings.llm, run=session.run, alone=settings.proposers == ("llm",))
+
+
+BUILT_IN = (
+    Registration(
+        "library", lambda s: Library(s.probes), lambda s: Cost(0.17, 10, measured=True), default=True
+    ),
+    Registration("greedy", _greedy, _greedy_cost, default=True),
+    Registration(
+        "migration", lambda s: Migration(lambda: s.nearest), lambda s: Cost(1.0, 40),
+        default=True, later=True,
+    ),
+    Registration(
+        "weighted_sets", lambda s: Weigh(s.settings.effort),
+        lambda s: Cost(2.5 * (s.effort - 1), 150 * (s.effort - 1)),
+        default=True, later=True, effort=2,
+    ),
+    Registration("graded", _graded, _graded_cost, default=True),
+    Registration(
+        "local_search", lambda s: Vary(lambda: s.probe, lambda: s.nearest),
+        lambda s: Cost(2.5 * (s.effort - 1), 150 * (s.effort - 1)),
+        default=True, later=True, effort=2,
+    ),
+    Registration(
+        "exact", lambda s: Exact(lambda: Screen(Atoms(s.design)), s.settings.effort),
+        lambda s: Cost(0.1, 1, measured=True),
+    ),
+    Registration(
+        "enumerate", lambda s: Enumerate(lambda: Bank(s.design)),
+        lambda s: Cost(5.0, 65, once=4.0, shared_bytes=2e8, measured=True),
+    ),
+    Registration(
+        "llm", _llm, lambda s: Cost(0.25 * s.llm.samples, s.llm.samples, once=10.0),
+    ),
+)  # fmt: skip
+"""The proposers of this package, in the order in which they are asked by default."""
+DEFAULT = tuple(one.name for one in BUILT_IN if one.default)
+
+
+def names() -> list[str]:
+    """Return the names of all proposers, those of other packages last."""
+    own = [one.name for one in BUILT_IN]
+    return own + sorted(point.name for point in _foreign() if point.name not in own)
+
+
+def find(name: str) -> Registration:
+    """Return the proposer of a name; those of this package come first.
+
+    Raises:
+        InputError: there is none, or the package that has it cannot be loaded.
+    """
+    for one in BUILT_IN:
+        if one.name == name:
+            return one
+    for point in _foreign():
+        if point.name == name:
+            return _load(point)
+    raise InputError(f"--proposers: unknown {name}; known: {', '.join(names())}")
+
+
+def asked(settings: Settings) -> list[Registration]:
+    """Return the proposers of some settings that are asked with their effort and rounds."""
+    found = [find(name) for name in settings.proposers]
+    return [
+        one for one in found
+        if one.effort <= settings.effort and (settings.rounds > 1 or not one.later)
+    ]  # fmt: skip
+
+
+def packages(proposers: Sequence[str]) -> list[str]:
+    """Return the packages, other than this one, that some proposers come from."""
+    found = {point.dist.name for point in _foreign() if point.name in proposers and point.dist}
+    return sorted(found)
+
+
+def _foreign() -> list[EntryPoint]:
+    return [*entry_points(group=GROUP)]
+
+
+def _load(point: EntryPoint) -> Registration:
+    package = point.dist.name if point.dist else point.value
+    try:
+        found = point.load()
+    except Exception as error:
+        raise InputError(
+            f"--proposers: {point.name}, of the package {package}, cannot be loaded: {error!r}"
+        ) from error
+    if not isinstance(found, Registration) or found.name != point.name:
+        raise InputError(
+            f"--proposers: {point.name}, of the package {package}, must name a "
+            f"attn_dsl.synth.proposers.registry.Registration called {point.name!r}"
+        )
+    return found

@@ -1,0 +1,114 @@
+"""The session: what decides a search, and what the searches of all heads of a capture share."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from attn_dsl.eval.capture import Capture
+from attn_dsl.synth.design import Design
+from attn_dsl.synth.graded.cells import CHANNELS
+from attn_dsl.synth.graded.wide import Wide
+from attn_dsl.synth.llm.proposer import Options
+from attn_dsl.synth.nearest import NearestPrograms
+from attn_dsl.synth.probe import Probe
+from attn_dsl.synth.proposers.library import Probes
+from attn_dsl.synth.score import Split
+
+MORE = 1.5
+"""With an effort of 2 and more, small programs are fitted on so many times as many rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What decides the outcome of a search, given a capture.
+
+    Attributes:
+        seed: decides the split, the sampled rows and everything random.
+        proposers: names in ``proposers.registry``, in the order in which they are asked.
+        max_evals: how many programs are fitted to a head at the most.
+        max_nodes: the largest program.
+        effort: how much work is put into every head; from 6 on, tokens before query and key are
+            looked at as well.
+        entries: how many entries of the fit split the weights are fitted on; half as many more with
+            an effort of 2 and more.
+        wide: how many more have the many weights of graded sets, by effort.
+        front: how many programs of a head's front are polished and scored.
+        price: IoU on the select split that a node must bring for a larger program to be chosen.
+        rounds: how often each head is searched; from the second time on it is given the programs
+            of the other heads.
+        allow_lookahead: accept causal programs that read the whole text.
+        llm: how the proposer ``llm`` asks its language model.
+    """
+
+    proposers: tuple[str, ...]
+    seed: int = 0
+    max_evals: int = 1600
+    max_nodes: int = 200
+    effort: int = 1
+    entries: int = 80_000
+    wide: int = 150_000
+    front: int = 32
+    price: float = 0.0005
+    rounds: int = 2
+    allow_lookahead: bool = False
+    llm: Options = field(default_factory=Options)
+
+    @property
+    def sampled(self) -> int:
+        """How many entries the weights of small programs are fitted on, with this effort."""
+        return self.entries if self.effort == 1 else int(MORE * self.entries)
+
+
+class Session:
+    """Everything that the searches of a capture's heads share, made when it is first needed.
+
+    ``run`` is the directory in which prompts and completions are kept; None keeps none.
+    """
+
+    settings: Settings
+    run: Path | None
+
+    def __init__(self, capture: Capture, settings: Settings, run: Path | None = None) -> None:
+        self.capture, self.settings, self.run = capture, settings, run
+        self.texts = capture.split(settings.seed)
+        self.stop = threading.Event()
+
+    @cached_property
+    def design(self) -> Design:
+        """The rows that programs are fitted on."""
+        return Design(self.capture, self.texts["fit"], self.settings.sampled, self.settings.seed)
+
+    @cached_property
+    def wide(self) -> Wide:
+        """The rows for what has many weights."""
+        entries = max(self.settings.wide * self.settings.effort, self.settings.sampled)
+        channels = CHANNELS if self.settings.effort >= 6 else CHANNELS[:1]
+        return Wide(self.design, entries, self.settings.seed, channels)
+
+    @cached_property
+    def probe(self) -> Probe:
+        """The rows that changes of terms are judged on."""
+        return Probe(self.design)
+
+    @cached_property
+    def nearest(self) -> NearestPrograms:
+        """The programs of the other heads, ranked by their IoU with a head."""
+        return NearestPrograms(self.design)
+
+    @cached_property
+    def select(self) -> Split:
+        """The texts that programs are picked on."""
+        return Split(self.capture, self.texts["select"])
+
+    @cached_property
+    def test(self) -> Split:
+        """The texts that every shown number comes from."""
+        return Split(self.capture, self.texts["test"])
+
+    @cached_property
+    def probes(self) -> Probes:
+        """The library on a few texts."""
+        return Probes(self.design)
