@@ -161,15 +161,24 @@ class Capture:
             )
         return array
 
-    def normalised(self, index: int) -> npt.NDArray[np.float32]:
-        """Return one text's packed attention of all heads with rows that sum to 1.
+    def attention(self, index: int, heads: Sequence[int] | None = None) -> npt.NDArray[np.float32]:
+        """Return the attention of some heads on one text, packed, with rows that sum to 1.
+
+        >>> capture = Capture.from_arrays([["a", " b"]], [[[[[1, 0], [0.5, 0.5]]]]])
+        >>> capture.attention(0, [0]).tolist()
+        [[1.0, 0.5, 0.5]]
+
+        Args:
+            index: which text.
+            heads: numbers of heads, ``layer * heads_per_layer + head``; all if None.
 
         Returns:
-            float32, a copy, shape [n_heads, entries] (see :meth:`packed`).
+            float32, shape [heads, entries]; the visible entries row by row (see :meth:`packed`).
         """
-        n = len(self.tokens(index))
-        values = self.packed(index).astype(np.float32)
-        normalise_rows(values, n, self.causal)
+        # A plain view of the map: indexing a memory map is slow.
+        packed = np.asarray(self.packed(index))
+        values = (packed if heads is None else packed[list(heads)]).astype(np.float32)
+        normalise_rows(values, len(self.tokens(index)), self.causal)
         return values
 
     def matrix(self, index: int, layer: int, head: int) -> npt.NDArray[np.float32]:

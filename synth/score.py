@@ -10,7 +10,6 @@ from attn_dsl.compiler.columns import Batch
 from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.dsl import tree as t
 from attn_dsl.eval.capture import Capture
-from attn_dsl.eval.controls import attention
 from attn_dsl.eval.metrics import METRICS, compare, ious
 
 
@@ -34,7 +33,7 @@ class Split:
         if programs:
             plan = Plan(programs, self.batch)
             for at, text in enumerate(self.texts):
-                actual = attention(self.capture, text, [number])
+                actual = self.capture.attention(text, [number])
                 out[:, at] = ious(actual, plan.packed(at))[0]
         return out
 
@@ -43,7 +42,7 @@ class Split:
         plan = Plan([program], self.batch)
         rows = [
             compare(
-                attention(self.capture, text, [number])[0], plan.packed(at)[0],
+                self.capture.attention(text, [number])[0], plan.packed(at)[0],
                 len(self.capture.tokens(text)), self.capture.causal,
             )
             for at, text in enumerate(self.texts)

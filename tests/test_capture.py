@@ -48,7 +48,7 @@ def test_capture_is_the_attention_of_the_model_alone_with_the_text(small_model, 
                 assert np.abs(mine - wanted[layer, head]).max() < 6e-4  # float16
                 overlap = np.minimum(mine, wanted[layer, head]).sum()
                 assert overlap / (2 * n - overlap) > 1 - 1e-3
-        assert made.normalised(index).sum() == pytest.approx(n * made.n_heads, rel=1e-5)
+        assert made.attention(index).sum() == pytest.approx(n * made.n_heads, rel=1e-5)
 
 
 @pytest.mark.parametrize("family", ["llama", "roberta"])
