@@ -30,8 +30,8 @@ _HOMES = {
     "dsl.tokens": "Tokens",
     "eval.capture": "Capture",
     "eval.replace.context": "replace_heads",
+    "eval.run": "Run",
     "synth.fit": "fit",
-    "synth.runs.run": "Run",
 }
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from attn_dsl.dsl.errors import InputError
+from attn_dsl.eval.files import file_hash
 from attn_dsl.eval.locate import first_line, hub_options, local_folder, locate, max_positions
 
 _HEADS_ON_TOP = ("lm_head", "cls.", "embed_out", "pooler", "classifier", "score", "decoder")
@@ -199,12 +200,6 @@ def _revision(config: Any, folder: Path | None) -> str:
     for path in sorted(folder.glob("*.safetensors")):
         digest.update(file_hash(path).encode())
     return digest.hexdigest()
-
-
-def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -121,9 +121,8 @@ def test_a_finished_capture_is_not_overwritten(small_model, finished):
         ({"max_tokens": 8}, r"--max-tokens \(16 there, 8 now\)"),
         ({"max_tokens": 16, "max_texts": 2}, "the texts or their number"),
     ]:
-        for resume in (True, False):
-            with pytest.raises(InputError, match=message):
-                write_capture(str(small_model("gpt2")), TEXTS, finished, resume=resume, **settings)
+        with pytest.raises(InputError, match=message):
+            write_capture(str(small_model("gpt2")), TEXTS, finished, **settings)
     with pytest.raises(InputError, match="the model's weights"):
         write_capture(str(small_model("llama")), TEXTS, finished, max_tokens=16)
     assert before == {path.name: path.stat().st_mtime_ns for path in finished.iterdir()}
