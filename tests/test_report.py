@@ -19,10 +19,11 @@ import pytest
 
 from attn_dsl.eval import report, report_text
 from attn_dsl.eval.capture import Capture
-from attn_dsl.eval.metrics import METRICS, Estimate
+from attn_dsl.eval.metrics import Estimate
 from attn_dsl.eval.report import Example, HeadReport, ReportData
 from attn_dsl.eval.results import FrontRow
 from attn_dsl.eval.run import Run
+from attn_dsl.eval.score_matrix import METRICS
 
 HOSTILE = ("</script>", "<b>", '"', "'", "<!--", "&lt;", "\u2028", "{{ 1 }}", "\x00", "\ud800", "")
 NAN = Estimate(math.nan, math.nan, math.nan, 0)
