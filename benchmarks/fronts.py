@@ -14,7 +14,6 @@ from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.parser import parse
 from attn_dsl.eval.capture import Capture
-from attn_dsl.eval.controls import attention
 from attn_dsl.eval.metrics import bootstrap, ious
 from attn_dsl.eval.results import HeadResult
 from attn_dsl.eval.run import Run
@@ -51,7 +50,7 @@ def scores(
     """Score every program on every head, float64 (texts, heads, programs)."""
     plan = Plan(programs, Batch([capture.tokens(i) for i in texts]))
     return np.stack(
-        [ious(attention(capture, text, heads), plan.packed(at)) for at, text in enumerate(texts)]
+        [ious(capture.attention(text, heads), plan.packed(at)) for at, text in enumerate(texts)]
     )
 
 

@@ -43,7 +43,6 @@ from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.printer import show
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.capture import Capture
-from attn_dsl.eval.controls import attention
 from attn_dsl.eval.metrics import ious
 from attn_dsl.eval.results import HeadResult
 from attn_dsl.eval.run import Run
@@ -207,7 +206,7 @@ def outcomes(
     for at, text in enumerate(split["test"]):
         rows = plan.packed(at)
         for i in range(len(cell.made)):
-            true[at, i] = ious(attention(capture, text, [i]), rows[i : i + 1])[0, 0]
+            true[at, i] = ious(capture.attention(text, [i]), rows[i : i + 1])[0, 0]
     fit_texts, found = [texts[i] for i in split["fit"]], []
     for result in run.results:
         made, row = cell.made[result.head], found_row(result, near)

@@ -86,7 +86,7 @@ def fit(
                 proposers=suggesting, **settings,
             )  # fmt: skip
             watcher.say("writing the report")
-            from attn_dsl.synth.runs.reporting import write_run_report
+            from attn_dsl.eval.report import write_run_report
 
             write_run_report(run, settings["capture"])
     except KeyboardInterrupt:
@@ -191,7 +191,7 @@ def line(r: HeadResult) -> str:
 
 def summary(run: Run) -> dict[str, Any]:
     """Return the outcome of a run as JSON data."""
-    from attn_dsl.synth.runs.summary import summarise
+    from attn_dsl.eval.results import summarise
 
     found = summarise(run.results, run.info["key"]["seed"])
     return {
@@ -217,7 +217,7 @@ def print_run(run: Run) -> None:
     """Print the heads of a run, the front of the best explained one, and the means."""
     from rich.table import Table
 
-    from attn_dsl.synth.runs.summary import summarise
+    from attn_dsl.eval.results import summarise
 
     screen = options.console()
     results = run.results

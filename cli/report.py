@@ -13,7 +13,7 @@ from attn_dsl.cli import options
 def report(run: str, capture: str | None) -> None:
     """Write report.html of RUN, one file that needs nothing but itself."""
     options.quiet_libraries()
+    from attn_dsl.eval.report import write_run_report
     from attn_dsl.eval.run import Run
-    from attn_dsl.synth.runs.reporting import write_run_report
 
     click.echo(write_run_report(Run.open(run), capture))

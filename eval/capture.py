@@ -16,8 +16,7 @@ import numpy.typing as npt
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.capture_arrays import packed_arrays
-from attn_dsl.eval.capture_read import read_capture, verify_files
-from attn_dsl.eval.records import Record
+from attn_dsl.eval.capture_files import Record, check_files, read_capture
 from attn_dsl.eval.shards import REMEDY, Array, Store, n_entries, normalise_rows
 from attn_dsl.eval.texts import PARTS, Part, hash_fraction, split_of
 
@@ -44,9 +43,10 @@ class Capture:
         heads_per_layer: heads of each layer.
         causal: whether row q has only the entries 0 … q.
         records: per text, tokens and where they come from.
-        store: the packed attention.
+        store: the packed attention of each text.
         meta: what the capture's file says about itself (model, revision, settings, versions).
         path: the directory, None for a capture in memory.
+        indices: for a part of a capture, which texts of the store it has.
     """
 
     name: str
@@ -58,7 +58,6 @@ class Capture:
     meta: Mapping[str, Any] = field(default_factory=dict)
     path: Path | None = None
     indices: tuple[int, ...] | None = None
-    """For a part of a capture: which texts of the store it has."""
 
     @classmethod
     def open(cls, path: Path | str) -> Capture:
@@ -152,7 +151,7 @@ class Capture:
         Raises:
             InputError: the shard is damaged.
         """
-        array = self.store.packed(index if self.indices is None else self.indices[index])
+        array = self.store[index if self.indices is None else self.indices[index]]
         wanted = (self.n_heads, n_entries(len(self.tokens(index)), self.causal))
         if array.shape != wanted:
             raise InputError(
@@ -161,15 +160,23 @@ class Capture:
             )
         return array
 
-    def normalised(self, index: int) -> npt.NDArray[np.float32]:
-        """Return one text's packed attention of all heads with rows that sum to 1.
+    def attention(self, index: int, heads: Sequence[int] | None = None) -> npt.NDArray[np.float32]:
+        """Return the attention of some heads on one text, packed, with rows that sum to 1.
+
+        >>> capture = Capture.from_arrays([["a", " b"]], [[[[[1, 0], [0.5, 0.5]]]]])
+        >>> capture.attention(0, [0]).tolist()
+        [[1.0, 0.5, 0.5]]
+
+        Args:
+            index: which text.
+            heads: numbers of heads, ``layer * heads_per_layer + head``; all if None.
 
         Returns:
-            float32, a copy, shape [n_heads, entries] (see :meth:`packed`).
+            float32, shape [heads, entries]; the visible entries row by row (see :meth:`packed`).
         """
-        n = len(self.tokens(index))
-        values = self.packed(index).astype(np.float32)
-        normalise_rows(values, n, self.causal)
+        packed = self.packed(index)
+        values = (packed if heads is None else packed[list(heads)]).astype(np.float32)
+        normalise_rows(values, len(self.tokens(index)), self.causal)
         return values
 
     def matrix(self, index: int, layer: int, head: int) -> npt.NDArray[np.float32]:
@@ -190,13 +197,11 @@ class Capture:
                 f"{self.n_layers - 1}, heads from 0 to {self.heads_per_layer - 1}"
             )
         n = len(self.tokens(index))
-        matrix: npt.NDArray[np.float32] = np.zeros((n, n), np.float32)
-        values = self.packed(index)[layer * self.heads_per_layer + head].astype(np.float32)
+        values = self.attention(index, [layer * self.heads_per_layer + head])[0]
         if not self.causal:
-            matrix[:] = values.reshape(n, n)
-        else:
-            matrix[np.tri(n, dtype=bool)] = values
-        matrix /= matrix.sum(1, keepdims=True)
+            return values.reshape(n, n)
+        matrix = np.zeros((n, n), np.float32)
+        matrix[np.tri(n, dtype=bool)] = values
         return matrix
 
     def split(self, seed: int) -> dict[Part, list[int]]:
@@ -209,15 +214,14 @@ class Capture:
         All windows of a source text fall into one part. :meth:`split_rule` says what is done
         where there are too few texts for that.
         """
-        unit, ranked = self._split_units(seed)
-        if ranked:
-            units = sorted(set(unit), key=lambda one: hash_fraction(one, seed))
+        unit = self._split_units()
+        part_of = {one: split_of(one, seed) for one in unit}
+        if self._ranked(unit, seed):
+            units = sorted(part_of, key=lambda one: hash_fraction(one, seed))
             held = max(1, round(0.2 * len(units)))
             first = max(1, len(units) - 2 * held)
             cuts = (first, max(first, len(units) - held))
             part_of = {one: PARTS[sum(at >= cut for cut in cuts)] for at, one in enumerate(units)}
-        else:
-            part_of = {one: split_of(one, seed) for one in set(unit)}
         return {part: [i for i, u in enumerate(unit) if part_of[u] == part] for part in PARTS}
 
     def split_rule(self, seed: int) -> str:
@@ -230,22 +234,22 @@ class Capture:
             units are ordered by it and cut at 60 and 80 %; with fewer than three of them
             ``select`` and then ``test`` stay empty.
         """
-        texts = self._n_sources >= MIN_SOURCES
-        return ("texts" if texts else "windows") + (
-            " by rank" if self._split_units(seed)[1] else ""
-        )
+        ranked = " by rank" if self._ranked(self._split_units(), seed) else ""
+        return ("texts" if self._n_sources >= MIN_SOURCES else "windows") + ranked
 
     @cached_property
     def _n_sources(self) -> int:
         return len({record.source_hash for record in self.records})
 
-    def _split_units(self, seed: int) -> tuple[list[str], bool]:
-        """Return per text the hash that is split, and whether parts are cut by rank."""
+    def _split_units(self) -> list[str]:
+        """Return per text the hash that decides its part."""
         if self._n_sources >= MIN_SOURCES:
-            unit = [record.source_hash for record in self.records]
-        else:
-            unit = [record.own_hash for record in self.records]
-        return unit, len({split_of(one, seed) for one in set(unit)}) < len(PARTS)
+            return [record.source_hash for record in self.records]
+        return [record.own_hash for record in self.records]
+
+    def _ranked(self, unit: Sequence[str], seed: int) -> bool:
+        """Say whether hashes alone leave a part empty, so that parts are cut by rank."""
+        return len({split_of(one, seed) for one in set(unit)}) < len(PARTS)
 
     def subset(self, indices: Iterable[int]) -> Capture:
         """Return a capture of some of the texts, in the order given; nothing is copied.
@@ -284,8 +288,7 @@ class Capture:
         Raises:
             InputError: a file is not what was written; its name and the remedy are given.
         """
-        if self.path is None:
-            return
-        verify_files(self.path, self.meta)
-        for index in range(self.n_texts):
-            self.packed(index)
+        if self.path is not None:
+            check_files(self.path, self.meta, hashes=True)
+            for index in range(self.n_texts):
+                self.packed(index)

@@ -10,8 +10,7 @@ import numpy.typing as npt
 
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.tokens import Tokens
-from attn_dsl.eval.records import Record
-from attn_dsl.eval.shards import ArrayStore
+from attn_dsl.eval.capture_files import Record
 from attn_dsl.eval.texts import text_hash
 
 ROW_TOLERANCE = 0.01
@@ -27,16 +26,21 @@ def packed_arrays(
     texts = [_tokens(one, number) for number, one in enumerate(tokens)]
     if not texts:
         raise InputError("a capture needs at least one text; the list of tokens is empty")
-    arrays = _arrays(attention, len(texts))
-    checked = [
-        _checked(array, text, number)
+    arrays = attention if isinstance(attention, (list, tuple)) else _array(attention)
+    if len(arrays) != len(texts):
+        raise InputError(
+            f"there are {len(texts)} texts but attention for {len(arrays)}; give one array "
+            "[layers, heads, n, n] per text"
+        )
+    rows = [
+        _rows(_array(array), text, number)
         for number, (array, text) in enumerate(zip(arrays, texts, strict=True))
     ]
-    heads = {array.shape[:2] for array in checked}
+    heads = sorted({array.shape[:2] for array in rows})
     if len(heads) > 1:
-        shown = " and ".join(f"{layers} x {per}" for layers, per in sorted(heads)[:2])
+        shown = " and ".join(f"{layers} x {per}" for layers, per in heads[:2])
         raise InputError(f"all texts must have the same layers x heads, not {shown}")
-    above = [_mass_above(array) for array in checked]
+    above = [float(np.triu(array, 1).max()) for array in rows]
     if causal is None:
         causal = max(above) <= _ABOVE
     elif causal and max(above) > _ABOVE:
@@ -45,21 +49,22 @@ def packed_arrays(
             f"text {number}: a token attends to a later one with weight {above[number]:.3g}, so "
             "the attention is not causal; leave out causal=True"
         )
-    n_layers, per_layer = checked[0].shape[:2]
     records = [
         Record(text, text_hash(text.text or "".join(text.strings)), number, 0)
         for number, text in enumerate(texts)
     ]
+    n_layers, per_layer = heads[0]
     return {
         "n_layers": n_layers,
         "heads_per_layer": per_layer,
         "causal": causal,
         "records": tuple(records),
-        "store": ArrayStore([_packed(array, causal) for array in checked]),
+        "store": tuple(_packed(array, causal) for array in rows),
     }
 
 
 def _tokens(one: Sequence[str] | Tokens, number: int) -> Tokens:
+    """Make tokens of a list of strings."""
     if isinstance(one, Tokens):
         return one
     if isinstance(one, str) or not all(isinstance(string, str) for string in one):
@@ -68,18 +73,6 @@ def _tokens(one: Sequence[str] | Tokens, number: int) -> Tokens:
             + (repr(one[:20]) if isinstance(one, str) else "a list of other things")
         )
     return Tokens.from_strings(one)
-
-
-def _arrays(attention: Any, n_texts: int) -> list[npt.NDArray[np.float32]]:
-    """Bring one padded array or a list of arrays to a list with one array per text."""
-    if not isinstance(attention, (list, tuple)):
-        attention = list(_array(attention))
-    if len(attention) != n_texts:
-        raise InputError(
-            f"there are {n_texts} texts but attention for {len(attention)}; give one array "
-            "[layers, heads, n, n] per text"
-        )
-    return [_array(array) for array in attention]
 
 
 def _array(values: Any) -> npt.NDArray[np.float32]:
@@ -94,8 +87,8 @@ def _array(values: Any) -> npt.NDArray[np.float32]:
         ) from error
 
 
-def _checked(array: npt.NDArray[Any], text: Tokens, number: int) -> npt.NDArray[np.float32]:
-    """Cut off the padding and make sure that what is left is attention."""
+def _rows(array: npt.NDArray[Any], text: Tokens, number: int) -> npt.NDArray[np.float32]:
+    """Cut off the padding, make sure that what is left is attention, and normalise its rows."""
     n = len(text)
     if n == 0:
         raise InputError(f"text {number} has no tokens")
@@ -109,33 +102,20 @@ def _checked(array: npt.NDArray[Any], text: Tokens, number: int) -> npt.NDArray[
             f"text {number} has {n} tokens but attention of {array.shape[2]} x {array.shape[3]}"
         )
     array = array[:, :, :n, :n]
-    if not np.isfinite(array).all():
-        raise InputError(f"text {number}: {_place(~np.isfinite(array))} is not finite")
-    if (array < 0).any():
-        raise InputError(f"text {number}: {_place(array < 0)} is negative")
+    for wrong, what in ((~np.isfinite(array), "is not finite"), (array < 0, "is negative")):
+        if wrong.any():
+            layer, head, query, key = np.argwhere(wrong)[0]
+            raise InputError(f"text {number}: entry ({query}, {key}) of L{layer}H{head} {what}")
     sums = array.sum(-1, dtype=np.float64)
     wrong = np.abs(sums - 1) > ROW_TOLERANCE
     if wrong.any():
-        layer, head, query = (int(axis[0]) for axis in np.nonzero(wrong))
+        layer, head, query = np.argwhere(wrong)[0]
         raise InputError(
             f"text {number}: row {query} of L{layer}H{head} sums to "
             f"{sums[layer, head, query]:.4g}, not to 1; give attention after the softmax, and "
             "only the entries of real tokens"
         )
-    rows: npt.NDArray[np.float32] = (array / sums[..., None]).astype(np.float32)
-    return rows
-
-
-def _place(wrong: npt.NDArray[np.bool_]) -> str:
-    layer, head, query, key = (int(axis[0]) for axis in np.nonzero(wrong))
-    return f"entry ({query}, {key}) of L{layer}H{head}"
-
-
-def _mass_above(array: npt.NDArray[np.float32]) -> float:
-    """Return the largest entry above the diagonal."""
-    n = array.shape[-1]
-    above = array[:, :, ~np.tri(n, dtype=bool)]
-    return float(above.max(initial=0.0))
+    return (array / sums[..., None]).astype(np.float32)
 
 
 def _packed(array: npt.NDArray[np.float32], causal: bool) -> npt.NDArray[np.float32]:

@@ -10,14 +10,16 @@ from typing import Any
 
 from attn_dsl.dsl.errors import WorkError
 from attn_dsl.eval.models import LoadedModel, body
-from attn_dsl.eval.records import Record
 
 BATCH_BYTES = 512 * 2**20
 """The most memory for the attention of one batch, float32; batches are cut to it."""
 
 
 def run_texts(
-    loaded: LoadedModel, records: Sequence[Record], groups: Sequence[Sequence[int]], batch_size: int
+    loaded: LoadedModel,
+    ids: Sequence[Sequence[int]],
+    groups: Sequence[Sequence[int]],
+    batch_size: int,
 ) -> Iterator[tuple[list[int], list[Any]]]:
     """Run groups of texts in batches; give indices and packed float16 arrays, in order.
 
@@ -28,7 +30,7 @@ def run_texts(
     """
     import torch
 
-    batches = (batch for group in groups for batch in _batches(loaded, records, group, batch_size))
+    batches = (batch for group in groups for batch in _batches(loaded, ids, group, batch_size))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
@@ -36,8 +38,8 @@ def run_texts(
 
     def start(count: int) -> None:
         for indices in islice(batches, count):
-            ids = [records[index].ids for index in indices]
-            running.append((indices, pool.submit(attention_of, loaded, ids)))
+            batch = [ids[index] for index in indices]
+            running.append((indices, pool.submit(attention_of, loaded, batch)))
 
     try:
         start(2 * threads)
@@ -52,20 +54,17 @@ def run_texts(
 
 
 def _batches(
-    loaded: LoadedModel, records: Sequence[Record], texts: Sequence[int], batch_size: int
+    loaded: LoadedModel, ids: Sequence[Sequence[int]], texts: Sequence[int], batch_size: int
 ) -> Iterator[list[int]]:
     """Cut texts, which are sorted by length, so that memory stays bounded."""
     per_entry = 4 * loaded.n_layers * loaded.n_heads
-    at = 0
-    while at < len(texts):
-        indices = list(texts[at : at + batch_size])
-        while (
-            len(indices) > 1
-            and per_entry * len(indices) * len(records[indices[-1]].ids) ** 2 > BATCH_BYTES
-        ):
-            indices.pop()
-        at += len(indices)
-        yield indices
+    left = list(texts)
+    while left:
+        size = min(batch_size, len(left))
+        while size > 1 and per_entry * size * len(ids[left[size - 1]]) ** 2 > BATCH_BYTES:
+            size -= 1
+        yield left[:size]
+        del left[:size]
 
 
 def attention_of(loaded: LoadedModel, batch: Sequence[Sequence[int]]) -> list[Any]:
@@ -92,15 +91,15 @@ def attention_of(loaded: LoadedModel, batch: Sequence[Sequence[int]]) -> list[An
         ids[row, : len(one)] = torch.as_tensor(one)
         mask[row, : len(one)] = 1
     options = {"use_cache": False} if loaded.causal else {}
+    heads, packed = loaded.n_heads, []
     with torch.inference_mode():
         maps = body(loaded.model)(
             input_ids=ids, attention_mask=mask, output_attentions=True, **options
         ).attentions
-        heads = loaded.n_heads
-        packed = []
-        for row, one in enumerate(batch):
-            n = len(one)
-            kept = _visible(n, longest, loaded.causal)
+        for row, n in enumerate(map(len, batch)):
+            seen = torch.ones(n, n, dtype=torch.bool)
+            q, k = (seen.tril() if loaded.causal else seen).nonzero(as_tuple=True)
+            kept = q * longest + k
             out = torch.empty((loaded.n_layers * heads, len(kept)), dtype=torch.float16)
             for layer, matrix in enumerate(maps):
                 values = matrix[row].reshape(heads, longest**2).index_select(1, kept)
@@ -108,14 +107,6 @@ def attention_of(loaded: LoadedModel, batch: Sequence[Sequence[int]]) -> list[An
                 out[layer * heads : (layer + 1) * heads].copy_(values)
             packed.append(out.numpy())
     return packed
-
-
-def _visible(n: int, longest: int, causal: bool) -> Any:
-    """Say where the visible entries of n tokens lie in a flat matrix of ``longest`` columns."""
-    import torch
-
-    q, k = torch.tril_indices(n, n) if causal else torch.cartesian_prod(*[torch.arange(n)] * 2).T
-    return q * longest + k
 
 
 def _check_rows(loaded: LoadedModel, layer: int, values: Any, n: int) -> None:

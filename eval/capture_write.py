@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
@@ -13,19 +13,18 @@ from typing import Any
 
 from attn_dsl.dsl.errors import InputError, WorkError
 from attn_dsl.eval.capture import Capture
-from attn_dsl.eval.capture_read import (
+from attn_dsl.eval.capture_files import (
     FORMAT,
     META_FILE,
     PARTIAL_FILE,
     TEXTS_FILE,
     VERSION,
-    record_line,
+    Record,
 )
 from attn_dsl.eval.capture_run import run_texts
 from attn_dsl.eval.files import write_bytes
 from attn_dsl.eval.models import LoadedModel, load_model
-from attn_dsl.eval.records import Record
-from attn_dsl.eval.shards import n_entries, tensor_name, write_shard
+from attn_dsl.eval.shards import n_entries, tensor_name
 from attn_dsl.eval.texts import text_hash
 from attn_dsl.eval.vocabulary import Vocabulary
 
@@ -39,14 +38,6 @@ _KIND_OF_SETTING = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Shard:
-    """Which texts a shard holds, in the order in which they are run: by length."""
-
-    file: str
-    texts: tuple[int, ...]
-
-
 def write_capture(
     model: str | LoadedModel,
     texts: Sequence[str],
@@ -56,7 +47,6 @@ def write_capture(
     max_texts: int = 300,
     batch_size: int = 8,
     progress: Callable[[int, int], None] | None = None,
-    resume: bool = True,
 ) -> Capture:
     """Run a model over texts and store the attention of every head in a directory.
 
@@ -78,7 +68,6 @@ def write_capture(
         max_texts: the most windows.
         batch_size: windows that run at once; it changes no result.
         progress: called with (windows done, windows in all) after each batch.
-        resume: whether to keep what an earlier run with the same settings left behind.
 
     Raises:
         InputError: the model cannot be used, the texts give no tokens, ``max_tokens`` is more
@@ -88,7 +77,7 @@ def write_capture(
     if max_texts < 1 or batch_size < 1:
         raise InputError("the number of texts and the batch size must be at least 1")
     out = Path(out).expanduser()
-    _check_folder(out)
+    _make_folder(out)
     loaded = load_model(model) if isinstance(model, str) else model
     if loaded.max_positions is not None and max_tokens > loaded.max_positions:
         raise InputError(
@@ -98,42 +87,37 @@ def write_capture(
     vocabulary = Vocabulary(loaded.tokenizer)
     records = choose_windows(vocabulary, texts, max_tokens, max_texts)
     _check_ids(loaded, records)
+    content = [(record.source, record.window, record.source_hash, record.ids) for record in records]
     settings = {
         "revision": loaded.revision,
         "tokenizer_hash": vocabulary.hash,
         "max_tokens": max_tokens,
-        "windows": _hash_records(records),
+        "windows": sha256(json.dumps(content).encode()).hexdigest(),
     }
-    finished = _settings_in(out / META_FILE)
-    _compare(out, finished, settings)
-    if finished and resume:
+    if _same_work(out / META_FILE, settings):
         return Capture.open(out)
-    (out / META_FILE).unlink(missing_ok=True)
-    _compare(out, _settings_in(out / PARTIAL_FILE) if resume else None, settings)
     plan = _plan(loaded, records)
-    done = _kept(out, plan) if resume else {}
-    _check_disk(out, loaded, records, [shard for shard in plan if shard.file not in done])
-    meta = _meta(loaded, settings, len(records), max_texts, records)
-    total = len(records)
-    seen = sum(len(shard.texts) for shard in plan if shard.file in done)
-    todo = [shard for shard in plan if shard.file not in done]
+    done = _finished(out, plan) if _same_work(out / PARTIAL_FILE, settings) else {}
+    todo = {file: indices for file, indices in plan.items() if file not in done}
+    _check_disk(out, sum(_bytes(loaded, records[i]) for group in todo.values() for i in group))
+    ids, total = [record.ids for record in records], len(records)
+    seen = total - sum(map(len, todo.values()))
     tensors: dict[str, Any] = {}
-    for indices, arrays in run_texts(loaded, records, [s.texts for s in todo], batch_size):
+    for indices, arrays in run_texts(loaded, ids, list(todo.values()), batch_size):
         tensors.update(zip(map(tensor_name, indices), arrays, strict=True))
         seen += len(indices)
         if progress is not None:
             progress(seen, total)
-        if len(tensors) < len(todo[0].texts):
-            continue
-        shard = todo.pop(0)
-        written = write_shard(out / shard.file, tensors)
-        tensors = {}
-        done[shard.file] = {**written, "texts": list(shard.texts)}
-        state = {"settings": settings, "shards": list(done.values())}
-        write_bytes(out / PARTIAL_FILE, json.dumps(state).encode())
-    lines = "".join(record_line(record) + "\n" for record in records)
+        file = next(iter(todo))
+        if len(tensors) == len(todo[file]):
+            done[file] = {**_write_shard(out / file, tensors), "texts": todo.pop(file)}
+            tensors = {}
+            state = {"settings": settings, "shards": list(done.values())}
+            write_bytes(out / PARTIAL_FILE, json.dumps(state).encode())
+    meta = _meta(loaded, settings, max_texts, records)
+    lines = "".join(record.to_json() + "\n" for record in records)
     meta["texts"] = write_bytes(out / TEXTS_FILE, lines.encode())
-    meta["shards"] = [done[shard.file] for shard in plan]
+    meta["shards"] = [done[file] for file in plan]
     meta["hash"] = _hash_meta(meta)
     write_bytes(out / META_FILE, (json.dumps(meta, indent=1) + "\n").encode())
     (out / PARTIAL_FILE).unlink(missing_ok=True)
@@ -154,10 +138,11 @@ def choose_windows(
     Raises:
         InputError: no window is left.
     """
-    limit = 1 if len(texts) >= max_texts else None
-    ordered = _in_order(vocabulary, texts, max_tokens, max_texts, limit)
-    if limit and len(ordered) < max_texts:  # some texts gave nothing
-        ordered = _in_order(vocabulary, texts, max_tokens, max_texts, None)
+    ordered: list[Record] = []
+    # Where texts are many, their first windows are cut alone; some of them may give none.
+    for max_windows in (1, None) if len(texts) >= max_texts else (None,):
+        if len(ordered) < max_texts:
+            ordered = _in_order(vocabulary, texts, max_tokens, max_texts, max_windows)
     if not ordered:
         raise InputError("the texts give no windows of two tokens or more; give longer texts")
     return ordered[:max_texts]
@@ -171,26 +156,27 @@ def _in_order(
     max_windows: int | None,
 ) -> list[Record]:
     """Cut texts into at most ``max_windows`` windows each; all first windows come first."""
-    found: list[list[Record]] = []
-    count = 0
+    found: list[Record] = []
+    sources: set[int] = set()
     for source, text in enumerate(texts):
         own = text_hash(text)
-        windows = vocabulary.encode(text, max_tokens, max_windows=max_windows)
-        found.append(
-            [
-                Record(window.tokens, own, source, number, window.ids)
-                for number, window in enumerate(windows)
-                if len(window.ids) > 1 and not all(window.tokens.special)
-            ]
-        )
-        count += bool(found[-1])
-        if count >= max_texts:
+        for number, window in enumerate(
+            vocabulary.encode(text, max_tokens, max_windows=max_windows)
+        ):
+            if len(window.ids) > 1 and not all(window.tokens.special):
+                found.append(Record(window.tokens, own, source, number, window.ids))
+                sources.add(source)
+        if len(sources) >= max_texts:
             break
-    depth = max(map(len, found), default=0)
-    return [row[level] for level in range(depth) for row in found if level < len(row)]
+    count: Counter[int] = Counter()
+    ranks = []
+    for record in found:
+        ranks.append(count[record.source])
+        count[record.source] += 1
+    return [found[at] for at in sorted(range(len(found)), key=ranks.__getitem__)]
 
 
-def _check_folder(out: Path) -> None:
+def _make_folder(out: Path) -> None:
     """Make the directory, and refuse one that holds other things."""
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; give a directory for the capture")
@@ -198,12 +184,11 @@ def _check_folder(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{out} cannot be made: {error.strerror}") from error
-    names = {path.name for path in out.iterdir() if not path.name.endswith(".tmp")}
-    known = {META_FILE, PARTIAL_FILE, TEXTS_FILE}
-    foreign = [name for name in names - known if not name.startswith(("attention-", "."))]
-    if foreign and not names & {META_FILE, PARTIAL_FILE}:
+    names = {path.name for path in out.iterdir()}
+    foreign = sorted(name for name in names if not name.startswith(("attention-", ".")))
+    if foreign and not names & {META_FILE, PARTIAL_FILE, TEXTS_FILE}:
         raise InputError(
-            f"{out} holds other things ({sorted(foreign)[0]}) and no capture; give a new directory"
+            f"{out} holds other things ({foreign[0]}) and no capture; give a new directory"
         )
 
 
@@ -218,109 +203,82 @@ def _check_ids(loaded: LoadedModel, records: Sequence[Record]) -> None:
         )
 
 
-def _settings_in(path: Path) -> dict[str, Any] | None:
-    """Read the settings of a finished or unfinished capture; None if there is none."""
+def _same_work(path: Path, wanted: dict[str, Any]) -> bool:
+    """Say whether a file is there, of a capture finished or not; refuse one of other settings."""
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))["settings"]
+        there = dict(json.loads(path.read_text(encoding="utf-8"))["settings"])
     except FileNotFoundError:
-        return None
+        return False
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path} is damaged: {error}; remove the directory or give another"
         ) from error
-    return dict(settings)
-
-
-def _compare(out: Path, there: dict[str, Any] | None, wanted: dict[str, Any]) -> None:
-    """Refuse a directory with a capture of other settings, naming those that differ."""
-    if there is None:
-        return
-    differing = [key for key in wanted if there.get(key) != wanted[key]]
-    if not differing:
-        return
     shown = ", ".join(
-        f"{_KIND_OF_SETTING[key]} ({_short(there.get(key))} there, {_short(wanted[key])} now)"
-        for key in differing
+        f"{_KIND_OF_SETTING[key]} ({str(there.get(key))[:10]} there, {str(value)[:10]} now)"
+        for key, value in wanted.items()
+        if there.get(key) != value
     )
-    raise InputError(
-        f"{out} holds a capture of other settings; what differs: {shown}. Give another "
-        "directory, or remove this one first"
-    )
+    if shown:
+        raise InputError(
+            f"{path.parent} holds a capture of other settings; what differs: {shown}. Give another "
+            "directory, or remove this one first"
+        )
+    return True
 
 
-def _short(value: Any) -> str:
-    return value[:10] if isinstance(value, str) else str(value)
+def _bytes(loaded: LoadedModel, record: Record) -> int:
+    """Return the size of a text's attention."""
+    return 2 * loaded.n_layers * loaded.n_heads * n_entries(len(record.ids), loaded.causal)
 
 
-def _plan(loaded: LoadedModel, records: Sequence[Record]) -> list[_Shard]:
+def _plan(loaded: LoadedModel, records: Sequence[Record]) -> dict[str, list[int]]:
     """Sort texts by length, so that batches need little padding, and cut them into shards."""
-    heads = loaded.n_layers * loaded.n_heads
-    order = sorted(range(len(records)), key=lambda index: (len(records[index].ids), index))
-    groups: list[list[int]] = []
+    plan: dict[str, list[int]] = {}
     size = SHARD_BYTES
-    for index in order:
+    for index in sorted(range(len(records)), key=lambda index: (len(records[index].ids), index)):
         if size >= SHARD_BYTES:
-            groups.append([])
+            plan[f"attention-{len(plan):05d}.safetensors"] = group = []
             size = 0
-        groups[-1].append(index)
-        size += 2 * heads * n_entries(len(records[index].ids), loaded.causal)
-    return [
-        _Shard(f"attention-{number:05d}.safetensors", tuple(group))
-        for number, group in enumerate(groups)
-    ]
+        group.append(index)
+        size += _bytes(loaded, records[index])
+    return plan
 
 
-def _kept(out: Path, plan: Sequence[_Shard]) -> dict[str, dict[str, Any]]:
+def _finished(out: Path, plan: dict[str, list[int]]) -> dict[str, dict[str, Any]]:
     """Return the shards that an interrupted run finished."""
-    path = out / PARTIAL_FILE
-    if not path.exists():
-        return {}
-    planned = {shard.file: list(shard.texts) for shard in plan}
-    kept = {}
-    for shard in json.loads(path.read_text(encoding="utf-8"))["shards"]:
-        file = out / shard["file"]
-        whole = file.exists() and file.stat().st_size == shard["bytes"]
-        if whole and planned.get(shard["file"]) == shard["texts"]:
-            kept[shard["file"]] = shard
-    return kept
+    state = json.loads((out / PARTIAL_FILE).read_text(encoding="utf-8"))
+    return {
+        shard["file"]: shard
+        for shard in state["shards"]
+        if plan.get(shard["file"]) == shard["texts"]
+        and (out / shard["file"]).exists()
+        and (out / shard["file"]).stat().st_size == shard["bytes"]
+    }
 
 
-def _check_disk(
-    out: Path, loaded: LoadedModel, records: Sequence[Record], shards: Sequence[_Shard]
-) -> None:
+def _write_shard(path: Path, tensors: dict[str, Any]) -> dict[str, Any]:
+    """Write tensors to a safetensors file, whole or not at all; return its name, size and hash."""
+    from safetensors.numpy import save
+
+    return write_bytes(path, save(tensors))
+
+
+def _check_disk(out: Path, needed: int) -> None:
     """Refuse to start what the disk has no room for."""
-    heads = loaded.n_layers * loaded.n_heads
-    entries = sum(
-        n_entries(len(records[index].ids), loaded.causal)
-        for shard in shards
-        for index in shard.texts
-    )
     free = shutil.disk_usage(out).free
-    if 2 * heads * entries > free:
+    if needed > free:
         raise WorkError(
-            f"the capture needs {2 * heads * entries / 2**20:.0f} MiB, {out} has "
-            f"{free / 2**20:.0f} MiB free; use fewer texts or tokens, or another disk"
+            f"the capture needs {needed / 2**20:.0f} MiB, {out} has {free / 2**20:.0f} MiB free; "
+            "use fewer texts or tokens, or another disk"
         )
 
 
-def _hash_records(records: Sequence[Record]) -> str:
-    content = [(record.source, record.window, record.source_hash, record.ids) for record in records]
-    return sha256(json.dumps(content).encode()).hexdigest()
-
-
 def _meta(
-    loaded: LoadedModel,
-    settings: dict[str, Any],
-    n_texts: int,
-    max_texts: int,
-    records: Sequence[Record],
+    loaded: LoadedModel, settings: dict[str, Any], max_texts: int, records: Sequence[Record]
 ) -> dict[str, Any]:
     """Describe a capture, all but its files."""
-    first = [
-        string
-        for string, mark in zip(records[0].tokens.strings, records[0].tokens.special, strict=True)
-        if mark
-    ]
+    first = records[0].tokens
+    special = [text for text, mark in zip(first.strings, first.special, strict=True) if mark]
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -334,10 +292,10 @@ def _meta(
         "tokenizer_hash": settings["tokenizer_hash"],
         "max_tokens": settings["max_tokens"],
         "max_texts": max_texts,
-        "n_texts": n_texts,
+        "n_texts": len(records),
         "n_sources": len({record.source_hash for record in records}),
         "window_policy": WINDOW_POLICY,
-        "special_tokens": {"policy": "those the tokenizer adds by default", "first_text": first},
+        "special_tokens": {"policy": "those the tokenizer adds by default", "first_text": special},
         "dtype": "float16",
         "packing": "rows q of keys 0..q" if loaded.causal else "rows of all keys",
         "settings": settings,

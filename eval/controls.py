@@ -75,7 +75,7 @@ def control_ious(
         programs = grid if split == "select" else [*grid, *simple.values()]
         plan = Plan(programs, Batch([capture.tokens(i) for i in texts[split]]))
         parts = [
-            ious(attention(capture, text, heads), plan.packed(at))
+            ious(capture.attention(text, heads), plan.packed(at))
             for at, text in enumerate(texts[split])
         ]
         scores[split] = (
@@ -92,15 +92,7 @@ def control_ious(
     return {name: found[name] for name in NAMES}
 
 
-def attention(capture: Capture, text: int, heads: Sequence[int]) -> np.ndarray:
-    """Return some heads' packed attention on a text, float32 (heads, entries), rows summing to 1."""
-    n = len(capture.tokens(text))
-    values = np.asarray(capture.packed(text)[list(heads)], dtype=np.float32)
-    normalise_rows(values, n, capture.causal)
-    return values
-
-
-def _offsets(n: int, causal: bool) -> np.ndarray:
+def offsets(n: int, causal: bool) -> np.ndarray:
     """Return q - k of every visible entry of a text of n tokens, packed."""
     if causal:
         q, k = np.tril_indices(n)
@@ -115,16 +107,16 @@ def _mean_by_offset(
     width = 2 * longest + 1
     sums, counts = np.zeros((len(heads), width)), np.zeros(width)
     for text in texts["fit"]:
-        at = _offsets(len(capture.tokens(text)), capture.causal) + longest
+        at = offsets(len(capture.tokens(text)), capture.causal) + longest
         counts += np.bincount(at, minlength=width)
-        for row, values in enumerate(attention(capture, text, heads)):
+        for row, values in enumerate(capture.attention(text, heads)):
             sums[row] += np.bincount(at, values, minlength=width)
     mean = (sums / np.maximum(counts, 1.0)).astype(np.float32) + np.float32(1e-9)
     out = np.empty((len(heads), len(texts["test"])))
     for column, text in enumerate(texts["test"]):
         n = len(capture.tokens(text))
-        at = _offsets(n, capture.causal) + longest
-        actual = attention(capture, text, heads)
+        at = offsets(n, capture.causal) + longest
+        actual = capture.attention(text, heads)
         for row in range(len(heads)):
             predicted = mean[row, at]
             normalise_rows(predicted, n, capture.causal)

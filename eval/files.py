@@ -39,11 +39,35 @@ def write_bytes(path: Path, data: bytes) -> dict[str, Any]:
     return {"file": path.name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its class."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def table(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    """Write a table as CSV; numbers to six digits, so that equal runs give equal bytes."""
+    """Write a table as CSV, so that equal runs give equal bytes.
+
+    Numbers have six digits, bools are 0 and 1, the strings of a tuple are joined by spaces.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(columns)
     for row in rows:
-        writer.writerow([f"{x:.6f}" if isinstance(x, float) else x for x in row])
+        writer.writerow([_cell(value) for value in row])
     return out.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """Bring a value of a table to what is written of it."""
+    if isinstance(value, float):
+        return f"{value:.6f}"
+    if isinstance(value, tuple):
+        return " ".join(value)
+    return int(value) if isinstance(value, bool) else value

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from attn_dsl.dsl.errors import InputError, did_you_mean
+from attn_dsl.eval.files import first_line
 
 _NO_ATTENTION = ("mamba", "rwkv", "recurrent_gemma", "xlstm", "hyena", "retnet", "lfm", "jamba")
 """Beginnings of model types with layers that form no attention matrix."""
+_PADDED = ("roberta", "xlm-roberta", "camembert", "roberta-prelayernorm")
+"""Model types whose positions begin behind that of the padding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,32 +45,43 @@ def locate(model: str, *, weights: bool = True) -> Located:
     Raises:
         InputError: as :func:`load_model`, all but what weights and tokenizer can lack.
     """
-    folder = local_folder(model)
+    from transformers import AutoConfig
+
+    folder, place, options = find(model)
     if folder is not None:
         _check_folder(folder, weights)
-        options: dict[str, Any] = {"local_files_only": True}
-        place = str(folder)
-    else:
-        options = hub_options(model)
-        place = model
-    options["trust_remote_code"] = False
-    config = _config(place, model, options)
-    family = config.model_type
-    if getattr(config, "is_encoder_decoder", False):
-        raise InputError(
-            f"{model} is an encoder-decoder model ({family}); attn-dsl reads models with one "
-            "stack of layers: decoders like GPT-2 or Llama, encoders like BERT"
-        )
-    if family.startswith(_NO_ATTENTION):
-        raise InputError(
-            f"{model} is a {family} model, whose layers form no attention matrix; attn-dsl "
-            "needs a transformer, such as GPT-2, Llama or BERT"
-        )
+    try:
+        config = AutoConfig.from_pretrained(place, **options)
+    except Exception as error:
+        if "trust_remote_code" in str(error) or "custom code" in str(error):
+            raise InputError(
+                f"{model} needs code of its own to be run, which attn-dsl does not do; use a "
+                "model of an architecture that transformers has"
+            ) from error
+        raise InputError(f"{model}: its config.json cannot be used: {first_line(error)}") from error
     loader, causal = _loader(config, model)
     return Located(place, folder, options, config, loader, causal)
 
 
-def local_folder(model: str) -> Path | None:
+def find(model: str, *, local: bool = False) -> tuple[Path | None, str, dict[str, Any]]:
+    """Find a model; nothing of it is read.
+
+    Args:
+        local: look on this machine only, and ask no hub.
+
+    Returns:
+        The directory (None for a hub id); for ``from_pretrained``, place and further arguments.
+
+    Raises:
+        InputError: there is no such directory, or the hub does not give such a model.
+    """
+    folder = _local_folder(model)
+    local = local or folder is not None
+    options = {"local_files_only": True} if local else _hub_options(model)
+    return folder, str(folder or model), {**options, "trust_remote_code": False}
+
+
+def _local_folder(model: str) -> Path | None:
     """Return the directory that a model name means, None for a hub id."""
     path = Path(model).expanduser()
     if path.is_dir():
@@ -80,28 +94,26 @@ def local_folder(model: str) -> Path | None:
     if not looks_local and model and not model.endswith("/"):
         return None
     siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    hint = did_you_mean(path.name, siblings)
-    raise InputError(
-        f"{model or 'the empty name'} is not a directory"
-        + (f"; {hint}" if hint else "; give a local directory or a hub id such as `gpt2`")
-    )
-
-
-_SAVE_WHOLE = "; give the directory that `model.save_pretrained` wrote, weights and tokenizer"
+    hint = did_you_mean(path.name, siblings) or "give a local directory or a hub id such as `gpt2`"
+    raise InputError(f"{model or 'the empty name'} is not a directory; {hint}")
 
 
 def _check_folder(folder: Path, weights: bool) -> None:
     """Make sure that a directory holds a configuration and weights that are safe to read."""
-    names = {path.name for path in folder.iterdir()}
+    names = sorted(path.name for path in folder.iterdir())
     if "config.json" not in names:
-        near = [path.name for path in folder.iterdir() if (path / "config.json").is_file()]
+        near = [name for name in names if (folder / name / "config.json").is_file()]
         raise InputError(
-            f"{folder} holds no config.json"
-            + (f"; the models in it are {', '.join(sorted(near)[:5])}" if near else _SAVE_WHOLE)
+            f"{folder} holds no config.json; "
+            + (
+                f"the models in it are {', '.join(near[:5])}"
+                if near
+                else "give the directory that `model.save_pretrained` wrote, weights and tokenizer"
+            )
         )
     if not weights or any(name.endswith(".safetensors") for name in names):
         return
-    pickles = sorted(name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt")))
+    pickles = [name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt"))]
     if pickles:
         raise InputError(
             f"{folder} holds its weights as {pickles[0]}, a pickle, which can run code when "
@@ -112,7 +124,7 @@ def _check_folder(folder: Path, weights: bool) -> None:
     )
 
 
-def hub_options(model: str) -> dict[str, Any]:
+def _hub_options(model: str) -> dict[str, Any]:
     """Ask the hub for a model once, so that a wrong name or no network is told at once."""
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub import errors as hub
@@ -124,42 +136,23 @@ def hub_options(model: str) -> dict[str, Any]:
             f"{model} is neither a directory nor a hub id (`name` or `owner/name`)"
         ) from error
     try:
-        info = HfApi().model_info(model, timeout=10)
-        return {"revision": info.sha}
-    except hub.GatedRepoError as error:
-        if not cached:
-            raise InputError(
-                f"{model} is gated: accept its terms on its page of the hub, then run "
-                "`hf auth login`"
-            ) from error
-    except hub.RepositoryNotFoundError as error:
-        if not cached:
-            raise InputError(
-                f"the hub knows no model {model}, or it is private; check the name, or run "
-                "`hf auth login` for a private one"
-            ) from error
+        return {"revision": HfApi().model_info(model, timeout=10).sha}
+    except hub.GatedRepoError:
+        problem = "is gated: accept its terms on its page of the hub, then run `hf auth login`"
+    except hub.RepositoryNotFoundError:
+        problem = (
+            "is not a directory, and the hub knows no model of that name, or it is private; check "
+            "the name, or run `hf auth login` for a private one"
+        )
     except Exception as error:  # what the network raises has no common class
-        if not cached:
-            raise InputError(
-                f"{model} is not a directory, and the hub cannot be reached to look for the "
-                f"id ({type(error).__name__}); check the network and HF_HUB_OFFLINE, or give "
-                "a local directory"
-            ) from error
+        problem = (
+            "is not a directory, and the hub cannot be reached to look for the id "
+            f"({type(error).__name__}); check the network and HF_HUB_OFFLINE, or give a local "
+            "directory"
+        )
+    if not cached:
+        raise InputError(f"{model} {problem}")
     return {"local_files_only": True}
-
-
-def _config(place: str, model: str, options: dict[str, Any]) -> Any:
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(place, **options)
-    except Exception as error:
-        if "trust_remote_code" in str(error) or "custom code" in str(error):
-            raise InputError(
-                f"{model} needs code of its own to be run, which attn-dsl does not do; use a "
-                "model of an architecture that transformers has"
-            ) from error
-        raise InputError(f"{model}: its config.json cannot be used: {first_line(error)}") from error
 
 
 def _loader(config: Any, model: str) -> tuple[Any, bool]:
@@ -168,15 +161,24 @@ def _loader(config: Any, model: str) -> tuple[Any, bool]:
     from transformers.models.auto import modeling_auto as auto
 
     family = config.model_type
-    names = getattr(config, "architectures", None) or [""]
-    decoder_names = ("ForCausalLM", "LMHeadModel")
+    if getattr(config, "is_encoder_decoder", False):
+        raise InputError(
+            f"{model} is an encoder-decoder model ({family}); attn-dsl reads models with one "
+            "stack of layers: decoders like GPT-2 or Llama, encoders like BERT"
+        )
+    if family.startswith(_NO_ATTENTION):
+        raise InputError(
+            f"{model} is a {family} model, whose layers form no attention matrix; attn-dsl "
+            "needs a transformer, such as GPT-2, Llama or BERT"
+        )
+    name = (getattr(config, "architectures", None) or [""])[0]
     masked = family in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    decodes = family in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     if masked and not getattr(config, "is_decoder", False):
-        has_head = names[0].endswith("ForMaskedLM")
-        loader = transformers.AutoModelForMaskedLM if has_head else transformers.AutoModel
-        return loader, False
-    if decodes or names[0].endswith(decoder_names):
+        if name.endswith("ForMaskedLM"):
+            return transformers.AutoModelForMaskedLM, False
+        return transformers.AutoModel, False
+    decodes = family in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    if decodes or name.endswith(("ForCausalLM", "LMHeadModel")):
         return transformers.AutoModelForCausalLM, True
     raise InputError(
         f"{model} is a {family} model, neither a causal language model nor an encoder with a "
@@ -186,15 +188,7 @@ def _loader(config: Any, model: str) -> tuple[Any, bool]:
 
 def max_positions(config: Any) -> int | None:
     """Return how many tokens fit, without the positions that RoBERTa keeps for padding."""
-    limit = getattr(config, "max_position_embeddings", None)
-    if limit is None or limit <= 0:
+    limit = int(getattr(config, "max_position_embeddings", None) or 0)
+    if limit <= 0:
         return None
-    if config.model_type in ("roberta", "xlm-roberta", "camembert", "roberta-prelayernorm"):
-        return int(limit) - int(config.pad_token_id) - 1
-    return int(limit)
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its class."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return limit - int(config.pad_token_id) - 1 if config.model_type in _PADDED else limit

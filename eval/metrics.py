@@ -1,4 +1,4 @@
-"""Metrics: how near a program's attention is to a head's, text by text, and with what uncertainty."""
+"""Metrics of a text, and their means over texts with the uncertainty that the sample leaves."""
 
 from __future__ import annotations
 
@@ -6,68 +6,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
-from attn_dsl.compiler.jit import COMPILED
 from attn_dsl.eval.minsum import shared_masses
-from attn_dsl.eval.score_matrix import METRICS as METRICS
-
-
-@njit(**COMPILED)
-def _compare(actual, predicted, n, causal, out):
-    low = high = low_rest = high_rest = jsd = 0.0
-    agree = 0
-    at = 0
-    for q in range(n):
-        keys = q + 1 if causal else n
-        divergence = 0.0
-        best_actual = best_predicted = at
-        for i in range(at, at + keys):
-            a = np.float64(actual[i])
-            b = np.float64(predicted[i])
-            small, large = min(a, b), max(a, b)
-            low += small
-            high += large
-            if i > at:
-                low_rest += small
-                high_rest += large
-            middle = 0.5 * (a + b)
-            if a > 0.0:
-                divergence += 0.5 * a * math.log2(a / middle)
-            if b > 0.0:
-                divergence += 0.5 * b * math.log2(b / middle)
-            if actual[i] > actual[best_actual]:
-                best_actual = i
-            if predicted[i] > predicted[best_predicted]:
-                best_predicted = i
-        jsd += math.sqrt(max(divergence, 0.0))
-        agree += best_actual == best_predicted
-        at += keys
-    out[0] = low / high if high > 0.0 else 1.0
-    out[1] = low_rest / high_rest if high_rest > 0.0 else 1.0
-    out[2] = jsd / n if n else 0.0
-    out[3] = (high - low) / (2.0 * n) if n else 0.0
-    out[4] = agree / n if n else 1.0
-
-
-def compare(actual: np.ndarray, predicted: np.ndarray, n: int, causal: bool) -> np.ndarray:
-    """Compare two packed attention matrices of one text.
-
-    >>> compare(np.float32([1, 0.5, 0.5]), np.float32([1, 1, 0]), 2, causal=True)[0].round(2)
-    np.float64(0.6)
-
-    Args:
-        actual, predicted: the visible entries, row by row.
-        n: tokens of the text.
-
-    Returns:
-        float64 in the order of ``METRICS``: IoU (sum of minima by sum of maxima over visible
-        entries), IoU without the first column, mean Jensen-Shannon distance (base 2) and total
-        variation distance of the rows, share of rows with the same strongest key.
-    """
-    out = np.empty(len(METRICS))
-    _compare(actual, predicted, n, causal, out)
-    return out
 
 
 def ious(actual: np.ndarray, predicted: np.ndarray) -> np.ndarray:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from attn_dsl.dsl.errors import InputError
-from attn_dsl.eval.locate import first_line, hub_options, local_folder, locate, max_positions
+from attn_dsl.eval.files import file_hash, first_line
+from attn_dsl.eval.locate import Located, find, locate, max_positions
 
 _HEADS_ON_TOP = ("lm_head", "cls.", "embed_out", "pooler", "classifier", "score", "decoder")
 """Weights that a checkpoint of the bare model lacks, and that attention does not need."""
@@ -66,17 +67,15 @@ def load_model(model: str) -> LoadedModel:
             the attention of this kind of model cannot be read.
     """
     found = locate(model)
-    folder, family = found.folder, found.config.model_type
-    tokenizer = _tokenizer(found.place, model, found.options)
-    network = _weights(found.loader, found.place, model, found.options)
-    n_layers, n_heads = _probe(network, model, family)
+    network, tokenizer = _weights(found, model), _tokenizer(found.place, model, found.options)
+    n_layers, n_heads = _probe(network, model, found.config.model_type)
     return LoadedModel(
         model=network,
         tokenizer=tokenizer,
-        name=model if folder is None else folder.resolve().name,
+        name=model if found.folder is None else found.folder.resolve().name,
         source=model,
-        revision=_revision(found.config, folder),
-        family=family,
+        revision=_revision(found.config, found.folder),
+        family=found.config.model_type,
         causal=found.causal,
         n_layers=n_layers,
         n_heads=n_heads,
@@ -93,55 +92,51 @@ def load_tokenizer(model: str, *, local: bool = False) -> Any:
     Raises:
         InputError: the directory is missing, the hub does not know the id, or has no tokenizer.
     """
-    folder = local_folder(model)
-    local = local or folder is not None
-    options = {"local_files_only": True} if local else hub_options(model)
-    options["trust_remote_code"] = False
-    return _tokenizer(str(folder or model), model, options)
+    _, place, options = find(model, local=local)
+    return _tokenizer(place, model, options)
 
 
 def _tokenizer(place: str, model: str, options: dict[str, Any]) -> Any:
     from transformers import AutoTokenizer
 
+    looked = "looked for tokenizer.json, tokenizer.model and vocab files"
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, **options)
     except Exception as error:
         raise InputError(
-            f"{model}: no tokenizer can be loaded (looked for tokenizer.json, tokenizer.model "
-            f"and vocab files): {first_line(error)}"
+            f"{model}: no tokenizer can be loaded ({looked}): {first_line(error)}"
         ) from error
     # a directory without tokenizer files can give a tokenizer that knows nothing
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise InputError(
-            f"{model}: no tokenizer: looked for tokenizer.json, tokenizer.model and vocab files; "
-            "save it beside the weights with `tokenizer.save_pretrained`"
+            f"{model}: no tokenizer: {looked}; save it beside the weights with "
+            "`tokenizer.save_pretrained`"
         )
     return tokenizer
 
 
-def _weights(loader: Any, place: str, model: str, options: dict[str, Any]) -> Any:
+def _weights(found: Located, model: str) -> Any:
     """Load the weights, refusing pickles and checkpoints that leave layers at random."""
     import torch
+    from safetensors import SafetensorError
 
     try:
         with _quiet():
-            network, info = loader.from_pretrained(
-                place,
+            network, info = found.loader.from_pretrained(
+                found.place,
                 dtype=torch.float32,
                 attn_implementation="eager",
                 use_safetensors=True,
                 output_loading_info=True,
-                **options,
+                **found.options,
             )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise InputError(f"{model}: its weights cannot be loaded: {first_line(error)}") from error
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":
-            raise
+    except SafetensorError as error:
         raise InputError(
             f"{model}: a safetensors file is damaged or cut off ({first_line(error)}); copy or "
             "download it again"
         ) from error
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise InputError(f"{model}: its weights cannot be loaded: {first_line(error)}") from error
     lacking = [key for key in sorted(info["missing_keys"]) if not key.startswith(_HEADS_ON_TOP)]
     if lacking:
         raise InputError(
@@ -157,27 +152,24 @@ def _probe(network: Any, model: str, family: str) -> tuple[int, int]:
 
     size = int(network.get_input_embeddings().weight.shape[0])
     ids = torch.arange(5, 9).remainder(size)[None]
-    refusal = (
-        f"{model}: attention of a {family} model cannot be read: transformers gives no matrix "
-        "per head for every layer; attn-dsl works with models like GPT-2, Llama, GPT-NeoX, BERT"
-    )
     try:
         with torch.inference_mode():
-            outputs = body(network)(input_ids=ids, output_attentions=True)
-        maps = outputs.attentions
-    except (AttributeError, TypeError, ValueError) as error:
-        raise InputError(refusal) from error
-    if not maps or any(matrix is None for matrix in maps):
-        raise InputError(refusal)
-    shapes = {tuple(matrix.shape) for matrix in maps}
-    if len(shapes) != 1 or next(iter(shapes))[2:] != (4, 4):
-        raise InputError(refusal)
+            maps = body(network)(input_ids=ids, output_attentions=True).attentions or []
+    except (AttributeError, TypeError, ValueError):
+        maps = []
+    shapes = {None if matrix is None else tuple(matrix.shape) for matrix in maps}
+    shape = shapes.pop() if len(shapes) == 1 else None
+    if shape is None or shape[2:] != (4, 4):
+        raise InputError(
+            f"{model}: attention of a {family} model cannot be read: transformers gives no matrix "
+            "per head for every layer; attn-dsl works with models like GPT-2, Llama, GPT-NeoX, BERT"
+        )
     if any(float((matrix.sum(-1) - 1).abs().max()) > 1e-3 for matrix in maps):
         raise InputError(
             f"{model}: the rows of its attention do not sum to 1 (a {family} model keeps part "
             "of the attention outside of the tokens); attn-dsl cannot describe such heads"
         )
-    return len(maps), next(iter(shapes))[1]
+    return len(maps), shape[1]
 
 
 def body(network: Any) -> Any:
@@ -199,12 +191,6 @@ def _revision(config: Any, folder: Path | None) -> str:
     for path in sorted(folder.glob("*.safetensors")):
         digest.update(file_hash(path).encode())
     return digest.hexdigest()
-
-
-def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from attn_dsl.eval.files import write
-from attn_dsl.eval.report import TEMPLATES
-from attn_dsl.eval.report_text import highlight
+from attn_dsl.eval.report_text import fill, highlight
 
 if TYPE_CHECKING:
     from attn_dsl.compiler.program import Program
@@ -23,11 +22,6 @@ def render_page(program: Program, tokens: Sequence[str], matrix: np.ndarray) -> 
         tokens: the n token strings.
         matrix: (n, n), the program's weights.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
-    )
     names = [t.replace("\n", "\u21b5").replace(" ", "\u00b7") for t in tokens]
     rows = [
         {
@@ -40,9 +34,8 @@ def render_page(program: Program, tokens: Sequence[str], matrix: np.ndarray) -> 
         }
         for q in range(len(names))
     ]
-    return environment.get_template("program.html").render(
-        program=program, source=highlight(program.source), names=names, rows=rows
-    )
+    source = highlight(program.source)
+    return fill("program.html", program=program, source=source, names=names, rows=rows)
 
 
 def write_page(program: Program, tokens: Sequence[str], matrix: np.ndarray, file: str) -> None:

@@ -8,17 +8,27 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from attn_dsl.compiler.columns import Batch
+from attn_dsl.compiler.evaluate import Plan, unpack
+from attn_dsl.dsl.errors import InputError
+from attn_dsl.dsl.parser import parse
+from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.files import write
-from attn_dsl.eval.report_text import decimal, highlight, scoped, terms_line
+from attn_dsl.eval.metrics import Estimate, ious
+from attn_dsl.eval.replace.curve import figure
+from attn_dsl.eval.report_text import TEMPLATES, fill, scoped
+from attn_dsl.eval.results import FrontRow, HeadResult, summarise
+from attn_dsl.eval.run import Run
 
-TEMPLATES = Path(__file__).with_name("templates")
+EXAMPLES = 3
+"""How many test texts are shown of each head."""
 BYTES_PER_HEAD = 20_000
 """How much base64 the matrices of one head may take; longer texts are shown in part."""
 
@@ -36,105 +46,90 @@ class Example:
     program: npt.NDArray[np.float32]
     iou: float
 
-    def __post_init__(self) -> None:
-        n = len(self.tokens)
-        if self.attention.shape != (n, n) or self.program.shape != (n, n):
-            shapes = f"{self.attention.shape} and {self.program.shape}"
-            raise ValueError(f"{n} tokens need matrices of shape {(n, n)}, not {shapes}")
-
-
-@dataclass(frozen=True, slots=True)
-class FrontRow:
-    """A program of a head's Pareto front; ``chosen`` marks the one that the head got."""
-
-    nodes: int
-    iou_select: float
-    iou_test: float
-    program: str
-    chosen: bool = False
-
 
 @dataclass(frozen=True, slots=True)
 class HeadReport:
-    """A head, its program in canonical form, and how well the one computes the other.
+    """A head's result with the texts that are shown of it."""
 
-    ``controls`` maps a control's name to its test IoU on this head; ``lookahead`` names the
-    features by which a causal program reads past its query; ``cut_short`` says that the time ran
-    out before the search ended.
-    """
-
-    layer: int
-    head: int
-    program: str
-    nodes: int
-    iou_fit: float
-    iou_select: float
-    iou_test: float
-    iou_test_low: float
-    iou_test_high: float
-    iou_no_sink: float
-    jsd_test: float
-    top1_test: float
-    category: str
-    seconds: float
-    lookahead: tuple[str, ...] = ()
-    controls: Mapping[str, float] = field(default_factory=dict)
-    front: tuple[FrontRow, ...] = ()
+    result: HeadResult
     examples: tuple[Example, ...] = ()
-    cut_short: bool = False
 
     @property
     def name(self) -> str:
         """The head's usual name: ``L5H1``."""
-        return f"L{self.layer}H{self.head}"
-
-    @property
-    def best_control(self) -> tuple[str, float]:
-        """The control with the highest test IoU on this head; ("", nan) if there is none."""
-        known = {name: iou for name, iou in self.controls.items() if math.isfinite(iou)}
-        return max(known.items(), key=lambda item: item[1], default=("", math.nan))
-
-    @property
-    def gain(self) -> float:
-        """How far the program's test IoU lies above the best control's."""
-        return self.iou_test - self.best_control[1]
+        return f"L{self.result.layer}H{self.result.head}"
 
 
 @dataclass(frozen=True, slots=True)
 class ReportData:
     """What a report shows of a run.
 
-    ``texts`` counts the texts of each split, ``tokens_per_text`` is their mean length, and
-    ``mean_interval`` is the bootstrap interval of the mean test IoU over heads, if there is one.
-    ``missing`` are the heads, layer and number, that were to be searched and have no program;
-    ``replacement`` is the plot of what replacing heads costs, as SVG, where it was measured.
+    Attributes:
+        info: what ``run.json`` holds.
+        heads: by layer and head.
+        mean: the mean test IoU over heads.
+        missing: the heads, layer and number, that were to be searched and have no program.
+        replacement: the plot of what replacing heads costs, as SVG, where it was measured.
     """
 
-    title: str
-    model: str
-    created: str
-    settings: Mapping[str, object]
-    texts: Mapping[str, int]
-    tokens_per_text: float
-    causal: bool
+    info: Mapping[str, Any]
     heads: tuple[HeadReport, ...]
-    notes: tuple[str, ...] = ()
-    mean_interval: tuple[float, float] | None = None
+    mean: Estimate
     missing: tuple[tuple[int, int], ...] = ()
     replacement: str = ""
 
-    @property
-    def cut_short(self) -> tuple[str, ...]:
-        """The heads whose search ended before it was done, by name."""
-        return tuple(head.name for head in self.heads if head.cut_short)
 
+def write_run_report(run: Run, capture: str | Path | Capture | None = None) -> Path:
+    """Write ``report.html`` of a run, whole or not at all.
 
-def write_report(data: ReportData, path: Path) -> None:
-    """Write a report to a file, whole or not at all.
+    Args:
+        capture: the run's attention, where it is not where the run says.
 
-    >>> write_report(data, Path("runs/gpt2/report.html"))
+    Raises:
+        InputError: the capture is gone, or is another one; the message says what to give.
     """
-    write(path, render(data))
+    if not run.results:
+        raise InputError(f"{run.path}: no head is finished yet; go on with `attn-dsl fit --resume`")
+    write(run.report, render(report_data(run, run.open_capture(capture))))
+    return run.report
+
+
+def report_data(run: Run, capture: Capture) -> ReportData:
+    """Gather the contents of a run's report."""
+    results, seed, short = run.results, run.info["key"]["seed"], set(run.cut_short)
+    texts = _example_texts(capture, capture.split(seed)["test"])
+    batch = Batch([capture.tokens(i) for i in texts])
+    heads = (
+        HeadReport(
+            replace(r, cut_short=r.label in short), tuple(_examples(capture, r, texts, batch))
+        )
+        for r in results
+    )
+    return ReportData(
+        run.info, tuple(heads), summarise(results, seed).iou, tuple(run.missing),
+        figure(run.path) or "",
+    )  # fmt: skip
+
+
+def _example_texts(capture: Capture, texts: Sequence[int]) -> list[int]:
+    """Take the shortest, a middling and the longest of the shorter half of the test texts."""
+    order = sorted(texts, key=lambda i: (len(capture.tokens(i)), i))
+    half = order[: max(EXAMPLES, len(order) // 2)]
+    picks = np.linspace(0, len(half) - 1, min(EXAMPLES, len(half))).astype(int)
+    return [half[i] for i in picks]
+
+
+def _examples(
+    capture: Capture, r: HeadResult, texts: Sequence[int], batch: Batch
+) -> Iterable[Example]:
+    """Compare a head with its program on some texts."""
+    plan = Plan([parse(r.program, r.label)], batch)
+    for at, text in enumerate(texts):
+        tokens = capture.tokens(text)
+        actual = capture.attention(text, [r.layer * capture.heads_per_layer + r.head])
+        packed = plan.packed(at)
+        square = [unpack(rows[0], len(tokens), capture.causal) for rows in (actual, packed)]
+        yield Example(tokens.strings, *square, float(ious(actual, packed)[0, 0]))
 
 
 def render(data: ReportData) -> str:
@@ -143,118 +138,86 @@ def render(data: ReportData) -> str:
     >>> render(data)[:15]
     '<!doctype html>'
     """
-    import jinja2
     from markupsafe import Markup
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"dec": decimal, "highlight": highlight, "terms": terms_line}
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    heads = sorted(data.heads, key=lambda head: (head.layer, head.head))
-    return environment.get_template("report.html").render(
+    results = [head.result for head in data.heads]
+    places = {(r.layer, r.head) for r in results} | set(data.missing)
+    return fill(
+        "report.html",
         data=data,
-        heads=heads,
-        summary=summarise(data),
-        layers=sorted({head.layer for head in heads} | {layer for layer, _ in data.missing}),
-        columns=sorted({head.head for head in heads} | {head for _, head in data.missing}),
-        missing=set(data.missing),
-        names=lambda pairs: [f"L{layer}H{head}" for layer, head in pairs],
+        info=data.info,
+        heads=data.heads,
+        results=results,
+        overview=overview(results),
+        layers=sorted({layer for layer, _ in places}),
+        columns=sorted({head for _, head in places}),
+        missing=[f"L{layer}H{head}" for layer, head in data.missing],
+        cut_short=[head.name for head in data.heads if head.result.cut_short],
+        cells={head.name: head for head in data.heads},
+        scatter=_scatter(data.heads),
+        sparklines=[_sparkline(r.front) for r in results],
         replacement=Markup(scoped(data.replacement, ".replacement")),
-        cells={(head.layer, head.head): head for head in heads},
-        scatter=_scatter(heads),
-        sparklines=[_sparkline(head.front) for head in heads],
         style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
-        script_hash=digest,
-        payload=Markup(_json(_payload(data, heads))),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        payload=Markup(_json(_payload(data))),
     )
 
 
 # What the page says of all heads together.
 
 
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """A bar of the comparison with the controls; ``kind`` is program, control or best."""
-
-    name: str
-    value: float
-    kind: str
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """The figures over all heads."""
-
-    iou: float
-    no_sink: float
-    jsd: float
-    top1: float
-    nodes: float
-    strong: int
-    above: int
-    best: Bar | None
-    bars: tuple[Bar, ...]
-    categories: tuple[tuple[str, int, float], ...]
-
-
-def summarise(data: ReportData) -> Summary:
+def overview(results: Sequence[HeadResult]) -> dict[str, Any]:
     """Take the means over heads, the share of strong heads and each control's mean.
 
-    >>> summarise(data).best
-    Bar(name='positional grid', value=0.61, kind='control')
+    Returns:
+        ``bars`` has name, mean test IoU and kind (program, best or control) of the programs, of
+        the best control of each head and of each control, best first; ``categories`` has name,
+        number of heads and mean test IoU.
     """
-    heads = data.heads
-    names = dict.fromkeys(name for head in heads for name in head.controls)
+    names = dict.fromkeys(name for r in results for name in r.controls)
     controls = [
-        Bar(name, _mean(h.controls[name] for h in heads if name in h.controls), "control")
+        (name, _mean(r.controls[name] for r in results if name in r.controls), "control")
         for name in names
     ]
-    controls.sort(key=lambda bar: bar.value if math.isfinite(bar.value) else -1, reverse=True)
-    iou = _mean(head.iou_test for head in heads)
-    bars = [Bar("programs", iou, "program")]
+    controls.sort(key=lambda bar: bar[1] if math.isfinite(bar[1]) else -1, reverse=True)
+    bars = [("programs", _mean(r.test["iou"].mean for r in results), "program")]
     if len(controls) > 1:
-        each = _mean(head.best_control[1] for head in heads)
-        bars.append(Bar("best control of each head", each, "best"))
-    count = Counter(head.category for head in heads)
-    return Summary(
-        iou=iou,
-        no_sink=_mean(head.iou_no_sink for head in heads),
-        jsd=_mean(head.jsd_test for head in heads),
-        top1=_mean(head.top1_test for head in heads),
-        nodes=_mean(head.nodes for head in heads),
-        strong=sum(head.iou_test >= 0.75 for head in heads),
-        above=sum(head.gain > 0 for head in heads),
-        best=controls[0] if controls else None,
-        bars=(*bars, *controls),
-        categories=tuple(
-            (name, number, _mean(h.iou_test for h in heads if h.category == name))
+        each = _mean(r.best_control[1] for r in results)
+        bars.append(("best control of each head", each, "best"))
+    count = Counter(r.category for r in results)
+    means = {name: _mean(r.test[name].mean for r in results) for name in results[0].test}
+    return {
+        "means": means,
+        "nodes": _mean(r.nodes for r in results),
+        "strong": sum(r.test["iou"].mean >= 0.75 for r in results),
+        "above": sum(r.gain > 0 for r in results),
+        "best": controls[0] if controls else None,
+        "bars": bars + controls,
+        "categories": [
+            (name, number, _mean(r.test["iou"].mean for r in results if r.category == name))
             for name, number in count.most_common()
-        ),
-    )
+        ],
+    }
 
 
 def _mean(values: Iterable[float]) -> float:
+    """Return the mean of the finite values, NaN where there is none."""
     known = [float(value) for value in values if math.isfinite(value)]
     return sum(known) / len(known) if known else math.nan
 
 
-def budget_curve(heads: Sequence[HeadReport]) -> list[tuple[int, float]]:
+def budget_curve(fronts: Sequence[Sequence[FrontRow]]) -> list[tuple[int, float]]:
     """Return the mean test IoU over heads if no program may have more nodes than a budget.
 
     Each head takes the program of its front that is best on the select texts within the budget.
 
-    >>> budget_curve(heads)
+    >>> budget_curve([r.front for r in results])
     [(3, 0.41), (7, 0.58), (12, 0.66)]
     """
-    fronts = [[row for row in h.front if math.isfinite(row.iou_test)] for h in heads]
-    if not fronts or not all(fronts):
+    fronts = [[row for row in front if math.isfinite(row.iou_test)] for front in fronts]
+    if not all(fronts):
         return []
     start = max(min(row.nodes for row in front) for front in fronts)
     budgets = sorted({row.nodes for front in fronts for row in front if row.nodes >= start})
@@ -271,8 +234,8 @@ def budget_curve(heads: Sequence[HeadReport]) -> list[tuple[int, float]]:
 
 def _scatter(heads: Sequence[HeadReport]) -> dict[str, Any]:
     """Place heads by nodes and test IoU in a 440 by 250 drawing, with ticks and budget curve."""
-    curve = budget_curve(heads)
-    most = max([head.nodes for head in heads] + [nodes for nodes, _ in curve], default=1)
+    curve = budget_curve([head.result.front for head in heads])
+    most = max([head.result.nodes for head in heads] + [nodes for nodes, _ in curve])
     step = next((s for s in (1, 2, 5, 10, 20, 50, 100, 200, 500) if most / s <= 7), 1000)
     top = step * max(1, math.ceil(most / step))
 
@@ -285,8 +248,9 @@ def _scatter(heads: Sequence[HeadReport]) -> dict[str, Any]:
     path = ""
     for index, (nodes, iou) in enumerate(curve):
         path += f"H{x(nodes)}V{y(iou)}" if index else f"M{x(nodes)} {y(iou)}"
+    found = [(head, head.result.nodes, head.result.test["iou"].mean) for head in heads]
     return {
-        "dots": [(h, x(h.nodes), y(h.iou_test)) for h in heads if math.isfinite(h.iou_test)],
+        "dots": [(head, x(nodes), y(iou)) for head, nodes, iou in found if math.isfinite(iou)],
         "xticks": [(value, x(value)) for value in range(0, top + 1, step)],
         "yticks": [(value / 4, y(value / 4)) for value in range(5)],
         "curve": path + (f"H{x(top)}" if path else ""),
@@ -323,12 +287,15 @@ def pack(matrix: npt.NDArray[Any], causal: bool) -> str:
     return base64.b64encode(chosen.tobytes()).decode()
 
 
-def _payload(data: ReportData, heads: Sequence[HeadReport]) -> dict[str, Any]:
+def _payload(data: ReportData) -> dict[str, Any]:
+    """Return what the script draws; each text is there once for all heads."""
+    causal = data.info["causal"]
     texts: dict[tuple[str, ...], int] = {}
     rows = []
-    for head in heads:
+    for head in data.heads:
+        r = head.result
         share = BYTES_PER_HEAD * 3 / 4 / max(2 * len(head.examples), 1)
-        limit = int(math.sqrt((2 if data.causal else 1) * share))
+        limit = int(math.sqrt((2 if causal else 1) * share))
         examples = []
         for example in head.examples:
             n = min(len(example.tokens), limit)
@@ -337,16 +304,16 @@ def _payload(data: ReportData, heads: Sequence[HeadReport]) -> dict[str, Any]:
                     "text": texts.setdefault(example.tokens, len(texts)),
                     "n": n,
                     "iou": _finite(example.iou),
-                    "head": pack(example.attention[:n, :n], data.causal),
-                    "program": pack(example.program[:n, :n], data.causal),
+                    "head": pack(example.attention[:n, :n], causal),
+                    "program": pack(example.program[:n, :n], causal),
                 }
             )
-        measures = {"iou": head.iou_test, "gain": head.gain, "jsd": head.jsd_test}
+        measures = {"iou": r.test["iou"].mean, "gain": r.gain, "jsd": r.test["jsd"].mean}
         row: dict[str, Any] = {name: _finite(value) for name, value in measures.items()}
-        row |= {"id": head.name, "category": head.category, "nodes": head.nodes}
+        row |= {"id": head.name, "category": r.category, "nodes": r.nodes}
         rows.append({**row, "examples": examples})
-    categories = [name for name, _, _ in summarise(data).categories]
-    return {"causal": data.causal, "categories": categories, "texts": list(texts), "heads": rows}
+    categories = [name for name, _ in Counter(h.result.category for h in data.heads).most_common()]
+    return {"causal": causal, "categories": categories, "texts": list(texts), "heads": rows}
 
 
 def _finite(value: float) -> float | None:

@@ -1,13 +1,31 @@
-"""Texts of a report: numbers, programs with their parts marked, drawings from elsewhere."""
+"""What pages are made of: templates, numbers, programs with their parts marked, drawings."""
 
 from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from markupsafe import Markup
+
+TEMPLATES = Path(__file__).with_name("templates")
+
+
+def fill(template: str, **values: Any) -> str:
+    """Return a page that is made from a file in ``TEMPLATES``; strings in it are escaped."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"dec": decimal, "highlight": highlight, "terms": terms_line}
+    return environment.get_template(template).render(**values)
 
 
 def decimal(value: float, digits: int = 3, sign: bool = False) -> str:

@@ -1,15 +1,17 @@
-"""Results: what the search found for one head, as it is kept on disk and shown."""
+"""Results: what the search found for one head or for all of them, as it is kept and shown."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
+
 from attn_dsl.eval.heads import label
-from attn_dsl.eval.metrics import Estimate
+from attn_dsl.eval.metrics import Estimate, bootstrap
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,25 @@ class Candidate:
     nodes: int
     iou_fit: float
     proposer: str
+    program: str
+
+
+@dataclass(frozen=True, slots=True)
+class LibraryEntry:
+    """A program of the shared library.
+
+    Attributes:
+        label, nodes, program: whose program it is, its size and source.
+        heads: labels of the heads that it describes best of all entries.
+        iou_select, iou_test: mean IoU over all heads with the library up to this entry, each head
+            with the entry that is best on the select split.
+    """
+
+    label: str
+    nodes: int
+    heads: tuple[str, ...]
+    iou_select: float
+    iou_test: float
     program: str
 
 
@@ -79,18 +100,23 @@ class HeadResult:
 
     @property
     def best_control(self) -> tuple[str, float]:
-        """The control that explains most of the head, and its IoU."""
-        return max(self.controls.items(), key=lambda item: item[1])
+        """The control that explains most of the head, and its IoU; ("", nan) without any."""
+        known = {name: iou for name, iou in self.controls.items() if math.isfinite(iou)}
+        return max(known.items(), key=lambda item: item[1], default=("", math.nan))
+
+    @property
+    def gain(self) -> float:
+        """How far the program's test IoU lies above that of the best control."""
+        return self.test["iou"].mean - self.best_control[1]
 
     def to_json(self) -> str:
         """Write the result as one JSON object."""
-        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True)
+        return json.dumps(asdict(self), indent=1, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> HeadResult:
-        """Read what ``to_json`` wrote."""
-        data: dict[str, Any] = json.loads(text)
-        data.setdefault("stability", math.nan)  # not yet known to runs of version 0.1.0
+        """Read what ``to_json`` wrote, also in version 0.1.0, which knew no stability."""
+        data: dict[str, Any] = {"stability": math.nan, **json.loads(text)}
         data["test"] = {name: Estimate(**value) for name, value in data["test"].items()}
         data["front"] = tuple(FrontRow(**row) for row in data["front"])
         data["lookahead"] = tuple(data["lookahead"])
@@ -99,19 +125,26 @@ class HeadResult:
 
 
 @dataclass(frozen=True, slots=True)
-class LibraryEntry:
-    """A program of the shared library.
+class Summary:
+    """Means over heads.
 
     Attributes:
-        label, nodes, program: whose program it is, its size and source.
-        heads: labels of the heads that it describes best of all entries.
-        iou_select, iou_test: mean IoU over all heads with the library up to this entry, each head
-            with the entry that is best on the select split.
+        iou: mean test IoU over heads; the interval resamples texts, all heads together.
+        nodes: mean complexity.
+        controls: by control, the mean test IoU over heads.
     """
 
-    label: str
-    nodes: int
-    heads: tuple[str, ...]
-    iou_select: float
-    iou_test: float
-    program: str
+    iou: Estimate
+    nodes: float
+    controls: dict[str, float]
+
+
+def summarise(results: Sequence[HeadResult], seed: int) -> Summary:
+    """Average the results of some heads, which must share their test texts."""
+    by_text = np.mean([r.test_ious for r in results], axis=0)
+    names = list(results[0].controls)
+    return Summary(
+        bootstrap(by_text, seed),
+        float(np.mean([r.nodes for r in results])),
+        {name: float(np.mean([r.controls[name] for r in results])) for name in names},
+    )

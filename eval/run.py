@@ -6,13 +6,15 @@ import contextlib
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, astuple, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attn_dsl.dsl.errors import InputError, WorkError
+from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.files import table, write
 from attn_dsl.eval.heads import label
-from attn_dsl.eval.results import Candidate, HeadResult, LibraryEntry
+from attn_dsl.eval.results import Candidate, FrontRow, HeadResult, LibraryEntry
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,12 +31,8 @@ HEAD_COLUMNS = (
     "lookahead",
 )  # fmt: skip
 """Columns of ``heads.csv``; all scores from ``iou_test`` on are means over ``texts_test`` texts."""
-LIBRARY_COLUMNS = ("rank", "from", "nodes", "heads", "iou_select", "iou_test", "program")
-PARETO_COLUMNS = (
-    "layer", "head", "nodes", "iou_fit", "iou_select", "iou_test", "gain_by_node", "chosen",
-    "proposer", "program",
-)  # fmt: skip
-"""Columns of ``pareto.csv``; ``program`` is its source."""
+PARETO_COLUMNS = ("layer", "head", *(one.name for one in fields(FrontRow)))
+LIBRARY_COLUMNS = ("rank", "from", *(one.name for one in fields(LibraryEntry)[1:]))
 LOCK = ".lock"
 TABLES_SHARE = 0.05
 """The most of a run's time that goes into writing its tables while it runs."""
@@ -53,7 +51,7 @@ class Run:
 
     def __init__(self, path: Path, info: dict[str, Any]) -> None:
         self.path, self.info = path, info
-        self._results: dict[tuple[int, str], HeadResult] = {}
+        self._results: dict[tuple[int, str], HeadResult] = {}  # one for each head and round
         self._tables_next = 0.0
 
     @classmethod
@@ -73,16 +71,14 @@ class Run:
             raise InputError(f"{path}: {what}; `attn-dsl fit --out DIR` makes one")
         try:
             info = json.loads(file.read_text(encoding="utf-8"))
-            version = info["format"]
+            if info["format"] != FORMAT:
+                raise InputError(
+                    f"{file}: format {info['format']}, and this version reads {FORMAT}"
+                )
+            if lacking := [name for name in NEEDED if name not in info]:
+                raise ValueError(f"it lacks {', '.join(lacking)}")
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{file}: damaged ({error}); run `attn-dsl fit` again") from None
-        if version != FORMAT:
-            raise InputError(f"{file}: format {version}, and this version reads {FORMAT}")
-        lacking = [name for name in NEEDED if name not in info]
-        if lacking:
-            raise InputError(
-                f"{file}: damaged (it lacks {', '.join(lacking)}); run `attn-dsl fit` again"
-            )
         return cls(path, info)
 
     @classmethod
@@ -99,10 +95,11 @@ class Run:
         refuse_other_work(path, resume)
         if (path / "run.json").exists():
             old = cls.open(path)
+            there = old.info["key"]
             wrong = [
-                f"{name}: {old.info['key'].get(name)!r} there, {value!r} now"
+                f"{name}: {there.get(name)!r} there, {value!r} now"
                 for name, value in info["key"].items()
-                if old.info["key"].get(name) != value
+                if there.get(name) != value
             ]
             if wrong:
                 raise InputError(
@@ -112,13 +109,9 @@ class Run:
             old._repair()
             return old
         run = cls(path, {"format": FORMAT, **info})
-        try:
+        with _made(path):
             for folder in ("programs", "state"):
                 (path / folder).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"{path}: cannot be made: {error.strerror}; choose another --out"
-            ) from None
         run.update()
         return run
 
@@ -144,7 +137,7 @@ class Run:
         state = self._state(number, result.label)
         if state.exists():
             return
-        lines = [json.dumps({**_fields(c), "round": number}, sort_keys=True) for c in candidates]
+        lines = [json.dumps({**asdict(c), "round": number}, sort_keys=True) for c in candidates]
         try:
             state.parent.mkdir(parents=True, exist_ok=True)
             with (self.path / "candidates.jsonl").open("a", encoding="utf-8") as file:
@@ -165,65 +158,84 @@ class Run:
             self.tabulate()
 
     def _state(self, number: int, name: str) -> Path:
+        """Return the file of a head's result in a round."""
         folder = self.path / "state"
         return (folder if number >= self.rounds else folder / f"round{number}") / f"{name}.json"
 
+    def _recorded(self) -> Iterator[tuple[int, str]]:
+        """Yield round and head of every result on disk, round by round."""
+        for number in range(1, self.rounds + 1):
+            for file in sorted(self._state(number, "").parent.glob("L*.json")):
+                yield number, file.stem
+
     def _repair(self) -> None:
         """Undo what an interruption left half recorded: candidates and programs of heads."""
+        results, done = self.results, set(self._recorded())
         for part in self.path.rglob(".*.part"):
             part.unlink(missing_ok=True)
         file = self.path / "candidates.jsonl"
         if file.exists():
-            done = {(n, r.layer, r.head) for (n, _), r in self._read().items()}
             lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if self._origin(line) in done]
             if kept != lines:
                 write(file, "".join(kept))
-        for result in self.results:
+        for result in results:
             program = self.path / "programs" / f"{result.label}.attn"
             if not program.exists() or program.read_text(encoding="utf-8") != result.program:
                 write(program, result.program)
 
-    def _origin(self, line: str) -> tuple[int, int, int] | None:
+    def _origin(self, line: str) -> tuple[int, str] | None:
+        """Return round and head of a line of ``candidates.jsonl``; None if it is cut off."""
         try:
-            fields = json.loads(line)
-            return fields.get("round", self.rounds), fields["layer"], fields["head"]
+            data = json.loads(line)
+            return data.get("round", self.rounds), label(data["layer"], data["head"])
         except (ValueError, KeyError, TypeError, AttributeError):
             return None
 
     def done(self, layer: int, head: int, number: int | None = None) -> bool:
         """Say whether a head's search is recorded, that of the last round unless said."""
-        number = self.rounds if number is None else number
-        return self._state(number, label(layer, head)).exists()
+        return self._state(number or self.rounds, label(layer, head)).exists()
 
     def result(self, layer: int, head: int, number: int) -> HeadResult | None:
         """Return a head's result in a round, None where there is none yet."""
-        name = label(layer, head)
-        if (number, name) not in self._results and self.done(layer, head, number):
-            self._results[number, name] = _read_result(self._state(number, name))
-        return self._results.get((number, name))
+        return self._read(number, label(layer, head)) if self.done(layer, head, number) else None
+
+    def _read(self, number: int, name: str) -> HeadResult:
+        if (number, name) not in self._results:
+            file = self._state(number, name)
+            try:
+                result = HeadResult.from_json(file.read_text(encoding="utf-8"))
+            except (ValueError, KeyError, TypeError) as error:
+                raise InputError(
+                    f"{file}: damaged ({error}); delete it and go on with `attn-dsl fit --resume`"
+                ) from None
+            self._results[number, name] = result
+        return self._results[number, name]
 
     @property
     def results(self) -> list[HeadResult]:
         """The latest results of all recorded heads, by layer and head."""
-        latest = {name: result for (_, name), result in sorted(self._read().items(), key=_place)}
+        latest = {name: self._read(number, name) for number, name in self._recorded()}
         return sorted(latest.values(), key=lambda r: (r.layer, r.head))
 
-    def _read(self) -> dict[tuple[int, str], HeadResult]:
-        """Read what is on disk of all rounds."""
-        for number in range(1, self.rounds + 1):
-            for file in self._state(number, "").parent.glob("L*.json"):
-                if (number, file.stem) not in self._results:
-                    self._results[number, file.stem] = _read_result(file)
-        return self._results
+    @property
+    def cut_short(self) -> list[str]:
+        """The heads whose search did not end, all rounds included."""
+        return [r.label for r in self.results if r.cut_short or not self.done(r.layer, r.head)]
+
+    @property
+    def missing(self) -> list[tuple[int, int]]:
+        """The heads that were to be searched and have no result."""
+        done = {(r.layer, r.head) for r in self.results}
+        return [(one, head) for one, head in self.info["key"]["heads"] if (one, head) not in done]
 
     def tabulate(self) -> None:
         """Write ``heads.csv`` and ``pareto.csv`` from what is recorded."""
         started = time.monotonic()
-        results = self.results
-        heads = (_head_row(r, (self.rounds, r.label) not in self._results) for r in results)
+        results, short = self.results, set(self.cut_short)
+        heads = (_head_row(r, r.label in short) for r in results)
         write(self.path / "heads.csv", table(HEAD_COLUMNS, heads))
-        rows = ((r.layer, r.head, *_pareto_row(row)) for r in results for row in r.front)
+        rows = ((r.layer, r.head, *astuple(row)) for r in results for row in r.front)
         write(self.path / "pareto.csv", table(PARETO_COLUMNS, rows))
         now = time.monotonic()
         self._tables_next = now + (now - started) / TABLES_SHARE
@@ -235,21 +247,10 @@ class Run:
             entries: programs of the shared library, in the order in which they were taken.
             terms: terms that recur, each with the number of heads whose programs have it.
         """
-        rows = (
-            (i + 1, e.label, e.nodes, " ".join(e.heads), e.iou_select, e.iou_test, e.program)
-            for i, e in enumerate(entries)
-        )
+        rows = ((rank, *astuple(entry)) for rank, entry in enumerate(entries, 1))
         write(self.path / "library.csv", table(LIBRARY_COLUMNS, rows))
         write(self.path / "terms.csv", table(("term", "heads"), terms))
         self.update(library={"programs": len(entries), "iou_test": entries[-1].iou_test})
-
-    @property
-    def cut_short(self) -> list[str]:
-        """The heads whose search did not end, all rounds included."""
-        results = self.results
-        return [
-            r.label for r in results if r.cut_short or (self.rounds, r.label) not in self._results
-        ]
 
     @property
     def heads(self) -> pd.DataFrame:
@@ -278,6 +279,30 @@ class Run:
             allow_lookahead=bool(self.info["key"].get("allow_lookahead")),
         )
 
+    def open_capture(self, place: str | Path | Capture | None = None) -> Capture:
+        """Open the attention that the run was fitted to.
+
+        Args:
+            place: where it is, if not where the run says; or the capture itself.
+
+        Raises:
+            InputError: it is not there, or another capture is.
+        """
+        if isinstance(place, Capture):
+            found = place
+        else:
+            own = self.path / "capture"
+            at = place or (own if own.is_dir() else self.info["capture"])
+            if at is None or (place is None and not Path(at).is_dir()):
+                where = (
+                    "nowhere on disk (it was made from arrays)" if at is None else f"not in {at}"
+                )
+                raise InputError(f"{self.path}: its attention is {where}; give it by --capture DIR")
+            found = Capture.open(at)
+        if found.hash != self.info["key"]["capture"]:
+            raise InputError(f"{found.path} is not the capture that {self.path} was fitted to")
+        return found
+
     @property
     def report(self) -> Path:
         """The HTML report's file."""
@@ -285,6 +310,28 @@ class Run:
 
     def __repr__(self) -> str:
         return f"<Run {self.path}: {len(self.results)} heads>"
+
+
+def _head_row(r: HeadResult, cut_short: bool) -> tuple:
+    """Return a head's row of ``heads.csv``."""
+    iou = r.test["iou"]
+    return (
+        r.layer, r.head, f"programs/{r.label}.attn", r.nodes, r.iou_fit, r.iou_select, iou.mean,
+        iou.low, iou.high, r.test["iou_no_sink"].mean, r.test["jsd"].mean, r.test["top1"].mean,
+        r.category, round(r.seconds, 2), iou.texts, r.test["tv"].mean, *r.best_control, r.evals,
+        r.stability, cut_short, r.lookahead,
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _made(path: Path) -> Iterator[None]:
+    """Say that a directory cannot be made, where an error of the system says so."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be made or written: {error.strerror}; choose another --out"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -296,25 +343,22 @@ def alone(path: Path) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    made = not path.exists()
-    try:
+    new = not path.exists()
+    with _made(path):
         path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path / LOCK, timeout=0)
-        lock.acquire()
-    except Timeout:
-        raise InputError(
-            f"{path}: another process is working on this run; wait until it ends, or interrupt "
-            "it and go on with --resume"
-        ) from None
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be made or written: {error.strerror}; choose another --out"
-        ) from None
+        try:
+            lock.acquire()
+        except Timeout:
+            raise InputError(
+                f"{path}: another process is working on this run; wait until it ends, or interrupt "
+                "it and go on with --resume"
+            ) from None
     try:
         yield
     finally:
         lock.release()
-        if made and [file.name for file in path.iterdir()] in ([LOCK], []):
+        if new and [file.name for file in path.iterdir()] in ([LOCK], []):
             with contextlib.suppress(OSError):  # nothing came of it
                 (path / LOCK).unlink(missing_ok=True)
                 path.rmdir()
@@ -329,51 +373,15 @@ def refuse_other_work(path: Path, resume: bool) -> None:
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file; choose another --out")
     if (path / "run.json").exists():
-        if not resume:
-            raise InputError(
-                f"{path} already holds a run; go on with it by --resume, or choose another --out"
-            )
-        return
+        if resume:
+            return
+        raise InputError(
+            f"{path} already holds a run; go on with it by --resume, or choose another --out"
+        )
     if resume and not path.exists():
         raise InputError(f"{path}: there is no run to resume; leave out --resume to start one")
-    names = {p.name for p in path.iterdir()} if path.is_dir() else set()
-    others = sorted(name for name in names - {"capture"} if not name.startswith("."))
-    if others:
+    names = {file.name for file in path.iterdir()} if path.is_dir() else set()
+    if others := sorted(name for name in names - {"capture"} if not name.startswith(".")):
         raise InputError(
             f"{path} holds other things ({others[0]}) and no run; choose another --out"
         )
-
-
-def _read_result(file: Path) -> HeadResult:
-    try:
-        return HeadResult.from_json(file.read_text(encoding="utf-8"))
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{file}: damaged ({error}); delete it and go on with `attn-dsl fit --resume`"
-        ) from None
-
-
-def _place(item: tuple[tuple[int, str], HeadResult]) -> tuple[int, str]:
-    return item[0]
-
-
-def _fields(candidate: Candidate) -> dict[str, Any]:
-    return {name: getattr(candidate, name) for name in candidate.__slots__}
-
-
-def _head_row(r: HeadResult, unfinished: bool) -> tuple:
-    control, control_iou = r.best_control
-    iou = r.test["iou"]
-    return (
-        r.layer, r.head, f"programs/{r.label}.attn", r.nodes, r.iou_fit, r.iou_select, iou.mean,
-        iou.low, iou.high, r.test["iou_no_sink"].mean, r.test["jsd"].mean, r.test["top1"].mean,
-        r.category, round(r.seconds, 2), iou.texts, r.test["tv"].mean, control, control_iou,
-        r.evals, r.stability, int(r.cut_short or unfinished), " ".join(r.lookahead),
-    )  # fmt: skip
-
-
-def _pareto_row(row: Any) -> tuple:
-    return (
-        row.nodes, row.iou_fit, row.iou_select, row.iou_test, row.gain_by_node, int(row.chosen),
-        row.proposer, row.program,
-    )  # fmt: skip

@@ -16,7 +16,11 @@ from attn_dsl.eval.distances import agreements, divergences, strongest
 from attn_dsl.eval.minsum import in_lanes, minima
 
 METRICS = ("iou", "iou_no_sink", "jsd", "tv", "top1")
-"""What programs and heads can be compared by; ``eval/metrics.py`` says what each is."""
+"""What programs and heads can be compared by, over the visible entries of a text.
+
+IoU (sum of minima by sum of maxima), IoU without the first column, mean Jensen-Shannon distance
+(base 2) and total variation distance of the rows, share of rows with the same strongest key.
+"""
 
 
 def measure_text(
@@ -70,18 +74,6 @@ def measure_text(
         "top1": sums["top1"] / n if n else np.ones(shape),
     }
     return {name: found[name] for name in metrics}
-
-
-def score_text(plan: Plan, text: int, heads: np.ndarray) -> np.ndarray:
-    """Score all programs of a plan against heads on one text by IoU.
-
-    Args:
-        heads: float32 (heads, entries): packed attention, rows summing to 1.
-
-    Returns:
-        float64 (heads, programs): IoU over the visible entries of the text.
-    """
-    return measure_text(plan, text, heads, ("iou",))["iou"]
 
 
 def _add(sums: np.ndarray, here: slice, kernel: Callable, *arrays: np.ndarray) -> None:
@@ -161,7 +153,7 @@ def score_matrix(
     array([[1.]])
 
     Args:
-        heads: for a text's number, the packed attention of all heads, as ``score_text`` takes it.
+        heads: for a text's number, the packed attention of all heads, as ``measure_text`` takes it.
         executor: where texts are scored side by side; threads do, for the work holds no lock.
 
     Returns:

@@ -1,10 +1,9 @@
-"""Shards: safetensors files of packed attention, written atomically and read memory-mapped."""
+"""Packed attention: the visible entries of heads row by row, in memory or in safetensors files."""
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,11 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from attn_dsl.dsl.errors import InputError
-from attn_dsl.eval.files import write_bytes
 
 Array = npt.NDArray[Any]
 REMEDY = "run `attn-dsl capture` again into a fresh directory"
-_DTYPES: dict[str, type[np.floating[Any]]] = {"F16": np.float16, "F32": np.float32}
+_DTYPES = {"F16": np.float16, "F32": np.float32}
 
 
 def tensor_name(index: int) -> str:
@@ -55,105 +53,69 @@ def normalise_rows(values: npt.NDArray[np.float32], n: int, causal: bool) -> Non
         values /= np.repeat(np.add.reduceat(values, starts, axis=-1), lengths, axis=-1)
 
 
-class ShardReader:
-    """The tensors of one safetensors file, mapped into memory when first asked for.
-
-    >>> ShardReader(path).tensor("attention.00000").dtype
-    dtype('float16')
-
-    Raises:
-        InputError: the file is missing, cut off, or no safetensors file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._base = 0
-        self._tensors: dict[str, Any] = self._read_header()
-        self._data = np.memmap(path, dtype=np.uint8, mode="r")
-
-    def _read_header(self) -> dict[str, Any]:
-        try:
-            with self.path.open("rb") as file:
-                length = int.from_bytes(file.read(8), "little")
-                size = os.fstat(file.fileno()).st_size
-                if not 2 <= length <= size - 8:
-                    raise ValueError("the header is cut off")
-                header = json.loads(file.read(length))
-            ends = [spec["data_offsets"][1] for key, spec in header.items() if key[:2] != "__"]
-        except FileNotFoundError as error:
-            raise InputError(f"{self.path} is missing; {REMEDY}") from error
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{self.path} is damaged: {error}; {REMEDY}") from error
-        self._base = 8 + length
-        wanted = self._base + max(ends, default=0)
-        if size != wanted:
-            raise InputError(
-                f"{self.path} is cut off or damaged: it has {size} bytes, its header speaks of "
-                f"{wanted}; {REMEDY}"
-            )
-        return header
-
-    def tensor(self, name: str) -> npt.NDArray[np.floating[Any]]:
-        """Return one tensor as a read-only array over the file; nothing is copied.
-
-        Raises:
-            InputError: the file holds no such tensor, or one that is no float16 or float32.
-        """
-        spec = self._tensors.get(name)
-        if spec is None or spec.get("dtype") not in _DTYPES:
-            raise InputError(f"{self.path} holds no tensor {name} of floats; {REMEDY}")
-        start, end = spec["data_offsets"]
-        data = self._data[self._base + start : self._base + end]
-        return data.view(_DTYPES[spec["dtype"]]).reshape(spec["shape"])
-
-
 class Store(Protocol):
     """Where packed attention lies: one array of shape [heads, entries] per text."""
 
-    def packed(self, index: int) -> Array:
+    def __getitem__(self, index: int, /) -> Array:
         """Return the packed attention of one text."""
 
 
-class ArrayStore:
-    """Packed attention in memory."""
+class Shards:
+    """Packed attention in safetensors files; pickling it for a worker sends only the path.
 
-    def __init__(self, arrays: Sequence[Array]) -> None:
-        self.arrays = list(arrays)
-
-    def packed(self, index: int) -> Array:
-        """Return the packed attention of one text."""
-        return self.arrays[index]
-
-
-class ShardStore:
-    """Packed attention in safetensors shards; pickling it for a worker sends only the path."""
+    Args:
+        folder: where the files lie.
+        shard_of: the file of each text.
+    """
 
     def __init__(self, folder: Path, shard_of: Sequence[str]) -> None:
-        self.folder = folder
-        self.shard_of = list(shard_of)
-        self._open: dict[str, ShardReader] = {}
+        self.folder, self.shard_of = folder, tuple(shard_of)
+        self._open: dict[str, dict[str, Array]] = {}  # at most all files, mapped and not read
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ShardStore, (self.folder, self.shard_of)
+        return Shards, (self.folder, self.shard_of)
 
-    def packed(self, index: int) -> Array:
-        """Return the packed attention of one text, mapped into memory."""
-        name = self.shard_of[index]
-        shard = self._open.get(name)
-        if shard is None:
-            shard = self._open[name] = ShardReader(self.folder / name)
-        return shard.tensor(tensor_name(index))
+    def __getitem__(self, index: int) -> Array:
+        """Return the packed attention of one text, mapped into memory.
+
+        Raises:
+            InputError: its file is missing or damaged.
+        """
+        file = self.shard_of[index]
+        if file not in self._open:
+            self._open[file] = map_shard(self.folder / file)
+        try:
+            return self._open[file][tensor_name(index)]
+        except KeyError:
+            raise InputError(
+                f"{self.folder / file} holds no tensor {tensor_name(index)}; {REMEDY}"
+            ) from None
 
 
-def write_shard(path: Path, tensors: Mapping[str, npt.NDArray[Any]]) -> dict[str, Any]:
-    """Write tensors to a safetensors file, whole or not at all.
+def map_shard(path: Path) -> dict[str, Array]:
+    """Map the tensors of a safetensors file into memory, read-only; nothing is copied.
 
-    >>> sorted(write_shard(path, {"attention.00000": np.ones((2, 3), np.float16)}))
-    ['bytes', 'file', 'sha256']
+    >>> map_shard(path)["attention.00000"].dtype
+    dtype('float16')
 
     Raises:
-        WorkError: the file cannot be written (a full disk, say).
+        InputError: the file is missing, cut off, or holds other things than floats.
     """
-    from safetensors.numpy import save
-
-    return write_bytes(path, save(dict(tensors)))
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            if size > path.stat().st_size - 8:
+                raise ValueError("the header is cut off")
+            header = json.loads(file.read(size))
+        data = np.asarray(np.memmap(path, np.uint8, "r", offset=8 + size))
+        return {
+            name: data[slice(*spec["data_offsets"])]
+            .view(_DTYPES[spec["dtype"]])
+            .reshape(spec["shape"])
+            for name, spec in header.items()
+            if not name.startswith("__")
+        }
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; {REMEDY}") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is damaged: {error}; {REMEDY}") from error

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from attn_dsl.dsl.errors import InputError, did_you_mean
+from attn_dsl.eval.files import first_line
 
 Part = Literal["fit", "select", "test"]
 PARTS: tuple[Part, ...] = ("fit", "select", "test")
@@ -70,46 +72,41 @@ def read_texts(spec: str) -> list[str]:
             not a JSON object with a string in ``text``; the data set cannot be had.
     """
     if spec.startswith("hf:"):
-        return _read_dataset(spec)
-    path = Path(spec).expanduser()
-    if path.is_dir():
-        raise InputError(f"{spec} is a directory; give a .txt or .jsonl file in it")
-    if not path.exists():
-        raise InputError(_missing(path, spec))
-    readers = {".txt": _paragraphs, ".jsonl": _json_lines}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise InputError(
-            f"{spec}: texts are read from .txt (separated by blank lines) or .jsonl (field "
-            f"`text`), not from {path.suffix or 'a file without suffix'}; rename or convert it"
+        texts = _read_dataset(spec)
+    else:
+        path = Path(spec).expanduser()
+        if path.suffix.lower() not in (".txt", ".jsonl") and path.is_file():
+            raise InputError(
+                f"{spec}: texts are read from .txt (separated by blank lines) or .jsonl (field "
+                f"`text`), not from {path.suffix or 'a file without suffix'}; rename or convert it"
+            )
+        content = _decoded(path, spec)
+        texts = (
+            _paragraphs(content) if path.suffix.lower() == ".txt" else _json_lines(content, spec)
         )
-    texts = reader(_decoded(path, spec), spec)
     if not texts:
         raise InputError(f"{spec} holds no text; it is empty or all blank")
     return texts
 
 
-def _missing(path: Path, spec: str) -> str:
-    """Explain that a file is missing, naming files of the folder that are called alike."""
-    folder = path.parent
-    if not folder.is_dir():
-        return f"{spec} does not exist: there is no directory {folder}"
-    names = [entry.name for entry in folder.iterdir() if entry.suffix in (".txt", ".jsonl")]
-    hint = did_you_mean(path.name, names)
-    if not hint and names:
-        shown = ", ".join(sorted(names)[:5])
-        hint = f"the directory holds {shown}" + (" …" if len(names) > 5 else "")
-    return f"{spec} does not exist" + (f"; {hint}" if hint else "")
-
-
 def _decoded(path: Path, spec: str) -> str:
     """Read a file as UTF-8, saying at which byte it is something else."""
+    if path.is_dir():
+        raise InputError(f"{spec} is a directory; give a .txt or .jsonl file in it")
+    if not path.parent.is_dir():
+        raise InputError(f"{spec} does not exist: there is no directory {path.parent}")
+    if not path.exists():
+        names = sorted(p.name for p in path.parent.iterdir() if p.suffix in (".txt", ".jsonl"))
+        hint = did_you_mean(path.name, names)
+        if names and not hint:
+            more = " …" if len(names) > 5 else ""
+            hint = f"the directory holds {', '.join(names[:5])}{more}"
+        raise InputError(f"{spec} does not exist" + (f"; {hint}" if hint else ""))
     try:
         data = path.read_bytes()
+        return data.decode("utf-8-sig")
     except OSError as error:
         raise InputError(f"{spec} cannot be read: {error.strerror}") from error
-    try:
-        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         # the decoder counts from behind a byte order mark
         offset = error.start + (3 if data.startswith(b"\xef\xbb\xbf") else 0)
@@ -119,17 +116,11 @@ def _decoded(path: Path, spec: str) -> str:
         ) from error
 
 
-def _paragraphs(content: str, spec: str) -> list[str]:
+def _paragraphs(content: str) -> list[str]:
     """Split a text file at blank lines."""
-    texts: list[str] = []
-    lines: list[str] = []
-    for line in [*content.replace("\r\n", "\n").split("\n"), ""]:
-        if line.strip():
-            lines.append(line)
-        elif lines:
-            texts.append("\n".join(lines))
-            lines = []
-    return texts
+    lines = content.replace("\r\n", "\n").split("\n")
+    groups = groupby(lines, lambda line: bool(line.strip()))
+    return ["\n".join(group) for filled, group in groups if filled]
 
 
 def _json_lines(content: str, spec: str) -> list[str]:
@@ -138,42 +129,31 @@ def _json_lines(content: str, spec: str) -> list[str]:
     for number, line in enumerate(content.split("\n"), 1):
         if not line.strip():
             continue
+        place = f"{spec}:{number}"
         try:
             record = json.loads(line)
         except json.JSONDecodeError as error:
             raise InputError(
-                f"{spec}:{number}: not JSON ({error.msg} at column {error.colno}); every line "
+                f"{place}: not JSON ({error.msg} at column {error.colno}); every line "
                 'must be an object like {"text": "Once upon a time"}'
             ) from error
-        text = _field(record, f"{spec}:{number}")
-        if text.strip():
-            texts.append(text)
-    return texts
+        if not isinstance(record, dict):
+            raise InputError(
+                f"{place}: a JSON object with the field `text` was expected, not {line[:40]}"
+            )
+        if "text" not in record:
+            raise InputError(f"{place}: no field {_among('text', list(record), 'fields')}")
+        if not isinstance(record["text"], str):
+            raise InputError(f"{place}: `text` must be a string, not {record['text']!r:.40}")
+        texts.append(record["text"])
+    return [text for text in texts if text.strip()]
 
 
-def _field(record: Any, place: str) -> str:
-    """Take the string in `text` of one JSON value."""
-    if not isinstance(record, dict):
-        raise InputError(
-            f"{place}: a JSON object with the field `text` was expected, not {_kind(record)}"
-        )
-    if "text" not in record:
-        fields = ", ".join(f"`{name}`" for name in list(record)[:8]) or "none"
-        hint = did_you_mean("text", list(record))
-        raise InputError(
-            f"{place}: no field `text`; the fields are {fields}"
-            + (f" ({hint})" if hint else "; rename the one that holds the text")
-        )
-    text = record["text"]
-    if not isinstance(text, str):
-        raise InputError(f"{place}: `text` must be a string, not {_kind(text)}")
-    return text
-
-
-def _kind(value: Any) -> str:
-    """Name the JSON type of a value."""
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean"}
-    return "null" if value is None else names.get(type(value), "a number")
+def _among(name: str, known: list[str], kind: str) -> str:
+    """Say what there is where a name was not found, and which of it may have been meant."""
+    shown = ", ".join(f"`{one}`" for one in known[:8]) or "none"
+    hint = did_you_mean(name, known)
+    return f"`{name}`; the {kind} are {shown}" + (f" ({hint})" if hint else "")
 
 
 def _read_dataset(spec: str) -> list[str]:
@@ -192,20 +172,9 @@ def _read_dataset(spec: str) -> list[str]:
     try:
         rows = datasets.load_dataset(name, split=split)
     except Exception as error:  # the package raises many unrelated classes
-        first = str(error).strip().splitlines()[:1]
         raise InputError(
-            f"{spec}: the data set `{name}` (split `{split}`) cannot be loaded: "
-            f"{first[0] if first else type(error).__name__}"
+            f"{spec}: the data set `{name}` (split `{split}`) cannot be loaded: {first_line(error)}"
         ) from error
     if column not in rows.column_names:
-        names = list(rows.column_names)
-        hint = did_you_mean(column, names)
-        raise InputError(
-            f"{spec}: no column `{column}`; the columns are "
-            + ", ".join(f"`{known}`" for known in names)
-            + (f" ({hint})" if hint else "")
-        )
-    texts = [text for text in rows[column] if isinstance(text, str) and text.strip()]
-    if not texts:
-        raise InputError(f"{spec}: the column `{column}` holds no text")
-    return texts
+        raise InputError(f"{spec}: no column {_among(column, list(rows.column_names), 'columns')}")
+    return [text for text in rows[column] if isinstance(text, str) and text.strip()]

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 from attn_dsl.dsl.errors import InputError
@@ -38,15 +39,21 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """One entry of the vocabulary: its string, and the bytes of UTF-8 that it stands for."""
+    """One entry of the vocabulary.
+
+    Attributes:
+        string: what the model sees.
+        raw: the bytes of UTF-8 that it stands for.
+        special: whether it marks something and stands for no text.
+        joins: whether no space comes before it, even behind the end of a word.
+        ends: whether it ends a word, so that a space comes behind it.
+    """
 
     string: str
     raw: bytes
-    special: bool
-    joins: bool = False
-    """Whether it continues the word before; read for word pieces only."""
+    special: bool = False
+    joins: bool = True
     ends: bool = False
-    """Whether it ends a word; read where words are marked at their ends only."""
 
 
 class Vocabulary:
@@ -71,18 +78,28 @@ class Vocabulary:
                 "it to a `tokenizer.json` (a fast tokenizer of transformers) and try again"
             )
         self.tokenizer = tokenizer
-        self._spec = _backend_spec(tokenizer)
-        self.kind = _kind(self._spec)
-        self._prefix = self._spec["model"].get("continuing_subword_prefix") or ""
-        self._suffix = self._spec["model"].get("end_of_word_suffix") or ""
+        self._spec: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
+        self._kind = _kind(self._spec)
         self._added = tokenizer.added_tokens_decoder
         self._special_ids = frozenset(tokenizer.all_special_ids)
-        self._pieces: dict[int, _Piece] = {}
+        self._pieces: dict[int, _Piece] = {}  # at most one for each id of the vocabulary
 
     @cached_property
     def hash(self) -> str:
-        """The tokenizer's hash (see :func:`tokenizer_hash`)."""
-        return _hash_of(self._spec, self.tokenizer)
+        """A hash of what decides how text turns into ids, the same in every process.
+
+        >>> Vocabulary(gpt2_tokenizer).hash[:8]
+        '7bc6677e'
+
+        Padding and truncation settings do not count: they are a caller's, and calls change them.
+
+        Returns:
+            SHA-256, 64 hexadecimal digits.
+        """
+        spec = {key: self._spec[key] for key in self._spec if key not in ("truncation", "padding")}
+        special = sorted(map(str, self.tokenizer.all_special_tokens))
+        content = json.dumps([spec, special], sort_keys=True, ensure_ascii=True)
+        return hashlib.sha256(content.encode()).hexdigest()
 
     def strings_of(self, ids: Iterable[int]) -> list[str]:
         """Write each id as what the model sees, one string per id.
@@ -90,7 +107,7 @@ class Vocabulary:
         >>> Vocabulary(bert_tokenizer).strings_of([101, 2320, 2588, 1012, 102])
         ['[CLS]', 'once', ' upon', '.', '[SEP]']
         """
-        return list(self._strings([self._piece(int(i)) for i in ids]))
+        return list(_strings([self._piece(int(i)) for i in ids]))
 
     def tokens_of(self, ids: Sequence[int]) -> Tokens:
         """Make tokens from ids alone, with the text that the ids decode to.
@@ -102,7 +119,7 @@ class Vocabulary:
         of the tokens. Where the original text is at hand, :meth:`encode` keeps it as it is.
         """
         pieces = [self._piece(int(i)) for i in ids]
-        strings = tuple(self._strings(pieces))
+        strings = tuple(_strings(pieces))
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         spans: list[tuple[int, int]] = []
         text = ""
@@ -116,14 +133,7 @@ class Vocabulary:
             spans.append((start, len(text)))
         return Tokens(strings, text, tuple(spans), tuple(piece.special for piece in pieces))
 
-    def encode(
-        self,
-        text: str,
-        max_tokens: int,
-        *,
-        add_special_tokens: bool = True,
-        max_windows: int | None = None,
-    ) -> list[Window]:
+    def encode(self, text: str, max_tokens: int, *, max_windows: int | None = None) -> list[Window]:
         """Cut a text into consecutive windows of tokens whose spans lie in the original text.
 
         >>> [w.tokens.text for w in Vocabulary(gpt2_tokenizer).encode("Once upon a time", 2)]
@@ -137,64 +147,49 @@ class Vocabulary:
         Args:
             text: any text; an empty one may give no window.
             max_tokens: the most tokens of a window, special tokens included.
-            add_special_tokens: follow the tokenizer's default, or add none.
             max_windows: the most windows; what comes behind them is left out.
 
         Raises:
             InputError: ``max_tokens`` leaves no room beside the special tokens.
         """
-        added = self.tokenizer.num_special_tokens_to_add() if add_special_tokens else 0
+        added = self.tokenizer.num_special_tokens_to_add()
         if max_tokens <= added:
             raise InputError(
                 f"windows of {max_tokens} tokens leave no room: the tokenizer adds {added} "
                 f"special tokens to each; allow at least {added + 1}"
             )
-        encoding = self._windows(text, max_tokens, add_special_tokens)
-        rows: list[tuple[list[int], list[_Piece]]] = []
-        flat: list[_Placed] = []
-        columns = ("input_ids", "offset_mapping", "special_tokens_mask")
+        encoding = self._windows(text, max_tokens)
         # one window more is looked at: the rest of a split character may stand there
         stop = None if max_windows is None else max_windows + 1
-        for ids, offsets, mask in zip(*(encoding[key][:stop] for key in columns), strict=True):
-            pieces = [self._piece(i) for i in ids]
-            rows.append((ids, pieces))
-            for piece, (start, end), added_mark in zip(pieces, offsets, mask, strict=True):
-                flat.append(_Placed(piece.string, start, end, piece.special or bool(added_mark)))
-        spans = _place(flat, text)
-        return list(self._cut(rows, flat, spans, text))[:max_windows]
-
-    def _cut(
-        self,
-        rows: list[tuple[list[int], list[_Piece]]],
-        flat: list[_Placed],
-        spans: list[tuple[int, int]],
-        text: str,
-    ) -> Iterator[Window]:
-        """Make windows from the spans of all tokens, each with its slice of the text."""
-        at, base = 0, 0
-        for number, (ids, pieces) in enumerate(rows):
-            here = slice(at, at + len(ids))
-            at += len(ids)
-            last = number == len(rows) - 1
-            end = len(text) if last else max([base, *(stop for _, stop in spans[here])])
-            tokens = Tokens(
-                tuple(self._strings(pieces)),
-                text[base:end],
-                tuple((start - base, stop - base) for start, stop in spans[here]),
-                tuple(placed.special for placed in flat[here]),
-            )
+        rows = encoding["input_ids"][:stop]
+        pieces = [[self._piece(i) for i in ids] for ids in rows]
+        offsets = list(chain.from_iterable(encoding["offset_mapping"][:stop]))
+        marks = chain.from_iterable(encoding["special_tokens_mask"][:stop])
+        flat = list(chain.from_iterable(pieces))
+        special = [one.special or bool(mark) for one, mark in zip(flat, marks, strict=True)]
+        spans = _place([one.string for one in flat], offsets, special, text)
+        windows, first, base = [], 0, 0
+        for ids, own in zip(rows, pieces, strict=True):
+            here = slice(first, first + len(ids))
+            first += len(ids)
+            end = max([base, *(stop for _, stop in spans[here])])
+            if first == len(flat):
+                end = len(text)
+            placed = tuple((start - base, stop - base) for start, stop in spans[here])
+            strings = tuple(_strings(own))
+            tokens = Tokens(strings, text[base:end], placed, tuple(special[here]))
             if ids:
-                yield Window(tuple(ids), tokens, base)
+                windows.append(Window(tuple(ids), tokens, base))
             base = end
+        return windows[:max_windows]
 
-    def _windows(self, text: str, max_tokens: int, add_special_tokens: bool) -> Any:
+    def _windows(self, text: str, max_tokens: int) -> Any:
         """Call the tokenizer so that it cuts windows itself, from the left."""
         side = self.tokenizer.truncation_side
         self.tokenizer.truncation_side = "right"
         try:
             return self.tokenizer(
                 text,
-                add_special_tokens=add_special_tokens,
                 truncation=True,
                 max_length=max_tokens,
                 stride=0,
@@ -206,84 +201,49 @@ class Vocabulary:
         finally:
             self.tokenizer.truncation_side = side
 
-    def _strings(self, pieces: Sequence[_Piece]) -> Iterator[str]:
-        """Write pieces as strings, adding the spaces that a vocabulary leaves to context."""
-        fresh = True  # nothing before, or a special token
-        ended = False
-        for piece in pieces:
-            if piece.special:
-                yield piece.string
-            elif self.kind in ("wordpiece", "word"):
-                yield piece.string if fresh or piece.joins else " " + piece.string
-            elif self.kind == "end-of-word":
-                yield " " + piece.string if ended and not fresh else piece.string
-            else:
-                yield piece.string
-            fresh, ended = piece.special, piece.ends
-
     def _piece(self, token_id: int) -> _Piece:
         """Look up one id, keeping the answer."""
-        piece = self._pieces.get(token_id)
-        if piece is None:
-            piece = self._pieces[token_id] = self._make_piece(token_id)
-        return piece
+        if token_id not in self._pieces:
+            self._pieces[token_id] = self._make_piece(token_id)
+        return self._pieces[token_id]
 
     def _make_piece(self, token_id: int) -> _Piece:
         added = self._added.get(token_id)
-        special = token_id in self._special_ids or bool(added and added.special)
-        if added is not None or special:
-            string = added.content if added else self.tokenizer.convert_ids_to_tokens(token_id)
-            return _Piece(string, b"" if special else string.encode(), special)
-        string = self.tokenizer.convert_ids_to_tokens(token_id)
+        string = added.content if added else self.tokenizer.convert_ids_to_tokens(token_id)
+        if token_id in self._special_ids or (added and added.special):
+            return _Piece(string, b"", special=True)
         if string is None:  # models pad their vocabulary to round sizes
-            return _Piece(f"<|unused_{token_id}|>", b"", True)
-        if self.kind == "byte-level":
+            return _Piece(f"<|unused_{token_id}|>", b"", special=True)
+        words = self._kind in ("wordpiece", "word")
+        if added:
+            return _Piece(string, string.encode(), joins=False, ends=words)
+        if self._kind == "byte-level":
             raw = _bytes_of(string)
-            return _Piece(_write_bytes(raw), raw, False)
-        if self.kind in ("wordpiece", "word"):
-            inside = bool(self._prefix) and string.startswith(self._prefix)
-            string = string[len(self._prefix) :] if inside else string
-            return _Piece(string, string.encode(), False, joins=inside or string in _CLOSERS)
-        if self.kind == "end-of-word":
-            ends = string.endswith(self._suffix)
-            string = string.removesuffix(self._suffix)
-            return _Piece(string, string.encode(), False, ends=ends)
-        byte = _BYTE.fullmatch(string)
-        if byte is not None:
-            return _Piece(string, bytes.fromhex(byte.group(1)), False)
-        if self.kind == "sentencepiece":
+            return _Piece(_write_bytes(raw), raw)
+        if words:
+            prefix = self._spec["model"].get("continuing_subword_prefix")
+            inside = bool(prefix) and string.startswith(prefix)
+            string = string.removeprefix(prefix or "")
+            return _Piece(string, string.encode(), joins=inside or string in _CLOSERS, ends=True)
+        if self._kind == "end-of-word":
+            suffix = self._spec["model"]["end_of_word_suffix"]
+            ends = string.endswith(suffix)
+            string = string.removesuffix(suffix)
+            return _Piece(string, string.encode(), joins=False, ends=ends)
+        if byte := _BYTE.fullmatch(string):
+            return _Piece(string, bytes.fromhex(byte.group(1)))
+        if self._kind == "sentencepiece":
             string = string.replace(_META, " ")
-        return _Piece(string, string.encode(), False)
+        return _Piece(string, string.encode())
 
 
-def tokenizer_hash(tokenizer: Any) -> str:
-    """Hash what decides how a tokenizer turns text into ids, the same in every process.
-
-    >>> tokenizer_hash(gpt2_tokenizer)[:8]
-    '7bc6677e'
-
-    Padding and truncation settings do not count: they are a caller's, and calls change them.
-
-    Returns:
-        SHA-256, 64 hexadecimal digits.
-    """
-    if getattr(tokenizer, "is_fast", False):
-        return _hash_of(_backend_spec(tokenizer), tokenizer)
-    return _hash_of({"class": type(tokenizer).__name__, "vocab": tokenizer.get_vocab()}, tokenizer)
-
-
-def _hash_of(spec: dict[str, Any], tokenizer: Any) -> str:
-    special = sorted(map(str, tokenizer.all_special_tokens))
-    content = json.dumps([spec, special], sort_keys=True, ensure_ascii=True)
-    return hashlib.sha256(content.encode()).hexdigest()
-
-
-def _backend_spec(tokenizer: Any) -> dict[str, Any]:
-    """Return the description of a fast tokenizer, without what its callers set."""
-    spec: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
-    spec.pop("truncation", None)
-    spec.pop("padding", None)
-    return spec
+def _strings(pieces: Sequence[_Piece]) -> Iterator[str]:
+    """Write pieces as strings, adding the spaces that a vocabulary leaves to context."""
+    ended = False  # whether the piece before ends a word
+    for piece in pieces:
+        space = ended and not (piece.joins or piece.special)
+        yield " " + piece.string if space else piece.string
+        ended = piece.ends
 
 
 def _kind(spec: dict[str, Any]) -> str:
@@ -341,45 +301,38 @@ def _write_bytes(raw: bytes) -> str:
     return "".join(parts)
 
 
-@dataclass(frozen=True, slots=True)
-class _Placed:
-    """A token where the tokenizer says that it lies in the text."""
-
-    string: str
-    start: int
-    end: int
-    special: bool
-
-
-def _place(tokens: Sequence[_Placed], text: str) -> list[tuple[int, int]]:
+def _place(
+    strings: Sequence[str],
+    offsets: Sequence[tuple[int, int]],
+    special: Sequence[bool],
+    text: str,
+) -> list[tuple[int, int]]:
     """Turn a tokenizer's offsets into spans that follow each other without overlap.
 
     The pieces of a split character all come with that character's offsets; only the last keeps
     it. White space that offsets leave out goes to the token that it precedes.
     """
-    ends = [token.end for token in tokens]
+    ends = [end for _, end in offsets]
     limit = len(text)
-    for number in range(len(tokens) - 1, -1, -1):
-        token = tokens[number]
-        if not token.special and token.end > token.start:
-            ends[number] = min(token.end, limit)
-            limit = min(limit, token.start)
+    for number in range(len(offsets) - 1, -1, -1):
+        start, end = offsets[number]
+        if not special[number] and end > start:
+            ends[number] = min(end, limit)
+            limit = min(limit, start)
     spans: list[tuple[int, int]] = []
     at = 0
-    for token, end in zip(tokens, ends, strict=True):
-        if token.special:
-            spans.append((at, at))
-            continue
-        start = max(at, min(token.start, end))
-        if end > start:
+    for string, (first, last), mark, end in zip(strings, offsets, special, ends, strict=True):
+        start = max(at, min(first, end))
+        if mark:
+            start = end = at
+        elif end > start:
             while start > at and text[start - 1].isspace():
                 start -= 1
-            spans.append((start, end))
         else:  # a piece, or white space whose offsets were trimmed
-            lead = len(token.string) - len(token.string.lstrip())
-            end = at
-            while end < min(at + lead, max(start, token.end)) and text[end].isspace():
+            lead = len(string) - len(string.lstrip())
+            start, end, stop = at, at, min(at + lead, max(start, last))
+            while end < stop and text[end].isspace():
                 end += 1
-            spans.append((at, end))
-        at = spans[-1][1]
+        spans.append((start, end))
+        at = end
     return spans

@@ -14,7 +14,6 @@ import numpy as np
 from attn_dsl.compiler.columns import Batch
 from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.dsl import tree as t
-from attn_dsl.eval.controls import attention
 from attn_dsl.eval.shards import row_starts
 from attn_dsl.synth import vocabulary
 from attn_dsl.synth.gains import Packed
@@ -129,14 +128,11 @@ class Design:
         number = layer * self.capture.heads_per_layer + head
         parts = []
         for text, rows, n in zip(self.texts, self.rows, self.batch.sizes, strict=True):
-            packed = np.asarray(self.capture.packed(text)[number])  # a memory map is slow to slice
+            packed = self.capture.attention(text, [number])[0]
             for q in rows:
                 low = q * (q + 1) // 2 if self.causal else q * n
                 parts.append(packed[low : low + (q + 1 if self.causal else n)])
-        actual = np.concatenate(parts).astype(np.float32)
-        sums = np.add.reduceat(actual, self.starts[:-1])
-        actual /= np.repeat(sums, np.diff(self.starts))
-        return Rows(self.starts, actual)
+        return Rows(self.starts, np.concatenate(parts))
 
     @cached_property
     def vocabulary(self) -> np.ndarray:
@@ -194,7 +190,7 @@ class AllRows:
     def __init__(self, design: Design, layer: int, head: int) -> None:
         self.design = design
         number = layer * design.capture.heads_per_layer + head
-        self.actual = [attention(design.capture, text, [number])[0] for text in design.texts]
+        self.actual = [design.capture.attention(text, [number])[0] for text in design.texts]
 
     def by_row(self, program: t.Head) -> list[np.ndarray]:
         """Return the IoU of every row of a program, float64 (rows of the text), by text."""

@@ -9,7 +9,6 @@ import numpy as np
 from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.parser import parse
-from attn_dsl.eval.controls import attention
 from attn_dsl.eval.metrics import ious
 from attn_dsl.synth.design import Design
 
@@ -37,7 +36,7 @@ class NearestPrograms:
         design = self.design
         scores = np.zeros(len(sources))
         for at in self.texts:
-            actual = attention(design.capture, design.texts[at], [number])
+            actual = design.capture.attention(design.texts[at], [number])
             made = np.stack([self._matrices[source][at] for source in sources])
             scores += ious(actual, made)[0]
         order = np.argsort(-scores.round(6), kind="stable")[:most]

@@ -13,7 +13,6 @@ from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.printer import show_term
-from attn_dsl.eval.controls import attention
 from attn_dsl.eval.results import HeadResult, LibraryEntry
 from attn_dsl.eval.score_matrix import score_matrix
 
@@ -93,6 +92,6 @@ def _scores(programs: list[t.Head], split: Split, results: Sequence[HeadResult])
     numbers = [r.layer * capture.heads_per_layer + r.head for r in results]
 
     def heads(text: int) -> np.ndarray:
-        return attention(capture, split.texts[text], numbers)
+        return capture.attention(split.texts[text], numbers)
 
     return score_matrix(Plan(programs, split.batch), heads)

@@ -10,8 +10,8 @@ from attn_dsl.compiler.columns import Batch
 from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.dsl import tree as t
 from attn_dsl.eval.capture import Capture
-from attn_dsl.eval.controls import attention
-from attn_dsl.eval.metrics import METRICS, compare, ious
+from attn_dsl.eval.metrics import ious
+from attn_dsl.eval.score_matrix import METRICS, measure_text
 
 
 class Split:
@@ -34,19 +34,15 @@ class Split:
         if programs:
             plan = Plan(programs, self.batch)
             for at, text in enumerate(self.texts):
-                actual = attention(self.capture, text, [number])
+                actual = self.capture.attention(text, [number])
                 out[:, at] = ious(actual, plan.packed(at))[0]
         return out
 
     def metrics(self, program: t.Head, number: int) -> dict[str, np.ndarray]:
         """Score one program by every metric, each float64 (texts,)."""
         plan = Plan([program], self.batch)
-        rows = [
-            compare(
-                attention(self.capture, text, [number])[0], plan.packed(at)[0],
-                len(self.capture.tokens(text)), self.capture.causal,
-            )
+        found = [
+            measure_text(plan, at, self.capture.attention(text, [number]))
             for at, text in enumerate(self.texts)
-        ]  # fmt: skip
-        table = np.array(rows).reshape(-1, len(METRICS))
-        return {name: table[:, i] for i, name in enumerate(METRICS)}
+        ]
+        return {name: np.array([one[name][0, 0] for one in found]) for name in METRICS}

@@ -1,61 +1,120 @@
-"""Metrics against their definitions, written out with NumPy."""
+"""Metrics against their definitions, written out with NumPy, in groups, threads and blocks."""
 
 from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from attn_dsl.compiler.evaluate import pack
-from attn_dsl.eval.metrics import METRICS, bootstrap, compare, ious
+from attn_dsl.compiler import evaluate
+from attn_dsl.compiler.columns import Batch
+from attn_dsl.compiler.evaluate import Plan, pack, unpack
+from attn_dsl.dsl.parser import parse
+from attn_dsl.dsl.tokens import Tokens
+from attn_dsl.eval import score_matrix as score
+from attn_dsl.eval.metrics import bootstrap, ious
 from attn_dsl.eval.minsum import shared_masses
+from attn_dsl.eval.score_matrix import METRICS
+
+SOURCES = [
+    "head a causal:\n 2 where text(k-1) == text(q)\n 1 where k == 0",
+    "head b causal:\n -1 * log(1 + q - k)\n 900 where k == q",
+    "head c causal linear:\n 1 where punct(k)",
+    "head d causal:\n",
+    "head e causal:\n by q - k [0: 1, 1: -3]\n 0.5 * match(k-1, q) where seen(q)",
+] * 5
+TEXTS = [["a", " b", " a", "."], ["x"], [" t", " .", " t", " u", " t"], [" w", " x", " w"] * 9]
 
 
-def random_rows(n: int, causal: bool, seed: int) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    matrix = rng.gamma(0.3, size=(n, n)) + 1e-9
-    if causal:
-        matrix = np.tril(matrix)
-    return matrix / matrix.sum(1, keepdims=True)
+def random_heads(count: int, n: int, causal: bool, seed: int = 1) -> np.ndarray:
+    """Packed attention of some heads on a text of n tokens, float32."""
+    square = np.random.default_rng(seed).gamma(0.3, size=(count, n, n)) + 1e-9
+    square = np.tril(square) if causal else square
+    return np.float32(pack(square / square.sum(-1, keepdims=True), causal))
+
+
+def defined(actual: np.ndarray, predicted: np.ndarray, n: int, causal: bool) -> dict[str, float]:
+    """The metrics of two packed matrices as they are defined."""
+    a, b = (unpack(rows, n, causal).astype(float) for rows in (actual, predicted))
+    low, high, middle = np.minimum(a, b), np.maximum(a, b), (a + b) / 2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        kl = [np.where(x > 0, x * np.log2(x / middle), 0).sum(1) for x in (a, b)]
+    return {
+        "iou": low.sum() / high.sum(),
+        "iou_no_sink": low[:, 1:].sum() / high[:, 1:].sum() if high[:, 1:].any() else 1.0,
+        "jsd": np.sqrt(np.maximum((kl[0] + kl[1]) / 2, 0)).mean(),
+        "tv": 0.5 * np.abs(a - b).sum(1).mean(),
+        "top1": (a.argmax(1) == b.argmax(1)).mean(),
+    }
 
 
 @pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("n", [1, 2, 17])
-def test_metrics_are_their_definitions(n: int, causal: bool) -> None:
-    a, b = random_rows(n, causal, 1), random_rows(n, causal, 2)
-    values = compare(np.float32(pack(a, causal)), np.float32(pack(b, causal)), n, causal)
-    found = dict(zip(METRICS, values, strict=True))
-    assert found["iou"] == pytest.approx(np.minimum(a, b).sum() / np.maximum(a, b).sum(), abs=1e-5)
-    if n > 1:
-        rest = np.minimum(a, b)[:, 1:].sum() / np.maximum(a, b)[:, 1:].sum()
-        assert found["iou_no_sink"] == pytest.approx(rest, abs=1e-5)
-    assert found["tv"] == pytest.approx(0.5 * np.abs(a - b).sum(1).mean(), abs=1e-5)
-    m = (a + b) / 2
-    with np.errstate(divide="ignore", invalid="ignore"):
-        kl = [np.where(x > 0, x * np.log2(x / m), 0).sum(1) for x in (a, b)]
-    distance = np.sqrt(np.maximum((kl[0] + kl[1]) / 2, 0)).mean()
-    assert found["jsd"] == pytest.approx(distance, abs=1e-4)
-    assert found["top1"] == pytest.approx((a.argmax(1) == b.argmax(1)).mean())
-    # Design, section 3: IoU of row-stochastic matrices from the mean total variation alone.
-    assert found["iou"] == pytest.approx((1 - found["tv"]) / (1 + found["tv"]), abs=1e-5)
+@pytest.mark.parametrize("block", [20, 2304])
+def test_all_metrics_of_one_pass_are_those_of_each_pair(
+    causal: bool, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "BLOCK", block)
+    sources = SOURCES[:5] if causal else [s.replace("causal", "bidirectional") for s in SOURCES[:5]]
+    plan = Plan([parse(s) for s in sources], Batch([Tokens.from_strings(t) for t in TEXTS]))
+    for text, strings in enumerate(TEXTS):
+        n = len(strings)
+        packed = plan.packed(text)
+        heads = np.concatenate([random_heads(3, n, causal), packed[:1]])
+        found = score.measure_text(plan, text, heads)
+        assert tuple(found) == METRICS
+        for h in range(4):
+            for p in range(len(sources)):
+                for name, value in defined(heads[h], packed[p], n, causal).items():
+                    tolerance = 1e-3 if name == "jsd" and value < 1e-3 else 2e-5
+                    assert found[name][h, p] == pytest.approx(value, abs=tolerance), name
+        # Design, section 3: IoU of row-stochastic matrices from the mean total variation alone.
+        np.testing.assert_allclose(found["iou"], (1 - found["tv"]) / (1 + found["tv"]), atol=1e-5)
+    alone = score.measure_matrix(plan, lambda text: plan.packed(text)[:2], ["tv"])
+    assert list(alone) == ["tv"]
+    assert alone["tv"][0, 0] == pytest.approx(0, abs=1e-6)
+    with pytest.raises(ValueError, match="unknown metrics: auc"):
+        score.measure_text(plan, 0, plan.packed(0), ["auc"])
 
 
-def test_ious_of_many_equal_iou_of_one() -> None:
-    heads = np.stack([pack(random_rows(9, True, s), True) for s in range(3)]).astype(np.float32)
-    programs = np.stack([pack(random_rows(9, True, s), True) for s in (7, 8)]).astype(np.float32)
-    table = ious(heads, programs)
-    assert table.shape == (3, 2)
-    for h in range(3):
-        for p in range(2):
-            assert table[h, p] == pytest.approx(
-                compare(heads[h], programs[p], 9, True)[0], abs=1e-6
-            )
+@pytest.mark.parametrize("threads", [None, 2])
+@pytest.mark.parametrize("block", [1, 7, 2304])
+def test_a_score_matrix_is_the_mean_iou_of_every_pair(
+    threads: int | None, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "BLOCK", block)
+    programs = [parse(source) for source in SOURCES]
+    batch = Batch([Tokens.from_strings(text) for text in TEXTS])
+    attention = [random_heads(3, len(text), True) for text in TEXTS]
+    plan = Plan(programs, batch)
+    executor = None if threads is None else ThreadPoolExecutor(threads)
+    table = score.score_matrix(plan, attention.__getitem__, executor)
+    each = [ious(attention[i], plan.packed(i)) for i in range(len(TEXTS))]
+    np.testing.assert_allclose(table, np.mean(each, axis=0), atol=1e-5)
+    for p, program in enumerate(programs):
+        alone = Plan([program], batch).packed(0)[0]
+        expected = defined(attention[0][1], alone, len(TEXTS[0]), True)["iou"]
+        assert each[0][1, p] == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_perfect_program_scores_one_and_a_disjoint_one_zero() -> None:
-    a = np.float32([1, 0, 1, 0, 0, 1])
-    b = np.float32([1, 1, 0, 1, 0, 0])
-    np.testing.assert_allclose(compare(a, a, 3, True), [1, 1, 0, 0, 1])
-    assert compare(a, b, 3, True)[0] == pytest.approx(1 / 5)
+@pytest.mark.parametrize("block", [1, 7, 2304])
+@pytest.mark.parametrize("group", [1, 4, 100])
+def test_parts_are_the_matrices_in_pieces(
+    group: int, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = Batch([Tokens.from_strings(TEXTS[2])])
+    plan = Plan([parse(source) for source in SOURCES], batch)
+    whole = plan.packed(0)
+    monkeypatch.setattr(evaluate, "BLOCK", block)
+    seen = np.zeros(whole.shape, dtype=int)
+    for part in plan.parts(0, group):
+        here = part.block.entries
+        size = here.stop - here.start
+        np.testing.assert_array_equal(part.rows[:, :size], whole[part.programs, here])
+        assert part.rows.shape[1] % 16 == 0
+        assert not part.rows[:, size:].any()
+        seen[part.programs, here] += 1
+    assert (seen == 1).all()
 
 
 def test_the_bootstrap_interval_covers_the_true_mean() -> None:

@@ -17,7 +17,7 @@ from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.printer import show
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.capture import Capture
-from attn_dsl.eval.controls import NAMES, attention, control_ious, positional_grid
+from attn_dsl.eval.controls import NAMES, control_ious, positional_grid
 from attn_dsl.eval.results import HeadResult
 from attn_dsl.synth import vocabulary
 from attn_dsl.synth import weights as w
@@ -242,7 +242,7 @@ def test_controls_are_scored_on_the_test_texts_alone(capture: Capture) -> None:
     np.testing.assert_allclose(by_offset["mean by offset"], shared / (48 - shared), atol=1e-3)
     np.testing.assert_allclose(by_offset["previous token"], 1.0, atol=1e-3)
     assert len(positional_grid(True)) == len(positional_grid(False)) == 72
-    rows = attention(capture, split["test"][0], [0])
+    rows = capture.attention(split["test"][0], [0])
     assert rows.shape == (1, 24 * 25 // 2)
 
 

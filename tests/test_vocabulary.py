@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from attn_dsl.dsl.errors import InputError
-from attn_dsl.eval.vocabulary import Vocabulary, tokenizer_hash
+from attn_dsl.eval.vocabulary import Vocabulary
 
 pytest.importorskip("transformers")
 
@@ -171,20 +171,20 @@ def test_trimmed_offsets_get_their_white_space_back(load):
 @pytest.mark.shared
 def test_hash_is_the_same_in_another_process_and_after_use(load, shared):
     tokenizer = load("minilm-l6")
-    before = tokenizer_hash(tokenizer)
+    before = Vocabulary(tokenizer).hash
     tokenizer("a b c", truncation=True, max_length=4, padding="max_length")
-    assert tokenizer_hash(tokenizer) == before == Vocabulary(tokenizer).hash
+    assert Vocabulary(tokenizer).hash == before
     code = (
         "import sys; from transformers import AutoTokenizer; "
-        "from attn_dsl.eval.vocabulary import tokenizer_hash; "
-        "print(tokenizer_hash(AutoTokenizer.from_pretrained(sys.argv[1])))"
+        "from attn_dsl.eval.vocabulary import Vocabulary; "
+        "print(Vocabulary(AutoTokenizer.from_pretrained(sys.argv[1])).hash)"
     )
     folder = str(shared / "models" / "minilm-l6")
     ran = subprocess.run(
         [sys.executable, "-c", code, folder], capture_output=True, text=True, check=True
     )
     assert ran.stdout.strip() == before
-    assert tokenizer_hash(load("stories260k")) != before
+    assert Vocabulary(load("stories260k")).hash != before
 
 
 def test_slow_tokenizers_are_refused():

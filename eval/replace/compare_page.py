@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attn_dsl.eval.files import write
-from attn_dsl.eval.report import TEMPLATES
-from attn_dsl.eval.report_text import highlight
+from attn_dsl.eval.report_text import TEMPLATES, highlight
 
 if TYPE_CHECKING:
     from attn_dsl.eval.replace.compare import Comparison

@@ -189,15 +189,15 @@ def mean_by_offset(
         texts: the texts to average over; those of the fit split.
         heads: which heads.
     """
-    from attn_dsl.eval.controls import _offsets, attention
+    from attn_dsl.eval.controls import offsets
 
     longest = max((len(capture.tokens(i)) for i in texts), default=1)
     numbers = [layer * capture.heads_per_layer + head for layer, head in heads]
     sums, counts = np.zeros((len(heads), 2 * longest + 1)), np.zeros(2 * longest + 1)
     for text in texts:
-        at = _offsets(len(capture.tokens(text)), capture.causal) + longest
+        at = offsets(len(capture.tokens(text)), capture.causal) + longest
         counts += np.bincount(at, minlength=len(counts))
-        for row, values in enumerate(attention(capture, text, numbers)):
+        for row, values in enumerate(capture.attention(text, numbers)):
             sums[row] += np.bincount(at, values, minlength=len(counts))
     means = sums / np.maximum(counts, 1.0)
     return {head: MeanByOffset(means[i], capture.causal) for i, head in enumerate(heads)}

@@ -17,7 +17,6 @@ from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.compiler.program import load
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.capture import Capture
-from attn_dsl.eval.controls import attention
 from attn_dsl.eval.files import write
 from attn_dsl.eval.metrics import bootstrap
 from attn_dsl.eval.replace.measure import effect
@@ -152,7 +151,7 @@ def program_ious(
     plan = Plan([programs[h].tree for h in heads], Batch([capture.tokens(i) for i in texts]))
     out = np.empty((len(heads), len(texts)))
     for at, text in enumerate(texts):
-        actual, predicted = attention(capture, text, numbers), plan.packed(at)
+        actual, predicted = capture.attention(text, numbers), plan.packed(at)
         shared = np.minimum(actual, predicted).sum(1, dtype=np.float64)
         whole = actual.sum(1, dtype=np.float64) + predicted.sum(1, dtype=np.float64)
         out[:, at] = shared / (whole - shared)

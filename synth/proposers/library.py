@@ -11,7 +11,6 @@ import numpy as np
 from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.library import LibraryProgram, library
-from attn_dsl.eval.controls import attention
 from attn_dsl.eval.metrics import ious
 from attn_dsl.synth.design import Design
 from attn_dsl.synth.proposer import HeadTask
@@ -42,7 +41,7 @@ class Probes:
         design = self.design
         scores = np.mean(
             [
-                ious(attention(design.capture, design.texts[at], [number]), self.matrices[at])[0]
+                ious(design.capture.attention(design.texts[at], [number]), self.matrices[at])[0]
                 for at in self.texts
             ],
             axis=0,

@@ -1,0 +1,158 @@
+"""The files of a capture: what they are called, how they are read, checked and written.
+
+``capture.json`` says what was captured and names the other files with their sizes and hashes,
+``texts.jsonl`` holds a record for each text, and ``attention-*.safetensors`` the attention.
+``capture.partial.json`` is what a capture that is not finished has in place of the first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from attn_dsl.dsl.errors import InputError, did_you_mean
+from attn_dsl.dsl.tokens import Tokens
+from attn_dsl.eval.files import file_hash
+from attn_dsl.eval.shards import REMEDY, Shards
+
+META_FILE, TEXTS_FILE, PARTIAL_FILE = "capture.json", "texts.jsonl", "capture.partial.json"
+FORMAT, VERSION = "attn-dsl-capture", 1
+NEEDED = ("name", "n_layers", "heads_per_layer", "causal", "n_texts", "texts", "shards")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is kept of one text beside its attention.
+
+    Attributes:
+        tokens: the tokens of the window that the model read.
+        source_hash: the hash of the whole text that the window was cut from.
+        source: the number of that text among those given.
+        window: the number of the window in its text.
+        ids: token ids, empty where they are not known.
+    """
+
+    tokens: Tokens
+    source_hash: str
+    source: int
+    window: int
+    ids: tuple[int, ...] = ()
+
+    @property
+    def own_hash(self) -> str:
+        """The hash of the window's own tokens, its place among the windows included."""
+        content = json.dumps([self.source_hash, self.window, self.tokens.strings])
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """Write the record as one line of JSON."""
+        fields = {
+            "source": self.source,
+            "window": self.window,
+            "source_hash": self.source_hash,
+            "text": self.tokens.text,
+            "ids": self.ids,
+            "strings": self.tokens.strings,
+            "spans": self.tokens.spans,
+            "special": [number for number, mark in enumerate(self.tokens.special) if mark],
+        }
+        return json.dumps(fields, ensure_ascii=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, line: str) -> Record:
+        """Read what ``to_json`` wrote."""
+        fields = json.loads(line)
+        special = set(fields["special"])
+        tokens = Tokens(
+            tuple(fields["strings"]),
+            fields["text"],
+            tuple((start, end) for start, end in fields["spans"]),
+            tuple(number in special for number in range(len(fields["strings"]))),
+        )
+        return cls(
+            tokens, fields["source_hash"], fields["source"], fields["window"], tuple(fields["ids"])
+        )
+
+
+def read_capture(path: Path) -> dict[str, Any]:
+    """Read the fields of a finished ``Capture``: names and sizes of its files, but not the data.
+
+    Raises:
+        InputError: a file is missing or damaged, or the format is of another version.
+    """
+    meta = _read_meta(path)
+    check_files(path, meta, hashes=False)
+    records = []
+    with (path / meta["texts"]["file"]).open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                records.append(Record.from_json(line))
+            except (ValueError, KeyError, TypeError) as error:
+                raise InputError(
+                    f"{path / TEXTS_FILE}:{number} is damaged: {error}; {REMEDY}"
+                ) from error
+    shard_of = {index: shard["file"] for shard in meta["shards"] for index in shard["texts"]}
+    if not len(records) == len(shard_of) == meta["n_texts"]:
+        raise InputError(
+            f"{path / TEXTS_FILE} has {len(records)} texts, {META_FILE} speaks of "
+            f"{meta['n_texts']} and of attention for {len(shard_of)}; {REMEDY}"
+        )
+    return {
+        **{key: meta[key] for key in ("name", "n_layers", "heads_per_layer", "causal")},
+        "records": tuple(records),
+        "store": Shards(path, [shard_of[index] for index in range(len(records))]),
+        "meta": meta,
+        "path": path,
+    }
+
+
+def check_files(folder: Path, meta: Mapping[str, Any], *, hashes: bool) -> None:
+    """Compare every file of a capture with the size, and the hash, that it was written with.
+
+    Raises:
+        InputError: a file is missing or has changed.
+    """
+    for file in [meta["texts"], *meta["shards"]]:
+        path, size = folder / file["file"], file["bytes"]
+        if not path.is_file():
+            raise InputError(f"{path} is missing; {REMEDY}")
+        if (found := path.stat().st_size) != size:
+            what = "cut off" if found < size else "changed"
+            raise InputError(f"{path} is {what}: it has {found} bytes, not {size}; {REMEDY}")
+        if hashes and file_hash(path) != file["sha256"]:
+            raise InputError(f"{path} has changed since it was written; {REMEDY}")
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    """Read capture.json, explaining what is wrong where it is not one."""
+    if not path.is_dir():
+        near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        hint = did_you_mean(path.name, near) or "make a capture with `attn-dsl capture`"
+        what = "is a file, not the directory of a capture" if path.exists() else "does not exist"
+        raise InputError(f"{path} {what}; {hint}")
+    file = path / META_FILE
+    if not file.exists():
+        if (path / PARTIAL_FILE).exists():
+            raise InputError(
+                f"{path} holds an unfinished capture; run the same `attn-dsl capture` again "
+                "and it goes on where it stopped"
+            )
+        raise InputError(f"{path} holds no capture: {META_FILE} is missing; {REMEDY}")
+    try:
+        meta = json.loads(file.read_text(encoding="utf-8"))
+        if meta["format"] != FORMAT:
+            raise ValueError("it does not describe a capture")
+        if meta["version"] != VERSION:
+            raise InputError(
+                f"{file} has format version {meta['version']}, this attn-dsl reads version "
+                f"{VERSION}; {REMEDY}, or use the attn-dsl that wrote it"
+            )
+        if lacking := [key for key in NEEDED if key not in meta]:
+            raise ValueError(f"it lacks {', '.join(lacking)}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file} is damaged: {error}; {REMEDY}") from error
+    return meta
