@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as jsons
 import textwrap
 from typing import Any
 
@@ -31,9 +30,7 @@ def check(
     """
     reports = [_check(file, examples, max_nodes, seed, allow_lookahead) for file in program]
     if as_json:
-        click.echo(
-            jsons.dumps([{k: v for k, v in r.items() if k != "shown"} for r in reports], indent=1)
-        )
+        options.print_json([{k: v for k, v in r.items() if k != "shown"} for r in reports])
     else:
         for report in reports:
             click.echo(report["shown"])
@@ -51,19 +48,14 @@ def _check(
     try:
         loaded = load(file, allow_lookahead=allow_lookahead, max_nodes=max_nodes or MAX_NODES)
     except AttnDslError as error:
-        return {
-            "program": file,
-            "valid": False,
-            "error": str(error),
-            "code": 2,
-            "shown": str(error),
-        }
+        told = str(error)
+        return {"program": file, "valid": False, "error": told, "code": 2, "shown": told}
     facts = loaded.facts
-    found: list[Any] = []
+    found: list[str] = []
     if examples and not facts.holes:
         from attn_dsl.testing import check_properties
 
-        found = check_properties(loaded, max_examples=examples, seed=seed)
+        found = [str(one) for one in check_properties(loaded, max_examples=examples, seed=seed)]
     kind = "causal" if loaded.causal else "bidirectional"
     notes = [f"{facts.nodes} nodes", f"{facts.cost} operations per pair", kind]
     if facts.holes:
@@ -74,12 +66,10 @@ def _check(
     if examples and not facts.holes and not found:
         but = " (all but causality)" if facts.lookahead else ""
         notes.append(f"properties hold on {examples} texts{but}")
-    shown = f"{file}: {'FAILS' if found else 'ok'}"
-    shown += "\n" + textwrap.indent(textwrap.fill(", ".join(notes), 78), "  ")
-    for example in found:
-        shown += "\n" + "\n".join(f"  {line}" for line in str(example).splitlines())
+    parts = [textwrap.fill(", ".join(notes), 78), *found]
+    shown = [f"{file}: {'FAILS' if found else 'ok'}", *(textwrap.indent(x, "  ") for x in parts)]
     return {
         "program": file, "valid": True, "nodes": facts.nodes, "cost": facts.cost,
         "visibility": kind, "holes": facts.holes, "lookahead": list(facts.lookahead),
-        "failures": [str(example) for example in found], "code": 1 if found else 0, "shown": shown,
+        "failures": found, "code": 1 if found else 0, "shown": "\n".join(shown),
     }  # fmt: skip

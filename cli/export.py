@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from attn_dsl.cli import options
-
-if TYPE_CHECKING:
-    from attn_dsl.compiler.program import Program
 
 
 @click.command()
@@ -24,7 +21,9 @@ def export(program: str, to: str, out: str | None, allow_lookahead: bool) -> Non
     """Write PROGRAM as source text for another system."""
     from attn_dsl.compiler.program import load
 
-    source = write_for(to, load(program, allow_lookahead=allow_lookahead))
+    loaded = load(program, allow_lookahead=allow_lookahead)
+    printer = importlib.import_module(f"attn_dsl.compiler.export.{to}")
+    source = getattr(printer, f"to_{to}")(loaded)
     if out is None:
         click.echo(source, nl=False)
         return
@@ -32,18 +31,3 @@ def export(program: str, to: str, out: str | None, allow_lookahead: bool) -> Non
 
     write(Path(out), source)
     click.echo(out)
-
-
-def write_for(target: str, program: Program) -> str:
-    """Export a program, importing its target alone."""
-    if target == "numpy":
-        from attn_dsl.compiler.export.numpy import to_numpy as convert
-    elif target == "torch":
-        from attn_dsl.compiler.export.torch import to_torch as convert
-    elif target == "flex":
-        from attn_dsl.compiler.export.flex import to_flex as convert
-    elif target == "numba":
-        from attn_dsl.compiler.export.numba import to_numba as convert
-    else:
-        from attn_dsl.compiler.export.latex import to_latex as convert
-    return convert(program)

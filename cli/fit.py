@@ -12,21 +12,22 @@ import click
 from attn_dsl.cli import language_model, options
 
 if TYPE_CHECKING:
-    from attn_dsl.eval.results import HeadResult
+    from collections.abc import Iterator
+
+    from rich.console import Console
+
     from attn_dsl.eval.run import Run
     from attn_dsl.synth.runs.progress import Progress
 
-STAGES = {
-    "capture": "reading attention",
-    "prepare": "preparing",
-    "search": "searching heads",
-}
+STAGES = {"capture": "reading attention", "prepare": "preparing", "search": "searching heads"}
+SHOWN = ("iou", "iou_no_sink", "jsd", "top1")
+"""The metrics in the table of heads."""
 
 
 @click.command()
 @click.argument("model", required=False)
 @options.text_option()
-@click.option("--capture", metavar="DIR", help="Attention captured before, instead of MODEL.")
+@options.capture_option()
 @click.option("--heads", metavar="LIST", help="Heads to fit, as in L2H3,L4; all by default.")
 @click.option("--out", metavar="DIR", help="Run directory; runs/NAME-TIME by default.")
 @options.seed_option()
@@ -71,20 +72,17 @@ def fit(
     from attn_dsl.synth import fit as fits
 
     if out is None:
-        out = default_out(model or settings["capture"])
+        stem = Path(model or settings["capture"] or "demo").name
+        out = f"runs/{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     suggesting = None if proposers is None else names(proposers)
     settings["llm"] = language_model.chosen(settings, suggesting)
     if dry_run:
         show_plan(model, out, suggesting, as_json, **settings)
         return
     screen = options.console(stderr=True)
-    watcher = Watcher(screen)
     try:
-        with watcher:
-            run = fits.fit(
-                model, out=out, watch=watcher.tell,
-                proposers=suggesting, **settings,
-            )  # fmt: skip
+        with Watcher(screen) as watcher:
+            run = fits.fit(model, out=out, watch=watcher.tell, proposers=suggesting, **settings)
             watcher.say("writing the report")
             from attn_dsl.eval.report import write_run_report
 
@@ -94,9 +92,7 @@ def fit(
             screen.print(f"stopped; what is finished is in {out}. Go on with --out {out} --resume")
         raise
     if as_json:
-        import json
-
-        click.echo(json.dumps(summary(run), indent=1, sort_keys=True))
+        options.print_json(summary(run), sort_keys=True)
     else:
         print_run(run)
 
@@ -129,31 +125,19 @@ def names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def default_out(name: str | None) -> str:
-    """Name a new run directory after the model and the time."""
-    stem = Path(name).name if name else "demo"
-    return f"runs/{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-
-
 class Watcher:
     """Shows progress on the terminal: a bar, and one line for each head as it is finished."""
 
-    def __init__(self, screen: Any) -> None:
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-        )
+    def __init__(self, screen: Console) -> None:
+        from rich import progress
 
         self.screen = screen
-        self.bar = Progress(
-            TextColumn("{task.description:<17}"), BarColumn(bar_width=None), MofNCompleteColumn(),
-            TimeElapsedColumn(), console=screen, transient=True,
+        self.bar = progress.Progress(
+            progress.TextColumn("{task.description:<17}"), progress.BarColumn(bar_width=None),
+            progress.MofNCompleteColumn(), progress.TimeElapsedColumn(),
+            console=screen, transient=True,
         )  # fmt: skip
         self.task = self.bar.add_task("starting", total=None)
-        self.first = True
         self.shown: dict[str, str] = {}
 
     def __enter__(self) -> Watcher:
@@ -173,20 +157,17 @@ class Watcher:
         if progress.stage == "search" and progress.rounds > 1:
             what = f"round {progress.number} of {progress.rounds}"
         self.bar.update(self.task, description=what, completed=progress.done, total=progress.total)
-        result = progress.result
-        if result is not None and self.shown.get(result.label) != result.program:
-            if self.first:
-                self.screen.print("head     IoU on test texts    control  nodes  category")
-                self.first = False
-            self.shown[result.label] = result.program
-            self.screen.print(line(result))
-
-
-def line(r: HeadResult) -> str:
-    """Write one finished head as a line of at most 80 characters."""
-    iou = r.test["iou"]
-    interval = f"{iou.mean:.3f} [{iou.low:.3f}, {iou.high:.3f}]"
-    return f"{r.label}   {interval}   {r.best_control[1]:.3f}  {r.nodes:6}  {r.category}"
+        r = progress.result
+        if r is None or self.shown.get(r.label) == r.program:
+            return
+        if not self.shown:
+            self.screen.print("head     IoU on test texts    control  nodes  category")
+        self.shown[r.label] = r.program
+        iou = r.test["iou"]
+        interval = f"{iou.mean:.3f} [{iou.low:.3f}, {iou.high:.3f}]"
+        self.screen.print(
+            f"{r.label}   {interval}   {r.best_control[1]:.3f}  {r.nodes:6}  {r.category}"
+        )
 
 
 def summary(run: Run) -> dict[str, Any]:
@@ -194,86 +175,78 @@ def summary(run: Run) -> dict[str, Any]:
     from attn_dsl.eval.results import summarise
 
     found = summarise(run.results, run.info["key"]["seed"])
+    told = {name: run.info[name] for name in ("model", "status", "texts", "tokens_per_text")}
+    later = {name: run.info.get(name, []) for name in ("cut_short", "not_reached")}
     return {
-        "run": str(run.path),
-        "model": run.info["model"],
-        "status": run.info["status"],
-        "texts": run.info["texts"],
-        "tokens_per_text": run.info["tokens_per_text"],
-        "heads": len(run.results),
-        "iou_test": found.iou.mean,
-        "iou_test_low": found.iou.low,
-        "iou_test_high": found.iou.high,
-        "nodes": found.nodes,
-        "controls": found.controls,
-        "library": run.info.get("library"),
-        "llm": run.info.get("llm"),
-        "cut_short": run.info.get("cut_short", []),
-        "not_reached": run.info.get("not_reached", []),
-    }
+        "run": str(run.path), **told, "heads": len(run.results), "iou_test": found.iou.mean,
+        "iou_test_low": found.iou.low, "iou_test_high": found.iou.high, "nodes": found.nodes,
+        "controls": found.controls, "library": run.info.get("library"), "llm": run.info.get("llm"),
+        **later,
+    }  # fmt: skip
 
 
 def print_run(run: Run) -> None:
     """Print the heads of a run, the front of the best explained one, and the means."""
-    from rich.table import Table
-
-    from attn_dsl.eval.results import summarise
-
-    screen = options.console()
-    results = run.results
-    table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
-    for name in ("head", "IoU", "no sink", "JSD", "top-1", "control", "nodes"):
-        table.add_column(name, justify="left" if name == "head" else "right", no_wrap=True)
-    table.add_column("strongest term", overflow="ellipsis", no_wrap=True, ratio=1)
-    for r in results:
-        table.add_row(
-            r.label, f"{r.test['iou'].mean:.3f}", f"{r.test['iou_no_sink'].mean:.3f}",
-            f"{r.test['jsd'].mean:.3f}", f"{r.test['top1'].mean:.3f}", f"{r.best_control[1]:.3f}",
-            str(r.nodes), first_term(r.program),
-        )  # fmt: skip
-    screen.print(table)
-    best = max(results, key=lambda r: r.test["iou"].mean - r.best_control[1])
+    screen, results = options.console(), run.results
+    options.print_table(
+        ("head", "IoU", "no sink", "JSD", "top-1", "control", "nodes", "strongest term"),
+        [
+            (
+                r.label, *(f"{r.test[name].mean:.3f}" for name in SHOWN),
+                f"{r.best_control[1]:.3f}", str(r.nodes), first_term(r.program),
+            )
+            for r in results
+        ],
+        cut="strongest term",
+    )  # fmt: skip
+    best = max(results, key=lambda r: r.gain)
     screen.print(f"\n[bold]Hall of fame of {best.label}[/], furthest above its best control:")
-    fame = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("nodes", "IoU select", "IoU test", "gain/node", ""):
-        fame.add_column(name, justify="right")
-    for row in best.front:
-        mark = "<- chosen" if row.chosen else ""
-        fame.add_row(
-            str(row.nodes), f"{row.iou_select:.3f}", f"{row.iou_test:.3f}",
-            f"{row.gain_by_node:.4f}", mark,
-        )  # fmt: skip
-    screen.print(fame)
+    options.print_table(
+        ("nodes", "IoU select", "IoU test", "gain/node", ""),
+        [
+            (
+                f"{row.nodes:>5}", f"{row.iou_select:.3f}", f"{row.iou_test:.3f}",
+                f"{row.gain_by_node:.4f}", "<- chosen" if row.chosen else "",
+            )
+            for row in best.front
+        ],
+    )  # fmt: skip
     screen.print()
     screen.print(best.program, markup=False, style="cyan", overflow="fold")
-    found = summarise(results, run.info["key"]["seed"])
-    texts = run.info["texts"]
-    screen.print(
-        f"{len(results)} heads, mean IoU {found.iou}, {found.nodes:.0f} nodes in the mean; "
-        f"{run.info['tokens_per_text']:.0f} tokens a text; fitted on {texts['fit']}, picked on "
-        f"{texts['select']}."
+    for line in told(run):
+        screen.print(line, markup=False)
+    screen.print(f"Run: {run.path}    Report: {run.report}", markup=False, soft_wrap=True)
+
+
+def told(run: Run) -> Iterator[str]:
+    """Yield what is said of a run as a whole, in sentences."""
+    from attn_dsl.eval.results import summarise
+
+    info, found = run.info, summarise(run.results, run.info["key"]["seed"])
+    yield (
+        f"{len(run.results)} heads, mean IoU {found.iou}, {found.nodes:.0f} nodes in the mean; "
+        f"{info['tokens_per_text']:.0f} tokens a text; fitted on {info['texts']['fit']}, picked on "
+        f"{info['texts']['select']}."
     )
     means = ", ".join(f"{name} {value:.3f}" for name, value in found.controls.items())
-    screen.print(f"Controls on the same texts: {means}.")
-    if library := run.info.get("library"):
-        screen.print(
-            f"{library['programs']} of the programs, each for several heads as it is, give 95 % of the "
-            "mean IoU (library.csv)."
+    yield f"Controls on the same texts: {means}."
+    if library := info.get("library"):
+        yield (
+            f"{library['programs']} of the programs, each for several heads as it is, give 95 % of "
+            "the mean IoU (library.csv)."
         )
-    if (llm := run.info.get("llm")) and llm["completions"]:
-        screen.print(
+    llm = info.get("llm") or {}
+    if llm.get("completions"):
+        yield (
             f"Language model {', '.join(llm['models'])}: {llm['completions']} completions, "
-            f"{llm['truncated']} of them cut off at their limit.", soft_wrap=True,
-        )  # fmt: skip
-    if llm and (failed := llm.get("failed")):
-        screen.print(
-            f"The proposer llm failed at {failed['head']}: {failed['error']}", soft_wrap=True
+            f"{llm['truncated']} of them cut off at their limit."
         )
-    if short := run.info.get("cut_short"):
-        screen.print(f"Cut short by --timeout: {some(short)}.")
-    if missing := run.info.get("not_reached"):
-        screen.print(f"Not reached in time, left to --resume: {some(missing)}.")
-    screen.print(f"Run: {run.path}    Report: {run.report}", soft_wrap=True)
+    if failed := llm.get("failed"):
+        yield f"The proposer llm failed at {failed['head']}: {failed['error']}"
+    if short := info.get("cut_short"):
+        yield f"Cut short by --timeout: {some(short)}."
+    if missing := info.get("not_reached"):
+        yield f"Not reached in time, left to --resume: {some(missing)}."
 
 
 def some(heads: list[str], most: int = 12) -> str:

@@ -83,15 +83,13 @@ def main(args: list[str] | None = None) -> None:
         # Whoever read our output has closed it, as `head` does.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
-    except AttnDslError as error:
+    except (AttnDslError, OSError) as error:
         if os.environ.get("ATTN_DSL_DEBUG"):
             raise
-        click.echo(f"attn-dsl: {error}", err=True)
-        code = 1 if isinstance(error, WorkError) else 2
-    except OSError as error:
-        if os.environ.get("ATTN_DSL_DEBUG"):
-            raise
-        place = f"{error.filename}: " if error.filename else ""
-        click.echo(f"attn-dsl: {place}{error.strerror or error}", err=True)
-        code = 1
+        told = str(error)
+        if isinstance(error, OSError):
+            place = f"{error.filename}: " if error.filename else ""
+            told = f"{place}{error.strerror or error}"
+        click.echo(f"attn-dsl: {told}", err=True)
+        code = 1 if isinstance(error, (WorkError, OSError)) else 2
     sys.exit(code)

@@ -1,9 +1,11 @@
-"""Options and small helpers that several commands share."""
+"""What several commands share: options, opening captures, tables and JSON on the terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,52 +16,32 @@ if TYPE_CHECKING:
 
     from attn_dsl.eval.capture import Capture
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def text_option(required: bool = False) -> Callable[[F], F]:
-    """`--text`, the corpus."""
-    return click.option(
-        "--text", metavar="FILE", required=required,
-        help="Text to read: .txt (paragraphs), .jsonl (field text) or hf:dataset[:split[:column]].",
-    )  # fmt: skip
-
-
-def max_tokens_option() -> Callable[[F], F]:
-    """`--max-tokens`, the window."""
-    return click.option(
-        "--max-tokens", type=click.IntRange(2), default=128, show_default=True,
-        help="Longer texts are cut into windows of so many tokens.",
-    )  # fmt: skip
-
-
-def max_texts_option() -> Callable[[F], F]:
-    """`--max-texts`, the sample."""
-    return click.option(
-        "--max-texts", type=click.IntRange(1), default=300, show_default=True,
-        help="Read at most so many windows, first windows first.",
-    )  # fmt: skip
-
-
-def lookahead_option() -> Callable[[F], F]:
-    """`--allow-lookahead`."""
-    return click.option(
-        "--allow-lookahead", is_flag=True,
-        help="Let causal programs use features that read the whole text; they are marked.",
-    )  # fmt: skip
-
-
-def json_option() -> Callable[[F], F]:
-    """`--json`."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-
-
-def seed_option() -> Callable[[F], F]:
-    """`--seed`."""
-    return click.option(
-        "--seed", type=click.IntRange(0), default=0, show_default=True,
-        help="Decides everything that is drawn: the split, samples, resampling.",
-    )  # fmt: skip
+text_option = partial(
+    click.option, "--text", metavar="FILE",
+    help="Text to read: .txt (paragraphs), .jsonl (field text) or hf:dataset[:split[:column]].",
+)  # fmt: skip
+capture_option = partial(
+    click.option, "--capture", metavar="DIR", help="Attention captured before, instead of MODEL."
+)
+max_tokens_option = partial(
+    click.option, "--max-tokens", type=click.IntRange(2), default=128, show_default=True,
+    help="Longer texts are cut into windows of so many tokens.",
+)  # fmt: skip
+max_texts_option = partial(
+    click.option, "--max-texts", type=click.IntRange(1), default=300, show_default=True,
+    help="Read at most so many windows, first windows first.",
+)  # fmt: skip
+lookahead_option = partial(
+    click.option, "--allow-lookahead", is_flag=True,
+    help="Let causal programs use features that read the whole text; they are marked.",
+)  # fmt: skip
+json_option = partial(
+    click.option, "--json", "as_json", is_flag=True, help="Print JSON instead of a table."
+)
+seed_option = partial(
+    click.option, "--seed", type=click.IntRange(0), default=0, show_default=True,
+    help="Decides everything that is drawn: the split, samples, resampling.",
+)  # fmt: skip
 
 
 def console(stderr: bool = False) -> Console:
@@ -67,6 +49,36 @@ def console(stderr: bool = False) -> Console:
     from rich.console import Console
 
     return Console(stderr=stderr, highlight=False, soft_wrap=False)
+
+
+def print_json(value: Any, **settings: Any) -> None:
+    """Print JSON, with the settings of ``json.dumps``."""
+    import json
+
+    click.echo(json.dumps(value, indent=1, **settings))
+
+
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, cut: str | None = None
+) -> None:
+    """Print a table: its first column is aligned to the left, the others are numbers.
+
+    Args:
+        cut: a column of text that has the room that is left, and is cut off there.
+    """
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold", expand=cut is not None)
+    for at, name in enumerate(columns):
+        if name == cut:
+            table.add_column(name, overflow="ellipsis", no_wrap=True, ratio=1)
+        elif at:
+            table.add_column(name, justify="right", no_wrap=True)
+        else:
+            table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console().print(table)
 
 
 def quiet_libraries() -> None:
@@ -82,14 +94,11 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", module="transformers")
 
 
-def attention_of(
+@contextmanager
+def opened_capture(
     capture: str | None, model: str | None, text: str | None, max_tokens: int, max_texts: int
-) -> tuple[Capture, Any]:
-    """Open a capture, or make one for this command alone, in a folder that goes when it ends.
-
-    Returns:
-        The capture, and what keeps its folder alive.
-    """
+) -> Iterator[Capture]:
+    """Open a capture, or make one in a folder that goes when the block ends."""
     import tempfile
 
     from attn_dsl.eval.capture import Capture
@@ -97,15 +106,15 @@ def attention_of(
     if capture is not None:
         if model is not None or text is not None:
             raise InputError("give either --capture, or MODEL and --text, not both")
-        return Capture.open(capture), None
+        yield Capture.open(capture)
+        return
     if model is None or text is None:
         raise InputError("name what to score against: --capture DIR, or MODEL and --text FILE")
     from attn_dsl.eval.capture_write import write_capture
     from attn_dsl.eval.texts import read_texts
 
     texts = read_texts(text)
-    folder = tempfile.TemporaryDirectory(prefix="attn-dsl-")
-    made = write_capture(
-        model, texts, f"{folder.name}/capture", max_tokens=max_tokens, max_texts=max_texts
-    )
-    return made, folder
+    with tempfile.TemporaryDirectory(prefix="attn-dsl-") as folder:
+        yield write_capture(
+            model, texts, f"{folder}/capture", max_tokens=max_tokens, max_texts=max_texts
+        )

@@ -37,8 +37,6 @@ def features(sets: bool, as_json: bool) -> None:
     from attn_dsl.dsl.lexicon import lexicon
 
     if as_json:
-        import json
-
         listed: dict[str, Any] = {
             "features": [
                 {"name": f.name, "type": f.type, "reads": f.reads, "positions": f.arity,
@@ -47,7 +45,7 @@ def features(sets: bool, as_json: bool) -> None:
             ],
             "sets": {name: sorted(s.elements) for name, s in lexicon().items()},
         }  # fmt: skip
-        click.echo(json.dumps(listed, indent=1, ensure_ascii=False))
+        options.print_json(listed, ensure_ascii=False)
         return
     from rich.padding import Padding
     from rich.table import Table

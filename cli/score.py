@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from attn_dsl.cli import options
 from attn_dsl.dsl.errors import InputError
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from attn_dsl.compiler.program import Program
+    from attn_dsl.eval.capture import Capture
+
 
 @click.command()
 @click.argument("program", nargs=-1, required=True)
 @options.text_option()
-@click.option("--capture", metavar="DIR", help="Attention captured before, instead of MODEL.")
+@options.capture_option()
 @click.option("--heads", metavar="LIST", help="Heads to score against, as in L2H3,L4.")
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True,
               help="How many heads to list for each program.")  # fmt: skip
@@ -35,72 +41,85 @@ def score(
     options.quiet_libraries()
     from attn_dsl.compiler.program import load
     from attn_dsl.eval.heads import parse_heads
-    from attn_dsl.synth.score import Split
 
     files = [name for name in program if name.endswith(".attn") or Path(name).is_file()]
     models = [name for name in program if name not in files]
     if len(models) > 1 or not files:
         raise InputError(f"name programs (.attn) and at most one model, not {', '.join(program)}")
     programs = [load(file, allow_lookahead=allow_lookahead) for file in files]
-    attention, folder = options.attention_of(
+    with options.opened_capture(
         capture, models[0] if models else None, text, max_tokens, max_texts
-    )
-    for file, one in zip(files, programs, strict=True):
-        if one.facts.holes:
-            raise InputError(f"{file}: weights are holes (`?`); write numbers, or fit them")
-        if one.causal != attention.causal:
-            kind = "causal" if attention.causal else "bidirectional"
-            raise InputError(f"{file}: the model is {kind}; write `head {one.name} {kind}`")
-    chosen = parse_heads(heads, attention.n_layers, attention.heads_per_layer)
-    test = Split(attention, attention.split(seed)["test"])
-    if not len(test):
-        raise InputError(f"{attention.n_texts} texts are too few: none is left to test on")
-    rows = []
-    for layer, head in chosen:
-        number = layer * attention.heads_per_layer + head
+    ) as attention:
         for file, one in zip(files, programs, strict=True):
-            rows.append(_row(file, one, layer, head, test.metrics(one.tree, number), seed))
-    del folder
+            if one.facts.holes:
+                raise InputError(f"{file}: weights are holes (`?`); write numbers, or fit them")
+            if one.causal != attention.causal:
+                kind = "causal" if attention.causal else "bidirectional"
+                raise InputError(f"{file}: the model is {kind}; write `head {one.name} {kind}`")
+        chosen = parse_heads(heads, attention.n_layers, attention.heads_per_layer)
+        texts = attention.split(seed)["test"]
+        if not texts:
+            raise InputError(f"{attention.n_texts} texts are too few: none is left to test on")
+        found = _measure(programs, attention, chosen, texts)
+    rows = [
+        _row(file, one, layer, head, {name: x[:, i, j] for name, x in found.items()}, seed)
+        for i, (layer, head) in enumerate(chosen)
+        for j, (file, one) in enumerate(zip(files, programs, strict=True))
+    ]
     if as_json:
-        import json
+        options.print_json(rows)
+        return
+    shown = []
+    for file in dict.fromkeys(files):
+        own = sorted((r for r in rows if r["program"] == file), key=lambda r: -r["iou"])
+        shown += [_line(r, first=at == 0) for at, r in enumerate(own[:top])]
+    options.print_table(("program", "head", "IoU", "95 %", "no sink", "JSD", "top-1"), shown)
+    mean = sum(len(attention.tokens(i)) for i in texts) / len(texts)
+    options.console().print(f"{len(texts)} test texts of {mean:.0f} tokens in the mean.")
 
-        click.echo(json.dumps(rows, indent=1))
-    else:
-        _print(rows, files, top, test)
+
+def _measure(
+    programs: list[Program], capture: Capture, heads: list[tuple[int, int]], texts: list[int]
+) -> dict[str, np.ndarray]:
+    """Compare all programs with all heads: by metric, float64 (texts, heads, programs)."""
+    import os
+    from concurrent.futures import ThreadPoolExecutor
+
+    import numpy as np
+
+    from attn_dsl.compiler.columns import Batch
+    from attn_dsl.compiler.evaluate import Plan
+    from attn_dsl.eval.score_matrix import METRICS, measure_texts
+
+    numbers = [layer * capture.heads_per_layer + head for layer, head in heads]
+    plan = Plan([one.tree for one in programs], Batch([capture.tokens(i) for i in texts]))
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        found = list(
+            measure_texts(plan, lambda at: capture.attention(texts[at], numbers), METRICS, threads)
+        )
+    return {name: np.array([one[name] for one in found]) for name in METRICS}
 
 
 def _row(
-    file: str, program: Any, layer: int, head: int, metrics: dict, seed: int
+    file: str, program: Program, layer: int, head: int, metrics: dict[str, np.ndarray], seed: int
 ) -> dict[str, Any]:
+    """Return what is said of one program on one head."""
     from attn_dsl.eval.metrics import bootstrap
 
     iou = bootstrap(metrics["iou"], seed)
+    means = {name: float(values.mean()) for name, values in metrics.items() if name != "iou"}
     return {
-        "program": file, "nodes": program.nodes, "layer": layer, "head": head,
-        "iou": iou.mean, "iou_low": iou.low, "iou_high": iou.high,
-        "iou_no_sink": float(metrics["iou_no_sink"].mean()), "jsd": float(metrics["jsd"].mean()),
-        "tv": float(metrics["tv"].mean()), "top1": float(metrics["top1"].mean()),
-        "texts": iou.texts, "lookahead": list(program.facts.lookahead),
+        "program": file, "nodes": program.nodes, "layer": layer, "head": head, "iou": iou.mean,
+        "iou_low": iou.low, "iou_high": iou.high, **means, "texts": iou.texts,
+        "lookahead": list(program.facts.lookahead),
     }  # fmt: skip
 
 
-def _print(rows: list[dict[str, Any]], files: list[str], top: int, test: Any) -> None:
-    from rich.table import Table
-
-    screen = options.console()
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("program", overflow="fold")
-    for name in ("head", "IoU", "95 %", "no sink", "JSD", "top-1"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for file in files:
-        own = sorted((r for r in rows if r["program"] == file), key=lambda r: -r["iou"])
-        for at, r in enumerate(own[:top]):
-            mark = " (looks ahead)" if r["lookahead"] else ""
-            table.add_row(
-                Path(file).name + mark if at == 0 else "", f"L{r['layer']}H{r['head']}",
-                f"{r['iou']:.3f}", f"{r['iou_low']:.3f}-{r['iou_high']:.3f}",
-                f"{r['iou_no_sink']:.3f}", f"{r['jsd']:.3f}", f"{r['top1']:.3f}",
-            )  # fmt: skip
-    screen.print(table)
-    mean = test.batch.sizes.mean()
-    screen.print(f"{len(test)} test texts of {mean:.0f} tokens in the mean.")
+def _line(r: dict[str, Any], first: bool) -> tuple[str, ...]:
+    """Return a row of the table; the program is named in the first of its rows."""
+    mark = " (looks ahead)" if r["lookahead"] else ""
+    return (
+        Path(r["program"]).name + mark if first else "", f"L{r['layer']}H{r['head']}",
+        f"{r['iou']:.3f}", f"{r['iou_low']:.3f}-{r['iou_high']:.3f}",
+        *(f"{r[name]:.3f}" for name in ("iou_no_sink", "jsd", "top1")),
+    )  # fmt: skip

@@ -44,10 +44,9 @@ def show(
         return
     screen = options.console()
     screen.print(loaded.source, markup=False, style="cyan", overflow="fold")
-    ahead = (
-        f", looks ahead by {', '.join(loaded.facts.lookahead)}" if loaded.facts.lookahead else ""
-    )
-    screen.print(f"{loaded.nodes} nodes, {loaded.facts.cost} operations per pair{ahead}\n")
+    facts = loaded.facts
+    ahead = f", looks ahead by {', '.join(facts.lookahead)}" if facts.lookahead else ""
+    screen.print(f"{facts.nodes} nodes, {facts.cost} operations per pair{ahead}\n")
     for line in draw(tokens.strings, matrix):
         screen.print(line, markup=False, overflow="crop", no_wrap=True)
 
@@ -70,16 +69,17 @@ def draw(strings: tuple[str, ...], matrix: Any) -> list[str]:
     """Draw a matrix with characters: dark is strong; long texts by their strongest keys."""
     names = [visible(s) for s in strings]
     wide = max(len(name) for name in names)
-    lines = []
     if len(names) <= WIDE:
-        lines.append("each row is a query, each column a key; dark is strong, @ is all weight")
         digits = "".join(f"{i % 100:>2}" for i in range(len(names)))
-        lines.append(f"{'':>{wide}}    {digits}")
-        for q, name in enumerate(names):
-            cells = "".join(f" {_shade(w)}" for w in matrix[q])
-            lines.append(f"{name:>{wide}} {q:>2} {cells}")
-        return lines
-    lines.append("each query with the keys that it attends to most")
+        return [
+            "each row is a query, each column a key; dark is strong, @ is all weight",
+            f"{'':>{wide}}    {digits}",
+            *(
+                f"{name:>{wide}} {q:>2} " + "".join(f" {_shade(w)}" for w in matrix[q])
+                for q, name in enumerate(names)
+            ),
+        ]
+    lines = ["each query with the keys that it attends to most"]
     for q, name in enumerate(names):
         best = sorted(range(len(names)), key=lambda k: (-matrix[q, k], k))[:4]
         keys = "  ".join(f"{names[k]}@{k} {matrix[q, k]:.2f}" for k in best if matrix[q, k] >= 0.01)

@@ -6,7 +6,7 @@ so that no program's matrix goes to memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 
 import numpy as np
@@ -102,28 +102,21 @@ def _strongest(rows: np.ndarray, starts: np.ndarray) -> np.ndarray:
     return out
 
 
-def measure_matrix(
+def measure_texts(
     plan: Plan,
     heads: Callable[[int], np.ndarray],
     metrics: Sequence[str] = METRICS,
     executor: Executor | None = None,
-) -> dict[str, np.ndarray]:
-    """Average metrics of all programs against all heads over the texts of a plan's batch.
-
-    >>> from attn_dsl.compiler.columns import Batch
-    >>> from attn_dsl.dsl.parser import parse
-    >>> from attn_dsl.dsl.tokens import Tokens
-    >>> plan = Plan([parse("head u causal:\\n")], Batch([Tokens.from_strings(["a", " b"])]))
-    >>> measure_matrix(plan, lambda text: np.float32([[1, 1, 0]]), ["tv", "top1"])
-    {'tv': array([[0.25]]), 'top1': array([[1.]])}
+) -> Iterator[dict[str, np.ndarray]]:
+    """Compare all programs with all heads on each text of a plan's batch, in order.
 
     Args:
         heads: for a text's number, the packed attention of all heads, as ``measure_text`` takes it.
         metrics: some of ``METRICS``.
         executor: where texts are measured side by side; threads do, for the work holds no lock.
 
-    Returns:
-        float64 (heads, programs) of each metric.
+    Yields:
+        For each text, float64 (heads, programs) of each metric.
     """
 
     def one(text: int) -> dict[str, np.ndarray]:
@@ -131,19 +124,36 @@ def measure_matrix(
 
     plan.prepare()
     texts = range(len(plan.batch))
-    totals: dict[str, np.ndarray] = {}
-    for found in map(one, texts) if executor is None else executor.map(one, texts):
-        for name, table in found.items():
-            totals[name] = totals[name] + table if name in totals else table
+    yield from map(one, texts) if executor is None else executor.map(one, texts)
+
+
+def measure_matrix(
+    plan: Plan,
+    heads: Callable[[int], np.ndarray],
+    metrics: Sequence[str] = METRICS,
+    executor: Executor | None = None,
+) -> dict[str, np.ndarray]:
+    """Average what ``measure_texts`` finds over the texts: float64 (heads, programs) a metric.
+
+    >>> from attn_dsl.compiler.columns import Batch
+    >>> from attn_dsl.dsl.parser import parse
+    >>> from attn_dsl.dsl.tokens import Tokens
+    >>> plan = Plan([parse("head u causal:\\n")], Batch([Tokens.from_strings(["a", " b"])]))
+    >>> measure_matrix(plan, lambda text: np.float32([[1, 1, 0]]), ["tv", "top1"])
+    {'tv': array([[0.25]]), 'top1': array([[1.]])}
+    """
     if not len(plan.batch):
         raise ValueError("there are no texts to score on")
+    totals = {name: np.zeros(()) for name in metrics}
+    for found in measure_texts(plan, heads, metrics, executor):
+        totals = {name: totals[name] + table for name, table in found.items()}
     return {name: total / len(plan.batch) for name, total in totals.items()}
 
 
 def score_matrix(
     plan: Plan, heads: Callable[[int], np.ndarray], executor: Executor | None = None
 ) -> np.ndarray:
-    """Average the scores of all programs against all heads over the texts of a plan's batch.
+    """Average the IoU of all programs with all heads over the texts of a plan's batch.
 
     >>> from attn_dsl.compiler.columns import Batch
     >>> from attn_dsl.dsl.parser import parse
@@ -151,10 +161,6 @@ def score_matrix(
     >>> plan = Plan([parse("head u causal:\\n")], Batch([Tokens.from_strings(["a", " b"])]))
     >>> score_matrix(plan, lambda text: np.float32([[1, 0.5, 0.5]]))
     array([[1.]])
-
-    Args:
-        heads: for a text's number, the packed attention of all heads, as ``measure_text`` takes it.
-        executor: where texts are scored side by side; threads do, for the work holds no lock.
 
     Returns:
         float64 (heads, programs).
