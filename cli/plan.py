@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from typing import TYPE_CHECKING
 
@@ -17,12 +16,7 @@ if TYPE_CHECKING:
 def print_plan(plan: Plan, as_json: bool) -> None:
     """Print a plan as a table, or as JSON."""
     if as_json:
-        shown = {
-            **dataclasses.asdict(plan),
-            "seconds": plan.seconds,
-            "estimate": estimate(plan),
-            "warnings": plan.warnings,
-        }
+        shown = {**plan.to_json(), "estimate": estimate(plan)}
         click.echo(json.dumps(shown, indent=1, sort_keys=True))
         return
     from rich.table import Table
@@ -50,33 +44,29 @@ def estimate(plan: Plan) -> str:
 
 def lines(plan: Plan) -> list[tuple[str, str]]:
     """Write a plan as names and values."""
-    shape = f"{plan.layers} layers of {plan.heads_per_layer} heads"
-    known = "" if plan.parameters is None else f", {plan.parameters / 1e6:,.1f} M parameters"
-    count = "" if plan.counted else ", estimated at 4 bytes a token"
+    shape, settings = plan.shape, plan.settings
+    heads = f"{shape.layers} layers of {shape.heads_per_layer} heads"
+    known = "" if shape.parameters is None else f", {shape.parameters / 1e6:,.1f} M parameters"
+    count = "" if shape.counted else ", estimated at 4 bytes a token"
     memory = "" if plan.machine_bytes is None else f", of {size(plan.machine_bytes)}"
     parts = f"search {time(plan.search_seconds)}"
-    if plan.parameters is not None:
+    if shape.parameters is not None:
         parts = f"capture {time(plan.capture_seconds)}, {parts}"
     disk = "the capture is there"
     if plan.capture_bytes:
         disk = f"{size(plan.capture_bytes)} for the capture, {size(plan.free_bytes)} free"
     limit = "" if plan.timeout is None else f", at most {time(plan.timeout)}"
     return [
-        ("model", f"{plan.model} ({plan.family}): {shape}{known}"),
-        ("text", f"{plan.texts:,} windows, {plan.tokens:,} tokens{count}"),
-        (
-            "search",
-            f"{plan.heads} heads, {plan.jobs} at once; {plan.rounds} rounds of at most "
-            f"{plan.max_evals} programs",
-        ),
-        (
-            "",
-            f"effort {plan.effort}, at most {plan.max_nodes:,} nodes, by {', '.join(plan.proposers)}",
-        ),
+        ("model", f"{shape.model} ({shape.family}): {heads}{known}"),
+        ("text", f"{len(shape.lengths):,} windows, {sum(shape.lengths):,} tokens{count}"),
+        ("search", f"{plan.heads} heads, {plan.jobs} at once; {settings.rounds} rounds of at most "
+         f"{settings.max_evals} programs"),
+        ("", f"effort {settings.effort}, at most {settings.max_nodes:,} nodes, by "
+         f"{', '.join(settings.proposers)}"),
         ("disk", disk),
         ("memory", f"{size(plan.memory_bytes)}{memory}"),
         ("time", f"about {time(plan.seconds)}{limit} ({parts})"),
-    ]
+    ]  # fmt: skip
 
 
 def size(count: float) -> str:

@@ -1,13 +1,9 @@
 """The time of a search, shared over its heads by what more time is expected to bring each.
 
-The first round has ``FIRST`` of the time that is left when it starts, shared equally; what heads do
-not use goes to those after them. Each later round has an equal part of what is then left, or as much
-as gives all its heads a turn if that is more: a round that leaves heads out is the last one. A head's
-share of it is half equal, half in proportion to the rise of its curve: what the larger half of its
-front brought on the select split; one that did not rise any more gets the least. Heads that were cut
-short are searched first, with more time for what was cut short than it had if that leaves enough for
-the others, then those that get most. None gets next to nothing: where there is too little time for all,
-the last ones keep what they have.
+The first round has ``FIRST`` of the time where others follow, shared equally; each later round has an
+equal part of what is then left. In later rounds a head's share is half equal, half in proportion to what
+the larger half of its front brought. Heads that were cut short are searched first. What heads do not use
+goes to those after them, and where there is too little for all, the last ones keep what they have.
 """
 
 from __future__ import annotations
@@ -24,14 +20,9 @@ GRACE = 0.03
 LEAST_GRACE = 5.0
 """… or by so many seconds, if that is more: a result for every head matters more then."""
 LEAST_SHARE = 5.0
-"""Seconds that a head is given at the least in a later round, or as many as it goes on beyond them:
-to write down a result takes time, and to search for less would be a waste of it."""
-AGAIN = 1.5
-"""What was cut short is given so many times the seconds that it had."""
-AFTERWARDS, BY_HEAD = 0.01, 0.01
-"""What is kept back for tables and the report: a part of the limit, and seconds for each head …"""
-MOST_AFTERWARDS = 0.1
-"""… but not more than this part of it."""
+"""The least seconds for a head in a later round; to write down a result takes some of them."""
+KEPT_BACK = 0.1
+"""Tables and the report get 1 % of the limit and 0.01 s for each head, at most this part of it."""
 
 Pair = tuple[int, int]
 
@@ -50,20 +41,13 @@ class Budget:
         self.limit, self.rounds = limit, rounds
         self.ends = None
         if limit is not None:
-            kept_back = min(AFTERWARDS * limit + BY_HEAD * heads, MOST_AFTERWARDS * limit)
-            self.ends = started + limit - kept_back
-        self._part_ends = self.ends
-        self._least: dict[Pair, float] = {}
+            self.ends = started + limit - min(0.01 * limit + 0.01 * heads, KEPT_BACK * limit)
+        self._round_ends, self._least = self.ends, 0.0
         self._late: list[float] = []
         self._weights: dict[Pair, float] = {}
 
-    def begin(
-        self, number: int, before: Mapping[Pair, HeadResult | None], slots: int
-    ) -> list[Pair]:
+    def begin(self, number: int, before: Mapping[Pair, HeadResult | None]) -> list[Pair]:
         """Begin round ``number`` for some heads, given their results of the round before.
-
-        Args:
-            slots: how many heads are searched at once.
 
         Returns:
             The heads, in the order in which they are to be searched.
@@ -73,19 +57,15 @@ class Budget:
         self._weights = {
             pair: 0.5 + 0.5 * (value / mean if mean > 0 else 1.0) for pair, value in rises.items()
         }
-        self._least = {pair: _least(result) for pair, result in before.items()}
+        self._least = 0.0 if number == 1 else LEAST_SHARE
         if self.ends is not None:
-            now = time.monotonic()
-            left, rest = self.rounds - number, max(0.0, self.ends - now)
-            part = 1.0 if not left else FIRST if number == 1 else 1 / (left + 1)
-            if self._turns(slots) > rest:
-                self._least = {pair: min(x, LEAST_SHARE) for pair, x in self._least.items()}
-            turns = self._turns(slots) if number > 1 else 0.0
-            self._part_ends = now + min(rest, max(part * rest, turns))
+            now, left = time.monotonic(), self.rounds - number
+            part = FIRST if number == 1 and left else 1 / (left + 1)
+            self._round_ends = now + part * max(0.0, self.ends - now)
         if number == 1:
             return [*before]
-        first = {pair for pair, result in before.items() if result and result.cut_short}
-        return sorted(before, key=lambda pair: (pair not in first, -self._weights[pair]))
+        cut_short = {pair for pair, result in before.items() if result and result.cut_short}
+        return sorted(before, key=lambda pair: (pair not in cut_short, -self._weights[pair]))
 
     def share(self, pair: Pair, left: Sequence[Pair], slots: int) -> float | None:
         """Return the seconds for the search of a head, None for no limit.
@@ -94,22 +74,12 @@ class Budget:
             left: the heads that are not begun yet, this one included.
             slots: how many heads are searched at once.
         """
-        if self._part_ends is None:
+        if self._round_ends is None:
             return None
-        now, mine = time.monotonic(), self._weights[pair]
+        rest, mine = self._round_ends - time.monotonic(), self._weights[pair]
         turns = max(1.0, sum(self._weights[other] for other in left) / (mine * slots))
-        rest = self._part_ends - now - self.overrun
-        fair = (self._part_ends - now) / turns - self.overrun
-        return min(rest, max(fair, self._turn(pair)))
-
-    def _turn(self, pair: Pair) -> float:
-        """Return the seconds for a head that are worth it: 0 for one without any result."""
-        least = self._least[pair]
-        return least and max(least, self.overrun)
-
-    def _turns(self, slots: int) -> float:
-        """Return the seconds in which every head has its turn."""
-        return sum(self._turn(pair) + self.overrun for pair in self._least) / slots
+        least = max(self._least, self.overrun) if self._least else 0.0
+        return min(rest - self.overrun, max(rest / turns - self.overrun, least))
 
     @property
     def overrun(self) -> float:
@@ -132,13 +102,6 @@ class Budget:
             return False
         grace = max(GRACE * self.limit, LEAST_GRACE)
         return time.monotonic() + self.overrun > self.ends + grace
-
-
-def _least(result: HeadResult | None) -> float:
-    """Return the seconds that it is worth to search a head for, given its result so far."""
-    if result is None:
-        return 0.0
-    return max(LEAST_SHARE, AGAIN * sum(result.unfinished.values()))
 
 
 def rise(result: HeadResult | None) -> float:

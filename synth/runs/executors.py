@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any
 
 from attn_dsl.dsl.errors import AttnDslError, InputError, WorkError
 
@@ -22,67 +22,49 @@ WORKERS = 60
 """Seconds to wait for the first worker of a cluster."""
 
 
-class Workers(Protocol):
-    """An executor, and what a search needs to know about it."""
+class Workers:
+    """An executor of this process's threads, and what a search needs to know about it.
 
-    shares_memory: bool
-    """Whether tasks run in this process."""
-
-    @property
-    def slots(self) -> int:
-        """How many tasks run at once, at this moment."""
-        ...
-
-    def submit(self, work: Callable[[Any], Any], task: Any) -> Future[Any]:
-        """Run a function of the top level of a module on a task."""
-        ...
-
-    def lost(self, error: BaseException) -> bool:
-        """Say whether a task failed because its worker died, so that it is worth another try."""
-        ...
-
-    def explain(self, error: BaseException) -> AttnDslError | None:
-        """Say what an error of the cluster itself means to a user; None if it is none."""
-        ...
-
-    def everywhere(self, work: Callable[..., Any], *arguments: Any) -> None:
-        """Run a short function in every process that may have run tasks, also beside tasks."""
-        ...
-
-
-class Threads:
-    """Threads of this process; the compiled parts of a search leave the interpreter to others."""
+    Attributes:
+        shares_memory: whether tasks run in this process.
+        slots: how many tasks run at once, at this moment.
+    """
 
     shares_memory = True
 
     def __init__(self, executor: Executor, slots: int) -> None:
-        self._executor, self.slots = executor, slots
+        self._executor, self._slots = executor, slots
+
+    @property
+    def slots(self) -> int:
+        """See the class."""
+        return self._slots
 
     def submit(self, work: Callable[[Any], Any], task: Any) -> Future[Any]:
-        """Run a function in a thread."""
+        """Run a function of the top level of a module on a task."""
         return self._executor.submit(work, task)
 
     def lost(self, error: BaseException) -> bool:
-        """Threads are never lost."""
+        """Say whether a task failed because its worker died, so that it is worth another try."""
         return False
 
     def explain(self, error: BaseException) -> AttnDslError | None:
-        """Threads raise nothing of their own."""
+        """Say what an error of the executor itself means to a user; None if it is none."""
         return None
 
     def everywhere(self, work: Callable[..., Any], *arguments: Any) -> None:
-        """Run a function once: all threads are of this process."""
+        """Run a short function in every process that may have run tasks, also beside tasks."""
         work(*arguments)
 
 
-class Cluster:
+class Cluster(Workers):
     """The workers of a Dask cluster, as many as there are at any time."""
 
     shares_memory = False
 
     def __init__(self, client: Any, address: str) -> None:
         self.client, self.address = client, address
-        self._executor: Executor = client.get_executor(pure=False)
+        super().__init__(client.get_executor(pure=False), 0)
 
     @property
     def slots(self) -> int:
@@ -157,7 +139,7 @@ def open_workers(jobs: int | None, scheduler: str | None) -> Iterator[Workers]:
     if scheduler is None:
         slots = jobs or os.cpu_count() or 1
         with ThreadPoolExecutor(slots) as executor:
-            yield Threads(executor, slots)
+            yield Workers(executor, slots)
         return
     with _connected(scheduler) as client:
         cluster = Cluster(client, scheduler)

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.heads import parse_heads
+from attn_dsl.synth.session import Settings
 
 if TYPE_CHECKING:
     from attn_dsl.eval.capture import Capture
-    from attn_dsl.synth.session import Settings
 
 START_SECONDS = 10.0
 """Imports, a tokenizer, the features of the texts."""
@@ -36,18 +36,37 @@ BYTES_A_TOKEN = 4.0
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What a fit will do, and about what it will take.
+class Shape:
+    """What a plan knows of a model and its texts.
 
     Attributes:
         model: its name.
         family: the architecture.
         layers, heads_per_layer: of the model.
         parameters: of the model; None for a capture that is there already.
-        heads: how many heads are searched.
-        texts, tokens: windows of text, and tokens in all of them.
+        multiplied: those that every token is multiplied with: all but embeddings and the head that
+            predicts tokens.
+        lengths: tokens of every window of text.
         counted: whether tokens were counted; otherwise they are estimated from the bytes of text.
-        rounds, max_evals, max_nodes, effort, proposers, jobs: of the search.
+    """
+
+    model: str
+    family: str
+    causal: bool
+    layers: int
+    heads_per_layer: int
+    parameters: int | None
+    multiplied: int
+    lengths: tuple[int, ...]
+    counted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a fit will do, and about what it will take.
+
+    Attributes:
+        heads: how many heads are searched, ``jobs`` of them at once.
         capture_bytes: disk for the capture; 0 where it is there.
         free_bytes: disk that is free where it goes.
         memory_bytes: the most memory at once.
@@ -57,20 +76,9 @@ class Plan:
         guessed: the proposers whose time is a guess.
     """
 
-    model: str
-    family: str
-    layers: int
-    heads_per_layer: int
-    parameters: int | None
+    shape: Shape
+    settings: Settings
     heads: int
-    texts: int
-    tokens: int
-    counted: bool
-    rounds: int
-    max_evals: int
-    max_nodes: int
-    effort: int
-    proposers: tuple[str, ...]
     jobs: int
     capture_bytes: int
     free_bytes: int
@@ -82,10 +90,14 @@ class Plan:
     guessed: tuple[str, ...]
 
     @property
+    def needed(self) -> float:
+        """The expected time in all, without a limit."""
+        return START_SECONDS + self.capture_seconds + self.search_seconds
+
+    @property
     def seconds(self) -> float:
         """The expected time in all, the limit respected."""
-        seconds = START_SECONDS + self.capture_seconds + self.search_seconds
-        return seconds if self.timeout is None else min(seconds, self.timeout)
+        return self.needed if self.timeout is None else min(self.needed, self.timeout)
 
     @property
     def warnings(self) -> list[str]:
@@ -95,26 +107,24 @@ class Plan:
             found.append("the disk has no room for the capture; use fewer texts or tokens")
         if self.machine_bytes is not None and self.memory_bytes > self.machine_bytes:
             found.append("this machine has too little memory for the model in float32")
-        needed = START_SECONDS + self.capture_seconds + self.search_seconds
-        if self.timeout is not None and needed > self.timeout:
+        if self.timeout is not None and self.needed > self.timeout:
             found.append(f"--timeout {self.timeout:g} will cut the search short")
         return found
 
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What a plan needs to know of a model and its texts."""
-
-    model: str
-    family: str
-    causal: bool
-    layers: int
-    heads_per_layer: int
-    parameters: int | None
-    multiplied: int
-    """Parameters that every token is multiplied with: all but embeddings and what reads the text."""
-    lengths: tuple[int, ...]
-    counted: bool
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as JSON data."""
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        shape = {f.name: getattr(self.shape, f.name) for f in fields(self.shape)}
+        for name in ("shape", "settings"):
+            del own[name]
+        for name in ("causal", "multiplied", "lengths"):
+            del shape[name]
+        names = ("rounds", "max_evals", "max_nodes", "effort", "proposers")
+        return {
+            **own, **shape, **{name: getattr(self.settings, name) for name in names},
+            "texts": len(self.shape.lengths), "tokens": sum(self.shape.lengths),
+            "seconds": self.seconds, "warnings": self.warnings,
+        }  # fmt: skip
 
 
 def plan(
@@ -137,7 +147,6 @@ def plan(
     chosen = parse_heads(heads, shape.layers, shape.heads_per_layer)
     if len(chosen) == 1:
         settings = replace(settings, rounds=1)
-    rounds = settings.rounds
     entries = sum(n_entries(n, shape.causal) for n in shape.lengths)
     bytes_needed = 0
     capture_seconds = 0.0
@@ -151,16 +160,14 @@ def plan(
         operations = 2 * shape.multiplied * sum(shape.lengths)
         capture_seconds = operations / (FLOPS * (os.cpu_count() or 1)) + weights / LOAD_BYTES
         memory = max(memory, BASE_BYTES + weights + _batch_bytes(shape))
-    by_head = cost_model.by_head(settings, fitted) + SCORE_SECONDS * 0.4 * entries * rounds
+    by_head = cost_model.by_head(settings, fitted) + SCORE_SECONDS * 0.4 * entries * (
+        settings.rounds
+    )
     folder = Path(out).absolute()
     while not folder.is_dir():
         folder = folder.parent
     return Plan(
-        model=shape.model, family=shape.family, layers=shape.layers,
-        heads_per_layer=shape.heads_per_layer, parameters=shape.parameters, heads=len(chosen),
-        texts=len(shape.lengths), tokens=sum(shape.lengths), counted=shape.counted, rounds=rounds,
-        max_evals=settings.max_evals, max_nodes=settings.max_nodes, effort=settings.effort,
-        proposers=settings.proposers, jobs=workers, capture_bytes=bytes_needed,
+        shape, settings, heads=len(chosen), jobs=workers, capture_bytes=bytes_needed,
         free_bytes=shutil.disk_usage(folder).free, memory_bytes=round(memory),
         machine_bytes=_machine_bytes(), capture_seconds=capture_seconds,
         search_seconds=cost_model.once(settings) + by_head * len(chosen) / workers, timeout=timeout,

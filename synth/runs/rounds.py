@@ -38,7 +38,7 @@ def search_rounds(
             return  # the time was over before every head had its first result
         run.tabulate()
         before = {pair: known[pair] for pair in left}
-        left = budget.begin(number, before, workers.slots)
+        left = budget.begin(number, before)
         _Round(run, place, chosen, number, known, budget, workers, tell).search(left, before)
 
 

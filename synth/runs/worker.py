@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,36 +120,48 @@ class Workplace:
             return self._controls[key]
 
 
-_places: OrderedDict[Place, Workplace] = OrderedDict()
-_lock = threading.Lock()
-_one_thread: list[threadpool_limits] = []
-"""What keeps matrix products on one thread while there are searches."""
+class _Kept:
+    """The last ``MOST`` searches that this process worked for, and those at hand.
 
-
-def _keep(place: Place, workplace: Workplace) -> None:
-    """Keep the session of a search; the caller has the lock.
-
-    On more threads products are summed in another order, so that a process with fewer, such as a
-    worker of a cluster, would give other bytes. The searches have the cores in any case.
+    While there is one, matrix products have one thread: on more threads they are summed in another
+    order, so that a process with fewer, such as a worker of a cluster, would give other bytes. The
+    searches have the cores in any case.
     """
-    if not _one_thread:
-        _one_thread.append(threadpool_limits(1, user_api="blas"))
-    _places[place] = workplace
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._places: OrderedDict[Place, Workplace] = OrderedDict()
+        self._one_thread: threadpool_limits | None = None
+
+    def of(self, place: Place, make: Callable[[], Session]) -> Workplace:
+        """Return the workplace of a search, made if it is not kept."""
+        with self._lock:
+            if place not in self._places:
+                self._places[place] = Workplace(make())
+                if self._one_thread is None:
+                    self._one_thread = threadpool_limits(1, user_api="blas")
+            self._places.move_to_end(place)
+            while len(self._places) > MOST:
+                self._places.popitem(last=False)
+            return self._places[place]
+
+    def drop(self, place: Place) -> Workplace | None:
+        """Drop the workplace of a search."""
+        with self._lock:
+            workplace = self._places.pop(place, None)
+            if not self._places and self._one_thread is not None:
+                self._one_thread.restore_original_limits()
+                self._one_thread = None
+            return workplace
 
 
-def _drop(place: Place) -> Workplace | None:
-    """Drop the session of a search; the caller has the lock."""
-    workplace = _places.pop(place, None)
-    if not _places and _one_thread:
-        _one_thread.pop().restore_original_limits()
-    return workplace
+_kept = _Kept()
 
 
 @contextlib.contextmanager
 def at_hand(place: Place, session: Session) -> Iterator[None]:
     """Have this process's threads use a session that is made already, and drop it afterwards."""
-    with _lock:
-        _keep(place, Workplace(session))
+    _kept.of(place, lambda: session)
     try:
         yield
     finally:
@@ -164,7 +176,7 @@ def search_head(task: HeadSearch) -> Outcome:
             other versions than the one that leads the search.
     """
     ends = None if task.most is None else time.monotonic() + task.most
-    workplace = _workplace(task.place)
+    workplace = _kept.of(task.place, lambda: _session(task.place))
     workplace.prepare(task.layer, task.neighbours)
     deadline = None
     if task.seconds is not None and ends is not None:
@@ -184,24 +196,13 @@ def search_head(task: HeadSearch) -> Outcome:
 
 def forget(place: Place) -> None:
     """Stop the searches of a place in this process, and drop what is kept for them."""
-    with _lock:
-        workplace = _drop(place)
+    workplace = _kept.drop(place)
     if workplace is not None:
         workplace.session.stop.set()
 
 
-def _workplace(place: Place) -> Workplace:
-    with _lock:
-        if place not in _places:
-            _keep(place, Workplace(Session(_open(place), place.settings, _run(place))))
-        _places.move_to_end(place)
-        while len(_places) > MOST:
-            _places.popitem(last=False)
-        return _places[place]
-
-
-def _run(place: Place) -> Path | None:
-    return None if place.run is None else Path(place.run)
+def _session(place: Place) -> Session:
+    return Session(_open(place), place.settings, None if place.run is None else Path(place.run))
 
 
 def _open(place: Place) -> Capture:
