@@ -15,8 +15,7 @@ import numpy as np
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.synth.open_tables import OpenTable
-from attn_dsl.synth.rewrite import in_place
-from attn_dsl.synth.simplify import conjuncts
+from attn_dsl.synth.rewrite import conjuncts, in_place
 from attn_dsl.synth.vocabulary import size
 
 STRINGS = ("token", "text", "word")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import TypeVar
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.tree import rewrite as rewrite
@@ -28,25 +28,23 @@ def drop_unused(program: t.Head) -> t.Head:
     return dataclasses.replace(program, sets=sets)
 
 
-def variants(node: N, choices: Callable[[t.Node], Iterable[t.Node]]) -> Iterator[N]:
-    """Yield the trees in which one node is one of its choices.
+def conjuncts(node: t.Predicate, kind: type[t.And] | type[t.Or] = t.And) -> Iterator[t.Predicate]:
+    """Yield the parts of a chain of ``and`` (or ``or``), in order.
 
-    >>> from attn_dsl.dsl.parser import parse_term
-    >>> from attn_dsl.dsl.printer import show_term
-    >>> term = parse_term("2 where k == 3 and q >= 5")
-    >>> more = lambda x: [t.Integer(x.value + 1)] if isinstance(x, t.Integer) else []
-    >>> [show_term(found) for found in variants(term, more)]
-    ['2 where k == 4 and q >= 5', '2 where k == 3 and q >= 6']
+    >>> from attn_dsl.dsl.parser import parse_predicate
+    >>> len(list(conjuncts(parse_predicate("k == 0 and punct(q) and not alpha(k)"))))
+    3
     """
-    yield from choices(node)  # type: ignore[misc]
-    for f in dataclasses.fields(node):
-        value = getattr(node, f.name)
-        if isinstance(value, t.Node):
-            for new in variants(value, choices):
-                yield dataclasses.replace(node, **{f.name: new})  # type: ignore[arg-type]
-        elif isinstance(value, tuple):
-            for i, part in enumerate(value):
-                if isinstance(part, t.Node):
-                    for new in variants(part, choices):
-                        changed: Any = (*value[:i], new, *value[i + 1 :])
-                        yield dataclasses.replace(node, **{f.name: changed})
+    if isinstance(node, kind):
+        yield from conjuncts(node.left, kind)
+        yield from conjuncts(node.right, kind)
+    else:
+        yield node
+
+
+def bare(term: t.Term) -> t.Term:
+    """Return a term with holes for its weights, and without comments."""
+    if isinstance(term, t.Table):
+        entries = tuple(dataclasses.replace(entry, weight=None) for entry in term.entries)
+        return dataclasses.replace(term, entries=entries, remarks=t.NO_REMARKS)
+    return dataclasses.replace(term, weight=None, remarks=t.NO_REMARKS)

@@ -13,7 +13,6 @@ from attn_dsl.synth.graded.cells import CHANNELS
 from attn_dsl.synth.graded.wide import Wide
 from attn_dsl.synth.llm.proposer import Options
 from attn_dsl.synth.nearest import NearestPrograms
-from attn_dsl.synth.probe import Probe
 from attn_dsl.synth.proposers.library import Probes
 from attn_dsl.synth.score import Split
 
@@ -87,11 +86,6 @@ class Session:
         entries = max(self.settings.wide * self.settings.effort, self.settings.sampled)
         channels = CHANNELS if self.settings.effort >= 6 else CHANNELS[:1]
         return Wide(self.design, entries, self.settings.seed, channels)
-
-    @cached_property
-    def probe(self) -> Probe:
-        """The rows that changes of terms are judged on."""
-        return Probe(self.design)
 
     @cached_property
     def nearest(self) -> NearestPrograms:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_vary import before
+from search_tasks import before
 from test_weighed import FIRST, KEYS, design, task, weighted
 
 from attn_dsl.dsl import tree as t

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_vary import WORDS, before, task
+from search_tasks import WORDS, before, task
 
 from attn_dsl.compiler.program import Program
 from attn_dsl.dsl import tree as t

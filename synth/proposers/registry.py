@@ -22,7 +22,6 @@ from attn_dsl.synth.proposer import Proposer
 from attn_dsl.synth.proposers.greedy import Greedy
 from attn_dsl.synth.proposers.library import Library
 from attn_dsl.synth.proposers.migration import Migration
-from attn_dsl.synth.proposers.vary import Vary
 from attn_dsl.synth.proposers.weighed import Weigh
 from attn_dsl.synth.session import Session, Settings
 
@@ -123,11 +122,6 @@ BUILT_IN = (
         default=True, later=True, effort=2,
     ),
     Registration("graded", _graded, _graded_cost, default=True),
-    Registration(
-        "local_search", lambda s: Vary(lambda: s.probe, lambda: s.nearest),
-        lambda s: Cost(2.5 * (s.effort - 1), 150 * (s.effort - 1)),
-        default=True, later=True, effort=2,
-    ),
     Registration(
         "exact", lambda s: Exact(lambda: Screen(Atoms(s.design)), s.settings.effort),
         lambda s: Cost(0.1, 1, measured=True),

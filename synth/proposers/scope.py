@@ -17,7 +17,7 @@ from attn_dsl.synth.open_sets import OpenSet
 from attn_dsl.synth.open_tables import OpenTable
 from attn_dsl.synth.proposer import HeadTask
 from attn_dsl.synth.proposers.greedy import Greedy, narrow
-from attn_dsl.synth.simplify import bare
+from attn_dsl.synth.rewrite import bare
 
 ELEMENTS = 16
 """How many elements a set is given at the most."""

@@ -21,7 +21,7 @@ from attn_dsl.synth.open_tables import OpenTable
 from attn_dsl.synth.pareto import front, thinned
 from attn_dsl.synth.proposer import Fitted, HeadTask
 from attn_dsl.synth.proposers.scope import BOUNDS, DISTANCE, Scope
-from attn_dsl.synth.simplify import bare
+from attn_dsl.synth.rewrite import bare
 from attn_dsl.synth.thrift import shrunk
 
 SMALL = 90
