@@ -1,8 +1,9 @@
-"""Programs of other heads, ranked by how near their attention comes to a head as they are."""
+"""Known programs, ranked by how near their attention comes to a head as they are."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -12,35 +13,47 @@ from attn_dsl.dsl.parser import parse
 from attn_dsl.eval.metrics import ious
 from attn_dsl.synth.design import Design
 
-PROBES = 30_000
-"""On about how many entries of the fit split other heads' programs are tried as they are."""
+ENTRIES = 60_000
+"""On about how many entries of the fit split programs are compared with a head."""
 
 
 class NearestPrograms:
-    """Programs of heads, parsed and evaluated once for all heads that may take them over."""
+    """Programs by their source, each parsed and evaluated once for all heads.
+
+    It keeps the matrices of the programs that it was asked for: those of the library, and those that
+    the heads of a run ended a round with.
+    """
 
     def __init__(self, design: Design) -> None:
         self.design = design
         entries = np.cumsum(design.batch.entries(design.causal))
-        self.texts = range(1 + int(np.searchsorted(entries[:-1], PROBES)))
+        self.texts = range(1 + int(np.searchsorted(entries[:-1], ENTRIES)))
         self._lock = threading.Lock()
         self._programs: dict[str, t.Head] = {}
         self._matrices: dict[str, list[np.ndarray]] = {}
 
-    def of(self, number: int, sources: tuple[str, ...], most: int) -> list[t.Head]:
-        """Return the programs that come nearest to a head as they are, best first."""
+    def program(self, source: str) -> t.Head:
+        """Return the program of a source that was ranked."""
+        return self._programs[source]
+
+    def rank(self, number: int, sources: Sequence[str]) -> list[str]:
+        """Rank programs by their IoU with a head, best first; of equals, the smaller first.
+
+        Args:
+            number: of the head, ``layer * heads_per_layer + head``.
+            sources: of programs with the visibility of the head.
+        """
         with self._lock:
             self._evaluate([s for s in sources if s not in self._programs])
         if not sources:
             return []
-        design = self.design
         scores = np.zeros(len(sources))
         for at in self.texts:
-            actual = design.capture.attention(design.texts[at], [number])
+            actual = self.design.capture.attention(self.design.texts[at], [number])
             made = np.stack([self._matrices[source][at] for source in sources])
-            scores += ious(actual, made)[0]
-        order = np.argsort(-scores.round(6), kind="stable")[:most]
-        return [self._programs[sources[i]] for i in order]
+            scores += ious(actual, made)[0] / len(self.texts)
+        sizes = [t.nodes(self._programs[source]) for source in sources]
+        return [sources[i] for i in np.lexsort((sizes, -scores.round(3)))]
 
     def _evaluate(self, sources: list[str]) -> None:
         programs = [parse(source) for source in sources]

@@ -39,7 +39,7 @@ class Search:
         """Make what all heads share, so that threads find it ready."""
         with self._lock:
             session = self.session
-            _ = session.design.packed, session.design.conditions, session.probes, self.proposers
+            _ = session.design.packed, session.design.conditions, self.proposers
             _ = session.select, session.test, session.nearest
 
     def head(
@@ -88,7 +88,7 @@ class Search:
             test={name: bootstrap(values, settings.seed) for name, values in test.items()},
             test_ious=tuple(float(x) for x in test["iou"]),
             controls={name: float(values.mean()) for name, values in controls().items()},
-            category=session.probes.ranked(number)[0][0].category, lookahead=facts.lookahead,
+            category=self._category(number), lookahead=facts.lookahead,
             evals=task.evals + (before.evals if before else 0),
             stability=stability(task, found, settings.price),
             seconds=time.monotonic() - started + (before.seconds if before else 0.0),
@@ -99,6 +99,11 @@ class Search:
             Candidate(layer, head, f.nodes, f.iou, f.proposer, show(f.program)) for f in found
         ]
         return result, candidates
+
+    def _category(self, number: int) -> str:
+        """Return the category of the program of the library that is nearest to a head."""
+        by_source = {entry.source: entry for entry in self.session.library}
+        return by_source[self.session.nearest.rank(number, [*by_source])[0]].category
 
     def _asked(self, before: HeadResult | None) -> list[Proposer]:
         """Return who is asked in a round: in later ones also those that were cut short before."""

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from attn_dsl.dsl.library import LibraryProgram, library
 from attn_dsl.eval.capture import Capture
 from attn_dsl.synth.design import Design
 from attn_dsl.synth.graded.cells import CHANNELS
 from attn_dsl.synth.graded.wide import Wide
 from attn_dsl.synth.llm.proposer import Options
 from attn_dsl.synth.nearest import NearestPrograms
-from attn_dsl.synth.proposers.library import Probes
 from attn_dsl.synth.score import Split
 
 MORE = 1.5
@@ -89,7 +89,7 @@ class Session:
 
     @cached_property
     def nearest(self) -> NearestPrograms:
-        """The programs of the other heads, ranked by their IoU with a head."""
+        """Ranks known programs by their IoU with a head."""
         return NearestPrograms(self.design)
 
     @cached_property
@@ -103,6 +103,6 @@ class Session:
         return Split(self.capture, self.texts["test"])
 
     @cached_property
-    def probes(self) -> Probes:
-        """The library on a few texts."""
-        return Probes(self.design)
+    def library(self) -> list[LibraryProgram]:
+        """The programs of the library that have the visibility of the model's heads."""
+        return [*library("causal" if self.capture.causal else "bidirectional").values()]

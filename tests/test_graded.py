@@ -243,8 +243,8 @@ def test_the_nearest_program_is_the_program_of_the_head() -> None:
     wide = wide_of(CAUSAL)
     nearest = NearestPrograms(wide.small)
     others = ("head a causal:\n    3 where k == 0\n", CAUSAL, "head b causal:\n")
-    assert show(nearest.of(0, others, 1)[0]) == show(parse(CAUSAL))
-    assert nearest.of(0, (), 3) == []
+    assert nearest.rank(0, others)[0] == CAUSAL
+    assert nearest.rank(0, ()) == []
 
 
 @pytest.mark.parametrize("causal", [True, False])

@@ -13,6 +13,7 @@ import torch
 from attn_dsl.compiler.program import Program
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.check import check
+from attn_dsl.dsl.library import library
 from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.printer import show
 from attn_dsl.dsl.tokens import Tokens
@@ -23,11 +24,12 @@ from attn_dsl.synth import vocabulary
 from attn_dsl.synth import weights as w
 from attn_dsl.synth.design import Design
 from attn_dsl.synth.gains import Packed, best_set, gain, key_moments, row_moments
+from attn_dsl.synth.nearest import NearestPrograms
 from attn_dsl.synth.pareto import choose, front, gains_by_node, thinned
 from attn_dsl.synth.proposer import HeadTask, pool
 from attn_dsl.synth.proposers import registry
 from attn_dsl.synth.proposers.greedy import Greedy, name_sets
-from attn_dsl.synth.proposers.library import Library, Probes
+from attn_dsl.synth.proposers.library import Library
 from attn_dsl.synth.proposers.registry import DEFAULT
 from attn_dsl.synth.score import Split
 from attn_dsl.synth.search import Search
@@ -266,7 +268,10 @@ def test_a_proposer_of_one_line_is_enough(design: Design) -> None:
                 job.empty(), terms=parse("head x causal:\n ? where k == 0").terms
             )
 
-    found = pool(task(design, 0, 0), [Sinks(), Library(Probes(design), most=3)])
+    found = pool(
+        task(design, 0, 0),
+        [Sinks(), Library(NearestPrograms(design), [*library("causal").values()], most=3)],
+    )
     assert found[0].proposer == "sinks"
     assert all(weight is not None for f in found for weight in f.program.weights)
     assert len(found) >= 3

@@ -29,15 +29,15 @@ SHORTLIST = 12
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A term that may be added: the gain it promises (nats over all rows), and its nodes."""
+    """A term that may be added: its estimated gain (nats over all rows), and its nodes."""
 
     gain: float
     nodes: int
     term: t.Term
 
-    def worth(self, thrift: float) -> float:
-        """Weigh gain against size: thrift 0 looks at the gain alone, 1 at gain by node."""
-        return self.gain / self.nodes**thrift
+    def score(self, exponent: float) -> float:
+        """Weigh gain against size: with exponent 0 the gain alone, with 1 the gain by node."""
+        return self.gain / self.nodes**exponent
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Greedy:
     """Greedy construction; see the module.
 
     Attributes:
-        thrifts: one program path is grown for each.
+        exponents: one program path is grown for each; see ``Candidate.score``.
         max_terms: the most terms of a program.
         set_limit: the most tokens of an invented set.
         price: gain that each token of a set must bring, in nats.
@@ -53,7 +53,7 @@ class Greedy:
     """
 
     name: str = "greedy"
-    thrifts: tuple[float, ...] = (1.0, 0.3)
+    exponents: tuple[float, ...] = (1.0, 0.3)
     max_terms: int = 12
     set_limit: int = 24
     price: float = 4.0
@@ -61,7 +61,7 @@ class Greedy:
 
     def propose(self, task: HeadTask) -> Iterator[t.Head]:
         """Yield every program on the way of each path."""
-        for thrift in self.thrifts:
+        for exponent in self.exponents:
             program = task.empty()
             fitted = task.fit(program)
             yield program
@@ -77,7 +77,7 @@ class Greedy:
                 found = [c for c in found if c.term not in used]
                 if not found:
                     break
-                best = max(found, key=lambda c: c.worth(thrift))
+                best = max(found, key=lambda c: c.score(exponent))
                 if best.gain < self.enough * len(task.rows):
                     break
                 bigger = name_sets(dataclasses.replace(program, terms=(*program.terms, best.term)))

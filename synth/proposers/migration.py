@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from attn_dsl.dsl import tree as t
@@ -20,12 +20,14 @@ class Migration:
         most: how many are fitted.
     """
 
-    nearest: Callable[[], NearestPrograms]
+    nearest: NearestPrograms
     most: int = 3
     name: str = "migration"
 
     def propose(self, task: HeadTask) -> Iterator[t.Head]:
         """Yield the nearest programs under the name of the head."""
-        for program in self.nearest().of(task.number, task.others, self.most):
+        nearest = self.nearest
+        for source in nearest.rank(task.number, task.others)[: self.most]:
+            program = nearest.program(source)
             if program.normaliser == "softmax":
                 yield dataclasses.replace(program, name=task.name)

@@ -72,7 +72,7 @@ class Registration:
 
 
 def _greedy(session: Session) -> Greedy:
-    return Greedy(thrifts=(1.0, 0.3) if session.settings.effort > 1 else (1.0,))
+    return Greedy(exponents=(1.0, 0.3) if session.settings.effort > 1 else (1.0,))
 
 
 def _greedy_cost(settings: Settings) -> Cost:
@@ -109,11 +109,12 @@ def _llm(session: Session) -> Llm:
 
 BUILT_IN = (
     Registration(
-        "library", lambda s: Library(s.probes), lambda s: Cost(0.17, 10, measured=True), default=True
+        "library", lambda s: Library(s.nearest, s.library),
+        lambda s: Cost(0.17, 10, measured=True), default=True,
     ),
     Registration("greedy", _greedy, _greedy_cost, default=True),
     Registration(
-        "migration", lambda s: Migration(lambda: s.nearest), lambda s: Cost(1.0, 40),
+        "migration", lambda s: Migration(s.nearest), lambda s: Cost(1.0, 40),
         default=True, later=True,
     ),
     Registration(
