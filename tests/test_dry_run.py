@@ -125,7 +125,8 @@ def test_it_says_what_was_measured(small_model: Callable[[str], Path], texts: Pa
     model = (small_model("gpt2"), "--text", texts, *SHORT)
     assert plan(*model, "--rounds", 1)["guessed"] == []
     assert "guessed" not in plan(*model, "--rounds", 1)["estimate"]
-    told = plan(*model, "--effort", 6, "--max-nodes", 2000, "--proposers", "llm,graded")
+    told = plan(*model, "--effort", 6, "--max-nodes", 2000, "--proposers", "llm,graded",
+                "--llm", "some/model")  # fmt: skip
     assert told["guessed"] == [
         "the proposer llm", "an effort above 2", "programs of 380 nodes and more",
         "rounds after the first",
