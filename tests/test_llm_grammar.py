@@ -84,18 +84,13 @@ def test_random_walks_end_and_check(tokenizer: Any, causal: bool) -> None:
     assert len(set(found)) == WALKS
 
 
-def _vocabulary(causal: bool) -> list[t.Head]:
-    """Everything that the search builds programs from, as programs."""
+@pytest.mark.parametrize("causal", [True, False])
+def test_the_vocabulary_of_the_search_can_be_proposed(causal: bool) -> None:
     visibility: t.Visibility = "causal" if causal else "bidirectional"
     conditions = [t.Where(None, p) for p in vocabulary.conditions(causal)]
     terms = [*vocabulary.terms(causal), *conditions]
-    return [t.Head(g.NAME, visibility, terms=(term,)) for term in terms]
-
-
-@pytest.mark.parametrize("causal", [True, False])
-def test_the_vocabulary_of_the_search_can_be_proposed(causal: bool) -> None:
-    missing = [show(p) for p in _vocabulary(causal) if not is_proposal(show(p), causal)]
-    assert missing == []
+    sources = [show(t.Head(g.NAME, visibility, terms=(term,))) for term in terms]
+    assert [source for source in sources if not is_proposal(source, causal)] == []
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.printer import show
 from attn_dsl.eval.capture import Capture
+from attn_dsl.synth.design import Design
 from attn_dsl.synth.llm.model import LanguageModel, ModelError
 from attn_dsl.synth.llm.named import open_model
 from attn_dsl.synth.llm.prompt import ASK, head_prompt
@@ -37,17 +38,17 @@ SHORT = ("--samples", "8", "--completion-tokens", "160", "--prompt-tokens", "600
 
 
 @pytest.fixture(scope="module")
-def session(small_capture: Path) -> Session:
-    return Session(Capture.open(small_capture), Settings())
+def design(small_capture: Path) -> Design:
+    return Session(Capture.open(small_capture), Settings()).design
 
 
-def task_of(session: Session, layer: int = 1, head: int = 1, seed: int = 0) -> HeadTask:
-    return HeadTask(session.design, layer, head, seed=seed, max_nodes=200, max_evals=200)
+def task_of(design: Design, layer: int, head: int, seed: int = 0, **more: Any) -> HeadTask:
+    return HeadTask(design, layer, head, seed=seed, max_nodes=200, **{"max_evals": 200, **more})
 
 
 @pytest.fixture
-def task(session: Session) -> HeadTask:
-    return task_of(session)
+def task(design: Design) -> HeadTask:
+    return task_of(design, 1, 1)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def model(language_model: Path) -> LanguageModel:
 
 def tried(task: HeadTask, llm: Llm) -> list[tuple[str, float]]:
     """Let the proposer propose for a new task of the same head; return what was fitted."""
-    new = HeadTask(task.design, task.layer, task.head, seed=0, max_nodes=200, max_evals=200)
+    new = task_of(task.design, task.layer, task.head)
     for proposal in llm.propose(new):
         new.fit(proposal)
     return [(show(f.program), f.iou) for f in new.tried]
@@ -112,14 +113,13 @@ def test_requests_are_recorded_and_not_asked_again(
 def test_a_replay_needs_no_model(task: HeadTask, model: LanguageModel, tmp_path: Path) -> None:
     found = tried(task, Llm(replace(OPTIONS, rounds=3), run=tmp_path, model=model))
     assert tried(task, Llm(Options(f"replay:{tmp_path}"))) == found
-    other = HeadTask(task.design, 0, 0, seed=0, max_nodes=200, max_evals=200)
     with pytest.raises(ModelError, match="choose --heads as in that run"):
-        tried(other, Llm(Options(f"replay:{tmp_path}")))
+        tried(task_of(task.design, 0, 0), Llm(Options(f"replay:{tmp_path}")))
 
 
-def test_samples_depend_on_the_head_and_the_seed(session: Session, model: LanguageModel) -> None:
+def test_samples_depend_on_the_head_and_the_seed(design: Design, model: LanguageModel) -> None:
     def written(head: int, seed: int) -> list[str]:
-        task = task_of(session, 0, head, seed)
+        task = task_of(design, 0, head, seed)
         found = [show(p).partition(":")[2] for p in Llm(OPTIONS, model=model).propose(task)]
         assert len(found) > 3
         return found
@@ -155,13 +155,11 @@ def test_the_prompt_describes_the_language_by_its_tables(task: HeadTask) -> None
     assert "head proposed causal softmax:" in text
 
 
-def test_the_summary_tells_the_truth(session: Session) -> None:
-    task = task_of(session, 0, 0)
+def test_the_summary_tells_the_truth(design: Design) -> None:
+    task = task_of(design, 0, 0)
     rows, starts = task.rows, task.rows.starts
     lines = Summary(task).lines(200)
-    assert (
-        f"causal head, seen on {len(rows)} queries of {len(session.design.rows)} texts" in lines[0]
-    )
+    assert f"causal head, seen on {len(rows)} queries of {len(design.rows)} texts" in lines[0]
     first = float(rows.actual[starts[:-1]].sum() / len(rows))
     even = float((1 / np.diff(starts)).mean())
     assert f"  k == 0: {first:.2f} ({even:.2f})" in lines
@@ -185,9 +183,8 @@ def test_a_failure_is_the_runs_only_if_nobody_else_is_asked(
 
 def test_writing_leaves_time_for_fitting(task: HeadTask, gguf_model: Path) -> None:
     options = replace(OPTIONS, model=str(gguf_model), samples=9_000, rounds=1, prompt_tokens=300)
-    short = HeadTask(
-        task.design, 0, 0, seed=0, max_nodes=200, max_evals=9_000, deadline=time.monotonic() + 12,
-    )  # fmt: skip
+    ends = time.monotonic() + 12
+    short = task_of(task.design, 0, 0, max_evals=9_000, deadline=ends)
     assert list(Llm(options).propose(short))
     assert short.short
     assert len(short.tried) > 1
@@ -304,8 +301,8 @@ def test_a_file_that_cannot_be_loaded_leaves_the_others(
         (("--samples", "3"), "name one by --llm"),
         (("--proposers", "llm"), "name one by --llm MODEL"),
         (("--proposers", "llm,greedy", "--samples", "3"), "name one by --llm MODEL"),
-        (("--llm", "nowhere.gguf"), "no such file"),
-        (("--proposers", "llm,greedy", "--llm", "nowhere.gguf"), "no such file"),
+        (("--llm", "nowhere.gguf"), "no such GGUF file"),
+        (("--proposers", "llm,greedy", "--llm", "nowhere.gguf"), "no such GGUF file"),
         (("--llm", "replay:nowhere"), "no completions are kept there"),
         (("--proposers", "greedy", "--llm", "x"), "add it to --proposers"),
         (("--llm", "a/b", "--llm-device", "moon"), "--llm-device moon"),

@@ -7,7 +7,6 @@ import hashlib
 import inspect
 import threading
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -53,10 +52,10 @@ class Transformers:
         self.context = int(getattr(text, "max_position_embeddings", 0) or 4096)
         names = inspect.signature(self._model.forward).parameters
         self._cache = "cache" if "cache" in names else "past_key_values"  # before 5.24
+        self.fingerprint = self._fingerprint()
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """A hash of a sample of all weights, and of the tokenizer."""
+    def _fingerprint(self) -> str:
+        """Hash the tokenizer and a sample of all weights."""
         total = hashlib.sha256(self._tokens.backend_tokenizer.to_str().encode())
         for name, tensor in sorted(self._model.state_dict().items()):
             data = tensor.detach().flatten()

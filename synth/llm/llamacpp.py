@@ -15,7 +15,7 @@ import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -72,18 +72,16 @@ class LlamaCpp:
             warnings.simplefilter("ignore", DeprecationWarning)  # of a name that it calls
             self._masks = lltokenizer_from_vocab(self._vocabulary, eos_token=ends, slices=SLICES)
 
+        size = self._path.stat().st_size
+        with self._path.open("rb") as file:  # the size, the first and the last MiB tell files apart
+            first = file.read(1 << 20)
+            file.seek(max(0, size - (1 << 20)))
+            data = b"%d" % size + first + file.read()
+        self.fingerprint = hashlib.sha256(data).hexdigest()[:16]
+
     def _because(self) -> str:
         """Return what llama.cpp said last."""
         return f": {self._said[-1]}" if self._said else ""
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """A hash of the file's size, its first and its last MiB."""
-        size = self._path.stat().st_size
-        with self._path.open("rb") as file:
-            first = file.read(1 << 20)
-            file.seek(max(0, size - (1 << 20)))
-            return hashlib.sha256(b"%d" % size + first + file.read()).hexdigest()[:16]
 
     def count(self, text: str) -> int:
         """Count the tokens of a prompt."""

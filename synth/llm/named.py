@@ -17,9 +17,6 @@ EXTRAS = {"gguf": ("llama_cpp", "llm"), "server": ("openai", "openai")}
 def open_model(spec: str, *, device: str = "cpu") -> LanguageModel:
     """Open a language model by its name.
 
-    >>> open_model("coder-7b.gguf").context
-    32768
-
     Args:
         spec: see ``NAMED``.
         device: for transformers: ``cpu``, ``cuda``.
@@ -76,35 +73,27 @@ def check_spec(spec: str) -> None:
         InputError: no model is named, a file or directory is missing, or a package is.
     """
     kind, where = kind_of(spec)
-    path = Path(where).expanduser()
+    path, wrong = Path(where).expanduser(), ""
+    local = path.is_dir() or where.startswith(("/", ".", "~")) or where.count("/") > 1
     module, extra = EXTRAS.get(kind, ("", ""))
-    wrong = ""
     if not spec:
-        raise InputError(
-            "the proposer llm needs a language model: name one by --llm MODEL, " + NAMED
-        )
+        raise InputError(f"--proposers llm asks a language model: name one by --llm MODEL, {NAMED}")
     if module and importlib.util.find_spec(module) is None:
         wrong = f"needs {module.replace('_', '-')}: pip install 'attn-dsl[{extra}]'"
-    elif spec.startswith("hf:"):
-        if where.count(":") != 2 or not all(where.split(":")):
-            wrong = "write hf:REPO:FILE.gguf, as in hf:org/repo:model.gguf"
-    elif kind == "gguf":
-        if not path.is_file():
-            wrong = f"no such file; a model is {NAMED}"
-        elif not _is_gguf(path):
-            wrong = f"not a GGUF file (it does not begin with GGUF); a model is {NAMED}"
+    elif spec.startswith("hf:") and spec.count(":") != 2:
+        wrong = "write hf:REPO:FILE.gguf, as in hf:org/repo:model.gguf"
+    elif kind == "gguf" and not spec.startswith("hf:") and not _is_gguf(path):
+        wrong = f"no such GGUF file; a model is {NAMED}"
     elif kind == "replay" and not (path / "llm").is_dir():
         wrong = f"no completions are kept there (no folder {path / 'llm'}); name a run with some"
-    elif kind == "transformers" and path.is_dir() and not (path / "config.json").is_file():
-        wrong = f"a directory without config.json; a model is {NAMED}"
-    elif (
-        kind == "transformers" and not path.is_dir() and (where[0] in "./~" or where.count("/") > 1)
-    ):
-        wrong = f"no such directory; a model is {NAMED}"
+    elif kind == "transformers" and local and not (path / "config.json").is_file():
+        wrong = f"no such directory with a config.json; a model is {NAMED}"
     if wrong:
         raise InputError(f"--llm {spec}: {wrong}")
 
 
 def _is_gguf(path: Path) -> bool:
+    if not path.is_file():
+        return False
     with path.open("rb") as file:
         return file.read(4) == b"GGUF"

@@ -93,12 +93,7 @@ class Llm:
 
     @property
     def model(self) -> LanguageModel:
-        """The language model.
-
-        Raises:
-            InputError: there is none such.
-            ModelError: its server does not answer.
-        """
+        """The language model; see ``open_model`` for the errors."""
         with self._lock:
             if self._model is None:
                 self._model = open_model(self.options.model, device=self.options.device)
@@ -126,7 +121,7 @@ class Llm:
                 break
             for program in programs(found, causal=task.causal, name=task.name):
                 if task.spent:
-                    return
+                    break
                 if program not in seen and t.nodes(program) <= task.max_nodes:
                     seen.add(program)
                     samples.append(task.fit(program))

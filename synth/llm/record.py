@@ -72,13 +72,12 @@ class Record:
         Raises:
             ModelError: there are none of this head.
         """
-        found = {line["round"]: _completions(line) for line in self.lines}
-        if not found:
+        if not self.lines:
             raise ModelError(
                 f"{self.path} has no completions; choose --heads as in that run, or name the model "
                 "instead of replay:"
             )
-        return [completions for _, completions in sorted(found.items())]
+        return [*{line["round"]: _completions(line) for line in self.lines}.values()]
 
 
 def failed(folder: Path | None, head: str, error: Exception) -> None:

@@ -6,6 +6,7 @@ write is parsed and checked, and they are told of the error.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections.abc import Callable
@@ -101,8 +102,9 @@ class Server:
             how: dict[str, Any] = {
                 "model": self.model, "messages": turns, "temperature": request.temperature,
                 "seed": (request.seed + number) % 2**31, "max_tokens": request.max_tokens,
+                "extra_body": more,
             }  # fmt: skip
-            text, cut, used = self._ask(lambda how=how: self._chat({**how, "extra_body": more}))
+            text, cut, used = self._ask(functools.partial(self._chat, how))
             tokens += used
             program = text if more else extracted(text)
             if cut:
