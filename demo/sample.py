@@ -1,8 +1,8 @@
 """Samples the stories that `attn-dsl fit` explains its demo model on, from that model itself.
 
-    python demo/sample.py --model demo/demo-gpt2 --out demo/stories.jsonl --count 300 --seed 0
+    python demo/sample.py --model demo/demo-gpt2 --out demo/stories.jsonl --seed 0
 
-Each story starts from `<|bos|>` alone and ends where the model ends it or after `--max-tokens`.
+Each story starts from `<|bos|>` alone and ends where the model ends it, or after 200 tokens.
 """
 
 from __future__ import annotations
@@ -16,10 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
 @torch.inference_mode()
-def sample(
-    folder: Path, count: int, seed: int, temperature: float, top_p: float, max_tokens: int
-) -> list[str]:
-    """Return `count` stories sampled from the model in `folder`, none empty, none twice."""
+def sample(folder: Path, count: int, seed: int) -> list[str]:
+    """Return `count` stories sampled from the model in `folder`, none short, none twice."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     start = torch.full((100, 1), tokenizer.bos_token_id)
@@ -27,15 +25,9 @@ def sample(
     stories: dict[str, None] = {}
     while len(stories) < count:
         rows = model.generate(
-            start,
-            attention_mask=torch.ones_like(start),
-            do_sample=True,
-            temperature=temperature,
-            top_p=top_p,
-            top_k=0,
-            max_new_tokens=max_tokens,
-            pad_token_id=tokenizer.eos_token_id,
-        )
+            start, attention_mask=torch.ones_like(start), do_sample=True, temperature=0.8,
+            top_p=0.95, top_k=0, max_new_tokens=200, pad_token_id=tokenizer.eos_token_id,
+        )  # fmt: skip
         for row in rows:
             text = tokenizer.decode(row, skip_special_tokens=True).strip()
             if len(text.split()) >= 20:
@@ -49,17 +41,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=here / "demo-gpt2")
     parser.add_argument("--out", type=Path, default=here / "stories.jsonl")
-    parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--temperature", type=float, default=0.8)
-    parser.add_argument("--top-p", type=float, default=0.95)
-    parser.add_argument("--max-tokens", type=int, default=200)
     args = parser.parse_args()
-    stories = sample(
-        args.model, args.count, args.seed, args.temperature, args.top_p, args.max_tokens
-    )
     with args.out.open("w", encoding="utf-8") as file:
-        for text in stories:
+        for text in sample(args.model, 300, args.seed):
             file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
 
 

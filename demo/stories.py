@@ -3,39 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-BOS = "<|bos|>"
-CONTEXT = 256
-IGNORE = -100
-SPLITS = ("train", "valid", "test")
+from attn_dsl.eval.texts import read_texts
+
+BOS, CONTEXT, IGNORE = "<|bos|>", 256, -100
+ALIKE = 16
+"""Batches whose rows are sorted together by length."""
 
 
-def read_stories(path: Path) -> list[str]:
-    """Return the `text` fields of a JSONL file, in order, stripped and without empty ones."""
-    with path.open(encoding="utf-8") as lines:
-        stories = [json.loads(line)["text"].strip() for line in lines if line.strip()]
-    return [story for story in stories if story]
+def read_stories(path: Path) -> dict[str, list[str]]:
+    """Return the stories of each split, in order: train (90 %), valid and test (5 % each).
 
-
-def split_of(story: str) -> str:
-    """Return the split a story is in by its content: train (90 %), valid or test (5 % each)."""
-    part = int.from_bytes(hashlib.sha256(story.encode()).digest()[:8], "big") % 20
-    return {0: "valid", 1: "test"}.get(part, "train")
-
-
-def split_stories(stories: list[str]) -> dict[str, list[str]]:
-    """Return the stories of each split, keeping their order."""
-    parts: dict[str, list[str]] = {name: [] for name in SPLITS}
-    for story in stories:
-        parts[split_of(story)].append(story)
+    A story's content decides its split. The key `all` has all of them.
+    """
+    parts: dict[str, list[str]] = {"train": [], "valid": [], "test": [], "all": []}
+    for story in (text.strip() for text in read_texts(str(path))):
+        part = int.from_bytes(hashlib.sha256(story.encode()).digest()[:8], "big") % 20
+        parts[{0: "valid", 1: "test"}.get(part, "train")].append(story)
+        parts["all"].append(story)
     return parts
 
 
@@ -44,11 +37,9 @@ def train_tokenizer(stories: list[str], size: int) -> PreTrainedTokenizerFast:
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
-        vocab_size=size,
-        special_tokens=[BOS],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
+        vocab_size=size, special_tokens=[BOS], initial_alphabet=alphabet, show_progress=False
     )
     core.train_from_iterator(stories, trainer)
     bos = core.token_to_id(BOS)
@@ -57,13 +48,9 @@ def train_tokenizer(stories: list[str], size: int) -> PreTrainedTokenizerFast:
         single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, bos)]
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        bos_token=BOS,
-        eos_token=BOS,
-        pad_token=BOS,
-        model_max_length=CONTEXT,
-        clean_up_tokenization_spaces=False,
-    )
+        tokenizer_object=core, bos_token=BOS, eos_token=BOS, pad_token=BOS,
+        model_max_length=CONTEXT, clean_up_tokenization_spaces=False,
+    )  # fmt: skip
 
 
 def repeat_span(
@@ -85,11 +72,10 @@ def repeat_span(
         span = rng.permutation(span) if kind == 1 else rng.integers(1, vocab, length)
         tokens = np.concatenate([tokens[:start], span, tokens[start + length :]])
         labels[start : start + length + 1] = IGNORE
-    copy = np.concatenate([[IGNORE], span[1:]])
     labels[place : place + 1] = IGNORE
     return (
         np.concatenate([tokens[:place], span, tokens[place:]]),
-        np.concatenate([labels[:place], copy, labels[place:]]),
+        np.concatenate([labels[:place], [IGNORE], span[1:], labels[place:]]),
     )
 
 
@@ -107,8 +93,7 @@ def sequence(
 def pad(rows: list[np.ndarray], bos: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return inputs and next-token labels of rows of tokens over labels, or of tokens alone."""
     width = -(-(max(row.shape[-1] for row in rows) - 1) // 32) * 32
-    inputs = np.full((len(rows), width), bos)
-    labels = np.full((len(rows), width), IGNORE)
+    inputs, labels = np.full((len(rows), width), bos), np.full((len(rows), width), IGNORE)
     for i, row in enumerate(rows):
         tokens, wanted = row if row.ndim == 2 else (row, row)
         inputs[i, : len(tokens) - 1] = tokens[:-1]
@@ -117,25 +102,31 @@ def pad(rows: list[np.ndarray], bos: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def epoch_batches(
-    encoded: list[np.ndarray],
-    bos: int,
-    vocab: int,
-    repeat: float,
-    longest: int,
-    size: int,
-    seed: int,
-    epoch: int,
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    encoded: list[np.ndarray], bos: int, vocab: int, repeat: float, longest: int, size: int,
+    seed: int, epoch: int,
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:  # fmt: skip
     """Yield one epoch's batches, rows of like length together, as seed and epoch determine."""
     rng = np.random.default_rng([seed, epoch])
-    rows = [
-        sequence(encoded[i], bos, vocab, repeat, longest, rng)
-        for i in rng.permutation(len(encoded))
-    ]
-    pool = 16 * size
+    order = rng.permutation(len(encoded))
+    rows = [sequence(encoded[i], bos, vocab, repeat, longest, rng) for i in order]
     groups: list[list[np.ndarray]] = []
-    for at in range(0, len(rows), pool):
-        near = sorted(rows[at : at + pool], key=lambda row: row.shape[1])
+    for at in range(0, len(rows), ALIKE * size):
+        near = sorted(rows[at : at + ALIKE * size], key=lambda row: row.shape[1])
         groups += [near[i : i + size] for i in range(0, len(near), size)]
     for i in rng.permutation(len(groups)):
         yield pad(groups[i], bos)
+
+
+@torch.inference_mode()
+def token_losses(model: Any, rows: list[np.ndarray]) -> list[np.ndarray]:
+    """Return each row's losses in nats, one for every token after its first."""
+    losses: list[np.ndarray] = []
+    for at in range(0, len(rows), 16):
+        inputs, labels = (x.to(model.device) for x in pad(rows[at : at + 16], 0))
+        logits = model(input_ids=inputs, attention_mask=torch.ones_like(inputs)).logits
+        flat = torch.nn.functional.cross_entropy(
+            logits.float().transpose(1, 2), labels, ignore_index=IGNORE, reduction="none"
+        ).cpu()
+        kept = labels.cpu() != IGNORE
+        losses += [row[where].numpy() for row, where in zip(flat, kept, strict=True)]
+    return losses

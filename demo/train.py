@@ -18,35 +18,39 @@ import math
 import time
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from optimizer import Optimizer
 from safetensors import safe_open
 from safetensors.torch import save_file
-from stories import (
-    CONTEXT,
-    IGNORE,
-    epoch_batches,
-    pad,
-    read_stories,
-    split_stories,
-    train_tokenizer,
-)
-from transformers import AttentionInterface, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from stories import CONTEXT, IGNORE, epoch_batches, read_stories, token_losses, train_tokenizer
+from transformers import AttentionInterface, GPT2Config, GPT2LMHeadModel
 
 EMBEDDING_STD = 0.04
+OPTIONS = (
+    ("vocab", 2048, "tokens of the tokenizer"),
+    ("layers", 4, "blocks"),
+    ("heads", 8, "heads of a block"),
+    ("width", 128, "width of the residual stream"),
+    ("dropout", 0.05, "on the embeddings"),
+    ("repeat", 0.3, "share of rows with a span repeated"),
+    ("span", 63, "tokens of the longest repeated span"),
+    ("batch", 16, "rows of a step"),
+    ("lr", 3e-3, "peak rate of AdamW"),
+    ("matrix-lr", 0.02, "peak rate of Muon"),
+    ("weight-decay", 0.05, "of Muon"),
+    ("sink", 0.0, "logits that position 0 is raised by at the start of a run or a resumption"),
+    ("warmup", 100, "steps to the peak rates"),
+    ("every", 400, "steps between evaluations"),
+    ("threads", 1, "processor threads; two only pay on idle cores"),
+)
 
 
 def float32_attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    **_: object,
-) -> tuple[torch.Tensor, None]:
+    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any,
+    scaling: float | None = None, **_: object,
+) -> tuple[torch.Tensor, None]:  # fmt: skip
     """Causal attention in float32: in bfloat16 its backward pass takes half a step on a CPU."""
     with torch.autocast(query.device.type, enabled=False):
         mixed = torch.nn.functional.scaled_dot_product_attention(
@@ -61,19 +65,11 @@ AttentionInterface.register("float32_attention", float32_attention)
 def build_model(args: argparse.Namespace, vocab: int, bos: int) -> GPT2LMHeadModel:
     """Return an untrained GPT-2 of the size asked for."""
     config = GPT2Config(
-        vocab_size=vocab,
-        n_positions=CONTEXT,
-        n_embd=args.width,
-        n_layer=args.layers,
-        n_head=args.heads,
-        embd_pdrop=args.dropout,
-        resid_pdrop=0.0,
-        attn_pdrop=0.0,
-        initializer_range=args.width**-0.5,
+        vocab_size=vocab, n_positions=CONTEXT, n_embd=args.width, n_layer=args.layers,
+        n_head=args.heads, embd_pdrop=args.dropout, resid_pdrop=0.0, attn_pdrop=0.0,
+        initializer_range=args.width**-0.5, bos_token_id=bos, eos_token_id=bos,
         activation_function="gelu_pytorch_tanh",  # GPT-2's own, in one fused kernel
-        bos_token_id=bos,
-        eos_token_id=bos,
-    )
+    )  # fmt: skip
     model = GPT2LMHeadModel._from_config(config, attn_implementation="float32_attention")
     # Two things make heads form in fewer steps: positions as waves of periods from 2 to 512
     # tokens, and keys that start out equal to the queries, so that like attends to like.
@@ -93,8 +89,7 @@ def build_model(args: argparse.Namespace, vocab: int, bos: int) -> GPT2LMHeadMod
 def favour_first(model: GPT2LMHeadModel, inputs: torch.Tensor, bonus: float) -> None:
     """Raise position 0 by `bonus` logits over the mean key, by the query biases of layers 1 up.
 
-    It is where a head can look that finds nothing, once it is easy to find; training does with
-    this start as it likes.
+    A head that finds nothing can look there; training changes this start as it likes.
     """
     states = model.transformer(inputs, output_hidden_states=True).hidden_states
     for block, state in list(zip(model.transformer.h, states[:-1], strict=True))[1:]:
@@ -106,67 +101,54 @@ def favour_first(model: GPT2LMHeadModel, inputs: torch.Tensor, bonus: float) -> 
         attention.c_attn.bias[: model.config.n_embd] += (scale * ahead).flatten()
 
 
-def loss_of(logits: torch.Tensor, labels: torch.Tensor, reduction: str) -> torch.Tensor:
-    """Return the loss in nats over a batch's labels, in float32."""
-    return torch.nn.functional.cross_entropy(
-        logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction=reduction
-    )
+class Optimizer:
+    """Muon for the blocks' matrices and AdamW for embeddings, biases and norms, as one."""
 
+    def __init__(self, model: Any, rate: float, matrix_rate: float, decay: float) -> None:
+        """Share out the model's parameters; `decay` is that of the blocks' matrices."""
+        self.model = model
+        matrices = [p for p in model.transformer.h.parameters() if p.dim() == 2]
+        chosen = set(map(id, matrices))
+        rest = [p for p in model.parameters() if id(p) not in chosen]
+        self.parts = [
+            torch.optim.Muon(matrices, lr=matrix_rate, weight_decay=decay),
+            torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
+        ]
 
-@torch.inference_mode()
-def held_out_loss(model: GPT2LMHeadModel, encoded: list[np.ndarray], bos: int) -> float:
-    """Return the mean loss per token in nats over the stories' first contexts.
+    def step(self, share: float) -> None:
+        """Take a step at this share of the peak learning rates and clear the gradients."""
+        for part in self.parts:
+            part.param_groups[0]["lr"] = share * part.defaults["lr"]
+            part.step()
+            part.zero_grad()
 
-    Each story is read from `<|bos|>` at position 0 and its end token counts as a prediction.
-    """
-    model.eval()
-    rows = sorted((np.concatenate([[bos], t, [bos]])[: CONTEXT + 1] for t in encoded), key=len)
-    total, count = 0.0, 0
-    for at in range(0, len(rows), 32):
-        inputs, labels = (x.to(model.device) for x in pad(rows[at : at + 32], bos))
-        total += loss_of(model(input_ids=inputs).logits, labels, "sum").item()
-        count += int((labels != IGNORE).sum())
-    return total / count
+    def save(self, path: Path, progress: dict[str, object]) -> None:
+        """Write the weights, the optimizer's state and the progress of the run, as safetensors."""
+        tensors = {f"model.{name}": p.detach() for name, p in self.model.named_parameters()}
+        for i, part in enumerate(self.parts):
+            for j, state in part.state_dict()["state"].items():
+                tensors |= {f"optimizer.{i}.{j}.{key}": value for key, value in state.items()}
+        partial = path.with_suffix(".partial")
+        save_file(tensors, partial, metadata={"progress": json.dumps(progress)})
+        partial.replace(path)
 
-
-def schedule(step: int, warmup: int, done: float) -> float:
-    """Return a step's share of the peak rate: a linear warm-up, a cosine to 1 % at `done` = 1."""
-    fall = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-    return min(1.0, (step + 1) / warmup) * (0.01 + 0.99 * fall)
-
-
-def save_checkpoint(
-    path: Path, model: GPT2LMHeadModel, optimizer: Optimizer, progress: dict[str, object]
-) -> None:
-    """Write all that `load_checkpoint` needs to go on with the next step, as safetensors."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {f"model.{name}": p.detach() for name, p in model.named_parameters()}
-    tensors |= {f"optimizer.{name}": value for name, value in optimizer.tensors().items()}
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata={"progress": json.dumps(progress)})
-    partial.replace(path)
-
-
-def load_checkpoint(path: Path, model: GPT2LMHeadModel, optimizer: Optimizer) -> dict[str, object]:
-    """Restore a checkpoint's weights and optimizer, and return its progress."""
-    with safe_open(path, "pt", device=str(model.device)) as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        progress = json.loads(file.metadata()["progress"])
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(tensors.pop(f"model.{name}"))
-    optimizer.restore({name.removeprefix("optimizer."): x for name, x in tensors.items()})
-    return progress
-
-
-def save_model(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
-    """Write the model in float16 with its tokenizer."""
-    config = GPT2Config.from_dict(model.config.to_dict())
-    config.activation_function = "gelu_new"
-    half = GPT2LMHeadModel(config)
-    half.load_state_dict(model.state_dict())
-    half.to(torch.float16).save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    def load(self, path: Path) -> dict[str, Any]:
+        """Take up what `save` wrote, and return the progress."""
+        with safe_open(path, "pt", device=str(self.model.device)) as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            progress = json.loads(file.metadata()["progress"])
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(tensors.pop(f"model.{name}"))
+        for i, part in enumerate(self.parts):
+            whole = part.state_dict()
+            whole["state"] = {}
+            for name, value in tensors.items():
+                _, at, j, key = name.split(".")
+                if int(at) == i:
+                    whole["state"].setdefault(int(j), {})[key] = value
+            part.load_state_dict(whole)
+        return dict(progress)
 
 
 class Run:
@@ -177,24 +159,22 @@ class Run:
         self.args = args
         torch.manual_seed(args.seed)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        parts = split_stories(read_stories(args.text))
+        parts = read_stories(args.text)
         self.tokenizer = train_tokenizer(parts["train"], args.vocab)
         self.bos = self.tokenizer.bos_token_id
         encode = self.tokenizer.backend_tokenizer.encode_batch
         self.encoded = {
-            name: [np.array(text.ids) for text in encode(texts, add_special_tokens=False)]
-            for name, texts in parts.items()
+            name: [np.array(text.ids) for text in encode(parts[name], add_special_tokens=False)]
+            for name in ("train", "valid", "test")
         }
         self.sizes = {name: sum(map(len, rows)) for name, rows in self.encoded.items()}
         self.model = build_model(args, len(self.tokenizer), self.bos).to(self.device)
-        self.optimizer = Optimizer(
-            self.model, self.model.transformer.h, args.lr, args.matrix_lr, args.weight_decay
-        )
-        self.checkpoint = args.checkpoint or args.out.with_name("checkpoint.safetensors")
+        self.optimizer = Optimizer(self.model, args.lr, args.matrix_lr, args.weight_decay)
+        self.checkpoint = args.out.with_name("checkpoint.safetensors")
         self.step, self.tokens, self.best_step, self.valid, self.legs = 0, 0, 0, [], []
         self.best, spent = math.inf, 0.0
         if args.resume:
-            progress = load_checkpoint(self.checkpoint, self.model, self.optimizer)
+            progress = self.optimizer.load(self.checkpoint)
             spent = progress.pop("seconds")
             vars(self).update(progress)
             self.best = math.inf  # the leg before may have had other settings
@@ -206,8 +186,6 @@ class Run:
         settings = {k: v for k, v in vars(args).items() if not isinstance(v, Path)}
         self.legs.append({"from_step": self.step, **settings})
         self.began = time.monotonic() - spent
-        count = self.model.num_parameters()
-        print(f"{count:,} parameters on {self.device}, tokens {self.sizes}", flush=True)
 
     @property
     def seconds(self) -> float:
@@ -227,35 +205,38 @@ class Run:
         self.model.train()
         with torch.autocast(self.device, torch.bfloat16):
             logits = self.model(input_ids=inputs.to(self.device), use_cache=False).logits
-        loss = loss_of(logits, labels.to(self.device), "mean")
+        flat, wanted = logits.float().flatten(0, 1), labels.to(self.device).flatten()
+        loss = torch.nn.functional.cross_entropy(flat, wanted, ignore_index=IGNORE)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step(schedule(self.step, args.warmup, self.done))
+        # a linear warm-up, then a cosine to 1 % of the peak rates
+        fall = 0.5 * (1 + math.cos(math.pi * min(1.0, self.done)))
+        self.optimizer.step(min(1.0, (self.step + 1) / args.warmup) * (0.01 + 0.99 * fall))
         self.step += 1
         self.tokens += int((labels != IGNORE).sum())
         return loss.item()
 
     def evaluate(self) -> None:
         """Measure on the valid split, save the model if it is the best so far, and checkpoint."""
-        loss = held_out_loss(self.model, self.encoded["valid"], self.bos)
+        rows = [np.array([self.bos, *t, self.bos])[: CONTEXT + 1] for t in self.encoded["valid"]]
+        losses = token_losses(self.model.eval(), sorted(rows, key=len))
+        loss = float(np.concatenate(losses).mean(dtype=np.float64))
         print(f"valid loss {loss:.4f}, perplexity {math.exp(loss):.3f}", flush=True)
         self.valid.append([self.step, round(loss, 4)])
         if loss < self.best:
             self.best, self.best_step = loss, self.step
-            save_model(self.model, self.tokenizer, self.args.out)
-        progress = {
-            key: getattr(self, key)
-            for key in ("step", "tokens", "seconds", "best", "best_step", "valid", "legs")
-        }
-        save_checkpoint(self.checkpoint, self.model, self.optimizer, progress)
+            config = GPT2Config.from_dict(self.model.config.to_dict())
+            config.activation_function = "gelu_new"
+            half = GPT2LMHeadModel(config)
+            half.load_state_dict(self.model.state_dict())
+            half.to(torch.float16).save_pretrained(self.args.out)
+            self.tokenizer.save_pretrained(self.args.out)
+        kept = ("step", "tokens", "seconds", "best", "best_step", "valid", "legs")
+        progress = {key: getattr(self, key) for key in kept}
+        self.optimizer.save(self.checkpoint, progress)
         stories = {name: len(rows) for name, rows in self.encoded.items()}
-        record = {
-            "device": self.device,
-            "stories": stories,
-            "story_tokens": self.sizes,
-            **progress,
-        }
-        text = json.dumps(record, indent=1) + "\n"
+        facts = {"device": self.device, "stories": stories, "story_tokens": self.sizes, **progress}
+        text = json.dumps(facts, indent=1) + "\n"
         (self.args.out / "training.json").write_text(text, encoding="utf-8")
 
     def __call__(self) -> None:
@@ -263,18 +244,13 @@ class Run:
         args, rows = self.args, self.encoded["train"]
         how = (rows, self.bos, len(self.tokenizer), args.repeat, args.span, args.batch, args.seed)
         per_epoch = sum(1 for _ in epoch_batches(*how, 0))
-        mean = math.nan
         while self.done < 1:
             epoch, skip = divmod(self.step, per_epoch)
             for inputs, labels in islice(epoch_batches(*how, epoch), skip, None):
                 loss = self.learn(inputs, labels)
-                mean = loss if math.isnan(mean) else 0.98 * mean + 0.02 * loss
                 if self.step % 50 == 0:
-                    print(
-                        f"step {self.step}, epoch {epoch}, loss {mean:.4f}, {self.done:.1%}, "
-                        f"{self.seconds / 60:.1f} min, {self.tokens / self.seconds:,.0f} tokens/s",
-                        flush=True,
-                    )
+                    speed = self.tokens / self.seconds
+                    print(f"step {self.step}, loss {loss:.3f}, {speed:,.0f} tokens/s", flush=True)
                 if self.done >= 1 or self.step % args.every == 0:
                     self.evaluate()
                 if self.done >= 1:
@@ -286,28 +262,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--text", type=Path, required=True, help="JSONL with a `text` field")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "demo-gpt2")
-    parser.add_argument("--checkpoint", type=Path, help="file of an unfinished run's state")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--steps", type=int, help="exactly so many steps, whatever the time")
-    for name, value, text in (
-        ("vocab", 2048, "tokens of the tokenizer"),
-        ("layers", 4, "blocks"),
-        ("heads", 8, "heads of a block"),
-        ("width", 128, "width of the residual stream"),
-        ("dropout", 0.05, "on the embeddings"),
-        ("repeat", 0.3, "share of rows with a span repeated"),
-        ("span", 63, "tokens of the longest repeated span"),
-        ("batch", 16, "rows of a step"),
-        ("lr", 3e-3, "peak rate of AdamW"),
-        ("matrix-lr", 0.02, "peak rate of Muon"),
-        ("weight-decay", 0.05, "of Muon"),
-        ("sink", 0.0, "logits that position 0 is raised by at the start of a run or a resumption"),
-        ("warmup", 100, "steps to the peak rates"),
-        ("every", 400, "steps between evaluations"),
-        ("threads", 1, "processor threads; two only pay on idle cores"),
-    ):
+    for name, value, text in OPTIONS:
         parser.add_argument(f"--{name}", type=type(value), default=value, help=text)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

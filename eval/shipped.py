@@ -10,11 +10,6 @@ def model_dir() -> Path:
     return _DEMO / "demo-gpt2"
 
 
-def proposer_dir() -> Path:
-    """Return the folder of the proposer's language model."""
-    return _DEMO / "proposer"
-
-
 def stories_path() -> Path:
     """Return the JSONL file of stories sampled from the demo model (field `text`)."""
     return _DEMO / "stories.jsonl"

@@ -116,11 +116,10 @@ def settings_of(
         InputError: one of them is out of range, or a proposer is not known.
     """
     from attn_dsl.synth.llm.named import absolute, check_spec
-    from attn_dsl.synth.llm.proposer import Options, tell
+    from attn_dsl.synth.llm.proposer import Options
     from attn_dsl.synth.proposers import registry
     from attn_dsl.synth.session import Settings
 
-    several = proposers is not None and len(proposers) > 1
     if proposers is None:
         proposers = (*registry.DEFAULT, *(() if llm is None else ("llm",)))
     if not proposers:
@@ -142,12 +141,7 @@ def settings_of(
     options = Options(model=llm) if isinstance(llm, str) else llm or Options()
     options = replace(options, model=absolute(options.model))
     if "llm" in proposers:
-        try:
-            check_spec(options.model)
-        except InputError as error:
-            if not several:
-                raise
-            tell(error)
+        check_spec(options.model)
     elif llm is not None:
         raise InputError("--llm is for the proposer llm; add it to --proposers, or leave that out")
     return Settings(

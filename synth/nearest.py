@@ -52,7 +52,7 @@ class NearestPrograms:
             actual = self.design.capture.attention(self.design.texts[at], [number])
             made = np.stack([self._matrices[source][at] for source in sources])
             scores += ious(actual, made)[0] / len(self.texts)
-        sizes = [t.nodes(self._programs[source]) for source in sources]
+        sizes = np.array([t.nodes(self._programs[source]) for source in sources])
         return [sources[i] for i in np.lexsort((sizes, -scores.round(3)))]
 
     def _evaluate(self, sources: list[str]) -> None:

@@ -12,8 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from attn_dsl.synth.llm.grammar import proposal_grammar
-from attn_dsl.synth.llm.model import LanguageModel, Sampling
+from attn_dsl.synth.llm.model import LanguageModel, Request
 from attn_dsl.synth.llm.named import open_model
 
 CHAT = "/v1/chat/completions"
@@ -26,7 +25,6 @@ class Behaviour:
     Attributes:
         owner: the kind of server that it says to be: ``llamacpp`` takes a grammar.
         slips: how many answers to a question are wrong before one is right.
-        logprobs: whether it knows them; if not, it refuses to be asked.
         status: answers so instead, as if it failed, after so many answers.
         answers: how many answers come before ``status``, ``body`` or ``wait`` take effect.
         body: is sent instead of an answer.
@@ -35,7 +33,6 @@ class Behaviour:
 
     owner: str = "llamacpp"
     slips: int = 0
-    logprobs: bool = True
     status: int = 200
     answers: int = 0
     body: str = ""
@@ -70,30 +67,25 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_text(200, how.body)
         elif late and how.status != 200:
             self.send({"error": {"message": "out of order", "type": "server_error"}}, how.status)
-        elif asked.get("logprobs") and not how.logprobs:
-            self.send({"error": {"message": "logprobs are not supported"}}, 400)
         else:
             self.send(self.answer(asked))
 
     def answer(self, asked: dict[str, Any]) -> dict[str, Any]:
-        from llguidance.gbnf_to_lark import gbnf_to_lark
-
-        gbnf = asked.get("grammar")
-        grammar = gbnf_to_lark(gbnf) if gbnf else proposal_grammar(True, numbers=False)
-        sampling = Sampling(asked["temperature"], asked["top_p"], 0.0, asked["max_tokens"])
+        gbnf, how = asked.get("grammar") or asked.get("guided_grammar"), self.behaviour
+        request = Request(
+            "A head.", True, 1, asked["seed"], asked["temperature"], asked["max_tokens"]
+        )
         with self.lock:
-            found = self.model.complete("A head.", grammar, 1, asked["seed"], sampling)[0]
+            found = self.model.complete(request, lambda: False)[0]
         text = found.text
         if not gbnf:
-            slip = len(asked["messages"]) // 2 < self.behaviour.slips
+            slip = len(asked["messages"]) // 2 < how.slips
             text = f"Here you are:\n```\n{text.replace('? ', '? wherever ') if slip else text}```\n"
-        content = [{"token": "x", "logprob": found.logprob, "bytes": None, "top_logprobs": []}]
         return {
             "id": "1", "object": "chat.completion", "created": 0, "model": asked["model"],
             "choices": [{
                 "index": 0, "finish_reason": "length" if found.truncated else "stop",
                 "message": {"role": "assistant", "content": text},
-                "logprobs": {"content": content} if asked.get("logprobs") else None,
             }],
             "usage": {"prompt_tokens": 1, "completion_tokens": found.tokens, "total_tokens": 1},
         }  # fmt: skip

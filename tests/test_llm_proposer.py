@@ -7,43 +7,49 @@ import logging
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from command_line import attn_dsl, snapshot, succeed
 from fitting import assert_same
-from llm_models import save_language_model
 from llm_server import Behaviour, serving
 
+import attn_dsl as package
 from attn_dsl.dsl.check import check
 from attn_dsl.dsl.errors import InputError
+from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.printer import show
 from attn_dsl.eval.capture import Capture
-from attn_dsl.synth.llm.model import LanguageModel, ModelError, Sampling
+from attn_dsl.synth.design import Design
+from attn_dsl.synth.llm.model import LanguageModel, ModelError
 from attn_dsl.synth.llm.named import open_model
-from attn_dsl.synth.llm.prompt import page_prompt
-from attn_dsl.synth.llm.proposer import Llm, Options, counts, programs
-from attn_dsl.synth.llm.record import Record
-from attn_dsl.synth.llm.summary import Summary, fitting
-from attn_dsl.synth.llm.together import NAME, together
-from attn_dsl.synth.proposer import Fitted, HeadTask
+from attn_dsl.synth.llm.prompt import ASK, head_prompt
+from attn_dsl.synth.llm.proposer import Llm, Options
+from attn_dsl.synth.llm.summary import Summary
+from attn_dsl.synth.proposer import HeadTask
 from attn_dsl.synth.proposers.registry import DEFAULT
 from attn_dsl.synth.session import Session, Settings
 
-SAMPLING = Sampling(max_tokens=80)
-SHORT = ("--samples", "6", "--completion-tokens", "80")
+OPTIONS = Options(samples=8, prompt_tokens=1000, completion_tokens=160)
+SHORT = ("--samples", "8", "--completion-tokens", "160", "--prompt-tokens", "600")
 
 
 @pytest.fixture(scope="module")
-def session(small_capture: Path) -> Session:
-    return Session(Capture.open(small_capture), Settings(DEFAULT))
+def design(small_capture: Path) -> Design:
+    return Session(Capture.open(small_capture), Settings(DEFAULT)).design
+
+
+def task_of(design: Design, layer: int, head: int, seed: int = 0, **more: Any) -> HeadTask:
+    return HeadTask(design, layer, head, seed=seed, max_nodes=200, **{"max_evals": 200, **more})
 
 
 @pytest.fixture
-def task(session: Session) -> HeadTask:
-    return HeadTask(session.design, 1, 1, seed=0, max_nodes=200, max_evals=200)
+def task(design: Design) -> HeadTask:
+    return task_of(design, 1, 1)
 
 
 @pytest.fixture(scope="module")
@@ -53,182 +59,134 @@ def model(language_model: Path) -> LanguageModel:
 
 def tried(task: HeadTask, llm: Llm) -> list[tuple[str, float]]:
     """Let the proposer propose for a new task of the same head; return what was fitted."""
-    new = HeadTask(task.design, task.layer, task.head, seed=0, max_nodes=200, max_evals=200)
+    new = task_of(task.design, task.layer, task.head)
     for proposal in llm.propose(new):
-        new.fit(proposal if not hasattr(proposal, "program") else proposal.program)
+        new.fit(proposal)
     return [(show(f.program), f.iou) for f in new.tried]
 
 
-def test_it_proposes_programs(task: HeadTask, model: LanguageModel, tmp_path: Path) -> None:
-    llm = Llm(Options(samples=8, sampling=SAMPLING), run=tmp_path, model=model)
-    found = tried(task, llm)
+class Silent:
+    """A model that must not be asked, or whose context is short."""
+
+    def __init__(self, model: LanguageModel, context: int = 4096) -> None:
+        self.name, self.fingerprint, self.count = model.name, model.fingerprint, model.count
+        self.context = context
+
+    def complete(self, *args: Any) -> Any:
+        raise ModelError("asked again")
+
+
+def test_it_proposes_programs(task: HeadTask, model: LanguageModel) -> None:
+    found = tried(task, Llm(OPTIONS, model=model))
     assert len(found) > 3
     for source, iou in found:
         program = parse(source)
         check(program)
         assert program.name == "l01h01" and 0 < iou <= 1
-    assert tried(task, llm) == found
+    assert tried(task, Llm(OPTIONS, model=model)) == found
 
 
 def test_requests_are_recorded_and_not_asked_again(
     task: HeadTask, model: LanguageModel, tmp_path: Path
 ) -> None:
-    options = Options(samples=6, rounds=2, sampling=SAMPLING)
+    options = replace(OPTIONS, prompt_tokens=3000)
     found = tried(task, Llm(options, run=tmp_path, model=model))
     file = tmp_path / "llm" / "l01h01.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert [line["round"] for line in lines] == [0, 1]
-    assert sum(len(line["completions"]) for line in lines) == 6
-    assert lines[0]["model"] == model.name and "head proposed" in lines[0]["grammar"]
+    assert sum(len(line["completions"]) for line in lines) == 8
+    assert lines[0]["model"] == model.name and lines[0]["temperature"] == 1
     first, second = (line["prompt"] for line in lines)
     assert "Programs that were tried" not in first
     for part in ("Programs that were tried", "Worst rows:", "Best rows:", "head: ", "program: "):
         assert part in second
-
-    class Silent:
-        """A model that was asked enough."""
-
-        name, fingerprint = model.name, model.fingerprint
-        prompt, context, count = model.prompt, model.context, staticmethod(model.count)
-
-        def complete(self, *args: Any) -> Any:
-            raise ModelError("asked again")
-
-    assert tried(task, Llm(options, run=tmp_path, model=Silent())) == found  # type: ignore[arg-type]
-    other = Options(samples=6, rounds=2, sampling=Sampling(0.5, max_tokens=80))
+    best = max(iou for _, iou in found[: 1 + len(lines[0]["completions"])])
+    assert f"IoU {best:.3f}:\nhead proposed causal softmax:" in second
+    silent: Any = Silent(model)
+    assert tried(task, Llm(options, run=tmp_path, model=silent)) == found
     with pytest.raises(ModelError, match="asked again"):
-        tried(task, Llm(other, run=tmp_path, model=Silent()))  # type: ignore[arg-type]
-    file.write_text(file.read_text()[:-40])  # as an interruption may leave it, or another hand
-    assert len(Record(tmp_path, "l01h01").lines) == 1
-    assert tried(task, Llm(options, run=tmp_path, model=model)) == found
-
-
-def test_samples_are_put_together(task: HeadTask, model: LanguageModel) -> None:
-    llm = Llm(Options(samples=16, rounds=1, sampling=SAMPLING), model=model)
-    found = [x if isinstance(x, Fitted) else task.fit(x) for x in llm.propose(task)]
-    whole = [f for f in found if f.proposer == NAME]
-    samples = [f for f in found if f.proposer != NAME]
-    assert max(f.iou for f in whole) > max(f.iou for f in samples)
-    for fitted in whole:
-        check(fitted.program)
-        assert fitted.nodes <= task.max_nodes
-        assert task.measured(fitted.program).iou == pytest.approx(fitted.iou, abs=1e-6)
-    assert {f.nodes <= 40 for f in whole} == {True, False}
-    assert list(together(task, samples[:1])) == []
+        tried(task, Llm(replace(options, temperature=0.5), run=tmp_path, model=silent))
+    file.write_text(file.read_text()[:-40])  # as another hand may leave it
+    with pytest.raises(InputError, match=r"l01h01\.jsonl cannot be read"):
+        tried(task, Llm(options, run=tmp_path, model=model))
 
 
 def test_a_replay_needs_no_model(task: HeadTask, model: LanguageModel, tmp_path: Path) -> None:
-    found = tried(task, Llm(Options(samples=6, sampling=SAMPLING), run=tmp_path, model=model))
-    assert tried(task, Llm(Options(model=f"replay:{tmp_path}"))) == found
-    other = HeadTask(task.design, 0, 0, seed=0, max_nodes=200, max_evals=200)
+    found = tried(task, Llm(replace(OPTIONS, rounds=3), run=tmp_path, model=model))
+    assert tried(task, Llm(Options(f"replay:{tmp_path}"))) == found
     with pytest.raises(ModelError, match="choose --heads as in that run"):
-        tried(other, Llm(Options(model=f"replay:{tmp_path}")))
+        tried(task_of(task.design, 0, 0), Llm(Options(f"replay:{tmp_path}")))
 
 
-def test_samples_depend_on_the_head_and_the_seed(session: Session, model: LanguageModel) -> None:
-    def first(head: int, seed: int) -> str:
-        task = HeadTask(session.design, 0, head, seed=seed, max_nodes=200, max_evals=200)
-        return tried(task, Llm(Options(samples=1, sampling=SAMPLING), model=model))[-1][0]
+def test_samples_depend_on_the_head_and_the_seed(design: Design, model: LanguageModel) -> None:
+    def written(head: int, seed: int) -> list[str]:
+        task = task_of(design, 0, head, seed)
+        found = [show(p).partition(":")[2] for p in Llm(OPTIONS, model=model).propose(task)]
+        assert len(found) > 3
+        return found
 
-    assert first(0, 0) == first(0, 0)
-    assert first(0, 0).partition(":")[2] != first(1, 0).partition(":")[2]
-
-
-def test_a_model_of_the_compact_prompt_is_given_that(task: HeadTask, tmp_path: Path) -> None:
-    from attn_dsl.synth.llm.compact import compact_prompt
-
-    model = open_model(str(save_language_model(tmp_path / "model", prompt="compact")))
-    assert model.prompt == "compact"
-    llm = Llm(Options(samples=4, rounds=3, sampling=SAMPLING), run=tmp_path, model=model)
-    tried(task, llm)
-    (line,) = (json.loads(x) for x in (tmp_path / "llm" / "l01h01.jsonl").read_text().splitlines())
-    assert line["prompt"] == compact_prompt(task)
-    assert line["count"] == 4
-
-
-def test_plans_come_before_programs(task: HeadTask, model: LanguageModel, tmp_path: Path) -> None:
-    tried(task, Llm(Options(samples=8, plan=True, sampling=SAMPLING), run=tmp_path, model=model))
-    lines = [json.loads(x) for x in (tmp_path / "llm" / "l01h01.jsonl").read_text().splitlines()]
-    assert "begin with `#`" in lines[0]["prompt"]
-    written = [c["text"] for line in lines for c in line["completions"]]
-    assert any(text.startswith("# ") for text in written)
+    assert written(0, 0) == written(0, 0)
+    assert written(0, 0) != written(1, 0)
+    assert written(0, 0) != written(0, 1)
 
 
 def test_the_prompt_keeps_to_its_budget(task: HeadTask, model: LanguageModel) -> None:
-    lengths = []
     best = [task.fit(parse("head a causal:\n ? where k == q-1\n ? where k == 0"))]
-    for budget in (3000, 1500, 700, 300, 100):
-        text = page_prompt(task, model.count, budget, best=best)
+    lengths = []
+    for budget in (9000, 5000, 3000, 1500, 700, 300, 150):
+        text = head_prompt(task, model.count, budget, best)
         assert text is not None and model.count(text) <= budget
-        assert text.rstrip().endswith("Write the program of this head, nothing else:")
+        assert text.endswith(f"\n\n{ASK}\n")
         lengths.append(len(text))
     assert lengths == sorted(lengths, reverse=True)
-    assert page_prompt(task, model.count, 5) is None
-    with pytest.raises(ModelError, match="leaves too little for a program"):
-        Llm(Options(prompt_tokens=32), model=_Narrow(model)).prompt(task)  # type: ignore[arg-type]
+    assert head_prompt(task, model.count, 5) is None
+    narrow: Any = Silent(model, context=16)
+    with pytest.raises(ModelError, match="too little for the shortest"):
+        Llm(OPTIONS, model=narrow).prompt(task)
+    half: Any = Silent(model, context=600)
+    assert model.count(Llm(replace(OPTIONS, completion_tokens=384), model=half).prompt(task)) <= 300
 
 
-class _Narrow:
-    """A model whose context is hardly longer than a sentence."""
+def test_the_prompt_describes_the_language_by_its_tables(task: HeadTask) -> None:
+    text = head_prompt(task, lambda text: 0, 0)
+    assert text is not None
+    for feature in FEATURES.values():
+        usable = not feature.extra and feature.reads != "full"
+        assert (f"{feature.doc}\n" in text) == usable, feature.name
+    assert "head proposed causal softmax:" in text
 
-    prompt, context, name = "page", 16, "narrow"
 
-    def __init__(self, model: LanguageModel) -> None:
-        self.count = model.count
-
-
-def test_the_summary_tells_the_truth(session: Session) -> None:
-    task = HeadTask(session.design, 0, 0, seed=0, max_nodes=200, max_evals=200)
-    lines = Summary(task).lines(200)
+def test_the_summary_tells_the_truth(design: Design) -> None:
+    task = task_of(design, 0, 0)
     rows, starts = task.rows, task.rows.starts
+    lines = Summary(task).lines(200)
+    assert f"causal head, seen on {len(rows)} queries of {len(design.rows)} texts" in lines[0]
     first = float(rows.actual[starts[:-1]].sum() / len(rows))
-    assert f"On the first token: {first:.2f};" in "\n".join(lines)
-    assert f"seen on {len(rows)} queries of {len(session.design.rows)} texts" in lines[0]
-    share = next(line for line in lines if "k == q:" in line or "q - k" in line)
-    assert share
-    for most in (0, 3, 4, 11, 60):
-        assert len(Summary(task).lines(most)) <= most
-    assert Summary(task).lines(40) == Summary(task).lines(40)
-
-
-def test_the_longest_text_within_a_budget() -> None:
-    assert fitting(lambda n: "x" * n, len, 3, 10) == "xxx"
-    assert fitting(lambda n: "x" * n, len, 30, 10) == "x" * 10
-    assert fitting(lambda n: "x" * (n + 5), len, 3, 10) is None
-
-
-def test_completions_are_counted(task: HeadTask, model: LanguageModel) -> None:
-    from attn_dsl.synth.llm.grammar import proposal_grammar
-
-    found = model.complete("A head.", proposal_grammar(True), 20, 0, SAMPLING)
-    told = counts(found, causal=True)
-    assert told.completions == 20 and told.invalid == 0
-    assert told.truncated == sum(c.truncated for c in found) > 0
-    assert told.distinct <= 20 - told.truncated + told.cut
-    assert len(list(programs(task, found))) == 20 - told.truncated + told.cut
+    even = float((1 / np.diff(starts)).mean())
+    assert f"  k == 0: {first:.2f} ({even:.2f})" in lines
+    assert Summary(task).lines(5) == Summary(task).lines(5)
+    assert len(Summary(task).lines(0)) < len(Summary(task).lines(5)) < len(lines)
 
 
 def test_a_failure_is_the_runs_only_if_nobody_else_is_asked(
     task: HeadTask, model: LanguageModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "llm").write_text("a file, where the folder of records would be")
-    options = Options(samples=4, sampling=SAMPLING)
     with pytest.raises(ModelError, match="llm cannot be made"):
-        tried(task, Llm(options, run=tmp_path, model=model))
+        tried(task, Llm(OPTIONS, run=tmp_path, model=model))
+    llm = Llm(OPTIONS, run=tmp_path, model=model, alone=False)
     with caplog.at_level(logging.WARNING):
-        kept = tried(task, Llm(options, run=tmp_path, model=model, alone=False))
-    assert kept  # what was written before the disk was full
+        assert tried(task, llm)  # what was written before the disk was full
+        assert tried(task, llm) == []
     assert "The other proposers go on" in caplog.text
     assert len(caplog.records) == 1
 
 
-def test_writing_leaves_time_for_fitting(task: HeadTask, model: LanguageModel) -> None:
-    options = Options(samples=9_000, rounds=1, sampling=SAMPLING)
-    now = time.monotonic()
-    short = HeadTask(
-        task.design, 0, 0, seed=0, max_nodes=200, max_evals=9_000, deadline=now + 10,
-    )  # fmt: skip
-    assert list(Llm(options, model=model).propose(short))
+def test_writing_leaves_time_for_fitting(task: HeadTask, gguf_model: Path) -> None:
+    options = replace(OPTIONS, model=str(gguf_model), samples=9_000, rounds=1, prompt_tokens=300)
+    ends = time.monotonic() + 12
+    short = task_of(task.design, 0, 0, max_evals=9_000, deadline=ends)
+    assert list(Llm(options).propose(short))
     assert short.short
     assert len(short.tried) > 1
 
@@ -239,11 +197,14 @@ def test_writing_leaves_time_for_fitting(task: HeadTask, model: LanguageModel) -
         ({"samples": 0}, "--samples must be at least 1"),
         ({"rounds": 0}, "--llm-rounds must be at least 1"),
         ({"prompt_tokens": 3}, "--prompt-tokens must be at least 32"),
+        ({"completion_tokens": 3}, "--completion-tokens must be at least 16"),
+        ({"temperature": -1}, "--temperature must be at least 0"),
+        ({"device": "moon"}, "--llm-device moon"),
     ],
 )
-def test_options_out_of_range(options: dict[str, int], says: str) -> None:
+def test_options_out_of_range(options: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
-        Options(**options)  # type: ignore[arg-type]
+        Options(**options)
 
 
 # The command line.
@@ -265,7 +226,7 @@ def fit(small_capture: Path, language_model: Path) -> Callable[..., tuple[object
 def test_runs_are_the_same_however_they_are_made(fit: Any, tmp_path: Path) -> None:
     one, two, three, four = (tmp_path / name for name in ("one", "two", "three", "four"))
     told = json.loads(succeed(*fit(one, "--proposers", "llm,library", "--jobs", 1, "--json")))
-    assert told["llm"]["completions"] == 12 and "failed" not in told["llm"]
+    assert told["llm"]["completions"] == 16 and "failed" not in told["llm"]
     succeed(*fit(two, "--proposers", "llm,library", "--jobs", 2))
     assert_same(one, two)
     shutil.copytree(one, three)  # and undo all but what the model wrote
@@ -274,9 +235,8 @@ def test_runs_are_the_same_however_they_are_made(fit: Any, tmp_path: Path) -> No
     written = snapshot(three / "llm")
     succeed(*fit(three, "--proposers", "llm,library", "--resume"))
     assert_same(one, three)
-    assert snapshot(three / "llm") == written
-    args = [*fit(four, "--proposers", "llm,library", llm=f"replay:{one}")]
-    succeed(*args)
+    assert snapshot(three / "llm") == snapshot(two / "llm") == written
+    succeed(*fit(four, "--proposers", "llm,library", llm=f"replay:{one}"))
     assert_same(one, four)
     assert '"proposer": "llm"' in (one / "candidates.jsonl").read_text()
 
@@ -295,13 +255,17 @@ def test_a_cluster_writes_the_same(fit: Any, tmp_path: Path) -> None:
     assert snapshot(one / "llm") == snapshot(other / "llm")
 
 
-def test_a_run_says_what_was_asked_of_which_model(fit: Any, tmp_path: Path) -> None:
-    out = succeed(*fit(tmp_path / "run", "--proposers", "llm", "--llm-rounds", 1))
-    assert "12 completions" in out
-    info = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert info["key"]["llm"]["samples"] == 6 and info["key"]["llm"]["rounds"] == 1
+def test_a_run_says_what_was_asked_of_which_model(
+    fit: Any, gguf_model: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    out = succeed(*fit(run, "--proposers", "llm", "--llm-rounds", 1, llm=gguf_model))
+    assert "16 completions" in out and "model.gguf" in out.replace("\n", "")
+    info = json.loads((run / "run.json").read_text())
+    assert info["key"]["llm"]["samples"] == 8 and info["key"]["llm"]["rounds"] == 1
     assert info["key"]["proposers"] == ["llm"]
-    other = fit(tmp_path / "run", "--proposers", "llm", "--llm-rounds", 2, "--resume")
+    assert "llm" in (run / "pareto.csv").read_text()
+    other = fit(run, "--proposers", "llm", "--llm-rounds", 2, "--resume", llm=gguf_model)
     assert "other settings" in attn_dsl(*other).err
 
 
@@ -321,14 +285,28 @@ def test_a_server_that_dies_leaves_the_others(
     assert "greedy" in (tmp_path / "run" / "pareto.csv").read_text()
 
 
+def test_a_file_that_cannot_be_loaded_leaves_the_others(
+    fit: Any, gguf_model: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "model.gguf"
+    file.write_bytes(gguf_model.read_bytes()[:9_000])
+    done = attn_dsl(*fit(tmp_path / "run", "--proposers", "llm,greedy", llm=file))
+    assert done.code == 0, done.err
+    assert "llama.cpp cannot load it" in " ".join(done.out.split())
+    assert "greedy" in (tmp_path / "run" / "pareto.csv").read_text()
+
+
 @pytest.mark.parametrize(
     ("args", "says"),
     [
         (("--samples", "3"), "name one by --llm"),
-        (("--llm", "nowhere.gguf"), "no such file"),
+        (("--proposers", "llm"), "name one by --llm MODEL"),
+        (("--proposers", "llm,greedy", "--samples", "3"), "name one by --llm MODEL"),
+        (("--llm", "nowhere.gguf"), "no such GGUF file"),
+        (("--proposers", "llm,greedy", "--llm", "nowhere.gguf"), "no such GGUF file"),
         (("--llm", "replay:nowhere"), "no completions are kept there"),
         (("--proposers", "greedy", "--llm", "x"), "add it to --proposers"),
-        (("--proposers", "llm", "--llm-device", "moon"), "--llm-device moon"),
+        (("--llm", "a/b", "--llm-device", "moon"), "--llm-device moon"),
     ],
 )
 def test_bad_options_end_before_any_work(
@@ -340,19 +318,6 @@ def test_bad_options_end_before_any_work(
     assert not (tmp_path / "run" / "run.json").exists()
 
 
-def test_a_file_that_is_no_model_leaves_the_others(fit: Any, tmp_path: Path) -> None:
-    file = tmp_path / "model.gguf"
-    file.write_text("not one")
-    done = attn_dsl(*fit(tmp_path / "run", "--proposers", "llm,greedy", llm=file))
-    assert done.code == 0, done.err
-    assert "not a GGUF file" in " ".join(done.out.split())
-    assert "greedy" in (tmp_path / "run" / "pareto.csv").read_text()
-
-
-@pytest.mark.shared
-def test_a_real_model_that_never_saw_the_language(fit: Any, shared: Path, tmp_path: Path) -> None:
-    pytest.importorskip("llama_cpp")
-    gguf = shared / "models" / "stories260k.gguf"
-    told = json.loads(succeed(*fit(tmp_path / "run", "--proposers", "llm", "--json", llm=gguf)))
-    assert told["llm"]["completions"] == 12
-    assert "llm" in (tmp_path / "run" / "pareto.csv").read_text()
+def test_the_python_function_names_the_remedy_too(small_capture: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="name one by --llm MODEL"):
+        package.fit(capture=small_capture, out=tmp_path / "run", proposers=["llm"])

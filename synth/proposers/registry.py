@@ -11,11 +11,6 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 
 from attn_dsl.dsl.errors import InputError
-from attn_dsl.synth.enumerate.bank import Bank
-from attn_dsl.synth.enumerate.proposer import Enumerate
-from attn_dsl.synth.exact.atoms import Atoms
-from attn_dsl.synth.exact.proposer import Exact
-from attn_dsl.synth.exact.screen import Screen
 from attn_dsl.synth.graded.proposer import QUICK, Graded, Pace
 from attn_dsl.synth.llm.proposer import Llm
 from attn_dsl.synth.proposer import Proposer
@@ -123,14 +118,6 @@ BUILT_IN = (
         default=True, later=True, effort=2,
     ),
     Registration("graded", _graded, _graded_cost, default=True),
-    Registration(
-        "exact", lambda s: Exact(lambda: Screen(Atoms(s.design)), s.settings.effort),
-        lambda s: Cost(0.1, 1, measured=True),
-    ),
-    Registration(
-        "enumerate", lambda s: Enumerate(lambda: Bank(s.design)),
-        lambda s: Cost(5.0, 65, once=4.0, shared_bytes=2e8, measured=True),
-    ),
     Registration(
         "llm", _llm, lambda s: Cost(0.25 * s.llm.samples, s.llm.samples, once=10.0),
     ),

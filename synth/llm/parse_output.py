@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterable, Iterator
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.check import check
 from attn_dsl.dsl.errors import AttnDslError, ProgramError
 from attn_dsl.dsl.parser import parse
+from attn_dsl.synth.llm.model import Completion
 
 _FENCE = re.compile(r"```[^\n]*\n(.*?)(?:```|\Z)", re.S)
 _BEGINS = re.compile(r"^(?:set [A-Z]|head [a-z])", re.M)
-_LINE = re.compile(r"^(?:set |head |\s|\}|#|$)")
+_PROGRAM = re.compile(r"(?:(?:set |head |\s|\}|#).*\n|\n)*")
 
 
 def read(text: str, *, causal: bool, name: str = "<completion>") -> t.Head:
@@ -22,7 +24,7 @@ def read(text: str, *, causal: bool, name: str = "<completion>") -> t.Head:
     (None,)
 
     Raises:
-        ProgramError: it does not parse or check.
+        ProgramError: it does not parse or check, or is not for a head of this visibility.
         ProgramErrors: for several reasons.
     """
     program = parse(text, name)
@@ -42,8 +44,21 @@ def read(text: str, *, causal: bool, name: str = "<completion>") -> t.Head:
     return dataclasses.replace(program, terms=terms, sets=sets, remarks=t.NO_REMARKS, after=())
 
 
-def whole_terms(text: str) -> str | None:
-    """Return a program that was cut off without its unfinished last line; None if no term is left.
+def programs(completions: Iterable[Completion], *, causal: bool, name: str) -> Iterator[t.Head]:
+    """Yield the programs among completions under one name, in their order.
+
+    Of a completion that was cut off, its whole terms count. What is no program is left out.
+    """
+    for completion in completions:
+        text = whole_terms(completion.text) if completion.truncated else completion.text
+        try:
+            yield dataclasses.replace(read(text, causal=causal), name=name)
+        except AttnDslError:
+            continue
+
+
+def whole_terms(text: str) -> str:
+    """Return a program that was cut off without its unfinished last line; "" if no term is left.
 
     >>> print(whole_terms("head a causal softmax:\\n    ? where k == 0\\n    ? whe"), end="")
     head a causal softmax:
@@ -51,7 +66,7 @@ def whole_terms(text: str) -> str | None:
     """
     lines = text[: text.rfind("\n") + 1]
     head = _BEGINS.search(lines)
-    return lines if head and lines.count("\n", head.start()) > 1 else None
+    return lines if head and lines.count("\n", head.start()) > 1 else ""
 
 
 def extracted(answer: str) -> str:
@@ -66,18 +81,5 @@ def extracted(answer: str) -> str:
     begins = _BEGINS.search(text)
     if not begins:
         return text.strip()
-    lines: list[str] = []
-    for line in text[begins.start() :].splitlines():
-        if not _LINE.match(line):
-            break
-        lines.append(line)
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def complaint(text: str, *, causal: bool) -> str | None:
-    """Say why a text is no program that can be used; None if it is one."""
-    try:
-        read(text, causal=causal, name="your program")
-    except AttnDslError as error:
-        return str(error)
-    return None
+    found = _PROGRAM.match(f"{text.rstrip()}\n", begins.start())
+    return (found[0].rstrip() if found else "") + "\n"
