@@ -15,8 +15,6 @@ from transformers import PreTrainedTokenizerFast
 from attn_dsl.eval.texts import read_texts
 
 BOS, CONTEXT, IGNORE = "<|bos|>", 256, -100
-ALIKE = 16
-"""Batches whose rows are sorted together by length."""
 
 
 def read_stories(path: Path) -> dict[str, list[str]]:
@@ -110,8 +108,9 @@ def epoch_batches(
     order = rng.permutation(len(encoded))
     rows = [sequence(encoded[i], bos, vocab, repeat, longest, rng) for i in order]
     groups: list[list[np.ndarray]] = []
-    for at in range(0, len(rows), ALIKE * size):
-        near = sorted(rows[at : at + ALIKE * size], key=lambda row: row.shape[1])
+    pool = 16 * size
+    for at in range(0, len(rows), pool):
+        near = sorted(rows[at : at + pool], key=lambda row: row.shape[1])
         groups += [near[i : i + size] for i in range(0, len(near), size)]
     for i in rng.permutation(len(groups)):
         yield pad(groups[i], bos)

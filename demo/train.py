@@ -95,8 +95,7 @@ def favour_first(model: GPT2LMHeadModel, inputs: torch.Tensor, bonus: float) -> 
     for block, state in list(zip(model.transformer.h, states[:-1], strict=True))[1:]:
         attention = block.attn
         keys = attention.c_attn(block.ln_1(state)).chunk(3, dim=-1)[1]
-        ahead = keys[0, 0] - keys[:, 1:].mean((0, 1))
-        ahead = ahead.view(attention.num_heads, -1)
+        ahead = (keys[0, 0] - keys[:, 1:].mean((0, 1))).view(attention.num_heads, -1)
         scale = bonus * attention.head_dim**0.5 / ahead.square().sum(1, keepdim=True)
         attention.c_attn.bias[: model.config.n_embd] += (scale * ahead).flatten()
 

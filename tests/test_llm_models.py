@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from attn_dsl.dsl.errors import InputError
 from attn_dsl.synth.llm.model import Completion, LanguageModel, ModelError, Request
 from attn_dsl.synth.llm.named import absolute, check_spec, open_model
 from attn_dsl.synth.llm.parse_output import extracted, programs, read, whole_terms
-from attn_dsl.synth.llm.sampling import draw
+from attn_dsl.synth.llm.sampling import Writing, draw
 
 ASKED = Request("A head that looks at the token before.", True, 12, 3, max_tokens=160)
 
@@ -87,6 +88,37 @@ def test_both_formats_are_the_same_model(language_model: Path, gguf_model: Path)
     pairs = zip(one.complete(short, never), other.complete(short, never), strict=True)
     # a draw near the border of two tokens may go either way
     assert sum(a == b for a, b in pairs) >= 8
+
+
+@pytest.mark.parametrize("family", ["demo", "mistral", "gemma3_text"])
+def test_side_by_side_is_as_one_by_one(family: str, language_model: Path, tmp_path: Path) -> None:
+    """Completions that share a prompt's cells, in models with and without sliding windows."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    folder = language_model
+    if family != "demo":
+        torch.manual_seed(0)
+        config = AutoConfig.for_model(
+            family, vocab_size=2048, hidden_size=32, intermediate_size=64, num_hidden_layers=6,
+            num_attention_heads=4, num_key_value_heads=2, head_dim=8, sliding_window=12,
+            bos_token_id=0, eos_token_id=0, pad_token_id=0, max_position_embeddings=512,
+        )  # fmt: skip
+        folder = tmp_path / family
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(language_model).save_pretrained(folder)
+    model: Any = open_model(str(folder))
+    asked = dataclasses.replace(ASKED, count=5, max_tokens=30)
+    found = model.complete(asked, never)
+    writing, ids = Writing(model._masks, asked, 30), model._encoded(asked.prompt)
+    for at in range(5):
+        token: int | None = -1
+        while token is not None:
+            with torch.inference_mode():
+                logits = model._model(torch.tensor([ids + writing.tokens[at]])).logits[0, -1]
+            token = writing.step(at, logits.numpy())
+    assert len({c.text for c in found}) > 1
+    assert sum(a == b for a, b in zip(found, writing.completions(), strict=True)) >= 4
 
 
 def test_draws_follow_the_probabilities() -> None:

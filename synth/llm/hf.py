@@ -16,10 +16,8 @@ from attn_dsl.eval.models import load_tokenizer
 from attn_dsl.synth.llm.model import Completion, ModelError, Request
 from attn_dsl.synth.llm.sampling import SLICES, Writing
 
-CACHE_BYTES = 2 << 30
-"""Memory for the keys and values of completions that are written side by side."""
-SIDE_BY_SIDE = 64
-"""The most completions that are written side by side."""
+SIDE_BY_SIDE = 16
+"""The most completions that are written side by side: each looks at the cells of all."""
 
 
 class Transformers:
@@ -50,6 +48,8 @@ class Transformers:
         self._masks = from_tokenizer(self._tokens, n_vocab=size, eos_token=ends, slices=SLICES)
         text = self._model.config.get_text_config()
         self.context = int(getattr(text, "max_position_embeddings", 0) or 4096)
+        self._window = getattr(text, "sliding_window", None) or self.context
+        self._mixed = len(set(getattr(text, "layer_types", None) or ())) > 1
         names = inspect.signature(self._model.forward).parameters
         self._cache = "cache" if "cache" in names else "past_key_values"  # before 5.24
         self.fingerprint = self._fingerprint()
@@ -84,37 +84,59 @@ class Transformers:
         try:
             with self._lock, torch.inference_mode():
                 self._write(writing, ids, stop)
-        except torch.OutOfMemoryError as error:
-            raise ModelError(f"{self.name}: {str(error).splitlines()[0]}") from None
+        except (RuntimeError, TypeError, ValueError) as error:  # no memory, or an unusual model
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ModelError(f"{self.name}: {first}") from None
         return writing.completions()
 
     def _write(self, writing: Writing, ids: list[int], stop: Callable[[], bool]) -> None:
-        """Read the prompt, then write all completions, as many at a time as memory allows."""
+        """Read the prompt, then write all completions, so many side by side.
+
+        They are branches of one sequence: each token sees the cells of the prompt and those of its
+        own completion, so that the prompt's keys and values are kept and read once.
+        """
         import torch
         from transformers import DynamicCache
 
-        def read(tokens: list[list[int]], cache: Any) -> np.ndarray:
-            given, keys = torch.tensor(tokens, device=self.device), {self._cache: cache}
-            out = self._model(given, **keys, use_cache=True, logits_to_keep=1)
-            return out.logits[:, -1].float().cpu().numpy()
-
-        prompt = DynamicCache(config=self._model.config)
-        begin = read([ids], prompt)
-        size = sum(layer.keys.nbytes + layer.values.nbytes for layer in prompt.layers)
-        fits = int(CACHE_BYTES / (size * (1 + writing.most / len(ids))))
-        side, count = max(1, min(SIDE_BY_SIDE, fits)), writing.request.count
-        for start in range(0, count, side):
-            rows = list(range(start, min(start + side, count)))
-            cache, logits = copy.deepcopy(prompt), begin.repeat(len(rows), axis=0)
-            cache.batch_repeat_interleave(len(rows))
+        prompt = DynamicCache()
+        begin = self._read(ids, prompt)[-1]
+        for start in range(0, writing.request.count, SIDE_BY_SIDE):
+            rows = list(range(start, min(start + SIDE_BY_SIDE, writing.request.count)))
+            cache, logits, place = copy.deepcopy(prompt), [begin] * len(rows), len(ids)
+            owners, places = (
+                [-1] * len(ids),
+                list(range(len(ids))),
+            )  # of each cell; -1 is the prompt
             while rows and not stop():
-                drawn = [writing.step(at, logits[i]) for i, at in enumerate(rows)]
-                on = [i for i, token in enumerate(drawn) if token is not None]
-                if 0 < len(on) < len(rows):
-                    cache.batch_select_indices(torch.tensor(on, device=self.device))
-                rows = [rows[i] for i in on]
+                drawn = [writing.step(at, x) for at, x in zip(rows, logits, strict=True)]
+                tokens = [token for token in drawn if token is not None]
+                rows = [at for at, token in zip(rows, drawn, strict=True) if token is not None]
                 if rows:
-                    logits = read([[token] for token in drawn if token is not None], cache)
+                    owners, places = owners + rows, places + [place] * len(rows)
+                    owner = torch.tensor(owners)
+                    seen = (owner == -1) | (owner == torch.tensor(rows)[:, None])
+                    near = place - torch.tensor(places) < self._window
+                    how = {"position_ids": torch.tensor([[place] * len(rows)], device=self.device)}
+                    how["attention_mask"] = self._masked(seen, seen & near)
+                    logits, place = [*self._read(tokens, cache, **how)], place + 1
+
+    def _read(self, tokens: list[int], cache: Any, **how: Any) -> np.ndarray:
+        """Read tokens, which are added to a cache; return the logits of all, or of a prompt's last."""
+        import torch
+
+        keep = 0 if how else 1
+        given, kept = torch.tensor([tokens], device=self.device), {self._cache: cache}
+        out = self._model(given, **kept, **how, use_cache=True, logits_to_keep=keep)
+        return out.logits[0].float().cpu().numpy()
+
+    def _masked(self, full: Any, sliding: Any) -> Any:
+        """Return the attention mask of cells that are seen, by kind of layer where there are two."""
+        lowest = np.finfo(np.float32).min if self._model.dtype.itemsize > 2 else -6e4
+        masks = {
+            kind: (~seen * lowest).to(self.device, self._model.dtype)[None, None]
+            for kind, seen in (("full_attention", full), ("sliding_attention", sliding))
+        }
+        return masks if self._mixed else masks["sliding_attention"]
 
 
 def _load(where: str, device: str) -> Any:
