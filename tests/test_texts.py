@@ -43,24 +43,6 @@ def test_a_wrong_line_is_named(tmp_path, line, message):
         read_texts(str(path))
 
 
-def test_wrong_files_are_explained(tmp_path):
-    (tmp_path / "stories.txt").write_text("a")
-    (tmp_path / "empty.txt").write_text(" \n\n")
-    (tmp_path / "latin.txt").write_bytes(b"caf\xe9 au lait")
-    (tmp_path / "a.csv").write_text("a")
-    cases = {
-        "storys.txt": r"does not exist; did you mean `stories\.txt`",
-        "empty.txt": "holds no text",
-        "latin.txt": r"not UTF-8: byte 3 is 0xE9",
-        "a.csv": r"not from \.csv",
-        ".": "is a directory",
-        "nowhere/a.txt": "there is no directory",
-    }
-    for name, message in cases.items():
-        with pytest.raises(InputError, match=message):
-            read_texts(str(tmp_path / name))
-
-
 def test_datasets_reads_split_and_column(monkeypatch):
     class Rows(dict):
         column_names = ("story",)
