@@ -80,31 +80,26 @@ def language_page() -> str:
 def feature_tables() -> Iterator[str]:
     """Yield a table of features for each thing that features read."""
     for reads, meaning in READS.items():
-        rows = (
-            (
-                code(f"{f.name}({'k, q' if f.arity == 2 else 'k'})"),
-                f.type,
-                f.doc + (f" (needs the extra `{f.extra}`)" if f.extra else ""),
-                code(f.example),
-            )
-            for f in FEATURES.values()
-            if f.reads == reads
-        )
+        rows = []
+        for f in FEATURES.values():
+            if f.reads == reads:
+                call = f"{f.name}({'k, q' if f.arity == 2 else 'k'})"
+                extra = f" (needs the extra `{f.extra}`)" if f.extra else ""
+                rows.append((code(call), f.type, f.doc + extra, code(f.example)))
         yield f"### `{reads}`: {meaning}\n"
         yield table(("feature", "type", "value", "example"), rows)
 
 
 def library_tables() -> Iterator[str]:
     """Yield a table of library programs for each category."""
-    entries = library(spacy=True).values()
     for category in CATEGORIES:
-        own = [entry for entry in entries if entry.category == category]
-        spacy = [" (spaCy)" if entry.path.startswith("library/spacy") else "" for entry in own]
+        rows = []
+        for entry in library(spacy=True).values():
+            if entry.category == category:
+                mark = " (spaCy)" if entry.path.startswith("library/spacy") else ""
+                rows.append((code(entry.name), entry.doc + mark))
         yield f"### {category.capitalize()}\n"
-        yield table(
-            ("program", "what the head does"),
-            ((code(e.name), e.doc + mark) for e, mark in zip(own, spacy, strict=True)),
-        )
+        yield table(("program", "what the head does"), rows)
 
 
 def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
