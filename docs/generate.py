@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from attn_dsl.cli.main import COMMANDS, cli
-from attn_dsl.cli.reference import FUNCTIONS, READS
+from attn_dsl.cli.reference import FUNCTIONS, READS, call, mark
 from attn_dsl.dsl import limits
 from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.lexicon import lexicon
@@ -21,8 +21,6 @@ from attn_dsl.dsl.library import CATEGORIES, library
 
 FOLDER = Path(__file__).resolve().parent
 NOTE = "<!-- Written by docs/generate.py; run `make docs` to write it again. -->\n"
-LIMITS = {name: value for name, value in vars(limits).items() if name.isupper()}
-"""Constants that `language.in.md` names."""
 
 
 def commands() -> Iterator[tuple[str, click.Command]]:
@@ -59,7 +57,9 @@ def cli_page() -> str:
 def language_page() -> str:
     """Return `language.md`."""
     parts = {
-        name: f"{value:,.0f}" if value >= 1 else f"{value:g}" for name, value in LIMITS.items()
+        name: f"{value:,.0f}" if value >= 1 else f"{value:g}"
+        for name, value in vars(limits).items()
+        if name.isupper()
     }
     parts |= {
         "features": "\n".join(feature_tables()),
@@ -80,12 +80,11 @@ def language_page() -> str:
 def feature_tables() -> Iterator[str]:
     """Yield a table of features for each thing that features read."""
     for reads, meaning in READS.items():
-        rows = []
-        for f in FEATURES.values():
-            if f.reads == reads:
-                call = f"{f.name}({'k, q' if f.arity == 2 else 'k'})"
-                extra = f" (needs the extra `{f.extra}`)" if f.extra else ""
-                rows.append((code(call), f.type, f.doc + extra, code(f.example)))
+        rows = [
+            (code(call(f)), f.type, f.doc + mark(f), code(f.example))
+            for f in FEATURES.values()
+            if f.reads == reads
+        ]
         yield f"### `{reads}`: {meaning}\n"
         yield table(("feature", "type", "value", "example"), rows)
 

@@ -231,7 +231,7 @@ def test_features_as_json() -> None:
 def test_features_with_the_words_of_the_sets() -> None:
     out = succeed("features", "--sets")
     assert_narrow(out)
-    assert re.search(r"^Pronoun  personal pronouns", out, re.MULTILINE)
+    assert re.search(r"^Pronoun: personal pronouns", out, re.MULTILINE)
     assert re.search(r"\bthey\b", out)
 
 
