@@ -202,13 +202,6 @@ def test_what_an_opened_capture_knows(finished):
     assert (part.packed(0) == opened.packed(1)).all() and part.hash != opened.hash
 
 
-def test_safetensors_reads_the_shards_too(finished):
-    from safetensors.numpy import load_file
-
-    tensors = load_file(finished / "attention-00000.safetensors")
-    assert (tensors["attention.00002"] == Capture.open(finished).packed(2)).all()
-
-
 @pytest.mark.parametrize("causal", [True, False])
 def test_from_arrays(causal):
     rng = np.random.default_rng(0)
