@@ -74,7 +74,9 @@ def fit(
     if out is None:
         stem = Path(model or settings["capture"] or "demo").name
         out = f"runs/{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-    suggesting = None if proposers is None else names(proposers)
+    suggesting = None
+    if proposers is not None:
+        suggesting = [name.strip() for name in proposers.split(",") if name.strip()]
     settings["llm"] = language_model.chosen(settings, suggesting)
     if dry_run:
         show_plan(model, out, suggesting, as_json, **settings)
@@ -114,15 +116,6 @@ def show_plan(
         **{key: given[key] for key in ("heads", "max_tokens", "max_texts", "jobs", "timeout")},
     )  # fmt: skip
     print_plan(found, as_json)
-
-
-def names(text: str) -> list[str]:
-    """Read a list of names.
-
-    >>> names("library, greedy")
-    ['library', 'greedy']
-    """
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 class Watcher:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from attn_dsl.cli import options
 from attn_dsl.dsl.functions import FUNCTIONS as FUNCTIONS_OF_TERMS
+
+if TYPE_CHECKING:
+    from attn_dsl.dsl.features import Feature
 
 FUNCTIONS = (
     ("abs(x)", "the magnitude of an integer"),
@@ -47,32 +50,35 @@ def features(sets: bool, as_json: bool) -> None:
         }  # fmt: skip
         options.print_json(listed, ensure_ascii=False)
         return
-    from rich.padding import Padding
-    from rich.table import Table
-    from rich.text import Text
-
-    screen = options.console()
+    page = click.HelpFormatter(max_width=80)
     if sets:
         for name, entry in lexicon().items():
-            screen.print(Text.assemble((name, "bold"), "  ", entry.doc))
-            screen.print(Padding(Text(" ".join(sorted(entry.elements))), (0, 0, 0, 2)))
+            page.write_text(f"{name}: {entry.doc}")
+            with page.indentation():
+                page.write_text(" ".join(sorted(entry.elements)))
+        click.echo(page.getvalue(), nl=False)
         return
     for reads, meaning in READS.items():
-        screen.print(f"[bold]{reads}[/]: {meaning}")
-        table = Table.grid(padding=(0, 1))
-        for width in (18, 6):
-            table.add_column(min_width=width, no_wrap=True)
-        for f in FEATURES.values():
-            if f.reads == reads:
-                name = f"{f.name}({'k, q' if f.arity == 2 else 'k'})"
-                extra = f" [{f.extra}]" if f.extra else ""
-                table.add_row(name, f.type, Text(f.doc + extra))
-        screen.print(Padding(table, (0, 0, 1, 2)))
-    screen.print("[bold]functions[/]")
-    for name, doc in FUNCTIONS:
-        screen.print(f"  {name}\n      {doc}", markup=False)
-    screen.print("\n[bold]word sets[/], for word(k) in NAME; --sets lists their words")
-    screen.print(Padding(Text(", ".join(lexicon())), (0, 0, 0, 2)))
+        with page.section(reads):
+            page.write_text(meaning)
+            page.write_paragraph()
+            own = [f for f in FEATURES.values() if f.reads == reads]
+            page.write_dl([(call(f), f"{f.type}: {f.doc}{mark(f)}") for f in own])
+    with page.section("functions"):
+        page.write_dl(FUNCTIONS)
+    with page.section("word sets (for word(k) in NAME; --sets lists their words)"):
+        page.write_text(", ".join(lexicon()))
+    click.echo(page.getvalue().lstrip("\n"), nl=False)
+
+
+def call(feature: Feature) -> str:
+    """Write how a feature is called: ``word(k)``, ``match(k, q)``."""
+    return f"{feature.name}({'k, q' if feature.arity == 2 else 'k'})"
+
+
+def mark(feature: Feature) -> str:
+    """Name the optional package that a feature needs, if it needs one."""
+    return f" (needs the extra `{feature.extra}`)" if feature.extra else ""
 
 
 @click.command()

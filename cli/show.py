@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import click
@@ -37,9 +38,10 @@ def show(
         raise InputError("--text is empty; give at least one word")
     matrix = loaded(tokens)
     if html is not None:
-        from attn_dsl.eval.page import write_page
+        from attn_dsl.eval.files import write
+        from attn_dsl.eval.report_text import program_page
 
-        write_page(loaded, tokens.strings, matrix, html)
+        write(Path(html), program_page(loaded, tokens.strings, matrix))
         click.echo(html)
         return
     screen = options.console()

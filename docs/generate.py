@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from attn_dsl.cli.main import COMMANDS, cli
-from attn_dsl.cli.reference import FUNCTIONS, READS
+from attn_dsl.cli.reference import FUNCTIONS, READS, call, mark
 from attn_dsl.dsl import limits
 from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.lexicon import lexicon
@@ -21,8 +21,6 @@ from attn_dsl.dsl.library import CATEGORIES, library
 
 FOLDER = Path(__file__).resolve().parent
 NOTE = "<!-- Written by docs/generate.py; run `make docs` to write it again. -->\n"
-LIMITS = {name: value for name, value in vars(limits).items() if name.isupper()}
-"""Constants that `language.in.md` names."""
 
 
 def commands() -> Iterator[tuple[str, click.Command]]:
@@ -59,7 +57,9 @@ def cli_page() -> str:
 def language_page() -> str:
     """Return `language.md`."""
     parts = {
-        name: f"{value:,.0f}" if value >= 1 else f"{value:g}" for name, value in LIMITS.items()
+        name: f"{value:,.0f}" if value >= 1 else f"{value:g}"
+        for name, value in vars(limits).items()
+        if name.isupper()
     }
     parts |= {
         "features": "\n".join(feature_tables()),
@@ -80,31 +80,25 @@ def language_page() -> str:
 def feature_tables() -> Iterator[str]:
     """Yield a table of features for each thing that features read."""
     for reads, meaning in READS.items():
-        rows = (
-            (
-                code(f"{f.name}({'k, q' if f.arity == 2 else 'k'})"),
-                f.type,
-                f.doc + (f" (needs the extra `{f.extra}`)" if f.extra else ""),
-                code(f.example),
-            )
+        rows = [
+            (code(call(f)), f.type, f.doc + mark(f), code(f.example))
             for f in FEATURES.values()
             if f.reads == reads
-        )
+        ]
         yield f"### `{reads}`: {meaning}\n"
         yield table(("feature", "type", "value", "example"), rows)
 
 
 def library_tables() -> Iterator[str]:
     """Yield a table of library programs for each category."""
-    entries = library(spacy=True).values()
     for category in CATEGORIES:
-        own = [entry for entry in entries if entry.category == category]
-        spacy = [" (spaCy)" if entry.path.startswith("library/spacy") else "" for entry in own]
+        rows = []
+        for entry in library(spacy=True).values():
+            if entry.category == category:
+                mark = " (spaCy)" if entry.path.startswith("library/spacy") else ""
+                rows.append((code(entry.name), entry.doc + mark))
         yield f"### {category.capitalize()}\n"
-        yield table(
-            ("program", "what the head does"),
-            ((code(e.name), e.doc + mark) for e, mark in zip(own, spacy, strict=True)),
-        )
+        yield table(("program", "what the head does"), rows)
 
 
 def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

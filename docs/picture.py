@@ -11,10 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from attn_dsl.compiler.evaluate import pack
-from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.heads import parse_heads
-from attn_dsl.eval.metrics import ious
 from attn_dsl.eval.run import Run
 
 CELL, LABEL, GAP, TOKENS = 13, 74, 36, 26
@@ -41,17 +38,14 @@ def panel(matrix: np.ndarray, tokens: list[str], title: str, left: int) -> str:
 def main(run_path: str, name: str, out: str) -> None:
     """Draw the shortest test text that is long enough, cut to ``TOKENS`` tokens."""
     run = Run.open(run_path)
-    capture = Capture.open(run.info["capture"])
+    capture = run.open_capture()
     [(layer, head)] = parse_heads(name, capture.n_layers, capture.heads_per_layer)
     texts = capture.split(run.info["key"]["seed"])["test"]
-    text = min(
-        (i for i in texts if len(capture.tokens(i)) >= TOKENS),
-        key=lambda i: (len(capture.tokens(i)), i),
-    )
+    _, text = min((n, i) for i in texts if (n := len(capture.tokens(i))) >= TOKENS)
     tokens = capture.tokens(text)
     actual = capture.matrix(text, layer, head)
     predicted = run.program(layer, head)(tokens)
-    iou = ious(pack(actual, True)[None], pack(predicted, True)[None])[0, 0]
+    iou = np.minimum(actual, predicted).sum() / np.maximum(actual, predicted).sum()
     shown = list(tokens.strings[:TOKENS])
     width = LABEL + len(shown) * CELL
     body = panel(actual, shown, f"{Path(run.info['model']).name}, layer {layer}, head {head}", 0)

@@ -74,18 +74,10 @@ def control_ious(
     for split in ("select", "test"):
         programs = grid if split == "select" else [*grid, *simple.values()]
         plan = Plan(programs, Batch([capture.tokens(i) for i in texts[split]]))
-        parts = [
-            ious(capture.attention(text, heads), plan.packed(at))
-            for at, text in enumerate(texts[split])
-        ]
-        scores[split] = (
-            np.stack(parts, axis=-1) if parts else np.zeros((len(heads), len(programs), 0))
-        )
-    picked = (
-        scores["select"].mean(-1).argmax(1)
-        if scores["select"].shape[-1]
-        else np.zeros(len(heads), int)
-    )
+        scores[split] = np.zeros((len(heads), len(programs), len(texts[split])))
+        for at, text in enumerate(texts[split]):
+            scores[split][:, :, at] = ious(capture.attention(text, heads), plan.packed(at))
+    picked = scores["select"].sum(-1).argmax(1)
     found = {name: scores["test"][:, len(grid) + i] for i, name in enumerate(simple)}
     found["mean by offset"] = _mean_by_offset(capture, texts, heads)
     found["positional grid"] = scores["test"][np.arange(len(heads)), picked]
@@ -115,10 +107,8 @@ def _mean_by_offset(
     out = np.empty((len(heads), len(texts["test"])))
     for column, text in enumerate(texts["test"]):
         n = len(capture.tokens(text))
-        at = offsets(n, capture.causal) + longest
-        actual = capture.attention(text, heads)
-        for row in range(len(heads)):
-            predicted = mean[row, at]
-            normalise_rows(predicted, n, capture.causal)
-            out[row, column] = ious(actual[row : row + 1], predicted[None])[0, 0]
+        predicted = mean[:, offsets(n, capture.causal) + longest]
+        normalise_rows(predicted, n, capture.causal)
+        for row, actual in enumerate(capture.attention(text, heads)):
+            out[row, column] = ious(actual[None], predicted[row : row + 1])[0, 0]
     return out

@@ -128,8 +128,8 @@ def _examples(
         tokens = capture.tokens(text)
         actual = capture.attention(text, [r.layer * capture.heads_per_layer + r.head])
         packed = plan.packed(at)
-        square = [unpack(rows[0], len(tokens), capture.causal) for rows in (actual, packed)]
-        yield Example(tokens.strings, *square, float(ious(actual, packed)[0, 0]))
+        head, program = (unpack(x[0], len(tokens), capture.causal) for x in (actual, packed))
+        yield Example(tokens.strings, head, program, float(ious(actual, packed)[0, 0]))
 
 
 def render(data: ReportData) -> str:

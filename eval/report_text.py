@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
     from markupsafe import Markup
+
+    from attn_dsl.compiler.program import Program
 
 TEMPLATES = Path(__file__).with_name("templates")
 
@@ -26,6 +30,29 @@ def fill(template: str, **values: Any) -> str:
     )
     environment.filters |= {"dec": decimal, "highlight": highlight, "terms": terms_line}
     return environment.get_template(template).render(**values)
+
+
+def program_page(program: Program, tokens: Sequence[str], matrix: np.ndarray) -> str:
+    """Return a page for one program on one text; each cell tells its query, key and weight.
+
+    Args:
+        tokens: the n token strings.
+        matrix: (n, n), the program's weights.
+    """
+    names = [t.replace("\n", "\u21b5").replace(" ", "\u00b7") for t in tokens]
+    rows = [
+        {
+            "token": names[q],
+            "cells": [
+                {"key": names[k], "weight": float(w), "shade": round(float(w) ** 0.5, 3)}
+                for k, w in enumerate(matrix[q])
+                if k <= q or not program.causal
+            ],
+        }
+        for q in range(len(names))
+    ]
+    source = highlight(program.source)
+    return fill("program.html", program=program, source=source, names=names, rows=rows)
 
 
 def decimal(value: float, digits: int = 3, sign: bool = False) -> str:

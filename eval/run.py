@@ -255,16 +255,17 @@ class Run:
     @property
     def heads(self) -> pd.DataFrame:
         """``heads.csv`` as a data frame."""
-        import pandas as pd
-
-        return pd.read_csv(self.path / "heads.csv")
+        return self._table("heads.csv")
 
     @property
     def pareto(self) -> pd.DataFrame:
         """``pareto.csv`` as a data frame."""
+        return self._table("pareto.csv")
+
+    def _table(self, name: str) -> pd.DataFrame:
         import pandas as pd
 
-        return pd.read_csv(self.path / "pareto.csv")
+        return pd.read_csv(self.path / name)
 
     def program(self, layer: int, head: int) -> Program:
         """Return the program that was chosen for a head.

@@ -127,29 +127,6 @@ def measure_texts(
     yield from map(one, texts) if executor is None else executor.map(one, texts)
 
 
-def measure_matrix(
-    plan: Plan,
-    heads: Callable[[int], np.ndarray],
-    metrics: Sequence[str] = METRICS,
-    executor: Executor | None = None,
-) -> dict[str, np.ndarray]:
-    """Average what ``measure_texts`` finds over the texts: float64 (heads, programs) a metric.
-
-    >>> from attn_dsl.compiler.columns import Batch
-    >>> from attn_dsl.dsl.parser import parse
-    >>> from attn_dsl.dsl.tokens import Tokens
-    >>> plan = Plan([parse("head u causal:\\n")], Batch([Tokens.from_strings(["a", " b"])]))
-    >>> measure_matrix(plan, lambda text: np.float32([[1, 1, 0]]), ["tv", "top1"])
-    {'tv': array([[0.25]]), 'top1': array([[1.]])}
-    """
-    if not len(plan.batch):
-        raise ValueError("there are no texts to score on")
-    totals = {name: np.zeros(()) for name in metrics}
-    for found in measure_texts(plan, heads, metrics, executor):
-        totals = {name: totals[name] + table for name, table in found.items()}
-    return {name: total / len(plan.batch) for name, total in totals.items()}
-
-
 def score_matrix(
     plan: Plan, heads: Callable[[int], np.ndarray], executor: Executor | None = None
 ) -> np.ndarray:
@@ -162,7 +139,15 @@ def score_matrix(
     >>> score_matrix(plan, lambda text: np.float32([[1, 0.5, 0.5]]))
     array([[1.]])
 
+    Args:
+        heads, executor: as ``measure_texts`` takes them.
+
     Returns:
         float64 (heads, programs).
     """
-    return measure_matrix(plan, heads, ("iou",), executor)["iou"]
+    if not len(plan.batch):
+        raise ValueError("there are no texts to score on")
+    total = np.zeros(())
+    for found in measure_texts(plan, heads, ("iou",), executor):
+        total = total + found["iou"]
+    return total / len(plan.batch)

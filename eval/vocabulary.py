@@ -16,6 +16,7 @@ from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.tokens import Tokens
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_ESCAPED = re.compile("[\udc80-\udcff]")
 _META = "\N{LOWER ONE EIGHTH BLOCK}"
 """SentencePiece's mark for a space."""
 _CLOSERS = frozenset(".,;:!?%)]}\N{RIGHT DOUBLE QUOTATION MARK}\N{HORIZONTAL ELLIPSIS}")
@@ -289,16 +290,8 @@ def _write_bytes(raw: bytes) -> str:
     >>> _write_bytes(b" \\xf0\\x9f")
     ' <0xF0><0x9F>'
     """
-    parts: list[str] = []
-    while raw:
-        try:
-            parts.append(raw.decode("utf-8"))
-            break
-        except UnicodeDecodeError as error:
-            parts.append(raw[: error.start].decode("utf-8"))
-            parts += [f"<0x{byte:02X}>" for byte in raw[error.start : error.end]]
-            raw = raw[error.end :]
-    return "".join(parts)
+    text = raw.decode("utf-8", "surrogateescape")  # each such byte b is the surrogate DC00 + b
+    return _ESCAPED.sub(lambda found: f"<0x{ord(found[0]) - 0xDC00:02X}>", text)
 
 
 def _place(

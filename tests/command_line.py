@@ -1,4 +1,4 @@
-"""Runs the command line inside the test's process, and makes the small runs that its tests need."""
+"""Runs the command line inside the test's process, and reads what it writes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import os
 import random
 import sys
 from dataclasses import dataclass
+from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 WORDS = (
@@ -70,3 +72,47 @@ def snapshot(folder: Path) -> dict[str, bytes]:
         for file in sorted(folder.rglob("*"))
         if file.is_file()
     }
+
+
+class Page(HTMLParser):
+    """What a browser would see: elements in balance, their attributes, the text of scripts."""
+
+    VOID = ("meta", "br", "input", "wbr", "link", "img")
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.text = ""
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag == "script":
+            self.scripts.append("")
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "script":
+            self.scripts[-1] += data
+        else:
+            self.text += data
+
+    @property
+    def ids(self) -> list[str | None]:
+        return [attrs["id"] for _, attrs in self.elements if "id" in attrs]
+
+    @property
+    def payload(self) -> dict[str, Any]:
+        payload: dict[str, Any] = json.loads(self.scripts[0])
+        return payload

@@ -164,6 +164,10 @@ SCORE_DAMAGED = ("score", ".given/first.attn", "--capture", "capture")
 AGAIN = ("capture", "attn-dsl capture")
 CAPTURES = [
     Case("capture missing", SCORE_DAMAGED, ("capture does not exist", "attn-dsl capture")),
+    Case(
+        "capture misspelt", SCORE_DAMAGED, ("capture does not exist", "did you mean `captur`"),
+        file("captur/a", ""),
+    ),
     Case("capture a file", SCORE_DAMAGED, ("capture is a file",), file("capture", "")),
     Case(
         "capture without its description", SCORE_DAMAGED, ("capture.json is missing", *AGAIN),

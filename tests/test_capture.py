@@ -128,12 +128,6 @@ def test_a_finished_capture_is_not_overwritten(small_model, finished):
     assert before == {path.name: path.stat().st_mtime_ns for path in finished.iterdir()}
 
 
-def test_a_directory_with_other_things_is_refused(small_model, tmp_path):
-    (tmp_path / "thesis.tex").write_text("important")
-    with pytest.raises(InputError, match=r"holds other things \(thesis\.tex\)"):
-        write_capture(str(small_model("gpt2")), TEXTS, tmp_path)
-
-
 def test_limits_of_the_model_and_the_disk(small_model, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="takes 64 tokens at most, not 65"):
         write_capture(str(small_model("roberta")), TEXTS, tmp_path, max_tokens=65)
@@ -166,17 +160,8 @@ def damaged(finished, tmp_path, name, change):
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("attention-00000.safetensors", lambda data: data[:-100], "is cut off: it has"),
-        ("attention-00000.safetensors", lambda data: None, "is missing"),
-        ("texts.jsonl", lambda data: data[:-20], "is cut off"),
         ("texts.jsonl", lambda data: b"[" + data[1:], r"texts\.jsonl:1 is damaged"),
-        ("capture.json", lambda data: data[:50], r"capture\.json is damaged"),
-        ("capture.json", lambda data: None, "holds no capture"),
-        (
-            "capture.json",
-            lambda data: data.replace(b'"version": 1', b'"version": 9'),
-            "format version 9",
-        ),
+        ("capture.json", lambda data: data.replace(b'"causal"', b'"cause"'), "it lacks causal"),
     ],
 )
 def test_damage_is_found_on_opening(finished, tmp_path, name, change, message):
@@ -197,11 +182,6 @@ def test_damage_inside_a_shard(finished, tmp_path):
     Capture.open(finished).verify()
 
 
-def test_no_capture_there(finished):
-    with pytest.raises(InputError, match="does not exist; did you mean `gpt2`"):
-        Capture.open(finished.parent / "gtp2")
-
-
 def test_what_an_opened_capture_knows(finished):
     opened = Capture.open(finished)
     assert (opened.n_texts, opened.n_layers, opened.heads_per_layer, opened.n_heads) == (5, 2, 4, 8)
@@ -220,13 +200,6 @@ def test_what_an_opened_capture_knows(finished):
     part = opened.subset([3, 1]).subset([1])
     assert part.n_texts == 1 and part.tokens(0) == opened.tokens(1)
     assert (part.packed(0) == opened.packed(1)).all() and part.hash != opened.hash
-
-
-def test_safetensors_reads_the_shards_too(finished):
-    from safetensors.numpy import load_file
-
-    tensors = load_file(finished / "attention-00000.safetensors")
-    assert (tensors["attention.00002"] == Capture.open(finished).packed(2)).all()
 
 
 @pytest.mark.parametrize("causal", [True, False])

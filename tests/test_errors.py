@@ -14,7 +14,6 @@ from attn_dsl.dsl.errors import (
     InputError,
     ProgramError,
     ProgramErrors,
-    ProgramSyntaxError,
     ProgramTypeError,
     Span,
     context,
@@ -113,8 +112,3 @@ def test_source_lines() -> None:
 )  # fmt: skip
 def test_did_you_mean(word: str, hint: str) -> None:
     assert did_you_mean(word, ["text", "word", "Stop"]) == hint
-
-
-def test_a_syntax_error_is_a_program_error() -> None:
-    assert issubclass(ProgramSyntaxError, ProgramError)
-    assert ProgramSyntaxError("x").kind == "syntax error"

@@ -9,13 +9,13 @@ import re
 import shutil
 import subprocess
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from command_line import Page
 
 from attn_dsl.eval import report, report_text
 from attn_dsl.eval.capture import Capture
@@ -27,50 +27,6 @@ from attn_dsl.eval.score_matrix import METRICS
 
 HOSTILE = ("</script>", "<b>", '"', "'", "<!--", "&lt;", "\u2028", "{{ 1 }}", "\x00", "\ud800", "")
 NAN = Estimate(math.nan, math.nan, math.nan, 0)
-
-
-class Page(HTMLParser):
-    """What a browser would see: elements in balance, their attributes, the text of scripts."""
-
-    VOID = ("meta", "br", "input", "wbr", "link", "img")
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.scripts: list[str] = []
-        self.text = ""
-        self.feed(html)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag == "script":
-            self.scripts.append("")
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open, f"</{tag}> closes nothing"
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] == "script":
-            self.scripts[-1] += data
-        else:
-            self.text += data
-
-    @property
-    def ids(self) -> list[str | None]:
-        return [attrs["id"] for _, attrs in self.elements if "id" in attrs]
-
-    @property
-    def payload(self) -> dict[str, Any]:
-        payload: dict[str, Any] = json.loads(self.scripts[0])
-        return payload
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const byId = new Map(data.heads.map((head) => [head.id, head]));
 const find = (selector, root = document) => root.querySelector(selector);
 const all = (selector, root = document) => [...root.querySelectorAll(selector)];
+const clamp = (x, low, high) => Math.max(low, Math.min(high, x));
 
 function make(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
@@ -17,6 +18,11 @@ function number(value, digits = 2, sign = false) {
   if (value === null || !Number.isFinite(value)) return "–";
   const text = value.toFixed(digits).replace(/^-(0\.?0*)$/, "$1");
   return ((sign && !text.startsWith("-") ? "+" : "") + text).replace("-", "−");
+}
+
+// Press one of several buttons, or none.
+function press(buttons, chosen) {
+  for (const button of buttons) button.setAttribute("aria-pressed", button === chosen);
 }
 
 // Colours: ramps of even lightness, from the page's ground up; two for each scheme.
@@ -34,38 +40,24 @@ const RAMPS = {
 const TONES = "0072b2 e69f00 009e73 cc79a7 56b4e9 d55e00 9a8c00 7a5cc0 8c6d5a".split(" ");
 const scheme = matchMedia("(prefers-color-scheme: dark)");
 let printing = false;
-const ramps = () => RAMPS[scheme.matches && !printing ? "dark" : "light"];
-const tables = new Map();
+const rgb = (hex) => [0, 2, 4].map((i) => parseInt(hex.slice(i, i + 2), 16));
+const ramp = (name) => RAMPS[scheme.matches && !printing ? "dark" : "light"][name].split(" ").map(rgb);
+const gradient = (stops) => `linear-gradient(90deg, ${stops.map((stop) => `rgb(${stop})`).join(", ")})`;
 
-// The 256 colours of a ramp, as [r, g, b].
-function table(ramp) {
-  if (!tables.has(ramp)) {
-    const stops = ramp.split(" ").map((hex) => [0, 2, 4].map((i) => parseInt(hex.slice(i, i + 2), 16)));
-    tables.set(ramp, Array.from({ length: 256 }, (_, i) => {
-      const at = (i / 255) * (stops.length - 1), low = Math.min(Math.floor(at), stops.length - 2);
-      return stops[low].map((from, c) => Math.round(from + (stops[low + 1][c] - from) * (at - low)));
-    }));
-  }
-  return tables.get(ramp);
-}
-const clamp = (x) => Math.max(0, Math.min(1, x));
-const colour = (ramp, x) => table(ramp)[Math.round(255 * clamp(x))];
-const gradient = (ramp) => `linear-gradient(90deg, ${ramp.split(" ").map((hex) => "#" + hex).join(", ")})`;
-
-function paint(node, rgb) {
-  const [r, g, b] = rgb.map((v) => (v / 255) ** 2.2);
-  node.style.background = `rgb(${rgb})`;
-  node.style.color = 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.2 ? "#10141c" : "#fff";
+// The colour of a number from 0 to 1 between the stops of a ramp.
+function colour(stops, x) {
+  const at = clamp(x, 0, 1) * (stops.length - 1), low = Math.min(Math.floor(at), stops.length - 2);
+  return stops[low].map((from, i) => Math.round(from + (stops[low + 1][i] - from) * (at - low)));
 }
 
-function unpaint(node) {
-  node.style.background = node.style.color = "";
+// Colour an element, its text in black or white; null takes the colours away.
+function paint(node, tint) {
+  const [r, g, b] = (tint ?? []).map((v) => (v / 255) ** 2.2);
+  node.style.background = tint ? `rgb(${tint})` : "";
+  node.style.color = tint ? (0.2126 * r + 0.7152 * g + 0.0722 * b > 0.2 ? "#10141c" : "#fff") : "";
 }
 
-function tone(category) {
-  const index = data.categories.indexOf(category);
-  return index >= 0 && index < TONES.length ? TONES[index] : "8c8c8c";
-}
+const tone = (category) => TONES[data.categories.indexOf(category)] ?? "8c8c8c";
 for (const node of all("[data-category]")) node.style.setProperty("--tone", "#" + tone(node.dataset.category));
 
 // The map of heads: five views of the same cells.
@@ -76,55 +68,47 @@ const VIEWS = {
   gain: { ramp: "change", text: (x) => number(x, 2, true), low: -largest("gain"), high: largest("gain") },
   nodes: { ramp: "weight", text: (x, mean) => number(x, mean ? 1 : 0), low: 0, high: largest("nodes") },
   jsd: { ramp: "weight", text: (x) => number(x), low: 0, high: largest("jsd") },
-  category: {},
 };
 let view = "iou";
 
 function drawMap() {
-  if (!find("#map")) return;
-  const { ramp, text, low, high } = VIEWS[view];
-  find("#map").classList.toggle("kinds", view === "category");
-  find("#map thead .mean").textContent = view === "category" ? "" : "mean";
-  const stops = ramps()[ramp];
+  const kinds = view === "category", { ramp: name, text, low, high } = VIEWS[view] ?? {};
+  const stops = kinds ? null : ramp(name), legend = make("i");
+  find("#map").classList.toggle("kinds", kinds);
+  find("#map thead .mean").textContent = kinds ? "" : "mean";
   for (const row of all("#map tbody tr")) {
     const values = [];
     for (const cell of all("a", row)) {
       const head = byId.get(cell.dataset.id), value = head[view];
-      if (view === "category") {
+      if (kinds) {
         cell.textContent = find("#map.narrow") ? value.slice(0, 2) : value;
-        paint(cell, [0, 2, 4].map((i) => parseInt(tone(value).slice(i, i + 2), 16)));
+        paint(cell, rgb(tone(value)));
       } else {
         cell.textContent = text(value);
-        if (value === null) unpaint(cell);
-        else paint(cell, colour(stops, (value - low) / (high - low)));
+        paint(cell, value === null ? null : colour(stops, (value - low) / (high - low)));
         if (value !== null) values.push(value);
       }
       cell.title = `${head.id}: ${head.category}, IoU ${number(head.iou, 3)}, ${head.nodes} nodes`;
     }
-    const mean = values.reduce((a, b) => a + b, 0) / values.length;
-    find(".mean", row).textContent = values.length ? text(mean, true) : "";
+    find(".mean", row).textContent = values.length ? text(values.reduce((a, b) => a + b) / values.length, true) : "";
   }
-  const legend = find("#map-legend");
-  if (view === "category") return legend.replaceChildren();
-  const bar = make("i");
-  bar.style.background = gradient(stops);
-  legend.replaceChildren(text(low), bar, text(high));
+  if (!kinds) legend.style.background = gradient(stops);
+  find("#map-legend").replaceChildren(...(kinds ? [] : [text(low), legend, text(high)]));
 }
 
 for (const button of all("#views button")) {
   button.addEventListener("click", () => {
     view = button.dataset.view;
-    for (const other of all("#views button")) other.setAttribute("aria-pressed", other === button);
+    press(all("#views button"), button);
     drawMap();
   });
 }
 
-// The table of heads: sorting by a click on a column, and a filter by words.
+// The table of heads: sorting by a click on a column, and a filter by words and category.
 
 function sortBy(header) {
-  const column = [...header.parentNode.children].indexOf(header);
-  const now = header.getAttribute("aria-sort"), first = header.dataset.first === "up";
-  const up = now ? now === "descending" : first;
+  const column = header.cellIndex, now = header.getAttribute("aria-sort");
+  const up = now ? now === "descending" : header.dataset.first === "up";
   for (const other of all("[aria-sort]", header.parentNode)) other.removeAttribute("aria-sort");
   header.setAttribute("aria-sort", up ? "ascending" : "descending");
   const key = (row) => row.cells[column].dataset.v ?? row.cells[column].textContent.trim();
@@ -137,45 +121,41 @@ function sortBy(header) {
   body.append(...[...body.rows].sort(compare));
 }
 
-let category = null; // the one that the filter keeps; null for all
+let kept = null; // the button of the only category that is shown; null for all
 
 function filterHeads() {
   const words = find("#filter").value.toLowerCase().split(/\s+/).filter(Boolean);
-  let shown = 0;
-  for (const row of all("#heads tbody tr")) {
-    const id = row.dataset.id;
-    const text = (row.textContent + find("pre.program", document.getElementById(id)).textContent).toLowerCase();
-    const kept = category === null || byId.get(id).category === category;
-    row.hidden = !(kept && words.every((word) => text.includes(word)));
-    shown += !row.hidden;
-    for (const link of all(`#map [data-id="${id}"], .scatter [data-id="${id}"]`)) link.classList.toggle("off", row.hidden);
+  const rows = all("#heads tbody tr");
+  for (const row of rows) {
+    const id = row.dataset.id, program = find("pre.program", document.getElementById(id));
+    const text = (row.textContent + program.textContent).toLowerCase();
+    row.hidden = (kept && byId.get(id).category !== kept.dataset.filter) || !words.every((word) => text.includes(word));
+    for (const link of all(`:is(#map, .scatter) [data-id="${id}"]`)) link.classList.toggle("off", row.hidden);
   }
-  find("#count").textContent = shown < data.heads.length ? `${shown} of ${data.heads.length}` : "";
+  const shown = rows.filter((row) => !row.hidden).length;
+  find("#count").textContent = shown < rows.length ? `${shown} of ${rows.length}` : "";
 }
 
-if (find("#heads")) {
-  for (const button of all("#heads th button")) button.addEventListener("click", () => sortBy(button.parentNode));
-  find("#filter").addEventListener("input", filterHeads);
-  for (const button of all("[data-filter]")) {
-    button.addEventListener("click", () => {
-      category = category === button.dataset.filter ? null : button.dataset.filter;
-      for (const other of all("[data-filter]")) other.setAttribute("aria-pressed", other.dataset.filter === category);
-      filterHeads();
-    });
-  }
+for (const button of all("#heads th button")) button.addEventListener("click", () => sortBy(button.parentNode));
+find("#filter").addEventListener("input", filterHeads);
+for (const button of all("[data-filter]")) {
+  button.addEventListener("click", () => {
+    kept = kept === button ? null : button;
+    press(all("[data-filter]"), kept);
+    filterHeads();
+  });
 }
 
 // Tokens as text: white space and other invisible characters made visible.
 
 const VISIBLE = { " ": "·", "\n": "↵", "\t": "⇥", "\r": "␍", "\u00a0": "⍽", "": "∅" };
+const ODD = /([\s\x00-\x1f\x7f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff])/;
 
 function showToken(token) {
-  const pieces = token === "" ? [""] : token.split(/([\s\x00-\x1f\x7f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff])/).filter(Boolean);
+  const pieces = token === "" ? [""] : token.split(ODD).filter(Boolean);
   return pieces.map((piece) => {
-    if (piece in VISIBLE) return make("s", {}, VISIBLE[piece]);
-    const code = piece.charCodeAt(0);
-    const odd = piece.length === 1 && /[\s\x00-\x1f\x7f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]/.test(piece);
-    return odd ? make("s", {}, "\\u" + code.toString(16).padStart(4, "0")) : piece;
+    const odd = piece in VISIBLE || ODD.test(piece);
+    return odd ? make("s", {}, VISIBLE[piece] ?? "\\u" + piece.charCodeAt(0).toString(16).padStart(4, "0")) : piece;
   });
 }
 
@@ -193,16 +173,15 @@ class Panel {
   constructor(root) {
     this.root = root;
     this.head = data.heads[root.dataset.index];
-    this.pinned = null;
     this.readout = make("div", { class: "readout" });
     this.strips = make("div");
+    this.size = make("span", { class: "caption" });
     this.frames = ["head", "program", "difference"].map((name) => this.frame(name));
     this.tabs = this.head.examples.map((example, index) => {
       const tab = make("button", {}, `text ${index + 1} `, make("small", {}, number(example.iou)));
       tab.addEventListener("click", () => { this.open(index); this.remember(); });
       return tab;
     });
-    this.size = make("span", { class: "caption" });
     root.append(
       make("div", { class: "bar" }, make("div", { class: "switch", role: "group", "aria-label": "Test text" }, ...this.tabs), this.size),
       make("div", { class: "matrices" }, ...this.frames.map((frame) => frame.figure)), this.readout, this.strips);
@@ -210,38 +189,36 @@ class Panel {
   }
 
   frame(name) {
-    const canvas = make("canvas"), row = make("i"), column = make("i"), pin = make("i", { class: "pin" });
+    const canvas = make("canvas"), row = make("i"), column = make("i"), pin = make("i", { class: "pin" }), bar = make("i");
     const frame = make("div", { class: "frame", tabindex: "0", role: "img" }, canvas, row, column, pin);
     if (name === "head" && data.causal) frame.append(make("span", { class: "hint" }, "keys →", make("br"), "queries ↓"));
-    const bar = make("i"), difference = name === "difference";
+    const difference = name === "difference";
     const scale = make("div", { class: "scale" }, ...(difference ? ["head more", bar, "program more"] : ["0", bar, "1  (√ scale)"]));
     const figure = make("figure", {}, make("figcaption", {}, difference ? "program − head" : name), frame, scale);
     const cell = (event) => {
-      const box = canvas.getBoundingClientRect(), at = (x, length) => Math.max(0, Math.min(this.n - 1, Math.floor((x / length) * this.n)));
+      const box = canvas.getBoundingClientRect(), at = (x, length) => clamp(Math.floor((x / length) * this.n), 0, this.n - 1);
       return [at(event.clientY - box.top, box.height), at(event.clientX - box.left, box.width)];
     };
     frame.addEventListener("pointermove", (event) => this.point(...cell(event)));
     frame.addEventListener("pointerleave", () => this.point(null, null));
     frame.addEventListener("click", (event) => this.pin(cell(event)[0]));
     frame.addEventListener("keydown", (event) => {
-      const step = { ArrowUp: -1, ArrowDown: 1 }[event.key];
-      if (step) this.pin(Math.max(0, Math.min(this.n - 1, (this.pinned ?? -1) + step)), true);
-      else if (event.key === "Escape") this.pin(null);
-      else return;
+      const step = { ArrowUp: -1, ArrowDown: 1, Escape: 0 }[event.key];
+      if (step === undefined) return;
+      this.pin(step ? clamp((this.pinned ?? -1) + step, 0, this.n - 1) : null, true);
       event.preventDefault();
     });
-    return { name, figure, frame, canvas, row, column, pin, bar };
+    return { name, figure, canvas, row, column, pin, bar };
   }
 
   open(index, pinned = null) {
-    const example = this.head.examples[index];
+    const example = this.head.examples[index], text = data.texts[example.text];
     this.index = index;
     this.n = example.n;
-    this.tokens = data.texts[example.text].slice(0, this.n);
+    this.tokens = text.slice(0, this.n);
     this.weights = { head: unpack(example.head, this.n), program: unpack(example.program, this.n) };
-    const whole = data.texts[example.text].length;
-    this.size.textContent = whole > this.n ? `first ${this.n} of ${whole} tokens` : `${this.n} tokens`;
-    this.tabs.forEach((tab, i) => tab.setAttribute("aria-pressed", i === index));
+    this.size.textContent = text.length > this.n ? `first ${this.n} of ${text.length} tokens` : `${this.n} tokens`;
+    press(this.tabs, this.tabs[index]);
     this.pinned = pinned === null ? null : Math.min(pinned, this.n - 1);
     this.makeStrips();
     this.draw();
@@ -251,28 +228,26 @@ class Panel {
   makeStrips() {
     this.marks = {};
     this.strips.replaceChildren(...["head", "program"].map((name) => {
+      const line = make("div");
       this.marks[name] = this.tokens.map((token, at) => {
         const mark = make("span", { class: "tok" }, ...showToken(token));
         mark.addEventListener("click", () => this.pin(at));
         mark.addEventListener("pointerenter", () => this.point(this.pinned, at));
+        line.append(mark, make(token.includes("\n") ? "br" : "wbr"));
         return mark;
       });
-      const line = make("div");
-      this.marks[name].forEach((mark, at) => line.append(mark, this.tokens[at].includes("\n") ? make("br") : make("wbr")));
       line.addEventListener("pointerleave", () => this.point(null, null));
       return make("div", { class: "strip" }, make("span", {}, name), line);
     }));
   }
 
   draw() {
-    this.root.classList.toggle("pinned", this.pinned !== null);
-    const { head, program } = this.weights, n = this.n, colours = ramps();
+    const { head, program } = this.weights, n = this.n;
     const room = this.frames[0].figure.clientWidth || 360, ratio = devicePixelRatio || 1;
     const side = (n * Math.max(1, Math.floor((Math.min(room, 380) * ratio) / n))) / ratio;
     this.cell = side / n;
-    for (const { name, canvas, bar, pin } of this.frames) {
-      const change = name === "difference", stops = change ? colours.change : colours.weight;
-      const image = new ImageData(n, n);
+    for (const { name, canvas, bar } of this.frames) {
+      const change = name === "difference", stops = ramp(change ? "change" : "weight"), image = new ImageData(n, n);
       for (let i = 0; i < n * n; i++) {
         if (data.causal && i % n > Math.floor(i / n)) continue;
         const gap = program[i] - head[i];
@@ -283,8 +258,8 @@ class Panel {
       canvas.style.width = canvas.style.height = `${side}px`;
       canvas.getContext("2d").putImageData(image, 0, 0);
       bar.style.background = gradient(stops);
-      this.place(pin, 0, this.pinned, n, 1);
     }
+    this.showPin();
     this.colourStrips(this.pinned);
   }
 
@@ -295,52 +270,58 @@ class Panel {
     box.style.height = `${height * this.cell}px`;
   }
 
+  showPin() {
+    this.root.classList.toggle("pinned", this.pinned !== null);
+    for (const { pin } of this.frames) this.place(pin, 0, this.pinned, this.n, 1);
+  }
+
   // Show one cell; without one, the pinned row; without that, how to use this.
   point(q, k) {
     for (const { row, column } of this.frames) {
       this.place(row, 0, q, this.n, 1);
       this.place(column, k, q === null ? null : 0, 1, this.n);
     }
-    const query = q ?? this.pinned;
+    const query = q ?? this.pinned, { head, program } = this.weights, parts = [];
     this.colourStrips(query);
     if (query === null) {
       return this.readout.replaceChildren("Point at a cell for its weights; click on a row or a token to pin a query.");
     }
-    const at = query * this.n + (k ?? 0), parts = [];
     const entry = (label, value) => parts.push(make("span", {}, label + " ", value));
-    const token = (index) => make("code", {}, ...showToken(this.tokens[index]));
-    entry(`query ${query}`, token(query));
+    const figure = (label, ...value) => entry(label, make("b", {}, number(...value)));
+    const token = (label, at) => entry(`${label} ${at}`, make("code", {}, ...showToken(this.tokens[at])));
+    token("query", query);
     if (k !== null && data.causal && k > query) entry(`key ${k}`, "is not visible");
     else if (k !== null) {
-      entry(`key ${k}`, token(k));
-      for (const name of ["head", "program"]) entry(name, make("b", {}, number(this.weights[name][at], 3)));
-      entry("difference", make("b", {}, number(this.weights.program[at] - this.weights.head[at], 3, true)));
+      const at = query * this.n + k;
+      token("key", k);
+      figure("head", head[at], 3);
+      figure("program", program[at], 3);
+      figure("difference", program[at] - head[at], 3, true);
     }
     let low = 0, high = 0;
     for (let i = query * this.n; i < (query + 1) * this.n; i++) {
-      low += Math.min(this.weights.head[i], this.weights.program[i]);
-      high += Math.max(this.weights.head[i], this.weights.program[i]);
+      low += Math.min(head[i], program[i]);
+      high += Math.max(head[i], program[i]);
     }
-    entry("IoU of the row", make("b", {}, number(low / high)));
+    figure("IoU of the row", low / high);
     this.readout.replaceChildren(...parts);
   }
 
   colourStrips(query) {
-    for (const name of ["head", "program"]) {
-      this.marks[name].forEach((mark, k) => {
+    const stops = ramp("weight");
+    for (const [name, marks] of Object.entries(this.marks)) {
+      marks.forEach((mark, k) => {
         const unseen = query !== null && data.causal && k > query;
         mark.classList.toggle("query", k === query);
         mark.classList.toggle("unseen", unseen);
-        if (query === null || unseen) unpaint(mark);
-        else paint(mark, colour(ramps().weight, Math.sqrt(this.weights[name][query * this.n + k])));
+        paint(mark, query === null || unseen ? null : colour(stops, Math.sqrt(this.weights[name][query * this.n + k])));
       });
     }
   }
 
   pin(q, keep = false) {
     this.pinned = q === this.pinned && !keep ? null : q;
-    this.root.classList.toggle("pinned", this.pinned !== null);
-    for (const { pin } of this.frames) this.place(pin, 0, this.pinned, this.n, 1);
+    this.showPin();
     this.point(null, null);
     this.remember();
   }
@@ -361,39 +342,31 @@ function panel(root) {
 }
 
 const watcher = new IntersectionObserver((entries) => {
-  for (const entry of entries) {
-    if (entry.isIntersecting) { panel(entry.target); watcher.unobserve(entry.target); }
-  }
+  for (const entry of entries) if (entry.isIntersecting) panel(entry.target);
 }, { rootMargin: "500px" });
 
 function follow() {
   const found = /^#(L\d+H\d+)(?:\.t(\d+))?(?:\.q(\d+))?$/.exec(location.hash);
-  for (const section of all(".here")) section.classList.remove("here");
-  const section = found && document.getElementById(found[1]);
-  if (!section) return;
-  section.classList.add("here");
-  section.scrollIntoView();
-  const root = find(".texts", section);
+  const section = found && document.getElementById(found[1]), root = section && find(".texts", section);
+  for (const other of all(".head")) other.classList.toggle("here", other === section);
+  section?.scrollIntoView();
   if (root && (found[2] || found[3])) {
-    const shown = panel(root), last = shown.head.examples.length - 1;
-    shown.open(Math.max(0, Math.min(last, Number(found[2] ?? 1) - 1)), found[3] ? Number(found[3]) : null);
+    const shown = panel(root), text = clamp(Number(found[2] ?? 1), 1, shown.head.examples.length);
+    shown.open(text - 1, found[3] ? Number(found[3]) : null);
   }
 }
 
-function redraw() {
-  drawMap();
-  for (const shown of panels.values()) shown.draw();
-}
+const redrawPanels = () => panels.forEach((shown) => shown.draw());
+const redraw = () => { drawMap(); redrawPanels(); };
 
 addEventListener("hashchange", follow);
-addEventListener("resize", () => { for (const shown of panels.values()) shown.draw(); });
+addEventListener("resize", redrawPanels);
 addEventListener("beforeprint", () => { printing = true; all(".texts").forEach(panel); redraw(); });
 addEventListener("afterprint", () => { printing = false; redraw(); });
 scheme.addEventListener("change", redraw);
 addEventListener("keydown", (event) => {
-  if (event.target.closest("input") || event.ctrlKey || event.metaKey || event.altKey) return;
   const step = { j: 1, k: -1 }[event.key];
-  if (!step) return;
+  if (!step || event.target.closest("input") || event.ctrlKey || event.metaKey || event.altKey) return;
   const sections = all(".head"), now = sections.findIndex((section) => section.classList.contains("here"));
   const next = sections[now < 0 ? 0 : now + step];
   if (next) location.hash = next.id;
