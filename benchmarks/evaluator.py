@@ -107,7 +107,7 @@ def evaluation() -> Iterator[Figure]:
     times = {}
     for n, target in ((64, "under 3 us"), (512, "-")):
         plan = Plan(programs(1000), Batch(texts(1, n)))
-        (times[n],) = least(10, lambda plan=plan: evaluated(plan), over=20.0)
+        (times[n],) = least(200, lambda plan=plan: evaluated(plan))
         yield Figure(f"a ten-term program on {n} tokens", f"{times[n] * 1e3:.2f} us", target)
     ratio = times[512] / times[64] * (64 * 65) / (512 * 513)
     yield Figure("time by entry, 512 tokens against 64", f"{ratio:.2f}", "at most 1")
@@ -128,9 +128,9 @@ def calls() -> Iterator[Figure]:
         for token in known:
             stream.append([token])
 
-    (again,) = least(10, lambda: [program(known) for _ in range(count)], over=5.0)
+    (again,) = least(500, lambda: [program(known) for _ in range(count)])
     (other,) = least(10, lambda: [program(next(fresh)) for _ in range(count)])
-    (grown,) = least(10, grow, over=5.0)
+    (grown,) = least(500, grow)
     name = "a two-term program on 64 tokens, called again"
     yield Figure(name, f"{again / count * 1e3:.3f} ms", "under 0.15 ms")
     yield Figure("... on another text", f"{other / count * 1e3:.3f} ms")
@@ -215,7 +215,7 @@ def resident() -> float:
 def parsing() -> Iterator[Figure]:
     """Parse, check and compile a ten-term program."""
     sources, batch = [show(p) for p in programs(300, seed=3)], Batch(texts(1, 64))
-    (seconds,) = least(3, lambda: Plan([parse(x).tree for x in sources], batch), over=20.0)
+    (seconds,) = least(50, lambda: Plan([parse(x).tree for x in sources], batch))
     reached = f"{seconds / len(sources) * 1e3:.2f} ms"
     yield Figure("parse + check + compile, ten terms", reached, "under 1 ms")
 

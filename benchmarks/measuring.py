@@ -110,27 +110,17 @@ def kept(out: Path, *arguments: object) -> Usage:
 
 
 def least(
-    rounds: int, *sides: Callable[[], object], clock: Callable[[], float] = time.thread_time,
-    over: float = 0.0,
-) -> list[float]:  # fmt: skip
-    """Time functions in turns, after one call of each; return the least seconds of each.
-
-    Args:
-        rounds: how many, at the least.
-        over: seconds in which further rounds follow, with breaks: a virtual core runs at half its
-            speed while its twin on the same core is busy, for seconds on end.
-    """
-    times, done, end = [float("inf")] * len(sides), 0, time.perf_counter() + over
+    rounds: int, *sides: Callable[[], object], clock: Callable[[], float] = time.thread_time
+) -> list[float]:
+    """Time functions in turns, after one call of each; return the least seconds of each."""
+    times = [float("inf")] * len(sides)
     for side in sides:
         side()
-    while done < rounds or time.perf_counter() < end:
+    for _ in range(rounds):
         for i, side in enumerate(sides):
             started = clock()
             side()
             times[i] = min(times[i], clock() - started)
-        done += 1
-        if over and not done % 10:
-            time.sleep(0.2)
     return times
 
 
