@@ -139,6 +139,7 @@ def main() -> None:
         models = {"smollm2-135m": Model(Path(options.smollm2).resolve(), 128, 5), **models}
     if unknown := set(options.only or ()) - models.keys():
         made.error(f"--only: {', '.join(unknown)}; there are {', '.join(models)}")
+    print("Mean IoU on test texts; changes with 95 % bootstrap intervals over heads, in pairs.\n")
     print(f"| model | proposers | effort | processor s | {' | '.join(KINDS)} | "
           "complete run at equal time |\n|" + "---|" * 8, flush=True)  # fmt: skip
     for name in options.only or models:
