@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import importlib
 import sys
 from pathlib import Path
@@ -24,18 +25,32 @@ def test_it_starts(name: str) -> None:
     importlib.import_module(name)
 
 
-def test_figures_are_of_the_rows_that_they_name(small_capture: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["ablation", "measuring"])
+def test_examples(name: str) -> None:
+    outcome = doctest.testmod(importlib.import_module(name))
+    assert outcome.attempted
+    assert not outcome.failed
+
+
+def test_figures_are_those_of_the_run_and_of_rows_picked_on_select(
+    small_capture: Path, tmp_path: Path
+) -> None:
     from measuring import SMALL, rows
+    from synthesis import figures
 
     run = attn_dsl.fit(
-        capture=small_capture, out=tmp_path / "run", heads="L0H0", proposers=["greedy", "graded"]
+        capture=small_capture, out=tmp_path / "run", heads="L0", proposers=["greedy", "graded"]
     )
-    (result,) = run.results
-    chosen, small, best = rows(result)
-    assert chosen.chosen
-    assert small.nodes <= SMALL
-    assert best.iou_select == max(row.iou_select for row in result.front)
-    assert small.iou_select == max(row.iou_select for row in result.front if row.nodes <= SMALL)
+    expected = []
+    for result in run.results:
+        chosen, small, best = rows(result)
+        assert chosen.program == result.program
+        assert best.iou_select == max(row.iou_select for row in result.front)
+        assert small.iou_select == max(row.iou_select for row in result.front if row.nodes <= SMALL)
+        expected.append([result.test["iou"].mean, small.iou_test, best.iou_test])
+    shown = [figure.reached for figure in figures(run.path, "a run", {})]
+    means = [float(reached.split()[0]) for reached in shown[:3]]
+    assert means == pytest.approx(np.mean(expected, axis=0), abs=6e-4)
 
 
 def test_an_ablation_leaves_out_and_adds_each_proposer_once() -> None:
@@ -50,11 +65,3 @@ def test_an_ablation_leaves_out_and_adds_each_proposer_once() -> None:
     for _, effort, proposers in found:
         asked = [registry.find(name) for name in everything ^ proposers]
         assert all(one.effort <= effort for one in asked)
-
-
-def test_equal_time_is_on_the_line_in_the_logarithm_of_time() -> None:
-    from ablation import Row, at_time
-
-    first, second = Row(10.0, np.array([[0.4, 0.6]])), Row(40.0, np.array([[0.6, 0.8]]))
-    assert at_time(first, second, 20.0) == pytest.approx([0.6])
-    assert at_time(first, second, 5.0) == pytest.approx([0.4])
