@@ -10,11 +10,9 @@ the checker counts. A second part measures how the time to lower a program grows
 from __future__ import annotations
 
 import random
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from growth import Curve
-from run import Figure, print_table
+from measuring import Figure, least, print_table, slope
 
 from attn_dsl.compiler.program import Program, parse
 from attn_dsl.dsl.features import FEATURES
@@ -97,24 +95,13 @@ def repeated(kind: str, term: str, variants: int) -> Program:
     return parse("\n    ".join([f"head a {kind}:", *lines]), allow_lookahead=True)
 
 
-def least(*sides: Callable[[], object]) -> list[float]:
-    """Time functions in turns; return the least seconds of a core that each had."""
-    times = [float("inf")] * len(sides)
-    for _ in range(ROUNDS):
-        for i, side in enumerate(sides):
-            started = time.thread_time()
-            side()
-            times[i] = min(times[i], time.thread_time() - started)
-    return times
-
-
 def honesty() -> list[Figure]:
     """Print the time of each construct by pair and unit of cost, the worst first."""
     rng, rows = random.Random(0), []
     text = Tokens.from_strings(rng.choices([*(f" {word}" for word in WORDS), *MARKS], k=TOKENS))
     for name, (kind, term) in constructs().items():
         program, empty = repeated(kind, term, 8 if "500" in name else 20), repeated(kind, "", 0)
-        whole, nothing = least(lambda p=program: p(text), lambda p=empty: p(text))
+        whole, nothing = least(ROUNDS, lambda p=program: p(text), lambda p=empty: p(text))
         pairs = TOKENS * (TOKENS + 1) // 2 if program.causal else TOKENS**2
         cost = program.facts.cost
         rows.append(((whole - nothing) / pairs / max(cost, 1) * 1e9, name, cost))
@@ -125,7 +112,7 @@ def honesty() -> list[Figure]:
     return [Figure(f"ns by pair and unit of cost, {name}", f"{worst:.1f}", "at most 20")]
 
 
-def lowering() -> list[Figure]:
+def lowering() -> Iterator[Figure]:
     """Measure how the time to check and lower a program, and to run it on a token, grows."""
     pair = "0.1 where k == {i}\n    0.1 where length(q) == {i}"
     programs: dict[str, Callable[[int], str]] = {
@@ -133,14 +120,11 @@ def lowering() -> list[Figure]:
         "terms": lambda n: "\n    ".join(pair.format(i=i) for i in range(n // 9)),
         "elements of a set": lambda n: f"0.1 where text(k) in {elements(n - 10)}",
     }
-    figures = []
     for name, write in programs.items():
         trees = [repeated(KINDS[0], write(n), 1).tree for n in SIZES]
-        times = least(*(lambda tree=tree: Program.from_tree(tree)(["a"]) for tree in trees))
+        times = least(ROUNDS, *(lambda tree=tree: Program.from_tree(tree)(["a"]) for tree in trees))
         label = f"lowering {SIZES[0]} to {SIZES[-1]} nodes, {name} ({times[-1] * 1e3:.1f} ms)"
-        slope = Curve(name, SIZES, tuple(times)).slope
-        figures.append(Figure(label, f"slope {slope:.2f}", "at most 1.15"))
-    return figures
+        yield Figure(label, f"slope {slope(SIZES, times):.2f}", "at most 1.15")
 
 
 if __name__ == "__main__":

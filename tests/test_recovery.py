@@ -24,7 +24,6 @@ from attn_dsl.eval.metrics import ious
 from attn_dsl.eval.shipped import stories_path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
-import fronts
 import outcomes
 import random_programs as rp
 import recovery
@@ -194,43 +193,6 @@ def test_a_small_run_finds_what_the_search_knows_and_says_what_it_missed(
     assert recovery.missed_terms(cell.made[0], half, texts, True) == ["same"]
 
 
-def test_fronts_are_read_without_a_look_at_the_test_split() -> None:
-    from attn_dsl.eval.results import FrontRow
-
-    def row(nodes: int, select: float, test: float) -> FrontRow:
-        return FrontRow(nodes, select, select, test, 0.0, False, "greedy", "")
-
-    class Result:
-        front = (row(12, 0.5, 0.9), row(30, 0.6, 0.4), row(40, 0.58, 0.95), row(90, 0.8, 0.1))
-
-    picked = {most: fronts.pick(Result(), most) for most in (None, 40, 30, 11)}  # type: ignore[arg-type]
-    assert picked[None].nodes == 90
-    assert picked[40].nodes == picked[30].nodes == 30
-    assert picked[11] is None
-
-
-@pytest.mark.parametrize("module", [fronts, outcomes, recovery, rp])
+@pytest.mark.parametrize("module", [outcomes, recovery, rp])
 def test_examples(module: object) -> None:
     assert doctest.testmod(module).failed == 0  # type: ignore[arg-type]
-
-
-def test_the_figures_of_a_run_are_those_of_its_own_results(
-    texts: list[Tokens], tmp_path: Path
-) -> None:
-    """What is measured again from the run directory agrees with what the run says."""
-    from attn_dsl.synth.fit import fit
-
-    heads = [parse(f"head h{i} causal:\n 3 where k == q-{i}\n 1 where text(k) == text(q)")
-             for i in (1, 2)]  # fmt: skip
-    cell = recovery.Cell("stories", True, tuple(rp.Made(h, ("offset", "same")) for h in heads))
-    capture = recovery.capture_of(cell, texts, noise=False, seed=0)
-    run = fit(capture=capture, out=tmp_path / "run", seed=0, jobs=1, max_evals=40)
-    found = fronts.figures(run.path, capture)
-    for at, result in enumerate(run.results):
-        assert found["heads_chosen"][at] == pytest.approx(result.test["iou"].mean, abs=1e-6)
-        assert found["nodes_chosen"][at] == result.nodes
-        best = max(result.front, key=lambda row: (row.iou_select, -row.nodes))
-        assert found["heads_any"][at] == pytest.approx(best.iou_test, abs=1e-6)
-    assert found["any"]["mean"] == pytest.approx(np.mean(found["heads_any"]))
-    assert found["any"]["low"] <= found["any"]["mean"] <= found["any"]["high"]
-    assert set(found["controls"]) >= {"uniform", "positional grid"}

@@ -1,0 +1,67 @@
+"""The benchmarks: all of them start with the names of today, and their figures are what they say."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import attn_dsl
+from attn_dsl.synth.proposers import registry
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["ablation", "agreement", "cost", "evaluator", "measuring", "run", "scale", "synthesis"],
+)
+def test_it_starts(name: str) -> None:
+    importlib.import_module(name)
+
+
+@pytest.mark.parametrize("name", ["ablation", "measuring"])
+def test_examples(name: str) -> None:
+    outcome = doctest.testmod(importlib.import_module(name))
+    assert outcome.attempted
+    assert not outcome.failed
+
+
+def test_figures_are_those_of_the_run_and_of_rows_picked_on_select(
+    small_capture: Path, tmp_path: Path
+) -> None:
+    from measuring import SMALL, rows
+    from synthesis import figures
+
+    run = attn_dsl.fit(
+        capture=small_capture, out=tmp_path / "run", heads="L0", proposers=["greedy", "graded"]
+    )
+    expected = []
+    for result in run.results:
+        chosen, small, best = rows(result)
+        assert chosen.program == result.program
+        assert best.iou_select == max(row.iou_select for row in result.front)
+        assert small.iou_select == max(row.iou_select for row in result.front if row.nodes <= SMALL)
+        expected.append([result.test["iou"].mean, small.iou_test, best.iou_test])
+    shown = [figure.reached for figure in figures(run.path, "a run", {})]
+    means = [float(reached.split()[0]) for reached in shown[:3]]
+    assert means == pytest.approx(np.mean(expected, axis=0), abs=6e-4)
+
+
+def test_an_ablation_leaves_out_and_adds_each_proposer_once() -> None:
+    from ablation import variants
+
+    found = [(what, effort, set(proposers)) for what, effort, proposers in variants()]
+    assert [effort for what, effort, _ in found if what == "complete"] == [1, 2]
+    everything = set(registry.DEFAULT)
+    changed = [proposers ^ everything for what, _, proposers in found if what != "complete"]
+    names = {one.name for one in registry.BUILT_IN if one.name != "llm"}
+    assert sorted(map(list, changed)) == sorted([name] for name in names)
+    for _, effort, proposers in found:
+        asked = [registry.find(name) for name in everything ^ proposers]
+        assert all(one.effort <= effort for one in asked)
