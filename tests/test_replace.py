@@ -16,8 +16,9 @@ from replace_models import CAUSAL, ENCODERS, cache_in, cached
 import attn_dsl
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.models import load_model
+from attn_dsl.eval.replace.baselines import MeanByOffset, Zero, baseline
 from attn_dsl.eval.replace.context import replace_heads
-from attn_dsl.eval.replace.source import MeanByOffset, Part, Zero, control
+from attn_dsl.eval.replace.source import Part
 from attn_dsl.eval.replace.tunable import Tunable
 from attn_dsl.eval.vocabulary import Vocabulary
 
@@ -333,12 +334,12 @@ def test_training_reaches_the_weights_of_programs() -> None:
     assert gradient.abs().max() > 1e-4
 
 
-@pytest.mark.parametrize("name", ["uniform", "first token", "previous token", "zero"])
+@pytest.mark.parametrize("name", ["uniform", "first token", "zero"])
 def test_controls(name: str) -> None:
     model, ids = models.model("gpt2"), ids_of(TEXTS[0])
     n = ids.shape[1]
     with replace_heads(
-        model, control(name, [(1, h) for h in range(4)], True), tokenizer=models.tokenizer()
+        model, baseline(name, [(1, h) for h in range(4)], True), tokenizer=models.tokenizer()
     ):
         found = run(model, ids, output_attentions=True).attentions[1][0]
         more = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False, "pad_token_id": 1}
@@ -348,19 +349,16 @@ def test_controls(name: str) -> None:
     expected = {
         "uniform": torch.ones(n, n).tril() / torch.arange(1, n + 1)[:, None],
         "first token": torch.eye(n)[[0] * n],
-        "previous token": torch.eye(n)[[0, *range(n - 1)]],
         "zero": torch.zeros(n, n),
     }[name]
-    if name == "previous token":
-        expected[0, 0] = 1
     for head in range(4):
         torch.testing.assert_close(found[head], expected)
 
 
 def test_a_mean_by_offset_and_a_zero_beside_programs() -> None:
     model, ids = models.model("gpt2"), ids_of(TEXTS[0])
-    mean = MeanByOffset([0, 0, 2, 1, 1], causal=True)
-    heads = {(1, 0): Zero(causal=True), (1, 1): mean, (1, 2): programs()["words"]}
+    mean = Part(MeanByOffset([[0, 0, 2, 1, 1]], causal=True), 0)
+    heads = {(1, 0): Part(Zero(causal=True), 0), (1, 1): mean, (1, 2): programs()["words"]}
     with replace_heads(model, heads, tokenizer=models.tokenizer()):
         found = run(model, ids, output_attentions=True).attentions[1][0]
     assert not found[0].any()

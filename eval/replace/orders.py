@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
+from attn_dsl.eval.replace.measure import HeldOut
+from attn_dsl.eval.replace.measurements import Measurements
 from attn_dsl.eval.replace.source import Head
-
-if TYPE_CHECKING:
-    from attn_dsl.eval.replace.measure import HeldOut
-    from attn_dsl.eval.replace.stand_ins import StandIns
 
 ORDERS = ("iou", "damage", "greedy")
 """By IoU, by the damage of each head alone, by the damage on top of those replaced before."""
 
 Tick = Callable[[int, int], None]
+"""Called with how many of the heads are done, of how many."""
 
 
 def order_heads(
-    name: str, stand_ins: StandIns, select: HeldOut, heads: Sequence[Head], tick: Tick | None = None
+    name: str, measurements: Measurements, select: HeldOut, heads: Sequence[Head], tick: Tick
 ) -> list[Head]:
     """Order heads so that those whose programs cost least come first.
 
@@ -30,25 +28,24 @@ def order_heads(
 
     Args:
         name: one of ``ORDERS``.
-        stand_ins: measures and remembers.
+        measurements: of the model.
         select: the select texts.
         heads: those to order.
-        tick: called with how many of the heads are done, of how many.
+        tick: shows how far it is.
     """
-    tell = tick or (lambda done, total: None)
     if name == "iou":
-        return sorted(heads, key=lambda head: (-stand_ins.subject.ious[head], head))
+        return sorted(heads, key=lambda head: (-measurements.model.ious[head], head))
+
+    def loss(chosen: Sequence[Head]) -> float:
+        return measurements.measure(select, "programs", sorted(chosen)).loss
+
     damages: dict[Head, float] = {}
     for at, head in enumerate(heads):
-        tell(at, len(heads))
-        damages[head] = stand_ins.measure(select, "programs", [head]).loss - select.original.loss
+        tick(at, len(heads))
+        damages[head] = loss([head]) - select.original.loss
     if name == "damage":
         return sorted(heads, key=lambda head: (damages[head], head))
-
-    def loss(chosen: list[Head]) -> float:
-        return stand_ins.measure(select, "programs", sorted(chosen)).loss
-
-    return greedy(damages, loss, select.original.loss, tell)
+    return greedy(damages, loss, select.original.loss, tick)
 
 
 def greedy(

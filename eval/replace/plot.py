@@ -6,36 +6,30 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from attn_dsl.eval.replace.outcome import Outcome, Point
+from attn_dsl.eval.metrics import Estimate
+from attn_dsl.eval.replace.baselines import BASELINES
+from attn_dsl.eval.replace.outcome import Outcome, Point
 
 WIDTH, HEIGHT = 720, 400
 LEFT, RIGHT, TOP, BOTTOM = 78, 190, 34, 44
 LINE = 14
 """The least distance of two labels, pixels."""
-TICKS = tuple(10.0**power for power in range(-3, 5))
 FLOOR = 0.001
 """The least growth that is shown: 0.1 %."""
-CONTROLS = ("uniform", "first token", "mean by offset", "zero")
 STYLE = """
-.line{fill:none;stroke-width:1.6}.band{stroke:none;opacity:.16}
-.programs,.tuned{stroke-width:2.6}.tuned{stroke-dasharray:7 4}
-.s0{stroke:#1452a8;fill:#1452a8}.s1{stroke:#00796b;fill:#00796b}.s2{stroke:#8e44ad;fill:#8e44ad}
-.c{stroke:#8a8a8a;fill:#8a8a8a}.line.s0,.line.s1,.line.s2,.line.c{fill:none}
-.dot{stroke:none}.grid{stroke:#8886;stroke-width:.6}
-text{font:11px system-ui,sans-serif;fill:#444;stroke:none!important}.h{font-size:13px;font-weight:600}
-.e{text-anchor:end}.m{text-anchor:middle}
-text.s0{fill:#1452a8}text.s1{fill:#00796b}text.s2{fill:#8e44ad}
-@media(prefers-color-scheme:dark){text{fill:#ccc}
-.s0{stroke:#6eafff;fill:#6eafff}.s1{stroke:#4db6a6;fill:#4db6a6}.s2{stroke:#c792ea;fill:#c792ea}
-text.s0{fill:#6eafff}text.s1{fill:#4db6a6}text.s2{fill:#c792ea}.line{fill:none!important}}
+.line{fill:none;stroke:currentColor;stroke-width:1.6}.programs,.tuned{stroke-width:2.6}
+.tuned{stroke-dasharray:7 4}.band{fill:currentColor;opacity:.16}.dot{fill:currentColor}
+text{font:11px system-ui,sans-serif;fill:currentColor}.h{font-size:13px;font-weight:600}
+.grid{stroke:#8886;stroke-width:.6}.t{color:#444}.e{text-anchor:end}.m{text-anchor:middle}
+.s0{color:#1452a8}.s1{color:#00796b}.s2{color:#8e44ad}.c{color:#8a8a8a}
+@media(prefers-color-scheme:dark){.t{color:#ccc}
+.s0{color:#6eafff}.s1{color:#4db6a6}.s2{color:#c792ea}}
 """.replace("\n", "")
 
 
 def draw(outcome: Outcome) -> str:
-    """Draw an outcome's points: programs and tuned programs with their bands, controls in grey.
+    """Draw an outcome's points: programs and tuned programs with their bands, baselines in grey.
 
     >>> draw(outcome)[:4]
     '<svg'
@@ -43,27 +37,27 @@ def draw(outcome: Outcome) -> str:
     orders = list(dict.fromkeys(point.order for point in outcome.points))
     costs = [p.cost for p in outcome.points if math.isfinite(p.cost)]
     axis = Axis(max(FLOOR, min(costs, default=FLOOR)) * 0.8, max([0.1, *costs]) * 1.3)
-    parts = _axes(axis, outcome)
+    series: dict[tuple[str, str], list[Point]] = {}
+    for point in sorted(outcome.points, key=lambda p: p.fraction):
+        if point.order == orders[0] or point.source not in BASELINES:
+            series.setdefault((point.order, point.source), []).append(point)
+    parts = _axes(axis, outcome.original, sorted({0.0, *(p.fraction for p in outcome.points)}))
     labels: list[tuple[float, str, str]] = []
-    for (order, source), points in _series(outcome.points).items():
-        own = source not in CONTROLS
-        if not own and order != orders[0]:
-            continue
+    for (order, source), points in series.items():
+        own = source not in BASELINES
         kind = f"s{orders.index(order) % 3}" if own else "c"
-        line = [(axis.x(p.fraction), axis.y(p.cost)) for p in points]
         if own:
-            upper = [(axis.x(p.fraction), axis.y(p.effect.ratio.high - 1)) for p in points]
-            lower = [(axis.x(p.fraction), axis.y(p.effect.ratio.low - 1)) for p in points]
-            parts.append(_shape([*upper, *reversed(lower)], f"band {kind}", closed=True))
-        parts.append(_shape(line, f"line {kind} {source}", closed=False))
-        parts += [
-            f'<circle cx="{px}" cy="{py}" r="{3 if own else 2}" class="dot {kind}"><title>'
-            f"{escape(_caption(p))}</title></circle>"
-            for (px, py), p in zip(line, points, strict=True)
-        ]
-        name = "IoU" if order == "iou" else order
-        text = source if len(orders) == 1 or not own else f"{source} by {name}"
-        labels.append((line[-1][1], f"{text} {percent(points[-1].cost)}", kind))
+            upper = [(p.fraction, p.effect.ratio.high - 1) for p in points]
+            lower = [(p.fraction, p.effect.ratio.low - 1) for p in reversed(points)]
+            parts.append(f'<polygon points="{axis.path(upper + lower)}" class="band {kind}"/>')
+        path = axis.path([(p.fraction, p.cost) for p in points])
+        parts.append(f'<polyline points="{path}" class="line {kind} {source}"/>')
+        parts += [_dot(axis, p, kind, 3 if own else 2) for p in points]
+        name = source
+        if own and len(orders) > 1:
+            name += f" by {'IoU' if order == 'iou' else order}"
+        last = points[-1].cost
+        labels.append((axis.y(last), f"{name} {percent(last)}", kind))
     parts += _labels(labels)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" '
@@ -92,6 +86,10 @@ class Axis:
         share = math.log(max(cost, self.low) / self.low) / math.log(self.high / self.low)
         return round(HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * share, 1)
 
+    def path(self, points: Sequence[tuple[float, float]]) -> str:
+        """Write points (share, growth) as SVG does."""
+        return " ".join(f"{self.x(fraction)},{self.y(cost)}" for fraction, cost in points)
+
 
 def percent(cost: float) -> str:
     """Write a growth for people.
@@ -103,51 +101,40 @@ def percent(cost: float) -> str:
     return f"{100 * cost:+,.{digits}f} %".replace("-", "\u2212")
 
 
-def _series(points: Sequence[Point]) -> dict[tuple[str, str], list[Point]]:
-    """Group points into lines, each by fraction."""
-    series: dict[tuple[str, str], list[Point]] = {}
-    for point in points:
-        series.setdefault((point.order, point.source), []).append(point)
-    return {key: sorted(line, key=lambda p: p.fraction) for key, line in series.items()}
-
-
-def _axes(axis: Axis, outcome: Outcome) -> list[str]:
+def _axes(axis: Axis, original: Estimate, fractions: Sequence[float]) -> list[str]:
     """Draw the title, the grid and its numbers."""
-    texts = outcome.original.texts
     parts = [
-        f'<text x="{LEFT}" y="18" class="h">Growth of perplexity with heads replaced '
-        f"(as it is: {outcome.original.mean:.2f}; {texts} held-out texts)</text>"
+        f'<text x="{LEFT}" y="18" class="t h">Growth of perplexity with heads replaced '
+        f"(as it is: {original.mean:.2f}; {original.texts} held-out texts)</text>",
+        f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 8}" class="t m">'
+        "share of heads replaced</text>",
     ]
-    last = math.inf
-    for cost in TICKS:
-        at = axis.y(cost)
-        if not axis.low <= cost <= axis.high or last - at < 18:
-            continue
-        last = at
+    for cost in (10.0**power for power in range(-3, 5)):
+        if axis.low <= cost <= axis.high:
+            at = axis.y(cost)
+            parts.append(
+                f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}" class="grid"/>'
+                f'<text x="{LEFT - 8}" y="{at + 4}" class="t e">{percent(cost)}</text>'
+            )
+    for fraction in fractions:
+        unit = " %" if fraction in (0.0, 1.0) else ""
         parts.append(
-            f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}" class="grid"/>'
-            f'<text x="{LEFT - 8}" y="{at + 4}" class="e">{percent(cost)}</text>'
+            f'<text x="{axis.x(fraction)}" y="{HEIGHT - BOTTOM + 18}" class="t m">'
+            f"{100 * fraction:.0f}{unit}</text>"
         )
-    parts += [
-        f'<text x="{axis.x(fraction)}" y="{HEIGHT - BOTTOM + 18}" class="m">'
-        f"{100 * fraction:.0f}{' %' if fraction in (0.0, 1.0) else ''}</text>"
-        for fraction in sorted({0.0, *(p.fraction for p in outcome.points)})
-    ]
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(f'<text x="{middle}" y="{HEIGHT - 8}" class="m">share of heads replaced</text>')
     return parts
 
 
-def _shape(points: Sequence[tuple[float, float]], kind: str, closed: bool) -> str:
-    path = " ".join(f"{px},{py}" for px, py in points)
-    return f'<{"polygon" if closed else "polyline"} points="{path}" class="{kind}"/>'
-
-
-def _caption(point: Point) -> str:
-    ratio = point.effect.ratio
+def _dot(axis: Axis, point: Point, kind: str, radius: int) -> str:
+    """Draw a point that tells its figures."""
+    mean, low, high = (
+        percent(value - 1)
+        for value in (point.effect.ratio.mean, point.effect.ratio.low, point.effect.ratio.high)
+    )
+    caption = f"{point.source}, {len(point.heads)} heads: {mean} [{low}, {high}]"
     return (
-        f"{point.source}, {len(point.heads)} heads: {percent(ratio.mean - 1)} "
-        f"[{percent(ratio.low - 1)}, {percent(ratio.high - 1)}]"
+        f'<circle cx="{axis.x(point.fraction)}" cy="{axis.y(point.cost)}" r="{radius}" '
+        f'class="dot {kind}"><title>{escape(caption)}</title></circle>'
     )
 
 

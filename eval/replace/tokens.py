@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -28,18 +28,11 @@ class TokenReader:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
-        self._texts: OrderedDict[tuple[int, ...], Tokens] = OrderedDict()
+        self._text = lru_cache(REMEMBERED)(vocabulary.tokens_of)
 
     def text(self, ids: tuple[int, ...]) -> Tokens:
         """Return the tokens of a text."""
-        found = self._texts.get(ids)
-        if found is None:
-            found = self._texts[ids] = self.vocabulary.tokens_of(ids)
-            if len(self._texts) > REMEMBERED:
-                self._texts.popitem(last=False)
-        else:
-            self._texts.move_to_end(ids)
-        return found
+        return self._text(ids)
 
     def newest(self, ids: Sequence[int]) -> tuple[str, str, bool]:
         """Return the newest token of a text: its string, the text it covers, whether special."""
@@ -69,7 +62,7 @@ def vocabulary_for(model: Any, tokenizer: Any, vocabulary: Vocabulary | None) ->
 def _own_tokenizer(model: Any) -> Any:
     from attn_dsl.eval.models import load_tokenizer
 
-    name = getattr(model, "name_or_path", "") or ""
+    name = getattr(model, "name_or_path", "")
     remedy = "give the model's tokenizer: replace_heads(model, heads, tokenizer=tokenizer)"
     if not name:
         raise InputError(f"the model does not say where it comes from; {remedy}")
@@ -79,144 +72,118 @@ def _own_tokenizer(model: Any) -> Any:
         raise InputError(f"no tokenizer for the model {name} ({error}); {remedy}") from error
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Inputs:
     """The ids of a forward pass, and which of them are tokens of a text.
 
     Attributes:
-        ids: per row of the batch, the ids of this pass, padding included.
-        real: per row, for the tokens of the cache and of this pass: whether it is no padding.
-        cache: the cache that the pass was given, or None.
+        ids: int64 (texts, tokens), those of the cache and then those of this pass, with padding.
+        real: bool (texts, tokens), False for padding.
+        count: how many of the tokens are new in this pass.
         attentions: whether the caller asked for attention matrices.
     """
 
-    ids: list[list[int]]
-    real: list[list[bool]]
-    cache: Any
+    ids: torch.Tensor
+    real: torch.Tensor
+    count: int
     attentions: bool
 
 
-def read_inputs(given: dict[str, Any], past: int, cache: Any) -> Inputs:
+def read_inputs(given: Mapping[str, Any], past: torch.Tensor | None) -> Inputs:
     """Read the arguments of a model's forward pass.
 
     Args:
         given: the arguments by name.
-        past: how many tokens the cache holds.
-        cache: the cache among them, or None.
+        past: the ids that the cache holds.
 
     Raises:
         InputError: there are no ids; the mask is no mask of tokens; several texts were packed into
             one row.
     """
-    ids = given.get("input_ids")
-    if ids is None:
+    new, mask = given.get("input_ids"), given.get("attention_mask")
+    if new is None:
         raise InputError(
             "the model was called without input_ids (with inputs_embeds): programs read tokens; "
             "pass input_ids, or leave the context to run the model on embeddings"
         )
-    if ids.dim() == 1:
-        ids = ids[None]
-    rows: list[list[int]] = ids.tolist()
-    total = past + ids.shape[1]
-    mask = given.get("attention_mask")
-    if isinstance(mask, torch.Tensor) and mask.dim() == 2:
-        if mask.shape[0] != ids.shape[0] or mask.shape[1] < total:
-            raise InputError(
-                f"the attention mask is {mask.shape[0]} x {mask.shape[1]}, but there are "
-                f"{ids.shape[0]} texts of {total} tokens"
-            )
-        real = (mask[:, :total] != 0).tolist()
-    elif isinstance(mask, torch.Tensor) and (found := _of_square(mask, past, total)) is not None:
-        real = found.tolist()
-    elif mask is None:
-        _refuse_packed(given.get("position_ids"), past)
-        real = [[True] * total for _ in rows]
+    new = new.reshape(-1, new.shape[-1]).cpu()
+    ids = new if past is None else torch.cat([past.cpu(), new], dim=1)
+    count = new.shape[1]
+    if mask is None:
+        if past is None:
+            _refuse_packed(given.get("position_ids"))
+        real: torch.Tensor | None = torch.ones_like(ids, dtype=torch.bool)
     else:
+        real = _tokens_in(mask, len(ids), ids.shape[1], count)
+    if real is None:
         shape = tuple(mask.shape) if isinstance(mask, torch.Tensor) else type(mask).__name__
         raise InputError(
-            f"the attention mask ({shape}) is neither one 0 or 1 per token nor the causal mask made "
-            "of one: what a program may see cannot be read from it; pass one 0 or 1 per token"
+            f"the attention mask ({shape}) is neither one 0 or 1 per token ({len(ids)} x "
+            f"{ids.shape[1]}) nor the causal mask made of one: what a program may see cannot be "
+            "read from it; pass one 0 or 1 per token"
         )
-    return Inputs(rows, real, cache, bool(given.get("output_attentions")))
+    return Inputs(ids, real.cpu(), count, bool(given.get("output_attentions")))
 
 
-def _of_square(mask: torch.Tensor, past: int, total: int) -> torch.Tensor | None:
-    """Read which tokens are no padding from a causal mask, such as ``generate`` makes ahead of time.
+def _tokens_in(mask: Any, texts: int, total: int, count: int) -> torch.Tensor | None:
+    """Read which tokens are no padding, bool (texts, total); None if the mask does not say.
 
-    Args:
-        mask: (texts, 1, queries, keys): true or not negative where a query sees a key.
-
-    Returns:
-        bool (texts, total); None if the mask is not just padding and what follows a query.
+    A mask of four dimensions, such as ``generate`` makes ahead of time for a static cache, is
+    true or not negative where a query sees a key.
     """
-    if mask.dim() != 4 or mask.shape[1] != 1 or mask.shape[-1] < total:
+    if not isinstance(mask, torch.Tensor) or len(mask) != texts or mask.shape[-1] < total:
+        return None
+    if mask.dim() == 2:
+        return mask[:, :total] != 0
+    if mask.dim() != 4 or mask.shape[1] != 1:
         return None
     seen = (mask if mask.dtype == torch.bool else mask >= 0)[:, 0, :, :total]
     real = seen[:, -1]
-    earlier = torch.ones(total, total, dtype=torch.bool, device=mask.device).tril()[past:]
-    expected = earlier[None] & real[:, None, :]
-    counts = real[:, past:, None]  # rows of padding may hold anything
-    return real if bool((~counts | (seen == expected)).all()) else None
+    earlier = torch.ones(total, total, dtype=torch.bool, device=mask.device).tril()[-count:]
+    padding = ~real[:, -count:, None]  # rows of padding may hold anything
+    return real if bool((padding | (seen == earlier & real[:, None, :])).all()) else None
 
 
-def _refuse_packed(positions: Any, past: int) -> None:
-    if positions is None or past or positions.dim() != 2 or positions.shape[1] < 2:
-        return
-    if bool((positions.diff(dim=-1) != 1).any()):
+def _refuse_packed(positions: Any) -> None:
+    if positions is not None and bool((positions.diff(dim=-1) != 1).any()):
         raise InputError(
             "position_ids start again within a row, so several texts are packed into it; give "
             "programs one text per row, with an attention mask for padding"
         )
 
 
-def spread(matrices: torch.Tensor, real: Sequence[Sequence[bool]], width: int) -> torch.Tensor:
-    """Put matrices of texts where their tokens are in a padded batch.
+def unpadded(ids: torch.Tensor, real: torch.Tensor) -> list[tuple[int, ...]]:
+    """Return the ids of each text without its padding.
 
-    >>> spread(torch.ones(1, 1, 1, 1), [[False, True]], 2).tolist()
+    >>> unpadded(torch.tensor([[7, 8]]), torch.tensor([[False, True]]))
+    [(8,)]
+    """
+    return [tuple(row[marks].tolist()) for row, marks in zip(ids, real, strict=True)]
+
+
+def spread(matrices: torch.Tensor, real: torch.Tensor, queries: int) -> torch.Tensor:
+    """Put rows of texts where their tokens are in a padded batch.
+
+    >>> spread(torch.ones(1, 1, 1, 1), torch.tensor([[False, True]]), 2).tolist()
     [[[[0.0, 0.0], [0.0, 1.0]]]]
 
     Args:
-        matrices: float32 (heads, texts, n, n), queries by keys, without padding.
-        real: per text, which places of the batch hold its tokens.
-        width: of the batch.
+        matrices: float32 (heads, texts, rows, n), queries by keys, without padding: all rows of a
+            text, or the newest one alone.
+        real: bool (texts, places): which places of the batch hold tokens of the text.
+        queries: how many of the last places are wanted as rows.
 
     Returns:
-        (heads, texts, width, width), zero where there is padding.
+        (heads, texts, queries, places), zero where there is padding.
     """
-    places = [[i for i, mark in enumerate(row) if mark] for row in real]
-    n = matrices.shape[-1]
-    if all(not row or row[-1] == len(row) - 1 for row in places):
-        if n == width:
-            return matrices
-        return torch.nn.functional.pad(matrices, (0, width - n, 0, width - n))
-    heads, texts = matrices.shape[:2]
-    out = matrices.new_zeros(heads, texts, width, width)
-    for i, row in enumerate(places):
-        m = len(row)
-        if m and row[-1] - row[0] == m - 1:
-            here = slice(row[0], row[0] + m)
-            out[:, i, here, here] = matrices[:, i, :m, :m]
-        elif m:
-            at = torch.tensor(row, device=out.device)
-            out[:, i, at[:, None], at[None, :]] = matrices[:, i, :m, :m]
-    return out
-
-
-def spread_row(row: torch.Tensor, real: Sequence[Sequence[bool]]) -> torch.Tensor:
-    """Put the newest rows of texts where their tokens are in a padded batch.
-
-    Args:
-        row: (heads, texts, 1, tokens): entries without padding, zero behind them.
-        real: per text, which places of the batch hold its tokens; the newest may be padding.
-
-    Returns:
-        (heads, texts, 1, tokens), zero for padding.
-    """
-    if all(all(marks) for marks in real):
-        return row
-    out = torch.zeros_like(row)
-    for i, marks in enumerate(real):
-        places = [at for at, mark in enumerate(marks) if mark]
-        if marks[-1]:
-            out[:, i, :, torch.tensor(places)] = row[:, i, :, : len(places)]
-    return out
+    width, rows, n = real.shape[1], matrices.shape[2], matrices.shape[3]
+    whole = rows == n
+    if bool((real[:, :-1] >= real[:, 1:]).all() if whole else real.all()):
+        out = torch.nn.functional.pad(matrices, (0, width - n, 0, (width - n) * whole))
+        return out[:, :, out.shape[2] - queries :]
+    marks = real.to(matrices.device)
+    at = (marks.cumsum(1) - 1).clamp(min=0)
+    texts = torch.arange(len(real), device=matrices.device)[:, None, None]
+    at_query = at[:, -queries:, None].clamp(max=rows - 1)
+    found = matrices[:, texts, at_query, at[:, None, :].clamp(max=n - 1)]
+    return found * (marks[:, -queries:, None] & marks[:, None, :])
