@@ -50,7 +50,7 @@ def ids_of(loaded, texts=TEXTS) -> list[list[int]]:
     return [loaded.tokenizer(text).input_ids for text in texts]
 
 
-def no_tick(done: int, total: int) -> None:
+def tell(what: str, done: int, total: int) -> None:
     """Tell nobody."""
 
 
@@ -197,12 +197,12 @@ def test_orders_come_from_the_select_texts(opened: ReplacedModel) -> None:
     measurements = Measurements(opened)
     select = opened.held_out("select")
     heads = opened.heads
-    by_iou = orders.order_heads("iou", measurements, select, heads, no_tick)
+    by_iou = orders.order_heads("iou", measurements, select, heads, tell)
     assert [opened.ious[h] for h in by_iou] == sorted(opened.ious.values(), reverse=True)
-    by_damage = orders.order_heads("damage", measurements, select, heads, no_tick)
+    by_damage = orders.order_heads("damage", measurements, select, heads, tell)
     losses = [measurements.measure(select, "programs", [h]).loss for h in by_damage]
     assert losses == sorted(losses)
-    greedy = orders.order_heads("greedy", measurements, select, heads, no_tick)
+    greedy = orders.order_heads("greedy", measurements, select, heads, tell)
     assert sorted(greedy) == heads and greedy[0] == by_damage[0]
 
 
@@ -213,7 +213,7 @@ def test_greedy_looks_again_at_what_became_worse() -> None:
         both = {(0, 0), (0, 1)} <= set(chosen)
         return sum(alone[h] for h in chosen) + (1.0 if both else 0.0)
 
-    found = orders.greedy(alone, loss, 0.0, no_tick)
+    found = orders.greedy(alone, loss, 0.0, tell)
     assert found == [(0, 0), (0, 2), (0, 1)]
 
 
@@ -224,7 +224,7 @@ def test_points_of_a_curve(opened: ReplacedModel) -> None:
     measurements = Measurements(opened)
     test = opened.held_out("test")
     found = curves.measure_curve(
-        measurements, test, {"iou": opened.heads}, [0.25, 1.0], ["programs", "zero"], 0, no_tick
+        measurements, test, {"iou": opened.heads}, [0.25, 1.0], ["programs", "zero"], 0, tell
     )
     assert [(p.source, len(p.heads)) for p in found] == [
         ("programs", 2), ("zero", 2), ("programs", 8), ("zero", 8),

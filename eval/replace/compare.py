@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.files import write
 from attn_dsl.eval.heads import parse_heads, read_heads
 from attn_dsl.eval.replace.context import replace_heads
-from attn_dsl.eval.replace.predictions import Batch, batches, log_probabilities, refuse_long
+from attn_dsl.eval.replace.predictions import batches, log_probabilities, refuse_long
 from attn_dsl.eval.replace.replaced_model import ReplacedModel
 from attn_dsl.eval.replace.source import Head
 from attn_dsl.eval.vocabulary import Vocabulary
@@ -27,14 +27,13 @@ MODEL = "model"
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One position of a text: what the model predicts there under both sides.
+    """One position of a text: what the model predicts there under A and under B.
 
     Attributes:
         token: the token at the position; of an encoder it is masked when it is predicted.
         target: the token to be predicted: the next one, of an encoder the masked one.
-        top: the most probable token under A and under B.
-        top_probability: its probability under A and under B.
-        target_probability: that of the target under A and under B.
+        top, top_probability: the most probable token.
+        target_probability: that of the target.
         kl: KL(A || B), nats.
         changed: whether the most probable token is another.
     """
@@ -60,8 +59,8 @@ class Comparison:
     """
 
     head: Head
-    sides: tuple[str, str]
-    sources: tuple[str, str]
+    sides: tuple[str, ...]
+    sources: tuple[str, ...]
     predictions: tuple[Prediction, ...]
 
     @property
@@ -83,19 +82,12 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Return the comparison as JSON data."""
-        return {
-            "head": f"L{self.head[0]}H{self.head[1]}",
-            "a": self.sides[0],
-            "b": self.sides[1],
-            "kl": self.kl,
-            "changed": self.changed,
-            "perplexity": self.perplexity,
-            "predictions": [asdict(p) for p in self.predictions],
-        }
+        names = {"head": f"L{self.head[0]}H{self.head[1]}", "a": self.sides[0], "b": self.sides[1]}
+        figures = {"kl": self.kl, "changed": self.changed, "perplexity": self.perplexity}
+        return {**names, **figures, "predictions": [asdict(p) for p in self.predictions]}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Side:
+class Side(NamedTuple):
     """What is put into the head on one side; a program of None is the model's own head."""
 
     name: str
@@ -104,7 +96,7 @@ class Side:
 
 def choose_sides(
     model: ReplacedModel, a: str, b: str, head: str | None
-) -> tuple[Head, tuple[Side, Side]]:
+) -> tuple[Head, tuple[Side, ...]]:
     """Find out what A and B are, and into which head they go.
 
     Each is a file of a program, a head's name (``L2H3``: the run's own program for it), or
@@ -141,7 +133,7 @@ def choose_sides(
         raise InputError(
             f"{a} and {b}: it is not clear which head they go into ({which}); say so by --head L2H3"
         )
-    return named[0], (sides[0], sides[1])
+    return named[0], tuple(sides)
 
 
 def _is_head(text: str) -> bool:
@@ -154,7 +146,7 @@ def _is_head(text: str) -> bool:
 
 
 def compare(
-    model: ReplacedModel, head: Head, sides: tuple[Side, Side], text: str,
+    model: ReplacedModel, head: Head, sides: tuple[Side, ...], text: str,
     others: Mapping[Head, Program] | None = None,
 ) -> Comparison:  # fmt: skip
     """Compare the model's predictions on a text with one thing or another in a head.
@@ -167,8 +159,6 @@ def compare(
     whole text with that token masked.
 
     Args:
-        head: where A and B are put.
-        sides: A and B, from ``choose_sides``.
         others: what replaces other heads on both sides; by default they stay the model's own.
 
     Raises:
@@ -179,52 +169,38 @@ def compare(
     if len(ids) < 2 or not text.strip():
         raise InputError("--text is too short; give at least two tokens")
     refuse_long(loaded, len(ids), "--text")
+    special = set() if loaded.causal else set(loaded.tokenizer.all_special_ids)
+    places = [i for i in range(int(loaded.causal), len(ids)) if ids[i] not in special]
     if loaded.causal:
-        places = list(range(1, len(ids)))
         work = batches(loaded, [ids], [places])
     else:
-        special = set(loaded.tokenizer.all_special_ids)
-        places = [i for i, one in enumerate(ids) if one not in special]
         work = batches(loaded, [ids] * len(places), [[place] for place in places])
-    logs = [_predict(model, work, {**(others or {}), head: side.program}) for side in sides]
-    kl = (logs[0].exp() * (logs[0] - logs[1])).sum(-1).clamp(min=0.0)
-    targets = torch.tensor([ids[place] for place in places])
-    own = [x.gather(-1, targets[:, None])[:, 0].exp() for x in logs]
-    tops = [x.max(-1) for x in logs]
+    logs = []
+    for side in sides:
+        heads = {**(others or {}), **({head: side.program} if side.program else {})}
+        replaced = replace_heads(loaded, heads) if heads else nullcontext()
+        with replaced, torch.inference_mode():
+            logs.append(torch.cat([log_probabilities(loaded, batch).cpu() for batch in work]))
+    probabilities = torch.stack([log.exp() for log in logs], dim=1)  # (places, sides, vocabulary)
+    kl = (probabilities[:, 0] * (logs[0] - logs[1])).sum(-1).clamp(min=0.0)
     vocabulary = Vocabulary(loaded.tokenizer)
     strings = vocabulary.strings_of(ids)
     predictions = []
-    for i, place in enumerate(places):
-        best = [int(side.indices[i]) for side in tops]
-        names = [vocabulary.strings_of([one])[0] for one in best]
+    for place, found, divergence in zip(places, probabilities, kl.tolist(), strict=True):
+        best, tokens = found.max(-1)
+        a, b = (vocabulary.strings_of([token])[0] for token in tokens.tolist())
         predictions.append(
             Prediction(
-                strings[place - loaded.causal], strings[place], (names[0], names[1]),
-                (float(tops[0].values[i].exp()), float(tops[1].values[i].exp())),
-                (float(own[0][i]), float(own[1][i])), float(kl[i]), names[0] != names[1],
+                strings[place - loaded.causal], strings[place], (a, b), tuple(best.tolist()),
+                tuple(found[:, ids[place]].tolist()), divergence, a != b,
             )
         )  # fmt: skip
-    sources = [side.program.source if side.program else "" for side in sides]
-    names = (sides[0].name, sides[1].name)
-    return Comparison(head, names, (sources[0], sources[1]), tuple(predictions))
-
-
-def _predict(
-    model: ReplacedModel, work: list[Batch], heads: Mapping[Head, Program | None]
-) -> torch.Tensor:
-    """Return log-probabilities, float32 (predictions, vocabulary), with some heads replaced."""
-    chosen = {place: program for place, program in heads.items() if program is not None}
-    network, tokenizer = model.loaded.model, model.loaded.tokenizer
-    replaced = replace_heads(network, chosen, tokenizer=tokenizer) if chosen else nullcontext()
-    with replaced, torch.inference_mode():
-        return torch.cat([log_probabilities(model.loaded, batch).cpu() for batch in work])
+    sources = tuple(side.program.source if side.program else "" for side in sides)
+    return Comparison(head, tuple(side.name for side in sides), sources, tuple(predictions))
 
 
 def write_page(found: Comparison, model: str, causal: bool, file: str) -> None:
-    """Write a page that shows both programs, the text shaded by what changes, and every prediction.
-
-    The page is one HTML file that needs nothing else; it is written whole or not at all.
-    """
+    """Write a self-contained HTML page: both programs, the text shaded by KL, all predictions."""
     import jinja2
 
     from attn_dsl.eval.report import TEMPLATES
@@ -233,15 +209,12 @@ def write_page(found: Comparison, model: str, causal: bool, file: str) -> None:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    layer, head = found.head
+    sources = [highlight(source) if source else "" for source in found.sources]
     page = environment.get_template("compare.html").render(
-        title=f"{model}, head L{layer}H{head}: {found.sides[0]} against {found.sides[1]}",
+        title=f"{model}, head L{found.head[0]}H{found.head[1]}: {' against '.join(found.sides)}",
         found=found,
         causal=causal,
-        sides=[
-            (name, highlight(source) if source else "")
-            for name, source in zip(found.sides, found.sources, strict=True)
-        ],
+        sides=list(zip(found.sides, sources, strict=True)),
         shade=lambda kl: round(min(1.0, kl**0.5), 3),
     )
     write(Path(file), page)

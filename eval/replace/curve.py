@@ -1,14 +1,17 @@
-"""The curve: perplexity against the share of heads that are replaced, programs beside baselines."""
+"""The curve: perplexity against the share of heads that are replaced, and its files."""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from attn_dsl.eval.files import table, write
 from attn_dsl.eval.replace.measure import HeldOut, effect
-from attn_dsl.eval.replace.measurements import Measurements
-from attn_dsl.eval.replace.outcome import Point
+from attn_dsl.eval.replace.measurements import Measurements, Tell
+from attn_dsl.eval.replace.outcome import Outcome, Point
+from attn_dsl.eval.replace.plot import draw
 from attn_dsl.eval.replace.source import Head
 
 FRACTIONS = (0.05, 0.10, 0.25, 0.40, 0.50, 0.75, 1.0)
@@ -26,20 +29,15 @@ def count_of(fraction: float, heads: int) -> int:
 
 def measure_curve(
     measurements: Measurements, held_out: HeldOut, orders: Mapping[str, Sequence[Head]],
-    fractions: Iterable[float], kinds: Sequence[str], seed: int, tick: Callable[[int, int], None],
+    fractions: Iterable[float], kinds: Sequence[str], seed: int, tell: Tell,
 ) -> list[Point]:  # fmt: skip
     """Measure shares of heads replaced by programs and by baselines.
-
-    >>> points = measure_curve(measurements, test, {"iou": heads}, [0.25], ["zero"], 0, tick)
-    >>> [(point.source, round(point.cost, 3)) for point in points]
-    [('zero', 0.39)]
 
     Args:
         orders: by name, heads in the order in which they are replaced.
         fractions: shares of those heads.
         kinds: what replaces them, as ``Measurements.measure`` knows it.
         seed: decides the resampling.
-        tick: called with (points done, points in all).
     """
     work = [
         (order, kind, share, tuple(sorted(heads[: count_of(share, len(heads))])))
@@ -49,18 +47,29 @@ def measure_curve(
     ]
     points: list[Point] = []
     for order, kind, share, chosen in work:
-        tick(len(points), len(work))
+        tell("measuring", len(points), len(work))
         sums = measurements.measure(held_out, kind, chosen)
         points.append(Point(order, kind, share, chosen, effect(sums, held_out.original, seed)))
     return points
 
 
-def figure(run: str | Path) -> str | None:
-    """Return the plot of a run's curve as SVG, for its report; None where it was not measured.
+def save(outcome: Outcome, folder: Path, stem: str) -> list[Path]:
+    """Write an outcome as JSON, CSV and, where it is a curve, SVG; return the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [point.row() for point in outcome.points]
+    files = {
+        f"{stem}.csv": table(rows[0], (row.values() for row in rows)),
+        f"{stem}.json": json.dumps(outcome.to_json(), indent=1) + "\n",
+    }
+    if len({point.fraction for point in outcome.points}) > 1:
+        files[f"{stem}.svg"] = draw(outcome) + "\n"
+    for name, content in files.items():
+        write(folder / name, content)
+    return [folder / name for name in files]
 
-    >>> figure("runs/demo")[:4]
-    '<svg'
-    """
+
+def figure(run: str | Path) -> str | None:
+    """Return the plot of a run's curve as SVG, for its report; None where it was not measured."""
     for stem in ("curve-tuned", "curve"):
         file = Path(run) / "replacement" / f"{stem}.svg"
         if file.is_file():

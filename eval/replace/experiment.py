@@ -13,7 +13,7 @@ import numpy as np
 
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.replace.baselines import BASELINES
-from attn_dsl.eval.replace.curve import FRACTIONS, count_of, measure_curve
+from attn_dsl.eval.replace.curve import FRACTIONS, count_of, measure_curve, save
 from attn_dsl.eval.replace.measure import HeldOut, ratio_of_sums
 from attn_dsl.eval.replace.measurements import Measurements, Tell
 from attn_dsl.eval.replace.orders import ORDERS, order_heads
@@ -28,20 +28,14 @@ TASK_FRACTION = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What is asked of a replacement.
+    """What is asked of a replacement: the options of ``attn-dsl replace``.
 
     Attributes:
         fraction: the share of heads to replace; None measures the whole curve.
         heads: heads chosen by hand, as in ``L2H3,L4``: all of them are replaced, or with a
             ``fraction`` the first of them.
-        orders: the orders in which heads are replaced.
-        tune: whether to tune the weights of all replaced heads through the model.
-        tune_text: texts to tune on beside the run's fit texts.
-        tune_texts: the most windows of those.
-        tasks: names and files of tasks.
-        task_limit: the most items of a task of the harness.
-        text: the user's own text, instead of the run's test texts.
-        max_tokens, max_texts: how it is cut.
+        tune_text, tune_texts: what to tune on beside the run's fit texts; the most windows of it.
+        text, max_tokens, max_texts: the user's own text instead of the test texts; how it is cut.
         out: the directory for the results; the run's own by default.
         overwrite: replace results of other settings.
         seed: decides the resampling and the order of batches in tuning.
@@ -89,11 +83,10 @@ class Options:
         if not self.by_hand and len(self.fractions) == 1:
             parts.append(f"fraction-{self.fractions[0]:g}")
         parts = parts or ["curve"]
-        parts += ["tasks"] * bool(self.tasks) + ["tuned"] * self.tune
-        return "-".join(parts)[:100]
+        return "-".join([*parts, *["tasks"] * bool(self.tasks), *["tuned"] * self.tune])[:100]
 
     def check(self) -> None:
-        """Refuse what does not fit together, as an InputError."""
+        """Refuse, as an InputError, what does not fit together."""
         wrong = [name for name in self.orders if name not in ORDERS]
         if wrong or not self.orders:
             raise InputError(f"--order: there is no {', '.join(wrong)}; known: {', '.join(ORDERS)}")
@@ -137,7 +130,12 @@ def replace_run(
     tell("reading texts as they are", 0, 1)
     own = held_out.original
     original = ratio_of_sums(own.nll, own.tokens, options.seed, np.exp)
-    ranked = _ranked(measurements, options, heads, tell)
+    ranked = {BY_HAND: list(heads)}
+    if not options.by_hand:
+        select = model.held_out("select")
+        ranked = {
+            name: order_heads(name, measurements, select, heads, tell) for name in options.orders
+        }
     kinds = ["programs", *BASELINES]
     extra: dict[str, Any] = {}
     if options.tune:
@@ -155,14 +153,14 @@ def replace_run(
             ranked = {order: last}
             notes.append(f"Weights were tuned for the heads in the order of {order} only.")
     points = measure_curve(
-        measurements, held_out, ranked, options.fractions, kinds, options.seed,
-        lambda done, total: tell("measuring", done, total),
-    )  # fmt: skip
+        measurements, held_out, ranked, options.fractions, kinds, options.seed, tell
+    )
     if options.tasks:
         extra["tasks"] = _tasks(measurements, points[0].heads, options, tell)
     extra["orders"] = {name: [list(head) for head in order] for name, order in ranked.items()}
-    outcome = Outcome(settings, original, int(own.tokens.sum()), tuple(points), tuple(notes), extra)
-    return outcome, outcome.save(out, options.stem)
+    tokens = int(own.tokens.sum())
+    outcome = Outcome(settings, original, tokens, tuple(points), tuple(notes), extra)
+    return outcome, save(outcome, out, options.stem)
 
 
 def _texts(model: ReplacedModel, options: Options) -> tuple[HeldOut, list[str]]:
@@ -187,23 +185,6 @@ def further_texts(model: ReplacedModel, options: Options) -> list[tuple[int, ...
         but_not=options.text,
     )  # fmt: skip
     return ids
-
-
-def _ranked(
-    measurements: Measurements, options: Options, heads: Sequence[Head], tell: Tell
-) -> dict[str, list[Head]]:
-    """Return the heads by order."""
-    if options.by_hand:
-        return {BY_HAND: list(heads)}
-    select = measurements.model.held_out("select")
-    found = {}
-    for name in options.orders:
-
-        def tick(done: int, total: int, name: str = name) -> None:
-            tell(f"ordering by {name}", done, total)
-
-        found[name] = order_heads(name, measurements, select, heads, tick)
-    return found
 
 
 def _settings(
@@ -238,14 +219,11 @@ def _tasks(
     loaded, found = measurements.model.loaded, []
     files = [task for task in options.tasks if task.endswith(".jsonl")]
     names = [task for task in options.tasks if task not in files]
+    tell("scoring tasks", 0, 1)
     for kind in ("programs", "tuned") if options.tune else ("programs",):
         standing = measurements.standing(kind, heads)
-        results = []
-        for file in files:
-            tell(f"scoring {Path(file).name}", 0, 1)
-            results += run_items(loaded, standing, file, options.seed)
+        results = [one for file in files for one in run_items(loaded, standing, file, options.seed)]
         if names:
-            tell("scoring tasks of lm-eval", 0, 1)
             results += run_harness(loaded, standing, names, options.seed, options.task_limit)
         found += [{"source": kind, **result.to_json()} for result in results]
     return found

@@ -47,7 +47,7 @@ def run_harness(
     with _quiet():
         manager, names = _manager(tasks)
         before = _evaluate(loaded, manager, names, limit)
-        replaced = replace_heads(loaded.model, heads, tokenizer=loaded.tokenizer)
+        replaced = replace_heads(loaded, heads)
         with replaced if heads else nullcontext():
             after = _evaluate(loaded, manager, names, limit)
     return [

@@ -8,22 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from attn_dsl.eval.metrics import Estimate
 from attn_dsl.eval.models import LoadedModel
+from attn_dsl.eval.replace import predictions
 from attn_dsl.eval.replace.context import Standing, replace_heads
-from attn_dsl.eval.replace.predictions import (
-    Batch,
-    Ids,
-    batches,
-    log_probabilities,
-    refuse_headless,
-    refuse_long,
-)
 from attn_dsl.eval.replace.source import Head
 
 MASKED_SHARE = 0.15
@@ -33,8 +26,7 @@ IN_MEMORY = 512 * 2**20
 RESAMPLES = 2_000
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Sums:
+class Sums(NamedTuple):
     """What a model's predictions come to on each text; every array has an entry per text.
 
     Attributes:
@@ -53,20 +45,6 @@ class Sums:
     def loss(self) -> float:
         """Mean negative log-probability of a token, nats."""
         return float(self.nll.sum() / self.tokens.sum())
-
-    @property
-    def mean_kl(self) -> float:
-        """Mean KL of a token's prediction, nats."""
-        return float(self.kl.sum() / self.tokens.sum())
-
-    def to_json(self) -> dict[str, list[float]]:
-        """Return the arrays as lists."""
-        return {name: getattr(self, name).tolist() for name in Sums.__slots__}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Sequence[float]]) -> Sums:
-        """Read what ``to_json`` gave."""
-        return cls(**{name: np.asarray(data[name], dtype=np.float64) for name in Sums.__slots__})
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,16 +129,21 @@ class HeldOut:
     """
 
     def __init__(
-        self, loaded: LoadedModel, ids: Sequence[Ids], *, batch_size: int = 8, seed: int = 0
+        self,
+        loaded: LoadedModel,
+        ids: Sequence[predictions.Ids],
+        *,
+        batch_size: int = 8,
+        seed: int = 0,
     ) -> None:
         self.loaded, self.ids, self.seed = loaded, tuple(map(tuple, ids)), seed
-        refuse_headless(loaded)
+        predictions.refuse_headless(loaded)
         for number, one in enumerate(self.ids):
-            refuse_long(loaded, len(one), f"text {number}")
+            predictions.refuse_long(loaded, len(one), f"text {number}")
         self._folder: tempfile.TemporaryDirectory | None = None
         places = [self._places(one) for one in self.ids]
-        self.batches = batches(loaded, self.ids, places, batch_size)
-        self.predictions = sum(map(len, places))
+        self.batches = predictions.batches(loaded, self.ids, places, batch_size)
+        self._predictions = sum(map(len, places))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -184,7 +167,7 @@ class HeldOut:
         out = np.empty((0, 0), dtype=np.float32)
         with torch.inference_mode():
             for batch in self.batches:
-                found = log_probabilities(self.loaded, batch)
+                found = predictions.log_probabilities(self.loaded, batch)
                 if not len(out):
                     out = self._allocate(found.shape[-1])
                 out[batch.start : batch.start + len(found)] = found.cpu().numpy()
@@ -195,8 +178,8 @@ class HeldOut:
         return out
 
     def _allocate(self, width: int) -> np.ndarray:
-        shape = (self.predictions, width)
-        if 4 * self.predictions * width <= IN_MEMORY:
+        shape = (self._predictions, width)
+        if 4 * self._predictions * width <= IN_MEMORY:
             return np.empty(shape, dtype=np.float32)
         self._folder = tempfile.TemporaryDirectory(prefix="attn-dsl-")
         file = Path(self._folder.name) / "reference"
@@ -208,10 +191,9 @@ class HeldOut:
         if not heads:
             return self.original
         sums = np.zeros((4, len(self)))
-        replaced = replace_heads(self.loaded.model, heads, tokenizer=self.loaded.tokenizer)
-        with replaced, torch.inference_mode():
+        with replace_heads(self.loaded, heads), torch.inference_mode():
             for batch in self.batches:
-                predicted = log_probabilities(self.loaded, batch)
+                predicted = predictions.log_probabilities(self.loaded, batch)
                 actual = self._reference_of(batch)
                 nll = -predicted.gather(-1, batch.targets[:, None])[:, 0].double()
                 kl = _divergence(actual, predicted).double().clamp(min=0.0)
@@ -221,12 +203,12 @@ class HeldOut:
                     sums[:, text] = len(values[0]), *(float(v.sum()) for v in values)
         return Sums(*sums)
 
-    def loss(self, batch: Batch) -> torch.Tensor:
+    def loss(self, batch: predictions.Batch) -> torch.Tensor:
         """Return the mean KL to the original model on one batch, for the model as it is now.
 
         Gradients flow to whatever has parameters in it.
         """
-        predicted = log_probabilities(self.loaded, batch)
+        predicted = predictions.log_probabilities(self.loaded, batch)
         return _divergence(self._reference_of(batch), predicted).mean()
 
     def mean_loss(self) -> float:
@@ -235,7 +217,7 @@ class HeldOut:
             losses = [float(self.loss(batch)) for batch in self.batches]
         return float(np.average(losses, weights=[len(b.targets) for b in self.batches]))
 
-    def _reference_of(self, batch: Batch) -> torch.Tensor:
+    def _reference_of(self, batch: predictions.Batch) -> torch.Tensor:
         part = self.reference[batch.start : batch.start + len(batch.targets)]
         return torch.from_numpy(np.asarray(part)).to(batch.targets.device)
 

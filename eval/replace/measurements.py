@@ -47,7 +47,9 @@ class Measurements:
         for line in lines:
             try:
                 entry = json.loads(line)
-                self._known[entry["key"]] = Sums.from_json(entry["sums"])
+                self._known[entry["key"]] = Sums(
+                    *(np.array(entry["sums"][name]) for name in Sums._fields)
+                )
             except (ValueError, KeyError, TypeError):
                 continue
 
@@ -65,10 +67,8 @@ class Measurements:
         key = self._key(held_out, kind, heads)
         if key not in self._known:
             self._known[key] = held_out.measure(self.standing(kind, heads))
-            self._append({
-                "key": key, "what": f"{kind}, {len(heads)} heads",
-                "sums": self._known[key].to_json(),
-            })  # fmt: skip
+            sums = {name: array.tolist() for name, array in self._known[key]._asdict().items()}
+            self._append({"key": key, "what": f"{kind}, {len(heads)} heads", "sums": sums})
         return self._known[key]
 
     def standing(self, kind: str, heads: Sequence[Head]) -> Mapping[Head, Standing]:

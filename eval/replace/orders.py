@@ -6,18 +6,15 @@ import heapq
 from collections.abc import Callable, Sequence
 
 from attn_dsl.eval.replace.measure import HeldOut
-from attn_dsl.eval.replace.measurements import Measurements
+from attn_dsl.eval.replace.measurements import Measurements, Tell
 from attn_dsl.eval.replace.source import Head
 
 ORDERS = ("iou", "damage", "greedy")
 """By IoU, by the damage of each head alone, by the damage on top of those replaced before."""
 
-Tick = Callable[[int, int], None]
-"""Called with how many of the heads are done, of how many."""
-
 
 def order_heads(
-    name: str, measurements: Measurements, select: HeldOut, heads: Sequence[Head], tick: Tick
+    name: str, measurements: Measurements, select: HeldOut, heads: Sequence[Head], tell: Tell
 ) -> list[Head]:
     """Order heads so that those whose programs cost least come first.
 
@@ -28,10 +25,8 @@ def order_heads(
 
     Args:
         name: one of ``ORDERS``.
-        measurements: of the model.
         select: the select texts.
         heads: those to order.
-        tick: shows how far it is.
     """
     if name == "iou":
         return sorted(heads, key=lambda head: (-measurements.model.ious[head], head))
@@ -41,15 +36,15 @@ def order_heads(
 
     damages: dict[Head, float] = {}
     for at, head in enumerate(heads):
-        tick(at, len(heads))
+        tell(f"ordering by {name}", at, len(heads))
         damages[head] = loss([head]) - select.original.loss
     if name == "damage":
         return sorted(heads, key=lambda head: (damages[head], head))
-    return greedy(damages, loss, select.original.loss, tick)
+    return greedy(damages, loss, select.original.loss, tell)
 
 
 def greedy(
-    damages: dict[Head, float], loss: Callable[[list[Head]], float], original: float, tick: Tick
+    damages: dict[Head, float], loss: Callable[[list[Head]], float], original: float, tell: Tell
 ) -> list[Head]:
     """Choose heads one after the other, each the one that adds least to the loss.
 
@@ -58,7 +53,7 @@ def greedy(
     For damages that only grow as more heads are replaced this is exactly the greedy order.
 
     >>> cost = {(0, 0): 0.1, (0, 1): 0.3, (0, 2): 0.2}
-    >>> greedy(cost, lambda chosen: sum(cost[h] for h in chosen), 0.0, lambda done, total: None)
+    >>> greedy(cost, lambda chosen: sum(cost[h] for h in chosen), 0.0, tell)
     [(0, 0), (0, 2), (0, 1)]
 
     Args:
@@ -71,7 +66,7 @@ def greedy(
     chosen: list[Head] = []
     now = original
     while waiting:
-        tick(len(chosen), len(damages))
+        tell("ordering by greedy", len(chosen), len(damages))
         damage, measured_at, head = heapq.heappop(waiting)
         if measured_at == len(chosen):
             chosen.append(head)

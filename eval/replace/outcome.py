@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from attn_dsl.dsl.errors import InputError
-from attn_dsl.eval.files import table, write
 from attn_dsl.eval.metrics import Estimate
 from attn_dsl.eval.replace.measure import Effect
 from attn_dsl.eval.replace.source import Head
-
-MEASURES = ("perplexity", "ratio", "kl", "top1")
-COLUMNS = (
-    "order", "source", "fraction", "heads",
-    *(f"{name}{end}" for name in MEASURES for end in ("", "_low", "_high")), "texts", "tokens",
-)  # fmt: skip
-"""Columns of the CSV file; ``source`` is what stands in the place of the heads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +36,14 @@ class Point:
         """By how much perplexity grows, as a fraction: 0.02 is 2 % more."""
         return self.effect.ratio.mean - 1.0
 
-    def row(self) -> tuple[Any, ...]:
-        """Return the point as a line of the CSV file."""
-        estimates = (getattr(self.effect, name) for name in MEASURES)
-        numbers = [x for e in estimates for x in (e.mean, e.low, e.high)]
-        first = (self.order, self.source, self.fraction, len(self.heads))
-        return (*first, *numbers, self.effect.perplexity.texts, self.effect.tokens)
+    def row(self) -> dict[str, Any]:
+        """Return the point as a line of the CSV file, by column."""
+        row: dict[str, Any] = {"order": self.order, "source": self.source}
+        row |= {"fraction": self.fraction, "heads": len(self.heads)}
+        for name in ("perplexity", "ratio", "kl", "top1"):
+            found = getattr(self.effect, name)
+            row |= {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
+        return row | {"texts": self.effect.perplexity.texts, "tokens": self.effect.tokens}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,35 +63,20 @@ class Outcome:
     tokens: int
     points: tuple[Point, ...]
     notes: tuple[str, ...] = ()
-    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the outcome as JSON data."""
-        return dataclasses.asdict(self)
-
-    def save(self, folder: Path, stem: str) -> list[Path]:
-        """Write the outcome as JSON, CSV and, where it is a curve, SVG; return the files."""
-        from attn_dsl.eval.replace.plot import draw
-
-        folder.mkdir(parents=True, exist_ok=True)
-        files = {
-            f"{stem}.csv": table(COLUMNS, (point.row() for point in self.points)),
-            f"{stem}.json": json.dumps(self.to_json(), indent=1) + "\n",
-        }
-        if len({point.fraction for point in self.points}) > 1:
-            files[f"{stem}.svg"] = draw(self) + "\n"
-        for name, content in files.items():
-            write(folder / name, content)
-        return [folder / name for name in files]
+        return asdict(self)
 
 
 def refuse_other_settings(
-    file: Path, settings: Mapping[str, Any], overwrite: bool, field: str = "settings"
+    file: Path, settings: Mapping[str, Any], overwrite: bool, name: str = "settings"
 ) -> bool:
     """Refuse to replace finished results of other settings; to be asked before any work.
 
     Args:
-        file: JSON that holds the settings of its results in a field.
+        file: JSON that holds the settings of its results in the field ``name``.
 
     Returns:
         Whether the file holds results of these settings.
@@ -109,11 +87,11 @@ def refuse_other_settings(
     if not file.exists():
         return False
     try:
-        known = json.loads(file.read_text(encoding="utf-8"))[field]
+        known = json.loads(file.read_text(encoding="utf-8"))[name]
         wrong = [
-            f"{name}: {_short(known.get(name))} there, {_short(value)} now"
-            for name, value in sorted(settings.items())
-            if known.get(name) != value
+            f"{key}: {_short(known.get(key))} there, {_short(value)} now"
+            for key, value in sorted(settings.items())
+            if known.get(key) != value
         ]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if overwrite:

@@ -46,47 +46,31 @@ def batches(
     text in which the tokens at all the places are masked.
 
     Args:
-        loaded: the model.
         texts: per text its token ids.
         places: per text, which of its tokens are predicted.
         size: texts of a batch.
     """
     order = sorted(range(len(texts)), key=lambda i: (len(texts[i]), i))
+    padding = loaded.tokenizer.pad_token_id or getattr(loaded.model.config, "pad_token_id", 0) or 0
+    device = loaded.model.device
     found: list[Batch] = []
     start = 0
     for first in range(0, len(order), size):
-        found.append(_batch(loaded, texts, places, order[first : first + size], start))
-        start += len(found[-1].targets)
+        chosen = order[first : first + size]
+        ids = [torch.tensor(texts[i]) for i in chosen]
+        inputs = pad_sequence(ids, batch_first=True, padding_value=padding).to(device)
+        mask = pad_sequence([torch.ones_like(one) for one in ids], batch_first=True).to(device)
+        counts = [len(places[i]) for i in chosen]
+        rows = torch.arange(len(chosen)).repeat_interleave(torch.tensor(counts)).to(device)
+        columns = torch.tensor([place for i in chosen for place in places[i]]).to(device)
+        targets = inputs[rows, columns]
+        if not loaded.causal:
+            inputs[rows, columns] = loaded.tokenizer.mask_token_id
+        call = {"input_ids": inputs, "attention_mask": mask}
+        columns = columns - 1 if loaded.causal else columns
+        found.append(Batch(tuple(chosen), call, rows, columns, targets, tuple(counts), start))
+        start += sum(counts)
     return found
-
-
-def _batch(
-    loaded: LoadedModel, texts: Sequence[Ids], places: Sequence[Sequence[int]], chosen: list[int],
-    start: int,
-) -> Batch:  # fmt: skip
-    ids = [torch.tensor(texts[i]) for i in chosen]
-    inputs = pad_sequence(ids, batch_first=True, padding_value=_padding(loaded))
-    mask = pad_sequence([torch.ones_like(one) for one in ids], batch_first=True)
-    counts = tuple(len(places[i]) for i in chosen)
-    rows = torch.arange(len(chosen)).repeat_interleave(torch.tensor(counts))
-    columns = torch.tensor([place for i in chosen for place in places[i]])
-    targets = inputs[rows, columns]
-    if loaded.causal:
-        columns = columns - 1
-    else:
-        inputs[rows, columns] = loaded.tokenizer.mask_token_id
-    device = loaded.model.device
-    call = {"input_ids": inputs.to(device), "attention_mask": mask.to(device)}
-    at = (part.to(device) for part in (rows, columns, targets))
-    return Batch(tuple(chosen), call, *at, counts, start)
-
-
-def _padding(loaded: LoadedModel) -> int:
-    """Return a token id to fill up batches with; attention never reads it."""
-    for one in (loaded.tokenizer.pad_token_id, getattr(loaded.model.config, "pad_token_id", None)):
-        if one is not None:
-            return int(one)
-    return 0
 
 
 def log_probabilities(loaded: LoadedModel, batch: Batch) -> torch.Tensor:
@@ -97,11 +81,7 @@ def log_probabilities(loaded: LoadedModel, batch: Batch) -> torch.Tensor:
 
 
 def refuse_headless(loaded: LoadedModel) -> None:
-    """Make sure that a model predicts tokens.
-
-    Raises:
-        InputError: it has no language-model head, or an encoder's tokenizer no mask token.
-    """
+    """Refuse, as an InputError, a model that predicts no tokens."""
     if loaded.model.get_output_embeddings() is None:
         raise InputError(
             f"{loaded.name} has no language-model head, so it predicts no tokens and has no "
@@ -115,11 +95,7 @@ def refuse_headless(loaded: LoadedModel) -> None:
 
 
 def refuse_long(loaded: LoadedModel, count: int, what: str) -> None:
-    """Make sure that a model takes a text of so many tokens.
-
-    Raises:
-        InputError: it is longer than the model's context.
-    """
+    """Refuse, as an InputError, a text of more tokens than the model's context."""
     limit = loaded.max_positions
     if limit is not None and count > limit:
         raise InputError(f"{what} has {count} tokens, and {loaded.name} takes {limit}; shorten it")

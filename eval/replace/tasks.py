@@ -156,7 +156,7 @@ def run_items(
     encoded = [_encode(loaded, item, choice) for item in items for choice in item.choices]
     places = [range(first, len(ids)) for ids, first in encoded]
     work = batches(loaded, [ids for ids, _ in encoded], places, size=16)
-    replaced = replace_heads(loaded.model, heads, tokenizer=loaded.tokenizer)
+    replaced = replace_heads(loaded, heads)
     before = _scores(loaded, work, len(encoded))
     with replaced if heads else nullcontext():
         after = _scores(loaded, work, len(encoded))

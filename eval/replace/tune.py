@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -39,8 +40,7 @@ class TuneSettings:
 
     Attributes:
         epochs: passes over the fit texts; the rate falls to zero over them by a cosine.
-        rate: the first step of a weight, in logits: it is divided by the size of what the weight
-            multiplies, so that a weight on a distance moves less than one on a truth value.
+        rate: the first step of a weight, in logits: divided by the size of what it multiplies.
         patience: epochs without a better KL on the select texts after which it stops.
         batch_size: texts of a step.
         seed: decides the order of the batches.
@@ -53,8 +53,7 @@ class TuneSettings:
     seed: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Epoch:
+class Epoch(NamedTuple):
     """One pass over the fit texts: the mean KL of a prediction on fit and on select, nats."""
 
     number: int
@@ -76,16 +75,10 @@ class Tuned:
     history: tuple[Epoch, ...]
     best: int
 
-    @property
-    def programs(self) -> dict[Head, Program]:
-        """By head, the programs with tuned weights."""
-        return self.path[1.0]
-
 
 def tune(
-    model: ReplacedModel, heads: Sequence[Head], settings: TuneSettings | None = None,
-    further: Sequence[Ids] = (), *,
-    state: Path | None = None, tick: Callable[[Epoch, int], None] | None = None,
+    model: ReplacedModel, heads: Sequence[Head], settings: TuneSettings, further: Sequence[Ids] = (),
+    *, state: Path | None = None, tick: Callable[[Epoch, int], None] | None = None,
 ) -> Tuned:  # fmt: skip
     """Adjust the weights of some heads' programs so that the model predicts as it did before.
 
@@ -93,22 +86,18 @@ def tune(
     KL(original || replaced) of a prediction is minimised on the fit texts by Adam. The weights
     of the epoch that is best on the select texts are kept.
 
-    >>> tuned = tune(model, model.heads)
+    >>> tuned = tune(model, model.heads, TuneSettings())
     >>> tuned.history[0].select_kl, tuned.history[tuned.best].select_kl
     (0.31, 0.14)
 
     Args:
-        model: the run's model.
-        heads: the heads that are replaced.
-        further: texts to tune on beside the fit texts: large programs have more weights than a
-            few hundred texts can tell.
+        further: texts to tune on beside the fit texts.
         state: a file that keeps what an interrupted tuning has done; it goes on from there.
         tick: called after each epoch with it and the number of epochs in all.
 
     Raises:
         InputError: there is nothing to tune: no program has a weight.
     """
-    settings = settings or TuneSettings()
     programs = [model.programs[head] for head in heads]
     if not any(program.tree.weights for program in programs):
         raise InputError("there is nothing to tune: the programs have no weights")
@@ -122,8 +111,7 @@ def tune(
     _ = fit.reference, select.reference
     with replaced_by(model, heads, tunable):
         if not trainer.history:
-            start = select.mean_loss()
-            trainer.keep(Epoch(0, fit.mean_loss(), start))
+            trainer.keep(fit.mean_loss(), select)
         while not trainer.finished:
             trainer.epoch(fit, select)
             if state is not None:
@@ -131,12 +119,8 @@ def tune(
             if tick is not None:
                 tick(trainer.history[-1], settings.epochs)
     first, last = trainer.start.numpy(), trainer.best.numpy()
-    path = {
-        share: dict(
-            zip(heads, tunable.written(first + share * (last - first), DIGITS), strict=True)
-        )
-        for share in PATH
-    }
+    ways = {share: tunable.written(first + share * (last - first), DIGITS) for share in PATH}
+    path = {share: dict(zip(heads, way, strict=True)) for share, way in ways.items()}
     return Tuned(path, tuple(trainer.history), trainer.best_epoch)
 
 
@@ -155,7 +139,8 @@ class Trainer:
     def __init__(
         self, tunable: Tunable, scale: np.ndarray, settings: TuneSettings, texts: str = ""
     ) -> None:
-        self.tunable, self.settings, self.texts = tunable, settings, texts
+        self.tunable, self.settings = tunable, settings
+        self._same = [asdict(settings), texts]
         self.weights = tunable.weights
         self.scale = torch.from_numpy(scale).to(self.weights)
         self.start = self.weights.detach().cpu().clone()
@@ -170,26 +155,24 @@ class Trainer:
         done = len(self.history) - 1
         return done >= self.settings.epochs or done - self.best_epoch >= self.settings.patience
 
-    def keep(self, epoch: Epoch) -> None:
+    def keep(self, fit_kl: float, select: HeldOut) -> None:
         """Record an epoch, and its weights if they are the best so far."""
-        known = [e.select_kl for e in self.history]
-        self.history.append(epoch)
-        if not known or epoch.select_kl < min(known):
+        epoch = Epoch(len(self.history), fit_kl, select.mean_loss())
+        if all(epoch.select_kl < known.select_kl for known in self.history):
             self.best, self.best_epoch = self.weights.detach().cpu().clone(), epoch.number
+        self.history.append(epoch)
 
     def epoch(self, fit: HeldOut, select: HeldOut) -> None:
         """Pass over the fit texts once, and measure on the select texts."""
-        number = len(self.history)
-        order = np.random.default_rng([self.settings.seed, number]).permutation(len(fit.batches))
+        draw = np.random.default_rng([self.settings.seed, len(self.history)])
         losses, sizes = [], []
         total = self.settings.epochs * len(fit.batches)
-        for batch in (fit.batches[i] for i in order):
-            loss = fit.loss(batch)
+        for number in draw.permutation(len(fit.batches)):
+            loss = fit.loss(fit.batches[number])
             losses.append(float(loss.detach()))
-            sizes.append(len(batch.targets))
+            sizes.append(len(fit.batches[number].targets))
             self._step(loss, min(self.steps / total, 1.0))
-        mean = float(np.average(losses, weights=sizes))
-        self.keep(Epoch(number, mean, select.mean_loss()))
+        self.keep(float(np.average(losses, weights=sizes)), select)
 
     def _step(self, loss: torch.Tensor, done: float) -> None:
         """Take one step of Adam in logits: a weight moves by the rate divided by its scale."""
@@ -214,11 +197,7 @@ class Trainer:
             "weights": self.weights.detach().cpu(), "start": self.start, "best": self.best,
             "moments": self.moments,
         }  # fmt: skip
-        told = {
-            "settings": asdict(self.settings), "texts": self.texts,
-            "steps": self.steps, "best_epoch": self.best_epoch,
-            "history": [asdict(epoch) for epoch in self.history],
-        }  # fmt: skip
+        told = [self._same, self.steps, self.best_epoch, self.history]
         write_bytes(file, save(tensors, {"trainer": json.dumps(told)}))
 
     def restore(self, file: Path) -> None:
@@ -229,16 +208,16 @@ class Trainer:
             with safe_open(file, "pt") as found:
                 told = json.loads(found.metadata()["trainer"])
                 tensors = {name: found.get_tensor(name) for name in found.keys()}  # noqa: SIM118
-            same = (told["settings"], told["texts"]) == (asdict(self.settings), self.texts)
-            if not same or not torch.equal(tensors["start"], self.start):
+            same, steps, best_epoch, history = told
+            if same != self._same or not torch.equal(tensors["start"], self.start):
                 return
         except (SafetensorError, OSError, KeyError, TypeError, ValueError):
             return
         with torch.no_grad():
             self.weights.copy_(tensors["weights"])
         self.best, self.moments = tensors["best"], tensors["moments"]
-        self.steps, self.best_epoch = told["steps"], told["best_epoch"]
-        self.history = [Epoch(**one) for one in told["history"]]
+        self.steps, self.best_epoch = steps, best_epoch
+        self.history = [Epoch(*one) for one in history]
 
 
 def scales(model: ReplacedModel, tunable: Tunable, texts: int = 8) -> np.ndarray:
@@ -269,7 +248,7 @@ def replaced_by(model: ReplacedModel, heads: Sequence[Head], tunable: Tunable) -
     parts = {head: Part(tunable, number) for number, head in enumerate(heads)}
     network.requires_grad_(False)
     try:
-        with replace_heads(network, parts, tokenizer=model.loaded.tokenizer):
+        with replace_heads(model.loaded, parts):
             yield
     finally:
         for parameter in learned:

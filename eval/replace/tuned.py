@@ -53,14 +53,12 @@ def tuned_programs(
     key = {
         "revision": model.loaded.revision,
         "capture": model.capture.hash,
-        "programs": hashlib.sha256(sources.encode()).hexdigest(),
+        "programs": _hash(sources),
         "heads": [label(*head) for head in heads],
-        "further texts": hashlib.sha256(repr(tuple(further)).encode()).hexdigest()
-        if further
-        else None,
+        "further texts": _hash(repr(tuple(further))) if further else None,
         **asdict(settings),
     }
-    if not refuse_other_settings(folder / FILE, key, overwrite, field="key"):
+    if not refuse_other_settings(folder / FILE, key, overwrite, name="key"):
         for old in [folder / FILE, *folder.glob("L*.attn")]:
             old.unlink(missing_ok=True)
         found = _tune(model, heads, settings, further, folder, tell)
@@ -68,10 +66,8 @@ def tuned_programs(
         (folder / STATE).unlink(missing_ok=True)
     found = json.loads((folder / FILE).read_text(encoding="utf-8"))["found"]
     found["tradeoff"] = _tradeoff(measurements, held_out, heads, found.pop("path"), seed)
-    return {
-        head: load(folder / f"{label(*head)}.attn", allow_lookahead=model.lookahead)
-        for head in heads
-    }, found
+    files = {head: folder / f"{label(*head)}.attn" for head in heads}
+    return {h: load(f, allow_lookahead=model.lookahead) for h, f in files.items()}, found
 
 
 def _tune(
@@ -88,11 +84,12 @@ def _tune(
 
     done = tune(model, heads, settings, further, state=folder / STATE, tick=tick)
     seconds = time.monotonic() - started
-    for head, program in done.programs.items():
+    for head, program in done.path[1.0].items():
         write(folder / f"{label(*head)}.attn", program.source)
-    test = model.splits["test"]
-    before = program_ious(model.capture, test, {h: model.programs[h] for h in heads})
-    after = program_ious(model.capture, test, done.programs)
+    before, after = (
+        program_ious(model.capture, model.splits["test"], {h: programs[h] for h in heads})
+        for programs in (model.programs, done.path[1.0])
+    )
     rows, ious = [], []
     for i, head in enumerate(heads):
         first, last = bootstrap(before[i], model.seed), bootstrap(after[i], model.seed)
@@ -104,7 +101,7 @@ def _tune(
         "heads": ious,
         "mean_iou_before": asdict(bootstrap(before.mean(0), model.seed)),
         "mean_iou_after": asdict(bootstrap(after.mean(0), model.seed)),
-        "history": [asdict(epoch) for epoch in done.history],
+        "history": [epoch._asdict() for epoch in done.history],
         "best": done.best,
         "seconds": seconds,
         "texts": len(model.splits["fit"]) + len(further),
@@ -113,6 +110,10 @@ def _tune(
             for share, programs in done.path.items()
         },
     }
+
+
+def _hash(content: str) -> str:
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _tradeoff(
