@@ -40,7 +40,6 @@ class Replacement:
             place but with no head replaced, relative to the largest output.
         attention: the largest difference between the attention that replaced heads used on the
             probe and what their programs give, computed apart.
-        identity_tolerance, attention_tolerance: what these two may be at most.
     """
 
     heads: tuple[Head, ...]
@@ -49,8 +48,6 @@ class Replacement:
     causal: bool
     identity: float
     attention: float
-    identity_tolerance: float
-    attention_tolerance: float
 
 
 @contextmanager
@@ -89,7 +86,13 @@ def replace_heads(
     if isinstance(model, LoadedModel):
         tokenizer = model.tokenizer if tokenizer is None else tokenizer
         model = model.model
-    _check_model(model)
+    from transformers import PreTrainedModel
+
+    if not isinstance(model, PreTrainedModel):
+        raise InputError(
+            f"a {type(model).__name__} is no transformers model; give the model itself, not what "
+            "is wrapped around it"
+        )
     stack = body(model)
     found: tuple[Adapter, Controller] | None = getattr(stack, _OPEN, None)
     adapter = found[0] if found is not None else adapter_for(model)
@@ -99,7 +102,8 @@ def replace_heads(
     reader = TokenReader(vocabulary_for(model, tokenizer, vocabulary))
     ids = probe.ids_for(model, reader.vocabulary, max_positions(model.config))
     before, causal = probe.outputs(stack, ids), probe.is_causal(stack, ids)
-    _check_visibility(parts, causal)
+    if causal:
+        _check_visibility(parts)
     with ExitStack() as undo:
         if found is not None:
             controller = found[1]
@@ -110,14 +114,11 @@ def replace_heads(
                 undo.callback(step)
             controller.open()
             adapter.attach(controller)
-        identity, limit = (
-            probe.difference(before, probe.outputs(stack, ids)), probe.identity_tolerance(stack),
-        )  # fmt: skip
-        if identity > limit:
+        identity = probe.difference(before, probe.outputs(stack, ids))
+        if identity > probe.identity_tolerance(stack):
             raise WorkError(
                 f"with no head replaced, the model's outputs differ by {identity:.1e} of their "
-                f"size from its own (at most {limit:.0e} is allowed), so its attention is not "
-                "understood; nothing was replaced"
+                "size from its own, so its attention is not understood; nothing was replaced"
             )
         undo.callback(controller.set_members, outer)
         controller.set_members(outer | parts)
@@ -125,12 +126,11 @@ def replace_heads(
         if not off <= probe.ATTENTION_TOLERANCE:
             raise WorkError(
                 f"replaced heads used an attention that differs by {off:.1e} from that of their "
-                f"programs (at most {probe.ATTENTION_TOLERANCE:.0e} is allowed); the model is as "
-                "before"
+                "programs; the model is as before"
             )
         yield Replacement(
             tuple(parts), tuple(part.name for part in parts.values()), adapter.implementation,
-            causal, identity, off, limit, probe.ATTENTION_TOLERANCE,
+            causal, identity, off,
         )  # fmt: skip
 
 
@@ -160,16 +160,6 @@ def _parts(heads: Mapping[Head, Standing]) -> dict[Head, Part]:
     return {place: found[place] for place in sorted(found)}
 
 
-def _check_model(model: Any) -> None:
-    from transformers import PreTrainedModel
-
-    if not isinstance(model, PreTrainedModel):
-        raise InputError(
-            f"a {type(model).__name__} is no transformers model; give the model itself, not what "
-            "is wrapped around it"
-        )
-
-
 def _check_heads(
     parts: Mapping[Head, Part], layers: int, count: int, outer: Mapping[Head, Part]
 ) -> None:
@@ -186,19 +176,18 @@ def _check_heads(
             )
 
 
-def _check_visibility(parts: Mapping[Head, Part], causal: bool) -> None:
+def _check_visibility(parts: Mapping[Head, Part]) -> None:
     """Refuse, in a causal model, whatever sees what follows a query."""
     for (layer, head), part in parts.items():
-        if not causal or part.group.causal:
-            continue
-        ahead: tuple[str, ...] = ()
+        causal, ahead = part.group.causal, ""
         if isinstance(part.group, Programs):
             program = part.group.programs[part.number]
-            ahead = tuple(program.facts.lookahead) if program.causal else ()
-            if program.causal and not ahead:
-                continue  # another program of the group looks ahead
-        why = f"looks ahead ({', '.join(ahead)})" if ahead else "is bidirectional"
-        raise InputError(
-            f"the program {part.name} for L{layer}H{head} {why}, but the heads of this model see "
-            "only what precedes them; write it `causal`, with features that read to the left"
-        )
+            ahead = ", ".join(program.facts.lookahead) if program.causal else ""
+            causal = program.causal and not ahead
+        if not causal:
+            why = f"looks ahead ({ahead})" if ahead else "is bidirectional"
+            raise InputError(
+                f"the program {part.name} for L{layer}H{head} {why}, but the heads of this model "
+                "see only what precedes them; write it `causal`, with features that read to the "
+                "left"
+            )

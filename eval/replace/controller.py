@@ -153,13 +153,7 @@ class Controller:
         return self._layers[layer][0] if layer in self._layers else []
 
     def _matrices(self, layer: int, keys: int, window: int | None) -> Matrices:
-        """Return the matrices of a layer's replaced heads.
-
-        Args:
-            layer: which layer.
-            keys: how many keys the layer holds values of.
-            window: how many keys a query of the layer sees at most.
-        """
+        """Return the matrices of a layer's replaced heads, on so many keys and within a window."""
         if self._results is None:
             raise InputError(
                 "a layer with replaced heads was run outside of a forward pass of the model (by "
@@ -179,10 +173,7 @@ class Controller:
         self, layer: int, original: Callable, module: Any, query: Any, key: Any, value: Any,
         mask: Any, **kwargs: Any,
     ) -> tuple[Any, Any]:  # fmt: skip
-        """Compute a layer's attention with its replaced heads.
-
-        Args:
-            original: the attention function for the heads that are kept.
+        """Compute a layer's attention; ``original`` is the function for the heads that are kept.
 
         Returns:
             output (texts, queries, heads, width) and weights (texts, heads, queries, keys) or None.

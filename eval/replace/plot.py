@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from html import escape
 
-from attn_dsl.eval.metrics import Estimate
 from attn_dsl.eval.replace.baselines import BASELINES
 from attn_dsl.eval.replace.outcome import Outcome, Point
 
@@ -36,12 +34,25 @@ def draw(outcome: Outcome) -> str:
     """
     orders = list(dict.fromkeys(point.order for point in outcome.points))
     costs = [p.cost for p in outcome.points if math.isfinite(p.cost)]
-    axis = Axis(max(FLOOR, min(costs, default=FLOOR)) * 0.8, max([0.1, *costs]) * 1.3)
+    low, high = max(FLOOR, min(costs, default=FLOOR)) * 0.8, max([0.1, *costs]) * 1.3
+
+    def y(cost: float) -> float:
+        share = math.log(max(cost, low) / low) / math.log(high / low)
+        return round(HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * share, 1)
+
+    def path(points: Sequence[tuple[float, float]]) -> str:
+        return " ".join(f"{_x(fraction)},{y(cost)}" for fraction, cost in points)
+
+    parts = _axis_of_shares(outcome)
+    for cost in (10.0**power for power in range(-3, 5)):
+        if low <= cost <= high:
+            ends = f'x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(cost)}" y2="{y(cost)}"'
+            parts.append(f'<line {ends} class="grid"/>')
+            parts.append(_text(LEFT - 8, y(cost) + 4, percent(cost), "t e"))
     series: dict[tuple[str, str], list[Point]] = {}
     for point in sorted(outcome.points, key=lambda p: p.fraction):
         if point.order == orders[0] or point.source not in BASELINES:
             series.setdefault((point.order, point.source), []).append(point)
-    parts = _axes(axis, outcome.original, sorted({0.0, *(p.fraction for p in outcome.points)}))
     labels: list[tuple[float, str, str]] = []
     for (order, source), points in series.items():
         own = source not in BASELINES
@@ -49,46 +60,26 @@ def draw(outcome: Outcome) -> str:
         if own:
             upper = [(p.fraction, p.effect.ratio.high - 1) for p in points]
             lower = [(p.fraction, p.effect.ratio.low - 1) for p in reversed(points)]
-            parts.append(f'<polygon points="{axis.path(upper + lower)}" class="band {kind}"/>')
-        path = axis.path([(p.fraction, p.cost) for p in points])
-        parts.append(f'<polyline points="{path}" class="line {kind} {source}"/>')
-        parts += [_dot(axis, p, kind, 3 if own else 2) for p in points]
-        name = source
-        if own and len(orders) > 1:
-            name += f" by {'IoU' if order == 'iou' else order}"
+            parts.append(f'<polygon points="{path(upper + lower)}" class="band {kind}"/>')
+        line = path([(p.fraction, p.cost) for p in points])
+        parts.append(f'<polyline points="{line}" class="line {kind} {source}"/>')
+        parts += [
+            f'<circle cx="{_x(p.fraction)}" cy="{y(p.cost)}" r="{3 if own else 2}" '
+            f'class="dot {kind}"><title>{escape(_caption(p))}</title></circle>'
+            for p in points
+        ]
+        name = f"{source} by {order}" if own and len(orders) > 1 else source
         last = points[-1].cost
-        labels.append((axis.y(last), f"{name} {percent(last)}", kind))
-    parts += _labels(labels)
+        labels.append((y(last) + 4, f"{name} {percent(last)}", kind))
+    above = math.inf
+    for at, text, kind in sorted(labels, reverse=True):  # moved up where two would overlap
+        above = min(at, above - LINE)
+        parts.append(_text(WIDTH - RIGHT + 8, above, text, kind))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" '
         f'height="{HEIGHT}" role="img" aria-label="Growth of perplexity against heads replaced">'
         f"<style>{STYLE}</style>\n" + "\n".join(parts) + "\n</svg>"
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """Places shares of heads from left to right, growths of perplexity by their logarithm.
-
-    Attributes:
-        low, high: the growths at the bottom and at the top; what is less lies at the bottom.
-    """
-
-    low: float
-    high: float
-
-    def x(self, fraction: float) -> float:
-        """Place a share of heads."""
-        return round(LEFT + (WIDTH - LEFT - RIGHT) * fraction, 1)
-
-    def y(self, cost: float) -> float:
-        """Place a growth."""
-        share = math.log(max(cost, self.low) / self.low) / math.log(self.high / self.low)
-        return round(HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * share, 1)
-
-    def path(self, points: Sequence[tuple[float, float]]) -> str:
-        """Write points (share, growth) as SVG does."""
-        return " ".join(f"{self.x(fraction)},{self.y(cost)}" for fraction, cost in points)
 
 
 def percent(cost: float) -> str:
@@ -101,49 +92,26 @@ def percent(cost: float) -> str:
     return f"{100 * cost:+,.{digits}f} %".replace("-", "\u2212")
 
 
-def _axes(axis: Axis, original: Estimate, fractions: Sequence[float]) -> list[str]:
-    """Draw the title, the grid and its numbers."""
-    parts = [
-        f'<text x="{LEFT}" y="18" class="t h">Growth of perplexity with heads replaced '
-        f"(as it is: {original.mean:.2f}; {original.texts} held-out texts)</text>",
-        f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 8}" class="t m">'
-        "share of heads replaced</text>",
+def _x(fraction: float) -> float:
+    return round(LEFT + (WIDTH - LEFT - RIGHT) * fraction, 1)
+
+
+def _text(x: float, y: float, text: str, kind: str) -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}">{escape(text)}</text>'
+
+
+def _axis_of_shares(outcome: Outcome) -> list[str]:
+    """Write the title, and the shares of heads below."""
+    known = f"as it is: {outcome.original.mean:.2f}; {outcome.original.texts} held-out texts"
+    shares = sorted({0.0, *(point.fraction for point in outcome.points)})
+    return [
+        _text(LEFT, 18, f"Growth of perplexity with heads replaced ({known})", "t h"),
+        _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, "share of heads replaced, %", "t m"),
+        *(_text(_x(s), HEIGHT - BOTTOM + 18, f"{100 * s:.0f}", "t m") for s in shares),
     ]
-    for cost in (10.0**power for power in range(-3, 5)):
-        if axis.low <= cost <= axis.high:
-            at = axis.y(cost)
-            parts.append(
-                f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}" class="grid"/>'
-                f'<text x="{LEFT - 8}" y="{at + 4}" class="t e">{percent(cost)}</text>'
-            )
-    for fraction in fractions:
-        unit = " %" if fraction in (0.0, 1.0) else ""
-        parts.append(
-            f'<text x="{axis.x(fraction)}" y="{HEIGHT - BOTTOM + 18}" class="t m">'
-            f"{100 * fraction:.0f}{unit}</text>"
-        )
-    return parts
 
 
-def _dot(axis: Axis, point: Point, kind: str, radius: int) -> str:
-    """Draw a point that tells its figures."""
-    mean, low, high = (
-        percent(value - 1)
-        for value in (point.effect.ratio.mean, point.effect.ratio.low, point.effect.ratio.high)
-    )
-    caption = f"{point.source}, {len(point.heads)} heads: {mean} [{low}, {high}]"
-    return (
-        f'<circle cx="{axis.x(point.fraction)}" cy="{axis.y(point.cost)}" r="{radius}" '
-        f'class="dot {kind}"><title>{escape(caption)}</title></circle>'
-    )
-
-
-def _labels(labels: Sequence[tuple[float, str, str]]) -> list[str]:
-    """Write each line's name at its end, moved up where two would overlap."""
-    placed: list[str] = []
-    above = math.inf
-    for at, text, kind in sorted(labels, reverse=True):
-        above = min(at + 4, above - LINE)
-        place = f'x="{WIDTH - RIGHT + 8}" y="{above:.1f}"'
-        placed.append(f'<text {place} class="{kind}">{escape(text)}</text>')
-    return placed
+def _caption(point: Point) -> str:
+    ratio = point.effect.ratio
+    mean, low, high = (percent(value - 1) for value in (ratio.mean, ratio.low, ratio.high))
+    return f"{point.source}, {len(point.heads)} heads: {mean} [{low}, {high}]"

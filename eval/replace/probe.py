@@ -53,7 +53,7 @@ def difference(before: torch.Tensor, after: torch.Tensor) -> float:
 
 
 def identity_tolerance(stack: Any) -> float:
-    """Return how much outputs may differ by when nothing is replaced, relative to the largest."""
+    """Return how much outputs may differ when nothing is replaced, relative to the largest."""
     return 1e-5 if stack.dtype == torch.float32 else 3e-2
 
 

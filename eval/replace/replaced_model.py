@@ -16,7 +16,6 @@ from attn_dsl.eval.models import LoadedModel, load_model
 from attn_dsl.eval.replace.measure import HeldOut
 from attn_dsl.eval.replace.predictions import refuse_headless
 from attn_dsl.eval.replace.source import Head
-from attn_dsl.eval.results import HeadResult
 from attn_dsl.eval.run import Run
 from attn_dsl.eval.texts import Part, read_texts, text_hash
 from attn_dsl.eval.vocabulary import Vocabulary
@@ -24,15 +23,10 @@ from attn_dsl.eval.vocabulary import Vocabulary
 
 @dataclass(frozen=True, eq=False)
 class ReplacedModel:
-    """A run with its model and attention at hand.
-
-    >>> model = open_replaced_model("runs/demo")
-    >>> len(model.programs), len(model.held_out("test"))
-    (32, 57)
+    """A run with its model and attention at hand; ``open_replaced_model`` makes one.
 
     Attributes:
-        run: the run.
-        loaded: its model.
+        run, loaded: the run and its model.
         capture: the attention that its programs were fitted to.
         programs: by head.
         ious: by head, the IoU of its program on the select texts.
@@ -81,12 +75,12 @@ class ReplacedModel:
         if text is None:
             return self.heads
         chosen = parse_heads(text, self.loaded.n_layers, self.loaded.n_heads)
-        for part, layer, head in read_heads(text):
-            if head is not None and (layer, head) not in self.programs:
-                raise InputError(f"--heads: {self.run.path} has no program for {part}")
         kept = [pair for pair in chosen if pair in self.programs]
-        if not kept:
-            raise InputError(f"--heads: {self.run.path} has no program for any head of {text}")
+        single = ((part, (layer, head)) for part, layer, head in read_heads(text))
+        lacking = [part for part, pair in single if pair[1] is not None and pair not in kept]
+        if lacking or not kept:
+            which = ", ".join(lacking) or f"any head of {text}"
+            raise InputError(f"--heads: {self.run.path} has no program for {which}")
         return kept
 
     def unseen_windows(
@@ -97,8 +91,8 @@ class ReplacedModel:
 
         Args:
             spec: as for ``read_texts``.
-            max_tokens: the most tokens of a window; that of the run's capture by default.
-            max_texts: the most windows.
+            max_tokens, max_texts: the most tokens of a window (that of the run's capture by
+                default), and the most windows.
             seen: the splits whose texts are left out.
             but_not: texts that are left out as well, as for ``read_texts``.
 
@@ -137,10 +131,12 @@ def open_replaced_model(
 ) -> ReplacedModel:  # fmt: skip
     """Open a run together with its model and capture, and make sure that they belong together.
 
+    >>> model = open_replaced_model("runs/demo")
+    >>> len(model.programs), len(model.held_out("test"))
+    (32, 57)
+
     Args:
-        run: a run directory.
-        model: the run's model, where it is not where the run says.
-        capture: the run's attention, likewise.
+        model, capture: the run's model and attention, where they are not where the run says.
         device: where the model runs, such as ``cuda``; the CPU by default.
         nodes: take from every head's front the program that is best on the select texts with at
             most so many nodes, instead of the one that the run chose.
@@ -163,20 +159,17 @@ def open_replaced_model(
         place = result.layer, result.head
         if nodes is None:
             programs[place], ious[place] = opened.program(*place), result.iou_select
-        else:
-            programs[place], ious[place] = _largest(result, nodes)
+            continue
+        smallest = min(row.nodes for row in result.front)
+        if smallest > nodes:
+            raise InputError(
+                f"--nodes: the smallest program of {result.label} has {smallest} nodes"
+            )
+        fitting = [row for row in result.front if row.nodes <= nodes]
+        best = max(fitting, key=lambda row: row.iou_select)
+        programs[place], ious[place] = parse(best.program), best.iou_select
     seed = int(opened.info["key"]["seed"])
     return ReplacedModel(opened, loaded, attention, programs, ious, seed)
-
-
-def _largest(result: HeadResult, nodes: int) -> tuple[Program, float]:
-    """Return the best program of a head's front within a size, and its IoU on the select texts."""
-    rows = [row for row in result.front if row.nodes <= nodes]
-    if not rows:
-        smallest = min(row.nodes for row in result.front)
-        raise InputError(f"--nodes: the smallest program of {result.label} has {smallest} nodes")
-    best = max(rows, key=lambda row: row.iou_select)
-    return parse(best.program), best.iou_select
 
 
 def _open_capture(run: Run, place: str | Path | None) -> Capture:
@@ -217,11 +210,9 @@ def _device(name: str) -> Any:
     import torch
 
     try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
+        return torch.zeros(1, device=name).device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
             f"--device {name} cannot be used ({reason}); try cpu, or cuda on a machine with a GPU"
         ) from None
-    return device

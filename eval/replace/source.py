@@ -17,9 +17,6 @@ Head = tuple[int, int]
 class SourceGroup(Protocol):
     """The attention of several heads, computed together; ``Part`` is one of them.
 
-    Programs, baselines and torch modules with parameters are source groups. A replacement
-    evaluates each group once per forward pass.
-
     Attributes:
         names: of the heads, in order, for reports and errors.
         causal: whether row q is the same whatever follows q, and zero after q. A model whose
@@ -34,23 +31,15 @@ class SourceGroup(Protocol):
 
         Returns:
             float32 (heads, texts, n, n) with n the longest text, on any device: queries by keys.
-            Zero outside of a text and where a query cannot see. It may be part of a graph;
-            gradients then reach the group's parameters through the model.
+            Zero outside of a text and where a query cannot see. Gradients reach the parameters
+            of a group through the model.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """One head of a source group.
-
-    >>> Part(Zero(causal=True), 0).name
-    'zero'
-
-    Attributes:
-        group: the source group.
-        number: which of its heads.
-    """
+    """One head of a source group, by its number there."""
 
     group: SourceGroup
     number: int

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,16 +27,8 @@ EXAMPLES = (
 FIELDS = ("context", "choices", "answer", "continuation")
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One item of a task file.
-
-    Attributes:
-        context: what the model reads first.
-        choices: the continuations; of a continuation task the one and only.
-        answer: the number of the right choice.
-        place: file and line.
-    """
+class Item(NamedTuple):
+    """One item of a task file; of a continuation task with the continuation as its only choice."""
 
     context: str
     choices: tuple[str, ...]
@@ -81,11 +73,8 @@ def read_items(file: str | Path) -> list[Item]:
         raise InputError(f"{file}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{file}: not UTF-8 at byte {error.start}; convert it") from None
-    items = [
-        _item(line, f"{file}:{number}")
-        for number, line in enumerate(content.split("\n"), 1)
-        if line.strip()
-    ]
+    lines = enumerate(content.split("\n"), 1)
+    items = [_item(line, f"{file}:{number}") for number, line in lines if line.strip()]
     if not items:
         raise InputError(f"{file} holds no items; a line is like {EXAMPLES}")
     return items
@@ -94,12 +83,11 @@ def read_items(file: str | Path) -> list[Item]:
 def _item(line: str, place: str) -> Item:
     try:
         found = json.loads(line)
+        why = "" if isinstance(found, dict) else "a JSON object was expected"
     except json.JSONDecodeError as error:
-        raise InputError(
-            f"{place}: not JSON ({error.msg} at column {error.colno}); a line is like {EXAMPLES}"
-        ) from None
-    if not isinstance(found, dict):
-        raise InputError(f"{place}: a JSON object was expected; a line is like {EXAMPLES}")
+        why = f"not JSON ({error.msg} at column {error.colno})"
+    if why:
+        raise InputError(f"{place}: {why}; a line is like {EXAMPLES}")
     context, continuation = found.get("context"), found.get("continuation")
     choices, answer = found.get("choices"), found.get("answer")
     wrong = [
@@ -203,9 +191,10 @@ def _results(
 ) -> list[TaskResult]:  # fmt: skip
     """Compare the scores of all choices, item after item."""
     ends = np.cumsum([len(item.choices) for item in items])
-    rows = [slice(end - len(item.choices), end) for item, end in zip(items, ends, strict=True)]
+    rows = [(i, slice(end - len(i.choices), end)) for i, end in zip(items, ends, strict=True)]
+    choices = [(item, at) for item, at in rows if len(item.choices) > 1]
+    single = [at.start for item, at in rows if len(item.choices) == 1]
     found: list[TaskResult] = []
-    choices = [(i, r) for i, r in zip(items, rows, strict=True) if len(i.choices) > 1]
     if choices:
         for metric, by_length in (("accuracy", False), ("accuracy by length", True)):
             right = [
@@ -213,7 +202,6 @@ def _results(
                 for scores in (before, after)
             ]
             found.append(paired(name, metric, right[0], right[1], seed))
-    single = [r.start for i, r in zip(items, rows, strict=True) if len(i.choices) == 1]
     if single:
         exact = before[single, 1], after[single, 1]
         found.append(paired(name, "exact continuation", *exact, seed))

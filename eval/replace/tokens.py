@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from attn_dsl.dsl.errors import InputError
-from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.vocabulary import Vocabulary
 
 REMEMBERED = 1024
@@ -24,15 +23,14 @@ class TokenReader:
 
     >>> TokenReader(Vocabulary(gpt2_tokenizer)).text((7454, 2402)).strings
     ('Once', ' upon')
+
+    Attributes:
+        text: returns the tokens of a text, given a tuple of ids.
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
-        self._text = lru_cache(REMEMBERED)(vocabulary.tokens_of)
-
-    def text(self, ids: tuple[int, ...]) -> Tokens:
-        """Return the tokens of a text."""
-        return self._text(ids)
+        self.text = lru_cache(REMEMBERED)(vocabulary.tokens_of)
 
     def newest(self, ids: Sequence[int]) -> tuple[str, str, bool]:
         """Return the newest token of a text: its string, the text it covers, whether special."""
@@ -42,12 +40,7 @@ class TokenReader:
 
 
 def vocabulary_for(model: Any, tokenizer: Any, vocabulary: Vocabulary | None) -> Vocabulary:
-    """Find out what a model's ids mean.
-
-    Raises:
-        InputError: no tokenizer was given and none can be loaded, or it has ids that the model
-            does not know.
-    """
+    """Find out what a model's ids mean; an InputError if that is not known or cannot be."""
     if vocabulary is None:
         vocabulary = Vocabulary(tokenizer if tokenizer is not None else _own_tokenizer(model))
     rows = int(model.get_input_embeddings().weight.shape[0])
@@ -97,8 +90,7 @@ def read_inputs(given: Mapping[str, Any], past: torch.Tensor | None) -> Inputs:
         past: the ids that the cache holds.
 
     Raises:
-        InputError: there are no ids; the mask is no mask of tokens; several texts were packed into
-            one row.
+        InputError: there are no ids; the mask is no mask of tokens; texts were packed into a row.
     """
     new, mask = given.get("input_ids"), given.get("attention_mask")
     if new is None:
@@ -108,13 +100,15 @@ def read_inputs(given: Mapping[str, Any], past: torch.Tensor | None) -> Inputs:
         )
     new = new.reshape(-1, new.shape[-1]).cpu()
     ids = new if past is None else torch.cat([past.cpu(), new], dim=1)
-    count = new.shape[1]
-    if mask is None:
-        if past is None:
-            _refuse_packed(given.get("position_ids"))
-        real: torch.Tensor | None = torch.ones_like(ids, dtype=torch.bool)
-    else:
+    count, positions = new.shape[1], given.get("position_ids")
+    real: torch.Tensor | None = torch.ones_like(ids, dtype=torch.bool)
+    if mask is not None:
         real = _tokens_in(mask, len(ids), ids.shape[1], count)
+    elif past is None and positions is not None and bool((positions.diff(dim=-1) != 1).any()):
+        raise InputError(
+            "position_ids start again within a row, so several texts are packed into it; give "
+            "programs one text per row, with an attention mask for padding"
+        )
     if real is None:
         shape = tuple(mask.shape) if isinstance(mask, torch.Tensor) else type(mask).__name__
         raise InputError(
@@ -142,14 +136,6 @@ def _tokens_in(mask: Any, texts: int, total: int, count: int) -> torch.Tensor | 
     earlier = torch.ones(total, total, dtype=torch.bool, device=mask.device).tril()[-count:]
     padding = ~real[:, -count:, None]  # rows of padding may hold anything
     return real if bool((padding | (seen == earlier & real[:, None, :])).all()) else None
-
-
-def _refuse_packed(positions: Any) -> None:
-    if positions is not None and bool((positions.diff(dim=-1) != 1).any()):
-        raise InputError(
-            "position_ids start again within a row, so several texts are packed into it; give "
-            "programs one text per row, with an attention mask for padding"
-        )
 
 
 def unpadded(ids: torch.Tensor, real: torch.Tensor) -> list[tuple[int, ...]]:
