@@ -341,21 +341,6 @@ def test_bad_input(run: Path, small_model: Callable[[str], Path], tmp_path: Path
     assert snapshot(run) == before
 
 
-def test_a_run_of_another_tokenizer_is_refused(
-    run: Path, small_model: Callable[[str], Path], tmp_path: Path
-) -> None:
-    import shutil
-
-    model = tmp_path / "model"
-    shutil.copytree(small_model("llama"), model)
-    file = model / "tokenizer.json"
-    spec = json.loads(file.read_text())
-    spec["model"]["merges"] = spec["model"]["merges"][:-1]
-    file.write_text(json.dumps(spec))
-    outcome = attn_dsl("replace", run, "--model", model, "--heads", "L0H0")
-    assert outcome.code == 2 and "another tokenizer" in outcome.err
-
-
 def test_programs_of_a_size_come_from_the_fronts(run: Path) -> None:
     from attn_dsl.eval.run import Run
 
