@@ -19,7 +19,7 @@ from attn_dsl.compiler.program import parse
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.models import load_model
 from attn_dsl.eval.replace import curve as curves
-from attn_dsl.eval.replace import measure, orders
+from attn_dsl.eval.replace import measure
 from attn_dsl.eval.replace.baselines import BASELINES
 from attn_dsl.eval.replace.context import replace_heads
 from attn_dsl.eval.replace.experiment import Options, replace_run
@@ -197,12 +197,12 @@ def test_orders_come_from_the_select_texts(opened: ReplacedModel) -> None:
     measurements = Measurements(opened)
     select = opened.held_out("select")
     heads = opened.heads
-    by_iou = orders.order_heads("iou", measurements, select, heads, tell)
+    by_iou = curves.order_heads("iou", measurements, select, heads, tell)
     assert [opened.ious[h] for h in by_iou] == sorted(opened.ious.values(), reverse=True)
-    by_damage = orders.order_heads("damage", measurements, select, heads, tell)
+    by_damage = curves.order_heads("damage", measurements, select, heads, tell)
     losses = [measurements.measure(select, "programs", [h]).loss for h in by_damage]
     assert losses == sorted(losses)
-    greedy = orders.order_heads("greedy", measurements, select, heads, tell)
+    greedy = curves.order_heads("greedy", measurements, select, heads, tell)
     assert sorted(greedy) == heads and greedy[0] == by_damage[0]
 
 
@@ -213,7 +213,7 @@ def test_greedy_looks_again_at_what_became_worse() -> None:
         both = {(0, 0), (0, 1)} <= set(chosen)
         return sum(alone[h] for h in chosen) + (1.0 if both else 0.0)
 
-    found = orders.greedy(alone, loss, 0.0, tell)
+    found = curves.greedy(alone, loss, 0.0, tell)
     assert found == [(0, 0), (0, 2), (0, 1)]
 
 

@@ -52,33 +52,21 @@ class Comparison:
     """Two programs in one head, on one text.
 
     Attributes:
-        head: the head.
         sides: what A and B are called.
         sources: their programs, empty for the model's own head.
         predictions: by position.
+        kl: mean KL(A || B) of a prediction, nats.
+        changed: at how many positions the most probable token is another.
+        perplexity: of the text under A and under B.
     """
 
     head: Head
     sides: tuple[str, ...]
     sources: tuple[str, ...]
     predictions: tuple[Prediction, ...]
-
-    @property
-    def kl(self) -> float:
-        """Mean KL(A || B) of a prediction, nats."""
-        return float(np.mean([p.kl for p in self.predictions]))
-
-    @property
-    def changed(self) -> int:
-        """At how many positions the most probable token is another."""
-        return sum(p.changed for p in self.predictions)
-
-    @property
-    def perplexity(self) -> tuple[float, float]:
-        """The perplexity of the text under A and under B."""
-        values = np.array([p.target_probability for p in self.predictions])
-        a, b = np.exp(-np.log(np.maximum(values, 1e-45)).mean(0))
-        return float(a), float(b)
+    kl: float
+    changed: int
+    perplexity: tuple[float, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Return the comparison as JSON data."""
@@ -195,8 +183,13 @@ def compare(
                 tuple(found[:, ids[place]].tolist()), divergence, a != b,
             )
         )  # fmt: skip
-    sources = tuple(side.program.source if side.program else "" for side in sides)
-    return Comparison(head, tuple(side.name for side in sides), sources, tuple(predictions))
+    values = np.array([p.target_probability for p in predictions])
+    perplexity = np.exp(-np.log(np.maximum(values, 1e-45)).mean(0))
+    return Comparison(
+        head, tuple(side.name for side in sides),
+        tuple(side.program.source if side.program else "" for side in sides), tuple(predictions),
+        float(np.mean(kl.tolist())), sum(p.changed for p in predictions), tuple(perplexity.tolist()),
+    )  # fmt: skip
 
 
 def write_page(found: Comparison, model: str, causal: bool, file: str) -> None:

@@ -11,10 +11,19 @@ import torch
 
 from attn_dsl.compiler.stream import Stream, newest_rows
 from attn_dsl.dsl.errors import InputError
-from attn_dsl.eval.replace import cache as caches
 from attn_dsl.eval.replace.programs import Programs
 from attn_dsl.eval.replace.source import Head, Part, SourceGroup
-from attn_dsl.eval.replace.tokens import Inputs, TokenReader, read_inputs, spread, unpadded
+from attn_dsl.eval.replace.tokens import (
+    Inputs,
+    TokenReader,
+    cache_among,
+    forget_ids,
+    ids_in,
+    note_ids,
+    read_inputs,
+    spread,
+    unpadded,
+)
 
 Matrices = torch.Tensor
 """(heads, texts, queries, keys): queries of this pass, keys of the cache and of this pass."""
@@ -55,7 +64,7 @@ class Controller:
         for hook in self._hooks:
             hook.remove()
         for cache in list(self._caches):
-            caches.forget(cache)
+            forget_ids(cache)
         self._results = self._pending = None
 
     def set_members(self, members: Mapping[Head, Part]) -> None:
@@ -76,8 +85,8 @@ class Controller:
     def _before(self, _: Any, args: tuple, kwargs: dict) -> None:
         bound = self._signature.bind_partial(*args, **kwargs).arguments
         given = {**bound, **bound.get("kwargs", {})}
-        cache = caches.cache_among(given.values())
-        past = caches.ids_in(cache)
+        cache = cache_among(given.values())
+        past = ids_in(cache)
         inputs = read_inputs(given, past)
         total = inputs.ids.shape[1]
         if self.max_positions is not None and total > self.max_positions:
@@ -107,9 +116,9 @@ class Controller:
         ids, cache = pending
         made = output.values() if isinstance(output, Mapping) else output
         if cache is None and isinstance(made, Iterable):
-            cache = caches.cache_among(made)
+            cache = cache_among(made)
         if cache is not None and int(cache.get_seq_length()) == ids.shape[1]:
-            caches.note(cache, ids)
+            note_ids(cache, ids)
             self._caches.add(cache)
 
     def _whole(self, group: SourceGroup, inputs: Inputs) -> Matrices:

@@ -13,10 +13,16 @@ import numpy as np
 
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.replace.baselines import BASELINES
-from attn_dsl.eval.replace.curve import FRACTIONS, count_of, measure_curve, save
+from attn_dsl.eval.replace.curve import (
+    FRACTIONS,
+    ORDERS,
+    count_of,
+    measure_curve,
+    order_heads,
+    save,
+)
 from attn_dsl.eval.replace.measure import HeldOut, ratio_of_sums
 from attn_dsl.eval.replace.measurements import Measurements, Tell
-from attn_dsl.eval.replace.orders import ORDERS, order_heads
 from attn_dsl.eval.replace.outcome import Outcome, refuse_other_settings
 from attn_dsl.eval.replace.replaced_model import ReplacedModel
 from attn_dsl.eval.replace.source import Head

@@ -56,7 +56,7 @@ class Effect:
         ratio: perplexity by the original model's on the same texts.
         kl: mean KL(original || replaced) of a prediction, nats.
         top1: share of predictions with the same most probable token.
-        tokens: how many tokens were predicted.
+        tokens: how many were predicted.
     """
 
     perplexity: Estimate
@@ -67,11 +67,9 @@ class Effect:
 
 
 def ratio_of_sums(
-    numerators: np.ndarray,
-    denominators: np.ndarray,
-    seed: int,
+    numerators: np.ndarray, denominators: np.ndarray, seed: int,
     transform: Callable[[Any], Any] = lambda x: x,
-) -> Estimate:
+) -> Estimate:  # fmt: skip
     """Estimate a ratio of sums over texts and its 95 % percentile interval by resampling texts.
 
     >>> ratio_of_sums(np.array([2.0, 4.0]), np.array([1.0, 2.0]), seed=0)
@@ -118,7 +116,6 @@ class HeldOut:
     predicted at once: its perplexity is that of masked tokens.
 
     Args:
-        loaded: the model.
         ids: per text its token ids, two or more.
         batch_size: texts that run at once; results depend on it only by rounding.
         seed: decides which tokens of an encoder's texts are masked.
@@ -154,7 +151,7 @@ class HeldOut:
         content = repr((self.ids, None if self.loaded.causal else self.seed))
         return hashlib.sha256(content.encode()).hexdigest()
 
-    @cached_property
+    @property
     def original(self) -> Sums:
         """The original model's own sums; KL 0 and agreement everywhere."""
         _ = self.reference

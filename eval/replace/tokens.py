@@ -1,8 +1,13 @@
-"""Tokens of a forward pass: from the ids and the mask of a model's input to what programs read."""
+"""Tokens of a forward pass: from a model's input and its key-value cache to what programs read.
+
+A cache holds keys and values, and programs read tokens. While heads are replaced, a layer of ids
+is added to each cache of the model: whatever crops, repeats or reorders the cache (beam search)
+does so with its ids.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -16,6 +21,8 @@ REMEMBERED = 1024
 """How many texts are kept as tokens, for texts that come again."""
 LOOK_BACK = 8
 """How many ids decide how the newest one is written: more than the bytes of a character."""
+_IDS = "attn_dsl_tokens"
+"""The attribute of a cache that is its layer of ids."""
 
 
 class TokenReader:
@@ -173,3 +180,50 @@ def spread(matrices: torch.Tensor, real: torch.Tensor, queries: int) -> torch.Te
     at_query = at[:, -queries:, None].clamp(max=rows - 1)
     found = matrices[:, texts, at_query, at[:, None, :].clamp(max=n - 1)]
     return found * (marks[:, -queries:, None] & marks[:, None, :])
+
+
+def cache_among(values: Iterable[Any]) -> Any:
+    """Find the cache among the arguments of a forward pass, or among what it returned; None: none.
+
+    It is found by its type, since releases of ``transformers`` differ in what they call it.
+    """
+    from transformers import Cache
+
+    return next((value for value in values if isinstance(value, Cache)), None)
+
+
+def ids_in(cache: Any) -> torch.Tensor | None:
+    """Return the ids that a cache holds, int64 (texts, tokens); None for an empty cache.
+
+    Raises:
+        InputError: the cache was filled where nobody noted its tokens.
+    """
+    length = int(cache.get_seq_length()) if cache is not None else 0
+    if length == 0:
+        return None
+    layer = getattr(cache, _IDS, None)
+    if layer is None or layer.get_seq_length() != length:
+        raise InputError(
+            f"the key-value cache holds {length} tokens that were read before heads were replaced, "
+            "and the programs do not know them; start with an empty cache inside of the context"
+        )
+    ids: torch.Tensor = layer.keys[:, 0, :, 0]
+    return ids
+
+
+def note_ids(cache: Any, ids: torch.Tensor) -> None:
+    """Note the ids that a cache holds, int64 (texts, tokens)."""
+    from transformers.cache_utils import DynamicLayer
+
+    layer = getattr(cache, _IDS, None)
+    if layer is None:
+        layer = DynamicLayer()
+        setattr(cache, _IDS, layer)
+        cache.layers.append(layer)
+    layer.is_initialized = False
+    layer.update(ids[:, None, :, None], ids[:, None, :, None])
+
+
+def forget_ids(cache: Any) -> None:
+    """Turn a cache into what it was."""
+    cache.layers.remove(cache.__dict__.pop(_IDS))
