@@ -63,12 +63,7 @@ class MeanByOffset:
 def offset_masses(
     capture: Capture, texts: Sequence[int], heads: Sequence[Head]
 ) -> dict[Head, np.ndarray]:
-    """Average the attention of heads over all pairs at the same distance.
-
-    Args:
-        capture: the heads' attention.
-        texts: the texts to average over; those of the fit split.
-        heads: which heads.
+    """Average the attention of heads over all pairs at the same distance in some texts.
 
     Returns:
         By head, its masses by offset, as ``MeanByOffset`` takes them.

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -84,18 +85,14 @@ def _manager(tasks: Sequence[str]) -> tuple[Any, list[str]]:
 
 def _task_of(file: str) -> str:
     """Read the name of the task that a file defines."""
-    import yaml
-
     try:
-        content = Path(file).expanduser().read_text(encoding="utf-8")
-        return str(yaml.load(content, Loader=yaml.BaseLoader)["task"])
+        content = Path(file).expanduser().read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise InputError(f"{file}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{file}: not a task of lm-evaluation-harness, which has a field `task` "
-            f"({type(error).__name__})"
-        ) from None
+    found = re.search(r"^task:\s*['\"]?([^\s'\"#]+)", content, re.MULTILINE)
+    if found is None:
+        raise InputError(f"{file}: not a task of lm-evaluation-harness, which has a field `task`")
+    return found[1]
 
 
 def _evaluate(
@@ -149,15 +146,12 @@ def _compare(
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Hold back what the harness and its data sets print."""
-    known, bars = logging.root.manager.disable, os.environ.get("TQDM_DISABLE")
-    os.environ["TQDM_DISABLE"] = "1"
+    known = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), Path(os.devnull).open("w") as nowhere:
             warnings.simplefilter("ignore")
-            yield
+            with redirect_stderr(nowhere):
+                yield
     finally:
         logging.disable(known)
-        os.environ.pop("TQDM_DISABLE")
-        if bars is not None:
-            os.environ["TQDM_DISABLE"] = bars

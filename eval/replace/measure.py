@@ -75,8 +75,7 @@ def ratio_of_sums(
     >>> ratio_of_sums(np.array([2.0, 4.0]), np.array([1.0, 2.0]), seed=0)
     Estimate(mean=2.0, low=2.0, high=2.0, texts=2)
 
-    Args:
-        transform: applied to every ratio, such as ``np.exp`` for a perplexity.
+    ``transform`` is applied to every ratio, such as ``np.exp`` for a perplexity.
     """
     n = len(numerators)
     if n == 0:

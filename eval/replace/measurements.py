@@ -54,14 +54,7 @@ class Measurements:
                 continue
 
     def measure(self, held_out: HeldOut, kind: str, heads: Sequence[Head]) -> Sums:
-        """Measure the model with some heads replaced, or look the measurement up.
-
-        Args:
-            kind: a key of ``programs``, or one of ``BASELINES``.
-
-        Raises:
-            WorkError: the file cannot be written.
-        """
+        """Measure heads replaced by a kind (in ``programs``, or a baseline), or look it up."""
         if not heads:
             return held_out.original
         key = self._key(held_out, kind, heads)

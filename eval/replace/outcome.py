@@ -80,9 +80,6 @@ def refuse_other_settings(
 
     Returns:
         Whether the file holds results of these settings.
-
-    Raises:
-        InputError: it holds results of others, or it is damaged, and it may not be overwritten.
     """
     if not file.exists():
         return False

@@ -20,11 +20,10 @@ class Batch:
     """Texts that a model reads at once, padded on the right.
 
     Attributes:
-        texts: their numbers.
+        texts: their numbers; counts: predictions of each.
         inputs: what the model is called with.
         rows, columns: int64 (predictions,): where predictions stand in the batch, text by text.
         targets: int64 (predictions,): the tokens to be predicted.
-        counts: predictions of each text.
         start: the number of the first prediction among those of all batches.
     """
 

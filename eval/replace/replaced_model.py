@@ -64,13 +64,10 @@ class ReplacedModel:
         return HeldOut(self.loaded, self.ids(part), seed=self.seed)
 
     def choose_heads(self, text: str | None) -> list[Head]:
-        """Read ``--heads`` against what the run has programs for.
+        """Read a choice of heads; an InputError if the run has no program for one that is named.
 
         >>> model.choose_heads("L2H3,L4")
         [(2, 3), (4, 0), (4, 1)]
-
-        Raises:
-            InputError: there is no such head, or the run has no program for one that is named.
         """
         if text is None:
             return self.heads
@@ -90,18 +87,14 @@ class ReplacedModel:
         """Cut a user's texts into windows, leaving out those that the run has seen.
 
         Args:
-            spec: as for ``read_texts``.
-            max_tokens, max_texts: the most tokens of a window (that of the run's capture by
-                default), and the most windows.
+            spec: the texts, as for ``read_texts``.
+            max_tokens: of a window; those of the run's capture by default.
+            max_texts: the most windows.
             seen: the splits whose texts are left out.
-            but_not: texts that are left out as well, as for ``read_texts``.
+            but_not: texts that are left out as well.
 
         Returns:
             Per window its token ids; and how many texts were left out.
-
-        Raises:
-            InputError: the texts cannot be read, the windows are longer than the model's context,
-                or all of the texts are left out.
         """
         from attn_dsl.eval.capture_write import choose_windows
 

@@ -26,14 +26,7 @@ _IDS = "attn_dsl_tokens"
 
 
 class TokenReader:
-    """Turns ids into tokens, whole texts or one id after the other.
-
-    >>> TokenReader(Vocabulary(gpt2_tokenizer)).text((7454, 2402)).strings
-    ('Once', ' upon')
-
-    Attributes:
-        text: returns the tokens of a text, given a tuple of ids.
-    """
+    """Turns ids into tokens: ``text`` a tuple of them, ``newest`` one id after the other."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
@@ -90,11 +83,7 @@ class Inputs:
 
 
 def read_inputs(given: Mapping[str, Any], past: torch.Tensor | None) -> Inputs:
-    """Read the arguments of a model's forward pass.
-
-    Args:
-        given: the arguments by name.
-        past: the ids that the cache holds.
+    """Read the arguments of a forward pass, by name, after the ids that the cache holds.
 
     Raises:
         InputError: there are no ids; the mask is no mask of tokens; texts were packed into a row.
@@ -146,11 +135,7 @@ def _tokens_in(mask: Any, texts: int, total: int, count: int) -> torch.Tensor | 
 
 
 def unpadded(ids: torch.Tensor, real: torch.Tensor) -> list[tuple[int, ...]]:
-    """Return the ids of each text without its padding.
-
-    >>> unpadded(torch.tensor([[7, 8]]), torch.tensor([[False, True]]))
-    [(8,)]
-    """
+    """Return the ids of each text without its padding."""
     return [tuple(row[marks].tolist()) for row, marks in zip(ids, real, strict=True)]
 
 
@@ -161,8 +146,7 @@ def spread(matrices: torch.Tensor, real: torch.Tensor, queries: int) -> torch.Te
     [[[[0.0, 0.0], [0.0, 1.0]]]]
 
     Args:
-        matrices: float32 (heads, texts, rows, n), queries by keys, without padding: all rows of a
-            text, or the newest one alone.
+        matrices: (heads, texts, rows, n), without padding: all rows of a text, or the newest one.
         real: bool (texts, places): which places of the batch hold tokens of the text.
         queries: how many of the last places are wanted as rows.
 
@@ -183,21 +167,14 @@ def spread(matrices: torch.Tensor, real: torch.Tensor, queries: int) -> torch.Te
 
 
 def cache_among(values: Iterable[Any]) -> Any:
-    """Find the cache among the arguments of a forward pass, or among what it returned; None: none.
-
-    It is found by its type, since releases of ``transformers`` differ in what they call it.
-    """
+    """Find a cache by its type, since releases of ``transformers`` differ in what they call it."""
     from transformers import Cache
 
     return next((value for value in values if isinstance(value, Cache)), None)
 
 
 def ids_in(cache: Any) -> torch.Tensor | None:
-    """Return the ids that a cache holds, int64 (texts, tokens); None for an empty cache.
-
-    Raises:
-        InputError: the cache was filled where nobody noted its tokens.
-    """
+    """Return the ids that a cache holds, int64 (texts, tokens); None for an empty cache."""
     length = int(cache.get_seq_length()) if cache is not None else 0
     if length == 0:
         return None

@@ -129,8 +129,7 @@ class Trainer:
 
     Attributes:
         history: the epochs so far.
-        start, best: the fitted weights, and those of the best epoch.
-        best_epoch: its number.
+        start, best: the fitted weights, and those of epoch ``best_epoch``.
 
     Args:
         texts: the hash of what is tuned on: a state goes on with the same texts only.
