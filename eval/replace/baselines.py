@@ -25,7 +25,8 @@ class Zero:
     """
 
     def __init__(self, causal: bool) -> None:
-        self.names, self.causal = ("zero",), causal
+        self.names: tuple[str, ...] = ("zero",)
+        self.causal = causal
 
     def bundle(self, texts: Sequence[Tokens]) -> torch.Tensor:
         """Return zeros, float32 (1, texts, n, n)."""

@@ -135,8 +135,8 @@ def _compare(
     if not values[0] or not all(isinstance(x, int | float) for side in values for x in side):
         figures = [float(run["results"][task][key]) for run in (before, after)]
         figures.append(figures[1] - figures[0])
-        estimates = [Estimate(value, math.nan, math.nan, len(values[0])) for value in figures]
-        return TaskResult(task, metric, *estimates, higher_is_better=better)
+        one, two, change = (Estimate(x, math.nan, math.nan, len(values[0])) for x in figures)
+        return TaskResult(task, metric, one, two, change, better)
     first, second = (np.array(side, dtype=float) for side in values)
     if metric == "perplexity":
         return paired_perplexity(task, metric, -first, -second, np.ones(len(first)), seed)
