@@ -158,12 +158,17 @@ def spread(matrices: torch.Tensor, real: torch.Tensor, queries: int) -> torch.Te
     if bool((real[:, :-1] >= real[:, 1:]).all() if whole else real.all()):
         out = torch.nn.functional.pad(matrices, (0, width - n, 0, (width - n) * whole))
         return out[:, :, out.shape[2] - queries :]
-    marks = real.to(matrices.device)
-    at = (marks.cumsum(1) - 1).clamp(min=0)
-    texts = torch.arange(len(real), device=matrices.device)[:, None, None]
-    at_query = at[:, -queries:, None].clamp(max=rows - 1)
-    found = matrices[:, texts, at_query, at[:, None, :].clamp(max=n - 1)]
-    return found * (marks[:, -queries:, None] & marks[:, None, :])
+    out = matrices.new_zeros(*matrices.shape[:2], queries, width)
+    for i, marks in enumerate(real):
+        at = marks.nonzero()[:, 0]
+        new = at[at >= width - queries] - (width - queries)
+        own = matrices[:, i, : min(len(at), rows), : len(at)]
+        own = own[:, own.shape[1] - len(new) :]
+        if len(new) and at[-1] - at[0] == len(at) - 1:
+            out[:, i, new[0] : new[-1] + 1, at[0] : at[-1] + 1] = own
+        elif len(new):
+            out[:, i, new[:, None], at] = own
+    return out
 
 
 def cache_among(values: Iterable[Any]) -> Any:
