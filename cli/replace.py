@@ -53,11 +53,8 @@ TITLES = {"programs": "Programs", "tuned": "Tuned programs"}
 @options.seed_option()
 @options.json_option()
 def replace(
-    run: str, fraction: float | None, heads: str | None, nodes: int | None, order: str, tune: bool,
-    tune_text: str | None, tune_texts: int, tasks: str | None, task_limit: int | None,
-    text: str | None, max_tokens: int | None, max_texts: int,
-    model: str | None, capture: str | None, device: str | None, out: str | None, overwrite: bool,
-    seed: int, as_json: bool,
+    run: str, order: str, tasks: str | None, nodes: int | None, model: str | None,
+    capture: str | None, device: str | None, out: str | None, as_json: bool, **asked: Any,
 ) -> None:  # fmt: skip
     """Put the programs of RUN in the place of its model's heads and measure what is lost.
 
@@ -70,12 +67,12 @@ def replace(
     from attn_dsl.eval.replace.experiment import Options, replace_run
     from attn_dsl.eval.replace.replaced_model import open_replaced_model
 
-    asked = Options(
-        fraction=fraction, heads=heads, orders=_list(order), tune=tune,
-        tune_text=tune_text, tune_texts=tune_texts,
-        tasks=_list(tasks or ""), task_limit=task_limit, text=text, max_tokens=max_tokens,
-        max_texts=max_texts, out=None if out is None else Path(out), overwrite=overwrite, seed=seed,
-    )  # fmt: skip
+    chosen = Options(
+        orders=_list(order),
+        tasks=_list(tasks or ""),
+        out=None if out is None else Path(out),
+        **asked,
+    )
     screen = options.console(stderr=True)
     bar = Progress(
         TextColumn("{task.description:<24}"), BarColumn(bar_width=None),
@@ -92,14 +89,14 @@ def replace(
             opened = open_replaced_model(
                 run, model=model, capture=capture, device=device, nodes=nodes
             )
-            outcome, files = replace_run(opened, asked, tell)
+            outcome, files = replace_run(opened, chosen, tell)
     except KeyboardInterrupt:
         screen.print("stopped; what was measured is kept, and the same command goes on from there")
         raise
     if as_json:
         click.echo(json.dumps(outcome.to_json(), indent=1))
     else:
-        print_outcome(outcome, files, opened.loaded.causal, text is None)
+        print_outcome(outcome, files, opened.loaded.causal, chosen.text is None)
 
 
 def _list(text: str) -> tuple[str, ...]:
@@ -155,17 +152,13 @@ def table_of(names: Iterable[str], rows: Iterable[Sequence[str]], left: int = 0)
 def growth_table(points: Sequence[Point]) -> Any:
     """Lay out fractions down, programs and baselines across."""
     sources = list(dict.fromkeys(point.source for point in points))
-    rows = []
-    for heads in dict.fromkeys(point.heads for point in points):
-        found = {point.source: point for point in points if point.heads == heads}
-        share = next(iter(found.values())).fraction
-        cells = []
-        for source in sources:
-            ratio = found[source].effect.ratio
-            interval = f" {interval_of(ratio.low, ratio.high)}" if source in TITLES else ""
-            cells.append(number(ratio.mean) + interval)
-        rows.append((str(len(heads)), f"{100 * share:.3g} %", *cells))
-    return table_of(("heads", "share", *(HEADINGS.get(s, s) for s in sources)), rows)
+    rows: dict[tuple, list[str]] = {}
+    for point in points:
+        start = [str(len(point.heads)), f"{100 * point.fraction:.3g} %"]
+        ratio = point.effect.ratio
+        interval = f" {interval_of(ratio.low, ratio.high)}" if point.source in TITLES else ""
+        rows.setdefault(point.heads, start).append(number(ratio.mean) + interval)
+    return table_of(("heads", "share", *(HEADINGS.get(s, s) for s in sources)), rows.values())
 
 
 def interval_of(low: float, high: float) -> str:
