@@ -73,18 +73,6 @@ def by_hand(loaded, ids, heads) -> tuple[float, float, int]:
 # sums and intervals
 
 
-def test_a_ratio_of_sums_is_resampled_by_text() -> None:
-    draw = np.random.default_rng(0)
-    tokens = draw.integers(10, 100, 400).astype(float)
-    nll = tokens * draw.normal(1.5, 0.2, 400)
-    found = measure.ratio_of_sums(nll, tokens, seed=0, transform=np.exp)
-    assert found.mean == pytest.approx(math.exp(nll.sum() / tokens.sum()))
-    # the delta method's interval for a ratio estimator
-    spread = np.sqrt(((nll - tokens * nll.sum() / tokens.sum()) ** 2).sum()) / tokens.sum()
-    assert found.high - found.low == pytest.approx(2 * 1.96 * spread * found.mean, rel=0.1)
-    assert measure.ratio_of_sums(nll, tokens, seed=0, transform=np.exp) == found
-
-
 def test_pairing_takes_out_what_both_models_find_hard() -> None:
     draw = np.random.default_rng(1)
     tokens = np.full(50, 20.0)

@@ -17,7 +17,6 @@ from replacing import small_run
 from attn_dsl.compiler.program import Program, load, parse
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.limits import TERM_LIMIT
-from attn_dsl.eval.replace.context import replace_heads
 from attn_dsl.eval.replace.elements import Elements
 from attn_dsl.eval.replace.experiment import Options, further_texts
 from attn_dsl.eval.replace.measure import HeldOut
@@ -26,9 +25,7 @@ from attn_dsl.eval.replace.replaced_model import ReplacedModel, open_replaced_mo
 from attn_dsl.eval.replace.terms import Terms
 from attn_dsl.eval.replace.tunable import Tunable
 from attn_dsl.eval.replace.tune import (
-    DIGITS,
     PATH,
-    Trainer,
     TuneSettings,
     replaced_by,
     scales,
@@ -65,28 +62,6 @@ def weighted(opened: ReplacedModel, most: int = 8) -> list[tuple[int, int]]:
 
 def without_weights(program: Program) -> object:
     return program.tree.with_weights([0.0] * len(program.tree.weights))
-
-
-def test_known_weights_are_found_again(opened: ReplacedModel) -> None:
-    truth = {
-        (0, 1): parse("head a causal:\n    2 where k == q-1\n    -0.3 * (q - k)"),
-        (1, 2): parse("head b causal:\n    3 where text(k) == text(q)\n    1.5 where k == q-1"),
-    }
-    wrong = np.array([-1.0, 0.1, 0.5, 4.0])
-    heads = list(truth)
-    fit, select = (HeldOut(opened.loaded, opened.ids(part)) for part in ("fit", "select"))
-    with replace_heads(opened.loaded.model, truth, tokenizer=opened.loaded.tokenizer):
-        _ = fit.reference, select.reference
-    tunable = Tunable(Tunable(list(truth.values())).written(wrong, DIGITS))
-    settings = TuneSettings(epochs=40, rate=0.5, patience=99)
-    trainer = Trainer(tunable, scales(opened, tunable), settings)
-    with replaced_by(opened, heads, tunable):
-        while not trainer.finished:
-            trainer.epoch(fit, select)
-    losses = [epoch.select_kl for epoch in trainer.history]
-    assert min(losses) < 0.01 * losses[0]
-    right = [w for program in truth.values() for w in program.tree.weights]
-    assert trainer.best.numpy() == pytest.approx(np.array(right, dtype=float), abs=0.2)
 
 
 def test_predictions_come_nearer_and_structure_sets_and_the_model_stay_as_they_are(

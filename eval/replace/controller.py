@@ -118,7 +118,7 @@ class Controller:
         if cache is None and isinstance(made, Iterable):
             cache = cache_among(made)
         if cache is not None and int(cache.get_seq_length()) == ids.shape[1]:
-            note_ids(cache, ids)
+            note_ids(cache, ids.to(self.body.device))
             self._caches.add(cache)
 
     def _whole(self, group: SourceGroup, inputs: Inputs) -> Matrices:
