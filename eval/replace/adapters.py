@@ -86,10 +86,8 @@ class Adapter:
             return ALL_MASK_ATTENTION_FUNCTIONS[chosen()](*args, **kwargs)
 
         name = f"attn-dsl {id(self)} {own}"
-        for interface, function in (
-            (AttentionInterface, attention),
-            (AttentionMaskInterface, mask),
-        ):
+        functions = {AttentionInterface: attention, AttentionMaskInterface: mask}
+        for interface, function in functions.items():
             interface.register(name, function)
             self._undo.append(lambda i=interface: i._global_mapping.pop(name, None))  # type: ignore[misc]
         return name

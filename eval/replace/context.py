@@ -19,7 +19,6 @@ from attn_dsl.eval.replace.controller import Controller
 from attn_dsl.eval.replace.programs import Programs
 from attn_dsl.eval.replace.source import Head, Part
 from attn_dsl.eval.replace.tokens import TokenReader, vocabulary_for
-from attn_dsl.eval.vocabulary import Vocabulary
 
 Standing = Program | t.Head | str | Path | Part
 """What can stand in the place of a head: a program, the path of one, or part of a source group."""
@@ -52,11 +51,7 @@ class Replacement:
 
 @contextmanager
 def replace_heads(
-    model: Any,
-    heads: Mapping[Head, Standing],
-    *,
-    tokenizer: Any = None,
-    vocabulary: Vocabulary | None = None,
+    model: Any, heads: Mapping[Head, Standing], *, tokenizer: Any = None
 ) -> Iterator[Replacement]:
     """Put programs in the place of heads of a live transformers model.
 
@@ -74,7 +69,6 @@ def replace_heads(
         heads: by (layer, query head), both from 0: a program, the path of one, or a ``Part`` of
             a source group. In a causal model all must be causal; a bidirectional model takes both.
         tokenizer: the model's; without it, the one that belongs to the model's name is loaded.
-        vocabulary: in the place of a tokenizer.
 
     Raises:
         InputError: before anything is changed: no such head, a head that is replaced already, a
@@ -99,7 +93,7 @@ def replace_heads(
     outer = dict(found[1].members) if found is not None else {}
     parts = _parts(heads)
     _check_heads(parts, len(adapter.layers), int(model.config.num_attention_heads), outer)
-    reader = TokenReader(vocabulary_for(model, tokenizer, vocabulary))
+    reader = TokenReader(vocabulary_for(model, tokenizer))
     ids = probe.ids_for(model, reader.vocabulary, max_positions(model.config))
     before, causal = probe.outputs(stack, ids), probe.is_causal(stack, ids)
     if causal:

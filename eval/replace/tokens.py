@@ -39,10 +39,9 @@ class TokenReader:
         return tokens.strings[-1], tokens.text[start:end], tokens.special[-1]
 
 
-def vocabulary_for(model: Any, tokenizer: Any, vocabulary: Vocabulary | None) -> Vocabulary:
+def vocabulary_for(model: Any, tokenizer: Any) -> Vocabulary:
     """Find out what a model's ids mean; an InputError if that is not known or cannot be."""
-    if vocabulary is None:
-        vocabulary = Vocabulary(tokenizer if tokenizer is not None else _own_tokenizer(model))
+    vocabulary = Vocabulary(tokenizer if tokenizer is not None else _own_tokenizer(model))
     rows = int(model.get_input_embeddings().weight.shape[0])
     if len(vocabulary.tokenizer) > rows:
         raise InputError(
