@@ -15,13 +15,15 @@ import numpy as np
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.errors import ProgramError
 from attn_dsl.eval.results import HeadResult
+from attn_dsl.eval.set_parameters import set_program
 from attn_dsl.synth import weights as w
 from attn_dsl.synth.design import AllRows, Design
-from attn_dsl.synth.open_planes import stacked
-from attn_dsl.synth.open_sets import opened
+from attn_dsl.synth.sparse_design import SparseDesign
 
 OPENED = 64
-"""Programs of at most so many weights, those of elements included, have all of them adjusted."""
+"""Programs of at most so many weights, those of elements included, have all of them adjusted …"""
+STEPS = 25
+"""… with their rows predicted so often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,14 +167,13 @@ class HeadTask:
         return Fitted(self.ordered(program, planes), iou, predicted, fitted.proposer)
 
     def _sharpened(self, fitted: Fitted) -> Fitted:
-        """Adjust the weights of all elements of weighed sets to IoU, with the others."""
-        program, start = opened(fitted.program, plain=False)
+        """Adjust the weights of all elements of weighted sets to IoU, with the others."""
+        program, start = set_program(fitted.program, plain=False)
         if not program.sets or len(start) > OPENED:
             return fitted
-        planes = stacked(self.design, program)
-        found, _ = w.adjust(planes, self.rows, start, fitted.predicted)
+        found = SparseDesign.of(self.design, self.rows, program).climb(start, STEPS)
         fixed, elements = found[: program.fixed], w.rounded(found[program.fixed :])
-        return self.measured(program.closed(np.append(fixed, elements)), fitted.proposer)
+        return self.measured(program.written(np.append(fixed, elements)), fitted.proposer)
 
     def ordered(self, program: t.Head, planes: np.ndarray) -> t.Head:
         """Sort a program's terms, those that move the scores most first."""

@@ -1,9 +1,9 @@
 """Samples put together: the terms of several programs in one, and left out again where they do not pay.
 
 Each sample of a language model has some rules that are right, and so have the programs of proposers
-that were asked before it. So the best of them become one program: its weights are fitted, its sets
-opened (``synth/open_sets.py``), and what loses least IoU for its nodes is left out until few are left
-(``synth/thrift.py``). What is best then meets the next ones.
+that were asked before it. So the best of them become one program: its weights are fitted, those of sets'
+elements with them, and what loses least IoU for its nodes is left out until few are left
+(``synth/pruning.py``). What is best then meets the next ones.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 
+from attn_dsl.eval.set_parameters import set_program
 from attn_dsl.synth.enumerate.proposer import tried_terms
-from attn_dsl.synth.open_sets import opened
 from attn_dsl.synth.proposer import Fitted, HeadTask
-from attn_dsl.synth.thrift import shrunk
+from attn_dsl.synth.pruning import shrunk
 
 NAME = "together"
 """What programs put together have as their proposer."""
@@ -42,7 +42,9 @@ def together(task: HeadTask, samples: Sequence[Fitted]) -> Iterator[Fitted]:
         if not new or len(best) + len(new) < 2 or task.spent:
             return
         terms = tuple(tried_terms([*best, *new])[:TERMS])
-        program, start = opened(task.fit(dataclasses.replace(task.empty(), terms=terms)).program)
+        program, start = set_program(
+            task.fit(dataclasses.replace(task.empty(), terms=terms)).program
+        )
         for found in shrunk(task, program, start, sorted(sizes), NAME):
             best = sorted([*best, found], key=lambda f: -f.iou)[:1]
             yield found
