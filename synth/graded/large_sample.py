@@ -50,11 +50,8 @@ class LargeSample:
 
     @cached_property
     def symbols(self) -> np.ndarray:
-        """The strings that tokens have; "" for numbers of other symbols."""
-        names = np.full(self.design.width, "", dtype=object)
-        ids = np.unique(self.design.batch.token_ids())
-        names[ids[ids < len(names)]] = [self.design.symbols[int(s)] for s in ids if s < len(names)]
-        return names
+        """The string of every number that a token may have; that of 0 is empty."""
+        return np.array([self.design.symbols[s] for s in range(self.design.width)], dtype=object)
 
     @cached_property
     def log_distance(self) -> np.ndarray:
@@ -95,9 +92,8 @@ class LargeSample:
     @cached_property
     def products(self) -> tuple[list[tuple[int, int]], SparseDesign]:
         """The program of all products of two sets of all tokens, one for each of ``spans``."""
-        causal, every = self.design.causal, tuple(range(self.design.width))
+        causal, names = self.design.causal, tuple(self.symbols)
         intervals = spans(causal)
-        names = tuple(self.design.symbols.get(s, f"\0{s}") for s in every)
         sets = [
             SetTerm((Lookup(QUERY, names), Lookup(KEY, names)), None, condition(*one, causal))
             for one in intervals

@@ -20,8 +20,11 @@ from attn_dsl.synth.pruning import pruned
 from attn_dsl.synth.simplify import bare
 from attn_dsl.synth.sparse_design import SparseDesign
 
-SIZES = 4000, 2500, 1600, 1100, 800, 550, 380, 270, 190, 140, 100, 75, 55, 40, 30, 22, 16, 11
-"""About how many nodes the programs have."""
+SIZES = 4000, 2500, 1500, 800, 380, 190, 100, 55, 30, 16
+"""How many nodes the programs have at the most."""
+GROW, SETTLE, ADJUST = 8, 20, 10
+"""How often the rows are predicted while parameters are moved: after each addition, when the program is
+complete, and at each size."""
 LEAST = 4.0
 """Nats that a term of the vocabulary must gain to be added."""
 MIX = 0.9
@@ -49,22 +52,6 @@ class Style:
     terms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How often the rows are predicted while the weights are moved.
-
-    Attributes:
-        grow: after each addition.
-        settle: when the program is complete.
-        adjust: at each size.
-    """
-
-    grow: int = 10
-    settle: int = 30
-    adjust: int = 12
-
-
-QUICK = Pace(8, 20, 10)
 SMALL = Style(4.0, 1.0, mix=0.0, factors=1, terms=3)
 LARGE = Style(0.3, 0.3, mix=0.9, factors=4, terms=6)
 LARGE_NODES = 380
@@ -78,31 +65,21 @@ class Graded:
     Attributes:
         sample: the rows that the weights are moved on.
         rounds: how often factors and terms are added.
-        pace: how far the weights are moved.
-        stride: 2 leaves out every other of the large sizes, and of the others.
     """
 
     sample: LargeSample
     rounds: int = 12
-    pace: Pace = Pace()
-    stride: int = 1
     name: str = "graded"
 
     def propose(self, task: HeadTask) -> Iterator[Fitted]:
         """Yield a program at every size, the largest first."""
         whole, start = self.grow(task, LARGE if task.max_nodes >= LARGE_NODES else SMALL)
-        start = whole.climb(start, self.pace.settle, 0.0)
-        sizes, spent = self.sizes(task.max_nodes), lambda: task.spent
-        for design, x in pruned(whole, start, sizes, spent, self.pace.adjust, MIX):
+        start = whole.climb(start, SETTLE, 0.0)
+        sizes = [size for size in SIZES if size <= task.max_nodes]
+        for design, x in pruned(whole, start, sizes, lambda: task.spent, ADJUST, MIX):
             task.evals += 1
             short = np.append(w.rounded(x[: design.program.fixed]), x[design.program.fixed :])
             yield task.measured(named(design.program.written(short)))
-
-    def sizes(self, most: int) -> list[int]:
-        """Return the sizes of the programs, the largest first."""
-        large = [size for size in SIZES if LARGE_NODES <= size <= most]
-        small = [size for size in SIZES if size < LARGE_NODES and size <= most]
-        return large[:: self.stride] + small[:: self.stride]
 
     def grow(self, task: HeadTask, style: Style) -> tuple[SparseDesign, np.ndarray]:
         """Add factors and terms, those that gain most."""
@@ -125,7 +102,7 @@ class Graded:
             terms = (*program.terms, *extra)
             program = SetProgram(program.empty, terms, (*program.sets, *(f.term for f in factors)))
             design = design.with_program(program)
-            x = design.climb(x, self.pace.grow, 0.0)
+            x = design.climb(x, GROW, 0.0)
             task.evals += 1
         return design, x
 

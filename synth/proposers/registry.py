@@ -16,7 +16,7 @@ from attn_dsl.synth.enumerate.proposer import Enumerate
 from attn_dsl.synth.exact.atoms import Atoms
 from attn_dsl.synth.exact.proposer import Exact
 from attn_dsl.synth.exact.screen import Screen
-from attn_dsl.synth.graded.proposer import QUICK, Graded, Pace
+from attn_dsl.synth.graded.proposer import Graded
 from attn_dsl.synth.llm.proposer import Llm
 from attn_dsl.synth.proposer import Proposer
 from attn_dsl.synth.proposers.greedy import Greedy
@@ -85,10 +85,7 @@ def _greedy_cost(settings: Settings) -> Cost:
 def _graded(session: Session) -> Graded:
     effort, sample = session.settings.effort, session.large_sample
     _ = sample.products, sample.key_bins, sample.log_distance
-    return Graded(
-        sample, rounds=min(5 + effort, 16), pace=Pace() if effort > 1 else QUICK,
-        stride=1 if effort > 4 else 2,
-    )  # fmt: skip
+    return Graded(sample, rounds=min(5 + effort, 16))
 
 
 def _graded_cost(settings: Settings) -> Cost:
