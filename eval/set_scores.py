@@ -155,10 +155,10 @@ def _add(
     terms, limited, weights, steps, queries, keys, least, truths, values, starts, tokens, firsts, ones,
     room, out,
 ):  # fmt: skip
-    for r in range(tokens.shape[0]):
-        low, first = starts[r], firsts[r]
-        for j in range(terms.shape[0]):
-            program, plane, table, query, key, hidden = terms[j]
+    for j in range(terms.shape[0]):
+        program, plane, table, query, key, hidden = terms[j]
+        for r in range(tokens.shape[0]):
+            low, first = starts[r], firsts[r]
             left = weights[j] * queries[query, r] if query >= 0 else weights[j]
             count = starts[r + 1] - low - hidden
             if left == 0 or count <= 0:
@@ -200,10 +200,10 @@ def _gradients(
 ):  # fmt: skip
     """Add up gradients; a term that is at its limit does not change with its parameters."""
     one, zero = np.float32(1.0), np.float32(0.0)
-    for r in range(tokens.shape[0]):
-        low, first = starts[r], firsts[r]
-        for j in range(terms.shape[0]):
-            program, plane, table, query, key, hidden = terms[j]
+    for j in range(terms.shape[0]):
+        program, plane, table, query, key, hidden = terms[j]
+        for r in range(tokens.shape[0]):
+            low, first = starts[r], firsts[r]
             count = starts[r + 1] - low - hidden
             if count <= 0 or (query >= 0 and inside[query, r] == NONE):
                 continue

@@ -78,7 +78,10 @@ class Tunable(torch.nn.Module):
         rows = np.argsort(np.argsort(~self._code.truths, kind="stable"))
         self._where = tuple(torch.from_numpy(x) for x in (self._code.owner, rows[self._code.used]))
         self._terms = np.full((len(values), 6), -1, dtype=np.int64)
-        self._terms[:, 0], self._terms[:, 1], self._terms[:, 5] = *self._where, 0
+        truths = int(self._code.truths.sum())
+        row = self._where[1].numpy()
+        self._terms[:, 0], self._terms[:, 5] = self._where[0], 0
+        self._terms[:, 1] = np.where(row < truths, -2 - row, row - truths)
         for term in self.elements.terms:
             self._terms[term.weight, 3:5] = term.query, term.key
 
@@ -105,12 +108,13 @@ class Tunable(torch.nn.Module):
         n = reads.shape[1]
         widths = np.arange(1, n + 1) if self.causal else np.full(n, n)
         starts = np.concatenate([[0], np.cumsum(widths)])
-        planes = np.concatenate([truths, values], dtype=np.float32)
+        values = values.astype(np.float32, copy=False)
+        some = np.append(reads.any(1), True)[self._terms[:, 3:5]].all(1)  # else the text has none
         return SetScores(
             Rows(starts, np.arange(n), np.zeros(n, dtype=np.int64)),
-            Planes(np.empty((0, 0), dtype=np.uint8), planes), self._terms,
-            np.arange(len(self._terms)) + FIRST, np.empty((0, 0), dtype=np.int32), 0, reads, reads,
-            np.abs(planes).max(1, initial=0.0),
+            Planes(truths, values), self._terms[some], np.flatnonzero(some) + FIRST,
+            np.empty((0, 0), dtype=np.int32), 0, reads, reads,
+            np.abs(values).max(1, initial=0.0),
         )  # fmt: skip
 
     def _log_masses(self, planes: torch.Tensor) -> torch.Tensor:
