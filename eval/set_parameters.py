@@ -1,7 +1,7 @@
-"""Set parameters: a program's weights, those of its sets' elements and of its tables' steps, as one vector.
+"""Set parameters: the weights of a program's terms and of its sets' elements, as one vector.
 
 ``1.2 where token(k) in {"a", "b"}`` has no fewer nodes than ``1 * weight(token(k), {"a": 2, "b": -1})``,
-so every element of a set may have a weight of its own, and so may every step of a table.
+so every element of a set may have a weight of its own.
 ``set_scores`` computes with the vector; ``set_program`` and ``SetProgram.written`` go from a program to
 its vector and back.
 """
@@ -22,40 +22,36 @@ from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.limits import MAX_ELEMENT_WEIGHT
 from attn_dsl.eval.set_scores import FIRST, NONE
 
-DISTANCE = {
-    True: t.Arithmetic("-", t.Position("q"), t.Position("k")),
-    False: t.Arithmetic("-", t.Position("k"), t.Position("q")),
-}
-"""What tables are about whose steps are parameters, in causal programs and in others."""
 STRINGS = ("token", "text")
 """Features whose sets without weights are given some."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """Parameters of which an entry uses one at the most.
+    """The weights of a set, of which an entry uses one at the most: that of a token's symbol.
 
     Attributes:
-        value: what is looked up: ``token(k)`` in a set, ``q - k`` in a table.
-        elements: the strings of the set, or where the steps of the table begin, in order.
+        value: what is looked up, as ``token(k-1)``.
+        elements: the strings of the set.
     """
 
-    value: t.Call | t.Arithmetic
-    elements: tuple[Any, ...]
+    value: t.Call
+    elements: tuple[str, ...]
 
     @property
-    def position(self) -> t.Position | None:
-        """Whose symbol is looked up; None in a table."""
-        place = self.value.args[0] if isinstance(self.value, t.Call) else None
-        return place if isinstance(place, t.Position) else None
+    def position(self) -> t.Position:
+        """Whose symbol is looked up."""
+        (place,) = self.value.args
+        assert isinstance(place, t.Position)
+        return place
 
 
 @dataclass(frozen=True, slots=True)
 class SetTerm:
-    """A term of weight 1 whose parameters are the elements of its sets, or the steps of a table.
+    """A term of weight 1 whose parameters are the elements of its sets.
 
     Attributes:
-        lookups: one table, or one or two sets, whose weights are multiplied.
+        lookups: one or two sets, whose weights are multiplied.
         factor: what they are multiplied by, if anything.
         condition: what must hold.
     """
@@ -66,11 +62,6 @@ class SetTerm:
 
     def __len__(self) -> int:
         return sum(len(one.elements) for one in self.lookups)
-
-    @property
-    def steps(self) -> bool:
-        """Whether it is a table: a step that is left out becomes the one before it."""
-        return self.lookups[0].position is None
 
     @property
     def overhead(self) -> int:
@@ -103,16 +94,11 @@ class SetTerm:
 
     def written(self, weights: Any) -> t.Term:
         """Return the term with weights for its parameters; elements of weight 0 are left out."""
-        if self.steps:
-            (table,) = self.lookups
-            entries = zip(table.elements, weights, strict=True)
-            steps = tuple(t.Entry(bound, float(w)) for bound, w in entries)
-            return t.Table(table.value, steps, self.condition)
         values: list[t.Factor] = [] if self.factor is None else [self.factor]
         for one, part in zip(self.lookups, self.split(weights), strict=True):
             pairs = [(e, float(w)) for e, w in zip(one.elements, part, strict=True) if w]
             literal = t.SetLiteral(tuple(e for e, _ in pairs), tuple(w for _, w in pairs))
-            values.append(t.Weight(one.value, literal))  # type: ignore[arg-type]
+            values.append(t.Weight(one.value, literal))
         value = values[0] if len(values) == 1 else t.Product(values[0], values[1])
         return t.Scaled(1.0, value, self.condition)
 
@@ -190,10 +176,10 @@ class SetProgram:
 
 
 def set_program(program: t.Head, *, plain: bool = True) -> tuple[SetProgram, np.ndarray]:
-    """Return a program with the elements of its sets and the steps of its tables as parameters.
+    """Return a program with the elements of its sets as parameters.
 
     Args:
-        plain: give the elements of sets without weights some as well, and take steps of tables.
+        plain: give the elements of sets without weights some as well.
 
     Returns:
         The program, and the parameters that compute the same.
@@ -209,7 +195,7 @@ def set_program(program: t.Head, *, plain: bool = True) -> tuple[SetProgram, np.
     elements: list[float] = []
     for term in program.terms:
         term = t.rewrite(term, in_place) if known else term
-        found = _set_term(term, program.causal) if plain or isinstance(term, t.Scaled) else None
+        found = _set_term(term) if plain or isinstance(term, t.Scaled) else None
         if found is None:
             terms.append(term)
             weights += [w or 0.0 for w in t.weights_of(term)]
@@ -220,13 +206,9 @@ def set_program(program: t.Head, *, plain: bool = True) -> tuple[SetProgram, np.
     return SetProgram(empty, tuple(terms), tuple(sets)), np.array([*weights, *elements])
 
 
-def _set_term(term: t.Term, causal: bool) -> tuple[SetTerm, list[float]] | None:
+def _set_term(term: t.Term) -> tuple[SetTerm, list[float]] | None:
     if isinstance(term, t.Table):
-        if term.value != DISTANCE[causal]:
-            return None
-        bounds = tuple(entry.bound for entry in term.entries)
-        steps = SetTerm((Lookup(DISTANCE[causal], bounds),), None, term.condition)
-        return steps, [entry.weight or 0.0 for entry in term.entries]
+        return None
     scale = term.weight or 0.0
     if isinstance(term, t.Scaled):
         uses, factor = set_weights(term)

@@ -1,11 +1,11 @@
 """Scores of terms that multiply the weights of sets' elements, and their gradient, on rows of attention.
 
-The score of a term at an entry of row r, whose query is the token q and whose key is the token k, is
+The score of a term at an entry of row r, whose key is the token k, is
 
-    weight * plane[entry] * steps[k - q] * queries[r] * keys[k]
+    weight * plane[entry] * queries[r] * keys[k]
 
-Each factor but the first may be absent. ``steps``, ``queries`` and ``keys`` look parameters up, once for
-a distance, a row or a token, so that an entry costs a few multiplications.
+Each factor but the first may be absent. ``queries`` and ``keys`` look parameters up, once for a row or a
+token, so that an entry costs a few multiplications.
 """
 
 from __future__ import annotations
@@ -30,12 +30,10 @@ class Rows(NamedTuple):
 
     Attributes:
         starts: int64 (rows + 1): where each row's entries begin.
-        queries: int64 (rows): the token of each row.
         firsts: int64 (rows): the token of each row's first entry.
     """
 
     starts: np.ndarray
-    queries: np.ndarray
     firsts: np.ndarray
 
 
@@ -51,13 +49,11 @@ class SetScores:
     """Terms with sets, on rows.
 
     Attributes:
-        terms: int64 (terms, 6): the program whose score it adds to; the plane, -1 for none, from 0 on
+        terms: int64 (terms, 5): the program whose score it adds to; the plane, -1 for none, from 0 on
             a row of ``planes.values`` and from -2 downwards one of ``planes.truths``; the rows of
-            ``steps``, ``queries`` and ``keys`` that it reads, -1 for none; and how many of a row's
-            last keys it does not see.
+            ``queries`` and ``keys`` that it reads, -1 for none; and how many of a row's last keys it
+            does not see.
         weights: int64 (terms): the numbers of their weights.
-        steps: int32 (tables, distances): numbers of parameters, from the least k - q on.
-        least: the least k - q.
         queries, keys: int32 (places, rows) and (places, tokens): numbers of parameters.
         sizes: float32 (rows of ``planes.values``): the largest magnitude of each; terms that may reach
             ``TERM_LIMIT`` are then cut to it. By default none is.
@@ -67,8 +63,6 @@ class SetScores:
     planes: Planes
     terms: np.ndarray
     weights: np.ndarray
-    steps: np.ndarray
-    least: int
     queries: np.ndarray
     keys: np.ndarray
     sizes: np.ndarray | None = None
@@ -77,7 +71,7 @@ class SetScores:
         """Look all parameters up."""
         table = np.concatenate([[0.0, 1.0], x]).astype(np.float32)
         table = table * table if squared else table
-        return [table[one] for one in (self.weights, self.steps, self.queries, self.keys)]
+        return [table[one] for one in (self.weights, self.queries, self.keys)]
 
     def _limited(self, tables: list[np.ndarray]) -> np.ndarray:
         """Say which terms may reach the limit, bool (terms)."""
@@ -94,10 +88,9 @@ class SetScores:
 
     def add(self, x: np.ndarray, out: np.ndarray) -> None:
         """Add the scores of parameters to ``out``, float32 (programs, entries)."""
-        ones, room, _ = self._room()
-        tables = self._tables(x)
-        _add(self.terms, self._limited(tables), *tables, self.least, *self.planes, *self.rows, ones,
-             room, out)  # fmt: skip
+        tables, (ones, room, _) = self._tables(x), self._room()
+        limited = self._limited(tables)
+        _add(self.terms, limited, *tables, *self.planes, *self.rows, ones, room, out)
 
     def gradient(self, x: np.ndarray, given: np.ndarray, squared: bool = False) -> np.ndarray:
         """Return the gradient of the parameters, float64, from that of the scores.
@@ -111,11 +104,10 @@ class SetScores:
         tables = self._tables(x, squared)
         outs = [np.zeros(one.shape, dtype=np.float32) for one in tables]
         limited = self._limited(tables) & (not squared)
-        _gradients(self.terms, limited, *tables, self.queries, self.least, *self.planes, *self.rows,
+        _gradients(self.terms, limited, *tables, self.queries, *self.planes, *self.rows,
                    *self._room(), given, squared, *outs)  # fmt: skip
         found = np.zeros(FIRST + len(x))
-        for numbers, sums in zip((self.weights, self.steps, self.queries, self.keys), outs,
-                                 strict=True):  # fmt: skip
+        for numbers, sums in zip((self.weights, self.queries, self.keys), outs, strict=True):
             _scatter(numbers.reshape(-1), sums.reshape(-1), found)
         return found[FIRST:]
 
@@ -152,12 +144,11 @@ def _times(out, other):
 
 @njit(**_OPTIONS)
 def _add(
-    terms, limited, weights, steps, queries, keys, least, truths, values, starts, tokens, firsts, ones,
-    room, out,
+    terms, limited, weights, queries, keys, truths, values, starts, firsts, ones, room, out
 ):  # fmt: skip
     for j in range(terms.shape[0]):
-        program, plane, table, query, key, hidden = terms[j]
-        for r in range(tokens.shape[0]):
+        program, plane, query, key, hidden = terms[j]
+        for r in range(firsts.shape[0]):
             low, first = starts[r], firsts[r]
             left = weights[j] * queries[query, r] if query >= 0 else weights[j]
             count = starts[r + 1] - low - hidden
@@ -165,9 +156,6 @@ def _add(
                 continue
             made, row = room[:count], out[program, low : low + count]
             _on_plane(plane, truths, values, low, ones[:count], made)
-            if table >= 0:
-                at = first - tokens[r] - least
-                _times(made, steps[table, at : at + count])
             if key >= 0:
                 _times(made, keys[key, first : first + count])
             if limited[j]:
@@ -179,67 +167,37 @@ def _add(
 
 
 @njit(**_OPTIONS)
-def _cut(left, term, at, first, low, steps, keys, truths, values, ones, made, pull):
-    """Put 0 where the score of a term is at its limit."""
-    _, plane, table, _, key, _ = term
-    count = pull.shape[0]
-    _on_plane(plane, truths, values, low, ones[:count], made)
-    if table >= 0:
-        _times(made, steps[table, at : at + count])
-    if key >= 0:
-        _times(made, keys[key, first : first + count])
-    for k in range(count):
-        if abs(left * made[k]) > LIMIT:
-            pull[k] = np.float32(0.0)
-
-
-@njit(**_OPTIONS)
 def _gradients(
-    terms, limited, weights, steps, queries, keys, inside, least, truths, values, starts, tokens, firsts,
-    ones, room, spare, given, squared, weights_out, steps_out, queries_out, keys_out,
+    terms, limited, weights, queries, keys, inside, truths, values, starts, firsts, ones, room, spare,
+    given, squared, weights_out, queries_out, keys_out,
 ):  # fmt: skip
     """Add up gradients; a term that is at its limit does not change with its parameters."""
     one, zero = np.float32(1.0), np.float32(0.0)
     for j in range(terms.shape[0]):
-        program, plane, table, query, key, hidden = terms[j]
-        for r in range(tokens.shape[0]):
+        program, plane, query, key, hidden = terms[j]
+        for r in range(firsts.shape[0]):
             low, first = starts[r], firsts[r]
             count = starts[r + 1] - low - hidden
             if count <= 0 or (query >= 0 and inside[query, r] == NONE):
                 continue
             own = queries[query, r] if query >= 0 else one
             left, pull = weights[j] * own, room[:count]
-            at = first - tokens[r] - least if table >= 0 else 0
-            d = given[program, low : low + count]
-            _on_plane(plane, truths, values, low, d, pull)
+            _on_plane(plane, truths, values, low, given[program, low : low + count], pull)
             if limited[j]:
-                _cut(
-                    left,
-                    terms[j],
-                    at,
-                    first,
-                    low,
-                    steps,
-                    keys,
-                    truths,
-                    values,
-                    ones,
-                    spare[:count],
-                    pull,
-                )
+                made = spare[:count]
+                _on_plane(plane, truths, values, low, ones[:count], made)
+                if key >= 0:
+                    _times(made, keys[key, first : first + count])
+                for k in range(count):
+                    pull[k] = pull[k] if abs(left * made[k]) <= LIMIT else zero
             total = zero
             if squared:
-                if key < 0 and table < 0:
+                if key < 0:
                     for k in range(count):
                         total += pull[k]
                     total = -total * total
                 if plane >= 0:
                     _times(pull, values[plane, low : low + count])
-            if table >= 0:
-                step, to = steps[table, at : at + count], steps_out[table, at : at + count]
-                for k in range(count):
-                    to[k] += left * pull[k] * (keys[key, first + k] if key >= 0 else one)
-                _times(pull, step)
             if key >= 0:
                 right, to = keys[key, first : first + count], keys_out[key, first : first + count]
                 for k in range(count):

@@ -15,7 +15,7 @@ from attn_dsl.compiler.jit import COMPILED, SUMS
 from attn_dsl.compiler.softmax import exponentials
 from attn_dsl.dsl import tree as t
 from attn_dsl.eval.set_parameters import SetProgram, SetTerm, TokenSymbols, hidden_keys
-from attn_dsl.eval.set_scores import FIRST, NONE, ONE, Planes, Rows, SetScores
+from attn_dsl.eval.set_scores import FIRST, ONE, Planes, Rows, SetScores
 from attn_dsl.synth import weights as w
 from attn_dsl.synth.design import Design
 from attn_dsl.synth.lbfgs import maximise
@@ -32,6 +32,7 @@ class TermPlanes:
     Attributes:
         arrays: the planes; rows that were not asked for are untouched memory.
         rows: where the rows stand.
+        queries: int64 (rows): the token of each row.
         symbols: of the tokens.
 
     Args:
@@ -52,7 +53,8 @@ class TermPlanes:
             np.empty((counts[0], shape), np.uint8), np.empty((counts[1], shape), np.float32)
         )
         firsts = np.repeat(design.batch.starts[:-1], [len(rows) for rows in design.rows])
-        self.rows = Rows(design.starts, firsts + np.concatenate(design.rows), firsts)
+        self.queries = firsts + np.concatenate(design.rows)
+        self.rows = Rows(design.starts, firsts)
         self.symbols = TokenSymbols(design.batch, design.causal)
         self._made: set[t.Term] = set()
         self._lock = threading.Lock()
@@ -81,11 +83,6 @@ class TermPlanes:
         """The token of the key of each entry, int32."""
         widths = np.diff(self.rows.starts)
         return (np.repeat(self.rows.firsts, widths) + self.design.key_places).astype(np.int32)
-
-    @cached_property
-    def longest(self) -> int:
-        """The tokens of the longest text."""
-        return int(self.design.batch.sizes.max(initial=1))
 
 
 class SparseDesign:
@@ -124,41 +121,29 @@ class SparseDesign:
         """Lay the parameters of the program out."""
         program, planes = self.program, self.planes
         terms, weights = [], []
-        steps: list[np.ndarray] = []
         sides: dict[str, list[np.ndarray]] = {"q": [], "k": []}
         plain = iter(planes.numbers(program.terms))
-        longest = planes.longest
-        distances = np.arange(1 - longest, longest)  # of the key from the query
         for term, at in program.parts():
             if not isinstance(term, SetTerm):
                 for i, plane in enumerate(next(plain)):
-                    terms.append((0, plane, -1, -1, -1, 0))
+                    terms.append((0, plane, -1, -1, 0))
                     weights.append(FIRST + at.start + i)
                 continue
             plane = planes.numbers([term.plain])[0][0] if term.plain is not None else -1
-            row, first = {"q": -1, "k": -1, "": -1, "hidden": 0}, at.start
+            row, first, hidden = {"q": -1, "k": -1}, at.start, 0
             for one in term.lookups:
-                place = one.position
-                if place is None:
-                    gap = -distances if planes.design.causal else distances
-                    number = np.searchsorted(one.elements, gap, side="right") - 1
-                    row[""] = len(steps)
-                    steps.append(np.where(number < 0, NONE, FIRST + first + number))
-                else:
-                    numbers = planes.symbols.numbers(one.value, one.elements, first)  # type: ignore[arg-type]
-                    if place.variable == "q":
-                        numbers = numbers[planes.rows.queries]
-                    row[place.variable] = len(sides[place.variable])
-                    sides[place.variable].append(numbers)
-                    row["hidden"] = hidden_keys(place, planes.design.causal)
+                variable = one.position.variable
+                numbers = planes.symbols.numbers(one.value, one.elements, first)
+                row[variable] = len(sides[variable])
+                sides[variable].append(numbers[planes.queries] if variable == "q" else numbers)
+                hidden = max(hidden, hidden_keys(one.position, planes.design.causal))
                 first += len(one.elements)
-            terms.append((0, plane, row[""], row["q"], row["k"], row["hidden"]))
+            terms.append((0, plane, row["q"], row["k"], hidden))
             weights.append(ONE)
-        widths = {"q": len(planes.rows.queries), "k": int(planes.design.batch.starts[-1])}
+        widths = {"q": len(planes.queries), "k": int(planes.design.batch.starts[-1])}
         return SetScores(
-            planes.rows, planes.arrays, np.array(terms, dtype=np.int64).reshape(-1, 6),
+            planes.rows, planes.arrays, np.array(terms, dtype=np.int64).reshape(-1, 5),
             np.array(weights, dtype=np.int64),
-            np.array(steps, dtype=np.int32).reshape(-1, len(distances)), 1 - longest,
             *(np.array(sides[x], dtype=np.int32).reshape(-1, widths[x]) for x in "qk"),
         )  # fmt: skip
 
@@ -217,11 +202,10 @@ class SparseDesign:
         self.value(x)
         rows, planes = (self.rows.starts, self.rows.actual, self.predicted), self.planes
         by_row = np.empty(len(self.rows), dtype=np.float32)
-        found, at_scores = [], 0
+        found, first = [], 0
         for term, at in self.program.parts():
-            count = 1 if isinstance(term, SetTerm) else at.stop - at.start
-            some = slice(at_scores, at_scores + count)
-            at_scores += count
+            some = slice(first, first + (1 if isinstance(term, SetTerm) else at.stop - at.start))
+            first = some.stop
             own = dataclasses.replace(
                 self.scores, terms=self.scores.terms[some], weights=self.scores.weights[some]
             )
@@ -231,29 +215,13 @@ class SparseDesign:
             _row_losses(change, *rows, by_row)
             losses = [np.array([by_row.sum(dtype=np.float64)])]
             if isinstance(term, SetTerm) and len(term) > 1:
-                _, _, table, query, key, _ = own.terms[0]
-                count = FIRST + len(x)
-                if query >= 0:  # all entries of a row have the same query
-                    losses.append(np.bincount(own.queries[query], by_row, count))
+                _, _, query, key, _ = own.terms[0]
+                each = np.zeros(FIRST + len(x))
                 if key >= 0:
-                    each = np.zeros(count)
                     _group_losses(change, own.keys[key][planes.key_tokens], *rows, each)
-                    losses.append(each)
-                if table >= 0:
-                    fewer = x.copy()
-                    fewer[at] -= np.append(0.0, x[at][:-1])
-                    score[:] = 0.0
-                    own.add(fewer, score[None])
-                    queries = np.repeat(planes.rows.queries, np.diff(self.rows.starts))
-                    step = own.steps[table][planes.key_tokens - queries - own.least]
-                    change, each = _change(score), np.zeros(count)
-                    for number in range(FIRST + at.start, FIRST + at.stop):
-                        _row_losses(
-                            np.where(step == number, change, np.float32(1.0)), *rows, by_row
-                        )
-                        each[number] = by_row.sum(dtype=np.float64)
-                    losses.append(each)
-                losses[1:] = [np.sum(losses[1:], axis=0)[FIRST:][at]]
+                if query >= 0:  # all entries of a row have the same query
+                    each += np.bincount(own.queries[query], by_row, len(each))
+                losses.append(each[FIRST:][at])
             found.append(np.concatenate(losses))
         return found
 

@@ -27,7 +27,6 @@ TERMS = (
     f"0.5 * log(1 + q - k) * weight(token(q), {QUERIES})",
     f"0.7 * weight(token(k+2), {KEYS})",
     f"0.5 * weight(token(q-1), {QUERIES}) * weight(token(k+1), {KEYS})",
-    "by q - k [1: 1.5, 2: -1, 4: 0.8, 9: -0.5] where alpha(q)",
 )
 
 
@@ -45,7 +44,7 @@ def job():
 @pytest.mark.parametrize("term", TERMS)
 def test_a_vector_predicts_what_its_program_does(job, term: str) -> None:
     program, rows, x = of(job, term)
-    assert len(rows.program.terms) == 1 and len(rows.program.sets) == 2
+    assert len(rows.program.terms) == 2 and len(rows.program.sets) == 1
     whole = job.measured(program)
     rows.value(x)
     np.testing.assert_allclose(rows.predicted, whole.predicted, atol=1e-6)
@@ -120,17 +119,17 @@ def test_named_sets_are_taken_and_plain_ones_left_when_asked() -> None:
 
 def test_what_is_left_out_of_a_program() -> None:
     program = parse(
-        "head a causal:\n by q - k [0: 1, 3: 2]\n 1 where alpha(k)\n"
+        "head a causal:\n by q - k [0: 1, 3: 2]\n 3 where alpha(k)\n"
         ' 1 * weight(token(k), {"a": 2, "b": 1})\n'
         ' 1 * weight(token(q), {"c": 2}) * weight(token(k), {"d": 2})'
     )
     found, x = set_program(program)
-    assert x.tolist() == [1, 1, 2, 2, 1, 2, 2]
-    some = np.array([False, True, False, False, True, False, True])
-    kept, some = found.kept(some)  # without one of its sets, nothing is left of a product
-    assert some.tolist() == [False, True, False, False, True, False, False]
+    assert x.tolist() == [1, 2, 3, 2, 1, 2, 2]
+    some = np.array([False, True, True, False, True, False, True])
+    kept, some = found.kept(some)  # nothing is left of a table or a product without a part
+    assert some.tolist() == [False, False, True, False, True, False, False]
     assert kept.written(x[some]) == parse(
-        'head a causal:\n by q - k [0: 1]\n 1 * weight(token(k), {"b": 1})'
+        'head a causal:\n 3 where alpha(k)\n 1 * weight(token(k), {"b": 1})'
     )
     one, _ = set_program(parse('head a causal:\n 1 * weight(token(k), {"a": 2, "b": 1})'))
     assert one.written(np.array([0.004, -1.5])) == parse(
@@ -147,13 +146,11 @@ def test_terms_are_cut_at_their_limit_and_do_not_change_there(scale: float) -> N
     planes = rng.normal(size=(4, starts[-1])).astype(np.float32)
     reads = rng.integers(FIRST + terms, FIRST + terms + elements, (places, n)).astype(np.int32)
     reads[rng.random(reads.shape) < 0.3] = 0
-    rows = np.array(
-        [(0, rng.integers(4), -1, *rng.integers(-1, places, 2), 0) for _ in range(terms)]
-    )
+    rows = np.array([(0, rng.integers(4), *rng.integers(-1, places, 2), 0) for _ in range(terms)])
     scores = SetScores(
-        Rows(starts, np.arange(n), np.zeros(n, dtype=np.int64)),
+        Rows(starts, np.zeros(n, dtype=np.int64)),
         Planes(np.empty((0, 0), dtype=np.uint8), planes), rows, FIRST + np.arange(terms),
-        np.empty((0, 0), dtype=np.int32), 0, reads, reads, np.abs(planes).max(1),
+        reads, reads, np.abs(planes).max(1),
     )  # fmt: skip
     x = rng.normal(size=terms + elements) * np.repeat([scale, 1.0], [terms, elements])
     query = np.repeat(np.arange(n), np.arange(1, n + 1))
@@ -164,7 +161,7 @@ def test_terms_are_cut_at_their_limit_and_do_not_change_there(scale: float) -> N
         return np.array([
             table[FIRST + j] * planes[plane]
             * (table[reads[q]][query] if q >= 0 else 1) * (table[reads[k]][key] if k >= 0 else 1)
-            for j, (_, plane, _, q, k, _) in enumerate(rows)
+            for j, (_, plane, q, k, _) in enumerate(rows)
         ])  # fmt: skip
 
     found = np.zeros((1, starts[-1]), dtype=np.float32)

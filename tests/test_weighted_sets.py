@@ -69,18 +69,6 @@ def test_every_token_gets_its_weight(term: str, tokens: str) -> None:
     assert all(f.settled and f.proposer == "weighted_sets" for f in found)
 
 
-def test_how_fast_attention_falls_may_depend_on_the_token_that_looks() -> None:
-    slopes = '{" !": 0.5, " she": -0.4, " the": 0.3}'
-    job = task(design("-0.3 * (q - k)", f"1 * (q - k) * weight(token(q), {slopes})"))
-    start = job.fit(parse("head a causal:\n ? * (q - k)"))
-    gains = CandidateGains(job, start.predicted)
-    place = next(x for x in gains.slopes() if isinstance(x.factor, t.Arithmetic))
-    assert {*gains.elements(place.gains)} >= {*parse_set(slopes)}
-    best = max(weighted(job, start), key=lambda f: f.iou)
-    assert best.iou > start.iou + 0.05
-    assert any(isinstance(x, t.Product) for x in best.program.walk())
-
-
 def parse_set(text: str) -> tuple[str, ...]:
     """Return the elements of a set."""
     (term,) = parse(f"head a causal:\n 1 * weight(token(k), {text})").terms
@@ -140,14 +128,3 @@ def test_it_ends_with_the_evaluations() -> None:
     job = task(design("2 where k == 0", f"1 * weight(token(k), {KEYS})"), evals=4)
     proposed(job, before(job, "head a causal:\n ? where k == 0"))
     assert job.evals <= 4
-
-
-def test_a_table_of_the_distance_is_found() -> None:
-    table = "by q - k [1: 1.5, 2: -1, 4: 0.8, 9: -0.5]"
-    job = task(design("2 where k == 0", table))
-    start = job.fit(parse(FIRST))
-    true = job.polish(job.fit(parse(f"head a causal:\n 2 where k == 0\n {table}")))
-    found = proposed(job, before(job, FIRST))
-    best = max((f for f in found if f.nodes <= true.nodes + 1), key=lambda f: f.iou)
-    assert best.iou > start.iou + 0.9 * (true.iou - start.iou)
-    assert any(isinstance(term, t.Table) for term in best.program.terms)

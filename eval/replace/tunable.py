@@ -77,13 +77,13 @@ class Tunable(torch.nn.Module):
         # for each weight its program, and its row among the truths and then the values
         rows = np.argsort(np.argsort(~self._code.truths, kind="stable"))
         self._where = tuple(torch.from_numpy(x) for x in (self._code.owner, rows[self._code.used]))
-        self._terms = np.full((len(values), 6), -1, dtype=np.int64)
+        self._terms = np.full((len(values), 5), -1, dtype=np.int64)
         truths = int(self._code.truths.sum())
         row = self._where[1].numpy()
-        self._terms[:, 0], self._terms[:, 5] = self._where[0], 0
+        self._terms[:, 0], self._terms[:, 4] = self._where[0], 0
         self._terms[:, 1] = np.where(row < truths, -2 - row, row - truths)
         for term in self.elements.terms:
-            self._terms[term.weight, 3:5] = term.query, term.key
+            self._terms[term.weight, 2:4] = term.query, term.key
 
     def bundle(self, texts: Sequence[Tokens]) -> torch.Tensor:
         """Return the matrices of all programs, float32 (programs, texts, n, n), with gradients."""
@@ -109,12 +109,11 @@ class Tunable(torch.nn.Module):
         widths = np.arange(1, n + 1) if self.causal else np.full(n, n)
         starts = np.concatenate([[0], np.cumsum(widths)])
         values = values.astype(np.float32, copy=False)
-        some = np.append(reads.any(1), True)[self._terms[:, 3:5]].all(1)  # else the text has none
+        some = np.append(reads.any(1), True)[self._terms[:, 2:4]].all(1)  # else the text has none
         return SetScores(
-            Rows(starts, np.arange(n), np.zeros(n, dtype=np.int64)),
+            Rows(starts, np.zeros(n, dtype=np.int64)),
             Planes(truths, values), self._terms[some], np.flatnonzero(some) + FIRST,
-            np.empty((0, 0), dtype=np.int32), 0, reads, reads,
-            np.abs(values).max(1, initial=0.0),
+            reads, reads, np.abs(values).max(1, initial=0.0),
         )  # fmt: skip
 
     def _log_masses(self, planes: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ import numpy as np
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.parser import parse_predicate
-from attn_dsl.eval.set_parameters import DISTANCE, Lookup, SetTerm
+from attn_dsl.eval.set_parameters import SetTerm
 from attn_dsl.synth import vocabulary
 from attn_dsl.synth import weights as w
 from attn_dsl.synth.gains import gain, key_moments, row_moments
@@ -24,11 +24,6 @@ ELEMENTS = 16
 LEAST = 0.02
 """What an element must gain, as a share of what the best one does."""
 RIDGE = 2.0
-STEPS = 5
-"""How many steps of a table count for what it gains."""
-_FAR = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 20, 24, 32, 48, 64, 96)
-BOUNDS = {True: _FAR, False: (*(1 - x for x in reversed(_FAR[:16])), *_FAR[:16])}
-"""Where the steps of tables may begin."""
 KEYS = t.Position("k"), t.Position("k", -1), t.Position("k", 1)
 QUERIES = t.Position("q"), t.Position("q", -1)
 """Whose tokens sets may hold; under conditions of the query, the key's own."""
@@ -46,13 +41,11 @@ class Place:
         position: whose token is in the set.
         gains: what a weight for each symbol would gain.
         condition: what else must hold.
-        factor: what the weights are multiplied by, None for nothing.
     """
 
     position: t.Position
     gains: np.ndarray
     condition: t.Predicate | None = None
-    factor: t.Factor | None = None
 
     @property
     def promise(self) -> float:
@@ -92,25 +85,6 @@ class CandidateGains:
             found.append(bare(narrow(term, conditions[int(c) - 1]) if c else term))
         return found
 
-    def tables(self, count: int) -> list[SetTerm]:
-        """Return tables of the distance, alone or under a condition, that gain most by node."""
-        causal, rows, bounds = self.task.causal, self.task.rows, BOUNDS[self.task.causal]
-        distance = dataclasses.replace(self.task.empty(), terms=(t.Scaled(None, DISTANCE[causal]),))
-        step = np.searchsorted(bounds, self.design.planes(distance)[0], side="right")
-        steps, n = len(bounds) + 1, len(rows)
-        place = np.repeat(np.arange(n) * steps, np.diff(rows.starts)) + step
-        g, mass = (
-            np.bincount(place, x, n * steps).reshape(-1, steps).T.astype(np.float32)
-            for x in (self.aim - self.predicted, self.predicted)
-        )
-        gains = gain(self._by_condition(g), self._by_condition(mass * (1 - mass)), self.ridge)
-        best = np.sort(gains, axis=0)[-STEPS:].sum(0)
-        sizes = np.append(0, 1 + np.array(vocabulary.sizes(causal)[1])) + 4 + STEPS
-        conditions = (None, *vocabulary.conditions(causal))
-        order = np.argsort(-best / sizes, kind="stable")[:count]
-        table = (Lookup(DISTANCE[causal], bounds),)
-        return [SetTerm(table, None, conditions[int(c)]) for c in order]
-
     def _by_condition(self, moments: np.ndarray) -> np.ndarray:
         """Sum moments of rows over all of them, and over those where each condition holds."""
         held = Greedy.by_condition(self.design.conditions, moments)
@@ -129,7 +103,7 @@ class CandidateGains:
             weights: of the term's parameters.
         """
         one = term.lookups[number]
-        if one.position is None or one.value.name != "token":  # type: ignore[union-attr]
+        if one.value.name != "token":
             return ()
         around = term.plain
         if len(term.lookups) == 2:
@@ -147,16 +121,6 @@ class CandidateGains:
     def places(self) -> list[Place]:
         """Return the places of a set, those that gain most first."""
         found = [*self._key_places(), *self._query_places()]
-        return sorted(found, key=lambda place: -place.promise)
-
-    def slopes(self) -> list[Place]:
-        """Return the places of sets of query tokens that multiply a value, as ``places`` does."""
-        terms, found = vocabulary.terms(self.task.causal), []
-        for j in np.flatnonzero(~vocabulary.truths(self.task.causal)):
-            term = terms[j]
-            assert isinstance(term, t.Scaled) and not isinstance(term.value, t.Product)
-            gains = self._by_query([m[j] for m in self.moments], QUERIES[0])
-            found.append(Place(QUERIES[0], gains, term.condition, term.value))
         return sorted(found, key=lambda place: -place.promise)
 
     def _key_places(self) -> Iterator[Place]:
