@@ -17,8 +17,8 @@ from replacing import small_run
 from attn_dsl.compiler.program import Program, load, parse
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.replace.context import replace_heads
+from attn_dsl.eval.replace.element_weights import ElementWeights
 from attn_dsl.eval.replace.measure import HeldOut
-from attn_dsl.eval.replace.named_sets import NamedSets
 from attn_dsl.eval.replace.options import Options
 from attn_dsl.eval.replace.programs import Programs
 from attn_dsl.eval.replace.subject import Subject, open_subject
@@ -187,13 +187,21 @@ def test_gradients_reach_the_elements_through_the_model(subject: Subject) -> Non
 
 
 def test_a_set_that_a_predicate_uses_is_not_tuned() -> None:
-    both = GRADED.format("a", "b", "c", "d").replace("k == q-1", "token(k) in Keys")
-    names = {name for _, name in NamedSets.of([parse(both).tree]).sets}
-    assert names == set()
-    other = GRADED.format("a", "b", "c", "d").replace("k == q-1", "token(k) in Queries")
-    assert NamedSets.of([parse(other).tree]).sets == []
-    alone = other.replace(" * weight(token(k), Keys) where", " where")
-    assert NamedSets.of([parse(alone).tree]).sets == [(0, "Keys")]
+    def tuned(source: str) -> list[tuple[str, ...]]:
+        return [literal.elements for _, literal in ElementWeights.of([parse(source).tree]).sets]
+
+    both = GRADED.format("a", "b", "c", "d")
+    assert tuned(both) == [("a", "b"), ("b", "c", "d")]
+    assert tuned(both.replace("k == q-1", "token(k) in Keys")) == []
+    other = both.replace("k == q-1", "token(k) in Queries")
+    assert tuned(other) == []
+    assert tuned(other.replace(" * weight(token(k), Keys) where", " where")) == [("b", "c", "d")]
+    inline = 'head a causal:\n    1 * weight(token(k), {"a": 1, "b": 2})'
+    assert tuned(inline) == [("a", "b")]
+    tunable = Tunable([parse(inline)])
+    [changed] = tunable.written(np.array([2.0, 0.5, -1.234]))
+    assert changed.tree == parse(inline.replace("1 * ", "2 * ").replace(
+        '"a": 1, "b": 2', '"a": 0.5, "b": -1.23')).tree  # fmt: skip
 
 
 def test_the_same_seed_gives_the_same_weights(subject: Subject) -> None:

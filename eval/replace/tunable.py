@@ -18,7 +18,7 @@ from attn_dsl.compiler.program import Program
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.limits import LEAST_MASS, MAX_ELEMENT_WEIGHT, MAX_WEIGHT, TERM_LIMIT
 from attn_dsl.dsl.tokens import Tokens
-from attn_dsl.eval.replace.named_sets import NamedSets
+from attn_dsl.eval.replace.element_weights import ElementWeights
 from attn_dsl.eval.replace.source import visible
 from attn_dsl.eval.set_scores import FIRST, Planes, Rows, SetScores
 
@@ -40,7 +40,7 @@ class Tunable(torch.nn.Module):
 
     A weight multiplies a plane of n x n numbers that the text alone decides, so the planes of all
     programs are computed once for a text, equal ones once. The weights of sets' elements are
-    parameters as well where ``NamedSets`` says so; structure stays as it is, and so does what a set
+    parameters as well where ``ElementWeights`` says so; structure stays as it is, and so does what a set
     holds. Scores are float32, computed on the processor; masses of linear programs are summed in
     float64.
 
@@ -63,7 +63,7 @@ class Tunable(torch.nn.Module):
         self.originals, self.names = tuple(programs), tuple(p.name for p in programs)
         self.causal = programs[0].causal
         trees = [p.tree for p in programs]
-        self.elements = NamedSets.of(trees)
+        self.elements = ElementWeights.of(trees)
         values = [w or 0.0 for tree in trees for w in tree.weights]
         self.starts = np.cumsum([0, *(len(tree.weights) for tree in trees)])
         every = np.concatenate([values, self.elements.values])
@@ -82,8 +82,8 @@ class Tunable(torch.nn.Module):
         row = self._where[1].numpy()
         self._terms[:, 0], self._terms[:, 4] = self._where[0], 0
         self._terms[:, 1] = np.where(row < truths, -2 - row, row - truths)
-        for term in self.elements.terms:
-            self._terms[term.weight, 2:4] = term.query, term.key
+        for weight, *places in self.elements.terms:
+            self._terms[weight, 2:4] = places
 
     def bundle(self, texts: Sequence[Tokens]) -> torch.Tensor:
         """Return the matrices of all programs, float32 (programs, texts, n, n), with gradients."""
@@ -176,8 +176,7 @@ class Tunable(torch.nn.Module):
             batch = Batch(missing)
             plan = Plan(self._code, batch)
             dtype = np.float64 if self._linear.any() else np.float32
-            trees = [p.tree for p in self.originals]
-            reads = self.elements.reads(trees, batch, len(self._terms))
+            reads = self.elements.reads(batch, len(self._terms))
             for i, text in enumerate(missing):
                 own = np.ascontiguousarray(reads[:, batch.starts[i] : batch.starts[i + 1]])
                 found[text] = (*plan.typed_planes(i, dtype), own)
