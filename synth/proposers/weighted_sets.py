@@ -9,7 +9,7 @@ nodes is left out again (``synth/pruning.py``).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,11 +26,9 @@ from attn_dsl.synth.simplify import bare
 SMALL = 90
 """Programs of at most so many nodes are added to …"""
 PASSES = 3
-"""… so often for each effort above 1, each once: those of the front, and of that without it …"""
-FRONTS = 2
-"""… (so many fronts; what is best at first is not what ends best) …"""
+"""… so often for each effort above 1, each once …"""
 STARTS = 8
-"""… so many of each front in a pass."""
+"""… so many of the front in a pass."""
 PLACES = 3
 """How many sets are added, where they gain most."""
 TERMS = 6
@@ -54,23 +52,20 @@ class WeightedSets:
         """Yield small programs with sets, adjusted, that are better than the front."""
         rows = () if task.before is None else task.before.front
         programs = [parse(row.program) for row in rows if row.nodes <= SMALL]
-        best = [
+        known = [
             task.measured(dataclasses.replace(p, name=task.name), self.name)
             for p in programs
             if p.normaliser == "softmax"
         ]
+        best = front(known, _nodes, _iou)
         done: set[t.Head] = set()
         for _ in range(PASSES * max(1, self.effort - 1)):
-            starts = [
-                fitted
-                for one in _fronts(best)
-                for fitted in thinned([f for f in one if f.program not in done], _iou, STARTS)
-                if fitted.nodes <= SMALL
-            ]
+            fresh = [f for f in best if f.program not in done and f.nodes <= SMALL]
+            starts = thinned(fresh, _iou, STARTS)
             done |= {fitted.program for fitted in starts}
             new = [f for x in starts if not task.spent for f in weighted(task, x)]
-            best = [fitted for one in _fronts([*best, *new]) for fitted in one]
-        for fitted in front(best, _nodes, _iou):
+            best = front([*best, *new], _nodes, _iou)
+        for fitted in best:
             if not fitted.settled:  # it is new
                 yield dataclasses.replace(task.polish(fitted), proposer=self.name, settled=True)
 
@@ -81,16 +76,6 @@ def _iou(fitted: Fitted) -> float:
 
 def _nodes(fitted: Fitted) -> int:
     return fitted.nodes
-
-
-def _fronts(items: Sequence[Fitted]) -> Iterator[list[Fitted]]:
-    """Yield the front, then that of what is not on it."""
-    left = {fitted.program: fitted for fitted in items}
-    for _ in range(FRONTS):
-        best = front(list(left.values()), _nodes, _iou)
-        yield best
-        for fitted in best:
-            del left[fitted.program]
 
 
 def weighted(task: HeadTask, fitted: Fitted) -> Iterator[Fitted]:
