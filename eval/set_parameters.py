@@ -9,9 +9,9 @@ its vector and back.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.limits import MAX_ELEMENT_WEIGHT
 from attn_dsl.eval.set_scores import FIRST, NONE
 
+N = TypeVar("N", bound=t.Node)
 STRINGS = ("token", "text")
 """Features whose sets without weights are given some."""
 
@@ -175,6 +176,15 @@ class SetProgram:
         return dataclasses.replace(self.empty, terms=tuple(terms))
 
 
+def in_place(node: N, sets: Mapping[str, t.SetLiteral]) -> N:
+    """Return a tree with the sets that its program names written in place."""
+
+    def change(part: t.Node) -> t.Node:
+        return sets.get(part.name, part) if isinstance(part, t.SetName) else part
+
+    return t.rewrite(node, change) if sets else node
+
+
 def set_program(program: t.Head, *, plain: bool = True) -> tuple[SetProgram, np.ndarray]:
     """Return a program with the elements of its sets as parameters.
 
@@ -185,16 +195,12 @@ def set_program(program: t.Head, *, plain: bool = True) -> tuple[SetProgram, np.
         The program, and the parameters that compute the same.
     """
     known = {d.name: d.value for d in program.sets}
-
-    def in_place(node: t.Node) -> t.Node:
-        return known.get(node.name, node) if isinstance(node, t.SetName) else node
-
     terms: list[t.Term] = []
     sets: list[SetTerm] = []
     weights: list[float] = []
     elements: list[float] = []
     for term in program.terms:
-        term = t.rewrite(term, in_place) if known else term
+        term = in_place(term, known)
         found = _set_term(term) if plain or isinstance(term, t.Scaled) else None
         if found is None:
             terms.append(term)

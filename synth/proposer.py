@@ -15,15 +15,9 @@ import numpy as np
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.errors import ProgramError
 from attn_dsl.eval.results import HeadResult
-from attn_dsl.eval.set_parameters import set_program
 from attn_dsl.synth import weights as w
 from attn_dsl.synth.design import AllRows, Design
-from attn_dsl.synth.sparse_design import SparseDesign
-
-OPENED = 64
-"""Programs of at most so many weights, those of elements included, have all of them adjusted …"""
-STEPS = 25
-"""… with their rows predicted so often."""
+from attn_dsl.synth.sparse_design import refit
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,24 +150,10 @@ class HeadTask:
         if fitted.settled:
             planes = self.design.planes(fitted.program)
             return dataclasses.replace(fitted, program=self.ordered(fitted.program, planes))
-        fitted = self._sharpened(fitted)
-        planes = self.design.planes(fitted.program)
-        start = np.array(fitted.program.weights, dtype=np.float64)
-        columns = w.Dense(planes)
-        found, predicted = w.adjust(columns, self.rows, start, fitted.predicted)
-        found, predicted = w.shortened(columns, self.rows, found, predicted)
-        iou = w.iou_of(self.rows.actual, predicted, len(self.rows))
-        program = fitted.program.with_weights([float(x) for x in found])
-        return Fitted(self.ordered(program, planes), iou, predicted, fitted.proposer)
-
-    def _sharpened(self, fitted: Fitted) -> Fitted:
-        """Adjust the weights of all elements of weighted sets to IoU, with the others."""
-        program, start = set_program(fitted.program, plain=False)
-        if not program.sets or len(start) > OPENED:
-            return fitted
-        found = SparseDesign.of(self.design, self.rows, program).climb(start, STEPS)
-        fixed, elements = found[: program.fixed], w.rounded(found[program.fixed :])
-        return self.measured(program.written(np.append(fixed, elements)), fitted.proposer)
+        program = refit(self.design, self.rows, fitted.program)
+        found = self.measured(program, fitted.proposer)
+        planes = self.design.planes(program)
+        return dataclasses.replace(found, program=self.ordered(program, planes), settled=False)
 
     def ordered(self, program: t.Head, planes: np.ndarray) -> t.Head:
         """Sort a program's terms, those that move the scores most first."""

@@ -14,7 +14,7 @@ from numba import njit
 from attn_dsl.compiler.jit import COMPILED, SUMS
 from attn_dsl.compiler.softmax import exponentials
 from attn_dsl.dsl import tree as t
-from attn_dsl.eval.set_parameters import SetProgram, SetTerm, TokenSymbols, hidden_keys
+from attn_dsl.eval.set_parameters import SetProgram, SetTerm, TokenSymbols, hidden_keys, set_program
 from attn_dsl.eval.set_scores import FIRST, ONE, Planes, Rows, SetScores
 from attn_dsl.synth import weights as w
 from attn_dsl.synth.design import Design
@@ -22,6 +22,8 @@ from attn_dsl.synth.lbfgs import maximise
 from attn_dsl.synth.simplify import bare
 
 _OPTIONS = {**COMPILED, "fastmath": {*SUMS, "arcp", "nnan"}}
+MOST = 64
+"""Programs of at most so many weights, those of elements included, have all of them refitted."""
 LIMIT = 60.0
 """The scores of a part that is left out are kept within this magnitude."""
 
@@ -37,10 +39,13 @@ class TermPlanes:
 
     Args:
         terms: all that may be asked for.
+        sets: that they name.
     """
 
-    def __init__(self, design: Design, terms: Sequence[t.Term]) -> None:
-        self.design = design
+    def __init__(
+        self, design: Design, terms: Sequence[t.Term], sets: tuple[t.SetDefinition, ...] = ()
+    ) -> None:
+        self.design, self.sets = design, sets
         counts = [0, 0]
         self._numbers: dict[t.Term, tuple[int, ...]] = {}
         for term in dict.fromkeys(map(bare, terms)):
@@ -69,7 +74,7 @@ class TermPlanes:
 
     def _make(self, terms: Sequence[t.Term]) -> None:
         visibility: t.Visibility = "causal" if self.design.causal else "bidirectional"
-        made = self.design.compute(t.Head("planes", visibility, terms=tuple(terms)))
+        made = self.design.compute(t.Head("planes", visibility, terms=tuple(terms), sets=self.sets))
         numbers = [number for term in terms for number in self._numbers[term]]
         for number, plane in zip(numbers, made, strict=True):
             if number < 0:
@@ -111,7 +116,8 @@ class SparseDesign:
     def of(cls, design: Design, rows: w.Rows, program: SetProgram) -> SparseDesign:
         """Make one with planes of its own."""
         plain = [one.plain for one in program.sets if one.plain is not None]
-        return cls(TermPlanes(design, [*program.terms, *plain]), rows, program)
+        planes = TermPlanes(design, [*program.terms, *plain], program.empty.sets)
+        return cls(planes, rows, program)
 
     def with_program(self, program: SetProgram) -> SparseDesign:
         """Return the design of another program, of terms that have planes."""
@@ -224,6 +230,20 @@ class SparseDesign:
                 losses.append(each[FIRST:][at])
             found.append(np.concatenate(losses))
         return found
+
+
+def refit(design: Design, rows: w.Rows, program: t.Head, steps: int = 25) -> t.Head:
+    """Move the weights of a program uphill in IoU on some rows, and round them where that costs little.
+
+    Args:
+        steps: how often the rows are predicted.
+    """
+    parameters, start = set_program(program, plain=False)
+    if not parameters.sets or len(start) > MOST:
+        start = np.array([x or 0.0 for x in program.weights])
+        parameters = SetProgram(dataclasses.replace(program, terms=()), program.terms)
+    found = SparseDesign.of(design, rows, parameters)
+    return parameters.written(found.shortened(found.climb(start, steps)))
 
 
 def _change(score: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 from attn_dsl.compiler.columns import Batch
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.limits import MAX_ELEMENT_WEIGHT
-from attn_dsl.eval.set_parameters import TokenSymbols, set_weights
+from attn_dsl.eval.set_parameters import TokenSymbols, in_place, set_weights
 
 
 @dataclass
@@ -48,9 +48,7 @@ class ElementWeights:
         weight = 0
         for number, program in enumerate(programs):
             known = {d.name: d.value for d in program.sets}
-            every = [t.rewrite(term, lambda x, known=known: known.get(x.name, x)
-                               if isinstance(x, t.SetName) else x)
-                     for term in program.terms]  # fmt: skip
+            every = [in_place(term, known) for term in program.terms]
             tunable = _tunable(every) if program.normaliser == "softmax" else set()
             terms: list[t.Term] = []
             for term in every:

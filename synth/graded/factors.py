@@ -36,8 +36,8 @@ class Factor:
 
     @property
     def kind(self) -> tuple[object, ...]:
-        """What is multiplied: a distance, tokens of the query, of the key."""
-        return self.term.factor, *(one.value for one in self.term.lookups)
+        """Whose tokens it looks at: the query's, the key's or both."""
+        return tuple(one.value for one in self.term.lookups)
 
 
 def propose(
@@ -62,19 +62,13 @@ def propose(
 def _sets(
     sample: LargeSample, gradient: np.ndarray, predicted: np.ndarray, price: float, ridge: float
 ) -> Iterator[Factor]:
-    """Yield sets of one side: on an interval of distances, and times the logarithm of the distance."""
-    causal, far = sample.design.causal, sample.log_distance
-    assert isinstance(sample.slope, t.Scaled)
+    """Yield the best set of each side, on an interval of distances."""
+    causal = sample.design.causal
     sides = zip((QUERY, KEY), sample.by_symbol(gradient), sample.by_symbol(predicted), strict=True)
     for value, g, h in sides:
         first, end, gain, weights = _best_interval(sample, g, h, price, ridge)
         if value == KEY or (first, end) != (0, len(g)):  # else all keys of a row get the same
-            yield _factor(sample, gain, None, condition(first, end, causal), {value: weights})
-    sloped = sample.by_symbol(gradient * far), sample.by_symbol(predicted * far * far)
-    for value, g, h in zip((QUERY, KEY), *sloped, strict=True):
-        whole = g.sum(0, keepdims=True), h.sum(0, keepdims=True)
-        _, _, gain, weights = _best_interval(sample, *whole, price, ridge)
-        yield _factor(sample, gain, sample.slope.value, None, {value: weights})  # type: ignore[arg-type]
+            yield _factor(sample, gain, condition(first, end, causal), {value: weights})
 
 
 def _best_interval(
@@ -127,17 +121,16 @@ def _products(
                 weights = {QUERY: both[0] / scale, KEY: both[1] * scale}
                 where = condition(*interval, sample.design.causal)
                 left = gain - price * np.count_nonzero(both)
-                yield _factor(sample, left, None, where, weights)
+                yield _factor(sample, left, where, weights)
 
 
 def _factor(
-    sample: LargeSample, gain: float, factor: t.Factor | None, where: t.Predicate | None,
-    weights: dict[t.Call, np.ndarray],
-) -> Factor:  # fmt: skip
+    sample: LargeSample, gain: float, where: t.Predicate | None, weights: dict[t.Call, np.ndarray]
+) -> Factor:
     """Make a factor at half of the weights, since its elements overlap with others."""
     lookups, values = [], []
     for value, each in weights.items():
         some = np.flatnonzero(each)
         lookups.append(Lookup(value, tuple(sample.symbols[some])))
         values.append(each[some] * 0.5 ** (1.0 / len(weights)))
-    return Factor(gain, SetTerm(tuple(lookups), factor, where), np.concatenate(values))
+    return Factor(gain, SetTerm(tuple(lookups), None, where), np.concatenate(values))

@@ -7,7 +7,6 @@ from functools import cached_property
 import numpy as np
 
 from attn_dsl.dsl import tree as t
-from attn_dsl.dsl.parser import parse_term
 from attn_dsl.eval.set_parameters import Lookup, SetProgram, SetTerm
 from attn_dsl.synth import vocabulary
 from attn_dsl.synth import weights as w
@@ -25,7 +24,6 @@ class LargeSample:
         small: the design that the other proposers use.
         design: the large one; its rows include those of ``small``.
         inside: int64 (entries of ``small``): which entries of the large one they are.
-        slope: the logarithm of the distance, which a factor may be multiplied by.
     """
 
     def __init__(self, small: Design, entries: int, seed: int) -> None:
@@ -36,8 +34,6 @@ class LargeSample:
         rows = np.concatenate([at + np.searchsorted(large, few) for at, large, few in places])
         starts = self.design.starts
         self.inside = np.concatenate([np.arange(starts[r], starts[r + 1]) for r in rows])
-        source = "log(1 + q - k)" if small.causal else "log(1 + abs(q - k))"
-        self.slope = parse_term(f"? * {source}")
 
     @cached_property
     def planes(self) -> TermPlanes:
@@ -46,18 +42,12 @@ class LargeSample:
         count = len(bins(causal))
         every = [condition(a, b, causal) for a in range(count) for b in range(a + 1, count + 1)]
         intervals = [t.Where(None, one) for one in every if one is not None]
-        return TermPlanes(self.design, [*vocabulary.terms(causal), *intervals, self.slope])
+        return TermPlanes(self.design, [*vocabulary.terms(causal), *intervals])
 
     @cached_property
     def symbols(self) -> np.ndarray:
         """The string of every number that a token may have; that of 0 is empty."""
         return np.array([self.design.symbols[s] for s in range(self.design.width)], dtype=object)
-
-    @cached_property
-    def log_distance(self) -> np.ndarray:
-        """The plane of ``slope``, float32 (entries)."""
-        ((number,),) = self.planes.numbers([self.slope])
-        return self.planes.arrays.values[number]
 
     @cached_property
     def row_bins(self) -> np.ndarray:

@@ -53,7 +53,7 @@ class Style:
 
 
 SMALL = Style(4.0, 1.0, mix=0.0, factors=1, terms=3)
-LARGE = Style(0.3, 0.3, mix=0.9, factors=4, terms=6)
+LARGE = Style(0.3, 0.3, mix=0.9, factors=3, terms=6)
 LARGE_NODES = 380
 """Programs that may have so many nodes and more are grown large."""
 

@@ -84,7 +84,7 @@ def _greedy_cost(settings: Settings) -> Cost:
 
 def _graded(session: Session) -> Graded:
     effort, sample = session.settings.effort, session.large_sample
-    _ = sample.products, sample.key_bins, sample.log_distance
+    _ = sample.products, sample.key_bins
     return Graded(sample, rounds=min(5 + effort, 16))
 
 
