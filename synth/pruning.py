@@ -81,8 +81,7 @@ def pruned(
         parts = units(design.program)
         nodes = 1 + sum(unit.nodes for unit in parts if unit.whole)
         if nodes > limit:
-            losses = np.concatenate(design.losses(x))
-            some = kept(parts, losses, nodes - limit, len(x))
+            some = kept(parts, design.losses(x), nodes - limit, len(x))
             program, some = design.program.kept(some)
             design, fresh = design.with_program(program), True
             x = design.climb(x[some], steps, mix)

@@ -199,16 +199,16 @@ class SparseDesign:
                 return short
         return x
 
-    def losses(self, x: np.ndarray) -> list[np.ndarray]:
+    def losses(self, x: np.ndarray) -> np.ndarray:
         """Return the shared mass that is lost without each term, and without each of its parameters.
 
         Returns:
-            By term, float64: the loss of the whole, and then those of its parameters (set terms).
+            float64: by term, the loss of the whole, and then those of its parameters (set terms of
+            more than one).
         """
         self.value(x)
         rows, planes = (self.rows.starts, self.rows.actual, self.predicted), self.planes
-        by_row = np.empty(len(self.rows), dtype=np.float32)
-        found, first = [], 0
+        every, found, first = np.zeros(len(self.predicted), dtype=np.int32), [], 0
         for term, at in self.program.parts():
             some = slice(first, first + (1 if isinstance(term, SetTerm) else at.stop - at.start))
             first = some.stop
@@ -217,19 +217,19 @@ class SparseDesign:
             )
             score = np.zeros_like(self.predicted)
             own.add(x, score[None])
-            change = _change(score)
-            _row_losses(change, *rows, by_row)
-            losses = [np.array([by_row.sum(dtype=np.float64)])]
+            change = np.exp(np.clip(-score, -LIMIT, LIMIT))
+            whole, each = np.zeros(1), np.zeros(FIRST + len(x))
+            _losses(change, every, *rows, whole)
+            found.append(whole)
             if isinstance(term, SetTerm) and len(term) > 1:
                 _, _, query, key, _ = own.terms[0]
-                each = np.zeros(FIRST + len(x))
+                if query >= 0:
+                    group = np.repeat(own.queries[query], np.diff(self.rows.starts))
+                    _losses(change, group, *rows, each)
                 if key >= 0:
-                    _group_losses(change, own.keys[key][planes.key_tokens], *rows, each)
-                if query >= 0:  # all entries of a row have the same query
-                    each += np.bincount(own.queries[query], by_row, len(each))
-                losses.append(each[FIRST:][at])
-            found.append(np.concatenate(losses))
-        return found
+                    _losses(change, own.keys[key][planes.key_tokens], *rows, each)
+                found.append(each[FIRST:][at])
+        return np.concatenate(found)
 
 
 def refit(design: Design, rows: w.Rows, program: t.Head, steps: int = 25) -> t.Head:
@@ -244,11 +244,6 @@ def refit(design: Design, rows: w.Rows, program: t.Head, steps: int = 25) -> t.H
         parameters = SetProgram(dataclasses.replace(program, terms=()), program.terms)
     found = SparseDesign.of(design, rows, parameters)
     return parameters.written(found.shortened(found.climb(start, steps)))
-
-
-def _change(score: np.ndarray) -> np.ndarray:
-    """Return what leaving out a score multiplies the unnormalised rows by, float32 (entries)."""
-    return np.exp(np.clip(-score, -LIMIT, LIMIT))
 
 
 @njit(**_OPTIONS)
@@ -288,29 +283,13 @@ def _objective(starts, actual, mix, predicted, residual):
 
 
 @njit(**_OPTIONS)
-def _row_losses(change, starts, actual, predicted, losses):
-    """Write what each row loses if all of its entries change."""
-    for r in range(starts.shape[0] - 1):
-        p = predicted[starts[r] : starts[r + 1]]
-        a = actual[starts[r] : starts[r + 1]]
-        e = change[starts[r] : starts[r + 1]]
-        mass = np.float32(0.0)
-        for i in range(p.shape[0]):
-            mass += p[i] * e[i]
-        scale = np.float32(1.0) / mass
-        lost = np.float32(0.0)
-        for i in range(p.shape[0]):
-            lost += min(p[i], a[i]) - min(p[i] * e[i] * scale, a[i])
-        losses[r] = lost
-
-
-@njit(**_OPTIONS)
-def _group_losses(change, group, starts, actual, predicted, losses):
+def _losses(change, group, starts, actual, predicted, losses):
     """Add up what is lost if the entries of one group change, for each group by itself.
 
     What the other entries of a row lose by its new sum is taken to first order.
 
     Args:
+        change: float32 (entries): what the unnormalised rows are multiplied by.
         group: int32 (entries): the group of each entry.
         losses: float64 (groups).
     """
