@@ -44,8 +44,9 @@ class ElementWeights:
     @classmethod
     def of(cls, programs: Sequence[t.Head]) -> ElementWeights:
         """Find the tunable sets of programs."""
-        made = cls()
-        weight = 0
+        made, weight = cls(), 0
+        numbers: dict[tuple[int, t.SetLiteral], int] = {}
+        places: dict[tuple[t.Call, int], int] = {}
         for number, program in enumerate(programs):
             known = {d.name: d.value for d in program.sets}
             every = [in_place(term, known) for term in program.terms]
@@ -57,12 +58,15 @@ class ElementWeights:
                     read = {"q": -1, "k": -1}
                     for one in uses:
                         position = one.value.args[0]
-                        read[position.variable] = made._place(number, one)  # type: ignore[union-attr]
+                        content = numbers.setdefault((number, one.set), len(numbers))  # type: ignore[arg-type]
+                        place = places.setdefault((one.value, content), len(places))
+                        read[position.variable] = place  # type: ignore[union-attr]
                     made.terms.append((weight, read["q"], read["k"]))
                     term = _without_sets(term)
                 terms.append(term)
                 weight += len(t.weights_of(term))
             made.plain.append(dataclasses.replace(program, terms=tuple(terms), sets=()))
+        made.sets, made.places = list(numbers), list(places)
         sizes = [len(literal.elements) for _, literal in made.sets]
         made.starts = np.cumsum([0, *sizes], dtype=np.int64)
         return made
@@ -71,16 +75,6 @@ class ElementWeights:
     def values(self) -> np.ndarray:
         """The weights of all elements, float64."""
         return np.array([w for _, literal in self.sets for w in literal.weights or ()])
-
-    def _place(self, program: int, use: t.Weight) -> int:
-        """Return the number of a place, which may be new."""
-        assert isinstance(use.set, t.SetLiteral)
-        if (program, use.set) not in self.sets:
-            self.sets.append((program, use.set))
-        place = use.value, self.sets.index((program, use.set))
-        if place not in self.places:
-            self.places.append(place)
-        return self.places.index(place)
 
     def reads(self, batch: Batch, weights: int) -> np.ndarray:
         """Return which parameter each place looks up at each token, as in ``set_scores``.
