@@ -66,8 +66,7 @@ class CandidateGains:
         self.aim = w.aim(task.rows, predicted)
         self.moments = task.design.packed.row_moments(self.aim, predicted)
         self.ridge = RIDGE + 1e-3 * len(task.rows)
-        symbols = [bool(task.design.symbols.get(s)) for s in range(task.design.width)]
-        self.known = np.array(symbols)
+        self.known = np.arange(task.design.width) > 0  # 0 is what stands outside of a text
         self.ones = np.ones(task.design.entries, dtype=np.float32)
 
     def terms(self, count: int) -> list[t.Term]:
@@ -125,16 +124,13 @@ class CandidateGains:
 
     def _key_places(self) -> Iterator[Place]:
         causal = self.task.causal
-        near = dataclasses.replace(self.task.empty(), terms=_near(causal))
-        planes = (
-            (None, self.ones),
-            *(
-                (term.condition, plane)
-                for term, plane in zip(near.terms, self.design.planes(near), strict=True)
-            ),
+        near = _near(causal)
+        program = dataclasses.replace(
+            self.task.empty(), terms=tuple(t.Where(None, one) for one in near)
         )
         for position in KEYS:
-            for condition, plane in planes:
+            yield Place(position, self.of_keys(self.ones, position))
+            for condition, plane in zip(near, self.design.planes(program), strict=True):
                 yield Place(position, self.of_keys(plane, position), condition)
         conditions = vocabulary.conditions(causal)
         held = self.design.conditions[: len(conditions) // 2].astype(np.bool_)
@@ -174,5 +170,5 @@ class CandidateGains:
 
 
 @lru_cache(maxsize=2)
-def _near(causal: bool) -> tuple[t.Where, ...]:
-    return tuple(t.Where(None, parse_predicate(source)) for source in _NEAR[causal])
+def _near(causal: bool) -> tuple[t.Predicate, ...]:
+    return tuple(parse_predicate(source) for source in _NEAR[causal])
