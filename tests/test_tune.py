@@ -16,13 +16,11 @@ from replacing import small_run
 
 from attn_dsl.compiler.program import Program, load, parse
 from attn_dsl.dsl.errors import InputError
-from attn_dsl.dsl.limits import TERM_LIMIT
-from attn_dsl.eval.replace.elements import Elements
+from attn_dsl.eval.replace.element_weights import ElementWeights
 from attn_dsl.eval.replace.experiment import Options, further_texts
 from attn_dsl.eval.replace.measure import HeldOut
 from attn_dsl.eval.replace.programs import Programs
 from attn_dsl.eval.replace.replaced_model import ReplacedModel, open_replaced_model
-from attn_dsl.eval.replace.terms import Terms
 from attn_dsl.eval.replace.tunable import Tunable
 from attn_dsl.eval.replace.tune import (
     PATH,
@@ -142,13 +140,21 @@ def test_gradients_reach_weights_and_elements_through_the_model(opened: Replaced
 
 
 def test_a_set_that_a_predicate_uses_is_not_tuned() -> None:
-    both = GRADED.format("a", "b", "c", "d").replace("k == q-1", "token(k) in Keys")
-    names = {name for _, name in Elements.of([parse(both).tree]).sets}
-    assert names == set()
-    other = GRADED.format("a", "b", "c", "d").replace("k == q-1", "token(k) in Queries")
-    assert Elements.of([parse(other).tree]).sets == []
-    alone = other.replace(" * weight(token(k), Keys) where", " where")
-    assert Elements.of([parse(alone).tree]).sets == [(0, "Keys")]
+    def tuned(source: str) -> list[tuple[str, ...]]:
+        return [literal.elements for _, literal in ElementWeights.of([parse(source).tree]).sets]
+
+    both = GRADED.format("a", "b", "c", "d")
+    assert tuned(both) == [("a", "b"), ("b", "c", "d")]
+    assert tuned(both.replace("k == q-1", "token(k) in Keys")) == []
+    other = both.replace("k == q-1", "token(k) in Queries")
+    assert tuned(other) == []
+    assert tuned(other.replace(" * weight(token(k), Keys) where", " where")) == [("b", "c", "d")]
+    inline = 'head a causal:\n    1 * weight(token(k), {"a": 1, "b": 2})'
+    assert tuned(inline) == [("a", "b")]
+    tunable = Tunable([parse(inline)])
+    [changed] = tunable.written(np.array([2.0, 0.5, -1.234]))
+    assert changed.tree == parse(inline.replace("1 * ", "2 * ").replace(
+        '"a": 1, "b": 2', '"a": 0.5, "b": -1.23')).tree  # fmt: skip
 
 
 def test_an_interrupted_tuning_goes_on_where_it_was(opened: ReplacedModel, tmp_path: Path) -> None:
@@ -242,37 +248,3 @@ def test_further_texts_are_tuned_on_but_never_those_that_are_picked_or_measured_
     assert outcome.code == 2 and "give --tune as well" in outcome.err
     out = succeed("replace", run, *arguments, "--tune", "--out", tmp_path / "out")
     assert f"Tuned on {len(opened.splits['fit']) + 20} texts in" in out
-
-
-@pytest.mark.parametrize("scale", [1.0, 3000.0])  # many terms are at their limit with the second
-@pytest.mark.parametrize("causal", [True, False])
-def test_loops_and_products_of_matrices_give_the_same_scores_and_gradients(
-    causal: bool, scale: float
-) -> None:
-    rng = np.random.default_rng(0)
-    lengths, places, elements, plain = [5, 1, 19, 0, 12], 4, 6, 3
-    entries = sum(n * (n + 1) // 2 if causal else n * n for n in lengths)
-    planes = torch.from_numpy(rng.normal(size=(7, entries)).astype(np.float32))
-    reads = torch.from_numpy(
-        rng.integers(0, elements + 1, (places, len(lengths), 19)).astype(np.int32)
-    )
-    rows = [
-        (int(rng.integers(3)), int(rng.integers(7)), i, *(rng.integers(-1, places, 2).tolist()))
-        for i in range(20)
-    ] + [(i, i, 20 + i, -1, -1) for i in range(plain)]
-    terms = Terms.of(rows, programs=4, weights=20 + plain)
-    sizes = np.repeat([scale, 1.0], [20 + plain, elements])
-    drawn = rng.normal(size=20 + plain + elements) * sizes
-    values = torch.from_numpy(drawn.astype(np.float32))
-    values.requires_grad_()
-    upstream = torch.from_numpy(rng.normal(size=(4, entries)).astype(np.float32))
-    found = []
-    for compute in (terms.scores, terms._products):
-        scores = compute(values, planes, reads, tuple(lengths), causal)
-        (gradient,) = torch.autograd.grad((scores * upstream).sum(), [values])
-        found.append((scores.detach().numpy(), gradient.numpy()))
-    assert found[0][0].shape == (4, entries) and np.abs(found[0][0][:3]).max() > 1
-    np.testing.assert_allclose(found[0][0], found[1][0], atol=1e-4 * scale)
-    np.testing.assert_allclose(found[0][1], found[1][1], atol=1e-3 * scale, rtol=1e-3)
-    assert (found[0][1] != 0).all()
-    assert (np.abs(found[0][0]).max() > TERM_LIMIT) == (scale != 1.0)
