@@ -239,11 +239,11 @@ def recovered(samples: int, count: int, seed: int) -> list[Figure]:
     )  # fmt: skip
     found: dict[int, list[bool]] = {}
     for cell in cells:
-        session = Session(recovery.capture_of(cell, texts[cell.corpus], False, seed), settings)
-        for i, made in enumerate(cell.made):
+        session = Session(recovery.capture_of(cell, texts[cell.corpus]), settings)
+        for i, true in enumerate(cell.programs):
             result, _ = session.search(0, i, lambda: {})
             same = float(np.mean(result.test_ious)) >= recovery.RECOVERED
-            found.setdefault(len(made.program.terms), []).append(same)
+            found.setdefault(len(true.terms), []).append(same)
     every = [same for part in found.values() for same in part]
     by_terms = ", ".join(
         f"{sum(part)} of {len(part)} with {n}" for n, part in sorted(found.items())

@@ -34,7 +34,6 @@ from typing import Any
 
 import fronts
 import numpy as np
-from outcomes import print_tables, summary
 
 from attn_dsl.eval.texts import read_texts
 
@@ -246,38 +245,10 @@ def transfer(folder: Path, extra: list[str]) -> dict[str, Any]:
     return {"what": "stories260k, programs found on stories scored on encyclopedic text", **found}
 
 
-UNSEEN, NOISY = 17, 16
-"""Seeds of programs that nobody has looked at, without noise and with it. Some of 0, 1, 3, 7 and 11 to 15
-were looked at to make the search better."""
-
-
-def recovery(noise: bool) -> Callable[[Path, list[str]], dict[str, Any]]:
-    """Measure recovery, see ``recovery.py``."""
-
-    def measure(folder: Path, extra: list[str]) -> dict[str, Any]:
-        import recovery as bench
-
-        options = ["--out", str(folder), "--seed", str(NOISY if noise else UNSEEN)]
-        options += (
-            ["--programs", "4", "--noise", "--effort", "2"] if noise else ["--programs", "10"]
-        )
-        found = bench.recover(bench.parser().parse_args(options))
-        (folder / "outcomes.json").write_text(bench.as_json(found, noise), encoding="utf-8")
-        return {
-            "what": f"recovery {'with noise' if noise else 'without noise'}",
-            "noise": noise, "recovery": summary(found, noise),
-        }  # fmt: skip
-
-    measure.__doc__ = f"Recovery of random programs{', with noise' if noise else ''}."
-    return measure
-
-
 OTHERS: dict[str, Callable[[Path, list[str]], dict[str, Any]]] = {
     "transfer": transfer,
     "timeout": ceiling,
     "gpt2": untrained,
-    "recovery": recovery(noise=False),
-    "recovery-noise": recovery(noise=True),
 }
 NEED_SHARED = {name for name, part in PARTS.items() if part.model} | {"transfer", "timeout", "gpt2"}
 
@@ -347,19 +318,13 @@ def main() -> None:
     folder = Path(options.out) / f"{fronts.sources_hash(ROOT)}-{work}"
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     print(f"{machine}; {folder.name}\n\n| what | reached | target |\n|---|---|---|", flush=True)
-    tables = []
     for name in options.only or names:
         found = measure(name, folder, shlex.split(options.fit), options.again)
         if found is None:
             print(f"| {name} | skipped: no folder ../shared | - |", flush=True)
-        elif "recovery" in found:
-            tables.append(found)
         else:
             for row in rows(name, found):
                 print("| " + " | ".join(row) + " |", flush=True)
-    for found in tables:
-        print(f"\n{found['what'].capitalize()}:")
-        print_tables(found["recovery"], found["noise"])
 
 
 if __name__ == "__main__":

@@ -21,9 +21,6 @@ from attn_dsl.eval.results import Candidate, FrontRow, HeadResult
 from attn_dsl.synth.design import Design
 from attn_dsl.synth.enumerate.bank import Bank
 from attn_dsl.synth.enumerate.proposer import Enumerate
-from attn_dsl.synth.exact.atoms import Atoms
-from attn_dsl.synth.exact.proposer import Exact
-from attn_dsl.synth.exact.screen import Screen
 from attn_dsl.synth.finish import finished
 from attn_dsl.synth.graded.cells import CHANNELS
 from attn_dsl.synth.graded.proposer import QUICK, Graded, Pace
@@ -37,6 +34,7 @@ from attn_dsl.synth.proposers.greedy import Greedy
 from attn_dsl.synth.proposers.library import Library, Probes
 from attn_dsl.synth.proposers.vary import Vary
 from attn_dsl.synth.proposers.weighed import Weigh
+from attn_dsl.synth.recovery.proposer import Recovery
 from attn_dsl.synth.runs.stability import stability
 from attn_dsl.synth.score import Split
 
@@ -49,7 +47,7 @@ PROPOSERS: dict[str, Callable[[Session], Proposer]] = {
         pace=Pace() if session.settings.effort > 1 else QUICK,
         stride=1 if session.settings.effort > 4 else 2,
     ),
-    "exact": lambda session: Exact(lambda: session.screen, session.settings.effort),
+    "recovery": lambda session: Recovery(lambda: session.design, session.settings.effort),
     "llm": lambda session: Llm(
         session.settings.llm, run=session.run, alone=session.settings.proposers == ("llm",)
     ),
@@ -83,7 +81,7 @@ class Settings:
     """
 
     seed: int = 0
-    proposers: tuple[str, ...] = ("library", "greedy", "graded", "exact")
+    proposers: tuple[str, ...] = ("library", "greedy", "graded")
     max_evals: int = 1600
     max_nodes: int = 200
     effort: int = 1
@@ -120,11 +118,6 @@ class Session:
     def design(self) -> Design:
         """The rows that programs are fitted on."""
         return Design(self.capture, self.texts["fit"], self.settings.sampled, self.settings.seed)
-
-    @cached_property
-    def screen(self) -> Screen:
-        """What finds rules of exact structure."""
-        return Screen(Atoms(self.design))
 
     @cached_property
     def bank(self) -> Bank:

@@ -164,7 +164,9 @@ def test_what_was_cut_short_goes_first_and_has_more_time(clock: Clock) -> None:
     before: dict[tuple[int, int], HeadResult | None] = {
         pair: result((1, 0.2), (10, 0.4)) for pair in HEADS
     }
-    cut = SimpleNamespace(**vars(before[7, 3]) | {"cut_short": True, "unfinished": {"exact": 20.0}})
+    cut = SimpleNamespace(
+        **vars(before[7, 3]) | {"cut_short": True, "unfinished": {"recovery": 20.0}}
+    )
     before[7, 3] = cut  # type: ignore[assignment]
     budget = Budget(600, clock.now, 2, len(HEADS))
     first, *others = budget.begin(2, before, 2)

@@ -288,7 +288,7 @@ def test_the_pool_keeps_to_its_bounds(design: Design) -> None:
 def test_what_was_cut_short_is_named_and_alone_begins_again(capture: Capture) -> None:
     @dataclasses.dataclass(frozen=True)
     class Slow:
-        name: str = "exact"
+        name: str = "recovery"
 
         def propose(self, job: HeadTask) -> Iterator[t.Head]:
             yield job.empty()
@@ -296,13 +296,13 @@ def test_what_was_cut_short_is_named_and_alone_begins_again(capture: Capture) ->
             assert job.spent
 
     session = Session(
-        capture, Settings(entries=10_000, max_evals=30, proposers=("library", "exact"))
+        capture, Settings(entries=10_000, max_evals=30, proposers=("library", "recovery"))
     )
     session.proposers[1] = Slow()
     before, _ = session.search(0, 0, dict, time.monotonic() + 1000)
-    assert before.cut_short and [*before.unfinished] == ["exact"]
-    assert before.unfinished["exact"] >= 0.0
-    assert [p.name for p in session._again(before, ())] == ["exchange", "exact"]
+    assert before.cut_short and [*before.unfinished] == ["recovery"]
+    assert before.unfinished["recovery"] >= 0.0
+    assert [p.name for p in session._again(before, ())] == ["exchange", "recovery"]
     whole = dataclasses.replace(before, unfinished={})
     assert [p.name for p in session._again(whole, ())] == ["exchange"]
     assert HeadResult.from_json(before.to_json()) == before

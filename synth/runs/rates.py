@@ -50,7 +50,7 @@ RATES = {
     "greedy": Rate(
         lambda s: 0.67 if s.effort == 1 else 1.35, lambda s: 23 if s.effort == 1 else 43
     ),
-    "exact": Rate(lambda s: 0.1, lambda s: 1),
+    "recovery": Rate(lambda s: 0.1, lambda s: 1),
     "graded": Rate(_graded, lambda s: 10 + s.effort),
     "enumerate": Rate(lambda s: 5.0, lambda s: 65),
     "llm": Rate(lambda s: 0.25 * s.llm.samples, lambda s: s.llm.samples),
@@ -58,7 +58,7 @@ RATES = {
 """By proposer, as named in ``search.PROPOSERS``."""
 LATER = Rate(lambda s: 1.0 + 5.0 * (s.effort - 1), lambda s: 40 + 300 * (s.effort - 1))
 """A further round: other heads' programs, and changes of the front."""
-MEASURED = ("library", "greedy", "exact", "graded", "enumerate")
+MEASURED = ("library", "greedy", "recovery", "graded", "enumerate")
 """The proposers whose rates were measured …"""
 MEASURED_EFFORT = 2
 """… up to this effort, and for programs of less than ``LARGE_NODES``."""
