@@ -17,8 +17,7 @@ from attn_dsl.synth.recovery.predicates import FAR, SHIFTS, Bank
 from attn_dsl.synth.recovery.quantifier_rules import near_to
 from attn_dsl.synth.recovery.rules import ELEMENT, Rule, TokenSet, cost
 
-Found = tuple[float, Rule]
-"""The gain that a rule promises, net of its price, and the rule."""
+Found = tuple[float, Rule]  # the gain that a rule promises, net of its price, and the rule
 MOST, CONTEXTS, ALIKE = 10, 6, 0.5
 """How many candidates there are of a kind; how many are narrowed; when bases correlate (squared)."""
 LARGEST, STARTS = 64, 5
@@ -151,21 +150,21 @@ class Candidates:
         g, h = self._by_token(left, self.bank.plane(replace(rule, **{side: None})), side, shift)
         if weight:
             g = g + h * self.bank.table(getattr(rule, side))[:-1] * weight
-        _, some = best_set(g, h, left.ridge, left.price, LARGEST)
-        if len(some):
-            options.append(TokenSet(shift, tuple(names[s] for s in sorted(some))))
+        _, chosen = best_set(g, h, left.ridge, left.price, LARGEST)
+        if len(chosen):
+            options.append(TokenSet(shift, tuple(names[s] for s in sorted(chosen))))
         worth = gain(g, h, left.ridge)
         some = [s for s in _top(worth, LARGEST) if worth[s] > (1 + ELEMENT) * left.price]
         if len(some) > 1:
-            wanted = g[some] / (h[some] + left.ridge)
+            wanted = (g[some] / (h[some] + left.ridge)).tolist()
             options.append(TokenSet.weighed(shift, [names[s] for s in some], wanted))
-        for new in (replace(rule, **{side: tokens}) for tokens in options):
+        for new in (replace(rule, **{side: x}) for x in options):  # type: ignore[arg-type]
             if len(new.graded) + new.scaled <= 2:  # a product has two factors at the most
                 counts = self.bank.table(getattr(new, side))[:-1]
                 found.append(self._found(left, new, g @ counts, h @ counts**2))
         return found
 
-    def _found(self, left: Residual, rule: Rule, g: float, h: float) -> Found:
+    def _found(self, left: Residual, rule: Rule, g: np.ndarray, h: np.ndarray) -> Found:
         return float(gain(g, h, left.ridge)) - left.price * cost(rule), rule
 
     def _by_condition(self, moments: np.ndarray) -> np.ndarray:

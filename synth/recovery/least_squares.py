@@ -28,10 +28,7 @@ RIDGE, KEPT = 1e-6, 160
 
 @dataclass(frozen=True)
 class Residual:
-    """What rules leave: ``pull`` is the residual times the entries' weights, ``mass``.
-
-    ``ridge`` keeps rare planes from promising much, and ``price`` is the gain that a node must bring.
-    """
+    """What rules leave, times the entries' weights ``mass``; and the price of nodes and of rarity."""
 
     pull: np.ndarray
     mass: np.ndarray

@@ -103,12 +103,12 @@ class Bank:
         self.values = _values(design.causal)
         curves = self.compute([t.Scaled(None, value) for value in self.values])
         self._curves = Packed.of(curves, np.zeros(len(curves), dtype=np.bool_), self.starts)
-        queries = _conditions(design.causal)
-        held = self.compute([t.Where(None, p) for p in queries])[:, self.starts[:-1]]
+        gates = _conditions(design.causal)
+        held = self.compute([t.Where(None, p) for p in gates])[:, self.starts[:-1]]
         first = {x.tobytes(): i for i, x in reversed([*enumerate(held)]) if x.min() < x.max()}
         some = sorted(first.values())
         self.held = np.ascontiguousarray(held[some])
-        self.conditions = [queries[i] for i in some] + [t.Not(queries[i]) for i in some]
+        self.conditions = [gates[i] for i in some] + [t.Not(gates[i]) for i in some]
 
     def moments(self, pull: np.ndarray, mass: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Compute gradient and curvature of all predicates, then values, by row: (parts, rows)."""

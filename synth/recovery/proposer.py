@@ -28,8 +28,8 @@ PARTS = ((True, 2e-4), (False, 1e-4), (None, 1e-5))
 SCREENINGS = 40  # in each part, times the effort
 WRONG, FAR, TIMES = 0.99, 0.9, 3
 """Rows of less IoU are counterexamples, of programs nearer than ``FAR``; looked for so often."""
-TURN, FEWEST = 0.02, 100
-"""For a quarter of the neighbouring keys, of so many at least, logits of a program change by less."""
+TURN, FEWEST, LITTLE = 0.02, 100, 0.9
+"""Of a program, logits of a tenth of these many neighbouring keys turn less, and rules leave less."""
 
 
 class Recovery:
@@ -44,7 +44,8 @@ class Recovery:
 
     def __init__(self, design: Callable[[], Design], effort: int = 1) -> None:
         self.design, self.effort = design, effort
-        self._lock, self._candidates = threading.Lock(), None
+        self._lock = threading.Lock()
+        self._candidates: Candidates | None = None
 
     def candidates(self, task: HeadTask) -> Candidates:
         """Return what finds rules on the design; kept if there was time to make it."""
@@ -64,6 +65,8 @@ class Recovery:
             search = Search(candidates, problem, task, share, most)
             rules = () if model is None else model.rules
             for model in search.grow(problem.model(rules)):
+                if places and len(model.rules) == 3 and model.loss > LITTLE * search.loss:
+                    return
                 if places is None:
                     yield fitted(task, model)
         assert model is not None
@@ -85,13 +88,13 @@ class Recovery:
 def fitted(task: HeadTask, model: Model) -> Fitted:
     """Measure a model's program on all rows; its weights are final."""
     task.evals += 1
-    found = task.measured(program(task.empty(), model.rules, model.weights))
+    found = task.measured(program(task.empty(), model.rules, model.weights.tolist()))
     return dataclasses.replace(found, iou=task.everywhere.iou(found.program))
 
 
 def counterexamples(task: HeadTask, model: Model) -> list[np.ndarray] | None:
     """Draw rows that a program gets wrong, by text; None if there are none, or nearly all are."""
-    by_row = task.everywhere.by_row(program(task.empty(), model.rules, model.weights))
+    by_row = task.everywhere.by_row(program(task.empty(), model.rules, model.weights.tolist()))
     ious = np.concatenate(by_row)
     wrong = np.flatnonzero(ious < WRONG)
     if not len(wrong) or ious.mean() < FAR:
@@ -112,4 +115,4 @@ def made_by_program(rows: Rows, texts: np.ndarray) -> bool:
         known = (one > 1e-4) & (two[: len(one)] > 1e-4)
         turns.append(np.abs(np.diff(np.log(two[: len(one)][known] / one[known]))))
     every = np.concatenate(turns)
-    return len(every) > FEWEST and float(np.quantile(every, 0.25)) < TURN
+    return len(every) > FEWEST and float(np.quantile(every, 0.1)) < TURN

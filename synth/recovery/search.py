@@ -29,7 +29,8 @@ class Search:
         self, candidates: Candidates, problem: Problem, task: HeadTask, share: float, most: int
     ) -> None:
         self.candidates, self.problem, self.task = candidates, problem, task
-        self.most, self.floor = most, share * 0.5 * problem.model(()).loss
+        self.loss = problem.model(()).loss
+        self.most, self.floor = most, share * 0.5 * self.loss
 
     def lowest(self, model: Model) -> float:
         """Return what a node must explain in the end."""
