@@ -24,8 +24,6 @@ from attn_dsl.synth.recovery.rules import Rule, TokenSet, program, term
 KINDS = {
     "threshold": "3 where q - k >= 11",
     "interval": "-2 where q - k in 3..9",
-    "position": "2 where k in 0..6",
-    "count": "2 where length(k) >= 4",
     "ordinal": "2.5 where word_repeats(k) == word_repeats(q) - 1",
     "key set": '3 where token(k-1) in {" cat", " dog", " park", " the"}',
     "set pair": '4 where token(k) in {" cat", " dog"} and token(q) in {" Tom", " the", " ran"}',
@@ -54,8 +52,7 @@ RARE = f"""head x causal:
     3 where token(k) in {{" cat", " a"}} and token(q) in {{{", ".join(f'"{x}"' for x in QUERIES)}}}
     1 where k == q
 """
-FEW = 900
-"""Entries of so small a design that some of the queries are in none of its rows."""
+FEW = 900  # entries: some of the queries are in none of the rows
 
 
 def proposed(task: HeadTask) -> list[Fitted]:
