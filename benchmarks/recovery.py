@@ -32,7 +32,8 @@ from attn_dsl.dsl.printer import show
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.results import FrontRow
-from attn_dsl.synth.search import Session, Settings
+from attn_dsl.synth.search import Search
+from attn_dsl.synth.session import Session, Settings
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 TEXTS, TOKENS = 200, 96
@@ -119,10 +120,11 @@ def found_row(front: Sequence[FrontRow]) -> FrontRow:
 def outcomes(cell: Cell, texts: Sequence[Tokens], settings: Settings) -> list[Outcome]:
     """Search the programs of a cell, one after the other, and tell what became of each."""
     session, found = Session(capture_of(cell, texts), settings), []
-    session.prepare()
+    search = Search(session)
+    search.prepare()
     for head, true in enumerate(cell.programs):
         started = time.process_time()
-        result, _ = session.search(0, head, lambda: {})
+        result, _ = search.head(0, head, lambda: {})
         row, seconds = found_row(result.front), time.process_time() - started
         found.append(Outcome(true, row.program, row.nodes, row.iou_test, seconds))
         line = f"{cell.corpus} {true.visibility}, {len(true.terms)} terms: IoU {row.iou_test:.4f}"
@@ -161,7 +163,7 @@ def main() -> None:
     options = made.parse_args()
     texts = corpora()
     sizes = [int(size) for size in options.terms.split(",")]
-    settings = Settings(options.seed, tuple(options.proposers.split(",")), max_nodes=400,
+    settings = Settings(tuple(options.proposers.split(",")), options.seed, max_nodes=400,
                         effort=options.effort)  # fmt: skip
     cells = draw(texts, sizes, options.programs, options.seed)
     with ProcessPoolExecutor(options.jobs) as pool:

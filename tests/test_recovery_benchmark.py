@@ -20,7 +20,7 @@ from attn_dsl.dsl.printer import show
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.results import FrontRow
 from attn_dsl.eval.shipped import stories_path
-from attn_dsl.synth.search import Settings
+from attn_dsl.synth.session import Settings
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import fronts
