@@ -1,9 +1,9 @@
 """Weighted sets: small programs of a head's front made better by terms, and by tokens with weights.
 
-An element costs a program one node, with or without a weight. So the elements of a program's sets become
-parameters (``eval/set_parameters.py``); further elements, sets and terms are added where they gain most
-IoU (``candidate_gains.py``), all parameters are moved together, and then what loses least IoU for its
-nodes is left out again (``synth/pruning.py``).
+An element costs a program one node, with or without a weight, and so does a step of a table. So the
+elements and steps of a program become parameters (``eval/set_parameters.py``); further elements, steps,
+sets and terms are added where they gain most IoU (``candidate_gains.py``), all parameters are moved
+together, and then what loses least IoU for its nodes is left out again (``synth/pruning.py``).
 """
 
 from __future__ import annotations
