@@ -23,6 +23,11 @@ from attn_dsl.dsl.limits import MAX_ELEMENT_WEIGHT
 from attn_dsl.eval.set_scores import FIRST, NONE
 
 N = TypeVar("N", bound=t.Node)
+DISTANCE = {
+    True: t.Arithmetic("-", t.Position("q"), t.Position("k")),
+    False: t.Arithmetic("-", t.Position("k"), t.Position("q")),
+}
+"""What tables are about whose steps are parameters, in causal programs and in others."""
 STRINGS = ("token", "text")
 """Features whose sets without weights are given some."""
 
@@ -105,6 +110,48 @@ class SetTerm:
 
 
 @dataclass(frozen=True, slots=True)
+class TableTerm:
+    """A table whose parameters are what each step adds to the one before it.
+
+    Attributes:
+        value: what is looked up, ``q - k``.
+        bounds: where the steps begin, in order.
+        condition: what must hold.
+    """
+
+    value: t.Arithmetic
+    bounds: tuple[int, ...]
+    condition: t.Predicate | None = None
+
+    def __len__(self) -> int:
+        return len(self.bounds)
+
+    @property
+    def overhead(self) -> int:
+        """The nodes that it has apart from its steps."""
+        return t.nodes(t.Table(self.value, (), self.condition))
+
+    def planes(self) -> list[t.Term]:
+        """Return what each parameter is multiplied by, as a term with a hole."""
+        steps = [t.Compare(">=", self.value, t.Integer(bound)) for bound in self.bounds]
+        if self.condition is None:
+            return [t.Where(None, step) for step in steps]
+        return [t.Where(None, t.And(step, self.condition)) for step in steps]
+
+    def kept(self, some: np.ndarray) -> TableTerm:
+        """Return the table with some of its steps; one that is left out is as the one before it."""
+        bounds = tuple(b for b, left in zip(self.bounds, some, strict=True) if left)
+        return TableTerm(self.value, bounds, self.condition)
+
+    def written(self, weights: Any) -> t.Table:
+        """Return the table with weights for its parameters; steps that add 0 are left out."""
+        sums = np.round(np.cumsum(weights), 2)
+        steps = zip(self.bounds, sums, weights, strict=True)
+        entries = tuple(t.Entry(bound, float(total)) for bound, total, w in steps if w)
+        return t.Table(self.value, entries, self.condition)
+
+
+@dataclass(frozen=True, slots=True)
 class SetProgram:
     """A program whose parameters are the weights of its plain terms, and then those of its set terms.
 
@@ -116,7 +163,7 @@ class SetProgram:
 
     empty: t.Head
     terms: tuple[t.Term, ...] = ()
-    sets: tuple[SetTerm, ...] = ()
+    sets: tuple[SetTerm | TableTerm, ...] = ()
 
     def __len__(self) -> int:
         return self.fixed + sum(map(len, self.sets))
@@ -126,11 +173,12 @@ class SetProgram:
         """How many weights the plain terms have."""
         return sum(len(t.weights_of(term)) for term in self.terms)
 
-    def parts(self) -> Iterator[tuple[t.Term | SetTerm, slice]]:
+    def parts(self) -> Iterator[tuple[t.Term | SetTerm | TableTerm, slice]]:
         """Yield every term, and where its parameters are."""
         at = 0
         for term in (*self.terms, *self.sets):
-            count = len(term) if isinstance(term, SetTerm) else len(t.weights_of(term))
+            own = isinstance(term, SetTerm | TableTerm)
+            count = len(term) if own else len(t.weights_of(term))  # type: ignore[arg-type]
             yield term, slice(at, at + count)
             at += count
 
@@ -144,17 +192,18 @@ class SetProgram:
             The program, and which parameters it kept.
         """
         terms: list[t.Term] = []
-        sets: list[SetTerm] = []
+        sets: list[SetTerm | TableTerm] = []
         left = some.copy()
         for term, at in self.parts():
-            if not isinstance(term, SetTerm):
+            if not isinstance(term, SetTerm | TableTerm):
                 if some[at].all():
                     terms.append(term)
                 else:
                     left[at] = False
                 continue
             part = term.kept(some[at])
-            if all(one.elements for one in part.lookups):
+            sides = part.lookups if isinstance(part, SetTerm) else ()
+            if len(part) and all(one.elements for one in sides):
                 sets.append(part)
             else:
                 left[at] = False
@@ -171,6 +220,8 @@ class SetProgram:
         plain = dataclasses.replace(self.empty, terms=self.terms)
         terms = list(plain.with_weights([float(w) for w in x[: self.fixed]]).terms)
         for term, at in self.parts():
+            if isinstance(term, TableTerm) and np.any(x[at]):
+                terms.append(term.written(x[at]))
             if isinstance(term, SetTerm) and all(np.any(part) for part in term.split(x[at])):
                 terms.append(term.written(x[at]))
         return dataclasses.replace(self.empty, terms=tuple(terms))
@@ -189,19 +240,19 @@ def set_program(program: t.Head, *, plain: bool = True) -> tuple[SetProgram, np.
     """Return a program with the elements of its sets as parameters.
 
     Args:
-        plain: give the elements of sets without weights some as well.
+        plain: give the elements of sets without weights some as well, and take steps of tables.
 
     Returns:
         The program, and the parameters that compute the same.
     """
     known = {d.name: d.value for d in program.sets}
     terms: list[t.Term] = []
-    sets: list[SetTerm] = []
+    sets: list[SetTerm | TableTerm] = []
     weights: list[float] = []
     elements: list[float] = []
     for term in program.terms:
         term = in_place(term, known)
-        found = _set_term(term) if plain or isinstance(term, t.Scaled) else None
+        found = _set_term(term, program.causal) if plain or isinstance(term, t.Scaled) else None
         if found is None:
             terms.append(term)
             weights += [w or 0.0 for w in t.weights_of(term)]
@@ -212,9 +263,13 @@ def set_program(program: t.Head, *, plain: bool = True) -> tuple[SetProgram, np.
     return SetProgram(empty, tuple(terms), tuple(sets)), np.array([*weights, *elements])
 
 
-def _set_term(term: t.Term) -> tuple[SetTerm, list[float]] | None:
+def _set_term(term: t.Term, causal: bool) -> tuple[SetTerm | TableTerm, list[float]] | None:
     if isinstance(term, t.Table):
-        return None
+        if term.value != DISTANCE[causal]:
+            return None
+        bounds = tuple(entry.bound for entry in term.entries)
+        added = np.diff([entry.weight or 0.0 for entry in term.entries], prepend=0.0)
+        return TableTerm(DISTANCE[causal], bounds, term.condition), added.tolist()
     scale = term.weight or 0.0
     if isinstance(term, t.Scaled):
         uses, factor = set_weights(term)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from attn_dsl.dsl import tree as t
-from attn_dsl.eval.set_parameters import SetProgram, SetTerm
+from attn_dsl.eval.set_parameters import SetProgram, SetTerm, TableTerm
 from attn_dsl.synth.proposer import Fitted, HeadTask
 from attn_dsl.synth.sparse_design import SparseDesign
 
@@ -38,7 +38,7 @@ def units(program: SetProgram) -> list[Unit]:
     found: list[Unit] = []
     for term, at in program.parts():
         block = tuple(range(at.start, at.stop))
-        if isinstance(term, SetTerm):
+        if isinstance(term, SetTerm | TableTerm):
             found.append(Unit(block, term.overhead + len(block)))
             found += [Unit((i,), 1, whole=False) for i in block if len(block) > 1]
         else:

@@ -14,7 +14,14 @@ from numba import njit
 from attn_dsl.compiler.jit import COMPILED, SUMS
 from attn_dsl.compiler.softmax import exponentials
 from attn_dsl.dsl import tree as t
-from attn_dsl.eval.set_parameters import SetProgram, SetTerm, TokenSymbols, hidden_keys, set_program
+from attn_dsl.eval.set_parameters import (
+    SetProgram,
+    SetTerm,
+    TableTerm,
+    TokenSymbols,
+    hidden_keys,
+    set_program,
+)
 from attn_dsl.eval.set_scores import FIRST, ONE, Planes, Rows, SetScores
 from attn_dsl.synth import weights as w
 from attn_dsl.synth.design import Design
@@ -115,7 +122,12 @@ class SparseDesign:
     @classmethod
     def of(cls, design: Design, rows: w.Rows, program: SetProgram) -> SparseDesign:
         """Make one with planes of its own."""
-        plain = [one.plain for one in program.sets if one.plain is not None]
+        plain: list[t.Term] = []
+        for one in program.sets:
+            if isinstance(one, TableTerm):
+                plain += one.planes()
+            elif one.plain is not None:
+                plain.append(one.plain)
         planes = TermPlanes(design, [*program.terms, *plain], program.empty.sets)
         return cls(planes, rows, program)
 
@@ -131,7 +143,9 @@ class SparseDesign:
         plain = iter(planes.numbers(program.terms))
         for term, at in program.parts():
             if not isinstance(term, SetTerm):
-                for i, plane in enumerate(next(plain)):
+                table = isinstance(term, TableTerm)
+                steps = [x for (x,) in planes.numbers(term.planes())] if table else next(plain)  # type: ignore[union-attr]
+                for i, plane in enumerate(steps):
                     terms.append((0, plane, -1, -1, 0))
                     weights.append(FIRST + at.start + i)
                 continue
@@ -212,15 +226,14 @@ class SparseDesign:
         for term, at in self.program.parts():
             some = slice(first, first + (1 if isinstance(term, SetTerm) else at.stop - at.start))
             first = some.stop
-            own = dataclasses.replace(
-                self.scores, terms=self.scores.terms[some], weights=self.scores.weights[some]
-            )
-            score = np.zeros_like(self.predicted)
-            own.add(x, score[None])
-            change = np.exp(np.clip(-score, -LIMIT, LIMIT))
+            own, change = self._without(x, some)
             whole, each = np.zeros(1), np.zeros(FIRST + len(x))
             _losses(change, every, *rows, whole)
             found.append(whole)
+            if isinstance(term, TableTerm) and len(term) > 1:
+                for i in range(some.start, some.stop):
+                    found.append(np.zeros(1))
+                    _losses(self._without(x, slice(i, i + 1))[1], every, *rows, found[-1])
             if isinstance(term, SetTerm) and len(term) > 1:
                 _, _, query, key, _ = own.terms[0]
                 if query >= 0:
@@ -230,6 +243,15 @@ class SparseDesign:
                     _losses(change, own.keys[key][planes.key_tokens], *rows, each)
                 found.append(each[FIRST:][at])
         return np.concatenate(found)
+
+    def _without(self, x: np.ndarray, some: slice) -> tuple[SetScores, np.ndarray]:
+        """Return some terms, and what leaving them out multiplies the unnormalised rows by."""
+        own = dataclasses.replace(
+            self.scores, terms=self.scores.terms[some], weights=self.scores.weights[some]
+        )
+        score = np.zeros_like(self.predicted)
+        own.add(x, score[None])
+        return own, np.exp(np.clip(-score, -LIMIT, LIMIT))
 
 
 def refit(design: Design, rows: w.Rows, program: t.Head, steps: int = 25) -> t.Head:

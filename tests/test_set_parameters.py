@@ -27,6 +27,7 @@ TERMS = (
     f"0.5 * log(1 + q - k) * weight(token(q), {QUERIES})",
     f"0.7 * weight(token(k+2), {KEYS})",
     f"0.5 * weight(token(q-1), {QUERIES}) * weight(token(k+1), {KEYS})",
+    "by q - k [1: 1.5, 2: -1, 4: 0.8, 9: -0.5] where alpha(q)",
 )
 
 
@@ -44,7 +45,7 @@ def job():
 @pytest.mark.parametrize("term", TERMS)
 def test_a_vector_predicts_what_its_program_does(job, term: str) -> None:
     program, rows, x = of(job, term)
-    assert len(rows.program.terms) == 2 and len(rows.program.sets) == 1
+    assert len(rows.program.terms) == 1 and len(rows.program.sets) == 2
     whole = job.measured(program)
     rows.value(x)
     np.testing.assert_allclose(rows.predicted, whole.predicted, atol=1e-6)
@@ -124,12 +125,12 @@ def test_what_is_left_out_of_a_program() -> None:
         ' 1 * weight(token(q), {"c": 2}) * weight(token(k), {"d": 2})'
     )
     found, x = set_program(program)
-    assert x.tolist() == [1, 2, 3, 2, 1, 2, 2]
-    some = np.array([False, True, True, False, True, False, True])
-    kept, some = found.kept(some)  # nothing is left of a table or a product without a part
-    assert some.tolist() == [False, False, True, False, True, False, False]
+    assert x.tolist() == [3, 1, 1, 2, 1, 2, 2]
+    some = np.array([True, True, False, False, True, False, True])
+    kept, some = found.kept(some)  # nothing is left of a product without one of its sets
+    assert some.tolist() == [True, True, False, False, True, False, False]
     assert kept.written(x[some]) == parse(
-        'head a causal:\n 3 where alpha(k)\n 1 * weight(token(k), {"b": 1})'
+        'head a causal:\n 3 where alpha(k)\n by q - k [0: 1]\n 1 * weight(token(k), {"b": 1})'
     )
     one, _ = set_program(parse('head a causal:\n 1 * weight(token(k), {"a": 2, "b": 1})'))
     assert one.written(np.array([0.004, -1.5])) == parse(

@@ -128,3 +128,14 @@ def test_it_ends_with_the_evaluations() -> None:
     job = task(design("2 where k == 0", f"1 * weight(token(k), {KEYS})"), evals=4)
     proposed(job, before(job, "head a causal:\n ? where k == 0"))
     assert job.evals <= 4
+
+
+def test_a_table_of_the_distance_is_found() -> None:
+    table = "by q - k [1: 1.5, 2: -1, 4: 0.8, 9: -0.5]"
+    job = task(design("2 where k == 0", table))
+    start = job.fit(parse(FIRST))
+    true = job.polish(job.fit(parse(f"head a causal:\n 2 where k == 0\n {table}")))
+    found = proposed(job, before(job, FIRST))
+    best = max((f for f in found if f.nodes <= true.nodes + 3), key=lambda f: f.iou)
+    assert best.iou > start.iou + 0.9 * (true.iou - start.iou)
+    assert any(isinstance(term, t.Table) for term in best.program.terms)

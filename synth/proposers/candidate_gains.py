@@ -11,7 +11,7 @@ import numpy as np
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.parser import parse_predicate
-from attn_dsl.eval.set_parameters import SetTerm
+from attn_dsl.eval.set_parameters import DISTANCE, SetTerm, TableTerm
 from attn_dsl.synth import vocabulary
 from attn_dsl.synth import weights as w
 from attn_dsl.synth.gains import gain, key_moments, row_moments
@@ -24,6 +24,11 @@ ELEMENTS = 16
 LEAST = 0.02
 """What an element must gain, as a share of what the best one does."""
 RIDGE = 2.0
+STEPS = 5
+"""How many steps of a table count for what it gains."""
+_FAR = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 20, 24, 32, 48, 64, 96)
+BOUNDS = {True: _FAR, False: (*(1 - x for x in reversed(_FAR[:16])), *_FAR[:16])}
+"""Where the steps of tables may begin."""
 KEYS = t.Position("k"), t.Position("k", -1), t.Position("k", 1)
 QUERIES = t.Position("q"), t.Position("q", -1)
 """Whose tokens sets may hold; under conditions of the query, the key's own."""
@@ -83,6 +88,24 @@ class CandidateGains:
             term = terms[int(j)]
             found.append(bare(narrow(term, conditions[int(c) - 1]) if c else term))
         return found
+
+    def tables(self, count: int) -> list[TableTerm]:
+        """Return tables of the distance, alone or under a condition, that gain most by node."""
+        causal, rows, bounds = self.task.causal, self.task.rows, BOUNDS[self.task.causal]
+        distance = dataclasses.replace(self.task.empty(), terms=(t.Scaled(None, DISTANCE[causal]),))
+        step = np.searchsorted(bounds, self.design.planes(distance)[0], side="right")
+        steps, n = len(bounds) + 1, len(rows)
+        place = np.repeat(np.arange(n) * steps, np.diff(rows.starts)) + step
+        g, mass = (
+            np.bincount(place, x, n * steps).reshape(-1, steps).T.astype(np.float32)
+            for x in (self.aim - self.predicted, self.predicted)
+        )
+        gains = gain(self._by_condition(g), self._by_condition(mass * (1 - mass)), self.ridge)
+        best = np.sort(gains, axis=0)[-STEPS:].sum(0)
+        sizes = np.append(0, 1 + np.array(vocabulary.sizes(causal)[1])) + 4 + STEPS
+        conditions = (None, *vocabulary.conditions(causal))
+        order = np.argsort(-best / sizes, kind="stable")[:count]
+        return [TableTerm(DISTANCE[causal], bounds, conditions[int(c)]) for c in order]
 
     def _by_condition(self, moments: np.ndarray) -> np.ndarray:
         """Sum moments of rows over all of them, and over those where each condition holds."""
