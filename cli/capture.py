@@ -26,13 +26,11 @@ def capture(
     stopped when the same command is run again.
     """
     options.quiet_libraries()
-    from rich.progress import Progress
-
     from attn_dsl.eval.capture_write import write_capture
     from attn_dsl.eval.texts import read_texts
 
     texts = read_texts(text)
-    with Progress(console=options.console(stderr=True), transient=True) as bar:
+    with options.progress_bar(options.console(stderr=True)) as bar:
         task = bar.add_task("reading attention", total=None)
         made = write_capture(
             model, texts, out, max_tokens=max_tokens, max_texts=max_texts, batch_size=batch_size,

@@ -1,9 +1,8 @@
-"""How `attn-dsl fit --dry-run` shows a plan."""
+"""What `attn-dsl fit --dry-run` prints: the plan of a fit."""
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,22 +12,31 @@ if TYPE_CHECKING:
     from attn_dsl.synth.runs.plan import Plan
 
 
-def print_plan(plan: Plan, as_json: bool) -> None:
-    """Print a plan as a table, or as JSON."""
-    if as_json:
-        shown = {**plan.to_json(), "estimate": estimate(plan)}
-        click.echo(json.dumps(shown, indent=1, sort_keys=True))
-        return
-    from rich.table import Table
+def print_plan(
+    model: str | None, out: str, proposers: tuple[str, ...] | None, as_json: bool, **given: Any
+) -> None:
+    """Print what a fit of these settings would do, as names and values or as JSON."""
+    from attn_dsl.synth.fit import settings_of
+    from attn_dsl.synth.runs.plan import plan
 
-    screen = options.console()
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for name, value in lines(plan):
-        table.add_row(f"[bold]{name}[/]", value)
-    screen.print(table)
-    screen.print(f"\n{estimate(plan)} Nothing was loaded or written.")
-    for warning in plan.warnings:
-        screen.print(f"[bold]Note:[/] {warning}.")
+    settings = settings_of(
+        given["seed"], given["max_evals"], given["max_nodes"], given["effort"],
+        given["rounds"], proposers, llm=given["llm"], allow_lookahead=given["allow_lookahead"],
+    )  # fmt: skip
+    found = plan(
+        model, given["text"], given["capture"], settings, out=out,
+        **{key: given[key] for key in ("heads", "max_tokens", "max_texts", "jobs", "timeout")},
+    )  # fmt: skip
+    if as_json:
+        options.print_json({**found.to_json(), "estimate": estimate(found)}, sort_keys=True)
+        return
+    page = click.HelpFormatter(max_width=80)
+    page.write_dl(lines(found))
+    page.write_paragraph()
+    page.write_text(f"{estimate(found)} Nothing was loaded or written.")
+    for warning in found.warnings:
+        page.write_text(f"Note: {warning}.")
+    click.echo(page.getvalue(), nl=False)
 
 
 def estimate(plan: Plan) -> str:
