@@ -146,17 +146,19 @@ def summary(run: Run) -> dict[str, Any]:
 
 def print_run(run: Run) -> None:
     """Print the heads of a run, the front of the best explained one, and the means."""
+    from attn_dsl.eval.report_text import terms_line
+
     screen, results = options.console(), run.results
     options.print_table(
-        ("head", "IoU", "no sink", "JSD", "top-1", "control", "nodes", "strongest term"),
+        ("head", "IoU", "no sink", "JSD", "top-1", "control", "nodes", "terms"),
         [
             (
                 r.label, *(f"{r.test[name].mean:.3f}" for name in SHOWN),
-                f"{r.best_control[1]:.3f}", str(r.nodes), first_term(r.program),
+                f"{r.best_control[1]:.3f}", str(r.nodes), terms_line(r.program),
             )
             for r in results
         ],
-        left=("head",), cut="strongest term",
+        left=("head",), cut="terms",
     )  # fmt: skip
     best = max(results, key=lambda r: r.gain)
     screen.print(f"\n[bold]Hall of fame of {best.label}[/], furthest above its best control:")
@@ -216,9 +218,3 @@ def some(heads: list[str], most: int = 12) -> str:
     """
     shown = ", ".join(heads[:most])
     return shown if len(heads) <= most else f"{shown} and {len(heads) - most} others"
-
-
-def first_term(source: str) -> str:
-    """Return the first term of a program, for tables."""
-    terms = source.split(":\n", 1)[-1].strip().splitlines()
-    return terms[0].strip() if terms else "uniform"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,15 +119,10 @@ def _weights(found: Located, model: str) -> Any:
     from safetensors import SafetensorError
 
     try:
-        with _quiet():
-            network, info = found.loader.from_pretrained(
-                found.place,
-                dtype=torch.float32,
-                attn_implementation="eager",
-                use_safetensors=True,
-                output_loading_info=True,
-                **found.options,
-            )
+        network, info = found.loader.from_pretrained(
+            found.place, dtype=torch.float32, attn_implementation="eager", use_safetensors=True,
+            output_loading_info=True, **found.options,
+        )  # fmt: skip
     except SafetensorError as error:
         raise InputError(
             f"{model}: a safetensors file is damaged or cut off ({first_line(error)}); copy or "
@@ -191,20 +184,3 @@ def _revision(config: Any, folder: Path | None) -> str:
     for path in sorted(folder.glob("*.safetensors")):
         digest.update(file_hash(path).encode())
     return digest.hexdigest()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back the progress bar that transformers draws while it loads weights."""
-    from transformers.utils import logging as module
-
-    logging: Any = module  # its functions have no types
-    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if shown:
-            logging.enable_progress_bar()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -51,13 +51,6 @@ def normalise_rows(values: npt.NDArray[np.float32], n: int, causal: bool) -> Non
         starts = row_starts(n, causal)
         lengths = np.arange(1, n + 1) if causal else np.full(n, n)
         values /= np.repeat(np.add.reduceat(values, starts, axis=-1), lengths, axis=-1)
-
-
-class Store(Protocol):
-    """Where packed attention lies: one array of shape [heads, entries] per text."""
-
-    def __getitem__(self, index: int, /) -> Array:
-        """Return the packed attention of one text."""
 
 
 class Shards:

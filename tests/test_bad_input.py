@@ -280,7 +280,7 @@ OPTIONS = [
     Case("no heads", fit("--heads", ","), ("--heads names no head", "L2H3")),
     Case("unknown proposer", fit("--proposers", "magic"),
          ("--proposers: unknown magic", "library, greedy")),
-    Case("no proposer", fit("--proposers", ","), ("--proposers: none is named", "library, greedy")),
+    Case("no proposer", fit("--proposers", ","), ("--proposers names none", "library, greedy")),
     Case("zero seconds", fit("--timeout", "0"), ("'--timeout'", "x>0")),
     Case("no number", fit("--max-evals", "many"), ("'--max-evals'", "'many'")),
     Case("no evaluations", fit("--max-evals", "0"), ("'--max-evals'", "x>=1")),

@@ -176,10 +176,6 @@ def test_damage_inside_a_shard(finished, tmp_path):
     header = damaged(finished, tmp_path / "a", shard, lambda data: b"\xff" * 8 + data[8:])
     with pytest.raises(InputError, match="the header is cut off"):
         Capture.open(header).packed(0)
-    flipped = damaged(finished, tmp_path / "b", shard, lambda data: data[:-1] + b"\x01")
-    with pytest.raises(InputError, match="has changed since"):
-        Capture.open(flipped).verify()
-    Capture.open(finished).verify()
 
 
 def test_what_an_opened_capture_knows(finished):
@@ -197,9 +193,6 @@ def test_what_an_opened_capture_knows(finished):
         opened.matrix(0, 2, 0)
     sent = pickle.dumps(opened)
     assert (pickle.loads(sent).packed(1) == opened.packed(1)).all()
-    part = opened.subset([3, 1]).subset([1])
-    assert part.n_texts == 1 and part.tokens(0) == opened.tokens(1)
-    assert (part.packed(0) == opened.packed(1)).all() and part.hash != opened.hash
 
 
 @pytest.mark.parametrize("causal", [True, False])

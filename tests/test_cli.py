@@ -148,13 +148,6 @@ def test_check_shows_the_smallest_text_on_which_a_property_fails(
     assert report["code"] == 1
 
 
-def test_check_bounds_the_size(here: Path) -> None:
-    assert attn_dsl("check", "induction.attn", "--max-nodes", "7", "--examples", "0").code == 0
-    outcome = attn_dsl("check", "induction.attn", "--max-nodes", "6", "--examples", "0")
-    assert outcome.code == 2
-    assert "cost error: the program has 7 nodes; at most 6 are allowed" in outcome.out
-
-
 # fmt
 
 
@@ -237,7 +230,6 @@ def test_capture_says_what_it_stored(captured: tuple[Path, str]) -> None:
     folder, printed = captured
     assert re.fullmatch(r"20 texts, 2 layers of 4 heads, \d+ MB in .*capture\n", printed)
     capture = Capture.open(folder)
-    capture.verify()
     assert capture.n_texts == 20
     assert max(len(capture.tokens(i)) for i in range(20)) == 16
 

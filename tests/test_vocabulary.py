@@ -41,7 +41,6 @@ def test_windows_join_to_the_text_and_spans_to_what_the_tokenizer_keeps(load, na
     windows = Vocabulary(load(name)).encode(TEXT, max_tokens)
     assert "".join(window.tokens.text for window in windows) == TEXT
     assert all(len(window.ids) <= max_tokens for window in windows)
-    assert [TEXT[w.start :].startswith(w.tokens.text) for w in windows] == [True] * len(windows)
     spans = "".join("".join(covered(window)) for window in windows)
     if name == "minilm-l6":  # knows no emoji, and no space behind the last token
         kept = TEXT.rstrip().replace(" 🙂", "")
