@@ -52,6 +52,8 @@ def estimate(plan: Plan) -> str:
 
 def lines(plan: Plan) -> list[tuple[str, str]]:
     """Write a plan as names and values."""
+    from rich.filesize import decimal as size
+
     shape, settings = plan.shape, plan.settings
     heads = f"{shape.layers} layers of {shape.heads_per_layer} heads"
     known = "" if shape.parameters is None else f", {shape.parameters / 1e6:,.1f} M parameters"
@@ -75,19 +77,6 @@ def lines(plan: Plan) -> list[tuple[str, str]]:
         ("memory", f"{size(plan.memory_bytes)}{memory}"),
         ("time", f"about {time(plan.seconds)}{limit} ({parts})"),
     ]  # fmt: skip
-
-
-def size(count: float) -> str:
-    """Write a number of bytes.
-
-    >>> size(2_400_000), size(71e9)
-    ('2.4 MB', '71 GB')
-    """
-    for unit, bytes_ in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= bytes_:
-            value = count / bytes_
-            return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
-    return f"{count:.0f} B"
 
 
 def time(seconds: float) -> str:

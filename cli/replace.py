@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -149,14 +150,18 @@ def growth(ratio: float, *interval: float) -> str:
     return f"{cost:{style}}" + (f" [{ends}]" if ends else "")
 
 
+def interval(found: Mapping[str, float], style: str) -> str:
+    """Write a mean with its interval."""
+    return f"{found['mean']:{style}} [{found['low']:{style}}, {found['high']:{style}}]"
+
+
 def print_measures(points: Sequence[Point]) -> None:
     """Print fractions down, measures across, each with its interval."""
-    rows = []
-    for point in points:
-        found = point.effect
-        measures = ((found.perplexity, ".2f"), (found.kl, ".3f"), (found.top1, ".3f"))
-        cells = [f"{e.mean:{d}} [{e.low:{d}}, {e.high:{d}}]" for e, d in measures]
-        rows.append((str(len(point.heads)), *cells))
+    measures = (("perplexity", ".2f"), ("kl", ".3f"), ("top1", ".3f"))
+    rows = [
+        (str(len(p.heads)), *(interval(asdict(getattr(p.effect, name)), d) for name, d in measures))
+        for p in points
+    ]
     options.print_table(("heads", "perplexity", "KL, nats", "top-1 agreement"), rows, gap=1)
 
 
@@ -175,12 +180,8 @@ def print_tuning(tuning: dict[str, Any]) -> None:
     screen.print("On the way from the fitted weights (0 %) to the tuned ones (100 %), all of them:")
     rows = []
     for row in tuning["tradeoff"]:
-        iou, ratio = row["iou"], row["ratio"]
-        rows.append((
-            f"{100 * row['share']:.0f} %",
-            f"{iou['mean']:.3f} [{iou['low']:.3f}, {iou['high']:.3f}]",
-            growth(ratio["mean"], ratio["low"], ratio["high"]),
-        ))  # fmt: skip
+        ratio = growth(*(row["ratio"][end] for end in ("mean", "low", "high")))
+        rows.append((f"{100 * row['share']:.0f} %", interval(row["iou"], ".3f"), ratio))
     options.print_table(("way", "IoU", "perplexity, %"), rows, gap=1)
     screen.print()
 
@@ -189,13 +190,12 @@ def print_tasks(tasks: Sequence[dict[str, Any]]) -> None:
     """Print the tasks' metrics before and after."""
     rows = []
     for row in tasks:
-        change = row["difference"]
+        before, after, change = row["before"], row["after"], row["difference"]
         known = change["low"] == change["low"]  # not a number where items have none
-        interval = f" [{change['low']:+.3f}, {change['high']:+.3f}]" if known else ""
         rows.append((
             row["task"] + (" (tuned)" if row["source"] == "tuned" else ""), row["metric"],
-            str(row["before"]["texts"]), f"{row['before']['mean']:.3f}",
-            f"{row['after']['mean']:.3f}", f"{change['mean']:+.3f}{interval}",
+            str(before["texts"]), f"{before['mean']:.3f}", f"{after['mean']:.3f}",
+            interval(change, "+.3f") if known else f"{change['mean']:+.3f}",
         ))  # fmt: skip
     columns = ("task", "metric", "items", "before", "after", "difference")
     options.print_table(columns, rows, left=columns[:2], gap=1)

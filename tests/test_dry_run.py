@@ -141,10 +141,6 @@ def test_what_it_prints(small_model: Callable[[str], Path], texts: Path) -> None
     assert not [line for line in out.splitlines() if len(line) > 80]
 
 
-def test_the_demo_model_is_planned_too() -> None:
-    assert (plan()["heads"], plan()["texts"]) == (32, 300)
-
-
 # errors
 
 
@@ -174,12 +170,6 @@ def test_what_a_fit_would_refuse_is_refused(
     outcome = attn_dsl("fit", small_model("gpt2"), "--text", texts, "--dry-run", *SHORT, *args)
     assert outcome.code == 2
     assert wanted in outcome.err
-
-
-def test_a_folder_without_a_configuration(texts: Path, tmp_path: Path) -> None:
-    outcome = attn_dsl("fit", tmp_path, "--text", texts, "--dry-run")
-    assert outcome.code == 2
-    assert "config.json" in outcome.err
 
 
 def test_no_room_is_told(
