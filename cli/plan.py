@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def print_plan(
-    model: str | None, out: str, proposers: tuple[str, ...] | None, as_json: bool, **given: Any
+    model: str | None, out: str, proposers: Sequence[str] | None, as_json: bool, **given: Any
 ) -> None:
     """Print what a fit of these settings would do, as names and values or as JSON."""
     from attn_dsl.synth.fit import settings_of

@@ -133,7 +133,7 @@ class Capture:
         return self.records[index].source_hash
 
     def packed(self, index: int) -> Array:
-        """Return one text's attention of all heads, as stored, without copying.
+        """Return one text's attention of all heads, as stored.
 
         >>> Capture.from_arrays([["a", " b"]], [[[[[1, 0], [0.5, 0.5]]]]]).packed(0).tolist()
         [[1.0, 0.5, 0.5]]

@@ -60,13 +60,12 @@ class Record:
     def from_json(cls, line: str) -> Record:
         """Read what ``to_json`` wrote."""
         fields = json.loads(line)
-        special = set(fields["special"])
-        tokens = Tokens(
-            tuple(fields["strings"]), fields["text"], tuple((start, end) for start, end in fields["spans"]),
-            tuple(number in special for number in range(len(fields["strings"]))),
-        )  # fmt: skip
-        where = (fields[name] for name in ("source_hash", "source", "window"))
-        return cls(tokens, *where, tuple(fields["ids"]))
+        strings, special = tuple(fields["strings"]), set(fields["special"])
+        spans = tuple((start, end) for start, end in fields["spans"])
+        marks = tuple(number in special for number in range(len(strings)))
+        tokens = Tokens(strings, fields["text"], spans, marks)
+        where = {name: fields[name] for name in ("source_hash", "source", "window")}
+        return cls(tokens, ids=tuple(fields["ids"]), **where)
 
 
 def read_capture(path: Path) -> dict[str, Any]:

@@ -66,19 +66,14 @@ def load_model(model: str) -> LoadedModel:
     """
     found = locate(model)
     network, tokenizer = _weights(found, model), _tokenizer(found.place, model, found.options)
-    n_layers, n_heads = _probe(network, model, found.config.model_type)
+    family = found.config.model_type
+    n_layers, n_heads = _probe(network, model, family)
     return LoadedModel(
-        model=network,
-        tokenizer=tokenizer,
-        name=model if found.folder is None else found.folder.resolve().name,
-        source=model,
-        revision=_revision(found.config, found.folder),
-        family=found.config.model_type,
-        causal=found.causal,
-        n_layers=n_layers,
-        n_heads=n_heads,
-        max_positions=max_positions(found.config),
-    )
+        model=network, tokenizer=tokenizer,
+        name=model if found.folder is None else found.folder.resolve().name, source=model,
+        revision=_revision(found.config, found.folder), family=family, causal=found.causal,
+        n_layers=n_layers, n_heads=n_heads, max_positions=max_positions(found.config),
+    )  # fmt: skip
 
 
 def load_tokenizer(model: str, *, local: bool = False) -> Any:

@@ -8,7 +8,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +86,7 @@ def write_run_report(run: Run, capture: str | Path | Capture | None = None) -> P
 
 def report_data(run: Run, capture: Capture) -> ReportData:
     """Gather the contents of a run's report."""
-    seed, short = run.info["key"]["seed"], set(run.cut_short)
-    results = tuple(replace(r, cut_short=r.label in short) for r in run.results)
+    seed, results = run.info["key"]["seed"], tuple(run.results)
     texts = _example_texts(capture, capture.split(seed)["test"])
     batch = Batch([capture.tokens(i) for i in texts])
     return ReportData(

@@ -114,15 +114,8 @@ class Run:
         """How many rounds the search goes through."""
         return int(self.info["key"].get("rounds", 1))
 
-    def add(
-        self, result: HeadResult, candidates: Iterable[Candidate], number: int | None = None
-    ) -> None:
-        """Record the finished search of one head; what is recorded already stays.
-
-        Args:
-            number: of the round, from 1; the last if None.
-        """
-        number = self.rounds if number is None else number
+    def add(self, result: HeadResult, candidates: Iterable[Candidate], number: int) -> None:
+        """Record the search of one head in a round, from 1 on; what is recorded already stays."""
         state = self._state(number, result.label)
         if state.exists():
             return
@@ -199,14 +192,21 @@ class Run:
 
     @property
     def results(self) -> list[HeadResult]:
-        """The latest results of all recorded heads, by layer and head."""
-        latest = {name: self._read(number, name) for number, name in self._recorded()}
-        return sorted(latest.values(), key=lambda r: (r.layer, r.head))
+        """The latest results of all recorded heads, by layer and head.
+
+        A head that has not come to the last round is cut short.
+        """
+        latest = {name: number for number, name in self._recorded()}
+        found = []
+        for name, number in latest.items():
+            result = self._read(number, name)
+            found.append(result if number == self.rounds else replace(result, cut_short=True))
+        return sorted(found, key=lambda r: (r.layer, r.head))
 
     @property
     def cut_short(self) -> list[str]:
         """The heads whose search did not end, all rounds included."""
-        return [r.label for r in self.results if r.cut_short or not self.done(r.layer, r.head)]
+        return [r.label for r in self.results if r.cut_short]
 
     @property
     def missing(self) -> list[tuple[int, int]]:
@@ -217,8 +217,7 @@ class Run:
     def tabulate(self) -> None:
         """Write ``heads.csv`` and ``pareto.csv`` from what is recorded."""
         started = time.monotonic()
-        short = set(self.cut_short)
-        results = [replace(r, cut_short=r.label in short) for r in self.results]
+        results = self.results
         fronts = [{"layer": r.layer, "head": r.head, **asdict(x)} for r in results for x in r.front]
         self._write("heads.csv", [_head_row(r) for r in results])
         self._write("pareto.csv", fronts)

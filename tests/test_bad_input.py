@@ -180,10 +180,6 @@ CAPTURES = [
         damaged("capture", setting("capture.json", version=9)),
     ),
     Case(
-        "capture of another program", SCORE_DAMAGED, ("does not describe a capture", *AGAIN),
-        damaged("capture", setting("capture.json", format="other")),
-    ),
-    Case(
         "capture's shard cut off", SCORE_DAMAGED,
         ("capture/attention-00000.safetensors is cut off", *AGAIN),
         damaged("capture", cut("attention-*.safetensors")),

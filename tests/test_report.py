@@ -252,13 +252,6 @@ def test_highlighting_marks_words_and_leaves_the_text() -> None:
     assert '<b class="c"># &#34;x&#34;</b>' in html
 
 
-def test_numbers_are_written_for_people() -> None:
-    assert report_text.decimal(0.71249) == "0.712"
-    assert report_text.decimal(-0.02, 2, sign=True) == "\u22120.02"
-    assert report_text.decimal(-0.0001, 2, sign=True) == "+0.00"
-    assert report_text.decimal(math.inf) == "\u2013"
-
-
 def test_budget_curve_takes_the_best_selected_within_the_budget() -> None:
     def row(nodes: int, select: float, test: float) -> FrontRow:
         return FrontRow(nodes, select, select, test, 0.0, False, "", "")

@@ -133,14 +133,6 @@ def test_ids_alone_give_the_same_strings_and_stable_prefixes(load, name):
 
 
 @pytest.mark.shared
-def test_ids_alone_give_the_text_back(load):
-    for name in ("gpt2-tokenizer", "stories260k"):
-        vocabulary = Vocabulary(load(name))
-        (window,) = vocabulary.encode(TEXT, 200)
-        assert vocabulary.tokens_of(window.ids).text.strip() == TEXT.strip()
-
-
-@pytest.mark.shared
 def test_no_room_beside_the_special_tokens(load):
     with pytest.raises(InputError, match="at least 3"):
         Vocabulary(load("minilm-l6")).encode(TEXT, 2)
