@@ -78,10 +78,7 @@ class Capture:
         causal: bool | None = None,
         name: str = "arrays",
     ) -> Capture:
-        """Make a capture from attention that comes from anywhere else.
-
-        >>> Capture.from_arrays([["a", " b"]], [[[[[1, 0], [0.5, 0.5]]]]]).n_heads
-        1
+        """Make a capture from attention that comes from anywhere else; see the class.
 
         Args:
             tokens: per text its token strings (a leading space starts a word) or ``Tokens``.
@@ -135,9 +132,6 @@ class Capture:
     def packed(self, index: int) -> Array:
         """Return one text's attention of all heads, as stored.
 
-        >>> Capture.from_arrays([["a", " b"]], [[[[[1, 0], [0.5, 0.5]]]]]).packed(0).tolist()
-        [[1.0, 0.5, 0.5]]
-
         Returns:
             float16 (from disk) or float32, shape [n_heads, entries]; the visible entries row by
             row, n(n+1)/2 of them for a causal model and n*n otherwise. Rows sum to 1 within
@@ -176,9 +170,6 @@ class Capture:
 
     def matrix(self, index: int, layer: int, head: int) -> npt.NDArray[np.float32]:
         """Return the attention of one head on one text, rows summing to 1.
-
-        >>> Capture.from_arrays([["a", " b"]], [[[[[1, 0], [0.5, 0.5]]]]]).matrix(0, 0, 0)[1]
-        array([0.5, 0.5], dtype=float32)
 
         Returns:
             float32, shape [n, n]: queries down, keys across; zero above a causal diagonal.

@@ -64,9 +64,6 @@ def _batches(
 def attention_of(loaded: LoadedModel, batch: Sequence[Sequence[int]]) -> list[Any]:
     """Run one batch, padded on the right, and pack the attention of each text.
 
-    >>> [array.shape for array in attention_of(loaded, [[1, 2, 3], [4, 5]])]
-    [(144, 6), (144, 3)]
-
     Returns:
         per text a float16 array [heads, visible entries].
 

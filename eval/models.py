@@ -161,11 +161,7 @@ def _probe(network: Any, model: str, family: str) -> tuple[int, int]:
 
 
 def body(network: Any) -> Any:
-    """Return the stack of layers of a model, without the head on top of it.
-
-    >>> type(body(loaded.model)).__name__
-    'GPT2Model'
-    """
+    """Return the stack of layers of a model, as ``GPT2Model``, without the head on top of it."""
     return getattr(network, network.base_model_prefix, None) or network
 
 

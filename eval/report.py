@@ -36,11 +36,7 @@ BYTES_PER_HEAD = 20_000
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
-    """A test text with the head's attention and the program's, both (n, n).
-
-    >>> Example(("a", " b"), np.eye(2), np.eye(2), iou=1.0).tokens
-    ('a', ' b')
-    """
+    """A test text with the head's attention and the program's, both (n, n)."""
 
     tokens: tuple[str, ...]
     attention: npt.NDArray[np.float32]
@@ -118,11 +114,7 @@ def _examples(
 
 
 def render(data: ReportData) -> str:
-    """Return a report as HTML that needs nothing but itself.
-
-    >>> render(data)[:15]
-    '<!doctype html>'
-    """
+    """Return a report as HTML that needs nothing but itself."""
     from markupsafe import Markup
 
     script, style = (

@@ -16,11 +16,7 @@ REMEDY = "run `attn-dsl capture` again into a fresh directory"
 
 
 def tensor_name(index: int) -> str:
-    """Name the tensor of one text.
-
-    >>> tensor_name(12)
-    'attention.00012'
-    """
+    """Name the tensor of one text, as in ``attention.00012``."""
     return f"attention.{index:05d}"
 
 

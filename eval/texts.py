@@ -18,23 +18,12 @@ _SHARES = (0.6, 0.8)
 
 
 def text_hash(text: str) -> str:
-    """Hash a text by its content, the same on every machine.
-
-    >>> text_hash("Once upon a time")[:12]
-    'e286222c229e'
-
-    Returns:
-        SHA-256 of the UTF-8 bytes, 64 hexadecimal digits.
-    """
+    """Return the SHA-256 of a text's UTF-8 bytes, 64 hexadecimal digits."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def hash_fraction(text_hash: str, seed: int) -> float:
-    """Map a text's hash and a seed to a number that is uniform on [0, 1).
-
-    >>> round(hash_fraction("00", seed=0), 3)
-    0.631
-    """
+    """Map a text's hash and a seed to a number that is uniform on [0, 1)."""
     digest = hashlib.sha256(f"{seed}:{text_hash}".encode()).digest()
     return int.from_bytes(digest[:7], "big") / 2**56
 
@@ -42,11 +31,7 @@ def hash_fraction(text_hash: str, seed: int) -> float:
 def split_of(text_hash: str, seed: int) -> Part:
     """Say which part a text belongs to: weights are fitted, programs picked, figures shown.
 
-    >>> split_of("00", seed=0)
-    'select'
-
     Args:
-        text_hash: the hash of the text's content (see :func:`text_hash`).
         seed: another seed gives another, independent split.
     """
     fraction = hash_fraction(text_hash, seed)

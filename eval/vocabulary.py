@@ -81,9 +81,6 @@ class Vocabulary:
     def hash(self) -> str:
         """A hash of what decides how text turns into ids, the same in every process.
 
-        >>> Vocabulary(gpt2_tokenizer).hash[:8]
-        '7bc6677e'
-
         Padding and truncation settings do not count: they are a caller's, and calls change them.
 
         Returns:
