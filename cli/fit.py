@@ -84,8 +84,8 @@ def fit(
     try:
         with options.progress_bar(screen) as bar:
             watcher = Watcher(bar)
-            run = fits.fit(model, out=out, watch=watcher.tell, proposers=suggesting, **settings)
-            watcher.say("writing the report", None, None)
+            run = fits.fit(model, out=out, watch=watcher, proposers=suggesting, **settings)
+            bar.update(watcher.task, description="writing the report")
             from attn_dsl.eval.report import write_run_report
 
             write_run_report(run, settings["capture"])
@@ -106,16 +106,12 @@ class Watcher:
         self.bar, self.task = bar, bar.add_task("starting", total=None)
         self.shown: dict[str, str] = {}  # by head, the program that was told
 
-    def say(self, what: str, done: int | None, total: int | None) -> None:
-        """Show what is being done, and how much of it is."""
-        self.bar.update(self.task, description=what, completed=done, total=total)
-
-    def tell(self, progress: Progress) -> None:
+    def __call__(self, progress: Progress) -> None:
         """Show how far a fit is."""
         what = STAGES[progress.stage]
         if progress.stage == "search" and progress.rounds > 1:
             what = f"round {progress.number} of {progress.rounds}"
-        self.say(what, progress.done, progress.total)
+        self.bar.update(self.task, description=what, completed=progress.done, total=progress.total)
         r = progress.result
         if r is None or self.shown.get(r.label) == r.program:
             return
