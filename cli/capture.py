@@ -15,27 +15,21 @@ from attn_dsl.cli import options
 @click.option("--out", required=True, metavar="DIR", help="Where to store the capture.")
 @options.max_tokens_option()
 @options.max_texts_option()
-@click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True,
-              help="Windows that the model reads at once; it changes no result.")  # fmt: skip
-def capture(
-    model: str, text: str, out: str, max_tokens: int, max_texts: int, batch_size: int
-) -> None:
+def capture(model: str, text: str, out: str, max_tokens: int, max_texts: int) -> None:
     """Store the attention of every head of MODEL on a text.
 
     MODEL is a Hugging Face id or a directory. A capture that was interrupted goes on where it
     stopped when the same command is run again.
     """
     options.quiet_libraries()
-    from rich.progress import Progress
-
     from attn_dsl.eval.capture_write import write_capture
     from attn_dsl.eval.texts import read_texts
 
     texts = read_texts(text)
-    with Progress(console=options.console(stderr=True), transient=True) as bar:
+    with options.progress_bar(options.console(stderr=True)) as bar:
         task = bar.add_task("reading attention", total=None)
         made = write_capture(
-            model, texts, out, max_tokens=max_tokens, max_texts=max_texts, batch_size=batch_size,
+            model, texts, out, max_tokens=max_tokens, max_texts=max_texts,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )  # fmt: skip
     size = sum(file.stat().st_size for file in Path(out).rglob("*") if file.is_file())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import click
@@ -21,8 +20,8 @@ if TYPE_CHECKING:
 @click.option("--head", metavar="HEAD", help="The head that A and B are put into, as in L2H3.")
 @click.option("--replaced", metavar="LIST",
               help="Replace these heads by the run's programs on both sides, as in L2H3,L4.")  # fmt: skip
-@click.option("--model", metavar="MODEL", help="The run's model, if it has been moved.")
-@click.option("--capture", metavar="DIR", help="The run's attention, if it has been moved.")
+@options.moved_model_option()
+@options.moved_capture_option()
 @click.option("--html", metavar="FILE", help="Write a page instead.")
 @options.json_option()
 def compare(
@@ -48,14 +47,13 @@ def compare(
         comparing.write_page(found, opened.loaded.name, opened.loaded.causal, html)
         click.echo(html)
     elif as_json:
-        click.echo(json.dumps(found.to_json(), indent=1))
+        options.print_json(found.to_json())
     else:
         print_comparison(found, opened.loaded.name, opened.loaded.causal)
 
 
 def print_comparison(found: Comparison, model: str, causal: bool) -> None:
     """Print a comparison in 80 columns; what changed is bold."""
-    from rich.table import Table
     from rich.text import Text
 
     from attn_dsl.cli.show import visible
@@ -63,11 +61,8 @@ def print_comparison(found: Comparison, model: str, causal: bool) -> None:
     screen = options.console()
     layer, head = found.head
     screen.print(f"{model}, head L{layer}H{head}. A: {found.sides[0]}. B: {found.sides[1]}.\n")
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
     names = ("token", "next") if causal else ("masked",)
-    for name in (*names, "p in A", "p in B", "top in A", "top in B", "KL"):
-        right = name in ("p in A", "p in B", "KL")
-        table.add_column(name, justify="right" if right else "left", no_wrap=True)
+    rows = []
     for p in found.predictions:
         tops = zip(p.top, p.top_probability, strict=True)
         cells = [
@@ -75,8 +70,10 @@ def print_comparison(found: Comparison, model: str, causal: bool) -> None:
             *(f"{value:.3f}" for value in p.target_probability),
             *(f"{visible(token)[:11]} {value:.2f}" for token, value in tops), f"{p.kl:.3f}",
         ]  # fmt: skip
-        table.add_row(*(Text(cell, style="bold" if p.changed else "") for cell in cells))
-    screen.print(table)
+        rows.append([Text(cell, style="bold" if p.changed else "") for cell in cells])
+    best = ("top in A", "top in B")
+    columns = (*names, "p in A", "p in B", *best, "KL")
+    options.print_table(columns, rows, left=(*names, *best), gap=1)
     before, after = found.perplexity
     screen.print(
         f"\nThe most probable token changes at {found.changed} of {len(found.predictions)} "

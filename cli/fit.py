@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,7 @@ import click
 from attn_dsl.cli import language_model, options
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from rich.console import Console
+    from rich.progress import Progress as Bar
 
     from attn_dsl.eval.run import Run
     from attn_dsl.synth.runs.progress import Progress
@@ -74,18 +73,19 @@ def fit(
     if out is None:
         stem = Path(model or settings["capture"] or "demo").name
         out = f"runs/{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-    suggesting = None
-    if proposers is not None:
-        suggesting = [name.strip() for name in proposers.split(",") if name.strip()]
+    suggesting = None if proposers is None else list(options.name_list(proposers))
     settings["llm"] = language_model.chosen(settings, suggesting)
     if dry_run:
-        show_plan(model, out, suggesting, as_json, **settings)
+        from attn_dsl.cli.plan import print_plan
+
+        print_plan(model, out, suggesting, as_json, **settings)
         return
     screen = options.console(stderr=True)
     try:
-        with Watcher(screen) as watcher:
-            run = fits.fit(model, out=out, watch=watcher.tell, proposers=suggesting, **settings)
-            watcher.say("writing the report")
+        with options.progress_bar(screen) as bar:
+            watcher = Watcher(bar)
+            run = fits.fit(model, out=out, watch=watcher, proposers=suggesting, **settings)
+            bar.update(watcher.task, description="writing the report")
             from attn_dsl.eval.report import write_run_report
 
             write_run_report(run, settings["capture"])
@@ -99,52 +99,14 @@ def fit(
         print_run(run)
 
 
-def show_plan(
-    model: str | None, out: str, proposers: list[str] | None, as_json: bool, **given: Any
-) -> None:
-    """Print the plan of a fit."""
-    from attn_dsl.cli.plan import print_plan
-    from attn_dsl.synth.fit import settings_of
-    from attn_dsl.synth.runs.plan import plan
-
-    settings = settings_of(
-        given["seed"], given["max_evals"], given["max_nodes"], given["effort"],
-        given["rounds"], proposers, llm=given["llm"], allow_lookahead=given["allow_lookahead"],
-    )  # fmt: skip
-    found = plan(
-        model, given["text"], given["capture"], settings, out=out,
-        **{key: given[key] for key in ("heads", "max_tokens", "max_texts", "jobs", "timeout")},
-    )  # fmt: skip
-    print_plan(found, as_json)
-
-
 class Watcher:
     """Shows progress on the terminal: a bar, and one line for each head as it is finished."""
 
-    def __init__(self, screen: Console) -> None:
-        from rich import progress
+    def __init__(self, bar: Bar) -> None:
+        self.bar, self.task = bar, bar.add_task("starting", total=None)
+        self.shown: dict[str, str] = {}  # by head, the program that was told
 
-        self.screen = screen
-        self.bar = progress.Progress(
-            progress.TextColumn("{task.description:<17}"), progress.BarColumn(bar_width=None),
-            progress.MofNCompleteColumn(), progress.TimeElapsedColumn(),
-            console=screen, transient=True,
-        )  # fmt: skip
-        self.task = self.bar.add_task("starting", total=None)
-        self.shown: dict[str, str] = {}
-
-    def __enter__(self) -> Watcher:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-
-    def say(self, text: str) -> None:
-        """Show what is being done, without a count."""
-        self.bar.update(self.task, description=text, total=None)
-
-    def tell(self, progress: Progress) -> None:
+    def __call__(self, progress: Progress) -> None:
         """Show how far a fit is."""
         what = STAGES[progress.stage]
         if progress.stage == "search" and progress.rounds > 1:
@@ -154,11 +116,11 @@ class Watcher:
         if r is None or self.shown.get(r.label) == r.program:
             return
         if not self.shown:
-            self.screen.print("head     IoU on test texts    control  nodes  category")
+            self.bar.console.print("head     IoU on test texts    control  nodes  category")
         self.shown[r.label] = r.program
         iou = r.test["iou"]
         interval = f"{iou.mean:.3f} [{iou.low:.3f}, {iou.high:.3f}]"
-        self.screen.print(
+        self.bar.console.print(
             f"{r.label}   {interval}   {r.best_control[1]:.3f}  {r.nodes:6}  {r.category}"
         )
 
@@ -180,17 +142,19 @@ def summary(run: Run) -> dict[str, Any]:
 
 def print_run(run: Run) -> None:
     """Print the heads of a run, the front of the best explained one, and the means."""
+    from attn_dsl.eval.report_text import terms_line
+
     screen, results = options.console(), run.results
     options.print_table(
-        ("head", "IoU", "no sink", "JSD", "top-1", "control", "nodes", "strongest term"),
+        ("head", "IoU", "no sink", "JSD", "top-1", "control", "nodes", "terms"),
         [
             (
                 r.label, *(f"{r.test[name].mean:.3f}" for name in SHOWN),
-                f"{r.best_control[1]:.3f}", str(r.nodes), first_term(r.program),
+                f"{r.best_control[1]:.3f}", str(r.nodes), terms_line(r.program),
             )
             for r in results
         ],
-        cut="strongest term",
+        left=("head",), cut="terms",
     )  # fmt: skip
     best = max(results, key=lambda r: r.gain)
     screen.print(f"\n[bold]Hall of fame of {best.label}[/], furthest above its best control:")
@@ -198,7 +162,7 @@ def print_run(run: Run) -> None:
         ("nodes", "IoU select", "IoU test", "gain/node", ""),
         [
             (
-                f"{row.nodes:>5}", f"{row.iou_select:.3f}", f"{row.iou_test:.3f}",
+                str(row.nodes), f"{row.iou_select:.3f}", f"{row.iou_test:.3f}",
                 f"{row.gain_by_node:.4f}", "<- chosen" if row.chosen else "",
             )
             for row in best.front
@@ -250,9 +214,3 @@ def some(heads: list[str], most: int = 12) -> str:
     """
     shown = ", ".join(heads[:most])
     return shown if len(heads) <= most else f"{shown} and {len(heads) - most} others"
-
-
-def first_term(source: str) -> str:
-    """Return the first term of a program, for tables."""
-    terms = source.split(":\n", 1)[-1].strip().splitlines()
-    return terms[0].strip() if terms else "uniform"

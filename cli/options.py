@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,8 @@ from attn_dsl.dsl.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
+    from rich.text import Text
 
     from attn_dsl.eval.capture import Capture
 
@@ -38,6 +40,12 @@ lookahead_option = partial(
 json_option = partial(
     click.option, "--json", "as_json", is_flag=True, help="Print JSON instead of a table."
 )
+moved_model_option = partial(
+    click.option, "--model", metavar="MODEL", help="The run's model, if it has been moved."
+)
+moved_capture_option = partial(
+    click.option, "--capture", metavar="DIR", help="The run's attention, if it has been moved."
+)
 seed_option = partial(
     click.option, "--seed", type=click.IntRange(0), default=0, show_default=True,
     help="Decides everything that is drawn: the split, samples, resampling.",
@@ -59,26 +67,52 @@ def print_json(value: Any, **settings: Any) -> None:
 
 
 def print_table(
-    columns: Sequence[str], rows: Iterable[Sequence[str]], *, cut: str | None = None
-) -> None:
-    """Print a table: its first column is aligned to the left, the others are numbers.
+    columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *,
+    left: Collection[str] = (), cut: str | None = None, gap: int = 2,
+) -> None:  # fmt: skip
+    """Print a table, its columns aligned to the right.
 
     Args:
+        left: the columns of text, which are aligned to the left.
         cut: a column of text that has the room that is left, and is cut off there.
+        gap: spaces between columns.
     """
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold", expand=cut is not None)
-    for at, name in enumerate(columns):
+    padding = (0, gap, 0, 0)
+    table = Table(
+        box=None, pad_edge=False, header_style="bold", padding=padding, expand=cut is not None
+    )
+    for name in columns:
         if name == cut:
             table.add_column(name, overflow="ellipsis", no_wrap=True, ratio=1)
-        elif at:
-            table.add_column(name, justify="right", no_wrap=True)
-        else:
+        elif name in left:
             table.add_column(name, overflow="fold")
+        else:
+            table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
     console().print(table)
+
+
+def progress_bar(screen: Console) -> Progress:
+    """Return a bar that shows what is done, how much of it, and for how long; then it goes."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    return Progress(
+        TextColumn("{task.description:<24}"), BarColumn(bar_width=None), MofNCompleteColumn(),
+        TimeElapsedColumn(), console=screen, transient=True,
+    )  # fmt: skip
+
+
+def name_list(text: str | None) -> tuple[str, ...]:
+    """Read names that are separated by commas.
+
+    >>> name_list("iou, damage")
+    ('iou', 'damage')
+    """
+    return tuple(name for part in (text or "").split(",") if (name := part.strip()))
 
 
 def quiet_libraries() -> None:

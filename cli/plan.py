@@ -1,9 +1,9 @@
-"""How `attn-dsl fit --dry-run` shows a plan."""
+"""What `attn-dsl fit --dry-run` prints: the plan of a fit."""
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,22 +13,31 @@ if TYPE_CHECKING:
     from attn_dsl.synth.runs.plan import Plan
 
 
-def print_plan(plan: Plan, as_json: bool) -> None:
-    """Print a plan as a table, or as JSON."""
-    if as_json:
-        shown = {**plan.to_json(), "estimate": estimate(plan)}
-        click.echo(json.dumps(shown, indent=1, sort_keys=True))
-        return
-    from rich.table import Table
+def print_plan(
+    model: str | None, out: str, proposers: Sequence[str] | None, as_json: bool, **given: Any
+) -> None:
+    """Print what a fit of these settings would do, as names and values or as JSON."""
+    from attn_dsl.synth.fit import settings_of
+    from attn_dsl.synth.runs.plan import plan
 
-    screen = options.console()
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for name, value in lines(plan):
-        table.add_row(f"[bold]{name}[/]", value)
-    screen.print(table)
-    screen.print(f"\n{estimate(plan)} Nothing was loaded or written.")
-    for warning in plan.warnings:
-        screen.print(f"[bold]Note:[/] {warning}.")
+    settings = settings_of(
+        given["seed"], given["max_evals"], given["max_nodes"], given["effort"],
+        given["rounds"], proposers, llm=given["llm"], allow_lookahead=given["allow_lookahead"],
+    )  # fmt: skip
+    found = plan(
+        model, given["text"], given["capture"], settings, out=out,
+        **{key: given[key] for key in ("heads", "max_tokens", "max_texts", "jobs", "timeout")},
+    )  # fmt: skip
+    if as_json:
+        options.print_json({**found.to_json(), "estimate": estimate(found)}, sort_keys=True)
+        return
+    page = click.HelpFormatter(max_width=80)
+    page.write_dl(lines(found))
+    page.write_paragraph()
+    page.write_text(f"{estimate(found)} Nothing was loaded or written.")
+    for warning in found.warnings:
+        page.write_text(f"Note: {warning}.")
+    click.echo(page.getvalue(), nl=False)
 
 
 def estimate(plan: Plan) -> str:
@@ -44,6 +53,8 @@ def estimate(plan: Plan) -> str:
 
 def lines(plan: Plan) -> list[tuple[str, str]]:
     """Write a plan as names and values."""
+    from rich.filesize import decimal as size
+
     shape, settings = plan.shape, plan.settings
     heads = f"{shape.layers} layers of {shape.heads_per_layer} heads"
     known = "" if shape.parameters is None else f", {shape.parameters / 1e6:,.1f} M parameters"
@@ -67,19 +78,6 @@ def lines(plan: Plan) -> list[tuple[str, str]]:
         ("memory", f"{size(plan.memory_bytes)}{memory}"),
         ("time", f"about {time(plan.seconds)}{limit} ({parts})"),
     ]  # fmt: skip
-
-
-def size(count: float) -> str:
-    """Write a number of bytes.
-
-    >>> size(2_400_000), size(71e9)
-    ('2.4 MB', '71 GB')
-    """
-    for unit, bytes_ in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= bytes_:
-            value = count / bytes_
-            return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
-    return f"{count:.0f} B"
 
 
 def time(seconds: float) -> str:

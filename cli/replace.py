@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,8 +45,8 @@ TITLES = {"programs": "Programs", "tuned": "Tuned programs"}
 @click.option("--max-tokens", type=click.IntRange(2), metavar="N",
               help="Cut --text into windows of N tokens; by default as the run did.")  # fmt: skip
 @options.max_texts_option()
-@click.option("--model", metavar="MODEL", help="The run's model, if it has been moved.")
-@click.option("--capture", metavar="DIR", help="The run's attention, if it has been moved.")
+@options.moved_model_option()
+@options.moved_capture_option()
 @click.option("--device", metavar="NAME", help="Where the model runs, as in cuda; cpu by default.")
 @click.option("--out", metavar="DIR", help="Where the results go; RUN itself by default.")
 @click.option("--overwrite", is_flag=True, help="Replace finished results of other settings.")
@@ -62,30 +62,21 @@ def replace(
     saw, beside the same heads replaced by controls.
     """
     options.quiet_libraries()
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
     from attn_dsl.eval.replace.experiment import Options, replace_run
     from attn_dsl.eval.replace.replaced_model import open_replaced_model
 
     chosen = Options(
-        orders=_list(order),
-        tasks=_list(tasks or ""),
-        out=None if out is None else Path(out),
-        **asked,
-    )
-    screen = options.console(stderr=True)
-    bar = Progress(
-        TextColumn("{task.description:<24}"), BarColumn(bar_width=None),
-        TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn(),
-        console=screen, transient=True,
+        orders=options.name_list(order), tasks=options.name_list(tasks),
+        out=None if out is None else Path(out), **asked,
     )  # fmt: skip
-    stage = bar.add_task("loading the model", total=1)
-
-    def tell(what: str, done: int, total: int) -> None:
-        bar.update(stage, description=what, completed=done, total=total)
-
+    screen = options.console(stderr=True)
     try:
-        with bar:
+        with options.progress_bar(screen) as bar:
+            stage = bar.add_task("loading the model", total=1)
+
+            def tell(what: str, done: int, total: int) -> None:
+                bar.update(stage, description=what, completed=done, total=total)
+
             opened = open_replaced_model(
                 run, model=model, capture=capture, device=device, nodes=nodes
             )
@@ -94,13 +85,9 @@ def replace(
         screen.print("stopped; what was measured is kept, and the same command goes on from there")
         raise
     if as_json:
-        click.echo(json.dumps(outcome.to_json(), indent=1))
+        options.print_json(outcome.to_json())
     else:
         print_outcome(outcome, files, opened.loaded.causal, chosen.text is None)
-
-
-def _list(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def print_outcome(outcome: Outcome, files: Iterable[Path], causal: bool, own: bool) -> None:
@@ -116,17 +103,19 @@ def print_outcome(outcome: Outcome, files: Iterable[Path], causal: bool, own: bo
         points = [point for point in outcome.points if point.order == order]
         taken = TAKEN.get(order, order)
         screen.print(f"Growth of perplexity in percent, heads taken {taken}:")
-        screen.print(growth_table(points), "")
+        print_growth(points)
         for source, title in TITLES.items():
             if chosen := [p for p in points if p.source == source]:
-                screen.print(f"{title}, {taken}:")
-                screen.print(measures_table(chosen), "")
+                screen.print(f"\n{title}, {taken}:")
+                print_measures(chosen)
+        screen.print()
     if tuning := outcome.extra.get("tuning"):
-        print_tuning(tuning, screen)
+        print_tuning(tuning)
     if tasks := outcome.extra.get("tasks"):
         heads = len(outcome.points[0].heads)
         screen.print(f"Tasks, before and after {heads} heads are replaced (95 % over items):")
-        screen.print(tasks_table(tasks), "")
+        print_tasks(tasks)
+        screen.print()
     for note in outcome.notes:
         screen.print(note)
     screen.print("Brackets are 95 % intervals over texts, in pairs with the original model.")
@@ -134,63 +123,51 @@ def print_outcome(outcome: Outcome, files: Iterable[Path], causal: bool, own: bo
         screen.print(str(file), soft_wrap=True, markup=False)
 
 
-def table_of(names: Iterable[str], rows: Iterable[Sequence[str]], left: int = 0) -> Any:
-    """Lay out a table whose columns are aligned to the right, but the first ones to the left."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
-    for at, name in enumerate(names):
-        if at < left:
-            table.add_column(name, overflow="ellipsis", no_wrap=True, max_width=19)
-        else:
-            table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def growth_table(points: Sequence[Point]) -> Any:
-    """Lay out fractions down, programs and baselines across."""
+def print_growth(points: Sequence[Point]) -> None:
+    """Print fractions down, programs and baselines across."""
     sources = list(dict.fromkeys(point.source for point in points))
     rows: dict[tuple, list[str]] = {}
     for point in points:
         start = [str(len(point.heads)), f"{100 * point.fraction:.3g} %"]
         ratio = point.effect.ratio
-        interval = f" {interval_of(ratio.low, ratio.high)}" if point.source in TITLES else ""
-        rows.setdefault(point.heads, start).append(number(ratio.mean) + interval)
-    return table_of(("heads", "share", *(HEADINGS.get(s, s) for s in sources)), rows.values())
+        cell = growth(ratio.mean, ratio.low, ratio.high)
+        rows.setdefault(point.heads, start).append(
+            cell if point.source in TITLES else growth(ratio.mean)
+        )
+    columns = ("heads", "share", *(HEADINGS.get(s, s) for s in sources))
+    options.print_table(columns, rows.values(), gap=1)
 
 
-def interval_of(low: float, high: float) -> str:
-    """Write the interval of a ratio of perplexities, in percent, for a rich table."""
-    return f"\\[{number(low).lstrip('+')}, {number(high).lstrip('+')}]"
+def growth(ratio: float, *interval: float) -> str:
+    """Write a ratio of perplexities as a growth in percent, with the ends of its interval if given.
 
-
-def number(ratio: float) -> str:
-    """Write a ratio of perplexities as a growth in percent.
-
-    >>> number(1.0213), number(9.04), number(0.998)
-    ('+2.1', '+804', '-0.2')
+    >>> growth(1.0213), growth(9.04), growth(0.998), growth(1.02, 1.01, 1.03)
+    ('+2.1', '+804', '-0.2', '+2.0 [1.0, 3.0]')
     """
     cost = 100 * (ratio - 1.0)
-    if abs(cost) >= 1e5:
-        return f"{cost:+.0e}"
-    return f"{cost:+.1f}" if abs(cost) < 99.5 else f"{cost:+.0f}"
+    style = "+.0e" if abs(cost) >= 1e5 else "+.1f" if abs(cost) < 99.5 else "+.0f"
+    ends = ", ".join(growth(end).lstrip("+") for end in interval)
+    return f"{cost:{style}}" + (f" [{ends}]" if ends else "")
 
 
-def measures_table(points: Sequence[Point]) -> Any:
-    """Lay out fractions down, measures across, each with its interval."""
-    rows = []
-    for point in points:
-        found = point.effect
-        measures = ((found.perplexity, ".2f"), (found.kl, ".3f"), (found.top1, ".3f"))
-        cells = [f"{e.mean:{d}} \\[{e.low:{d}}, {e.high:{d}}]" for e, d in measures]
-        rows.append((str(len(point.heads)), *cells))
-    return table_of(("heads", "perplexity", "KL, nats", "top-1 agreement"), rows)
+def interval(found: Mapping[str, float], style: str) -> str:
+    """Write a mean with its interval."""
+    return f"{found['mean']:{style}} [{found['low']:{style}}, {found['high']:{style}}]"
 
 
-def print_tuning(tuning: dict[str, Any], screen: Any) -> None:
+def print_measures(points: Sequence[Point]) -> None:
+    """Print fractions down, measures across, each with its interval."""
+    measures = (("perplexity", ".2f"), ("kl", ".3f"), ("top1", ".3f"))
+    rows = [
+        (str(len(p.heads)), *(interval(asdict(getattr(p.effect, name)), d) for name, d in measures))
+        for p in points
+    ]
+    options.print_table(("heads", "perplexity", "KL, nats", "top-1 agreement"), rows, gap=1)
+
+
+def print_tuning(tuning: dict[str, Any]) -> None:
     """Print what tuning did to IoU, and the trade-off of IoU against perplexity."""
+    screen = options.console()
     first, best = tuning["history"][0], tuning["history"][tuning["best"]]
     before, after = tuning["mean_iou_before"], tuning["mean_iou_after"]
     what = "lowers" if after["mean"] < before["mean"] else "raises"
@@ -203,25 +180,22 @@ def print_tuning(tuning: dict[str, Any], screen: Any) -> None:
     screen.print("On the way from the fitted weights (0 %) to the tuned ones (100 %), all of them:")
     rows = []
     for row in tuning["tradeoff"]:
-        iou, ratio = row["iou"], row["ratio"]
-        rows.append((
-            f"{100 * row['share']:.0f} %",
-            f"{iou['mean']:.3f} \\[{iou['low']:.3f}, {iou['high']:.3f}]",
-            f"{number(ratio['mean'])} {interval_of(ratio['low'], ratio['high'])}",
-        ))  # fmt: skip
-    screen.print(table_of(("way", "IoU", "perplexity, %"), rows), "")
+        ratio = growth(*(row["ratio"][end] for end in ("mean", "low", "high")))
+        rows.append((f"{100 * row['share']:.0f} %", interval(row["iou"], ".3f"), ratio))
+    options.print_table(("way", "IoU", "perplexity, %"), rows, gap=1)
+    screen.print()
 
 
-def tasks_table(tasks: Sequence[dict[str, Any]]) -> Any:
-    """Lay out the tasks' metrics before and after."""
+def print_tasks(tasks: Sequence[dict[str, Any]]) -> None:
+    """Print the tasks' metrics before and after."""
     rows = []
     for row in tasks:
-        change = row["difference"]
+        before, after, change = row["before"], row["after"], row["difference"]
         known = change["low"] == change["low"]  # not a number where items have none
-        interval = f" \\[{change['low']:+.3f}, {change['high']:+.3f}]" if known else ""
         rows.append((
             row["task"] + (" (tuned)" if row["source"] == "tuned" else ""), row["metric"],
-            str(row["before"]["texts"]), f"{row['before']['mean']:.3f}",
-            f"{row['after']['mean']:.3f}", f"{change['mean']:+.3f}{interval}",
+            str(before["texts"]), f"{before['mean']:.3f}", f"{after['mean']:.3f}",
+            interval(change, "+.3f") if known else f"{change['mean']:+.3f}",
         ))  # fmt: skip
-    return table_of(("task", "metric", "items", "before", "after", "difference"), rows, left=2)
+    columns = ("task", "metric", "items", "before", "after", "difference")
+    options.print_table(columns, rows, left=columns[:2], gap=1)

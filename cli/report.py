@@ -9,7 +9,7 @@ from attn_dsl.cli import options
 
 @click.command()
 @click.argument("run")
-@click.option("--capture", metavar="DIR", help="The run's attention, if it has been moved.")
+@options.moved_capture_option()
 def report(run: str, capture: str | None) -> None:
     """Write report.html of RUN, one file that needs nothing but itself."""
     options.quiet_libraries()

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from attn_dsl.compiler.program import Program
     from attn_dsl.eval.capture import Capture
 
+SHOWN = ("iou", "iou_low", "iou_high", "iou_no_sink", "jsd", "top1")
+"""The figures of the table."""
+
 
 @click.command()
 @click.argument("program", nargs=-1, required=True)
@@ -62,18 +65,23 @@ def score(
             raise InputError(f"{attention.n_texts} texts are too few: none is left to test on")
         found = _measure(programs, attention, chosen, texts)
     rows = [
-        _row(file, one, layer, head, {name: x[:, i, j] for name, x in found.items()}, seed)
-        for i, (layer, head) in enumerate(chosen)
+        _row(file, one, head, {name: x[:, i, j] for name, x in found.items()}, seed)
+        for i, head in enumerate(chosen)
         for j, (file, one) in enumerate(zip(files, programs, strict=True))
     ]
     if as_json:
         options.print_json(rows)
         return
-    shown = []
+    shown: list[tuple[str, ...]] = []
     for file in dict.fromkeys(files):
-        own = sorted((r for r in rows if r["program"] == file), key=lambda r: -r["iou"])
-        shown += [_line(r, first=at == 0) for at, r in enumerate(own[:top])]
-    options.print_table(("program", "head", "IoU", "95 %", "no sink", "JSD", "top-1"), shown)
+        own = sorted((r for r in rows if r["program"] == file), key=lambda r: -r["iou"])[:top]
+        name = Path(file).name + (" (looks ahead)" if own[0]["lookahead"] else "")
+        for at, r in enumerate(own):
+            iou, low, high, *others = (f"{r[x]:.3f}" for x in SHOWN)
+            head = f"L{r['layer']}H{r['head']}"
+            shown.append(("" if at else name, head, iou, f"{low}-{high}", *others))
+    columns = ("program", "head", "IoU", "95 %", "no sink", "JSD", "top-1")
+    options.print_table(columns, shown, left=("program",))
     mean = sum(len(attention.tokens(i)) for i in texts) / len(texts)
     options.console().print(f"{len(texts)} test texts of {mean:.0f} tokens in the mean.")
 
@@ -101,7 +109,7 @@ def _measure(
 
 
 def _row(
-    file: str, program: Program, layer: int, head: int, metrics: dict[str, np.ndarray], seed: int
+    file: str, program: Program, head: tuple[int, int], metrics: dict[str, np.ndarray], seed: int
 ) -> dict[str, Any]:
     """Return what is said of one program on one head."""
     from attn_dsl.eval.metrics import bootstrap
@@ -109,17 +117,7 @@ def _row(
     iou = bootstrap(metrics["iou"], seed)
     means = {name: float(values.mean()) for name, values in metrics.items() if name != "iou"}
     return {
-        "program": file, "nodes": program.nodes, "layer": layer, "head": head, "iou": iou.mean,
-        "iou_low": iou.low, "iou_high": iou.high, **means, "texts": iou.texts,
+        "program": file, "nodes": program.nodes, "layer": head[0], "head": head[1],
+        "iou": iou.mean, "iou_low": iou.low, "iou_high": iou.high, **means, "texts": iou.texts,
         "lookahead": list(program.facts.lookahead),
     }  # fmt: skip
-
-
-def _line(r: dict[str, Any], first: bool) -> tuple[str, ...]:
-    """Return a row of the table; the program is named in the first of its rows."""
-    mark = " (looks ahead)" if r["lookahead"] else ""
-    return (
-        Path(r["program"]).name + mark if first else "", f"L{r['layer']}H{r['head']}",
-        f"{r['iou']:.3f}", f"{r['iou_low']:.3f}-{r['iou_high']:.3f}",
-        *(f"{r[name]:.3f}" for name in ("iou_no_sink", "jsd", "top1")),
-    )  # fmt: skip

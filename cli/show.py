@@ -72,25 +72,19 @@ def draw(strings: tuple[str, ...], matrix: Any) -> list[str]:
     names = [visible(s) for s in strings]
     wide = max(len(name) for name in names)
     if len(names) <= WIDE:
-        digits = "".join(f"{i % 100:>2}" for i in range(len(names)))
-        return [
-            "each row is a query, each column a key; dark is strong, @ is all weight",
-            f"{'':>{wide}}    {digits}",
-            *(
-                f"{name:>{wide}} {q:>2} " + "".join(f" {_shade(w)}" for w in matrix[q])
-                for q, name in enumerate(names)
-            ),
-        ]
-    lines = ["each query with the keys that it attends to most"]
+        lines = ["each row is a query, each column a key; dark is strong, @ is all weight"]
+        lines.append(f"{'':>{wide}}    " + "".join(f"{i % 100:>2}" for i in range(len(names))))
+    else:
+        lines = ["each query with the keys that it attends to most"]
     for q, name in enumerate(names):
+        if len(names) <= WIDE:
+            levels = (round(float(w) ** 0.5 * (len(SHADES) - 1)) for w in matrix[q])
+            lines.append(f"{name:>{wide}} {q:>2} " + "".join(f" {SHADES[x]}" for x in levels))
+            continue
         best = sorted(range(len(names)), key=lambda k: (-matrix[q, k], k))[:4]
         keys = "  ".join(f"{names[k]}@{k} {matrix[q, k]:.2f}" for k in best if matrix[q, k] >= 0.01)
         lines.append(f"{q:>4} {name:>{wide}}  {keys}")
     return lines
-
-
-def _shade(weight: float) -> str:
-    return SHADES[min(round(float(weight) ** 0.5 * (len(SHADES) - 1)), len(SHADES) - 1)]
 
 
 def visible(string: str) -> str:

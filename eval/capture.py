@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,8 @@ import numpy.typing as npt
 
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.tokens import Tokens
-from attn_dsl.eval.capture_arrays import packed_arrays
-from attn_dsl.eval.capture_files import Record, check_files, read_capture
-from attn_dsl.eval.shards import REMEDY, Array, Store, n_entries, normalise_rows
+from attn_dsl.eval.capture_files import Record, read_capture
+from attn_dsl.eval.shards import REMEDY, Array, Shards, n_entries, normalise_rows
 from attn_dsl.eval.texts import PARTS, Part, hash_fraction, split_of
 
 MIN_SOURCES = 10
@@ -46,7 +45,6 @@ class Capture:
         store: the packed attention of each text.
         meta: what the capture's file says about itself (model, revision, settings, versions).
         path: the directory, None for a capture in memory.
-        indices: for a part of a capture, which texts of the store it has.
     """
 
     name: str
@@ -54,10 +52,9 @@ class Capture:
     heads_per_layer: int
     causal: bool
     records: tuple[Record, ...]
-    store: Store
+    store: Shards | tuple[Array, ...]
     meta: Mapping[str, Any] = field(default_factory=dict)
     path: Path | None = None
-    indices: tuple[int, ...] | None = None
 
     @classmethod
     def open(cls, path: Path | str) -> Capture:
@@ -81,10 +78,7 @@ class Capture:
         causal: bool | None = None,
         name: str = "arrays",
     ) -> Capture:
-        """Make a capture from attention that comes from anywhere else.
-
-        >>> Capture.from_arrays([["a", " b"]], [[[[[1, 0], [0.5, 0.5]]]]]).n_heads
-        1
+        """Make a capture from attention that comes from anywhere else; see the class.
 
         Args:
             tokens: per text its token strings (a leading space starts a word) or ``Tokens``.
@@ -97,6 +91,8 @@ class Capture:
             InputError: shapes that do not fit, entries that are negative or not finite, rows
                 that do not sum to 1 within 0.01, or mass above the diagonal of a causal model.
         """
+        from attn_dsl.eval.capture_arrays import packed_arrays
+
         return cls(name=name, meta={"name": name}, **packed_arrays(tokens, attention, causal))
 
     @property
@@ -112,14 +108,10 @@ class Capture:
     @cached_property
     def hash(self) -> str:
         """A hash of everything in the capture; the same data gives the same hash."""
-        if self.indices is None and "hash" in self.meta:
-            return str(self.meta["hash"])
-        digest = hashlib.sha256(
-            json.dumps([self.n_layers, self.heads_per_layer, self.causal]).encode()
-        )
         if "hash" in self.meta:
-            digest.update(json.dumps([self.meta["hash"], self.indices]).encode())
-            return digest.hexdigest()
+            return str(self.meta["hash"])
+        sizes = json.dumps([self.n_layers, self.heads_per_layer, self.causal])
+        digest = hashlib.sha256(sizes.encode())
         for index, record in enumerate(self.records):
             digest.update(record.own_hash.encode())
             digest.update(np.ascontiguousarray(self.packed(index)).tobytes())
@@ -138,10 +130,7 @@ class Capture:
         return self.records[index].source_hash
 
     def packed(self, index: int) -> Array:
-        """Return one text's attention of all heads, as stored, without copying.
-
-        >>> Capture.from_arrays([["a", " b"]], [[[[[1, 0], [0.5, 0.5]]]]]).packed(0).tolist()
-        [[1.0, 0.5, 0.5]]
+        """Return one text's attention of all heads, as stored.
 
         Returns:
             float16 (from disk) or float32, shape [n_heads, entries]; the visible entries row by
@@ -151,7 +140,7 @@ class Capture:
         Raises:
             InputError: the shard is damaged.
         """
-        array = self.store[index if self.indices is None else self.indices[index]]
+        array = self.store[index]
         wanted = (self.n_heads, n_entries(len(self.tokens(index)), self.causal))
         if array.shape != wanted:
             raise InputError(
@@ -182,9 +171,6 @@ class Capture:
     def matrix(self, index: int, layer: int, head: int) -> npt.NDArray[np.float32]:
         """Return the attention of one head on one text, rows summing to 1.
 
-        >>> Capture.from_arrays([["a", " b"]], [[[[[1, 0], [0.5, 0.5]]]]]).matrix(0, 0, 0)[1]
-        array([0.5, 0.5], dtype=float32)
-
         Returns:
             float32, shape [n, n]: queries down, keys across; zero above a causal diagonal.
 
@@ -196,13 +182,10 @@ class Capture:
                 f"{self.name} has no head L{layer}H{head}: layers go from 0 to "
                 f"{self.n_layers - 1}, heads from 0 to {self.heads_per_layer - 1}"
             )
-        n = len(self.tokens(index))
+        from attn_dsl.compiler.evaluate import unpack
+
         values = self.attention(index, [layer * self.heads_per_layer + head])[0]
-        if not self.causal:
-            return values.reshape(n, n)
-        matrix = np.zeros((n, n), np.float32)
-        matrix[np.tri(n, dtype=bool)] = values
-        return matrix
+        return unpack(values, len(self.tokens(index)), self.causal)
 
     def split(self, seed: int) -> dict[Part, list[int]]:
         """Split the texts into fit, select and test (60/20/20) by a seeded hash of content.
@@ -214,15 +197,7 @@ class Capture:
         All windows of a source text fall into one part. :meth:`split_rule` says what is done
         where there are too few texts for that.
         """
-        unit = self._split_units()
-        part_of = {one: split_of(one, seed) for one in unit}
-        if self._ranked(unit, seed):
-            units = sorted(part_of, key=lambda one: hash_fraction(one, seed))
-            held = max(1, round(0.2 * len(units)))
-            first = max(1, len(units) - 2 * held)
-            cuts = (first, max(first, len(units) - held))
-            part_of = {one: PARTS[sum(at >= cut for cut in cuts)] for at, one in enumerate(units)}
-        return {part: [i for i, u in enumerate(unit) if part_of[u] == part] for part in PARTS}
+        return self._split(seed)[0]
 
     def split_rule(self, seed: int) -> str:
         """Say what :meth:`split` splits, for reports.
@@ -234,39 +209,23 @@ class Capture:
             units are ordered by it and cut at 60 and 80 %; with fewer than three of them
             ``select`` and then ``test`` stay empty.
         """
-        ranked = " by rank" if self._ranked(self._split_units(), seed) else ""
-        return ("texts" if self._n_sources >= MIN_SOURCES else "windows") + ranked
+        return self._split(seed)[1]
 
-    @cached_property
-    def _n_sources(self) -> int:
-        return len({record.source_hash for record in self.records})
-
-    def _split_units(self) -> list[str]:
-        """Return per text the hash that decides its part."""
-        if self._n_sources >= MIN_SOURCES:
-            return [record.source_hash for record in self.records]
-        return [record.own_hash for record in self.records]
-
-    def _ranked(self, unit: Sequence[str], seed: int) -> bool:
-        """Say whether hashes alone leave a part empty, so that parts are cut by rank."""
-        return len({split_of(one, seed) for one in set(unit)}) < len(PARTS)
-
-    def subset(self, indices: Iterable[int]) -> Capture:
-        """Return a capture of some of the texts, in the order given; nothing is copied.
-
-        Raises:
-            InputError: there is no text of such a number.
-        """
-        chosen = tuple(int(index) for index in indices)
-        wrong = [index for index in chosen if not 0 <= index < self.n_texts]
-        if wrong:
-            raise InputError(f"there is no text {wrong[0]}; texts go from 0 to {self.n_texts - 1}")
-        base = self.indices
-        return replace(
-            self,
-            records=tuple(self.records[index] for index in chosen),
-            indices=chosen if base is None else tuple(base[index] for index in chosen),
-        )
+    def _split(self, seed: int) -> tuple[dict[Part, list[int]], str]:
+        """Split the texts; say what was split, and how."""
+        unit, rule = [record.source_hash for record in self.records], "texts"
+        if len(set(unit)) < MIN_SOURCES:
+            unit, rule = [record.own_hash for record in self.records], "windows"
+        part_of = {one: split_of(one, seed) for one in unit}
+        if len(set(part_of.values())) < len(PARTS):
+            rule += " by rank"
+            units = sorted(part_of, key=lambda one: hash_fraction(one, seed))
+            held = max(1, round(0.2 * len(units)))
+            first = max(1, len(units) - 2 * held)
+            cuts = (first, max(first, len(units) - held))
+            part_of = {one: PARTS[sum(at >= cut for cut in cuts)] for at, one in enumerate(units)}
+        parts = {part: [i for i, u in enumerate(unit) if part_of[u] == part] for part in PARTS}
+        return parts, rule
 
     def check_tokenizer(self, tokenizer_hash: str) -> None:
         """Make sure that a tokenizer is the one that the texts were cut with.
@@ -281,14 +240,3 @@ class Capture:
                 f"({str(known)[:12]} there, {tokenizer_hash[:12]} here); use the model that was "
                 "captured, or capture this one"
             )
-
-    def verify(self) -> None:
-        """Read everything and compare it with the hashes that were stored.
-
-        Raises:
-            InputError: a file is not what was written; its name and the remedy are given.
-        """
-        if self.path is not None:
-            check_files(self.path, self.meta, hashes=True)
-            for index in range(self.n_texts):
-                self.packed(index)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from attn_dsl.compiler.evaluate import pack
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.capture_files import Record
@@ -32,34 +33,29 @@ def packed_arrays(
             f"there are {len(texts)} texts but attention for {len(arrays)}; give one array "
             "[layers, heads, n, n] per text"
         )
-    rows = [
-        _rows(_array(array), text, number)
-        for number, (array, text) in enumerate(zip(arrays, texts, strict=True))
-    ]
-    heads = sorted({array.shape[:2] for array in rows})
-    if len(heads) > 1:
-        shown = " and ".join(f"{layers} x {per}" for layers, per in heads[:2])
-        raise InputError(f"all texts must have the same layers x heads, not {shown}")
+    rows = [_rows(_array(x), texts[number], number) for number, x in enumerate(arrays)]
+    n_layers, per_layer = rows[0].shape[:2]
+    for array in rows:
+        if array.shape[:2] != (n_layers, per_layer):
+            shown = " and ".join(f"{x.shape[0]} x {x.shape[1]}" for x in (rows[0], array))
+            raise InputError(f"all texts must have the same layers x heads, not {shown}")
     above = [float(np.triu(array, 1).max()) for array in rows]
-    if causal is None:
-        causal = max(above) <= _ABOVE
-    elif causal and max(above) > _ABOVE:
+    if causal and max(above) > _ABOVE:
         number = int(np.argmax(above))
         raise InputError(
             f"text {number}: a token attends to a later one with weight {above[number]:.3g}, so "
             "the attention is not causal; leave out causal=True"
         )
-    records = [
-        Record(text, text_hash(text.text or "".join(text.strings)), number, 0)
-        for number, text in enumerate(texts)
-    ]
-    n_layers, per_layer = heads[0]
+    sees_left = max(above) <= _ABOVE if causal is None else causal
     return {
         "n_layers": n_layers,
         "heads_per_layer": per_layer,
-        "causal": causal,
-        "records": tuple(records),
-        "store": tuple(_packed(array, causal) for array in rows),
+        "causal": sees_left,
+        "records": tuple(
+            Record(text, text_hash(text.text or "".join(text.strings)), number, 0)
+            for number, text in enumerate(texts)
+        ),
+        "store": tuple(pack(x.reshape(-1, *x.shape[2:]), sees_left) for x in rows),
     }
 
 
@@ -70,7 +66,7 @@ def _tokens(one: Sequence[str] | Tokens, number: int) -> Tokens:
     if isinstance(one, str) or not all(isinstance(string, str) for string in one):
         raise InputError(
             f"text {number}: tokens must be a list of strings such as ['Once', ' upon'], not "
-            + (repr(one[:20]) if isinstance(one, str) else "a list of other things")
+            f"{str(one)[:20]!r}"
         )
     return Tokens.from_strings(one)
 
@@ -90,14 +86,12 @@ def _array(values: Any) -> npt.NDArray[np.float32]:
 def _rows(array: npt.NDArray[Any], text: Tokens, number: int) -> npt.NDArray[np.float32]:
     """Cut off the padding, make sure that what is left is attention, and normalise its rows."""
     n = len(text)
-    if n == 0:
-        raise InputError(f"text {number} has no tokens")
     if array.ndim != 4 or array.shape[2] != array.shape[3] or 0 in array.shape:
         raise InputError(
             f"text {number}: attention must have the shape [layers, heads, {n}, {n}], not "
             f"{list(array.shape)}"
         )
-    if array.shape[2] < n:
+    if not 0 < n <= array.shape[2]:
         raise InputError(
             f"text {number} has {n} tokens but attention of {array.shape[2]} x {array.shape[3]}"
         )
@@ -116,11 +110,3 @@ def _rows(array: npt.NDArray[Any], text: Tokens, number: int) -> npt.NDArray[np.
             "only the entries of real tokens"
         )
     return (array / sums[..., None]).astype(np.float32)
-
-
-def _packed(array: npt.NDArray[np.float32], causal: bool) -> npt.NDArray[np.float32]:
-    """Keep the visible entries, row by row: [layers, heads, n, n] to [heads, entries]."""
-    n = array.shape[-1]
-    flat = array.reshape(-1, n, n)
-    packed = flat[:, np.tri(n, dtype=bool)] if causal else flat.reshape(len(flat), -1)
-    return np.ascontiguousarray(packed)

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from attn_dsl.dsl.errors import InputError, did_you_mean
 from attn_dsl.dsl.tokens import Tokens
-from attn_dsl.eval.files import file_hash
 from attn_dsl.eval.shards import REMEDY, Shards
 
 META_FILE, TEXTS_FILE, PARTIAL_FILE = "capture.json", "texts.jsonl", "capture.partial.json"
@@ -51,31 +49,23 @@ class Record:
     def to_json(self) -> str:
         """Write the record as one line of JSON."""
         fields = {
-            "source": self.source,
-            "window": self.window,
-            "source_hash": self.source_hash,
-            "text": self.tokens.text,
-            "ids": self.ids,
-            "strings": self.tokens.strings,
+            "source": self.source, "window": self.window, "source_hash": self.source_hash,
+            "text": self.tokens.text, "ids": self.ids, "strings": self.tokens.strings,
             "spans": self.tokens.spans,
             "special": [number for number, mark in enumerate(self.tokens.special) if mark],
-        }
+        }  # fmt: skip
         return json.dumps(fields, ensure_ascii=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, line: str) -> Record:
         """Read what ``to_json`` wrote."""
         fields = json.loads(line)
-        special = set(fields["special"])
-        tokens = Tokens(
-            tuple(fields["strings"]),
-            fields["text"],
-            tuple((start, end) for start, end in fields["spans"]),
-            tuple(number in special for number in range(len(fields["strings"]))),
-        )
-        return cls(
-            tokens, fields["source_hash"], fields["source"], fields["window"], tuple(fields["ids"])
-        )
+        strings, special = tuple(fields["strings"]), set(fields["special"])
+        spans = tuple((start, end) for start, end in fields["spans"])
+        marks = tuple(number in special for number in range(len(strings)))
+        tokens = Tokens(strings, fields["text"], spans, marks)
+        where = {name: fields[name] for name in ("source_hash", "source", "window")}
+        return cls(tokens, ids=tuple(fields["ids"]), **where)
 
 
 def read_capture(path: Path) -> dict[str, Any]:
@@ -85,7 +75,12 @@ def read_capture(path: Path) -> dict[str, Any]:
         InputError: a file is missing or damaged, or the format is of another version.
     """
     meta = _read_meta(path)
-    check_files(path, meta, hashes=False)
+    for file in [meta["texts"], *meta["shards"]]:
+        place, size = path / file["file"], file["bytes"]
+        found = place.stat().st_size if place.is_file() else -1
+        if found != size:
+            what = "missing" if found < 0 else "cut off" if found < size else "changed"
+            raise InputError(f"{place} is {what}: it should have {size} bytes; {REMEDY}")
     records = []
     with (path / meta["texts"]["file"]).open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
@@ -110,38 +105,19 @@ def read_capture(path: Path) -> dict[str, Any]:
     }
 
 
-def check_files(folder: Path, meta: Mapping[str, Any], *, hashes: bool) -> None:
-    """Compare every file of a capture with the size, and the hash, that it was written with.
-
-    Raises:
-        InputError: a file is missing or has changed.
-    """
-    for file in [meta["texts"], *meta["shards"]]:
-        path, size = folder / file["file"], file["bytes"]
-        if not path.is_file():
-            raise InputError(f"{path} is missing; {REMEDY}")
-        if (found := path.stat().st_size) != size:
-            what = "cut off" if found < size else "changed"
-            raise InputError(f"{path} is {what}: it has {found} bytes, not {size}; {REMEDY}")
-        if hashes and file_hash(path) != file["sha256"]:
-            raise InputError(f"{path} has changed since it was written; {REMEDY}")
-
-
 def _read_meta(path: Path) -> dict[str, Any]:
     """Read capture.json, explaining what is wrong where it is not one."""
+    file = path / META_FILE
     if not path.is_dir():
         near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         hint = did_you_mean(path.name, near) or "make a capture with `attn-dsl capture`"
         what = "is a file, not the directory of a capture" if path.exists() else "does not exist"
         raise InputError(f"{path} {what}; {hint}")
-    file = path / META_FILE
-    if not file.exists():
-        if (path / PARTIAL_FILE).exists():
-            raise InputError(
-                f"{path} holds an unfinished capture; run the same `attn-dsl capture` again "
-                "and it goes on where it stopped"
-            )
-        raise InputError(f"{path} holds no capture: {META_FILE} is missing; {REMEDY}")
+    if not file.exists() and (path / PARTIAL_FILE).exists():
+        raise InputError(
+            f"{path} holds an unfinished capture; run the same `attn-dsl capture` again "
+            "and it goes on where it stopped"
+        )
     try:
         meta = json.loads(file.read_text(encoding="utf-8"))
         if meta["format"] != FORMAT:
@@ -153,6 +129,8 @@ def _read_meta(path: Path) -> dict[str, Any]:
             )
         if lacking := [key for key in NEEDED if key not in meta]:
             raise ValueError(f"it lacks {', '.join(lacking)}")
+    except FileNotFoundError:
+        raise InputError(f"{path} holds no capture: {META_FILE} is missing; {REMEDY}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{file} is damaged: {error}; {REMEDY}") from error
     return meta

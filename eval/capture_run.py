@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any
 
@@ -16,11 +16,9 @@ BATCH_BYTES = 512 * 2**20
 
 
 def run_texts(
-    loaded: LoadedModel,
-    ids: Sequence[Sequence[int]],
-    groups: Sequence[Sequence[int]],
+    loaded: LoadedModel, ids: Sequence[Sequence[int]], groups: Sequence[Sequence[int]],
     batch_size: int,
-) -> Iterator[tuple[list[int], list[Any]]]:
+) -> Iterator[tuple[list[int], list[Any]]]:  # fmt: skip
     """Run groups of texts in batches; give indices and packed float16 arrays, in order.
 
     One batch per thread and one thread per batch: threads inside an operation wait for each
@@ -34,20 +32,16 @@ def run_texts(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
-    running: deque[tuple[list[int], Future[list[Any]]]] = deque()
 
-    def start(count: int) -> None:
-        for indices in islice(batches, count):
-            batch = [ids[index] for index in indices]
-            running.append((indices, pool.submit(attention_of, loaded, batch)))
+    def work(batch: list[int]) -> tuple[list[int], list[Any]]:
+        return batch, attention_of(loaded, [ids[index] for index in batch])
 
     try:
-        start(2 * threads)
+        running = deque(pool.submit(work, batch) for batch in islice(batches, 2 * threads))
         while running:
-            indices, future = running.popleft()
-            arrays = future.result()
-            start(1)
-            yield indices, arrays
+            done = running.popleft().result()
+            running.extend(pool.submit(work, batch) for batch in islice(batches, 1))
+            yield done
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
@@ -69,9 +63,6 @@ def _batches(
 
 def attention_of(loaded: LoadedModel, batch: Sequence[Sequence[int]]) -> list[Any]:
     """Run one batch, padded on the right, and pack the attention of each text.
-
-    >>> [array.shape for array in attention_of(loaded, [[1, 2, 3], [4, 5]])]
-    [(144, 6), (144, 3)]
 
     Returns:
         per text a float16 array [heads, visible entries].

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import Counter
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from importlib import metadata
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from attn_dsl.dsl.errors import InputError, WorkError
+from attn_dsl.eval import capture_files as files
 from attn_dsl.eval.capture import Capture
-from attn_dsl.eval.capture_files import (
-    FORMAT,
-    META_FILE,
-    PARTIAL_FILE,
-    TEXTS_FILE,
-    VERSION,
-    Record,
-)
+from attn_dsl.eval.capture_files import Record
 from attn_dsl.eval.capture_run import run_texts
-from attn_dsl.eval.files import write_bytes
+from attn_dsl.eval.files import refuse_other_things, write_bytes
 from attn_dsl.eval.models import LoadedModel, load_model
 from attn_dsl.eval.shards import n_entries, tensor_name
 from attn_dsl.eval.texts import text_hash
@@ -74,10 +68,17 @@ def write_capture(
             than the model takes, or ``out`` holds something else.
         WorkError: the disk is full, or the model gives attention that is no distribution.
     """
+    from safetensors.numpy import save
+
     if max_texts < 1 or batch_size < 1:
         raise InputError("the number of texts and the batch size must be at least 1")
     out = Path(out).expanduser()
-    _make_folder(out)
+    if not any((out / name).exists() for name in (files.META_FILE, files.PARTIAL_FILE)):
+        refuse_other_things(out, ("attention-", files.TEXTS_FILE, "."), "capture")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out} cannot be made: {error.strerror}") from error
     loaded = load_model(model) if isinstance(model, str) else model
     if loaded.max_positions is not None and max_tokens > loaded.max_positions:
         raise InputError(
@@ -87,19 +88,29 @@ def write_capture(
     vocabulary = Vocabulary(loaded.tokenizer)
     records = choose_windows(vocabulary, texts, max_tokens, max_texts)
     _check_ids(loaded, records)
-    content = [(record.source, record.window, record.source_hash, record.ids) for record in records]
+    windows = [(record.source, record.window, record.source_hash, record.ids) for record in records]
     settings = {
         "revision": loaded.revision,
         "tokenizer_hash": vocabulary.hash,
         "max_tokens": max_tokens,
-        "windows": sha256(json.dumps(content).encode()).hexdigest(),
+        "windows": sha256(json.dumps(windows).encode()).hexdigest(),
     }
-    if _same_work(out / META_FILE, settings):
+    if _same_work(out / files.META_FILE, settings):
         return Capture.open(out)
     plan = _plan(loaded, records)
-    done = _finished(out, plan) if _same_work(out / PARTIAL_FILE, settings) else {}
+    done = {
+        shard["file"]: shard
+        for shard in _same_work(out / files.PARTIAL_FILE, settings).get("shards", ())
+        if plan.get(shard["file"]) == shard["texts"]
+        and _size(out / shard["file"]) == shard["bytes"]
+    }
     todo = {file: indices for file, indices in plan.items() if file not in done}
-    _check_disk(out, sum(_bytes(loaded, records[i]) for group in todo.values() for i in group))
+    needed = sum(_bytes(loaded, records[i]) for group in todo.values() for i in group)
+    if needed > (free := shutil.disk_usage(out).free):
+        raise WorkError(
+            f"the capture needs {needed / 2**20:.0f} MiB, {out} has {free / 2**20:.0f} MiB free; "
+            "use fewer texts or tokens, or another disk"
+        )
     ids, total = [record.ids for record in records], len(records)
     seen = total - sum(map(len, todo.values()))
     tensors: dict[str, Any] = {}
@@ -110,17 +121,19 @@ def write_capture(
             progress(seen, total)
         file = next(iter(todo))
         if len(tensors) == len(todo[file]):
-            done[file] = {**_write_shard(out / file, tensors), "texts": todo.pop(file)}
+            done[file] = {**write_bytes(out / file, save(tensors)), "texts": todo.pop(file)}
             tensors = {}
             state = {"settings": settings, "shards": list(done.values())}
-            write_bytes(out / PARTIAL_FILE, json.dumps(state).encode())
+            write_bytes(out / files.PARTIAL_FILE, json.dumps(state).encode())
     meta = _meta(loaded, settings, max_texts, records)
     lines = "".join(record.to_json() + "\n" for record in records)
-    meta["texts"] = write_bytes(out / TEXTS_FILE, lines.encode())
+    meta["texts"] = write_bytes(out / files.TEXTS_FILE, lines.encode())
     meta["shards"] = [done[file] for file in plan]
-    meta["hash"] = _hash_meta(meta)
-    write_bytes(out / META_FILE, (json.dumps(meta, indent=1) + "\n").encode())
-    (out / PARTIAL_FILE).unlink(missing_ok=True)
+    # Where it came from and with which libraries is left out of the hash.
+    content = {key: meta[key] for key in meta if key not in ("source", "libraries", "max_texts")}
+    meta["hash"] = sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    write_bytes(out / files.META_FILE, (json.dumps(meta, indent=1) + "\n").encode())
+    (out / files.PARTIAL_FILE).unlink(missing_ok=True)
     return Capture.open(out)
 
 
@@ -138,58 +151,32 @@ def choose_windows(
     Raises:
         InputError: no window is left.
     """
-    ordered: list[Record] = []
+    found: list[Record] = []
     # Where texts are many, their first windows are cut alone; some of them may give none.
-    for max_windows in (1, None) if len(texts) >= max_texts else (None,):
-        if len(ordered) < max_texts:
-            ordered = _in_order(vocabulary, texts, max_tokens, max_texts, max_windows)
-    if not ordered:
+    for most in (1, None) if len(texts) >= max_texts else (None,):
+        if len(found) < max_texts:
+            found = _in_order(vocabulary, texts, max_tokens, max_texts, most)
+    if not found:
         raise InputError("the texts give no windows of two tokens or more; give longer texts")
-    return ordered[:max_texts]
+    return found[:max_texts]
 
 
 def _in_order(
-    vocabulary: Vocabulary,
-    texts: Sequence[str],
-    max_tokens: int,
-    max_texts: int,
-    max_windows: int | None,
+    vocabulary: Vocabulary, texts: Sequence[str], max_tokens: int, max_texts: int, most: int | None
 ) -> list[Record]:
-    """Cut texts into at most ``max_windows`` windows each; all first windows come first."""
-    found: list[Record] = []
-    sources: set[int] = set()
+    """Cut texts into at most ``most`` windows each; all first windows come first."""
+    by_text: list[list[Record]] = []
     for source, text in enumerate(texts):
         own = text_hash(text)
-        for number, window in enumerate(
-            vocabulary.encode(text, max_tokens, max_windows=max_windows)
-        ):
-            if len(window.ids) > 1 and not all(window.tokens.special):
-                found.append(Record(window.tokens, own, source, number, window.ids))
-                sources.add(source)
-        if len(sources) >= max_texts:
+        kept = [
+            Record(window.tokens, own, source, number, window.ids)
+            for number, window in enumerate(vocabulary.encode(text, max_tokens, max_windows=most))
+            if len(window.ids) > 1 and not all(window.tokens.special)
+        ]
+        by_text += [kept] if kept else []
+        if len(by_text) == max_texts:
             break
-    count: Counter[int] = Counter()
-    ranks = []
-    for record in found:
-        ranks.append(count[record.source])
-        count[record.source] += 1
-    return [found[at] for at in sorted(range(len(found)), key=ranks.__getitem__)]
-
-
-def _make_folder(out: Path) -> None:
-    """Make the directory, and refuse one that holds other things."""
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file; give a directory for the capture")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{out} cannot be made: {error.strerror}") from error
-    names = {path.name for path in out.iterdir()}
-    foreign = sorted(name for name in names if not name.startswith(("attention-", ".")))
-    if foreign and not names & {META_FILE, PARTIAL_FILE, TEXTS_FILE}:
-        raise InputError(
-            f"{out} holds other things ({foreign[0]}) and no capture; give a new directory"
-        )
+    return [record for level in zip_longest(*by_text) for record in level if record is not None]
 
 
 def _check_ids(loaded: LoadedModel, records: Sequence[Record]) -> None:
@@ -203,12 +190,17 @@ def _check_ids(loaded: LoadedModel, records: Sequence[Record]) -> None:
         )
 
 
-def _same_work(path: Path, wanted: dict[str, Any]) -> bool:
-    """Say whether a file is there, of a capture finished or not; refuse one of other settings."""
+def _same_work(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    """Read what a file says of a capture, finished or not; {} where it is not there.
+
+    Raises:
+        InputError: it is damaged, or of a capture of other settings.
+    """
     try:
-        there = dict(json.loads(path.read_text(encoding="utf-8"))["settings"])
+        found = json.loads(path.read_text(encoding="utf-8"))
+        there = dict(found["settings"])
     except FileNotFoundError:
-        return False
+        return {}
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path} is damaged: {error}; remove the directory or give another"
@@ -223,7 +215,12 @@ def _same_work(path: Path, wanted: dict[str, Any]) -> bool:
             f"{path.parent} holds a capture of other settings; what differs: {shown}. Give another "
             "directory, or remove this one first"
         )
-    return True
+    return dict(found)
+
+
+def _size(path: Path) -> int:
+    """Return the size of a file, -1 where there is none."""
+    return path.stat().st_size if path.exists() else -1
 
 
 def _bytes(loaded: LoadedModel, record: Record) -> int:
@@ -244,44 +241,16 @@ def _plan(loaded: LoadedModel, records: Sequence[Record]) -> dict[str, list[int]
     return plan
 
 
-def _finished(out: Path, plan: dict[str, list[int]]) -> dict[str, dict[str, Any]]:
-    """Return the shards that an interrupted run finished."""
-    state = json.loads((out / PARTIAL_FILE).read_text(encoding="utf-8"))
-    return {
-        shard["file"]: shard
-        for shard in state["shards"]
-        if plan.get(shard["file"]) == shard["texts"]
-        and (out / shard["file"]).exists()
-        and (out / shard["file"]).stat().st_size == shard["bytes"]
-    }
-
-
-def _write_shard(path: Path, tensors: dict[str, Any]) -> dict[str, Any]:
-    """Write tensors to a safetensors file, whole or not at all; return its name, size and hash."""
-    from safetensors.numpy import save
-
-    return write_bytes(path, save(tensors))
-
-
-def _check_disk(out: Path, needed: int) -> None:
-    """Refuse to start what the disk has no room for."""
-    free = shutil.disk_usage(out).free
-    if needed > free:
-        raise WorkError(
-            f"the capture needs {needed / 2**20:.0f} MiB, {out} has {free / 2**20:.0f} MiB free; "
-            "use fewer texts or tokens, or another disk"
-        )
-
-
 def _meta(
     loaded: LoadedModel, settings: dict[str, Any], max_texts: int, records: Sequence[Record]
 ) -> dict[str, Any]:
     """Describe a capture, all but its files."""
     first = records[0].tokens
     special = [text for text, mark in zip(first.strings, first.special, strict=True) if mark]
+    libraries = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
     return {
-        "format": FORMAT,
-        "version": VERSION,
+        "format": files.FORMAT,
+        "version": files.VERSION,
         "name": loaded.name,
         "source": loaded.source,
         "revision": loaded.revision,
@@ -299,14 +268,5 @@ def _meta(
         "dtype": "float16",
         "packing": "rows q of keys 0..q" if loaded.causal else "rows of all keys",
         "settings": settings,
-        "libraries": {
-            name: metadata.version(name)
-            for name in ("torch", "transformers", "tokenizers", "safetensors", "numpy")
-        },
+        "libraries": {name: metadata.version(name) for name in libraries},
     }
-
-
-def _hash_meta(meta: dict[str, Any]) -> str:
-    """Hash what a capture holds; where it came from and with which libraries is left out."""
-    content = {key: meta[key] for key in meta if key not in ("source", "libraries", "max_texts")}
-    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

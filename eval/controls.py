@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from attn_dsl.compiler.columns import Batch
-from attn_dsl.compiler.evaluate import Plan
+from attn_dsl.compiler.evaluate import Plan, pack
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.parser import parse
 from attn_dsl.eval.metrics import ious
@@ -86,10 +86,7 @@ def control_ious(
 
 def offsets(n: int, causal: bool) -> np.ndarray:
     """Return q - k of every visible entry of a text of n tokens, packed."""
-    if causal:
-        q, k = np.tril_indices(n)
-        return q - k
-    return (np.arange(n)[:, None] - np.arange(n)[None, :]).ravel()
+    return pack(np.subtract.outer(np.arange(n), np.arange(n)), causal)
 
 
 def _mean_by_offset(

@@ -79,8 +79,9 @@ def divergences(actual, predicted, starts, out):
 
 
 @njit(**COMPILED)
-def strongest(rows, starts, out):
+def strongest(rows, starts):
     """Find the strongest key of every row, the first of several: int32 (tables, rows)."""
+    out = np.empty((rows.shape[0], starts.shape[0] - 1), dtype=np.int32)
     for t in range(rows.shape[0]):
         for row in range(starts.shape[0] - 1):
             first = starts[row]
@@ -89,6 +90,7 @@ def strongest(rows, starts, out):
                 if rows[t, i] > rows[t, best]:
                     best = i
             out[t, row] = best - first
+    return out
 
 
 @njit(**COMPILED)

@@ -39,6 +39,25 @@ def write_bytes(path: Path, data: bytes) -> dict[str, Any]:
     return {"file": path.name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
+def refuse_other_things(place: Path, mine: tuple[str, ...], what: str) -> None:
+    """Refuse a place that cannot become the directory of a capture or a run.
+
+    Args:
+        mine: how names begin that may be there already.
+        what: what the directory is for.
+
+    Raises:
+        InputError: it is a file, or holds other things.
+    """
+    if place.exists() and not place.is_dir():
+        raise InputError(f"{place} is a file; give a new directory for the {what} by --out")
+    names = [file.name for file in place.iterdir()] if place.is_dir() else []
+    if others := sorted(name for name in names if not name.startswith(mine)):
+        raise InputError(
+            f"{place} holds other things ({others[0]}) and no {what}; give a new directory by --out"
+        )
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its class."""
     lines = str(error).strip().splitlines()

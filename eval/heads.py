@@ -8,11 +8,7 @@ from attn_dsl.dsl.errors import InputError
 
 
 def label(layer: int, head: int) -> str:
-    """Name a head.
-
-    >>> label(5, 1)
-    'L05H01'
-    """
+    """Name a head, as in ``L05H01``."""
     return f"L{layer:02d}H{head:02d}"
 
 

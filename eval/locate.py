@@ -101,27 +101,20 @@ def _local_folder(model: str) -> Path | None:
 def _check_folder(folder: Path, weights: bool) -> None:
     """Make sure that a directory holds a configuration and weights that are safe to read."""
     names = sorted(path.name for path in folder.iterdir())
+    pickles = [name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt"))]
     if "config.json" not in names:
         near = [name for name in names if (folder / name / "config.json").is_file()]
-        raise InputError(
-            f"{folder} holds no config.json; "
-            + (
-                f"the models in it are {', '.join(near[:5])}"
-                if near
-                else "give the directory that `model.save_pretrained` wrote, weights and tokenizer"
+        hint = "give the directory that `model.save_pretrained` wrote, weights and tokenizer"
+        hint = f"the models in it are {', '.join(near[:5])}" if near else hint
+        raise InputError(f"{folder} holds no config.json; {hint}")
+    if weights and not any(name.endswith(".safetensors") for name in names):
+        lacks = "no weights: looked for model.safetensors and model-00001-of-*.safetensors"
+        if pickles:
+            lacks = (
+                f"its weights as {pickles[0]}, a pickle, which can run code when read; save the "
+                "model again with `save_pretrained`, which writes safetensors"
             )
-        )
-    if not weights or any(name.endswith(".safetensors") for name in names):
-        return
-    pickles = [name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt"))]
-    if pickles:
-        raise InputError(
-            f"{folder} holds its weights as {pickles[0]}, a pickle, which can run code when "
-            "read; save the model again with `save_pretrained`, which writes safetensors"
-        )
-    raise InputError(
-        f"{folder} holds no weights: looked for model.safetensors and model-00001-of-*.safetensors"
-    )
+        raise InputError(f"{folder} holds {lacks}")
 
 
 def _hub_options(model: str) -> dict[str, Any]:
@@ -161,29 +154,30 @@ def _loader(config: Any, model: str) -> tuple[Any, bool]:
     from transformers.models.auto import modeling_auto as auto
 
     family = config.model_type
-    if getattr(config, "is_encoder_decoder", False):
-        raise InputError(
-            f"{model} is an encoder-decoder model ({family}); attn-dsl reads models with one "
-            "stack of layers: decoders like GPT-2 or Llama, encoders like BERT"
-        )
-    if family.startswith(_NO_ATTENTION):
-        raise InputError(
-            f"{model} is a {family} model, whose layers form no attention matrix; attn-dsl "
-            "needs a transformer, such as GPT-2, Llama or BERT"
-        )
     name = (getattr(config, "architectures", None) or [""])[0]
     masked = family in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    if masked and not getattr(config, "is_decoder", False):
-        if name.endswith("ForMaskedLM"):
-            return transformers.AutoModelForMaskedLM, False
-        return transformers.AutoModel, False
     decodes = family in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    if decodes or name.endswith(("ForCausalLM", "LMHeadModel")):
+    if getattr(config, "is_encoder_decoder", False):
+        problem = (
+            f"an encoder-decoder model ({family}); attn-dsl reads models with one stack of "
+            "layers: decoders like GPT-2 or Llama, encoders like BERT"
+        )
+    elif family.startswith(_NO_ATTENTION):
+        problem = (
+            f"a {family} model, whose layers form no attention matrix; attn-dsl needs a "
+            "transformer, such as GPT-2, Llama or BERT"
+        )
+    elif masked and not getattr(config, "is_decoder", False):
+        whole = name.endswith("ForMaskedLM")
+        return transformers.AutoModelForMaskedLM if whole else transformers.AutoModel, False
+    elif decodes or name.endswith(("ForCausalLM", "LMHeadModel")):
         return transformers.AutoModelForCausalLM, True
-    raise InputError(
-        f"{model} is a {family} model, neither a causal language model nor an encoder with a "
-        "masked-word objective; attn-dsl cannot tell what its heads read"
-    )
+    else:
+        problem = (
+            f"a {family} model, neither a causal language model nor an encoder with a "
+            "masked-word objective; attn-dsl cannot tell what its heads read"
+        )
+    raise InputError(f"{model} is {problem}")
 
 
 def max_positions(config: Any) -> int | None:

@@ -95,20 +95,3 @@ def in_lanes(table: np.ndarray) -> np.ndarray:
     out[:, : table.shape[1]] = table
     out[:, table.shape[1] :] = 0.0
     return out
-
-
-def shared_masses(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Sum the minima of every row of one table with every row of another.
-
-    >>> shared_masses(np.float32([[0.5, 0.5]]), np.float32([[1.0, 0.0], [0.5, 0.5]]))
-    array([[0.5, 1. ]])
-
-    Args:
-        a, b: float32 (rows, entries), of the same entries.
-
-    Returns:
-        float64 (rows of a, rows of b).
-    """
-    out = np.zeros((len(a), len(b)))
-    minima(in_lanes(a), in_lanes(b), out)
-    return out

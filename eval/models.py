@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,19 +66,14 @@ def load_model(model: str) -> LoadedModel:
     """
     found = locate(model)
     network, tokenizer = _weights(found, model), _tokenizer(found.place, model, found.options)
-    n_layers, n_heads = _probe(network, model, found.config.model_type)
+    family = found.config.model_type
+    n_layers, n_heads = _probe(network, model, family)
     return LoadedModel(
-        model=network,
-        tokenizer=tokenizer,
-        name=model if found.folder is None else found.folder.resolve().name,
-        source=model,
-        revision=_revision(found.config, found.folder),
-        family=found.config.model_type,
-        causal=found.causal,
-        n_layers=n_layers,
-        n_heads=n_heads,
-        max_positions=max_positions(found.config),
-    )
+        model=network, tokenizer=tokenizer,
+        name=model if found.folder is None else found.folder.resolve().name, source=model,
+        revision=_revision(found.config, found.folder), family=family, causal=found.causal,
+        n_layers=n_layers, n_heads=n_heads, max_positions=max_positions(found.config),
+    )  # fmt: skip
 
 
 def load_tokenizer(model: str, *, local: bool = False) -> Any:
@@ -121,15 +114,10 @@ def _weights(found: Located, model: str) -> Any:
     from safetensors import SafetensorError
 
     try:
-        with _quiet():
-            network, info = found.loader.from_pretrained(
-                found.place,
-                dtype=torch.float32,
-                attn_implementation="eager",
-                use_safetensors=True,
-                output_loading_info=True,
-                **found.options,
-            )
+        network, info = found.loader.from_pretrained(
+            found.place, dtype=torch.float32, attn_implementation="eager", use_safetensors=True,
+            output_loading_info=True, **found.options,
+        )  # fmt: skip
     except SafetensorError as error:
         raise InputError(
             f"{model}: a safetensors file is damaged or cut off ({first_line(error)}); copy or "
@@ -173,11 +161,7 @@ def _probe(network: Any, model: str, family: str) -> tuple[int, int]:
 
 
 def body(network: Any) -> Any:
-    """Return the stack of layers of a model, without the head on top of it.
-
-    >>> type(body(loaded.model)).__name__
-    'GPT2Model'
-    """
+    """Return the stack of layers of a model, as ``GPT2Model``, without the head on top of it."""
     return getattr(network, network.base_model_prefix, None) or network
 
 
@@ -191,20 +175,3 @@ def _revision(config: Any, folder: Path | None) -> str:
     for path in sorted(folder.glob("*.safetensors")):
         digest.update(file_hash(path).encode())
     return digest.hexdigest()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back the progress bar that transformers draws while it loads weights."""
-    from transformers.utils import logging as module
-
-    logging: Any = module  # its functions have no types
-    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if shown:
-            logging.enable_progress_bar()

@@ -8,7 +8,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from attn_dsl.compiler.columns import Batch
 from attn_dsl.compiler.evaluate import Plan, unpack
+from attn_dsl.compiler.evaluate import pack as packed
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.parser import parse
 from attn_dsl.eval.capture import Capture
@@ -35,11 +36,7 @@ BYTES_PER_HEAD = 20_000
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
-    """A test text with the head's attention and the program's, both (n, n).
-
-    >>> Example(("a", " b"), np.eye(2), np.eye(2), iou=1.0).tokens
-    ('a', ' b')
-    """
+    """A test text with the head's attention and the program's, both (n, n)."""
 
     tokens: tuple[str, ...]
     attention: npt.NDArray[np.float32]
@@ -48,34 +45,23 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
-class HeadReport:
-    """A head's result with the texts that are shown of it."""
-
-    result: HeadResult
-    examples: tuple[Example, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """The head's usual name: ``L5H1``."""
-        return f"L{self.result.layer}H{self.result.head}"
-
-
-@dataclass(frozen=True, slots=True)
 class ReportData:
     """What a report shows of a run.
 
     Attributes:
         info: what ``run.json`` holds.
-        heads: by layer and head.
+        results: of the heads, by layer and head.
+        examples: the texts that are shown of each head, by its name as in ``L5H1``.
         mean: the mean test IoU over heads.
-        missing: the heads, layer and number, that were to be searched and have no program.
+        missing: names of the heads that were to be searched and have no program.
         replacement: the plot of what replacing heads costs, as SVG, where it was measured.
     """
 
     info: Mapping[str, Any]
-    heads: tuple[HeadReport, ...]
+    results: tuple[HeadResult, ...]
+    examples: Mapping[str, Sequence[Example]]
     mean: Estimate
-    missing: tuple[tuple[int, int], ...] = ()
+    missing: tuple[str, ...] = ()
     replacement: str = ""
 
 
@@ -96,17 +82,12 @@ def write_run_report(run: Run, capture: str | Path | Capture | None = None) -> P
 
 def report_data(run: Run, capture: Capture) -> ReportData:
     """Gather the contents of a run's report."""
-    results, seed, short = run.results, run.info["key"]["seed"], set(run.cut_short)
+    seed, results = run.info["key"]["seed"], tuple(run.results)
     texts = _example_texts(capture, capture.split(seed)["test"])
     batch = Batch([capture.tokens(i) for i in texts])
-    heads = (
-        HeadReport(
-            replace(r, cut_short=r.label in short), tuple(_examples(capture, r, texts, batch))
-        )
-        for r in results
-    )
     return ReportData(
-        run.info, tuple(heads), summarise(results, seed).iou, tuple(run.missing),
+        run.info, results, {r.name: list(_examples(capture, r, texts, batch)) for r in results},
+        summarise(results, seed).iou, tuple(f"L{layer}H{head}" for layer, head in run.missing),
         figure(run.path) or "",
     )  # fmt: skip
 
@@ -127,42 +108,31 @@ def _examples(
     for at, text in enumerate(texts):
         tokens = capture.tokens(text)
         actual = capture.attention(text, [r.layer * capture.heads_per_layer + r.head])
-        packed = plan.packed(at)
-        head, program = (unpack(x[0], len(tokens), capture.causal) for x in (actual, packed))
-        yield Example(tokens.strings, head, program, float(ious(actual, packed)[0, 0]))
+        own = plan.packed(at)
+        head, program = (unpack(x[0], len(tokens), capture.causal) for x in (actual, own))
+        yield Example(tokens.strings, head, program, float(ious(actual, own)[0, 0]))
 
 
 def render(data: ReportData) -> str:
-    """Return a report as HTML that needs nothing but itself.
-
-    >>> render(data)[:15]
-    '<!doctype html>'
-    """
+    """Return a report as HTML that needs nothing but itself."""
     from markupsafe import Markup
 
-    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
-    results = [head.result for head in data.heads]
-    places = {(r.layer, r.head) for r in results} | set(data.missing)
+    script, style = (
+        (TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.js", "report.css")
+    )
+    names = [*data.missing, *(r.name for r in data.results)]
+    layers, columns = zip(*(map(int, name[1:].split("H")) for name in names), strict=True)
     return fill(
-        "report.html",
-        data=data,
-        info=data.info,
-        heads=data.heads,
-        results=results,
-        overview=overview(results),
-        layers=sorted({layer for layer, _ in places}),
-        columns=sorted({head for _, head in places}),
-        missing=[f"L{layer}H{head}" for layer, head in data.missing],
-        cut_short=[head.name for head in data.heads if head.result.cut_short],
-        cells={head.name: head for head in data.heads},
-        scatter=_scatter(data.heads),
-        sparklines=[_sparkline(r.front) for r in results],
+        "report.html", data=data, info=data.info, results=data.results, missing=data.missing,
+        overview=overview(data.results), layers=sorted(set(layers)), columns=sorted(set(columns)),
+        cut_short=[r.name for r in data.results if r.cut_short],
+        cells={r.name: r for r in data.results}, scatter=_scatter(data.results),
+        sparklines=[_sparkline(r.front) for r in data.results],
         replacement=Markup(scoped(data.replacement, ".replacement")),
-        style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
-        script=Markup(script),
+        style=Markup(style), script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         payload=Markup(_json(_payload(data))),
-    )
+    )  # fmt: skip
 
 
 # What the page says of all heads together.
@@ -187,9 +157,8 @@ def overview(results: Sequence[HeadResult]) -> dict[str, Any]:
         each = _mean(r.best_control[1] for r in results)
         bars.append(("best control of each head", each, "best"))
     count = Counter(r.category for r in results)
-    means = {name: _mean(r.test[name].mean for r in results) for name in results[0].test}
     return {
-        "means": means,
+        "means": {name: _mean(r.test[name].mean for r in results) for name in results[0].test},
         "nodes": _mean(r.nodes for r in results),
         "strong": sum(r.test["iou"].mean >= 0.75 for r in results),
         "above": sum(r.gain > 0 for r in results),
@@ -232,10 +201,10 @@ def budget_curve(fronts: Sequence[Sequence[FrontRow]]) -> list[tuple[int, float]
 # Drawings, as coordinates that the template puts into SVG.
 
 
-def _scatter(heads: Sequence[HeadReport]) -> dict[str, Any]:
+def _scatter(results: Sequence[HeadResult]) -> dict[str, Any]:
     """Place heads by nodes and test IoU in a 440 by 250 drawing, with ticks and budget curve."""
-    curve = budget_curve([head.result.front for head in heads])
-    most = max([head.result.nodes for head in heads] + [nodes for nodes, _ in curve])
+    curve = budget_curve([r.front for r in results])
+    most = max([r.nodes for r in results] + [nodes for nodes, _ in curve])
     step = next((s for s in (1, 2, 5, 10, 20, 50, 100, 200, 500) if most / s <= 7), 1000)
     top = step * max(1, math.ceil(most / step))
 
@@ -248,9 +217,9 @@ def _scatter(heads: Sequence[HeadReport]) -> dict[str, Any]:
     path = ""
     for index, (nodes, iou) in enumerate(curve):
         path += f"H{x(nodes)}V{y(iou)}" if index else f"M{x(nodes)} {y(iou)}"
-    found = [(head, head.result.nodes, head.result.test["iou"].mean) for head in heads]
+    found = [(r, r.nodes, r.test["iou"].mean) for r in results]
     return {
-        "dots": [(head, x(nodes), y(iou)) for head, nodes, iou in found if math.isfinite(iou)],
+        "dots": [(r, x(nodes), y(iou)) for r, nodes, iou in found if math.isfinite(iou)],
         "xticks": [(value, x(value)) for value in range(0, top + 1, step)],
         "yticks": [(value / 4, y(value / 4)) for value in range(5)],
         "curve": path + (f"H{x(top)}" if path else ""),
@@ -283,8 +252,7 @@ def pack(matrix: npt.NDArray[Any], causal: bool) -> str:
     """
     weights = np.sqrt(np.clip(np.nan_to_num(np.asarray(matrix, dtype=np.float64)), 0.0, 1.0))
     levels = np.rint(255 * weights).astype(np.uint8)
-    chosen = levels[np.tril_indices(len(levels))] if causal else levels.ravel()
-    return base64.b64encode(chosen.tobytes()).decode()
+    return base64.b64encode(packed(levels, causal).tobytes()).decode()
 
 
 def _payload(data: ReportData) -> dict[str, Any]:
@@ -292,27 +260,23 @@ def _payload(data: ReportData) -> dict[str, Any]:
     causal = data.info["causal"]
     texts: dict[tuple[str, ...], int] = {}
     rows = []
-    for head in data.heads:
-        r = head.result
-        share = BYTES_PER_HEAD * 3 / 4 / max(2 * len(head.examples), 1)
-        limit = int(math.sqrt((2 if causal else 1) * share))
+    for r in data.results:
+        shown = data.examples.get(r.name, ())
+        limit = math.isqrt(int((2 if causal else 1) * BYTES_PER_HEAD * 3 / 8 / max(len(shown), 1)))
         examples = []
-        for example in head.examples:
+        for example in shown:
             n = min(len(example.tokens), limit)
-            examples.append(
-                {
-                    "text": texts.setdefault(example.tokens, len(texts)),
-                    "n": n,
-                    "iou": _finite(example.iou),
-                    "head": pack(example.attention[:n, :n], causal),
-                    "program": pack(example.program[:n, :n], causal),
-                }
-            )
-        measures = {"iou": r.test["iou"].mean, "gain": r.gain, "jsd": r.test["jsd"].mean}
-        row: dict[str, Any] = {name: _finite(value) for name, value in measures.items()}
-        row |= {"id": head.name, "category": r.category, "nodes": r.nodes}
-        rows.append({**row, "examples": examples})
-    categories = [name for name, _ in Counter(h.result.category for h in data.heads).most_common()]
+            examples.append({
+                "text": texts.setdefault(example.tokens, len(texts)), "n": n,
+                "iou": _finite(example.iou), "head": pack(example.attention[:n, :n], causal),
+                "program": pack(example.program[:n, :n], causal),
+            })  # fmt: skip
+        rows.append({
+            "iou": _finite(r.test["iou"].mean), "gain": _finite(r.gain),
+            "jsd": _finite(r.test["jsd"].mean), "id": r.name, "category": r.category,
+            "nodes": r.nodes, "examples": examples,
+        })  # fmt: skip
+    categories = [name for name, _ in Counter(r.category for r in data.results).most_common()]
     return {"causal": causal, "categories": categories, "texts": list(texts), "heads": rows}
 
 

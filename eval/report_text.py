@@ -40,17 +40,7 @@ def program_page(program: Program, tokens: Sequence[str], matrix: np.ndarray) ->
         matrix: (n, n), the program's weights.
     """
     names = [t.replace("\n", "\u21b5").replace(" ", "\u00b7") for t in tokens]
-    rows = [
-        {
-            "token": names[q],
-            "cells": [
-                {"key": names[k], "weight": float(w), "shade": round(float(w) ** 0.5, 3)}
-                for k, w in enumerate(matrix[q])
-                if k <= q or not program.causal
-            ],
-        }
-        for q in range(len(names))
-    ]
+    rows = [row[: q + 1] if program.causal else row for q, row in enumerate(matrix.tolist())]
     source = highlight(program.source)
     return fill("program.html", program=program, source=source, names=names, rows=rows)
 

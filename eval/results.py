@@ -99,6 +99,11 @@ class HeadResult:
         return label(self.layer, self.head)
 
     @property
+    def name(self) -> str:
+        """The head's usual name, as in ``L5H1``."""
+        return f"L{self.layer}H{self.head}"
+
+    @property
     def best_control(self) -> tuple[str, float]:
         """The control that explains most of the head, and its IoU; ("", nan) without any."""
         known = {name: iou for name, iou in self.controls.items() if math.isfinite(iou)}

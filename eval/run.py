@@ -6,15 +6,15 @@ import contextlib
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, astuple, fields
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attn_dsl.dsl.errors import InputError, WorkError
 from attn_dsl.eval.capture import Capture
-from attn_dsl.eval.files import table, write
+from attn_dsl.eval.files import refuse_other_things, table, write
 from attn_dsl.eval.heads import label
-from attn_dsl.eval.results import Candidate, FrontRow, HeadResult, LibraryEntry
+from attn_dsl.eval.results import Candidate, HeadResult, LibraryEntry
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,15 +24,6 @@ if TYPE_CHECKING:
 FORMAT = 1
 NEEDED = ("key", "status", "model", "capture", "causal", "texts", "split", "tokens_per_text")
 """What every ``run.json`` has beside its format."""
-HEAD_COLUMNS = (
-    "layer", "head", "program", "nodes", "iou_fit", "iou_select", "iou_test", "iou_test_low",
-    "iou_test_high", "iou_no_sink", "jsd_test", "top1_test", "category", "seconds", "texts_test",
-    "tv_test", "best_control", "iou_best_control", "evals", "stability", "cut_short",
-    "lookahead",
-)  # fmt: skip
-"""Columns of ``heads.csv``; all scores from ``iou_test`` on are means over ``texts_test`` texts."""
-PARETO_COLUMNS = ("layer", "head", *(one.name for one in fields(FrontRow)))
-LIBRARY_COLUMNS = ("rank", "from", *(one.name for one in fields(LibraryEntry)[1:]))
 LOCK = ".lock"
 TABLES_SHARE = 0.05
 """The most of a run's time that goes into writing its tables while it runs."""
@@ -82,17 +73,16 @@ class Run:
         return cls(path, info)
 
     @classmethod
-    def create(cls, path: str | Path, info: Mapping[str, Any], *, resume: bool) -> Run:
-        """Make a run directory, or go on with one whose settings are the same.
+    def create(cls, path: str | Path, info: Mapping[str, Any]) -> Run:
+        """Make a run directory, or go on with the run in it if its settings are the same.
 
         Args:
             info: must have ``key``, which decides whether two runs are the same work.
 
         Raises:
-            InputError: the directory holds something else, or a run that must not be touched.
+            InputError: the directory holds a run of other settings.
         """
         path = Path(path)
-        refuse_other_work(path, resume)
         if (path / "run.json").exists():
             old = cls.open(path)
             there = old.info["key"]
@@ -109,9 +99,8 @@ class Run:
             old._repair()
             return old
         run = cls(path, {"format": FORMAT, **info})
-        with _made(path):
-            for folder in ("programs", "state"):
-                (path / folder).mkdir(parents=True, exist_ok=True)
+        for folder in ("programs", "state"):
+            (path / folder).mkdir(parents=True, exist_ok=True)
         run.update()
         return run
 
@@ -125,15 +114,8 @@ class Run:
         """How many rounds the search goes through."""
         return int(self.info["key"].get("rounds", 1))
 
-    def add(
-        self, result: HeadResult, candidates: Iterable[Candidate], number: int | None = None
-    ) -> None:
-        """Record the finished search of one head; what is recorded already stays.
-
-        Args:
-            number: of the round, from 1; the last if None.
-        """
-        number = self.rounds if number is None else number
+    def add(self, result: HeadResult, candidates: Iterable[Candidate], number: int) -> None:
+        """Record the search of one head in a round, from 1 on; what is recorded already stays."""
         state = self._state(number, result.label)
         if state.exists():
             return
@@ -147,10 +129,7 @@ class Run:
                 f"{self.path}: cannot write: {error.strerror}; what was finished before is kept, "
                 "go on with --resume"
             ) from None
-        text = result.to_json()
-        write(state, text)
-        # What is read back, so that a resumed run goes on from the very same result.
-        self._results[number, result.label] = HeadResult.from_json(text)
+        write(state, result.to_json())
         later = range(number + 1, self.rounds + 1)
         if not any(self.done(result.layer, result.head, n) for n in later):
             write(self.path / "programs" / f"{result.label}.attn", result.program)
@@ -170,16 +149,15 @@ class Run:
 
     def _repair(self) -> None:
         """Undo what an interruption left half recorded: candidates and programs of heads."""
-        results, done = self.results, set(self._recorded())
+        done = set(self._recorded())
         for part in self.path.rglob(".*.part"):
             part.unlink(missing_ok=True)
         file = self.path / "candidates.jsonl"
-        if file.exists():
-            lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if self._origin(line) in done]
-            if kept != lines:
-                write(file, "".join(kept))
-        for result in results:
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []
+        kept = [line for line in lines if self._origin(line) in done]
+        if kept != lines:
+            write(file, "".join(kept))
+        for result in self.results:
             program = self.path / "programs" / f"{result.label}.attn"
             if not program.exists() or program.read_text(encoding="utf-8") != result.program:
                 write(program, result.program)
@@ -201,27 +179,34 @@ class Run:
         return self._read(number, label(layer, head)) if self.done(layer, head, number) else None
 
     def _read(self, number: int, name: str) -> HeadResult:
+        """Read the result of a head in a round, once."""
         if (number, name) not in self._results:
             file = self._state(number, name)
             try:
-                result = HeadResult.from_json(file.read_text(encoding="utf-8"))
+                self._results[number, name] = HeadResult.from_json(file.read_text(encoding="utf-8"))
             except (ValueError, KeyError, TypeError) as error:
                 raise InputError(
                     f"{file}: damaged ({error}); delete it and go on with `attn-dsl fit --resume`"
                 ) from None
-            self._results[number, name] = result
         return self._results[number, name]
 
     @property
     def results(self) -> list[HeadResult]:
-        """The latest results of all recorded heads, by layer and head."""
-        latest = {name: self._read(number, name) for number, name in self._recorded()}
-        return sorted(latest.values(), key=lambda r: (r.layer, r.head))
+        """The latest results of all recorded heads, by layer and head.
+
+        A head that has not come to the last round is cut short.
+        """
+        latest = {name: number for number, name in self._recorded()}
+        found = []
+        for name, number in latest.items():
+            result = self._read(number, name)
+            found.append(result if number == self.rounds else replace(result, cut_short=True))
+        return sorted(found, key=lambda r: (r.layer, r.head))
 
     @property
     def cut_short(self) -> list[str]:
         """The heads whose search did not end, all rounds included."""
-        return [r.label for r in self.results if r.cut_short or not self.done(r.layer, r.head)]
+        return [r.label for r in self.results if r.cut_short]
 
     @property
     def missing(self) -> list[tuple[int, int]]:
@@ -232,11 +217,10 @@ class Run:
     def tabulate(self) -> None:
         """Write ``heads.csv`` and ``pareto.csv`` from what is recorded."""
         started = time.monotonic()
-        results, short = self.results, set(self.cut_short)
-        heads = (_head_row(r, r.label in short) for r in results)
-        write(self.path / "heads.csv", table(HEAD_COLUMNS, heads))
-        rows = ((r.layer, r.head, *astuple(row)) for r in results for row in r.front)
-        write(self.path / "pareto.csv", table(PARETO_COLUMNS, rows))
+        results = self.results
+        fronts = [{"layer": r.layer, "head": r.head, **asdict(x)} for r in results for x in r.front]
+        self._write("heads.csv", [_head_row(r) for r in results])
+        self._write("pareto.csv", fronts)
         now = time.monotonic()
         self._tables_next = now + (now - started) / TABLES_SHARE
 
@@ -247,22 +231,28 @@ class Run:
             entries: programs of the shared library, in the order in which they were taken.
             terms: terms that recur, each with the number of heads whose programs have it.
         """
-        rows = ((rank, *astuple(entry)) for rank, entry in enumerate(entries, 1))
-        write(self.path / "library.csv", table(LIBRARY_COLUMNS, rows))
+        rows = [asdict(entry) for entry in entries]
+        named = [{"rank": i, "from": row.pop("label"), **row} for i, row in enumerate(rows, 1)]
+        self._write("library.csv", named)
         write(self.path / "terms.csv", table(("term", "heads"), terms))
         self.update(library={"programs": len(entries), "iou_test": entries[-1].iou_test})
+
+    def _write(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write a table, if it has rows."""
+        if rows:
+            write(self.path / name, table(rows[0], (row.values() for row in rows)))
 
     @property
     def heads(self) -> pd.DataFrame:
         """``heads.csv`` as a data frame."""
-        return self._table("heads.csv")
+        return self._read_table("heads.csv")
 
     @property
     def pareto(self) -> pd.DataFrame:
         """``pareto.csv`` as a data frame."""
-        return self._table("pareto.csv")
+        return self._read_table("pareto.csv")
 
-    def _table(self, name: str) -> pd.DataFrame:
+    def _read_table(self, name: str) -> pd.DataFrame:
         import pandas as pd
 
         return pd.read_csv(self.path / name)
@@ -289,20 +279,16 @@ class Run:
         Raises:
             InputError: it is not there, or another capture is.
         """
-        if isinstance(place, Capture):
-            found = place
-        else:
+        if not isinstance(place, Capture):
             own = self.path / "capture"
             at = place or (own if own.is_dir() else self.info["capture"])
             if at is None or (place is None and not Path(at).is_dir()):
-                where = (
-                    "nowhere on disk (it was made from arrays)" if at is None else f"not in {at}"
-                )
+                where = f"not in {at}" if at else "nowhere on disk (it was made from arrays)"
                 raise InputError(f"{self.path}: its attention is {where}; give it by --capture DIR")
-            found = Capture.open(at)
-        if found.hash != self.info["key"]["capture"]:
-            raise InputError(f"{found.path} is not the capture that {self.path} was fitted to")
-        return found
+            place = Capture.open(at)
+        if place.hash != self.info["key"]["capture"]:
+            raise InputError(f"{place.path} is not the capture that {self.path} was fitted to")
+        return place
 
     @property
     def report(self) -> Path:
@@ -313,26 +299,19 @@ class Run:
         return f"<Run {self.path}: {len(self.results)} heads>"
 
 
-def _head_row(r: HeadResult, cut_short: bool) -> tuple:
-    """Return a head's row of ``heads.csv``."""
-    iou = r.test["iou"]
-    return (
-        r.layer, r.head, f"programs/{r.label}.attn", r.nodes, r.iou_fit, r.iou_select, iou.mean,
-        iou.low, iou.high, r.test["iou_no_sink"].mean, r.test["jsd"].mean, r.test["top1"].mean,
-        r.category, round(r.seconds, 2), iou.texts, r.test["tv"].mean, *r.best_control, r.evals,
-        r.stability, cut_short, r.lookahead,
-    )  # fmt: skip
-
-
-@contextlib.contextmanager
-def _made(path: Path) -> Iterator[None]:
-    """Say that a directory cannot be made, where an error of the system says so."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be made or written: {error.strerror}; choose another --out"
-        ) from None
+def _head_row(r: HeadResult) -> dict[str, Any]:
+    """Return a head's row of ``heads.csv``; scores from ``iou_test`` on are means over texts."""
+    iou, (control, control_iou) = r.test["iou"], r.best_control
+    return {
+        "layer": r.layer, "head": r.head, "program": f"programs/{r.label}.attn", "nodes": r.nodes,
+        "iou_fit": r.iou_fit, "iou_select": r.iou_select, "iou_test": iou.mean,
+        "iou_test_low": iou.low, "iou_test_high": iou.high,
+        "iou_no_sink": r.test["iou_no_sink"].mean, "jsd_test": r.test["jsd"].mean,
+        "top1_test": r.test["top1"].mean, "category": r.category, "seconds": round(r.seconds, 2),
+        "texts_test": iou.texts, "tv_test": r.test["tv"].mean, "best_control": control,
+        "iou_best_control": control_iou, "evals": r.evals, "stability": r.stability,
+        "cut_short": r.cut_short, "lookahead": r.lookahead,
+    }  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -345,16 +324,19 @@ def alone(path: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     new = not path.exists()
-    with _made(path):
+    try:
         path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path / LOCK, timeout=0)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise InputError(
-                f"{path}: another process is working on this run; wait until it ends, or interrupt "
-                "it and go on with --resume"
-            ) from None
+        lock.acquire()
+    except Timeout:
+        raise InputError(
+            f"{path}: another process is working on this run; wait until it ends, or interrupt "
+            "it and go on with --resume"
+        ) from None
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be made or written: {error.strerror}; choose another --out"
+        ) from None
     try:
         yield
     finally:
@@ -371,18 +353,12 @@ def refuse_other_work(path: Path, resume: bool) -> None:
     Raises:
         InputError: it is a file, or holds other things, or a run that is not to be resumed.
     """
-    if path.exists() and not path.is_dir():
-        raise InputError(f"{path} is a file; choose another --out")
     if (path / "run.json").exists():
-        if resume:
-            return
-        raise InputError(
-            f"{path} already holds a run; go on with it by --resume, or choose another --out"
-        )
+        if not resume:
+            raise InputError(
+                f"{path} already holds a run; go on with it by --resume, or choose another --out"
+            )
+        return
     if resume and not path.exists():
         raise InputError(f"{path}: there is no run to resume; leave out --resume to start one")
-    names = {file.name for file in path.iterdir()} if path.is_dir() else set()
-    if others := sorted(name for name in names - {"capture"} if not name.startswith(".")):
-        raise InputError(
-            f"{path} holds other things ({others[0]}) and no run; choose another --out"
-        )
+    refuse_other_things(path, ("capture", "."), "run")

@@ -28,10 +28,6 @@ def measure_text(
 ) -> dict[str, np.ndarray]:
     """Compare all programs of a plan with heads on one text, in one pass.
 
-    IoU and total variation cost the same together as one of them; the strongest keys and the first
-    column add little, and the Jensen-Shannon distance several times as much, so that only what is
-    asked for is computed.
-
     Args:
         heads: float32 (heads, entries): packed attention, rows summing to 1.
         metrics: some of ``METRICS``.
@@ -42,6 +38,7 @@ def measure_text(
     if unknown := set(metrics) - set(METRICS):
         raise ValueError(f"unknown metrics: {', '.join(sorted(unknown))}")
     n, shape = int(plan.batch.sizes[text]), (len(heads), plan.size)
+    # IoU and tv cost as much together as one of them; jsd costs several times as much.
     sums = {name: np.zeros(shape) for name in ("shared", "first", "jsd", "top1")}
     whole = [heads.sum(1, dtype=np.float64), np.zeros(plan.size)]
     column = [np.zeros(len(heads)), np.zeros(plan.size)]
@@ -51,7 +48,7 @@ def measure_text(
             block = part.block
             actual = in_lanes(heads[:, block.entries])
             starts = _starts(block.rows, n, plan.causal)
-            best = _strongest(actual, starts) if "top1" in metrics else None
+            best = strongest(actual, starts) if "top1" in metrics else None
             column[0] += actual[:, starts[:-1]].sum(1, dtype=np.float64)
         here = part.programs
         _add(sums["shared"], here, minima, actual, part.rows)
@@ -63,7 +60,7 @@ def measure_text(
         if "jsd" in metrics:
             _add(sums["jsd"], here, divergences, actual, part.rows, starts)
         if best is not None:
-            _add(sums["top1"], here, agreements, best, _strongest(part.rows, starts))
+            _add(sums["top1"], here, agreements, best, strongest(part.rows, starts))
     both = whole[0][:, None] + whole[1]
     rest = both - column[0][:, None] - column[1]
     found = {
@@ -94,12 +91,6 @@ def _starts(rows: range, n: int, causal: bool) -> np.ndarray:
     """Return where the rows of a block start in it, int64 (rows + 1)."""
     lengths = np.arange(rows.start, rows.stop) + 1 if causal else np.full(len(rows), n)
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-
-
-def _strongest(rows: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    out = np.empty((len(rows), len(starts) - 1), dtype=np.int32)
-    strongest(rows, starts, out)
-    return out
 
 
 def measure_texts(

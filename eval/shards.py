@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,15 +13,10 @@ from attn_dsl.dsl.errors import InputError
 
 Array = npt.NDArray[Any]
 REMEDY = "run `attn-dsl capture` again into a fresh directory"
-_DTYPES = {"F16": np.float16, "F32": np.float32}
 
 
 def tensor_name(index: int) -> str:
-    """Name the tensor of one text.
-
-    >>> tensor_name(12)
-    'attention.00012'
-    """
+    """Name the tensor of one text, as in ``attention.00012``."""
     return f"attention.{index:05d}"
 
 
@@ -53,13 +47,6 @@ def normalise_rows(values: npt.NDArray[np.float32], n: int, causal: bool) -> Non
         values /= np.repeat(np.add.reduceat(values, starts, axis=-1), lengths, axis=-1)
 
 
-class Store(Protocol):
-    """Where packed attention lies: one array of shape [heads, entries] per text."""
-
-    def __getitem__(self, index: int, /) -> Array:
-        """Return the packed attention of one text."""
-
-
 class Shards:
     """Packed attention in safetensors files; pickling it for a worker sends only the path.
 
@@ -70,52 +57,26 @@ class Shards:
 
     def __init__(self, folder: Path, shard_of: Sequence[str]) -> None:
         self.folder, self.shard_of = folder, tuple(shard_of)
-        self._open: dict[str, dict[str, Array]] = {}  # at most all files, mapped and not read
+        self._open: dict[str, Any] = {}  # at most all files, mapped and not read
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Shards, (self.folder, self.shard_of)
 
     def __getitem__(self, index: int) -> Array:
-        """Return the packed attention of one text, mapped into memory.
+        """Read the packed attention of one text from its file, which is mapped into memory.
 
         Raises:
             InputError: its file is missing or damaged.
         """
+        from safetensors import SafetensorError, safe_open
+
         file = self.shard_of[index]
-        if file not in self._open:
-            self._open[file] = map_shard(self.folder / file)
+        path = self.folder / file
         try:
-            return self._open[file][tensor_name(index)]
-        except KeyError:
-            raise InputError(
-                f"{self.folder / file} holds no tensor {tensor_name(index)}; {REMEDY}"
-            ) from None
-
-
-def map_shard(path: Path) -> dict[str, Array]:
-    """Map the tensors of a safetensors file into memory, read-only; nothing is copied.
-
-    >>> map_shard(path)["attention.00000"].dtype
-    dtype('float16')
-
-    Raises:
-        InputError: the file is missing, cut off, or holds other things than floats.
-    """
-    try:
-        with path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            if size > path.stat().st_size - 8:
-                raise ValueError("the header is cut off")
-            header = json.loads(file.read(size))
-        data = np.asarray(np.memmap(path, np.uint8, "r", offset=8 + size))
-        return {
-            name: data[slice(*spec["data_offsets"])]
-            .view(_DTYPES[spec["dtype"]])
-            .reshape(spec["shape"])
-            for name, spec in header.items()
-            if not name.startswith("__")
-        }
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing; {REMEDY}") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is damaged: {error}; {REMEDY}") from error
+            if file not in self._open:
+                self._open[file] = safe_open(path, framework="np")
+            return self._open[file].get_tensor(tensor_name(index))
+        except FileNotFoundError:
+            raise InputError(f"{path} is missing; {REMEDY}") from None
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{path} is damaged: {error}; {REMEDY}") from error

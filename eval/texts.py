@@ -18,23 +18,12 @@ _SHARES = (0.6, 0.8)
 
 
 def text_hash(text: str) -> str:
-    """Hash a text by its content, the same on every machine.
-
-    >>> text_hash("Once upon a time")[:12]
-    'e286222c229e'
-
-    Returns:
-        SHA-256 of the UTF-8 bytes, 64 hexadecimal digits.
-    """
+    """Return the SHA-256 of a text's UTF-8 bytes, 64 hexadecimal digits."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def hash_fraction(text_hash: str, seed: int) -> float:
-    """Map a text's hash and a seed to a number that is uniform on [0, 1).
-
-    >>> round(hash_fraction("00", seed=0), 3)
-    0.631
-    """
+    """Map a text's hash and a seed to a number that is uniform on [0, 1)."""
     digest = hashlib.sha256(f"{seed}:{text_hash}".encode()).digest()
     return int.from_bytes(digest[:7], "big") / 2**56
 
@@ -42,11 +31,7 @@ def hash_fraction(text_hash: str, seed: int) -> float:
 def split_of(text_hash: str, seed: int) -> Part:
     """Say which part a text belongs to: weights are fitted, programs picked, figures shown.
 
-    >>> split_of("00", seed=0)
-    'select'
-
     Args:
-        text_hash: the hash of the text's content (see :func:`text_hash`).
         seed: another seed gives another, independent split.
     """
     fraction = hash_fraction(text_hash, seed)
@@ -71,19 +56,18 @@ def read_texts(spec: str) -> list[str]:
         InputError: the file is missing, empty, no text in UTF-8, or of another kind; a line is
             not a JSON object with a string in ``text``; the data set cannot be had.
     """
+    path = Path(spec).expanduser()
+    kind = path.suffix.lower()
     if spec.startswith("hf:"):
         texts = _read_dataset(spec)
-    else:
-        path = Path(spec).expanduser()
-        if path.suffix.lower() not in (".txt", ".jsonl") and path.is_file():
-            raise InputError(
-                f"{spec}: texts are read from .txt (separated by blank lines) or .jsonl (field "
-                f"`text`), not from {path.suffix or 'a file without suffix'}; rename or convert it"
-            )
-        content = _decoded(path, spec)
-        texts = (
-            _paragraphs(content) if path.suffix.lower() == ".txt" else _json_lines(content, spec)
+    elif kind not in (".txt", ".jsonl") and path.is_file():
+        raise InputError(
+            f"{spec}: texts are read from .txt (separated by blank lines) or .jsonl (field "
+            f"`text`), not from {path.suffix or 'a file without suffix'}; rename or convert it"
         )
+    else:
+        content = _decoded(path, spec)
+        texts = _paragraphs(content) if kind == ".txt" else _json_lines(content, spec)
     if not texts:
         raise InputError(f"{spec} holds no text; it is empty or all blank")
     return texts
@@ -91,20 +75,17 @@ def read_texts(spec: str) -> list[str]:
 
 def _decoded(path: Path, spec: str) -> str:
     """Read a file as UTF-8, saying at which byte it is something else."""
-    if path.is_dir():
-        raise InputError(f"{spec} is a directory; give a .txt or .jsonl file in it")
-    if not path.parent.is_dir():
-        raise InputError(f"{spec} does not exist: there is no directory {path.parent}")
-    if not path.exists():
-        names = sorted(p.name for p in path.parent.iterdir() if p.suffix in (".txt", ".jsonl"))
-        hint = did_you_mean(path.name, names)
-        if names and not hint:
-            more = " …" if len(names) > 5 else ""
-            hint = f"the directory holds {', '.join(names[:5])}{more}"
-        raise InputError(f"{spec} does not exist" + (f"; {hint}" if hint else ""))
     try:
         data = path.read_bytes()
         return data.decode("utf-8-sig")
+    except FileNotFoundError:
+        folder = path.parent.iterdir() if path.parent.is_dir() else ()
+        names = sorted(p.name for p in folder if p.suffix in (".txt", ".jsonl"))
+        listed = f"the directory holds {', '.join(names[:5])}" if names else ""
+        hint = did_you_mean(path.name, names) or listed or "check the path"
+        raise InputError(f"{spec} does not exist; {hint}") from None
+    except IsADirectoryError:
+        raise InputError(f"{spec} is a directory; give a .txt or .jsonl file in it") from None
     except OSError as error:
         raise InputError(f"{spec} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -127,26 +108,29 @@ def _json_lines(content: str, spec: str) -> list[str]:
     """Take the field `text` of every line of a JSONL file; blank lines and texts are left out."""
     texts: list[str] = []
     for number, line in enumerate(content.split("\n"), 1):
-        if not line.strip():
-            continue
-        place = f"{spec}:{number}"
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(
-                f"{place}: not JSON ({error.msg} at column {error.colno}); every line "
-                'must be an object like {"text": "Once upon a time"}'
-            ) from error
-        if not isinstance(record, dict):
-            raise InputError(
-                f"{place}: a JSON object with the field `text` was expected, not {line[:40]}"
-            )
-        if "text" not in record:
-            raise InputError(f"{place}: no field {_among('text', list(record), 'fields')}")
-        if not isinstance(record["text"], str):
-            raise InputError(f"{place}: `text` must be a string, not {record['text']!r:.40}")
-        texts.append(record["text"])
+            texts.append(_field_text(line) if line.strip() else "")
+        except ValueError as error:
+            raise InputError(f"{spec}:{number}: {error}") from None
     return [text for text in texts if text.strip()]
+
+
+def _field_text(line: str) -> str:
+    """Take the field `text` of a line of JSON; a ValueError says what is wrong with it."""
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"not JSON ({error.msg} at column {error.colno}); every line must be an object like "
+            '{"text": "Once upon a time"}'
+        ) from error
+    if not isinstance(record, dict):
+        raise ValueError(f"a JSON object with the field `text` was expected, not {line[:40]}")
+    if "text" not in record:
+        raise ValueError(f"no field {_among('text', list(record), 'fields')}")
+    if not isinstance(record["text"], str):
+        raise ValueError(f"`text` must be a string, not {record['text']!r:.40}")
+    return record["text"]
 
 
 def _among(name: str, known: list[str], kind: str) -> str:

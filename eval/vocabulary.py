@@ -6,11 +6,11 @@ import codecs
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.tokens import Tokens
@@ -23,19 +23,11 @@ _CLOSERS = frozenset(".,;:!?%)]}\N{RIGHT DOUBLE QUOTATION MARK}\N{HORIZONTAL ELL
 """Word-piece tokens that a text attaches to the word before; they start no word."""
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
-    """A stretch of a text that a model reads at once.
-
-    Attributes:
-        ids: token ids, special tokens included.
-        tokens: the same tokens as strings with spans; their text is the window's slice.
-        start: where the slice begins in the text, in characters.
-    """
+class Window(NamedTuple):
+    """A stretch of a text that a model reads at once: ids, special ones included, and tokens."""
 
     ids: tuple[int, ...]
     tokens: Tokens
-    start: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +81,6 @@ class Vocabulary:
     def hash(self) -> str:
         """A hash of what decides how text turns into ids, the same in every process.
 
-        >>> Vocabulary(gpt2_tokenizer).hash[:8]
-        '7bc6677e'
-
         Padding and truncation settings do not count: they are a caller's, and calls change them.
 
         Returns:
@@ -120,7 +109,7 @@ class Vocabulary:
         of the tokens. Where the original text is at hand, :meth:`encode` keeps it as it is.
         """
         pieces = [self._piece(int(i)) for i in ids]
-        strings = tuple(_strings(pieces))
+        strings = _strings(pieces)
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         spans: list[tuple[int, int]] = []
         text = ""
@@ -159,48 +148,33 @@ class Vocabulary:
                 f"windows of {max_tokens} tokens leave no room: the tokenizer adds {added} "
                 f"special tokens to each; allow at least {added + 1}"
             )
-        encoding = self._windows(text, max_tokens)
-        # one window more is looked at: the rest of a split character may stand there
-        stop = None if max_windows is None else max_windows + 1
-        rows = encoding["input_ids"][:stop]
-        pieces = [[self._piece(i) for i in ids] for ids in rows]
-        offsets = list(chain.from_iterable(encoding["offset_mapping"][:stop]))
-        marks = chain.from_iterable(encoding["special_tokens_mask"][:stop])
-        flat = list(chain.from_iterable(pieces))
-        special = [one.special or bool(mark) for one, mark in zip(flat, marks, strict=True)]
-        spans = _place([one.string for one in flat], offsets, special, text)
-        windows, first, base = [], 0, 0
-        for ids, own in zip(rows, pieces, strict=True):
-            here = slice(first, first + len(ids))
-            first += len(ids)
-            end = max([base, *(stop for _, stop in spans[here])])
-            if first == len(flat):
-                end = len(text)
-            placed = tuple((start - base, stop - base) for start, stop in spans[here])
-            strings = tuple(_strings(own))
-            tokens = Tokens(strings, text[base:end], placed, tuple(special[here]))
-            if ids:
-                windows.append(Window(tuple(ids), tokens, base))
-            base = end
-        return windows[:max_windows]
-
-    def _windows(self, text: str, max_tokens: int) -> Any:
-        """Call the tokenizer so that it cuts windows itself, from the left."""
-        side = self.tokenizer.truncation_side
-        self.tokenizer.truncation_side = "right"
+        side, self.tokenizer.truncation_side = self.tokenizer.truncation_side, "right"
         try:
-            return self.tokenizer(
-                text,
-                truncation=True,
-                max_length=max_tokens,
-                stride=0,
-                padding=False,
-                return_overflowing_tokens=True,
-                return_offsets_mapping=True,
+            encoding = self.tokenizer(
+                text, truncation=True, max_length=max_tokens, stride=0, padding=False,
+                return_overflowing_tokens=True, return_offsets_mapping=True,
                 return_special_tokens_mask=True,
-            )
+            )  # fmt: skip
         finally:
             self.tokenizer.truncation_side = side
+        # one window more is looked at: the rest of a split character may stand there
+        stop = None if max_windows is None else max_windows + 1
+        names = ("input_ids", "offset_mapping", "special_tokens_mask")
+        ids, offsets, marks = ([*chain.from_iterable(encoding[n][:stop])] for n in names)
+        pieces = [self._piece(i) for i in ids]
+        special = [piece.special or bool(mark) for piece, mark in zip(pieces, marks, strict=True)]
+        spans = _place([piece.string for piece in pieces], offsets, special, text)
+        windows, first, base = [], 0, 0
+        for size in map(len, encoding["input_ids"][:stop]):
+            here = slice(first, first + size)
+            first += size
+            end = len(text) if first == len(ids) else max([base, *(end for _, end in spans[here])])
+            placed = tuple((start - base, stop - base) for start, stop in spans[here])
+            tokens = Tokens(_strings(pieces[here]), text[base:end], placed, tuple(special[here]))
+            if size:
+                windows.append(Window(tuple(ids[here]), tokens))
+            base = end
+        return windows[:max_windows]
 
     def _piece(self, token_id: int) -> _Piece:
         """Look up one id, keeping the answer."""
@@ -219,7 +193,8 @@ class Vocabulary:
         if added:
             return _Piece(string, string.encode(), joins=False, ends=words)
         if self._kind == "byte-level":
-            raw = _bytes_of(string)
+            known = all(char in _BYTE_OF for char in string)
+            raw = bytes(_BYTE_OF[char] for char in string) if known else string.encode()
             return _Piece(_write_bytes(raw), raw)
         if words:
             prefix = self._spec["model"].get("continuing_subword_prefix")
@@ -238,13 +213,13 @@ class Vocabulary:
         return _Piece(string, string.encode())
 
 
-def _strings(pieces: Sequence[_Piece]) -> Iterator[str]:
+def _strings(pieces: Sequence[_Piece]) -> tuple[str, ...]:
     """Write pieces as strings, adding the spaces that a vocabulary leaves to context."""
-    ended = False  # whether the piece before ends a word
-    for piece in pieces:
-        space = ended and not (piece.joins or piece.special)
-        yield " " + piece.string if space else piece.string
-        ended = piece.ends
+    ended = [False, *(piece.ends for piece in pieces)]  # whether the piece before ends a word
+    return tuple(
+        " " + piece.string if end and not (piece.joins or piece.special) else piece.string
+        for end, piece in zip(ended, pieces, strict=False)
+    )
 
 
 def _kind(spec: dict[str, Any]) -> str:
@@ -260,45 +235,27 @@ def _kind(spec: dict[str, Any]) -> str:
     if model.get("end_of_word_suffix"):
         return "end-of-word"
     splitters = ('"Whitespace"', '"WhitespaceSplit"', '"BertPreTokenizer"')
-    if any(name in around for name in splitters):
-        return "word"
-    return "plain"
+    return "word" if any(name in around for name in splitters) else "plain"
 
 
 def _byte_table() -> dict[str, int]:
     """Return GPT-2's characters for the 256 bytes: printable ones stand for themselves."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    table = {chr(byte): byte for byte in plain}
     others = (byte for byte in range(256) if byte not in set(plain))
-    return table | {chr(256 + number): byte for number, byte in enumerate(others)}
+    return {chr(x): x for x in plain} | {chr(256 + at): x for at, x in enumerate(others)}
 
 
 _BYTE_OF = _byte_table()
 
 
-def _bytes_of(string: str) -> bytes:
-    """Undo the byte-level alphabet; a string outside of it stands for itself."""
-    try:
-        return bytes(_BYTE_OF[char] for char in string)
-    except KeyError:
-        return string.encode()
-
-
 def _write_bytes(raw: bytes) -> str:
-    """Decode bytes, writing each one that belongs to no whole character as ``<0xE2>``.
-
-    >>> _write_bytes(b" \\xf0\\x9f")
-    ' <0xF0><0x9F>'
-    """
+    """Decode bytes, writing each one that belongs to no whole character as ``<0xE2>``."""
     text = raw.decode("utf-8", "surrogateescape")  # each such byte b is the surrogate DC00 + b
     return _ESCAPED.sub(lambda found: f"<0x{ord(found[0]) - 0xDC00:02X}>", text)
 
 
 def _place(
-    strings: Sequence[str],
-    offsets: Sequence[tuple[int, int]],
-    special: Sequence[bool],
-    text: str,
+    strings: Sequence[str], offsets: Sequence[tuple[int, int]], special: Sequence[bool], text: str
 ) -> list[tuple[int, int]]:
     """Turn a tokenizer's offsets into spans that follow each other without overlap.
 

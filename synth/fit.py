@@ -168,7 +168,7 @@ def _search(
         raise InputError("--scheduler: a capture in memory cannot be searched on other machines")
     path = None if attention.path is None else str(attention.path.resolve())
     place = Place(path, attention.hash, settings, versions(settings.proposers), str(out.resolve()))
-    run = Run.create(out, _info(attention, session, settings, chosen), resume=resume)
+    run = Run.create(out, _info(attention, session, settings, chosen))
     budget = Budget(timeout, started, settings.rounds, len(chosen))
     here = at_hand(place, session) if workers.shares_memory else contextlib.nullcontext()
     tell(Progress("prepare", 0, len(chosen)))

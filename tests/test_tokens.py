@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from attn_dsl.dsl.tokens import Tokens, looks_special
 from attn_dsl.testing import tokens
@@ -59,12 +58,6 @@ def test_bytes_cover_a_character_once_it_is_complete(
     assert spans(*strings) == covered
 
 
-@given(st.characters(exclude_categories=["Cs"]))
-def test_every_character_can_be_split_into_bytes(char: str) -> None:
-    pieces = [f"<0x{byte:02X}>" for byte in char.encode()]
-    assert spans(*pieces) == [""] * (len(pieces) - 1) + [char]
-
-
 @given(tokens(gaps=True))
 def test_spans_follow_each_other(made: Tokens) -> None:
     end = 0
@@ -83,15 +76,6 @@ def test_the_spans_of_strings_leave_no_gap(made: Tokens) -> None:
 def test_a_prefix_is_the_tokens_of_the_first_strings(made: Tokens) -> None:
     for n in range(len(made) + 1):
         assert made.prefix(n) == Tokens.from_strings(made.strings[:n])
-
-
-@given(tokens(gaps=True))
-def test_a_prefix_ends_with_its_last_token(made: Tokens) -> None:
-    for n in range(1, len(made) + 1):
-        part = made.prefix(n)
-        assert len(part) == n
-        assert len(part.text) == part.spans[-1][1]
-        assert made.text.startswith(part.text)
 
 
 def test_tokens_are_a_sequence_of_strings() -> None:

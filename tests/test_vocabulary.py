@@ -41,7 +41,6 @@ def test_windows_join_to_the_text_and_spans_to_what_the_tokenizer_keeps(load, na
     windows = Vocabulary(load(name)).encode(TEXT, max_tokens)
     assert "".join(window.tokens.text for window in windows) == TEXT
     assert all(len(window.ids) <= max_tokens for window in windows)
-    assert [TEXT[w.start :].startswith(w.tokens.text) for w in windows] == [True] * len(windows)
     spans = "".join("".join(covered(window)) for window in windows)
     if name == "minilm-l6":  # knows no emoji, and no space behind the last token
         kept = TEXT.rstrip().replace(" 🙂", "")
@@ -131,14 +130,6 @@ def test_ids_alone_give_the_same_strings_and_stable_prefixes(load, name):
         assert whole.strings == window.tokens.strings
         for n in range(len(window.ids) + 1):
             assert vocabulary.tokens_of(window.ids[:n]) == whole.prefix(n)
-
-
-@pytest.mark.shared
-def test_ids_alone_give_the_text_back(load):
-    for name in ("gpt2-tokenizer", "stories260k"):
-        vocabulary = Vocabulary(load(name))
-        (window,) = vocabulary.encode(TEXT, 200)
-        assert vocabulary.tokens_of(window.ids).text.strip() == TEXT.strip()
 
 
 @pytest.mark.shared

@@ -20,6 +20,8 @@ function number(value, digits = 2, sign = false) {
   return ((sign && !text.startsWith("-") ? "+" : "") + text).replace("-", "−");
 }
 
+const on = (nodes, name, act) => nodes.forEach((node) => node.addEventListener(name, (event) => act(node, event)));
+
 // Press one of several buttons, or none.
 function press(buttons, chosen) {
   for (const button of buttons) button.setAttribute("aria-pressed", button === chosen);
@@ -96,13 +98,11 @@ function drawMap() {
   find("#map-legend").replaceChildren(...(kinds ? [] : [text(low), legend, text(high)]));
 }
 
-for (const button of all("#views button")) {
-  button.addEventListener("click", () => {
-    view = button.dataset.view;
-    press(all("#views button"), button);
-    drawMap();
-  });
-}
+on(all("#views button"), "click", (button) => {
+  view = button.dataset.view;
+  press(all("#views button"), button);
+  drawMap();
+});
 
 // The table of heads: sorting by a click on a column, and a filter by words and category.
 
@@ -136,15 +136,13 @@ function filterHeads() {
   find("#count").textContent = shown < rows.length ? `${shown} of ${rows.length}` : "";
 }
 
-for (const button of all("#heads th button")) button.addEventListener("click", () => sortBy(button.parentNode));
+on(all("#heads th button"), "click", (button) => sortBy(button.parentNode));
 find("#filter").addEventListener("input", filterHeads);
-for (const button of all("[data-filter]")) {
-  button.addEventListener("click", () => {
-    kept = kept === button ? null : button;
-    press(all("[data-filter]"), kept);
-    filterHeads();
-  });
-}
+on(all("[data-filter]"), "click", (button) => {
+  kept = kept === button ? null : button;
+  press(all("[data-filter]"), kept);
+  filterHeads();
+});
 
 // Tokens as text: white space and other invisible characters made visible.
 
@@ -229,13 +227,11 @@ class Panel {
     this.marks = {};
     this.strips.replaceChildren(...["head", "program"].map((name) => {
       const line = make("div");
-      this.marks[name] = this.tokens.map((token, at) => {
-        const mark = make("span", { class: "tok" }, ...showToken(token));
-        mark.addEventListener("click", () => this.pin(at));
-        mark.addEventListener("pointerenter", () => this.point(this.pinned, at));
-        line.append(mark, make(token.includes("\n") ? "br" : "wbr"));
-        return mark;
-      });
+      const marks = this.tokens.map((token) => make("span", { class: "tok" }, ...showToken(token)));
+      on(marks, "click", (mark) => this.pin(marks.indexOf(mark)));
+      on(marks, "pointerenter", (mark) => this.point(this.pinned, marks.indexOf(mark)));
+      marks.forEach((mark, at) => line.append(mark, make(this.tokens[at].includes("\n") ? "br" : "wbr")));
+      this.marks[name] = marks;
       line.addEventListener("pointerleave", () => this.point(null, null));
       return make("div", { class: "strip" }, make("span", {}, name), line);
     }));
@@ -264,10 +260,9 @@ class Panel {
   }
 
   place(box, k, q, width, height) {
-    box.style.display = q === null || k === null ? "none" : "block";
-    box.style.transform = `translate(${k * this.cell}px, ${q * this.cell}px)`;
-    box.style.width = `${width * this.cell}px`;
-    box.style.height = `${height * this.cell}px`;
+    const [x, y, w, h] = [k, q, width, height].map((cells) => `${cells * this.cell}px`);
+    const shown = q === null || k === null ? "none" : "block";
+    box.style.cssText = `display: ${shown}; transform: translate(${x}, ${y}); width: ${w}; height: ${h}`;
   }
 
   showPin() {
@@ -334,12 +329,7 @@ class Panel {
 
 // Panels are made when they come into view; an address like #L5H1.t2.q17 opens a text and row.
 
-const panels = new Map();
-
-function panel(root) {
-  if (!panels.has(root)) panels.set(root, new Panel(root));
-  return panels.get(root);
-}
+const panel = (root) => (root.panel ??= new Panel(root));
 
 const watcher = new IntersectionObserver((entries) => {
   for (const entry of entries) if (entry.isIntersecting) panel(entry.target);
@@ -356,7 +346,7 @@ function follow() {
   }
 }
 
-const redrawPanels = () => panels.forEach((shown) => shown.draw());
+const redrawPanels = () => all(".texts").forEach((root) => root.panel?.draw());
 const redraw = () => { drawMap(); redrawPanels(); };
 
 addEventListener("hashchange", follow);
