@@ -17,7 +17,7 @@ import numpy as np
 from attn_dsl.compiler.dependencies import Stage, joined, stages
 from attn_dsl.compiler.graph import NONE, Factor, Graph, Term
 from attn_dsl.compiler.lower import lower
-from attn_dsl.compiler.operations import CODES, REALS, real_value
+from attn_dsl.compiler.operations import CODES, REALS
 from attn_dsl.dsl import tree as t
 
 _BETWEEN = CODES["between"]
@@ -224,7 +224,7 @@ class Code:
 @lru_cache(maxsize=256)
 def _values(name: str, rate: float, size: int) -> np.ndarray:
     """Return the values of a function of ``REALS`` at 0, 1, …, ``size - 1``."""
-    return np.array([real_value(name, x, rate) for x in range(size)])
+    return np.array([REALS[name].value(x, rate) for x in range(size)])
 
 
 def _planes(graph: Graph, term: Term) -> list[Plane]:

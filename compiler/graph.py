@@ -6,16 +6,19 @@ referred to by its number. Equal nodes are stored once, and constants are folded
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
-from attn_dsl.compiler.operations import CODES, ROWS, Operation
+from attn_dsl.compiler.operations import CODES, REALS, ROWS, Operation
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.features import FEATURES
 
 NONE = -1
 """The number of a missing node: no operand, factor or condition."""
+LARGEST = 2.0**31
+"""No integer of a checked program is larger in magnitude."""
 
 
 class Node(NamedTuple):
@@ -169,6 +172,21 @@ class Graph:
             if number in inside:
                 inside.update(self.nodes[number].operands)
         return sorted(inside)
+
+    def bound(self, term: Term) -> float:
+        """Return an upper bound on the magnitude of the product of the factors of a term."""
+        if term.bounds:
+            return 1.0
+        return math.prod(REALS[f.function].bound(self._largest(f)) for f in term.factors)
+
+    def _largest(self, factor: Factor) -> float:
+        """Bound the magnitude of the integer of a factor."""
+        node = self.nodes[factor.node]
+        if node.op == _CONSTANT:
+            return abs(node.x)
+        if factor.function == "hundredths":
+            return max(abs(weight) for _, weight in self.keys[node.y].elements)
+        return LARGEST
 
     @cached_property
     def needs_match(self) -> bool:

@@ -24,7 +24,7 @@ import numpy as np
 from numba import njit
 
 from attn_dsl.compiler.jit import COMPILED, LEAN
-from attn_dsl.compiler.operations import CODES, REALS, ROWS, real_formula
+from attn_dsl.compiler.operations import CODES, REALS, ROWS
 from attn_dsl.compiler.simd import WIDTH, settle
 from attn_dsl.dsl.limits import LEAST_MASS, MATCH_LIMIT, TERM_LIMIT
 
@@ -35,7 +35,7 @@ CONST, QUERY, KEY = CODES["constant"], CODES["query"], CODES["key"]
 COLUMN_QUERY, COLUMN_KEY, COLUMN = CODES["column_query"], CODES["column_key"], CODES["column"]
 MATCH, ANY, COUNT = CODES["match"], CODES["any"], CODES["count"]
 NEAREST, FIRST = CODES["nearest"], CODES["first"]
-_PLAIN, _HUNDREDTHS = REALS.index(""), REALS.index("hundredths")
+_PLAIN, _HUNDREDTHS = map([*REALS].index, ("", "hundredths"))
 _CHAINED: dict[str, Any] = {**LEAN, "cache": False}
 """For functions made from the table: Numba caches them with the functions that call them."""
 
@@ -66,9 +66,9 @@ apply_operation = _dispatch(
 
 def _real(name: str) -> Callable[[int, float], float]:
     """Return a function of ``REALS`` as a Python function of an integer and a rate."""
-    least, formula = real_formula(name)
-    x = "x" if least is None else f"max(x, {least})"
-    inside = re.sub(r"\bx\b", f"float({x})", formula)
+    function = REALS[name]
+    x = "x" if function.least is None else f"max(x, {function.least})"
+    inside = re.sub(r"\bx\b", f"float({x})", function.formula)
     made: Callable[[int, float], float] = eval(f"lambda x, rate: {inside}", {"xp": math})
     return made
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from attn_dsl.dsl.functions import FUNCTIONS
+from attn_dsl.dsl.functions import FUNCTIONS, TermFunction
 
 Type = Literal["int", "bool", "symbol"]
 
@@ -102,38 +102,10 @@ ROWS: tuple[Operation, ...] = tuple(_ROWS)
 """All operations by number."""
 QUANTIFIERS = ("any", "count", "nearest", "first", "last")
 
-REALS = ("", "hundredths", *FUNCTIONS)
+REALS: dict[str, TermFunction] = {
+    "": TermFunction("", "the integer", "", None, "x", "{x}", float),
+    "hundredths": TermFunction("hundredths", "a hundredth of the integer", "", None, "x / 100.0",
+                               "{x}", lambda x: x / 100.0),
+    **FUNCTIONS,
+}  # fmt: skip
 """The real functions of an integer in terms: itself, a hundredth of it, or a term function."""
-
-
-def real_formula(name: str) -> tuple[int | None, str]:
-    """Return a function of ``REALS`` as its least argument (None: no bound) and a formula of ``x``.
-
-    >>> real_formula("log"), real_formula("hundredths")
-    ((1, 'xp.log(x)'), (None, 'x / 100.0'))
-    """
-    if name in FUNCTIONS:
-        return FUNCTIONS[name].least, FUNCTIONS[name].formula
-    return None, "x / 100.0" if name == "hundredths" else "x"
-
-
-def real_value(name: str, x: int, rate: float) -> float:
-    """Apply a function of ``REALS`` to an integer.
-
-    >>> real_value("hundredths", 25, 0.0)
-    0.25
-    """
-    if name in FUNCTIONS:
-        return FUNCTIONS[name].value(x, rate)
-    return x / 100.0 if name == "hundredths" else float(x)
-
-
-def real_bound(name: str, largest: float) -> float:
-    """Bound the magnitude of a function of ``REALS``, given the largest magnitude of its argument.
-
-    >>> real_bound("inv", float("inf")), real_bound("hundredths", 250)
-    (1.0, 2.5)
-    """
-    if name in FUNCTIONS:
-        return FUNCTIONS[name].bound(largest)
-    return largest / 100.0 if name == "hundredths" else largest

@@ -22,7 +22,7 @@ class TermFunction:
     name: str
     doc: str  # its value, for the reference pages
     example: str  # a value of the language that uses it
-    least: int  # smaller arguments are replaced by this number
+    least: int | None  # smaller arguments are replaced by this number; None: none are
     formula: str
     latex: str  # the function in LaTeX, with ``{x}`` for the argument and ``{rate}`` for the rate
     bound: Callable[[float], float]  # its largest magnitude, given that of its argument
@@ -38,7 +38,8 @@ class TermFunction:
         >>> FUNCTIONS["inv"].value(4), FUNCTIONS["decay"].value(2, 0.5)
         (0.25, 0.25)
         """
-        names = {"x": float(max(x, self.least)), "rate": rate, "xp": math}
+        x = x if self.least is None else max(x, self.least)
+        names = {"x": float(x), "rate": rate, "xp": math}
         return float(eval(self.formula, names))
 
 

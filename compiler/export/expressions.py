@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from attn_dsl.compiler.bounds import largest
 from attn_dsl.compiler.export.columns import Columns
 from attn_dsl.compiler.export.source import comment
 from attn_dsl.compiler.graph import NONE, Factor, Node, Term
@@ -25,11 +24,10 @@ from attn_dsl.compiler.operations import (
     ATOM,
     COMPARISON,
     QUANTIFIERS,
+    REALS,
     SUM,
     UNARY,
     Operation,
-    real_formula,
-    real_value,
 )  # fmt: skip
 from attn_dsl.compiler.program import Program
 from attn_dsl.dsl import tree as t
@@ -160,14 +158,14 @@ class Writer:
             amount = weights[reached - 1]
         elif None not in known and not self.trained:
             factors = zip(term.factors, known, strict=True)
-            size = math.prod(real_value(f.function, x or 0, f.rate) for f, x in factors)
+            size = math.prod(REALS[f.function].value(x or 0, f.rate) for f, x in factors)
             size = min(max(float(amount) * size, -TERM_LIMIT), TERM_LIMIT)
             amount = repr(0.0 if self.linear and size < LEAST_MASS else size)
         else:
             amount = " * ".join([amount, *map(self._factor, term.factors)])
             if self.linear and term.factors:
                 amount = self._mass(amount)
-            elif self._size(weights[0]) * largest(self.graph, term) > TERM_LIMIT:
+            elif self._size(weights[0]) * self.graph.bound(term) > TERM_LIMIT:
                 amount = self._bounded(amount)
         if term.condition == NONE or self._constant(term.condition) is not None:
             return amount
@@ -178,14 +176,13 @@ class Writer:
 
     def _factor(self, factor: Factor) -> str:
         """Write a factor of a term: a real function of a node."""
-        value = self._constant(factor.node)
+        value, function = self._constant(factor.node), REALS[factor.function]
         if value is not None:
-            return repr(real_value(factor.function, value, factor.rate))
-        least, formula = real_formula(factor.function)
-        names = {"x": self._real(self.write(factor.node), least), "rate": repr(factor.rate)}
-        names["xp"] = self.xp
-        written = re.sub(r"\b(xp|x|rate)\b", lambda found: names[found[1]], formula)
-        return written if re.fullmatch(r"x|xp\.\w+\(x\)", formula) else f"({written})"
+            return repr(function.value(value, factor.rate))
+        x = self._real(self.write(factor.node), function.least)
+        names = {"x": x, "rate": repr(factor.rate), "xp": self.xp}
+        written = re.sub(r"\b(xp|x|rate)\b", lambda found: names[found[1]], function.formula)
+        return written if re.fullmatch(r"x|xp\.\w+\(x\)", function.formula) else f"({written})"
 
     def _constant(self, one: int) -> int | None:
         """Return the value of a constant node, or None for any other node."""
