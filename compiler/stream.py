@@ -127,7 +127,7 @@ class Stream:
         out = np.zeros((self.code.size, n - first, n), dtype=np.float32)
         arrays = (*self._arrays, self._marks, self._match if len(self._match) else NO_MATCH)
         for part in parts(self.code, n, 0, arrays, first) if n > first else ():
-            low, high = part.block.rows.start, part.block.rows.stop
+            low, high = part.queries.start, part.queries.stop
             spread_rows(part.rows, low, True, n, out[part.programs, low - first : high - first])
         return out
 

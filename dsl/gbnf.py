@@ -21,6 +21,7 @@ _SPACING = {"ws": (0, 2), "gap": (1, 2), "indent": (0, 8)}  # the fewest and the
 _ASCII = "".join(map(chr, range(128)))
 _SIGNS = {"?": (0, 1), "*": (0, None), "+": (1, None)}
 
+
 @dataclass(frozen=True, slots=True)
 class _Node:
     """A part of a rule: a text, a class of characters, a rule's name, or made of other parts."""

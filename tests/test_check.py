@@ -6,7 +6,6 @@ import importlib.util
 import math
 
 import pytest
-from cases import CASES
 from hypothesis import given
 
 from attn_dsl.dsl import tree as t
@@ -180,13 +179,6 @@ def test_looking_ahead_is_allowed_on_request_and_marked(name: str) -> None:
     assert check(parse(head(term, kind="bidirectional"))).lookahead == ()
 
 
-def test_left_and_visible_features_do_not_look_ahead() -> None:
-    for feature in FEATURES.values():
-        if feature.reads != "full":
-            facts = check(parse(head("2 where " + feature.example)))
-            assert facts.lookahead == (), feature.name
-
-
 def test_an_own_set_may_hide_one_of_the_lexicon() -> None:
     assert errors_of('set Pronoun = {"x"}\n' + head("1 where text(k) in Pronoun")) == []
 
@@ -264,11 +256,6 @@ def test_nodes() -> None:
 )  # fmt: skip
 def test_what_reads_the_key(predicate: str, reads: bool) -> None:
     assert reads_key(parse_predicate(predicate)) is reads
-
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-def test_the_cases_are_valid(case) -> None:  # type: ignore[no-untyped-def]
-    assert errors_of(case.source) == []
 
 
 @given(programs(holes=True))

@@ -14,7 +14,7 @@ from attn_dsl.compiler import evaluate, interpreter, simd
 from attn_dsl.compiler.code import Kind
 from attn_dsl.compiler.columns import Batch
 from attn_dsl.compiler.dependencies import Stage, stages
-from attn_dsl.compiler.evaluate import Block, Plan
+from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.compiler.text_planes import row_words
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.parser import parse
@@ -44,9 +44,8 @@ def exactly(plan: Plan, text: int) -> np.ndarray:
     n, entries = int(plan.batch.sizes[text]), int(plan.batch.entries(plan.causal)[text])
     out = np.empty((plan.size, entries), dtype=np.float32)
     redo = np.ones((plan.size, n), dtype=np.bool_)
-    block = Block(range(n), slice(0, entries), 0)
     start = int(plan.batch.starts[text])
-    evaluate._exactly(plan.code, n, start, plan._arrays(text), block, 0, redo, out)
+    evaluate._exactly(plan.code, n, start, plan._arrays(text), 0, 0, redo, out)
     return out
 
 

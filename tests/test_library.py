@@ -297,11 +297,6 @@ def test_a_library_of_one_visibility() -> None:
         assert entry.source == show(entry.program) == show(parse(entry.source))
 
 
-def test_changing_what_library_returns_does_not_change_the_library() -> None:
-    library().clear()
-    assert library()
-
-
 def test_an_unknown_visibility_is_an_error() -> None:
     with pytest.raises(InputError, match="sideways"):
         library("sideways")  # type: ignore[arg-type]

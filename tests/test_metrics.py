@@ -108,7 +108,7 @@ def test_parts_are_the_matrices_in_pieces(
     monkeypatch.setattr(evaluate, "BLOCK", block)
     seen = np.zeros(whole.shape, dtype=int)
     for part in plan.parts(0, group):
-        here = part.block.entries
+        here = part.entries
         size = here.stop - here.start
         np.testing.assert_array_equal(part.rows[:, :size], whole[part.programs, here])
         assert part.rows.shape[1] % 16 == 0

@@ -43,11 +43,6 @@ def test_every_program_gives_distributions_on_every_text(program: t.Head, text: 
     assert_row_stochastic(program, text, tolerance=1e-9)
 
 
-@given(programs(), tokens(max_size=6))
-def test_evaluating_again_gives_the_same(program: t.Head, text: Tokens) -> None:
-    assert evaluate(program, text) == evaluate(program, text)
-
-
 @given(programs(visibility="causal"), tokens(min_size=1, max_size=6))
 def test_a_bidirectional_program_of_one_token_is_the_causal_one(
     program: t.Head, text: Tokens
