@@ -159,8 +159,7 @@ def features(tokens: Sequence[str] | Tokens, names: Iterable[str]) -> dict[str, 
         lists: ``word_known``, per position the first query that knows the value, and ``word_open``,
         per query the value at positions that it does not know.
     """
-    text = tokens if isinstance(tokens, Tokens) else Tokens.from_strings(tokens)
-    analysis, lists = Analysis(text), dict[str, list]()
+    analysis, lists = Analysis(Tokens.from_strings(tokens)), dict[str, list]()
     for name in names:
         column = FEATURES[name].compute(analysis)
         assert isinstance(column, Column)

@@ -101,7 +101,7 @@ def _exactly(
 
 
 class Plan:
-    """Evaluates programs of one visibility on a batch of texts.
+    """Evaluates programs of one visibility on a batch of texts, which methods name by their index.
 
     >>> from attn_dsl.dsl.parser import parse
     >>> from attn_dsl.dsl.tokens import Tokens
@@ -131,9 +131,6 @@ class Plan:
     def packed(self, text: int) -> np.ndarray:
         """Evaluate all programs on one text, without the entries that queries do not see.
 
-        Args:
-            text: the index of the text in the batch.
-
         Returns:
             float32 (programs, entries): the visible entries of each matrix, row by row.
         """
@@ -147,7 +144,6 @@ class Plan:
         """Evaluate all programs on one text, as square matrices.
 
         Args:
-            text: the index of the text in the batch.
             out: an array to write to, float32 (programs, n or more, n or more); only visible
                 entries are written, so the others should be 0. By default a new array.
 

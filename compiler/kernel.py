@@ -57,9 +57,8 @@ class Kernel:
         Returns:
             float32 (n, n), one row per query; each row sums to 1.
         """
-        if not isinstance(tokens, Tokens):
-            tokens = Tokens.from_strings(tokens)
-        n, columns = len(tokens), stack(self.columns, Batch([tokens]), self.program.causal)
+        n, batch = len(tokens), Batch([Tokens.from_strings(tokens)])
+        columns = stack(self.columns, batch, self.program.causal)
         settled, known, opened = (np.ascontiguousarray(part[:, :-SLACK]) for part in columns[:3])
         out = np.zeros((n, n), dtype=np.float32)
         self.function(n, 0, 0, n, settled, known, opened, out.reshape(-1))

@@ -147,9 +147,8 @@ class _Lowering:
             case t.Member(symbol, chosen):
                 return self.member(symbol, chosen)
             case t.Affix(name, symbol, text):
-                return self.load(
-                    ColumnKey(symbol.name, name, frozenset([(text, 1)])), symbol.args[0]
-                )
+                key = ColumnKey(symbol.name, name, frozenset([(text, 1)]))
+                return self.load(key, symbol.args[0])
             case t.Quantifier(name) if name != "any":
                 return self.add(CODES["unequal"], self.integer(node), self.graph.constant(0))
         return self.integer(node)  # a call of a bool feature, or `any`

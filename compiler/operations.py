@@ -47,7 +47,7 @@ class Operation:
     commutes: bool = False
 
 
-_ROWS = [
+ROWS: tuple[Operation, ...] = (
     # Positions, constants and columns of a text.
     Operation("constant", 0, "int"),  # x
     Operation("query", 0, "int"),  # q + x
@@ -94,12 +94,11 @@ _ROWS = [
     Operation("nearest", 1, "int"),
     Operation("first", 1, "int"),
     Operation("last", 1, "int"),
-]  # fmt: skip
-
-CODES: dict[str, int] = {row.name: code for code, row in enumerate(_ROWS)}
-"""The number of each operation, by name."""
-ROWS: tuple[Operation, ...] = tuple(_ROWS)
+)  # fmt: skip
 """All operations by number."""
+
+CODES: dict[str, int] = {row.name: code for code, row in enumerate(ROWS)}
+"""The number of each operation, by name."""
 QUANTIFIERS = ("any", "count", "nearest", "first", "last")
 
 REALS: dict[str, TermFunction] = {

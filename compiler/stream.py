@@ -101,7 +101,8 @@ class Stream:
             marks = None if special is None else [*([False] * skip), *special]
             tokens = Tokens.from_strings(strings, marks)
         first = len(self)
-        self._read(tokens, skip)
+        self._analysis.extend(tokens, skip)
+        self._update()
         self._tail = _unfinished(tokens)
         rows = self.rows(first)
         return rows[0] if self._single else rows
@@ -119,7 +120,8 @@ class Stream:
 
     def read_all(self, tokens: Tokens) -> None:
         """Append tokens to the text, without computing their rows."""
-        self._read(tokens, 0)
+        self._analysis.extend(tokens)
+        self._update()
 
     def rows(self, first: int) -> np.ndarray:
         """Compute the rows from query ``first`` on, float32 (programs, rows, tokens so far)."""
@@ -138,15 +140,6 @@ class Stream:
         twin._arrays, twin._match = self._arrays.copy(), self._match.copy()
         twin._symbols, twin._tail = dict(self._symbols), list(self._tail)
         return twin
-
-    def _read(self, tokens: Tokens, skip: int) -> None:
-        end = 0
-        for i, (start, stop) in enumerate(tokens.spans):
-            if i >= skip:
-                gap, piece = tokens.text[end:start], tokens.text[start:stop]
-                self._analysis.add(tokens.strings[i], gap, piece, tokens.special[i])
-            end = stop
-        self._update()
 
     def _update(self) -> None:
         """Update the columns after tokens were appended to the analysis."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from importlib.resources import files
 
 import pytest
 
@@ -278,12 +277,6 @@ def test_no_two_programs_are_the_same() -> None:
         for head in heads:
             same = names.setdefault((head.terms, head.visibility), head.name)
             assert same == head.name
-
-
-def test_every_file_is_read() -> None:
-    folder = files("attn_dsl.grammars").joinpath("library")
-    stems = {f.name.removesuffix(".attn") for f in folder.iterdir() if f.name.endswith(".attn")}
-    assert stems == set(library())
 
 
 def test_a_library_of_one_visibility() -> None:

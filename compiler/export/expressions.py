@@ -126,18 +126,9 @@ class Writer:
         for term in self.graph.programs[0]:
             last = first + len(t.weights_of(term.source))
             never = term.condition != NONE and self._constant(term.condition) == 0
-            added = (
-                ""
-                if never
-                else self._term(
-                    term,
-                    [
-                        self._weight(i, not term.factors or bool(term.bounds))
-                        for i in range(first, last)
-                    ],
-                )
-            )
-            yield comment(show_term(term.source)), added
+            alone = not term.factors or bool(term.bounds)
+            weights = [self._weight(i, alone) for i in range(first, last)]
+            yield comment(show_term(term.source)), "" if never else self._term(term, weights)
             first = last
 
     def _weight(self, place: int, alone: bool) -> str:
@@ -214,9 +205,8 @@ class Writer:
         """Write the operation of a node."""
         row = node.operation
         if row.name.startswith("column"):
-            return self._read(
-                one, self.write(node.a) if row.takes else shifted(row.name[7], node.x)
-            )
+            at = self.write(node.a) if row.takes else shifted(row.name[7], node.x)
+            return self._read(one, at)
         operands = [self.write(operand) for operand in node.operands]
         if row.name == "match":
             return self._match(one, *operands)
