@@ -13,7 +13,7 @@ import numpy as np
 
 from attn_dsl.compiler import interpreter
 from attn_dsl.compiler.code import Code
-from attn_dsl.compiler.columns import SLACK, TOKEN
+from attn_dsl.compiler.columns import SLACK, TOKEN, marks
 from attn_dsl.compiler.evaluate import NO_MATCH, parts
 from attn_dsl.compiler.graph import ColumnKey
 from attn_dsl.compiler.program import Program
@@ -75,9 +75,7 @@ class Stream:
         self._symbols: dict[str, int] = {"": 0}
         self._columns = {name: FEATURES[name].column() for name in self._users}
         self._arrays = np.zeros((3, len(self._keys), _CAPACITY + SLACK), dtype=np.int32)
-        self._marks = np.zeros((len(self._keys), 2), dtype=np.int32)
-        for row, key in enumerate(self._keys):
-            self._marks[row] = key.pad, key.partial
+        self._marks = marks(self._keys, causal=True)
         side = _CAPACITY if self.code.graph.needs_match else 0
         self._match = np.zeros((side, side), dtype=np.int32)
 
@@ -98,8 +96,8 @@ class Stream:
         skip = 0
         if not isinstance(tokens, Tokens):
             strings, skip = [*self._tail, *tokens], len(self._tail)
-            marks = None if special is None else [*([False] * skip), *special]
-            tokens = Tokens.from_strings(strings, marks)
+            known = None if special is None else [*([False] * skip), *special]
+            tokens = Tokens.from_strings(strings, known)
         first = len(self)
         self._analysis.extend(tokens, skip)
         self._update()

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.build import ACTIONS
-from attn_dsl.dsl.build import unquote as unquote
 from attn_dsl.dsl.errors import CostError, Span
 from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.functions import FUNCTIONS

@@ -109,13 +109,14 @@ class Elements:
         for i, (feature, _, shift, number) in enumerate(self.places):
             program, name = self.sets[number]
             literal = next(d.value for d in programs[program].sets if d.name == name)
-            column = batch.column(ColumnKey(feature))
+            key = ColumnKey(feature)
+            column = batch.column(key)
             table = np.zeros(len(batch.symbols), dtype=np.int32)
             for j, element in enumerate(literal.elements):
                 if element in batch.symbols:
                     table[batch.symbols[element]] = 1 + self.starts[number] + j
             for start, n in zip(batch.starts, batch.sizes, strict=False):
-                ids = np.full(n, column.pad, dtype=np.int64)
+                ids = np.full(n, key.pad, dtype=np.int64)
                 ids[-shift:] = column.settled[start : start + max(n + shift, 0)]
                 out[i, start : start + n] = table[ids]
         return out
