@@ -79,15 +79,6 @@ def check(
     return Facts(size, price, holes, tuple(sorted(checker.lookahead)))
 
 
-def reads_key(node: t.Node) -> bool:
-    """Return whether the value of a node depends on the key. A quantifier depends on the query only."""
-    if isinstance(node, t.Position):
-        return node.variable == "k"
-    if isinstance(node, t.Quantifier):
-        return False
-    return any(map(reads_key, node.children()))
-
-
 def cost(program: t.Head) -> int:
     """Return the cost of a program: its number of operations for each pair of query and key.
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 
 from attn_dsl.dsl import tree as t
-from attn_dsl.dsl.check import Facts, check, cost, reads_key
+from attn_dsl.dsl.check import Facts, check, cost
 from attn_dsl.dsl.errors import (
     CausalityError,
     CostError,
@@ -21,7 +21,7 @@ from attn_dsl.dsl.errors import (
 from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.lexicon import lexicon
 from attn_dsl.dsl.limits import MAX_NODES
-from attn_dsl.dsl.parser import parse, parse_predicate
+from attn_dsl.dsl.parser import parse
 from attn_dsl.testing import programs
 
 FULL = [f.name for f in FEATURES.values() if f.reads == "full" and not f.extra]
@@ -247,15 +247,6 @@ def test_nodes() -> None:
     assert t.nodes(parse(head('1 * weight(text(k), {"x": 0.5, "y": 2})'))) == 1 + 4 + 3
     assert t.nodes(parse(head("1 * weight(text(k), Pronoun) * q"))) == 1 + 5 + 2
     assert t.nodes(parse(head("by k [0: 1, 1: 2]"))) == 1 + 4
-
-
-@pytest.mark.parametrize(
-    ("predicate", "reads"),
-    [("punct(k)", True), ("punct(q)", False), ("any(punct(k))", False),
-     ("punct(word_first(k))", True), ("nearest(punct(k)) == q", False), ("q == 0 or k == 0", True)],
-)  # fmt: skip
-def test_what_reads_the_key(predicate: str, reads: bool) -> None:
-    assert reads_key(parse_predicate(predicate)) is reads
 
 
 @given(programs(holes=True))
