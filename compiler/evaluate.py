@@ -20,7 +20,7 @@ from attn_dsl.dsl import tree as t
 BLOCK = 2304
 """The most entries of a block of whole rows. A causal text of 64 tokens is one block."""
 GROUP = 64
-"""Programs that are evaluated together; their blocks fit in a second-level cache."""
+"""The most programs of a part; their blocks fit in a second-level cache."""
 NO_MATCH = np.zeros((0, 0), dtype=np.int32)
 
 
@@ -42,9 +42,8 @@ class Part:
 
 
 def parts(
-    code: Code, n: int, start: int, arrays: tuple[np.ndarray, ...], first: int = 0,
-    group: int = GROUP,
-) -> Iterator[Part]:  # fmt: skip
+    code: Code, n: int, start: int, arrays: tuple[np.ndarray, ...], first: int = 0
+) -> Iterator[Part]:
     """Evaluate programs on one text in parts that fit in the cache.
 
     Args:
@@ -52,7 +51,6 @@ def parts(
         n, start: the number of tokens, and the index of the first one in the columns.
         arrays: the columns (see ``columns.stack``), and the table of ``match``.
         first: the first row to evaluate.
-        group: the most programs of a part.
 
     Yields:
         the parts: for each block of rows in order, all programs, group by group. The array
@@ -66,12 +64,12 @@ def parts(
     planes, terms, causal = text_planes(code, n, start, arrays, first), code.terms, code.causal
     blocks = list(row_blocks(n, causal, first))
     widest = max((padded(here.stop - here.start) for _, here, _ in blocks), default=0)
-    room = aligned(min(group, code.size), widest + WIDTH)
+    room = aligned(min(GROUP, code.size), widest + WIDTH)
     masses = np.empty((planes.words + AHEAD) * WIDTH, dtype=np.float32)
     for queries, here, word in blocks:
         width = padded(here.stop - here.start)
-        for low in range(0, code.size, group):
-            high = min(low + group, code.size)
+        for low in range(0, code.size, GROUP):
+            high = min(low + GROUP, code.size)
             out = room[: high - low]
             redo = np.empty((high - low, len(queries)), dtype=np.bool_)
             if evaluate_masses(
@@ -158,10 +156,10 @@ class Plan:
             spread_rows(part.rows, first, self.causal, n, out[part.programs, first:last])
         return out
 
-    def parts(self, text: int, group: int = GROUP) -> Iterator[Part]:
+    def parts(self, text: int) -> Iterator[Part]:
         """Evaluate all programs on one text in parts; see the function ``parts``."""
         n, start = int(self.batch.sizes[text]), int(self.batch.starts[text])
-        return parts(self.code, n, start, self._arrays(text), 0, group)
+        return parts(self.code, n, start, self._arrays(text))
 
     def typed_planes(self, text: int, dtype: Any = np.float32) -> tuple[np.ndarray, np.ndarray]:
         """Compute the planes on all visible entries of one text.

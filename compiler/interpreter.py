@@ -16,8 +16,6 @@ one query fit in the cache, and a new program needs no compiling. The loops work
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -64,19 +62,10 @@ apply_operation = _dispatch(
 )
 
 
-def _real(name: str) -> Callable[[int, float], float]:
-    """Return a function of ``REALS`` as a Python function of an integer and a rate."""
-    function = REALS[name]
-    x = "x" if function.least is None else f"max(x, {function.least})"
-    inside = re.sub(r"\bx\b", f"float({x})", function.formula)
-    made: Callable[[int, float], float] = eval(f"lambda x, rate: {inside}", {"xp": math})
-    return made
-
-
 real_value = _dispatch(
     "x, rate",
     {kind: f"return f{kind}(x, rate)" for kind in range(len(REALS))},
-    {f"f{kind}": _real(name) for kind, name in enumerate(REALS)},
+    {f"f{kind}": function.value for kind, function in enumerate(REALS.values())},
 )
 
 

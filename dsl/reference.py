@@ -110,7 +110,7 @@ class Interpreter:
             case t.Real("inv", inner):
                 return 1.0 / max(self.integer(inner, q, k), 1)
             case t.Real(name, inner):
-                return FUNCTIONS[name].value(self.integer(inner, q, k))
+                return FUNCTIONS[name].value(self.integer(inner, q, k), 0.0)
             case t.Decay(inner, rate):
                 return math.pow(rate, max(self.integer(inner, q, k), 0))
             case t.Weight(symbol, chosen):

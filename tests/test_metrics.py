@@ -107,8 +107,9 @@ def test_parts_are_the_matrices_in_pieces(
     plan = Plan([parse(source) for source in SOURCES], batch)
     whole = plan.packed(0)
     monkeypatch.setattr(evaluate, "BLOCK", block)
+    monkeypatch.setattr(evaluate, "GROUP", group)
     seen = np.zeros(whole.shape, dtype=int)
-    for part in plan.parts(0, group):
+    for part in plan.parts(0):
         here = part.entries
         size = here.stop - here.start
         np.testing.assert_array_equal(part.rows[:, :size], whole[part.programs, here])
