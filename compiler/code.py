@@ -78,13 +78,9 @@ class Code:
     def __init__(self, programs: Sequence[t.Head]) -> None:
         self.graph = graph = lower(programs)
         numbers: dict[Plane, int] = {}
+        planes = [[p for term in terms for p in _planes(graph, term)] for terms in graph.programs]
         self.programs = tuple(
-            tuple(
-                numbers.setdefault(plane, len(numbers))
-                for term in terms
-                for plane in _planes(graph, term)
-            )
-            for terms in graph.programs
+            tuple(numbers.setdefault(plane, len(numbers)) for plane in those) for those in planes
         )
         self.planes = tuple(numbers)
         self.linear = np.array([p.normaliser == "linear" for p in programs], dtype=np.bool_)

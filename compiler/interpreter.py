@@ -222,25 +222,17 @@ def fill_plane(plane, functions, registers, keys, out):
 @njit(**LEAN)
 def normalise(scores, keys, linear, out):
     """Turn a row of scores (logits, or masses if ``linear``) into weights that sum to 1."""
+    if not linear:
+        top = scores[0]
+        for k in range(1, keys):
+            top = max(top, scores[k])
+        for k in range(keys):
+            scores[k] = math.exp(scores[k] - top)
     total = 0.0
-    if linear:
-        for k in range(keys):
-            total += scores[k]
-        if total == 0.0:
-            for k in range(keys):
-                out[k] = 1.0 / keys
-            return
-        for k in range(keys):
-            out[k] = scores[k] / total
-        return
-    top = scores[0]
-    for k in range(1, keys):
-        top = max(top, scores[k])
     for k in range(keys):
-        scores[k] = math.exp(scores[k] - top)
         total += scores[k]
     for k in range(keys):
-        out[k] = scores[k] / total
+        out[k] = scores[k] / total if total != 0.0 else 1.0 / keys
 
 
 @njit(**LEAN)
