@@ -143,9 +143,7 @@ class Code:
         """
         table = self._tabulated
         if table is None or table.shape[1] < length + 2:
-            size = 64
-            while size < length:
-                size *= 2
+            size = max(64, 1 << (length - 1).bit_length())
             table = np.zeros((len(self._functions), 2 + size))
             for row, (name, rate) in enumerate(self._functions):
                 table[row, :2], table[row, 2:] = (_NUMBERS[name], rate), _values(name, rate, size)

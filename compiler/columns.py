@@ -69,14 +69,11 @@ class Batch:
 
     def column(self, key: ColumnKey) -> ColumnArrays:
         """Return a column of all texts; it is computed at the first call."""
-        found = self._columns.get(key)
-        if found is None:
-            with self._lock:
-                found = self._columns.get(key)
-                if found is None:
-                    made = self._feature(key) if key.kind == "feature" else self._test(key)
-                    found = self._columns[key] = made
-        return found
+        with self._lock:
+            if key not in self._columns:
+                made = self._feature(key) if key.kind == "feature" else self._test(key)
+                self._columns[key] = made
+            return self._columns[key]
 
     def token_ids(self) -> Ints:
         """Return the symbol of the string of each token, for ``match``."""

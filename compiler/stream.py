@@ -163,9 +163,7 @@ class Stream:
         capacity = self._arrays.shape[2] - SLACK
         if tokens <= capacity:
             return
-        while capacity < tokens:
-            capacity *= 2
-        more = capacity + SLACK - self._arrays.shape[2]
+        more = max(capacity, tokens - capacity)
         self._arrays = np.pad(self._arrays, ((0, 0), (0, 0), (0, more)))
         if len(self._match):
             self._match = np.pad(self._match, (0, more))
@@ -196,11 +194,10 @@ def newest_rows(streams: Iterable[Stream], width: int) -> np.ndarray:
 
 def _unfinished(tokens: Tokens) -> list[str]:
     """Return the tokens at the end of a text that are bytes of an incomplete character."""
-    tail: list[str] = []
-    for string, (start, end), special in zip(
-        tokens.strings[::-1], tokens.spans[::-1], tokens.special[::-1], strict=True
-    ):
-        if special or end > start or not string.startswith("<0x"):
+    first = len(tokens)
+    while first and tokens.strings[first - 1].startswith("<0x"):
+        start, end = tokens.spans[first - 1]
+        if end > start or tokens.special[first - 1]:
             break
-        tail.insert(0, string)
-    return tail
+        first -= 1
+    return list(tokens.strings[first:])
