@@ -14,6 +14,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any, NamedTuple
 
 from attn_dsl.compiler.export.columns import Columns
@@ -81,6 +82,8 @@ class Writer:
     """The attribute of ``Operation`` that is written: ``array``, ``scalar`` or ``latex``."""
     trained = False
     """Whether the weights may change after the export, so that they are not written as numbers."""
+    addition = "score += {}"
+    """The statement that adds an expression to the score of a pair."""
     row = ""
     """The source of the index of the text before other indices, such as ``b, ``."""
 
@@ -113,22 +116,24 @@ class Writer:
     def values(self, **more: Any) -> dict[str, Any]:
         """Write all terms; return the values for the templates."""
         return {
-            "terms": list(self.terms()), **self.columns.values(), "xp": self.xp, "row": self.row,
+            "terms": [*chain(*self.terms())], **self.columns.values(), "xp": self.xp, "row": self.row,
             "helpers": self.helpers, "used": list(self.used), "lines": self.lines,
             "searches": list(self.searches.values()), "linear": self.linear,
             "keep": "keepdims=True" if self.xp == "np" else "keepdim=True",
             **more,
         }  # fmt: skip
 
-    def terms(self) -> Iterator[tuple[str, str]]:
-        """Yield the source of each term in the language, and the expression that it adds ("" for 0)."""
+    def terms(self) -> Iterator[list[str]]:
+        """Yield the statements of each term: the term in the language, and what adds it if it is not 0."""
         first = 0
         for term in self.graph.programs[0]:
             last = first + len(t.weights_of(term.source))
             never = term.condition != NONE and self._constant(term.condition) == 0
             alone = not term.factors or bool(term.bounds)
             weights = [self._weight(i, alone) for i in range(first, last)]
-            yield comment(show_term(term.source)), "" if never else self._term(term, weights)
+            added = "" if never else self._term(term, weights)
+            sums = [self.addition.format(added)] if added else []
+            yield [f"# {comment(show_term(term.source))}", *sums]
             first = last
 
     def _weight(self, place: int, alone: bool) -> str:

@@ -12,7 +12,7 @@ from attn_dsl.dsl.errors import InputError
 class _PairWriter(Writer):
     """Writes the score of one pair; the writer ``rows`` writes quantifiers, for all queries at once."""
 
-    row = "b, "
+    row, addition = "b, ", "total = total + {}"
 
     def __init__(self, program: Program) -> None:
         super().__init__(program, "torch")

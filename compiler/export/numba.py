@@ -67,8 +67,7 @@ class KernelWriter(Writer):
                 self.names, self.outer_names, size = {}, dict[int, str](), 0
                 self.parts.append(Part({}, [], []))
                 self.slices, self.outer, self.lines = self.parts[-1]
-            shown, added = next(written)
-            self.lines += [f"# {shown}", *([f"score += {added}"] if added else [])]
+            self.lines += next(written)
             size += t.nodes(term)
 
     def _shared(self, one: int) -> bool:

@@ -8,7 +8,7 @@ from attn_dsl.compiler.program import Program
 
 
 class _TorchWriter(Writer):
-    trained = True
+    trained, addition = True, "score = score + {}"
 
     def _weight(self, place: int, alone: bool) -> str:
         return f"{'m' if alone and self.linear else 'w'}[{place}]"
