@@ -17,10 +17,9 @@ import numpy as np
 from attn_dsl.compiler.dependencies import Stage, joined, stages
 from attn_dsl.compiler.graph import NONE, Factor, Graph, Term
 from attn_dsl.compiler.lower import lower
-from attn_dsl.compiler.operations import CODES, REALS
+from attn_dsl.compiler.operations import REALS
 from attn_dsl.dsl import tree as t
 
-_BETWEEN = CODES["between"]
 _LAST = 2**31 - 1
 """The upper bound of the last step of a table."""
 _NUMBERS = {name: number for number, name in enumerate(REALS)}
@@ -226,7 +225,7 @@ def _planes(graph: Graph, term: Term) -> list[Plane]:
     if term.bounds:
         node, ends = term.factors[0].node, [*(b - 1 for b in term.bounds[1:]), _LAST]
         steps = [
-            graph.add(_BETWEEN, node, x=low, y=high)
+            graph.add("between", node, x=low, y=high)
             for low, high in zip(term.bounds, ends, strict=True)
         ]
         return [Plane(Factor(step), term.condition, truth=True) for step in steps]

@@ -143,16 +143,17 @@ class Graph:
 
     def constant(self, value: int) -> int:
         """Return the node of a constant."""
-        return self.add(_CONSTANT, x=value)
+        return self.add("constant", x=value)
 
-    def add(self, op: int, a: int = NONE, b: int = NONE, x: int = 0, y: int = 0) -> int:
+    def add(self, name: str, a: int = NONE, b: int = NONE, x: int = 0, y: int = 0) -> int:
         """Return the node of an operation: an equal one, a constant if it can be folded, or a new one."""
+        op = CODES[name]
         row = ROWS[op]
         if row.value is not None:
             first = self.nodes[a]
             second = self.nodes[b] if row.takes == 2 else first
             if first.op == second.op == _CONSTANT:
-                return self.add(_CONSTANT, x=int(row.value(first.x, second.x, x, y)))
+                return self.constant(int(row.value(first.x, second.x, x, y)))
             if op in _CONNECTIVES:
                 for one, other in ((a, b), (b, a)):
                     if self.nodes[one].op == _CONSTANT:
