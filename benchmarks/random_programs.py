@@ -1,18 +1,15 @@
 """Random programs of the language, as a person may write them, in which every term matters.
 
 A program is drawn term by term: a form, what the form is about, a weight. Forms come from the
-language (its registry of features, its lexicon, positions, distances, sets of the text's own
-tokens), not from what the search knows how to build. A term is drawn again while the program
-without it, all other weights fitted anew, still comes within ``MATTERS`` of the program's matrices:
-what no matrix shows, no search can find.
+language, not from what the search knows how to build. A term is drawn again while the program
+without it, all other weights fitted anew, still comes within ``MATTERS`` of the program's matrices.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -26,34 +23,24 @@ from attn_dsl.dsl.parser import parse_predicate, parse_term
 from attn_dsl.dsl.printer import number, quote
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.synth import weights as w
+from attn_dsl.synth.recovery.rules import name_sets
 
-MATTERS = 0.02
-"""IoU that a program must lose without a term, however the others' weights are fitted."""
-TRIES = 200
-"""How often a term is drawn again before the program is begun anew."""
-NAMED = 5
-"""Sets of more elements are written above the head, under a name."""
+MATTERS, TRIES = 0.02, 200
+"""IoU that each term brings; how often one is drawn again before the program is begun anew."""
 PROBE_TEXTS, PROBE_ROWS = 16, 24
 FORMS = {
     "offset": 10, "distance": 8, "position": 5, "key set": 18, "set pair": 14, "lexicon": 10,
     "truth": 8, "same": 8, "ordinal": 6, "pointer": 5, "count": 4, "nearest": 5, "induction": 5,
     "affix": 3, "curve": 10, "table": 4, "weighted set": 8, "product": 6,
 }  # fmt: skip
-"""How often each form of a term is drawn."""
+"""How often each form of a term is drawn, by the method of its name."""
+VALUES = ("curve", "table", "weighted set", "product")
 QUERY_CONDITION, DISTANCE_CONDITION, NEGATION = 0.25, 0.1, 0.05
 """How often a predicate is narrowed to some queries, to some distances, or is negated."""
 _POINTERS = ("word_first", "sentence_first", "line_first", "opener", "quote_first", "previous",
              "word_previous", "word_last")  # fmt: skip
 _ORDINALS = ("word_index", "sentence", "line", "paragraph", "depth", "indent", "piece", "repeats",
              "word_repeats", "length")  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Made:
-    """A random program, and the form of each of its terms."""
-
-    program: t.Head
-    forms: tuple[str, ...]
 
 
 class Probe:
@@ -65,21 +52,14 @@ class Probe:
         self.batch = Batch(texts[:PROBE_TEXTS])
         sizes = self.batch.sizes
         self.rows = [np.sort(rng.permutation(n)[:PROBE_ROWS]) for n in sizes]
-        widths = [
-            r + 1 if causal else np.full(len(r), n) for r, n in zip(self.rows, sizes, strict=True)
-        ]
+        pairs = zip(self.rows, sizes, strict=True)
+        widths = [r + 1 if causal else np.full(len(r), n) for r, n in pairs]
         self.starts = np.concatenate([[0], np.cumsum(np.concatenate(widths))]).astype(np.int64)
 
     def planes(self, program: t.Head) -> np.ndarray:
         """Compute the planes of a program's weights on the rows, float32 (weights, entries)."""
-        if not program.weights:
-            return np.empty((0, int(self.starts[-1])), dtype=np.float32)
         plan = Plan([program.with_weights([0.0] * len(program.weights))], self.batch)
         return plan.planes(self.rows)[list(plan.code.programs[0])]
-
-    def predict(self, program: t.Head) -> w.Rows:
-        """Compute the program's own attention on the rows."""
-        return self.rows_of(self.planes(program), program.weights)
 
     def rows_of(self, planes: np.ndarray, weights: Sequence[float | None]) -> w.Rows:
         """Compute the attention that some weights of some planes make."""
@@ -93,13 +73,7 @@ class Probe:
         return w.iou_of(target.actual, predicted, len(target))
 
     def useless(self, terms: Sequence[t.Term], planes: Sequence[np.ndarray]) -> list[int]:
-        """Find the terms that the others, however weighted, can do without, from the last one on.
-
-        If the last one is useless, no others are looked at.
-
-        Args:
-            planes: of each term, float32 (its weights, entries).
-        """
+        """Find the terms that the others can do without, from the last on; it alone if it is one."""
         weights = [weight for term in terms for weight in t.weights_of(term)]
         target, found = self.rows_of(np.concatenate(planes), weights), []
         none = np.empty((0, int(self.starts[-1])), dtype=np.float32)
@@ -118,101 +92,72 @@ class Maker:
     def __init__(self, texts: Sequence[Tokens], causal: bool, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
         self.causal = causal
+        self.visibility: t.Visibility = "causal" if causal else "bidirectional"
         self.probe = Probe(texts, causal, seed)
-        found = Counter(
-            s
-            for text in texts
-            for s, mark in zip(text.strings, text.special, strict=True)
-            if not mark
-        )
-        common = found.most_common(400)
+        pairs = (x for text in texts for x in zip(text.strings, text.special, strict=True))
+        common = Counter(string for string, special in pairs if not special).most_common(400)
         self.tokens = [string for string, _ in common]
         share = np.sqrt([count for _, count in common])
         self.shares = share / share.sum()
-        full = not causal
-        kinds: dict[str, list[str]] = {"bool": [], "int": [], "symbol": []}
-        for f in FEATURES.values():
-            if f.arity == 1 and not f.extra and (full or f.reads != "full"):
-                kinds[f.type].append(f.name)
-        self.truths, self.symbols = kinds["bool"], kinds["symbol"]
+        some = [f for f in FEATURES.values() if f.arity == 1 and not f.extra]
+        some = [f for f in some if not causal or f.reads != "full"]
+        self.truths = [f.name for f in some if f.type == "bool"]
+        self.symbols = [f.name for f in some if f.type == "symbol"]
         self.words = [e.name for e in lexicon().values() if e.file == "english.toml"]
         self.marks = [e.name for e in lexicon().values() if e.file == "punctuation.toml"]
-        self.makers: dict[str, Callable[[], str]] = {
-            "offset": self._offset, "distance": self._distance, "position": self._position,
-            "key set": lambda: self._token_set("k", self._shift()), "set pair": self._set_pair,
-            "lexicon": lambda: self._lexicon("k", self._shift()),
-            "truth": lambda: f"{self._pick(self.truths)}({self._at('k', self._shift())})",
-            "same": self._same, "ordinal": self._ordinal, "pointer": self._pointer,
-            "count": self._count, "nearest": self._nearest, "induction": self._induction,
-            "affix": self._affix,
-        }  # fmt: skip
-        self.values: dict[str, Callable[[], str]] = {
-            "table": self._table, "curve": self._curve, "weighted set": self._weighted_set,
-            "product": self._product,
-        }  # fmt: skip
 
-    # The program.
-
-    def program(self, terms: int, name: str) -> Made:
+    def program(self, terms: int, name: str) -> t.Head:
         """Draw a program of so many terms, each of which matters."""
-        while True:
-            made = self._attempt(terms, name)
-            if made is not None:
-                return made
+        while (made := self._attempt(terms, name)) is None:
+            pass
+        return made
 
-    def _attempt(self, count: int, name: str) -> Made | None:
-        visibility: t.Visibility = "causal" if self.causal else "bidirectional"
-        forms: list[str] = []
+    def _attempt(self, count: int, name: str) -> t.Head | None:
         terms: list[t.Term] = []
         planes: list[np.ndarray] = []
         for _ in range(TRIES):
             drawn = self._term()
-            if drawn is None or drawn[1] in terms:
+            if drawn is None or drawn[0] in terms:
                 continue
-            form, term, plane = drawn
+            term, plane = drawn
             useless = self.probe.useless([*terms, term], [*planes, plane])
             if len(useless) > 1 or len(terms) in useless:
                 continue  # it does not matter, or makes more than one older term useless
-            forms, terms, planes = [*forms, form], [*terms, term], [*planes, plane]
+            terms, planes = [*terms, term], [*planes, plane]
             for i in useless:
-                del forms[i], terms[i], planes[i]
+                del terms[i], planes[i]
             if len(terms) == count and not self.probe.useless(terms, planes):
-                program = name_sets(t.Head(name, visibility, "softmax", tuple(terms)))
+                program = name_sets(t.Head(name, self.visibility, "softmax", tuple(terms)))
                 check(program)
-                return Made(program, tuple(forms))
+                return program
         return None
 
-    def _term(self) -> tuple[str, t.Term, np.ndarray] | None:
-        """Draw a term: the name of its form, it, its planes; None if it is the same everywhere."""
-        names, odds = list(FORMS), np.array(list(FORMS.values()), dtype=float)
-        form = str(self.rng.choice(names, p=odds / odds.sum()))
-        if form in self.values:
-            term = parse_term(self.values[form]())
+    def _term(self) -> tuple[t.Term, np.ndarray] | None:
+        """Draw a term and its planes; None if it is the same everywhere."""
+        odds = np.array(list(FORMS.values())) / sum(FORMS.values())
+        form = str(self.rng.choice(list(FORMS), p=odds))
+        body = getattr(self, "_" + form.replace(" ", "_"))()
+        if form in VALUES:
+            term = parse_term(body)
         else:
-            body, modified = self.makers[form](), ""
             if self._chance(NEGATION) and " and " not in body:
-                body, modified = f"not {body}", " negated"
+                body = f"not {body}"
             if self._chance(DISTANCE_CONDITION) and form not in ("offset", "distance", "position"):
-                body, modified = f"{body} and {self._distance()}", modified + " + distance"
+                body = f"{body} and {self._distance()}"
             if self._chance(QUERY_CONDITION) and form != "set pair":
-                body, modified = f"{body} and {self._query()}", modified + " + query"
+                body = f"{body} and {self._query()}"
             term = t.Where(self._weight(), parse_predicate(body))
-            form += modified
-        alone = t.Head("probe", "causal" if self.causal else "bidirectional", terms=(term,))
-        planes = self.probe.planes(alone)
+        planes = self.probe.planes(t.Head("probe", self.visibility, terms=(term,)))
         low = np.minimum.reduceat(planes, self.probe.starts[:-1], axis=1)
         high = np.maximum.reduceat(planes, self.probe.starts[:-1], axis=1)
         if not (high > low).any():
             return None
-        if form == "curve":
-            # The weight of a value is chosen so that a row's keys differ by it in the mean.
+        if form == "curve":  # its weight is chosen so that a row's keys differ by it in the mean
             spread = float((high - low)[high > low].mean())
             assert isinstance(term, t.Scaled)
             scale = abs(self._weight()) / spread * (-1 if (term.weight or 0) < 0 else 1)
             term = dataclasses.replace(term, weight=float(f"{scale:.2g}"))
-        return form, term, planes
-
-    # Pieces.
+        return term, planes
 
     def _chance(self, share: float) -> bool:
         return bool(self.rng.random() < share)
@@ -230,8 +175,7 @@ class Maker:
     def _shift(self) -> int:
         return -int(self.rng.choice([0, 1, 2], p=[0.75, 0.2, 0.05]))
 
-    @staticmethod
-    def _at(variable: str, shift: int) -> str:
+    def _at(self, variable: str, shift: int) -> str:
         return variable if not shift else f"{variable}{shift:+d}"
 
     def _log_uniform(self, low: int, high: int) -> int:
@@ -249,10 +193,8 @@ class Maker:
         chosen = self.rng.choice(len(self.tokens), size=size, replace=False, p=self.shares)
         signs = self.rng.choice([1, -1], size=size, p=[0.7, 0.3])
         drawn = (signs * self.rng.uniform(low, high, size=size)).round(1)
-        elements = ", ".join(
-            f"{quote(self.tokens[i])}: {number(float(x))}"
-            for i, x in zip(chosen, drawn, strict=True)
-        )
+        pairs = zip(chosen, drawn, strict=True)
+        elements = ", ".join(f"{quote(self.tokens[i])}: {number(float(x))}" for i, x in pairs)
         return f"weight(token({self._at(variable, shift)}), {{{elements}}})"
 
     def _weighted_set(self) -> str:
@@ -271,7 +213,14 @@ class Maker:
     def _set_pair(self) -> str:
         return f"{self._token_set('k', self._shift())} and {self._token_set('q', 0)}"
 
-    def _lexicon(self, variable: str, shift: int) -> str:
+    def _key_set(self) -> str:
+        return self._token_set("k", self._shift())
+
+    def _truth(self, variable: str = "k") -> str:
+        return f"{self._pick(self.truths)}({self._at(variable, self._shift())})"
+
+    def _lexicon(self, variable: str = "k", shift: int | None = None) -> str:
+        shift = self._shift() if shift is None else shift
         if self._chance(0.75):
             return f"word({self._at(variable, shift)}) in {self._pick(self.words)}"
         return f"text({self._at(variable, shift)}) in {self._pick(self.marks)}"
@@ -307,9 +256,8 @@ class Maker:
     def _pointer(self) -> str:
         name, gap = self._pick(_POINTERS), int(self.rng.choice([-1, 0, 1], p=[0.2, 0.6, 0.2]))
         more = "" if not gap else f" {'+' if gap > 0 else '-'} 1"
-        return (
-            f"k {self._pick(['==', '==', '==', '>='])} {name}({self._at('q', self._shift())}){more}"
-        )
+        op = self._pick(["==", "==", "==", ">="])
+        return f"k {op} {name}({self._at('q', self._shift())}){more}"
 
     def _count(self) -> str:
         if not self.causal and self._chance(0.1):
@@ -342,12 +290,11 @@ class Maker:
 
     def _query(self) -> str:
         """Draw a condition on the query."""
-        size = self._pick(
-            [f"q >= {self._log_uniform(2, 48)}", f"length(q) >= {self._between(2, 5)}"]
-        )
+        sizes = f"q >= {self._log_uniform(2, 48)}", f"length(q) >= {self._between(2, 5)}"
+        size = self._pick(sizes)
         made = self._pick([
-            f"{self._pick(self.truths)}({self._at('q', self._shift())})", self._lexicon("q", 0),
-            self._token_set("q", self._shift()), self._token_set("q", 0), size,
+            self._truth("q"), self._lexicon("q", 0), self._token_set("q", self._shift()),
+            self._token_set("q", 0), size,
         ])  # fmt: skip
         return f"not {made}" if self._chance(0.25) else made
 
@@ -373,17 +320,3 @@ class Maker:
         entries = ", ".join(f"{step}: {number(self._weight())}" for step in steps)
         where = f" where {self._query()}" if self._chance(QUERY_CONDITION) else ""
         return f"by {gap} [{entries}]{where}"
-
-
-def name_sets(program: t.Head) -> t.Head:
-    """Write the large sets of a program above its head, as the canonical way of writing has it."""
-    sets: list[t.SetDefinition] = []
-
-    def visit(node: t.Node) -> t.Node:
-        if not isinstance(node, t.SetLiteral) or len(node.elements) <= NAMED:
-            return node
-        sets.append(t.SetDefinition(f"Set{len(sets) + 1}", node))
-        return t.SetName(sets[-1].name)
-
-    terms = tuple(t.rewrite(term, visit) for term in program.terms)
-    return dataclasses.replace(program, terms=terms, sets=tuple(sets))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from attn_dsl.cli import options
 
 if TYPE_CHECKING:
-    from attn_dsl.eval.replace.compare import Comparison, Prediction
+    from attn_dsl.eval.replace.compare import Comparison
 
 
 @click.command()
@@ -37,22 +37,20 @@ def compare(
     """
     options.quiet_libraries()
     from attn_dsl.eval.replace import compare as comparing
-    from attn_dsl.eval.replace.subject import choose_heads, open_subject
+    from attn_dsl.eval.replace.replaced_model import open_replaced_model
 
-    subject = open_subject(run, model=model, capture=capture)
-    place, sides = comparing.choose_sides(subject, a, b, head)
-    chosen = [] if replaced is None else choose_heads(subject, replaced)
-    others = {one: subject.programs[one] for one in chosen if one != place}
-    found = comparing.compare(subject, place, sides, text, others)
+    opened = open_replaced_model(run, model=model, capture=capture)
+    place, sides = comparing.choose_sides(opened, a, b, head)
+    chosen = [] if replaced is None else opened.choose_heads(replaced)
+    others = {one: opened.programs[one] for one in chosen if one != place}
+    found = comparing.compare(opened, place, sides, text, others)
     if html is not None:
-        from attn_dsl.eval.replace.compare_page import write_page
-
-        write_page(found, subject.loaded.name, subject.loaded.causal, html)
+        comparing.write_page(found, opened.loaded.name, opened.loaded.causal, html)
         click.echo(html)
     elif as_json:
         click.echo(json.dumps(found.to_json(), indent=1))
     else:
-        print_comparison(found, subject.loaded.name, subject.loaded.causal)
+        print_comparison(found, opened.loaded.name, opened.loaded.causal)
 
 
 def print_comparison(found: Comparison, model: str, causal: bool) -> None:
@@ -71,25 +69,17 @@ def print_comparison(found: Comparison, model: str, causal: bool) -> None:
         right = name in ("p in A", "p in B", "KL")
         table.add_column(name, justify="right" if right else "left", no_wrap=True)
     for p in found.predictions:
-        row = (p.token, p.target) if causal else (p.token,)
+        tops = zip(p.top, p.top_probability, strict=True)
         cells = [
-            *(visible(string) for string in row), f"{p.target_probability[0]:.3f}",
-            f"{p.target_probability[1]:.3f}", top(p, 0), top(p, 1), f"{p.kl:.3f}",
+            *(visible(string) for string in (p.token, p.target)[-len(names) :]),
+            *(f"{value:.3f}" for value in p.target_probability),
+            *(f"{visible(token)[:11]} {value:.2f}" for token, value in tops), f"{p.kl:.3f}",
         ]  # fmt: skip
-        style = "bold" if p.changed else ""
-        table.add_row(*(Text(cell, style=style) for cell in cells))
+        table.add_row(*(Text(cell, style="bold" if p.changed else "") for cell in cells))
     screen.print(table)
-    total = len(found.predictions)
     before, after = found.perplexity
     screen.print(
-        f"\nThe most probable token changes at {found.changed} of {total} positions.\n"
-        f"Mean KL(A || B) {found.kl:.3f} nats; perplexity {before:.2f} with A, {after:.2f} with B."
+        f"\nThe most probable token changes at {found.changed} of {len(found.predictions)} "
+        f"positions.\nMean KL(A || B) {found.kl:.3f} nats; perplexity {before:.2f} with A, "
+        f"{after:.2f} with B."
     )
-
-
-def top(p: Prediction, side: int) -> Any:
-    """Write a side's most probable token with its probability."""
-    from attn_dsl.cli.show import visible
-
-    name = visible(p.top[side])
-    return f"{name[:11]} {p.top_probability[side]:.2f}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +12,11 @@ import click
 from attn_dsl.cli import options
 
 if TYPE_CHECKING:
-    from attn_dsl.eval.replace.experiment import Result
-    from attn_dsl.eval.replace.outcome import Point
+    from attn_dsl.eval.replace.outcome import Outcome, Point
 
 HEADINGS = {"first token": "first", "mean by offset": "offset"}
+TAKEN = {"iou": "by IoU", "damage": "by damage", "greedy": "greedily"}
+TITLES = {"programs": "Programs", "tuned": "Tuned programs"}
 
 
 @click.command()
@@ -52,11 +53,8 @@ HEADINGS = {"first token": "first", "mean by offset": "offset"}
 @options.seed_option()
 @options.json_option()
 def replace(
-    run: str, fraction: float | None, heads: str | None, nodes: int | None, order: str, tune: bool,
-    tune_text: str | None, tune_texts: int, tasks: str | None, task_limit: int | None,
-    text: str | None, max_tokens: int | None, max_texts: int,
-    model: str | None, capture: str | None, device: str | None, out: str | None, overwrite: bool,
-    seed: int, as_json: bool,
+    run: str, order: str, tasks: str | None, nodes: int | None, model: str | None,
+    capture: str | None, device: str | None, out: str | None, as_json: bool, **asked: Any,
 ) -> None:  # fmt: skip
     """Put the programs of RUN in the place of its model's heads and measure what is lost.
 
@@ -64,125 +62,103 @@ def replace(
     saw, beside the same heads replaced by controls.
     """
     options.quiet_libraries()
-    from attn_dsl.eval.replace.experiment import replace_run
-    from attn_dsl.eval.replace.options import Options
-    from attn_dsl.eval.replace.subject import open_subject
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    asked = Options(
-        fraction=fraction, heads=heads, orders=_list(order), tune=tune,
-        tune_text=tune_text, tune_texts=tune_texts,
-        tasks=_list(tasks or ""), task_limit=task_limit, text=text, max_tokens=max_tokens,
-        max_texts=max_texts, out=None if out is None else Path(out), overwrite=overwrite, seed=seed,
-    )  # fmt: skip
+    from attn_dsl.eval.replace.experiment import Options, replace_run
+    from attn_dsl.eval.replace.replaced_model import open_replaced_model
+
+    chosen = Options(
+        orders=_list(order),
+        tasks=_list(tasks or ""),
+        out=None if out is None else Path(out),
+        **asked,
+    )
     screen = options.console(stderr=True)
+    bar = Progress(
+        TextColumn("{task.description:<24}"), BarColumn(bar_width=None),
+        TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn(),
+        console=screen, transient=True,
+    )  # fmt: skip
+    stage = bar.add_task("loading the model", total=1)
+
+    def tell(what: str, done: int, total: int) -> None:
+        bar.update(stage, description=what, completed=done, total=total)
+
     try:
-        with Watcher(screen) as watcher:
-            watcher.tell("loading the model", 0, 1)
-            subject = open_subject(run, model=model, capture=capture, device=device, nodes=nodes)
-            result = replace_run(subject, asked, watcher.tell)
+        with bar:
+            opened = open_replaced_model(
+                run, model=model, capture=capture, device=device, nodes=nodes
+            )
+            outcome, files = replace_run(opened, chosen, tell)
     except KeyboardInterrupt:
         screen.print("stopped; what was measured is kept, and the same command goes on from there")
         raise
     if as_json:
-        click.echo(json.dumps(result.outcome.to_json(), indent=1))
+        click.echo(json.dumps(outcome.to_json(), indent=1))
     else:
-        print_result(result, subject.loaded.causal, text is None)
+        print_outcome(outcome, files, opened.loaded.causal, chosen.text is None)
 
 
 def _list(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-class Watcher:
-    """Shows on the terminal what is being measured, and how far it is."""
-
-    def __init__(self, screen: Any) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-        self.bar = Progress(
-            TextColumn("{task.description:<24}"), BarColumn(bar_width=None),
-            TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn(),
-            console=screen, transient=True,
-        )  # fmt: skip
-        self.task = self.bar.add_task("starting", total=1)
-
-    def __enter__(self) -> Watcher:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-
-    def tell(self, what: str, done: int, total: int) -> None:
-        """Show a stage."""
-        self.bar.update(self.task, description=what, completed=done, total=total)
-
-
-def print_result(result: Result, causal: bool, own: bool) -> None:
+def print_outcome(outcome: Outcome, files: Iterable[Path], causal: bool, own: bool) -> None:
     """Print an outcome in 80 columns: growth of perplexity, then all measures of the programs."""
     screen = options.console()
-    outcome = result.outcome
-    kind = "perplexity" if causal else "perplexity of masked tokens"
     before = outcome.original
     screen.print(
-        f"{outcome.settings['model']} as it is: {kind} {before.mean:.2f} "
-        f"[{before.low:.2f}, {before.high:.2f}]\n({before.texts} {'test' if own else 'held-out'} "
-        f"texts, {outcome.tokens:,} predictions).\n"
+        f"{outcome.settings['model']} as it is: perplexity {'' if causal else 'of masked tokens '}"
+        f"{before.mean:.2f} [{before.low:.2f}, {before.high:.2f}]\n({before.texts} "
+        f"{'test' if own else 'held-out'} texts, {outcome.tokens:,} predictions).\n"
     )
     for order in dict.fromkeys(point.order for point in outcome.points):
         points = [point for point in outcome.points if point.order == order]
-        screen.print(f"Growth of perplexity in percent, heads taken {taken(order)}:")
-        screen.print(growth_table(points))
-        screen.print()
-        for source in dict.fromkeys(p.source for p in points if p.source in ("programs", "tuned")):
-            screen.print(
-                f"{'Programs' if source == 'programs' else 'Tuned programs'}, {taken(order)}:"
-            )
-            screen.print(measures_table([p for p in points if p.source == source]))
-            screen.print()
+        taken = TAKEN.get(order, order)
+        screen.print(f"Growth of perplexity in percent, heads taken {taken}:")
+        screen.print(growth_table(points), "")
+        for source, title in TITLES.items():
+            if chosen := [p for p in points if p.source == source]:
+                screen.print(f"{title}, {taken}:")
+                screen.print(measures_table(chosen), "")
     if tuning := outcome.extra.get("tuning"):
         print_tuning(tuning, screen)
     if tasks := outcome.extra.get("tasks"):
-        print_tasks(tasks, len(outcome.points[0].heads), screen)
+        heads = len(outcome.points[0].heads)
+        screen.print(f"Tasks, before and after {heads} heads are replaced (95 % over items):")
+        screen.print(tasks_table(tasks), "")
     for note in outcome.notes:
         screen.print(note)
     screen.print("Brackets are 95 % intervals over texts, in pairs with the original model.")
-    for file in result.files:
+    for file in files:
         screen.print(str(file), soft_wrap=True, markup=False)
 
 
-def taken(order: str) -> str:
-    """Say how heads were taken.
-
-    >>> taken("iou"), taken("greedy")
-    ('by IoU', 'greedily')
-    """
-    names = {"iou": "by IoU", "damage": "by damage", "greedy": "greedily"}
-    return names.get(order, order)
-
-
-def growth_table(points: Sequence[Point]) -> Any:
-    """Lay out fractions down, stand-ins across."""
+def table_of(names: Iterable[str], rows: Iterable[Sequence[str]], left: int = 0) -> Any:
+    """Lay out a table whose columns are aligned to the right, but the first ones to the left."""
     from rich.table import Table
 
-    sources = list(dict.fromkeys(point.source for point in points))
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
-    table.add_column("heads", justify="right", no_wrap=True)
-    table.add_column("share", justify="right", no_wrap=True)
-    for source in sources:
-        table.add_column(HEADINGS.get(source, source), justify="right", no_wrap=True)
-    for heads in dict.fromkeys(point.heads for point in points):
-        row = {point.source: point for point in points if point.heads == heads}
-        first = next(iter(row.values()))
-        cells = [_growth(row[s], s in ("programs", "tuned")) for s in sources]
-        table.add_row(str(len(heads)), f"{100 * first.fraction:.3g} %", *cells)
+    for at, name in enumerate(names):
+        if at < left:
+            table.add_column(name, overflow="ellipsis", no_wrap=True, max_width=19)
+        else:
+            table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
-def _growth(point: Point, interval: bool) -> str:
-    ratio = point.effect.ratio
-    text = number(ratio.mean)
-    return f"{text} {interval_of(ratio.low, ratio.high)}" if interval else text
+def growth_table(points: Sequence[Point]) -> Any:
+    """Lay out fractions down, programs and baselines across."""
+    sources = list(dict.fromkeys(point.source for point in points))
+    rows: dict[tuple, list[str]] = {}
+    for point in points:
+        start = [str(len(point.heads)), f"{100 * point.fraction:.3g} %"]
+        ratio = point.effect.ratio
+        interval = f" {interval_of(ratio.low, ratio.high)}" if point.source in TITLES else ""
+        rows.setdefault(point.heads, start).append(number(ratio.mean) + interval)
+    return table_of(("heads", "share", *(HEADINGS.get(s, s) for s in sources)), rows.values())
 
 
 def interval_of(low: float, high: float) -> str:
@@ -204,25 +180,17 @@ def number(ratio: float) -> str:
 
 def measures_table(points: Sequence[Point]) -> Any:
     """Lay out fractions down, measures across, each with its interval."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("heads", "perplexity", "KL, nats", "top-1 agreement"):
-        table.add_column(name, justify="right", no_wrap=True)
+    rows = []
     for point in points:
         found = point.effect
-        cells = [
-            f"{e.mean:{digits}} \\[{e.low:{digits}}, {e.high:{digits}}]"
-            for e, digits in ((found.perplexity, ".2f"), (found.kl, ".3f"), (found.top1, ".3f"))
-        ]
-        table.add_row(str(len(point.heads)), *cells)
-    return table
+        measures = ((found.perplexity, ".2f"), (found.kl, ".3f"), (found.top1, ".3f"))
+        cells = [f"{e.mean:{d}} \\[{e.low:{d}}, {e.high:{d}}]" for e, d in measures]
+        rows.append((str(len(point.heads)), *cells))
+    return table_of(("heads", "perplexity", "KL, nats", "top-1 agreement"), rows)
 
 
 def print_tuning(tuning: dict[str, Any], screen: Any) -> None:
     """Print what tuning did to IoU, and the trade-off of IoU against perplexity."""
-    from rich.table import Table
-
     first, best = tuning["history"][0], tuning["history"][tuning["best"]]
     before, after = tuning["mean_iou_before"], tuning["mean_iou_after"]
     what = "lowers" if after["mean"] < before["mean"] else "raises"
@@ -233,38 +201,27 @@ def print_tuning(tuning: dict[str, Any], screen: Any) -> None:
         f"IoU with their heads from {before['mean']:.3f} to {after['mean']:.3f}.\n"
     )
     screen.print("On the way from the fitted weights (0 %) to the tuned ones (100 %), all of them:")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("way", "IoU", "perplexity, %"):
-        table.add_column(name, justify="right", no_wrap=True)
+    rows = []
     for row in tuning["tradeoff"]:
         iou, ratio = row["iou"], row["ratio"]
-        table.add_row(
-            f"{100 * row['share']:.0f} %", f"{iou['mean']:.3f} \\[{iou['low']:.3f}, {iou['high']:.3f}]",
+        rows.append((
+            f"{100 * row['share']:.0f} %",
+            f"{iou['mean']:.3f} \\[{iou['low']:.3f}, {iou['high']:.3f}]",
             f"{number(ratio['mean'])} {interval_of(ratio['low'], ratio['high'])}",
-        )  # fmt: skip
-    screen.print(table)
-    screen.print()
+        ))  # fmt: skip
+    screen.print(table_of(("way", "IoU", "perplexity, %"), rows), "")
 
 
-def print_tasks(tasks: Sequence[dict[str, Any]], heads: int, screen: Any) -> None:
-    """Print the tasks' metrics before and after."""
-    from rich.table import Table
-
-    screen.print(f"Tasks, before and after {heads} heads are replaced (95 % over items):")
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
-    for name in ("task", "metric"):
-        table.add_column(name, overflow="ellipsis", no_wrap=True, max_width=19)
-    for name in ("items", "before", "after", "difference"):
-        table.add_column(name, justify="right", no_wrap=True)
+def tasks_table(tasks: Sequence[dict[str, Any]]) -> Any:
+    """Lay out the tasks' metrics before and after."""
+    rows = []
     for row in tasks:
         change = row["difference"]
-        interval = f" \\[{change['low']:+.3f}, {change['high']:+.3f}]"
-        known = change["low"] == change["low"]
-        mark = " (tuned)" if row["source"] == "tuned" else ""
-        table.add_row(
-            row["task"] + mark, row["metric"], str(row["before"]["texts"]),
-            f"{row['before']['mean']:.3f}", f"{row['after']['mean']:.3f}",
-            f"{change['mean']:+.3f}" + (interval if known else ""),
-        )  # fmt: skip
-    screen.print(table)
-    screen.print()
+        known = change["low"] == change["low"]  # not a number where items have none
+        interval = f" \\[{change['low']:+.3f}, {change['high']:+.3f}]" if known else ""
+        rows.append((
+            row["task"] + (" (tuned)" if row["source"] == "tuned" else ""), row["metric"],
+            str(row["before"]["texts"]), f"{row['before']['mean']:.3f}",
+            f"{row['after']['mean']:.3f}", f"{change['mean']:+.3f}{interval}",
+        ))  # fmt: skip
+    return table_of(("task", "metric", "items", "before", "after", "difference"), rows, left=2)

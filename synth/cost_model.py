@@ -16,7 +16,7 @@ def by_head(settings: Settings, entries: float) -> float:
         entries: of the fit split.
     """
     full = min(settings.sampled, entries) / settings.entries
-    large = min(1.0, entries / (settings.wide * settings.effort))
+    large = min(1.0, entries / (settings.large_sample * settings.effort))
     first = [one for one in asked(settings) if not one.later]
     later = [one for one in asked(settings) if one.later]
     again = settings.rounds - 1
@@ -54,5 +54,5 @@ def shared_bytes(settings: Settings, terms: int, entries: float) -> float:
     costs = [one.cost(settings) for one in asked(settings)]
     found = 4 * terms * min(entries, settings.sampled) + sum(c.shared_bytes for c in costs)
     if any(c.large_sample for c in costs):
-        found += 4 * terms * min(entries, settings.wide * settings.effort)
+        found += 4 * terms * min(entries, settings.large_sample * settings.effort)
     return found

@@ -17,11 +17,7 @@ from attn_dsl.dsl.errors import ProgramError
 from attn_dsl.eval.results import HeadResult
 from attn_dsl.synth import weights as w
 from attn_dsl.synth.design import AllRows, Design
-from attn_dsl.synth.open_planes import stacked
-from attn_dsl.synth.open_sets import opened
-
-OPENED = 64
-"""Programs of at most so many weights, those of elements included, have all of them adjusted."""
+from attn_dsl.synth.sparse_design import refit
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,25 +150,10 @@ class HeadTask:
         if fitted.settled:
             planes = self.design.planes(fitted.program)
             return dataclasses.replace(fitted, program=self.ordered(fitted.program, planes))
-        fitted = self._sharpened(fitted)
-        planes = self.design.planes(fitted.program)
-        start = np.array(fitted.program.weights, dtype=np.float64)
-        columns = w.Dense(planes)
-        found, predicted = w.adjust(columns, self.rows, start, fitted.predicted)
-        found, predicted = w.shortened(columns, self.rows, found, predicted)
-        iou = w.iou_of(self.rows.actual, predicted, len(self.rows))
-        program = fitted.program.with_weights([float(x) for x in found])
-        return Fitted(self.ordered(program, planes), iou, predicted, fitted.proposer)
-
-    def _sharpened(self, fitted: Fitted) -> Fitted:
-        """Adjust the weights of all elements of weighed sets to IoU, with the others."""
-        program, start = opened(fitted.program, plain=False)
-        if not program.sets or len(start) > OPENED:
-            return fitted
-        planes = stacked(self.design, program)
-        found, _ = w.adjust(planes, self.rows, start, fitted.predicted)
-        fixed, elements = found[: program.fixed], w.rounded(found[program.fixed :])
-        return self.measured(program.closed(np.append(fixed, elements)), fitted.proposer)
+        program = refit(self.design, self.rows, fitted.program)
+        found = self.measured(program, fitted.proposer)
+        planes = self.design.planes(program)
+        return dataclasses.replace(found, program=self.ordered(program, planes), settled=False)
 
     def ordered(self, program: t.Head, planes: np.ndarray) -> t.Head:
         """Sort a program's terms, those that move the scores most first."""

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TypeVar
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.tree import rewrite as rewrite
+from attn_dsl.eval.set_parameters import in_place as in_place
 
 N = TypeVar("N", bound=t.Node)
-
-
-def in_place(node: N, sets: Mapping[str, t.SetLiteral]) -> N:
-    """Return a tree with the sets that its program names written in place."""
-
-    def change(part: t.Node) -> t.Node:
-        return sets.get(part.name, part) if isinstance(part, t.SetName) else part
-
-    return rewrite(node, change) if sets else node
 
 
 def drop_unused(program: t.Head) -> t.Head:

@@ -15,7 +15,7 @@ from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.printer import show
 from attn_dsl.eval.metrics import bootstrap
 from attn_dsl.eval.results import Candidate, FrontRow, HeadResult
-from attn_dsl.synth.finish import finished
+from attn_dsl.synth.final_refit import refitted
 from attn_dsl.synth.pareto import choose, front, gains_by_node, thinned
 from attn_dsl.synth.proposer import Fitted, HeadTask, Proposer, pool
 from attn_dsl.synth.proposers import registry
@@ -77,7 +77,7 @@ class Search:
             found = [*own, *found]
         polished = self._polish(task, found)
         if before is not None and settings.effort > 1:
-            polished = front(finished(task, session.wide.design, polished), _nodes, _iou)
+            polished = front(refitted(task, session.large_sample.design, polished), _nodes, _iou)
         rows = self._score(polished, number, before.front if before else ())
         at = next(i for i, row in enumerate(rows) if row.chosen)
         test = session.test.metrics(polished[at].program, number)

@@ -10,8 +10,7 @@ from pathlib import Path
 from attn_dsl.dsl.library import LibraryProgram, library
 from attn_dsl.eval.capture import Capture
 from attn_dsl.synth.design import Design
-from attn_dsl.synth.graded.cells import CHANNELS
-from attn_dsl.synth.graded.wide import Wide
+from attn_dsl.synth.graded.large_sample import LargeSample
 from attn_dsl.synth.llm.proposer import Options
 from attn_dsl.synth.nearest import NearestPrograms
 from attn_dsl.synth.score import Split
@@ -29,11 +28,10 @@ class Settings:
         proposers: names in ``proposers.registry``, in the order in which they are asked.
         max_evals: how many programs are fitted to a head at the most.
         max_nodes: the largest program.
-        effort: how much work is put into every head; from 6 on, tokens before query and key are
-            looked at as well.
+        effort: how much work is put into every head.
         entries: how many entries of the fit split the weights are fitted on; half as many more with
             an effort of 2 and more.
-        wide: how many more have the many weights of graded sets, by effort.
+        large_sample: how many entries the many weights of graded sets are fitted on, by effort.
         front: how many programs of a head's front are polished and scored.
         price: IoU on the select split that a node must bring for a larger program to be chosen.
         rounds: how often each head is searched; from the second time on it is given the programs
@@ -48,7 +46,7 @@ class Settings:
     max_nodes: int = 200
     effort: int = 1
     entries: int = 80_000
-    wide: int = 150_000
+    large_sample: int = 150_000
     front: int = 32
     price: float = 0.0005
     rounds: int = 2
@@ -81,11 +79,10 @@ class Session:
         return Design(self.capture, self.texts["fit"], self.settings.sampled, self.settings.seed)
 
     @cached_property
-    def wide(self) -> Wide:
+    def large_sample(self) -> LargeSample:
         """The rows for what has many weights."""
-        entries = max(self.settings.wide * self.settings.effort, self.settings.sampled)
-        channels = CHANNELS if self.settings.effort >= 6 else CHANNELS[:1]
-        return Wide(self.design, entries, self.settings.seed, channels)
+        entries = max(self.settings.large_sample * self.settings.effort, self.settings.sampled)
+        return LargeSample(self.design, entries, self.settings.seed)
 
     @cached_property
     def nearest(self) -> NearestPrograms:

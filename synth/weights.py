@@ -1,4 +1,4 @@
-"""Weights: the exact fit of a fixed structure, a convex problem, and its adjustment to IoU.
+"""Weights: the exact fit of a fixed structure, a convex problem, and what IoU should move towards.
 
 With ``softmax`` the cross-entropy between a head's rows and a program's is convex in the weights
 (multinomial logistic regression with a design that all rows share), so Newton's method finds
@@ -8,7 +8,6 @@ the one minimum in a few steps. Design matrices are planes: (weights, entries), 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -206,120 +205,6 @@ def iou_of(actual: np.ndarray, predicted: np.ndarray, count: int) -> float:
     """IoU over rows that each sum to 1."""
     shared = shared_mass(actual, predicted)
     return shared / (2 * count - shared)
-
-
-class Columns(ABC):
-    """The planes of weights, in whatever form: what the ascent of IoU needs of them."""
-
-    @abstractmethod
-    def __len__(self) -> int:
-        """How many weights there are."""
-
-    @abstractmethod
-    def scores(self, weights: np.ndarray) -> np.ndarray:
-        """Return the weighted sum of all planes, float32 (entries)."""
-
-    @abstractmethod
-    def sums(self, pull: np.ndarray) -> np.ndarray:
-        """Return every plane times a vector over the entries, float64 (weights)."""
-
-    @abstractmethod
-    def curvature(self, rows: Rows, predicted: np.ndarray) -> np.ndarray:
-        """Return the Hessian of the cross-entropy, summed over rows."""
-
-
-class Dense(Columns):
-    """Planes as they are, float32 (weights, entries)."""
-
-    def __init__(self, planes: np.ndarray) -> None:
-        self.planes = planes
-
-    def __len__(self) -> int:
-        return len(self.planes)
-
-    def scores(self, weights: np.ndarray) -> np.ndarray:
-        """See ``Columns``."""
-        return np.asarray(weights, dtype=np.float32) @ self.planes
-
-    def sums(self, pull: np.ndarray) -> np.ndarray:
-        """See ``Columns``."""
-        return (self.planes @ pull).astype(np.float64)
-
-    def curvature(self, rows: Rows, predicted: np.ndarray) -> np.ndarray:
-        """See ``Columns``."""
-        t = len(self)
-        unused, hessian = np.zeros(t), np.zeros((t, t))
-        curvature(self.planes, rows.starts, rows.actual, predicted, unused, hessian)
-        return np.tril(hessian) + np.tril(hessian, -1).T
-
-
-def softmax(scores: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Return the softmax rows of scores, float32 (entries)."""
-    found = np.empty_like(scores)
-    predict(scores[None], np.ones(1), starts, found)
-    return found
-
-
-def adjust(
-    planes: Columns, rows: Rows, weights: np.ndarray, predicted: np.ndarray, steps: int = 15,
-    hessian: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Move fitted weights uphill in IoU on the same rows, by steps scaled with the curvature.
-
-    Args:
-        weights, predicted: as ``fit`` returns them.
-        hessian: the curvature, if it is known; that of nearby weights will do.
-
-    Returns:
-        Weights and predicted rows whose IoU is at least that of the start.
-    """
-    t, count = len(planes), len(rows)
-    best_w, best_p = weights, predicted
-    best = iou_of(rows.actual, predicted, count)
-    if not t:
-        return best_w, best_p
-    hessian = (planes.curvature(rows, predicted) if hessian is None else hessian) / count
-    inverse = np.linalg.inv(hessian + (1e-3 + 0.01 * np.trace(hessian) / t) * np.eye(t))
-    scores = planes.scores(best_w)
-    scale = 2.0
-    for _ in range(steps):
-        gradient = planes.sums(aim(rows, best_p) - best_p)
-        move = inverse @ (gradient / count)
-        along = planes.scores(move)
-        while scale > 0.02:
-            trial = np.clip(best_w + scale * move, -LIMIT, LIMIT)
-            free = np.abs(best_w + scale * move).max() <= LIMIT
-            there = scores + np.float32(scale) * along if free else planes.scores(trial)
-            out = softmax(there, rows.starts)
-            now = iou_of(rows.actual, out, count)
-            if now > best + 1e-6:
-                best, best_w, best_p, scores = now, trial, out, there
-                scale *= 1.5
-                break
-            scale *= 0.5
-        else:
-            break
-    return best_w, best_p
-
-
-def shortened(
-    planes: Columns, rows: Rows, weights: np.ndarray, predicted: np.ndarray, most: float = 0.002
-) -> tuple[np.ndarray, np.ndarray]:
-    """Round weights to two digits, or to three, where that costs at most so much IoU.
-
-    Args:
-        predicted: the rows of the weights as they are.
-
-    Returns:
-        The weights and their predicted rows.
-    """
-    iou = iou_of(rows.actual, predicted, len(rows))
-    for digits in (2, 3):
-        short = rounded(weights, digits)
-        out = softmax(planes.scores(short), rows.starts)
-        if iou_of(rows.actual, out, len(rows)) >= iou - most:
-            return short, out
-    return weights, predicted
 
 
 def rounded(weights: np.ndarray, digits: int = 2) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -30,44 +29,32 @@ def model(family: str) -> Any:
     torch.manual_seed(0)
     name, _, option = family.partition("-")
     words = {"vocab_size": 320, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
-    wide = {"initializer_range": 0.3, "hidden_size": 32}
-    usual = {**words, **wide, "num_hidden_layers": 2, "num_attention_heads": 4}
+    wide = {**words, "initializer_range": 0.3, "hidden_size": 32}
+    usual = {**wide, "num_hidden_layers": 2, "num_attention_heads": 4}
     places = {"max_position_embeddings": 64}
-    rest = {"intermediate_size": 48, **places}
-    grouped = {**usual, **rest, "num_key_value_heads": 2, "head_dim": 8}
-    makers: dict[str, Callable[[], Any]] = {
-        "gpt2": lambda: hf.GPT2LMHeadModel(hf.GPT2Config(**usual, n_positions=64)),
-        "llama": lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**grouped)),
-        "mistral": lambda: hf.MistralForCausalLM(
-            hf.MistralConfig(**grouped, sliding_window=32 if option == "wide" else 8)
-        ),
-        "qwen3": lambda: hf.Qwen3ForCausalLM(hf.Qwen3Config(**grouped)),
-        "gpt_neox": lambda: hf.GPTNeoXForCausalLM(hf.GPTNeoXConfig(**usual, **rest)),
-        "gpt_neo": lambda: hf.GPTNeoForCausalLM(
-            hf.GPTNeoConfig(
-                **words,
-                **wide,
-                **places,
-                num_layers=2,
-                num_heads=4,
-                attention_types=[[["global"], 2]],
-            )
-        ),
-        "gptj": lambda: hf.GPTJForCausalLM(
-            hf.GPTJConfig(**words, n_embd=32, n_layer=2, n_head=4, n_positions=64, rotary_dim=4)
-        ),
-        "bloom": lambda: hf.BloomForCausalLM(hf.BloomConfig(**words, **wide, n_layer=2, n_head=4)),
-        "falcon": lambda: hf.FalconForCausalLM(
-            hf.FalconConfig(**usual, **places, alibi=option == "alibi", multi_query=False)
-        ),
-        "bert": lambda: hf.BertForMaskedLM(hf.BertConfig(**usual, **rest)),
-        "roberta": lambda: hf.RobertaForMaskedLM(
-            hf.RobertaConfig(**usual, **{**rest, "max_position_embeddings": 66}, type_vocab_size=1)
-        ),
-    }
-    made = makers[name]()
+    rest = {**usual, **places, "intermediate_size": 48}
+    grouped = {**rest, "num_key_value_heads": 2, "head_dim": 8}
+    old = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+    options: dict[str, dict[str, Any]] = {
+        "gpt2": {**usual, "n_positions": 64},
+        "llama": grouped,
+        "mistral": {**grouped, "sliding_window": 32 if option == "wide" else 8},
+        "qwen3": grouped,
+        "gpt_neox": rest,
+        "gpt_neo": {
+            **wide, **places, "num_layers": 2, "num_heads": 4,
+            "attention_types": [[["global"], 2]],
+        },
+        "gptj": {**words, **old, "rotary_dim": 4},
+        "bloom": {**wide, "n_layer": 2, "n_head": 4},
+        "falcon": {**usual, **places, "alibi": option == "alibi", "multi_query": False},
+        "bert": rest,
+        "roberta": {**rest, "max_position_embeddings": 66, "type_vocab_size": 1},
+    }  # fmt: skip
+    config = hf.AutoConfig.for_model(name, **options[name])
+    kind = hf.AutoModelForMaskedLM if family in ENCODERS else hf.AutoModelForCausalLM
+    made = kind.from_config(config)
     implementation = "sdpa" if option == "sdpa" else "eager"
-    made.config._attn_implementation = implementation
     for part in made.modules():
         if hasattr(part, "config"):
             part.config._attn_implementation = implementation

@@ -13,7 +13,7 @@ from replacing import masked_model, small_run
 
 from attn_dsl.compiler.program import load
 from attn_dsl.eval.replace import compare as comparing
-from attn_dsl.eval.replace.subject import Subject, open_subject
+from attn_dsl.eval.replace.replaced_model import ReplacedModel, open_replaced_model
 
 REPEATED = "Zed Pip Lem Quo Rix Bam Zed Pip Lem Quo Rix Bam Zed Pip Lem"
 INDUCTION = "head {name} causal:\n    9 where text(k-{back}) == text(q) and k >= {back}\n    3 where k == 0\n"
@@ -31,8 +31,8 @@ def demo_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def subject(demo_run: Path) -> Subject:
-    return open_subject(demo_run)
+def opened(demo_run: Path) -> ReplacedModel:
+    return open_replaced_model(demo_run)
 
 
 @pytest.fixture(scope="module")
@@ -48,45 +48,37 @@ def edited(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def test_looking_two_tokens_back_changes_predictions_of_repeated_text(
-    subject: Subject, edited: tuple[Path, Path]
+    opened: ReplacedModel, edited: tuple[Path, Path]
 ) -> None:
     a, b = map(str, edited)
-    head, sides = comparing.choose_sides(subject, a, b, None)
+    head, sides = comparing.choose_sides(opened, a, b, None)
     assert head == (1, 0)
-    found = comparing.compare(subject, head, sides, REPEATED)
+    found = comparing.compare(opened, head, sides, REPEATED)
     assert found.changed > 0 and found.kl > 0.01
     # the copy is predicted better when the head looks at what followed the last copy
     half = len(found.predictions) // 2
     later = found.predictions[half:]
     right = [sum(p.target_probability[side] for p in later) for side in (0, 1)]
     assert right[0] > right[1]
-    same = comparing.compare(subject, head, (sides[0], sides[0]), REPEATED)
+    same = comparing.compare(opened, head, (sides[0], sides[0]), REPEATED)
     assert same.changed == 0 and same.kl == 0.0
+    others = {(2, 7): opened.programs[2, 7]}
+    assert comparing.compare(opened, head, sides, REPEATED, others).perplexity != found.perplexity
 
 
-def test_the_models_own_head_and_the_runs_program(subject: Subject) -> None:
-    head, sides = comparing.choose_sides(subject, "model", "L2H7", None)
+def test_the_models_own_head_and_the_runs_program(opened: ReplacedModel) -> None:
+    head, sides = comparing.choose_sides(opened, "model", "L2H7", None)
     assert head == (2, 7) and sides[0].program is None
-    assert sides[1].program == subject.programs[2, 7]
-    found = comparing.compare(subject, head, sides, REPEATED)
-    ids = subject.loaded.tokenizer(REPEATED).input_ids
+    assert sides[1].program == opened.programs[2, 7]
+    found = comparing.compare(opened, head, sides, REPEATED)
+    ids = opened.loaded.tokenizer(REPEATED).input_ids
     with torch.inference_mode():
-        own = torch.softmax(subject.loaded.model(input_ids=torch.tensor([ids])).logits[0], -1)
+        own = torch.softmax(opened.loaded.model(input_ids=torch.tensor([ids])).logits[0], -1)
     assert len(found.predictions) == len(ids) - 1
     for at, p in enumerate(found.predictions):
         assert p.target_probability[0] == pytest.approx(float(own[at, ids[at + 1]]), abs=1e-5)
         assert p.top_probability[0] == pytest.approx(float(own[at].max()), abs=1e-5)
     assert found.kl > 0
-
-
-def test_other_heads_can_be_replaced_on_both_sides(
-    subject: Subject, edited: tuple[Path, Path]
-) -> None:
-    head, sides = comparing.choose_sides(subject, *map(str, edited), None)
-    alone = comparing.compare(subject, head, sides, REPEATED)
-    others = {(2, 7): subject.programs[2, 7]}
-    together = comparing.compare(subject, head, sides, REPEATED, others)
-    assert alone.perplexity != together.perplexity
 
 
 def test_the_command_prints_a_table(
@@ -111,11 +103,9 @@ def test_the_command_prints_a_table(
 def test_an_encoder_is_compared_word_by_word(tmp_path: Path) -> None:
     model = masked_model(tmp_path / "bert")
     run = small_run(lambda family: model, tmp_path)
-    out = succeed("compare", run, "model", "L1H2", "--text", "the cat sat on the mat")
-    assert "masked" in out
-    data = json.loads(
-        succeed("compare", run, "model", "L1H2", "--text", "the cat sat on the mat", "--json")
-    )
+    command = ("compare", run, "model", "L1H2", "--text", "the cat sat on the mat")
+    assert "masked" in succeed(*command)
+    data = json.loads(succeed(*command, "--json"))
     assert [p["target"].strip() for p in data["predictions"]] == "the cat sat on the mat".split()
 
 

@@ -19,15 +19,13 @@ from attn_dsl.compiler.program import parse
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.models import load_model
 from attn_dsl.eval.replace import curve as curves
-from attn_dsl.eval.replace import measure, orders
+from attn_dsl.eval.replace import measure
+from attn_dsl.eval.replace.baselines import BASELINES
 from attn_dsl.eval.replace.context import replace_heads
-from attn_dsl.eval.replace.experiment import replace_run
+from attn_dsl.eval.replace.experiment import Options, replace_run
 from attn_dsl.eval.replace.measure import HeldOut, Sums
-from attn_dsl.eval.replace.options import Options
-from attn_dsl.eval.replace.outcome import Point
-from attn_dsl.eval.replace.stand_ins import CONTROLS, StandIns
-from attn_dsl.eval.replace.store import Store, key_of
-from attn_dsl.eval.replace.subject import Subject, open_subject
+from attn_dsl.eval.replace.measurements import Measurements
+from attn_dsl.eval.replace.replaced_model import ReplacedModel, open_replaced_model
 
 UNIFORM = parse("head uniform causal:\n")
 TEXTS = ["the cat sat on the mat .", "she saw a bird", "one day the boy and the girl went"]
@@ -39,8 +37,8 @@ def run(small_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="module")
-def subject(run: Path) -> Subject:
-    return open_subject(run)
+def opened(run: Path) -> ReplacedModel:
+    return open_replaced_model(run)
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +48,10 @@ def llama(small_model: Callable[[str], Path]):
 
 def ids_of(loaded, texts=TEXTS) -> list[list[int]]:
     return [loaded.tokenizer(text).input_ids for text in texts]
+
+
+def tell(what: str, done: int, total: int) -> None:
+    """Tell nobody."""
 
 
 def by_hand(loaded, ids, heads) -> tuple[float, float, int]:
@@ -69,18 +71,6 @@ def by_hand(loaded, ids, heads) -> tuple[float, float, int]:
 
 
 # sums and intervals
-
-
-def test_a_ratio_of_sums_is_resampled_by_text() -> None:
-    draw = np.random.default_rng(0)
-    tokens = draw.integers(10, 100, 400).astype(float)
-    nll = tokens * draw.normal(1.5, 0.2, 400)
-    found = measure.ratio_of_sums(nll, tokens, seed=0, transform=np.exp)
-    assert found.mean == pytest.approx(math.exp(nll.sum() / tokens.sum()))
-    # the delta method's interval for a ratio estimator
-    spread = np.sqrt(((nll - tokens * nll.sum() / tokens.sum()) ** 2).sum()) / tokens.sum()
-    assert found.high - found.low == pytest.approx(2 * 1.96 * spread * found.mean, rel=0.1)
-    assert measure.ratio_of_sums(nll, tokens, seed=0, transform=np.exp) == found
 
 
 def test_pairing_takes_out_what_both_models_find_hard() -> None:
@@ -115,12 +105,7 @@ def test_large_references_are_kept_in_a_file(llama, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(measure, "IN_MEMORY", 0)
     held_out = HeldOut(llama, ids_of(llama))
     assert isinstance(held_out.reference, np.memmap)
-    assert held_out.measure({(0, 0): UNIFORM}).to_json() == known.to_json()
-
-
-def test_sums_survive_json() -> None:
-    sums = Sums(*(np.array([1.0, 2.5]) * i for i in range(1, 5)))
-    assert Sums.from_json(json.loads(json.dumps(sums.to_json()))).to_json() == sums.to_json()
+    assert held_out.measure({(0, 0): UNIFORM}).kl.tolist() == known.kl.tolist()
 
 
 # encoders
@@ -130,17 +115,11 @@ def test_masked_perplexity_of_an_encoder(tmp_path: Path) -> None:
     loaded = load_model(str(masked_model(tmp_path / "bert")))
     ids = [loaded.tokenizer(text).input_ids for text in TEXTS]
     held_out = HeldOut(loaded, ids, seed=3)
-    special = set(loaded.tokenizer.all_special_ids)
-    for batch in held_out.batches:
-        for row, column, target in zip(batch.rows, batch.columns, batch.targets, strict=True):
-            text = batch.texts[int(row)]
-            assert ids[text][int(column)] == int(target) and int(target) not in special
-            assert int(batch.inputs["input_ids"][row, column]) == loaded.tokenizer.mask_token_id
     counts = held_out.original.tokens
     assert counts.tolist() == [max(1, round(0.15 * (len(one) - 2))) for one in ids]
     # each text alone, masked at the same places
     for text, one in enumerate(ids):
-        at = held_out._masked(tuple(one))
+        at = held_out._places(tuple(one))
         row = torch.tensor([one])
         row[0, at] = loaded.tokenizer.mask_token_id
         with torch.inference_mode():
@@ -167,61 +146,45 @@ def test_texts_longer_than_the_context_are_refused(llama) -> None:
         HeldOut(llama, [[3] * 65])
 
 
-# the store
+# measurements on disk
 
 
-def test_what_is_measured_is_not_measured_again(subject: Subject, tmp_path: Path) -> None:
+def test_what_is_measured_is_not_measured_again(
+    opened: ReplacedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "measurements.jsonl"
-    test = subject.held_out("test")
-    heads = subject.heads[:2]
-    said: list[str] = []
-    first = StandIns(subject, Store(file), tell=said.append)
-    for kind in ("programs", *CONTROLS):
-        first.measure(test, kind, heads)
-    assert len(said) == len(file.read_text().splitlines()) == 5
+    test, heads = opened.held_out("test"), opened.heads[:2]
+    first = Measurements(opened, file)
+    sums = [first.measure(test, kind, heads) for kind in ("programs", *BASELINES)]
     written = file.read_bytes()
-    again = StandIns(subject, Store(file), tell=said.append)
-    for kind in ("programs", *CONTROLS):
-        assert (
-            again.measure(test, kind, heads).nll.tolist()
-            == first.measure(test, kind, heads).nll.tolist()
-        )
-    assert len(said) == 5 and file.read_bytes() == written
-
-
-def test_a_line_that_was_cut_off_does_not_count(tmp_path: Path) -> None:
-    file = tmp_path / "measurements.jsonl"
-    sums = Sums(*(np.ones(2) for _ in range(4)))
-    Store(file).put("a", "what", sums)
-    file.write_bytes(file.read_bytes() + b'{"key": "b", "su')
-    store = Store(file)
-    assert store.get("a") is not None and store.get("b") is None
-    store.put("c", "what", sums)
-    assert Store(file).get("a") is not None and Store(file).get("c") is not None
-
-
-def test_keys_tell_apart_texts_and_stand_ins(llama) -> None:
-    one, other = (HeldOut(llama, ids_of(llama, TEXTS[:n])) for n in (1, 2))
-    keys = [
-        key_of(one, {(0, 0): "a"}), key_of(one, {(0, 1): "a"}), key_of(one, {(0, 0): "b"}),
-        key_of(other, {(0, 0): "a"}), key_of(one, {(0, 0): "a", (0, 1): "a"}),
-    ]  # fmt: skip
-    assert len(set(keys)) == len(keys)
+    assert written.count(b"\n") == 5
+    # a line that was cut off does not count, and nothing is appended to it
+    file.write_bytes(written + b'{"key": "b", "su')
+    again = Measurements(opened, file)
+    again.measure(test, "zero", heads[:1])
+    again = Measurements(opened, file)
+    monkeypatch.setattr(HeldOut, "measure", None)
+    for kind, known in zip(("programs", *BASELINES), sums, strict=True):
+        assert again.measure(test, kind, heads).nll.tolist() == known.nll.tolist()
+    again.measure(test, "zero", heads[:1])
+    for held_out, chosen in ((test, heads[1:]), (opened.held_out("select"), heads)):
+        with pytest.raises(TypeError):  # other heads and other texts are another measurement
+            again.measure(held_out, "zero", chosen)
 
 
 # orders
 
 
-def test_orders_come_from_the_select_texts(subject: Subject) -> None:
-    stand_ins = StandIns(subject, Store(None))
-    select = subject.held_out("select")
-    heads = subject.heads
-    by_iou = orders.order_heads("iou", stand_ins, select, heads)
-    assert [subject.ious[h] for h in by_iou] == sorted(subject.ious.values(), reverse=True)
-    by_damage = orders.order_heads("damage", stand_ins, select, heads)
-    losses = [stand_ins.measure(select, "programs", [h]).loss for h in by_damage]
+def test_orders_come_from_the_select_texts(opened: ReplacedModel) -> None:
+    measurements = Measurements(opened)
+    select = opened.held_out("select")
+    heads = opened.heads
+    by_iou = curves.order_heads("iou", measurements, select, heads, tell)
+    assert [opened.ious[h] for h in by_iou] == sorted(opened.ious.values(), reverse=True)
+    by_damage = curves.order_heads("damage", measurements, select, heads, tell)
+    losses = [measurements.measure(select, "programs", [h]).loss for h in by_damage]
     assert losses == sorted(losses)
-    greedy = orders.order_heads("greedy", stand_ins, select, heads)
+    greedy = curves.order_heads("greedy", measurements, select, heads, tell)
     assert sorted(greedy) == heads and greedy[0] == by_damage[0]
 
 
@@ -232,29 +195,11 @@ def test_greedy_looks_again_at_what_became_worse() -> None:
         both = {(0, 0), (0, 1)} <= set(chosen)
         return sum(alone[h] for h in chosen) + (1.0 if both else 0.0)
 
-    found = orders.greedy(alone, loss, 0.0, lambda done, total: None)
+    found = curves.greedy(alone, loss, 0.0, tell)
     assert found == [(0, 0), (0, 2), (0, 1)]
 
 
 # the curve and its files
-
-
-def test_points_of_a_curve(subject: Subject) -> None:
-    stand_ins = StandIns(subject, Store(None))
-    test = subject.held_out("test")
-    found = curves.measure_curve(
-        stand_ins, test, {"iou": subject.heads}, [0.25, 1.0], ["programs", "zero"], seed=0
-    )
-    assert [(p.source, len(p.heads)) for p in found] == [
-        ("programs", 2), ("zero", 2), ("programs", 8), ("zero", 8),
-    ]  # fmt: skip
-    for point in found:
-        sums = test.measure(stand_ins.sources(point.source, point.heads))
-        wanted = math.exp((sums.nll.sum() - test.original.nll.sum()) / sums.tokens.sum())
-        assert point.effect.ratio.mean == pytest.approx(wanted, rel=1e-9)
-        assert point.effect.ratio.low <= point.effect.ratio.mean <= point.effect.ratio.high
-        assert point.effect.perplexity.texts == len(subject.splits["test"])
-        assert Point.from_json(json.loads(json.dumps(point.to_json()))) == point
 
 
 def test_the_command_measures_the_whole_curve(run: Path) -> None:
@@ -265,17 +210,17 @@ def test_the_command_measures_the_whole_curve(run: Path) -> None:
     with (folder / "curve.csv").open() as lines:
         rows = list(csv.DictReader(lines))
     assert len(rows) == 2 * len(curves.FRACTIONS) * 5
-    assert {row["source"] for row in rows} == {"programs", *CONTROLS}
+    assert {row["source"] for row in rows} == {"programs", *BASELINES}
     ElementTree.fromstring((folder / "curve.svg").read_text())
     assert "<svg" in (curves.figure(run) or "")
     # the same again measures nothing and changes nothing
     before = snapshot(folder)
     data = json.loads(succeed("replace", run, "--order", "iou,greedy", "--json"))
     assert snapshot(folder) == before
-    assert data["original"]["texts"] == len(open_subject(run).splits["test"])
+    assert data["original"]["texts"] == len(open_replaced_model(run).splits["test"])
     # all heads replaced are the same whatever the order
     whole = [row for row in rows if row["fraction"] == "1.000000"]
-    for source in ("programs", *CONTROLS):
+    for source in ("programs", *BASELINES):
         assert len({row["ratio"] for row in whole if row["source"] == source}) == 1
 
 
@@ -293,46 +238,42 @@ def test_results_of_other_settings_are_kept(run: Path, tmp_path: Path) -> None:
     succeed("replace", run, "--fraction", "0.5", "--order", "damage", "--overwrite")
 
 
-def test_heads_chosen_by_hand(run: Path) -> None:
-    data = json.loads(succeed("replace", run, "--heads", "L0H1,L1", "--json"))
-    chosen = [[0, 1], *([1, head] for head in range(4))]
-    assert all(point["heads"] == chosen for point in data["points"])
-    assert {point["order"] for point in data["points"]} == {"by hand"}
-
-
 def test_an_interrupted_measurement_goes_on(
-    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    opened: ReplacedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = Options(fraction=0.5, orders=("damage",), out=tmp_path / "cut")
     made: list[object] = []
     real = HeldOut.measure
 
-    def counting(self, heads, tick=None):
+    def counting(self, heads):
         if len(made) == 5:
             raise KeyboardInterrupt
         made.append(heads)
-        return real(self, heads, tick)
+        return real(self, heads)
 
     monkeypatch.setattr(HeldOut, "measure", counting)
     with pytest.raises(KeyboardInterrupt):
-        replace_run(subject, options)
+        replace_run(opened, options)
     lines = (tmp_path / "cut/replacement/measurements.jsonl").read_text().splitlines()
     assert len(lines) == 5
     monkeypatch.setattr(HeldOut, "measure", real)
-    replace_run(subject, options)
-    replace_run(subject, Options(fraction=0.5, orders=("damage",), out=tmp_path / "whole"))
+    replace_run(opened, options)
+    replace_run(opened, Options(fraction=0.5, orders=("damage",), out=tmp_path / "whole"))
     cut, whole = (snapshot(tmp_path / name / "replacement") for name in ("cut", "whole"))
     assert cut == whole
 
 
-def test_own_texts_leave_out_what_the_run_has_seen(run: Path, tmp_path: Path) -> None:
+def test_heads_by_hand_on_own_texts_without_those_that_the_run_has_seen(
+    run: Path, tmp_path: Path
+) -> None:
     seen = run.parent / "texts.jsonl"
-    data = json.loads(
-        succeed("replace", run, "--heads", "L0H0", "--text", seen, "--out", tmp_path, "--json")
-    )
-    subject = open_subject(run)
-    assert data["original"]["texts"] == len(subject.splits["test"])
+    options = ("--heads", "L0H1,L1", "--text", seen, "--out", tmp_path, "--json")
+    data = json.loads(succeed("replace", run, *options))
+    assert data["original"]["texts"] == len(open_replaced_model(run).splits["test"])
     assert "texts were left out" in " ".join(data["notes"])
+    chosen = [[0, 1], *([1, head] for head in range(4))]
+    assert all(point["heads"] == chosen for point in data["points"])
+    assert {point["order"] for point in data["points"]} == {"by hand"}
 
 
 # bad input
@@ -361,30 +302,15 @@ def test_bad_input(run: Path, small_model: Callable[[str], Path], tmp_path: Path
     assert snapshot(run) == before
 
 
-def test_a_run_of_another_tokenizer_is_refused(
-    run: Path, small_model: Callable[[str], Path], tmp_path: Path
-) -> None:
-    import shutil
-
-    model = tmp_path / "model"
-    shutil.copytree(small_model("llama"), model)
-    file = model / "tokenizer.json"
-    spec = json.loads(file.read_text())
-    spec["model"]["merges"] = spec["model"]["merges"][:-1]
-    file.write_text(json.dumps(spec))
-    outcome = attn_dsl("replace", run, "--model", model, "--heads", "L0H0")
-    assert outcome.code == 2 and "another tokenizer" in outcome.err
-
-
 def test_programs_of_a_size_come_from_the_fronts(run: Path) -> None:
     from attn_dsl.eval.run import Run
 
     results = {(r.layer, r.head): r for r in Run.open(run).results}
-    small = open_subject(run, nodes=12)
+    small = open_replaced_model(run, nodes=12)
     for pair, program in small.programs.items():
         rows = [row for row in results[pair].front if row.nodes <= 12]
         assert parse(max(rows, key=lambda row: row.iou_select).program).source == program.source
         assert small.ious[pair] == max(row.iou_select for row in rows)
     least = min(row.nodes for row in Run.open(run).results[0].front)
     with pytest.raises(InputError, match="--nodes: the smallest program"):
-        open_subject(run, nodes=least - 1)
+        open_replaced_model(run, nodes=least - 1)

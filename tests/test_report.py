@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import math
 import re
 import shutil
@@ -171,6 +170,8 @@ def test_the_report_of_a_run_lists_what_is_missing_and_shows_its_replacement(
     small_run: Path, small_capture: Path, tmp_path: Path
 ) -> None:
     from attn_dsl.eval.replace.outcome import Outcome
+    from attn_dsl.eval.replace.plot import draw
+    from attn_dsl.eval.run import Run
 
     run = tmp_path / "run"
     shutil.copytree(small_run, run)
@@ -182,9 +183,8 @@ def test_the_report_of_a_run_lists_what_is_missing_and_shows_its_replacement(
     (run / "state" / "L00H02.json").unlink()  # its first round is there
     (run / "replacement").mkdir()
     outcome = Outcome({}, Estimate(3.0, 2.9, 3.1, 5), 100, ())
-    (run / "replacement" / "curve.json").write_text(json.dumps(outcome.to_json()))
-    found = report.write_run_report(Run.open(run), small_capture)
-    page = Page(found.read_text(encoding="utf-8"))
+    (run / "replacement" / "curve.svg").write_text(draw(outcome))
+    page = Page(report.write_run_report(Run.open(run), small_capture).read_text(encoding="utf-8"))
     assert "1 head was not reached and has no program: L1H1" in page.text
     assert "The search of 1 head was cut short" in page.text
     assert "L0H2" in page.text

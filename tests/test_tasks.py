@@ -109,12 +109,6 @@ def test_continuations_are_scored_as_in_lambada(llama: LoadedModel, tmp_path: Pa
     assert not perplexity.higher_is_better
 
 
-def test_replacing_nothing_changes_nothing(llama: LoadedModel, tmp_path: Path) -> None:
-    file = write(tmp_path / "both.jsonl", CHOICES + CONTINUATIONS)
-    for result in tasks.run_items(llama, {}, file, seed=0):
-        assert result.before == result.after and result.difference.mean == 0
-
-
 @pytest.mark.parametrize(
     ("line", "message"),
     [

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from attn_dsl.compiler.program import Program, load
 from attn_dsl.dsl.errors import InputError
+from attn_dsl.eval.files import write
+from attn_dsl.eval.heads import parse_heads, read_heads
+from attn_dsl.eval.replace.context import replace_heads
+from attn_dsl.eval.replace.predictions import batches, log_probabilities, refuse_long
+from attn_dsl.eval.replace.replaced_model import ReplacedModel
 from attn_dsl.eval.replace.source import Head
-
-if TYPE_CHECKING:
-    from attn_dsl.compiler.program import Program
-    from attn_dsl.eval.replace.subject import Subject
+from attn_dsl.eval.vocabulary import Vocabulary
 
 MODEL = "model"
 """What stands for the model's own head."""
@@ -24,15 +27,15 @@ MODEL = "model"
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One position of a text: what the model predicts there under both sides.
+    """One position of a text: what the model predicts there under A and under B.
 
     Attributes:
         token: the token at the position; of an encoder it is masked when it is predicted.
         target: the token to be predicted: the next one, of an encoder the masked one.
-        top: the most probable token under A and under B.
-        top_probability: its probability under A and under B.
-        target_probability: that of the target under A and under B.
+        top, top_probability: the most probable token.
+        target_probability: that of the target.
         kl: KL(A || B), nats.
+        changed: whether the most probable token is another.
     """
 
     token: str
@@ -41,11 +44,7 @@ class Prediction:
     top_probability: tuple[float, float]
     target_probability: tuple[float, float]
     kl: float
-
-    @property
-    def changed(self) -> bool:
-        """Whether the most probable token is another."""
-        return self.top[0] != self.top[1]
+    changed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,53 +52,30 @@ class Comparison:
     """Two programs in one head, on one text.
 
     Attributes:
-        head: the head.
         sides: what A and B are called.
         sources: their programs, empty for the model's own head.
         predictions: by position.
+        kl: mean KL(A || B) of a prediction, nats.
+        changed: at how many positions the most probable token is another.
+        perplexity: of the text under A and under B.
     """
 
     head: Head
-    sides: tuple[str, str]
-    sources: tuple[str, str]
+    sides: tuple[str, ...]
+    sources: tuple[str, ...]
     predictions: tuple[Prediction, ...]
-
-    @property
-    def kl(self) -> float:
-        """Mean KL(A || B) of a prediction, nats."""
-        return float(np.mean([p.kl for p in self.predictions]))
-
-    @property
-    def changed(self) -> int:
-        """At how many positions the most probable token is another."""
-        return sum(p.changed for p in self.predictions)
-
-    @property
-    def perplexity(self) -> tuple[float, float]:
-        """The perplexity of the text under A and under B."""
-        values = np.array([p.target_probability for p in self.predictions])
-        a, b = np.exp(-np.log(np.maximum(values, 1e-45)).mean(0))
-        return float(a), float(b)
+    kl: float
+    changed: int
+    perplexity: tuple[float, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Return the comparison as JSON data."""
-        names = ("token", "target", "top", "top_probability", "target_probability", "kl")
-        return {
-            "head": f"L{self.head[0]}H{self.head[1]}",
-            "a": self.sides[0],
-            "b": self.sides[1],
-            "kl": self.kl,
-            "changed": self.changed,
-            "perplexity": self.perplexity,
-            "predictions": [
-                {**{name: getattr(p, name) for name in names}, "changed": p.changed}
-                for p in self.predictions
-            ],
-        }
+        names = {"head": f"L{self.head[0]}H{self.head[1]}", "a": self.sides[0], "b": self.sides[1]}
+        figures = {"kl": self.kl, "changed": self.changed, "perplexity": self.perplexity}
+        return {**names, **figures, "predictions": [asdict(p) for p in self.predictions]}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Side:
+class Side(NamedTuple):
     """What is put into the head on one side; a program of None is the model's own head."""
 
     name: str
@@ -107,8 +83,8 @@ class Side:
 
 
 def choose_sides(
-    subject: Subject, a: str, b: str, head: str | None
-) -> tuple[Head, tuple[Side, Side]]:
+    model: ReplacedModel, a: str, b: str, head: str | None
+) -> tuple[Head, tuple[Side, ...]]:
     """Find out what A and B are, and into which head they go.
 
     Each is a file of a program, a head's name (``L2H3``: the run's own program for it), or
@@ -118,137 +94,119 @@ def choose_sides(
     Raises:
         InputError: a file is missing, the run has no such program, or nothing names the head.
     """
-    from attn_dsl.compiler.program import load
-    from attn_dsl.eval.heads import parse_heads, read_heads
-
-    layers, per_layer = subject.loaded.n_layers, subject.loaded.n_heads
+    shape = model.loaded.n_layers, model.loaded.n_heads
     named: list[Head] = []
     sides: list[Side] = []
     for text in (a, b):
         if text == MODEL:
             sides.append(Side("the model's own head", None))
-        elif _is_head(text):
-            [place] = parse_heads(text, layers, per_layer)
-            if place not in subject.programs:
-                raise InputError(f"{subject.run.path} has no program for {text}")
+        elif not Path(text).exists() and _is_head(text):
+            [place] = parse_heads(text, *shape)
+            if place not in model.programs:
+                raise InputError(f"{model.run.path} has no program for {text}")
             named.append(place)
-            sides.append(
-                Side(f"{subject.run.path.name} L{place[0]}H{place[1]}", subject.programs[place])
-            )
+            name = f"{model.run.path.name} L{place[0]}H{place[1]}"
+            sides.append(Side(name, model.programs[place]))
         else:
-            ahead = bool(subject.run.info["key"].get("allow_lookahead"))
-            sides.append(Side(Path(text).name, load(text, allow_lookahead=ahead)))
+            sides.append(Side(Path(text).name, load(text, allow_lookahead=model.lookahead)))
     if head is not None:
-        if read_heads(head)[0][2] is None or len(read_heads(head)) > 1:
+        if not _is_head(head):
             raise InputError(f"--head names one head, as in L2H3, not {head}")
-        return parse_heads(head, layers, per_layer)[0], (sides[0], sides[1])
-    if not named:
-        own = {program.name: place for place, program in subject.programs.items()}
+        named = parse_heads(head, *shape)
+    elif not named:
+        own = {program.name: place for place, program in model.programs.items()}
         named = [own[s.program.name] for s in sides if s.program and s.program.name in own]
     if len(set(named)) != 1:
         which = "names no head" if not named else "name different heads"
         raise InputError(
             f"{a} and {b}: it is not clear which head they go into ({which}); say so by --head L2H3"
         )
-    return named[0], (sides[0], sides[1])
+    return named[0], tuple(sides)
 
 
 def _is_head(text: str) -> bool:
-    from attn_dsl.eval.heads import read_heads
-
-    if Path(text).exists():
-        return False
+    """Say whether a text names one head."""
     try:
-        return read_heads(text)[0][2] is not None
+        found = read_heads(text)
     except InputError:
         return False
+    return len(found) == 1 and found[0][2] is not None
 
 
 def compare(
-    subject: Subject, head: Head, sides: tuple[Side, Side], text: str,
+    model: ReplacedModel, head: Head, sides: tuple[Side, ...], text: str,
     others: Mapping[Head, Program] | None = None,
 ) -> Comparison:  # fmt: skip
     """Compare the model's predictions on a text with one thing or another in a head.
 
-    >>> head, sides = choose_sides(subject, "L5H1", "edited.attn", None)
-    >>> compare(subject, head, sides, "one two one two").changed
+    >>> head, sides = choose_sides(model, "L5H1", "edited.attn", None)
+    >>> compare(model, head, sides, "one two one two").changed
     2
 
     A decoder predicts the next token at every position. An encoder predicts each token from the
     whole text with that token masked.
 
     Args:
-        head: where A and B are put.
-        sides: A and B, from ``choose_sides``.
         others: what replaces other heads on both sides; by default they stay the model's own.
 
     Raises:
         InputError: the text is too short, or longer than the model's context.
     """
-    ids = _encode(subject, text)
+    loaded = model.loaded
+    ids = list(loaded.tokenizer(text).input_ids)
+    if len(ids) < 2 or not text.strip():
+        raise InputError("--text is too short; give at least two tokens")
+    refuse_long(loaded, len(ids), "--text")
+    special = set() if loaded.causal else set(loaded.tokenizer.all_special_ids)
+    places = [i for i in range(int(loaded.causal), len(ids)) if ids[i] not in special]
+    if loaded.causal:
+        work = batches(loaded, [ids], [places])
+    else:
+        work = batches(loaded, [ids] * len(places), [[place] for place in places])
     logs = []
     for side in sides:
         heads = {**(others or {}), **({head: side.program} if side.program else {})}
-        logs.append(_predict(subject, ids, heads))
-    a, b = logs
-    targets = torch.tensor(ids[1:] if subject.loaded.causal else ids)
-    kl = (a.exp() * (a - b)).sum(-1).clamp(min=0.0)
-    own = [x.gather(-1, targets[:, None])[:, 0].exp() for x in logs]
-    tops = [x.max(-1) for x in logs]
-    from attn_dsl.eval.vocabulary import Vocabulary
-
-    vocabulary = Vocabulary(subject.loaded.tokenizer)
+        replaced = replace_heads(loaded, heads) if heads else nullcontext()
+        with replaced, torch.inference_mode():
+            logs.append(torch.cat([log_probabilities(loaded, batch).cpu() for batch in work]))
+    probabilities = torch.stack([log.exp() for log in logs], dim=1)  # (places, sides, vocabulary)
+    kl = (probabilities[:, 0] * (logs[0] - logs[1])).sum(-1).clamp(min=0.0)
+    vocabulary = Vocabulary(loaded.tokenizer)
     strings = vocabulary.strings_of(ids)
-
-    def name(token: torch.Tensor) -> str:
-        return vocabulary.strings_of([int(token)])[0]
-
-    predictions = [
-        Prediction(
-            strings[i], strings[i + 1] if subject.loaded.causal else strings[i],
-            (name(tops[0].indices[i]), name(tops[1].indices[i])),
-            (float(tops[0].values[i].exp()), float(tops[1].values[i].exp())),
-            (float(own[0][i]), float(own[1][i])), float(kl[i]),
-        )
-        for i in range(len(targets))
-    ]  # fmt: skip
-    special = set(subject.loaded.tokenizer.all_special_ids)
-    if not subject.loaded.causal:
-        predictions = [p for p, one in zip(predictions, ids, strict=True) if one not in special]
-    sources = tuple(side.program.source if side.program else "" for side in sides)
+    predictions = []
+    for place, found, divergence in zip(places, probabilities, kl.tolist(), strict=True):
+        best, tokens = found.max(-1)
+        a, b = (vocabulary.strings_of([token])[0] for token in tokens.tolist())
+        predictions.append(
+            Prediction(
+                strings[place - loaded.causal], strings[place], (a, b), tuple(best.tolist()),
+                tuple(found[:, ids[place]].tolist()), divergence, a != b,
+            )
+        )  # fmt: skip
+    values = np.array([p.target_probability for p in predictions])
+    perplexity = np.exp(-np.log(np.maximum(values, 1e-45)).mean(0))
     return Comparison(
-        head, (sides[0].name, sides[1].name), (sources[0], sources[1]), tuple(predictions)
+        head, tuple(side.name for side in sides),
+        tuple(side.program.source if side.program else "" for side in sides), tuple(predictions),
+        float(np.mean(kl.tolist())), sum(p.changed for p in predictions), tuple(perplexity.tolist()),
+    )  # fmt: skip
+
+
+def write_page(found: Comparison, model: str, causal: bool, file: str) -> None:
+    """Write a self-contained HTML page: both programs, the text shaded by KL, all predictions."""
+    import jinja2
+
+    from attn_dsl.eval.report_text import TEMPLATES, highlight
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
     )
-
-
-def _encode(subject: Subject, text: str) -> list[int]:
-    ids = list(subject.loaded.tokenizer(text).input_ids)
-    if len(ids) < 2 or not text.strip():
-        raise InputError("--text is too short; give at least two tokens")
-    limit = subject.loaded.max_positions
-    if limit is not None and len(ids) > limit:
-        raise InputError(
-            f"--text has {len(ids)} tokens, and {subject.loaded.name} takes {limit}; shorten it"
-        )
-    return ids
-
-
-def _predict(subject: Subject, ids: list[int], heads: Mapping[Head, Program]) -> torch.Tensor:
-    """Return log-probabilities, float32 (predictions, vocabulary)."""
-    from attn_dsl.eval.replace.context import replace_heads
-
-    model, tokenizer = subject.loaded.model, subject.loaded.tokenizer
-    inputs = torch.tensor([ids])
-    if not subject.loaded.causal:
-        inputs = inputs.repeat(len(ids), 1)
-        inputs.fill_diagonal_(tokenizer.mask_token_id)
-    inputs = inputs.to(model.device)
-    replaced = replace_heads(model, heads, tokenizer=tokenizer) if heads else nullcontext()
-    with replaced, torch.inference_mode():
-        logits = model(input_ids=inputs, attention_mask=torch.ones_like(inputs)).logits.float()
-    if subject.loaded.causal:
-        chosen = logits[0, :-1]
-    else:
-        at = torch.arange(len(ids), device=logits.device)
-        chosen = logits[at, at]
-    return torch.log_softmax(chosen, dim=-1).cpu()
+    sources = [highlight(source) if source else "" for source in found.sources]
+    page = environment.get_template("compare.html").render(
+        title=f"{model}, head L{found.head[0]}H{found.head[1]}: {' against '.join(found.sides)}",
+        found=found,
+        causal=causal,
+        sides=list(zip(found.sides, sources, strict=True)),
+        shade=lambda kl: round(min(1.0, kl**0.5), 3),
+    )
+    write(Path(file), page)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from attn_dsl.compiler.program import Program, load
 from attn_dsl.dsl import tree as t
@@ -18,16 +17,13 @@ from attn_dsl.eval.replace import probe
 from attn_dsl.eval.replace.adapters import Adapter, adapter_for
 from attn_dsl.eval.replace.controller import Controller
 from attn_dsl.eval.replace.programs import Programs
-from attn_dsl.eval.replace.source import Head, Part, Source, bundles
+from attn_dsl.eval.replace.source import Head, Part
 from attn_dsl.eval.replace.tokens import TokenReader, vocabulary_for
 
-if TYPE_CHECKING:
-    from attn_dsl.eval.vocabulary import Vocabulary
-
-Standing = Program | t.Head | str | Path | Source
-"""What can stand in the place of a head: a program, the path of one, or any other source."""
-_OPEN: weakref.WeakKeyDictionary[Any, tuple[Adapter, Controller]] = weakref.WeakKeyDictionary()
-"""By stack of layers: what keeps heads of it replaced."""
+Standing = Program | t.Head | str | Path | Part
+"""What can stand in the place of a head: a program, the path of one, or part of a source group."""
+_OPEN = "attn_dsl_replacement"
+"""The attribute of a stack of layers that keeps adapter and controller while heads are replaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +32,13 @@ class Replacement:
 
     Attributes:
         heads: (layer, head) of the replaced heads, those of outer contexts left out.
-        names: of their sources, in the same order.
+        names: of what stands in their place, in the same order.
         implementation: the model's own attention implementation, which kept heads go on using.
         causal: whether the model's heads see only what precedes them; measured, not read.
         identity: the largest difference of an output of the stack of layers on the probe, in
             place but with no head replaced, relative to the largest output.
         attention: the largest difference between the attention that replaced heads used on the
-            probe and what their sources give, computed apart.
-        identity_tolerance, attention_tolerance: what these two may be at most.
-        probe_tokens: length of the text that was probed.
+            probe and what their programs give, computed apart.
     """
 
     heads: tuple[Head, ...]
@@ -53,18 +47,11 @@ class Replacement:
     causal: bool
     identity: float
     attention: float
-    identity_tolerance: float
-    attention_tolerance: float
-    probe_tokens: int
 
 
 @contextmanager
 def replace_heads(
-    model: Any,
-    heads: Mapping[Head, Standing],
-    *,
-    tokenizer: Any = None,
-    vocabulary: Vocabulary | None = None,
+    model: Any, heads: Mapping[Head, Standing], *, tokenizer: Any = None
 ) -> Iterator[Replacement]:
     """Put programs in the place of heads of a live transformers model.
 
@@ -79,10 +66,9 @@ def replace_heads(
 
     Args:
         model: a transformers model, or what ``load_model`` returned.
-        heads: by (layer, query head), both from 0: a program, the path of one, or another
-            ``Source``. In a causal model all must be causal; a bidirectional model takes both.
+        heads: by (layer, query head), both from 0: a program, the path of one, or a ``Part`` of
+            a source group. In a causal model all must be causal; a bidirectional model takes both.
         tokenizer: the model's; without it, the one that belongs to the model's name is loaded.
-        vocabulary: in the place of a tokenizer.
 
     Raises:
         InputError: before anything is changed: no such head, a head that is replaced already, a
@@ -94,90 +80,6 @@ def replace_heads(
     if isinstance(model, LoadedModel):
         tokenizer = model.tokenizer if tokenizer is None else tokenizer
         model = model.model
-    _check_model(model)
-    stack = body(model)
-    found = _OPEN.get(stack)
-    adapter = found[0] if found is not None else adapter_for(model)
-    sources = _sources(heads)
-    _check_heads(sources, adapter, model, found[1] if found is not None else None)
-    reader = TokenReader(vocabulary_for(model, tokenizer, vocabulary))
-    ids = probe.ids_for(model, reader.vocabulary, max_positions(model.config))
-    before, causal = probe.outputs(stack, ids), probe.is_causal(stack, ids)
-    _check_visibility(sources, causal)
-    members = {
-        place: (bundle, number)
-        for bundle, where in bundles(sources)
-        for place, number in where.items()
-    }
-    with ExitStack() as undo:
-        if found is None:
-            controller = Controller(stack, reader, max_positions(model.config))
-            undo.callback(_close, stack, adapter, controller)
-            _OPEN[stack] = (adapter, controller)
-            controller.open()
-            adapter.attach(controller)
-        else:
-            controller = found[1]
-        identity = probe.difference(before, probe.outputs(stack, ids))
-        limit = probe.identity_tolerance(stack)
-        if identity > limit:
-            raise WorkError(
-                f"with no head replaced, the model's outputs differ by {identity:.1e} of their "
-                f"size from its own (at most {limit:.0e} is allowed), so its attention is not "
-                "understood; nothing was replaced"
-            )
-        undo.callback(controller.remove, list(members))
-        controller.add(members)
-        off = probe.attention(stack, ids, controller, sources, reader)
-        if not off <= probe.ATTENTION_TOLERANCE:
-            raise WorkError(
-                f"replaced heads used an attention that differs by {off:.1e} from that of their "
-                f"programs (at most {probe.ATTENTION_TOLERANCE:.0e} is allowed); the model is as "
-                "before"
-            )
-        yield Replacement(
-            tuple(sources), tuple(s.name for s in sources.values()), adapter.implementation,
-            causal, identity, off, limit, probe.ATTENTION_TOLERANCE, ids.shape[1],
-        )  # fmt: skip
-
-
-def _close(stack: Any, adapter: Adapter, controller: Controller) -> None:
-    """Leave the model as it was."""
-    try:
-        adapter.detach()
-    finally:
-        controller.close()
-        _OPEN.pop(stack, None)
-
-
-def _sources(heads: Mapping[Head, Standing]) -> dict[Head, Source]:
-    """Turn what was given into sources, all programs of one visibility into one bundle."""
-    programs: dict[Head, Program] = {}
-    found: dict[Head, Source] = {}
-    for place in sorted(heads):
-        given = heads[place]
-        if isinstance(given, str | Path):
-            given = load(given)
-        elif isinstance(given, t.Head):
-            given = Program.from_tree(given)
-        if isinstance(given, Program):
-            programs[place] = given
-        elif isinstance(given, Source):
-            found[place] = given
-        else:
-            raise InputError(
-                f"L{place[0]}H{place[1]}: a {type(given).__name__} cannot stand in the place of a "
-                "head; give a program, the path of one, or a source"
-            )
-    for causal in (True, False):
-        chosen = {place: p for place, p in programs.items() if p.causal == causal}
-        if chosen:
-            bundle = Programs(list(chosen.values()))
-            found |= {place: Part(bundle, i) for i, place in enumerate(chosen)}
-    return {place: found[place] for place in sorted(found)}
-
-
-def _check_model(model: Any) -> None:
     from transformers import PreTrainedModel
 
     if not isinstance(model, PreTrainedModel):
@@ -185,36 +87,101 @@ def _check_model(model: Any) -> None:
             f"a {type(model).__name__} is no transformers model; give the model itself, not what "
             "is wrapped around it"
         )
+    stack = body(model)
+    found: tuple[Adapter, Controller] | None = getattr(stack, _OPEN, None)
+    adapter = found[0] if found is not None else adapter_for(model)
+    outer = dict(found[1].members) if found is not None else {}
+    parts = _parts(heads)
+    _check_heads(parts, len(adapter.layers), int(model.config.num_attention_heads), outer)
+    reader = TokenReader(vocabulary_for(model, tokenizer))
+    ids = probe.ids_for(model, reader.vocabulary, max_positions(model.config))
+    before, causal = probe.outputs(stack, ids), probe.is_causal(stack, ids)
+    if causal:
+        _check_visibility(parts)
+    with ExitStack() as undo:
+        if found is not None:
+            controller = found[1]
+        else:
+            controller = Controller(stack, reader, max_positions(model.config))
+            setattr(stack, _OPEN, (adapter, controller))
+            for step in (lambda: delattr(stack, _OPEN), controller.close, adapter.detach):
+                undo.callback(step)
+            controller.open()
+            adapter.attach(controller)
+        identity = probe.difference(before, probe.outputs(stack, ids))
+        if identity > probe.identity_tolerance(stack):
+            raise WorkError(
+                f"with no head replaced, the model's outputs differ by {identity:.1e} of their "
+                "size from its own, so its attention is not understood; nothing was replaced"
+            )
+        undo.callback(controller.set_members, outer)
+        controller.set_members(outer | parts)
+        off = probe.attention(stack, ids, controller, parts)
+        if not off <= probe.ATTENTION_TOLERANCE:
+            raise WorkError(
+                f"replaced heads used an attention that differs by {off:.1e} from that of their "
+                "programs; the model is as before"
+            )
+        yield Replacement(
+            tuple(parts), tuple(part.name for part in parts.values()), adapter.implementation,
+            causal, identity, off,
+        )  # fmt: skip
+
+
+def _parts(heads: Mapping[Head, Standing]) -> dict[Head, Part]:
+    """Turn what was given into parts of groups, all programs of one visibility in one group."""
+    programs: dict[Head, Program] = {}
+    found: dict[Head, Part] = {}
+    for place, given in heads.items():
+        if isinstance(given, Part):
+            found[place] = given
+        elif isinstance(given, Program):
+            programs[place] = given
+        elif isinstance(given, t.Head):
+            programs[place] = Program.from_tree(given)
+        elif isinstance(given, str | Path):
+            programs[place] = load(given)
+        else:
+            raise InputError(
+                f"L{place[0]}H{place[1]}: a {type(given).__name__} cannot stand in the place of a "
+                "head; give a program, the path of one, or a part of a source group"
+            )
+    for causal in (True, False):
+        chosen = sorted(place for place, program in programs.items() if program.causal == causal)
+        if chosen:
+            group = Programs([programs[place] for place in chosen])
+            found |= {place: Part(group, i) for i, place in enumerate(chosen)}
+    return {place: found[place] for place in sorted(found)}
 
 
 def _check_heads(
-    sources: Mapping[Head, Source], adapter: Adapter, model: Any, open_: Controller | None
+    parts: Mapping[Head, Part], layers: int, count: int, outer: Mapping[Head, Part]
 ) -> None:
-    layers, count = len(adapter.layers), int(model.config.num_attention_heads)
-    for layer, head in sources:
+    for layer, head in parts:
         if not (0 <= layer < layers and 0 <= head < count):
             raise InputError(
                 f"there is no head L{layer}H{head}: the model has {layers} layers (0 to "
                 f"{layers - 1}) of {count} heads (0 to {count - 1})"
             )
-        if open_ is not None and (layer, head) in open_.members:
+        if (layer, head) in outer:
             raise InputError(
                 f"the head L{layer}H{head} is replaced already by an outer replace_heads; leave "
                 "that context first"
             )
 
 
-def _check_visibility(sources: Mapping[Head, Source], causal: bool) -> None:
+def _check_visibility(parts: Mapping[Head, Part]) -> None:
     """Refuse, in a causal model, whatever sees what follows a query."""
-    wrong = {place: s for place, s in sources.items() if causal and not s.causal}
-    if wrong:
-        (layer, head), source = next(iter(wrong.items()))
-        program = None
-        if isinstance(source, Part) and isinstance(source.of, Programs):
-            program = source.of.programs[source.number]
-        ahead = program.facts.lookahead if program is not None and program.causal else ()
-        why = f"looks ahead ({', '.join(ahead)})" if ahead else "is bidirectional"
-        raise InputError(
-            f"the program {source.name} for L{layer}H{head} {why}, but the heads of this model see "
-            "only what precedes them; write it `causal`, with features that read to the left"
-        )
+    for (layer, head), part in parts.items():
+        causal, ahead = part.group.causal, ""
+        if isinstance(part.group, Programs):
+            program = part.group.programs[part.number]
+            ahead = ", ".join(program.facts.lookahead) if program.causal else ""
+            causal = program.causal and not ahead
+        if not causal:
+            why = f"looks ahead ({ahead})" if ahead else "is bidirectional"
+            raise InputError(
+                f"the program {part.name} for L{layer}H{head} {why}, but the heads of this model "
+                "see only what precedes them; write it `causal`, with features that read to the "
+                "left"
+            )

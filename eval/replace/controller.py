@@ -11,49 +11,29 @@ import torch
 
 from attn_dsl.compiler.stream import Stream, newest_rows
 from attn_dsl.dsl.errors import InputError
-from attn_dsl.eval.replace import cache as caches
 from attn_dsl.eval.replace.programs import Programs
-from attn_dsl.eval.replace.source import Bundle, Head
-from attn_dsl.eval.replace.tokens import Inputs, TokenReader, read_inputs, spread, spread_row
+from attn_dsl.eval.replace.source import Head, Part, SourceGroup
+from attn_dsl.eval.replace.tokens import (
+    Inputs,
+    TokenReader,
+    cache_among,
+    forget_ids,
+    ids_in,
+    note_ids,
+    read_inputs,
+    spread,
+    unpadded,
+)
 
 Matrices = torch.Tensor
 """(heads, texts, queries, keys): queries of this pass, keys of the cache and of this pass."""
-
-
-class Layer:
-    """The replaced heads of one layer, in order, and where their matrices come from.
-
-    Attributes:
-        heads: query heads.
-        parts: per group of heads that lie together in a bundle's result: bundle, numbers.
-    """
-
-    def __init__(self, members: dict[int, tuple[Bundle, int]]) -> None:
-        self.heads = sorted(members)
-        self.parts: list[tuple[int, list[int]]] = []
-        for head in self.heads:
-            bundle, number = members[head]
-            if self.parts and self.parts[-1][0] == id(bundle):
-                self.parts[-1][1].append(number)
-            else:
-                self.parts.append((id(bundle), [number]))
-
-    def gather(self, results: dict[int, Matrices]) -> Matrices:
-        """Return the layer's matrices from those of all bundles."""
-        found = []
-        for key, numbers in self.parts:
-            first, count = numbers[0], len(numbers)
-            together = numbers == list(range(first, first + count))
-            chosen = slice(first, first + count) if together else numbers
-            found.append(results[key][chosen])
-        return found[0] if len(found) == 1 else torch.cat(found)
 
 
 class Controller:
     """What a model with replaced heads knows while it runs.
 
     Attributes:
-        members: which bundle, and which of its heads, stands in each head's place.
+        members: what stands in each head's place.
         used: while not None, the matrices that replaced layers used in the last pass, and the
             window of each layer.
         attentions: whether the pass in progress was asked for attention matrices.
@@ -61,37 +41,16 @@ class Controller:
 
     def __init__(self, body: Any, reader: TokenReader, max_positions: int | None) -> None:
         self.body, self.reader, self.max_positions = body, reader, max_positions
-        self.members: dict[Head, tuple[Bundle, int]] = {}
+        self.members: dict[Head, Part] = {}
         self.used: dict[int, tuple[Matrices, int | None]] | None = None
         self.attentions = False
-        self._layers: dict[int, Layer] = {}
-        self._results: dict[int, Matrices] | None = None
-        self._pending: tuple[Inputs, caches.History | None] | None = None
+        self._layers: dict[int, tuple[list[int], list[tuple[SourceGroup, list[int]]]]] = {}
+        self._results: dict[SourceGroup, Matrices] | None = None
+        self._pending: tuple[torch.Tensor, Any] | None = None
+        self._streams: dict[Programs, dict[tuple[int, ...], Stream]] = {}
         self._caches: weakref.WeakSet = weakref.WeakSet()
         self._signature = inspect.signature(body.forward)
         self._hooks: list[Any] = []
-
-    # -- which heads -------------------------------------------------------------------------
-
-    def add(self, members: dict[Head, tuple[Bundle, int]]) -> None:
-        """Replace further heads."""
-        self.members |= members
-        self._arrange()
-
-    def remove(self, heads: Sequence[Head]) -> None:
-        """Give heads back to the model."""
-        for head in heads:
-            del self.members[head]
-        kept = {id(bundle) for bundle, _ in self.members.values()}
-        for cache in list(self._caches):
-            caches.forget(cache, kept)
-        self._arrange()
-
-    def _arrange(self) -> None:
-        layers: dict[int, dict[int, tuple[Bundle, int]]] = {}
-        for (layer, head), member in self.members.items():
-            layers.setdefault(layer, {})[head] = member
-        self._layers = {layer: Layer(members) for layer, members in layers.items()}
 
     def open(self) -> None:
         """Listen to the model's forward passes."""
@@ -101,23 +60,35 @@ class Controller:
         ]
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stop listening, and leave caches as they were."""
         for hook in self._hooks:
             hook.remove()
         for cache in list(self._caches):
-            caches.untrack(cache)
+            forget_ids(cache)
         self._results = self._pending = None
+
+    def set_members(self, members: Mapping[Head, Part]) -> None:
+        """Say which heads are replaced from now on."""
+        self.members = dict(members)
+        self._streams.clear()
+        self._layers = {}
+        for (layer, head), part in sorted(self.members.items(), key=lambda item: item[0]):
+            heads, runs = self._layers.setdefault(layer, ([], []))
+            heads.append(head)
+            if runs and runs[-1][0] is part.group:
+                runs[-1][1].append(part.number)
+            else:
+                runs.append((part.group, [part.number]))
 
     # -- a forward pass ----------------------------------------------------------------------
 
     def _before(self, _: Any, args: tuple, kwargs: dict) -> None:
         bound = self._signature.bind_partial(*args, **kwargs).arguments
         given = {**bound, **bound.get("kwargs", {})}
-        cache = caches.cache_among(given.values())
-        history = caches.history_of(cache)
-        past = len(history) if history is not None else 0
-        inputs = read_inputs(given, past, cache)
-        total = past + len(inputs.ids[0]) if inputs.ids else past
+        cache = cache_among(given.values())
+        past = ids_in(cache)
+        inputs = read_inputs(given, past)
+        total = inputs.ids.shape[1]
         if self.max_positions is not None and total > self.max_positions:
             raise InputError(
                 f"a text of {total} tokens is longer than the model's context of "
@@ -128,129 +99,98 @@ class Controller:
         self.attentions = inputs.attentions or bool(
             getattr(self.body.config, "output_attentions", False)
         )
-        bundles = {id(bundle): bundle for bundle, _ in self.members.values()}
-        if history is not None and history.real != [r[:past] for r in inputs.real]:
-            history.real = [list(r[:past]) for r in inputs.real]
-            history.streams.clear()
         self._results = {
-            key: self._next(key, bundle, inputs, history)
-            if history is not None and isinstance(bundle, Programs) and bundle.streams
-            else self._whole(bundle, inputs, history)
-            for key, bundle in bundles.items()
+            group: self._next(group, inputs)
+            if past is not None and isinstance(group, Programs) and group.causal
+            else self._whole(group, inputs)
+            for group in dict.fromkeys(part.group for part in self.members.values())
         }
-        self._pending = (inputs, history)
+        self._pending = (inputs.ids, cache)
 
     def _after(self, _: Any, args: tuple, kwargs: dict, output: Any) -> None:
+        """Note the tokens that the pass has put into its cache."""
         self._results = None
         pending, self._pending = self._pending, None
         if pending is None or output is None:
             return
-        inputs, history = pending
+        ids, cache = pending
         made = output.values() if isinstance(output, Mapping) else output
-        cache = inputs.cache
         if cache is None and isinstance(made, Iterable):
-            cache = caches.cache_among(made)
-        if cache is None:
-            return
-        count = len(inputs.ids[0])
-        fresh = [row[len(row) - count :] for row in inputs.real]
-        if history is None:
-            history = caches.History(inputs.ids, fresh)
-        else:
-            history.extend(inputs.ids, fresh)
-        if int(cache.get_seq_length()) == len(history):
-            caches.track(cache, history, self._caches)
+            cache = cache_among(made)
+        if cache is not None and int(cache.get_seq_length()) == ids.shape[1]:
+            note_ids(cache, ids.to(self.body.device))
+            self._caches.add(cache)
 
-    def _whole(self, bundle: Bundle, inputs: Inputs, history: caches.History | None) -> Matrices:
+    def _whole(self, group: SourceGroup, inputs: Inputs) -> Matrices:
         """Compute whole matrices, and cut the rows of this pass out."""
-        ids = inputs.ids
-        if history is not None:
-            ids = [before + now for before, now in zip(history.ids, ids, strict=True)]
-        width, count = len(ids[0]), len(inputs.ids[0])
-        texts = [
-            self.reader.text(tuple(i for i, mark in zip(row, marks, strict=True) if mark))
-            for row, marks in zip(ids, inputs.real, strict=True)
-        ]
-        return spread(bundle.bundle(texts), inputs.real, width)[:, :, width - count :]
+        texts = [self.reader.text(row) for row in unpadded(inputs.ids, inputs.real)]
+        return spread(group.bundle(texts), inputs.real, inputs.count)
 
-    def _next(
-        self, key: int, bundle: Programs, inputs: Inputs, history: caches.History
-    ) -> Matrices:
-        """Compute only the rows of this pass, from what the streams have read."""
-        streams = history.streams.setdefault(key, [None] * len(history.ids))
-        known: list[Stream] = []
-        for i, stream in enumerate(streams):
-            if stream is None:
-                stream = streams[i] = bundle.stream()
-                pairs = zip(history.ids[i], history.real[i], strict=True)
-                stream.read_all(self.reader.text(tuple(x for x, mark in pairs if mark)))
-            known.append(stream)
-        past, count = len(history), len(inputs.ids[0])
-        tails = [
-            [x for x, mark in zip(ids, real, strict=True) if mark][-8:]
-            for ids, real in zip(history.ids, history.real, strict=True)
-        ]
+    def _next(self, group: Programs, inputs: Inputs) -> Matrices:
+        """Compute only the rows of this pass, from streams that have read what precedes it."""
+        past, total = inputs.ids.shape[1] - inputs.count, inputs.ids.shape[1]
+        texts = unpadded(inputs.ids[:, :past], inputs.real[:, :past])
+        streams = self._streams_of(group, texts)
         rows = []
-        for at in range(count):
-            place = past + at
-            for i, stream in enumerate(known):
-                if inputs.real[i][place]:
-                    tails[i].append(inputs.ids[i][at])
-                    stream.read(*self.reader.newest(tails[i]))
-            seen = [marks[: place + 1] for marks in inputs.real]
-            row = torch.from_numpy(newest_rows(known, past + count))
-            rows.append(_padded(spread_row(row[..., : place + 1], seen), past + count))
-        return bundle.expand(rows[0] if count == 1 else torch.cat(rows, dim=2))
+        for at in range(past, total):
+            for i, stream in enumerate(streams):
+                if inputs.real[i, at]:
+                    texts[i] += (int(inputs.ids[i, at]),)
+                    stream.read(*self.reader.newest(texts[i]))
+            row = torch.from_numpy(newest_rows(streams, total))[..., : at + 1]
+            rows.append(_padded(spread(row, inputs.real[:, : at + 1], 1), total))
+        self._streams[group] = dict(zip(texts, streams, strict=True))
+        return group.expand(rows[0] if inputs.count == 1 else torch.cat(rows, dim=2))
+
+    def _streams_of(self, group: Programs, texts: Sequence[tuple[int, ...]]) -> list[Stream]:
+        """Return a stream for each text that has read it: one of the last pass, or a new one."""
+        known, found = self._streams.pop(group, {}), list[Stream]()
+        for i, text in enumerate(texts):
+            if (first := texts.index(text)) < i:
+                found.append(found[first].copy())
+            elif text in known:
+                found.append(known[text])
+            else:
+                found.append(group.stream())
+                found[-1].read_all(self.reader.text(text))
+        return found
 
     # -- a layer -----------------------------------------------------------------------------
 
-    def matrices(self, layer: int, keys: int, window: int | None) -> Matrices | None:
-        """Return the matrices of a layer's replaced heads; None if it has none.
+    def heads(self, layer: int) -> list[int]:
+        """Return the replaced heads of a layer, in the order of its matrices."""
+        return self._layers[layer][0] if layer in self._layers else []
 
-        Args:
-            layer: which layer.
-            keys: how many keys the layer holds values of.
-            window: how many keys a query of the layer sees at most.
-        """
-        chosen = self._layers.get(layer)
-        if chosen is None:
-            return None
+    def _matrices(self, layer: int, keys: int, window: int | None) -> Matrices:
+        """Return the matrices of a layer's replaced heads, on so many keys and within a window."""
         if self._results is None:
             raise InputError(
                 "a layer with replaced heads was run outside of a forward pass of the model (by "
                 "itself, or by gradient checkpointing); programs need the tokens: call the model, "
                 "without checkpointing"
             )
-        found = chosen.gather(self._results)
+        parts = [_rows(self._results[group], numbers) for group, numbers in self._layers[layer][1]]
+        found = parts[0] if len(parts) == 1 else torch.cat(parts)
         if window is not None and found.shape[-1] > window:
             found = within(found, window)
-        if keys < found.shape[-1]:
-            found = found[..., found.shape[-1] - keys :]
-        found = _padded(found, keys)
+        found = _padded(found[..., max(found.shape[-1] - keys, 0) :], keys)
         if self.used is not None:
             self.used[layer] = (found, window)
         return found
-
-    def heads(self, layer: int) -> list[int]:
-        """Return the replaced heads of a layer, in the order of ``matrices``."""
-        return self._layers[layer].heads
 
     def attend(
         self, layer: int, original: Callable, module: Any, query: Any, key: Any, value: Any,
         mask: Any, **kwargs: Any,
     ) -> tuple[Any, Any]:  # fmt: skip
-        """Compute a layer's attention with its replaced heads.
-
-        Args:
-            original: the attention function for the heads that are kept.
+        """Compute a layer's attention; ``original`` is the function for the heads that are kept.
 
         Returns:
             output (texts, queries, heads, width) and weights (texts, heads, queries, keys) or None.
         """
-        found = self.matrices(layer, value.shape[-2], kwargs.get("sliding_window"))
-        if found is None:
-            return original(module, query, key, value, mask, **kwargs)
         heads, count = self.heads(layer), query.shape[1]
+        if not heads:
+            return original(module, query, key, value, mask, **kwargs)
+        found = self._matrices(layer, value.shape[-2], kwargs.get("sliding_window"))
         found = found.to(value.device)
         groups = count // value.shape[1]
         values = value.transpose(0, 1)
@@ -268,12 +208,12 @@ class Controller:
 
     def weights(self, layer: int, probabilities: torch.Tensor) -> torch.Tensor:
         """Put the matrices of replaced heads among a layer's (texts, heads, queries, keys)."""
-        found = self.matrices(layer, probabilities.shape[-1], None)
-        if found is None:
+        heads = self.heads(layer)
+        if not heads:
             return probabilities
-        at = torch.tensor(self.heads(layer), device=probabilities.device)
-        put = found.transpose(0, 1).to(probabilities)
-        return probabilities.index_copy(1, at, put)
+        found = self._matrices(layer, probabilities.shape[-1], None)
+        at = torch.tensor(heads, device=probabilities.device)
+        return probabilities.index_copy(1, at, found.transpose(0, 1).to(probabilities))
 
 
 def within(matrices: Matrices, window: int) -> Matrices:
@@ -286,14 +226,20 @@ def within(matrices: Matrices, window: int) -> Matrices:
     """
     queries, keys = matrices.shape[-2:]
     at = torch.arange(keys, device=matrices.device)
-    gap = (at[keys - queries :, None] - at[None, :]).abs()
-    inside = gap < window
+    gap = at[keys - queries :, None] - at[None, :]
+    inside = gap.abs() < window
     total = matrices.sum(-1, keepdim=True)
     kept = matrices * inside
     left = kept.sum(-1, keepdim=True)
-    level = inside & (at[keys - queries :, None] >= at[None, :])
+    level = inside & (gap >= 0)
     uniform = level / level.sum(-1, keepdim=True).clamp(min=1)
     return torch.where(left > 0, kept / left.clamp(min=1e-30) * total, uniform * total)
+
+
+def _rows(result: Matrices, numbers: Sequence[int]) -> Matrices:
+    """Return some heads of a group's matrices; without a copy where they lie together."""
+    first, last = numbers[0], numbers[-1] + 1
+    return result[first:last] if list(numbers) == list(range(first, last)) else result[numbers]
 
 
 def _padded(matrices: Matrices, keys: int) -> Matrices:

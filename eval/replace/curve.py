@@ -1,27 +1,90 @@
-"""The curve: perplexity against the share of heads that are replaced, programs beside controls."""
+"""The curve: perplexity against the share of heads that are replaced, in some order of them."""
 
 from __future__ import annotations
 
+import heapq
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from attn_dsl.dsl.errors import InputError
-from attn_dsl.eval.files import write
-from attn_dsl.eval.metrics import Estimate
-from attn_dsl.eval.replace.measure import effect, ratio_of_sums
-from attn_dsl.eval.replace.outcome import COLUMNS, Outcome, Point
+from attn_dsl.eval.files import table, write
+from attn_dsl.eval.replace.measure import HeldOut, effect
+from attn_dsl.eval.replace.measurements import Measurements, Tell
+from attn_dsl.eval.replace.outcome import Outcome, Point
 from attn_dsl.eval.replace.plot import draw
 from attn_dsl.eval.replace.source import Head
 
-if TYPE_CHECKING:
-    from attn_dsl.eval.replace.measure import HeldOut
-    from attn_dsl.eval.replace.stand_ins import StandIns
-
 FRACTIONS = (0.05, 0.10, 0.25, 0.40, 0.50, 0.75, 1.0)
 """Shares of heads that the curve shows; the paper's are 0.25, 0.5, 0.75 and 1."""
+
+
+ORDERS = ("iou", "damage", "greedy")
+"""By IoU, by the damage of each head alone, by the damage on top of those replaced before."""
+
+
+def order_heads(
+    name: str, measurements: Measurements, select: HeldOut, heads: Sequence[Head], tell: Tell
+) -> list[Head]:
+    """Order heads so that those whose programs cost least come first.
+
+    ``iou``: by the IoU of head and program, highest first (the paper's order). ``damage``: by
+    what the loss grows when the head alone is replaced. ``greedy``: again and again the head
+    that adds least to the loss of those replaced so far. All of it is measured on the select
+    texts, so that figures on the test texts are held out.
+
+    Args:
+        name: one of ``ORDERS``.
+        select: the select texts.
+        heads: those to order.
+    """
+    if name == "iou":
+        return sorted(heads, key=lambda head: (-measurements.model.ious[head], head))
+
+    def loss(chosen: Sequence[Head]) -> float:
+        return measurements.measure(select, "programs", sorted(chosen)).loss
+
+    damages: dict[Head, float] = {}
+    for at, head in enumerate(heads):
+        tell(f"ordering by {name}", at, len(heads))
+        damages[head] = loss([head]) - select.original.loss
+    if name == "damage":
+        return sorted(heads, key=lambda head: (damages[head], head))
+    return greedy(damages, loss, select.original.loss, tell)
+
+
+def greedy(
+    damages: dict[Head, float], loss: Callable[[list[Head]], float], original: float, tell: Tell
+) -> list[Head]:
+    """Choose heads one after the other, each the one that adds least to the loss.
+
+    What a head adds is measured again only when it comes to the front (Minoux's accelerated
+    greedy algorithm, 1978): a head whose damage was larger before is taken to be no better now.
+    For damages that only grow as more heads are replaced this is exactly the greedy order.
+
+    >>> cost = {(0, 0): 0.1, (0, 1): 0.3, (0, 2): 0.2}
+    >>> greedy(cost, lambda chosen: sum(cost[h] for h in chosen), 0.0, tell)
+    [(0, 0), (0, 2), (0, 1)]
+
+    Args:
+        damages: what each head alone adds to the loss.
+        loss: the loss with some heads replaced.
+        original: the loss with none replaced.
+    """
+    waiting = [(damage, 0, head) for head, damage in damages.items()]
+    heapq.heapify(waiting)
+    chosen: list[Head] = []
+    now = original
+    while waiting:
+        tell("ordering by greedy", len(chosen), len(damages))
+        damage, measured_at, head = heapq.heappop(waiting)
+        if measured_at == len(chosen):
+            chosen.append(head)
+            now += damage
+            continue
+        fresh = loss([*chosen, head]) - now
+        heapq.heappush(waiting, (fresh, len(chosen), head))
+    return chosen
 
 
 def count_of(fraction: float, heads: int) -> int:
@@ -34,78 +97,37 @@ def count_of(fraction: float, heads: int) -> int:
 
 
 def measure_curve(
-    stand_ins: StandIns, held_out: HeldOut, orders: Mapping[str, Sequence[Head]],
-    fractions: Iterable[float], kinds: Sequence[str], seed: int,
-    tick: Callable[[int, int], None] | None = None,
+    measurements: Measurements, held_out: HeldOut, orders: Mapping[str, Sequence[Head]],
+    fractions: Iterable[float], kinds: Sequence[str], seed: int, tell: Tell,
 ) -> list[Point]:  # fmt: skip
-    """Measure shares of heads replaced by each kind of stand-in.
-
-    >>> points = measure_curve(stand_ins, test, {"iou": heads}, [0.25], ["programs", "zero"], 0)
-    >>> [(point.source, round(point.cost, 3)) for point in points]
-    [('programs', 0.021), ('zero', 0.39)]
+    """Measure shares of heads replaced by programs and by baselines.
 
     Args:
         orders: by name, heads in the order in which they are replaced.
         fractions: shares of those heads.
-        kinds: stand-ins, as ``StandIns.measure`` knows them.
+        kinds: what replaces them, as ``Measurements.measure`` knows it.
         seed: decides the resampling.
-        tick: called with (points done, points in all).
     """
-    shares = list(fractions)
-    total = len(orders) * len(shares) * len(kinds)
-    points: list[Point] = []
-    for order, heads in orders.items():
-        for share in shares:
-            chosen = sorted(heads[: count_of(share, len(heads))])
-            for kind in kinds:
-                if tick is not None:
-                    tick(len(points), total)
-                sums = stand_ins.measure(held_out, kind, chosen)
-                found = effect(sums, held_out.original, seed)
-                points.append(Point(order, kind, share, tuple(chosen), found))
-    return points
-
-
-def original_perplexity(held_out: HeldOut, seed: int) -> Estimate:
-    """Return the perplexity of the model as it is, with its interval over texts."""
-    import numpy as np
-
-    return ratio_of_sums(held_out.original.nll, held_out.original.tokens, seed, np.exp)
-
-
-def refuse_other_results(file: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
-    """Refuse to replace finished results of other settings; to be asked before any work.
-
-    Raises:
-        InputError: the file holds such results, and nobody said that they may go.
-    """
-    if overwrite or not file.exists():
-        return
-    known = load(file).settings
-    wrong = [
-        f"{name}: {_short(known.get(name))} there, {_short(settings.get(name))} now"
-        for name in sorted({*known, *settings})
-        if known.get(name) != settings.get(name)
+    work = [
+        (order, kind, share, tuple(sorted(heads[: count_of(share, len(heads))])))
+        for order, heads in orders.items()
+        for share in fractions
+        for kind in kinds
     ]
-    if wrong:
-        raise InputError(
-            f"{file} holds results of other settings ({'; '.join(wrong)}); keep them by another "
-            "--out DIR, or replace them by --overwrite"
-        )
-
-
-def _short(value: Any) -> str:
-    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return text if len(text) <= 40 else f"{text[:39]}…"
+    points: list[Point] = []
+    for order, kind, share, chosen in work:
+        tell("measuring", len(points), len(work))
+        sums = measurements.measure(held_out, kind, chosen)
+        points.append(Point(order, kind, share, chosen, effect(sums, held_out.original, seed)))
+    return points
 
 
 def save(outcome: Outcome, folder: Path, stem: str) -> list[Path]:
     """Write an outcome as JSON, CSV and, where it is a curve, SVG; return the files."""
-    from attn_dsl.eval.files import table
-
     folder.mkdir(parents=True, exist_ok=True)
+    rows = [point.row() for point in outcome.points]
     files = {
-        f"{stem}.csv": table(COLUMNS, (point.row() for point in outcome.points)),
+        f"{stem}.csv": table(rows[0], (row.values() for row in rows)),
         f"{stem}.json": json.dumps(outcome.to_json(), indent=1) + "\n",
     }
     if len({point.fraction for point in outcome.points}) > 1:
@@ -115,30 +137,10 @@ def save(outcome: Outcome, folder: Path, stem: str) -> list[Path]:
     return [folder / name for name in files]
 
 
-def load(file: Path) -> Outcome:
-    """Read the JSON file of an outcome.
-
-    Raises:
-        InputError: it is missing or damaged.
-    """
-    try:
-        return Outcome.from_json(json.loads(file.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{file}: damaged ({error}); delete it and run `attn-dsl replace` again"
-        ) from None
-
-
 def figure(run: str | Path) -> str | None:
-    """Return the plot of a run's curve as SVG, for its report; None where it was not measured.
-
-    >>> figure("runs/demo")[:4]
-    '<svg'
-    """
+    """Return the plot of a run's curve as SVG, for its report; None where it was not measured."""
     for stem in ("curve-tuned", "curve"):
-        file = Path(run) / "replacement" / f"{stem}.json"
+        file = Path(run) / "replacement" / f"{stem}.svg"
         if file.is_file():
-            return draw(load(file))
+            return file.read_text(encoding="utf-8")
     return None

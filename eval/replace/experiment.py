@@ -4,157 +4,207 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from attn_dsl.dsl.errors import InputError
-from attn_dsl.eval.replace import curve as curves
-from attn_dsl.eval.replace.measure import HeldOut
-from attn_dsl.eval.replace.options import Options
-from attn_dsl.eval.replace.orders import ORDERS, order_heads
-from attn_dsl.eval.replace.outcome import Outcome
+from attn_dsl.eval.replace.baselines import BASELINES
+from attn_dsl.eval.replace.curve import (
+    FRACTIONS,
+    ORDERS,
+    count_of,
+    measure_curve,
+    order_heads,
+    save,
+)
+from attn_dsl.eval.replace.measure import HeldOut, ratio_of_sums
+from attn_dsl.eval.replace.measurements import Measurements, Tell
+from attn_dsl.eval.replace.outcome import Outcome, refuse_other_settings
+from attn_dsl.eval.replace.replaced_model import ReplacedModel
 from attn_dsl.eval.replace.source import Head
-from attn_dsl.eval.replace.stand_ins import CONTROLS, StandIns
-from attn_dsl.eval.replace.store import Store
-from attn_dsl.eval.replace.subject import Subject, choose_heads, own_text
 
 BY_HAND = "by hand"
 TASK_FRACTION = 0.25
 """The share of heads that is replaced for tasks unless another is asked for, as in the paper."""
-Watch = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """What an experiment found, and the files that hold it."""
+class Options:
+    """What is asked of a replacement: the options of ``attn-dsl replace``.
 
-    outcome: Outcome
-    files: tuple[Path, ...]
+    Attributes:
+        fraction: the share of heads to replace; None measures the whole curve.
+        heads: heads chosen by hand, as in ``L2H3,L4``: all of them are replaced, or with a
+            ``fraction`` the first of them.
+        tune_text, tune_texts: what to tune on beside the run's fit texts; the most windows of it.
+        text, max_tokens, max_texts: the user's own text instead of the test texts; how it is cut.
+        out: the directory for the results; the run's own by default.
+        overwrite: replace results of other settings.
+        seed: decides the resampling and the order of batches in tuning.
+    """
+
+    fraction: float | None = None
+    heads: str | None = None
+    orders: tuple[str, ...] = ("damage",)
+    tune: bool = False
+    tune_text: str | None = None
+    tune_texts: int = 600
+    tasks: tuple[str, ...] = ()
+    task_limit: int | None = None
+    text: str | None = None
+    max_tokens: int | None = None
+    max_texts: int = 300
+    out: Path | None = None
+    overwrite: bool = False
+    seed: int = 0
+
+    @property
+    def by_hand(self) -> bool:
+        """Whether all the heads that are named are replaced."""
+        return self.heads is not None and self.fraction is None
+
+    @property
+    def fractions(self) -> tuple[float, ...]:
+        """The shares of heads that are replaced."""
+        if self.fraction is not None:
+            return (self.fraction,)
+        if self.by_hand:
+            return (1.0,)
+        return (TASK_FRACTION,) if self.tasks else FRACTIONS
+
+    @property
+    def stem(self) -> str:
+        """The name of the files of the results.
+
+        >>> Options(fraction=0.25, tune=True).stem, Options(heads="L2H3,L4").stem
+        ('fraction-0.25-tuned', 'heads-L2H3-L4')
+        """
+        parts = (
+            [] if self.heads is None else [re.sub(r"\W+", "-", f"heads-{self.heads}").strip("-")]
+        )
+        if not self.by_hand and len(self.fractions) == 1:
+            parts.append(f"fraction-{self.fractions[0]:g}")
+        parts = parts or ["curve"]
+        return "-".join([*parts, *["tasks"] * bool(self.tasks), *["tuned"] * self.tune])[:100]
+
+    def check(self) -> None:
+        """Refuse, as an InputError, what does not fit together."""
+        wrong = [name for name in self.orders if name not in ORDERS]
+        if wrong or not self.orders:
+            raise InputError(f"--order: there is no {', '.join(wrong)}; known: {', '.join(ORDERS)}")
+        if self.fraction is not None and not 0 < self.fraction <= 1:
+            raise InputError(
+                f"--fraction is a share of the heads above 0 and up to 1, not {self.fraction}"
+            )
+        if self.tune_text is not None and not self.tune:
+            raise InputError("--tune-text says what to tune on; give --tune as well")
+        if self.out is not None and self.out.is_file():
+            raise InputError(f"{self.out} is a file; give a directory by --out")
 
 
-def replace_run(subject: Subject, options: Options, watch: Watch | None = None) -> Result:
+def replace_run(
+    model: ReplacedModel, options: Options, tell: Tell = lambda what, done, total: None
+) -> tuple[Outcome, list[Path]]:
     """Measure what a run's model loses when programs stand in the place of its heads.
 
-    >>> result = replace_run(open_subject("runs/demo"), Options(fraction=0.25))
-    >>> result.outcome.points[0].cost
+    >>> outcome, files = replace_run(open_replaced_model("runs/demo"), Options(fraction=0.25))
+    >>> outcome.points[0].cost
     0.021
 
     Results are written to ``replacement`` in the run directory: every measurement as soon as it
     is made, then tables and the plot. What is finished is never measured again; results of other
     settings are only replaced with ``overwrite``.
 
-    Args:
-        watch: called with (what is done, how far, of how much).
+    Returns:
+        What was found, and the files that hold it.
 
     Raises:
         InputError: the options do not fit the run, or would replace other results.
         KeyboardInterrupt: interrupted; the same call goes on from there.
     """
-    tell = watch or (lambda what, done, total: None)
-    _check(options)
-    heads = choose_heads(subject, options.heads)
-    whole = options.fraction is None and options.heads is None and not options.tasks
-    fraction = options.fraction
-    if fraction is None and options.heads is None and options.tasks:
-        fraction = TASK_FRACTION
-    shares = curves.FRACTIONS if whole else (fraction if fraction is not None else 1.0,)
-    by_hand = options.heads is not None and options.fraction is None
-    orders = (BY_HAND,) if by_hand else options.orders
-    out = (options.out or subject.run.path) / "replacement"
-    held_out, notes = _texts(subject, options)
-    settings = _settings(subject, options, heads, held_out, orders, shares)
-    stem = _stem(options, fraction)
-    curves.refuse_other_results(out / f"{stem}.json", settings, options.overwrite)
-    store = Store(out / "measurements.jsonl")
-    stand_ins = StandIns(subject, store)
+    options.check()
+    heads = model.choose_heads(options.heads)
+    out = (options.out or model.run.path) / "replacement"
+    held_out, notes = _texts(model, options)
+    settings = _settings(model, options, heads, held_out)
+    refuse_other_settings(out / f"{options.stem}.json", settings, options.overwrite)
+    measurements = Measurements(model, out / "measurements.jsonl")
     tell("reading texts as they are", 0, 1)
-    original = curves.original_perplexity(held_out, options.seed)
-    ranked = _ranked(subject, stand_ins, orders, heads, tell)
-    kinds = ["programs", *CONTROLS]
+    own = held_out.original
+    original = ratio_of_sums(own.nll, own.tokens, options.seed, np.exp)
+    ranked = {BY_HAND: list(heads)}
+    if not options.by_hand:
+        select = model.held_out("select")
+        ranked = {
+            name: order_heads(name, measurements, select, heads, tell) for name in options.orders
+        }
+    kinds = ["programs", *BASELINES]
     extra: dict[str, Any] = {}
     if options.tune:
         from attn_dsl.eval.replace.tuned import tuned_programs
 
-        last = ranked[orders[0]]
-        chosen = sorted(last[: curves.count_of(max(shares), len(last))])
-        tuned, extra["tuning"] = tuned_programs(
-            subject, stand_ins, held_out, chosen, out.parent / "tuned", options, tell
-        )
-        stand_ins.programs["tuned"] = tuned
+        order, last = next(iter(ranked.items()))
+        chosen = sorted(last[: count_of(max(options.fractions), len(last))])
+        further = further_texts(model, options)
+        measurements.programs["tuned"], extra["tuning"] = tuned_programs(
+            measurements, held_out, chosen, further, out.parent / "tuned", options.seed,
+            options.overwrite, tell,
+        )  # fmt: skip
         kinds.insert(1, "tuned")
-        if len(orders) > 1 and len(chosen) < len(last):
-            ranked = {orders[0]: last}
-            notes.append(f"Weights were tuned for the heads in the order of {orders[0]} only.")
-    points = curves.measure_curve(
-        stand_ins, held_out, ranked, shares, kinds, options.seed,
-        lambda done, total: tell("measuring", done, total),
-    )  # fmt: skip
+        if len(ranked) > 1 and len(chosen) < len(last):
+            ranked = {order: last}
+            notes.append(f"Weights were tuned for the heads in the order of {order} only.")
+    points = measure_curve(
+        measurements, held_out, ranked, options.fractions, kinds, options.seed, tell
+    )
     if options.tasks:
-        chosen = list(points[0].heads)
-        extra["tasks"] = _tasks(subject, stand_ins, chosen, options, tell)
+        extra["tasks"] = _tasks(measurements, points[0].heads, options, tell)
     extra["orders"] = {name: [list(head) for head in order] for name, order in ranked.items()}
-    tokens = int(held_out.original.tokens.sum())
+    tokens = int(own.tokens.sum())
     outcome = Outcome(settings, original, tokens, tuple(points), tuple(notes), extra)
-    return Result(outcome, tuple(curves.save(outcome, out, stem)))
+    return outcome, save(outcome, out, options.stem)
 
 
-def _check(options: Options) -> None:
-    wrong = [name for name in options.orders if name not in ORDERS]
-    if wrong or not options.orders:
-        raise InputError(f"--order: there is no {', '.join(wrong)}; known: {', '.join(ORDERS)}")
-    if options.fraction is not None and not 0 < options.fraction <= 1:
-        raise InputError(
-            f"--fraction is a share of the heads above 0 and up to 1, not {options.fraction}"
-        )
-    if options.tune_text is not None and not options.tune:
-        raise InputError("--tune-text says what to tune on; give --tune as well")
-    if options.out is not None and options.out.is_file():
-        raise InputError(f"{options.out} is a file; give a directory by --out")
-
-
-def _texts(subject: Subject, options: Options) -> tuple[HeldOut, list[str]]:
+def _texts(model: ReplacedModel, options: Options) -> tuple[HeldOut, list[str]]:
     """Prepare the texts to measure on, and say what readers must know of them."""
     if options.text is None:
-        return subject.held_out("test"), []
-    own = own_text(subject, options.text, options.max_tokens, options.max_texts)
+        return model.held_out("test"), []
+    ids, left_out = model.unseen_windows(options.text, options.max_tokens, options.max_texts)
     notes = [f"Measured on {Path(options.text).name}."]
-    if own.left_out:
+    if left_out:
         notes.append(
-            f"{own.left_out} of its texts were left out: programs were fitted or picked on them."
+            f"{left_out} of its texts were left out: programs were fitted or picked on them."
         )
-    return HeldOut(subject.loaded, own.ids, seed=subject.seed), notes
+    return HeldOut(model.loaded, ids, seed=model.seed), notes
 
 
-def _ranked(
-    subject: Subject, stand_ins: StandIns, orders: Sequence[str], heads: Sequence[Head], tell: Watch
-) -> dict[str, list[Head]]:
-    if tuple(orders) == (BY_HAND,):
-        return {BY_HAND: list(heads)}
-    select = subject.held_out("select")
-    return {
-        name: order_heads(
-            name, stand_ins, select, heads,
-            lambda done, total, name=name: tell(f"ordering by {name}", done, total),  # type: ignore[misc]
-        )
-        for name in orders
-    }  # fmt: skip
+def further_texts(model: ReplacedModel, options: Options) -> list[tuple[int, ...]]:
+    """Return the windows to tune on beside the fit texts: none that is picked or measured on."""
+    if options.tune_text is None:
+        return []
+    ids, _ = model.unseen_windows(
+        options.tune_text, options.max_tokens, options.tune_texts, ("fit", "select", "test"),
+        but_not=options.text,
+    )  # fmt: skip
+    return ids
 
 
 def _settings(
-    subject: Subject, options: Options, heads: Sequence[Head], held_out: HeldOut,
-    orders: Sequence[str], shares: Sequence[float],
-) -> dict[str, Any]:  # fmt: skip
+    model: ReplacedModel, options: Options, heads: Sequence[Head], held_out: HeldOut
+) -> dict[str, Any]:
     """Return all that decides the figures."""
-    sources = "".join(subject.programs[head].source for head in heads)
+    sources = "".join(model.programs[head].source for head in heads)
     return {
-        "model": subject.loaded.name,
-        "revision": subject.loaded.revision,
+        "model": model.loaded.name,
+        "revision": model.loaded.revision,
         "programs": hashlib.sha256(sources.encode()).hexdigest(),
         "heads": [f"L{layer}H{head}" for layer, head in heads],
-        "orders": list(orders),
-        "fractions": list(shares),
+        "orders": [BY_HAND] if options.by_hand else list(options.orders),
+        "fractions": list(options.fractions),
         "texts": held_out.hash,
         "text": options.text,
         "tune": options.tune,
@@ -165,46 +215,21 @@ def _settings(
     }
 
 
-def _stem(options: Options, fraction: float | None) -> str:
-    """Name the files of the results after what was asked for.
-
-    >>> _stem(Options(fraction=0.25, tune=True), 0.25), _stem(Options(heads="L2H3,L4"), None)
-    ('fraction-0.25-tuned', 'heads-L2H3-L4')
-    """
-    parts = []
-    if options.heads is not None:
-        parts.append("heads-" + re.sub(r"\W+", "-", options.heads).strip("-"))
-    if fraction is not None:
-        parts.append(f"fraction-{fraction:g}")
-    parts = parts or ["curve"]
-    if options.tasks:
-        parts.append("tasks")
-    if options.tune:
-        parts.append("tuned")
-    return "-".join(parts)[:100]
-
-
 def _tasks(
-    subject: Subject, stand_ins: StandIns, heads: Sequence[Head], options: Options, tell: Watch
+    measurements: Measurements, heads: Sequence[Head], options: Options, tell: Tell
 ) -> list[dict[str, Any]]:
     """Score tasks with the programs, and with the tuned ones where there are any."""
     from attn_dsl.eval.replace.harness import run_harness
     from attn_dsl.eval.replace.tasks import run_items
 
-    found: list[dict[str, Any]] = []
+    loaded, found = measurements.model.loaded, []
+    files = [task for task in options.tasks if task.endswith(".jsonl")]
+    names = [task for task in options.tasks if task not in files]
+    tell("scoring tasks", 0, 1)
     for kind in ("programs", "tuned") if options.tune else ("programs",):
-        sources: Mapping[Head, Any] = stand_ins.sources(kind, heads)
-        results = []
-        for file in (task for task in options.tasks if task.endswith(".jsonl")):
-            results += run_items(
-                subject.loaded, sources, file, options.seed,
-                lambda done, total: tell("scoring items", done, total),
-            )  # fmt: skip
-        names = [task for task in options.tasks if not task.endswith(".jsonl")]
+        standing = measurements.standing(kind, heads)
+        results = [one for file in files for one in run_items(loaded, standing, file, options.seed)]
         if names:
-            results += run_harness(
-                subject.loaded, sources, names, options.seed, options.task_limit,
-                lambda what: tell(what, 0, 1),
-            )  # fmt: skip
+            results += run_harness(loaded, standing, names, options.seed, options.task_limit)
         found += [{"source": kind, **result.to_json()} for result in results]
     return found

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
+import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from attn_dsl.dsl.errors import InputError, WorkError, did_you_mean
+from attn_dsl.eval.metrics import Estimate
 from attn_dsl.eval.models import LoadedModel
-from attn_dsl.eval.replace.tasks import TaskResult, not_resampled, paired, paired_perplexity
-
-if TYPE_CHECKING:
-    from attn_dsl.compiler.program import Program
-    from attn_dsl.eval.replace.source import Head, Source
+from attn_dsl.eval.replace.context import Standing, replace_heads
+from attn_dsl.eval.replace.source import Head
+from attn_dsl.eval.replace.tasks import TaskResult, paired, paired_perplexity
 
 NAMES = {"lambada": "lambada_openai", "siqa": "social_iqa", "arc-easy": "arc_easy"}
 """What the literature calls tasks, and what the harness does."""
 
 
 def run_harness(
-    loaded: LoadedModel, heads: Mapping[Head, Source | Program], tasks: Sequence[str], seed: int,
-    limit: int | None = None, tell: Callable[[str], None] | None = None,
+    loaded: LoadedModel, heads: Mapping[Head, Standing], tasks: Sequence[str], seed: int,
+    limit: int | None = None,
 ) -> list[TaskResult]:  # fmt: skip
     """Score tasks of lm-evaluation-harness with the model as it is and with heads replaced.
 
@@ -36,7 +37,6 @@ def run_harness(
     Args:
         tasks: names that the harness knows, or ``.yaml`` files that define tasks.
         limit: the most items of a task; all by default.
-        tell: called with what is being done.
 
     Raises:
         InputError: the extra ``tasks`` is not installed, there is no such task, or the model is
@@ -45,22 +45,18 @@ def run_harness(
     """
     if not loaded.causal:
         raise InputError(f"{loaded.name} is an encoder; tasks are scored with causal models only")
-    from attn_dsl.eval.replace.context import replace_heads
-
-    say = tell or (lambda what: None)
     with _quiet():
         manager, names = _manager(tasks)
-        model = _wrapped(loaded)
-        say("tasks, model as it is")
-        before = _evaluate(model, manager, names, limit)
-        say("tasks, heads replaced")
-        replaced = replace_heads(loaded.model, heads, tokenizer=loaded.tokenizer)
+        before = _evaluate(loaded, manager, names, limit)
+        replaced = replace_heads(loaded, heads)
         with replaced if heads else nullcontext():
-            after = _evaluate(model, manager, names, limit)
-    found: list[TaskResult] = []
-    for task in before["samples"]:
-        found += _compare(task, before, after, seed)
-    return found
+            after = _evaluate(loaded, manager, names, limit)
+    return [
+        _compare(task, key, before, after, seed)
+        for task in before["samples"]
+        for key, value in sorted(before["results"][task].items())
+        if isinstance(value, int | float) and "," in key and "_stderr," not in key
+    ]
 
 
 def _manager(tasks: Sequence[str]) -> tuple[Any, list[str]]:
@@ -72,16 +68,11 @@ def _manager(tasks: Sequence[str]) -> tuple[Any, list[str]]:
             f"--tasks {tasks[0]} needs lm-evaluation-harness ({error.name} is missing): "
             "run `pip install 'attn-dsl[tasks]'`, or give a .jsonl file of items"
         ) from None
-    names, folders = [], []
-    for task in tasks:
-        if not task.endswith((".yaml", ".yml")):
-            names.append(NAMES.get(task.lower(), task))
-            continue
-        path = Path(task).expanduser()
-        names.append(_task_of(path, task))
-        folders.append(str(path.resolve().parent))
+    files = [task for task in tasks if task.endswith((".yaml", ".yml"))]
+    names = [_task_of(task) if task in files else NAMES.get(task.lower(), task) for task in tasks]
+    folders = [str(Path(file).expanduser().resolve().parent) for file in files]
     # the index of all the tasks that come with the harness takes a while to read
-    manager = TaskManager(include_path=folders or None, include_defaults=len(folders) < len(names))
+    manager = TaskManager(include_path=folders or None, include_defaults=len(files) < len(tasks))
     for name in names:
         if name not in manager.all_tasks:
             near = did_you_mean(name, manager.all_tasks)
@@ -92,100 +83,75 @@ def _manager(tasks: Sequence[str]) -> tuple[Any, list[str]]:
     return manager, names
 
 
-def _task_of(path: Path, spec: str) -> str:
+def _task_of(file: str) -> str:
     """Read the name of the task that a file defines."""
-    import yaml
-
     try:
-        found = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
-        name = found["task"]
+        content = Path(file).expanduser().read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise InputError(f"{spec}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{spec}: not a task of lm-evaluation-harness, which has a field `task` "
-            f"({type(error).__name__})"
-        ) from None
-    return str(name)
+        raise InputError(f"{file}: cannot be read: {error.strerror}") from None
+    found = re.search(r"^task:\s*['\"]?([^\s'\"#]+)", content, re.MULTILINE)
+    if found is None:
+        raise InputError(f"{file}: not a task of lm-evaluation-harness, which has a field `task`")
+    return found[1]
 
 
-def _wrapped(loaded: LoadedModel) -> Any:
+def _evaluate(
+    loaded: LoadedModel, manager: Any, names: list[str], limit: int | None
+) -> dict[str, Any]:
+    from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
 
-    return HFLM(
+    model = HFLM(
         pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=8,
         max_length=loaded.max_positions, device=str(loaded.model.device),
     )  # fmt: skip
-
-
-def _evaluate(model: Any, manager: Any, names: list[str], limit: int | None) -> dict[str, Any]:
-    from lm_eval import simple_evaluate
-
     try:
-        found = simple_evaluate(
+        return dict(simple_evaluate(
             model=model, tasks=list(names), task_manager=manager, limit=limit, bootstrap_iters=0,
             log_samples=True,
-        )  # fmt: skip
+        ))  # fmt: skip
     except Exception as error:  # data sets fail in many unrelated ways
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise WorkError(
             f"--tasks {','.join(names)}: lm-evaluation-harness failed: {first}; its data sets are "
             "downloaded from the hub when they are first used"
         ) from error
-    assert found is not None
-    return dict(found)
 
 
 def _compare(
-    task: str, before: Mapping[str, Any], after: Mapping[str, Any], seed: int
-) -> list[TaskResult]:
-    """Compare each metric of a task item by item."""
-    first, second = (
-        sorted(run["samples"][task], key=lambda s: (s["doc_id"], s.get("filter", "")))
-        for run in (before, after)
-    )
-    found = []
-    for key, value in sorted(before["results"][task].items()):
-        metric = key.split(",")[0]
-        chosen = key.partition(",")[2]
-        if metric.endswith("_stderr") or not isinstance(value, int | float) or "," not in key:
-            continue
-        better = bool(before.get("higher_is_better", {}).get(task, {}).get(metric, True))
-        pair = [
-            [s.get(metric) for s in samples if s.get("filter", chosen) == chosen]
-            for samples in (first, second)
+    task: str, key: str, before: Mapping[str, Any], after: Mapping[str, Any], seed: int
+) -> TaskResult:
+    """Compare one metric of a task item by item; without an interval if items have no number."""
+    metric, _, chosen = key.partition(",")
+    better = bool(before.get("higher_is_better", {}).get(task, {}).get(metric, True))
+    values = [
+        [
+            sample.get(metric)
+            for sample in sorted(run["samples"][task], key=lambda s: s["doc_id"])
+            if sample.get("filter", chosen) == chosen
         ]
-        if not all(isinstance(x, int | float) for side in pair for x in side) or not pair[0]:
-            count = len(pair[0])
-            sides = [
-                not_resampled(float(run["results"][task][key]), count) for run in (before, after)
-            ]
-            change = not_resampled(sides[1].mean - sides[0].mean, count)
-            found.append(TaskResult(task, metric, sides[0], sides[1], change, better))
-            continue
-        arrays = [np.array(side, dtype=float) for side in pair]
-        if metric == "perplexity":
-            ones = np.ones(len(arrays[0]))
-            found.append(paired_perplexity(task, metric, -arrays[0], -arrays[1], ones, seed))
-        else:
-            found.append(paired(task, metric, arrays[0], arrays[1], seed, better))
-    return found
+        for run in (before, after)
+    ]
+    if not values[0] or not all(isinstance(x, int | float) for side in values for x in side):
+        figures = [float(run["results"][task][key]) for run in (before, after)]
+        figures.append(figures[1] - figures[0])
+        one, two, change = (Estimate(x, math.nan, math.nan, len(values[0])) for x in figures)
+        return TaskResult(task, metric, one, two, change, better)
+    first, second = (np.array(side, dtype=float) for side in values)
+    if metric == "perplexity":
+        return paired_perplexity(task, metric, -first, -second, np.ones(len(first)), seed)
+    return paired(task, metric, first, second, seed, better)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Hold back what the harness and its data sets print."""
     known = logging.root.manager.disable
-    bars = os.environ.get("TQDM_DISABLE")
-    os.environ["TQDM_DISABLE"] = "1"
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), Path(os.devnull).open("w") as nowhere:
             warnings.simplefilter("ignore")
-            yield
+            with redirect_stderr(nowhere):
+                yield
     finally:
         logging.disable(known)
-        if bars is None:
-            del os.environ["TQDM_DISABLE"]
-        else:
-            os.environ["TQDM_DISABLE"] = bars

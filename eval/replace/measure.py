@@ -8,19 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.metrics import Estimate
 from attn_dsl.eval.models import LoadedModel
+from attn_dsl.eval.replace import predictions
+from attn_dsl.eval.replace.context import Standing, replace_heads
 from attn_dsl.eval.replace.source import Head
-
-if TYPE_CHECKING:
-    from attn_dsl.compiler.program import Program
-    from attn_dsl.eval.replace.source import Source
 
 MASKED_SHARE = 0.15
 """The share of an encoder's tokens that are masked and predicted."""
@@ -29,8 +26,7 @@ IN_MEMORY = 512 * 2**20
 RESAMPLES = 2_000
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Sums:
+class Sums(NamedTuple):
     """What a model's predictions come to on each text; every array has an entry per text.
 
     Attributes:
@@ -50,25 +46,6 @@ class Sums:
         """Mean negative log-probability of a token, nats."""
         return float(self.nll.sum() / self.tokens.sum())
 
-    @property
-    def mean_kl(self) -> float:
-        """Mean KL of a token's prediction, nats."""
-        return float(self.kl.sum() / self.tokens.sum())
-
-    def part(self, texts: Sequence[int]) -> Sums:
-        """Return the sums of some of the texts."""
-        chosen = list(texts)
-        return Sums(self.tokens[chosen], self.nll[chosen], self.kl[chosen], self.agree[chosen])
-
-    def to_json(self) -> dict[str, list[float]]:
-        """Return the arrays as lists."""
-        return {name: getattr(self, name).tolist() for name in Sums.__slots__}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Sequence[float]]) -> Sums:
-        """Read what ``to_json`` gave."""
-        return cls(**{name: np.asarray(data[name], dtype=np.float64) for name in Sums.__slots__})
-
 
 @dataclass(frozen=True, slots=True)
 class Effect:
@@ -79,7 +56,7 @@ class Effect:
         ratio: perplexity by the original model's on the same texts.
         kl: mean KL(original || replaced) of a prediction, nats.
         top1: share of predictions with the same most probable token.
-        tokens: how many tokens were predicted.
+        tokens: how many were predicted.
     """
 
     perplexity: Estimate
@@ -90,18 +67,15 @@ class Effect:
 
 
 def ratio_of_sums(
-    numerators: np.ndarray,
-    denominators: np.ndarray,
-    seed: int,
+    numerators: np.ndarray, denominators: np.ndarray, seed: int,
     transform: Callable[[Any], Any] = lambda x: x,
-) -> Estimate:
+) -> Estimate:  # fmt: skip
     """Estimate a ratio of sums over texts and its 95 % percentile interval by resampling texts.
 
     >>> ratio_of_sums(np.array([2.0, 4.0]), np.array([1.0, 2.0]), seed=0)
     Estimate(mean=2.0, low=2.0, high=2.0, texts=2)
 
-    Args:
-        transform: applied to every ratio, such as ``np.exp`` for a perplexity.
+    ``transform`` is applied to every ratio, such as ``np.exp`` for a perplexity.
     """
     n = len(numerators)
     if n == 0:
@@ -129,28 +103,6 @@ def effect(replaced: Sums, original: Sums, seed: int) -> Effect:
     )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Batch:
-    """Texts that a model reads at once, padded on the right.
-
-    Attributes:
-        texts: their numbers.
-        inputs: what the model is called with.
-        rows, columns: int64 (predictions,): where predictions stand in the batch, text by text.
-        targets: int64 (predictions,): the tokens to be predicted.
-        counts: predictions of each text.
-        start: the number of the first prediction among those of all batches.
-    """
-
-    texts: tuple[int, ...]
-    inputs: dict[str, torch.Tensor]
-    rows: torch.Tensor
-    columns: torch.Tensor
-    targets: torch.Tensor
-    counts: tuple[int, ...]
-    start: int
-
-
 class HeldOut:
     """Texts on which a model is measured before and after heads are replaced.
 
@@ -163,7 +115,6 @@ class HeldOut:
     predicted at once: its perplexity is that of masked tokens.
 
     Args:
-        loaded: the model.
         ids: per text its token ids, two or more.
         batch_size: texts that run at once; results depend on it only by rounding.
         seed: decides which tokens of an encoder's texts are masked.
@@ -174,25 +125,21 @@ class HeldOut:
     """
 
     def __init__(
-        self, loaded: LoadedModel, ids: Sequence[Sequence[int]], *, batch_size: int = 8,
+        self,
+        loaded: LoadedModel,
+        ids: Sequence[predictions.Ids],
+        *,
+        batch_size: int = 8,
         seed: int = 0,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.loaded, self.ids, self.seed = loaded, tuple(map(tuple, ids)), seed
-        refuse_headless(loaded)
-        limit = loaded.max_positions
+        predictions.refuse_headless(loaded)
         for number, one in enumerate(self.ids):
-            if limit is not None and len(one) > limit:
-                raise InputError(
-                    f"text {number} has {len(one)} tokens, and {loaded.name} takes {limit}; cut it"
-                )
+            predictions.refuse_long(loaded, len(one), f"text {number}")
         self._folder: tempfile.TemporaryDirectory | None = None
-        order = sorted(range(len(self.ids)), key=lambda i: (len(self.ids[i]), i))
-        self.batches: list[Batch] = []
-        start = 0
-        for first in range(0, len(order), batch_size):
-            self.batches.append(self._batch(order[first : first + batch_size], start))
-            start += len(self.batches[-1].targets)
-        self.predictions = start
+        places = [self._places(one) for one in self.ids]
+        self.batches = predictions.batches(loaded, self.ids, places, batch_size)
+        self._predictions = sum(map(len, places))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -203,119 +150,77 @@ class HeldOut:
         content = repr((self.ids, None if self.loaded.causal else self.seed))
         return hashlib.sha256(content.encode()).hexdigest()
 
-    @cached_property
+    @property
     def original(self) -> Sums:
         """The original model's own sums; KL 0 and agreement everywhere."""
         _ = self.reference
         return self._original
 
-    def measure(
-        self, heads: Mapping[Head, Source | Program], tick: Callable[[], None] | None = None
-    ) -> Sums:
-        """Measure the model with some heads replaced.
-
-        Args:
-            heads: what stands in each head's place; none gives the original's sums.
-            tick: called after each batch.
-        """
-        from attn_dsl.eval.replace.context import replace_heads
-
-        reference = self.reference
-        if not heads:
-            return self.original
-        with replace_heads(self.loaded.model, heads, tokenizer=self.loaded.tokenizer):
-            return self._sums(reference, tick)
-
-    def loss(self, number: int) -> torch.Tensor:
-        """Return the mean KL to the original model on one batch, for the model as it is now.
-
-        Gradients flow to whatever has parameters in it.
-        """
-        batch = self.batches[number]
-        actual = self._reference_of(batch)
-        predicted = self._log_probabilities(batch)
-        return (actual.exp() * (actual - predicted)).sum(-1).mean()
-
     @cached_property
     def reference(self) -> np.ndarray:
         """The original model's log-probabilities, float32 (predictions, vocabulary)."""
         sums = np.zeros((2, len(self)))
-        out: np.ndarray | None = None
+        out = np.empty((0, 0), dtype=np.float32)
         with torch.inference_mode():
             for batch in self.batches:
-                found = self._log_probabilities(batch)
-                if out is None:
+                found = predictions.log_probabilities(self.loaded, batch)
+                if not len(out):
                     out = self._allocate(found.shape[-1])
-                end = batch.start + len(found)
-                out[batch.start : end] = found.cpu().numpy()
+                out[batch.start : batch.start + len(found)] = found.cpu().numpy()
                 chosen = found.gather(-1, batch.targets[:, None])[:, 0]
                 for text, values in zip(batch.texts, chosen.split(batch.counts), strict=True):
                     sums[:, text] = len(values), -float(values.double().sum())
-        assert out is not None
-        zero = np.zeros(len(self))
-        self._original = Sums(sums[0], sums[1], zero, sums[0].copy())
+        self._original = Sums(sums[0], sums[1], np.zeros(len(self)), sums[0].copy())
         return out
 
-    def _sums(self, reference: np.ndarray, tick: Callable[[], None] | None) -> Sums:
-        out = np.zeros((4, len(self)))
-        with torch.inference_mode():
-            for batch in self.batches:
-                predicted = self._log_probabilities(batch)
-                actual = self._reference_of(batch)
-                chosen = -predicted.gather(-1, batch.targets[:, None])[:, 0].double()
-                kl = (actual.exp() * (actual - predicted)).sum(-1).double().clamp(min=0.0)
-                agree = (actual.argmax(-1) == predicted.argmax(-1)).double()
-                columns = [x.split(batch.counts) for x in (chosen, kl, agree)]
-                for text, *values in zip(batch.texts, *columns, strict=True):
-                    out[:, text] = len(values[0]), *(float(v.sum()) for v in values)
-                if tick is not None:
-                    tick()
-        return Sums(*out)
-
-    def _log_probabilities(self, batch: Batch) -> torch.Tensor:
-        logits = self.loaded.model(**batch.inputs).logits[batch.rows, batch.columns]
-        return torch.log_softmax(logits.float(), dim=-1)
-
-    def _reference_of(self, batch: Batch) -> torch.Tensor:
-        part = self.reference[batch.start : batch.start + len(batch.targets)]
-        return torch.from_numpy(np.asarray(part)).to(batch.targets.device)
-
     def _allocate(self, width: int) -> np.ndarray:
-        shape = (self.predictions, width)
-        if 4 * self.predictions * width <= IN_MEMORY:
+        shape = (self._predictions, width)
+        if 4 * self._predictions * width <= IN_MEMORY:
             return np.empty(shape, dtype=np.float32)
         self._folder = tempfile.TemporaryDirectory(prefix="attn-dsl-")
         file = Path(self._folder.name) / "reference"
         return np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
 
-    def _batch(self, texts: Sequence[int], start: int) -> Batch:
-        longest = max(len(self.ids[i]) for i in texts)
-        inputs = torch.full((len(texts), longest), padding_id(self.loaded))
-        mask = torch.zeros_like(inputs)
-        rows, columns, targets, counts = [], [], [], []
-        for row, text in enumerate(texts):
-            ids = torch.tensor(self.ids[text])
-            inputs[row, : len(ids)] = ids
-            mask[row, : len(ids)] = 1
-            if self.loaded.causal:
-                at = torch.arange(len(ids) - 1)
-                targets.append(ids[1:])
-            else:
-                at = torch.tensor(self._masked(self.ids[text]))
-                targets.append(ids[at])
-                inputs[row, at] = self.loaded.tokenizer.mask_token_id
-            columns.append(at)
-            rows.append(torch.full_like(at, row))
-            counts.append(len(at))
-        device = self.loaded.model.device
-        call = {"input_ids": inputs.to(device), "attention_mask": mask.to(device)}
-        if self.loaded.causal:
-            call["use_cache"] = False  # type: ignore[assignment]
-        at_row, at_column, target = (torch.cat(p).to(device) for p in (rows, columns, targets))
-        return Batch(tuple(texts), call, at_row, at_column, target, tuple(counts), start)
+    def measure(self, heads: Mapping[Head, Standing]) -> Sums:
+        """Measure the model with some heads replaced; with none, the original."""
+        _ = self.reference
+        if not heads:
+            return self.original
+        sums = np.zeros((4, len(self)))
+        with replace_heads(self.loaded, heads), torch.inference_mode():
+            for batch in self.batches:
+                predicted = predictions.log_probabilities(self.loaded, batch)
+                actual = self._reference_of(batch)
+                nll = -predicted.gather(-1, batch.targets[:, None])[:, 0].double()
+                kl = _divergence(actual, predicted).double().clamp(min=0.0)
+                agree = (actual.argmax(-1) == predicted.argmax(-1)).double()
+                columns = [x.split(batch.counts) for x in (nll, kl, agree)]
+                for text, *values in zip(batch.texts, *columns, strict=True):
+                    sums[:, text] = len(values[0]), *(float(v.sum()) for v in values)
+        return Sums(*sums)
 
-    def _masked(self, ids: tuple[int, ...]) -> list[int]:
-        """Draw the positions of one text to mask; the same text and seed give the same ones."""
+    def loss(self, batch: predictions.Batch) -> torch.Tensor:
+        """Return the mean KL to the original model on one batch, for the model as it is now.
+
+        Gradients flow to whatever has parameters in it.
+        """
+        predicted = predictions.log_probabilities(self.loaded, batch)
+        return _divergence(self._reference_of(batch), predicted).mean()
+
+    def mean_loss(self) -> float:
+        """Return the mean KL of a prediction to the original, for the model as it is now."""
+        with torch.no_grad():
+            losses = [float(self.loss(batch)) for batch in self.batches]
+        return float(np.average(losses, weights=[len(b.targets) for b in self.batches]))
+
+    def _reference_of(self, batch: predictions.Batch) -> torch.Tensor:
+        part = self.reference[batch.start : batch.start + len(batch.targets)]
+        return torch.from_numpy(np.asarray(part)).to(batch.targets.device)
+
+    def _places(self, ids: tuple[int, ...]) -> Sequence[int]:
+        """Return which tokens of a text are predicted; drawn by text and seed for an encoder."""
+        if self.loaded.causal:
+            return range(1, len(ids))
         special = set(self.loaded.tokenizer.all_special_ids)
         free = [at for at, one in enumerate(ids) if one not in special] or list(range(len(ids)))
         digest = hashlib.sha256(repr((self.seed, ids)).encode()).digest()
@@ -324,27 +229,6 @@ class HeldOut:
         return sorted(int(at) for at in draw.choice(free, size=count, replace=False))
 
 
-def refuse_headless(loaded: LoadedModel) -> None:
-    """Make sure that a model predicts tokens.
-
-    Raises:
-        InputError: it has no language-model head, or an encoder's tokenizer no mask token.
-    """
-    if loaded.model.get_output_embeddings() is None:
-        raise InputError(
-            f"{loaded.name} has no language-model head, so it predicts no tokens and has no "
-            "perplexity; use a checkpoint with one (…ForCausalLM or …ForMaskedLM)"
-        )
-    if not loaded.causal and loaded.tokenizer.mask_token_id is None:
-        raise InputError(
-            f"{loaded.name}: its tokenizer has no mask token, so that no token can be masked and "
-            "predicted; set `mask_token` in its tokenizer_config.json"
-        )
-
-
-def padding_id(loaded: LoadedModel) -> int:
-    """Return a token id to fill up batches with; attention never reads it."""
-    for one in (loaded.tokenizer.pad_token_id, getattr(loaded.model.config, "pad_token_id", None)):
-        if one is not None:
-            return int(one)
-    return 0
+def _divergence(actual: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
+    """Return KL(actual || predicted) of each prediction, nats, from log-probabilities."""
+    return (actual.exp() * (actual - predicted)).sum(-1)

@@ -1,31 +1,26 @@
-"""Outcomes: the points that a replacement measured, as they are kept on disk."""
+"""Outcomes: the points that a replacement measured, and the files that hold them."""
 
 from __future__ import annotations
 
-import dataclasses
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
+from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.metrics import Estimate
 from attn_dsl.eval.replace.measure import Effect
 from attn_dsl.eval.replace.source import Head
 
-MEASURES = ("perplexity", "ratio", "kl", "top1")
-COLUMNS = (
-    "order", "source", "fraction", "heads",
-    *(f"{name}{end}" for name in MEASURES for end in ("", "_low", "_high")), "texts", "tokens",
-)  # fmt: skip
-"""Columns of the CSV file; ``source`` is what stands in the place of the heads."""
-
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One point: some heads replaced by one kind of stand-in.
+    """One point: some heads replaced by programs or by a baseline.
 
     Attributes:
         order: the order in which heads are taken, ``by hand`` where they were named.
-        source: ``programs``, ``tuned``, or a control.
+        source: ``programs``, ``tuned``, or a baseline.
         fraction: the share of the model's heads.
         heads: which ones.
     """
@@ -41,31 +36,14 @@ class Point:
         """By how much perplexity grows, as a fraction: 0.02 is 2 % more."""
         return self.effect.ratio.mean - 1.0
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the point as JSON data."""
-        found = dataclasses.asdict(self)
-        return {**found, "heads": [list(head) for head in self.heads]}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Point:
-        """Read what ``to_json`` gave."""
-        measured = data["effect"]
-        estimates = {name: Estimate(**measured[name]) for name in MEASURES}
-        return cls(
-            data["order"], data["source"], data["fraction"],
-            tuple((layer, head) for layer, head in data["heads"]),
-            Effect(**estimates, tokens=measured["tokens"]),
-        )  # fmt: skip
-
-    def row(self) -> tuple[Any, ...]:
-        """Return the point as a line of the CSV file."""
-        estimates = (getattr(self.effect, name) for name in MEASURES)
-        numbers = [x for e in estimates for x in (e.mean, e.low, e.high)]
-        texts = self.effect.perplexity.texts
-        return (
-            self.order, self.source, self.fraction, len(self.heads), *numbers, texts,
-            self.effect.tokens,
-        )  # fmt: skip
+    def row(self) -> dict[str, Any]:
+        """Return the point as a line of the CSV file, by column."""
+        row: dict[str, Any] = {"order": self.order, "source": self.source}
+        row |= {"fraction": self.fraction, "heads": len(self.heads)}
+        for name in ("perplexity", "ratio", "kl", "top1"):
+            found = getattr(self.effect, name)
+            row |= {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
+        return row | {"texts": self.effect.perplexity.texts, "tokens": self.effect.tokens}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +53,7 @@ class Outcome:
     Attributes:
         settings: all that decides the figures; equal settings give equal figures.
         original: the perplexity of the model as it is.
-        points: by order, fraction and stand-in.
+        points: by order, fraction and source.
         notes: what a reader must know.
         extra: results of tuning and of tasks, where there are any.
     """
@@ -85,23 +63,45 @@ class Outcome:
     tokens: int
     points: tuple[Point, ...]
     notes: tuple[str, ...] = ()
-    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the outcome as JSON data."""
-        return {
-            "settings": dict(self.settings),
-            "original": dataclasses.asdict(self.original),
-            "tokens": self.tokens,
-            "points": [point.to_json() for point in self.points],
-            "notes": list(self.notes),
-            "extra": dict(self.extra),
-        }
+        return asdict(self)
 
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Outcome:
-        """Read what ``to_json`` gave."""
-        return cls(
-            data["settings"], Estimate(**data["original"]), data["tokens"],
-            tuple(map(Point.from_json, data["points"])), tuple(data["notes"]), data["extra"],
-        )  # fmt: skip
+
+def refuse_other_settings(
+    file: Path, settings: Mapping[str, Any], overwrite: bool, name: str = "settings"
+) -> bool:
+    """Refuse to replace finished results of other settings; to be asked before any work.
+
+    Args:
+        file: JSON that holds the settings of its results in the field ``name``.
+
+    Returns:
+        Whether the file holds results of these settings.
+    """
+    if not file.exists():
+        return False
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))[name]
+        wrong = [
+            f"{key}: {_short(known.get(key))} there, {_short(value)} now"
+            for key, value in sorted(settings.items())
+            if known.get(key) != value
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if overwrite:
+            return False
+        raise InputError(f"{file}: damaged ({error}); delete it and run again") from None
+    if wrong and not overwrite:
+        raise InputError(
+            f"{file} holds results of other settings ({'; '.join(wrong)}); keep them by another "
+            "--out DIR, or replace them by --overwrite"
+        )
+    return not wrong
+
+
+def _short(value: Any) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= 40 else f"{text[:39]}…"

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from attn_dsl.compiler.program import Program
-from attn_dsl.eval.replace.controller import within
+from attn_dsl.eval.replace.controller import Controller, within
 from attn_dsl.eval.replace.programs import Programs
-from attn_dsl.eval.replace.source import Head, Part, Source
-
-if TYPE_CHECKING:
-    from attn_dsl.eval.replace.controller import Controller
-    from attn_dsl.eval.replace.tokens import TokenReader
-    from attn_dsl.eval.vocabulary import Vocabulary
+from attn_dsl.eval.replace.source import Head, Part
+from attn_dsl.eval.vocabulary import Vocabulary
 
 ATTENTION_TOLERANCE = 1e-4
 """How far the attention that a replaced head uses may be from its program's, before it is cast to
 the model's precision."""
 _TEXT = 'Once upon a time, the cat sat on the mat. "The cat," she said, "sat on the mat again."'
-LENGTH = 24
+_LENGTH = 24
 
 
 def ids_for(model: Any, vocabulary: Vocabulary, most: int | None) -> torch.Tensor:
@@ -31,9 +26,8 @@ def ids_for(model: Any, vocabulary: Vocabulary, most: int | None) -> torch.Tenso
     ids = tokenizer(_TEXT, add_special_tokens=True).input_ids
     rows = int(model.get_input_embeddings().weight.shape[0])
     # a tokenizer that knows none of these words still gives tokens that differ
-    ids += [(5 + 7 * i) % min(rows, len(tokenizer)) for i in range(LENGTH)]
-    length = LENGTH if most is None else min(LENGTH, most)
-    return torch.tensor([ids[:length]], device=model.device)
+    ids += [(5 + 7 * i) % min(rows, len(tokenizer)) for i in range(_LENGTH)]
+    return torch.tensor([ids[: min(_LENGTH, most or _LENGTH)]], device=model.device)
 
 
 def outputs(stack: Any, ids: torch.Tensor) -> torch.Tensor:
@@ -59,19 +53,12 @@ def difference(before: torch.Tensor, after: torch.Tensor) -> float:
 
 
 def identity_tolerance(stack: Any) -> float:
-    """Return how much outputs may differ by when nothing is replaced, relative to the largest.
-
-    It is 0 where the model's own attention function goes on working; Falcon's is exchanged.
-    """
+    """Return how much outputs may differ when nothing is replaced, relative to the largest."""
     return 1e-5 if stack.dtype == torch.float32 else 3e-2
 
 
 def attention(
-    stack: Any,
-    ids: torch.Tensor,
-    controller: Controller,
-    sources: Mapping[Head, Source],
-    reader: TokenReader,
+    stack: Any, ids: torch.Tensor, controller: Controller, parts: dict[Head, Part]
 ) -> float:
     """Return the largest difference between what replaced heads used and what they should."""
     controller.used = {}
@@ -80,30 +67,27 @@ def attention(
         used = controller.used
     finally:
         controller.used = None
-    tokens = reader.text(tuple(ids[0].tolist()))
+    tokens = controller.reader.text(tuple(ids[0].tolist()))
+    with torch.no_grad():
+        whole = {
+            group: group.bundle([tokens])[:, 0].float().cpu()
+            for group in {part.group for part in parts.values()}
+            if not isinstance(group, Programs)
+        }
     worst = 0.0
-    for (layer, head), source in sources.items():
+    for (layer, head), part in parts.items():
         if layer not in used:
             return float("inf")
         found, window = used[layer]
         actual = found[controller.heads(layer).index(head), 0].detach().float().cpu()
-        program = _program(source)
-        if program is not None:
-            expected = torch.from_numpy(program(tokens))
+        if isinstance(part.group, Programs):
+            expected = torch.from_numpy(part.group.programs[part.number](tokens))
         else:
-            with torch.no_grad():
-                expected = source.attention([tokens])[0].float().cpu()
+            expected = whole[part.group][part.number]
         if window is not None:
             expected = within(expected, window)
         worst = max(worst, float((actual - expected).abs().max()))
     return worst
-
-
-def _program(source: Source) -> Program | None:
-    """Return the program of a source, to be evaluated by itself."""
-    if isinstance(source, Part) and isinstance(source.of, Programs):
-        return source.of.programs[source.number]
-    return None
 
 
 @contextmanager

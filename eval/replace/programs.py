@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 import numpy as np
 import torch
@@ -19,22 +20,21 @@ from attn_dsl.dsl.tokens import Tokens
 
 KEPT_BYTES = 1 << 28
 """The largest array of matrices that is kept to be written again."""
-_POOLS: dict[int, ThreadPoolExecutor] = {}
 
 
 class Programs:
-    """Programs of one visibility as a bundle of heads.
+    """Programs of one visibility as a source group.
 
     >>> from attn_dsl.compiler.program import parse
-    >>> bundle = Programs([parse("head previous causal:\\n    1000 where k == q-1")])
-    >>> bundle.bundle([Tokens.from_strings(["a", " b"])]).tolist()
+    >>> group = Programs([parse("head previous causal:\\n    1000 where k == q-1")])
+    >>> group.bundle([Tokens.from_strings(["a", " b"])]).tolist()
     [[[[1.0, 0.0], [1.0, 0.0]]]]
 
-    As many texts are worked on at once as torch has threads.
+    As many texts are evaluated at once as torch has threads.
 
     Attributes:
         programs: in the order of the heads.
-        streams: whether rows can be computed token by token (``stream``).
+        causal: causal and without lookahead; rows can then be computed token by token.
 
     Raises:
         InputError: a weight is a hole, or causal and bidirectional programs are mixed.
@@ -43,22 +43,18 @@ class Programs:
     def __init__(self, programs: Sequence[Program]) -> None:
         self.programs, self.names = tuple(programs), tuple(p.name for p in programs)
         if len({p.causal for p in programs}) != 1:
-            raise InputError("programs of one bundle must all be causal or all bidirectional")
+            raise InputError("programs of one group must all be causal or all bidirectional")
         for program in programs:
             if program.facts.holes:
                 raise InputError(
                     f"the program {program.name} has {program.facts.holes} weights to be fitted "
                     "(`?`); write numbers, or fit them to a head with `attn-dsl fit`"
                 )
-        ahead = any(program.facts.lookahead for program in programs)
-        self.causal = programs[0].causal and not ahead
-        self.streams = self.causal
+        self.causal = programs[0].causal and not any(p.facts.lookahead for p in programs)
         # heads that share a program share its matrix
-        self._distinct = list(dict.fromkeys(p.tree for p in programs))
-        at = {tree: i for i, tree in enumerate(self._distinct)}
-        self._where = [at[p.tree] for p in programs]
-        self._shared = len(self._distinct) < len(programs)
-        self.code = Code(self._distinct)
+        distinct = {tree: i for i, tree in enumerate(dict.fromkeys(p.tree for p in programs))}
+        self._where = [distinct[p.tree] for p in programs]
+        self.code = Code(list(distinct))
         self._last: tuple[tuple[int, ...], np.ndarray] | None = None
 
     def bundle(self, texts: Sequence[Tokens]) -> torch.Tensor:
@@ -75,14 +71,10 @@ class Programs:
         return self.expand(torch.from_numpy(out))
 
     def _room(self, sizes: tuple[int, ...]) -> np.ndarray:
-        """Return an array to write to: zeros where the texts leave it.
-
-        The last one is taken again if the lengths are the same and nobody holds it any more: what
-        is written is written in the same places, and new memory costs as much as a model's layer.
-        """
+        """Return an array that is zero outside of the texts: the last one if nobody holds it."""
         if self._last is not None and self._last[0] == sizes:
             out = self._last[1]
-            if sys.getrefcount(out) <= _ALONE:
+            if sys.getrefcount(out) <= _unshared():
                 return out
         n = max(sizes, default=0)
         out = np.zeros((self.code.size, len(sizes), n, n), dtype=np.float32)
@@ -95,21 +87,18 @@ class Programs:
 
     def expand(self, rows: torch.Tensor) -> torch.Tensor:
         """Turn what was computed by distinct program into one entry per head."""
-        return rows[self._where] if self._shared else rows
+        return rows[self._where] if self.code.size < len(self.programs) else rows
 
 
-def _references() -> int:
-    """Count those of an array that only a tuple and a local variable hold: Pythons differ in it."""
+@cache
+def _unshared() -> int:
+    """Count the references of an array that a tuple and a local variable hold; once a process."""
     kept = (0, np.zeros(0))
     out = kept[1]
     return sys.getrefcount(out)
 
 
-_ALONE = _references()
-
-
+@cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    """Return threads that are started once and wait for work."""
-    if threads not in _POOLS:
-        _POOLS[threads] = ThreadPoolExecutor(threads, thread_name_prefix="attn-dsl")
-    return _POOLS[threads]
+    """Return threads that wait for work; one pool for each number of threads."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="attn-dsl")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,11 +15,10 @@ import torch
 from attn_dsl.dsl.errors import InputError, did_you_mean
 from attn_dsl.eval.metrics import Estimate, bootstrap
 from attn_dsl.eval.models import LoadedModel
-from attn_dsl.eval.replace.measure import padding_id, ratio_of_sums
-
-if TYPE_CHECKING:
-    from attn_dsl.compiler.program import Program
-    from attn_dsl.eval.replace.source import Head, Source
+from attn_dsl.eval.replace.context import Standing, replace_heads
+from attn_dsl.eval.replace.measure import ratio_of_sums
+from attn_dsl.eval.replace.predictions import Batch, batches, log_probabilities, refuse_long
+from attn_dsl.eval.replace.source import Head
 
 EXAMPLES = (
     '{"context": "The cat sat on the", "choices": [" mat", " moon"], "answer": 0} or '
@@ -29,26 +27,13 @@ EXAMPLES = (
 FIELDS = ("context", "choices", "answer", "continuation")
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One item of a task file.
-
-    Attributes:
-        context: what the model reads first.
-        choices: the continuations; of a continuation task the one and only.
-        answer: the number of the right choice.
-        place: file and line.
-    """
+class Item(NamedTuple):
+    """One item of a task file; of a continuation task with the continuation as its only choice."""
 
     context: str
     choices: tuple[str, ...]
     answer: int
     place: str
-
-    @property
-    def multiple_choice(self) -> bool:
-        """Whether there is anything to choose."""
-        return len(self.choices) > 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +58,6 @@ class TaskResult:
         return asdict(self)
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
-    """The log-probability of a continuation, its tokens, and whether each was the most probable."""
-
-    logprob: float
-    tokens: int
-    greedy: bool
-
-
 def read_items(file: str | Path) -> list[Item]:
     """Read a task file: JSONL of ``{context, choices, answer}`` or ``{context, continuation}``.
 
@@ -91,18 +67,14 @@ def read_items(file: str | Path) -> list[Item]:
         InputError: the file is missing or empty, or a line is no item; all that is wrong with
             the first such line is said.
     """
-    path = Path(file).expanduser()
     try:
-        content = path.read_text(encoding="utf-8-sig")
+        content = Path(file).expanduser().read_text(encoding="utf-8-sig")
     except OSError as error:
         raise InputError(f"{file}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{file}: not UTF-8 at byte {error.start}; convert it") from None
-    items = [
-        _item(line, f"{file}:{number}")
-        for number, line in enumerate(content.split("\n"), 1)
-        if line.strip()
-    ]
+    lines = enumerate(content.split("\n"), 1)
+    items = [_item(line, f"{file}:{number}") for number, line in lines if line.strip()]
     if not items:
         raise InputError(f"{file} holds no items; a line is like {EXAMPLES}")
     return items
@@ -111,18 +83,17 @@ def read_items(file: str | Path) -> list[Item]:
 def _item(line: str, place: str) -> Item:
     try:
         found = json.loads(line)
+        why = "" if isinstance(found, dict) else "a JSON object was expected"
     except json.JSONDecodeError as error:
-        raise InputError(
-            f"{place}: not JSON ({error.msg} at column {error.colno}); a line is like {EXAMPLES}"
-        ) from None
-    if not isinstance(found, dict):
-        raise InputError(f"{place}: a JSON object was expected; a line is like {EXAMPLES}")
-    unknown = [name for name in found if name not in FIELDS]
+        why = f"not JSON ({error.msg} at column {error.colno})"
+    if why:
+        raise InputError(f"{place}: {why}; a line is like {EXAMPLES}")
     context, continuation = found.get("context"), found.get("continuation")
     choices, answer = found.get("choices"), found.get("answer")
     wrong = [
         f"there is no field `{name}` ({did_you_mean(name, FIELDS) or 'leave it out'})"
-        for name in unknown
+        for name in found
+        if name not in FIELDS
     ]
     if not isinstance(context, str):
         wrong.append("`context` must be a string")
@@ -132,22 +103,22 @@ def _item(line: str, place: str) -> Item:
         choices, answer = [continuation], 0
         if not isinstance(continuation, str) or not continuation.strip():
             wrong.append("`continuation` must be a string that is not blank")
-    else:
-        good = isinstance(choices, list) and len(choices) > 1
-        if not good or not all(isinstance(c, str) and c for c in choices):
-            wrong.append("`choices` must be a list of two or more strings, none empty")
-        elif not isinstance(answer, int) or not 0 <= answer < len(choices):
-            wrong.append(f"`answer` must be a number from 0 to {len(choices) - 1}, not {answer!r}")
+    elif not isinstance(choices, list) or len(choices) < 2 or not all(map(_is_text, choices)):
+        wrong.append("`choices` must be a list of two or more strings, none empty")
+    elif not isinstance(answer, int) or not 0 <= answer < len(choices):
+        wrong.append(f"`answer` must be a number from 0 to {len(choices) - 1}, not {answer!r}")
     if wrong:
         raise InputError(f"{place}: {'; '.join(wrong)}")
-    assert isinstance(context, str) and isinstance(choices, list) and isinstance(answer, int)
     return Item(context, tuple(choices), answer, place)
 
 
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
+
+
 def run_items(
-    loaded: LoadedModel, heads: Mapping[Head, Source | Program], file: str | Path, seed: int,
-    tick: Callable[[int, int], None] | None = None,
-) -> list[TaskResult]:  # fmt: skip
+    loaded: LoadedModel, heads: Mapping[Head, Standing], file: str | Path, seed: int
+) -> list[TaskResult]:
     """Score the items of a local file with the model as it is and with heads replaced.
 
     >>> for result in run_items(loaded, {(5, 1): program}, "items.jsonl", seed=0):
@@ -164,130 +135,85 @@ def run_items(
         InputError: the file is no task file, an item is longer than the model's context, or the
             model is an encoder.
     """
-    from attn_dsl.eval.replace.context import replace_heads
-
+    if not loaded.causal:
+        raise InputError(
+            f"{loaded.name} is an encoder: it gives no probability to a continuation, so "
+            "tasks cannot be scored with it"
+        )
     items = read_items(file)
-    scorer = Scorer(loaded, items)
-    total = 2 * len(scorer.batches)
-    done = 0
-
-    def step() -> None:
-        nonlocal done
-        done += 1
-        if tick is not None:
-            tick(done, total)
-
-    before = scorer.scores(step)
-    replaced = replace_heads(loaded.model, heads, tokenizer=loaded.tokenizer)
+    encoded = [_encode(loaded, item, choice) for item in items for choice in item.choices]
+    places = [range(first, len(ids)) for ids, first in encoded]
+    work = batches(loaded, [ids for ids, _ in encoded], places, size=16)
+    replaced = replace_heads(loaded, heads)
+    before = _scores(loaded, work, len(encoded))
     with replaced if heads else nullcontext():
-        after = scorer.scores(step)
-    return _results(Path(file).stem, items, before, after, seed)
+        after = _scores(loaded, work, len(encoded))
+    return _results(Path(file).stem, items, before, after, np.array(list(map(len, places))), seed)
 
 
-class Scorer:
-    """The items of a file, tokenised for a model."""
-
-    def __init__(self, loaded: LoadedModel, items: Sequence[Item], batch_size: int = 16) -> None:
-        if not loaded.causal:
-            raise InputError(
-                f"{loaded.name} is an encoder: it gives no probability to a continuation, so "
-                "tasks cannot be scored with it"
-            )
-        self.loaded = loaded
-        self.pairs: list[list[tuple[list[int], list[int]]]] = [
-            [self._encode(item, choice) for choice in item.choices] for item in items
-        ]
-        flat = [(i, j) for i, pairs in enumerate(self.pairs) for j in range(len(pairs))]
-        flat.sort(key=lambda at: sum(map(len, self.pairs[at[0]][at[1]])))
-        self.batches = [flat[i : i + batch_size] for i in range(0, len(flat), batch_size)]
-
-    def scores(self, step: Callable[[], None]) -> list[list[Score]]:
-        """Score every choice of every item with the model as it is now."""
-        out: list[list[Score]] = [[Score(0.0, 0, False)] * len(pairs) for pairs in self.pairs]
-        for batch in self.batches:
-            rows = [self.pairs[i][j] for i, j in batch]
-            for (i, j), score in zip(batch, self._score(rows), strict=True):
-                out[i][j] = score
-            step()
-        return out
-
-    def _encode(self, item: Item, choice: str) -> tuple[list[int], list[int]]:
-        """Tokenise context and choice together, so that they meet as in running text."""
-        tokenizer = self.loaded.tokenizer
-        lead = item.context.rstrip()
-        tail = item.context[len(lead) :] + choice
-        whole, first = (_strip_end(tokenizer, tokenizer(t).input_ids) for t in (lead + tail, lead))
-        first = first[: len(whole) - 1] if len(first) >= len(whole) else first
-        if not first:
-            raise InputError(
-                f"{item.place}: the context is empty, and the tokenizer adds no token before a "
-                "text; give some context"
-            )
-        limit = self.loaded.max_positions
-        if limit is not None and len(whole) > limit:
-            raise InputError(
-                f"{item.place}: context and continuation have {len(whole)} tokens, and "
-                f"{self.loaded.name} takes {limit}; shorten the context"
-            )
-        return whole[: len(first)], whole[len(first) :]
-
-    def _score(self, rows: Sequence[tuple[list[int], list[int]]]) -> list[Score]:
-        longest = max(len(a) + len(b) for a, b in rows)
-        ids = torch.full((len(rows), longest), padding_id(self.loaded))
-        mask = torch.zeros_like(ids)
-        for row, (first, rest) in enumerate(rows):
-            n = len(first) + len(rest)
-            ids[row, :n], mask[row, :n] = torch.tensor(first + rest), 1
-        device = self.loaded.model.device
-        with torch.inference_mode():
-            logits = self.loaded.model(
-                input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False
-            ).logits
-        found = []
-        for row, (first, rest) in enumerate(rows):
-            at = slice(len(first) - 1, len(first) + len(rest) - 1)
-            logp = torch.log_softmax(logits[row, at].float(), dim=-1).cpu()
-            target = torch.tensor(rest)
-            chosen = logp.gather(-1, target[:, None]).double().sum()
-            greedy = bool((logp.argmax(-1) == target).all())
-            found.append(Score(float(chosen), len(rest), greedy))
-        return found
+def _encode(loaded: LoadedModel, item: Item, choice: str) -> tuple[list[int], int]:
+    """Tokenise context and choice as running text; return the ids and where the choice begins."""
+    lead = item.context.rstrip()
+    tail = item.context[len(lead) :] + choice
+    whole, context = (_ids(loaded.tokenizer, text) for text in (lead + tail, lead))
+    first = min(len(context), len(whole) - 1)
+    if not first:
+        raise InputError(
+            f"{item.place}: the context is empty, and the tokenizer adds no token before a "
+            "text; give some context"
+        )
+    refuse_long(loaded, len(whole), f"{item.place}: context and continuation together")
+    return whole, first
 
 
-def _strip_end(tokenizer: Any, ids: list[int]) -> list[int]:
-    """Take off an end-of-text token that a tokenizer adds."""
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    """Tokenise a text, without the end-of-text token that a tokenizer may add."""
+    ids: list[int] = tokenizer(text).input_ids
     return ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids
 
 
+def _scores(loaded: LoadedModel, work: Sequence[Batch], count: int) -> np.ndarray:
+    """Return per choice its log-probability, and whether each token is the most probable one."""
+    out = np.zeros((count, 2))
+    with torch.inference_mode():
+        for batch in work:
+            logs = log_probabilities(loaded, batch)
+            chosen = logs.gather(-1, batch.targets[:, None])[:, 0].double().split(batch.counts)
+            greedy = (logs.argmax(-1) == batch.targets).split(batch.counts)
+            for text, values, hits in zip(batch.texts, chosen, greedy, strict=True):
+                out[text] = float(values.sum()), bool(hits.all())
+    return out
+
+
 def _results(
-    name: str, items: Sequence[Item], before: list[list[Score]], after: list[list[Score]], seed: int
-) -> list[TaskResult]:
+    name: str, items: Sequence[Item], before: np.ndarray, after: np.ndarray, tokens: np.ndarray,
+    seed: int,
+) -> list[TaskResult]:  # fmt: skip
+    """Compare the scores of all choices, item after item."""
+    ends = np.cumsum([len(item.choices) for item in items])
+    rows = [(i, slice(end - len(i.choices), end)) for i, end in zip(items, ends, strict=True)]
+    choices = [(item, at) for item, at in rows if len(item.choices) > 1]
+    single = [at.start for item, at in rows if len(item.choices) == 1]
     found: list[TaskResult] = []
-    choices = [i for i, item in enumerate(items) if item.multiple_choice]
     if choices:
         for metric, by_length in (("accuracy", False), ("accuracy by length", True)):
-            pair = [
-                np.array([_right(items[i], scores[i], by_length) for i in choices], dtype=float)
+            right = [
+                np.array([_right(item, scores[at, 0], by_length) for item, at in choices])
                 for scores in (before, after)
             ]
-            found.append(paired(name, metric, pair[0], pair[1], seed))
-    rest = [i for i, item in enumerate(items) if not item.multiple_choice]
-    if rest:
-        greedy = [np.array([float(s[i][0].greedy) for i in rest]) for s in (before, after)]
-        found.append(paired(name, "exact continuation", greedy[0], greedy[1], seed))
-        tokens = np.array([before[i][0].tokens for i in rest], dtype=float)
-        losses = [np.array([-s[i][0].logprob for i in rest]) for s in (before, after)]
-        found.append(paired_perplexity(name, "perplexity", losses[0], losses[1], tokens, seed))
+            found.append(paired(name, metric, right[0], right[1], seed))
+    if single:
+        exact = before[single, 1], after[single, 1]
+        found.append(paired(name, "exact continuation", *exact, seed))
+        losses = -before[single, 0], -after[single, 0]
+        found.append(paired_perplexity(name, "perplexity", *losses, tokens[single], seed))
     return found
 
 
-def _right(item: Item, scores: Sequence[Score], by_length: bool) -> bool:
-    """Say whether the right choice is the most probable."""
-    values = [
-        score.logprob / (len(choice) if by_length else 1)
-        for score, choice in zip(scores, item.choices, strict=True)
-    ]
-    return max(range(len(values)), key=values.__getitem__) == item.answer
+def _right(item: Item, scores: np.ndarray, by_length: bool) -> float:
+    """Say whether the right choice is the most probable, as 0 or 1."""
+    lengths = [len(choice) if by_length else 1 for choice in item.choices]
+    return float(int(np.argmax(scores / lengths)) == item.answer)
 
 
 def paired(
@@ -314,8 +240,3 @@ def paired_perplexity(
         task, metric, ratio_of_sums(before, tokens, seed, np.exp),
         ratio_of_sums(after, tokens, seed, np.exp), growth, higher_is_better=False,
     )  # fmt: skip
-
-
-def not_resampled(value: float, items: int) -> Estimate:
-    """Return a figure of which no interval is known."""
-    return Estimate(value, math.nan, math.nan, items)

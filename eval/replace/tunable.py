@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +18,9 @@ from attn_dsl.compiler.program import Program
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.limits import LEAST_MASS, MAX_ELEMENT_WEIGHT, MAX_WEIGHT, TERM_LIMIT
 from attn_dsl.dsl.tokens import Tokens
-from attn_dsl.eval.replace.elements import Elements
+from attn_dsl.eval.replace.element_weights import ElementWeights
 from attn_dsl.eval.replace.source import visible
-from attn_dsl.eval.replace.terms import Terms, largest
+from attn_dsl.eval.set_scores import FIRST, Planes, Rows, SetScores
 
 CACHE_BYTES = 1 << 30
 """How many bytes of planes are kept for texts that come again."""
@@ -37,10 +39,10 @@ class Tunable(torch.nn.Module):
     [0.25]
 
     A weight multiplies a plane of n x n numbers that the text alone decides, so the planes of all
-    programs are computed once for a text, equal ones once, and all scores are one product of
-    matrices. The weights of sets' elements are parameters as well where ``Elements`` says so.
-    Structure stays as it is, and so does what a set holds. Scores are float32; masses of linear
-    programs are summed in float64.
+    programs are computed once for a text, equal ones once. The weights of sets' elements are
+    parameters as well where ``ElementWeights`` says so; structure stays as it is, and so does what a set
+    holds. Scores are float32, computed on the processor; masses of linear programs are summed in
+    float64.
 
     Attributes:
         weights: float32, the weights of all programs in source order, then those of the elements
@@ -61,7 +63,7 @@ class Tunable(torch.nn.Module):
         self.originals, self.names = tuple(programs), tuple(p.name for p in programs)
         self.causal = programs[0].causal
         trees = [p.tree for p in programs]
-        self.elements = Elements.of(trees)
+        self.elements = ElementWeights.of(trees)
         values = [w or 0.0 for tree in trees for w in tree.weights]
         self.starts = np.cumsum([0, *(len(tree.weights) for tree in trees)])
         every = np.concatenate([values, self.elements.values])
@@ -72,32 +74,47 @@ class Tunable(torch.nn.Module):
         self._cache: OrderedDict[Tokens, tuple[np.ndarray, ...]] = OrderedDict()
         self._bytes, self._limit = 0, cache_bytes
         self._code = Code(self.elements.plain)
-        owner, plane = _places(self._code)
-        rows = [(*pair, i, -1, -1) for i, pair in enumerate(zip(owner, plane, strict=True))]
-        for term in self.elements.terms:
-            rows[term.weight] = (*rows[term.weight][:3], term.query, term.key)
-        self._where = tuple(torch.tensor(x, dtype=torch.int64) for x in (owner, plane))
-        self._terms = Terms.of(rows, len(trees), len(values))
+        # for each weight its program, and its row among the truths and then the values
+        rows = np.argsort(np.argsort(~self._code.truths, kind="stable"))
+        self._where = tuple(torch.from_numpy(x) for x in (self._code.owner, rows[self._code.used]))
+        self._terms = np.full((len(values), 5), -1, dtype=np.int64)
+        truths = int(self._code.truths.sum())
+        row = self._where[1].numpy()
+        self._terms[:, 0], self._terms[:, 4] = self._where[0], 0
+        self._terms[:, 1] = np.where(row < truths, -2 - row, row - truths)
+        for weight, *places in self.elements.terms:
+            self._terms[weight, 2:4] = places
 
     def bundle(self, texts: Sequence[Tokens]) -> torch.Tensor:
         """Return the matrices of all programs, float32 (programs, texts, n, n), with gradients."""
         device, size = self.weights.device, len(self.originals)
-        truths, values, reads = self._planes(texts)
-        planes = torch.cat([truths.to(device).to(values.dtype), values.to(device)])
-        lengths = [len(text) for text in texts]
-        scores = self._terms.scores(
-            self.weights, planes.float(), reads.to(device), lengths, self.causal
-        )
+        found = self._planes(texts)
+        scores = _Scores.apply(self.weights, [self._scores(x) for x in found], size)
         if self._linear.any():
-            logs = self._log_masses(planes.clamp(min=0.0)).to(scores.dtype)
-            scores = torch.where(self._linear.to(device)[:, None], logs, scores)
-        sees = visible(lengths, self.causal)
+            planes = np.concatenate([np.concatenate([x[0], x[1]]) for x in found], axis=1)
+            logs = self._log_masses(torch.from_numpy(planes).to(device).clamp(min=0.0))
+            scores = torch.where(self._linear.to(device)[:, None], logs.to(scores.dtype), scores)
+        sees = visible([len(text) for text in texts], self.causal)
         at = sees.reshape(-1).nonzero().squeeze(1).to(device)
         inside = sees.any(-1).to(device)[None, :, :, None]
         square = scores.new_full((size, sees.numel()), -torch.inf).index_copy(1, at, scores)
         square = square.view(size, *sees.shape)
         # a row outside of its text sees nothing: its scores must be finite to have a gradient
         return torch.softmax(torch.where(inside, square, 0.0), dim=-1) * inside
+
+    def _scores(self, found: tuple[np.ndarray, ...]) -> SetScores:
+        """Return the terms on one text."""
+        truths, values, reads = found
+        n = reads.shape[1]
+        widths = np.arange(1, n + 1) if self.causal else np.full(n, n)
+        starts = np.concatenate([[0], np.cumsum(widths)])
+        values = values.astype(np.float32, copy=False)
+        some = np.append(reads.any(1), True)[self._terms[:, 2:4]].all(1)  # else the text has none
+        return SetScores(
+            Rows(starts, np.zeros(n, dtype=np.int64)),
+            Planes(truths, values), self._terms[some], np.flatnonzero(some) + FIRST,
+            reads, reads, np.abs(values).max(1, initial=0.0),
+        )  # fmt: skip
 
     def _log_masses(self, planes: torch.Tensor) -> torch.Tensor:
         """Return the logarithms of the masses of linear programs, float64 (programs, entries).
@@ -107,7 +124,7 @@ class Tunable(torch.nn.Module):
         """
         program, plane = (part.to(planes.device) for part in self._where)
         own = self.weights[: len(program)].clamp(min=0.0).to(planes.dtype)
-        large = own.detach() * largest(planes)[plane] > TERM_LIMIT
+        large = own.detach() * planes.amax(1)[plane] > TERM_LIMIT if planes.shape[1] else own < 0
         matrix = planes.new_zeros(len(self.originals), len(planes))
         masses = matrix.index_put((program, plane), torch.where(large, 0.0, own), True) @ planes
         for i in large.nonzero().squeeze(1).tolist():
@@ -141,17 +158,17 @@ class Tunable(torch.nn.Module):
             if program.tree.normaliser == "linear":
                 own = [max(x, 0.0) for x in own]
             tree = program.tree.with_weights(own)
-            tree = self.elements.write(tree, i, values[self.starts[-1] :])
+            tree = self.elements.written(tree, i, values[self.starts[-1] :])
             ahead = bool(program.facts.lookahead)
             made.append(Program.from_tree(tree, allow_lookahead=ahead))
         return made
 
-    def _planes(self, texts: Sequence[Tokens]) -> tuple[torch.Tensor, ...]:
-        """Return what the programs read of texts.
+    def _planes(self, texts: Sequence[Tokens]) -> list[tuple[np.ndarray, ...]]:
+        """Return what the programs read of each text.
 
         Returns:
-            uint8 truths and values, (planes, entries of all texts), float64 where a program is linear
-            and else float32; and the elements that places read, int32 (places, texts, n).
+            uint8 truths and values, (planes, entries), float64 where a program is linear and else
+            float32; and the parameters that places read, int32 (places, tokens).
         """
         missing = [text for text in dict.fromkeys(texts) if text not in self._cache]
         found = {text: self._cache[text] for text in texts if text in self._cache}
@@ -159,19 +176,15 @@ class Tunable(torch.nn.Module):
             batch = Batch(missing)
             plan = Plan(self._code, batch)
             dtype = np.float64 if self._linear.any() else np.float32
-            reads = self.elements.read([p.tree for p in self.originals], batch)
+            reads = self.elements.reads(batch, len(self._terms))
             for i, text in enumerate(missing):
-                own = reads[:, batch.starts[i] : batch.starts[i + 1]]
+                own = np.ascontiguousarray(reads[:, batch.starts[i] : batch.starts[i + 1]])
                 found[text] = (*plan.typed_planes(i, dtype), own)
                 self._keep(text, found[text])
         for text in texts:
             if text in self._cache:
                 self._cache.move_to_end(text)
-        *parts, own = zip(*(found[text] for text in texts), strict=True)
-        truths, values = (torch.from_numpy(np.concatenate(part, axis=1)) for part in parts)
-        longest = max(map(len, texts))
-        padded = np.stack([np.pad(x, ((0, 0), (0, longest - x.shape[1]))) for x in own], axis=1)
-        return truths, values, torch.from_numpy(padded)
+        return [found[text] for text in texts]
 
     def _keep(self, text: Tokens, planes: tuple[np.ndarray, ...]) -> None:
         """Remember the planes of a text; forget those of the texts that were not asked for longest."""
@@ -185,7 +198,32 @@ class Tunable(torch.nn.Module):
             self._bytes -= sum(part.nbytes for part in old)
 
 
-def _places(code: Code) -> tuple[list[int], list[int]]:
-    """Return for each weight its program, and its row among the truths and then the values."""
-    rows = np.argsort(np.argsort(~code.truths, kind="stable"))
-    return code.owner.tolist(), rows[code.used].tolist()
+class _Scores(torch.autograd.Function):
+    """The scores of all programs on the entries of all texts, text by text on all threads of torch."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, weights: torch.Tensor, texts: list[SetScores], programs: int
+    ) -> torch.Tensor:
+        values = weights.detach().cpu().numpy()
+        ctx.told = weights, values, texts
+
+        def one(text: SetScores) -> np.ndarray:
+            out = np.zeros((programs, int(text.rows.starts[-1])), dtype=np.float32)
+            text.add(values, out)
+            return out
+
+        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+            found = np.concatenate(list(threads.map(one, texts)), axis=1)
+        return torch.from_numpy(found).to(weights)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        weights, values, texts = ctx.told
+        ends = np.cumsum([int(text.rows.starts[-1]) for text in texts])
+        given = np.split(gradient.cpu().numpy(), ends[:-1], axis=1)
+        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+            found = threads.map(
+                lambda text, own: text.gradient(values, np.ascontiguousarray(own)), texts, given
+            )
+            return torch.from_numpy(np.sum(list(found), axis=0)).to(weights), None, None

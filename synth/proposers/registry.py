@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 
 from attn_dsl.dsl.errors import InputError
-from attn_dsl.synth.graded.proposer import QUICK, Graded, Pace
+from attn_dsl.synth.graded.proposer import Graded
 from attn_dsl.synth.llm.proposer import Llm
 from attn_dsl.synth.proposer import Proposer
 from attn_dsl.synth.proposers.greedy import Greedy
 from attn_dsl.synth.proposers.library import Library
 from attn_dsl.synth.proposers.migration import Migration
-from attn_dsl.synth.proposers.weighed import Weigh
+from attn_dsl.synth.proposers.weighted_sets import WeightedSets
+from attn_dsl.synth.recovery.proposer import Recovery
 from attn_dsl.synth.session import Session, Settings
 
 GROUP = "attn_dsl.proposers"
@@ -32,7 +33,7 @@ class Cost:
         evals: about how many programs it fits, which ``--max-evals`` may cut short.
         once: seconds before the first head.
         shared_bytes: memory for what all heads share.
-        large_sample: whether its rows are those of the large sample (``Settings.wide``).
+        large_sample: whether its rows are those of the large sample (``Settings.large_sample``).
         measured: whether ``benchmarks/scale.py`` measured the seconds, or they are a guess.
     """
 
@@ -77,19 +78,14 @@ def _greedy_cost(settings: Settings) -> Cost:
 
 
 def _graded(session: Session) -> Graded:
-    effort = session.settings.effort
-    _ = session.wide.cells, session.wide.planes
-    return Graded(
-        session.wide, rounds=min(5 + effort, 16), pace=Pace() if effort > 1 else QUICK,
-        stride=1 if effort > 4 else 2,
-    )  # fmt: skip
+    effort, sample = session.settings.effort, session.large_sample
+    _ = sample.products, sample.key_bins
+    return Graded(sample, rounds=min(5 + effort, 16))
 
 
 def _graded_cost(settings: Settings) -> Cost:
-    """Rows and rounds grow with the effort; from 6 on three kinds of cells are looked at."""
+    """Rows and rounds grow with the effort."""
     seconds = 0.8 * settings.effort**1.35
-    if settings.effort >= 6:
-        seconds *= 2.0
     large = settings.max_nodes >= 380  # grown with less restraint
     return Cost(
         seconds * (2.0 if large else 1.0), 10 + settings.effort, large_sample=True,
@@ -113,11 +109,14 @@ BUILT_IN = (
         default=True, later=True,
     ),
     Registration(
-        "weighted_sets", lambda s: Weigh(s.settings.effort),
+        "weighted_sets", lambda s: WeightedSets(s.settings.effort),
         lambda s: Cost(2.5 * (s.effort - 1), 150 * (s.effort - 1)),
         default=True, later=True, effort=2,
     ),
     Registration("graded", _graded, _graded_cost, default=True),
+    Registration(
+        "recovery", lambda s: Recovery(lambda: s.design, s.settings.effort), lambda s: Cost(20.0, 1)
+    ),
     Registration(
         "llm", _llm, lambda s: Cost(0.25 * s.llm.samples, s.llm.samples, once=10.0),
     ),

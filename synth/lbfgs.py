@@ -1,4 +1,4 @@
-"""Ascent: maximise a function of many weights from its gradient, by limited-memory BFGS.
+"""L-BFGS: maximises a function of many weights from its gradient.
 
 Nocedal and Wright, Numerical Optimization (2006), algorithms 7.4 and 7.5, with a diagonal scale
 to start from and a line search that only ever accepts what is better.
@@ -15,13 +15,13 @@ MEMORY = 8
 """How many earlier steps shape the next."""
 
 
-def climb(
+def maximise(
     value: Callable[[np.ndarray], tuple[float, np.ndarray]], start: np.ndarray,
     curvature: np.ndarray, steps: int, longest: float = 1.0,
 ) -> np.ndarray:  # fmt: skip
     """Return the best point found within ``steps`` evaluations of a function.
 
-    >>> climb(lambda x: (-float(x @ x), -2 * x), np.array([3.0, -4.0]), np.full(2, 2.0), 20).round(6)
+    >>> maximise(lambda x: (-float(x @ x), -2 * x), np.array([3.0, -4.0]), np.full(2, 2.0), 20).round(6)
     array([ 0., -0.])
 
     Args:

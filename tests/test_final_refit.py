@@ -1,4 +1,4 @@
-"""The finish: small programs fitted once more on many rows are better on those, and no larger."""
+"""The final refit: small programs fitted once more on many rows are better on those, and no larger."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.capture import Capture
 from attn_dsl.synth.design import Design
-from attn_dsl.synth.finish import SMALL, finished
+from attn_dsl.synth.final_refit import SMALL, refitted
 from attn_dsl.synth.proposer import HeadTask
-from attn_dsl.synth.search import MORE, Settings
+from attn_dsl.synth.session import MORE, Settings
 
 WORDS = "the cat saw a dog . Tom and Mia ran to park , she said hi him ! birds sang".split()
 TRUE = """head x causal:
@@ -54,10 +54,10 @@ def tasks(capture: Capture) -> tuple[HeadTask, HeadTask]:
     )
 
 
-def test_a_finished_program_is_better_on_the_many_rows_and_elsewhere(capture: Capture) -> None:
+def test_a_refitted_program_is_better_on_the_many_rows_and_elsewhere(capture: Capture) -> None:
     few, many = tasks(capture)
     before = few.polish(few.fit(parse(STRUCTURE)))
-    after = finished(few, many.design, [before])[0]
+    after = refitted(few, many.design, [before])[0]
     assert few.design.entries < 0.1 * many.design.entries
     assert many.measured(after.program).iou > many.measured(before.program).iou + 1e-4
     assert after.nodes == before.nodes
@@ -70,25 +70,25 @@ def test_a_finished_program_is_better_on_the_many_rows_and_elsewhere(capture: Ca
 
 def test_its_weights_are_rounded(capture: Capture) -> None:
     few, many = tasks(capture)
-    after = finished(few, many.design, [few.polish(few.fit(parse(STRUCTURE)))])[0]
+    after = refitted(few, many.design, [few.polish(few.fit(parse(STRUCTURE)))])[0]
     short = many.measured(after.program).iou
     weights = [float(w) for w in after.program.weights]
     assert [float(f"{w:.2g}") for w in weights] == weights
     start = [w * 1.0001 for w in weights]
-    free = finished(few, many.design, [few.measured(after.program.with_weights(start))])[0]
+    free = refitted(few, many.design, [few.measured(after.program.with_weights(start))])[0]
     assert many.measured(free.program).iou - short < 0.003
 
 
 def test_large_programs_and_those_without_weights_are_left_as_they_are(capture: Capture) -> None:
     few, many = tasks(capture)
     uniform = few.fit(few.empty())
-    assert finished(few, many.design, [uniform])[0] is uniform
+    assert refitted(few, many.design, [uniform])[0] is uniform
     terms = tuple(t.Where(1.0, t.Compare("==", t.Position("k"), t.Integer(i))) for i in range(40))
     large = few.measured(dataclasses.replace(few.empty(), terms=terms))
     assert large.nodes > SMALL
-    assert finished(few, many.design, [large])[0] is large
+    assert refitted(few, many.design, [large])[0] is large
 
 
 def test_with_more_effort_more_rows_are_looked_at() -> None:
-    assert Settings(entries=1000).sampled == 1000
-    assert Settings(entries=1000, effort=2).sampled == int(MORE * 1000)
+    assert Settings((), entries=1000).sampled == 1000
+    assert Settings((), entries=1000, effort=2).sampled == int(MORE * 1000)

@@ -1,0 +1,100 @@
+"""Predictions: a model's log-probabilities of chosen tokens of texts, in padded batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from attn_dsl.dsl.errors import InputError
+from attn_dsl.eval.models import LoadedModel
+
+Ids = Sequence[int]
+"""The token ids of a text."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Texts that a model reads at once, padded on the right.
+
+    Attributes:
+        texts: their numbers; counts: predictions of each.
+        inputs: what the model is called with.
+        rows, columns: int64 (predictions,): where predictions stand in the batch, text by text.
+        targets: int64 (predictions,): the tokens to be predicted.
+        start: the number of the first prediction among those of all batches.
+    """
+
+    texts: tuple[int, ...]
+    inputs: dict[str, torch.Tensor]
+    rows: torch.Tensor
+    columns: torch.Tensor
+    targets: torch.Tensor
+    counts: tuple[int, ...]
+    start: int
+
+
+def batches(
+    loaded: LoadedModel, texts: Sequence[Ids], places: Sequence[Sequence[int]], size: int = 8
+) -> list[Batch]:
+    """Arrange texts in batches of similar lengths.
+
+    A decoder predicts the token at a place from those before it. An encoder predicts it from the
+    text in which the tokens at all the places are masked.
+
+    Args:
+        texts: per text its token ids.
+        places: per text, which of its tokens are predicted.
+        size: texts of a batch.
+    """
+    order = sorted(range(len(texts)), key=lambda i: (len(texts[i]), i))
+    padding = loaded.tokenizer.pad_token_id or getattr(loaded.model.config, "pad_token_id", 0) or 0
+    device = loaded.model.device
+    found: list[Batch] = []
+    start = 0
+    for first in range(0, len(order), size):
+        chosen = order[first : first + size]
+        ids = [torch.tensor(texts[i]) for i in chosen]
+        inputs = pad_sequence(ids, batch_first=True, padding_value=padding).to(device)
+        mask = pad_sequence([torch.ones_like(one) for one in ids], batch_first=True).to(device)
+        counts = [len(places[i]) for i in chosen]
+        rows = torch.arange(len(chosen)).repeat_interleave(torch.tensor(counts)).to(device)
+        columns = torch.tensor([place for i in chosen for place in places[i]]).to(device)
+        targets = inputs[rows, columns]
+        if not loaded.causal:
+            inputs[rows, columns] = loaded.tokenizer.mask_token_id
+        call = {"input_ids": inputs, "attention_mask": mask}
+        columns = columns - 1 if loaded.causal else columns
+        found.append(Batch(tuple(chosen), call, rows, columns, targets, tuple(counts), start))
+        start += sum(counts)
+    return found
+
+
+def log_probabilities(loaded: LoadedModel, batch: Batch) -> torch.Tensor:
+    """Return the model's predictions of a batch, float32 (predictions, vocabulary)."""
+    options = {"use_cache": False} if loaded.causal else {}
+    logits = loaded.model(**batch.inputs, **options).logits[batch.rows, batch.columns]
+    return torch.log_softmax(logits.float(), dim=-1)
+
+
+def refuse_headless(loaded: LoadedModel) -> None:
+    """Refuse, as an InputError, a model that predicts no tokens."""
+    if loaded.model.get_output_embeddings() is None:
+        raise InputError(
+            f"{loaded.name} has no language-model head, so it predicts no tokens and has no "
+            "perplexity; use a checkpoint with one (…ForCausalLM or …ForMaskedLM)"
+        )
+    if not loaded.causal and loaded.tokenizer.mask_token_id is None:
+        raise InputError(
+            f"{loaded.name}: its tokenizer has no mask token, so that no token can be masked and "
+            "predicted; set `mask_token` in its tokenizer_config.json"
+        )
+
+
+def refuse_long(loaded: LoadedModel, count: int, what: str) -> None:
+    """Refuse, as an InputError, a text of more tokens than the model's context."""
+    limit = loaded.max_positions
+    if limit is not None and count > limit:
+        raise InputError(f"{what} has {count} tokens, and {loaded.name} takes {limit}; shorten it")

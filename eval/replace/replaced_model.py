@@ -1,0 +1,211 @@
+"""The replaced model: a run's model, its programs, and the texts that each split holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from attn_dsl.compiler.program import Program, parse
+from attn_dsl.dsl.errors import InputError
+from attn_dsl.eval.capture import Capture
+from attn_dsl.eval.heads import parse_heads, read_heads
+from attn_dsl.eval.models import LoadedModel, load_model
+from attn_dsl.eval.replace.measure import HeldOut
+from attn_dsl.eval.replace.predictions import refuse_headless
+from attn_dsl.eval.replace.source import Head
+from attn_dsl.eval.run import Run
+from attn_dsl.eval.texts import Part, read_texts, text_hash
+from attn_dsl.eval.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True, eq=False)
+class ReplacedModel:
+    """A run with its model and attention at hand; ``open_replaced_model`` makes one.
+
+    Attributes:
+        run, loaded: the run and its model.
+        capture: the attention that its programs were fitted to.
+        programs: by head.
+        ious: by head, the IoU of its program on the select texts.
+        seed: decides the split; the run's own.
+    """
+
+    run: Run
+    loaded: LoadedModel
+    capture: Capture
+    programs: Mapping[Head, Program]
+    ious: Mapping[Head, float]
+    seed: int
+
+    @property
+    def heads(self) -> list[Head]:
+        """The heads that the run has programs for."""
+        return sorted(self.programs)
+
+    @property
+    def lookahead(self) -> bool:
+        """Whether the run's causal programs may look ahead."""
+        return bool(self.run.info["key"].get("allow_lookahead"))
+
+    @cached_property
+    def splits(self) -> dict[Part, list[int]]:
+        """The capture's texts by split."""
+        return self.capture.split(self.seed)
+
+    def ids(self, part: Part) -> list[tuple[int, ...]]:
+        """Return the token ids of a split's texts."""
+        return [self.capture.ids(i) for i in self.splits[part]]
+
+    def held_out(self, part: Part) -> HeldOut:
+        """Prepare the texts of a split for measuring."""
+        return HeldOut(self.loaded, self.ids(part), seed=self.seed)
+
+    def choose_heads(self, text: str | None) -> list[Head]:
+        """Read a choice of heads; an InputError if the run has no program for one that is named.
+
+        >>> model.choose_heads("L2H3,L4")
+        [(2, 3), (4, 0), (4, 1)]
+        """
+        if text is None:
+            return self.heads
+        chosen = parse_heads(text, self.loaded.n_layers, self.loaded.n_heads)
+        kept = [pair for pair in chosen if pair in self.programs]
+        single = ((part, (layer, head)) for part, layer, head in read_heads(text))
+        lacking = [part for part, pair in single if pair[1] is not None and pair not in kept]
+        if lacking or not kept:
+            which = ", ".join(lacking) or f"any head of {text}"
+            raise InputError(f"--heads: {self.run.path} has no program for {which}")
+        return kept
+
+    def unseen_windows(
+        self, spec: str, max_tokens: int | None, max_texts: int,
+        seen: Sequence[Part] = ("fit", "select"), but_not: str | None = None,
+    ) -> tuple[list[tuple[int, ...]], int]:  # fmt: skip
+        """Cut a user's texts into windows, leaving out those that the run has seen.
+
+        Args:
+            spec: the texts, as for ``read_texts``.
+            max_tokens: of a window; those of the run's capture by default.
+            max_texts: the most windows.
+            seen: the splits whose texts are left out.
+            but_not: texts that are left out as well.
+
+        Returns:
+            Per window its token ids; and how many texts were left out.
+        """
+        from attn_dsl.eval.capture_write import choose_windows
+
+        most = max_tokens or int(self.capture.meta.get("max_tokens", 128))
+        limit = self.loaded.max_positions
+        if limit is not None and most > limit:
+            raise InputError(
+                f"{self.loaded.name} takes {limit} tokens at most, not {most}; use --max-tokens "
+                f"{limit} or less"
+            )
+        texts = read_texts(spec)
+        known = {self.capture.text_hash(i) for part in seen for i in self.splits[part]}
+        known |= set(map(text_hash, read_texts(but_not) if but_not is not None else ()))
+        fresh = [text for text in texts if text_hash(text) not in known]
+        if not fresh:
+            raise InputError(
+                f"{spec}: the run's {', '.join(seen)} texts, or those that are measured on, are "
+                "all there is in it; give others"
+            )
+        records = choose_windows(Vocabulary(self.loaded.tokenizer), fresh, most, max_texts)
+        return [record.ids for record in records], len(texts) - len(fresh)
+
+
+def open_replaced_model(
+    run: str | Path, *, model: str | None = None, capture: str | Path | None = None,
+    device: str | None = None, nodes: int | None = None,
+) -> ReplacedModel:  # fmt: skip
+    """Open a run together with its model and capture, and make sure that they belong together.
+
+    >>> model = open_replaced_model("runs/demo")
+    >>> len(model.programs), len(model.held_out("test"))
+    (32, 57)
+
+    Args:
+        model, capture: the run's model and attention, where they are not where the run says.
+        device: where the model runs, such as ``cuda``; the CPU by default.
+        nodes: take from every head's front the program that is best on the select texts with at
+            most so many nodes, instead of the one that the run chose.
+
+    Raises:
+        InputError: the run has no finished head, no model or no attention; the model, its
+            tokenizer or the capture is another; the model predicts no tokens; there is no such
+            device.
+    """
+    opened = Run.open(run)
+    if not opened.results:
+        raise InputError(f"{run}: no head is finished yet; go on with `attn-dsl fit --resume`")
+    attention = _open_capture(opened, capture)
+    loaded = _open_model(opened, attention, model)
+    refuse_headless(loaded)
+    if device is not None:
+        loaded.model.to(_device(device))
+    programs, ious = {}, {}
+    for result in opened.results:
+        place = result.layer, result.head
+        if nodes is None:
+            programs[place], ious[place] = opened.program(*place), result.iou_select
+            continue
+        smallest = min(row.nodes for row in result.front)
+        if smallest > nodes:
+            raise InputError(
+                f"--nodes: the smallest program of {result.label} has {smallest} nodes"
+            )
+        fitting = [row for row in result.front if row.nodes <= nodes]
+        best = max(fitting, key=lambda row: row.iou_select)
+        programs[place], ious[place] = parse(best.program), best.iou_select
+    seed = int(opened.info["key"]["seed"])
+    return ReplacedModel(opened, loaded, attention, programs, ious, seed)
+
+
+def _open_capture(run: Run, place: str | Path | None) -> Capture:
+    own = run.path / "capture"
+    found = place or (own if own.is_dir() else run.info["capture"])
+    if found is None or not Path(found).is_dir():
+        where = "nowhere on disk (it was made from arrays)" if found is None else f"not in {found}"
+        raise InputError(f"{run.path}: its attention is {where}; give it by --capture DIR")
+    capture = Capture.open(found)
+    if capture.hash != run.info["key"]["capture"]:
+        raise InputError(f"{found} is not the capture that {run.path} was fitted to")
+    if not all(capture.ids(i) for i in range(capture.n_texts)):
+        raise InputError(f"{found} holds no token ids, so no model can read its texts again")
+    return capture
+
+
+def _open_model(run: Run, capture: Capture, model: str | None) -> LoadedModel:
+    try:
+        loaded = load_model(model or str(capture.meta.get("source", "")))
+    except InputError as error:
+        if model is not None:
+            raise
+        raise InputError(
+            f"{run.path}: its model cannot be loaded ({error}); give it by --model"
+        ) from None
+    known = capture.meta.get("revision")
+    if known != loaded.revision:
+        raise InputError(
+            f"{run.path} was fitted to {capture.name} with other weights or settings "
+            f"(revision {str(known)[:12]}, and {loaded.source} is {loaded.revision[:12]}); give "
+            "the model that it was fitted to by --model"
+        )
+    capture.check_tokenizer(Vocabulary(loaded.tokenizer).hash)
+    return loaded
+
+
+def _device(name: str) -> Any:
+    import torch
+
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"--device {name} cannot be used ({reason}); try cpu, or cuda on a machine with a GPU"
+        ) from None

@@ -1,0 +1,371 @@
+"""Set parameters: the weights of a program's terms and of its sets' elements, as one vector.
+
+``1.2 where token(k) in {"a", "b"}`` has no fewer nodes than ``1 * weight(token(k), {"a": 2, "b": -1})``,
+so every element of a set may have a weight of its own.
+``set_scores`` computes with the vector; ``set_program`` and ``SetProgram.written`` go from a program to
+its vector and back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from attn_dsl.compiler.columns import Batch
+from attn_dsl.compiler.graph import ColumnKey
+from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.features import FEATURES
+from attn_dsl.dsl.limits import MAX_ELEMENT_WEIGHT
+from attn_dsl.eval.set_scores import FIRST, NONE
+
+N = TypeVar("N", bound=t.Node)
+DISTANCE = {
+    True: t.Arithmetic("-", t.Position("q"), t.Position("k")),
+    False: t.Arithmetic("-", t.Position("k"), t.Position("q")),
+}
+"""What tables are about whose steps are parameters, in causal programs and in others."""
+STRINGS = ("token", "text")
+"""Features whose sets without weights are given some."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """The weights of a set, of which an entry uses one at the most: that of a token's symbol.
+
+    Attributes:
+        value: what is looked up, as ``token(k-1)``.
+        elements: the strings of the set.
+    """
+
+    value: t.Call
+    elements: tuple[str, ...]
+
+    @property
+    def position(self) -> t.Position:
+        """Whose symbol is looked up."""
+        (place,) = self.value.args
+        assert isinstance(place, t.Position)
+        return place
+
+
+@dataclass(frozen=True, slots=True)
+class SetTerm:
+    """A term of weight 1 whose parameters are the elements of its sets.
+
+    Attributes:
+        lookups: one or two sets, whose weights are multiplied.
+        factor: what they are multiplied by, if anything.
+        condition: what must hold.
+    """
+
+    lookups: tuple[Lookup, ...]
+    factor: t.Factor | None = None
+    condition: t.Predicate | None = None
+
+    def __len__(self) -> int:
+        return sum(len(one.elements) for one in self.lookups)
+
+    @property
+    def overhead(self) -> int:
+        """The nodes that it has apart from its elements."""
+        empty = SetTerm(tuple(Lookup(x.value, ()) for x in self.lookups), self.factor,
+                        self.condition)  # fmt: skip
+        return t.nodes(empty.written(()))
+
+    @property
+    def plain(self) -> t.Term | None:
+        """What the parameters are multiplied by, as a term with a hole; None for 1."""
+        if self.factor is not None:
+            return t.Scaled(None, self.factor, self.condition)
+        return None if self.condition is None else t.Where(None, self.condition)
+
+    def split(self, weights: Any) -> Iterator[Any]:
+        """Yield the part of a sequence that is every lookup's."""
+        at = 0
+        for one in self.lookups:
+            yield weights[at : at + len(one.elements)]
+            at += len(one.elements)
+
+    def kept(self, some: np.ndarray) -> SetTerm:
+        """Return the term with some of its parameters."""
+        lookups = [
+            Lookup(one.value, tuple(e for e, left in zip(one.elements, part, strict=True) if left))
+            for one, part in zip(self.lookups, self.split(some), strict=True)
+        ]
+        return dataclasses.replace(self, lookups=tuple(lookups))
+
+    def written(self, weights: Any) -> t.Term:
+        """Return the term with weights for its parameters; elements of weight 0 are left out."""
+        values: list[t.Factor] = [] if self.factor is None else [self.factor]
+        for one, part in zip(self.lookups, self.split(weights), strict=True):
+            pairs = [(e, float(w)) for e, w in zip(one.elements, part, strict=True) if w]
+            literal = t.SetLiteral(tuple(e for e, _ in pairs), tuple(w for _, w in pairs))
+            values.append(t.Weight(one.value, literal))
+        value = values[0] if len(values) == 1 else t.Product(values[0], values[1])
+        return t.Scaled(1.0, value, self.condition)
+
+
+@dataclass(frozen=True, slots=True)
+class TableTerm:
+    """A table whose parameters are what each step adds to the one before it.
+
+    Attributes:
+        value: what is looked up, ``q - k``.
+        bounds: where the steps begin, in order.
+        condition: what must hold.
+    """
+
+    value: t.Arithmetic
+    bounds: tuple[int, ...]
+    condition: t.Predicate | None = None
+
+    def __len__(self) -> int:
+        return len(self.bounds)
+
+    @property
+    def overhead(self) -> int:
+        """The nodes that it has apart from its steps."""
+        return t.nodes(t.Table(self.value, (), self.condition))
+
+    def planes(self) -> list[t.Term]:
+        """Return what each parameter is multiplied by, as a term with a hole."""
+        steps = [t.Compare(">=", self.value, t.Integer(bound)) for bound in self.bounds]
+        if self.condition is None:
+            return [t.Where(None, step) for step in steps]
+        return [t.Where(None, t.And(step, self.condition)) for step in steps]
+
+    def kept(self, some: np.ndarray) -> TableTerm:
+        """Return the table with some of its steps; one that is left out is as the one before it."""
+        bounds = tuple(b for b, left in zip(self.bounds, some, strict=True) if left)
+        return TableTerm(self.value, bounds, self.condition)
+
+    def written(self, weights: Any) -> t.Table:
+        """Return the table with weights for its parameters; steps that add 0 are left out."""
+        sums = np.round(np.cumsum(weights), 2)
+        steps = zip(self.bounds, sums, weights, strict=True)
+        entries = tuple(t.Entry(bound, float(total)) for bound, total, w in steps if w)
+        return t.Table(self.value, entries, self.condition)
+
+
+@dataclass(frozen=True, slots=True)
+class SetProgram:
+    """A program whose parameters are the weights of its plain terms, and then those of its set terms.
+
+    Attributes:
+        empty: the program without terms.
+        terms: the plain ones, in order.
+        sets: the others.
+    """
+
+    empty: t.Head
+    terms: tuple[t.Term, ...] = ()
+    sets: tuple[SetTerm | TableTerm, ...] = ()
+
+    def __len__(self) -> int:
+        return self.fixed + sum(map(len, self.sets))
+
+    @property
+    def fixed(self) -> int:
+        """How many weights the plain terms have."""
+        return sum(len(t.weights_of(term)) for term in self.terms)
+
+    def parts(self) -> Iterator[tuple[t.Term | SetTerm | TableTerm, slice]]:
+        """Yield every term, and where its parameters are."""
+        at = 0
+        for term in (*self.terms, *self.sets):
+            own = isinstance(term, SetTerm | TableTerm)
+            count = len(term) if own else len(t.weights_of(term))  # type: ignore[arg-type]
+            yield term, slice(at, at + count)
+            at += count
+
+    def kept(self, some: np.ndarray) -> tuple[SetProgram, np.ndarray]:
+        """Keep some of the parameters; a term of which too little is left goes.
+
+        Args:
+            some: bool (parameters).
+
+        Returns:
+            The program, and which parameters it kept.
+        """
+        terms: list[t.Term] = []
+        sets: list[SetTerm | TableTerm] = []
+        left = some.copy()
+        for term, at in self.parts():
+            if not isinstance(term, SetTerm | TableTerm):
+                if some[at].all():
+                    terms.append(term)
+                else:
+                    left[at] = False
+                continue
+            part = term.kept(some[at])
+            sides = part.lookups if isinstance(part, SetTerm) else ()
+            if len(part) and all(one.elements for one in sides):
+                sets.append(part)
+            else:
+                left[at] = False
+        return SetProgram(self.empty, tuple(terms), tuple(sets)), left
+
+    def rounded(self, x: np.ndarray) -> np.ndarray:
+        """Round the parameters of set terms to hundredths, as programs write them."""
+        found = np.clip(np.round(x, 2), -MAX_ELEMENT_WEIGHT, MAX_ELEMENT_WEIGHT)
+        return np.append(x[: self.fixed], found[self.fixed :])
+
+    def written(self, x: np.ndarray) -> t.Head:
+        """Return the program with a vector of parameters, ``rounded``; terms of weight 0 go."""
+        x = self.rounded(x)
+        plain = dataclasses.replace(self.empty, terms=self.terms)
+        terms = list(plain.with_weights([float(w) for w in x[: self.fixed]]).terms)
+        for term, at in self.parts():
+            if isinstance(term, TableTerm) and np.any(x[at]):
+                terms.append(term.written(x[at]))
+            if isinstance(term, SetTerm) and all(np.any(part) for part in term.split(x[at])):
+                terms.append(term.written(x[at]))
+        return dataclasses.replace(self.empty, terms=tuple(terms))
+
+
+def in_place(node: N, sets: Mapping[str, t.SetLiteral]) -> N:
+    """Return a tree with the sets that its program names written in place."""
+
+    def change(part: t.Node) -> t.Node:
+        return sets.get(part.name, part) if isinstance(part, t.SetName) else part
+
+    return t.rewrite(node, change) if sets else node
+
+
+def set_program(program: t.Head, *, plain: bool = True) -> tuple[SetProgram, np.ndarray]:
+    """Return a program with the elements of its sets as parameters.
+
+    Args:
+        plain: give the elements of sets without weights some as well, and take steps of tables.
+
+    Returns:
+        The program, and the parameters that compute the same.
+    """
+    known = {d.name: d.value for d in program.sets}
+    terms: list[t.Term] = []
+    sets: list[SetTerm | TableTerm] = []
+    weights: list[float] = []
+    elements: list[float] = []
+    for term in program.terms:
+        term = in_place(term, known)
+        found = _set_term(term, program.causal) if plain or isinstance(term, t.Scaled) else None
+        if found is None:
+            terms.append(term)
+            weights += [w or 0.0 for w in t.weights_of(term)]
+        else:
+            sets.append(found[0])
+            elements += found[1]
+    empty = dataclasses.replace(program, terms=(), sets=())
+    return SetProgram(empty, tuple(terms), tuple(sets)), np.array([*weights, *elements])
+
+
+def _set_term(term: t.Term, causal: bool) -> tuple[SetTerm | TableTerm, list[float]] | None:
+    if isinstance(term, t.Table):
+        if term.value != DISTANCE[causal]:
+            return None
+        bounds = tuple(entry.bound for entry in term.entries)
+        added = np.diff([entry.weight or 0.0 for entry in term.entries], prepend=0.0)
+        return TableTerm(DISTANCE[causal], bounds, term.condition), added.tolist()
+    scale = term.weight or 0.0
+    if isinstance(term, t.Scaled):
+        uses, factor = set_weights(term)
+        if not uses or not all(isinstance(x.set, t.SetLiteral) for x in uses):
+            return None
+        lookups = tuple(Lookup(x.value, x.set.elements) for x in uses)  # type: ignore[union-attr]
+        values = [np.array([*x.set.hundredths().values()]) / 100 for x in uses]  # type: ignore[union-attr]
+        if len(values) == 2:
+            sizes = [max(float(np.abs(x).max()), 0.01) for x in values]
+            share = np.sqrt(abs(scale) * sizes[1] / sizes[0])
+            values = [values[0] * share, values[1] * (scale / share if share else 0.0)]
+        else:
+            values = [values[0] * scale]
+        return SetTerm(lookups, factor, term.condition), [*np.concatenate(values)]
+    parts = list(_conjuncts(term.condition))
+    for i, part in enumerate(parts):
+        match part:
+            case t.Member(t.Call(name) as value, t.SetLiteral(elements)) if name in STRINGS:
+                if not _looked_up(value):
+                    continue
+                rest = [x for j, x in enumerate(parts) if j != i]
+                condition = rest.pop(0) if rest else None
+                for other in rest:
+                    condition = t.And(condition, other)  # type: ignore[arg-type]
+                return SetTerm((Lookup(value, elements),), None, condition), [scale] * len(elements)
+    return None
+
+
+def _conjuncts(node: t.Predicate) -> Iterator[t.Predicate]:
+    if isinstance(node, t.And):
+        yield from _conjuncts(node.left)
+        yield from _conjuncts(node.right)
+    else:
+        yield node
+
+
+def set_weights(term: t.Term) -> tuple[list[t.Weight], t.Factor | None]:
+    """Return the weights of sets that a term multiplies, and what else; none if one is not by token."""
+    if not isinstance(term, t.Scaled):
+        return [], None
+    value = term.value
+    parts = (value.left, value.right) if isinstance(value, t.Product) else (value,)
+    uses = [part for part in parts if isinstance(part, t.Weight)]
+    others = [part for part in parts if not isinstance(part, t.Weight)]
+    places = [x.value.args[0].variable for x in uses if _looked_up(x.value)]  # type: ignore[union-attr]
+    if len(set(places)) < len(uses):
+        return [], None
+    return uses, others[0] if others else None
+
+
+def _looked_up(value: t.Call) -> bool:
+    """Say whether a symbol is that of a token near the query or the key, whatever the query sees."""
+    return isinstance(value.args[0], t.Position) and FEATURES[value.name].reads == "left"
+
+
+def hidden_keys(position: t.Position, causal: bool) -> int:
+    """Return for how many of the last keys that a query sees the shifted one is not seen."""
+    return max(position.shift, 0) if causal and position.variable == "k" else 0
+
+
+class TokenSymbols:
+    """The symbols that features have at the tokens near each token of a batch; kept once computed."""
+
+    def __init__(self, batch: Batch, causal: bool) -> None:
+        self.batch, self.causal = batch, causal
+        self._known: dict[t.Call, np.ndarray] = {}
+
+    def numbers(self, value: t.Call, elements: Sequence[str], first: int) -> np.ndarray:
+        """Return which parameter the symbol at every token looks up.
+
+        Args:
+            value: a feature of a query or key, which may be shifted.
+            elements: the strings of a set.
+            first: the parameter of the first of them.
+
+        Returns:
+            int32 (tokens of the batch): numbers as in ``set_scores``.
+        """
+        symbols = self.of(value)
+        table = np.full(len(self.batch.symbols), NONE, dtype=np.int32)
+        for i, element in enumerate(elements):
+            if element in self.batch.symbols:
+                table[self.batch.symbols[element]] = FIRST + first + i
+        return table[symbols]
+
+    def of(self, value: t.Call) -> np.ndarray:
+        """Return the number of the symbol at every token, int32; that of "" outside the text."""
+        if value not in self._known:
+            (place,) = value.args
+            assert isinstance(place, t.Position)
+            column = self.batch.column(ColumnKey(value.name))
+            found = np.full(int(self.batch.starts[-1]), column.pad, dtype=np.int32)
+            shift, unseen = place.shift, self.causal and place.variable == "q" and place.shift > 0
+            for start, end in zip(self.batch.starts, self.batch.starts[1:], strict=False):
+                low, high = start + max(-shift, 0), end - max(shift, 0)
+                if high > low and not unseen:
+                    found[low:high] = column.settled[low + shift : high + shift]
+            self._known[value] = found
+        return self._known[value]

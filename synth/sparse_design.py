@@ -1,0 +1,338 @@
+"""Sparse design: a program's parameters on the rows of one head: objective, gradient, losses of parts."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import threading
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+from numba import njit
+
+from attn_dsl.compiler.jit import COMPILED, SUMS
+from attn_dsl.compiler.softmax import exponentials
+from attn_dsl.dsl import tree as t
+from attn_dsl.eval.set_parameters import (
+    SetProgram,
+    SetTerm,
+    TableTerm,
+    TokenSymbols,
+    hidden_keys,
+    set_program,
+)
+from attn_dsl.eval.set_scores import FIRST, ONE, Planes, Rows, SetScores
+from attn_dsl.synth import weights as w
+from attn_dsl.synth.design import Design
+from attn_dsl.synth.lbfgs import maximise
+from attn_dsl.synth.rewrite import bare
+
+_OPTIONS = {**COMPILED, "fastmath": {*SUMS, "arcp", "nnan"}}
+MOST = 64
+"""Programs of at most so many weights, those of elements included, have all of them refitted."""
+LIMIT = 60.0
+"""The scores of a part that is left out are kept within this magnitude."""
+
+
+class TermPlanes:
+    """The planes of some terms on the rows of a design, each computed when first needed.
+
+    Attributes:
+        arrays: the planes; rows that were not asked for are untouched memory.
+        rows: where the rows stand.
+        queries: int64 (rows): the token of each row.
+        symbols: of the tokens.
+
+    Args:
+        terms: all that may be asked for.
+        sets: that they name.
+    """
+
+    def __init__(
+        self, design: Design, terms: Sequence[t.Term], sets: tuple[t.SetDefinition, ...] = ()
+    ) -> None:
+        self.design, self.sets = design, sets
+        counts = [0, 0]
+        self._numbers: dict[t.Term, tuple[int, ...]] = {}
+        for term in dict.fromkeys(map(bare, terms)):
+            value, count = not isinstance(term, t.Where), len(t.weights_of(term))
+            here = range(counts[value], counts[value] + count)
+            self._numbers[term] = tuple(i if value else -2 - i for i in here)
+            counts[value] += count
+        shape = design.entries
+        self.arrays = Planes(
+            np.empty((counts[0], shape), np.uint8), np.empty((counts[1], shape), np.float32)
+        )
+        firsts = np.repeat(design.batch.starts[:-1], [len(rows) for rows in design.rows])
+        self.queries = firsts + np.concatenate(design.rows)
+        self.rows = Rows(design.starts, firsts)
+        self.symbols = TokenSymbols(design.batch, design.causal)
+        self._made: set[t.Term] = set()
+        self._lock = threading.Lock()
+
+    def numbers(self, terms: Sequence[t.Term]) -> list[tuple[int, ...]]:
+        """Return the plane of each weight of some terms, as in ``SetScores``."""
+        wanted = [bare(term) for term in terms]
+        if not self._made.issuperset(wanted):
+            with self._lock:
+                self._make([x for x in dict.fromkeys(wanted) if x not in self._made])
+        return [self._numbers[term] for term in wanted]
+
+    def _make(self, terms: Sequence[t.Term]) -> None:
+        visibility: t.Visibility = "causal" if self.design.causal else "bidirectional"
+        made = self.design.compute(t.Head("planes", visibility, terms=tuple(terms), sets=self.sets))
+        numbers = [number for term in terms for number in self._numbers[term]]
+        for number, plane in zip(numbers, made, strict=True):
+            if number < 0:
+                self.arrays.truths[-2 - number] = plane
+            else:
+                self.arrays.values[number] = plane
+        self._made.update(terms)
+
+    @cached_property
+    def key_tokens(self) -> np.ndarray:
+        """The token of the key of each entry, int32."""
+        widths = np.diff(self.rows.starts)
+        return (np.repeat(self.rows.firsts, widths) + self.design.key_places).astype(np.int32)
+
+
+class SparseDesign:
+    """A program on the rows of one head; it moves the program's parameters and tells what they bring.
+
+    Attributes:
+        program: its structure.
+        planes: of its terms, on the design that the rows are of.
+        rows: the head's.
+        predicted: float32 (entries), the program's rows for the last parameters that were looked at.
+        residual: float32 (entries), the gradient of the objective by the scores.
+        shared: the mass that both rows share.
+        ridge: pull of every parameter to 0, in nats by squared weight.
+    """
+
+    def __init__(
+        self, planes: TermPlanes, rows: w.Rows, program: SetProgram, ridge: float = 0.1
+    ) -> None:
+        self.planes, self.rows, self.program, self.ridge = planes, rows, program, ridge
+        self.predicted = np.empty(len(rows.actual), dtype=np.float32)
+        self.residual = np.empty(len(rows.actual), dtype=np.float32)
+        self.shared = 0.0
+        self.scores = self._scores()
+
+    @classmethod
+    def of(cls, design: Design, rows: w.Rows, program: SetProgram) -> SparseDesign:
+        """Make one with planes of its own."""
+        plain: list[t.Term] = []
+        for one in program.sets:
+            if isinstance(one, TableTerm):
+                plain += one.planes()
+            elif one.plain is not None:
+                plain.append(one.plain)
+        planes = TermPlanes(design, [*program.terms, *plain], program.empty.sets)
+        return cls(planes, rows, program)
+
+    def with_program(self, program: SetProgram) -> SparseDesign:
+        """Return the design of another program, of terms that have planes."""
+        return SparseDesign(self.planes, self.rows, program, self.ridge)
+
+    def _scores(self) -> SetScores:
+        """Lay the parameters of the program out."""
+        program, planes = self.program, self.planes
+        terms, weights = [], []
+        sides: dict[str, list[np.ndarray]] = {"q": [], "k": []}
+        plain = iter(planes.numbers(program.terms))
+        for term, at in program.parts():
+            if not isinstance(term, SetTerm):
+                table = isinstance(term, TableTerm)
+                steps = [x for (x,) in planes.numbers(term.planes())] if table else next(plain)  # type: ignore[union-attr]
+                for i, plane in enumerate(steps):
+                    terms.append((0, plane, -1, -1, 0))
+                    weights.append(FIRST + at.start + i)
+                continue
+            plane = planes.numbers([term.plain])[0][0] if term.plain is not None else -1
+            row, first, hidden = {"q": -1, "k": -1}, at.start, 0
+            for one in term.lookups:
+                variable = one.position.variable
+                numbers = planes.symbols.numbers(one.value, one.elements, first)
+                row[variable] = len(sides[variable])
+                sides[variable].append(numbers[planes.queries] if variable == "q" else numbers)
+                hidden = max(hidden, hidden_keys(one.position, planes.design.causal))
+                first += len(one.elements)
+            terms.append((0, plane, row["q"], row["k"], hidden))
+            weights.append(ONE)
+        widths = {"q": len(planes.queries), "k": int(planes.design.batch.starts[-1])}
+        return SetScores(
+            planes.rows, planes.arrays, np.array(terms, dtype=np.int64).reshape(-1, 5),
+            np.array(weights, dtype=np.int64),
+            *(np.array(sides[x], dtype=np.int32).reshape(-1, widths[x]) for x in "qk"),
+        )  # fmt: skip
+
+    def value(self, x: np.ndarray, mix: float = 1.0) -> float:
+        """Predict the rows, and return the objective.
+
+        Args:
+            mix: the objective is twice ``mix`` times the shared mass less ``1 - mix`` times the
+                cross-entropy.
+        """
+        self.predicted[:] = 0.0
+        self.scores.add(x, self.predicted[None])
+        objective, self.shared = _objective(
+            self.rows.starts, self.rows.actual, mix, self.predicted, self.residual
+        )
+        return objective
+
+    @property
+    def iou(self) -> float:
+        """IoU over the rows."""
+        return self.shared / (2 * len(self.rows) - self.shared)
+
+    def curvature(self, x: np.ndarray) -> np.ndarray:
+        """Return a bound of the diagonal of the curvature of the cross-entropy, by the last rows."""
+        return self.scores.gradient(x, self.predicted[None], squared=True)
+
+    def climb(self, start: np.ndarray, steps: int, mix: float = 1.0) -> np.ndarray:
+        """Move all parameters uphill; at most ``steps`` times the rows are predicted."""
+
+        def value(x: np.ndarray) -> tuple[float, np.ndarray]:
+            objective = self.value(x, mix) - 0.5 * self.ridge * float(x @ x)
+            return objective, self.scores.gradient(x, self.residual[None]) - self.ridge * x
+
+        if not len(start):
+            return start
+        self.value(start, mix)
+        return maximise(value, start, self.curvature(start) + self.ridge + 1e-3, steps)
+
+    def shortened(self, x: np.ndarray, most: float = 0.002) -> np.ndarray:
+        """Round parameters to two digits, or to three, where that costs at most so much IoU."""
+        self.value(x)
+        before = self.iou
+        for digits in (2, 3):
+            short = w.rounded(x, digits)
+            self.value(self.program.rounded(short))
+            if self.iou >= before - most:
+                return short
+        return x
+
+    def losses(self, x: np.ndarray) -> np.ndarray:
+        """Return the shared mass that is lost without each term, and without each of its parameters.
+
+        Returns:
+            float64: by term, the loss of the whole, and then those of its parameters (set terms of
+            more than one).
+        """
+        self.value(x)
+        rows, planes = (self.rows.starts, self.rows.actual, self.predicted), self.planes
+        every, found, first = np.zeros(len(self.predicted), dtype=np.int32), [], 0
+        for term, at in self.program.parts():
+            some = slice(first, first + (1 if isinstance(term, SetTerm) else at.stop - at.start))
+            first = some.stop
+            own, change = self._without(x, some)
+            whole, each = np.zeros(1), np.zeros(FIRST + len(x))
+            _losses(change, every, *rows, whole)
+            found.append(whole)
+            if isinstance(term, TableTerm) and len(term) > 1:
+                for i in range(some.start, some.stop):
+                    found.append(np.zeros(1))
+                    _losses(self._without(x, slice(i, i + 1))[1], every, *rows, found[-1])
+            if isinstance(term, SetTerm) and len(term) > 1:
+                _, _, query, key, _ = own.terms[0]
+                if query >= 0:
+                    group = np.repeat(own.queries[query], np.diff(self.rows.starts))
+                    _losses(change, group, *rows, each)
+                if key >= 0:
+                    _losses(change, own.keys[key][planes.key_tokens], *rows, each)
+                found.append(each[FIRST:][at])
+        return np.concatenate(found)
+
+    def _without(self, x: np.ndarray, some: slice) -> tuple[SetScores, np.ndarray]:
+        """Return some terms, and what leaving them out multiplies the unnormalised rows by."""
+        own = dataclasses.replace(
+            self.scores, terms=self.scores.terms[some], weights=self.scores.weights[some]
+        )
+        score = np.zeros_like(self.predicted)
+        own.add(x, score[None])
+        return own, np.exp(np.clip(-score, -LIMIT, LIMIT))
+
+
+def refit(design: Design, rows: w.Rows, program: t.Head, steps: int = 25) -> t.Head:
+    """Move the weights of a program uphill in IoU on some rows, and round them where that costs little.
+
+    Args:
+        steps: how often the rows are predicted.
+    """
+    parameters, start = set_program(program, plain=False)
+    if not parameters.sets or len(start) > MOST:
+        start = np.array([x or 0.0 for x in program.weights])
+        parameters = SetProgram(dataclasses.replace(program, terms=()), program.terms)
+    found = SparseDesign.of(design, rows, parameters)
+    return parameters.written(found.shortened(found.climb(start, steps)))
+
+
+@njit(**_OPTIONS)
+def _objective(starts, actual, mix, predicted, residual):
+    """Turn scores into rows, in place; write the gradient, return the objective and the shared mass."""
+    zero, one = np.float32(0.0), np.float32(1.0)
+    pull, share = np.float32(1.0 - mix), np.float32(2.0 * mix)
+    likelihood, shared_all = 0.0, 0.0
+    for r in range(starts.shape[0] - 1):
+        p = predicted[starts[r] : starts[r + 1]]
+        a = actual[starts[r] : starts[r + 1]]
+        d = residual[starts[r] : starts[r + 1]]
+        top = p[0]
+        for i in range(1, p.shape[0]):
+            top = max(top, p[i])
+        held = zero
+        for i in range(p.shape[0]):
+            x = max(p[i] - top, np.float32(-80.0))
+            p[i] = x
+            held += a[i] * x
+        exponentials(p, p)
+        mass = zero
+        for i in range(p.shape[0]):
+            mass += p[i]
+        scale, inside, shared = one / mass, zero, zero
+        for i in range(p.shape[0]):
+            x = p[i] * scale
+            p[i] = x
+            inside += x if x < a[i] else zero
+            shared += min(x, a[i])
+        likelihood += float(held) - math.log(mass)
+        shared_all += float(shared)
+        for i in range(p.shape[0]):
+            below = one if p[i] < a[i] else zero
+            d[i] = pull * (a[i] - p[i]) + share * p[i] * (below - inside)
+    return (1.0 - mix) * likelihood + 2.0 * mix * shared_all, shared_all
+
+
+@njit(**_OPTIONS)
+def _losses(change, group, starts, actual, predicted, losses):
+    """Add up what is lost if the entries of one group change, for each group by itself.
+
+    What the other entries of a row lose by its new sum is taken to first order.
+
+    Args:
+        change: float32 (entries): what the unnormalised rows are multiplied by.
+        group: int32 (entries): the group of each entry.
+        losses: float64 (groups).
+    """
+    one, zero = np.float32(1.0), np.float32(0.0)
+    more = np.zeros(losses.shape[0], dtype=np.float32)
+    mine = np.zeros(losses.shape[0], dtype=np.float32)
+    for r in range(starts.shape[0] - 1):
+        low, high = starts[r], starts[r + 1]
+        inside = zero
+        for i in range(low, high):
+            p, g = predicted[i], group[i]
+            below = p if p < actual[i] else zero
+            more[g] += p * (change[i] - one)
+            mine[g] += below
+            inside += below
+        for i in range(low, high):
+            p, a, g = predicted[i], actual[i], group[i]
+            scale = one / (one + more[g])
+            losses[g] += min(p, a) - min(p * change[i] * scale, a)
+        for i in range(low, high):
+            g = group[i]
+            losses[g] += (inside - mine[g]) * (one - one / (one + more[g]))
+            more[g] = zero
+            mine[g] = zero

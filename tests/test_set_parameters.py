@@ -1,0 +1,224 @@
+"""Set parameters: a program and its vector say the same, and gradients and losses are those of the rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from test_vary import task
+from test_weighted_sets import KEYS, QUERIES, design
+
+from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.limits import TERM_LIMIT
+from attn_dsl.dsl.parser import parse
+from attn_dsl.dsl.tokens import Tokens
+from attn_dsl.eval.capture import Capture
+from attn_dsl.eval.set_parameters import set_program
+from attn_dsl.eval.set_scores import FIRST, Planes, Rows, SetScores
+from attn_dsl.synth import pruning
+from attn_dsl.synth.design import Design
+from attn_dsl.synth.lbfgs import maximise
+from attn_dsl.synth.sparse_design import SparseDesign
+
+TERMS = (
+    '1.2 where token(k) in {" cat", " dog"}',
+    '1.2 where k == q-1 and token(q) in {" cat", " dog"} and alpha(k)',
+    f"-0.7 * weight(token(k-1), {KEYS}) where q - k in 1..8",
+    f"0.5 * weight(token(q), {QUERIES}) * weight(token(k), {KEYS}) where k < q",
+    f"0.5 * log(1 + q - k) * weight(token(q), {QUERIES})",
+    f"0.7 * weight(token(k+2), {KEYS})",
+    f"0.5 * weight(token(q-1), {QUERIES}) * weight(token(k+1), {KEYS})",
+    "by q - k [1: 1.5, 2: -1, 4: 0.8, 9: -0.5] where alpha(q)",
+)
+
+
+def of(job, source: str) -> tuple[t.Head, SparseDesign, np.ndarray]:
+    program = parse(f"head a causal:\n -0.2 * (q - k)\n by q - k [0: 1.5, 3: 0.2]\n {source}")
+    found, x = set_program(program)
+    return program, SparseDesign.of(job.design, job.rows, found), x
+
+
+@pytest.fixture(scope="module")
+def job():
+    return task(design("2 where k == 0", f"1 * weight(token(k), {KEYS})"))
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_a_vector_predicts_what_its_program_does(job, term: str) -> None:
+    program, rows, x = of(job, term)
+    assert len(rows.program.terms) == 1 and len(rows.program.sets) == 2
+    whole = job.measured(program)
+    rows.value(x)
+    np.testing.assert_allclose(rows.predicted, whole.predicted, atol=1e-6)
+    assert rows.iou == pytest.approx(whole.iou, abs=1e-6)
+    written = rows.program.written(x)
+    assert t.nodes(written) == whole.nodes - ("and alpha" in term)  # of `and`, one goes
+    np.testing.assert_allclose(job.measured(written).predicted, whole.predicted, atol=3e-3)
+    again, values = set_program(written)
+    np.testing.assert_allclose(again.rounded(values), rows.program.rounded(x), atol=0.02)
+
+
+@pytest.mark.parametrize("term", TERMS)
+@pytest.mark.parametrize("mix", [0.0, 1.0])
+def test_the_gradient_is_that_of_the_objective(job, term: str, mix: float) -> None:
+    _, rows, x = of(job, term)
+    rows.value(x, mix)
+    found = rows.scores.gradient(x, rows.residual[None])
+    for i in range(len(x)):
+        step = 0.01 * (np.arange(len(x)) == i)
+        slope = (rows.value(x + step, mix) - rows.value(x - step, mix)) / 0.02
+        assert found[i] == pytest.approx(slope, rel=0.02, abs=1.0)
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_losses_are_those_of_the_program_without_a_part(job, term: str) -> None:
+    _, rows, x = of(job, term)
+    units, found = pruning.units(rows.program), rows.losses(x)
+    whole = rows.shared
+    assert 1 + sum(u.nodes for u in units if u.whole) == t.nodes(rows.program.written(x))
+    for unit, loss in zip(units, found, strict=True):
+        some = np.ones(len(x), dtype=bool)
+        some[list(unit.block)] = False
+        program, some = rows.program.kept(some)
+        less = rows.with_program(program)
+        less.value(x[some])
+        # what an element takes from other entries of a row is counted to first order
+        assert loss == pytest.approx(whole - less.shared, rel=0.02, abs=4.0)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("position", ["k-2", "k", "k+1", "q-1", "q+2"])
+def test_a_token_beside_the_query_or_the_key_is_looked_up_where_it_is_seen(
+    position: str, causal: bool
+) -> None:
+    rng = np.random.default_rng(5)
+    texts = [Tokens.from_strings(rng.choice(list("abc"), size=n)) for n in (1, 2, 7, 12, 9, 9)]
+    matrices = [np.tril(np.ones((n, n))) if causal else np.ones((n, n)) for n in map(len, texts)]
+    arrays = [(m / m.sum(1, keepdims=True))[None, None] for m in matrices]
+    capture = Capture.from_arrays(texts, arrays, causal=causal)
+    rows = Design(capture, range(len(texts)), entries=10_000, seed=0)
+    sees = "causal" if causal else "bidirectional"
+    program = parse(f'head x {sees}:\n 1 * weight(token({position}), {{"a": 1, "c": 2}})')
+    found, x = set_program(program)
+    scores = np.zeros((1, rows.entries), dtype=np.float32)
+    SparseDesign.of(rows, rows.target(0, 0), found).scores.add(x, scores)
+    assert scores.any() != (causal and position == "q+2") and not scores.all()
+    np.testing.assert_array_equal(scores, rows.compute(program))
+
+
+def test_named_sets_are_taken_and_plain_ones_left_when_asked() -> None:
+    program = parse(
+        'set A = {"a", "b"}\nset B = {"c": 2, "d": 1}\n'
+        "head a causal:\n 2 where token(k) in A\n 1.5 * weight(token(k), B)\n 1 where punct(k)"
+    )
+    both, x = set_program(program)
+    assert [one.lookups[0].elements for one in both.sets] == [("a", "b"), ("c", "d")]
+    assert x.tolist() == [1, 2, 2, 3, 1.5]
+    one, x = set_program(program, plain=False)
+    assert [s.lookups[0].elements for s in one.sets] == [("c", "d")] and len(one.terms) == 2
+    assert x.tolist() == [2, 1, 3, 1.5]
+
+
+def test_what_is_left_out_of_a_program() -> None:
+    program = parse(
+        "head a causal:\n by q - k [0: 1, 3: 2]\n 3 where alpha(k)\n"
+        ' 1 * weight(token(k), {"a": 2, "b": 1})\n'
+        ' 1 * weight(token(q), {"c": 2}) * weight(token(k), {"d": 2})'
+    )
+    found, x = set_program(program)
+    assert x.tolist() == [3, 1, 1, 2, 1, 2, 2]
+    some = np.array([True, True, False, False, True, False, True])
+    kept, some = found.kept(some)  # nothing is left of a product without one of its sets
+    assert some.tolist() == [True, True, False, False, True, False, False]
+    assert kept.written(x[some]) == parse(
+        'head a causal:\n 3 where alpha(k)\n by q - k [0: 1]\n 1 * weight(token(k), {"b": 1})'
+    )
+    one, _ = set_program(parse('head a causal:\n 1 * weight(token(k), {"a": 2, "b": 1})'))
+    assert one.written(np.array([0.004, -1.5])) == parse(
+        'head a causal:\n 1 * weight(token(k), {"b": -1.5})'
+    )
+    assert not one.written(np.zeros(2)).terms
+
+
+@pytest.mark.parametrize("scale", [1.0, 3000.0])  # many terms are at their limit with the second
+def test_terms_are_cut_at_their_limit_and_do_not_change_there(scale: float) -> None:
+    rng = np.random.default_rng(0)
+    n, places, elements, terms = 9, 3, 5, 12
+    starts = np.cumsum([0, *range(1, n + 1)])
+    planes = rng.normal(size=(4, starts[-1])).astype(np.float32)
+    reads = rng.integers(FIRST + terms, FIRST + terms + elements, (places, n)).astype(np.int32)
+    reads[rng.random(reads.shape) < 0.3] = 0
+    rows = np.array([(0, rng.integers(4), *rng.integers(-1, places, 2), 0) for _ in range(terms)])
+    scores = SetScores(
+        Rows(starts, np.zeros(n, dtype=np.int64)),
+        Planes(np.empty((0, 0), dtype=np.uint8), planes), rows, FIRST + np.arange(terms),
+        reads, reads, np.abs(planes).max(1),
+    )  # fmt: skip
+    x = rng.normal(size=terms + elements) * np.repeat([scale, 1.0], [terms, elements])
+    query = np.repeat(np.arange(n), np.arange(1, n + 1))
+    key = np.concatenate([np.arange(i + 1) for i in range(n)])
+
+    def parts(x: np.ndarray) -> np.ndarray:
+        table = np.concatenate([[0, 1], x])
+        return np.array([
+            table[FIRST + j] * planes[plane]
+            * (table[reads[q]][query] if q >= 0 else 1) * (table[reads[k]][key] if k >= 0 else 1)
+            for j, (_, plane, q, k, _) in enumerate(rows)
+        ])  # fmt: skip
+
+    found = np.zeros((1, starts[-1]), dtype=np.float32)
+    scores.add(x, found)
+    expected = np.clip(parts(x), -TERM_LIMIT, TERM_LIMIT).sum(0)
+    np.testing.assert_allclose(found[0], expected, atol=1e-4 * scale)
+    given = rng.normal(size=(1, starts[-1])).astype(np.float32)
+    gradient, free = scores.gradient(x, given), np.abs(parts(x)) <= TERM_LIMIT
+    assert free.all() == (scale == 1.0)
+    for i in range(len(x)):
+        step = 1e-3 * np.abs(x).max() * (np.arange(len(x)) == i)
+        slope = ((parts(x + step) - parts(x - step)) * free @ given[0]).sum() / (2 * step.max())
+        assert gradient[i] == pytest.approx(slope, rel=1e-2, abs=1e-3 * scale)
+
+
+def test_what_pays_least_goes_first() -> None:
+    job = task(design("2 where k == 0", f"1 * weight(token(k), {KEYS})"))
+    useless = ' 1 * weight(token(k), {" cat": 1, " dog": 1, " ran": 1, " said": 1, " the": 0.1})'
+    whole = parse(f"head a causal:\n 2 where k == 0\n 1 where k == q-7\n{useless}")
+    program, start = set_program(whole)
+    (all_, some, few) = pruning.shrunk(job, program, start, [8, 14, 99], "somebody")
+    for one in (all_, some, few):
+        again = job.measured(one.program)
+        np.testing.assert_allclose(one.predicted, again.predicted, atol=1e-5)
+        assert one.iou == pytest.approx(again.iou, abs=1e-6) and one.proposer == "somebody"
+    assert all_.nodes >= t.nodes(whole) - 1  # the weight of " the" may become 0
+    assert some.nodes <= 14 and some.iou > all_.iou - 0.01  # the offset and " the" are not missed
+    assert few.nodes <= 8 and few.iou < some.iou - 0.01
+
+
+def test_what_is_left_out_leaves_no_room_for_what_is_worth_more() -> None:
+    """The last unit that goes may be large: smaller ones that went before it come back."""
+    units = [
+        pruning.Unit((0,), 4), pruning.Unit((1, 2), 7), pruning.Unit((1,), 1, whole=False),
+        pruning.Unit((2,), 1, whole=False), pruning.Unit((3,), 9), pruning.Unit((4,), 6),
+    ]  # fmt: skip
+    losses = np.array([0.4, 7.0, 0.2, 3.0, 9.0, 0.9])
+    assert list(pruning.kept(units, losses, 6, 5)) == [True, True, True, True, False]
+    assert list(pruning.kept(units, losses, 8, 5)) == [False, True, True, True, False]
+    assert list(pruning.kept(units, losses, 11, 5)) == [False, False, True, True, False]
+    assert list(pruning.kept(units, losses, 0, 5)) == [True] * 5
+
+
+def test_lbfgs_reaches_the_top_of_a_bent_ridge() -> None:
+    def value(x: np.ndarray) -> tuple[float, np.ndarray]:
+        a, b = x
+        top = -((1 - a) ** 2) - 100 * (b - a * a) ** 2
+        return top, np.array([2 * (1 - a) + 400 * a * (b - a * a), -200 * (b - a * a)])
+
+    found = maximise(value, np.array([-1.2, 1.0]), np.array([800.0, 200.0]), 200)
+    assert found == pytest.approx([1.0, 1.0], abs=1e-3)
+
+
+def test_lbfgs_never_ends_below_its_start() -> None:
+    def value(x: np.ndarray) -> tuple[float, np.ndarray]:
+        return -float(np.abs(x).sum()), np.sign(x) * 5  # a gradient that points the wrong way
+
+    start = np.array([1.0, -2.0])
+    assert value(maximise(value, start, np.ones(2), 20))[0] >= value(start)[0]
