@@ -32,7 +32,7 @@ def matrix_of(program: Program, tokens: Text) -> np.ndarray:
     Raises:
         AssertionError: the result is not an n by n matrix of numbers.
     """
-    text = tokens_of(tokens)
+    text = Tokens.from_strings(tokens)
     result = evaluate(program, text) if isinstance(program, t.Head) else program(text)
     matrix, n = np.asarray(result, dtype=np.float64), len(text)
     if matrix.shape != (n, n) and not (n == 0 and matrix.size == 0):
@@ -44,13 +44,8 @@ def matrix_of(program: Program, tokens: Text) -> np.ndarray:
 def row_of(program: Program, tokens: Text, query: int) -> np.ndarray:
     """Return the row of one query of a program on a text, float64 (n)."""
     if isinstance(program, t.Head):
-        return np.asarray(Interpreter(program, Analysis(tokens_of(tokens))).row(query))
+        return np.asarray(Interpreter(program, Analysis(Tokens.from_strings(tokens))).row(query))
     return np.asarray(matrix_of(program, tokens)[query])
-
-
-def tokens_of(text: Text) -> Tokens:
-    """Return ``Tokens`` as they are, and make them from token strings."""
-    return text if isinstance(text, Tokens) else Tokens.from_strings(text)
 
 
 def assert_same(

@@ -36,7 +36,6 @@ from attn_dsl.failure_report import (
     matrix_of,
     quote,
     row_of,
-    tokens_of,
 )
 from attn_dsl.shrink import failing_text, smallest
 from attn_dsl.strategies import features, pieces, programs, texts, tokens, weights
@@ -78,7 +77,7 @@ def assert_causal(program: Program, tokens: Text, tolerance: float = 1e-5) -> No
       0       "a"      0.5
       1       " b"     0.5
     """
-    text = tokens_of(tokens)
+    text = Tokens.from_strings(tokens)
     whole = matrix_of(program, text)
     ahead = np.argwhere(np.triu(np.abs(whole), 1) > tolerance)
     if len(ahead):
@@ -111,7 +110,7 @@ def assert_equivalent(
         if found := failing_text(lambda text: assert_equivalent(a, b, text, tolerance), 100, 0, 24):
             raise found[1]
         return
-    text = tokens_of(tokens)
+    text = Tokens.from_strings(tokens)
     left, right = matrix_of(a, text), matrix_of(b, text)
     assert_same("not equivalent", text, left, right, tolerance, "second")
 
@@ -130,8 +129,8 @@ def assert_invariant(
     Raises:
         ValueError: the transformed text has a different number of tokens.
     """
-    text = tokens_of(tokens)
-    other = tokens_of(transform(text))
+    text = Tokens.from_strings(tokens)
+    other = Tokens.from_strings(transform(text))
     if len(other) != len(text):
         raise ValueError(f"the transform made {len(other)} tokens of {len(text)}")
     left, right, note = matrix_of(program, text), matrix_of(program, other), quote(other.text)
@@ -212,7 +211,7 @@ def check_properties(
 
 
 def _assert_rows(name: str, program: Program, tokens: Text, tolerance: float) -> None:
-    text = tokens_of(tokens)
+    text = Tokens.from_strings(tokens)
     for q, row in enumerate(matrix_of(program, text)):
         if fault := _not_a_distribution(row, tolerance):
             raise failure(f"not {name}: the row of query {q} {fault}", text, q, row=row)

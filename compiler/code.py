@@ -17,10 +17,9 @@ import numpy as np
 from attn_dsl.compiler.dependencies import Stage, joined, stages
 from attn_dsl.compiler.graph import NONE, Factor, Graph, Term
 from attn_dsl.compiler.lower import lower
-from attn_dsl.compiler.operations import CODES, REALS, real_value
+from attn_dsl.compiler.operations import REALS
 from attn_dsl.dsl import tree as t
 
-_BETWEEN = CODES["between"]
 _LAST = 2**31 - 1
 """The upper bound of the last step of a table."""
 _NUMBERS = {name: number for number, name in enumerate(REALS)}
@@ -78,13 +77,9 @@ class Code:
     def __init__(self, programs: Sequence[t.Head]) -> None:
         self.graph = graph = lower(programs)
         numbers: dict[Plane, int] = {}
+        planes = [[p for term in terms for p in _planes(graph, term)] for terms in graph.programs]
         self.programs = tuple(
-            tuple(
-                numbers.setdefault(plane, len(numbers))
-                for term in terms
-                for plane in _planes(graph, term)
-            )
-            for terms in graph.programs
+            tuple(numbers.setdefault(plane, len(numbers)) for plane in those) for those in planes
         )
         self.planes = tuple(numbers)
         self.linear = np.array([p.normaliser == "linear" for p in programs], dtype=np.bool_)
@@ -147,9 +142,7 @@ class Code:
         """
         table = self._tabulated
         if table is None or table.shape[1] < length + 2:
-            size = 64
-            while size < length:
-                size *= 2
+            size = max(64, 1 << (length - 1).bit_length())
             table = np.zeros((len(self._functions), 2 + size))
             for row, (name, rate) in enumerate(self._functions):
                 table[row, :2], table[row, 2:] = (_NUMBERS[name], rate), _values(name, rate, size)
@@ -224,7 +217,7 @@ class Code:
 @lru_cache(maxsize=256)
 def _values(name: str, rate: float, size: int) -> np.ndarray:
     """Return the values of a function of ``REALS`` at 0, 1, …, ``size - 1``."""
-    return np.array([real_value(name, x, rate) for x in range(size)])
+    return np.array([REALS[name].value(x, rate) for x in range(size)])
 
 
 def _planes(graph: Graph, term: Term) -> list[Plane]:
@@ -232,7 +225,7 @@ def _planes(graph: Graph, term: Term) -> list[Plane]:
     if term.bounds:
         node, ends = term.factors[0].node, [*(b - 1 for b in term.bounds[1:]), _LAST]
         steps = [
-            graph.add(_BETWEEN, node, x=low, y=high)
+            graph.add("between", node, x=low, y=high)
             for low, high in zip(term.bounds, ends, strict=True)
         ]
         return [Plane(Factor(step), term.condition, truth=True) for step in steps]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,23 +24,17 @@ EACH = 256
 """Tokens that a text counts for besides its own."""
 
 
-@dataclass(frozen=True, slots=True)
-class ColumnArrays:
+class ColumnArrays(NamedTuple):
     """A column of all texts of a batch, concatenated; see ``dsl.features.Column``.
 
-    Attributes:
-        settled, known, open: int32, one entry per token of the batch. A symbol is its number in
-            ``Batch.symbols``, a truth value 0 or 1. ``known`` is a position in its text; ``known``
-            and ``open`` are 0 for a column that is not partial.
-        partial: whether a causal program must read ``known`` and ``open``.
-        pad: the value at positions that the query does not see.
+    All are int32, one entry per token of the batch. A symbol is its number in ``Batch.symbols``, a
+    truth value 0 or 1. ``known`` is a position in its text; ``known`` and ``open`` are 0 for a
+    column that is not partial.
     """
 
     settled: Ints
     known: Ints
     open: Ints
-    partial: bool
-    pad: int
 
 
 class Batch:
@@ -75,14 +69,11 @@ class Batch:
 
     def column(self, key: ColumnKey) -> ColumnArrays:
         """Return a column of all texts; it is computed at the first call."""
-        found = self._columns.get(key)
-        if found is None:
-            with self._lock:
-                found = self._columns.get(key)
-                if found is None:
-                    made = self._feature(key) if key.kind == "feature" else self._test(key)
-                    found = self._columns[key] = made
-        return found
+        with self._lock:
+            if key not in self._columns:
+                made = self._feature(key) if key.kind == "feature" else self._test(key)
+                self._columns[key] = made
+            return self._columns[key]
 
     def token_ids(self) -> Ints:
         """Return the symbol of the string of each token, for ``match``."""
@@ -102,7 +93,7 @@ class Batch:
             settled[here] = number(column.settled)
             if column.known is not None and column.open is not None:
                 known[here], opened[here] = column.known, number(column.open)
-        return ColumnArrays(settled, known, opened, key.partial, key.pad)
+        return ColumnArrays(settled, known, opened)
 
     def _test(self, key: ColumnKey) -> ColumnArrays:
         """Compute a column of another kind: test each symbol once, and look up that of each token."""
@@ -116,8 +107,8 @@ class Batch:
                     table[number] = weight
         else:
             table[:] = [key.value(symbol) for symbol in symbols]
-        opened = table.take(base.open) if base.partial else base.open
-        return ColumnArrays(table.take(base.settled), base.known, opened, base.partial, key.pad)
+        opened = table.take(base.open) if key.partial else base.open
+        return ColumnArrays(table.take(base.settled), base.known, opened)
 
     def _symbols(self, values: Sequence[Value]) -> list[int]:
         """Return the numbers of strings; a new string gets the next free number."""
@@ -159,8 +150,7 @@ def features(tokens: Sequence[str] | Tokens, names: Iterable[str]) -> dict[str, 
         lists: ``word_known``, per position the first query that knows the value, and ``word_open``,
         per query the value at positions that it does not know.
     """
-    text = tokens if isinstance(tokens, Tokens) else Tokens.from_strings(tokens)
-    analysis, lists = Analysis(text), dict[str, list]()
+    analysis, lists = Analysis(Tokens.from_strings(tokens)), dict[str, list]()
     for name in names:
         column = FEATURES[name].compute(analysis)
         assert isinstance(column, Column)
@@ -178,11 +168,15 @@ def stack(keys: Sequence[ColumnKey], batch: Batch, causal: bool) -> tuple[Ints, 
         (columns, 2): the padding value, and whether ``known`` and ``open`` are read.
     """
     settled, known, opened = np.zeros((3, len(keys), int(batch.starts[-1]) + SLACK), dtype=np.int32)
-    marks = np.zeros((len(keys), 2), dtype=np.int32)
     for row, key in enumerate(keys):
         column = batch.column(key)
-        settled[row, :-SLACK], marks[row, 0] = column.settled, column.pad
-        if causal and column.partial:
+        settled[row, :-SLACK] = column.settled
+        if causal and key.partial:
             known[row, :-SLACK], opened[row, :-SLACK] = column.known, column.open
-            marks[row, 1] = 1
-    return settled, known, opened, marks
+    return settled, known, opened, marks(keys, causal)
+
+
+def marks(keys: Sequence[ColumnKey], causal: bool) -> Ints:
+    """Return the padding value of each column, and whether ``known`` is read; int32 (columns, 2)."""
+    pairs = [(key.pad, causal and key.partial) for key in keys]
+    return np.array(pairs, dtype=np.int32).reshape(-1, 2)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 from attn_dsl.compiler.graph import Graph, Node
-from attn_dsl.compiler.operations import CODES, QUANTIFIERS
+from attn_dsl.compiler.operations import QUANTIFIERS
 
 
 class Stage(IntEnum):
@@ -23,17 +23,10 @@ class Stage(IntEnum):
     PAIR = 4
 
 
-_SEARCHES = {CODES[name] for name in QUANTIFIERS}
-_COLUMN_QUERY, _COLUMN_KEY, _COLUMN = (
-    CODES[name] for name in ("column_query", "column_key", "column")
+_SLOPES = {"constant": (0, 0), "query": (1, 0), "key": (0, 1)}
+_SIGNS = {"add": 1} | dict.fromkeys(
+    ("subtract", "equal", "unequal", "less", "at_most", "more", "at_least"), -1
 )
-_MATCH = CODES["match"]
-_SLOPES = {CODES["constant"]: (0, 0), CODES["query"]: (1, 0), CODES["key"]: (0, 1)}
-_SIGNS = {CODES["add"]: 1} | {
-    CODES[name]: -1
-    for name in ("subtract", "equal", "unequal", "less", "at_most", "more", "at_least")
-}
-_SUMS = {CODES["add"], CODES["subtract"]}
 
 
 def stages(graph: Graph) -> list[Stage]:
@@ -51,19 +44,18 @@ def stages(graph: Graph) -> list[Stage]:
     slopes: list[tuple[int, int] | None] = []
     partial = [key.partial and graph.causal for key in graph.keys]
     for node in graph.nodes:
-        slope = _slope(node, slopes)
-        linear = node.op in _SLOPES or node.op in _SUMS
-        slopes.append(slope if linear else None)
+        name, slope = node.operation.name, _slope(node, slopes)
+        slopes.append(slope if name in _SLOPES or name in ("add", "subtract") else None)
         if slope is not None:
             found.append(_of_slope(*slope))
-        elif node.op in _SEARCHES or node.op == _COLUMN_QUERY:
+        elif name in QUANTIFIERS or name == "column_query":
             found.append(Stage.QUERY)
-        elif node.op == _COLUMN_KEY:
+        elif name == "column_key":
             hidden = graph.causal and (node.x > 0 or partial[node.y])
             found.append(Stage.PAIR if hidden else Stage.KEY)
         else:
             read = joined(*(found[operand] for operand in node.operands))
-            if node.op in (_COLUMN, _MATCH) and graph.causal:
+            if name in ("column", "match") and graph.causal:
                 read = Stage.QUERY if read <= Stage.QUERY else Stage.PAIR
             found.append(read)
     return found
@@ -81,9 +73,10 @@ def joined(*stages: Stage) -> Stage:
 
 def _slope(node: Node, known: list[tuple[int, int] | None]) -> tuple[int, int] | None:
     """Return the coefficients of q and k in a linear node, or in the difference of two compared ones."""
-    if node.op in _SLOPES:
-        return _SLOPES[node.op]
-    sign = _SIGNS.get(node.op)
+    name = node.operation.name
+    if name in _SLOPES:
+        return _SLOPES[name]
+    sign = _SIGNS.get(name)
     if sign is None:
         return None
     left, right = known[node.a], known[node.b]

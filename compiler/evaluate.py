@@ -20,44 +20,30 @@ from attn_dsl.dsl import tree as t
 BLOCK = 2304
 """The most entries of a block of whole rows. A causal text of 64 tokens is one block."""
 GROUP = 64
-"""Programs that are evaluated together; their blocks fit in a second-level cache."""
+"""The most programs of a part; their blocks fit in a second-level cache."""
 NO_MATCH = np.zeros((0, 0), dtype=np.int32)
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
-    """A block of whole rows of the matrix of a text.
-
-    Attributes:
-        rows: the queries.
-        entries: the entries of these rows among those of all rows that are computed.
-        word: the first word of these rows in the text planes.
-    """
-
-    rows: range
-    entries: slice
-    word: int
-
-
-@dataclass(frozen=True, slots=True)
 class Part:
-    """A block of rows of the matrices of some programs on a text.
+    """A block of whole rows of the matrices of some programs on a text.
 
     Attributes:
         programs: the range of programs.
-        block: the range of rows.
+        queries: the range of rows.
+        entries: the entries of these rows among those of all rows that are computed.
         rows: float32 (programs, entries), padded with zeros to whole vectors.
     """
 
     programs: slice
-    block: Block
+    queries: range
+    entries: slice
     rows: np.ndarray
 
 
 def parts(
-    code: Code, n: int, start: int, arrays: tuple[np.ndarray, ...], first: int = 0,
-    group: int = GROUP,
-) -> Iterator[Part]:  # fmt: skip
+    code: Code, n: int, start: int, arrays: tuple[np.ndarray, ...], first: int = 0
+) -> Iterator[Part]:
     """Evaluate programs on one text in parts that fit in the cache.
 
     Args:
@@ -65,7 +51,6 @@ def parts(
         n, start: the number of tokens, and the index of the first one in the columns.
         arrays: the columns (see ``columns.stack``), and the table of ``match``.
         first: the first row to evaluate.
-        group: the most programs of a part.
 
     Yields:
         the parts: for each block of rows in order, all programs, group by group. The array
@@ -78,29 +63,29 @@ def parts(
         raise ValueError("a program has holes; fit its weights first")
     planes, terms, causal = text_planes(code, n, start, arrays, first), code.terms, code.causal
     blocks = list(row_blocks(n, causal, first))
-    widest = max((padded(b.entries.stop - b.entries.start) for b in blocks), default=0)
-    room = aligned(min(group, code.size), widest + WIDTH)
+    widest = max((padded(here.stop - here.start) for _, here, _ in blocks), default=0)
+    room = aligned(min(GROUP, code.size), widest + WIDTH)
     masses = np.empty((planes.words + AHEAD) * WIDTH, dtype=np.float32)
-    for block in blocks:
-        width = padded(block.entries.stop - block.entries.start)
-        for low in range(0, code.size, group):
-            high = min(low + group, code.size)
+    for queries, here, word in blocks:
+        width = padded(here.stop - here.start)
+        for low in range(0, code.size, GROUP):
+            high = min(low + GROUP, code.size)
             out = room[: high - low]
-            redo = np.empty((high - low, len(block.rows)), dtype=np.bool_)
+            redo = np.empty((high - low, len(queries)), dtype=np.bool_)
             if evaluate_masses(
                 planes.truths, planes.words, *terms[Kind.TRUTH], planes.values, *terms[Kind.VALUE],
-                planes.keys, planes.distances, planes.quick, low, causal, n, block.rows.start,
-                block.rows.stop, block.word, masses, out, redo,
+                planes.keys, planes.distances, planes.quick, low, causal, n, queries.start,
+                queries.stop, word, masses, out, redo,
             ):  # fmt: skip
-                _exactly(code, n, start, arrays, block, low, redo, out)
-            yield Part(slice(low, high), block, out[:, :width])
+                _exactly(code, n, start, arrays, queries.start, low, redo, out)
+            yield Part(slice(low, high), queries, here, out[:, :width])
 
 
 def _exactly(
-    code: Code, n: int, start: int, arrays: tuple[np.ndarray, ...], block: Block, first: int,
+    code: Code, n: int, start: int, arrays: tuple[np.ndarray, ...], query: int, first: int,
     redo: np.ndarray, out: np.ndarray,
 ) -> None:  # fmt: skip
-    """Evaluate again, in float64, the rows of a block that ``redo`` marks, and write them to ``out``."""
+    """Evaluate again, in float64, the rows from ``query`` on that ``redo`` marks; write them to ``out``."""
     chosen = np.flatnonzero(redo.any(1))
     here = np.isin(code.owner, first + chosen)
     starts = np.concatenate([[0], np.cumsum(np.diff(code.offsets)[first + chosen])])
@@ -108,13 +93,13 @@ def _exactly(
     interpreter.evaluate_rows(
         code.instructions, code.plane_rows, code.functions(2 * n), code.used[here],
         code.weights[here], starts.astype(np.int64), code.linear[first + chosen], code.causal, n,
-        start, *arrays, redo[chosen], block.rows.start, part,
+        start, *arrays, redo[chosen], query, part,
     )  # fmt: skip
     out[chosen] = part
 
 
 class Plan:
-    """Evaluates programs of one visibility on a batch of texts.
+    """Evaluates programs of one visibility on a batch of texts, which methods name by their index.
 
     >>> from attn_dsl.dsl.parser import parse
     >>> from attn_dsl.dsl.tokens import Tokens
@@ -144,15 +129,12 @@ class Plan:
     def packed(self, text: int) -> np.ndarray:
         """Evaluate all programs on one text, without the entries that queries do not see.
 
-        Args:
-            text: the index of the text in the batch.
-
         Returns:
             float32 (programs, entries): the visible entries of each matrix, row by row.
         """
         out = np.empty((self.size, self._entries(text)), dtype=np.float32)
         for part in self.parts(text):
-            here = part.block.entries
+            here = part.entries
             out[part.programs, here] = part.rows[:, : here.stop - here.start]
         return out
 
@@ -160,7 +142,6 @@ class Plan:
         """Evaluate all programs on one text, as square matrices.
 
         Args:
-            text: the index of the text in the batch.
             out: an array to write to, float32 (programs, n or more, n or more); only visible
                 entries are written, so the others should be 0. By default a new array.
 
@@ -171,14 +152,14 @@ class Plan:
         if out is None:
             out = np.zeros((self.size, n, n), dtype=np.float32)
         for part in self.parts(text):
-            first, last = part.block.rows.start, part.block.rows.stop
+            first, last = part.queries.start, part.queries.stop
             spread_rows(part.rows, first, self.causal, n, out[part.programs, first:last])
         return out
 
-    def parts(self, text: int, group: int = GROUP) -> Iterator[Part]:
+    def parts(self, text: int) -> Iterator[Part]:
         """Evaluate all programs on one text in parts; see the function ``parts``."""
         n, start = int(self.batch.sizes[text]), int(self.batch.starts[text])
-        return parts(self.code, n, start, self._arrays(text), 0, group)
+        return parts(self.code, n, start, self._arrays(text))
 
     def typed_planes(self, text: int, dtype: Any = np.float32) -> tuple[np.ndarray, np.ndarray]:
         """Compute the planes on all visible entries of one text.
@@ -238,22 +219,25 @@ class Plan:
         return (*self._columns, interpreter.match_table(self.batch.token_ids()[low:high]))
 
 
-def row_blocks(n: int, causal: bool, start: int = 0) -> Iterator[Block]:
-    """Yield the rows of a text from ``start`` on as blocks of at most ``BLOCK`` entries or one row."""
+def row_blocks(n: int, causal: bool, start: int = 0) -> Iterator[tuple[range, slice, int]]:
+    """Yield the rows of a text from ``start`` on in blocks of at most ``BLOCK`` entries, or one row.
+
+    Each is a range of rows, their entries, and their first word in the text planes.
+    """
     first, low, word = start, 0, 0
     while first < n:
         last, high = first, low
         while last < n and (last == first or high - low + (last + 1 if causal else n) <= BLOCK):
             high += last + 1 if causal else n
             last += 1
-        yield Block(range(first, last), slice(low, high), word)
+        yield range(first, last), slice(low, high), word
         word += row_words(last, causal, n) - row_words(first, causal, n)
         first, low = last, high
 
 
 def aligned(rows: int, entries: int) -> np.ndarray:
     """Allocate float32 (rows, entries rounded up to lanes), aligned to a cache line."""
-    size = -(-entries // WIDTH) * WIDTH
+    size = padded(entries)
     room = np.empty(rows * size + WIDTH, dtype=np.float32)
     skip = -room.ctypes.data % 64 // 4
     return room[skip : skip + rows * size].reshape(rows, size)
@@ -277,12 +261,3 @@ def unpack(packed: np.ndarray, n: int, causal: bool) -> np.ndarray:
     rows, columns = np.tril_indices(n)
     square[..., rows, columns] = packed
     return square
-
-
-def pack(square: np.ndarray, causal: bool) -> np.ndarray:
-    """Turn square matrices (…, n, n) into packed entries: the keys that each query sees, row by row."""
-    n = square.shape[-1]
-    if not causal:
-        return square.reshape(*square.shape[:-2], n * n)
-    rows, columns = np.tril_indices(n)
-    return square[..., rows, columns]

@@ -6,16 +6,19 @@ referred to by its number. Equal nodes are stored once, and constants are folded
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
-from attn_dsl.compiler.operations import CODES, ROWS, Operation
+from attn_dsl.compiler.operations import CODES, REALS, ROWS, Operation
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.features import FEATURES
 
 NONE = -1
 """The number of a missing node: no operand, factor or condition."""
+LARGEST = 2.0**31
+"""No integer of a checked program is larger in magnitude."""
 
 
 class Node(NamedTuple):
@@ -140,16 +143,17 @@ class Graph:
 
     def constant(self, value: int) -> int:
         """Return the node of a constant."""
-        return self.add(_CONSTANT, x=value)
+        return self.add("constant", x=value)
 
-    def add(self, op: int, a: int = NONE, b: int = NONE, x: int = 0, y: int = 0) -> int:
+    def add(self, name: str, a: int = NONE, b: int = NONE, x: int = 0, y: int = 0) -> int:
         """Return the node of an operation: an equal one, a constant if it can be folded, or a new one."""
+        op = CODES[name]
         row = ROWS[op]
         if row.value is not None:
             first = self.nodes[a]
             second = self.nodes[b] if row.takes == 2 else first
             if first.op == second.op == _CONSTANT:
-                return self.add(_CONSTANT, x=int(row.value(first.x, second.x, x, y)))
+                return self.constant(int(row.value(first.x, second.x, x, y)))
             if op in _CONNECTIVES:
                 for one, other in ((a, b), (b, a)):
                     if self.nodes[one].op == _CONSTANT:
@@ -169,6 +173,21 @@ class Graph:
             if number in inside:
                 inside.update(self.nodes[number].operands)
         return sorted(inside)
+
+    def bound(self, term: Term) -> float:
+        """Return an upper bound on the magnitude of the product of the factors of a term."""
+        if term.bounds:
+            return 1.0
+        return math.prod(REALS[f.function].bound(self._largest(f)) for f in term.factors)
+
+    def _largest(self, factor: Factor) -> float:
+        """Bound the magnitude of the integer of a factor."""
+        node = self.nodes[factor.node]
+        if node.op == _CONSTANT:
+            return abs(node.x)
+        if factor.function == "hundredths":
+            return max(abs(weight) for _, weight in self.keys[node.y].elements)
+        return LARGEST
 
     @cached_property
     def needs_match(self) -> bool:

@@ -16,15 +16,13 @@ one query fit in the cache, and a new program needs no compiling. The loops work
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numba import njit
 
 from attn_dsl.compiler.jit import COMPILED, LEAN
-from attn_dsl.compiler.operations import CODES, REALS, ROWS, real_formula
+from attn_dsl.compiler.operations import CODES, REALS, ROWS
 from attn_dsl.compiler.simd import WIDTH, settle
 from attn_dsl.dsl.limits import LEAST_MASS, MATCH_LIMIT, TERM_LIMIT
 
@@ -35,7 +33,7 @@ CONST, QUERY, KEY = CODES["constant"], CODES["query"], CODES["key"]
 COLUMN_QUERY, COLUMN_KEY, COLUMN = CODES["column_query"], CODES["column_key"], CODES["column"]
 MATCH, ANY, COUNT = CODES["match"], CODES["any"], CODES["count"]
 NEAREST, FIRST = CODES["nearest"], CODES["first"]
-_PLAIN, _HUNDREDTHS = REALS.index(""), REALS.index("hundredths")
+_PLAIN, _HUNDREDTHS = map([*REALS].index, ("", "hundredths"))
 _CHAINED: dict[str, Any] = {**LEAN, "cache": False}
 """For functions made from the table: Numba caches them with the functions that call them."""
 
@@ -64,19 +62,10 @@ apply_operation = _dispatch(
 )
 
 
-def _real(name: str) -> Callable[[int, float], float]:
-    """Return a function of ``REALS`` as a Python function of an integer and a rate."""
-    least, formula = real_formula(name)
-    x = "x" if least is None else f"max(x, {least})"
-    inside = re.sub(r"\bx\b", f"float({x})", formula)
-    made: Callable[[int, float], float] = eval(f"lambda x, rate: {inside}", {"xp": math})
-    return made
-
-
 real_value = _dispatch(
     "x, rate",
     {kind: f"return f{kind}(x, rate)" for kind in range(len(REALS))},
-    {f"f{kind}": _real(name) for kind, name in enumerate(REALS)},
+    {f"f{kind}": function.value for kind, function in enumerate(REALS.values())},
 )
 
 
@@ -233,25 +222,17 @@ def fill_plane(plane, functions, registers, keys, out):
 @njit(**LEAN)
 def normalise(scores, keys, linear, out):
     """Turn a row of scores (logits, or masses if ``linear``) into weights that sum to 1."""
+    if not linear:
+        top = scores[0]
+        for k in range(1, keys):
+            top = max(top, scores[k])
+        for k in range(keys):
+            scores[k] = math.exp(scores[k] - top)
     total = 0.0
-    if linear:
-        for k in range(keys):
-            total += scores[k]
-        if total == 0.0:
-            for k in range(keys):
-                out[k] = 1.0 / keys
-            return
-        for k in range(keys):
-            out[k] = scores[k] / total
-        return
-    top = scores[0]
-    for k in range(1, keys):
-        top = max(top, scores[k])
     for k in range(keys):
-        scores[k] = math.exp(scores[k] - top)
         total += scores[k]
     for k in range(keys):
-        out[k] = scores[k] / total
+        out[k] = scores[k] / total if total != 0.0 else 1.0 / keys
 
 
 @njit(**LEAN)

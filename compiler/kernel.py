@@ -57,32 +57,12 @@ class Kernel:
         Returns:
             float32 (n, n), one row per query; each row sums to 1.
         """
-        if not isinstance(tokens, Tokens):
-            tokens = Tokens.from_strings(tokens)
-        n = len(tokens)
-        out = np.zeros((n, n), dtype=np.float32)
-        self._run(Batch([tokens]), 0, n, out.reshape(-1))
-        return out
-
-    def packed(self, batch: Batch, text: int) -> np.ndarray:
-        """Compute the visible entries of the matrix on one text of a batch.
-
-        Args:
-            batch: texts, whose columns all kernels share.
-            text: the index of the text in the batch.
-
-        Returns:
-            float32 (entries,): the keys that each query sees, row by row.
-        """
-        out = np.empty(int(batch.entries(self.program.causal)[text]), dtype=np.float32)
-        self._run(batch, text, 0, out)
-        return out
-
-    def _run(self, batch: Batch, text: int, width: int, out: np.ndarray) -> None:
+        n, batch = len(tokens), Batch([Tokens.from_strings(tokens)])
         columns = stack(self.columns, batch, self.program.causal)
         settled, known, opened = (np.ascontiguousarray(part[:, :-SLACK]) for part in columns[:3])
-        n, start = int(batch.sizes[text]), int(batch.starts[text])
-        self.function(n, 0, start, width, settled, known, opened, out)
+        out = np.zeros((n, n), dtype=np.float32)
+        self.function(n, 0, 0, n, settled, known, opened, out.reshape(-1))
+        return out
 
     def __repr__(self) -> str:
         return f"<Kernel {self.program.name}>"

@@ -6,22 +6,16 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from attn_dsl.compiler.graph import NONE, ColumnKey, Factor, Graph, Term
-from attn_dsl.compiler.operations import CODES
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.lexicon import lexicon_literal
 
 _COMPARISONS = {
-    "==": CODES["equal"], "!=": CODES["unequal"], "<": CODES["less"], "<=": CODES["at_most"],
-    ">": CODES["more"], ">=": CODES["at_least"],
+    "==": "equal", "!=": "unequal", "<": "less", "<=": "at_most", ">": "more", ">=": "at_least",
 }  # fmt: skip
-_ARITHMETIC = {"+": CODES["add"], "-": CODES["subtract"]}
-_EXTREMA = {"min": CODES["minimum"], "max": CODES["maximum"]}
-_POSITIONS = {
-    "q": (CODES["query"], CODES["column_query"]), "k": (CODES["key"], CODES["column_key"]),
-}  # fmt: skip
-_ABSOLUTE, _BETWEEN, _NEGATION = CODES["absolute"], CODES["between"], CODES["negation"]
-_BOTH, _EITHER, _MATCH, _COLUMN = CODES["both"], CODES["either"], CODES["match"], CODES["column"]
+_ARITHMETIC = {"+": "add", "-": "subtract"}
+_EXTREMA = {"min": "minimum", "max": "maximum"}
+_POSITIONS = {"q": "query", "k": "key"}
 
 
 def lower(programs: Sequence[t.Head]) -> Graph:
@@ -72,7 +66,7 @@ class _Lowering:
         for part in (value.left, value.right) if isinstance(value, t.Product) else (value,):
             if isinstance(part, t.Weight) and self.literal(part.set).weights is None:
                 member = self.member(part.value, part.set)  # its weights are 0 and 1: a condition
-                condition = member if condition == NONE else self.add(_BOTH, condition, member)
+                condition = member if condition == NONE else self.add("both", condition, member)
             else:
                 factors.append(self.factor(part))
         return Term(tuple(factors), condition, (), term)
@@ -98,8 +92,8 @@ class _Lowering:
         """Return the node that reads a column at a position."""
         column = self.graph.column(key)
         if isinstance(position, t.Position):
-            return self.add(_POSITIONS[position.variable][1], x=position.shift, y=column)
-        return self.add(_COLUMN, self.integer(position), y=column)
+            return self.add(f"column_{_POSITIONS[position.variable]}", x=position.shift, y=column)
+        return self.add("column", self.integer(position), y=column)
 
     def member(self, symbol: t.Call, chosen: t.SetName | t.SetLiteral) -> int:
         elements = _plain(self.literal(chosen).elements)
@@ -110,19 +104,19 @@ class _Lowering:
             case t.Integer(value):
                 return self.graph.constant(value)
             case t.Position(variable, shift):
-                return self.add(_POSITIONS[variable][0], x=shift)
+                return self.add(_POSITIONS[variable], x=shift)
             case t.Arithmetic(op, left, right):
                 return self.add(_ARITHMETIC[op], self.integer(left), self.integer(right))
             case t.Absolute(inner):
-                return self.add(_ABSOLUTE, self.integer(inner))
+                return self.add("absolute", self.integer(inner))
             case t.Extremum(name, left, right):
                 return self.add(_EXTREMA[name], self.integer(left), self.integer(right))
             case t.Call(name, args):
                 if FEATURES[name].arity == 2:
-                    return self.add(_MATCH, self.integer(args[0]), self.integer(args[1]))
+                    return self.add("match", self.integer(args[0]), self.integer(args[1]))
                 return self.load(ColumnKey(name), args[0])
             case t.Quantifier(name, body):
-                return self.add(CODES[name], self.predicate(body))
+                return self.add(name, self.predicate(body))
         raise TypeError(f"not an integer: {node!r}")
 
     def predicate(self, node: t.Predicate) -> int:
@@ -130,28 +124,27 @@ class _Lowering:
             case t.Always():
                 return self.graph.constant(1)
             case t.Not(inner):
-                return self.add(_NEGATION, self.predicate(inner))
+                return self.add("negation", self.predicate(inner))
             case t.And(left, right):
-                return self.add(_BOTH, self.predicate(left), self.predicate(right))
+                return self.add("both", self.predicate(left), self.predicate(right))
             case t.Or(left, right):
-                return self.add(_EITHER, self.predicate(left), self.predicate(right))
+                return self.add("either", self.predicate(left), self.predicate(right))
             case t.Compare(op, t.Call(name, (position,)), t.Text(text)):
                 key = ColumnKey(name, "in", frozenset([(text, 1)]))
                 found = self.load(key, position)
-                return found if op == "==" else self.add(_NEGATION, found)
+                return found if op == "==" else self.add("negation", found)
             case t.Compare(op, left, right):
                 a, b = self.integer(left), self.integer(right)  # type: ignore[arg-type]
                 return self.add(_COMPARISONS[op], a, b)
             case t.Between(inner, low, high):
-                return self.add(_BETWEEN, self.integer(inner), x=low, y=high)
+                return self.add("between", self.integer(inner), x=low, y=high)
             case t.Member(symbol, chosen):
                 return self.member(symbol, chosen)
             case t.Affix(name, symbol, text):
-                return self.load(
-                    ColumnKey(symbol.name, name, frozenset([(text, 1)])), symbol.args[0]
-                )
+                key = ColumnKey(symbol.name, name, frozenset([(text, 1)]))
+                return self.load(key, symbol.args[0])
             case t.Quantifier(name) if name != "any":
-                return self.add(CODES["unequal"], self.integer(node), self.graph.constant(0))
+                return self.add("unequal", self.integer(node), self.graph.constant(0))
         return self.integer(node)  # a call of a bool feature, or `any`
 
 

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from attn_dsl.dsl.functions import FUNCTIONS
-
-Type = Literal["int", "bool", "symbol"]
+from attn_dsl.dsl.functions import FUNCTIONS, TermFunction
 
 ATOM, UNARY, SUM, CONJUNCTION, DISJUNCTION, COMPARISON = range(5, -1, -1)
 """Binding strength of an expression in Python; a comparison binds the loosest."""
@@ -26,7 +24,6 @@ class Operation:
     Attributes:
         name: its name; ``CODES`` has its number.
         takes: the number of operands.
-        type: the type of the result.
         value: its result on integers, as a function of a, b, x, y that Numba compiles. None if it
             reads positions, columns or whole rows: ``interpreter.run_row`` has a branch for it.
         array: Python source for NumPy and torch arrays, with ``xp`` for the module.
@@ -38,7 +35,6 @@ class Operation:
 
     name: str
     takes: int
-    type: Type
     value: Callable[[Any, Any, Any, Any], Any] | None = None
     array: str = ""
     scalar: str = ""
@@ -47,93 +43,60 @@ class Operation:
     commutes: bool = False
 
 
-_ROWS = [
+ROWS: tuple[Operation, ...] = (
     # Positions, constants and columns of a text.
-    Operation("constant", 0, "int"),  # x
-    Operation("query", 0, "int"),  # q + x
-    Operation("key", 0, "int"),  # k + x
-    Operation("column_query", 0, "int"),  # column y at q + x
-    Operation("column_key", 0, "int"),  # column y at k + x
-    Operation("column", 1, "int"),  # column y at position a
-    Operation("match", 2, "int"),  # length of the equal runs of tokens that end at a and b
+    Operation("constant", 0),  # x
+    Operation("query", 0),  # q + x
+    Operation("key", 0),  # k + x
+    Operation("column_query", 0),  # column y at q + x
+    Operation("column_key", 0),  # column y at k + x
+    Operation("column", 1),  # column y at position a
+    Operation("match", 2),  # length of the equal runs of tokens that end at a and b
     # Arithmetic of whole numbers.
-    Operation("add", 2, "int", lambda a, b, x, y: a + b, "{a} + {b}", "", SUM, "{a} + {b}", True),
-    Operation("subtract", 2, "int", lambda a, b, x, y: a - b, "{a} - {b}", "", SUM, "{a} - {b}"),
-    Operation("absolute", 1, "int", lambda a, b, x, y: abs(a), "abs({a})", "", ATOM,
-              r"\lvert {a} \rvert"),
-    Operation("minimum", 2, "int", lambda a, b, x, y: min(a, b), "xp.clip({a}, None, {b})",
+    Operation("add", 2, lambda a, b, x, y: a + b, "{a} + {b}", "", SUM, "{a} + {b}", True),
+    Operation("subtract", 2, lambda a, b, x, y: a - b, "{a} - {b}", "", SUM, "{a} - {b}"),
+    Operation("absolute", 1, lambda a, b, x, y: abs(a), "abs({a})", "", ATOM, r"\lvert {a} \rvert"),
+    Operation("minimum", 2, lambda a, b, x, y: min(a, b), "xp.clip({a}, None, {b})",
               "min({a}, {b})", ATOM, r"\min({a}, {b})", True),
-    Operation("maximum", 2, "int", lambda a, b, x, y: max(a, b), "xp.clip({a}, {b}, None)",
+    Operation("maximum", 2, lambda a, b, x, y: max(a, b), "xp.clip({a}, {b}, None)",
               "max({a}, {b})", ATOM, r"\max({a}, {b})", True),
     # Predicates.
-    Operation("equal", 2, "bool", lambda a, b, x, y: a == b, "{a} == {b}", "", COMPARISON,
+    Operation("equal", 2, lambda a, b, x, y: a == b, "{a} == {b}", "", COMPARISON,
               "{a} = {b}", True),
-    Operation("unequal", 2, "bool", lambda a, b, x, y: a != b, "{a} != {b}", "", COMPARISON,
+    Operation("unequal", 2, lambda a, b, x, y: a != b, "{a} != {b}", "", COMPARISON,
               r"{a} \neq {b}", True),
-    Operation("less", 2, "bool", lambda a, b, x, y: a < b, "{a} < {b}", "", COMPARISON,
-              "{a} < {b}"),
-    Operation("at_most", 2, "bool", lambda a, b, x, y: a <= b, "{a} <= {b}", "", COMPARISON,
+    Operation("less", 2, lambda a, b, x, y: a < b, "{a} < {b}", "", COMPARISON, "{a} < {b}"),
+    Operation("at_most", 2, lambda a, b, x, y: a <= b, "{a} <= {b}", "", COMPARISON,
               r"{a} \leq {b}"),
-    Operation("more", 2, "bool", lambda a, b, x, y: a > b, "{a} > {b}", "", COMPARISON,
-              "{a} > {b}"),
-    Operation("at_least", 2, "bool", lambda a, b, x, y: a >= b, "{a} >= {b}", "", COMPARISON,
+    Operation("more", 2, lambda a, b, x, y: a > b, "{a} > {b}", "", COMPARISON, "{a} > {b}"),
+    Operation("at_least", 2, lambda a, b, x, y: a >= b, "{a} >= {b}", "", COMPARISON,
               r"{a} \geq {b}"),
-    Operation("between", 1, "bool", lambda a, b, x, y: (a >= x) & (a <= y),
+    Operation("between", 1, lambda a, b, x, y: (a >= x) & (a <= y),
               "({x} <= {a}) & ({a} <= {y})", "({x} <= {a} <= {y})", CONJUNCTION,
               r"{x} \leq {a} \leq {y}"),
-    Operation("both", 2, "bool", lambda a, b, x, y: a & b, "{a} & {b}", "", CONJUNCTION,
+    Operation("both", 2, lambda a, b, x, y: a & b, "{a} & {b}", "", CONJUNCTION,
               r"{a} \land {b}", True),
-    Operation("either", 2, "bool", lambda a, b, x, y: a | b, "{a} | {b}", "", DISJUNCTION,
+    Operation("either", 2, lambda a, b, x, y: a | b, "{a} | {b}", "", DISJUNCTION,
               r"{a} \lor {b}", True),
-    Operation("negation", 1, "bool", lambda a, b, x, y: 1 - a, "~{a}", "(not {a})", UNARY,
-              r"\lnot {a}"),
+    Operation("negation", 1, lambda a, b, x, y: 1 - a, "~{a}", "(not {a})", UNARY, r"\lnot {a}"),
     # Quantifiers over the keys that a query sees, except its own; a is the predicate. Keep them last:
     # the interpreter treats all operations from ``any`` on as quantifiers.
-    Operation("any", 1, "bool"),
-    Operation("count", 1, "int"),
-    Operation("nearest", 1, "int"),
-    Operation("first", 1, "int"),
-    Operation("last", 1, "int"),
-]  # fmt: skip
-
-CODES: dict[str, int] = {row.name: code for code, row in enumerate(_ROWS)}
-"""The number of each operation, by name."""
-ROWS: tuple[Operation, ...] = tuple(_ROWS)
+    Operation("any", 1),
+    Operation("count", 1),
+    Operation("nearest", 1),
+    Operation("first", 1),
+    Operation("last", 1),
+)  # fmt: skip
 """All operations by number."""
+
+CODES: dict[str, int] = {row.name: code for code, row in enumerate(ROWS)}
+"""The number of each operation, by name."""
 QUANTIFIERS = ("any", "count", "nearest", "first", "last")
 
-REALS = ("", "hundredths", *FUNCTIONS)
+REALS: dict[str, TermFunction] = {
+    "": TermFunction("", "the integer", "", None, "x", "{x}", float),
+    "hundredths": TermFunction("hundredths", "a hundredth of the integer", "", None, "x / 100.0",
+                               "{x}", lambda x: x / 100.0),
+    **FUNCTIONS,
+}  # fmt: skip
 """The real functions of an integer in terms: itself, a hundredth of it, or a term function."""
-
-
-def real_formula(name: str) -> tuple[int | None, str]:
-    """Return a function of ``REALS`` as its least argument (None: no bound) and a formula of ``x``.
-
-    >>> real_formula("log"), real_formula("hundredths")
-    ((1, 'xp.log(x)'), (None, 'x / 100.0'))
-    """
-    if name in FUNCTIONS:
-        return FUNCTIONS[name].least, FUNCTIONS[name].formula
-    return None, "x / 100.0" if name == "hundredths" else "x"
-
-
-def real_value(name: str, x: int, rate: float) -> float:
-    """Apply a function of ``REALS`` to an integer.
-
-    >>> real_value("hundredths", 25, 0.0)
-    0.25
-    """
-    if name in FUNCTIONS:
-        return FUNCTIONS[name].value(x, rate)
-    return x / 100.0 if name == "hundredths" else float(x)
-
-
-def real_bound(name: str, largest: float) -> float:
-    """Bound the magnitude of a function of ``REALS``, given the largest magnitude of its argument.
-
-    >>> real_bound("inv", float("inf")), real_bound("hundredths", 250)
-    (1.0, 2.5)
-    """
-    if name in FUNCTIONS:
-        return FUNCTIONS[name].bound(largest)
-    return largest / 100.0 if name == "hundredths" else largest

@@ -13,7 +13,7 @@ import numpy as np
 
 from attn_dsl.compiler import interpreter
 from attn_dsl.compiler.code import Code
-from attn_dsl.compiler.columns import SLACK, TOKEN
+from attn_dsl.compiler.columns import SLACK, TOKEN, marks
 from attn_dsl.compiler.evaluate import NO_MATCH, parts
 from attn_dsl.compiler.graph import ColumnKey
 from attn_dsl.compiler.program import Program
@@ -75,9 +75,7 @@ class Stream:
         self._symbols: dict[str, int] = {"": 0}
         self._columns = {name: FEATURES[name].column() for name in self._users}
         self._arrays = np.zeros((3, len(self._keys), _CAPACITY + SLACK), dtype=np.int32)
-        self._marks = np.zeros((len(self._keys), 2), dtype=np.int32)
-        for row, key in enumerate(self._keys):
-            self._marks[row] = key.pad, key.partial
+        self._marks = marks(self._keys, causal=True)
         side = _CAPACITY if self.code.graph.needs_match else 0
         self._match = np.zeros((side, side), dtype=np.int32)
 
@@ -98,10 +96,11 @@ class Stream:
         skip = 0
         if not isinstance(tokens, Tokens):
             strings, skip = [*self._tail, *tokens], len(self._tail)
-            marks = None if special is None else [*([False] * skip), *special]
-            tokens = Tokens.from_strings(strings, marks)
+            known = None if special is None else [*([False] * skip), *special]
+            tokens = Tokens.from_strings(strings, known)
         first = len(self)
-        self._read(tokens, skip)
+        self._analysis.extend(tokens, skip)
+        self._update()
         self._tail = _unfinished(tokens)
         rows = self.rows(first)
         return rows[0] if self._single else rows
@@ -119,7 +118,8 @@ class Stream:
 
     def read_all(self, tokens: Tokens) -> None:
         """Append tokens to the text, without computing their rows."""
-        self._read(tokens, 0)
+        self._analysis.extend(tokens)
+        self._update()
 
     def rows(self, first: int) -> np.ndarray:
         """Compute the rows from query ``first`` on, float32 (programs, rows, tokens so far)."""
@@ -127,7 +127,7 @@ class Stream:
         out = np.zeros((self.code.size, n - first, n), dtype=np.float32)
         arrays = (*self._arrays, self._marks, self._match if len(self._match) else NO_MATCH)
         for part in parts(self.code, n, 0, arrays, first) if n > first else ():
-            low, high = part.block.rows.start, part.block.rows.stop
+            low, high = part.queries.start, part.queries.stop
             spread_rows(part.rows, low, True, n, out[part.programs, low - first : high - first])
         return out
 
@@ -138,15 +138,6 @@ class Stream:
         twin._arrays, twin._match = self._arrays.copy(), self._match.copy()
         twin._symbols, twin._tail = dict(self._symbols), list(self._tail)
         return twin
-
-    def _read(self, tokens: Tokens, skip: int) -> None:
-        end = 0
-        for i, (start, stop) in enumerate(tokens.spans):
-            if i >= skip:
-                gap, piece = tokens.text[end:start], tokens.text[start:stop]
-                self._analysis.add(tokens.strings[i], gap, piece, tokens.special[i])
-            end = stop
-        self._update()
 
     def _update(self) -> None:
         """Update the columns after tokens were appended to the analysis."""
@@ -172,9 +163,7 @@ class Stream:
         capacity = self._arrays.shape[2] - SLACK
         if tokens <= capacity:
             return
-        while capacity < tokens:
-            capacity *= 2
-        more = capacity + SLACK - self._arrays.shape[2]
+        more = max(capacity, tokens - capacity)
         self._arrays = np.pad(self._arrays, ((0, 0), (0, 0), (0, more)))
         if len(self._match):
             self._match = np.pad(self._match, (0, more))
@@ -205,11 +194,10 @@ def newest_rows(streams: Iterable[Stream], width: int) -> np.ndarray:
 
 def _unfinished(tokens: Tokens) -> list[str]:
     """Return the tokens at the end of a text that are bytes of an incomplete character."""
-    tail: list[str] = []
-    for string, (start, end), special in zip(
-        tokens.strings[::-1], tokens.spans[::-1], tokens.special[::-1], strict=True
-    ):
-        if special or end > start or not string.startswith("<0x"):
+    first = len(tokens)
+    while first and tokens.strings[first - 1].startswith("<0x"):
+        start, end = tokens.spans[first - 1]
+        if end > start or tokens.special[first - 1]:
             break
-        tail.insert(0, string)
-    return tail
+        first -= 1
+    return list(tokens.strings[first:])

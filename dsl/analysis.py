@@ -101,11 +101,15 @@ class Analysis:
         self._segments = Segments()
         self.text = self._segments.text
         if tokens is not None:
-            text, at = tokens.text, 0
-            rows = zip(tokens.strings, tokens.spans, tokens.special, strict=True)
-            for string, (start, end), special in rows:
-                self.add(string, text[at:start], text[start:end], special)
-                at = end
+            self.extend(tokens)
+
+    def extend(self, tokens: Tokens, first: int = 0) -> None:
+        """Append the tokens from ``first`` on, and the text between them."""
+        text, at = tokens.text, 0
+        for i, (start, end) in enumerate(tokens.spans):
+            if i >= first:
+                self.add(tokens.strings[i], text[at:start], text[start:end], tokens.special[i])
+            at = end
 
     def add(self, string: str, gap: str, piece: str, special: bool) -> None:
         """Append a token: its string, the text before it that no token covers, the text it covers."""

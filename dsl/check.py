@@ -12,9 +12,9 @@ from attn_dsl.dsl.errors import (
     CausalityError,
     CostError,
     ProgramError,
+    ProgramErrors,
     ProgramTypeError,
     did_you_mean,
-    raise_all,
 )
 from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.functions import FUNCTIONS
@@ -74,18 +74,10 @@ def check(
                       f"the program needs {price:,} operations per query and key; {MAX_COST:,} are allowed",
                       "drop terms, or use sets instead of long chains of comparisons",
                       CostError)  # fmt: skip
-    raise_all(checker.errors)
+    if checker.errors:
+        raise checker.errors[0] if len(checker.errors) == 1 else ProgramErrors(checker.errors)
     holes = sum(weight is None for weight in program.weights)
     return Facts(size, price, holes, tuple(sorted(checker.lookahead)))
-
-
-def reads_key(node: t.Node) -> bool:
-    """Return whether the value of a node depends on the key. A quantifier depends on the query only."""
-    if isinstance(node, t.Position):
-        return node.variable == "k"
-    if isinstance(node, t.Quantifier):
-        return False
-    return any(map(reads_key, node.children()))
 
 
 def cost(program: t.Head) -> int:

@@ -102,14 +102,6 @@ class ProgramErrors(ProgramError):
         return "\n".join(map(str, self.errors))
 
 
-def raise_all(errors: list[ProgramError]) -> None:
-    """Raise a single error as it is, and several as ``ProgramErrors``; with none, do nothing."""
-    if len(errors) == 1:
-        raise errors[0]
-    if errors:
-        raise ProgramErrors(errors)
-
-
 def context(source: str, span: Span) -> list[str]:
     """Return lines that show the source line of a span, with carets under the span.
 

@@ -7,11 +7,13 @@ from this table. To add a function, add a row to ``_ALL``.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TermFunction:
     """A real function of an integer, as in ``-0.8 * log(1 + q - k)``.
 
@@ -22,7 +24,7 @@ class TermFunction:
     name: str
     doc: str  # its value, for the reference pages
     example: str  # a value of the language that uses it
-    least: int  # smaller arguments are replaced by this number
+    least: int | None  # smaller arguments are replaced by this number; None: none are
     formula: str
     latex: str  # the function in LaTeX, with ``{x}`` for the argument and ``{rate}`` for the rate
     bound: Callable[[float], float]  # its largest magnitude, given that of its argument
@@ -32,14 +34,17 @@ class TermFunction:
         """Whether the function has a second argument, a rate between 0 and 1."""
         return "rate" in self.formula
 
-    def value(self, x: int, rate: float = 0.0) -> float:
-        """Compute the function with the module ``math``.
+    @cached_property
+    def value(self) -> Callable[[int, float], float]:
+        """The function of an integer and a rate in plain Python, which Numba can compile.
 
-        >>> FUNCTIONS["inv"].value(4), FUNCTIONS["decay"].value(2, 0.5)
+        >>> FUNCTIONS["inv"].value(4, 0.0), FUNCTIONS["decay"].value(2, 0.5)
         (0.25, 0.25)
         """
-        names = {"x": float(max(x, self.least)), "rate": rate, "xp": math}
-        return float(eval(self.formula, names))
+        x = "x" if self.least is None else f"max(x, {self.least})"
+        inside = re.sub(r"\bx\b", f"float({x})", self.formula)
+        made: Callable[[int, float], float] = eval(f"lambda x, rate: {inside}", {"xp": math})
+        return made
 
 
 _ALL = [

@@ -1,10 +1,11 @@
-"""GBNF: turns a Lark grammar into the format of llama.cpp.
+"""GBNF: turns the grammars of attention programs into the format of llama.cpp.
 
 GBNF has no tokens, no ignored white space and no left recursion. So white space is written out
 between the symbols (at least one blank between two words, an indentation after a line end), and
 direct left recursion becomes repetition. White space and empty lines are bounded, so that a sampler
 cannot loop on them. Comments are left out. The result contains every canonical program without
-comments. The parser's limits on size and nesting are not in it.
+comments. The parser's limits on size and nesting are not in it. Only what these grammars use of
+Lark's notation is converted; no rule may match the empty text.
 """
 
 from __future__ import annotations
@@ -13,23 +14,12 @@ import ast
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from graphlib import CycleError, TopologicalSorter
 from re import _parser  # type: ignore[attr-defined]
 from typing import Any, Literal
-
-from attn_dsl.dsl.errors import AttnDslError
 
 _SPACING = {"ws": (0, 2), "gap": (1, 2), "indent": (0, 8)}  # the fewest and the most blanks
 _ASCII = "".join(map(chr, range(128)))
 _SIGNS = {"?": (0, 1), "*": (0, None), "+": (1, None)}
-_CLASSES = {
-    "CATEGORY_DIGIT": "0-9", "CATEGORY_WORD": "A-Za-z0-9_",
-    "CATEGORY_SPACE": r" \t\n\r\x0b\x0c",
-}  # fmt: skip
-
-
-class GrammarError(AttnDslError, ValueError):
-    """A grammar cannot be converted, or would not work; the message names the rule or the line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,47 +32,25 @@ class _Node:
     low: int = 1
     high: int | None = 1
 
-    def walk(self) -> Iterator[_Node]:
-        yield self
-        for part in self.parts:
-            yield from part.walk()
 
-
-def to_gbnf(grammar_text: str | None = None) -> str:
-    r"""Convert a Lark grammar to GBNF.
+def to_gbnf(grammar_text: str) -> str:
+    r"""Convert a grammar in Lark's notation to GBNF.
 
     >>> print(to_gbnf('start: "a" | start "+" "a"\n%ignore /[ ]+/'), end="")
     root ::= "a" (ws "+" ws "a")*
     ws ::= " "{0,2}
-
-    Without a text, it is the grammar of attention programs.
+    gap ::= " "{1,2}
+    indent ::= " "{0,8}
 
     Raises:
-        GrammarError: the grammar uses what has no counterpart, lacks ``start`` or another rule,
-            repeats what may be empty, or is left-recursive other than directly.
+        ValueError: the grammar uses a part of Lark's notation that is not converted.
     """
-    if grammar_text is None:
-        from attn_dsl.dsl.parser import grammar_text as read
-
-        grammar_text = read()
-    names, trees, blanks = _read(grammar_text)
-    rules = {names[name]: _without_left_recursion(names[name], trees[name]) for name in names}
-    try:
-        TopologicalSorter({n: _names(_edge(node, 0)) for n, node in rules.items()}).prepare()
-    except CycleError as error:
-        raise GrammarError(f"left recursion: {' -> '.join(reversed(error.args[1]))}") from None
+    names, rules, blanks = _read(grammar_text)
     spacing = _Spacing(rules, blanks is not None)
     rules |= {new: spacing.spaced(rules[new]) for name, new in names.items() if name.islower()}
     if blanks is not None:
         rules |= {name: _repeat(blanks, *bounds) for name, bounds in _SPACING.items()}
-    used: set[str] = set()
-    while more := {"root"}.union(*(_names(rules[name].walk()) for name in used)) - used:
-        used |= more
-    return "".join(_rule(name, node) for name, node in rules.items() if name in used)
-
-
-def _names(nodes: Iterable[_Node]) -> set[str]:
-    return {node.value for node in nodes if node.kind == "name"}
+    return "".join(_rule(name, node) for name, node in rules.items())
 
 
 def _may_be_empty(node: _Node) -> bool:
@@ -104,50 +72,31 @@ def _edge(node: _Node, at: int) -> Iterator[_Node]:
 
 
 def _read(text: str) -> tuple[dict[str, str], dict[str, _Node], _Node | None]:
-    """Parse a grammar with Lark; return the GBNF names of rules, the rules, and ignored terminals."""
-    from lark.exceptions import LarkError
+    """Parse a grammar with Lark; return the GBNF names of rules, the rules, and ignored blanks."""
     from lark.load_grammar import load_grammar
 
-    try:
-        grammar, _ = load_grammar(text, "the grammar", [], False)
-    except LarkError as error:
-        raise GrammarError(str(error)) from None
+    grammar, _ = load_grammar(text, "the grammar", [], False)
     trees = {str(name): tree for name, _, tree, _ in grammar.rule_defs}
     trees |= {str(name): tree for name, (tree, _) in grammar.term_defs}
-    if "start" not in trees:
-        raise GrammarError("there is no rule `start`")
-    names, rules = _new_names(trees), dict[str, _Node]()
-    for name, tree in trees.items():
-        try:
-            rules[name] = _converted(tree, names)
-            if _may_be_empty(rules[name]):
-                raise ValueError("it may be empty: use ? where it stands instead")
-        except (ValueError, KeyError, re.error) as error:
-            raise GrammarError(f"rule {name} cannot be converted: {error}") from None
-    blanks = [rules[name] for name in grammar.ignore]
-    if len(blanks) > 1 or any(node.high is not None or node.parts[0].parts for node in blanks):
-        raise GrammarError("%ignore: only blanks, as in /[ \\t]+/, can be converted")
-    return names, rules, blanks[0].parts[0] if blanks else None
+    ignored = [trees.pop(str(name)) for name in grammar.ignore]
+    names = {name: _new_name(name, {*trees, *_SPACING}) for name in trees}
+    rules = {
+        new: _without_left_recursion(new, _converted(trees[name], names))
+        for name, new in names.items()
+    }
+    return names, rules, _converted(ignored[0], names).parts[0] if ignored else None
 
 
-def _new_names(rules: Iterable[str]) -> dict[str, str]:
-    """Return the GBNF names of rules; a terminal with the name of a rule gets a new name."""
-    taken, names = set(_SPACING), dict[str, str]()
-    for name in sorted(rules, key=str.isupper):
-        new = "root" if name == "start" else name.strip("_").lower().replace("_", "-")
-        names[name] = f"{new}-token" if new in taken and name.isupper() else new
-        if names[name] in taken:
-            raise GrammarError(f"there would be two rules called {names[name]}")
-        taken.add(names[name])
-    return names
+def _new_name(name: str, taken: set[str]) -> str:
+    """Return the GBNF name of a rule, or of a terminal, which may share its name with a rule."""
+    new = "root" if name == "start" else name.strip("_").lower().replace("_", "-")
+    return f"{new}-token" if name.isupper() and name.lower() in taken else new
 
 
 def _converted(item: Any, names: dict[str, str]) -> _Node:
     """Convert a part of a rule, as Lark has parsed it, to a node."""
     if hasattr(item, "name"):
         return _Node("name", names[item.name])
-    if item is None:
-        raise ValueError("%declare says nothing of it")
     match str(item.data), item.children:
         case "expansions" | "expansion" as kind, parts:
             nodes = [_converted(part, names) for part in parts]
@@ -161,9 +110,8 @@ def _converted(item: Any, names: dict[str, str]) -> _Node:
         case "literal", [text] if text[-1] == "/":
             if re.fullmatch(text[1:-1], "\n\n") and not re.fullmatch(text[1:-1], " "):
                 return _repeat(_Node("text", "\n"), 1, 2)
-            if (regex := _parser.parse(text[1:-1])).state.flags == re.UNICODE:
-                return _regex(regex)
-    raise ValueError(" ".join(item.scan_values(str)))
+            return _regex(_parser.parse(text[1:-1]))
+    raise ValueError(f"not converted to GBNF: {item}")
 
 
 def _regex(parsed: Iterable[Any]) -> _Node:
@@ -177,8 +125,6 @@ def _regex_part(kind: str, value: Any) -> _Node:
             return _Node("text", chr(value))
         case "NOT_LITERAL", _:
             return _Node("chars", f"[^{_member(kind, value)}]")
-        case "ANY", _:
-            return _Node("chars", r"[^\n]")
         case "IN", members:
             return _Node("chars", f"[{''.join(_member(k.name, v) for k, v in members)}]")
         case "MAX_REPEAT", (low, high, inner):
@@ -187,7 +133,7 @@ def _regex_part(kind: str, value: Any) -> _Node:
             return _regex(inner)
         case "BRANCH", (_, options):
             return _join("choice", map(_regex, options))
-    raise ValueError(f"{kind} in a regex")
+    raise ValueError(f"not converted to GBNF: {kind} in a regular expression")
 
 
 def _member(kind: str, value: Any) -> str:
@@ -195,7 +141,7 @@ def _member(kind: str, value: Any) -> str:
     if kind == "NEGATE":
         return "^"
     if kind == "CATEGORY":
-        return _CLASSES[value.name]
+        raise ValueError(f"not converted to GBNF: {value} in a regular expression")
     ends = value if kind == "RANGE" else (value,)
     return "-".join(f"\\x{c:02x}" if chr(c) in "]^-[" else _escaped(chr(c)) for c in ends)
 
@@ -212,8 +158,6 @@ def _join(kind: Literal["sequence", "choice"], parts: Iterable[_Node]) -> _Node:
 def _repeat(item: _Node, low: int, high: int | None) -> _Node:
     if low == high and low in (0, 1):
         return item if low else _Node("sequence")
-    if high is None and _may_be_empty(item):
-        raise ValueError("what it repeats without end may be empty")
     return _Node("repeat", parts=(item,), low=low, high=high)
 
 
@@ -225,8 +169,6 @@ def _without_left_recursion(name: str, node: _Node) -> _Node:
         (rests if recursive else bases).append(option)
     if not rests:
         return node
-    if not bases:
-        raise GrammarError(f"rule {name}: every alternative begins with {name} itself")
     rest = _join("choice", (_join("sequence", option.parts[1:]) for option in rests))
     return _join("sequence", (_join("choice", bases), _repeat(rest, 0, None)))
 
@@ -239,8 +181,6 @@ class _Spacing:
 
     def spaced(self, node: _Node) -> _Node:
         """Insert white space between the parts of a node, but not before or after it."""
-        if _may_be_empty(node):
-            raise GrammarError(f"`{_write(node, 0)}` may be empty: use ? where it stands instead")
         if not node.parts:
             return node
         if node.kind == "choice":

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.build import ACTIONS
-from attn_dsl.dsl.build import unquote as unquote
 from attn_dsl.dsl.errors import CostError, Span
 from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.functions import FUNCTIONS
 from attn_dsl.dsl.limits import MAX_DIGITS, MAX_NESTING, MAX_OPERATORS, MAX_SOURCE
 from attn_dsl.dsl.syntax_errors import explain
-from attn_dsl.dsl.tables import Tables
+from attn_dsl.dsl.tables import Lines, Tables
 
 if TYPE_CHECKING:
     from lark import Lark
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 _OPERATORS = (t.Or, t.And, t.Not, t.Arithmetic)
 _SPLIT = "split the predicate over several terms"
 _COMMENT_OR_STRING = re.compile(r'"(?:[^"\\\n]|\\.)*"|#[^\n]*')
+_BOUNDED = re.compile(rf"{_COMMENT_OR_STRING.pattern}|[()]|[0-9]{{{MAX_DIGITS + 1}}}")
 
 
 def grammar_text() -> str:
@@ -122,21 +122,15 @@ def _bound(source: str, name: str) -> None:
             name=name, hint="keep large token sets out of programs, or split them",
         )  # fmt: skip
     depth = 0
-    for number, line in enumerate(
-        _COMMENT_OR_STRING.sub(lambda found: " " * len(found[0]), source).split("\n"), 1
-    ):
-        opened = line.count("(")
-        if not depth and len(line) <= MAX_DIGITS and opened == line.count(")") <= MAX_NESTING:
+    for found in _BOUNDED.finditer(source):
+        depth += {"(": 1, ")": -1}.get(found[0], 0)
+        if depth > MAX_NESTING:
+            what, hint = f"nested deeper than {MAX_NESTING} levels", _SPLIT
+        elif found[0].isdigit():
+            what, hint = f"a number of more than {MAX_DIGITS} digits", ""
+        else:
             continue
-        for found in re.finditer(rf"[()]|[0-9]{{{MAX_DIGITS + 1}}}", line):
-            depth += {"(": 1, ")": -1}.get(found[0], 0)
-            at = Span(number, found.start() + 1, number, found.end() + 1)
-            if found[0].isdigit():
-                what = f"a number of more than {MAX_DIGITS} digits"
-                raise CostError(what, at, source, name=name)
-            if depth > MAX_NESTING:
-                what = f"nested deeper than {MAX_NESTING} levels"
-                raise CostError(what, at, source, name=name, hint=_SPLIT)
+        raise CostError(what, Lines(source).span(*found.span()), source, name=name, hint=hint)
 
 
 def _bound_operators(node: Any, source: str, name: str) -> Any:

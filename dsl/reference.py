@@ -73,21 +73,19 @@ class Interpreter:
         """Return the attention weights of one query over all keys."""
         keys = self.visible(q)
         if self.program.normaliser == "softmax":
-            scores = [sum(self.term(term, q, k) for term in self.program.terms) for k in keys]
+            scores = [sum(self.terms(q, k)) for k in keys]
             top = max(scores)
             masses = [math.exp(score - top) for score in scores]
         else:
-            terms = self.program.terms
-            masses = [
-                sum(
-                    mass for mass in (self.term(term, q, k) for term in terms) if mass >= LEAST_MASS
-                )
-                for k in keys
-            ]
+            masses = [sum(x for x in self.terms(q, k) if x >= LEAST_MASS) for k in keys]
             if sum(masses) == 0.0:
                 masses = [1.0 for _ in keys]
         total = sum(masses)
         return [mass / total for mass in masses] + [0.0] * (self.n - len(masses))
+
+    def terms(self, q: int, k: int) -> list[float]:
+        """Return what each term adds to the score (or mass) of a pair of query and key."""
+        return [self.term(term, q, k) for term in self.program.terms]
 
     def term(self, term: t.Term, q: int, k: int) -> float:
         """Return what one term adds to the score (or mass) of a pair of query and key."""
@@ -112,7 +110,7 @@ class Interpreter:
             case t.Real("inv", inner):
                 return 1.0 / max(self.integer(inner, q, k), 1)
             case t.Real(name, inner):
-                return FUNCTIONS[name].value(self.integer(inner, q, k))
+                return FUNCTIONS[name].value(self.integer(inner, q, k), 0.0)
             case t.Decay(inner, rate):
                 return math.pow(rate, max(self.integer(inner, q, k), 0))
             case t.Weight(symbol, chosen):

@@ -50,10 +50,13 @@ def clean(word: str) -> str:
 class Segments:
     """Labels of each character of a text that may grow; -1 stands for none.
 
+    >>> Segments("Stop! Now").sentence
+    [0, 0, 0, 0, 0, 0, 1, 1, 1]
+
     Append characters to ``text``, then call ``update``. New characters do not change the labels of
     old ones. They may continue the last word, and so change its entries of ``words`` and ``ends``.
 
-    >>> growing = segment("It s")
+    >>> growing = Segments("It s")
     >>> growing.text += "at."
     >>> growing.update()
     >>> growing.words, growing.word
@@ -191,14 +194,3 @@ class Segments:
             self.depth.append(len(brackets))
             self.opener.append(bracket)
             self.quote.append(mark)
-
-
-def segment(text: str, breaks: Iterable[int] = ()) -> Segments:
-    """Label every character of a text; no word reaches across a place in ``breaks``.
-
-    >>> segment('Hi, "Tom" (9).').words
-    ['hi', ',', '"', 'tom', '"', '(', '9', ')', '.']
-    >>> segment("Stop! Now").sentence
-    [0, 0, 0, 0, 0, 0, 1, 1, 1]
-    """
-    return Segments(text, breaks)

@@ -67,10 +67,13 @@ class Tokens(Sequence[str]):
         ((0, 4), (4, 4), (4, 5))
 
         Args:
-            strings: in which ``<0xE2>`` is one byte of a character in UTF-8.
+            strings: in which ``<0xE2>`` is one byte of a character in UTF-8. ``Tokens`` are
+                returned as they are.
             special: whether each is a special token; by default those that look so (``<s>``,
                 ``[CLS]``, ``<|endoftext|>`` …), see ``looks_special``.
         """
+        if isinstance(strings, Tokens):
+            return strings
         strings = tuple(strings)
         marks = tuple(map(looks_special, strings)) if special is None else tuple(map(bool, special))
         parts: list[str] = []

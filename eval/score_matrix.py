@@ -42,12 +42,12 @@ def measure_text(
     sums = {name: np.zeros(shape) for name in ("shared", "first", "jsd", "top1")}
     whole = [heads.sum(1, dtype=np.float64), np.zeros(plan.size)]
     column = [np.zeros(len(heads)), np.zeros(plan.size)]
-    block = None
+    entries = None
     for part in plan.parts(text):
-        if part.block != block:
-            block = part.block
-            actual = in_lanes(heads[:, block.entries])
-            starts = _starts(block.rows, n, plan.causal)
+        if part.entries != entries:
+            entries = part.entries
+            actual = in_lanes(heads[:, entries])
+            starts = _starts(part.queries, n, plan.causal)
             best = strongest(actual, starts) if "top1" in metrics else None
             column[0] += actual[:, starts[:-1]].sum(1, dtype=np.float64)
         here = part.programs

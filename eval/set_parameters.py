@@ -360,8 +360,9 @@ class TokenSymbols:
         if value not in self._known:
             (place,) = value.args
             assert isinstance(place, t.Position)
-            column = self.batch.column(ColumnKey(value.name))
-            found = np.full(int(self.batch.starts[-1]), column.pad, dtype=np.int32)
+            key = ColumnKey(value.name)
+            column = self.batch.column(key)
+            found = np.full(int(self.batch.starts[-1]), key.pad, dtype=np.int32)
             shift, unseen = place.shift, self.causal and place.variable == "q" and place.shift > 0
             for start, end in zip(self.batch.starts, self.batch.starts[1:], strict=False):
                 low, high = start + max(-shift, 0), end - max(shift, 0)

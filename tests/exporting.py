@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
 from attn_dsl.compiler.columns import SLACK, Batch, stack
-from attn_dsl.compiler.export.flex import flex_functions, to_flex
+from attn_dsl.compiler.export.flex import to_flex
 from attn_dsl.compiler.export.latex import to_latex
 from attn_dsl.compiler.export.numba import KernelWriter, to_numba
 from attn_dsl.compiler.export.numpy import to_numpy
 from attn_dsl.compiler.export.source import execute
-from attn_dsl.compiler.export.torch import to_torch, torch_module
+from attn_dsl.compiler.export.torch import to_torch
 from attn_dsl.compiler.program import Program
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.analysis import Analysis
@@ -75,6 +77,17 @@ def reference(program: t.Head, tokens: Tokens) -> np.ndarray:
 
 def by_numpy(program: Program, tokens: Tokens) -> np.ndarray:
     return execute(to_numpy(program), program.name)["attention"](tokens)
+
+
+def torch_module(program: Program, dtype: torch.dtype = torch.float32) -> Any:
+    return execute(to_torch(program), program.name)["Attention"](dtype)
+
+
+def flex_functions(program: Program, texts: Sequence[Tokens]) -> tuple[Any, Any, Any]:
+    """Return score_mod, mask_mod and the tensors that they read."""
+    exported = execute(to_flex(program), program.name)
+    buffers = exported["buffers"](texts)
+    return (*exported["functions"](buffers), buffers)
 
 
 def by_torch(program: Program, tokens: Tokens, dtype: torch.dtype = torch.float64) -> np.ndarray:

@@ -6,11 +6,10 @@ import importlib.util
 import math
 
 import pytest
-from cases import CASES
 from hypothesis import given
 
 from attn_dsl.dsl import tree as t
-from attn_dsl.dsl.check import Facts, check, cost, reads_key
+from attn_dsl.dsl.check import Facts, check, cost
 from attn_dsl.dsl.errors import (
     CausalityError,
     CostError,
@@ -22,7 +21,7 @@ from attn_dsl.dsl.errors import (
 from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.lexicon import lexicon
 from attn_dsl.dsl.limits import MAX_NODES
-from attn_dsl.dsl.parser import parse, parse_predicate
+from attn_dsl.dsl.parser import parse
 from attn_dsl.testing import programs
 
 FULL = [f.name for f in FEATURES.values() if f.reads == "full" and not f.extra]
@@ -180,13 +179,6 @@ def test_looking_ahead_is_allowed_on_request_and_marked(name: str) -> None:
     assert check(parse(head(term, kind="bidirectional"))).lookahead == ()
 
 
-def test_left_and_visible_features_do_not_look_ahead() -> None:
-    for feature in FEATURES.values():
-        if feature.reads != "full":
-            facts = check(parse(head("2 where " + feature.example)))
-            assert facts.lookahead == (), feature.name
-
-
 def test_an_own_set_may_hide_one_of_the_lexicon() -> None:
     assert errors_of('set Pronoun = {"x"}\n' + head("1 where text(k) in Pronoun")) == []
 
@@ -255,20 +247,6 @@ def test_nodes() -> None:
     assert t.nodes(parse(head('1 * weight(text(k), {"x": 0.5, "y": 2})'))) == 1 + 4 + 3
     assert t.nodes(parse(head("1 * weight(text(k), Pronoun) * q"))) == 1 + 5 + 2
     assert t.nodes(parse(head("by k [0: 1, 1: 2]"))) == 1 + 4
-
-
-@pytest.mark.parametrize(
-    ("predicate", "reads"),
-    [("punct(k)", True), ("punct(q)", False), ("any(punct(k))", False),
-     ("punct(word_first(k))", True), ("nearest(punct(k)) == q", False), ("q == 0 or k == 0", True)],
-)  # fmt: skip
-def test_what_reads_the_key(predicate: str, reads: bool) -> None:
-    assert reads_key(parse_predicate(predicate)) is reads
-
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-def test_the_cases_are_valid(case) -> None:  # type: ignore[no-untyped-def]
-    assert errors_of(case.source) == []
 
 
 @given(programs(holes=True))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import cases
@@ -16,12 +15,10 @@ from hypothesis import given
 
 import attn_dsl
 from attn_dsl import testing
-from attn_dsl.compiler.code import Plane
 from attn_dsl.compiler.columns import Batch
-from attn_dsl.compiler.evaluate import Plan, pack, unpack
-from attn_dsl.compiler.graph import NONE, Factor
+from attn_dsl.compiler.evaluate import Plan, unpack
 from attn_dsl.compiler.lower import lower
-from attn_dsl.compiler.operations import CODES, REALS, ROWS, Operation
+from attn_dsl.compiler.operations import CODES, REALS
 from attn_dsl.compiler.program import Program
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.parser import parse
@@ -107,25 +104,6 @@ def test_planes_are_what_the_weights_multiply() -> None:
     np.testing.assert_array_equal(planes[3], [0, 0, 1, 1, 1, 0, 0, 0])
 
 
-@pytest.mark.parametrize("visibility", ["causal", "bidirectional"])
-@pytest.mark.parametrize("sign", ["", "-"])
-def test_large_scores_stay_within_float32(sign: str, visibility: str) -> None:
-    """Masses of exp(+-80) and more: where they leave the range, the row's largest is taken out."""
-    words = ["a", " b", " a", " c", ".", " a", " b", " d"] * 40
-    tokens = Tokens.from_strings(words)
-    graded = "".join(
-        f' {sign}1 * weight(text(k), {{"a": 8, "b": {7.75 - i / 4}, ".": -1}})\n' for i in range(10)
-    )
-    source = f"head large {visibility}:\n{graded} 0.5 * log(1 + q) where k == q\n"
-    some = parse(source + f" {sign}9 where text(k) == text(q)\n 3 where k == 0")
-    near = parse(source + " 0.5 where k == 1")
-    plan = Plan([near, some], Batch([tokens.prefix(n) for n in (150, 9, 0)]))
-    for text, n in enumerate((150, 9)):
-        for program, packed in zip((near, some), plan.packed(text), strict=True):
-            matrix = unpack(packed, n, plan.causal)
-            np.testing.assert_allclose(matrix, reference(program, tokens.prefix(n)), atol=TOLERANCE)
-
-
 def test_products_are_one_plane_whatever_their_order() -> None:
     batch = Batch([Tokens.from_strings(["a", " b"])])
     one = parse('head a causal:\n 1 * weight(text(q), {"a": 2}) * log(1 + q - k)')
@@ -154,12 +132,14 @@ def test_the_weight_in_a_plain_set_is_a_predicate() -> None:
 
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("n", [0, 1, 5])
-def test_pack_undoes_unpack(n: int, causal: bool) -> None:
+def test_unpacking(n: int, causal: bool) -> None:
     entries = n * (n + 1) // 2 if causal else n * n
     packed = np.arange(2 * entries, dtype=np.float32).reshape(2, entries)
     square = unpack(packed, n, causal)
     assert square.shape == (2, n, n)
-    np.testing.assert_array_equal(pack(square, causal), packed)
+    seen = np.tri(n, dtype=bool) if causal else np.ones((n, n), dtype=bool)
+    np.testing.assert_array_equal(square[:, seen], packed)
+    assert not square[:, ~seen].any()
 
 
 def test_holes_cannot_be_evaluated() -> None:
@@ -179,7 +159,6 @@ def test_constants_are_folded_and_connectives_with_them() -> None:
 
 
 def test_the_case_table_uses_every_operation() -> None:
-    """A broken operation fails the table only if the table uses it."""
     used: set[str] = set()
     reals: set[str] = set()
     for case in cases.CASES:
@@ -188,74 +167,6 @@ def test_the_case_table_uses_every_operation() -> None:
         reals |= {f.function for p in plan.code.planes for f in (p.factor, p.other)}
     assert used == set(CODES)
     assert reals == set(REALS)
-
-
-SWAPPED = dict(
-    pair.split(":")
-    for pair in (
-        "constant:query query:key key:query column_query:column_key column_key:column_query "
-        "column:column_key match:equal add:subtract subtract:add absolute:negation minimum:maximum "
-        "maximum:minimum equal:unequal unequal:equal less:at_most at_most:less more:at_least "
-        "at_least:more between:negation both:either either:both negation:absolute any:first "
-        "count:any nearest:first first:last last:first"
-    ).split()
-)
-"""For each operation, another that reads its operands without harm."""
-
-
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_breaking_an_operation_breaks_the_table(row: Operation) -> None:
-    """The case table notices if any one operation does something else."""
-    broken = 0
-    for case in cases.CASES:
-        tokens = Tokens.from_strings(case.tokens)
-        plan = Plan([parse(case.source)], Batch([tokens]))
-        chosen = plan.code.instructions[:, 0] == CODES[row.name]
-        if not chosen.any():
-            continue
-        plan.code.instructions[chosen, 0] = CODES[SWAPPED[row.name]]
-        matrix = plan.square(0)[0]
-        broken += any(abs(matrix[at] - weight) > TOLERANCE for at, weight in case.expected.items())
-    assert broken
-
-
-def _other_function(name: str) -> Callable[[Plane], Plane]:
-    other = REALS[(REALS.index(name) + 1) % len(REALS)]
-
-    def broken(plane: Plane) -> Plane:
-        if plane.factor.function != name:
-            return plane
-        return plane._replace(factor=Factor(plane.factor.node, other, 0.3))
-
-    return broken
-
-
-BROKEN: dict[str, Callable[[Plane], Plane]] = {
-    **{name or "plain": _other_function(name) for name in REALS},
-    "no second factor": lambda plane: plane._replace(other=Factor(NONE)),
-    "second function": lambda plane: plane._replace(other=plane.other._replace(function="")),
-    "second rate": lambda plane: plane._replace(other=plane.other._replace(rate=0.1)),
-    "no condition": lambda plane: plane._replace(condition=NONE),
-}
-"""What could be wrong with a plane."""
-
-
-@pytest.mark.parametrize("name", BROKEN)
-def test_breaking_a_plane_breaks_the_table(name: str) -> None:
-    """The case table notices if a plane applies another function, or drops a part."""
-    broken = 0
-    for case in cases.CASES:
-        tokens = Tokens.from_strings(case.tokens)
-        plan = Plan([parse(case.source)], Batch([tokens]))
-        planes = tuple(p if p.truth else BROKEN[name](p) for p in plan.code.planes)
-        if planes == plan.code.planes:
-            continue
-        plan.code.planes = planes
-        matrix = plan.square(0)[0]
-        broken += any(
-            not abs(matrix[at] - weight) < TOLERANCE for at, weight in case.expected.items()
-        )
-    assert broken
 
 
 LANE = """

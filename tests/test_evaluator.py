@@ -14,8 +14,7 @@ from attn_dsl.compiler import evaluate, interpreter, simd
 from attn_dsl.compiler.code import Kind
 from attn_dsl.compiler.columns import Batch
 from attn_dsl.compiler.dependencies import Stage, stages
-from attn_dsl.compiler.evaluate import Block, Plan
-from attn_dsl.compiler.text_planes import row_words
+from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.tokens import Tokens
@@ -44,9 +43,8 @@ def exactly(plan: Plan, text: int) -> np.ndarray:
     n, entries = int(plan.batch.sizes[text]), int(plan.batch.entries(plan.causal)[text])
     out = np.empty((plan.size, entries), dtype=np.float32)
     redo = np.ones((plan.size, n), dtype=np.bool_)
-    block = Block(range(n), slice(0, entries), 0)
     start = int(plan.batch.starts[text])
-    evaluate._exactly(plan.code, n, start, plan._arrays(text), block, 0, redo, out)
+    evaluate._exactly(plan.code, n, start, plan._arrays(text), 0, 0, redo, out)
     return out
 
 
@@ -131,13 +129,6 @@ def test_planes_are_kept_by_what_they_read() -> None:
     plan = Plan([parse(source)], Batch([Tokens.from_strings(["a", " b"])]))
     kinds = [Kind(kind).name for kind, _ in plan.code.places]
     assert kinds == "KEY DISTANCE DISTANCE NONE TRUTH VALUE TRUTH TRUTH".split()
-
-
-@pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("n", [0, 1, 15, 16, 17, 40])
-def test_words_of_a_text_are_those_of_its_rows(n: int, causal: bool) -> None:
-    lengths = [q + 1 if causal else n for q in range(n)]
-    assert row_words(n, causal) == sum(-(-length // 16) for length in lengths)
 
 
 def test_vectors_do_what_their_plain_functions_do() -> None:

@@ -18,6 +18,7 @@ from exporting import (
     by_torch,
     largest_sum,
     reference,
+    torch_module,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,7 +27,7 @@ import attn_dsl
 from attn_dsl import testing
 from attn_dsl.compiler.export.latex import to_latex
 from attn_dsl.compiler.export.numpy import to_numpy
-from attn_dsl.compiler.export.torch import to_torch, torch_module
+from attn_dsl.compiler.export.torch import to_torch
 from attn_dsl.compiler.program import Program
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.library import library

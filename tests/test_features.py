@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.analysis import Analysis
 from attn_dsl.dsl.check import check
-from attn_dsl.dsl.features import FEATURES, NEVER, Column, Feature, Value, shape
+from attn_dsl.dsl.features import FEATURES, Column, Feature, Value, shape
 from attn_dsl.dsl.limits import MATCH_LIMIT
 from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.tokens import Tokens
@@ -209,12 +209,6 @@ def test_a_text_that_grows_has_the_columns_of_the_whole_one(
                 assert before.known[:low] == grown.known[:low], feature.name
 
 
-def test_what_nothing_settles_yet_is_known_never() -> None:
-    made = column("word_final", Tokens.from_strings(["un", "do"]))
-    assert made.known == [1, NEVER]
-    assert made.settled == [False, True]
-
-
 def test_a_new_token_changes_the_end_of_the_columns_alone() -> None:
     analysis = Analysis(Tokens.from_strings([" word"] * 2_000))
     columns = {f: f.compute(analysis) for f in OURS if f.reads != "full" and f.arity == 1}
@@ -230,12 +224,6 @@ def test_python_of_a_feature_gives_its_values(feature: Feature) -> None:
         made = feature.compute(Analysis(Tokens.from_strings(STRINGS, [False] * len(STRINGS))))
         assert isinstance(made, Column)
         assert eval(feature.python, {"tokens": list(STRINGS)}) == made.settled
-
-
-@pytest.mark.parametrize("name", ["text_final", "from_end"])
-def test_full_features_do_tell_of_it(name: str) -> None:
-    seen = list(views(FEATURES[name], Tokens.from_strings(["a", " b"])))
-    assert any(whole != cut for _, _, whole, cut in seen)
 
 
 @given(tokens(max_size=12, gaps=True))

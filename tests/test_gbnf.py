@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from typing import Any
@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.errors import CostError, ProgramError
-from attn_dsl.dsl.gbnf import GrammarError, to_gbnf
+from attn_dsl.dsl.gbnf import to_gbnf
 from attn_dsl.dsl.limits import MAX_NESTING
-from attn_dsl.dsl.parser import parse
+from attn_dsl.dsl.parser import grammar_text, parse
 from attn_dsl.dsl.printer import show
 from attn_dsl.testing import programs
 
@@ -25,7 +25,7 @@ ALPHABET = [*map(chr, range(9, 127)), "é", "—", "\u2028", "\x85", "😀"]
 
 
 class Grammar:
-    """A GBNF read on its own, by Python's regular expressions: samples and recognises.
+    """A GBNF read on its own: draws sentences.
 
     Expressions are tuples: ``("is", pattern)``, ``("rule", name)``, ``("all", *parts)``,
     ``("one", *parts)`` and ``("times", part, low, high)``.
@@ -108,53 +108,10 @@ class Grammar:
                 return "".join(self.sample(draw, part, depth) for _ in range(count))
         raise TypeError(node)
 
-    def accepts(self, text: str) -> bool:
-        """Recognise a sentence: all places where each rule can end from each place."""
-        memo: dict[tuple[str, int], frozenset[int]] = {}
-
-        def ends(node: Any, at: int) -> frozenset[int]:
-            match node:
-                case "is", pattern:
-                    found = _compiled(pattern).match(text, at)
-                    return frozenset({found.end()} if found else ())
-                case "rule", name:
-                    if (name, at) not in memo:
-                        memo[name, at] = ends(self.rules[name], at)
-                    return memo[name, at]
-                case "all", *parts:
-                    places = frozenset({at})
-                    for part in parts:
-                        places = _union(ends(part, place) for place in places)
-                    return places
-                case "one", *parts:
-                    return _union(ends(part, at) for part in parts)
-                case "times", part, low, high:
-                    reached, last, count = set(), frozenset({at}), 0
-                    if low == 0:
-                        reached.add(at)
-                    while last and count < high:
-                        last, count = _union(ends(part, place) for place in last), count + 1
-                        if count >= low:
-                            last -= reached
-                            reached |= last
-                    return frozenset(reached)
-            raise TypeError(node)
-
-        return len(text) in ends(("rule", "root"), 0)
-
-
-def _union(sets: Any) -> frozenset[int]:
-    return frozenset().union(*sets)
-
-
-@lru_cache
-def _compiled(pattern: str) -> re.Pattern[str]:
-    return re.compile(pattern)
-
 
 @lru_cache
 def _characters(pattern: str) -> Sequence[str]:
-    return [char for char in ALPHABET if _compiled(pattern).fullmatch(char)]
+    return [char for char in ALPHABET if re.fullmatch(pattern, char)]
 
 
 @lru_cache
@@ -164,7 +121,7 @@ def _plain(pattern: str) -> str:
 
 @pytest.fixture(scope="module")
 def gbnf() -> str:
-    return to_gbnf()
+    return to_gbnf(grammar_text())
 
 
 @pytest.fixture(scope="module")
@@ -173,13 +130,18 @@ def grammar(gbnf: str) -> Grammar:
 
 
 @pytest.fixture(scope="module")
-def byte_matcher(gbnf: str) -> Any:
-    """Give a matcher of the GBNF, over single bytes, by llguidance."""
+def accepts(gbnf: str) -> Callable[[str], bool]:
+    """Give a function that recognises a sentence of the GBNF, by llguidance on single bytes."""
     llguidance = pytest.importorskip("llguidance")
-    lark = llguidance.gbnf_to_lark.gbnf_to_lark(gbnf)
-    return llguidance.LLMatcher(
-        llguidance.LLTokenizer("byte"), llguidance.grammar_from("lark", lark)
-    )
+    lark = llguidance.grammar_from("lark", llguidance.gbnf_to_lark.gbnf_to_lark(gbnf))
+    matcher = llguidance.LLMatcher(llguidance.LLTokenizer("byte"), lark)
+
+    def accepted(sentence: str) -> bool:
+        matcher.reset()
+        read = matcher.try_consume_tokens(list(sentence.encode()))
+        return read == len(sentence.encode()) and matcher.is_accepting()
+
+    return accepted
 
 
 def test_what_it_generates_parses(grammar: Grammar) -> None:
@@ -200,13 +162,17 @@ def test_what_it_generates_parses(grammar: Grammar) -> None:
     assert too_large <= SENTENCES // 50
 
 
-def test_what_it_generates_is_accepted_once_printed(grammar: Grammar) -> None:
+def test_what_it_generates_is_accepted_once_printed(
+    grammar: Grammar, accepts: Callable[[str], bool]
+) -> None:
     draw, tried = random.Random(1), 0
     for i in range(200):
-        program = parse(grammar.sample(draw, depth=8 + i % 4))
+        sentence = grammar.sample(draw, depth=8 + i % 4)
+        assert accepts(sentence), sentence
+        program = parse(sentence)
         if _printable(program):
             tried += 1
-            assert grammar.accepts(show(program)), show(program)
+            assert accepts(show(program)), show(program)
     assert tried > 100
 
 
@@ -215,17 +181,17 @@ def test_what_it_generates_is_accepted_once_printed(grammar: Grammar) -> None:
     max_examples=250, deadline=None, derandomize=True, database=None,
     suppress_health_check=list(HealthCheck),
 )  # fmt: skip
-def test_it_accepts_what_is_canonical(grammar: Grammar, program: t.Head) -> None:
-    assert grammar.accepts(show(program)), show(program)
+def test_it_accepts_what_is_canonical(accepts: Callable[[str], bool], program: t.Head) -> None:
+    assert accepts(show(program)), show(program)
 
 
-def test_it_accepts_the_library(grammar: Grammar) -> None:
+def test_it_accepts_the_library(accepts: Callable[[str], bool]) -> None:
     from importlib.resources import files
 
     library = files("attn_dsl.grammars").joinpath("library")
     sources = [f.read_text(encoding="utf-8") for f in library.iterdir() if f.name.endswith(".attn")]
     for source in sources:
-        assert grammar.accepts(show(_without_remarks(parse(source)))), source
+        assert accepts(show(_without_remarks(parse(source)))), source
 
 
 LONG = tuple(f"word {i}" for i in range(60))
@@ -243,18 +209,9 @@ LONG = tuple(f"word {i}" for i in range(60))
     ],
     ids=["no-terms", "set-over-lines", "small-weight", "not-not"],
 )
-def test_it_accepts_canonical_corners(grammar: Grammar, program: t.Head) -> None:
+def test_it_accepts_canonical_corners(accepts: Callable[[str], bool], program: t.Head) -> None:
     assert parse(show(program)) == program
-    assert grammar.accepts(show(program))
-
-
-def test_an_independent_reader_agrees(byte_matcher: Any, grammar: Grammar) -> None:
-    draw = random.Random(2)
-    for i in range(60):
-        sentence = grammar.sample(draw, depth=8 + i % 4)
-        byte_matcher.reset()
-        taken = byte_matcher.try_consume_tokens(list(sentence.encode()))
-        assert taken == len(sentence.encode()) and byte_matcher.is_accepting(), sentence
+    assert accepts(show(program))
 
 
 @pytest.mark.parametrize(
@@ -269,25 +226,16 @@ def test_an_independent_reader_agrees(byte_matcher: Any, grammar: Grammar) -> No
         "head a causal:\n    2 where k == 0  # why\n",
         "head a causal:\n    2 where word(k) in {}\n",
     ],
-    ids=[
-        "no-line-end",
-        "no-gap",
-        "no-gap-2",
-        "no-gap-3",
-        "blanks",
-        "lines",
-        "comment",
-        "empty-set",
-    ],
+    ids="no-line-end no-gap no-gap-2 no-gap-3 blanks lines comment empty-set".split(),
 )
-def test_it_is_bounded_and_wants_gaps(grammar: Grammar, source: str) -> None:
-    assert not grammar.accepts(source)
+def test_it_is_bounded_and_wants_gaps(accepts: Callable[[str], bool], source: str) -> None:
+    assert not accepts(source)
 
 
-def test_white_space_is_optional_elsewhere(grammar: Grammar) -> None:
+def test_white_space_is_optional_elsewhere(accepts: Callable[[str], bool]) -> None:
     source = 'set A={"a"}\nhead a causal:\n2 where k==0 and (k<q or word(k)in A)\n'
     assert parse(source)
-    assert grammar.accepts(source.replace(")in", ") in"))
+    assert accepts(source.replace(")in", ") in"))
 
 
 def test_every_feature_and_literal_is_there(gbnf: str) -> None:
@@ -296,54 +244,18 @@ def test_every_feature_and_literal_is_there(gbnf: str) -> None:
     assert all(f'"{name}"' in gbnf for name in FEATURES)
 
 
-def test_it_nests(grammar: Grammar) -> None:
+def test_it_nests(accepts: Callable[[str], bool]) -> None:
     inner = "(" * MAX_NESTING + "k" + ")" * MAX_NESTING
-    assert grammar.accepts(f"head a causal:\n    2 where {inner} == 0\n")
+    assert accepts(f"head a causal:\n    2 where {inner} == 0\n")
 
 
 @pytest.mark.parametrize(
-    ("lark", "message"),
-    [
-        ('start: a\na: b "x"\nb: a "y" | "z"', "left recursion"),
-        ('start: "a" | start', "left recursion: root -> root"),
-        ('start: start "a"', "every alternative begins with root itself"),
-        ("start: a", "'a' used but not defined .in rule start"),
-        ("start: A\nB: /b/", "'A' used but not defined .in rule start"),
-        ('begin: "a"', "no rule `start`"),
-        ('start: a\na: "x"?', "may be empty"),
-        ('start: "a" ("b"? "c"*) "d"', "may be empty"),
-        ('start: "a"i', 'rule start cannot be converted: "a"i'),
-        ("start: /a/i", "rule start cannot be converted: /a/i"),
-        ("start: /(?i)a/", "rule start cannot be converted:"),
-        ('start: "a"~2', 'rule start cannot be converted: "a" ~ 2'),
-        ("start: /[^\\D]/", "rule start cannot be converted: .CATEGORY_NOT_DIGIT"),
-        ('start: "a" B\n%declare B', "rule B cannot be converted"),
-        ("start: /(/", "rule start cannot be converted: missing"),
-        ("start: A\nA: /a(?=b)/", "rule A cannot be converted: ASSERT in a regex"),
-        ("start: A\nA: /a+?/", "rule A cannot be converted: MIN_REPEAT in a regex"),
-        ('start: "a"\n%ignore "b"', "only blanks"),
-        ("", "no rule `start`"),
-        ('start: "a"\nstart: "b"', "'start' defined more than once"),
-        ('start: ("a"', "line 1, column 12"),
-        ('start: "a")', "line 1, column 11"),
-        ('start: "a', "line 1 column 8 in the grammar"),
-        ('start: x\nx: y "a" | "b"\ny: x "c"', "left recursion: (x -> y -> x|y -> x -> y)"),
-        ('start: A\nA: B A\nB: "a"?', "Recursion in terminal 'A'"),
-        ('start: A\nA: "a"? B "c"\nB: "b"* A', "Recursion in terminal 'A'"),
-        (
-            'start: A\nA: ("a"?)* "b"',
-            "rule A cannot be converted: what it repeats without end may be empty",
-        ),
-        ('start: A\nA: "a"?', "rule A cannot be converted: it may be empty"),
-        ('start: set_name set__name\nset_name: "a"\nset__name: "b"', None),
-        ('start: ws\nws: "a"\n%ignore /[ ]+/', "two rules called ws"),
-    ],
-)
-def test_grammars_that_cannot_be_converted(lark: str, message: str | None) -> None:
-    if message is None:
-        assert "set--name" in to_gbnf(lark)
-        return
-    with pytest.raises(GrammarError, match=message):
+    "lark",
+    ['start: "a"i', "start: /a/i", 'start: "a"~2', "start: /\\d/",
+     "start: A\nA: /a(?=b)/", "start: A\nA: /a+?/"],
+)  # fmt: skip
+def test_notation_that_is_not_converted(lark: str) -> None:
+    with pytest.raises(ValueError, match="not converted to GBNF"):
         to_gbnf(lark)
 
 
@@ -352,22 +264,20 @@ def test_grammars_that_cannot_be_converted(lark: str, message: str | None) -> No
     [
         ('start: "b" | start "c" | start "d"', 'root ::= "b" ("c" | "d")*\n'),
         ('?start: x+ -> xs\n!x: "a" // why\n', 'root ::= x x*\nx ::= "a"\n'),
-        (r"start: A" "\n" r"A: /\d[\w.\-]\.\/(?:a|b){2,3}.\x41/",
-         'root ::= a\na ::= [0-9] [A-Za-z0-9_.\\x2d] "." "/" [ab]{2,3} [^\\n] "A"\n'),
+        (r"start: A" "\n" r"A: /[A-Z.\-]\.\/(?:a|b){2,3}\x41/",
+         'root ::= a\na ::= [A-Z.\\x2d] "." "/" [ab]{2,3} "A"\n'),
         ('start: "a" "b"? "\\"\\\\"\n%ignore /[ ]+/',
-         'root ::= "a" (gap "b")? ws "\\"\\\\"\nws ::= " "{0,2}\ngap ::= " "{1,2}\n'),
+         'root ::= "a" (gap "b")? ws "\\"\\\\"\n'),
         ('start: _NL? ("a" _NL)+\n_NL: /(\\r?\\n)+/\n%ignore /[ ]+/',
-         'root ::= (nl indent)? "a" nl (indent "a" nl)*\nnl ::= "\\n"{1,2}\n'
-         'indent ::= " "{0,8}\n'),
+         'root ::= (nl indent)? "a" nl (indent "a" nl)*\nnl ::= "\\n"{1,2}\n'),
         ('start: name NAME\nname: "x"\nNAME: /y/', 'root ::= name name-token\nname ::= "x"\n'
          'name-token ::= "y"\n'),
-        ('start: "a" WS\n%import common.WS', 'root ::= "a" ws-token\nws-token ::= [ \\t\\x0c\\r\\n]+\n'),
-        ("start: /[^a]*[^\\s\\u2028\\]-]/", "root ::= [^a]* [^ \\t\\n\\r\\x0b\\x0c\\u2028\\x5d\\x2d]\n"),
     ],
-    ids=["left-recursion", "marks", "regex", "spacing", "lines", "names", "import", "classes"],
+    ids=["left-recursion", "marks", "regex", "spacing", "lines", "names"],
 )  # fmt: skip
 def test_conversions(lark: str, gbnf: str) -> None:
-    assert to_gbnf(lark).replace(" ", "") == gbnf.replace(" ", "")
+    spacing = 'ws ::= " "{0,2}\ngap ::= " "{1,2}\nindent ::= " "{0,8}\n'
+    assert to_gbnf(lark) == gbnf + spacing * ("%ignore" in lark)
 
 
 def _without_remarks(program: t.Head) -> t.Head:

@@ -108,7 +108,7 @@ def test_a_new_function_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
     assert show(program) == source
     assert check(program).cost == 3
     assert evaluate(program, Tokens.from_strings("abc"))[2] == [0.8, 0.2, 0]
-    assert '"square"' in to_gbnf()
+    assert '"square"' in to_gbnf(grammar_text())
 
 
 @pytest.mark.usefixtures("fresh")
@@ -121,7 +121,7 @@ def test_a_new_feature_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     program = parser.parse("head a causal linear:\n    1 where hyphenated(k)\n")
     assert check(program).cost == 2
     assert evaluate(program, Tokens.from_strings(["a", "b-c", "d"]))[2] == [0, 1, 0]
-    assert '"hyphenated"' in to_gbnf()
+    assert '"hyphenated"' in to_gbnf(grammar_text())
 
 
 @pytest.mark.parametrize("function", FUNCTIONS.values(), ids=lambda f: f.name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from importlib.resources import files
 
 import pytest
 
@@ -280,12 +279,6 @@ def test_no_two_programs_are_the_same() -> None:
             assert same == head.name
 
 
-def test_every_file_is_read() -> None:
-    folder = files("attn_dsl.grammars").joinpath("library")
-    stems = {f.name.removesuffix(".attn") for f in folder.iterdir() if f.name.endswith(".attn")}
-    assert stems == set(library())
-
-
 def test_a_library_of_one_visibility() -> None:
     causal, both = library("causal", spacy=True), library("bidirectional", spacy=True)
     assert all(entry.program.causal for entry in causal.values())
@@ -295,11 +288,6 @@ def test_a_library_of_one_visibility() -> None:
     assert {"special_tokens", "both_neighbours", "neighbourhood"} <= set(causal)
     for entry in [*causal.values(), *both.values()]:
         assert entry.source == show(entry.program) == show(parse(entry.source))
-
-
-def test_changing_what_library_returns_does_not_change_the_library() -> None:
-    library().clear()
-    assert library()
 
 
 def test_an_unknown_visibility_is_an_error() -> None:

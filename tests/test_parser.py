@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.errors import Span
-from attn_dsl.dsl.parser import parse, parse_predicate, parse_term, unquote
+from attn_dsl.dsl.parser import parse, parse_predicate, parse_term
 from attn_dsl.dsl.printer import show
 from attn_dsl.testing import programs
 
@@ -175,16 +175,6 @@ def test_every_string_can_be_written(text: str) -> None:
     source = show(program)
     source.encode()
     assert parse(source) == program
-
-
-@pytest.mark.parametrize(
-    ("literal", "text"),
-    [(r'""', ""), (r'"\n\r\t\"\\"', '\n\r\t"\\'), (r'"\u00e9\u0000"', "é\0"), (r'"\\n"', "\\n"),
-     (r'"\\u0041"', "\\u0041"), ('"é#"', "é#")],
-)  # fmt: skip
-def test_escapes(literal: str, text: str) -> None:
-    assert unquote(literal) == text
-    assert parse_predicate(f"text(k) == {literal}") == t.Compare("==", TEXT, t.Text(text))
 
 
 def test_comments_stay_with_their_statement() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attn_dsl.dsl.segment import Segments, segment
+from attn_dsl.dsl.segment import Segments
 from attn_dsl.testing import texts
 
 LABELS = (
@@ -17,7 +17,7 @@ LABELS = (
 def sentences(text: str) -> list[str]:
     """Cut a text where its sentence label changes, without the spaces around."""
     parts: dict[int, str] = {}
-    for char, label in zip(text, segment(text).sentence, strict=True):
+    for char, label in zip(text, Segments(text).sentence, strict=True):
         parts[label] = parts.get(label, "") + char
     return [part.strip() for part in parts.values()]
 
@@ -44,7 +44,7 @@ def sentences(text: str) -> list[str]:
     ],
 )
 def test_words(text: str, words: list[str]) -> None:
-    made = segment(text)
+    made = Segments(text)
     assert made.words == words
     for index, end in enumerate(made.ends):
         assert made.word[end] == index
@@ -52,8 +52,8 @@ def test_words(text: str, words: list[str]) -> None:
 
 
 def test_a_break_ends_a_word() -> None:
-    assert segment("abcd", frozenset({2})).words == ["ab", "cd"]
-    assert segment("ab cd", frozenset({3})).words == ["ab", "cd"]
+    assert Segments("abcd", frozenset({2})).words == ["ab", "cd"]
+    assert Segments("ab cd", frozenset({3})).words == ["ab", "cd"]
 
 
 @pytest.mark.parametrize(
@@ -82,12 +82,12 @@ def test_sentences(text: str, parts: list[str]) -> None:
 
 def test_lines_and_paragraphs() -> None:
     text = "a\nb\n\nc"
-    assert segment(text).line == [0, 0, 1, 1, 2, 3]
-    assert segment(text).paragraph == [0, 0, 0, 0, 0, 1]
+    assert Segments(text).line == [0, 0, 1, 1, 2, 3]
+    assert Segments(text).paragraph == [0, 0, 0, 0, 0, 1]
 
 
 def test_brackets() -> None:
-    made = segment("f(a[0], (b)")
+    made = Segments("f(a[0], (b)")
     assert made.depth == [0, 1, 1, 2, 2, 1, 1, 1, 2, 2, 1]
     assert made.opener == [-1, 1, 1, 3, 3, 3, 1, 1, 8, 8, 8]
     assert made.match == [-1] * 5 + [3] + [-1] * 4 + [8]
@@ -95,28 +95,28 @@ def test_brackets() -> None:
 
 
 def test_a_bracket_of_another_kind_closes_nothing() -> None:
-    assert segment("(a]").match == [-1, -1, -1]
-    assert segment(")a(").depth == [0, 0, 1]
+    assert Segments("(a]").match == [-1, -1, -1]
+    assert Segments(")a(").depth == [0, 0, 1]
 
 
 def test_quotations() -> None:
-    made = segment('a "b" c')
+    made = Segments('a "b" c')
     assert made.quote == [-1, -1, 2, 2, 2, -1, -1]
     assert made.match[4] == 2
-    assert segment("“a «b» c”").quote == [0, 0, 0, 3, 3, 3, 0, 0, 0]
-    assert segment("„a“").match == [-1, -1, 0]
+    assert Segments("“a «b» c”").quote == [0, 0, 0, 3, 3, 3, 0, 0, 0]
+    assert Segments("„a“").match == [-1, -1, 0]
 
 
 def test_a_quotation_ends_with_its_paragraph() -> None:
-    assert segment('"a\n\nb').quote[-1] == -1
-    assert segment('"a\nb').quote[-1] == 0
+    assert Segments('"a\n\nb').quote[-1] == -1
+    assert Segments('"a\nb').quote[-1] == 0
 
 
 @given(texts(max_size=14))
 def test_the_labels_of_a_prefix_are_the_prefix_of_the_labels(text: str) -> None:
-    whole = segment(text)
+    whole = Segments(text)
     for i in range(len(text)):
-        part = segment(text[:i])
+        part = Segments(text[:i])
         for name in LABELS:
             assert getattr(part, name) == getattr(whole, name)[:i], (name, i)
         finished = len(part.words) - 1
@@ -133,8 +133,8 @@ def test_a_text_that_grows_has_the_labels_of_the_whole_one(parts: list[tuple[str
             growing.breaks.add(len(growing.text))
         growing.text += part
         growing.update()
-    assert vars(growing) == vars(segment("".join(part for part, _ in parts), breaks))
+    assert vars(growing) == vars(Segments("".join(part for part, _ in parts), breaks))
 
 
 def test_indents() -> None:
-    assert segment("  a b\n\tc\nd").indent == [1, 2, 2, 2, 2, 2, 1, 1, 1, 0]
+    assert Segments("  a b\n\tc\nd").indent == [1, 2, 2, 2, 2, 2, 1, 1, 1, 0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_vary import task
+from search_tasks import task
 from test_weighted_sets import KEYS, QUERIES, design
 
 from attn_dsl.dsl import tree as t

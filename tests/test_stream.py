@@ -90,14 +90,6 @@ def test_corners(term: str) -> None:
     np.testing.assert_allclose(streamed([program], tokens)[0], expected, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("weight", [0.5, 900.0])
-def test_scores_of_any_size_keep_their_differences(weight: float) -> None:
-    program = parse(f"head far causal:\n {weight} * (k - q)\n 1000 where k == 0\n 999 where k == 3")
-    tokens = Tokens.from_strings([" a"] * 40)
-    found = together([program], [tokens])[0, 0]
-    np.testing.assert_allclose(found, reference(program, tokens), atol=TOLERANCE)
-
-
 def test_a_copy_goes_its_own_way() -> None:
     program = parse("head copies causal:\n 5 where word(k) == word(q)\n 1 where k == 0")
     stream = Stream(Code([program]))

@@ -241,11 +241,6 @@ def test_of_a_long_row_the_keys_that_matter_are_shown() -> None:
     assert str(caught.value).count("\n") < 20
 
 
-@given(tokens(max_size=5))
-def test_the_row_sums_of_float32_are_close_enough(text: Tokens) -> None:
-    assert_row_stochastic(lambda text: triangle(text).astype(np.float32), text)
-
-
 # Counterexamples.
 
 

@@ -106,7 +106,7 @@ def test_it_takes_the_programs_that_parse(grammar: str, source: str, fits: bool)
 @pytest.mark.parametrize("notation", ["lark", "gbnf"])
 def test_random_walks_through_masks_parse(gpt2: Any, grammar: str, notation: str) -> None:
     if notation == "gbnf":
-        lark = llguidance.gbnf_to_lark.gbnf_to_lark(to_gbnf())
+        lark = llguidance.gbnf_to_lark.gbnf_to_lark(to_gbnf(grammar_text()))
         grammar = llguidance.LLMatcher.grammar_from_lark(lark)
     matcher = llguidance.LLMatcher(gpt2, grammar)
     draw = random.Random(0)
@@ -194,7 +194,7 @@ def test_a_model_samples_programs_under_masks(llama: Any, grammar: str) -> None:
 def test_llama_cpp_samples_programs_from_the_gbnf(llama: Any) -> None:
     import llama_cpp
 
-    grammar = llama_cpp.LlamaGrammar.from_string(to_gbnf(), verbose=False)
+    grammar = llama_cpp.LlamaGrammar.from_string(to_gbnf(grammar_text()), verbose=False)
     ended = 0
     for seed in range(8):
         llama.reset()

@@ -14,9 +14,9 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any, NamedTuple
 
-from attn_dsl.compiler.bounds import largest
 from attn_dsl.compiler.export.columns import Columns
 from attn_dsl.compiler.export.source import comment
 from attn_dsl.compiler.graph import NONE, Factor, Node, Term
@@ -25,11 +25,10 @@ from attn_dsl.compiler.operations import (
     ATOM,
     COMPARISON,
     QUANTIFIERS,
+    REALS,
     SUM,
     UNARY,
     Operation,
-    real_formula,
-    real_value,
 )  # fmt: skip
 from attn_dsl.compiler.program import Program
 from attn_dsl.dsl import tree as t
@@ -83,6 +82,8 @@ class Writer:
     """The attribute of ``Operation`` that is written: ``array``, ``scalar`` or ``latex``."""
     trained = False
     """Whether the weights may change after the export, so that they are not written as numbers."""
+    addition = "score += {}"
+    """The statement that adds an expression to the score of a pair."""
     row = ""
     """The source of the index of the text before other indices, such as ``b, ``."""
 
@@ -115,31 +116,24 @@ class Writer:
     def values(self, **more: Any) -> dict[str, Any]:
         """Write all terms; return the values for the templates."""
         return {
-            "terms": list(self.terms()), **self.columns.values(), "xp": self.xp, "row": self.row,
+            "terms": [*chain(*self.terms())], **self.columns.values(), "xp": self.xp, "row": self.row,
             "helpers": self.helpers, "used": list(self.used), "lines": self.lines,
             "searches": list(self.searches.values()), "linear": self.linear,
             "keep": "keepdims=True" if self.xp == "np" else "keepdim=True",
             **more,
         }  # fmt: skip
 
-    def terms(self) -> Iterator[tuple[str, str]]:
-        """Yield the source of each term in the language, and the expression that it adds ("" for 0)."""
+    def terms(self) -> Iterator[list[str]]:
+        """Yield the statements of each term: the term in the language, and what adds it if it is not 0."""
         first = 0
         for term in self.graph.programs[0]:
             last = first + len(t.weights_of(term.source))
             never = term.condition != NONE and self._constant(term.condition) == 0
-            added = (
-                ""
-                if never
-                else self._term(
-                    term,
-                    [
-                        self._weight(i, not term.factors or bool(term.bounds))
-                        for i in range(first, last)
-                    ],
-                )
-            )
-            yield comment(show_term(term.source)), added
+            alone = not term.factors or bool(term.bounds)
+            weights = [self._weight(i, alone) for i in range(first, last)]
+            added = "" if never else self._term(term, weights)
+            sums = [self.addition.format(added)] if added else []
+            yield [f"# {comment(show_term(term.source))}", *sums]
             first = last
 
     def _weight(self, place: int, alone: bool) -> str:
@@ -160,14 +154,14 @@ class Writer:
             amount = weights[reached - 1]
         elif None not in known and not self.trained:
             factors = zip(term.factors, known, strict=True)
-            size = math.prod(real_value(f.function, x or 0, f.rate) for f, x in factors)
+            size = math.prod(REALS[f.function].value(x or 0, f.rate) for f, x in factors)
             size = min(max(float(amount) * size, -TERM_LIMIT), TERM_LIMIT)
             amount = repr(0.0 if self.linear and size < LEAST_MASS else size)
         else:
             amount = " * ".join([amount, *map(self._factor, term.factors)])
             if self.linear and term.factors:
                 amount = self._mass(amount)
-            elif self._size(weights[0]) * largest(self.graph, term) > TERM_LIMIT:
+            elif self._size(weights[0]) * self.graph.bound(term) > TERM_LIMIT:
                 amount = self._bounded(amount)
         if term.condition == NONE or self._constant(term.condition) is not None:
             return amount
@@ -178,14 +172,13 @@ class Writer:
 
     def _factor(self, factor: Factor) -> str:
         """Write a factor of a term: a real function of a node."""
-        value = self._constant(factor.node)
+        value, function = self._constant(factor.node), REALS[factor.function]
         if value is not None:
-            return repr(real_value(factor.function, value, factor.rate))
-        least, formula = real_formula(factor.function)
-        names = {"x": self._real(self.write(factor.node), least), "rate": repr(factor.rate)}
-        names["xp"] = self.xp
-        written = re.sub(r"\b(xp|x|rate)\b", lambda found: names[found[1]], formula)
-        return written if re.fullmatch(r"x|xp\.\w+\(x\)", formula) else f"({written})"
+            return repr(function.value(value, factor.rate))
+        x = self._real(self.write(factor.node), function.least)
+        names = {"x": x, "rate": repr(factor.rate), "xp": self.xp}
+        written = re.sub(r"\b(xp|x|rate)\b", lambda found: names[found[1]], function.formula)
+        return written if re.fullmatch(r"x|xp\.\w+\(x\)", function.formula) else f"({written})"
 
     def _constant(self, one: int) -> int | None:
         """Return the value of a constant node, or None for any other node."""
@@ -217,9 +210,8 @@ class Writer:
         """Write the operation of a node."""
         row = node.operation
         if row.name.startswith("column"):
-            return self._read(
-                one, self.write(node.a) if row.takes else shifted(row.name[7], node.x)
-            )
+            at = self.write(node.a) if row.takes else shifted(row.name[7], node.x)
+            return self._read(one, at)
         operands = [self.write(operand) for operand in node.operands]
         if row.name == "match":
             return self._match(one, *operands)

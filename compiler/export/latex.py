@@ -154,10 +154,8 @@ class _Formulas(Writer):
             return Code(rf"\mathrm{{match}}({i}, {j})")
         level = _LEVELS.get(row.level, row.level)
         low, high = (DISJUNCTION, DISJUNCTION) if level == ATOM else (level, level + 1)
-        written = {
-            name: self.write(operand).within(high if name == "b" else low)
-            for name, operand in zip("ab", node.operands, strict=False)
-        }
+        written = {name: self.write(operand).within(high if name == "b" else low)
+                   for name, operand in zip("ab", node.operands, strict=False)}  # fmt: skip
         return Code(row.latex.format(**written, x=node.x, y=node.y), level)
 
     def _search(self, one: int, node: Node) -> Code:
@@ -169,11 +167,8 @@ class _Formulas(Writer):
     def _column(self, node: Node, negated: bool = False) -> Code:
         """Write a column at a position, or its negation."""
         column, variable = self.graph.keys[node.y], node.operation.name[7:8]
-        at = (
-            shifted(self.key if variable == "k" else "q", node.x)
-            if variable
-            else self.write(node.a)
-        )
+        name = self.key if variable == "k" else variable
+        at = shifted(name, node.x) if variable else self.write(node.a)
         value = rf"\mathrm{{{_name(column.name)}}}({at.text})"
         if column.kind == "weight":
             return Code(rf"\operatorname{{weight}}({value}, {_set(column)})")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from attn_dsl.compiler.export.expressions import Code, Writer
-from attn_dsl.compiler.export.source import comment, indented, refuse_holes, render, wrapped
+from attn_dsl.compiler.export.source import comment, refuse_holes, render, wrapped
 from attn_dsl.compiler.graph import ColumnKey, Node
 from attn_dsl.compiler.operations import QUANTIFIERS
 from attn_dsl.compiler.program import Program
@@ -67,8 +67,7 @@ class KernelWriter(Writer):
                 self.names, self.outer_names, size = {}, dict[int, str](), 0
                 self.parts.append(Part({}, [], []))
                 self.slices, self.outer, self.lines = self.parts[-1]
-            shown, added = next(written)
-            self.lines += [f"# {shown}", *([f"score += {added}"] if added else [])]
+            self.lines += next(written)
             size += t.nodes(term)
 
     def _shared(self, one: int) -> bool:
@@ -137,7 +136,7 @@ class KernelWriter(Writer):
         body += [] if kind == "count" else ["    break"]
         initial = 0 if kind in ("count", "any") else -1
         loop = _LOOPS[kind][0 if self.causal else 1]
-        self.outer += [f"{name} = {initial}", f"for {loop}:", *indented(body).splitlines()]
+        self.outer += [f"{name} = {initial}", f"for {loop}:", *(f"    {line}" for line in body)]
         self.names[one] = self.outer_names[one] = name
         return Code(name)
 
@@ -166,9 +165,7 @@ class KernelWriter(Writer):
     def source(self) -> str:
         """Return the source of the module."""
         listed = [
-            comment(
-                " ".join(filter(None, [key.name, key.kind, key.label or str(sorted(key.elements))]))
-            )
+            comment(f"{key.name} {key.kind} {key.label or sorted(key.elements)}")
             for key in self.arrays
         ]
         return render("numba.py", self.program, tables=self.tables, parts=self.parts,

@@ -69,11 +69,6 @@ def wrapped(start: str, items: Iterable[str], end: str) -> str:
     return "\n".join([start, *(f"    {line}".replace("\0", " ") for line in inside), end])
 
 
-def indented(lines: Iterable[str], levels: int = 1) -> str:
-    """Indent lines of source, and end each with a line break."""
-    return textwrap.indent("".join(f"{line}\n" for line in lines), "    " * levels)
-
-
 def refuse_holes(program: Program, target: str) -> None:
     """Raise an error if a program has holes.
 

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from attn_dsl.compiler.export.expressions import Writer
-from attn_dsl.compiler.export.source import execute, render, wrapped
+from attn_dsl.compiler.export.source import render, wrapped
 from attn_dsl.compiler.program import Program
-
-if TYPE_CHECKING:
-    import torch
 
 
 class _TorchWriter(Writer):
-    trained = True
+    trained, addition = True, "score = score + {}"
 
     def _weight(self, place: int, alone: bool) -> str:
         return f"{'m' if alone and self.linear else 'w'}[{place}]"
@@ -37,34 +32,13 @@ def to_torch(program: Program) -> str:
             0 have no gradient in a row whose masses are all 0.
 
     Returns:
-        the source of a module with a class ``Attention``. The module imports attn_dsl only for
-        features that are more than a line of Python.
+        the source of a module with a class ``Attention``. It has the parameter ``weights``, in source
+        order; ``head(head.columns(tokens))`` is the (n, n) matrix of a text, and
+        ``head(*head.batch(texts))`` the (texts, n, n) matrices of several. The module imports
+        attn_dsl only for features that are more than a line of Python.
     """
     writer = _TorchWriter(program, "torch")
     start = 1.0 if writer.linear else 0.0
     weights = [repr(start if w is None else w + 0.0) for w in program.tree.weights]
     written = wrapped("WEIGHTS = [", weights, "]")
     return render("torch.py", program, **writer.values(weights=written))
-
-
-def torch_module(program: Program, dtype: torch.dtype | None = None) -> torch.nn.Module:
-    """Return a program as a torch module: an instance of the exported class ``Attention``.
-
-    >>> from attn_dsl.compiler.program import parse
-    >>> head = torch_module(parse("head first causal:\\n 1000 where k == 0"))
-    >>> head(head.columns(["a", " b"])).tolist()
-    [[1.0, 0.0], [1.0, 0.0]]
-
-    Args:
-        program: the program; holes start as in ``to_torch``.
-        dtype: the type of the weights, scores and matrix, by default float32, whose rounding errors
-            are visible if scores are in the hundreds. Masses are always float64.
-
-    Returns:
-        a module with the parameter ``weights``, in source order. ``module(columns)`` is the (n, n)
-        matrix for ``columns = module.columns(tokens)``, and ``module(columns, lengths)`` the
-        (texts, n, n) matrices for ``columns, lengths = module.batch(texts)``.
-    """
-    namespace = execute(to_torch(program), program.name)
-    module: torch.nn.Module = namespace["Attention"](*([] if dtype is None else [dtype]))
-    return module
