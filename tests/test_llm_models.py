@@ -110,7 +110,7 @@ def test_side_by_side_is_as_one_by_one(family: str, language_model: Path, tmp_pa
     model: Any = open_model(str(folder))
     asked = dataclasses.replace(ASKED, count=5, max_tokens=30)
     found = model.complete(asked, never)
-    writing, ids = Writing(model._masks, asked, 30), model._encoded(asked.prompt)
+    writing, ids = Writing(model.tokenizer, asked, 30), model.encoded(asked.prompt)
     for at in range(5):
         token: int | None = -1
         while token is not None:
