@@ -10,15 +10,13 @@ of rows picked on the select split, with 95 % bootstrap intervals over texts. Ru
 
 from __future__ import annotations
 
-import argparse
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from measuring import KINDS, ROOT, SHARED, STORIES, Figure, kept, print_table, rows, sources_hash
+from measuring import KINDS, SHARED, STORIES, Figure, kept, options_of_fits, print_table, rows
 
 from attn_dsl.dsl.parser import parse
 from attn_dsl.eval.capture import Capture
@@ -116,21 +114,14 @@ def figures(path: Path, what: str, targets: dict[str, float]) -> Iterator[Figure
 
 def main() -> None:
     """Measure and print a Markdown table."""
-    made = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    made.add_argument("--only", choices=PARTS, action="append", help="may be repeated")
+    made = options_of_fits(__doc__, "synthesis", PARTS)
     made.add_argument("--run", action="append", metavar="DIR", help="may be repeated")
-    made.add_argument("--fit", default="", metavar="OPTIONS", help="more options of attn-dsl fit")
-    made.add_argument(
-        "--out", default=ROOT / "runs/bench/synthesis" / sources_hash(), metavar="DIR"
-    )
     options = made.parse_args()
-    folder, extra = Path(options.out).resolve(), shlex.split(options.fit)
+    folder = options.out.resolve()
     if options.run:
         print_table(partial(figures, Path(run), run, {}) for run in options.run)
     else:
-        print_table(partial(measure, name, folder, extra) for name in options.only or PARTS)
+        print_table(partial(measure, name, folder, options.fit) for name in options.only or PARTS)
 
 
 if __name__ == "__main__":
