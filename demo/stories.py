@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import ByteLevelBPETokenizer, Tokenizer, processors
 from transformers import PreTrainedTokenizerFast
 
 from attn_dsl.eval.texts import read_texts
@@ -32,18 +32,12 @@ def read_stories(path: Path) -> dict[str, list[str]]:
 
 def train_tokenizer(stories: list[str], size: int) -> PreTrainedTokenizerFast:
     """Return a byte-level BPE tokenizer that puts `<|bos|>` before every text."""
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=size, special_tokens=[BOS], initial_alphabet=alphabet, show_progress=False
-    )
-    core.train_from_iterator(stories, trainer)
-    bos = core.token_to_id(BOS)
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator(stories, size, 0, show_progress=False, special_tokens=[BOS])
+    core = Tokenizer.from_str(bpe.to_str())
     # The template alone: offsets stay those of the pre-tokenizer, leading spaces included.
     core.post_processor = processors.TemplateProcessing(
-        single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, bos)]
+        single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, core.token_to_id(BOS))]
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=core, bos_token=BOS, eos_token=BOS, pad_token=BOS,
