@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from stories import CONTEXT, read_stories, token_losses
+from stories import CONTEXT, framed, read_stories, token_losses
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 COLUMNS = ("previous", "sink", "duplicate", "prefix match", "induction")
@@ -31,12 +31,8 @@ def perplexity(
 
     With it come the 95 % bootstrap interval over stories, and the numbers of stories and tokens.
     """
-    bos = tokenizer.bos_token_id
-    rows = [
-        np.array([*tokenizer(text, verbose=False)["input_ids"], bos])[: CONTEXT + 1]
-        for text in stories
-    ]
-    losses = token_losses(model, sorted(rows, key=len))
+    ids = tokenizer(stories, add_special_tokens=False, verbose=False)["input_ids"]
+    losses = token_losses(model, sorted(map(framed, ids), key=len))
     sums, sizes = np.array([x.sum() for x in losses]), np.array([len(x) for x in losses])
     draws = np.random.default_rng(0).integers(0, len(sums), (2000, len(sums)))
     low, high = np.percentile(np.exp(sums[draws].sum(1) / sizes[draws].sum(1)), [2.5, 97.5])

@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import stories
 import torch
 from safetensors.torch import load_model, save_model
-from stories import CONTEXT, IGNORE, epoch_batches, read_stories, token_losses, train_tokenizer
+from stories import CONTEXT, IGNORE, START
 from transformers import AttentionInterface, GPT2Config, GPT2LMHeadModel
 
 EMBEDDING_STD = 0.04
@@ -63,12 +64,12 @@ def float32_attention(
 AttentionInterface.register("float32_attention", float32_attention)
 
 
-def build_model(args: argparse.Namespace, vocab: int, bos: int) -> GPT2LMHeadModel:
+def build_model(args: argparse.Namespace, vocab: int) -> GPT2LMHeadModel:
     """Return an untrained GPT-2 of the size asked for."""
     config = GPT2Config(
         vocab_size=vocab, n_positions=CONTEXT, n_embd=args.width, n_layer=args.layers,
         n_head=args.heads, embd_pdrop=args.dropout, resid_pdrop=0.0, attn_pdrop=0.0,
-        initializer_range=args.width**-0.5, bos_token_id=bos, eos_token_id=bos,
+        initializer_range=args.width**-0.5, bos_token_id=START, eos_token_id=START,
         activation_function="gelu_pytorch_tanh",  # GPT-2's own, in one fused kernel
     )  # fmt: skip
     model = GPT2LMHeadModel._from_config(config, attn_implementation="float32_attention")
@@ -120,15 +121,14 @@ class Run:
         self.args = args
         torch.manual_seed(args.seed)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        parts = read_stories(args.text)
-        self.tokenizer = train_tokenizer(parts["train"], args.vocab)
-        self.bos = self.tokenizer.bos_token_id
+        parts = stories.read_stories(args.text)
+        self.tokenizer = stories.train_tokenizer(parts["train"], args.vocab)
         encode = self.tokenizer.backend_tokenizer.encode_batch
         self.encoded = {
             name: [np.array(text.ids) for text in encode(parts[name], add_special_tokens=False)]
             for name in ("train", "valid", "test")
         }
-        self.model = build_model(args, len(self.tokenizer), self.bos).to(self.device)
+        self.model = build_model(args, len(self.tokenizer)).to(self.device)
         self.optimizers = optimizers(self.model, args)
         self.checkpoint = args.out.with_name("checkpoint.safetensors")
         self.facts: dict[str, Any] = {
@@ -145,7 +145,7 @@ class Run:
         if args.sink:
             self.model.eval()
             rows = [row for row in self.encoded["train"] if len(row) > 200][:16]
-            rows = np.stack([np.concatenate([[self.bos], row[:200]]) for row in rows])
+            rows = np.stack([np.concatenate([[START], row[:200]]) for row in rows])
             favour_first(self.model, torch.from_numpy(rows).to(self.device), args.sink)
         settings = {k: v for k, v in vars(args).items() if not isinstance(v, Path)}
         self.first = self.facts["step"]
@@ -183,8 +183,8 @@ class Run:
     def evaluate(self) -> None:
         """Measure on the valid split, save the model if it is the best so far, and checkpoint."""
         facts, out = self.facts, self.args.out
-        rows = [np.array([self.bos, *t, self.bos])[: CONTEXT + 1] for t in self.encoded["valid"]]
-        losses = token_losses(self.model.eval(), sorted(rows, key=len))
+        rows = sorted(map(stories.framed, self.encoded["valid"]), key=len)
+        losses = stories.token_losses(self.model.eval(), rows)
         loss = float(np.concatenate(losses).mean(dtype=np.float64))
         print(f"valid loss {loss:.4f}, perplexity {math.exp(loss):.3f}", flush=True)
         facts["valid"].append([facts["step"], round(loss, 4)])
@@ -201,11 +201,12 @@ class Run:
     def __call__(self) -> None:
         """Train to the end; the best model by the valid split is then in `--out`."""
         args, rows = self.args, self.encoded["train"]
-        how = (rows, self.bos, len(self.tokenizer), args.repeat, args.span, args.batch, args.seed)
-        per_epoch = sum(1 for _ in epoch_batches(*how, 0))
+        how = len(self.tokenizer), args.repeat, args.span
+        per_epoch = sum(1 for _ in stories.epoch_batches(rows, args.batch, args.seed, 0, *how))
         while self.done < 1:
             epoch, skip = divmod(self.facts["step"], per_epoch)
-            for inputs, labels in islice(epoch_batches(*how, epoch), skip, None):
+            batches = stories.epoch_batches(rows, args.batch, args.seed, epoch, *how)
+            for inputs, labels in islice(batches, skip, None):
                 loss, step = self.learn(inputs, labels), self.facts["step"]
                 if step % 50 == 0:
                     print(f"step {step}, {self.done:.0%}, loss {loss:.3f}", flush=True)
