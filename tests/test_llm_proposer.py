@@ -27,8 +27,9 @@ from attn_dsl.eval.capture import Capture
 from attn_dsl.synth.design import Design
 from attn_dsl.synth.llm.model import LanguageModel, ModelError
 from attn_dsl.synth.llm.named import open_model
+from attn_dsl.synth.llm.options import Options
 from attn_dsl.synth.llm.prompt import ASK, head_prompt
-from attn_dsl.synth.llm.proposer import Llm, Options
+from attn_dsl.synth.llm.proposer import Llm
 from attn_dsl.synth.llm.summary import Summary
 from attn_dsl.synth.proposer import HeadTask
 from attn_dsl.synth.proposers.registry import DEFAULT

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.synth.llm.model import Completion, LanguageModel, ModelError, Request
 from attn_dsl.synth.llm.named import kind_of, open_model
+from attn_dsl.synth.llm.options import Options
 from attn_dsl.synth.llm.parse_output import programs
 from attn_dsl.synth.llm.prompt import head_prompt
 from attn_dsl.synth.llm.record import Record, failed
@@ -29,42 +28,6 @@ SHARE = 0.6
 """The most of a head's time that goes into writing; the rest is for fitting."""
 SHOWN = 3
 """The number of programs that a refinement shows."""
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How a language model is asked.
-
-    Attributes:
-        model: see ``named.NAMED``; "" names none.
-        samples: completions for a head, all rounds together.
-        rounds: how often the model is asked for a head.
-        prompt_tokens: the longest prompt.
-        temperature: of sampling; 0 takes the likeliest token always.
-        completion_tokens: the longest completion.
-        device: of a transformers model.
-    """
-
-    model: str = ""
-    samples: int = 64
-    rounds: int = 2
-    prompt_tokens: int = 3000
-    temperature: float = 1.0
-    completion_tokens: int = 384
-    device: str = "cpu"
-
-    def __post_init__(self) -> None:
-        for name, value, least in (
-            ("--samples", self.samples, 1),
-            ("--llm-rounds", self.rounds, 1),
-            ("--prompt-tokens", self.prompt_tokens, 32),
-            ("--completion-tokens", self.completion_tokens, 16),
-            ("--temperature", self.temperature, 0),
-        ):
-            if value < least:
-                raise InputError(f"{name} must be at least {least}, not {value}")
-        if not re.fullmatch(r"cpu|(?:cuda|xpu|mps)(?::\d+)?", self.device):
-            raise InputError(f"--llm-device {self.device}: write cpu, cuda, cuda:1, xpu or mps")
 
 
 class Llm:
