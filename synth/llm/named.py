@@ -74,7 +74,8 @@ def check_spec(spec: str) -> None:
     if not spec:
         raise InputError(f"--proposers llm asks a language model: name one by --llm MODEL, {NAMED}")
     if kind == "transformers":
-        find(where)
+        if where.startswith(("/", ".", "~")) or where.count("/") > 1:
+            find(where)  # a directory; the hub is asked for an id when it is opened
     elif module and importlib.util.find_spec(module) is None:
         package = module.replace("_", "-")
         raise InputError(f"--llm {spec}: needs {package}: pip install 'attn-dsl[{extra}]'")
