@@ -86,22 +86,19 @@ class Summary:
         """Yield rows that are drawn."""
         far = np.flatnonzero(self.widths > min(4, self.widths.max() - 1))
         for row in np.random.default_rng(self.task.seed + 1).permutation(far):
-            yield f"{self._place(row)}: {self._keys(row, self.actual)}"
+            yield ": ".join(self._row(row, self.actual))
 
-    def _strings(self, row: int) -> tuple[str, ...]:
-        return self.design.batch.texts[self.design.text_of_rows[row]].strings
-
-    def _place(self, row: int) -> str:
-        """Write a query with the tokens before it."""
-        strings, q = self._strings(row), int(self.queries[row])
-        return f"{quote(''.join(strings[max(0, q - CONTEXT) : q]))} then {quote(strings[q])}"
-
-    def _keys(self, row: int, values: np.ndarray) -> str:
-        """Write the keys of a row that have most of some weight."""
-        strings, q = self._strings(row), int(self.queries[row])
-        part = values[self.starts[row] : self.starts[row + 1]]
-        best = np.argsort(-part, kind="stable")[:KEYS]
-        return ", ".join(f"{quote(strings[k])} at q{k - q:+d} {part[k]:.2f}" for k in best)
+    def _row(self, row: int, *weights: np.ndarray) -> list[str]:
+        """Write a query with the tokens before it, and the keys that have most of each weight."""
+        strings = self.design.batch.texts[self.design.text_of_rows[row]].strings
+        q = int(self.queries[row])
+        lines = [f"{quote(''.join(strings[max(0, q - CONTEXT) : q]))} then {quote(strings[q])}"]
+        for values in weights:
+            part = values[self.starts[row] : self.starts[row + 1]]
+            best = np.argsort(-part, kind="stable")[:KEYS]
+            keys = (f"{quote(strings[k])} at q{k - q:+d} {part[k]:.2f}" for k in best)
+            lines.append(", ".join(keys))
+        return lines
 
     def compared(self, fitted: Fitted, best: int, worst: int) -> list[str]:
         """Show the rows on which a program does worst and best, with its own weights.
@@ -116,9 +113,6 @@ class Summary:
         for title, some in (("Worst rows:", rows[:worst]), ("Best rows:", rows[::-1][:best])):
             lines.append(title)
             for row in some:
-                lines += [
-                    f"  {self._place(row)}",
-                    f"    head:    {self._keys(row, self.actual)}",
-                    f"    program: {self._keys(row, fitted.predicted)}",
-                ]
+                place, head, program = self._row(row, self.actual, fitted.predicted)
+                lines += [f"  {place}", f"    head:    {head}", f"    program: {program}"]
         return lines
