@@ -13,15 +13,14 @@ its efforts of 1 and 2. Runs are kept in ``--out``, and are not repeated.
 
 from __future__ import annotations
 
-import argparse
 import math
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from measuring import KINDS, ROOT, SHARED, STORIES, kept, rows, sources_hash
+from measuring import KINDS, SHARED, STORIES, kept, options_of_fits, rows
 
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.heads import label
@@ -29,14 +28,8 @@ from attn_dsl.eval.metrics import bootstrap
 from attn_dsl.eval.run import Run
 from attn_dsl.synth.proposers import registry
 
-
-@dataclass(frozen=True)
-class Model:
-    """A model at hand: its folder, tokens of a text, and which heads: every n-th."""
-
-    folder: Path
-    tokens: int
-    every: int
+MODELS = {"smollm2-135m": (128, 5), "stories260k": (128, 1), "minilm-l6": (64, 5)}
+"""By model, the tokens of a text, and which heads are searched: every n-th."""
 
 
 @dataclass(frozen=True)
@@ -82,30 +75,25 @@ def change(row: Row, complete: Row, kind: int) -> str:
     return f"{row.ious[kind].mean():.4f}, {interval}"
 
 
-def table(name: str, model: Model, options: argparse.Namespace) -> Iterator[str]:
+def table(name: str, model: Path, options: Any) -> Iterator[str]:
     """Run everything for a model, and yield the lines of its table."""
-    folder = Path(options.out).resolve() / name
+    folder, (tokens, every) = options.out.resolve() / name, MODELS[name]
     capture = folder / "capture"
-    kept(
-        capture, "capture", model.folder, "--text", STORIES, "--max-texts", options.texts,
-        "--max-tokens", model.tokens,
-    )  # fmt: skip
+    usable = ",".join(one.name for one in registry.BUILT_IN if one.name != "llm")
+    most = ("--max-texts", options.texts, "--max-tokens", tokens)
+    kept(capture, "capture", model, "--text", STORIES, *most)
+    fit = ("fit", "--capture", capture, "--heads")
     made = Capture.open(capture)
-    numbers = range(0, made.n_heads, options.every or model.every)
+    numbers = range(0, made.n_heads, options.every or every)
     heads = options.heads or ",".join(label(*divmod(n, made.heads_per_layer)) for n in numbers)
     # Compiles every kernel, which Numba keeps, so that no row has the time for it.
-    usable = ",".join(one.name for one in registry.BUILT_IN if one.name != "llm")
-    kept(
-        folder / "compiled", "fit", "--capture", capture, "--heads", "L0H0,L1H0", "--effort", 2,
-        "--proposers", usable, "--max-evals", 100,
-    )  # fmt: skip
+    short = ("--effort", 2, "--max-evals", 100)
+    kept(folder / "compiled", *fit, "L0H0,L1H0", *short, "--proposers", usable)
     complete: dict[int, Row] = {}
     for what, effort, proposers in variants():
-        out = folder / f"{what.replace(' ', '-')}-{effort}"
-        usage = kept(
-            out, "fit", "--capture", capture, "--heads", heads, "--effort", effort, "--seed", 0,
-            "--proposers", ",".join(proposers), *shlex.split(options.fit),
-        )  # fmt: skip
+        out, asked = folder / f"{what.replace(' ', '-')}-{effort}", ",".join(proposers)
+        how = ("--effort", effort, "--seed", 0, "--proposers", asked, *options.fit)
+        usage = kept(out, *fit, heads, *how)
         ious = [[row.iou_test for row in rows(result)] for result in Run.open(out).results]
         row = Row(usage.cpu, np.array(ious).T)
         start = f"| {name}, {row.ious.shape[1]} heads | {what} | {effort} | {row.seconds:.0f} | "
@@ -120,29 +108,18 @@ def table(name: str, model: Model, options: argparse.Namespace) -> Iterator[str]
 
 def main() -> None:
     """Run what is not kept, and print the table."""
-    made = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    made = options_of_fits(__doc__, "ablation", MODELS)
     made.add_argument("--smollm2", metavar="DIR", help="a transformers folder of SmolLM2-135M")
-    made.add_argument("--only", action="append", metavar="MODEL", help="may be repeated")
     made.add_argument("--heads", help="these heads of each model, as in L2H3,L4")
     made.add_argument("--every", type=int, metavar="N", help="every n-th head of each model")
     made.add_argument("--texts", type=int, default=300, metavar="N")
-    made.add_argument("--fit", default="", metavar="OPTIONS", help="more options of attn-dsl fit")
-    made.add_argument("--out", metavar="DIR", default=ROOT / "runs/bench/ablation" / sources_hash())
     options = made.parse_args()
-    models = {
-        "stories260k": Model(SHARED / "models/stories260k", 128, 1),
-        "minilm-l6": Model(SHARED / "models/minilm-l6", 64, 5),
-    }
-    if options.smollm2:
-        models = {"smollm2-135m": Model(Path(options.smollm2).resolve(), 128, 5), **models}
-    if unknown := set(options.only or ()) - models.keys():
-        made.error(f"--only: {', '.join(unknown)}; there are {', '.join(models)}")
+    models = {name: SHARED / "models" / name for name in MODELS}
+    models["smollm2-135m"] = Path(options.smollm2 or "smollm2-135m").resolve()
     print("Mean IoU on test texts; changes with 95 % bootstrap intervals over heads, in pairs.\n")
     print(f"| model | proposers | effort | processor s | {' | '.join(KINDS)} | "
           "complete run at equal time |\n|" + "---|" * 8, flush=True)  # fmt: skip
-    for name in options.only or models:
+    for name in options.only or [name for name, folder in models.items() if folder.is_dir()]:
         for line in table(name, models[name], options):
             print(line, flush=True)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from stories import CONTEXT, read_stories, token_losses
+from stories import CONTEXT, framed, read_stories, token_losses
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 COLUMNS = ("previous", "sink", "duplicate", "prefix match", "induction")
@@ -31,12 +31,8 @@ def perplexity(
 
     With it come the 95 % bootstrap interval over stories, and the numbers of stories and tokens.
     """
-    bos = tokenizer.bos_token_id
-    rows = [
-        np.array([*tokenizer(text, verbose=False)["input_ids"], bos])[: CONTEXT + 1]
-        for text in stories
-    ]
-    losses = token_losses(model, sorted(rows, key=len))
+    ids = tokenizer(stories, add_special_tokens=False, verbose=False)["input_ids"]
+    losses = token_losses(model, sorted(map(framed, ids), key=len))
     sums, sizes = np.array([x.sum() for x in losses]), np.array([len(x) for x in losses])
     draws = np.random.default_rng(0).integers(0, len(sums), (2000, len(sums)))
     low, high = np.percentile(np.exp(sums[draws].sum(1) / sizes[draws].sum(1)), [2.5, 97.5])
@@ -46,25 +42,26 @@ def perplexity(
 
 @torch.inference_mode()
 def attention(model: torch.nn.Module, ids: Iterable[int]) -> np.ndarray:
-    """Return the attention of every head on one sequence, shape (heads, n, n), in layer order."""
+    """Return the attention of every head on a sequence, in layer order, and uniform attention.
+
+    Shape (heads + 1, n, n).
+    """
     output = model(input_ids=torch.tensor([list(ids)]), output_attentions=True)
-    return torch.cat(output.attentions).flatten(0, 1).numpy()
+    heads = torch.cat(output.attentions).flatten(0, 1).numpy()
+    n = heads.shape[1]
+    return np.concatenate([heads, [np.tril(np.ones((n, n))) / np.arange(1, n + 1)[:, None]]])
 
 
-def story_scores(
-    model: torch.nn.Module, sequences: list[list[int]]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return each head's first four scores on texts, and those of uniform attention.
+def story_scores(model: torch.nn.Module, sequences: list[list[int]]) -> np.ndarray:
+    """Return the first four scores on texts, of each head and of uniform attention.
 
     Means over queries of all texts of the attention on: the token before the query; position 0;
     earlier tokens equal to the query's, where there are any; tokens that follow such an earlier
     one, where there are any. Position 0 is no query, and is a key of the second score only.
     """
-    total = uniform = count = 0.0
+    total = count = 0.0
     for ids in sequences:
-        matrix, tokens = attention(model, ids), np.array(ids)
-        n = len(tokens)
-        flat = np.tril(np.ones((n, n))) / np.arange(1, n + 1)[:, None]
+        tokens, n = np.array(ids), len(ids)
         same = np.tril(tokens[:, None] == tokens[None, :], -1)
         same[:, 0] = False
         after = np.zeros_like(same)
@@ -72,29 +69,25 @@ def story_scores(
         first, before = np.zeros_like(same), np.eye(n, k=-1, dtype=bool)
         first[1:, 0], before[1, 0] = True, False
         masks = np.stack([before, first, same, after])
-        total = total + np.einsum("mqk,hqk->hm", masks, matrix)
-        uniform = uniform + np.einsum("mqk,qk->m", masks, flat)
+        total = total + np.einsum("mqk,hqk->hm", masks, attention(model, ids))
         count = count + masks.any(2).sum(1)
-    return total / count, uniform / count
+    return total / count
 
 
-def induction_scores(model: torch.nn.Module, vocab: int) -> tuple[np.ndarray, float, list[float]]:
-    """Return each head's induction score, that of uniform attention, and the loss of both halves.
+def induction_scores(model: torch.nn.Module, vocab: int) -> tuple[np.ndarray, list[float]]:
+    """Return the induction score of each head and of uniform attention, and the loss of both halves.
 
     A sequence is `<|bos|>`, 64 tokens drawn uniformly and without repetition, and the same 64
     again. The score is the mean attention from a token of the second copy to the token that came
     after it in the first.
     """
     rng = np.random.default_rng(0)
-    total, rows = 0.0, []
     queries = np.arange(HALF + 1, 2 * HALF + 1)
-    for _ in range(SEQUENCES):
-        half = rng.choice(np.arange(1, vocab), HALF, replace=False)
-        rows.append(np.concatenate([[0], half, half]))
-        total = total + attention(model, rows[-1])[:, queries, queries - HALF + 1].mean(1)
+    halves = [rng.choice(np.arange(1, vocab), HALF, replace=False) for _ in range(SEQUENCES)]
+    rows = [np.concatenate([[0], half, half]) for half in halves]
+    scores = [attention(model, row)[:, queries, queries - HALF + 1].mean(1) for row in rows]
     losses = np.stack(token_losses(model, rows))
-    halves = [float(losses[:, :HALF].mean()), float(losses[:, HALF + 1 :].mean())]
-    return total / SEQUENCES, float(np.mean(1 / (queries + 1))), halves
+    return np.mean(scores, 0), [float(losses[:, :HALF].mean()), float(losses[:, HALF + 1 :].mean())]
 
 
 def phrases(text: str) -> set[tuple[str, ...]]:
@@ -110,13 +103,13 @@ def copied(stories: list[str], source: list[str]) -> float:
     return sum(run in known for run in runs) / len(runs)
 
 
-def table(scores: np.ndarray, uniform: np.ndarray, heads: int) -> str:
-    """Return the scores of all heads as a Markdown table, those of 0.3 and more in bold."""
+def table(scores: np.ndarray, heads: int) -> str:
+    """Return the scores as a Markdown table, those of 0.3 and more in bold; uniform is last."""
     lines = ["| head | " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * len(COLUMNS)]
-    for i, row in enumerate(scores):
+    for i, row in enumerate(scores[:-1]):
         cells = [f"**{x:.2f}**" if x >= 0.3 else f"{x:.2f}" for x in row]
         lines.append(f"| L{i // heads}H{i % heads} | " + " | ".join(cells) + " |")
-    lines.append("| *uniform* | " + " | ".join(f"*{x:.2f}*" for x in uniform) + " |")
+    lines.append("| *uniform* | " + " | ".join(f"*{x:.2f}*" for x in scores[-1]) + " |")
     return "\n".join(lines)
 
 
@@ -137,18 +130,18 @@ def main() -> None:
     parts, stories = read_stories(args.text), read_stories(args.stories)["all"]
     cut = {"truncation": True, "max_length": CONTEXT}
     sequences = [tokenizer(story, **cut)["input_ids"] for story in stories]
-    scores, uniform = story_scores(model, sequences)
-    induction, chance, halves = induction_scores(model, len(tokenizer))
+    induction, halves = induction_scores(model, len(tokenizer))
+    scores = np.column_stack([story_scores(model, sequences), induction])
     record = json.loads((args.model / "training.json").read_text(encoding="utf-8"))
     legs, config = record["legs"], model.config
-    shown = table(np.column_stack([scores, induction]), np.append(uniform, chance), config.n_head)
     text = (here / "README.in.md").read_text(encoding="utf-8").format(
         **{key: legs[-1][key] for key in ("batch", "threads", "seed")}, record=record, config=config,
         sampled=len(stories), parameters=model.num_parameters(), vocab=len(tokenizer),
         megabytes=sum(f.stat().st_size for f in args.model.iterdir()) / 1e6,
         story_kb=args.stories.stat().st_size / 1e3, seen=record["tokens"] / 1e6,
         epochs=record["tokens"] / record["story_tokens"]["train"], minutes=record["seconds"] / 60,
-        device=record["device"].upper(), last=config.n_layer - 1, count=len(legs), table=shown,
+        device=record["device"].upper(), last=config.n_layer - 1, count=len(legs),
+        table=table(scores, config.n_head),
         ppl=perplexity(model, tokenizer, parts["test"]), copied=copied(stories, parts["train"]),
         copied_test=copied(parts["test"], parts["train"]), sequences=SEQUENCES, half=HALF,
         story_tokens=sum(map(len, sequences)), losses=halves,

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import ByteLevelBPETokenizer, Tokenizer, processors
 from transformers import PreTrainedTokenizerFast
 
 from attn_dsl.eval.texts import read_texts
 
 BOS, CONTEXT, IGNORE = "<|bos|>", 256, -100
+START = 0
+"""The token of ``BOS``."""
 
 
 def read_stories(path: Path) -> dict[str, list[str]]:
@@ -32,18 +34,12 @@ def read_stories(path: Path) -> dict[str, list[str]]:
 
 def train_tokenizer(stories: list[str], size: int) -> PreTrainedTokenizerFast:
     """Return a byte-level BPE tokenizer that puts `<|bos|>` before every text."""
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=size, special_tokens=[BOS], initial_alphabet=alphabet, show_progress=False
-    )
-    core.train_from_iterator(stories, trainer)
-    bos = core.token_to_id(BOS)
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator(stories, size, 0, show_progress=False, special_tokens=[BOS])
+    core = Tokenizer.from_str(bpe.to_str())
     # The template alone: offsets stay those of the pre-tokenizer, leading spaces included.
     core.post_processor = processors.TemplateProcessing(
-        single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, bos)]
+        single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, START)]
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=core, bos_token=BOS, eos_token=BOS, pad_token=BOS,
@@ -78,42 +74,48 @@ def repeat_span(
 
 
 def sequence(
-    tokens: np.ndarray, bos: int, vocab: int, repeat: float, longest: int, rng: np.random.Generator
+    tokens: np.ndarray, vocab: int, repeat: float, longest: int, rng: np.random.Generator
 ) -> np.ndarray:
     """Return `<|bos|>`, a story or a crop of it, `<|bos|>` if it ends; and the labels below."""
     room = CONTEXT - 1
     if len(tokens) > room and rng.random() < 0.5:
         tokens = tokens[int(rng.integers(0, len(tokens) - room + 1)) :]
     both = repeat_span(tokens, vocab, longest, rng) if rng.random() < repeat else (tokens, tokens)
-    return np.stack([np.concatenate([[bos], x, [bos]])[: CONTEXT + 1] for x in both])
+    return np.stack([framed(row) for row in both])
 
 
-def pad(rows: list[np.ndarray], bos: int) -> tuple[torch.Tensor, torch.Tensor]:
+def framed(tokens: np.ndarray) -> np.ndarray:
+    """Return a story between two `<|bos|>`, as far as the context reaches."""
+    return np.concatenate([[START], tokens, [START]])[: CONTEXT + 1]
+
+
+def pad(rows: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return inputs and next-token labels of rows of tokens over labels, or of tokens alone."""
     width = -(-(max(row.shape[-1] for row in rows) - 1) // 32) * 32
-    inputs, labels = np.full((len(rows), width), bos), np.full((len(rows), width), IGNORE)
+    inputs, labels = np.full((len(rows), width), START), np.full((len(rows), width), IGNORE)
     for i, row in enumerate(rows):
-        tokens, wanted = row if row.ndim == 2 else (row, row)
+        tokens, wanted = np.broadcast_to(row, (2, row.shape[-1]))
         inputs[i, : len(tokens) - 1] = tokens[:-1]
         labels[i, : len(tokens) - 1] = wanted[1:]
     return torch.from_numpy(inputs), torch.from_numpy(labels)
 
 
 def epoch_batches(
-    encoded: list[np.ndarray], bos: int, vocab: int, repeat: float, longest: int, size: int,
-    seed: int, epoch: int,
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:  # fmt: skip
-    """Yield one epoch's batches, rows of like length together, as seed and epoch determine."""
+    encoded: list[np.ndarray], size: int, seed: int, epoch: int, *how: Any
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield one epoch's batches, rows of like length together, as seed and epoch determine.
+
+    `how` is what `sequence` takes behind the tokens.
+    """
     rng = np.random.default_rng([seed, epoch])
-    order = rng.permutation(len(encoded))
-    rows = [sequence(encoded[i], bos, vocab, repeat, longest, rng) for i in order]
+    rows = [sequence(encoded[i], *how, rng) for i in rng.permutation(len(encoded))]
     groups: list[list[np.ndarray]] = []
     pool = 16 * size
     for at in range(0, len(rows), pool):
         near = sorted(rows[at : at + pool], key=lambda row: row.shape[1])
         groups += [near[i : i + size] for i in range(0, len(near), size)]
     for i in rng.permutation(len(groups)):
-        yield pad(groups[i], bos)
+        yield pad(groups[i])
 
 
 @torch.inference_mode()
@@ -121,7 +123,7 @@ def token_losses(model: Any, rows: list[np.ndarray]) -> list[np.ndarray]:
     """Return each row's losses in nats, one for every token after its first."""
     losses: list[np.ndarray] = []
     for at in range(0, len(rows), 16):
-        inputs, labels = (x.to(model.device) for x in pad(rows[at : at + 16], 0))
+        inputs, labels = (x.to(model.device) for x in pad(rows[at : at + 16]))
         logits = model(input_ids=inputs, attention_mask=torch.ones_like(inputs)).logits
         flat = torch.nn.functional.cross_entropy(
             logits.float().transpose(1, 2), labels, ignore_index=IGNORE, reduction="none"

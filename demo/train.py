@@ -6,13 +6,15 @@ Every training sequence is one story behind `<|bos|>`, which also ends it; in so
 story is repeated, which teaches induction in little time. One story in ten, by a hash of its
 content, is held out: half of those pick the checkpoint (`valid`), the other half are only ever
 reported on (`test`). A run is as long as `--minutes` allows, or has exactly `--steps`,
-which is what makes it repeatable from its seed. It writes a checkpoint as it goes, from which
-`--resume` goes on. `sample.py` then writes stories and `measure.py` the README.
+which is what makes it repeatable from its seed. It writes a checkpoint of the weights as it goes,
+from which `--resume` goes on, with new optimizers. `sample.py` then writes stories and `measure.py`
+the README.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import time
@@ -21,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import stories
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
-from stories import CONTEXT, IGNORE, epoch_batches, read_stories, token_losses, train_tokenizer
+from safetensors.torch import load_model, save_model
+from stories import CONTEXT, IGNORE, START
 from transformers import AttentionInterface, GPT2Config, GPT2LMHeadModel
 
 EMBEDDING_STD = 0.04
@@ -41,7 +43,7 @@ OPTIONS = (
     ("matrix-lr", 0.02, "peak rate of Muon"),
     ("weight-decay", 0.05, "of Muon"),
     ("sink", 0.0, "logits that position 0 is raised by at the start of a run or a resumption"),
-    ("warmup", 100, "steps to the peak rates"),
+    ("warmup", 100, "steps to the peak rates, from the start or a resumption"),
     ("every", 400, "steps between evaluations"),
     ("threads", 1, "processor threads; two only pay on idle cores"),
 )
@@ -62,12 +64,12 @@ def float32_attention(
 AttentionInterface.register("float32_attention", float32_attention)
 
 
-def build_model(args: argparse.Namespace, vocab: int, bos: int) -> GPT2LMHeadModel:
+def build_model(args: argparse.Namespace, vocab: int) -> GPT2LMHeadModel:
     """Return an untrained GPT-2 of the size asked for."""
     config = GPT2Config(
         vocab_size=vocab, n_positions=CONTEXT, n_embd=args.width, n_layer=args.layers,
         n_head=args.heads, embd_pdrop=args.dropout, resid_pdrop=0.0, attn_pdrop=0.0,
-        initializer_range=args.width**-0.5, bos_token_id=bos, eos_token_id=bos,
+        initializer_range=args.width**-0.5, bos_token_id=START, eos_token_id=START,
         activation_function="gelu_pytorch_tanh",  # GPT-2's own, in one fused kernel
     )  # fmt: skip
     model = GPT2LMHeadModel._from_config(config, attn_implementation="float32_attention")
@@ -100,107 +102,66 @@ def favour_first(model: GPT2LMHeadModel, inputs: torch.Tensor, bonus: float) -> 
         attention.c_attn.bias[: model.config.n_embd] += (scale * ahead).flatten()
 
 
-class Optimizer:
-    """Muon for the blocks' matrices and AdamW for embeddings, biases and norms, as one."""
-
-    def __init__(self, model: Any, rate: float, matrix_rate: float, decay: float) -> None:
-        """Share out the model's parameters; `decay` is that of the blocks' matrices."""
-        self.model = model
-        matrices = [p for p in model.transformer.h.parameters() if p.dim() == 2]
-        chosen = set(map(id, matrices))
-        rest = [p for p in model.parameters() if id(p) not in chosen]
-        self.parts = [
-            torch.optim.Muon(matrices, lr=matrix_rate, weight_decay=decay),
-            torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
-        ]
-
-    def step(self, share: float) -> None:
-        """Take a step at this share of the peak learning rates and clear the gradients."""
-        for part in self.parts:
-            part.param_groups[0]["lr"] = share * part.defaults["lr"]
-            part.step()
-            part.zero_grad()
-
-    def save(self, path: Path, progress: dict[str, object]) -> None:
-        """Write the weights, the optimizer's state and the progress of the run, as safetensors."""
-        tensors = {f"model.{name}": p.detach() for name, p in self.model.named_parameters()}
-        for i, part in enumerate(self.parts):
-            for j, state in part.state_dict()["state"].items():
-                tensors |= {f"optimizer.{i}.{j}.{key}": value for key, value in state.items()}
-        partial = path.with_suffix(".partial")
-        save_file(tensors, partial, metadata={"progress": json.dumps(progress)})
-        partial.replace(path)
-
-    def load(self, path: Path) -> dict[str, Any]:
-        """Take up what `save` wrote, and return the progress."""
-        with safe_open(path, "pt", device=str(self.model.device)) as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            progress = json.loads(file.metadata()["progress"])
-        with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
-                parameter.copy_(tensors.pop(f"model.{name}"))
-        for i, part in enumerate(self.parts):
-            whole = part.state_dict()
-            whole["state"] = {}
-            for name, value in tensors.items():
-                _, at, j, key = name.split(".")
-                if int(at) == i:
-                    whole["state"].setdefault(int(j), {})[key] = value
-            part.load_state_dict(whole)
-        return dict(progress)
+def optimizers(model: GPT2LMHeadModel, args: argparse.Namespace) -> list[torch.optim.Optimizer]:
+    """Return Muon for the blocks' matrices, and AdamW for embeddings, biases and norms."""
+    matrices = [p for p in model.transformer.h.parameters() if p.dim() == 2]
+    chosen = set(map(id, matrices))
+    rest = [p for p in model.parameters() if id(p) not in chosen]
+    return [
+        torch.optim.Muon(matrices, lr=args.matrix_lr, weight_decay=args.weight_decay),
+        torch.optim.AdamW(rest, lr=args.lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
+    ]
 
 
 class Run:
-    """A training run: its data, model and optimizer, and how far it has come."""
+    """A training run: its data, model and optimizers, and how far it has come."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         """Read the text, train the tokenizer and build the model, or take up the checkpoint."""
         self.args = args
         torch.manual_seed(args.seed)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        parts = read_stories(args.text)
-        self.tokenizer = train_tokenizer(parts["train"], args.vocab)
-        self.bos = self.tokenizer.bos_token_id
+        parts = stories.read_stories(args.text)
+        self.tokenizer = stories.train_tokenizer(parts["train"], args.vocab)
         encode = self.tokenizer.backend_tokenizer.encode_batch
         self.encoded = {
             name: [np.array(text.ids) for text in encode(parts[name], add_special_tokens=False)]
             for name in ("train", "valid", "test")
         }
-        self.sizes = {name: sum(map(len, rows)) for name, rows in self.encoded.items()}
-        self.model = build_model(args, len(self.tokenizer), self.bos).to(self.device)
-        self.optimizer = Optimizer(self.model, args.lr, args.matrix_lr, args.weight_decay)
+        self.model = build_model(args, len(self.tokenizer)).to(self.device)
+        self.optimizers = optimizers(self.model, args)
         self.checkpoint = args.out.with_name("checkpoint.safetensors")
-        self.step, self.tokens, self.best_step, self.valid, self.legs = 0, 0, 0, [], []
-        self.best, spent = math.inf, 0.0
+        self.facts: dict[str, Any] = {
+            "device": self.device,
+            "stories": {name: len(rows) for name, rows in self.encoded.items()},
+            "story_tokens": {name: sum(map(len, rows)) for name, rows in self.encoded.items()},
+            "step": 0, "tokens": 0, "seconds": 0.0, "best": math.inf, "best_step": 0, "valid": [],
+            "legs": [],
+        }  # fmt: skip
         if args.resume:
-            progress = self.optimizer.load(self.checkpoint)
-            spent = progress.pop("seconds")
-            vars(self).update(progress)
-            self.best = math.inf  # the leg before may have had other settings
+            load_model(self.model, self.checkpoint)
+            self.facts = json.loads((args.out / "training.json").read_text(encoding="utf-8"))
+            self.facts["best"] = math.inf  # the leg before may have had other settings
         if args.sink:
             self.model.eval()
             rows = [row for row in self.encoded["train"] if len(row) > 200][:16]
-            rows = np.stack([np.concatenate([[self.bos], row[:200]]) for row in rows])
+            rows = np.stack([np.concatenate([[START], row[:200]]) for row in rows])
             favour_first(self.model, torch.from_numpy(rows).to(self.device), args.sink)
         settings = {k: v for k, v in vars(args).items() if not isinstance(v, Path)}
-        self.legs.append({"from_step": self.step, **settings})
-        self.began = time.monotonic() - spent
-
-    @property
-    def seconds(self) -> float:
-        """The time spent, over all resumptions."""
-        return time.monotonic() - self.began
+        self.first = self.facts["step"]
+        self.facts["legs"].append({"from_step": self.first, **settings})
+        self.began = time.monotonic() - self.facts["seconds"]
 
     @property
     def done(self) -> float:
         """The share of the run that lies behind, by steps where they are given, else by time."""
-        args = self.args
-        return self.step / args.steps if args.steps else self.seconds / (60 * args.minutes)
+        args, seconds = self.args, time.monotonic() - self.began
+        return self.facts["step"] / args.steps if args.steps else seconds / (60 * args.minutes)
 
     def learn(self, inputs: torch.Tensor, labels: torch.Tensor) -> float:
         """Take one step and return its loss."""
-        args = self.args
-        torch.manual_seed((args.seed << 32) + self.step)  # so that dropout repeats on resuming
+        step = self.facts["step"]
+        torch.manual_seed((self.args.seed << 32) + step)
         self.model.train()
         with torch.autocast(self.device, torch.bfloat16):
             logits = self.model(input_ids=inputs.to(self.device), use_cache=False).logits
@@ -209,48 +170,47 @@ class Run:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         # a linear warm-up, then a cosine to 1 % of the peak rates
-        fall = 0.5 * (1 + math.cos(math.pi * min(1.0, self.done)))
-        self.optimizer.step(min(1.0, (self.step + 1) / args.warmup) * (0.01 + 0.99 * fall))
-        self.step += 1
-        self.tokens += int((labels != IGNORE).sum())
+        fall = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, self.done)))
+        rate = fall * min(1.0, (step - self.first + 1) / self.args.warmup)
+        for part in self.optimizers:
+            part.param_groups[0]["lr"] = rate * part.defaults["lr"]
+            part.step()
+            part.zero_grad()
+        self.facts["step"] += 1
+        self.facts["tokens"] += int((labels != IGNORE).sum())
         return loss.item()
 
     def evaluate(self) -> None:
         """Measure on the valid split, save the model if it is the best so far, and checkpoint."""
-        rows = [np.array([self.bos, *t, self.bos])[: CONTEXT + 1] for t in self.encoded["valid"]]
-        losses = token_losses(self.model.eval(), sorted(rows, key=len))
+        facts, out = self.facts, self.args.out
+        rows = sorted(map(stories.framed, self.encoded["valid"]), key=len)
+        losses = stories.token_losses(self.model.eval(), rows)
         loss = float(np.concatenate(losses).mean(dtype=np.float64))
         print(f"valid loss {loss:.4f}, perplexity {math.exp(loss):.3f}", flush=True)
-        self.valid.append([self.step, round(loss, 4)])
-        if loss < self.best:
-            self.best, self.best_step = loss, self.step
-            config = GPT2Config.from_dict(self.model.config.to_dict())
-            config.activation_function = "gelu_new"
-            half = GPT2LMHeadModel(config)
-            half.load_state_dict(self.model.state_dict())
-            half.to(torch.float16).save_pretrained(self.args.out)
-            self.tokenizer.save_pretrained(self.args.out)
-        kept = ("step", "tokens", "seconds", "best", "best_step", "valid", "legs")
-        progress = {key: getattr(self, key) for key in kept}
-        self.optimizer.save(self.checkpoint, progress)
-        stories = {name: len(rows) for name, rows in self.encoded.items()}
-        facts = {"device": self.device, "stories": stories, "story_tokens": self.sizes, **progress}
-        text = json.dumps(facts, indent=1) + "\n"
-        (self.args.out / "training.json").write_text(text, encoding="utf-8")
+        facts["valid"].append([facts["step"], round(loss, 4)])
+        if loss < facts["best"]:
+            facts |= {"best": loss, "best_step": facts["step"]}
+            half = copy.deepcopy(self.model).to(torch.float16)
+            half.config.activation_function = "gelu_new"
+            half.save_pretrained(out)
+            self.tokenizer.save_pretrained(out)
+        facts["seconds"] = time.monotonic() - self.began
+        save_model(self.model, self.checkpoint)
+        (out / "training.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
     def __call__(self) -> None:
         """Train to the end; the best model by the valid split is then in `--out`."""
         args, rows = self.args, self.encoded["train"]
-        how = (rows, self.bos, len(self.tokenizer), args.repeat, args.span, args.batch, args.seed)
-        per_epoch = sum(1 for _ in epoch_batches(*how, 0))
+        how = len(self.tokenizer), args.repeat, args.span
+        per_epoch = sum(1 for _ in stories.epoch_batches(rows, args.batch, args.seed, 0, *how))
         while self.done < 1:
-            epoch, skip = divmod(self.step, per_epoch)
-            for inputs, labels in islice(epoch_batches(*how, epoch), skip, None):
-                loss = self.learn(inputs, labels)
-                if self.step % 50 == 0:
-                    speed = self.tokens / self.seconds
-                    print(f"step {self.step}, loss {loss:.3f}, {speed:,.0f} tokens/s", flush=True)
-                if self.done >= 1 or self.step % args.every == 0:
+            epoch, skip = divmod(self.facts["step"], per_epoch)
+            batches = stories.epoch_batches(rows, args.batch, args.seed, epoch, *how)
+            for inputs, labels in islice(batches, skip, None):
+                loss, step = self.learn(inputs, labels), self.facts["step"]
+                if step % 50 == 0:
+                    print(f"step {step}, {self.done:.0%}, loss {loss:.3f}", flush=True)
+                if self.done >= 1 or step % args.every == 0:
                     self.evaluate()
                 if self.done >= 1:
                     return

@@ -16,7 +16,7 @@ from attn_dsl.synth.runs.progress import Progress, Watcher
 
 if TYPE_CHECKING:
     from attn_dsl.eval.capture import Capture
-    from attn_dsl.synth.llm.proposer import Options
+    from attn_dsl.synth.llm.options import Options
     from attn_dsl.synth.runs.executors import Workers
     from attn_dsl.synth.session import Session, Settings
 
@@ -116,7 +116,7 @@ def settings_of(
         InputError: one of them is out of range, or a proposer is not known.
     """
     from attn_dsl.synth.llm.named import absolute, check_spec
-    from attn_dsl.synth.llm.proposer import Options
+    from attn_dsl.synth.llm.options import Options
     from attn_dsl.synth.proposers import registry
     from attn_dsl.synth.session import Settings
 

@@ -11,7 +11,7 @@ from attn_dsl.dsl.library import LibraryProgram, library
 from attn_dsl.eval.capture import Capture
 from attn_dsl.synth.design import Design
 from attn_dsl.synth.graded.large_sample import LargeSample
-from attn_dsl.synth.llm.proposer import Options
+from attn_dsl.synth.llm.options import Options
 from attn_dsl.synth.nearest import NearestPrograms
 from attn_dsl.synth.score import Split
 

@@ -27,8 +27,9 @@ from attn_dsl.eval.capture import Capture
 from attn_dsl.synth.design import Design
 from attn_dsl.synth.llm.model import LanguageModel, ModelError
 from attn_dsl.synth.llm.named import open_model
+from attn_dsl.synth.llm.options import Options
 from attn_dsl.synth.llm.prompt import ASK, head_prompt
-from attn_dsl.synth.llm.proposer import Llm, Options
+from attn_dsl.synth.llm.proposer import Llm
 from attn_dsl.synth.llm.summary import Summary
 from attn_dsl.synth.proposer import HeadTask
 from attn_dsl.synth.proposers.registry import DEFAULT
@@ -172,7 +173,7 @@ def test_a_failure_is_the_runs_only_if_nobody_else_is_asked(
     task: HeadTask, model: LanguageModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "llm").write_text("a file, where the folder of records would be")
-    with pytest.raises(ModelError, match="llm cannot be made"):
+    with pytest.raises(ModelError, match="completions cannot be kept"):
         tried(task, Llm(OPTIONS, run=tmp_path, model=model))
     llm = Llm(OPTIONS, run=tmp_path, model=model, alone=False)
     with caplog.at_level(logging.WARNING):
@@ -260,7 +261,7 @@ def test_a_run_says_what_was_asked_of_which_model(
 ) -> None:
     run = tmp_path / "run"
     out = succeed(*fit(run, "--proposers", "llm", "--llm-rounds", 1, llm=gguf_model))
-    assert "16 completions" in out and "model.gguf" in out.replace("\n", "")
+    assert "16 completions" in " ".join(out.split()) and "model.gguf" in out.replace("\n", "")
     info = json.loads((run / "run.json").read_text())
     assert info["key"]["llm"]["samples"] == 8 and info["key"]["llm"]["rounds"] == 1
     assert info["key"]["proposers"] == ["llm"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from attn_dsl.dsl.features import FEATURES
+from attn_dsl.dsl.features import FEATURES, Feature
 from attn_dsl.dsl.functions import FUNCTIONS
 from attn_dsl.dsl.lexicon import lexicon
 
@@ -28,7 +28,7 @@ LOWEST = 10
 _RULES = r"""
 term: INDENT "? where " predicate "\n"
     | INDENT "? * " value condition? "\n"
-    | INDENT "by " small " [" table "]" condition? "\n"
+    | INDENT "by " small " [" TABLE "]" condition? "\n"
 condition: " where " conjunction
 
 predicate: conjunction (" or " conjunction)? | (literal " and ")? far (" and " literal)?
@@ -82,6 +82,15 @@ _SHIFT = "(1[0-9]|[1-9])"
 _CHARACTER = r'[^"\\\x00-\x1f\x7f\x85\u2028\u2029]|\\["\\nrt]'
 
 
+def usable(causal: bool) -> list[Feature]:
+    """Return the features that a program for a head may use: all at hand, and none that look ahead.
+
+    >>> [f.name for f in usable(causal=False) if f.reads == "full"][:1]
+    ['text_final']
+    """
+    return [f for f in FEATURES.values() if not f.extra and not (causal and f.reads == "full")]
+
+
 @lru_cache(maxsize=2)
 def proposal_grammar(causal: bool) -> str:
     r"""Return the grammar of the programs that may be proposed for a head, in Lark's notation.
@@ -92,28 +101,31 @@ def proposal_grammar(causal: bool) -> str:
     Args:
         causal: the visibility of the head.
     """
-    usable = [f for f in FEATURES.values() if not f.extra and not (causal and f.reads == "full")]
-    steps = LADDER if causal else (*(-x for x in reversed(LADDER[1:])), *LADDER)
+    features, functions = usable(causal), FUNCTIONS.values()
     names = {
         **{
-            f"{kind.upper()}_FEATURE": [f.name for f in usable if f.type == kind and f.arity == 1]
+            f"{kind.upper()}_FEATURE": [f.name for f in features if f.type == kind and f.arity == 1]
             for kind in ("bool", "int", "symbol")
         },
-        "PAIR_FEATURE": [f.name for f in usable if f.arity == 2],
-        "REAL_FUNCTION": [f.name for f in FUNCTIONS.values() if not f.rated],
-        "RATED_FUNCTION": [f.name for f in FUNCTIONS.values() if f.rated],
+        "PAIR_FEATURE": [f.name for f in features if f.arity == 2],
+        "REAL_FUNCTION": [f.name for f in functions if not f.rated],
+        "RATED_FUNCTION": [f.name for f in functions if f.rated],
         "LEXICON": [*lexicon()],
     }
     visibility = "causal" if causal else "bidirectional"
     shifted = f"q(-{_SHIFT})?|k([-+]{_SHIFT})?" if causal else f"[qk]([-+]{_SHIFT})?"
+    steps = LADDER if causal else sorted({*LADDER, *(-x for x in LADDER)})
+    ends = sorted({*steps, *range(0 if causal else 1 - LOWEST, LOWEST)})
+    tables = (rf"{low}: \?" + "".join(rf"(, {x}: \?)?" for x in steps if x > low) for low in steps)
+    ranges = (rf"{low}\.\.({'|'.join(str(x) for x in ends if x >= low)})" for low in ends)
     lines = [
         rf'start: "head {NAME} {visibility} softmax:\n" ' + _up_to("term", MAX_TERMS),
         _RULES.strip(),
         "elements: " + _up_to("STRING", MAX_ELEMENTS, '", " '),
-        *_table(steps),
         *(f"{name}: " + " | ".join(f'"{x}"' for x in some) for name, some in names.items()),
         f"POSITION: /{shifted}/",
-        f"RANGE: /{'|'.join(_ranges(steps))}/",
+        f"TABLE: /{'|'.join(tables)}/",
+        f"RANGE: /{'|'.join(ranges)}/",
         f'STRING: /"({_CHARACTER}){{1,{MAX_STRING}}}"/',
     ]
     return "\n".join(lines) + "\n"
@@ -122,22 +134,3 @@ def proposal_grammar(causal: bool) -> str:
 def _up_to(item: str, most: int, between: str = "") -> str:
     """Write one to so many of something, without a recursive rule: ``a (a (a)?)?``."""
     return item + f" ({between}{item}" * (most - 1) + ")?" * (most - 1)
-
-
-def _table(steps: tuple[int, ...]) -> list[str]:
-    """Write the rules of a table whose bounds rise: after each step only larger ones."""
-    lines = ["table: " + " | ".join(f"from_{i}" for i in range(len(steps)))]
-    for i, step in enumerate(steps):
-        more = f' (", " after_{i})?' if i + 1 < len(steps) else ""
-        lines.append(f'from_{i}: "{step}: ?"{more}')
-        if more:
-            following = f" | after_{i + 1}" if i + 2 < len(steps) else ""
-            lines.append(f"after_{i}: from_{i + 1}{following}")
-    return lines
-
-
-def _ranges(steps: tuple[int, ...]) -> list[str]:
-    """Write regular expressions of all ranges that are not empty, one for each lowest number."""
-    small = range(1 - LOWEST if steps[0] < 0 else 0, LOWEST)
-    ends = sorted({*steps, *small})
-    return [rf"{low}\.\.({'|'.join(str(high) for high in ends if high >= low)})" for low in ends]

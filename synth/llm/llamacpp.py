@@ -1,16 +1,14 @@
 """Language models by llama.cpp: any GGUF file, with our own sampling loop.
 
-Completions are sequences of one batch that share the cells of the prompt's keys and values; as one
-ends, the next begins in its place. llama.cpp's own samplers and grammars play no part.
+Completions are sequences of one batch that share the cells of the prompt's keys and values.
+llama.cpp's own samplers and grammars play no part.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import hashlib
 import os
-import threading
 import warnings
 import weakref
 from collections import deque
@@ -22,20 +20,17 @@ from typing import Any
 import numpy as np
 
 from attn_dsl.dsl.errors import InputError
-from attn_dsl.synth.llm.model import Completion, ModelError, Request
-from attn_dsl.synth.llm.sampling import SLICES, Writing
+from attn_dsl.eval.files import first_line
+from attn_dsl.synth.llm.model import ModelError
+from attn_dsl.synth.llm.sampling import SIDE_BY_SIDE, SLICES, LocalModel, Row, Writing
 
 CACHE_BYTES = 1 << 30
 """Memory for the keys and values of completions that are written side by side."""
-SIDE_BY_SIDE = 16
-"""The most completions that are written side by side: each looks at the cells of all."""
 SMALL = 100_000_000
 """Models of fewer weights run on one thread: more would only wait for each other."""
-CHUNK = 512
-"""Tokens of a prompt that are read at once."""
 
 
-class LlamaCpp:
+class LlamaCpp(LocalModel):
     """A GGUF file.
 
     Args:
@@ -46,58 +41,42 @@ class LlamaCpp:
     """
 
     def __init__(self, where: str) -> None:
-        import llama_cpp
+        import llama_cpp as api
         from llguidance.llamacpp import lltokenizer_from_vocab
 
         self._said, _ = _log()
-        self._path = _downloaded(where) if where.startswith("hf:") else Path(where).expanduser()
-        self.name, self._api, self._lock = where, llama_cpp, threading.Lock()
-        options = llama_cpp.llama_model_default_params()
-        if llama_cpp.llama_supports_gpu_offload():
-            options.n_gpu_layers = 999
-        path = str(self._path).encode()
-        self._model: Any = llama_cpp.llama_model_load_from_file(path, options)
-        if not self._model:
+        path = _downloaded(where) if where.startswith("hf:") else Path(where).expanduser()
+        options = api.llama_model_default_params()
+        options.n_gpu_layers = 999  # all, where there is a GPU
+        model = api.llama_model_load_from_file(str(path).encode(), options)
+        if not model:
             raise InputError(f"--llm {where}: llama.cpp cannot load it{self._because()}")
-        weakref.finalize(self, llama_cpp.llama_model_free, self._model)
-        small = llama_cpp.llama_model_n_params(self._model) < SMALL
-        self._threads = 1 if small else os.cpu_count() or 1
-        self._vocabulary: Any = llama_cpp.llama_model_get_vocab(self._model)
-        self._size = int(llama_cpp.llama_vocab_n_tokens(self._vocabulary))
-        self.context = int(llama_cpp.llama_model_n_ctx_train(self._model))
-        ends = [i for i in range(self._size) if llama_cpp.llama_vocab_is_eog(self._vocabulary, i)]
-        if not ends:
-            raise InputError(f"--llm {where}: its vocabulary has no token that ends a text")
+        weakref.finalize(self, api.llama_model_free, model)
+        self._api: Any = api
+        self._model: Any = model
+        self._vocabulary: Any = api.llama_model_get_vocab(model)
+        self._size = int(api.llama_vocab_n_tokens(self._vocabulary))
+        over = [i for i in range(self._size) if api.llama_vocab_is_eog(self._vocabulary, i)]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of a name that it calls
-            self._masks = lltokenizer_from_vocab(self._vocabulary, eos_token=ends, slices=SLICES)
-
-        size = self._path.stat().st_size
-        with self._path.open("rb") as file:  # the size, the first and the last MiB tell files apart
-            first = file.read(1 << 20)
-            file.seek(max(0, size - (1 << 20)))
-            data = b"%d" % size + first + file.read()
-        self.fingerprint = hashlib.sha256(data).hexdigest()[:16]
+            tokenizer = lltokenizer_from_vocab(self._vocabulary, eos_token=over, slices=SLICES)
+        super().__init__(where, int(api.llama_model_n_ctx_train(model)), tokenizer)
+        data = np.memmap(path, np.uint8, "r")  # its size and its ends tell files apart
+        ends = data[: 1 << 20].tobytes() + data[-(1 << 20) :].tobytes()
+        self.fingerprint = hashlib.sha256(b"%d" % len(data) + ends).hexdigest()[:16]
 
     def _because(self) -> str:
         """Return what llama.cpp said last."""
         return f": {self._said[-1]}" if self._said else ""
 
-    def count(self, text: str) -> int:
-        """Count the tokens of a prompt."""
-        return len(self._encoded(text))
-
-    def _encoded(self, prompt: str) -> list[int]:
+    def encoded(self, prompt: str) -> list[int]:
         """Return the tokens of a prompt, as the model's chat template writes it if there is one."""
         api, template = self._api, self._api.llama_model_chat_template(self._model, None)
         if template:
             prompt = self._as_chat(template.decode("utf-8", errors="replace"), prompt)
         data = prompt.encode("utf-8", errors="replace")
-        room = len(data) + 8
-        ids = (api.llama_token * room)()
-        found = api.llama_tokenize(self._vocabulary, data, len(data), ids, room, True, True)
-        if found < 0:
-            raise ModelError(f"{self.name}: the prompt could not be split into tokens")
+        ids = (api.llama_token * (len(data) + 8))()
+        found = api.llama_tokenize(self._vocabulary, data, len(data), ids, len(ids), True, True)
         return list(ids[:found])
 
     def _as_chat(self, template: str, prompt: str) -> str:
@@ -105,91 +84,62 @@ class LlamaCpp:
         from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
         api, vocabulary = self._api, self._vocabulary
-
-        def text(token: int) -> str:
-            found = api.llama_vocab_get_text(vocabulary, token) if token >= 0 else b""
-            return found.decode("utf-8", errors="replace")
-
-        first, last = api.llama_vocab_bos(vocabulary), api.llama_vocab_eos(vocabulary)
-        formatter = Jinja2ChatFormatter(template, eos_token=text(last), bos_token=text(first))
+        ends = api.llama_vocab_bos(vocabulary), api.llama_vocab_eos(vocabulary)
+        first, last = (
+            api.llama_vocab_get_text(vocabulary, x).decode("utf-8", "replace") if x >= 0 else ""
+            for x in ends
+        )
+        formatter = Jinja2ChatFormatter(template, eos_token=last, bos_token=first)
         written = formatter(messages=[{"role": "user", "content": prompt}]).prompt
-        return written.removeprefix(text(first))  # the tokenizer puts it there itself
+        return written.removeprefix(first)  # the tokenizer puts it there itself
 
-    def complete(self, request: Request, stop: Callable[[], bool]) -> list[Completion]:
-        """Write completions side by side, from one pass over the prompt; see ``LanguageModel``."""
-        api, model, ids = self._api, self._model, self._encoded(request.prompt)
-        writing = Writing(self._masks, request, self.context - len(ids))
+    def write(self, writing: Writing, ids: list[int], stop: Callable[[], bool]) -> None:
+        """Read the prompt as sequence 0; each slot is a sequence that begins with its cells."""
+        api, model = self._api, self._model
         width = api.llama_model_n_embd(model) // max(1, api.llama_model_n_head(model))
         cell = 4 * width * api.llama_model_n_head_kv(model) * api.llama_model_n_layer(model)
-        fits = max(1, CACHE_BYTES // max(1, cell) - len(ids)) // writing.most
-        side = max(1, min(request.count, fits, SIDE_BY_SIDE))
+        fits = (CACHE_BYTES // max(1, cell) - len(ids)) // writing.most
+        side = max(1, min(writing.request.count, fits, SIDE_BY_SIDE))
         options = api.llama_context_default_params()
         options.n_ctx = len(ids) + side * writing.most
-        options.n_batch = options.n_ubatch = CHUNK
-        options.n_seq_max, options.kv_unified = side + 1, True  # sequence 0 is the prompt
-        options.n_threads = options.n_threads_batch = self._threads
+        options.n_batch = max(len(ids), side)
+        options.n_seq_max, options.kv_unified = side + 1, True
+        small = api.llama_model_n_params(model) < SMALL
+        options.n_threads = options.n_threads_batch = 1 if small else os.cpu_count() or 1
         if hasattr(options, "n_outputs_max"):
             options.n_outputs_max = side + 1
-        with self._lock, contextlib.ExitStack() as stack:
-            context = api.llama_init_from_model(model, options)
-            if not context:
-                raise ModelError(f"{self.name}: llama.cpp cannot make a context{self._because()}")
-            stack.callback(api.llama_free, context)
-            batch = api.llama_batch_init(CHUNK, 0, 1)
-            stack.callback(api.llama_batch_free, batch)
-            self._write(context, batch, writing, ids, side, stop)
-        return writing.completions()
+        context = api.llama_init_from_model(model, options)
+        if not context:
+            raise ModelError(f"{self.name}: llama.cpp cannot make a context{self._because()}")
+        batch, memory = api.llama_batch_init(options.n_batch, 0, 1), api.llama_get_memory(context)
 
-    def _write(
-        self, context: Any, batch: Any, writing: Writing, ids: list[int], side: int,
-        stop: Callable[[], bool],
-    ) -> None:  # fmt: skip
-        """Read the prompt, then write all completions, so many side by side."""
-        api, memory = self._api, self._api.llama_get_memory(context)
-        for start in range(0, len(ids), CHUNK):
-            part = enumerate(ids[start : start + CHUNK], start)
-            rows = [(token, place, 0) for place, token in part]
-            self._decode(context, batch, rows, only_last=True)
-        begin = self._logits(context, -1)
-        waiting, free = deque(range(writing.request.count)), list(range(side, 0, -1))
-        going: dict[int, tuple[int, int, int]] = {}  # by sequence: completion, token, position
-        while (waiting or going) and not stop():
-            while waiting and free:
-                at = waiting.popleft()
-                token = writing.step(at, begin)
-                if token is not None:
-                    sequence = free.pop()
-                    api.llama_memory_seq_cp(memory, 0, sequence, -1, -1)
-                    going[sequence] = at, token, len(ids)
-            if not going:
-                continue
-            rows = [(token, place, seq) for seq, (_, token, place) in going.items()]
-            self._decode(context, batch, rows)
-            for i, (sequence, (at, _, place)) in enumerate(list(going.items())):
-                token = writing.step(at, self._logits(context, i))
-                if token is not None:
-                    going[sequence] = at, token, place + 1
-                    continue
-                del going[sequence]
-                free.append(sequence)
-                api.llama_memory_seq_rm(memory, sequence, -1, -1)
+        def read(rows: list[Row]) -> list[np.ndarray]:
+            for slot, place, _ in rows:
+                if not place:
+                    api.llama_memory_seq_rm(memory, slot, -1, -1)
+                    api.llama_memory_seq_cp(memory, 0, slot, -1, -1)
+            rows = [(slot, len(ids) + place, token) for slot, place, token in rows]
+            return self._read(context, batch, rows, len(rows))
 
-    def _decode(
-        self, context: Any, batch: Any, rows: list[tuple[int, int, int]], only_last: bool = False
-    ) -> None:
-        """Evaluate tokens, each at a position of a sequence; the logits of all or of the last one."""
+        try:
+            prompt = [(0, place, token) for place, token in enumerate(ids)]
+            begin = self._read(context, batch, prompt, 1)[0]
+            writing.fill(range(1, side + 1), range(writing.request.count), begin, read, stop)
+        finally:
+            api.llama_batch_free(batch)
+            api.llama_free(context)
+
+    def _read(self, context: Any, batch: Any, rows: list[Row], wanted: int) -> list[np.ndarray]:
+        """Read tokens, each at a position of a sequence; return the logits of the last so many."""
         batch.n_tokens = len(rows)
-        for i, (token, place, sequence) in enumerate(rows):
+        for i, (sequence, place, token) in enumerate(rows):
             batch.token[i], batch.pos[i] = token, place
             batch.n_seq_id[i], batch.seq_id[i][0] = 1, sequence
-            batch.logits[i] = not only_last or i + 1 == len(rows)
+            batch.logits[i] = i >= len(rows) - wanted
         if code := self._api.llama_decode(context, batch):
             raise ModelError(f"{self.name}: llama.cpp failed ({code}){self._because()}")
-
-    def _logits(self, context: Any, row: int) -> np.ndarray:
-        """Return the logits of a row of the batch; a copy, for the next batch writes over them."""
-        found = self._api.llama_get_logits_ith(context, row)
-        return np.ctypeslib.as_array(found, (self._size,)).copy()
+        found = (self._api.llama_get_logits_ith(context, i) for i in range(-wanted, 0))
+        return [np.ctypeslib.as_array(row, (self._size,)).copy() for row in found]
 
 
 def _downloaded(where: str) -> Path:
@@ -200,9 +150,9 @@ def _downloaded(where: str) -> Path:
     try:
         return Path(hf_hub_download(repo, file))
     except Exception as error:  # of several packages, whose families have nothing in common
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"--llm {where}: cannot be fetched ({first}); fetch it elsewhere and name the file"
+            f"--llm {where}: cannot be fetched ({first_line(error)}); fetch it elsewhere and name "
+            "the file"
         ) from None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,9 +10,7 @@ from attn_dsl.dsl.errors import WorkError
 
 
 class ModelError(WorkError):
-    """A language model failed; ``done`` holds the completions that were written before."""
-
-    done: Sequence[Completion] = ()
+    """A language model failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +63,11 @@ class LanguageModel(Protocol):
         """Count the tokens of a prompt."""
         ...
 
-    def complete(self, request: Request, stop: Callable[[], bool]) -> list[Completion]:
+    def complete(self, request: Request, stop: Callable[[], bool]) -> Iterable[Completion]:
         """Write the completions of a request; equal requests give equal completions, in order.
 
-        Once ``stop`` returns True, the completions are returned as far as they are written.
+        Once ``stop`` returns True, the completions come as far as they are written. A server that
+        fails has given those before.
 
         Raises:
             ModelError: the model failed, or the prompt does not fit its context.

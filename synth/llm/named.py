@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 
 from attn_dsl.dsl.errors import InputError
+from attn_dsl.eval.locate import find
 from attn_dsl.synth.llm.model import LanguageModel
 
 NAMED = "a directory, a Hugging Face id, FILE.gguf, hf:REPO:FILE.gguf, URL#MODEL or replay:RUN"
@@ -52,18 +53,14 @@ def kind_of(spec: str) -> tuple[str, str]:
         return "server", spec
     if spec.startswith("replay:"):
         return "replay", spec.removeprefix("replay:")
-    if spec.startswith("hf:") or spec.endswith(".gguf") or Path(spec).is_file():
-        return "gguf", spec
-    return "transformers", spec
+    return "gguf" if spec.startswith("hf:") or spec.endswith(".gguf") else "transformers", spec
 
 
 def absolute(spec: str) -> str:
     """Name a model such that it is found from everywhere on this file system."""
-    kind, where = kind_of(spec)
+    where = kind_of(spec)[1]
     path = Path(where).expanduser()
-    if kind == "server" or not spec or not path.exists():
-        return spec
-    return f"{'replay:' if kind == 'replay' else ''}{path.resolve()}"
+    return spec.replace(where, str(path.resolve())) if where and path.exists() else spec
 
 
 def check_spec(spec: str) -> None:
@@ -73,27 +70,19 @@ def check_spec(spec: str) -> None:
         InputError: no model is named, a file or directory is missing, or a package is.
     """
     kind, where = kind_of(spec)
-    path, wrong = Path(where).expanduser(), ""
-    local = path.is_dir() or where.startswith(("/", ".", "~")) or where.count("/") > 1
     module, extra = EXTRAS.get(kind, ("", ""))
     if not spec:
         raise InputError(f"--proposers llm asks a language model: name one by --llm MODEL, {NAMED}")
-    if module and importlib.util.find_spec(module) is None:
-        wrong = f"needs {module.replace('_', '-')}: pip install 'attn-dsl[{extra}]'"
-    elif spec.startswith("hf:") and spec.count(":") != 2:
-        wrong = "write hf:REPO:FILE.gguf, as in hf:org/repo:model.gguf"
-    elif kind == "gguf" and not spec.startswith("hf:") and not _is_gguf(path):
-        wrong = f"no such GGUF file; a model is {NAMED}"
-    elif kind == "replay" and not (path / "llm").is_dir():
-        wrong = f"no completions are kept there (no folder {path / 'llm'}); name a run with some"
-    elif kind == "transformers" and local and not (path / "config.json").is_file():
-        wrong = f"no such directory with a config.json; a model is {NAMED}"
-    if wrong:
-        raise InputError(f"--llm {spec}: {wrong}")
-
-
-def _is_gguf(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(4) == b"GGUF"
+    if kind == "transformers":
+        if where.startswith(("/", ".", "~")) or where.count("/") > 1:
+            find(where)  # a directory; the hub is asked for an id when it is opened
+    elif module and importlib.util.find_spec(module) is None:
+        package = module.replace("_", "-")
+        raise InputError(f"--llm {spec}: needs {package}: pip install 'attn-dsl[{extra}]'")
+    elif spec.startswith("hf:"):
+        if spec.count(":") != 2:
+            raise InputError(f"--llm {spec}: write hf:REPO:FILE.gguf, as in hf:org/repo:model.gguf")
+    elif kind == "gguf" and not Path(where).expanduser().is_file():
+        raise InputError(f"--llm {spec}: no such GGUF file; a model is {NAMED}")
+    elif kind == "replay" and not Path(where, "llm").expanduser().is_dir():
+        raise InputError(f"--llm {spec}: no completions are kept there; name a run with some")

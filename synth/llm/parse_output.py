@@ -29,15 +29,11 @@ def read(text: str, *, causal: bool, name: str = "<completion>") -> t.Head:
     """
     program = parse(text, name)
     check(program, source=text, name=name)
-    if program.causal != causal:
+    if program.causal != causal or program.normaliser != "softmax":
+        needed = f"{'causal' if causal else 'bidirectional'} softmax"
         raise ProgramError(
-            f"the head is {'causal' if causal else 'bidirectional'}, and the program is not",
-            program.span, text, name=name,
-        )  # fmt: skip
-    if program.normaliser != "softmax":
-        raise ProgramError(
-            "only softmax programs can be fitted", program.span, text, name=name,
-            hint="write softmax instead of linear; weights are logits",
+            f"only {needed} programs can be fitted to this head", program.span, text, name=name,
+            hint=f"write {needed}; weights are logits",
         )  # fmt: skip
     terms = tuple(dataclasses.replace(term, remarks=t.NO_REMARKS) for term in program.terms)
     sets = tuple(dataclasses.replace(s, remarks=t.NO_REMARKS) for s in program.sets)
@@ -76,10 +72,8 @@ def extracted(answer: str) -> str:
     head a causal:
      2 where k == 0
     """
-    blocks = [b for b in _FENCE.findall(answer) if _BEGINS.search(b)]
+    blocks = [block for block in _FENCE.findall(answer) if _BEGINS.search(block)]
     text = blocks[-1] if blocks else answer
     begins = _BEGINS.search(text)
-    if not begins:
-        return text.strip()
-    found = _PROGRAM.match(f"{text.rstrip()}\n", begins.start())
-    return (found[0].rstrip() if found else "") + "\n"
+    found = begins and _PROGRAM.match(f"{text.rstrip()}\n", begins.start())
+    return f"{found[0].rstrip()}\n" if found else text.strip()

@@ -9,11 +9,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.functions import FUNCTIONS
 from attn_dsl.dsl.lexicon import lexicon
 from attn_dsl.dsl.printer import show
-from attn_dsl.synth.llm.grammar import MAX_TERMS, NAME
+from attn_dsl.synth.llm.grammar import MAX_TERMS, NAME, usable
 from attn_dsl.synth.llm.summary import Summary
 from attn_dsl.synth.proposer import Fitted, HeadTask
 
@@ -100,7 +99,7 @@ def head_prompt(
         [_INTRODUCTION, page, _EXAMPLES.format(**fields), told], [_INTRODUCTION, page, told],
         [_INTRODUCTION, names, told], [_INTRODUCTION, told], [_INTRODUCTION, tried], [],
     ):  # fmt: skip
-        for lines in LINES if parts else (*LINES, 2, 0):
+        for lines in LINES if parts else (2, 0):
             about = "\n".join(["The head:", *summary.lines(lines)])
             text = "\n\n".join(part for part in (*parts, about, ASK) if part) + "\n"
             if count(text) <= budget:
@@ -112,10 +111,7 @@ def _features(causal: bool, docs: bool) -> str:
     """List the features by their types: with what they mean, or by their names alone."""
     lines = []
     for kind, how in _KINDS.items():
-        some = [
-            f for f in FEATURES.values()
-            if f.type == kind and not f.extra and not (causal and f.reads == "full")
-        ]  # fmt: skip
+        some = [f for f in usable(causal) if f.type == kind]
         names = [f"{f.name}({'k-1, q' if f.arity == 2 else 'k'})" for f in some]
         lines.append(f"  {how}:")
         if docs:

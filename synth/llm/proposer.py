@@ -6,66 +6,28 @@ right and wrong.
 
 from __future__ import annotations
 
-import itertools
 import logging
-import re
+import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from attn_dsl.dsl import tree as t
-from attn_dsl.dsl.errors import AttnDslError, InputError
+from attn_dsl.dsl.errors import InputError
 from attn_dsl.synth.llm.model import Completion, LanguageModel, ModelError, Request
 from attn_dsl.synth.llm.named import kind_of, open_model
+from attn_dsl.synth.llm.options import Options
 from attn_dsl.synth.llm.parse_output import programs
 from attn_dsl.synth.llm.prompt import head_prompt
 from attn_dsl.synth.llm.record import Record, failed
 from attn_dsl.synth.proposer import Fitted, HeadTask
 
 _log = logging.getLogger("attn_dsl")
-Completions = Sequence[Completion]
 SHARE = 0.6
 """The most of a head's time that goes into writing; the rest is for fitting."""
 SHOWN = 3
 """The number of programs that a refinement shows."""
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How a language model is asked.
-
-    Attributes:
-        model: see ``named.NAMED``; "" names none.
-        samples: completions for a head, all rounds together.
-        rounds: how often the model is asked for a head.
-        prompt_tokens: the longest prompt.
-        temperature: of sampling; 0 takes the likeliest token always.
-        completion_tokens: the longest completion.
-        device: of a transformers model.
-    """
-
-    model: str = ""
-    samples: int = 64
-    rounds: int = 2
-    prompt_tokens: int = 3000
-    temperature: float = 1.0
-    completion_tokens: int = 384
-    device: str = "cpu"
-
-    def __post_init__(self) -> None:
-        for name, value, least in (
-            ("--samples", self.samples, 1),
-            ("--llm-rounds", self.rounds, 1),
-            ("--prompt-tokens", self.prompt_tokens, 32),
-            ("--completion-tokens", self.completion_tokens, 16),
-            ("--temperature", self.temperature, 0),
-        ):
-            if value < least:
-                raise InputError(f"{name} must be at least {least}, not {value}")
-        if not re.fullmatch(r"cpu|(?:cuda|xpu|mps)(?::\d+)?", self.device):
-            raise InputError(f"--llm-device {self.device}: write cpu, cuda, cuda:1, xpu or mps")
 
 
 class Llm:
@@ -88,8 +50,6 @@ class Llm:
     ) -> None:  # fmt: skip
         self.options, self.run, self.alone = options, run, alone
         self._model, self._lock, self._failed = model, threading.Lock(), False
-        kind, where = kind_of(options.model)
-        self._replay = Path(where) if kind == "replay" else None
 
     @property
     def model(self) -> LanguageModel:
@@ -109,16 +69,7 @@ class Llm:
             yield task.empty()  # so that there is a result if the model writes nothing of use
         samples: list[Fitted] = []
         seen: set[t.Head] = set()
-        failure: AttnDslError | None = None
-        for number in itertools.count():
-            if self._failed or failure is not None or task.spent:
-                break
-            try:
-                found = self._ask(task, number, samples)
-            except (ModelError, InputError) as error:
-                found, failure = getattr(error, "done", ()), error
-            if found is None:
-                break
+        for found in self._rounds(task, samples):
             for program in programs(found, causal=task.causal, name=task.name):
                 if task.spent:
                     break
@@ -126,40 +77,45 @@ class Llm:
                     seen.add(program)
                     samples.append(task.fit(program))
                     yield samples[-1].program
-        if failure is not None:
-            self._fail(task, failure)
 
-    def _fail(self, task: HeadTask, error: AttnDslError) -> None:
-        """Record a failure, and say so once, or end the run if nobody else is asked."""
-        failed(self.run, task.name, error)
-        if self.alone:
-            raise error
-        with self._lock:
-            if not self._failed:
-                _log.warning("the proposer llm failed: %s. The other proposers go on.", error)
-            self._failed = True
+    def _rounds(self, task: HeadTask, samples: list[Fitted]) -> Iterator[list[Completion]]:
+        """Yield the completions of each round, of one that failed those that came before."""
+        found: list[Completion] = []
+        kind, where = kind_of(self.options.model)
+        try:
+            if kind == "replay":
+                yield from Record(Path(where), task.name).rounds()
+                return
+            for number in range(min(self.options.rounds, self.options.samples)):
+                if task.spent or self._failed:
+                    return
+                found = []
+                found.extend(self._ask(task, number, samples))
+                yield found
+        except (ModelError, InputError) as error:
+            yield found
+            failed(self.run, task.name, error)
+            if self.alone:
+                raise
+            with self._lock:
+                if not self._failed:
+                    _log.warning("the proposer llm failed: %s. The other proposers go on.", error)
+                self._failed = True
 
-    def _ask(self, task: HeadTask, number: int, samples: list[Fitted]) -> Completions | None:
-        """Return the completions of a round; None after the last one."""
-        options = self.options
-        if self._replay is not None:
-            rounds = Record(self._replay, task.name).rounds()
-            return rounds[number] if number < len(rounds) else None
+    def _ask(self, task: HeadTask, number: int, samples: list[Fitted]) -> Iterator[Completion]:
+        """Ask for the completions of a round."""
+        options, ends = self.options, math.inf
         share, more = divmod(options.samples, options.rounds)
-        count = share + (number < more)
-        if not count or number == options.rounds:
-            return None
         best = sorted(samples, key=lambda f: (-f.iou, f.nodes))[:SHOWN]
         request = Request(
-            self.prompt(task, best), task.causal, count, task.seed * 16 + number,
+            self.prompt(task, best), task.causal, share + (number < more), task.seed * 16 + number,
             options.temperature, options.completion_tokens,
         )  # fmt: skip
-        ends = None
         if task.deadline is not None:
             ends = time.monotonic() + SHARE * (task.deadline - time.monotonic())
 
         def stop() -> bool:
-            task.short = task.short or (ends is not None and time.monotonic() > ends)
+            task.short = task.short or time.monotonic() > ends
             return task.spent or task.short
 
         return Record(self.run, task.name).completions(self.model, number, request, stop)
@@ -176,10 +132,9 @@ class Llm:
         model, options = self.model, self.options
         room = model.context - min(options.completion_tokens, model.context // 2)
         budget = min(options.prompt_tokens, room)
-        text = head_prompt(task, model.count, budget, best)
-        if text is None:
-            raise ModelError(
-                f"{model.name}: a prompt may have {budget} tokens, which is too little for the shortest "
-                "one; raise --prompt-tokens, or use a model with a longer context"
-            )
-        return text
+        if text := head_prompt(task, model.count, budget, best):
+            return text
+        raise ModelError(
+            f"{model.name}: a prompt may have {budget} tokens, too little for the shortest one; raise "
+            "--prompt-tokens, or use a model with a longer context"
+        )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,12 +33,12 @@ class Record:
 
     def __init__(self, folder: Path | None, head: str) -> None:
         self.path = None if folder is None else folder / FOLDER / f"{head}.jsonl"
-        self.lines = [] if self.path is None else _read(self.path)
+        self.lines = [] if self.path is None or not self.path.is_file() else _read(self.path)
 
     def completions(
         self, model: LanguageModel, number: int, request: Request, stop: Callable[[], bool]
-    ) -> list[Completion]:
-        """Return what the model writes, or wrote before; record it unless ``stop`` cut it short.
+    ) -> Iterator[Completion]:
+        """Yield what the model writes, or wrote before; record it unless ``stop`` cut it short.
 
         Args:
             number: of the round, from 0.
@@ -47,24 +47,25 @@ class Record:
             ModelError: the model failed, or the disk is full.
         """
         asked = model.fingerprint, number, asdict(request), proposal_grammar(request.causal)
-        text = json.dumps(asked, sort_keys=True)
-        key = hashlib.sha256(text.encode()).hexdigest()
+        key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
         for line in self.lines:
             if line["key"] == key:
-                return _completions(line)
-        found = model.complete(request, stop)
+                yield from _completions(line)
+                return
+        found = []
+        for completion in model.complete(request, stop):
+            found.append(asdict(completion))
+            yield completion
         if self.path is not None and not stop():
             self.lines.append({
                 "key": key, "model": model.name, "fingerprint": model.fingerprint, "round": number,
-                **asdict(request), "completions": [asdict(completion) for completion in found],
+                **asdict(request), "completions": found,
             })  # fmt: skip
             try:
-                _write(self.path, "".join(f"{json.dumps(line)}\n" for line in self.lines))
-            except WorkError as error:
-                full = ModelError(str(error))
-                full.done = found
-                raise full from None
-        return found
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                write(self.path, "".join(f"{json.dumps(line)}\n" for line in self.lines))
+            except (OSError, WorkError) as error:
+                raise ModelError(f"completions cannot be kept: {error}") from None
 
     def rounds(self) -> list[list[Completion]]:
         """Return all recorded completions, round by round, for a replay.
@@ -83,9 +84,9 @@ class Record:
 def failed(folder: Path | None, head: str, error: Exception) -> None:
     """Record that a model failed, for those who look at the run afterwards."""
     if folder is not None:
-        with contextlib.suppress(WorkError):  # a full disk does not take this either
-            told = {"head": head, "error": str(error)}
-            _write(folder / FOLDER / "failed.json", json.dumps(told) + "\n")
+        with contextlib.suppress(OSError, WorkError):  # a full disk does not take this either
+            (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+            write(folder / FOLDER / "failed.json", json.dumps({"head": head, "error": str(error)}))
 
 
 def told(folder: Path) -> dict[str, Any]:
@@ -103,27 +104,17 @@ def told(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _write(path: Path, text: str) -> None:
-    """Write a file of the folder, which is made first; readers never see a part."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WorkError(f"{path.parent} cannot be made: {error.strerror}") from None
-    write(path, text)
-
-
 def _completions(line: dict[str, Any]) -> list[Completion]:
     return [Completion(**fields) for fields in line["completions"]]
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    """Read the lines of a record, of which there are none if there is no file.
+    """Read the lines of a record.
 
     Raises:
         InputError: the file is damaged.
     """
     try:
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        return [json.loads(line) for line in text.splitlines()]
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}); remove it to ask again") from None

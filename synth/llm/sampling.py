@@ -5,6 +5,10 @@ A completion depends on its own stream and the model's logits, not on the comple
 
 from __future__ import annotations
 
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -18,6 +22,10 @@ SLICES = [rf'[^"\\\x00-\x1f\x7f\x85\u2028\u2029]{{1,{most}}}' for most in (4, 8,
 """What strings are made of: llguidance looks up whole groups of such tokens at once."""
 LEAST = 16
 """The fewest tokens that a program can be written in."""
+SIDE_BY_SIDE = 16
+"""The most completions that are written side by side: each looks at the cells of all."""
+Row = tuple[int, int, int]
+"""A token that is read: its slot, its position behind the prompt, and the token."""
 
 
 class Writing:
@@ -45,8 +53,7 @@ class Writing:
         self.tokens: list[list[int]] = [[] for _ in range(request.count)]
         self.ended = [False] * request.count
         self._first = _matcher(tokenizer, request.causal)
-        self._matchers: dict[int, Any] = {}
-        self._draws: dict[int, np.ndarray] = {}
+        self._going: dict[int, tuple[Any, np.random.Generator]] = {}
         self._ends = frozenset(tokenizer.eos_tokens)
         self._mask = allocate_token_bitmask(1, int(tokenizer.vocab_size))
 
@@ -57,26 +64,25 @@ class Writing:
             at: the number of the completion.
             logits: float32 (vocabulary): the model's logits of the next token.
         """
-        if at not in self._matchers:
-            self._matchers[at] = self._first.deep_copy()
-            self._draws[at] = np.random.default_rng([self.request.seed, at]).random(self.most + 1)
-        ids, number = self.allowed(at), len(self.tokens[at])
-        if number < self.most or self._ends.issuperset(ids.tolist()):
-            uniform = float(self._draws[at][number])
-            token = int(ids[draw(logits[ids], uniform, self.request.temperature)])
+        if at not in self._going:
+            stream = np.random.default_rng([self.request.seed, at])
+            self._going[at] = self._first.deep_copy(), stream
+        matcher, stream = self._going[at]
+        ids = self.allowed(matcher)
+        if len(self.tokens[at]) < self.most or self._ends.issuperset(ids.tolist()):
+            token = int(ids[draw(logits[ids], stream.random(), self.request.temperature)])
             if token not in self._ends:
-                self._matchers[at].consume_token(token)
+                matcher.consume_token(token)
                 self.tokens[at].append(token)
                 return token
             self.ended[at] = True
-        del self._matchers[at], self._draws[at]
+        del self._going[at]
         return None
 
-    def allowed(self, at: int) -> np.ndarray:
+    def allowed(self, matcher: Any) -> np.ndarray:
         """Return the ids of the tokens that a completion may go on with, rising."""
         from llguidance.numpy import fill_next_token_bitmask
 
-        matcher = self._matchers[at]
         fill_next_token_bitmask(matcher, self._mask)
         if matcher.is_error():
             raise ModelError(f"the grammar could not be followed: {matcher.get_error()}")
@@ -85,6 +91,32 @@ class Writing:
         bits = np.flatnonzero(np.unpackbits(words[used].view(np.uint8), bitorder="little"))
         ids = (used[bits >> 5] << 5) + (bits & 31)
         return ids[: np.searchsorted(ids, self.tokenizer.vocab_size)]
+
+    def fill(
+        self, slots: Sequence[int], numbers: Iterable[int], begin: np.ndarray,
+        read: Callable[[list[Row]], Iterable[np.ndarray]], stop: Callable[[], bool],
+    ) -> None:  # fmt: skip
+        """Write completions side by side in slots; as one ends, the next begins in its place.
+
+        Args:
+            numbers: of the completions.
+            begin: the logits behind the prompt.
+            read: reads a token in each of some slots, and returns the logits behind each.
+        """
+        waiting, going = deque(numbers), dict[int, int]()
+        while not stop():
+            for slot in slots:
+                while waiting and slot not in going:
+                    at = waiting.popleft()
+                    if self.step(at, begin) is not None:
+                        going[slot] = at
+            if not going:
+                return
+            written = [(slot, self.tokens[at]) for slot, at in going.items()]
+            rows = [(slot, len(tokens) - 1, tokens[-1]) for slot, tokens in written]
+            for (slot, *_), logits in zip(rows, read(rows), strict=True):
+                if self.step(going[slot], logits) is None:
+                    del going[slot]
 
     def completions(self) -> list[Completion]:
         """Return what was written."""
@@ -124,3 +156,38 @@ def _matcher(tokenizer: Any, causal: bool) -> Any:
     if matcher.is_error():
         raise InputError(f"the grammar does not fit the model's tokenizer: {matcher.get_error()}")
     return matcher
+
+
+class LocalModel(ABC):
+    """A language model on this machine, whose logits are at hand.
+
+    Args:
+        name, context: see ``LanguageModel``.
+        tokenizer: llguidance's tokenizer of the model.
+    """
+
+    fingerprint: str
+
+    def __init__(self, name: str, context: int, tokenizer: Any) -> None:
+        self.name, self.context, self.tokenizer = name, context, tokenizer
+        self._lock = threading.Lock()
+
+    @abstractmethod
+    def encoded(self, prompt: str) -> list[int]:
+        """Return the tokens of a prompt, as the model's chat template writes it if there is one."""
+
+    @abstractmethod
+    def write(self, writing: Writing, ids: list[int], stop: Callable[[], bool]) -> None:
+        """Read the tokens of a prompt, then write all completions, so many side by side."""
+
+    def count(self, text: str) -> int:
+        """Count the tokens of a prompt."""
+        return len(self.encoded(text))
+
+    def complete(self, request: Request, stop: Callable[[], bool]) -> list[Completion]:
+        """Write completions side by side, from one pass over the prompt; see ``LanguageModel``."""
+        ids = self.encoded(request.prompt)
+        writing = Writing(self.tokenizer, request, self.context - len(ids))
+        with self._lock:
+            self.write(writing, ids, stop)
+        return writing.completions()

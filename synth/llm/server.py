@@ -6,10 +6,9 @@ write is parsed and checked, and they are told of the error.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,7 +16,7 @@ from attn_dsl.dsl.errors import AttnDslError
 from attn_dsl.dsl.gbnf import to_gbnf
 from attn_dsl.synth.llm.grammar import proposal_grammar
 from attn_dsl.synth.llm.model import Completion, ModelError, Request
-from attn_dsl.synth.llm.parse_output import extracted, read, whole_terms
+from attn_dsl.synth.llm.parse_output import extracted, read
 
 TIMEOUT_VARIABLE, TIMEOUT = "ATTN_DSL_LLM_TIMEOUT", 120.0
 """Environment variable: how many seconds an answer may take; and its default."""
@@ -72,46 +71,33 @@ class Server:
         """Estimate the tokens of a prompt, rather too many."""
         return -(-len(text) // CHARACTERS)
 
-    def complete(self, request: Request, stop: Callable[[], bool]) -> list[Completion]:
-        """Ask for completions, some at once; see ``LanguageModel``.
-
-        If the server fails on the way, the error has what came before.
-        """
+    def complete(self, request: Request, stop: Callable[[], bool]) -> Iterator[Completion]:
+        """Ask for completions, some at once; see ``LanguageModel``."""
 
         def one(number: int) -> Completion:
             return Completion("", 0, True) if stop() else self._one(request, number)
 
-        done: list[Completion] = []
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            futures = [pool.submit(one, number) for number in range(request.count)]
             try:
-                done.extend(future.result() for future in futures)
-            except ModelError as error:
-                error.done = done
-                raise
+                yield from pool.map(one, range(request.count))
             finally:
-                for future in futures:
-                    future.cancel()
-        return done
+                pool.shutdown(cancel_futures=True)
 
     def _one(self, request: Request, number: int) -> Completion:
         """Ask for one program; without a grammar, again with what is wrong with it."""
-        more = self._constraint(request.causal)
-        turns, tokens = [{"role": "user", "content": request.prompt}], 0
-        for _ in range(1 if more else 1 + CORRECTIONS):
-            how: dict[str, Any] = {
-                "model": self.model, "messages": turns, "temperature": request.temperature,
-                "seed": (request.seed + number) % 2**31, "max_tokens": request.max_tokens,
-                "extra_body": more,
-            }  # fmt: skip
-            text, cut, used = self._ask(functools.partial(self._chat, how))
-            tokens += used
-            program = text if more else extracted(text)
-            if cut:
-                return Completion(whole_terms(program), tokens, truncated=True)
+        constraint, tokens = self._constraint(request.causal), 0
+        turns, program = [{"role": "user", "content": request.prompt}], ""
+        for _ in range(1 + CORRECTIONS):
+            text, cut, used = self._ask(
+                self._chat, model=self.model, messages=turns, temperature=request.temperature,
+                seed=(request.seed + number) % 2**31, max_tokens=request.max_tokens,
+                extra_body=constraint,
+            )  # fmt: skip
+            tokens, program = tokens + used, text if constraint else extracted(text)
+            if constraint or cut:
+                return Completion(program, tokens, cut)
             try:
-                if not more:
-                    read(program, causal=request.causal, name="your program")
+                read(program, causal=request.causal, name="your program")
                 return Completion(program, tokens, truncated=False)
             except AttnDslError as error:
                 wrong = f"{error}\n\nWrite the whole program again, corrected."
@@ -119,30 +105,24 @@ class Server:
             turns = [*turns, *answers]
         return Completion(program, tokens, truncated=True)
 
-    def _chat(self, how: dict[str, Any]) -> tuple[str, bool, int]:
+    def _chat(self, **how: Any) -> tuple[str, bool, int]:
         """Ask once: the text, whether it was cut off, its tokens."""
         answer = self._client.chat.completions.create(**how)
         choice, usage = answer.choices[0], answer.usage
         used = int(usage.completion_tokens) if usage else 0
         return str(choice.message.content), choice.finish_reason == "length", used
 
-    def _ask(self, send: Callable[[], Any]) -> Any:
+    def _ask(self, send: Callable[..., Any], **how: Any) -> Any:
         """Send a request, and say what went wrong in words."""
-        api = self._api
         try:
-            return send()
-        except api.APITimeoutError:
-            wrong = (
-                f"no answer within {self.timeout:g} s; give it more by the variable "
-                f"{TIMEOUT_VARIABLE}, or ask for less by --completion-tokens"
-            )
-        except (api.OpenAIError, ValueError, TypeError, AttributeError, LookupError) as error:
+            return send(**how)
+        except (self._api.OpenAIError, ValueError, TypeError, AttributeError, LookupError) as error:
             said = " ".join(str(error.__cause__ or error).split())[:300]
-            wrong = (
-                f"no answer of an OpenAI-compatible server ({type(error).__name__}: {said}); is it "
-                "running, and does the URL end in /v1?"
-            )
-        raise ModelError(f"{self.url}: {wrong}")
+            raise ModelError(
+                f"{self.url}: no answer of an OpenAI-compatible server ({type(error).__name__}: "
+                f"{said}); is it running, and does the URL end in /v1? It had {self.timeout:g} s "
+                f"({TIMEOUT_VARIABLE}); --completion-tokens asks for less"
+            ) from None
 
     def _constraint(self, causal: bool) -> dict[str, Any]:
         """Return what tells the server the grammar; nothing if it takes none."""

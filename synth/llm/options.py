@@ -1,0 +1,51 @@
+"""How a language model is asked: the options of the proposer ``llm``, on the command line as well."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from attn_dsl.dsl.errors import InputError
+
+
+def _option(default: Any, name: str, text: str, least: float | None = None) -> Any:
+    """Return a field with its option, what it is for, and the smallest value."""
+    return field(default=default, metadata={"option": name, "text": text, "least": least})
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a language model is asked; each field is an option of ``attn-dsl fit``.
+
+    Raises:
+        InputError: a value is out of range.
+    """
+
+    model: str = _option(
+        "", "--llm", "Let a language model propose programs too: a directory, a Hugging Face id, "
+        "FILE.gguf, hf:REPO:FILE.gguf, URL#MODEL of a server, replay:RUN.",
+    )  # fmt: skip
+    samples: int = _option(64, "--samples", "Completions for a head, all rounds together", 1)
+    rounds: int = _option(
+        2, "--llm-rounds", "Ask the model so often, from the second time on with its best programs "
+        "and where they are wrong", 1,
+    )  # fmt: skip
+    prompt_tokens: int = _option(
+        3000, "--prompt-tokens", "The longest prompt, in the model's own tokens", 32
+    )
+    temperature: float = _option(
+        1.0, "--temperature", "Of sampling; 0 always takes the likeliest token", 0
+    )
+    completion_tokens: int = _option(
+        384, "--completion-tokens", "The longest completion, in tokens", 16
+    )
+    device: str = _option("cpu", "--llm-device", "Where a transformers model runs, as in cuda")
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            least, value = one.metadata["least"], getattr(self, one.name)
+            if least is not None and value < least:
+                raise InputError(f"{one.metadata['option']} must be at least {least}, not {value}")
+        if not re.fullmatch(r"cpu|(?:cuda|xpu|mps)(?::\d+)?", self.device):
+            raise InputError(f"--llm-device {self.device}: write cpu, cuda, cuda:1, xpu or mps")
