@@ -261,3 +261,12 @@ def unpack(packed: np.ndarray, n: int, causal: bool) -> np.ndarray:
     rows, columns = np.tril_indices(n)
     square[..., rows, columns] = packed
     return square
+
+
+def pack(square: np.ndarray, causal: bool) -> np.ndarray:
+    """Turn square matrices (…, n, n) into packed entries: the keys that each query sees, row by row."""
+    n = square.shape[-1]
+    if not causal:
+        return square.reshape(*square.shape[:-2], n * n)
+    rows, columns = np.tril_indices(n)
+    return square[..., rows, columns]
