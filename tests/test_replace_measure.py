@@ -20,11 +20,11 @@ from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.models import load_model
 from attn_dsl.eval.replace import curve as curves
 from attn_dsl.eval.replace import measure
-from attn_dsl.eval.replace.baselines import BASELINES
 from attn_dsl.eval.replace.context import replace_heads
 from attn_dsl.eval.replace.experiment import Options, replace_run
 from attn_dsl.eval.replace.measure import HeldOut, Sums
 from attn_dsl.eval.replace.measurements import Measurements
+from attn_dsl.eval.replace.programs import BASELINES
 from attn_dsl.eval.replace.replaced_model import ReplacedModel, open_replaced_model
 
 UNIFORM = parse("head uniform causal:\n")
@@ -195,7 +195,7 @@ def test_greedy_looks_again_at_what_became_worse() -> None:
         both = {(0, 0), (0, 1)} <= set(chosen)
         return sum(alone[h] for h in chosen) + (1.0 if both else 0.0)
 
-    found = curves.greedy(alone, loss, 0.0, tell)
+    found = curves.greedy(list(alone), loss, tell)
     assert found == [(0, 0), (0, 2), (0, 1)]
 
 
@@ -228,7 +228,7 @@ def test_results_of_other_settings_are_kept(run: Path, tmp_path: Path) -> None:
     succeed("replace", run, "--fraction", "0.5", "--order", "iou")
     before = snapshot(run / "replacement")
     outcome = attn_dsl("replace", run, "--fraction", "0.5", "--order", "damage")
-    assert outcome.code == 2 and "orders: iou there, damage now" in outcome.err
+    assert outcome.code == 2 and "orders: ['iou'] there, ['damage'] now" in outcome.err
     assert "fraction-0.5.json" in outcome.err and "--overwrite" in outcome.err
     assert {k: v for k, v in snapshot(run / "replacement").items() if "jsonl" not in k} == {
         k: v for k, v in before.items() if "jsonl" not in k

@@ -70,38 +70,31 @@ class Outcome:
         return asdict(self)
 
 
-def refuse_other_settings(
+def holds_results_of(
     file: Path, settings: Mapping[str, Any], overwrite: bool, name: str = "settings"
 ) -> bool:
-    """Refuse to replace finished results of other settings; to be asked before any work.
+    """Say whether a file holds results of these settings; to be asked before any work.
 
     Args:
         file: JSON that holds the settings of its results in the field ``name``.
 
-    Returns:
-        Whether the file holds results of these settings.
+    Raises:
+        InputError: it holds other results, and ``overwrite`` does not allow to replace them.
     """
     if not file.exists():
         return False
     try:
-        known = json.loads(file.read_text(encoding="utf-8"))[name]
-        wrong = [
-            f"{key}: {_short(known.get(key))} there, {_short(value)} now"
-            for key, value in sorted(settings.items())
-            if known.get(key) != value
-        ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if overwrite:
-            return False
-        raise InputError(f"{file}: damaged ({error}); delete it and run again") from None
+        known = dict(json.loads(file.read_text(encoding="utf-8"))[name])
+    except (ValueError, KeyError, TypeError):
+        known = {"file": "damaged"}
+    wrong = [
+        f"{key}: {known.get(key)!s:.40} there, {settings.get(key)!s:.40} now"
+        for key in sorted({*known, *settings})
+        if known.get(key) != settings.get(key)
+    ]
     if wrong and not overwrite:
         raise InputError(
             f"{file} holds results of other settings ({'; '.join(wrong)}); keep them by another "
             "--out DIR, or replace them by --overwrite"
         )
     return not wrong
-
-
-def _short(value: Any) -> str:
-    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return text if len(text) <= 40 else f"{text[:39]}…"
