@@ -28,7 +28,6 @@ from attn_dsl.eval.replace.tune import (
     PATH,
     TuneSettings,
     replaced_by,
-    scales,
     tune,
 )
 from attn_dsl.eval.replace.tuned import program_ious
@@ -169,15 +168,6 @@ def test_an_interrupted_tuning_goes_on_where_it_was(opened: ReplacedModel, tmp_p
     assert [p.source for p in resumed.path[1.0].values()] == [
         p.source for p in whole.path[1.0].values()
     ]
-
-
-def test_scales_are_one_for_truth_values_and_the_size_of_values(opened: ReplacedModel) -> None:
-    program = parse("head a causal:\n    1 where k == 0\n    -0.1 * (q - k)")
-    truth, distance = scales(opened, Tunable([program]), texts=2)
-    assert truth == 1.0
-    lengths = [len(opened.capture.tokens(i)) for i in opened.splits["fit"][:2]]
-    squares = [(q - k) ** 2 for n in lengths for q in range(n) for k in range(q)]
-    assert distance == pytest.approx(np.sqrt(np.mean(squares)), rel=1e-5)
 
 
 def test_the_command_writes_tuned_programs_and_the_trade_off(run: Path, tmp_path: Path) -> None:
