@@ -49,7 +49,6 @@ TITLES = {"programs": "Programs", "tuned": "Tuned programs"}
 @click.option("--capture", metavar="DIR", help="The run's attention, if it has been moved.")
 @click.option("--device", metavar="NAME", help="Where the model runs, as in cuda; cpu by default.")
 @click.option("--out", metavar="DIR", help="Where the results go; RUN itself by default.")
-@click.option("--overwrite", is_flag=True, help="Replace finished results of other settings.")
 @options.seed_option()
 @options.json_option()
 def replace(

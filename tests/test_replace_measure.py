@@ -215,20 +215,6 @@ def test_the_command_measures_the_whole_curve(run: Path) -> None:
         assert len({row["ratio"] for row in whole if row["source"] == source}) == 1
 
 
-def test_results_of_other_settings_are_kept(run: Path, tmp_path: Path) -> None:
-    succeed("replace", run, "--fraction", "0.5", "--order", "iou")
-    before = snapshot(run / "replacement")
-    outcome = attn_dsl("replace", run, "--fraction", "0.5", "--order", "damage")
-    assert outcome.code == 2 and "orders: ['iou'] there, ['damage'] now" in outcome.err
-    assert "fraction-0.5.json" in outcome.err and "--overwrite" in outcome.err
-    assert {k: v for k, v in snapshot(run / "replacement").items() if "jsonl" not in k} == {
-        k: v for k, v in before.items() if "jsonl" not in k
-    }
-    succeed("replace", run, "--fraction", "0.5", "--order", "damage", "--out", tmp_path)
-    assert (tmp_path / "replacement" / "fraction-0.5.json").is_file()
-    succeed("replace", run, "--fraction", "0.5", "--order", "damage", "--overwrite")
-
-
 def test_an_interrupted_measurement_goes_on(
     opened: ReplacedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,7 @@ from attn_dsl.eval.metrics import bootstrap
 from attn_dsl.eval.replace import curve
 from attn_dsl.eval.replace.measure import HeldOut
 from attn_dsl.eval.replace.measurements import Measurements, Tell
-from attn_dsl.eval.replace.outcome import Outcome, holds_results_of
+from attn_dsl.eval.replace.outcome import Outcome
 from attn_dsl.eval.replace.programs import BASELINES
 from attn_dsl.eval.replace.replaced_model import ReplacedModel
 from attn_dsl.eval.replace.source import Head
@@ -37,7 +37,6 @@ class Options:
         tune_text, tune_texts: what to tune on beside the run's fit texts; the most windows of it.
         text, max_tokens, max_texts: the user's own text instead of the test texts; how it is cut.
         out: the directory for the results; the run's own by default.
-        overwrite: replace results of other settings.
         seed: decides the resampling and the order of batches in tuning.
     """
 
@@ -53,7 +52,6 @@ class Options:
     max_tokens: int | None = None
     max_texts: int = 300
     out: Path | None = None
-    overwrite: bool = False
     seed: int = 0
 
     @property
@@ -113,14 +111,13 @@ def replace_run(
     0.021
 
     Results are written to ``replacement`` in the run directory: every measurement as soon as it
-    is made, then tables and the plot. What is finished is never measured again; results of other
-    settings are only replaced with ``overwrite``.
+    is made, then tables and the plot. What is finished is never measured or tuned again.
 
     Returns:
         What was found, and the files that hold it.
 
     Raises:
-        InputError: the options do not fit the run, or would replace other results.
+        InputError: the options do not fit the run.
         KeyboardInterrupt: interrupted; the same call goes on from there.
     """
     options.check()
@@ -128,7 +125,6 @@ def replace_run(
     out = (options.out or model.run.path) / "replacement"
     held_out, notes = _texts(model, options)
     settings = _settings(model, options, heads, held_out)
-    holds_results_of(out / f"{options.stem}.json", settings, options.overwrite)
     measurements = Measurements(model, out / "measurements.jsonl")
     tell("reading texts as they are", 0, 1)
     own = held_out.original
@@ -149,7 +145,7 @@ def replace_run(
         chosen = sorted(last[: curve.count_of(max(options.fractions), len(last))])
         measurements.programs["tuned"], extra["tuning"] = tuned_programs(
             measurements, held_out, chosen, further_texts(model, options), out.parent / "tuned",
-            options.seed, options.overwrite, tell,
+            options.seed, tell,
         )  # fmt: skip
         kinds.insert(1, "tuned")
         if len(ranked) > 1 and len(chosen) < len(last):
@@ -163,7 +159,10 @@ def replace_run(
     extra["orders"] = {name: [list(head) for head in order] for name, order in ranked.items()}
     tokens = int(own.tokens.sum())
     outcome = Outcome(settings, original, tokens, tuple(points), tuple(notes), extra)
-    return outcome, curve.save(outcome, out, options.stem)
+    files = curve.save(outcome, out, options.stem)
+    if options.tune:
+        files.append(out.parent / extra["tuning"]["folder"] / "tuned.csv")
+    return outcome, files
 
 
 def _texts(model: ReplacedModel, options: Options) -> tuple[HeldOut, list[str]]:
@@ -196,7 +195,7 @@ def _settings(
     """Return all that decides the figures."""
     sources = "".join(model.programs[head].source for head in heads)
     given = asdict(options)
-    for name in ("out", "overwrite", "max_tokens", "max_texts"):  # no figure, or one of the texts'
+    for name in ("out", "max_tokens", "max_texts"):  # no figure, or one of the texts'
         del given[name]
     return {
         **{name: list(x) if isinstance(x, tuple) else x for name, x in given.items()},

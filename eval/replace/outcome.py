@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
-from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.metrics import Estimate
 from attn_dsl.eval.replace.measure import Effect
 from attn_dsl.eval.replace.source import Head
@@ -68,33 +65,3 @@ class Outcome:
     def to_json(self) -> dict[str, Any]:
         """Return the outcome as JSON data."""
         return asdict(self)
-
-
-def holds_results_of(
-    file: Path, settings: Mapping[str, Any], overwrite: bool, name: str = "settings"
-) -> bool:
-    """Say whether a file holds results of these settings; to be asked before any work.
-
-    Args:
-        file: JSON that holds the settings of its results in the field ``name``.
-
-    Raises:
-        InputError: it holds other results, and ``overwrite`` does not allow to replace them.
-    """
-    if not file.exists():
-        return False
-    try:
-        known = dict(json.loads(file.read_text(encoding="utf-8"))[name])
-    except (ValueError, KeyError, TypeError):
-        known = {"file": "damaged"}
-    wrong = [
-        f"{key}: {known.get(key)!s:.40} there, {settings.get(key)!s:.40} now"
-        for key in sorted({*known, *settings})
-        if known.get(key) != settings.get(key)
-    ]
-    if wrong and not overwrite:
-        raise InputError(
-            f"{file} holds results of other settings ({'; '.join(wrong)}); keep them by another "
-            "--out DIR, or replace them by --overwrite"
-        )
-    return not wrong

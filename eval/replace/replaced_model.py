@@ -27,7 +27,7 @@ class ReplacedModel:
     """A run with its model and attention at hand; ``open_replaced_model`` makes one.
 
     Attributes:
-        run, loaded: the run and its model.
+        run, loaded: the run and its model, whose parameters are frozen.
         capture: the attention that its programs were fitted to.
         programs: by head.
         ious: by head, the IoU of its program on the select texts.
@@ -151,6 +151,7 @@ def open_replaced_model(
         )
     loaded = _open_model(opened, attention, model)
     refuse_headless(loaded)
+    loaded.model.requires_grad_(False)
     if device is not None:
         _move(loaded.model, device)
     programs, ious = {}, {}

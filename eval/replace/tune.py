@@ -6,8 +6,8 @@ The weights of sets' elements move as well; which elements a set has, does not c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.compiler.program import Program
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.files import write_bytes
-from attn_dsl.eval.replace.context import replace_heads
+from attn_dsl.eval.replace.context import Replacement, replace_heads
 from attn_dsl.eval.replace.measure import HeldOut
 from attn_dsl.eval.replace.predictions import Ids
 from attn_dsl.eval.replace.replaced_model import ReplacedModel
@@ -81,7 +81,7 @@ def tune(
 ) -> Tuned:  # fmt: skip
     """Adjust the weights of some heads' programs so that the model predicts as it did before.
 
-    All heads are replaced at once, the model's own parameters are frozen, and the mean
+    All heads are replaced at once, the model's own parameters stay as they are, and the mean
     KL(original || replaced) of a prediction is minimised on the fit texts by Adam. The weights
     of the epoch that is best on the select texts are kept.
 
@@ -222,16 +222,9 @@ def scales(model: ReplacedModel, tunable: Tunable, texts: int = 8) -> np.ndarray
     return np.concatenate([own, tunable.elements.scales(trees, own)]).astype(np.float32)
 
 
-@contextmanager
-def replaced_by(model: ReplacedModel, heads: Sequence[Head], tunable: Tunable) -> Iterator[None]:
-    """Replace heads by the parts of a tunable group, and hold the model's own parameters fixed."""
-    network = model.loaded.model
-    learned = [parameter for parameter in network.parameters() if parameter.requires_grad]
+def replaced_by(
+    model: ReplacedModel, heads: Sequence[Head], tunable: Tunable
+) -> AbstractContextManager[Replacement]:
+    """Replace heads by the parts of a tunable group."""
     parts = {head: Part(tunable, number) for number, head in enumerate(heads)}
-    network.requires_grad_(False)
-    try:
-        with replace_heads(model.loaded, parts):
-            yield
-    finally:
-        for parameter in learned:
-            parameter.requires_grad_(True)
+    return replace_heads(model.loaded, parts)

@@ -21,13 +21,12 @@ from attn_dsl.eval.heads import label
 from attn_dsl.eval.metrics import bootstrap
 from attn_dsl.eval.replace.measure import HeldOut, effect
 from attn_dsl.eval.replace.measurements import Measurements, Tell
-from attn_dsl.eval.replace.outcome import holds_results_of
 from attn_dsl.eval.replace.predictions import Ids
 from attn_dsl.eval.replace.replaced_model import ReplacedModel
 from attn_dsl.eval.replace.source import Head
 from attn_dsl.eval.replace.tune import TuneSettings, tune
 
-FILE = "tuned.json"
+FILE, STATE = "tuned.json", "state.safetensors"
 COLUMNS = (
     "layer", "head", "program", "iou_before", "iou_before_low", "iou_before_high", "iou_after",
     "iou_after_low", "iou_after_high", "texts",
@@ -36,43 +35,38 @@ COLUMNS = (
 
 def tuned_programs(
     measurements: Measurements, held_out: HeldOut, heads: Sequence[Head], further: Sequence[Ids],
-    folder: Path, seed: int, overwrite: bool, tell: Tell,
+    folder: Path, seed: int, tell: Tell,
 ) -> tuple[dict[Head, Program], dict[str, Any]]:  # fmt: skip
     """Tune the programs of some heads and write them, or read what was written before.
 
-    Returns:
-        By head, the tuned programs as they were written; and what there is to tell: the epochs,
-        IoU before and after, and the trade-off of IoU against perplexity, both on held-out texts.
+    Args:
+        folder: holds a folder for each tuning, which is named by the hash of its settings.
 
-    Raises:
-        InputError: the folder holds programs that were tuned with other settings.
+    Returns:
+        By head, the tuned programs as they were written; and what there is to tell: their folder,
+        the epochs, IoU before and after, and the trade-off of IoU against perplexity, both on
+        held-out texts.
     """
     model, settings = measurements.model, TuneSettings(seed=seed)
     key = {
         "revision": model.loaded.revision,
         "capture": model.capture.hash,
-        "programs": _hash("".join(model.programs[head].source for head in heads)),
+        "programs": [model.programs[head].source for head in heads],
         "heads": [label(*head) for head in heads],
-        "further texts": _hash(repr(tuple(further))) if further else None,
+        "further texts": further,
         **asdict(settings),
     }
+    folder /= hashlib.sha256(json.dumps(key).encode()).hexdigest()[:8]
     files = {head: folder / f"{label(*head)}.attn" for head in heads}
-    if not holds_results_of(folder / FILE, key, overwrite, name="key"):
+    if not (folder / FILE).exists():
         folder.mkdir(parents=True, exist_ok=True)
-        for old in [folder / FILE, *folder.glob("L*.attn")]:
-            old.unlink(missing_ok=True)
-        state = folder / f"{_hash(json.dumps(key))[:16]}.safetensors"
-        found = _tune(model, files, settings, further, state, tell)
-        write(folder / FILE, json.dumps({"key": key, "found": found}, indent=1) + "\n")
-        for old in folder.glob("*.safetensors"):
-            old.unlink()
-    found = json.loads((folder / FILE).read_text(encoding="utf-8"))["found"]
+        found = _tune(model, files, settings, further, folder / STATE, tell)
+        write(folder / FILE, json.dumps(found, indent=1) + "\n")
+        (folder / STATE).unlink(missing_ok=True)
+    found = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    found["folder"] = f"{folder.parent.name}/{folder.name}"
     found["tradeoff"] = _tradeoff(measurements, held_out, heads, found.pop("path"), seed)
     return {h: load(f, allow_lookahead=model.lookahead) for h, f in files.items()}, found
-
-
-def _hash(content: str) -> str:
-    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _tune(
