@@ -203,6 +203,7 @@ def _settings(
         "revision": model.loaded.revision,
         "programs": hashlib.sha256(sources.encode()).hexdigest(),
         "heads": [f"L{layer}H{head}" for layer, head in heads],
+        "orders": [BY_HAND] if options.by_hand else list(options.orders),
         "texts": held_out.hash,
     }
 
