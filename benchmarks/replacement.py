@@ -23,8 +23,8 @@ from typing import Any
 
 import torch
 
-from attn_dsl.eval.replace.baselines import BASELINES
 from attn_dsl.eval.replace.context import replace_heads
+from attn_dsl.eval.replace.programs import BASELINES
 from attn_dsl.eval.replace.replaced_model import open_replaced_model
 
 BATCH, ROUNDS, NEW = 8, 15, 128

@@ -38,9 +38,9 @@ TITLES = {"programs": "Programs", "tuned": "Tuned programs"}
 @click.option("--tune-texts", type=click.IntRange(1), default=600, show_default=True, metavar="N",
               help="Tune on at most N windows of --tune-text.")  # fmt: skip
 @click.option("--tasks", metavar="LIST",
-              help="Score tasks before and after: files (.jsonl, .yaml), names of lm-eval.")  # fmt: skip
+              help="Score tasks of lm-eval before and after: names or files (.yaml).")  # fmt: skip
 @click.option("--task-limit", type=click.IntRange(1), metavar="N",
-              help="Score at most N items of a task of lm-eval.")  # fmt: skip
+              help="Score at most N items of a task.")  # fmt: skip
 @options.text_option()
 @click.option("--max-tokens", type=click.IntRange(2), metavar="N",
               help="Cut --text into windows of N tokens; by default as the run did.")  # fmt: skip
@@ -49,7 +49,6 @@ TITLES = {"programs": "Programs", "tuned": "Tuned programs"}
 @options.moved_capture_option()
 @click.option("--device", metavar="NAME", help="Where the model runs, as in cuda; cpu by default.")
 @click.option("--out", metavar="DIR", help="Where the results go; RUN itself by default.")
-@click.option("--overwrite", is_flag=True, help="Replace finished results of other settings.")
 @options.seed_option()
 @options.json_option()
 def replace(

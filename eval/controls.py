@@ -89,18 +89,35 @@ def offsets(n: int, causal: bool) -> np.ndarray:
     return pack(np.subtract.outer(np.arange(n), np.arange(n)), causal)
 
 
-def _mean_by_offset(
-    capture: Capture, texts: Mapping[Any, Sequence[int]], heads: Sequence[int]
-) -> np.ndarray:
-    longest = max((len(capture.tokens(i)) for part in texts.values() for i in part), default=1)
+def offset_means(
+    capture: Capture, texts: Sequence[int], heads: Sequence[int]
+) -> tuple[np.ndarray, int]:
+    """Average the attention of heads over all pairs of tokens at the same distance.
+
+    Args:
+        texts: those that are averaged over.
+        heads: numbers of heads, ``layer * heads_per_layer + head``.
+
+    Returns:
+        float64 (heads, 2 d + 1), by offset q - k from -d to d; and d, the longest text of the
+        capture.
+    """
+    longest = max(len(capture.tokens(i)) for i in range(capture.n_texts))
     width = 2 * longest + 1
     sums, counts = np.zeros((len(heads), width)), np.zeros(width)
-    for text in texts["fit"]:
+    for text in texts:
         at = offsets(len(capture.tokens(text)), capture.causal) + longest
         counts += np.bincount(at, minlength=width)
         for row, values in enumerate(capture.attention(text, heads)):
             sums[row] += np.bincount(at, values, minlength=width)
-    mean = (sums / np.maximum(counts, 1.0)).astype(np.float32) + np.float32(1e-9)
+    return sums / np.maximum(counts, 1.0), longest
+
+
+def _mean_by_offset(
+    capture: Capture, texts: Mapping[Any, Sequence[int]], heads: Sequence[int]
+) -> np.ndarray:
+    means, longest = offset_means(capture, texts["fit"], heads)
+    mean = means.astype(np.float32) + np.float32(1e-9)
     out = np.empty((len(heads), len(texts["test"])))
     for column, text in enumerate(texts["test"]):
         n = len(capture.tokens(text))

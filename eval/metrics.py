@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -46,20 +48,31 @@ class Estimate:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}] ({self.texts} texts)"
 
 
-def bootstrap(values: np.ndarray, seed: int, resamples: int = 2_000) -> Estimate:
+def bootstrap(
+    values: np.ndarray, seed: int, resamples: int = 2_000, *, counts: np.ndarray | None = None,
+    transform: Callable[[Any], Any] = lambda mean: mean,
+) -> Estimate:  # fmt: skip
     """Estimate a mean over texts and its 95 % percentile interval by resampling texts.
 
     >>> bootstrap(np.array([0.5, 0.5, 0.5]), seed=0)
     Estimate(mean=0.5, low=0.5, high=0.5, texts=3)
+    >>> bootstrap(np.array([2.0, 4.0]), seed=0, counts=np.array([1, 2]))
+    Estimate(mean=2.0, low=2.0, high=2.0, texts=2)
 
     Args:
         values: one value per text.
+        counts: of how many things each value is the sum, such as tokens; then the mean is that
+            of a thing. By default each value is one thing.
+        transform: applied to every mean, such as ``np.exp`` for a perplexity.
     """
     values = np.asarray(values, dtype=np.float64)
     n = len(values)
     if n == 0:
         return Estimate(math.nan, math.nan, math.nan, 0)
     picks = np.random.default_rng(seed).integers(0, n, size=(resamples, n))
-    means = values[picks].mean(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Estimate(float(values.mean()), float(low), float(high), n)
+    if counts is None:
+        mean, means = values.mean(), values[picks].mean(axis=1)
+    else:
+        mean, means = values.sum() / counts.sum(), values[picks].sum(1) / counts[picks].sum(1)
+    low, high = np.quantile(transform(means), [0.025, 0.975])
+    return Estimate(float(transform(mean)), float(low), float(high), n)

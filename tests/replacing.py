@@ -31,17 +31,13 @@ def small_run(small_model: Callable[[str], Path], folder: Path, family: str = "l
 
 def masked_model(folder: Path) -> Path:
     """Save a small encoder with a masked-language-model head and a tokenizer with a mask token."""
-    import torch
-    import transformers as hf
-    from small_models import _tokenizer
+    from small_models import save_model
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-    tokenizer = _tokenizer("bert")
+    tokenizer = AutoTokenizer.from_pretrained(save_model(folder, "bert"))
     tokenizer.add_special_tokens({"mask_token": "<mask>"})
-    torch.manual_seed(0)
-    config = hf.BertConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-        num_attention_heads=4, max_position_embeddings=64, initializer_range=0.5, pad_token_id=1,
-    )  # fmt: skip
-    hf.BertForMaskedLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    model = AutoModelForMaskedLM.from_pretrained(folder)
+    model.resize_token_embeddings(len(tokenizer))
+    for part in (model, tokenizer):
+        part.save_pretrained(folder)
     return folder

@@ -14,8 +14,8 @@ from replace_models import CAUSAL, ENCODERS, cache_in, cached
 
 import attn_dsl
 from attn_dsl.dsl.errors import InputError
-from attn_dsl.eval.replace.baselines import MeanByOffset, baseline
 from attn_dsl.eval.replace.context import replace_heads
+from attn_dsl.eval.replace.programs import MeanByOffset, baseline
 from attn_dsl.eval.replace.source import Part
 from attn_dsl.eval.vocabulary import Vocabulary
 
@@ -24,6 +24,7 @@ TEXTS = (
     "she ran to the park",
     "a bird and the dog went to see the girl .",
 )
+TEN = {"max_new_tokens": 10, "min_new_tokens": 10, "do_sample": False, "pad_token_id": 1}
 
 
 def program(name: str, terms: str, visibility: str = "causal") -> attn_dsl.Program:
@@ -156,22 +157,26 @@ def test_a_cache_step_by_step(family: str) -> None:
     assert type(cache) is type(twin) is transformers.DynamicCache
 
 
+def padded(texts: list[torch.Tensor], side: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Put texts into one batch, with a mask of the tokens that are no padding."""
+    longest = max(map(len, texts))
+    ids = torch.full((len(texts), longest), 1)
+    mask = torch.zeros_like(ids)
+    for i, text in enumerate(texts):
+        here = slice(longest - len(text), None) if side == "left" else slice(len(text))
+        ids[i, here], mask[i, here] = text, 1
+    return ids, mask
+
+
 @pytest.mark.parametrize("family", ["gpt2", "gpt2-sdpa", "llama", "bloom", "falcon", "bert"])
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_changes_nothing(family: str, side: str) -> None:
     model, name = models.model(family), family.partition("-")[0]
     visibility = "bidirectional" if family == "bert" else "causal"
     texts = [ids_of(text, name)[0] for text in TEXTS]
-    longest = max(map(len, texts))
-    ids = torch.full((3, longest), 1)
-    mask = torch.zeros(3, longest, dtype=torch.long)
-    for i, text in enumerate(texts):
-        here = slice(longest - len(text), None) if side == "left" else slice(len(text))
-        ids[i, here], mask[i, here] = text, 1
+    ids, mask = padded(texts, side)
     more = {}
-    if name not in ("bloom", "bert"):  # BLOOM's positions come from the mask, BERT's are the places
-        more["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
-    if family == "bert" and side == "left":
+    if name != "bloom" and (name, side) != ("bert", "right"):  # their positions need no help
         more["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
     with replace_heads(model, some(visibility), tokenizer=models.tokenizer(name)):
         found = run(model, ids, attention_mask=mask, **more).logits
@@ -181,26 +186,21 @@ def test_padding_changes_nothing(family: str, side: str) -> None:
 
 
 def test_generation_of_a_padded_batch() -> None:
-    model, tokenizer = models.model("llama"), models.tokenizer()
-    texts = [ids_of(text)[0] for text in TEXTS]
-    longest = max(map(len, texts))
-    ids = torch.stack([torch.cat([torch.full((longest - len(t),), 1), t]) for t in texts])
-    mask = torch.stack([(torch.arange(longest) >= longest - len(t)).long() for t in texts])
-    more = {"max_new_tokens": 10, "min_new_tokens": 10, "do_sample": False, "pad_token_id": 1}
-    with replace_heads(model, some(), tokenizer=tokenizer):
-        found = model.generate(ids, attention_mask=mask, **more)
+    model, texts = models.model("llama"), [ids_of(text)[0] for text in TEXTS]
+    ids, mask = padded(texts, "left")
+    with replace_heads(model, some(), tokenizer=models.tokenizer()):
+        found = model.generate(ids, attention_mask=mask, **TEN)
         for i, text in enumerate(texts):
-            alone = model.generate(text[None], **more)
-            assert torch.equal(found[i, longest:], alone[0, len(text) :])
+            alone = model.generate(text[None], **TEN)
+            assert torch.equal(found[i, ids.shape[1] :], alone[0, len(text) :])
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])
 def test_a_static_cache_whose_mask_is_made_ahead(family: str) -> None:
     model, ids = models.model(family), ids_of(TEXTS[2])
-    more = {"max_new_tokens": 10, "min_new_tokens": 10, "do_sample": False, "pad_token_id": 1}
     with replace_heads(model, some(), tokenizer=models.tokenizer()):
-        grows = model.generate(ids, **more)
-        fixed = model.generate(ids, cache_implementation="static", disable_compile=True, **more)
+        grows = model.generate(ids, **TEN)
+        fixed = model.generate(ids, cache_implementation="static", disable_compile=True, **TEN)
     assert torch.equal(grows, fixed)
 
 
@@ -293,10 +293,7 @@ def test_baselines() -> None:
     heads |= baseline("zero", [(0, 0)], True)
     with replace_heads(model, heads, tokenizer=models.tokenizer()):
         first, second = run(model, ids, output_attentions=True).attentions
-        more = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False, "pad_token_id": 1}
-        assert torch.equal(
-            model.generate(ids, **more), model.generate(ids, use_cache=False, **more)
-        )
+        assert torch.equal(model.generate(ids, **TEN), model.generate(ids, use_cache=False, **TEN))
     uniform = torch.ones(n, n).tril() / torch.arange(1, n + 1)[:, None]
     torch.testing.assert_close(second[0, 0], uniform)
     torch.testing.assert_close(second[0, 1], torch.eye(n)[[0] * n])
@@ -306,11 +303,7 @@ def test_baselines() -> None:
 
 
 def test_a_causal_program_may_stand_in_an_encoder() -> None:
-    model = models.model("bert")
-    ids = ids_of(TEXTS[0], "bert")
-    with replace_heads(
-        model, {(0, 0): programs()["first"]}, tokenizer=models.tokenizer("bert")
-    ) as report:
-        assert not report.causal
+    model, ids, own = models.model("bert"), ids_of(TEXTS[0], "bert"), models.tokenizer("bert")
+    with replace_heads(model, {(0, 0): programs()["first"]}, tokenizer=own):
         found = run(model, ids, output_attentions=True).attentions[0][0, 0]
     assert not found.triu(1).any()

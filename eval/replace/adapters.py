@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -41,28 +42,23 @@ class Adapter:
         found += [layer.config for layer in layers if hasattr(layer, "config")]
         self._configs = list({id(config): config for config in found}.values())
         self.implementation = str(self._configs[-1]._attn_implementation)
-        self._undo: list[Callable[[], Any]] = []
 
-    def attach(self, controller: Controller) -> None:
-        """Let the controller compute the attention from now on."""
+    def attach(self, controller: Controller, undo: ExitStack) -> None:
+        """Let the controller compute the attention, until ``undo`` is closed."""
+        attribute = "_attn_implementation_internal"
         for config in self._configs:
-            own = config._attn_implementation_internal
-            self._undo.append(lambda c=config, o=own: _choose(c, o))  # type: ignore[misc]
-            _choose(config, self._register(str(own), controller) if self._by_name else "eager")
+            own = getattr(config, attribute)
+            undo.callback(setattr, config, attribute, own)
+            name = self._register(str(own), controller, undo) if self._by_name else "eager"
+            setattr(config, attribute, name)
         if not self._by_name:
             for number, module in enumerate(self.layers):
                 watch = _Softmax(controller, number)
-                self._undo += [
-                    module.register_forward_pre_hook(watch.start).remove,
-                    module.register_forward_hook(watch.stop, always_call=True).remove,
-                ]
+                undo.callback(module.register_forward_pre_hook(watch.start).remove)
+                hook = module.register_forward_hook(watch.stop, always_call=True)
+                undo.callback(hook.remove)
 
-    def detach(self) -> None:
-        """Undo ``attach``."""
-        while self._undo:
-            self._undo.pop()()
-
-    def _register(self, own: str, controller: Controller) -> str:
+    def _register(self, own: str, controller: Controller, undo: ExitStack) -> str:
         """Register attention and mask functions that stand for an implementation's; name them.
 
         Without a mask function of its own a model would attend to what follows a token.
@@ -89,12 +85,8 @@ class Adapter:
         functions = {AttentionInterface: attention, AttentionMaskInterface: mask}
         for interface, function in functions.items():
             interface.register(name, function)
-            self._undo.append(lambda i=interface: i._global_mapping.pop(name, None))  # type: ignore[misc]
+            undo.callback(interface._global_mapping.pop, name, None)
         return name
-
-
-def _choose(config: Any, implementation: Any) -> None:
-    config._attn_implementation_internal = implementation
 
 
 def _original(module: Any, name: str) -> Callable:

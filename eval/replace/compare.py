@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from attn_dsl.compiler.program import Program, load
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.files import write
-from attn_dsl.eval.heads import parse_heads, read_heads
+from attn_dsl.eval.heads import parse_heads
 from attn_dsl.eval.replace.context import replace_heads
 from attn_dsl.eval.replace.predictions import batches, log_probabilities, refuse_long
 from attn_dsl.eval.replace.replaced_model import ReplacedModel
@@ -98,21 +98,21 @@ def choose_sides(
     named: list[Head] = []
     sides: list[Side] = []
     for text in (a, b):
+        place = None if Path(text).exists() else _one_head(text, shape)
         if text == MODEL:
             sides.append(Side("the model's own head", None))
-        elif not Path(text).exists() and _is_head(text):
-            [place] = parse_heads(text, *shape)
-            if place not in model.programs:
-                raise InputError(f"{model.run.path} has no program for {text}")
+        elif place is None:
+            sides.append(Side(Path(text).name, load(text, allow_lookahead=model.lookahead)))
+        else:
+            [place] = model.choose_heads(text)
             named.append(place)
             name = f"{model.run.path.name} L{place[0]}H{place[1]}"
             sides.append(Side(name, model.programs[place]))
-        else:
-            sides.append(Side(Path(text).name, load(text, allow_lookahead=model.lookahead)))
     if head is not None:
-        if not _is_head(head):
+        place = _one_head(head, shape)
+        if place is None:
             raise InputError(f"--head names one head, as in L2H3, not {head}")
-        named = parse_heads(head, *shape)
+        named = [place]
     elif not named:
         own = {program.name: place for place, program in model.programs.items()}
         named = [own[s.program.name] for s in sides if s.program and s.program.name in own]
@@ -124,13 +124,12 @@ def choose_sides(
     return named[0], tuple(sides)
 
 
-def _is_head(text: str) -> bool:
-    """Say whether a text names one head."""
-    try:
-        found = read_heads(text)
-    except InputError:
-        return False
-    return len(found) == 1 and found[0][2] is not None
+def _one_head(text: str, shape: tuple[int, int]) -> Head | None:
+    """Read the name of one head; None if the text is something else."""
+    if not re.fullmatch(r"[Ll]\d+\.?[Hh]\d+", text):
+        return None
+    [place] = parse_heads(text, *shape)
+    return place
 
 
 def compare(
@@ -169,26 +168,27 @@ def compare(
         replaced = replace_heads(loaded, heads) if heads else nullcontext()
         with replaced, torch.inference_mode():
             logs.append(torch.cat([log_probabilities(loaded, batch).cpu() for batch in work]))
-    probabilities = torch.stack([log.exp() for log in logs], dim=1)  # (places, sides, vocabulary)
-    kl = (probabilities[:, 0] * (logs[0] - logs[1])).sum(-1).clamp(min=0.0)
+    both = torch.stack(logs, dim=1)  # (places, sides, vocabulary)
+    probabilities = both.exp()
+    kl = (probabilities[:, 0] * (both[:, 0] - both[:, 1])).sum(-1).clamp(min=0.0)
+    best, tokens = probabilities.max(-1)
+    of_target = probabilities[torch.arange(len(places)), :, [ids[place] for place in places]]
     vocabulary = Vocabulary(loaded.tokenizer)
     strings = vocabulary.strings_of(ids)
     predictions = []
-    for place, found, divergence in zip(places, probabilities, kl.tolist(), strict=True):
-        best, tokens = found.max(-1)
-        a, b = (vocabulary.strings_of([token])[0] for token in tokens.tolist())
+    for i, place in enumerate(places):
+        a, b = (vocabulary.strings_of([token])[0] for token in tokens[i].tolist())
         predictions.append(
             Prediction(
-                strings[place - loaded.causal], strings[place], (a, b), tuple(best.tolist()),
-                tuple(found[:, ids[place]].tolist()), divergence, a != b,
+                strings[place - loaded.causal], strings[place], (a, b), tuple(best[i].tolist()),
+                tuple(of_target[i].tolist()), float(kl[i]), a != b,
             )
         )  # fmt: skip
-    values = np.array([p.target_probability for p in predictions])
-    perplexity = np.exp(-np.log(np.maximum(values, 1e-45)).mean(0))
+    perplexity = of_target.double().clamp(min=1e-45).log().mean(0).neg().exp()
     return Comparison(
         head, tuple(side.name for side in sides),
         tuple(side.program.source if side.program else "" for side in sides), tuple(predictions),
-        float(np.mean(kl.tolist())), sum(p.changed for p in predictions), tuple(perplexity.tolist()),
+        float(kl.double().mean()), sum(p.changed for p in predictions), tuple(perplexity.tolist()),
     )  # fmt: skip
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -50,19 +52,16 @@ class Controller:
         self._streams: dict[Programs, dict[tuple[int, ...], Stream]] = {}
         self._caches: weakref.WeakSet = weakref.WeakSet()
         self._signature = inspect.signature(body.forward)
-        self._hooks: list[Any] = []
 
-    def open(self) -> None:
-        """Listen to the model's forward passes."""
-        self._hooks = [
-            self.body.register_forward_pre_hook(self._before, with_kwargs=True),
-            self.body.register_forward_hook(self._after, with_kwargs=True, always_call=True),
-        ]
+    def open(self, undo: ExitStack) -> None:
+        """Listen to the model's forward passes, until ``undo`` is closed."""
+        before, after = self.body.register_forward_pre_hook, self.body.register_forward_hook
+        undo.callback(self._forget)
+        undo.callback(before(self._before, with_kwargs=True).remove)
+        undo.callback(after(self._after, with_kwargs=True, always_call=True).remove)
 
-    def close(self) -> None:
-        """Stop listening, and leave caches as they were."""
-        for hook in self._hooks:
-            hook.remove()
+    def _forget(self) -> None:
+        """Leave caches as they were."""
         for cache in list(self._caches):
             forget_ids(cache)
         self._results = self._pending = None
@@ -72,13 +71,12 @@ class Controller:
         self.members = dict(members)
         self._streams.clear()
         self._layers = {}
-        for (layer, head), part in sorted(self.members.items(), key=lambda item: item[0]):
-            heads, runs = self._layers.setdefault(layer, ([], []))
-            heads.append(head)
-            if runs and runs[-1][0] is part.group:
-                runs[-1][1].append(part.number)
-            else:
-                runs.append((part.group, [part.number]))
+        ordered = sorted(self.members.items(), key=lambda item: item[0])
+        for layer, items in groupby(ordered, key=lambda item: item[0][0]):
+            places, parts = zip(*items, strict=True)
+            by_group = groupby(parts, key=lambda part: part.group)
+            runs = [(group, [part.number for part in run]) for group, run in by_group]
+            self._layers[layer] = [head for _, head in places], runs
 
     # -- a forward pass ----------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import heapq
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
 from attn_dsl.eval.files import table, write
@@ -17,8 +18,6 @@ from attn_dsl.eval.replace.source import Head
 
 FRACTIONS = (0.05, 0.10, 0.25, 0.40, 0.50, 0.75, 1.0)
 """Shares of heads that the curve shows; the paper's are 0.25, 0.5, 0.75 and 1."""
-
-
 ORDERS = ("iou", "damage", "greedy")
 """By IoU, by the damage of each head alone, by the damage on top of those replaced before."""
 
@@ -44,18 +43,16 @@ def order_heads(
     def loss(chosen: Sequence[Head]) -> float:
         return measurements.measure(select, "programs", sorted(chosen)).loss
 
+    if name == "greedy":
+        return greedy(heads, loss, tell)
     damages: dict[Head, float] = {}
-    for at, head in enumerate(heads):
-        tell(f"ordering by {name}", at, len(heads))
-        damages[head] = loss([head]) - select.original.loss
-    if name == "damage":
-        return sorted(heads, key=lambda head: (damages[head], head))
-    return greedy(damages, loss, select.original.loss, tell)
+    for head in heads:
+        tell("ordering by damage", len(damages), len(heads))
+        damages[head] = loss([head])
+    return sorted(heads, key=lambda head: (damages[head], head))
 
 
-def greedy(
-    damages: dict[Head, float], loss: Callable[[list[Head]], float], original: float, tell: Tell
-) -> list[Head]:
+def greedy(heads: Sequence[Head], loss: Callable[[list[Head]], float], tell: Tell) -> list[Head]:
     """Choose heads one after the other, each the one that adds least to the loss.
 
     What a head adds is measured again only when it comes to the front (Minoux's accelerated
@@ -63,27 +60,24 @@ def greedy(
     For damages that only grow as more heads are replaced this is exactly the greedy order.
 
     >>> cost = {(0, 0): 0.1, (0, 1): 0.3, (0, 2): 0.2}
-    >>> greedy(cost, lambda chosen: sum(cost[h] for h in chosen), 0.0, tell)
+    >>> greedy(list(cost), lambda chosen: sum(cost[h] for h in chosen), tell)
     [(0, 0), (0, 2), (0, 1)]
 
     Args:
-        damages: what each head alone adds to the loss.
         loss: the loss with some heads replaced.
-        original: the loss with none replaced.
     """
-    waiting = [(damage, 0, head) for head, damage in damages.items()]
-    heapq.heapify(waiting)
+    waiting = [(-math.inf, -1, head) for head in heads]  # damage, measured on top of how many
     chosen: list[Head] = []
-    now = original
+    now = loss([])
     while waiting:
-        tell("ordering by greedy", len(chosen), len(damages))
+        tell("ordering by greedy", len(chosen), len(heads))
         damage, measured_at, head = heapq.heappop(waiting)
         if measured_at == len(chosen):
             chosen.append(head)
             now += damage
-            continue
-        fresh = loss([*chosen, head]) - now
-        heapq.heappush(waiting, (fresh, len(chosen), head))
+        else:
+            fresh = loss([*chosen, head]) - now
+            heapq.heappush(waiting, (fresh, len(chosen), head))
     return chosen
 
 
@@ -108,15 +102,12 @@ def measure_curve(
         kinds: what replaces them, as ``Measurements.measure`` knows it.
         seed: decides the resampling.
     """
-    work = [
-        (order, kind, share, tuple(sorted(heads[: count_of(share, len(heads))])))
-        for order, heads in orders.items()
-        for share in fractions
-        for kind in kinds
-    ]
     points: list[Point] = []
-    for order, kind, share, chosen in work:
+    work = list(product(orders, fractions, kinds))
+    for order, share, kind in work:
         tell("measuring", len(points), len(work))
+        heads = orders[order]
+        chosen = tuple(sorted(heads[: count_of(share, len(heads))]))
         sums = measurements.measure(held_out, kind, chosen)
         points.append(Point(order, kind, share, chosen, effect(sums, held_out.original, seed)))
     return points

@@ -5,25 +5,19 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from attn_dsl.dsl.errors import InputError
-from attn_dsl.eval.replace.baselines import BASELINES
-from attn_dsl.eval.replace.curve import (
-    FRACTIONS,
-    ORDERS,
-    count_of,
-    measure_curve,
-    order_heads,
-    save,
-)
-from attn_dsl.eval.replace.measure import HeldOut, ratio_of_sums
+from attn_dsl.eval.metrics import bootstrap
+from attn_dsl.eval.replace import curve
+from attn_dsl.eval.replace.measure import HeldOut
 from attn_dsl.eval.replace.measurements import Measurements, Tell
-from attn_dsl.eval.replace.outcome import Outcome, refuse_other_settings
+from attn_dsl.eval.replace.outcome import Outcome
+from attn_dsl.eval.replace.programs import BASELINES
 from attn_dsl.eval.replace.replaced_model import ReplacedModel
 from attn_dsl.eval.replace.source import Head
 
@@ -43,7 +37,6 @@ class Options:
         tune_text, tune_texts: what to tune on beside the run's fit texts; the most windows of it.
         text, max_tokens, max_texts: the user's own text instead of the test texts; how it is cut.
         out: the directory for the results; the run's own by default.
-        overwrite: replace results of other settings.
         seed: decides the resampling and the order of batches in tuning.
     """
 
@@ -59,7 +52,6 @@ class Options:
     max_tokens: int | None = None
     max_texts: int = 300
     out: Path | None = None
-    overwrite: bool = False
     seed: int = 0
 
     @property
@@ -74,7 +66,7 @@ class Options:
             return (self.fraction,)
         if self.by_hand:
             return (1.0,)
-        return (TASK_FRACTION,) if self.tasks else FRACTIONS
+        return (TASK_FRACTION,) if self.tasks else curve.FRACTIONS
 
     @property
     def stem(self) -> str:
@@ -83,19 +75,22 @@ class Options:
         >>> Options(fraction=0.25, tune=True).stem, Options(heads="L2H3,L4").stem
         ('fraction-0.25-tuned', 'heads-L2H3-L4')
         """
-        parts = (
-            [] if self.heads is None else [re.sub(r"\W+", "-", f"heads-{self.heads}").strip("-")]
-        )
-        if not self.by_hand and len(self.fractions) == 1:
-            parts.append(f"fraction-{self.fractions[0]:g}")
-        parts = parts or ["curve"]
-        return "-".join([*parts, *["tasks"] * bool(self.tasks), *["tuned"] * self.tune])[:100]
+        one = not self.by_hand and len(self.fractions) == 1
+        parts = [
+            f"heads-{self.heads}" if self.heads else "" if one else "curve",
+            f"fraction-{self.fractions[0]:g}" if one else "",
+            "tasks" if self.tasks else "",
+            "tuned" if self.tune else "",
+        ]
+        return re.sub(r"[^\w.]+", "-", "-".join(filter(None, parts))).strip("-")[:100]
 
     def check(self) -> None:
         """Refuse, as an InputError, what does not fit together."""
-        wrong = [name for name in self.orders if name not in ORDERS]
+        wrong = [name for name in self.orders if name not in curve.ORDERS]
         if wrong or not self.orders:
-            raise InputError(f"--order: there is no {', '.join(wrong)}; known: {', '.join(ORDERS)}")
+            raise InputError(
+                f"--order: there is no {', '.join(wrong)}; known: {', '.join(curve.ORDERS)}"
+            )
         if self.fraction is not None and not 0 < self.fraction <= 1:
             raise InputError(
                 f"--fraction is a share of the heads above 0 and up to 1, not {self.fraction}"
@@ -116,14 +111,13 @@ def replace_run(
     0.021
 
     Results are written to ``replacement`` in the run directory: every measurement as soon as it
-    is made, then tables and the plot. What is finished is never measured again; results of other
-    settings are only replaced with ``overwrite``.
+    is made, then tables and the plot. What is finished is never measured or tuned again.
 
     Returns:
         What was found, and the files that hold it.
 
     Raises:
-        InputError: the options do not fit the run, or would replace other results.
+        InputError: the options do not fit the run.
         KeyboardInterrupt: interrupted; the same call goes on from there.
     """
     options.check()
@@ -131,16 +125,16 @@ def replace_run(
     out = (options.out or model.run.path) / "replacement"
     held_out, notes = _texts(model, options)
     settings = _settings(model, options, heads, held_out)
-    refuse_other_settings(out / f"{options.stem}.json", settings, options.overwrite)
     measurements = Measurements(model, out / "measurements.jsonl")
     tell("reading texts as they are", 0, 1)
     own = held_out.original
-    original = ratio_of_sums(own.nll, own.tokens, options.seed, np.exp)
+    original = bootstrap(own.nll, options.seed, counts=own.tokens, transform=np.exp)
     ranked = {BY_HAND: list(heads)}
     if not options.by_hand:
         select = model.held_out("select")
         ranked = {
-            name: order_heads(name, measurements, select, heads, tell) for name in options.orders
+            name: curve.order_heads(name, measurements, select, heads, tell)
+            for name in options.orders
         }
     kinds = ["programs", *BASELINES]
     extra: dict[str, Any] = {}
@@ -148,17 +142,16 @@ def replace_run(
         from attn_dsl.eval.replace.tuned import tuned_programs
 
         order, last = next(iter(ranked.items()))
-        chosen = sorted(last[: count_of(max(options.fractions), len(last))])
-        further = further_texts(model, options)
+        chosen = sorted(last[: curve.count_of(max(options.fractions), len(last))])
         measurements.programs["tuned"], extra["tuning"] = tuned_programs(
-            measurements, held_out, chosen, further, out.parent / "tuned", options.seed,
-            options.overwrite, tell,
+            measurements, held_out, chosen, further_texts(model, options), out.parent / "tuned",
+            options.seed, tell,
         )  # fmt: skip
         kinds.insert(1, "tuned")
         if len(ranked) > 1 and len(chosen) < len(last):
             ranked = {order: last}
             notes.append(f"Weights were tuned for the heads in the order of {order} only.")
-    points = measure_curve(
+    points = curve.measure_curve(
         measurements, held_out, ranked, options.fractions, kinds, options.seed, tell
     )
     if options.tasks:
@@ -166,7 +159,10 @@ def replace_run(
     extra["orders"] = {name: [list(head) for head in order] for name, order in ranked.items()}
     tokens = int(own.tokens.sum())
     outcome = Outcome(settings, original, tokens, tuple(points), tuple(notes), extra)
-    return outcome, save(outcome, out, options.stem)
+    files = curve.save(outcome, out, options.stem)
+    if options.tune:
+        files.append(out.parent / extra["tuning"]["folder"] / "tuned.csv")
+    return outcome, files
 
 
 def _texts(model: ReplacedModel, options: Options) -> tuple[HeldOut, list[str]]:
@@ -198,20 +194,17 @@ def _settings(
 ) -> dict[str, Any]:
     """Return all that decides the figures."""
     sources = "".join(model.programs[head].source for head in heads)
+    given = asdict(options)
+    for name in ("out", "max_tokens", "max_texts"):  # no figure, or one of the texts'
+        del given[name]
     return {
+        **{name: list(x) if isinstance(x, tuple) else x for name, x in given.items()},
         "model": model.loaded.name,
         "revision": model.loaded.revision,
         "programs": hashlib.sha256(sources.encode()).hexdigest(),
         "heads": [f"L{layer}H{head}" for layer, head in heads],
         "orders": [BY_HAND] if options.by_hand else list(options.orders),
-        "fractions": list(options.fractions),
         "texts": held_out.hash,
-        "text": options.text,
-        "tune": options.tune,
-        "tune_text": [options.tune_text, options.tune_texts] if options.tune_text else None,
-        "tasks": list(options.tasks),
-        "task_limit": options.task_limit,
-        "seed": options.seed,
     }
 
 
@@ -219,17 +212,12 @@ def _tasks(
     measurements: Measurements, heads: Sequence[Head], options: Options, tell: Tell
 ) -> list[dict[str, Any]]:
     """Score tasks with the programs, and with the tuned ones where there are any."""
-    from attn_dsl.eval.replace.harness import run_harness
-    from attn_dsl.eval.replace.tasks import run_items
+    from attn_dsl.eval.replace.tasks import run_tasks
 
     loaded, found = measurements.model.loaded, []
-    files = [task for task in options.tasks if task.endswith(".jsonl")]
-    names = [task for task in options.tasks if task not in files]
     tell("scoring tasks", 0, 1)
     for kind in ("programs", "tuned") if options.tune else ("programs",):
         standing = measurements.standing(kind, heads)
-        results = [one for file in files for one in run_items(loaded, standing, file, options.seed)]
-        if names:
-            results += run_harness(loaded, standing, names, options.seed, options.task_limit)
-        found += [{"source": kind, **result.to_json()} for result in results]
+        results = run_tasks(loaded, standing, options.tasks, options.seed, options.task_limit)
+        found += [{"source": kind, **asdict(result)} for result in results]
     return found

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from attn_dsl.eval.metrics import Estimate
+from attn_dsl.eval.metrics import Estimate, bootstrap
 from attn_dsl.eval.models import LoadedModel
 from attn_dsl.eval.replace import predictions
 from attn_dsl.eval.replace.context import Standing, replace_heads
@@ -23,7 +23,6 @@ MASKED_SHARE = 0.15
 """The share of an encoder's tokens that are masked and predicted."""
 IN_MEMORY = 512 * 2**20
 """Reference predictions of more bytes than this are kept in a file."""
-RESAMPLES = 2_000
 
 
 class Sums(NamedTuple):
@@ -46,6 +45,11 @@ class Sums(NamedTuple):
         """Mean negative log-probability of a token, nats."""
         return float(self.nll.sum() / self.tokens.sum())
 
+    @property
+    def mean_kl(self) -> float:
+        """Mean KL(original || model) of a prediction, nats."""
+        return float(self.kl.sum() / self.tokens.sum())
+
 
 @dataclass(frozen=True, slots=True)
 class Effect:
@@ -66,40 +70,19 @@ class Effect:
     tokens: int
 
 
-def ratio_of_sums(
-    numerators: np.ndarray, denominators: np.ndarray, seed: int,
-    transform: Callable[[Any], Any] = lambda x: x,
-) -> Estimate:  # fmt: skip
-    """Estimate a ratio of sums over texts and its 95 % percentile interval by resampling texts.
-
-    >>> ratio_of_sums(np.array([2.0, 4.0]), np.array([1.0, 2.0]), seed=0)
-    Estimate(mean=2.0, low=2.0, high=2.0, texts=2)
-
-    ``transform`` is applied to every ratio, such as ``np.exp`` for a perplexity.
-    """
-    n = len(numerators)
-    if n == 0:
-        return Estimate(float("nan"), float("nan"), float("nan"), 0)
-    picks = np.random.default_rng(seed).integers(0, n, size=(RESAMPLES, n))
-    drawn = transform(numerators[picks].sum(1) / denominators[picks].sum(1))
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    value = transform(numerators.sum() / denominators.sum())
-    return Estimate(float(value), float(low), float(high), n)
-
-
 def effect(replaced: Sums, original: Sums, seed: int) -> Effect:
     """Compare a model with replaced heads to the original on the same texts.
 
     The ratio of perplexities is resampled in pairs: a text is drawn for both models at once, so
     that what makes a text hard for both does not widen the interval.
     """
-    tokens = replaced.tokens
+    by_token = partial(bootstrap, seed=seed, counts=replaced.tokens)
     return Effect(
-        ratio_of_sums(replaced.nll, tokens, seed, np.exp),
-        ratio_of_sums(replaced.nll - original.nll, tokens, seed, np.exp),
-        ratio_of_sums(replaced.kl, tokens, seed),
-        ratio_of_sums(replaced.agree, tokens, seed),
-        int(tokens.sum()),
+        by_token(replaced.nll, transform=np.exp),
+        by_token(replaced.nll - original.nll, transform=np.exp),
+        by_token(replaced.kl),
+        by_token(replaced.agree),
+        int(replaced.tokens.sum()),
     )
 
 
@@ -125,13 +108,9 @@ class HeldOut:
     """
 
     def __init__(
-        self,
-        loaded: LoadedModel,
-        ids: Sequence[predictions.Ids],
-        *,
-        batch_size: int = 8,
+        self, loaded: LoadedModel, ids: Sequence[predictions.Ids], *, batch_size: int = 8,
         seed: int = 0,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.loaded, self.ids, self.seed = loaded, tuple(map(tuple, ids)), seed
         predictions.refuse_headless(loaded)
         for number, one in enumerate(self.ids):
@@ -153,25 +132,26 @@ class HeldOut:
     @property
     def original(self) -> Sums:
         """The original model's own sums; KL 0 and agreement everywhere."""
-        _ = self.reference
-        return self._original
+        return self._original[0]
 
-    @cached_property
+    @property
     def reference(self) -> np.ndarray:
         """The original model's log-probabilities, float32 (predictions, vocabulary)."""
-        sums = np.zeros((2, len(self)))
-        out = np.empty((0, 0), dtype=np.float32)
+        return self._original[1]
+
+    @cached_property
+    def _original(self) -> tuple[Sums, np.ndarray]:
+        """Run the original model; for the first time outside of any replacement."""
+        sums = np.zeros((4, len(self)))
+        reference = np.empty((0, 0), dtype=np.float32)
         with torch.inference_mode():
             for batch in self.batches:
                 found = predictions.log_probabilities(self.loaded, batch)
-                if not len(out):
-                    out = self._allocate(found.shape[-1])
-                out[batch.start : batch.start + len(found)] = found.cpu().numpy()
-                chosen = found.gather(-1, batch.targets[:, None])[:, 0]
-                for text, values in zip(batch.texts, chosen.split(batch.counts), strict=True):
-                    sums[:, text] = len(values), -float(values.double().sum())
-        self._original = Sums(sums[0], sums[1], np.zeros(len(self)), sums[0].copy())
-        return out
+                if not len(reference):
+                    reference = self._allocate(found.shape[-1])
+                reference[batch.start : batch.start + len(found)] = found.cpu().numpy()
+                _add(sums, batch, found, found)
+        return Sums(*sums), reference
 
     def _allocate(self, width: int) -> np.ndarray:
         shape = (self._predictions, width)
@@ -183,20 +163,19 @@ class HeldOut:
 
     def measure(self, heads: Mapping[Head, Standing]) -> Sums:
         """Measure the model with some heads replaced; with none, the original."""
-        _ = self.reference
         if not heads:
             return self.original
+        _ = self.original
+        with replace_heads(self.loaded, heads):
+            return self.sums()
+
+    def sums(self) -> Sums:
+        """Measure the model as it is now, against the original."""
         sums = np.zeros((4, len(self)))
-        with replace_heads(self.loaded, heads), torch.inference_mode():
+        with torch.no_grad():
             for batch in self.batches:
                 predicted = predictions.log_probabilities(self.loaded, batch)
-                actual = self._reference_of(batch)
-                nll = -predicted.gather(-1, batch.targets[:, None])[:, 0].double()
-                kl = _divergence(actual, predicted).double().clamp(min=0.0)
-                agree = (actual.argmax(-1) == predicted.argmax(-1)).double()
-                columns = [x.split(batch.counts) for x in (nll, kl, agree)]
-                for text, *values in zip(batch.texts, *columns, strict=True):
-                    sums[:, text] = len(values[0]), *(float(v.sum()) for v in values)
+                _add(sums, batch, self._reference_of(batch), predicted)
         return Sums(*sums)
 
     def loss(self, batch: predictions.Batch) -> torch.Tensor:
@@ -206,12 +185,6 @@ class HeldOut:
         """
         predicted = predictions.log_probabilities(self.loaded, batch)
         return _divergence(self._reference_of(batch), predicted).mean()
-
-    def mean_loss(self) -> float:
-        """Return the mean KL of a prediction to the original, for the model as it is now."""
-        with torch.no_grad():
-            losses = [float(self.loss(batch)) for batch in self.batches]
-        return float(np.average(losses, weights=[len(b.targets) for b in self.batches]))
 
     def _reference_of(self, batch: predictions.Batch) -> torch.Tensor:
         part = self.reference[batch.start : batch.start + len(batch.targets)]
@@ -227,6 +200,18 @@ class HeldOut:
         draw = np.random.default_rng(int.from_bytes(digest[:8], "big"))
         count = max(1, round(MASKED_SHARE * len(free)))
         return sorted(int(at) for at in draw.choice(free, size=count, replace=False))
+
+
+def _add(
+    sums: np.ndarray, batch: predictions.Batch, actual: torch.Tensor, predicted: torch.Tensor
+) -> None:
+    """Write what the predictions of a batch come to into ``sums``, (fields of Sums, texts)."""
+    nll = -predicted.gather(-1, batch.targets[:, None])[:, 0].double()
+    kl = _divergence(actual, predicted).double().clamp(min=0.0)
+    agree = (actual.argmax(-1) == predicted.argmax(-1)).double()
+    columns = [torch.ones_like(nll), nll, kl, agree]
+    for text, *values in zip(batch.texts, *(x.split(batch.counts) for x in columns), strict=True):
+        sums[:, text] = [float(v.sum()) for v in values]
 
 
 def _divergence(actual: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:

@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from attn_dsl.dsl.errors import WorkError
-from attn_dsl.eval.replace.baselines import MeanByOffset, baseline, offset_masses
+from attn_dsl.eval.controls import offset_means
+from attn_dsl.eval.files import write_bytes
 from attn_dsl.eval.replace.context import Standing
 from attn_dsl.eval.replace.measure import HeldOut, Sums
+from attn_dsl.eval.replace.programs import MeanByOffset, baseline
 from attn_dsl.eval.replace.replaced_model import ReplacedModel
 from attn_dsl.eval.replace.source import Head, Part
 
@@ -43,15 +45,15 @@ class Measurements:
         self.model, self.file = model, file
         self.programs = {"programs": model.programs}
         self._known: dict[str, Sums] = {}
-        lines = file.read_text(encoding="utf-8").splitlines() if file and file.exists() else []
-        for line in lines:
-            try:
-                entry = json.loads(line)
-                self._known[entry["key"]] = Sums(
-                    *(np.array(entry["sums"][name]) for name in Sums._fields)
-                )
-            except (ValueError, KeyError, TypeError):
-                continue
+        if file is None or not file.exists():
+            return
+        content = file.read_bytes()
+        if not content.endswith(b"\n"):
+            content = content[: content.rfind(b"\n") + 1]
+            write_bytes(file, content)
+        for entry in map(json.loads, content.splitlines()):
+            sums = {name: np.array(values) for name, values in entry["sums"].items()}
+            self._known[entry["key"]] = Sums(**sums)
 
     def measure(self, held_out: HeldOut, kind: str, heads: Sequence[Head]) -> Sums:
         """Measure heads replaced by a kind (in ``programs``, or a baseline), or look it up."""
@@ -71,20 +73,20 @@ class Measurements:
         causal = self.model.loaded.causal
         if kind != "mean by offset":
             return baseline(kind, heads, causal)
-        group = MeanByOffset(np.stack([self._masses[head] for head in heads]), causal)
+        group = MeanByOffset(np.stack([self._offset_means[head] for head in heads]), causal)
         return {head: Part(group, i) for i, head in enumerate(heads)}
 
     @cached_property
-    def _masses(self) -> dict[Head, np.ndarray]:
-        return offset_masses(self.model.capture, self.model.splits["fit"], self.model.heads)
+    def _offset_means(self) -> dict[Head, np.ndarray]:
+        capture, heads = self.model.capture, self.model.heads
+        numbers = [layer * capture.heads_per_layer + head for layer, head in heads]
+        means, _ = offset_means(capture, self.model.splits["fit"], numbers)
+        return dict(zip(heads, means, strict=True))
 
     def _key(self, held_out: HeldOut, kind: str, heads: Sequence[Head]) -> str:
-        what = [kind] * len(heads)
-        if kind in self.programs:
-            what = [self.programs[kind][head].source for head in heads]
-        elif kind == "mean by offset":
-            what = [f"{kind}, {self.model.capture.hash}, seed {self.model.seed}"] * len(heads)
-        places = sorted([*head, one] for head, one in zip(heads, what, strict=True))
+        own = self.programs.get(kind)
+        other = f"{kind}, {self.model.capture.hash}, seed {self.model.seed}"
+        places = sorted([*head, own[head].source if own else other] for head in heads)
         content = json.dumps([held_out.loaded.revision, held_out.hash, places])
         return hashlib.sha256(content.encode()).hexdigest()[:32]
 
@@ -93,9 +95,7 @@ class Measurements:
             return
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            with self.file.open("a+b") as out:
-                out.seek(0)
-                cut_off = not out.read().endswith(b"\n") and out.tell() > 0
-                out.write((b"\n" if cut_off else b"") + json.dumps(entry).encode() + b"\n")
+            with self.file.open("a", encoding="utf-8") as out:
+                out.write(json.dumps(entry) + "\n")
         except OSError as error:
             raise WorkError(f"{self.file}: cannot write: {error.strerror}") from None

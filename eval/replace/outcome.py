@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
-from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.metrics import Estimate
 from attn_dsl.eval.replace.measure import Effect
 from attn_dsl.eval.replace.source import Head
@@ -68,40 +65,3 @@ class Outcome:
     def to_json(self) -> dict[str, Any]:
         """Return the outcome as JSON data."""
         return asdict(self)
-
-
-def refuse_other_settings(
-    file: Path, settings: Mapping[str, Any], overwrite: bool, name: str = "settings"
-) -> bool:
-    """Refuse to replace finished results of other settings; to be asked before any work.
-
-    Args:
-        file: JSON that holds the settings of its results in the field ``name``.
-
-    Returns:
-        Whether the file holds results of these settings.
-    """
-    if not file.exists():
-        return False
-    try:
-        known = json.loads(file.read_text(encoding="utf-8"))[name]
-        wrong = [
-            f"{key}: {_short(known.get(key))} there, {_short(value)} now"
-            for key, value in sorted(settings.items())
-            if known.get(key) != value
-        ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if overwrite:
-            return False
-        raise InputError(f"{file}: damaged ({error}); delete it and run again") from None
-    if wrong and not overwrite:
-        raise InputError(
-            f"{file} holds results of other settings ({'; '.join(wrong)}); keep them by another "
-            "--out DIR, or replace them by --overwrite"
-        )
-    return not wrong
-
-
-def _short(value: Any) -> str:
-    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return text if len(text) <= 40 else f"{text[:39]}…"

@@ -1,8 +1,7 @@
-"""Programs as sources: all programs of a replacement compiled and evaluated together."""
+"""Programs and baselines as source groups: what computes the attention of replaced heads."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -17,9 +16,10 @@ from attn_dsl.compiler.program import Program
 from attn_dsl.compiler.stream import Stream
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.tokens import Tokens
+from attn_dsl.eval.controls import simple_controls
+from attn_dsl.eval.replace.source import Head, Part, visible
 
-KEPT_BYTES = 1 << 28
-"""The largest array of matrices that is kept to be written again."""
+BASELINES = ("uniform", "first token", "mean by offset", "zero")
 
 
 class Programs:
@@ -55,31 +55,20 @@ class Programs:
         distinct = {tree: i for i, tree in enumerate(dict.fromkeys(p.tree for p in programs))}
         self._where = [distinct[p.tree] for p in programs]
         self.code = Code(list(distinct))
-        self._last: tuple[tuple[int, ...], np.ndarray] | None = None
 
     def bundle(self, texts: Sequence[Tokens]) -> torch.Tensor:
         """Return the matrices of all programs, float32 (programs, texts, n, n)."""
         threads = min(torch.get_num_threads(), len(texts))
-        out = self._room(tuple(map(len, texts)))
+        n = max(map(len, texts), default=0)
+        out = np.zeros((self.code.size, len(texts), n, n), dtype=np.float32)
 
         def work(i: int) -> None:
             Plan(self.code, batch_of(texts[i])).square(0, out[:, i])
 
-        self.code.prepare(out.shape[-1])
+        self.code.prepare(n)
         for _ in (_pool(threads).map if threads > 1 else map)(work, range(len(texts))):
             pass
         return self.expand(torch.from_numpy(out))
-
-    def _room(self, sizes: tuple[int, ...]) -> np.ndarray:
-        """Return an array that is zero outside of the texts: the last one if nobody holds it."""
-        if self._last is not None and self._last[0] == sizes:
-            out = self._last[1]
-            if sys.getrefcount(out) <= _unshared():
-                return out
-        n = max(sizes, default=0)
-        out = np.zeros((self.code.size, len(sizes), n, n), dtype=np.float32)
-        self._last = (sizes, out) if out.nbytes <= KEPT_BYTES else None
-        return out
 
     def stream(self) -> Stream:
         """Return a text that grows, for the rows of all distinct programs; see ``expand``."""
@@ -91,14 +80,62 @@ class Programs:
 
 
 @cache
-def _unshared() -> int:
-    """Count the references of an array that a tuple and a local variable hold; once a process."""
-    kept = (0, np.zeros(0))
-    out = kept[1]
-    return sys.getrefcount(out)
-
-
-@cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     """Return threads that wait for work; one pool for each number of threads."""
     return ThreadPoolExecutor(threads, thread_name_prefix="attn-dsl")
+
+
+class Zero:
+    """Zero ablation: attention to nothing, so that the head adds nothing but its output's bias.
+
+    >>> Zero(causal=True).bundle([Tokens.from_strings(["a", " b"])]).tolist()
+    [[[[0.0, 0.0], [0.0, 0.0]]]]
+    """
+
+    def __init__(self, causal: bool) -> None:
+        self.names: tuple[str, ...] = ("zero",)
+        self.causal = causal
+
+    def bundle(self, texts: Sequence[Tokens]) -> torch.Tensor:
+        """Return zeros, float32 (1, texts, n, n)."""
+        n = max(map(len, texts), default=0)
+        return torch.zeros(1, len(texts), n, n)
+
+
+class MeanByOffset:
+    """Heads' own attention, averaged over all pairs at the same distance.
+
+    >>> mean = MeanByOffset([[0.0, 3.0, 1.0]], causal=True)  # offsets -1, 0 and 1
+    >>> mean.bundle([Tokens.from_strings(["a", " b"])]).tolist()
+    [[[[1.0, 0.0], [0.25, 0.75]]]]
+
+    Args:
+        masses: (heads, 2 d + 1), by offset q - k from -d to d, not negative. A pair farther apart
+            than d has the mass of the farthest offset on its side.
+        causal: whether a query sees only keys up to itself.
+    """
+
+    def __init__(self, masses: Sequence[Sequence[float]] | np.ndarray, causal: bool) -> None:
+        self.masses = torch.as_tensor(np.asarray(masses), dtype=torch.float32)
+        self.names, self.causal = ("mean by offset",) * len(self.masses), causal
+
+    def bundle(self, texts: Sequence[Tokens]) -> torch.Tensor:
+        """Return the matrices, float32 (heads, texts, n, n)."""
+        sees = visible([len(text) for text in texts], self.causal)
+        at = torch.arange(sees.shape[-1])
+        reach = self.masses.shape[1] // 2
+        gaps = (at[:, None] - at[None, :]).clamp(-reach, reach) + reach
+        mass = torch.where(sees, self.masses[:, None, gaps] + 1e-9, 0.0)
+        return mass / mass.sum(-1, keepdim=True).clamp(min=1e-30)
+
+
+def baseline(name: str, heads: Sequence[Head], causal: bool) -> dict[Head, Part]:
+    """Put a baseline that is the same for every head in the place of some heads.
+
+    >>> [part.name for part in baseline("zero", [(0, 1), (0, 2)], causal=True).values()]
+    ['zero', 'zero']
+    """
+    if name == "zero":
+        return dict.fromkeys(heads, Part(Zero(causal), 0))
+    program = Program.from_tree(simple_controls(causal)[name])
+    return dict.fromkeys(heads, Part(Programs([program]), 0))

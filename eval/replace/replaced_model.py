@@ -11,7 +11,8 @@ from typing import Any
 from attn_dsl.compiler.program import Program, parse
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.capture import Capture
-from attn_dsl.eval.heads import parse_heads, read_heads
+from attn_dsl.eval.files import first_line
+from attn_dsl.eval.heads import label, parse_heads, read_heads
 from attn_dsl.eval.models import LoadedModel, load_model
 from attn_dsl.eval.replace.measure import HeldOut
 from attn_dsl.eval.replace.predictions import refuse_headless
@@ -26,7 +27,7 @@ class ReplacedModel:
     """A run with its model and attention at hand; ``open_replaced_model`` makes one.
 
     Attributes:
-        run, loaded: the run and its model.
+        run, loaded: the run and its model, whose parameters are frozen.
         capture: the attention that its programs were fitted to.
         programs: by head.
         ious: by head, the IoU of its program on the select texts.
@@ -73,8 +74,8 @@ class ReplacedModel:
             return self.heads
         chosen = parse_heads(text, self.loaded.n_layers, self.loaded.n_heads)
         kept = [pair for pair in chosen if pair in self.programs]
-        single = ((part, (layer, head)) for part, layer, head in read_heads(text))
-        lacking = [part for part, pair in single if pair[1] is not None and pair not in kept]
+        named = [(layer, head) for _, layer, head in read_heads(text) if head is not None]
+        lacking = [f"L{layer}H{head}" for layer, head in named if (layer, head) not in kept]
         if lacking or not kept:
             which = ", ".join(lacking) or f"any head of {text}"
             raise InputError(f"--heads: {self.run.path} has no program for {which}")
@@ -107,7 +108,8 @@ class ReplacedModel:
             )
         texts = read_texts(spec)
         known = {self.capture.text_hash(i) for part in seen for i in self.splits[part]}
-        known |= set(map(text_hash, read_texts(but_not) if but_not is not None else ()))
+        if but_not is not None:
+            known |= set(map(text_hash, read_texts(but_not)))
         fresh = [text for text in texts if text_hash(text) not in known]
         if not fresh:
             raise InputError(
@@ -142,41 +144,30 @@ def open_replaced_model(
     opened = Run.open(run)
     if not opened.results:
         raise InputError(f"{run}: no head is finished yet; go on with `attn-dsl fit --resume`")
-    attention = _open_capture(opened, capture)
+    attention = opened.open_capture(capture)
+    if not all(attention.ids(i) for i in range(attention.n_texts)):
+        raise InputError(
+            f"{attention.path} holds no token ids, so no model can read its texts again"
+        )
     loaded = _open_model(opened, attention, model)
     refuse_headless(loaded)
+    loaded.model.requires_grad_(False)
     if device is not None:
-        loaded.model.to(_device(device))
+        _move(loaded.model, device)
     programs, ious = {}, {}
     for result in opened.results:
         place = result.layer, result.head
         if nodes is None:
             programs[place], ious[place] = opened.program(*place), result.iou_select
             continue
-        smallest = min(row.nodes for row in result.front)
-        if smallest > nodes:
-            raise InputError(
-                f"--nodes: the smallest program of {result.label} has {smallest} nodes"
-            )
         fitting = [row for row in result.front if row.nodes <= nodes]
+        if not fitting:
+            least = min(row.nodes for row in result.front)
+            raise InputError(f"--nodes: the smallest program of {label(*place)} has {least} nodes")
         best = max(fitting, key=lambda row: row.iou_select)
         programs[place], ious[place] = parse(best.program), best.iou_select
     seed = int(opened.info["key"]["seed"])
     return ReplacedModel(opened, loaded, attention, programs, ious, seed)
-
-
-def _open_capture(run: Run, place: str | Path | None) -> Capture:
-    own = run.path / "capture"
-    found = place or (own if own.is_dir() else run.info["capture"])
-    if found is None or not Path(found).is_dir():
-        where = "nowhere on disk (it was made from arrays)" if found is None else f"not in {found}"
-        raise InputError(f"{run.path}: its attention is {where}; give it by --capture DIR")
-    capture = Capture.open(found)
-    if capture.hash != run.info["key"]["capture"]:
-        raise InputError(f"{found} is not the capture that {run.path} was fitted to")
-    if not all(capture.ids(i) for i in range(capture.n_texts)):
-        raise InputError(f"{found} holds no token ids, so no model can read its texts again")
-    return capture
 
 
 def _open_model(run: Run, capture: Capture, model: str | None) -> LoadedModel:
@@ -199,13 +190,11 @@ def _open_model(run: Run, capture: Capture, model: str | None) -> LoadedModel:
     return loaded
 
 
-def _device(name: str) -> Any:
-    import torch
-
+def _move(model: Any, device: str) -> None:
     try:
-        return torch.zeros(1, device=name).device
+        model.to(device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
         raise InputError(
-            f"--device {name} cannot be used ({reason}); try cpu, or cuda on a machine with a GPU"
+            f"--device {device} cannot be used ({first_line(error)}); try cpu, or cuda on a machine "
+            "with a GPU"
         ) from None

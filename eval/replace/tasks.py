@@ -1,39 +1,30 @@
-"""Tasks: multiple-choice and continuation items of a local file, scored before and after."""
+"""Tasks of lm-evaluation-harness, scored before and after heads are replaced."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+import logging
+import math
+import os
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
 
-from attn_dsl.dsl.errors import InputError, did_you_mean
+from attn_dsl.dsl.errors import InputError, WorkError, did_you_mean
+from attn_dsl.eval.files import first_line
 from attn_dsl.eval.metrics import Estimate, bootstrap
 from attn_dsl.eval.models import LoadedModel
 from attn_dsl.eval.replace.context import Standing, replace_heads
-from attn_dsl.eval.replace.measure import ratio_of_sums
-from attn_dsl.eval.replace.predictions import Batch, batches, log_probabilities, refuse_long
 from attn_dsl.eval.replace.source import Head
 
-EXAMPLES = (
-    '{"context": "The cat sat on the", "choices": [" mat", " moon"], "answer": 0} or '
-    '{"context": "Lily had a red", "continuation": " ball"}'
-)
-FIELDS = ("context", "choices", "answer", "continuation")
-
-
-class Item(NamedTuple):
-    """One item of a task file; of a continuation task with the continuation as its only choice."""
-
-    context: str
-    choices: tuple[str, ...]
-    answer: int
-    place: str
+NAMES = {"lambada": "lambada_openai", "siqa": "social_iqa", "arc-easy": "arc_easy"}
+"""What the literature calls tasks, and what the harness does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,190 +44,132 @@ class TaskResult:
     difference: Estimate
     higher_is_better: bool = True
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the result as JSON data."""
-        return asdict(self)
 
+def run_tasks(
+    loaded: LoadedModel, heads: Mapping[Head, Standing], tasks: Sequence[str], seed: int,
+    limit: int | None = None,
+) -> list[TaskResult]:  # fmt: skip
+    """Score tasks with the model as it is and with heads replaced.
 
-def read_items(file: str | Path) -> list[Item]:
-    """Read a task file: JSONL of ``{context, choices, answer}`` or ``{context, continuation}``.
+    >>> run_tasks(loaded, heads, ["piqa", "my_task.yaml"], seed=0)[0].before.mean
+    0.62
 
-    ``answer`` is the number of the right choice, counted from 0.
-
-    Raises:
-        InputError: the file is missing or empty, or a line is no item; all that is wrong with
-            the first such line is said.
-    """
-    try:
-        content = Path(file).expanduser().read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: not UTF-8 at byte {error.start}; convert it") from None
-    lines = enumerate(content.split("\n"), 1)
-    items = [_item(line, f"{file}:{number}") for number, line in lines if line.strip()]
-    if not items:
-        raise InputError(f"{file} holds no items; a line is like {EXAMPLES}")
-    return items
-
-
-def _item(line: str, place: str) -> Item:
-    try:
-        found = json.loads(line)
-        why = "" if isinstance(found, dict) else "a JSON object was expected"
-    except json.JSONDecodeError as error:
-        why = f"not JSON ({error.msg} at column {error.colno})"
-    if why:
-        raise InputError(f"{place}: {why}; a line is like {EXAMPLES}")
-    context, continuation = found.get("context"), found.get("continuation")
-    choices, answer = found.get("choices"), found.get("answer")
-    wrong = [
-        f"there is no field `{name}` ({did_you_mean(name, FIELDS) or 'leave it out'})"
-        for name in found
-        if name not in FIELDS
-    ]
-    if not isinstance(context, str):
-        wrong.append("`context` must be a string")
-    if (continuation is None) == (choices is None):
-        wrong.append("give either `choices` with `answer`, or `continuation`")
-    elif choices is None:
-        choices, answer = [continuation], 0
-        if not isinstance(continuation, str) or not continuation.strip():
-            wrong.append("`continuation` must be a string that is not blank")
-    elif not isinstance(choices, list) or len(choices) < 2 or not all(map(_is_text, choices)):
-        wrong.append("`choices` must be a list of two or more strings, none empty")
-    elif not isinstance(answer, int) or not 0 <= answer < len(choices):
-        wrong.append(f"`answer` must be a number from 0 to {len(choices) - 1}, not {answer!r}")
-    if wrong:
-        raise InputError(f"{place}: {'; '.join(wrong)}")
-    return Item(context, tuple(choices), answer, place)
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and value != ""
-
-
-def run_items(
-    loaded: LoadedModel, heads: Mapping[Head, Standing], file: str | Path, seed: int
-) -> list[TaskResult]:
-    """Score the items of a local file with the model as it is and with heads replaced.
-
-    >>> for result in run_items(loaded, {(5, 1): program}, "items.jsonl", seed=0):
-    ...     print(result.metric, result.before.mean, result.after.mean)
-    accuracy 0.71 0.66
-    accuracy by length 0.74 0.7
-
-    Of multiple-choice items the choice with the highest summed log-probability is taken;
-    ``accuracy by length`` divides it by the choice's characters first. A continuation is right
-    if each of its tokens is the most probable one, as in LAMBADA (Paperno et al. 2016); its
-    perplexity is by token.
+    Args:
+        tasks: names that the harness knows, or ``.yaml`` files that define tasks.
+        limit: the most items of a task; all by default.
 
     Raises:
-        InputError: the file is no task file, an item is longer than the model's context, or the
-            model is an encoder.
+        InputError: the extra ``tasks`` is not installed, there is no such task, or the model is
+            an encoder.
+        WorkError: the harness failed, for instance since a data set cannot be had.
     """
     if not loaded.causal:
+        raise InputError(f"{loaded.name} is an encoder; tasks are scored with causal models only")
+    with _quiet():
+        manager, names = _manager(tasks)
+        before = _evaluate(loaded, manager, names, limit)
+        with replace_heads(loaded, heads) if heads else nullcontext():
+            after = _evaluate(loaded, manager, names, limit)
+    return [
+        _compare(task, key, before, after, seed)
+        for task in before["samples"]
+        for key, value in sorted(before["results"][task].items())
+        if isinstance(value, int | float) and "," in key and "_stderr," not in key
+    ]
+
+
+def _manager(tasks: Sequence[str]) -> tuple[Any, list[str]]:
+    """Find the tasks, those of files among them."""
+    try:
+        from lm_eval.tasks import TaskManager
+    except ImportError as error:
         raise InputError(
-            f"{loaded.name} is an encoder: it gives no probability to a continuation, so "
-            "tasks cannot be scored with it"
-        )
-    items = read_items(file)
-    encoded = [_encode(loaded, item, choice) for item in items for choice in item.choices]
-    places = [range(first, len(ids)) for ids, first in encoded]
-    work = batches(loaded, [ids for ids, _ in encoded], places, size=16)
-    replaced = replace_heads(loaded, heads)
-    before = _scores(loaded, work, len(encoded))
-    with replaced if heads else nullcontext():
-        after = _scores(loaded, work, len(encoded))
-    return _results(Path(file).stem, items, before, after, np.array(list(map(len, places))), seed)
+            f"--tasks {tasks[0]} needs lm-evaluation-harness ({error.name} is missing): "
+            "run `pip install 'attn-dsl[tasks]'`"
+        ) from None
+    files = [task for task in tasks if task.endswith((".yaml", ".yml"))]
+    names = [_task_of(task) if task in files else NAMES.get(task.lower(), task) for task in tasks]
+    folders = [str(Path(file).expanduser().resolve().parent) for file in files]
+    # the index of all the tasks that come with the harness takes a while to read
+    manager = TaskManager(include_path=folders or None, include_defaults=len(files) < len(tasks))
+    for name in names:
+        if name not in manager.all_tasks:
+            near = did_you_mean(name, manager.all_tasks) or "give a .yaml file that defines it"
+            raise InputError(f"--tasks: lm-evaluation-harness knows no task {name}; {near}")
+    return manager, names
 
 
-def _encode(loaded: LoadedModel, item: Item, choice: str) -> tuple[list[int], int]:
-    """Tokenise context and choice as running text; return the ids and where the choice begins."""
-    lead = item.context.rstrip()
-    tail = item.context[len(lead) :] + choice
-    whole, context = (_ids(loaded.tokenizer, text) for text in (lead + tail, lead))
-    first = min(len(context), len(whole) - 1)
-    if not first:
-        raise InputError(
-            f"{item.place}: the context is empty, and the tokenizer adds no token before a "
-            "text; give some context"
-        )
-    refuse_long(loaded, len(whole), f"{item.place}: context and continuation together")
-    return whole, first
+def _task_of(file: str) -> str:
+    """Read the name of the task that a file defines."""
+    try:
+        content = Path(file).expanduser().read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read: {error.strerror}") from None
+    found = re.search(r"^task:\s*['\"]?([^\s'\"#]+)", content, re.MULTILINE)
+    if found is None:
+        raise InputError(f"{file}: not a task of lm-evaluation-harness, which has a field `task`")
+    return found[1]
 
 
-def _ids(tokenizer: Any, text: str) -> list[int]:
-    """Tokenise a text, without the end-of-text token that a tokenizer may add."""
-    ids: list[int] = tokenizer(text).input_ids
-    return ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids
+def _evaluate(
+    loaded: LoadedModel, manager: Any, names: list[str], limit: int | None
+) -> dict[str, Any]:
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
 
-
-def _scores(loaded: LoadedModel, work: Sequence[Batch], count: int) -> np.ndarray:
-    """Return per choice its log-probability, and whether each token is the most probable one."""
-    out = np.zeros((count, 2))
-    with torch.inference_mode():
-        for batch in work:
-            logs = log_probabilities(loaded, batch)
-            chosen = logs.gather(-1, batch.targets[:, None])[:, 0].double().split(batch.counts)
-            greedy = (logs.argmax(-1) == batch.targets).split(batch.counts)
-            for text, values, hits in zip(batch.texts, chosen, greedy, strict=True):
-                out[text] = float(values.sum()), bool(hits.all())
-    return out
-
-
-def _results(
-    name: str, items: Sequence[Item], before: np.ndarray, after: np.ndarray, tokens: np.ndarray,
-    seed: int,
-) -> list[TaskResult]:  # fmt: skip
-    """Compare the scores of all choices, item after item."""
-    ends = np.cumsum([len(item.choices) for item in items])
-    rows = [(i, slice(end - len(i.choices), end)) for i, end in zip(items, ends, strict=True)]
-    choices = [(item, at) for item, at in rows if len(item.choices) > 1]
-    single = [at.start for item, at in rows if len(item.choices) == 1]
-    found: list[TaskResult] = []
-    if choices:
-        for metric, by_length in (("accuracy", False), ("accuracy by length", True)):
-            right = [
-                np.array([_right(item, scores[at, 0], by_length) for item, at in choices])
-                for scores in (before, after)
-            ]
-            found.append(paired(name, metric, right[0], right[1], seed))
-    if single:
-        exact = before[single, 1], after[single, 1]
-        found.append(paired(name, "exact continuation", *exact, seed))
-        losses = -before[single, 0], -after[single, 0]
-        found.append(paired_perplexity(name, "perplexity", *losses, tokens[single], seed))
-    return found
-
-
-def _right(item: Item, scores: np.ndarray, by_length: bool) -> float:
-    """Say whether the right choice is the most probable, as 0 or 1."""
-    lengths = [len(choice) if by_length else 1 for choice in item.choices]
-    return float(int(np.argmax(scores / lengths)) == item.answer)
-
-
-def paired(
-    task: str, metric: str, before: np.ndarray, after: np.ndarray, seed: int,
-    higher_is_better: bool = True,
-) -> TaskResult:  # fmt: skip
-    """Compare a metric that is a mean over items.
-
-    >>> paired("t", "accuracy", np.array([1.0, 1.0]), np.array([0.0, 0.0]), seed=0).difference
-    Estimate(mean=-1.0, low=-1.0, high=-1.0, texts=2)
-    """
-    return TaskResult(
-        task, metric, bootstrap(before, seed), bootstrap(after, seed),
-        bootstrap(after - before, seed), higher_is_better,
+    model = HFLM(
+        pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=8,
+        max_length=loaded.max_positions, device=str(loaded.model.device),
     )  # fmt: skip
+    try:
+        return dict(simple_evaluate(
+            model=model, tasks=list(names), task_manager=manager, limit=limit, bootstrap_iters=0,
+            log_samples=True,
+        ))  # fmt: skip
+    except Exception as error:  # data sets fail in many unrelated ways
+        raise WorkError(
+            f"--tasks {','.join(names)}: lm-evaluation-harness failed: {first_line(error)}; its "
+            "data sets are downloaded from the hub when they are first used"
+        ) from error
 
 
-def paired_perplexity(
-    task: str, metric: str, before: np.ndarray, after: np.ndarray, tokens: np.ndarray, seed: int
+def _compare(
+    task: str, key: str, before: Mapping[str, Any], after: Mapping[str, Any], seed: int
 ) -> TaskResult:
-    """Compare a perplexity: exp of a ratio of sums over items; the difference is its growth."""
-    growth = ratio_of_sums(after - before, tokens, seed, lambda x: np.exp(x) - 1.0)
-    return TaskResult(
-        task, metric, ratio_of_sums(before, tokens, seed, np.exp),
-        ratio_of_sums(after, tokens, seed, np.exp), growth, higher_is_better=False,
-    )  # fmt: skip
+    """Compare one metric of a task item by item; without an interval if items have no number."""
+    metric, _, chosen = key.partition(",")
+    better = bool(before.get("higher_is_better", {}).get(task, {}).get(metric, True))
+    values = [
+        [
+            sample.get(metric)
+            for sample in sorted(run["samples"][task], key=lambda s: s["doc_id"])
+            if sample.get("filter", chosen) == chosen
+        ]
+        for run in (before, after)
+    ]
+    if not values[0] or not all(isinstance(x, int | float) for side in values for x in side):
+        figures = [float(run["results"][task][key]) for run in (before, after)]
+        figures.append(figures[1] - figures[0])
+        one, two, change = (Estimate(x, math.nan, math.nan, len(values[0])) for x in figures)
+        return TaskResult(task, metric, one, two, change, better)
+    first, second = (np.array(side, dtype=float) for side in values)
+    mean = change_of = partial(bootstrap, seed=seed)
+    if metric == "perplexity":  # items hold log-probabilities
+        first, second = -first, -second
+        mean = partial(bootstrap, seed=seed, transform=np.exp)
+        change_of = partial(bootstrap, seed=seed, transform=np.expm1)
+    return TaskResult(task, metric, mean(first), mean(second), change_of(second - first), better)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back what the harness and its data sets print."""
+    known = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), Path(os.devnull).open("w") as nowhere:
+            warnings.simplefilter("ignore")
+            with redirect_stderr(nowhere):
+                yield
+    finally:
+        logging.disable(known)

@@ -41,27 +41,24 @@ class TokenReader:
 
 def vocabulary_for(model: Any, tokenizer: Any) -> Vocabulary:
     """Find out what a model's ids mean; an InputError if that is not known or cannot be."""
-    vocabulary = Vocabulary(tokenizer if tokenizer is not None else _own_tokenizer(model))
-    rows = int(model.get_input_embeddings().weight.shape[0])
-    if len(vocabulary.tokenizer) > rows:
-        raise InputError(
-            f"the tokenizer has {len(vocabulary.tokenizer):,} tokens, the model only {rows:,}: they "
-            "do not belong together"
-        )
-    return vocabulary
-
-
-def _own_tokenizer(model: Any) -> Any:
     from attn_dsl.eval.models import load_tokenizer
 
-    name = getattr(model, "name_or_path", "")
-    remedy = "give the model's tokenizer: replace_heads(model, heads, tokenizer=tokenizer)"
-    if not name:
-        raise InputError(f"the model does not say where it comes from; {remedy}")
-    try:
-        return load_tokenizer(name)
-    except InputError as error:
-        raise InputError(f"no tokenizer for the model {name} ({error}); {remedy}") from error
+    if tokenizer is None:
+        name = getattr(model, "name_or_path", "")
+        remedy = "give the model's tokenizer: replace_heads(model, heads, tokenizer=tokenizer)"
+        if not name:
+            raise InputError(f"the model does not say where it comes from; {remedy}")
+        try:
+            tokenizer = load_tokenizer(name)
+        except InputError as error:
+            raise InputError(f"no tokenizer for the model {name} ({error}); {remedy}") from error
+    rows = int(model.get_input_embeddings().weight.shape[0])
+    if len(tokenizer) > rows:
+        raise InputError(
+            f"the tokenizer has {len(tokenizer):,} tokens, the model only {rows:,}: they do not "
+            "belong together"
+        )
+    return Vocabulary(tokenizer)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,41 +93,39 @@ def read_inputs(given: Mapping[str, Any], past: torch.Tensor | None) -> Inputs:
     new = new.reshape(-1, new.shape[-1]).cpu()
     ids = new if past is None else torch.cat([past.cpu(), new], dim=1)
     count, positions = new.shape[1], given.get("position_ids")
-    real: torch.Tensor | None = torch.ones_like(ids, dtype=torch.bool)
     if mask is not None:
-        real = _tokens_in(mask, len(ids), ids.shape[1], count)
+        real = _tokens_in(mask, len(ids), ids.shape[1], count).cpu()
     elif past is None and positions is not None and bool((positions.diff(dim=-1) != 1).any()):
         raise InputError(
             "position_ids start again within a row, so several texts are packed into it; give "
             "programs one text per row, with an attention mask for padding"
         )
-    if real is None:
-        shape = tuple(mask.shape) if isinstance(mask, torch.Tensor) else type(mask).__name__
-        raise InputError(
-            f"the attention mask ({shape}) is neither one 0 or 1 per token ({len(ids)} x "
-            f"{ids.shape[1]}) nor the causal mask made of one: what a program may see cannot be "
-            "read from it; pass one 0 or 1 per token"
-        )
-    return Inputs(ids, real.cpu(), count, bool(given.get("output_attentions")))
+    else:
+        real = torch.ones_like(ids, dtype=torch.bool)
+    return Inputs(ids, real, count, bool(given.get("output_attentions")))
 
 
-def _tokens_in(mask: Any, texts: int, total: int, count: int) -> torch.Tensor | None:
-    """Read which tokens are no padding, bool (texts, total); None if the mask does not say.
+def _tokens_in(mask: Any, texts: int, total: int, count: int) -> torch.Tensor:
+    """Read which tokens are no padding, bool (texts, total).
 
     A mask of four dimensions, such as ``generate`` makes ahead of time for a static cache, is
     true or not negative where a query sees a key.
     """
-    if not isinstance(mask, torch.Tensor) or len(mask) != texts or mask.shape[-1] < total:
-        return None
-    if mask.dim() == 2:
-        return mask[:, :total] != 0
-    if mask.dim() != 4 or mask.shape[1] != 1:
-        return None
-    seen = (mask if mask.dtype == torch.bool else mask >= 0)[:, 0, :, :total]
-    real = seen[:, -1]
-    earlier = torch.ones(total, total, dtype=torch.bool, device=mask.device).tril()[-count:]
-    padding = ~real[:, -count:, None]  # rows of padding may hold anything
-    return real if bool((padding | (seen == earlier & real[:, None, :])).all()) else None
+    shape = tuple(mask.shape) if isinstance(mask, torch.Tensor) else ()
+    if len(shape) in (2, 4) and shape[0] == texts and shape[-1] >= total:
+        if len(shape) == 2:
+            return mask[:, :total] != 0
+        seen = (mask if mask.dtype == torch.bool else mask >= 0)[:, 0, :, :total]
+        real = seen[:, -1]
+        earlier = torch.ones(total, total, dtype=torch.bool, device=mask.device).tril()[-count:]
+        padding = ~real[:, -count:, None]  # rows of padding may hold anything
+        if shape[1] == 1 and bool((padding | (seen == earlier & real[:, None, :])).all()):
+            return real
+    raise InputError(
+        f"the attention mask ({shape or type(mask).__name__}) is neither one 0 or 1 per token "
+        f"({texts} x {total}) nor the causal mask made of one: what a program may see cannot be "
+        "read from it; pass one 0 or 1 per token"
+    )
 
 
 def unpadded(ids: torch.Tensor, real: torch.Tensor) -> list[tuple[int, ...]]:
@@ -162,11 +157,7 @@ def spread(matrices: torch.Tensor, real: torch.Tensor, queries: int) -> torch.Te
         at = marks.nonzero()[:, 0]
         new = at[at >= width - queries] - (width - queries)
         own = matrices[:, i, : min(len(at), rows), : len(at)]
-        own = own[:, own.shape[1] - len(new) :]
-        if len(new) and at[-1] - at[0] == len(at) - 1:
-            out[:, i, new[0] : new[-1] + 1, at[0] : at[-1] + 1] = own
-        elif len(new):
-            out[:, i, new[:, None], at] = own
+        out[:, i, new[:, None], at] = own[:, own.shape[1] - len(new) :]
     return out
 
 

@@ -5,11 +5,10 @@ The weights of sets' elements move as well; which elements a set has, does not c
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +20,7 @@ from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.compiler.program import Program
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.files import write_bytes
-from attn_dsl.eval.replace.context import replace_heads
+from attn_dsl.eval.replace.context import Replacement, replace_heads
 from attn_dsl.eval.replace.measure import HeldOut
 from attn_dsl.eval.replace.predictions import Ids
 from attn_dsl.eval.replace.replaced_model import ReplacedModel
@@ -82,7 +81,7 @@ def tune(
 ) -> Tuned:  # fmt: skip
     """Adjust the weights of some heads' programs so that the model predicts as it did before.
 
-    All heads are replaced at once, the model's own parameters are frozen, and the mean
+    All heads are replaced at once, the model's own parameters stay as they are, and the mean
     KL(original || replaced) of a prediction is minimised on the fit texts by Adam. The weights
     of the epoch that is best on the select texts are kept.
 
@@ -92,7 +91,8 @@ def tune(
 
     Args:
         further: texts to tune on beside the fit texts.
-        state: a file that keeps what an interrupted tuning has done; it goes on from there.
+        state: a file that keeps what an interrupted tuning has done. The same tuning goes on
+            from there; another one must be given another file.
         tick: called after each epoch with it and the number of epochs in all.
 
     Raises:
@@ -105,13 +105,13 @@ def tune(
     texts = [*model.ids("fit"), *further]
     fit = HeldOut(model.loaded, texts, batch_size=settings.batch_size, seed=model.seed)
     select = model.held_out("select")
-    trainer = Trainer(tunable, scales(model, tunable), settings, fit.hash)
+    trainer = Trainer(tunable, scales(model, tunable), settings)
     if state is not None and state.exists():
         trainer.restore(state)
-    _ = fit.reference, select.reference
+    _ = fit.original, select.original
     with replaced_by(model, heads, tunable):
         if not trainer.history:
-            trainer.keep(fit.mean_loss(), select)
+            trainer.keep(fit.sums().mean_kl, select)
         while not trainer.finished:
             trainer.epoch(fit, select)
             if state is not None:
@@ -125,28 +125,24 @@ def tune(
 
 
 class Trainer:
-    """Adam on the weights of a group of programs, with early stopping; can be put on disk.
+    """Adam on the weights of a group of programs, with early stopping.
 
     Attributes:
         history: the epochs so far.
-        start, best: the fitted weights, and those of epoch ``best_epoch``.
-
-    Args:
-        texts: the hash of what is tuned on: a state goes on with the same texts only.
+        start, best: the fitted weights, and those of the best epoch.
     """
 
-    def __init__(
-        self, tunable: Tunable, scale: np.ndarray, settings: TuneSettings, texts: str = ""
-    ) -> None:
-        self.tunable, self.settings = tunable, settings
-        self._same = [asdict(settings), texts]
-        self.weights = tunable.weights
+    def __init__(self, tunable: Tunable, scale: np.ndarray, settings: TuneSettings) -> None:
+        self.tunable, self.settings, self.weights = tunable, settings, tunable.weights
         self.scale = torch.from_numpy(scale).to(self.weights)
-        self.start = self.weights.detach().cpu().clone()
-        self.best, self.best_epoch = self.start.clone(), 0
+        self.start = self.best = self.weights.detach().cpu().clone()
         self.moments = torch.zeros(2, len(self.start))
-        self.steps = 0
         self.history: list[Epoch] = []
+
+    @property
+    def best_epoch(self) -> int:
+        """The first epoch that is best on the select texts."""
+        return min(self.history, key=lambda epoch: epoch.select_kl).number
 
     @property
     def finished(self) -> bool:
@@ -156,67 +152,54 @@ class Trainer:
 
     def keep(self, fit_kl: float, select: HeldOut) -> None:
         """Record an epoch, and its weights if they are the best so far."""
-        epoch = Epoch(len(self.history), fit_kl, select.mean_loss())
-        if all(epoch.select_kl < known.select_kl for known in self.history):
-            self.best, self.best_epoch = self.weights.detach().cpu().clone(), epoch.number
-        self.history.append(epoch)
+        self.history.append(Epoch(len(self.history), fit_kl, select.sums().mean_kl))
+        if self.best_epoch == self.history[-1].number:
+            self.best = self.weights.detach().cpu().clone()
 
     def epoch(self, fit: HeldOut, select: HeldOut) -> None:
         """Pass over the fit texts once, and measure on the select texts."""
         draw = np.random.default_rng([self.settings.seed, len(self.history)])
         losses, sizes = [], []
-        total = self.settings.epochs * len(fit.batches)
+        step = (len(self.history) - 1) * len(fit.batches)
         for number in draw.permutation(len(fit.batches)):
             loss = fit.loss(fit.batches[number])
             losses.append(float(loss.detach()))
             sizes.append(len(fit.batches[number].targets))
-            self._step(loss, min(self.steps / total, 1.0))
+            self._step(loss, step, self.settings.epochs * len(fit.batches))
+            step += 1
         self.keep(float(np.average(losses, weights=sizes)), select)
 
-    def _step(self, loss: torch.Tensor, done: float) -> None:
+    def _step(self, loss: torch.Tensor, step: int, total: int) -> None:
         """Take one step of Adam in logits: a weight moves by the rate divided by its scale."""
         (gradient,) = torch.autograd.grad(loss, [self.weights])
         with torch.no_grad():
             gradient = (gradient / self.scale).cpu()
-            self.steps += 1
             self.moments[0].mul_(0.9).add_(0.1 * gradient)
             self.moments[1].mul_(0.99).add_(0.01 * gradient**2)
-            mean = self.moments[0] / (1 - 0.9**self.steps)
-            size = (self.moments[1] / (1 - 0.99**self.steps)).sqrt() + 1e-10
-            rate = self.settings.rate * 0.5 * (1 + math.cos(math.pi * done))
+            mean = self.moments[0] / (1 - 0.9 ** (step + 1))
+            size = (self.moments[1] / (1 - 0.99 ** (step + 1))).sqrt() + 1e-10
+            rate = self.settings.rate * 0.5 * (1 + math.cos(math.pi * step / total))
             self.weights.sub_((rate * mean / size).to(self.weights) / self.scale)
             limits = self.tunable.limits.to(self.weights)
             self.weights.clamp_(-limits, limits)
 
     def save(self, file: Path) -> None:
-        """Write all that is needed to go on, whole or not at all."""
+        """Write all that is needed to go on."""
         from safetensors.torch import save
 
-        tensors = {
-            "weights": self.weights.detach().cpu(), "start": self.start, "best": self.best,
-            "moments": self.moments,
-        }  # fmt: skip
-        told = [self._same, self.steps, self.best_epoch, self.history]
-        write_bytes(file, save(tensors, {"trainer": json.dumps(told)}))
+        tensors = {"weights": self.weights.detach().cpu(), "best": self.best}
+        history = torch.tensor(self.history, dtype=torch.float64)
+        write_bytes(file, save({**tensors, "moments": self.moments, "history": history}))
 
     def restore(self, file: Path) -> None:
-        """Go on from what ``save`` wrote; another tuning's file is passed over."""
-        from safetensors import SafetensorError, safe_open
+        """Go on from what ``save`` wrote of a tuning with the same settings and texts."""
+        from safetensors.torch import load_file
 
-        try:
-            with safe_open(file, "pt") as found:
-                told = json.loads(found.metadata()["trainer"])
-                tensors = {name: found.get_tensor(name) for name in found.keys()}  # noqa: SIM118
-            same, steps, best_epoch, history = told
-            if same != self._same or not torch.equal(tensors["start"], self.start):
-                return
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError):
-            return
+        found = load_file(file)
         with torch.no_grad():
-            self.weights.copy_(tensors["weights"])
-        self.best, self.moments = tensors["best"], tensors["moments"]
-        self.steps, self.best_epoch = steps, best_epoch
-        self.history = [Epoch(*one) for one in history]
+            self.weights.copy_(found["weights"])
+        self.best, self.moments = found["best"], found["moments"]
+        self.history = [Epoch(int(number), *kl) for number, *kl in found["history"].tolist()]
 
 
 def scales(model: ReplacedModel, tunable: Tunable, texts: int = 8) -> np.ndarray:
@@ -239,16 +222,9 @@ def scales(model: ReplacedModel, tunable: Tunable, texts: int = 8) -> np.ndarray
     return np.concatenate([own, tunable.elements.scales(trees, own)]).astype(np.float32)
 
 
-@contextmanager
-def replaced_by(model: ReplacedModel, heads: Sequence[Head], tunable: Tunable) -> Iterator[None]:
-    """Replace heads by the parts of a tunable group, and hold the model's own parameters fixed."""
-    network = model.loaded.model
-    learned = [parameter for parameter in network.parameters() if parameter.requires_grad]
+def replaced_by(
+    model: ReplacedModel, heads: Sequence[Head], tunable: Tunable
+) -> AbstractContextManager[Replacement]:
+    """Replace heads by the parts of a tunable group."""
     parts = {head: Part(tunable, number) for number, head in enumerate(heads)}
-    network.requires_grad_(False)
-    try:
-        with replace_heads(model.loaded, parts):
-            yield
-    finally:
-        for parameter in learned:
-            parameter.requires_grad_(True)
+    return replace_heads(model.loaded, parts)

@@ -21,11 +21,10 @@ from attn_dsl.eval.heads import label
 from attn_dsl.eval.metrics import bootstrap
 from attn_dsl.eval.replace.measure import HeldOut, effect
 from attn_dsl.eval.replace.measurements import Measurements, Tell
-from attn_dsl.eval.replace.outcome import refuse_other_settings
 from attn_dsl.eval.replace.predictions import Ids
 from attn_dsl.eval.replace.replaced_model import ReplacedModel
 from attn_dsl.eval.replace.source import Head
-from attn_dsl.eval.replace.tune import Epoch, TuneSettings, tune
+from attn_dsl.eval.replace.tune import TuneSettings, tune
 
 FILE, STATE = "tuned.json", "state.safetensors"
 COLUMNS = (
@@ -36,66 +35,65 @@ COLUMNS = (
 
 def tuned_programs(
     measurements: Measurements, held_out: HeldOut, heads: Sequence[Head], further: Sequence[Ids],
-    folder: Path, seed: int, overwrite: bool, tell: Tell,
+    folder: Path, seed: int, tell: Tell,
 ) -> tuple[dict[Head, Program], dict[str, Any]]:  # fmt: skip
     """Tune the programs of some heads and write them, or read what was written before.
 
-    Returns:
-        By head, the tuned programs as they were written; and what there is to tell: the epochs,
-        IoU before and after, and the trade-off of IoU against perplexity, both on held-out texts.
+    Args:
+        folder: holds a folder for each tuning, which is named by the hash of its settings.
 
-    Raises:
-        InputError: the folder holds programs that were tuned with other settings.
+    Returns:
+        By head, the tuned programs as they were written; and what there is to tell: their folder,
+        the epochs, IoU before and after, and the trade-off of IoU against perplexity, both on
+        held-out texts.
     """
     model, settings = measurements.model, TuneSettings(seed=seed)
-    sources = "".join(model.programs[head].source for head in heads)
     key = {
         "revision": model.loaded.revision,
         "capture": model.capture.hash,
-        "programs": _hash(sources),
+        "programs": [model.programs[head].source for head in heads],
         "heads": [label(*head) for head in heads],
-        "further texts": _hash(repr(tuple(further))) if further else None,
+        "further texts": further,
         **asdict(settings),
     }
-    if not refuse_other_settings(folder / FILE, key, overwrite, name="key"):
-        for old in [folder / FILE, *folder.glob("L*.attn")]:
-            old.unlink(missing_ok=True)
-        found = _tune(model, heads, settings, further, folder, tell)
-        write(folder / FILE, json.dumps({"key": key, "found": found}, indent=1) + "\n")
-        (folder / STATE).unlink(missing_ok=True)
-    found = json.loads((folder / FILE).read_text(encoding="utf-8"))["found"]
-    found["tradeoff"] = _tradeoff(measurements, held_out, heads, found.pop("path"), seed)
+    folder /= hashlib.sha256(json.dumps(key).encode()).hexdigest()[:8]
     files = {head: folder / f"{label(*head)}.attn" for head in heads}
+    if not (folder / FILE).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        found = _tune(model, files, settings, further, folder / STATE, tell)
+        write(folder / FILE, json.dumps(found, indent=1) + "\n")
+        (folder / STATE).unlink(missing_ok=True)
+    found = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    found["folder"] = f"{folder.parent.name}/{folder.name}"
+    found["tradeoff"] = _tradeoff(measurements, held_out, heads, found.pop("path"), seed)
     return {h: load(f, allow_lookahead=model.lookahead) for h, f in files.items()}, found
 
 
 def _tune(
-    model: ReplacedModel, heads: Sequence[Head], settings: TuneSettings, further: Sequence[Ids],
-    folder: Path, tell: Tell,
+    model: ReplacedModel, files: Mapping[Head, Path], settings: TuneSettings,
+    further: Sequence[Ids], state: Path, tell: Tell,
 ) -> dict[str, Any]:  # fmt: skip
     """Tune, write the programs and their table, and return what there is to tell."""
-    folder.mkdir(parents=True, exist_ok=True)
+    heads, started = list(files), time.monotonic()
     tell("tuning", 0, settings.epochs)
-    started = time.monotonic()
-
-    def tick(epoch: Epoch, total: int) -> None:
-        tell(f"tuning, KL {epoch.select_kl:.4f}", epoch.number, total)
-
-    done = tune(model, heads, settings, further, state=folder / STATE, tick=tick)
-    seconds = time.monotonic() - started
-    for head, program in done.path[1.0].items():
-        write(folder / f"{label(*head)}.attn", program.source)
+    done = tune(
+        model, heads, settings, further, state=state,
+        tick=lambda epoch, total: tell(f"tuning, KL {epoch.select_kl:.4f}", epoch.number, total),
+    )  # fmt: skip
+    seconds, tuned = time.monotonic() - started, done.path[1.0]
+    for head, file in files.items():
+        write(file, tuned[head].source)
     before, after = (
-        program_ious(model.capture, model.splits["test"], {h: programs[h] for h in heads})
-        for programs in (model.programs, done.path[1.0])
+        program_ious(model.capture, model.splits["test"], {head: own[head] for head in heads})
+        for own in (model.programs, tuned)
     )
     rows, ious = [], []
-    for i, head in enumerate(heads):
-        first, last = bootstrap(before[i], model.seed), bootstrap(after[i], model.seed)
+    for head, one, other in zip(heads, before, after, strict=True):
+        first, last = bootstrap(one, model.seed), bootstrap(other, model.seed)
         numbers = [x for e in (first, last) for x in (e.mean, e.low, e.high)]
-        rows.append((*head, f"{label(*head)}.attn", *numbers, first.texts))
+        rows.append((*head, files[head].name, *numbers, first.texts))
         ious.append({"head": list(head), "before": asdict(first), "after": asdict(last)})
-    write(folder / "tuned.csv", table(COLUMNS, rows))
+    write(state.parent / "tuned.csv", table(COLUMNS, rows))
     return {
         "heads": ious,
         "mean_iou_before": asdict(bootstrap(before.mean(0), model.seed)),
@@ -109,10 +107,6 @@ def _tune(
             for share, programs in done.path.items()
         },
     }
-
-
-def _hash(content: str) -> str:
-    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _tradeoff(
