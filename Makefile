@@ -29,8 +29,6 @@ bench: .venv/installed-all
 
 bench-synth: .venv/installed-all
 	$(BIN)/python benchmarks/synthesis.py
-	$(BIN)/python benchmarks/recovery.py --seed 17 --programs 10
-	$(BIN)/python benchmarks/recovery.py --seed 16 --programs 4 --noise --effort 2
 
 docs: .venv/installed
 	$(BIN)/python docs/generate.py

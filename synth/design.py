@@ -14,7 +14,6 @@ import numpy as np
 from attn_dsl.compiler.columns import Batch
 from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.dsl import tree as t
-from attn_dsl.eval.shards import row_starts
 from attn_dsl.synth import vocabulary
 from attn_dsl.synth.gains import Packed
 from attn_dsl.synth.weights import Rows
@@ -45,14 +44,6 @@ class Design:
         share = min(1.0, entries / max(total, 1))
         rng = np.random.default_rng(seed)
         self._take([np.sort(rng.permutation(n)[: max(1, round(share * n))]) for n in sizes])
-
-    def with_rows(self, more: Sequence[np.ndarray]) -> Design:
-        """Return the design of the same texts that has these rows and, by text, more."""
-        other = Design.__new__(Design)
-        other.capture, other.texts, other.causal = self.capture, self.texts, self.causal
-        other.batch = self.batch
-        other._take([np.union1d(a, b) for a, b in zip(self.rows, more, strict=True)])
-        return other
 
     def _take(self, chosen: list[np.ndarray]) -> None:
         """Take rows, by text, and look up where they are and what stands there."""
@@ -182,32 +173,6 @@ class Design:
         """Compute the planes of a program's weights, and keep nothing."""
         plan = Plan([program], self.batch)
         return plan.planes(self.rows)[list(plan.code.programs[0])]
-
-
-class AllRows:
-    """All rows of a head on the texts of a design, to measure programs on."""
-
-    def __init__(self, design: Design, layer: int, head: int) -> None:
-        self.design = design
-        number = layer * design.capture.heads_per_layer + head
-        self.actual = [design.capture.attention(text, [number])[0] for text in design.texts]
-
-    def by_row(self, program: t.Head) -> list[np.ndarray]:
-        """Return the IoU of every row of a program, float64 (rows of the text), by text."""
-        plan = Plan([program], self.design.batch)
-        found = []
-        for at, (actual, n) in enumerate(zip(self.actual, self.design.batch.sizes, strict=True)):
-            least = np.minimum(actual, plan.packed(at)[0])
-            starts = row_starts(int(n), self.design.causal)
-            shared = np.add.reduceat(least, starts, dtype=np.float64)
-            found.append(shared / (2.0 - shared))
-        return found
-
-    def iou(self, program: t.Head) -> float:
-        """Return a program's IoU: of the mass of all rows."""
-        shared = sum(float((2 * x / (1 + x)).sum()) for x in self.by_row(program))
-        count = int(self.design.batch.sizes.sum())
-        return shared / (2 * count - shared)
 
 
 def _without_weights(term: t.Term) -> t.Term:

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -16,7 +15,7 @@ from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.errors import ProgramError
 from attn_dsl.eval.results import HeadResult
 from attn_dsl.synth import weights as w
-from attn_dsl.synth.design import AllRows, Design
+from attn_dsl.synth.design import Design
 from attn_dsl.synth.sparse_design import refit
 
 
@@ -96,11 +95,6 @@ class HeadTask:
     def causal(self) -> bool:
         """The visibility of the head."""
         return self.design.causal
-
-    @cached_property
-    def everywhere(self) -> AllRows:
-        """All rows of its texts."""
-        return AllRows(self.design, self.layer, self.head)
 
     def empty(self) -> t.Head:
         """Return the program without terms: uniform attention."""

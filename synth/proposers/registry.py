@@ -18,7 +18,6 @@ from attn_dsl.synth.proposers.greedy import Greedy
 from attn_dsl.synth.proposers.library import Library
 from attn_dsl.synth.proposers.migration import Migration
 from attn_dsl.synth.proposers.weighted_sets import WeightedSets
-from attn_dsl.synth.recovery.proposer import Recovery
 from attn_dsl.synth.session import Session, Settings
 
 GROUP = "attn_dsl.proposers"
@@ -114,9 +113,6 @@ BUILT_IN = (
         default=True, later=True, effort=2,
     ),
     Registration("graded", _graded, _graded_cost, default=True),
-    Registration(
-        "recovery", lambda s: Recovery(lambda: s.design, s.settings.effort), lambda s: Cost(20.0, 1)
-    ),
     Registration(
         "llm", _llm, lambda s: Cost(0.25 * s.llm.samples, s.llm.samples, once=10.0),
     ),
