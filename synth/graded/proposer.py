@@ -22,7 +22,7 @@ from attn_dsl.synth.sparse_design import SparseDesign
 
 SIZES = 4000, 2500, 1500, 800, 380, 190, 100, 55, 30, 16
 """How many nodes the programs have at the most."""
-GROW, SETTLE, ADJUST = 8, 20, 10
+GROW, SETTLE, ADJUST = 10, 30, 12
 """How often the rows are predicted while parameters are moved: after each addition, when the program is
 complete, and at each size."""
 LEAST = 4.0
@@ -53,7 +53,7 @@ class Style:
 
 
 SMALL = Style(4.0, 1.0, mix=0.0, factors=1, terms=3)
-LARGE = Style(0.3, 0.3, mix=0.9, factors=3, terms=6)
+LARGE = Style(0.3, 0.1, mix=0.9, factors=3, terms=6)
 LARGE_NODES = 380
 """Programs that may have so many nodes and more are grown large."""
 
