@@ -190,7 +190,7 @@ class SparseDesign:
         """Return a bound of the diagonal of the curvature of the cross-entropy, by the last rows."""
         return self.scores.gradient(x, self.predicted[None], squared=True)
 
-    def climb(self, start: np.ndarray, steps: int, mix: float = 1.0) -> np.ndarray:
+    def maximise(self, start: np.ndarray, steps: int, mix: float = 1.0) -> np.ndarray:
         """Move all parameters uphill; at most ``steps`` times the rows are predicted."""
 
         def value(x: np.ndarray) -> tuple[float, np.ndarray]:
@@ -265,7 +265,7 @@ def refit(design: Design, rows: w.Rows, program: t.Head, steps: int = 25) -> t.H
         start = np.array([x or 0.0 for x in program.weights])
         parameters = SetProgram(dataclasses.replace(program, terms=()), program.terms)
     found = SparseDesign.of(design, rows, parameters)
-    return parameters.written(found.shortened(found.climb(start, steps)))
+    return parameters.written(found.shortened(found.maximise(start, steps)))
 
 
 @njit(**_OPTIONS)

@@ -53,7 +53,7 @@ class Place:
     condition: t.Predicate | None = None
 
     @property
-    def promise(self) -> float:
+    def best_gain(self) -> float:
         """What a small set would gain at the most."""
         return float(np.sort(self.gains)[-8:].sum())
 
@@ -143,7 +143,7 @@ class CandidateGains:
     def places(self) -> list[Place]:
         """Return the places of a set, those that gain most first."""
         found = [*self._key_places(), *self._query_places()]
-        return sorted(found, key=lambda place: -place.promise)
+        return sorted(found, key=lambda place: -place.best_gain)
 
     def _key_places(self) -> Iterator[Place]:
         causal = self.task.causal
