@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numba import njit
 
-from attn_dsl.compiler.jit import COMPILED
 from attn_dsl.synth.pareto import choose
 from attn_dsl.synth.proposer import Fitted, HeadTask
 
@@ -22,12 +20,11 @@ def stability(task: HeadTask, found: Sequence[Fitted], price: float) -> float:
     itself is not repeated, so this is an upper bound of how often it would end at the same program.
     """
     per_text = np.array([len(rows) for rows in task.design.rows], dtype=np.float64)
-    first = np.concatenate([[0], np.cumsum(per_text[:-1])]).astype(np.int64)
-    shared = np.empty((len(found), len(per_text)))
-    by_row = np.empty(len(task.rows))
-    for i, fitted in enumerate(found):
-        _shared_by_row(task.rows.starts, task.rows.actual, fitted.predicted, by_row)
-        shared[i] = np.add.reduceat(by_row, first)
+    first = task.rows.starts[np.r_[0, np.cumsum(per_text[:-1], dtype=np.int64)]]
+    shared = np.array([
+        np.add.reduceat(np.minimum(task.rows.actual, f.predicted), first, dtype=np.float64)
+        for f in found
+    ])  # fmt: skip
     sizes = [fitted.nodes for fitted in found]
     rng = np.random.default_rng(task.seed)
     draws = [np.ones(len(per_text))]
@@ -40,13 +37,3 @@ def stability(task: HeadTask, found: Sequence[Fitted], price: float) -> float:
         ious = mass / (2 * float(weights @ per_text) - mass)
         chosen.append(choose(list(ious), sizes, price))
     return float(np.mean([other == chosen[0] for other in chosen[1:]]))
-
-
-@njit(**COMPILED)
-def _shared_by_row(starts, actual, predicted, out):  # type: ignore[no-untyped-def]
-    """Write the sum of minima of every row."""
-    for r in range(starts.shape[0] - 1):
-        total = 0.0
-        for i in range(starts[r], starts[r + 1]):
-            total += min(actual[i], predicted[i])
-        out[r] = total
