@@ -14,7 +14,8 @@ from typing import Any
 
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.heads import parse_heads
-from attn_dsl.synth import cost_model, vocabulary
+from attn_dsl.synth import vocabulary
+from attn_dsl.synth.proposers.registry import Registration, asked
 from attn_dsl.synth.session import Settings
 
 START_SECONDS = 10.0
@@ -63,9 +64,12 @@ def plan(
     cores, all_heads = os.cpu_count() or 1, about["layers"] * about["heads_per_layer"]
     workers = min(jobs or cores, len(chosen))
     entries = sum(n_entries(n, causal) for n in lengths)
-    terms = len(vocabulary.terms(causal))
-    memory = BASE_BYTES + HEAD_BYTES * workers
-    memory += cost_model.shared_bytes(settings, terms, FITTED * entries)
+    costs = {one.name: one.cost(settings) for one in asked(settings)}
+    rows = min(FITTED * entries, settings.sampled)
+    if any(cost.large_sample for cost in costs.values()):
+        rows += min(FITTED * entries, settings.large_sample * settings.effort)
+    memory = BASE_BYTES + HEAD_BYTES * workers + 4 * len(vocabulary.terms(causal)) * rows
+    memory += sum(cost.shared_bytes for cost in costs.values())
     capture_bytes, capture_seconds = 0, 0.0
     if about["parameters"] is not None:
         weights = 4 * about["parameters"]
@@ -73,9 +77,10 @@ def plan(
         capture_seconds = 2 * multiplied * sum(lengths) / (FLOPS * cores) + weights / LOAD_BYTES
         batch = min(8 * 4 * all_heads * max(lengths) ** 2, BATCH_BYTES)
         memory = max(memory, BASE_BYTES + weights + 2 * cores * batch)
-    by_head = cost_model.by_head(settings, FITTED * entries)
+    by_head = _search_seconds(settings, FITTED * entries)
     by_head += SCORE_SECONDS * (1 - FITTED) * entries * settings.rounds
-    search_seconds = cost_model.once(settings) + by_head * len(chosen) / workers
+    once = sum(cost.once for cost in costs.values())
+    search_seconds = once + by_head * len(chosen) / workers
     folder = Path(out).absolute()
     while not folder.is_dir():
         folder = folder.parent
@@ -88,16 +93,35 @@ def plan(
         warnings.append("this machine has too little memory for the model in float32")
     if timeout is not None and seconds > timeout:
         warnings.append(f"--timeout {timeout:g} will cut the search short")
-    asked = ("rounds", "max_evals", "max_nodes", "effort", "proposers")
+    names = ("rounds", "max_evals", "max_nodes", "effort", "proposers")
     return {
-        **about, **{name: getattr(settings, name) for name in asked}, "heads": len(chosen),
+        **about, **{name: getattr(settings, name) for name in names}, "heads": len(chosen),
         "jobs": workers, "texts": len(lengths), "tokens": sum(lengths),
         "capture_bytes": capture_bytes, "free_bytes": free, "memory_bytes": round(memory),
         "machine_bytes": machine, "capture_seconds": capture_seconds,
         "search_seconds": search_seconds, "timeout": timeout, "warnings": warnings,
         "seconds": seconds if timeout is None else min(seconds, timeout),
-        "guessed": cost_model.guessed(settings),
+        "guessed": [name for name, cost in costs.items() if not cost.measured],
     }  # fmt: skip
+
+
+def _search_seconds(settings: Settings, entries: float) -> float:
+    """Return the seconds that proposers take for a head, on some entries of the fit split."""
+    full = min(settings.sampled, entries) / settings.entries
+    large = min(1.0, entries / (settings.large_sample * settings.effort))
+
+    def of_round(some: list[Registration]) -> float:
+        seconds, left = 0.0, settings.max_evals
+        for one in some:
+            cost = one.cost(settings)
+            part = min(1.0, left / max(cost.evals, 1))
+            left = max(0, left - cost.evals)
+            seconds += part * cost.seconds * (large if cost.large_sample else full)
+        return seconds
+
+    first = [one for one in asked(settings) if not one.later]
+    later = [one for one in asked(settings) if one.later]
+    return of_round(first) + (settings.rounds - 1) * of_round(later)
 
 
 Found = tuple[dict[str, Any], bool, tuple[int, ...], int]
