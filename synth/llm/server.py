@@ -66,18 +66,13 @@ class Server:
 
     def complete(self, request: Request, stop: Callable[[], bool]) -> Iterator[Completion]:
         """Ask for completions, some at once; see ``LanguageModel``."""
-
-        def one(number: int) -> Completion:
-            return Completion("", 0, True) if stop() else self._one(request, number)
-
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            try:
-                yield from pool.map(one, range(request.count))
-            finally:
-                pool.shutdown(cancel_futures=True)
+            yield from pool.map(lambda i: self._one(request, i, stop), range(request.count))
 
-    def _one(self, request: Request, number: int) -> Completion:
-        """Ask for one program."""
+    def _one(self, request: Request, number: int, stop: Callable[[], bool]) -> Completion:
+        """Ask for one program, unless it is to stop."""
+        if stop():
+            return Completion("", 0, True)
         constraint = self._constraint(request.causal)
         text, cut, tokens = self._ask(
             self._chat, model=self.model, temperature=request.temperature,
