@@ -67,8 +67,5 @@ def _scores(programs: list[t.Head], split: Split, results: Sequence[HeadResult])
     """Score all programs against all heads, float64 (heads, programs)."""
     capture = split.capture
     numbers = [r.layer * capture.heads_per_layer + r.head for r in results]
-
-    def heads(text: int) -> np.ndarray:
-        return capture.attention(split.texts[text], numbers)
-
-    return score_matrix(Plan(programs, split.batch), heads)
+    plan = Plan(programs, split.batch)
+    return score_matrix(plan, lambda text: capture.attention(split.texts[text], numbers))
