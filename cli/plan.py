@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from attn_dsl.cli import options
 
-if TYPE_CHECKING:
-    from attn_dsl.synth.runs.plan import Plan
+ESTIMATE = (
+    "Times are estimates from rates that benchmarks/scale.py measured on a core of x86-64 with "
+    "AVX-512; other machines differ, and so do heads."
+)
 
 
 def print_plan(
@@ -28,55 +30,44 @@ def print_plan(
         model, given["text"], given["capture"], settings, out=out,
         **{key: given[key] for key in ("heads", "max_tokens", "max_texts", "jobs", "timeout")},
     )  # fmt: skip
+    estimate = ESTIMATE
+    if found["guessed"]:
+        estimate += f" Not measured but guessed: {', '.join(found['guessed'])}."
     if as_json:
-        options.print_json({**found.to_json(), "estimate": estimate(found)}, sort_keys=True)
+        options.print_json({**found, "estimate": estimate}, sort_keys=True)
         return
     page = click.HelpFormatter(max_width=80)
     page.write_dl(lines(found))
     page.write_paragraph()
-    page.write_text(f"{estimate(found)} Nothing was loaded or written.")
-    for warning in found.warnings:
+    page.write_text(f"{estimate} Nothing was loaded or written.")
+    for warning in found["warnings"]:
         page.write_text(f"Note: {warning}.")
     click.echo(page.getvalue(), nl=False)
 
 
-def estimate(plan: Plan) -> str:
-    """Say what the times of a plan rest on."""
-    told = (
-        "Times are estimates from rates that benchmarks/scale.py measured on a core of x86-64 with "
-        "AVX-512; other machines differ, and so do heads."
-    )
-    if plan.guessed:
-        told += f" Not measured but guessed: {', '.join(plan.guessed)}."
-    return told
-
-
-def lines(plan: Plan) -> list[tuple[str, str]]:
+def lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
     """Write a plan as names and values."""
     from rich.filesize import decimal as size
 
-    shape, settings = plan.shape, plan.settings
-    heads = f"{shape.layers} layers of {shape.heads_per_layer} heads"
-    known = "" if shape.parameters is None else f", {shape.parameters / 1e6:,.1f} M parameters"
-    count = "" if shape.counted else ", estimated at 4 bytes a token"
-    memory = "" if plan.machine_bytes is None else f", of {size(plan.machine_bytes)}"
-    parts = f"search {time(plan.search_seconds)}"
-    if shape.parameters is not None:
-        parts = f"capture {time(plan.capture_seconds)}, {parts}"
-    disk = "the capture is there"
-    if plan.capture_bytes:
-        disk = f"{size(plan.capture_bytes)} for the capture, {size(plan.free_bytes)} free"
-    limit = "" if plan.timeout is None else f", at most {time(plan.timeout)}"
+    heads = f"{plan['layers']} layers of {plan['heads_per_layer']} heads"
+    count = "" if plan["counted"] else ", estimated at 4 bytes a token"
+    memory = "" if plan["machine_bytes"] is None else f", of {size(plan['machine_bytes'])}"
+    parts, disk = f"search {time(plan['search_seconds'])}", "the capture is there"
+    if plan["parameters"] is not None:
+        heads += f", {plan['parameters'] / 1e6:,.1f} M parameters"
+        parts = f"capture {time(plan['capture_seconds'])}, {parts}"
+        disk = f"{size(plan['capture_bytes'])} for the capture, {size(plan['free_bytes'])} free"
+    limit = "" if plan["timeout"] is None else f", at most {time(plan['timeout'])}"
     return [
-        ("model", f"{shape.model} ({shape.family}): {heads}{known}"),
-        ("text", f"{len(shape.lengths):,} windows, {sum(shape.lengths):,} tokens{count}"),
-        ("search", f"{plan.heads} heads, {plan.jobs} at once; {settings.rounds} rounds of at most "
-         f"{settings.max_evals} programs"),
-        ("", f"effort {settings.effort}, at most {settings.max_nodes:,} nodes, by "
-         f"{', '.join(settings.proposers)}"),
+        ("model", f"{plan['model']} ({plan['family']}): {heads}"),
+        ("text", f"{plan['texts']:,} windows, {plan['tokens']:,} tokens{count}"),
+        ("search", f"{plan['heads']} heads, {plan['jobs']} at once; {plan['rounds']} rounds of at "
+         f"most {plan['max_evals']} programs"),
+        ("", f"effort {plan['effort']}, at most {plan['max_nodes']:,} nodes, by "
+         f"{', '.join(plan['proposers'])}"),
         ("disk", disk),
-        ("memory", f"{size(plan.memory_bytes)}{memory}"),
-        ("time", f"about {time(plan.seconds)}{limit} ({parts})"),
+        ("memory", f"{size(plan['memory_bytes'])}{memory}"),
+        ("time", f"about {time(plan['seconds'])}{limit} ({parts})"),
     ]  # fmt: skip
 
 

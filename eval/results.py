@@ -70,7 +70,6 @@ class HeadResult:
         controls: by control, the mean IoU over test texts.
         category: that of the library program nearest to the head.
         lookahead: features by which a causal program sees ahead.
-        stability: see ``synth.stability``.
         cut_short: the time ran out before the search ended.
         unfinished: the proposers that it was too short for, and the seconds they had.
     """
@@ -87,7 +86,6 @@ class HeadResult:
     category: str
     lookahead: tuple[str, ...]
     evals: int
-    stability: float
     seconds: float
     cut_short: bool
     front: tuple[FrontRow, ...]
@@ -120,8 +118,9 @@ class HeadResult:
 
     @classmethod
     def from_json(cls, text: str) -> HeadResult:
-        """Read what ``to_json`` wrote, also in version 0.1.0, which knew no stability."""
-        data: dict[str, Any] = {"stability": math.nan, **json.loads(text)}
+        """Read what ``to_json`` wrote, also in earlier versions, which had a stability."""
+        data: dict[str, Any] = json.loads(text)
+        data.pop("stability", None)
         data["test"] = {name: Estimate(**value) for name, value in data["test"].items()}
         data["front"] = tuple(FrontRow(**row) for row in data["front"])
         data["lookahead"] = tuple(data["lookahead"])

@@ -224,17 +224,15 @@ class Run:
         now = time.monotonic()
         self._tables_next = now + (now - started) / TABLES_SHARE
 
-    def share(self, entries: Sequence[LibraryEntry], terms: Sequence[tuple[str, int]]) -> None:
-        """Write ``library.csv`` and ``terms.csv``: what describes several heads.
+    def share(self, entries: Sequence[LibraryEntry]) -> None:
+        """Write ``library.csv``: the programs that describe several heads.
 
         Args:
             entries: programs of the shared library, in the order in which they were taken.
-            terms: terms that recur, each with the number of heads whose programs have it.
         """
         rows = [asdict(entry) for entry in entries]
         named = [{"rank": i, "from": row.pop("label"), **row} for i, row in enumerate(rows, 1)]
         self._write("library.csv", named)
-        write(self.path / "terms.csv", table(("term", "heads"), terms))
         self.update(library={"programs": len(entries), "iou_test": entries[-1].iou_test})
 
     def _write(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -309,7 +307,7 @@ def _head_row(r: HeadResult) -> dict[str, Any]:
         "iou_no_sink": r.test["iou_no_sink"].mean, "jsd_test": r.test["jsd"].mean,
         "top1_test": r.test["top1"].mean, "category": r.category, "seconds": round(r.seconds, 2),
         "texts_test": iou.texts, "tv_test": r.test["tv"].mean, "best_control": control,
-        "iou_best_control": control_iou, "evals": r.evals, "stability": r.stability,
+        "iou_best_control": control_iou, "evals": r.evals,
         "cut_short": r.cut_short, "lookahead": r.lookahead,
     }  # fmt: skip
 

@@ -17,6 +17,7 @@ from attn_dsl.synth.runs.progress import Progress, Watcher
 if TYPE_CHECKING:
     from attn_dsl.eval.capture import Capture
     from attn_dsl.synth.llm.options import Options
+    from attn_dsl.synth.runs.budget import Budget
     from attn_dsl.synth.runs.executors import Workers
     from attn_dsl.synth.session import Session, Settings
 
@@ -79,7 +80,9 @@ def fit(
         WorkError: the disk is full, the cluster went away, or no head was finished in time.
         KeyboardInterrupt: interrupted; the heads that were finished are on disk.
     """
+    from attn_dsl.synth.runs.budget import Budget
     from attn_dsl.synth.runs.executors import open_workers
+    from attn_dsl.synth.session import Session
 
     started = time.monotonic()
     tell = watch or (lambda progress: None)
@@ -98,12 +101,24 @@ def fit(
         try:
             attention = _attention(model, text, capture, place, max_tokens, max_texts, tell)
         except AttnDslError:
-            _remove_empty(place)
+            with contextlib.suppress(OSError):
+                (place / "capture").rmdir()  # nothing came of it
             raise
         chosen = parse_heads(heads, attention.n_layers, attention.heads_per_layer)
         if len(chosen) == 1:
             settings = replace(settings, rounds=1)
-        return _search(attention, settings, chosen, place, resume, timeout, started, workers, tell)
+        session = Session(attention, settings, place)
+        if empty := [name for name, texts in session.texts.items() if not texts]:
+            raise InputError(
+                f"{attention.n_texts} texts are too few: nothing is left to {', '.join(empty)} "
+                "on; give at least 10 texts"
+            )
+        if not workers.shares_memory and attention.path is None:
+            raise InputError(
+                "--scheduler: a capture in memory cannot be searched on other machines"
+            )
+        budget = Budget(timeout, started, settings.rounds, len(chosen))
+        return _search(session, place, chosen, budget, workers, tell)
 
 
 def settings_of(
@@ -130,12 +145,8 @@ def settings_of(
             f"--proposers: {', '.join(proposers)} only change programs that others found; add one "
             "such as greedy"
         )
-    for name, value in (
-        ("--max-evals", max_evals),
-        ("--max-nodes", max_nodes),
-        ("--effort", effort),
-        ("--rounds", rounds),
-    ):
+    sizes = {"--max-evals": max_evals, "--max-nodes": max_nodes}
+    for name, value in {**sizes, "--effort": effort, "--rounds": rounds}.items():
         if value < 1:
             raise InputError(f"{name} must be at least 1, not {value}")
     options = Options(model=llm) if isinstance(llm, str) else llm or Options()
@@ -151,25 +162,19 @@ def settings_of(
 
 
 def _search(
-    attention: Capture, settings: Settings, chosen: list[tuple[int, int]], out: Path,
-    resume: bool, timeout: float | None, started: float, workers: Workers, tell: Watcher,
+    session: Session, out: Path, chosen: list[tuple[int, int]], budget: Budget, workers: Workers,
+    tell: Watcher,
 ) -> Run:  # fmt: skip
     """Search the heads, and keep the run's status up to date."""
     from attn_dsl.synth.llm.record import told
-    from attn_dsl.synth.program_cover import recurring_terms, shared_library
-    from attn_dsl.synth.runs.budget import Budget
+    from attn_dsl.synth.program_cover import shared_library
     from attn_dsl.synth.runs.rounds import search_rounds
     from attn_dsl.synth.runs.worker import Place, at_hand, versions
-    from attn_dsl.synth.session import Session
 
-    session = Session(attention, settings, out)
-    _refuse_empty_splits(session)
-    if not workers.shares_memory and attention.path is None:
-        raise InputError("--scheduler: a capture in memory cannot be searched on other machines")
-    path = None if attention.path is None else str(attention.path.resolve())
-    place = Place(path, attention.hash, settings, versions(settings.proposers), str(out.resolve()))
-    run = Run.create(out, _info(attention, session, settings, chosen))
-    budget = Budget(timeout, started, settings.rounds, len(chosen))
+    settings, capture = session.settings, session.capture
+    path = None if capture.path is None else str(capture.path.resolve())
+    place = Place(path, capture.hash, settings, versions(settings.proposers), str(out.resolve()))
+    run = Run.create(out, _info(session, chosen))
     here = at_hand(place, session) if workers.shares_memory else contextlib.nullcontext()
     tell(Progress("prepare", 0, len(chosen)))
     try:
@@ -181,30 +186,20 @@ def _search(
             run.update(status="interrupted")
         raise
     run.tabulate()
-    reached = {(r.layer, r.head) for r in run.results}
-    missing = [pair for pair in chosen if pair not in reached]
-    if len(missing) == len(chosen):
+    if not run.results:
         raise WorkError(
-            f"--timeout {timeout:g}: the time was over before any head was finished; give more and "
-            "go on with --resume"
+            f"--timeout {budget.limit:g}: the time was over before any head was finished; give more "
+            "and go on with --resume"
         )
     if "llm" in settings.proposers:
         run.update(llm=told(out))
     if len(run.results) > 1:
-        entries = shared_library(run.results, session.select, session.test)
-        run.share(entries, recurring_terms(run.results))
+        run.share(shared_library(run.results, session.select, session.test))
     run.update(
-        status="out of time" if missing else "done", cut_short=run.cut_short,
-        not_reached=[label(*pair) for pair in missing],
+        status="out of time" if run.missing else "done", cut_short=run.cut_short,
+        not_reached=[label(*pair) for pair in run.missing],
     )  # fmt: skip
     return run
-
-
-def _remove_empty(out: Path) -> None:
-    """Take back the folders that were made for a capture that could not be."""
-    for folder in (out / "capture", out):
-        with contextlib.suppress(OSError):
-            folder.rmdir()
 
 
 def _attention(
@@ -227,32 +222,19 @@ def _attention(
     from attn_dsl.eval.texts import read_texts
 
     texts = read_texts(text or str(stories_path()))
-
-    def progress(done: int, total: int) -> None:
-        tell(Progress("capture", done, total))
-
     return write_capture(
         model or str(model_dir()), texts, out / "capture", max_tokens=max_tokens,
-        max_texts=max_texts, progress=progress,
+        max_texts=max_texts,
+        progress=lambda done, total: tell(Progress("capture", done, total)),
     )  # fmt: skip
 
 
-def _refuse_empty_splits(session: Session) -> None:
-    empty = [name for name, texts in session.texts.items() if not texts]
-    if empty:
-        raise InputError(
-            f"{session.capture.n_texts} texts are too few: nothing is left to {', '.join(empty)} "
-            "on; give at least 10 texts"
-        )
-
-
-def _info(
-    capture: Capture, session: Session, settings: Settings, heads: Iterable[tuple[int, int]]
-) -> dict[str, Any]:
+def _info(session: Session, heads: Iterable[tuple[int, int]]) -> dict[str, Any]:
     """Return what ``run.json`` holds when a run starts."""
     import platform
     from importlib.metadata import version
 
+    capture, settings = session.capture, session.settings
     sizes = {name: len(texts) for name, texts in session.texts.items()}
     lengths = [len(capture.tokens(i)) for i in range(capture.n_texts)]
     key = {**asdict(settings), "capture": capture.hash, "heads": [list(pair) for pair in heads]}

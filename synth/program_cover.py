@@ -1,9 +1,7 @@
-"""The shared library of a run: few programs that describe many heads, and terms that recur."""
+"""The shared library of a run: few programs that describe many heads."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,7 +10,6 @@ import numpy as np
 from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.parser import parse
-from attn_dsl.dsl.printer import show_term
 from attn_dsl.eval.results import HeadResult, LibraryEntry
 from attn_dsl.eval.score_matrix import score_matrix
 
@@ -66,32 +63,9 @@ def cover(scores: np.ndarray, enough: float) -> list[int]:
     return taken
 
 
-def recurring_terms(results: Sequence[HeadResult]) -> list[tuple[str, int]]:
-    """Count in how many heads' chosen programs each term occurs, whatever its weight.
-
-    Terms that name a set of their own program are left out. Only what recurs is returned.
-    """
-    counts: Counter[str] = Counter()
-    for result in results:
-        program = parse(result.program, result.label)
-        own = {d.name for d in program.sets}
-        bare = {
-            show_term(dataclasses.replace(term, weight=None, remarks=t.NO_REMARKS))
-            for term in program.terms
-            if not isinstance(term, t.Table)
-            and not own & {n.name for n in term.walk() if isinstance(n, t.SetName)}
-        }
-        counts.update(bare)
-    found = [(term.removeprefix("? "), count) for term, count in counts.items() if count > 1]
-    return sorted(found, key=lambda item: (-item[1], item[0]))
-
-
 def _scores(programs: list[t.Head], split: Split, results: Sequence[HeadResult]) -> np.ndarray:
     """Score all programs against all heads, float64 (heads, programs)."""
     capture = split.capture
     numbers = [r.layer * capture.heads_per_layer + r.head for r in results]
-
-    def heads(text: int) -> np.ndarray:
-        return capture.attention(split.texts[text], numbers)
-
-    return score_matrix(Plan(programs, split.batch), heads)
+    plan = Plan(programs, split.batch)
+    return score_matrix(plan, lambda text: capture.attention(split.texts[text], numbers))

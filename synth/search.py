@@ -19,7 +19,6 @@ from attn_dsl.synth.final_refit import refitted
 from attn_dsl.synth.pareto import choose, front, gains_by_node, thinned
 from attn_dsl.synth.proposer import Fitted, HeadTask, Proposer, pool
 from attn_dsl.synth.proposers import registry
-from attn_dsl.synth.runs.stability import stability
 from attn_dsl.synth.session import Session
 
 
@@ -90,7 +89,6 @@ class Search:
             controls={name: float(values.mean()) for name, values in controls().items()},
             category=self._category(number), lookahead=facts.lookahead,
             evals=task.evals + (before.evals if before else 0),
-            stability=stability(task, found, settings.price),
             seconds=time.monotonic() - started + (before.seconds if before else 0.0),
             cut_short=task.late or task.short,
             front=tuple(rows), unfinished=task.unfinished,

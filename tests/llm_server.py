@@ -24,7 +24,6 @@ class Behaviour:
 
     Attributes:
         owner: the kind of server that it says to be: ``llamacpp`` takes a grammar.
-        slips: how many answers to a question are wrong before one is right.
         status: answers so instead, as if it failed, after so many answers.
         answers: how many answers come before ``status``, ``body`` or ``wait`` take effect.
         body: is sent instead of an answer.
@@ -32,7 +31,6 @@ class Behaviour:
     """
 
     owner: str = "llamacpp"
-    slips: int = 0
     status: int = 200
     answers: int = 0
     body: str = ""
@@ -71,7 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send(self.answer(asked))
 
     def answer(self, asked: dict[str, Any]) -> dict[str, Any]:
-        gbnf, how = asked.get("grammar") or asked.get("guided_grammar"), self.behaviour
+        gbnf = asked.get("grammar") or asked.get("guided_grammar")
         request = Request(
             "A head.", True, 1, asked["seed"], asked["temperature"], asked["max_tokens"]
         )
@@ -79,8 +77,7 @@ class _Handler(BaseHTTPRequestHandler):
             found = self.model.complete(request, lambda: False)[0]
         text = found.text
         if not gbnf:
-            slip = len(asked["messages"]) // 2 < how.slips
-            text = f"Here you are:\n```\n{text.replace('? ', '? wherever ') if slip else text}```\n"
+            text = f"Here you are:\n```\n{text}```\n"
         return {
             "id": "1", "object": "chat.completion", "created": 0, "model": asked["model"],
             "choices": [{

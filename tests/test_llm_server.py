@@ -1,4 +1,4 @@
-"""Servers: grammars where they are taken, corrections where not, and all that can go wrong."""
+"""Servers: grammars where they are taken, programs looked for where not, and all that can go wrong."""
 
 from __future__ import annotations
 
@@ -53,27 +53,15 @@ def test_a_server_that_takes_a_grammar(serve: Serve, owner: str) -> None:
     assert list(model.complete(ASKED, never)) == found
 
 
-def test_a_server_without_grammars_is_told_of_its_errors(serve: Serve) -> None:
-    how = Behaviour(owner="library", slips=1)
+def test_a_server_without_grammars(serve: Serve) -> None:
+    how = Behaviour(owner="library")
     model = open_model(serve(how) + "#small")
     found = list(model.complete(dataclasses.replace(ASKED, count=3, max_tokens=700), never))
     whole = [c for c in found if not c.truncated]
     assert whole
     for completion in whole:
         read(completion.text, causal=True)
-    corrected = [asked for asked in how.asked if len(asked["messages"]) == 3]
-    assert corrected
-    told = corrected[0]["messages"][-1]["content"]
-    assert "your program:2" in told and "Write the whole program again" in told
     assert not any("grammar" in asked for asked in how.asked)
-
-
-def test_a_server_that_never_writes_a_program(serve: Serve) -> None:
-    how = Behaviour(owner="library", slips=9)
-    asked = dataclasses.replace(ASKED, count=3, max_tokens=700)
-    found = list(open_model(serve(how)).complete(asked, never))
-    assert all(c.truncated for c in found)
-    assert max(len(asked["messages"]) for asked in how.asked) == 5
 
 
 @pytest.mark.parametrize(
@@ -83,13 +71,13 @@ def test_a_server_that_never_writes_a_program(serve: Serve) -> None:
         (Behaviour(status=401), "AuthenticationError.*401"),
         (Behaviour(body="<html>welcome</html>"), "no answer of an OpenAI-compatible server"),
         (Behaviour(body='{"choices": []}'), "no answer of an OpenAI-compatible server"),
-        (Behaviour(wait=3.0), r"APITimeoutError.* 0\.5 s \(ATTN_DSL_LLM_TIMEOUT"),
+        (Behaviour(wait=3.0), r"APITimeoutError.* It had 0\.5 s"),
     ],
 )
 def test_a_server_that_fails_on_the_way(
     serve: Serve, behaviour: Behaviour, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("ATTN_DSL_LLM_TIMEOUT", "20" if not behaviour.wait else "0.5")
+    monkeypatch.setattr("attn_dsl.synth.llm.server.TIMEOUT", 0.5 if behaviour.wait else 20)
     behaviour.answers = 0 if behaviour.wait else 3
     model = open_model(serve(behaviour))
     done = []
@@ -104,7 +92,7 @@ def test_it_stops_when_told(serve: Serve) -> None:
     assert all(c.truncated for c in found) and how.asked == []
 
 
-def test_a_server_that_is_not_there(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_not_there(serve: Serve) -> None:
     url = serve(Behaviour())
     with pytest.raises(ModelError, match="no model large; it has small"):
         open_model(f"{url}#large")
@@ -112,6 +100,3 @@ def test_a_server_that_is_not_there(serve: Serve, monkeypatch: pytest.MonkeyPatc
         open_model(f"{url}/elsewhere")
     with pytest.raises(ModelError, match=r"APIConnectionError.*is it running"):
         open_model("http://127.0.0.1:9/v1")
-    monkeypatch.setenv("ATTN_DSL_LLM_TIMEOUT", "soon")
-    with pytest.raises(ModelError, match="ATTN_DSL_LLM_TIMEOUT must be a number"):
-        open_model(url)

@@ -1,8 +1,6 @@
-"""What heads have in common: shared libraries, recurring terms; and how stable a choice is."""
+"""What heads have in common: shared libraries."""
 
 import csv
-import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,10 +10,7 @@ from attn_dsl.compiler.program import parse
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.run import Run
-from attn_dsl.synth.design import Design
 from attn_dsl.synth.program_cover import COVER, cover
-from attn_dsl.synth.proposer import HeadTask
-from attn_dsl.synth.runs.stability import RESAMPLINGS, stability
 
 WORDS = "the cat saw a dog . Tom and Mia ran to the park , and she said hi to him !".split()
 PREVIOUS = parse("head previous causal:\n    4 where k == q-1\n")
@@ -51,38 +46,5 @@ def test_two_kinds_of_heads_need_two_programs(run: Run) -> None:
     assert run.info["library"]["iou_test"] > 0.9
 
 
-def test_terms_that_recur_are_counted(run: Run) -> None:
-    counts = {r["term"]: int(r["heads"]) for r in csv.DictReader((run.path / "terms.csv").open())}
-    assert counts["where k == q-1"] == 4
-    assert all(count > 1 for count in counts.values())
-
-
 def test_a_library_of_all_is_taken_when_nothing_is_shared() -> None:
     assert cover(np.eye(3), 0.99) == [0, 1, 2]
-
-
-def test_stability_is_a_share_of_the_resamplings(run: Run) -> None:
-    for result in run.results:
-        assert result.stability * RESAMPLINGS == pytest.approx(
-            round(result.stability * RESAMPLINGS)
-        )
-    assert "stability" in run.heads.columns
-
-
-def test_a_clear_winner_is_stable_and_a_draw_is_not(capture: Capture) -> None:
-    design = Design(capture, capture.split(0)["fit"], 10_000, 0)
-    task = HeadTask(design, 0, 0, seed=0, max_nodes=50, max_evals=50)
-    true, uniform = task.measured(PREVIOUS.tree), task.measured(task.empty())
-    assert stability(task, [uniform, true], 0.0005) == 1.0
-    rng = np.random.default_rng(0)
-    noisy = []
-    for _ in range(40):
-        rows = true.predicted * rng.uniform(0.5, 1.5, len(true.predicted)).astype(np.float32)
-        sums = np.add.reduceat(rows, design.starts[:-1])
-        rows /= np.repeat(sums, np.diff(design.starts))
-        noisy.append(dataclasses.replace(true, predicted=rows))
-    assert stability(task, noisy, 0.0005) < 1.0
-
-
-def test_the_path_is_where_results_are(run: Run) -> None:
-    assert {"library.csv", "terms.csv"} <= {file.name for file in Path(run.path).iterdir()}

@@ -36,10 +36,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What a model wrote: its text, the number of its tokens, and whether it was cut off.
-
-    A completion of a server that takes no grammar counts as cut off if it is no program.
-    """
+    """What a model wrote: its text, the number of its tokens, and whether it was cut off."""
 
     text: str
     tokens: int

@@ -17,7 +17,7 @@ _BEGINS = re.compile(r"^(?:set [A-Z]|head [a-z])", re.M)
 _PROGRAM = re.compile(r"(?:(?:set |head |\s|\}|#).*\n|\n)*")
 
 
-def read(text: str, *, causal: bool, name: str = "<completion>") -> t.Head:
+def read(text: str, *, causal: bool) -> t.Head:
     """Parse and check a program that a model wrote; comments are left out.
 
     >>> read("head proposed causal softmax:\\n    ? where k == 0\\n", causal=True).weights
@@ -27,14 +27,11 @@ def read(text: str, *, causal: bool, name: str = "<completion>") -> t.Head:
         ProgramError: it does not parse or check, or is not for a head of this visibility.
         ProgramErrors: for several reasons.
     """
-    program = parse(text, name)
-    check(program, source=text, name=name)
+    program = parse(text)
+    check(program, source=text)
     if program.causal != causal or program.normaliser != "softmax":
         needed = f"{'causal' if causal else 'bidirectional'} softmax"
-        raise ProgramError(
-            f"only {needed} programs can be fitted to this head", program.span, text, name=name,
-            hint=f"write {needed}; weights are logits",
-        )  # fmt: skip
+        raise ProgramError(f"only {needed} programs can be fitted to this head", program.span, text)
     terms = tuple(dataclasses.replace(term, remarks=t.NO_REMARKS) for term in program.terms)
     sets = tuple(dataclasses.replace(s, remarks=t.NO_REMARKS) for s in program.sets)
     return dataclasses.replace(program, terms=terms, sets=sets, remarks=t.NO_REMARKS, after=())

@@ -1,7 +1,7 @@
 """The prompt: the language in a page with worked examples, a summary of the head, what to write.
 
 What does not fit the budget, counted by the model's own tokenizer, is left out: first lines of the
-summary and examples, then what features mean, then the page.
+summary and examples, then the page.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from attn_dsl.synth.proposer import Fitted, HeadTask
 
 LINES = (40, 20, 10, 5)
 """Lines of each part of the summary; the most that fit are written."""
-BEST, WORST = 3, 5
-"""Rows of each kind that a refinement shows."""
 ASK = "Write the program of this head, nothing else:"
 
 _INTRODUCTION = """\
@@ -73,8 +71,8 @@ _KINDS = {
 
 def head_prompt(
     task: HeadTask, count: Callable[[str], int], budget: int, best: Sequence[Fitted] = ()
-) -> str | None:
-    """Write the prompt for a head; None if not even the shortest fits.
+) -> str:
+    """Write the longest prompt for a head that fits, or else the shortest.
 
     Args:
         count: counts tokens.
@@ -90,34 +88,28 @@ def head_prompt(
             e.name for e in lexicon().values() if e.file in ("english.toml", "punctuation.toml")
         ),
     }  # fmt: skip
-    page, names = (
-        _PAGE.format(**fields, features=_features(task.causal, docs)) for docs in (True, False)
-    )
+    page = _PAGE.format(**fields, features=_features(task.causal))
     tried = _tried(best)
-    told = "\n".join([tried, *summary.compared(best[0], BEST, WORST)]) if best else ""
+    told = "\n".join([tried, *summary.compared(best[0])]) if best else ""
     for parts in (
         [_INTRODUCTION, page, _EXAMPLES.format(**fields), told], [_INTRODUCTION, page, told],
-        [_INTRODUCTION, names, told], [_INTRODUCTION, told], [_INTRODUCTION, tried], [],
+        [_INTRODUCTION, told], [_INTRODUCTION, tried], [],
     ):  # fmt: skip
         for lines in LINES if parts else (2, 0):
             about = "\n".join(["The head:", *summary.lines(lines)])
             text = "\n\n".join(part for part in (*parts, about, ASK) if part) + "\n"
             if count(text) <= budget:
                 return text
-    return None
+    return text
 
 
-def _features(causal: bool, docs: bool) -> str:
-    """List the features by their types: with what they mean, or by their names alone."""
+def _features(causal: bool) -> str:
+    """List the features by their types, with what they mean."""
     lines = []
     for kind, how in _KINDS.items():
         some = [f for f in usable(causal) if f.type == kind]
-        names = [f"{f.name}({'k-1, q' if f.arity == 2 else 'k'})" for f in some]
         lines.append(f"  {how}:")
-        if docs:
-            lines += [f"    {name}: {f.doc}" for name, f in zip(names, some, strict=True)]
-        else:
-            lines.append(f"    {', '.join(names)}")
+        lines += [f"    {f.name}({'k-1, q' if f.arity == 2 else 'k'}): {f.doc}" for f in some]
     return "\n".join(lines)
 
 

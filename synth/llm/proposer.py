@@ -125,16 +125,7 @@ class Llm:
 
         Args:
             best: programs that were fitted before, the best first.
-
-        Raises:
-            ModelError: it does not fit the model's context.
         """
         model, options = self.model, self.options
         room = model.context - min(options.completion_tokens, model.context // 2)
-        budget = min(options.prompt_tokens, room)
-        if text := head_prompt(task, model.count, budget, best):
-            return text
-        raise ModelError(
-            f"{model.name}: a prompt may have {budget} tokens, too little for the shortest one; raise "
-            "--prompt-tokens, or use a model with a longer context"
-        )
+        return head_prompt(task, model.count, min(options.prompt_tokens, room), best)

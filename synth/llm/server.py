@@ -1,7 +1,7 @@
 """Language models behind an OpenAI-compatible server: llama-server, vLLM, Ollama, hosted ones.
 
-A server that takes a grammar is given one, as GBNF made from the proposal grammar. What the others
-write is parsed and checked, and they are told of the error.
+A server that takes a grammar is given one, as GBNF made from the proposal grammar. A program is looked
+for in what the others write.
 """
 
 from __future__ import annotations
@@ -12,18 +12,15 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from attn_dsl.dsl.errors import AttnDslError
 from attn_dsl.dsl.gbnf import to_gbnf
 from attn_dsl.synth.llm.grammar import proposal_grammar
 from attn_dsl.synth.llm.model import Completion, ModelError, Request
-from attn_dsl.synth.llm.parse_output import extracted, read
+from attn_dsl.synth.llm.parse_output import extracted
 
-TIMEOUT_VARIABLE, TIMEOUT = "ATTN_DSL_LLM_TIMEOUT", 120.0
-"""Environment variable: how many seconds an answer may take; and its default."""
+TIMEOUT = 300.0
+"""How many seconds an answer may take."""
 AT_ONCE = 4
 """Requests on their way at the same time."""
-CORRECTIONS = 2
-"""How often a server without grammars is told what is wrong with a program."""
 CONTEXT = 8192
 """Tokens of context that are assumed where the server does not say."""
 CHARACTERS = 3
@@ -48,12 +45,8 @@ class Server:
 
         self._api = openai
         self.url, _, wanted = where.partition("#")
-        try:
-            self.timeout = float(os.environ.get(TIMEOUT_VARIABLE, TIMEOUT))
-        except ValueError:
-            raise ModelError(f"{TIMEOUT_VARIABLE} must be a number of seconds") from None
         key = os.environ.get("OPENAI_API_KEY") or "none"
-        how = {"base_url": self.url, "timeout": self.timeout, "max_retries": 0}
+        how = {"base_url": self.url, "timeout": TIMEOUT, "max_retries": 0}
         self._client: Any = openai.OpenAI(api_key=key, **how)
         listed = self._ask(lambda: {str(m.id): dict(m) for m in self._client.models.list().data})
         if not listed or (wanted and wanted not in listed):
@@ -73,37 +66,21 @@ class Server:
 
     def complete(self, request: Request, stop: Callable[[], bool]) -> Iterator[Completion]:
         """Ask for completions, some at once; see ``LanguageModel``."""
-
-        def one(number: int) -> Completion:
-            return Completion("", 0, True) if stop() else self._one(request, number)
-
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            try:
-                yield from pool.map(one, range(request.count))
-            finally:
-                pool.shutdown(cancel_futures=True)
+            yield from pool.map(lambda i: self._one(request, i, stop), range(request.count))
 
-    def _one(self, request: Request, number: int) -> Completion:
-        """Ask for one program; without a grammar, again with what is wrong with it."""
-        constraint, tokens = self._constraint(request.causal), 0
-        turns, program = [{"role": "user", "content": request.prompt}], ""
-        for _ in range(1 + CORRECTIONS):
-            text, cut, used = self._ask(
-                self._chat, model=self.model, messages=turns, temperature=request.temperature,
-                seed=(request.seed + number) % 2**31, max_tokens=request.max_tokens,
-                extra_body=constraint,
-            )  # fmt: skip
-            tokens, program = tokens + used, text if constraint else extracted(text)
-            if constraint or cut:
-                return Completion(program, tokens, cut)
-            try:
-                read(program, causal=request.causal, name="your program")
-                return Completion(program, tokens, truncated=False)
-            except AttnDslError as error:
-                wrong = f"{error}\n\nWrite the whole program again, corrected."
-            answers = {"role": "assistant", "content": text}, {"role": "user", "content": wrong}
-            turns = [*turns, *answers]
-        return Completion(program, tokens, truncated=True)
+    def _one(self, request: Request, number: int, stop: Callable[[], bool]) -> Completion:
+        """Ask for one program, unless it is to stop."""
+        if stop():
+            return Completion("", 0, True)
+        constraint = self._constraint(request.causal)
+        text, cut, tokens = self._ask(
+            self._chat, model=self.model, temperature=request.temperature,
+            messages=[{"role": "user", "content": request.prompt}],
+            seed=(request.seed + number) % 2**31, max_tokens=request.max_tokens,
+            extra_body=constraint,
+        )  # fmt: skip
+        return Completion(text if constraint else extracted(text), tokens, cut)
 
     def _chat(self, **how: Any) -> tuple[str, bool, int]:
         """Ask once: the text, whether it was cut off, its tokens."""
@@ -120,8 +97,8 @@ class Server:
             said = " ".join(str(error.__cause__ or error).split())[:300]
             raise ModelError(
                 f"{self.url}: no answer of an OpenAI-compatible server ({type(error).__name__}: "
-                f"{said}); is it running, and does the URL end in /v1? It had {self.timeout:g} s "
-                f"({TIMEOUT_VARIABLE}); --completion-tokens asks for less"
+                f"{said}); is it running, and does the URL end in /v1? It had {TIMEOUT:g} s; "
+                "--completion-tokens asks for less"
             ) from None
 
     def _constraint(self, causal: bool) -> dict[str, Any]:

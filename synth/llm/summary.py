@@ -20,6 +20,8 @@ TOP = 0.025
 """The share of the largest weights that pairs of tokens are drawn from."""
 LONGEST = 40
 """The most lines of a part."""
+BEST, WORST = 3, 5
+"""Rows on which a program does best and worst that are shown."""
 CONTEXT, KEYS = 10, 4
 """Tokens before a query, and keys, that a row shows."""
 
@@ -100,17 +102,13 @@ class Summary:
             lines.append(", ".join(keys))
         return lines
 
-    def compared(self, fitted: Fitted, best: int, worst: int) -> list[str]:
-        """Show the rows on which a program does worst and best, with its own weights.
-
-        Args:
-            best, worst: how many of each.
-        """
+    def compared(self, fitted: Fitted) -> list[str]:
+        """Show the rows on which a program does worst and best, with its own weights."""
         overlap = np.add.reduceat(np.minimum(self.actual, fitted.predicted), self.starts[:-1])
         rows = np.flatnonzero(self.widths > 2)
         rows = rows[np.argsort(overlap[rows], kind="stable")]
         lines = []
-        for title, some in (("Worst rows:", rows[:worst]), ("Best rows:", rows[::-1][:best])):
+        for title, some in (("Worst rows:", rows[:WORST]), ("Best rows:", rows[::-1][:BEST])):
             lines.append(title)
             for row in some:
                 place, head, program = self._row(row, self.actual, fitted.predicted)

@@ -14,6 +14,7 @@ from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecu
 from typing import Any
 
 from attn_dsl.dsl.errors import AttnDslError, InputError, WorkError
+from attn_dsl.eval.files import first_line
 
 EXTRA = "pip install 'attn-dsl[cluster]'"
 CONNECT = 10
@@ -96,11 +97,15 @@ class Cluster(Workers):
         if isinstance(error, CancelledError) or self.client.status != "running":
             return self._gone()
         if isinstance(error, ImportError):
-            return InputError(
-                f"a worker at {self.address} cannot run the search ({error}); install attn-dsl "
-                "of the same version on every worker"
-            )
+            return self.unusable(error)
         return None
+
+    def unusable(self, error: ImportError) -> InputError:
+        """Explain that a worker lacks this package, or has another version of it."""
+        return InputError(
+            f"--scheduler {self.address}: a worker cannot run the search ({error}); install "
+            "attn-dsl of the same version on every worker"
+        )
 
     @contextlib.contextmanager
     def _reaching(self) -> Iterator[None]:
@@ -143,7 +148,7 @@ def open_workers(jobs: int | None, scheduler: str | None) -> Iterator[Workers]:
         return
     with _connected(scheduler) as client:
         cluster = Cluster(client, scheduler)
-        _check_workers(client, scheduler)
+        _check_workers(cluster)
         yield cluster
 
 
@@ -157,7 +162,7 @@ def _connected(address: str) -> Iterator[Any]:
         client = Client(address, timeout=CONNECT, set_as_default=False)
     except (OSError, ValueError, TypeError, ImportError, AssertionError) as error:
         raise InputError(
-            f"--scheduler {address}: no scheduler answers there ({_first(error)}); start one by "
+            f"--scheduler {address}: no scheduler answers there ({first_line(error)}); start one by "
             "`dask scheduler` and workers by `dask worker ADDRESS`, or leave the option out"
         ) from None
     try:
@@ -167,24 +172,21 @@ def _connected(address: str) -> Iterator[Any]:
             _aside(client.close, timeout=CONNECT)
 
 
-def _check_workers(client: Any, address: str) -> None:
+def _check_workers(cluster: Cluster) -> None:
     """Make sure that there are workers, and that they have what this process has."""
     from attn_dsl.synth.runs.worker import different, versions
 
+    address = cluster.address
     try:
-        _aside(client.wait_for_workers, 1, timeout=WORKERS)
+        _aside(cluster.client.wait_for_workers, 1, timeout=WORKERS)
+        found = _aside(cluster.client.run, versions)
     except OSError:
         raise InputError(
             f"--scheduler {address}: the scheduler has no workers; start some by "
             f"`dask worker {address}`"
         ) from None
-    try:
-        found = _aside(client.run, versions)
     except ImportError as error:
-        raise InputError(
-            f"--scheduler {address}: the workers cannot run the search ({error}); install "
-            "attn-dsl of the same version on every worker"
-        ) from None
+        raise cluster.unusable(error) from None
     for worker, theirs in sorted(found.items()):
         if wrong := different(versions(), theirs):
             raise InputError(
@@ -211,8 +213,3 @@ def _tell(work: Callable[[], Any], answer: Future[Any]) -> None:
         answer.set_exception(error)
     finally:
         del answer
-
-
-def _first(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.heads import parse_heads
+from attn_dsl.synth import vocabulary
+from attn_dsl.synth.proposers.registry import Registration, asked
 from attn_dsl.synth.session import Settings
-
-if TYPE_CHECKING:
-    from attn_dsl.eval.capture import Capture
 
 START_SECONDS = 10.0
 """Imports, a tokenizer, the features of the texts."""
@@ -31,162 +30,117 @@ BASE_BYTES = 0.7e9
 """A process with the libraries loaded, and the features of its texts."""
 HEAD_BYTES = 2.5e8
 """What the search of one head takes besides."""
+FITTED = 0.6
+"""The share of the texts that programs are fitted on."""
 BYTES_A_TOKEN = 4.0
 """Bytes of text in a token, where no tokenizer is at hand."""
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What a plan knows of a model and its texts.
-
-    Attributes:
-        model: its name.
-        family: the architecture.
-        layers, heads_per_layer: of the model.
-        parameters: of the model; None for a capture that is there already.
-        multiplied: those that every token is multiplied with: all but embeddings and the head that
-            predicts tokens.
-        lengths: tokens of every window of text.
-        counted: whether tokens were counted; otherwise they are estimated from the bytes of text.
-    """
-
-    model: str
-    family: str
-    causal: bool
-    layers: int
-    heads_per_layer: int
-    parameters: int | None
-    multiplied: int
-    lengths: tuple[int, ...]
-    counted: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a fit will do, and about what it will take.
-
-    Attributes:
-        heads: how many heads are searched, ``jobs`` of them at once.
-        capture_bytes: disk for the capture; 0 where it is there.
-        free_bytes: disk that is free where it goes.
-        memory_bytes: the most memory at once.
-        machine_bytes: the memory of this machine; None where it cannot be found out.
-        capture_seconds, search_seconds: expected time.
-        timeout: the limit that ends the search earlier, if any.
-        guessed: the proposers whose time is a guess.
-    """
-
-    shape: Shape
-    settings: Settings
-    heads: int
-    jobs: int
-    capture_bytes: int
-    free_bytes: int
-    memory_bytes: int
-    machine_bytes: int | None
-    capture_seconds: float
-    search_seconds: float
-    timeout: float | None
-    guessed: tuple[str, ...]
-
-    @property
-    def needed(self) -> float:
-        """The expected time in all, without a limit."""
-        return START_SECONDS + self.capture_seconds + self.search_seconds
-
-    @property
-    def seconds(self) -> float:
-        """The expected time in all, the limit respected."""
-        return self.needed if self.timeout is None else min(self.needed, self.timeout)
-
-    @property
-    def warnings(self) -> list[str]:
-        """What speaks against it."""
-        found = []
-        if self.capture_bytes > self.free_bytes:
-            found.append("the disk has no room for the capture; use fewer texts or tokens")
-        if self.machine_bytes is not None and self.memory_bytes > self.machine_bytes:
-            found.append("this machine has too little memory for the model in float32")
-        if self.timeout is not None and self.needed > self.timeout:
-            found.append(f"--timeout {self.timeout:g} will cut the search short")
-        return found
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the plan as JSON data."""
-        own = {f.name: getattr(self, f.name) for f in fields(self)}
-        shape = {f.name: getattr(self.shape, f.name) for f in fields(self.shape)}
-        for name in ("shape", "settings"):
-            del own[name]
-        for name in ("causal", "multiplied", "lengths"):
-            del shape[name]
-        names = ("rounds", "max_evals", "max_nodes", "effort", "proposers")
-        return {
-            **own, **shape, **{name: getattr(self.settings, name) for name in names},
-            "texts": len(self.shape.lengths), "tokens": sum(self.shape.lengths),
-            "seconds": self.seconds, "warnings": self.warnings,
-        }  # fmt: skip
-
-
 def plan(
-    model: str | None, text: str | None, capture: str | Path | Capture | None, settings: Settings,
+    model: str | None, text: str | None, capture: str | Path | None, settings: Settings,
     *, out: str | Path, heads: str | None, max_tokens: int, max_texts: int, jobs: int | None,
     timeout: float | None,
-) -> Plan:  # fmt: skip
+) -> dict[str, Any]:  # fmt: skip
     """Plan a fit; the arguments are those of ``fit``.
+
+    Returns:
+        JSON data: the model, how much text, heads and programs, and about what bytes and seconds
+        they take; ``parameters`` is None for a capture that is there already, ``counted`` is False
+        where the number of tokens is an estimate, ``guessed`` names proposers of unknown speed.
 
     Raises:
         InputError: as ``fit``, as far as it shows in the configuration and the text.
     """
+    from attn_dsl.eval.capture_run import BATCH_BYTES
     from attn_dsl.eval.shards import n_entries
-    from attn_dsl.synth import cost_model, vocabulary
 
     if capture is None:
-        shape = _shape_of_model(model, text, max_tokens, max_texts)
+        about, causal, lengths, multiplied = _of_model(model, text, max_tokens, max_texts)
     else:
-        shape = _shape_of_capture(capture)
-    chosen = parse_heads(heads, shape.layers, shape.heads_per_layer)
+        about, causal, lengths, multiplied = _of_capture(capture)
+    chosen = parse_heads(heads, about["layers"], about["heads_per_layer"])
     if len(chosen) == 1:
         settings = replace(settings, rounds=1)
-    entries = sum(n_entries(n, shape.causal) for n in shape.lengths)
-    bytes_needed = 0
-    capture_seconds = 0.0
-    workers = min(jobs or os.cpu_count() or 1, len(chosen))
-    fitted = 0.6 * entries
-    terms = len(vocabulary.terms(shape.causal))
-    memory = BASE_BYTES + HEAD_BYTES * workers + cost_model.shared_bytes(settings, terms, fitted)
-    if shape.parameters is not None:
-        bytes_needed = 2 * shape.layers * shape.heads_per_layer * entries
-        weights = 4 * shape.parameters
-        operations = 2 * shape.multiplied * sum(shape.lengths)
-        capture_seconds = operations / (FLOPS * (os.cpu_count() or 1)) + weights / LOAD_BYTES
-        memory = max(memory, BASE_BYTES + weights + _batch_bytes(shape))
-    by_head = cost_model.by_head(settings, fitted) + SCORE_SECONDS * 0.4 * entries * (
-        settings.rounds
-    )
+    cores, all_heads = os.cpu_count() or 1, about["layers"] * about["heads_per_layer"]
+    workers = min(jobs or cores, len(chosen))
+    entries = sum(n_entries(n, causal) for n in lengths)
+    costs = {one.name: one.cost(settings) for one in asked(settings)}
+    rows = min(FITTED * entries, settings.sampled)
+    if any(cost.large_sample for cost in costs.values()):
+        rows += min(FITTED * entries, settings.large_sample * settings.effort)
+    memory = BASE_BYTES + HEAD_BYTES * workers + 4 * len(vocabulary.terms(causal)) * rows
+    memory += sum(cost.shared_bytes for cost in costs.values())
+    capture_bytes, capture_seconds = 0, 0.0
+    if about["parameters"] is not None:
+        weights = 4 * about["parameters"]
+        capture_bytes = 2 * all_heads * entries
+        capture_seconds = 2 * multiplied * sum(lengths) / (FLOPS * cores) + weights / LOAD_BYTES
+        batch = min(8 * 4 * all_heads * max(lengths) ** 2, BATCH_BYTES)
+        memory = max(memory, BASE_BYTES + weights + 2 * cores * batch)
+    by_head = _search_seconds(settings, FITTED * entries)
+    by_head += SCORE_SECONDS * (1 - FITTED) * entries * settings.rounds
+    once = sum(cost.once for cost in costs.values())
+    search_seconds = once + by_head * len(chosen) / workers
     folder = Path(out).absolute()
     while not folder.is_dir():
         folder = folder.parent
-    return Plan(
-        shape, settings, heads=len(chosen), jobs=workers, capture_bytes=bytes_needed,
-        free_bytes=shutil.disk_usage(folder).free, memory_bytes=round(memory),
-        machine_bytes=_machine_bytes(), capture_seconds=capture_seconds,
-        search_seconds=cost_model.once(settings) + by_head * len(chosen) / workers, timeout=timeout,
-        guessed=cost_model.guessed(settings),
-    )  # fmt: skip
+    free, machine = shutil.disk_usage(folder).free, _machine_bytes()
+    seconds = START_SECONDS + capture_seconds + search_seconds
+    warnings = []
+    if capture_bytes > free:
+        warnings.append("the disk has no room for the capture; use fewer texts or tokens")
+    if machine is not None and memory > machine:
+        warnings.append("this machine has too little memory for the model in float32")
+    if timeout is not None and seconds > timeout:
+        warnings.append(f"--timeout {timeout:g} will cut the search short")
+    names = ("rounds", "max_evals", "max_nodes", "effort", "proposers")
+    return {
+        **about, **{name: getattr(settings, name) for name in names}, "heads": len(chosen),
+        "jobs": workers, "texts": len(lengths), "tokens": sum(lengths),
+        "capture_bytes": capture_bytes, "free_bytes": free, "memory_bytes": round(memory),
+        "machine_bytes": machine, "capture_seconds": capture_seconds,
+        "search_seconds": search_seconds, "timeout": timeout, "warnings": warnings,
+        "seconds": seconds if timeout is None else min(seconds, timeout),
+        "guessed": [name for name, cost in costs.items() if not cost.measured],
+    }  # fmt: skip
 
 
-def _shape_of_capture(capture: str | Path | Capture) -> Shape:
+def _search_seconds(settings: Settings, entries: float) -> float:
+    """Return the seconds that proposers take for a head, on some entries of the fit split."""
+    full = min(settings.sampled, entries) / settings.entries
+    large = min(1.0, entries / (settings.large_sample * settings.effort))
+
+    def of_round(some: list[Registration]) -> float:
+        seconds, left = 0.0, settings.max_evals
+        for one in some:
+            cost = one.cost(settings)
+            part = min(1.0, left / max(cost.evals, 1))
+            left = max(0, left - cost.evals)
+            seconds += part * cost.seconds * (large if cost.large_sample else full)
+        return seconds
+
+    first = [one for one in asked(settings) if not one.later]
+    later = [one for one in asked(settings) if one.later]
+    return of_round(first) + (settings.rounds - 1) * of_round(later)
+
+
+Found = tuple[dict[str, Any], bool, tuple[int, ...], int]
+"""What a plan tells of a model, whether it is causal, the tokens of every window of text, and the
+parameters that every token is multiplied with: all but embeddings and the head that predicts tokens."""
+
+
+def _of_capture(capture: str | Path) -> Found:
     from attn_dsl.eval.capture import Capture
 
-    made = capture if isinstance(capture, Capture) else Capture.open(capture)
-    lengths = tuple(len(made.tokens(i)) for i in range(made.n_texts))
-    return Shape(
-        made.name, str(made.meta.get("family", "capture")), made.causal, made.n_layers,
-        made.heads_per_layer, None, 0, lengths, True,
-    )  # fmt: skip
+    made = Capture.open(capture)
+    about = {
+        "model": made.name, "family": str(made.meta.get("family", "capture")), "counted": True,
+        "layers": made.n_layers, "heads_per_layer": made.heads_per_layer, "parameters": None,
+    }  # fmt: skip
+    return about, made.causal, tuple(len(made.tokens(i)) for i in range(made.n_texts)), 0
 
 
-def _shape_of_model(model: str | None, text: str | None, max_tokens: int, max_texts: int) -> Shape:
+def _of_model(model: str | None, text: str | None, max_tokens: int, max_texts: int) -> Found:
     from attn_dsl.eval.locate import locate, max_positions
     from attn_dsl.eval.shipped import model_dir, stories_path
     from attn_dsl.eval.texts import read_texts
@@ -203,12 +157,14 @@ def _shape_of_model(model: str | None, text: str | None, max_tokens: int, max_te
             "less"
         )
     counted = _count(found, texts, max_tokens, max_texts)
-    config = found.config
-    return Shape(
-        name if found.folder is None else found.folder.resolve().name, config.model_type,
-        found.causal, config.num_hidden_layers, config.num_attention_heads, *count_parameters(found),
-        counted or _estimate(texts, max_tokens, max_texts), counted is not None,
-    )  # fmt: skip
+    parameters, multiplied = count_parameters(found)
+    about = {
+        "model": name if found.folder is None else found.folder.resolve().name,
+        "family": found.config.model_type, "layers": found.config.num_hidden_layers,
+        "heads_per_layer": found.config.num_attention_heads, "parameters": parameters,
+        "counted": counted is not None,
+    }  # fmt: skip
+    return about, found.causal, counted or _estimate(texts, max_tokens, max_texts), multiplied
 
 
 def _count(found: Any, texts: list[str], max_tokens: int, max_texts: int) -> tuple[int, ...] | None:
@@ -252,15 +208,6 @@ def count_parameters(found: Any) -> tuple[int, int]:
     read = sum(p.numel() for p in body(network).parameters())
     embedded = network.get_input_embeddings().weight.numel()
     return sum(p.numel() for p in network.parameters()), read - embedded
-
-
-def _batch_bytes(shape: Shape) -> int:
-    """Return the memory for the attention of the batches that run at once."""
-    from attn_dsl.eval.capture_run import BATCH_BYTES
-
-    longest = max(shape.lengths)
-    batch = min(8 * 4 * shape.layers * shape.heads_per_layer * longest**2, BATCH_BYTES)
-    return 2 * (os.cpu_count() or 1) * batch
 
 
 def _machine_bytes() -> int | None:

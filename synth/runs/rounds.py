@@ -37,47 +37,43 @@ def search_rounds(
         if number > 1 and None in known.values():
             return  # the time was over before every head had its first result
         run.tabulate()
-        before = {pair: known[pair] for pair in left}
-        left = budget.begin(number, before)
-        _Round(run, place, chosen, number, known, budget, workers, tell).search(left, before)
+        left = budget.begin(number, {pair: known[pair] for pair in left})
+        _Round(run, place, number, known, budget, workers, tell).search(left)
 
 
 class _Round:
     """One round on its way."""
 
     def __init__(
-        self, run: Run, place: Place, chosen: Sequence[Pair], number: int,
-        known: dict[Pair, HeadResult | None], budget: Budget, workers: Workers, tell: Watcher,
+        self, run: Run, place: Place, number: int, known: dict[Pair, HeadResult | None],
+        budget: Budget, workers: Workers, tell: Watcher,
     ) -> None:  # fmt: skip
         self.run, self.place, self.number = run, place, number
         self.budget, self.workers, self.tell = budget, workers, tell
-        self.total, self.done = len(chosen), 0
-        groups = itertools.groupby(chosen, key=lambda pair: pair[0])
+        self.known, self.done = known, 0
+        groups = itertools.groupby(known, key=lambda pair: pair[0])
         self.neighbours = {layer: tuple(head for _, head in group) for layer, group in groups}
-        self.sources = {pair: r.program for pair, r in known.items() if r is not None}
         self.pending: dict[Future[Outcome], HeadSearch] = {}
         self.finished: deque[Outcome] = deque()
         self.tries: dict[Pair, int] = {}
 
-    def search(self, left: list[Pair], before: dict[Pair, HeadResult | None]) -> None:
+    def search(self, left: list[Pair]) -> None:
         """Search heads, as many at once as there are workers, recording each that is finished."""
-        self.done = self.total - len(left)
+        self.done = len(self.known) - len(left)
         self._say(None)
         try:
-            while left or self.pending:
-                self._submit(left, before)
-                if not self.pending:
-                    return
-                finished, _ = wait(self.pending, LOOK, FIRST_COMPLETED)
-                for future in finished:
-                    self._take(future, left)
-                self._submit(left, before)
+            while left or self.pending or self.finished:
+                self._submit(left)
                 self._record()
+                if self.pending:
+                    finished, _ = wait(self.pending, LOOK, FIRST_COMPLETED)
+                    for future in finished:
+                        self._take(future, left)
         except BaseException:
             self._stop()
             raise
 
-    def _submit(self, left: list[Pair], before: dict[Pair, HeadResult | None]) -> None:
+    def _submit(self, left: list[Pair]) -> None:
         slots = self.workers.slots if left else 0
         while left and len(self.pending) < slots:
             seconds = self.budget.share(left[0], left, slots)
@@ -85,12 +81,12 @@ class _Round:
                 left.clear()
                 return
             pair = left.pop(0)
-            known = before[pair]
-            if known is not None and seconds is not None and seconds <= 0:
+            before = self.known[pair]
+            if before is not None and seconds is not None and seconds <= 0:
                 continue  # it keeps what it has
             task = HeadSearch(
-                self.place, *pair, self.neighbours[pair[0]], known,
-                tuple(source for other, source in self.sources.items() if other != pair),
+                self.place, *pair, self.neighbours[pair[0]], before,
+                tuple(r.program for other, r in self.known.items() if r and other != pair),
                 seconds, self.budget.remaining,
             )  # fmt: skip
             self.pending[self.workers.submit(search_head, task)] = task
@@ -127,7 +123,9 @@ class _Round:
             self._say(outcome.result)
 
     def _say(self, result: HeadResult | None) -> None:
-        self.tell(Progress("search", self.done, self.total, result, self.number, self.run.rounds))
+        self.tell(
+            Progress("search", self.done, len(self.known), result, self.number, self.run.rounds)
+        )
 
     def _stop(self) -> None:
         """End the searches on their way, and record what was finished before."""
@@ -146,13 +144,10 @@ def _better(result: HeadResult, before: HeadResult | None) -> HeadResult:
     """Keep a head's earlier result where a search that was cut short did not reach it."""
     if before is None or not result.cut_short:
         return result
-    if _select(result) >= _select(before):
+    reached, had = (max(row.iou_select for row in r.front) for r in (result, before))
+    if reached >= had:
         return result
     return dataclasses.replace(
         before, cut_short=True, evals=result.evals, seconds=result.seconds,
         unfinished=result.unfinished,
     )  # fmt: skip
-
-
-def _select(result: HeadResult) -> float:
-    return max(row.iou_select for row in result.front)

@@ -95,29 +95,20 @@ class Workplace:
 
     def __init__(self, session: Session) -> None:
         self.session, self.search = session, Search(session)
-        self._preparing, self._scoring = threading.Lock(), threading.Lock()
+        self._scoring = threading.Lock()
         self._controls: dict[tuple[int, tuple[int, ...]], dict[str, np.ndarray]] = {}
 
-    def prepare(self, layer: int, neighbours: tuple[int, ...]) -> None:
-        """Make what heads share; a second thread scores the controls meanwhile."""
-        if not self._preparing.acquire(blocking=False):
-            self.controls(layer, neighbours)
-            self._preparing.acquire()
-        try:
-            self.search.prepare()
-        finally:
-            self._preparing.release()
-
-    def controls(self, layer: int, neighbours: tuple[int, ...]) -> dict[str, np.ndarray]:
-        """Return the IoU of each control with some heads of a layer, float64 (heads, texts)."""
-        key = layer, neighbours
+    def controls(self, task: HeadSearch) -> dict[str, np.ndarray]:
+        """Return the IoU of each control with a head, float64 (texts)."""
+        key = task.layer, task.neighbours
         with self._scoring:
             if key not in self._controls:
-                first = layer * self.session.capture.heads_per_layer
-                numbers = [first + head for head in neighbours]
+                first = task.layer * self.session.capture.heads_per_layer
+                numbers = [first + head for head in task.neighbours]
                 found = control_ious(self.session.capture, self.session.texts, numbers)
                 self._controls[key] = found
-            return self._controls[key]
+        at = task.neighbours.index(task.head)
+        return {name: values[at] for name, values in self._controls[key].items()}
 
 
 class _Kept:
@@ -177,19 +168,15 @@ def search_head(task: HeadSearch) -> Outcome:
     """
     ends = None if task.most is None else time.monotonic() + task.most
     workplace = _kept.of(task.place, lambda: _session(task.place))
-    workplace.prepare(task.layer, task.neighbours)
+    workplace.search.prepare()
     deadline = None
     if task.seconds is not None and ends is not None:
         deadline = min(ends, time.monotonic() + max(0.0, task.seconds))
 
-    def controls() -> dict[str, np.ndarray]:
-        at = task.neighbours.index(task.head)
-        scores = workplace.controls(task.layer, task.neighbours)
-        return {name: values[at] for name, values in scores.items()}
-
     result, candidates = workplace.search.head(
-        task.layer, task.head, controls, deadline, before=task.before, others=task.others
-    )
+        task.layer, task.head, lambda: workplace.controls(task), deadline,
+        before=task.before, others=task.others,
+    )  # fmt: skip
     late = time.monotonic() - deadline if deadline is not None and result.cut_short else 0.0
     return Outcome(result, candidates, late)
 
@@ -202,30 +189,20 @@ def forget(place: Place) -> None:
 
 
 def _session(place: Place) -> Session:
-    return Session(_open(place), place.settings, None if place.run is None else Path(place.run))
-
-
-def _open(place: Place) -> Capture:
     """Open the capture of a place from this process."""
-    here = socket.gethostname()
-    wrong = different(place.versions, versions(place.settings.proposers))
-    if wrong:
+    here, path = socket.gethostname(), Path(place.capture or "")
+    if wrong := different(place.versions, versions(place.settings.proposers)):
         raise InputError(f"the worker on {here} has {wrong}; install the same versions everywhere")
-    if place.capture is None:
-        raise InputError("a capture in memory cannot be searched on other machines; save it first")
     try:
-        capture = Capture.open(Path(place.capture))
+        capture = Capture.open(path)
+        if capture.hash != place.hash:
+            raise InputError(f"{path} holds another one")
     except InputError as error:
         raise InputError(
             f"the worker on {here} cannot read the capture: {error}. On a cluster the capture must "
             "lie on a file system that all workers share, under the same path"
         ) from None
-    if capture.hash != place.hash:
-        raise InputError(
-            f"the worker on {here} finds another capture in {place.capture}; on a cluster the "
-            "capture must lie on a file system that all workers share, under the same path"
-        )
-    return capture
+    return Session(capture, place.settings, None if place.run is None else Path(place.run))
 
 
 def different(wanted: tuple[tuple[str, str], ...], found: tuple[tuple[str, str], ...]) -> str:
