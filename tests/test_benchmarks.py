@@ -19,7 +19,10 @@ sys.path.insert(0, str(BENCHMARKS))
 
 @pytest.mark.parametrize(
     "name",
-    ["ablation", "agreement", "cost", "evaluator", "measuring", "run", "scale", "synthesis"],
+    [
+        "ablation", "agreement", "cost", "evaluator", "measuring", "replacement", "run", "scale",
+        "synthesis",
+    ],  # fmt: skip
 )
 def test_it_starts(name: str) -> None:
     importlib.import_module(name)
