@@ -7,8 +7,8 @@ story is repeated, which teaches induction in little time. One story in ten, by 
 content, is held out: half of those pick the checkpoint (`valid`), the other half are only ever
 reported on (`test`). A run is as long as `--minutes` allows, or has exactly `--steps`,
 which is what makes it repeatable from its seed. It writes a checkpoint of the weights as it goes,
-from which `--resume` goes on, with new optimizers. `sample.py` then writes stories and `measure.py`
-the README.
+from which `--resume` goes on, with new optimizers. `sample.py` then writes stories, and `measure.py`
+prints the figures of the README.
 """
 
 from __future__ import annotations
