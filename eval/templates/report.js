@@ -75,7 +75,6 @@ let view = "iou";
 function drawMap() {
   const kinds = view === "category", { ramp: name, text, low, high } = VIEWS[view] ?? {};
   const stops = kinds ? null : ramp(name), legend = make("i");
-  find("#map").classList.toggle("kinds", kinds);
   find("#map thead .mean").textContent = kinds ? "" : "mean";
   for (const row of all("#map tbody tr")) {
     const values = [];
