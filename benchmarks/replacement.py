@@ -45,6 +45,7 @@ def measure_time(run: str) -> None:
     whole = [ids for ids in whole if len(ids) == length]
     batches = [torch.tensor(whole[i : i + BATCH]) for i in range(0, len(whole) - BATCH, BATCH)]
     start, *fresh = batches
+    rounds = min(ROUNDS, len(fresh) // 2)
 
     def forward(batch: torch.Tensor) -> tuple[Work, Work]:
         return (lambda: plain.model(batch)), (lambda: opened.loaded.model(batch))
@@ -62,7 +63,7 @@ def measure_time(run: str) -> None:
         for threads, clock in ((1, time.process_time), (2, time.perf_counter)):
             torch.set_num_threads(threads)
             print(f"{threads} thread(s), {clock.__name__}")
-            new, fresh = fresh[:ROUNDS], fresh[ROUNDS:]
+            new, fresh = fresh[:rounds], fresh[rounds:]
             compare("  forward, new texts", [forward(batch) for batch in new], clock)
             compare("  forward, again", [forward(batch) for batch in new], clock)
             compare("  generation", [generations] * 5, clock)
