@@ -22,11 +22,10 @@ if TYPE_CHECKING:
               help="Replace these heads by the run's programs on both sides, as in L2H3,L4.")  # fmt: skip
 @options.moved_model_option()
 @options.moved_capture_option()
-@click.option("--html", metavar="FILE", help="Write a page instead.")
 @options.json_option()
 def compare(
     run: str, a: str, b: str, text: str, head: str | None, replaced: str | None, model: str | None,
-    capture: str | None, html: str | None, as_json: bool,
+    capture: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Put A, then B into one head of RUN's model, and show what changes in its predictions.
 
@@ -43,10 +42,7 @@ def compare(
     chosen = [] if replaced is None else opened.choose_heads(replaced)
     others = {one: opened.programs[one] for one in chosen if one != place}
     found = comparing.compare(opened, place, sides, text, others)
-    if html is not None:
-        comparing.write_page(found, opened.loaded.name, opened.loaded.causal, html)
-        click.echo(html)
-    elif as_json:
+    if as_json:
         options.print_json(found.to_json())
     else:
         print_comparison(found, opened.loaded.name, opened.loaded.causal)

@@ -201,16 +201,6 @@ def told(run: Run) -> Iterator[str]:
     if failed := llm.get("failed"):
         yield f"The proposer llm failed at {failed['head']}: {failed['error']}"
     if short := info.get("cut_short"):
-        yield f"Cut short by --timeout: {some(short)}."
+        yield f"Cut short by --timeout: {len(short)} heads, which the report names."
     if missing := info.get("not_reached"):
-        yield f"Not reached in time, left to --resume: {some(missing)}."
-
-
-def some(heads: list[str], most: int = 12) -> str:
-    """Name heads, not all of them where they are many.
-
-    >>> some(["L00H00", "L00H01", "L00H02"], most=1)
-    'L00H00 and 2 others'
-    """
-    shown = ", ".join(heads[:most])
-    return shown if len(heads) <= most else f"{shown} and {len(heads) - most} others"
+        yield f"Not reached in time, left to --resume: {len(missing)} heads."

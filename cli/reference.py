@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from attn_dsl.cli import options
 from attn_dsl.dsl.functions import FUNCTIONS as FUNCTIONS_OF_TERMS
 
 if TYPE_CHECKING:
@@ -33,23 +32,11 @@ READS = {
 
 @click.command()
 @click.option("--sets", is_flag=True, help="List the word sets of the lexicon with their words.")
-@options.json_option()
-def features(sets: bool, as_json: bool) -> None:
+def features(sets: bool) -> None:
     """List the vocabulary of the language: features, functions and word sets."""
     from attn_dsl.dsl.features import FEATURES
     from attn_dsl.dsl.lexicon import lexicon
 
-    if as_json:
-        listed: dict[str, Any] = {
-            "features": [
-                {"name": f.name, "type": f.type, "reads": f.reads, "positions": f.arity,
-                 "doc": f.doc, "example": f.example, "extra": f.extra}
-                for f in FEATURES.values()
-            ],
-            "sets": {name: sorted(s.elements) for name, s in lexicon().items()},
-        }  # fmt: skip
-        options.print_json(listed, ensure_ascii=False)
-        return
     page = click.HelpFormatter(max_width=80)
     if sets:
         for name, entry in lexicon().items():

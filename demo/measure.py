@@ -1,16 +1,14 @@
-"""Measures what the demo model's heads do and how well it predicts, and fills README.in.md.
+"""Prints the figures of README.md: how well the demo model predicts, and what its heads do.
 
     python demo/measure.py --text stories.jsonl
 
-`--text` is the file that the model was trained on; only its `test` split is read, and its `train`
-split to look for copied phrases. Head scores are taken on demo/stories.jsonl and, for induction,
-on random tokens that are repeated.
+`--text` is the file that the model was trained on; only its `test` split is read. Head scores are
+taken on demo/stories.jsonl and, for induction, on random tokens that are repeated.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,12 +19,12 @@ from stories import CONTEXT, framed, read_stories, token_losses
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 COLUMNS = ("previous", "sink", "duplicate", "prefix match", "induction")
-HALF, SEQUENCES, PHRASE = 64, 100, 8
+HALF, SEQUENCES = 64, 100
 
 
 def perplexity(
     model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, stories: list[str]
-) -> dict[str, float]:
+) -> str:
     """Return the perplexity per token over stories' first contexts, the end token included.
 
     With it come the 95 % bootstrap interval over stories, and the numbers of stories and tokens.
@@ -37,7 +35,7 @@ def perplexity(
     draws = np.random.default_rng(0).integers(0, len(sums), (2000, len(sums)))
     low, high = np.percentile(np.exp(sums[draws].sum(1) / sizes[draws].sum(1)), [2.5, 97.5])
     value, tokens = math.exp(sums.sum() / sizes.sum()), int(sizes.sum())
-    return {"value": value, "low": low, "high": high, "stories": len(sums), "tokens": tokens}
+    return f"{value:.2f} [{low:.2f}, {high:.2f}], {len(sums)} stories, {tokens:,} tokens"
 
 
 @torch.inference_mode()
@@ -74,8 +72,8 @@ def story_scores(model: torch.nn.Module, sequences: list[list[int]]) -> np.ndarr
     return total / count
 
 
-def induction_scores(model: torch.nn.Module, vocab: int) -> tuple[np.ndarray, list[float]]:
-    """Return the induction score of each head and of uniform attention, and the loss of both halves.
+def induction_scores(model: torch.nn.Module, vocab: int) -> np.ndarray:
+    """Return the induction score of each head and of uniform attention.
 
     A sequence is `<|bos|>`, 64 tokens drawn uniformly and without repetition, and the same 64
     again. The score is the mean attention from a token of the second copy to the token that came
@@ -85,22 +83,7 @@ def induction_scores(model: torch.nn.Module, vocab: int) -> tuple[np.ndarray, li
     queries = np.arange(HALF + 1, 2 * HALF + 1)
     halves = [rng.choice(np.arange(1, vocab), HALF, replace=False) for _ in range(SEQUENCES)]
     rows = [np.concatenate([[0], half, half]) for half in halves]
-    scores = [attention(model, row)[:, queries, queries - HALF + 1].mean(1) for row in rows]
-    losses = np.stack(token_losses(model, rows))
-    return np.mean(scores, 0), [float(losses[:, :HALF].mean()), float(losses[:, HALF + 1 :].mean())]
-
-
-def phrases(text: str) -> set[tuple[str, ...]]:
-    """Return the runs of eight words in a text."""
-    words = text.split()
-    return {tuple(words[i : i + PHRASE]) for i in range(len(words) - PHRASE + 1)}
-
-
-def copied(stories: list[str], source: list[str]) -> float:
-    """Return the share of the stories' runs of eight words that also stand in the source."""
-    known = set().union(*map(phrases, source))
-    runs = [run for story in stories for run in phrases(story)]
-    return sum(run in known for run in runs) / len(runs)
+    return np.mean([attention(model, x)[:, queries, queries - HALF + 1].mean(1) for x in rows], 0)
 
 
 def table(scores: np.ndarray, heads: int) -> str:
@@ -114,39 +97,22 @@ def table(scores: np.ndarray, heads: int) -> str:
 
 
 def main() -> None:
-    """Read the options, measure and write the README."""
+    """Measure the shipped model and print its figures as Markdown."""
     here = Path(__file__).parent
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--text", type=Path, required=True, help="the file trained on")
-    parser.add_argument("--model", type=Path, default=here / "demo-gpt2")
-    parser.add_argument("--stories", type=Path, default=here / "stories.jsonl")
-    parser.add_argument("--out", type=Path, default=here / "README.md")
     args = parser.parse_args()
     torch.set_num_threads(2)
     model = AutoModelForCausalLM.from_pretrained(
-        args.model, dtype=torch.float32, attn_implementation="eager"
+        here / "demo-gpt2", dtype=torch.float32, attn_implementation="eager"
     ).eval()
-    tokenizer = AutoTokenizer.from_pretrained(args.model)
-    parts, stories = read_stories(args.text), read_stories(args.stories)["all"]
+    tokenizer = AutoTokenizer.from_pretrained(here / "demo-gpt2")
+    print("perplexity", perplexity(model, tokenizer, read_stories(args.text)["test"]))
     cut = {"truncation": True, "max_length": CONTEXT}
-    sequences = [tokenizer(story, **cut)["input_ids"] for story in stories]
-    induction, halves = induction_scores(model, len(tokenizer))
-    scores = np.column_stack([story_scores(model, sequences), induction])
-    record = json.loads((args.model / "training.json").read_text(encoding="utf-8"))
-    legs, config = record["legs"], model.config
-    text = (here / "README.in.md").read_text(encoding="utf-8").format(
-        **{key: legs[-1][key] for key in ("batch", "threads", "seed")}, record=record, config=config,
-        sampled=len(stories), parameters=model.num_parameters(), vocab=len(tokenizer),
-        megabytes=sum(f.stat().st_size for f in args.model.iterdir()) / 1e6,
-        story_kb=args.stories.stat().st_size / 1e3, seen=record["tokens"] / 1e6,
-        epochs=record["tokens"] / record["story_tokens"]["train"], minutes=record["seconds"] / 60,
-        device=record["device"].upper(), last=config.n_layer - 1, count=len(legs),
-        table=table(scores, config.n_head),
-        ppl=perplexity(model, tokenizer, parts["test"]), copied=copied(stories, parts["train"]),
-        copied_test=copied(parts["test"], parts["train"]), sequences=SEQUENCES, half=HALF,
-        story_tokens=sum(map(len, sequences)), losses=halves,
-    )  # fmt: skip
-    args.out.write_text(text, encoding="utf-8")
+    stories = read_stories(here / "stories.jsonl")["all"]
+    known = story_scores(model, [tokenizer(story, **cut)["input_ids"] for story in stories])
+    scores = np.column_stack([known, induction_scores(model, len(tokenizer))])
+    print(table(scores, model.config.n_head))
 
 
 if __name__ == "__main__":

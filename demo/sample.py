@@ -1,13 +1,12 @@
 """Samples the stories that `attn-dsl fit` explains its demo model on, from that model itself.
 
-    python demo/sample.py --model demo/demo-gpt2 --out demo/stories.jsonl --seed 0
+    python demo/sample.py
 
 Each story starts from `<|bos|>` alone and ends where the model ends it, or after 200 tokens.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
@@ -36,15 +35,10 @@ def sample(folder: Path, count: int, seed: int) -> list[str]:
 
 
 def main() -> None:
-    """Read the options, sample and write one JSON object a line."""
+    """Sample and write one JSON object a line."""
     here = Path(__file__).parent
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, default=here / "demo-gpt2")
-    parser.add_argument("--out", type=Path, default=here / "stories.jsonl")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    with args.out.open("w", encoding="utf-8") as file:
-        for text in sample(args.model, 300, args.seed):
+    with (here / "stories.jsonl").open("w", encoding="utf-8") as file:
+        for text in sample(here / "demo-gpt2", 300, seed=0):
             file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
 
 

@@ -7,8 +7,8 @@ story is repeated, which teaches induction in little time. One story in ten, by 
 content, is held out: half of those pick the checkpoint (`valid`), the other half are only ever
 reported on (`test`). A run is as long as `--minutes` allows, or has exactly `--steps`,
 which is what makes it repeatable from its seed. It writes a checkpoint of the weights as it goes,
-from which `--resume` goes on, with new optimizers. `sample.py` then writes stories and `measure.py`
-the README.
+from which `--resume` goes on, with new optimizers. `sample.py` then writes stories, and `measure.py`
+prints the figures of the README.
 """
 
 from __future__ import annotations
@@ -29,24 +29,11 @@ from safetensors.torch import load_model, save_model
 from stories import CONTEXT, IGNORE, START
 from transformers import AttentionInterface, GPT2Config, GPT2LMHeadModel
 
-EMBEDDING_STD = 0.04
-OPTIONS = (
-    ("vocab", 2048, "tokens of the tokenizer"),
-    ("layers", 4, "blocks"),
-    ("heads", 8, "heads of a block"),
-    ("width", 128, "width of the residual stream"),
-    ("dropout", 0.05, "on the embeddings"),
-    ("repeat", 0.3, "share of rows with a span repeated"),
-    ("span", 63, "tokens of the longest repeated span"),
-    ("batch", 16, "rows of a step"),
-    ("lr", 3e-3, "peak rate of AdamW"),
-    ("matrix-lr", 0.02, "peak rate of Muon"),
-    ("weight-decay", 0.05, "of Muon"),
-    ("sink", 0.0, "logits that position 0 is raised by at the start of a run or a resumption"),
-    ("warmup", 100, "steps to the peak rates, from the start or a resumption"),
-    ("every", 400, "steps between evaluations"),
-    ("threads", 1, "processor threads; two only pay on idle cores"),
-)
+VOCABULARY, LAYERS, HEADS, WIDTH = 2048, 4, 8, 128
+DROPOUT, EMBEDDING_STD = 0.05, 0.04
+ADAMW_RATE, MUON_RATE, WEIGHT_DECAY = 3e-3, 0.02, 0.05
+BATCH, WARMUP, EVERY = 16, 100, 400
+"""Rows of a step; steps to the peak rates, and between evaluations."""
 
 
 def float32_attention(
@@ -64,18 +51,18 @@ def float32_attention(
 AttentionInterface.register("float32_attention", float32_attention)
 
 
-def build_model(args: argparse.Namespace, vocab: int) -> GPT2LMHeadModel:
-    """Return an untrained GPT-2 of the size asked for."""
+def build_model(vocab: int) -> GPT2LMHeadModel:
+    """Return an untrained GPT-2."""
     config = GPT2Config(
-        vocab_size=vocab, n_positions=CONTEXT, n_embd=args.width, n_layer=args.layers,
-        n_head=args.heads, embd_pdrop=args.dropout, resid_pdrop=0.0, attn_pdrop=0.0,
-        initializer_range=args.width**-0.5, bos_token_id=START, eos_token_id=START,
+        vocab_size=vocab, n_positions=CONTEXT, n_embd=WIDTH, n_layer=LAYERS,
+        n_head=HEADS, embd_pdrop=DROPOUT, resid_pdrop=0.0, attn_pdrop=0.0,
+        initializer_range=WIDTH**-0.5, bos_token_id=START, eos_token_id=START,
         activation_function="gelu_pytorch_tanh",  # GPT-2's own, in one fused kernel
     )  # fmt: skip
     model = GPT2LMHeadModel._from_config(config, attn_implementation="float32_attention")
     # Two things make heads form in fewer steps: positions as waves of periods from 2 to 512
     # tokens, and keys that start out equal to the queries, so that like attends to like.
-    rate = math.pi * torch.logspace(0, -8, args.width // 2, base=2.0)
+    rate = math.pi * torch.logspace(0, -8, WIDTH // 2, base=2.0)
     angle = torch.arange(CONTEXT)[:, None] * rate
     waves = torch.stack([angle.sin(), angle.cos()], 2).flatten(1)
     with torch.no_grad():
@@ -102,14 +89,14 @@ def favour_first(model: GPT2LMHeadModel, inputs: torch.Tensor, bonus: float) -> 
         attention.c_attn.bias[: model.config.n_embd] += (scale * ahead).flatten()
 
 
-def optimizers(model: GPT2LMHeadModel, args: argparse.Namespace) -> list[torch.optim.Optimizer]:
+def optimizers(model: GPT2LMHeadModel) -> list[torch.optim.Optimizer]:
     """Return Muon for the blocks' matrices, and AdamW for embeddings, biases and norms."""
     matrices = [p for p in model.transformer.h.parameters() if p.dim() == 2]
     chosen = set(map(id, matrices))
     rest = [p for p in model.parameters() if id(p) not in chosen]
     return [
-        torch.optim.Muon(matrices, lr=args.matrix_lr, weight_decay=args.weight_decay),
-        torch.optim.AdamW(rest, lr=args.lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
+        torch.optim.Muon(matrices, lr=MUON_RATE, weight_decay=WEIGHT_DECAY),
+        torch.optim.AdamW(rest, lr=ADAMW_RATE, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
     ]
 
 
@@ -122,14 +109,14 @@ class Run:
         torch.manual_seed(args.seed)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         parts = stories.read_stories(args.text)
-        self.tokenizer = stories.train_tokenizer(parts["train"], args.vocab)
+        self.tokenizer = stories.train_tokenizer(parts["train"], VOCABULARY)
         encode = self.tokenizer.backend_tokenizer.encode_batch
         self.encoded = {
             name: [np.array(text.ids) for text in encode(parts[name], add_special_tokens=False)]
             for name in ("train", "valid", "test")
         }
-        self.model = build_model(args, len(self.tokenizer)).to(self.device)
-        self.optimizers = optimizers(self.model, args)
+        self.model = build_model(len(self.tokenizer)).to(self.device)
+        self.optimizers = optimizers(self.model)
         self.checkpoint = args.out.with_name("checkpoint.safetensors")
         self.facts: dict[str, Any] = {
             "device": self.device,
@@ -171,7 +158,7 @@ class Run:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         # a linear warm-up, then a cosine to 1 % of the peak rates
         fall = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, self.done)))
-        rate = fall * min(1.0, (step - self.first + 1) / self.args.warmup)
+        rate = fall * min(1.0, (step - self.first + 1) / WARMUP)
         for part in self.optimizers:
             part.param_groups[0]["lr"] = rate * part.defaults["lr"]
             part.step()
@@ -202,15 +189,15 @@ class Run:
         """Train to the end; the best model by the valid split is then in `--out`."""
         args, rows = self.args, self.encoded["train"]
         how = len(self.tokenizer), args.repeat, args.span
-        per_epoch = sum(1 for _ in stories.epoch_batches(rows, args.batch, args.seed, 0, *how))
+        per_epoch = sum(1 for _ in stories.epoch_batches(rows, BATCH, args.seed, 0, *how))
         while self.done < 1:
             epoch, skip = divmod(self.facts["step"], per_epoch)
-            batches = stories.epoch_batches(rows, args.batch, args.seed, epoch, *how)
+            batches = stories.epoch_batches(rows, BATCH, args.seed, epoch, *how)
             for inputs, labels in islice(batches, skip, None):
                 loss, step = self.learn(inputs, labels), self.facts["step"]
                 if step % 50 == 0:
                     print(f"step {step}, {self.done:.0%}, loss {loss:.3f}", flush=True)
-                if self.done >= 1 or step % args.every == 0:
+                if self.done >= 1 or step % EVERY == 0:
                     self.evaluate()
                 if self.done >= 1:
                     return
@@ -225,10 +212,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--steps", type=int, help="exactly so many steps, whatever the time")
-    for name, value, text in OPTIONS:
-        parser.add_argument(f"--{name}", type=type(value), default=value, help=text)
+    parser.add_argument("--repeat", type=float, default=0.3, help="share of rows with a repetition")
+    parser.add_argument("--span", type=int, default=63, help="tokens of the longest repetition")
+    parser.add_argument("--sink", type=float, default=0.0, help="logits that position 0 gains")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(1)
     Run(args)()
 
 

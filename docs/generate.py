@@ -23,19 +23,12 @@ FOLDER = Path(__file__).resolve().parent
 NOTE = "<!-- Written by docs/generate.py; run `make docs` to write it again. -->\n"
 
 
-def commands() -> Iterator[tuple[str, click.Command]]:
-    """Yield every command by name."""
-    context = click.Context(cli, info_name="attn-dsl")
-    for name in COMMANDS:
-        command = cli.get_command(context, name)
-        assert command is not None
-        yield name, command
-
-
-def help_text(name: str | None, command: click.Command) -> str:
-    """Return what `--help` prints on a terminal of 80 columns."""
+def help_text(name: str | None = None) -> str:
+    """Return what `--help` prints on a terminal of 80 columns, of a command or of all."""
     settings = {"terminal_width": 80, "help_option_names": ["-h", "--help"]}
     root = click.Context(cli, info_name="attn-dsl", **settings)
+    command = cli if name is None else cli.get_command(root, name)
+    assert command is not None
     context = root if name is None else click.Context(command, root, name, **settings)
     return command.get_help(context)
 
@@ -45,12 +38,12 @@ def cli_page() -> str:
     parts = [
         NOTE,
         "# The command line\n",
-        fence(help_text(None, cli)),
+        fence(help_text()),
         "Exit codes: 0 done, 1 the work failed, 2 wrong usage or input, 130 interrupted (what\n"
         "was finished is on disk). With `ATTN_DSL_DEBUG=1` an error shows its traceback.\n",
     ]
-    for name, command in commands():
-        parts += [f"## attn-dsl {name}\n", fence(help_text(name, command))]
+    for name in COMMANDS:
+        parts += [f"## attn-dsl {name}\n", fence(help_text(name))]
     return "\n".join(parts)
 
 

@@ -15,12 +15,10 @@ from attn_dsl.synth.proposers import registry
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
+NAMES = "ablation agreement cost evaluator measuring replacement run scale synthesis".split()
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["ablation", "agreement", "cost", "evaluator", "measuring", "run", "scale", "synthesis"],
-)
+@pytest.mark.parametrize("name", NAMES)
 def test_it_starts(name: str) -> None:
     importlib.import_module(name)
 

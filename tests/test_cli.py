@@ -195,16 +195,9 @@ def test_features_lists_the_whole_vocabulary() -> None:
         assert re.search(rf"^  {name}\(k(, q)?\) ", out, re.MULTILINE), name
     for name in lexicon():
         assert re.search(rf"\b{name}\b", out), name
-    assert re.search(r"\bthey\b", succeed("features", "--sets"))
-
-
-def test_features_as_json() -> None:
-    listed = json.loads(succeed("features", "--json"))
-    assert [f["name"] for f in listed["features"]] == list(FEATURES)
-    assert listed["sets"].keys() == lexicon().keys()
-    assert all(set(words) == lexicon()[name].elements for name, words in listed["sets"].items())
-    match = next(f for f in listed["features"] if f["name"] == "match")
-    assert (match["positions"], match["type"], match["reads"]) == (2, "int", "left")
+    words = set(re.findall(r"\S+", succeed("features", "--sets")))
+    assert "they" in words
+    assert {f"{name}:" for name in lexicon()} <= words
 
 
 def test_grammar() -> None:

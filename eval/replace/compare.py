@@ -13,7 +13,6 @@ import torch
 
 from attn_dsl.compiler.program import Program, load
 from attn_dsl.dsl.errors import InputError
-from attn_dsl.eval.files import write
 from attn_dsl.eval.heads import parse_heads
 from attn_dsl.eval.replace.context import replace_heads
 from attn_dsl.eval.replace.predictions import batches, log_probabilities, refuse_long
@@ -190,23 +189,3 @@ def compare(
         tuple(side.program.source if side.program else "" for side in sides), tuple(predictions),
         float(kl.double().mean()), sum(p.changed for p in predictions), tuple(perplexity.tolist()),
     )  # fmt: skip
-
-
-def write_page(found: Comparison, model: str, causal: bool, file: str) -> None:
-    """Write a self-contained HTML page: both programs, the text shaded by KL, all predictions."""
-    import jinja2
-
-    from attn_dsl.eval.report_text import TEMPLATES, highlight
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    sources = [highlight(source) if source else "" for source in found.sources]
-    page = environment.get_template("compare.html").render(
-        title=f"{model}, head L{found.head[0]}H{found.head[1]}: {' against '.join(found.sides)}",
-        found=found,
-        causal=causal,
-        sides=list(zip(found.sides, sources, strict=True)),
-        shade=lambda kl: round(min(1.0, kl**0.5), 3),
-    )
-    write(Path(file), page)

@@ -22,7 +22,7 @@ function number(value, digits = 2, sign = false) {
 
 const on = (nodes, name, act) => nodes.forEach((node) => node.addEventListener(name, (event) => act(node, event)));
 
-// Press one of several buttons, or none.
+// Press one of several buttons.
 function press(buttons, chosen) {
   for (const button of buttons) button.setAttribute("aria-pressed", button === chosen);
 }
@@ -41,9 +41,8 @@ const RAMPS = {
 };
 const TONES = "0072b2 e69f00 009e73 cc79a7 56b4e9 d55e00 9a8c00 7a5cc0 8c6d5a".split(" ");
 const scheme = matchMedia("(prefers-color-scheme: dark)");
-let printing = false;
 const rgb = (hex) => [0, 2, 4].map((i) => parseInt(hex.slice(i, i + 2), 16));
-const ramp = (name) => RAMPS[scheme.matches && !printing ? "dark" : "light"][name].split(" ").map(rgb);
+const ramp = (name) => RAMPS[scheme.matches ? "dark" : "light"][name].split(" ").map(rgb);
 const gradient = (stops) => `linear-gradient(90deg, ${stops.map((stop) => `rgb(${stop})`).join(", ")})`;
 
 // The colour of a number from 0 to 1 between the stops of a ramp.
@@ -76,7 +75,6 @@ let view = "iou";
 function drawMap() {
   const kinds = view === "category", { ramp: name, text, low, high } = VIEWS[view] ?? {};
   const stops = kinds ? null : ramp(name), legend = make("i");
-  find("#map").classList.toggle("kinds", kinds);
   find("#map thead .mean").textContent = kinds ? "" : "mean";
   for (const row of all("#map tbody tr")) {
     const values = [];
@@ -104,7 +102,7 @@ on(all("#views button"), "click", (button) => {
   drawMap();
 });
 
-// The table of heads: sorting by a click on a column, and a filter by words and category.
+// The table of heads: sorting by a click on a column, and a filter by words.
 
 function sortBy(header) {
   const column = header.cellIndex, now = header.getAttribute("aria-sort");
@@ -121,15 +119,13 @@ function sortBy(header) {
   body.append(...[...body.rows].sort(compare));
 }
 
-let kept = null; // the button of the only category that is shown; null for all
-
 function filterHeads() {
   const words = find("#filter").value.toLowerCase().split(/\s+/).filter(Boolean);
   const rows = all("#heads tbody tr");
   for (const row of rows) {
     const id = row.dataset.id, program = find("pre.program", document.getElementById(id));
     const text = (row.textContent + program.textContent).toLowerCase();
-    row.hidden = (kept && byId.get(id).category !== kept.dataset.filter) || !words.every((word) => text.includes(word));
+    row.hidden = !words.every((word) => text.includes(word));
     for (const link of all(`:is(#map, .scatter) [data-id="${id}"]`)) link.classList.toggle("off", row.hidden);
   }
   const shown = rows.filter((row) => !row.hidden).length;
@@ -138,11 +134,6 @@ function filterHeads() {
 
 on(all("#heads th button"), "click", (button) => sortBy(button.parentNode));
 find("#filter").addEventListener("input", filterHeads);
-on(all("[data-filter]"), "click", (button) => {
-  kept = kept === button ? null : button;
-  press(all("[data-filter]"), kept);
-  filterHeads();
-});
 
 // Tokens as text: white space and other invisible characters made visible.
 
@@ -169,7 +160,6 @@ function unpack(text, n) {
 // The texts of one head: three matrices, what the pointer is at, and the text of a query.
 class Panel {
   constructor(root) {
-    this.root = root;
     this.head = data.heads[root.dataset.index];
     this.readout = make("div", { class: "readout" });
     this.strips = make("div");
@@ -177,7 +167,7 @@ class Panel {
     this.frames = ["head", "program", "difference"].map((name) => this.frame(name));
     this.tabs = this.head.examples.map((example, index) => {
       const tab = make("button", {}, `text ${index + 1} `, make("small", {}, number(example.iou)));
-      tab.addEventListener("click", () => { this.open(index); this.remember(); });
+      tab.addEventListener("click", () => this.open(index));
       return tab;
     });
     root.append(
@@ -209,15 +199,14 @@ class Panel {
     return { name, figure, canvas, row, column, pin, bar };
   }
 
-  open(index, pinned = null) {
+  open(index) {
     const example = this.head.examples[index], text = data.texts[example.text];
-    this.index = index;
     this.n = example.n;
     this.tokens = text.slice(0, this.n);
     this.weights = { head: unpack(example.head, this.n), program: unpack(example.program, this.n) };
     this.size.textContent = text.length > this.n ? `first ${this.n} of ${text.length} tokens` : `${this.n} tokens`;
     press(this.tabs, this.tabs[index]);
-    this.pinned = pinned === null ? null : Math.min(pinned, this.n - 1);
+    this.pinned = null;
     this.makeStrips();
     this.draw();
     this.point(null, null);
@@ -266,7 +255,6 @@ class Panel {
   }
 
   showPin() {
-    this.root.classList.toggle("pinned", this.pinned !== null);
     for (const { pin } of this.frames) this.place(pin, 0, this.pinned, this.n, 1);
   }
 
@@ -318,50 +306,17 @@ class Panel {
     this.pinned = q === this.pinned && !keep ? null : q;
     this.showPin();
     this.point(null, null);
-    this.remember();
-  }
-
-  remember() {
-    const place = `#${this.head.id}.t${this.index + 1}` + (this.pinned === null ? "" : `.q${this.pinned}`);
-    try { history.replaceState(null, "", place); } catch { /* some viewers forbid it */ }
   }
 }
 
-// Panels are made when they come into view; an address like #L5H1.t2.q17 opens a text and row.
-
-const panel = (root) => (root.panel ??= new Panel(root));
+// Panels are made when they come into view.
 
 const watcher = new IntersectionObserver((entries) => {
-  for (const entry of entries) if (entry.isIntersecting) panel(entry.target);
+  for (const { isIntersecting, target } of entries) if (isIntersecting) target.panel ??= new Panel(target);
 }, { rootMargin: "500px" });
-
-function follow() {
-  const found = /^#(L\d+H\d+)(?:\.t(\d+))?(?:\.q(\d+))?$/.exec(location.hash);
-  const section = found && document.getElementById(found[1]), root = section && find(".texts", section);
-  for (const other of all(".head")) other.classList.toggle("here", other === section);
-  section?.scrollIntoView();
-  if (root && (found[2] || found[3])) {
-    const shown = panel(root), text = clamp(Number(found[2] ?? 1), 1, shown.head.examples.length);
-    shown.open(text - 1, found[3] ? Number(found[3]) : null);
-  }
-}
-
 const redrawPanels = () => all(".texts").forEach((root) => root.panel?.draw());
-const redraw = () => { drawMap(); redrawPanels(); };
 
-addEventListener("hashchange", follow);
 addEventListener("resize", redrawPanels);
-addEventListener("beforeprint", () => { printing = true; all(".texts").forEach(panel); redraw(); });
-addEventListener("afterprint", () => { printing = false; redraw(); });
-scheme.addEventListener("change", redraw);
-addEventListener("keydown", (event) => {
-  const step = { j: 1, k: -1 }[event.key];
-  if (!step || event.target.closest("input") || event.ctrlKey || event.metaKey || event.altKey) return;
-  const sections = all(".head"), now = sections.findIndex((section) => section.classList.contains("here"));
-  const next = sections[now < 0 ? 0 : now + step];
-  if (next) location.hash = next.id;
-});
-
+scheme.addEventListener("change", () => { drawMap(); redrawPanels(); });
 drawMap();
 for (const root of all(".texts")) watcher.observe(root);
-follow();
