@@ -151,6 +151,7 @@ def test_what_is_no_model(tmp_path: Path, gguf_model: Path) -> None:
         (f"{tmp_path}/empty", r"no config\.json|no tokenizer"),
         (f"{tmp_path}/odd", "tokenizer"),
         (f"{tmp_path}/none", "is not a directory"),
+        ("hf:repo", "hf:REPO:FILE"),
         ("replay:nowhere", "no completions are kept there"),
     ):
         with pytest.raises(InputError, match=says):
@@ -170,7 +171,7 @@ def test_a_name_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     (tmp_path / "coder.gguf").touch()
     assert absolute("coder.gguf") == str(tmp_path / "coder.gguf")
-    for spec in ("https://api.example.com/v1#some", "org/repo", "gpt2"):
+    for spec in ("https://api.example.com/v1#some", "hf:org/repo:file.gguf", "org/repo", "gpt2"):
         assert absolute(spec) == spec
 
 

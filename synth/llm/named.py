@@ -9,7 +9,7 @@ from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.locate import find
 from attn_dsl.synth.llm.model import LanguageModel
 
-NAMED = "a directory, a Hugging Face id, FILE.gguf, URL#MODEL or replay:RUN"
+NAMED = "a directory, a Hugging Face id, FILE.gguf, hf:REPO:FILE.gguf, URL#MODEL or replay:RUN"
 """How a model is named."""
 EXTRAS = {"gguf": ("llama_cpp", "llm"), "server": ("openai", "openai")}
 """By kind, the module that it needs and the extra of attn-dsl that brings it."""
@@ -46,7 +46,7 @@ def kind_of(spec: str) -> tuple[str, str]:
 
     >>> kind_of("http://localhost:8080/v1#coder")
     ('server', 'http://localhost:8080/v1#coder')
-    >>> kind_of("model.gguf")[0], kind_of("org/repo")[0], kind_of("replay:runs/first")
+    >>> kind_of("hf:org/repo:model.gguf")[0], kind_of("org/repo")[0], kind_of("replay:runs/first")
     ('gguf', 'transformers', ('replay', 'runs/first'))
     """
     if spec.startswith(("http://", "https://")):
@@ -79,6 +79,9 @@ def check_spec(spec: str) -> None:
     elif module and importlib.util.find_spec(module) is None:
         package = module.replace("_", "-")
         raise InputError(f"--llm {spec}: needs {package}: pip install 'attn-dsl[{extra}]'")
+    elif spec.startswith("hf:"):
+        if spec.count(":") != 2:
+            raise InputError(f"--llm {spec}: write hf:REPO:FILE.gguf, as in hf:org/repo:model.gguf")
     elif kind == "gguf" and not Path(where).expanduser().is_file():
         raise InputError(f"--llm {spec}: no such GGUF file; a model is {NAMED}")
     elif kind == "replay" and not Path(where, "llm").expanduser().is_dir():

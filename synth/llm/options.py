@@ -24,7 +24,7 @@ class Options:
 
     model: str = _option(
         "", "--llm", "Let a language model propose programs too: a directory, a Hugging Face id, "
-        "FILE.gguf, URL#MODEL of a server, replay:RUN.",
+        "FILE.gguf, hf:REPO:FILE.gguf, URL#MODEL of a server, replay:RUN.",
     )  # fmt: skip
     samples: int = _option(64, "--samples", "Completions for a head, all rounds together", 1)
     rounds: int = _option(
