@@ -84,7 +84,7 @@ def replace(
         screen.print("stopped; what was measured is kept, and the same command goes on from there")
         raise
     if as_json:
-        options.print_json(outcome.to_json())
+        options.print_json(asdict(outcome))
     else:
         print_outcome(outcome, files, opened.loaded.causal, chosen.text is None)
 

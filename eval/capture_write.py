@@ -80,11 +80,7 @@ def write_capture(
     except OSError as error:
         raise InputError(f"{out} cannot be made: {error.strerror}") from error
     loaded = load_model(model) if isinstance(model, str) else model
-    if loaded.max_positions is not None and max_tokens > loaded.max_positions:
-        raise InputError(
-            f"{loaded.name} takes {loaded.max_positions} tokens at most, not {max_tokens}; "
-            f"use --max-tokens {loaded.max_positions} or less"
-        )
+    loaded.check_length(max_tokens, "a window of --max-tokens")
     vocabulary = Vocabulary(loaded.tokenizer)
     records = choose_windows(vocabulary, texts, max_tokens, max_texts)
     _check_ids(loaded, records)

@@ -16,7 +16,7 @@ from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.files import write
 from attn_dsl.eval.heads import parse_heads
 from attn_dsl.eval.replace.context import replace_heads
-from attn_dsl.eval.replace.predictions import batches, log_probabilities, refuse_long
+from attn_dsl.eval.replace.predictions import batches, log_probabilities
 from attn_dsl.eval.replace.replaced_model import ReplacedModel
 from attn_dsl.eval.replace.source import Head
 from attn_dsl.eval.vocabulary import Vocabulary
@@ -155,7 +155,7 @@ def compare(
     ids = list(loaded.tokenizer(text).input_ids)
     if len(ids) < 2 or not text.strip():
         raise InputError("--text is too short; give at least two tokens")
-    refuse_long(loaded, len(ids), "--text")
+    loaded.check_length(len(ids), "--text")
     special = set() if loaded.causal else set(loaded.tokenizer.all_special_ids)
     places = [i for i in range(int(loaded.causal), len(ids)) if ids[i] not in special]
     if loaded.causal:
@@ -174,10 +174,10 @@ def compare(
     best, tokens = probabilities.max(-1)
     of_target = probabilities[torch.arange(len(places)), :, [ids[place] for place in places]]
     vocabulary = Vocabulary(loaded.tokenizer)
-    strings = vocabulary.strings_of(ids)
+    strings = vocabulary.tokens_of(ids).strings
     predictions = []
     for i, place in enumerate(places):
-        a, b = (vocabulary.strings_of([token])[0] for token in tokens[i].tolist())
+        a, b = (vocabulary.tokens_of([token]).strings[0] for token in tokens[i].tolist())
         predictions.append(
             Prediction(
                 strings[place - loaded.causal], strings[place], (a, b), tuple(best[i].tolist()),
@@ -194,19 +194,8 @@ def compare(
 
 def write_page(found: Comparison, model: str, causal: bool, file: str) -> None:
     """Write a self-contained HTML page: both programs, the text shaded by KL, all predictions."""
-    import jinja2
+    from attn_dsl.eval.report_text import fill
 
-    from attn_dsl.eval.report_text import TEMPLATES, highlight
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    sources = [highlight(source) if source else "" for source in found.sources]
-    page = environment.get_template("compare.html").render(
-        title=f"{model}, head L{found.head[0]}H{found.head[1]}: {' against '.join(found.sides)}",
-        found=found,
-        causal=causal,
-        sides=list(zip(found.sides, sources, strict=True)),
-        shade=lambda kl: round(min(1.0, kl**0.5), 3),
-    )
-    write(Path(file), page)
+    title = f"{model}, head L{found.head[0]}H{found.head[1]}: {' against '.join(found.sides)}"
+    sides = list(zip(found.sides, found.sources, strict=True))
+    write(Path(file), fill("compare.html", title=title, found=found, causal=causal, sides=sides))

@@ -6,6 +6,7 @@ import heapq
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 
@@ -119,7 +120,7 @@ def save(outcome: Outcome, folder: Path, stem: str) -> list[Path]:
     rows = [point.row() for point in outcome.points]
     files = {
         f"{stem}.csv": table(rows[0], (row.values() for row in rows)),
-        f"{stem}.json": json.dumps(outcome.to_json(), indent=1) + "\n",
+        f"{stem}.json": json.dumps(asdict(outcome), indent=1) + "\n",
     }
     if len({point.fraction for point in outcome.points}) > 1:
         files[f"{stem}.svg"] = draw(outcome) + "\n"

@@ -21,8 +21,6 @@ from attn_dsl.eval.replace.source import Head
 
 MASKED_SHARE = 0.15
 """The share of an encoder's tokens that are masked and predicted."""
-IN_MEMORY = 512 * 2**20
-"""Reference predictions of more bytes than this are kept in a file."""
 
 
 class Sums(NamedTuple):
@@ -114,7 +112,7 @@ class HeldOut:
         self.loaded, self.ids, self.seed = loaded, tuple(map(tuple, ids)), seed
         predictions.refuse_headless(loaded)
         for number, one in enumerate(self.ids):
-            predictions.refuse_long(loaded, len(one), f"text {number}")
+            loaded.check_length(len(one), f"text {number}")
         self._folder: tempfile.TemporaryDirectory | None = None
         places = [self._places(one) for one in self.ids]
         self.batches = predictions.batches(loaded, self.ids, places, batch_size)
@@ -154,12 +152,10 @@ class HeldOut:
         return Sums(*sums), reference
 
     def _allocate(self, width: int) -> np.ndarray:
-        shape = (self._predictions, width)
-        if 4 * self._predictions * width <= IN_MEMORY:
-            return np.empty(shape, dtype=np.float32)
+        """Make a file for the reference predictions, which may be larger than memory."""
         self._folder = tempfile.TemporaryDirectory(prefix="attn-dsl-")
         file = Path(self._folder.name) / "reference"
-        return np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
+        return np.memmap(file, dtype=np.float32, mode="w+", shape=(self._predictions, width))
 
     def measure(self, heads: Mapping[Head, Standing]) -> Sums:
         """Measure the model with some heads replaced; with none, the original."""
