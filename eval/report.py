@@ -126,7 +126,6 @@ def render(data: ReportData) -> str:
         overview=overview(data.results), layers=sorted(set(layers)), columns=sorted(set(columns)),
         cut_short=[r.name for r in data.results if r.cut_short],
         cells={r.name: r for r in data.results}, scatter=_scatter(data.results),
-        sparklines=[_sparkline(r.front) for r in data.results],
         replacement=Markup(scoped(data.replacement, ".replacement")),
         style=Markup(style), script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -223,19 +222,6 @@ def _scatter(results: Sequence[HeadResult]) -> dict[str, Any]:
         "yticks": [(value / 4, y(value / 4)) for value in range(5)],
         "curve": path + (f"H{x(top)}" if path else ""),
     }
-
-
-def _sparkline(front: Sequence[FrontRow]) -> dict[str, Any]:
-    """Place a front's test IoU by nodes in a 440 by 64 drawing, between its least and greatest."""
-    rows = sorted((r for r in front if math.isfinite(r.iou_test)), key=lambda row: row.nodes)
-    if len(rows) < 2:
-        return {}
-    low, high = min(r.iou_test for r in rows), max(r.iou_test for r in rows)
-    first, last = rows[0].nodes, rows[-1].nodes
-    xs = [round(8 + 424 * (row.nodes - first) / max(last - first, 1), 1) for row in rows]
-    ys = [round(54 - 44 * (row.iou_test - low) / max(high - low, 1e-9), 1) for row in rows]
-    points = list(zip(xs, ys, rows, strict=True))
-    return {"points": points, "line": " ".join(f"{px},{py}" for px, py, _ in points)}
 
 
 # What the page's script reads.

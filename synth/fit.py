@@ -79,6 +79,7 @@ def fit(
         WorkError: the disk is full, the cluster went away, or no head was finished in time.
         KeyboardInterrupt: interrupted; the heads that were finished are on disk.
     """
+    from attn_dsl.eval.capture_write import capture_of
     from attn_dsl.synth.runs.executors import open_workers
 
     started = time.monotonic()
@@ -96,7 +97,10 @@ def fit(
     with open_workers(jobs, scheduler) as workers, alone(place):
         refuse_other_work(place, resume)
         try:
-            attention = _attention(model, text, capture, place, max_tokens, max_texts, tell)
+            attention = capture_of(
+                capture, model, text, place / "capture", max_tokens, max_texts,
+                lambda done, total: tell(Progress("capture", done, total)),
+            )  # fmt: skip
         except AttnDslError:
             _remove_empty(place)
             raise
@@ -205,36 +209,6 @@ def _remove_empty(out: Path) -> None:
     for folder in (out / "capture", out):
         with contextlib.suppress(OSError):
             folder.rmdir()
-
-
-def _attention(
-    model: str | None, text: str | None, capture: str | Path | Capture | None, out: Path,
-    max_tokens: int, max_texts: int, tell: Watcher,
-) -> Capture:  # fmt: skip
-    """Open the capture that is given, or make one."""
-    from attn_dsl.eval.capture import Capture
-
-    if capture is not None:
-        if model is not None or text is not None:
-            raise InputError("give either --capture, or MODEL and --text, not both")
-        if isinstance(capture, Capture):
-            return capture
-        return Capture.open(capture)
-    if model is not None and text is None:
-        raise InputError("a model needs a text to read: --text FILE (.txt, .jsonl or hf:dataset)")
-    from attn_dsl.eval.capture_write import write_capture
-    from attn_dsl.eval.shipped import model_dir, stories_path
-    from attn_dsl.eval.texts import read_texts
-
-    texts = read_texts(text or str(stories_path()))
-
-    def progress(done: int, total: int) -> None:
-        tell(Progress("capture", done, total))
-
-    return write_capture(
-        model or str(model_dir()), texts, out / "capture", max_tokens=max_tokens,
-        max_texts=max_texts, progress=progress,
-    )  # fmt: skip
 
 
 def _refuse_empty_splits(session: Session) -> None:

@@ -124,7 +124,7 @@ def test_elements_of_sets_are_tuned_and_stay_in_their_sets(opened: ReplacedModel
 def test_gradients_reach_weights_and_elements_through_the_model(opened: ReplacedModel) -> None:
     tunable = Tunable([graded(opened)])
     fit = HeldOut(opened.loaded, opened.ids("fit")[:4])
-    _ = fit.reference
+    _ = fit.original
     with replace_heads(opened.loaded, {(0, 1): Part(tunable, 0)}):
         (gradient,) = torch.autograd.grad(fit.loss(fit.batches[0]), [tunable.weights])
         for at in range(9):

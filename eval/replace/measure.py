@@ -132,14 +132,9 @@ class HeldOut:
         """The original model's own sums; KL 0 and agreement everywhere."""
         return self._original[0]
 
-    @property
-    def reference(self) -> np.ndarray:
-        """The original model's log-probabilities, float32 (predictions, vocabulary)."""
-        return self._original[1]
-
     @cached_property
     def _original(self) -> tuple[Sums, np.ndarray]:
-        """Run the original model; for the first time outside of any replacement."""
+        """Run the original model outside of any replacement; return log-probabilities as well."""
         sums = np.zeros((4, len(self)))
         reference = np.empty((0, 0), dtype=np.float32)
         with torch.inference_mode():
@@ -183,7 +178,7 @@ class HeldOut:
         return _divergence(self._reference_of(batch), predicted).mean()
 
     def _reference_of(self, batch: predictions.Batch) -> torch.Tensor:
-        part = self.reference[batch.start : batch.start + len(batch.targets)]
+        part = self._original[1][batch.start : batch.start + len(batch.targets)]
         return torch.from_numpy(np.asarray(part)).to(batch.targets.device)
 
     def _places(self, ids: tuple[int, ...]) -> Sequence[int]:
