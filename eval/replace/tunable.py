@@ -20,6 +20,7 @@ from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.replace.element_weights import ElementWeights
 from attn_dsl.eval.replace.source import visible
 from attn_dsl.eval.set_scores import FIRST, Planes, Rows, SetScores
+from attn_dsl.eval.shards import n_entries, row_starts
 
 CACHE_BYTES = 1 << 30
 """How many bytes of planes are kept for texts that come again."""
@@ -104,8 +105,7 @@ class Tunable(torch.nn.Module):
         """Return the terms on one text."""
         truths, values, reads = found
         n = reads.shape[1]
-        widths = np.arange(1, n + 1) if self.causal else np.full(n, n)
-        starts = np.concatenate([[0], np.cumsum(widths)])
+        starts = np.append(row_starts(n, self.causal), n_entries(n, self.causal))
         values = values.astype(np.float32, copy=False)
         some = np.append(reads.any(1), True)[self._terms[:, 2:4]].all(1)  # else the text has none
         return SetScores(
