@@ -12,7 +12,7 @@ import click
 from attn_dsl.cli import options
 
 if TYPE_CHECKING:
-    from attn_dsl.eval.replace.outcome import Outcome, Point
+    from attn_dsl.eval.replace.measure import Outcome, Point
 
 HEADINGS = {"first token": "first", "mean by offset": "offset"}
 TAKEN = {"iou": "by IoU", "damage": "by damage", "greedy": "greedily"}

@@ -11,9 +11,8 @@ from itertools import product
 from pathlib import Path
 
 from attn_dsl.eval.files import table, write
-from attn_dsl.eval.replace.measure import HeldOut, effect
+from attn_dsl.eval.replace.measure import HeldOut, Outcome, Point, effect
 from attn_dsl.eval.replace.measurements import Measurements, Tell
-from attn_dsl.eval.replace.outcome import Outcome, Point
 from attn_dsl.eval.replace.plot import draw
 from attn_dsl.eval.replace.source import Head
 
