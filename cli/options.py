@@ -135,20 +135,9 @@ def opened_capture(
     """Open a capture, or make one in a folder that goes when the block ends."""
     import tempfile
 
-    from attn_dsl.eval.capture import Capture
+    from attn_dsl.eval.capture_write import capture_of
 
-    if capture is not None:
-        if model is not None or text is not None:
-            raise InputError("give either --capture, or MODEL and --text, not both")
-        yield Capture.open(capture)
-        return
-    if model is None or text is None:
+    if capture is None and (model is None or text is None):
         raise InputError("name what to score against: --capture DIR, or MODEL and --text FILE")
-    from attn_dsl.eval.capture_write import write_capture
-    from attn_dsl.eval.texts import read_texts
-
-    texts = read_texts(text)
     with tempfile.TemporaryDirectory(prefix="attn-dsl-") as folder:
-        yield write_capture(
-            model, texts, f"{folder}/capture", max_tokens=max_tokens, max_texts=max_texts
-        )
+        yield capture_of(capture, model, text, f"{folder}/capture", max_tokens, max_texts)

@@ -12,7 +12,7 @@ import click
 from attn_dsl.cli import options
 
 if TYPE_CHECKING:
-    from attn_dsl.eval.replace.outcome import Outcome, Point
+    from attn_dsl.eval.replace.measure import Outcome, Point
 
 HEADINGS = {"first token": "first", "mean by offset": "offset"}
 TAKEN = {"iou": "by IoU", "damage": "by damage", "greedy": "greedily"}
@@ -84,7 +84,7 @@ def replace(
         screen.print("stopped; what was measured is kept, and the same command goes on from there")
         raise
     if as_json:
-        options.print_json(outcome.to_json())
+        options.print_json(asdict(outcome))
     else:
         print_outcome(outcome, files, opened.loaded.causal, chosen.text is None)
 

@@ -226,17 +226,3 @@ class Capture:
             part_of = {one: PARTS[sum(at >= cut for cut in cuts)] for at, one in enumerate(units)}
         parts = {part: [i for i, u in enumerate(unit) if part_of[u] == part] for part in PARTS}
         return parts, rule
-
-    def check_tokenizer(self, tokenizer_hash: str) -> None:
-        """Make sure that a tokenizer is the one that the texts were cut with.
-
-        Raises:
-            InputError: it is another, or the capture does not say which it was.
-        """
-        known = self.meta.get("tokenizer_hash")
-        if known != tokenizer_hash:
-            raise InputError(
-                f"the capture of {self.name} was made with another tokenizer "
-                f"({str(known)[:12]} there, {tokenizer_hash[:12]} here); use the model that was "
-                "captured, or capture this one"
-            )

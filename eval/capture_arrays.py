@@ -35,10 +35,8 @@ def packed_arrays(
         )
     rows = [_rows(_array(x), texts[number], number) for number, x in enumerate(arrays)]
     n_layers, per_layer = rows[0].shape[:2]
-    for array in rows:
-        if array.shape[:2] != (n_layers, per_layer):
-            shown = " and ".join(f"{x.shape[0]} x {x.shape[1]}" for x in (rows[0], array))
-            raise InputError(f"all texts must have the same layers x heads, not {shown}")
+    if len({array.shape[:2] for array in rows}) > 1:
+        raise InputError("all texts must have the same layers x heads")
     above = [float(np.triu(array, 1).max()) for array in rows]
     if causal and max(above) > _ABOVE:
         number = int(np.argmax(above))
@@ -65,8 +63,7 @@ def _tokens(one: Sequence[str] | Tokens, number: int) -> Tokens:
         return one
     if isinstance(one, str) or not all(isinstance(string, str) for string in one):
         raise InputError(
-            f"text {number}: tokens must be a list of strings such as ['Once', ' upon'], not "
-            f"{str(one)[:20]!r}"
+            f"text {number}: tokens must be a list of strings such as ['Once', ' upon']"
         )
     return Tokens.from_strings(one)
 

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any
 
 from attn_dsl.dsl.errors import WorkError
-from attn_dsl.eval.models import LoadedModel, body
+from attn_dsl.eval.models import LoadedModel, body, padded
 
 BATCH_BYTES = 512 * 2**20
 """The most memory for the attention of one batch, float32; batches are cut to it."""
@@ -73,20 +73,11 @@ def attention_of(loaded: LoadedModel, batch: Sequence[Sequence[int]]) -> list[An
     import torch
 
     longest = max(map(len, batch))
-    padding = loaded.tokenizer.pad_token_id
-    if padding is None:
-        padding = getattr(loaded.model.config, "pad_token_id", None) or 0
-    ids = torch.full((len(batch), longest), int(padding))
-    mask = torch.zeros_like(ids)
-    for row, one in enumerate(batch):
-        ids[row, : len(one)] = torch.as_tensor(one)
-        mask[row, : len(one)] = 1
     options = {"use_cache": False} if loaded.causal else {}
     heads, packed = loaded.n_heads, []
     with torch.inference_mode():
-        maps = body(loaded.model)(
-            input_ids=ids, attention_mask=mask, output_attentions=True, **options
-        ).attentions
+        inputs = padded(loaded, batch)
+        maps = body(loaded.model)(**inputs, output_attentions=True, **options).attentions
         for row, n in enumerate(map(len, batch)):
             seen = torch.ones(n, n, dtype=torch.bool)
             q, k = (seen.tril() if loaded.causal else seen).nonzero(as_tuple=True)

@@ -19,7 +19,8 @@ from attn_dsl.eval.capture_run import run_texts
 from attn_dsl.eval.files import refuse_other_things, write_bytes
 from attn_dsl.eval.models import LoadedModel, load_model
 from attn_dsl.eval.shards import n_entries, tensor_name
-from attn_dsl.eval.texts import text_hash
+from attn_dsl.eval.shipped import model_dir, stories_path
+from attn_dsl.eval.texts import read_texts, text_hash
 from attn_dsl.eval.vocabulary import Vocabulary
 
 SHARD_BYTES = 64 * 2**20
@@ -80,11 +81,7 @@ def write_capture(
     except OSError as error:
         raise InputError(f"{out} cannot be made: {error.strerror}") from error
     loaded = load_model(model) if isinstance(model, str) else model
-    if loaded.max_positions is not None and max_tokens > loaded.max_positions:
-        raise InputError(
-            f"{loaded.name} takes {loaded.max_positions} tokens at most, not {max_tokens}; "
-            f"use --max-tokens {loaded.max_positions} or less"
-        )
+    loaded.check_length(max_tokens, "a window of --max-tokens")
     vocabulary = Vocabulary(loaded.tokenizer)
     records = choose_windows(vocabulary, texts, max_tokens, max_texts)
     _check_ids(loaded, records)
@@ -135,6 +132,27 @@ def write_capture(
     write_bytes(out / files.META_FILE, (json.dumps(meta, indent=1) + "\n").encode())
     (out / files.PARTIAL_FILE).unlink(missing_ok=True)
     return Capture.open(out)
+
+
+def capture_of(
+    capture: str | Path | Capture | None, model: str | None, text: str | None, out: Path | str,
+    max_tokens: int, max_texts: int, progress: Callable[[int, int], None] | None = None,
+) -> Capture:  # fmt: skip
+    """Return the capture that is given, or run a model over texts; without any, the demo model.
+
+    Raises:
+        InputError: both are given, or a model without a text.
+    """
+    if capture is not None:
+        if model is not None or text is not None:
+            raise InputError("give either --capture, or MODEL and --text, not both")
+        return capture if isinstance(capture, Capture) else Capture.open(capture)
+    if model is not None and text is None:
+        raise InputError("a model needs a text to read: --text FILE (.txt, .jsonl or hf:dataset)")
+    return write_capture(
+        model or str(model_dir()), read_texts(text or str(stories_path())), out,
+        max_tokens=max_tokens, max_texts=max_texts, progress=progress,
+    )  # fmt: skip
 
 
 def choose_windows(

@@ -32,11 +32,25 @@ def write_bytes(path: Path, data: bytes) -> dict[str, Any]:
         part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise WorkError(
-            f"{path} cannot be written: {error.strerror}; what was finished before is kept, "
-            "run the command again to go on"
-        ) from error
+        raise _unwritable(path, error) from error
     return {"file": path.name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def append(path: Path, text: str) -> None:
+    """Add text to the end of a file, making its folder; a WorkError if it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> WorkError:
+    return WorkError(
+        f"{path} cannot be written: {error.strerror}; what was finished before is kept, "
+        "run the command again (`fit` with --resume) to go on"
+    )
 
 
 def refuse_other_things(place: Path, mine: tuple[str, ...], what: str) -> None:

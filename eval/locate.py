@@ -9,8 +9,6 @@ from typing import Any
 from attn_dsl.dsl.errors import InputError, did_you_mean
 from attn_dsl.eval.files import first_line
 
-_NO_ATTENTION = ("mamba", "rwkv", "recurrent_gemma", "xlstm", "hyena", "retnet", "lfm", "jamba")
-"""Beginnings of model types with layers that form no attention matrix."""
 _PADDED = ("roberta", "xlm-roberta", "camembert", "roberta-prelayernorm")
 """Model types whose positions begin behind that of the padding."""
 
@@ -103,18 +101,15 @@ def _check_folder(folder: Path, weights: bool) -> None:
     names = sorted(path.name for path in folder.iterdir())
     pickles = [name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt"))]
     if "config.json" not in names:
-        near = [name for name in names if (folder / name / "config.json").is_file()]
-        hint = "give the directory that `model.save_pretrained` wrote, weights and tokenizer"
-        hint = f"the models in it are {', '.join(near[:5])}" if near else hint
-        raise InputError(f"{folder} holds no config.json; {hint}")
+        raise InputError(
+            f"{folder} holds no config.json; give the directory that `model.save_pretrained` wrote"
+        )
     if weights and not any(name.endswith(".safetensors") for name in names):
-        lacks = "no weights: looked for model.safetensors and model-00001-of-*.safetensors"
-        if pickles:
-            lacks = (
-                f"its weights as {pickles[0]}, a pickle, which can run code when read; save the "
-                "model again with `save_pretrained`, which writes safetensors"
-            )
-        raise InputError(f"{folder} holds {lacks}")
+        found = f" but {pickles[0]}, a pickle, which can run code when read" if pickles else ""
+        raise InputError(
+            f"{folder} holds no weights in model.safetensors or model-00001-of-*.safetensors{found}; "
+            "save the model again with `save_pretrained`, which writes safetensors"
+        )
 
 
 def _hub_options(model: str) -> dict[str, Any]:
@@ -158,15 +153,7 @@ def _loader(config: Any, model: str) -> tuple[Any, bool]:
     masked = family in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
     decodes = family in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     if getattr(config, "is_encoder_decoder", False):
-        problem = (
-            f"an encoder-decoder model ({family}); attn-dsl reads models with one stack of "
-            "layers: decoders like GPT-2 or Llama, encoders like BERT"
-        )
-    elif family.startswith(_NO_ATTENTION):
-        problem = (
-            f"a {family} model, whose layers form no attention matrix; attn-dsl needs a "
-            "transformer, such as GPT-2, Llama or BERT"
-        )
+        problem = f"an encoder-decoder model ({family}), with two stacks of layers"
     elif masked and not getattr(config, "is_decoder", False):
         whole = name.endswith("ForMaskedLM")
         return transformers.AutoModelForMaskedLM if whole else transformers.AutoModel, False
@@ -175,9 +162,11 @@ def _loader(config: Any, model: str) -> tuple[Any, bool]:
     else:
         problem = (
             f"a {family} model, neither a causal language model nor an encoder with a "
-            "masked-word objective; attn-dsl cannot tell what its heads read"
+            "masked-word objective"
         )
-    raise InputError(f"{model} is {problem}")
+    raise InputError(
+        f"{model} is {problem}; use a decoder like GPT-2 or Llama, or an encoder like BERT"
+    )
 
 
 def max_positions(config: Any) -> int | None:

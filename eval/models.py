@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,13 @@ class LoadedModel:
     n_layers: int
     n_heads: int
     max_positions: int | None
+
+    def check_length(self, count: int, what: str) -> None:
+        """Refuse, as an InputError, what has more tokens than the model takes."""
+        if self.max_positions is not None and count > self.max_positions:
+            raise InputError(
+                f"{what} has {count} tokens, and {self.name} takes {self.max_positions}; shorten it"
+            )
 
 
 def load_model(model: str) -> LoadedModel:
@@ -163,6 +171,20 @@ def _probe(network: Any, model: str, family: str) -> tuple[int, int]:
 def body(network: Any) -> Any:
     """Return the stack of layers of a model, as ``GPT2Model``, without the head on top of it."""
     return getattr(network, network.base_model_prefix, None) or network
+
+
+def padded(loaded: LoadedModel, texts: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """Return what a model reads several texts from, padded on the right, on its device."""
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
+    padding = loaded.tokenizer.pad_token_id or getattr(loaded.model.config, "pad_token_id", 0) or 0
+    rows = [torch.tensor(text) for text in texts]
+    marks = [torch.ones_like(row) for row in rows]
+    ids = pad_sequence(rows, batch_first=True, padding_value=int(padding))
+    mask = pad_sequence(marks, batch_first=True)
+    device = loaded.model.device
+    return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
 
 
 def _revision(config: Any, folder: Path | None) -> str:

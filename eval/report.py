@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -127,11 +126,10 @@ def render(data: ReportData) -> str:
         overview=overview(data.results), layers=sorted(set(layers)), columns=sorted(set(columns)),
         cut_short=[r.name for r in data.results if r.cut_short],
         cells={r.name: r for r in data.results}, scatter=_scatter(data.results),
-        sparklines=[_sparkline(r.front) for r in data.results],
         replacement=Markup(scoped(data.replacement, ".replacement")),
         style=Markup(style), script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        payload=Markup(_json(_payload(data))),
+        payload=_payload(data),
     )  # fmt: skip
 
 
@@ -226,19 +224,6 @@ def _scatter(results: Sequence[HeadResult]) -> dict[str, Any]:
     }
 
 
-def _sparkline(front: Sequence[FrontRow]) -> dict[str, Any]:
-    """Place a front's test IoU by nodes in a 440 by 64 drawing, between its least and greatest."""
-    rows = sorted((r for r in front if math.isfinite(r.iou_test)), key=lambda row: row.nodes)
-    if len(rows) < 2:
-        return {}
-    low, high = min(r.iou_test for r in rows), max(r.iou_test for r in rows)
-    first, last = rows[0].nodes, rows[-1].nodes
-    xs = [round(8 + 424 * (row.nodes - first) / max(last - first, 1), 1) for row in rows]
-    ys = [round(54 - 44 * (row.iou_test - low) / max(high - low, 1e-9), 1) for row in rows]
-    points = list(zip(xs, ys, rows, strict=True))
-    return {"points": points, "line": " ".join(f"{px},{py}" for px, py, _ in points)}
-
-
 # What the page's script reads.
 
 
@@ -282,9 +267,3 @@ def _payload(data: ReportData) -> dict[str, Any]:
 
 def _finite(value: float) -> float | None:
     return round(float(value), 5) if math.isfinite(value) else None
-
-
-def _json(value: object) -> str:
-    """Write JSON that may stand inside a script element, whatever its strings hold."""
-    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

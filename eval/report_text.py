@@ -28,6 +28,7 @@ def fill(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     environment.filters |= {"dec": decimal, "highlight": highlight, "terms": terms_line}
     return environment.get_template(template).render(**values)
 

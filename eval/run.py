@@ -10,9 +10,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attn_dsl.dsl.errors import InputError, WorkError
+from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.capture import Capture
-from attn_dsl.eval.files import refuse_other_things, table, write
+from attn_dsl.eval.files import append, refuse_other_things, table, write
 from attn_dsl.eval.heads import label
 from attn_dsl.eval.results import Candidate, HeadResult, LibraryEntry
 
@@ -120,15 +120,8 @@ class Run:
         if state.exists():
             return
         lines = [json.dumps({**asdict(c), "round": number}, sort_keys=True) for c in candidates]
-        try:
-            state.parent.mkdir(parents=True, exist_ok=True)
-            with (self.path / "candidates.jsonl").open("a", encoding="utf-8") as file:
-                file.write("".join(f"{line}\n" for line in lines))
-        except OSError as error:
-            raise WorkError(
-                f"{self.path}: cannot write: {error.strerror}; what was finished before is kept, "
-                "go on with --resume"
-            ) from None
+        append(self.path / "candidates.jsonl", "".join(f"{line}\n" for line in lines))
+        state.parent.mkdir(parents=True, exist_ok=True)
         write(state, result.to_json())
         later = range(number + 1, self.rounds + 1)
         if not any(self.done(result.layer, result.head, n) for n in later):

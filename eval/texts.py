@@ -76,23 +76,19 @@ def read_texts(spec: str) -> list[str]:
 def _decoded(path: Path, spec: str) -> str:
     """Read a file as UTF-8, saying at which byte it is something else."""
     try:
-        data = path.read_bytes()
-        return data.decode("utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         folder = path.parent.iterdir() if path.parent.is_dir() else ()
         names = sorted(p.name for p in folder if p.suffix in (".txt", ".jsonl"))
-        listed = f"the directory holds {', '.join(names[:5])}" if names else ""
-        hint = did_you_mean(path.name, names) or listed or "check the path"
+        hint = did_you_mean(path.name, names) or "check the path"
         raise InputError(f"{spec} does not exist; {hint}") from None
     except IsADirectoryError:
         raise InputError(f"{spec} is a directory; give a .txt or .jsonl file in it") from None
     except OSError as error:
         raise InputError(f"{spec} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        # the decoder counts from behind a byte order mark
-        offset = error.start + (3 if data.startswith(b"\xef\xbb\xbf") else 0)
         raise InputError(
-            f"{spec} is not UTF-8: byte {offset} is 0x{data[offset]:02X}; convert it, "
+            f"{spec} is not UTF-8: byte {error.start} cannot be read; convert it, "
             f"for example with `iconv -f LATIN1 -t UTF-8`"
         ) from error
 
@@ -109,35 +105,15 @@ def _json_lines(content: str, spec: str) -> list[str]:
     texts: list[str] = []
     for number, line in enumerate(content.split("\n"), 1):
         try:
-            texts.append(_field_text(line) if line.strip() else "")
-        except ValueError as error:
-            raise InputError(f"{spec}:{number}: {error}") from None
+            texts.append(json.loads(line)["text"] if line.strip() else "")
+            if not isinstance(texts[-1], str):
+                raise TypeError("`text` must be a string")
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{spec}:{number}: not a JSON object with a string in the field `text`, such as "
+                f'{{"text": "Once upon a time"}}, but {line[:40]}'
+            ) from error
     return [text for text in texts if text.strip()]
-
-
-def _field_text(line: str) -> str:
-    """Take the field `text` of a line of JSON; a ValueError says what is wrong with it."""
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"not JSON ({error.msg} at column {error.colno}); every line must be an object like "
-            '{"text": "Once upon a time"}'
-        ) from error
-    if not isinstance(record, dict):
-        raise ValueError(f"a JSON object with the field `text` was expected, not {line[:40]}")
-    if "text" not in record:
-        raise ValueError(f"no field {_among('text', list(record), 'fields')}")
-    if not isinstance(record["text"], str):
-        raise ValueError(f"`text` must be a string, not {record['text']!r:.40}")
-    return record["text"]
-
-
-def _among(name: str, known: list[str], kind: str) -> str:
-    """Say what there is where a name was not found, and which of it may have been meant."""
-    shown = ", ".join(f"`{one}`" for one in known[:8]) or "none"
-    hint = did_you_mean(name, known)
-    return f"`{name}`; the {kind} are {shown}" + (f" ({hint})" if hint else "")
 
 
 def _read_dataset(spec: str) -> list[str]:
@@ -160,5 +136,6 @@ def _read_dataset(spec: str) -> list[str]:
             f"{spec}: the data set `{name}` (split `{split}`) cannot be loaded: {first_line(error)}"
         ) from error
     if column not in rows.column_names:
-        raise InputError(f"{spec}: no column {_among(column, list(rows.column_names), 'columns')}")
+        shown = ", ".join(f"`{name}`" for name in rows.column_names)
+        raise InputError(f"{spec}: no column `{column}`; the columns are {shown}")
     return [text for text in rows[column] if isinstance(text, str) and text.strip()]

@@ -6,7 +6,7 @@ import codecs
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -52,8 +52,8 @@ class _Piece:
 class Vocabulary:
     """What the ids of a tokenizer mean, as the strings and spans that programs read.
 
-    >>> Vocabulary(gpt2_tokenizer).strings_of(gpt2_tokenizer("Once upon a café").input_ids)
-    ['Once', ' upon', ' a', ' café']
+    >>> Vocabulary(gpt2_tokenizer).tokens_of(gpt2_tokenizer("Once upon a café").input_ids).strings
+    ('Once', ' upon', ' a', ' café')
 
     A string depends on the id alone (with word pieces and marked word ends also on the token
     before), never on the text, so that a model's ids give the same strings without the text.
@@ -90,14 +90,6 @@ class Vocabulary:
         special = sorted(map(str, self.tokenizer.all_special_tokens))
         content = json.dumps([spec, special], sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(content.encode()).hexdigest()
-
-    def strings_of(self, ids: Iterable[int]) -> list[str]:
-        """Write each id as what the model sees, one string per id.
-
-        >>> Vocabulary(bert_tokenizer).strings_of([101, 2320, 2588, 1012, 102])
-        ['[CLS]', 'once', ' upon', '.', '[SEP]']
-        """
-        return list(_strings([self._piece(int(i)) for i in ids]))
 
     def tokens_of(self, ids: Sequence[int]) -> Tokens:
         """Make tokens from ids alone, with the text that the ids decode to.

@@ -80,6 +80,7 @@ def fit(
         WorkError: the disk is full, the cluster went away, or no head was finished in time.
         KeyboardInterrupt: interrupted; the heads that were finished are on disk.
     """
+    from attn_dsl.eval.capture_write import capture_of
     from attn_dsl.synth.runs.budget import Budget
     from attn_dsl.synth.runs.executors import open_workers
     from attn_dsl.synth.session import Session
@@ -99,7 +100,10 @@ def fit(
     with open_workers(jobs, scheduler) as workers, alone(place):
         refuse_other_work(place, resume)
         try:
-            attention = _attention(model, text, capture, place, max_tokens, max_texts, tell)
+            attention = capture_of(
+                capture, model, text, place / "capture", max_tokens, max_texts,
+                lambda done, total: tell(Progress("capture", done, total)),
+            )  # fmt: skip
         except AttnDslError:
             with contextlib.suppress(OSError):
                 (place / "capture").rmdir()  # nothing came of it
@@ -200,33 +204,6 @@ def _search(
         not_reached=[label(*pair) for pair in run.missing],
     )  # fmt: skip
     return run
-
-
-def _attention(
-    model: str | None, text: str | None, capture: str | Path | Capture | None, out: Path,
-    max_tokens: int, max_texts: int, tell: Watcher,
-) -> Capture:  # fmt: skip
-    """Open the capture that is given, or make one."""
-    from attn_dsl.eval.capture import Capture
-
-    if capture is not None:
-        if model is not None or text is not None:
-            raise InputError("give either --capture, or MODEL and --text, not both")
-        if isinstance(capture, Capture):
-            return capture
-        return Capture.open(capture)
-    if model is not None and text is None:
-        raise InputError("a model needs a text to read: --text FILE (.txt, .jsonl or hf:dataset)")
-    from attn_dsl.eval.capture_write import write_capture
-    from attn_dsl.eval.shipped import model_dir, stories_path
-    from attn_dsl.eval.texts import read_texts
-
-    texts = read_texts(text or str(stories_path()))
-    return write_capture(
-        model or str(model_dir()), texts, out / "capture", max_tokens=max_tokens,
-        max_texts=max_texts,
-        progress=lambda done, total: tell(Progress("capture", done, total)),
-    )  # fmt: skip
 
 
 def _info(session: Session, heads: Iterable[tuple[int, int]]) -> dict[str, Any]:

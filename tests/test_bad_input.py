@@ -39,11 +39,11 @@ TEXTS = [
     Case("text a directory", fit_text("."), (". is a directory", ".jsonl")),
     Case("text of another kind", fit_text("a.csv"), ("a.csv", ".txt", ".jsonl"), file("a.csv", "a")),
     Case(
-        "JSONL line broken", fit_text("a.jsonl"), ("a.jsonl:2", "not JSON", '{"text":'),
+        "JSONL line broken", fit_text("a.jsonl"), ("a.jsonl:2", "not a JSON object", '{"text":'),
         file("a.jsonl", '{"text": "a b"}\n{"text": \n'),
     ),
     Case(
-        "JSONL without text", fit_text("a.jsonl"), ("a.jsonl:1", "no field `text`", "`txt`"),
+        "JSONL without text", fit_text("a.jsonl"), ("a.jsonl:1", "the field `text`", '{"txt"'),
         file("a.jsonl", '{"txt": "a b"}\n'),
     ),
     Case(
@@ -80,10 +80,6 @@ MODELS = [
         model(config__json={"model_type": "t5", "is_encoder_decoder": True}),
     ),
     Case(
-        "no attention", FIT_MODEL, ("mamba", "no attention matrix", "transformer"),
-        model(config__json={"model_type": "mamba"}),
-    ),
-    Case(
         "unknown architecture", FIT_MODEL, ("config.json cannot be used", "`nonesuch`"),
         model(config__json={"model_type": "nonesuch"}),
     ),
@@ -93,7 +89,7 @@ MODELS = [
     ),
     Case(
         "window longer than the model's context", fit("--max-tokens", "65"),
-        ("64 tokens at most, not 65", "--max-tokens 64"),
+        ("has 65 tokens, and", "--max-tokens"),
     ),
 ]  # fmt: skip
 BROKEN = {

@@ -129,7 +129,7 @@ def test_a_finished_capture_is_not_overwritten(small_model, finished):
 
 
 def test_limits_of_the_model_and_the_disk(small_model, tmp_path, monkeypatch):
-    with pytest.raises(InputError, match="takes 64 tokens at most, not 65"):
+    with pytest.raises(InputError, match=r"has 65 tokens, and \S+ takes 64"):
         write_capture(str(small_model("roberta")), TEXTS, tmp_path, max_tokens=65)
     with pytest.raises(InputError, match="no windows"):
         write_capture(str(small_model("gpt2")), [""], tmp_path, max_tokens=64)
@@ -184,9 +184,6 @@ def test_what_an_opened_capture_knows(finished):
     assert opened.meta["special_tokens"]["first_text"] == ["<s>"]
     assert isinstance(opened.tokens(0), Tokens)
     assert opened.packed(0).dtype == np.float16
-    opened.check_tokenizer(opened.meta["tokenizer_hash"])
-    with pytest.raises(InputError, match="another tokenizer"):
-        opened.check_tokenizer("0" * 64)
     with pytest.raises(InputError, match="has no head L2H0"):
         opened.matrix(0, 2, 0)
     sent = pickle.dumps(opened)

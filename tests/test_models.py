@@ -67,6 +67,16 @@ def test_models_without_readable_attention(tmp_path, config, message):
         load_model(str(tmp_path))
 
 
+def test_a_model_without_attention(small_model, tmp_path):
+    sizes = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 1}
+    network = transformers.MambaForCausalLM(transformers.MambaConfig(**sizes))
+    network.save_pretrained(tmp_path)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(small_model("gpt2"))
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="attention of a mamba model cannot be read"):
+        load_model(str(tmp_path))
+
+
 def test_an_id_without_a_network_is_told_at_once(monkeypatch):
     import huggingface_hub
 

@@ -29,9 +29,9 @@ def test_jsonl_takes_the_field_text_and_keeps_white_space(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"text": 3}', r"a\.jsonl:2: `text` must be a string, not 3"),
-        ('{"text": null}', r"a\.jsonl:2: `text` must be a string, not None"),
-        ('["a"]', r'a\.jsonl:2: a JSON object .* not \["a"\]'),
+        ('{"text": 3}', r"a\.jsonl:2: .* a string .* but {.text.: 3}"),
+        ('{"text": null}', r"a\.jsonl:2: .* but {.text.: null}"),
+        ('["a"]', r'a\.jsonl:2: not a JSON object .* but \["a"\]'),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path, line, message):

@@ -16,16 +16,17 @@ from replacing import small_run
 
 from attn_dsl.compiler.program import Program, load, parse
 from attn_dsl.dsl.errors import InputError
+from attn_dsl.eval.replace.context import replace_heads
 from attn_dsl.eval.replace.element_weights import ElementWeights
 from attn_dsl.eval.replace.experiment import Options, further_texts
 from attn_dsl.eval.replace.measure import HeldOut
 from attn_dsl.eval.replace.programs import Programs
 from attn_dsl.eval.replace.replaced_model import ReplacedModel, open_replaced_model
+from attn_dsl.eval.replace.source import Part
 from attn_dsl.eval.replace.tunable import Tunable
 from attn_dsl.eval.replace.tune import (
     PATH,
     TuneSettings,
-    replaced_by,
     tune,
 )
 from attn_dsl.eval.replace.tuned import program_ious
@@ -123,8 +124,8 @@ def test_elements_of_sets_are_tuned_and_stay_in_their_sets(opened: ReplacedModel
 def test_gradients_reach_weights_and_elements_through_the_model(opened: ReplacedModel) -> None:
     tunable = Tunable([graded(opened)])
     fit = HeldOut(opened.loaded, opened.ids("fit")[:4])
-    _ = fit.reference
-    with replaced_by(opened, [(0, 1)], tunable):
+    _ = fit.original
+    with replace_heads(opened.loaded, {(0, 1): Part(tunable, 0)}):
         (gradient,) = torch.autograd.grad(fit.loss(fit.batches[0]), [tunable.weights])
         for at in range(9):
             losses = []

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import wraps
 from typing import Any
 
 import torch
@@ -53,10 +54,8 @@ class Adapter:
             setattr(config, attribute, name)
         if not self._by_name:
             for number, module in enumerate(self.layers):
-                watch = _Softmax(controller, number)
-                undo.callback(module.register_forward_pre_hook(watch.start).remove)
-                hook = module.register_forward_hook(watch.stop, always_call=True)
-                undo.callback(hook.remove)
+                module.forward = _watched(module.forward, controller, number)
+                undo.callback(delattr, module, "forward")
 
     def _register(self, own: str, controller: Controller, undo: ExitStack) -> str:
         """Register attention and mask functions that stand for an implementation's; name them.
@@ -103,23 +102,23 @@ def _original(module: Any, name: str) -> Callable:
     raise InputError(f"{type(module).__name__} has no eager attention to fall back on")
 
 
+def _watched(forward: Callable, controller: Controller, layer: int) -> Callable:
+    """Return a layer's attention that runs with its probabilities exchanged."""
+
+    @wraps(forward)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with _Softmax(controller, layer):
+            return forward(*args, **kwargs)
+
+    return run
+
+
 class _Softmax(TorchFunctionMode):
-    """While a layer runs, exchanges its probabilities: the results of ``softmax`` and dropout."""
+    """Exchanges a layer's probabilities: the results of ``softmax`` and dropout."""
 
     def __init__(self, controller: Controller, layer: int) -> None:
         super().__init__()
-        self.controller, self.layer, self._open = controller, layer, False
-
-    def start(self, *_: Any) -> None:
-        """Begin to watch."""
-        self._open = True
-        self.__enter__()
-
-    def stop(self, *_: Any) -> None:
-        """Stop watching, however the layer ended."""
-        if self._open:
-            self._open = False
-            self.__exit__(None, None, None)
+        self.controller, self.layer = controller, layer
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None

@@ -15,7 +15,7 @@ from attn_dsl.compiler.program import Program, load
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.heads import parse_heads
 from attn_dsl.eval.replace.context import replace_heads
-from attn_dsl.eval.replace.predictions import batches, log_probabilities, refuse_long
+from attn_dsl.eval.replace.predictions import batches, log_probabilities
 from attn_dsl.eval.replace.replaced_model import ReplacedModel
 from attn_dsl.eval.replace.source import Head
 from attn_dsl.eval.vocabulary import Vocabulary
@@ -154,7 +154,7 @@ def compare(
     ids = list(loaded.tokenizer(text).input_ids)
     if len(ids) < 2 or not text.strip():
         raise InputError("--text is too short; give at least two tokens")
-    refuse_long(loaded, len(ids), "--text")
+    loaded.check_length(len(ids), "--text")
     special = set() if loaded.causal else set(loaded.tokenizer.all_special_ids)
     places = [i for i in range(int(loaded.causal), len(ids)) if ids[i] not in special]
     if loaded.causal:
@@ -173,10 +173,10 @@ def compare(
     best, tokens = probabilities.max(-1)
     of_target = probabilities[torch.arange(len(places)), :, [ids[place] for place in places]]
     vocabulary = Vocabulary(loaded.tokenizer)
-    strings = vocabulary.strings_of(ids)
+    strings = vocabulary.tokens_of(ids).strings
     predictions = []
     for i, place in enumerate(places):
-        a, b = (vocabulary.strings_of([token])[0] for token in tokens[i].tolist())
+        a, b = (vocabulary.tokens_of([token]).strings[0] for token in tokens[i].tolist())
         predictions.append(
             Prediction(
                 strings[place - loaded.causal], strings[place], (a, b), tuple(best[i].tolist()),

@@ -136,27 +136,24 @@ def replace_heads(
 
 def _parts(heads: Mapping[Head, Standing]) -> dict[Head, Part]:
     """Turn what was given into parts of groups, all programs of one visibility in one group."""
-    found = {place: given for place, given in heads.items() if isinstance(given, Part)}
-    programs = {
-        place: _program(place, given) for place, given in heads.items() if place not in found
-    }
+    found: dict[Head, Part] = {}
+    programs: dict[Head, Program] = {}
+    for (layer, head), given in heads.items():
+        if isinstance(given, Part):
+            found[layer, head] = given
+        elif isinstance(given, Program | str | Path):
+            programs[layer, head] = given if isinstance(given, Program) else load(given)
+        else:
+            raise InputError(
+                f"L{layer}H{head}: a {type(given).__name__} cannot stand in the place of a head; "
+                "give a program, the path of one, or a part of a source group"
+            )
     for causal in (True, False):
         chosen = sorted(place for place, program in programs.items() if program.causal == causal)
         if chosen:
             group = Programs([programs[place] for place in chosen])
             found |= {place: Part(group, i) for i, place in enumerate(chosen)}
     return {place: found[place] for place in sorted(found)}
-
-
-def _program(place: Head, given: Standing) -> Program:
-    if isinstance(given, str | Path):
-        return load(given)
-    if not isinstance(given, Program):
-        raise InputError(
-            f"L{place[0]}H{place[1]}: a {type(given).__name__} cannot stand in the place of a "
-            "head; give a program, the path of one, or a part of a source group"
-        )
-    return given
 
 
 def _check_heads(

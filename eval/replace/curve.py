@@ -6,13 +6,13 @@ import heapq
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 
 from attn_dsl.eval.files import table, write
-from attn_dsl.eval.replace.measure import HeldOut, effect
+from attn_dsl.eval.replace.measure import HeldOut, Outcome, Point, effect
 from attn_dsl.eval.replace.measurements import Measurements, Tell
-from attn_dsl.eval.replace.outcome import Outcome, Point
 from attn_dsl.eval.replace.plot import draw
 from attn_dsl.eval.replace.source import Head
 
@@ -119,7 +119,7 @@ def save(outcome: Outcome, folder: Path, stem: str) -> list[Path]:
     rows = [point.row() for point in outcome.points]
     files = {
         f"{stem}.csv": table(rows[0], (row.values() for row in rows)),
-        f"{stem}.json": json.dumps(outcome.to_json(), indent=1) + "\n",
+        f"{stem}.json": json.dumps(asdict(outcome), indent=1) + "\n",
     }
     if len({point.fraction for point in outcome.points}) > 1:
         files[f"{stem}.svg"] = draw(outcome) + "\n"

@@ -14,9 +14,8 @@ import numpy as np
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.metrics import bootstrap
 from attn_dsl.eval.replace import curve
-from attn_dsl.eval.replace.measure import HeldOut
+from attn_dsl.eval.replace.measure import HeldOut, Outcome
 from attn_dsl.eval.replace.measurements import Measurements, Tell
-from attn_dsl.eval.replace.outcome import Outcome
 from attn_dsl.eval.replace.programs import BASELINES
 from attn_dsl.eval.replace.replaced_model import ReplacedModel
 from attn_dsl.eval.replace.source import Head

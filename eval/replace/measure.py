@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,8 +21,6 @@ from attn_dsl.eval.replace.source import Head
 
 MASKED_SHARE = 0.15
 """The share of an encoder's tokens that are masked and predicted."""
-IN_MEMORY = 512 * 2**20
-"""Reference predictions of more bytes than this are kept in a file."""
 
 
 class Sums(NamedTuple):
@@ -86,6 +84,58 @@ def effect(replaced: Sums, original: Sums, seed: int) -> Effect:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One point: some heads replaced by programs or by a baseline.
+
+    Attributes:
+        order: the order in which heads are taken, ``by hand`` where they were named.
+        source: ``programs``, ``tuned``, or a baseline.
+        fraction: the share of the model's heads.
+        heads: which ones.
+    """
+
+    order: str
+    source: str
+    fraction: float
+    heads: tuple[Head, ...]
+    effect: Effect
+
+    @property
+    def cost(self) -> float:
+        """By how much perplexity grows, as a fraction: 0.02 is 2 % more."""
+        return self.effect.ratio.mean - 1.0
+
+    def row(self) -> dict[str, Any]:
+        """Return the point as a line of the CSV file, by column."""
+        row: dict[str, Any] = {"order": self.order, "source": self.source}
+        row |= {"fraction": self.fraction, "heads": len(self.heads)}
+        for name in ("perplexity", "ratio", "kl", "top1"):
+            found = getattr(self.effect, name)
+            row |= {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
+        return row | {"texts": self.effect.perplexity.texts, "tokens": self.effect.tokens}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a replacement measured, as it is kept on disk.
+
+    Attributes:
+        settings: all that decides the figures; equal settings give equal figures.
+        original: the perplexity of the model as it is.
+        points: by order, fraction and source.
+        notes: what a reader must know.
+        extra: results of tuning and of tasks, where there are any.
+    """
+
+    settings: Mapping[str, Any]
+    original: Estimate
+    tokens: int
+    points: tuple[Point, ...]
+    notes: tuple[str, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
 class HeldOut:
     """Texts on which a model is measured before and after heads are replaced.
 
@@ -114,7 +164,7 @@ class HeldOut:
         self.loaded, self.ids, self.seed = loaded, tuple(map(tuple, ids)), seed
         predictions.refuse_headless(loaded)
         for number, one in enumerate(self.ids):
-            predictions.refuse_long(loaded, len(one), f"text {number}")
+            loaded.check_length(len(one), f"text {number}")
         self._folder: tempfile.TemporaryDirectory | None = None
         places = [self._places(one) for one in self.ids]
         self.batches = predictions.batches(loaded, self.ids, places, batch_size)
@@ -134,14 +184,9 @@ class HeldOut:
         """The original model's own sums; KL 0 and agreement everywhere."""
         return self._original[0]
 
-    @property
-    def reference(self) -> np.ndarray:
-        """The original model's log-probabilities, float32 (predictions, vocabulary)."""
-        return self._original[1]
-
     @cached_property
     def _original(self) -> tuple[Sums, np.ndarray]:
-        """Run the original model; for the first time outside of any replacement."""
+        """Run the original model outside of any replacement; return log-probabilities as well."""
         sums = np.zeros((4, len(self)))
         reference = np.empty((0, 0), dtype=np.float32)
         with torch.inference_mode():
@@ -154,12 +199,10 @@ class HeldOut:
         return Sums(*sums), reference
 
     def _allocate(self, width: int) -> np.ndarray:
-        shape = (self._predictions, width)
-        if 4 * self._predictions * width <= IN_MEMORY:
-            return np.empty(shape, dtype=np.float32)
+        """Make a file for the reference predictions, which may be larger than memory."""
         self._folder = tempfile.TemporaryDirectory(prefix="attn-dsl-")
         file = Path(self._folder.name) / "reference"
-        return np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
+        return np.memmap(file, dtype=np.float32, mode="w+", shape=(self._predictions, width))
 
     def measure(self, heads: Mapping[Head, Standing]) -> Sums:
         """Measure the model with some heads replaced; with none, the original."""
@@ -187,7 +230,7 @@ class HeldOut:
         return _divergence(self._reference_of(batch), predicted).mean()
 
     def _reference_of(self, batch: predictions.Batch) -> torch.Tensor:
-        part = self.reference[batch.start : batch.start + len(batch.targets)]
+        part = self._original[1][batch.start : batch.start + len(batch.targets)]
         return torch.from_numpy(np.asarray(part)).to(batch.targets.device)
 
     def _places(self, ids: tuple[int, ...]) -> Sequence[int]:

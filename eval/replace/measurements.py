@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from attn_dsl.dsl.errors import WorkError
 from attn_dsl.eval.controls import offset_means
-from attn_dsl.eval.files import write_bytes
+from attn_dsl.eval.files import append, write_bytes
 from attn_dsl.eval.replace.context import Standing
 from attn_dsl.eval.replace.measure import HeldOut, Sums
 from attn_dsl.eval.replace.programs import MeanByOffset, baseline
@@ -63,7 +62,9 @@ class Measurements:
         if key not in self._known:
             self._known[key] = held_out.measure(self.standing(kind, heads))
             sums = {name: array.tolist() for name, array in self._known[key]._asdict().items()}
-            self._append({"key": key, "what": f"{kind}, {len(heads)} heads", "sums": sums})
+            entry = {"key": key, "what": f"{kind}, {len(heads)} heads", "sums": sums}
+            if self.file is not None:
+                append(self.file, json.dumps(entry) + "\n")
         return self._known[key]
 
     def standing(self, kind: str, heads: Sequence[Head]) -> Mapping[Head, Standing]:
@@ -89,13 +90,3 @@ class Measurements:
         places = sorted([*head, own[head].source if own else other] for head in heads)
         content = json.dumps([held_out.loaded.revision, held_out.hash, places])
         return hashlib.sha256(content.encode()).hexdigest()[:32]
-
-    def _append(self, entry: Mapping[str, object]) -> None:
-        if self.file is None:
-            return
-        try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            with self.file.open("a", encoding="utf-8") as out:
-                out.write(json.dumps(entry) + "\n")
-        except OSError as error:
-            raise WorkError(f"{self.file}: cannot write: {error.strerror}") from None

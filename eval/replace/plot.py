@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from html import escape
 
-from attn_dsl.eval.replace.outcome import Outcome, Point
+from attn_dsl.eval.replace.measure import Outcome, Point
 from attn_dsl.eval.replace.programs import BASELINES
 
 WIDTH, HEIGHT = 720, 400

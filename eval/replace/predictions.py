@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from attn_dsl.dsl.errors import InputError
-from attn_dsl.eval.models import LoadedModel
+from attn_dsl.eval.models import LoadedModel, padded
 
 Ids = Sequence[int]
 """The token ids of a text."""
@@ -50,22 +49,18 @@ def batches(
         size: texts of a batch.
     """
     order = sorted(range(len(texts)), key=lambda i: (len(texts[i]), i))
-    padding = loaded.tokenizer.pad_token_id or getattr(loaded.model.config, "pad_token_id", 0) or 0
     device = loaded.model.device
     found: list[Batch] = []
     start = 0
     for first in range(0, len(order), size):
         chosen = order[first : first + size]
-        ids = [torch.tensor(texts[i]) for i in chosen]
-        inputs = pad_sequence(ids, batch_first=True, padding_value=padding).to(device)
-        mask = pad_sequence([torch.ones_like(one) for one in ids], batch_first=True).to(device)
+        call = padded(loaded, [texts[i] for i in chosen])
         counts = [len(places[i]) for i in chosen]
         rows = torch.arange(len(chosen)).repeat_interleave(torch.tensor(counts)).to(device)
         columns = torch.tensor([place for i in chosen for place in places[i]]).to(device)
-        targets = inputs[rows, columns]
+        targets = call["input_ids"][rows, columns]
         if not loaded.causal:
-            inputs[rows, columns] = loaded.tokenizer.mask_token_id
-        call = {"input_ids": inputs, "attention_mask": mask}
+            call["input_ids"][rows, columns] = loaded.tokenizer.mask_token_id
         columns = columns - 1 if loaded.causal else columns
         found.append(Batch(tuple(chosen), call, rows, columns, targets, tuple(counts), start))
         start += sum(counts)
@@ -91,10 +86,3 @@ def refuse_headless(loaded: LoadedModel) -> None:
             f"{loaded.name}: its tokenizer has no mask token, so that no token can be masked and "
             "predicted; set `mask_token` in its tokenizer_config.json"
         )
-
-
-def refuse_long(loaded: LoadedModel, count: int, what: str) -> None:
-    """Refuse, as an InputError, a text of more tokens than the model's context."""
-    limit = loaded.max_positions
-    if limit is not None and count > limit:
-        raise InputError(f"{what} has {count} tokens, and {loaded.name} takes {limit}; shorten it")

@@ -100,12 +100,7 @@ class ReplacedModel:
         from attn_dsl.eval.capture_write import choose_windows
 
         most = max_tokens or int(self.capture.meta.get("max_tokens", 128))
-        limit = self.loaded.max_positions
-        if limit is not None and most > limit:
-            raise InputError(
-                f"{self.loaded.name} takes {limit} tokens at most, not {most}; use --max-tokens "
-                f"{limit} or less"
-            )
+        self.loaded.check_length(most, "a window of --max-tokens")
         texts = read_texts(spec)
         known = {self.capture.text_hash(i) for part in seen for i in self.splits[part]}
         if but_not is not None:
@@ -179,14 +174,16 @@ def _open_model(run: Run, capture: Capture, model: str | None) -> LoadedModel:
         raise InputError(
             f"{run.path}: its model cannot be loaded ({error}); give it by --model"
         ) from None
-    known = capture.meta.get("revision")
-    if known != loaded.revision:
-        raise InputError(
-            f"{run.path} was fitted to {capture.name} with other weights or settings "
-            f"(revision {str(known)[:12]}, and {loaded.source} is {loaded.revision[:12]}); give "
-            "the model that it was fitted to by --model"
-        )
-    capture.check_tokenizer(Vocabulary(loaded.tokenizer).hash)
+    own = {"revision": loaded.revision, "tokenizer_hash": Vocabulary(loaded.tokenizer).hash}
+    shown = {"revision": "other weights or settings", "tokenizer_hash": "another tokenizer"}
+    for name, what in shown.items():
+        known = str(capture.meta.get(name))
+        if known != own[name]:
+            raise InputError(
+                f"{run.path} was fitted to {capture.name} with {what} "
+                f"({known[:12]}, and {loaded.source} has {own[name][:12]}); give the model that it "
+                "was fitted to by --model"
+            )
     return loaded
 
 

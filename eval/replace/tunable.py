@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -21,6 +20,7 @@ from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.replace.element_weights import ElementWeights
 from attn_dsl.eval.replace.source import visible
 from attn_dsl.eval.set_scores import FIRST, Planes, Rows, SetScores
+from attn_dsl.eval.shards import n_entries, row_starts
 
 CACHE_BYTES = 1 << 30
 """How many bytes of planes are kept for texts that come again."""
@@ -53,10 +53,9 @@ class Tunable(torch.nn.Module):
 
     Args:
         programs: all causal or all bidirectional.
-        cache_bytes: how many bytes of planes are kept for texts that come again; 0: none.
     """
 
-    def __init__(self, programs: Sequence[Program], *, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(self, programs: Sequence[Program]) -> None:
         super().__init__()
         if len({p.causal for p in programs}) != 1:
             raise InputError("programs of one bundle must all be causal or all bidirectional")
@@ -71,8 +70,8 @@ class Tunable(torch.nn.Module):
         limits = [MAX_WEIGHT] * len(values) + [MAX_ELEMENT_WEIGHT] * len(self.elements.values)
         self.limits = torch.tensor(limits)
         self._linear = torch.tensor([tree.normaliser == "linear" for tree in trees])
-        self._cache: OrderedDict[Tokens, tuple[np.ndarray, ...]] = OrderedDict()
-        self._bytes, self._limit = 0, cache_bytes
+        self._cache: dict[Tokens, tuple[np.ndarray, ...]] = {}  # at most CACHE_BYTES
+        self._bytes = 0
         self._code = Code(self.elements.plain)
         # for each weight its program, and its row among the truths and then the values
         rows = np.argsort(np.argsort(~self._code.truths, kind="stable"))
@@ -106,8 +105,7 @@ class Tunable(torch.nn.Module):
         """Return the terms on one text."""
         truths, values, reads = found
         n = reads.shape[1]
-        widths = np.arange(1, n + 1) if self.causal else np.full(n, n)
-        starts = np.concatenate([[0], np.cumsum(widths)])
+        starts = np.append(row_starts(n, self.causal), n_entries(n, self.causal))
         values = values.astype(np.float32, copy=False)
         some = np.append(reads.any(1), True)[self._terms[:, 2:4]].all(1)  # else the text has none
         return SetScores(
@@ -132,15 +130,6 @@ class Tunable(torch.nn.Module):
             masses = masses.index_add(0, program[i : i + 1], part[None])
         none = math.log(LEAST_MASS) - 80.0
         return torch.where(masses < LEAST_MASS, none, masses.clamp(min=LEAST_MASS).log())
-
-    def programs(self) -> list[Program]:
-        """Return the programs with their present weights.
-
-        >>> from attn_dsl.compiler.program import parse
-        >>> Tunable([parse("head first causal:\\n    ? where k == 0")]).programs()[0].tree.weights
-        (0.0,)
-        """
-        return self.written(self.weights.detach().double().cpu().numpy())
 
     def written(self, values: np.ndarray, digits: int | None = None) -> list[Program]:
         """Return the programs with other weights.
@@ -180,22 +169,11 @@ class Tunable(torch.nn.Module):
             for i, text in enumerate(missing):
                 own = np.ascontiguousarray(reads[:, batch.starts[i] : batch.starts[i + 1]])
                 found[text] = (*plan.typed_planes(i, dtype), own)
-                self._keep(text, found[text])
-        for text in texts:
-            if text in self._cache:
-                self._cache.move_to_end(text)
+                size = sum(part.nbytes for part in found[text])
+                if self._bytes + size <= CACHE_BYTES:
+                    self._cache[text] = found[text]
+                    self._bytes += size
         return [found[text] for text in texts]
-
-    def _keep(self, text: Tokens, planes: tuple[np.ndarray, ...]) -> None:
-        """Remember the planes of a text; forget those of the texts that were not asked for longest."""
-        size = sum(part.nbytes for part in planes)
-        if size > self._limit:
-            return
-        self._cache[text] = planes
-        self._bytes += size
-        while self._bytes > self._limit:
-            _, old = self._cache.popitem(last=False)
-            self._bytes -= sum(part.nbytes for part in old)
 
 
 class _Scores(torch.autograd.Function):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +19,7 @@ from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.compiler.program import Program
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.files import write_bytes
-from attn_dsl.eval.replace.context import Replacement, replace_heads
+from attn_dsl.eval.replace.context import replace_heads
 from attn_dsl.eval.replace.measure import HeldOut
 from attn_dsl.eval.replace.predictions import Ids
 from attn_dsl.eval.replace.replaced_model import ReplacedModel
@@ -109,7 +108,8 @@ def tune(
     if state is not None and state.exists():
         trainer.restore(state)
     _ = fit.original, select.original
-    with replaced_by(model, heads, tunable):
+    parts = {head: Part(tunable, number) for number, head in enumerate(heads)}
+    with replace_heads(model.loaded, parts):
         if not trainer.history:
             trainer.keep(fit.sums().mean_kl, select)
         while not trainer.finished:
@@ -220,11 +220,3 @@ def scales(model: ReplacedModel, tunable: Tunable, texts: int = 8) -> np.ndarray
     size = np.sqrt(sums[0] / np.maximum(sums[1], 1.0))
     own = np.where(size > 0, size, 1.0)[plan.code.used]
     return np.concatenate([own, tunable.elements.scales(trees, own)]).astype(np.float32)
-
-
-def replaced_by(
-    model: ReplacedModel, heads: Sequence[Head], tunable: Tunable
-) -> AbstractContextManager[Replacement]:
-    """Replace heads by the parts of a tunable group."""
-    parts = {head: Part(tunable, number) for number, head in enumerate(heads)}
-    return replace_heads(model.loaded, parts)

@@ -27,10 +27,6 @@ from attn_dsl.eval.replace.source import Head
 from attn_dsl.eval.replace.tune import TuneSettings, tune
 
 FILE, STATE = "tuned.json", "state.safetensors"
-COLUMNS = (
-    "layer", "head", "program", "iou_before", "iou_before_low", "iou_before_high", "iou_after",
-    "iou_after_low", "iou_after_high", "texts",
-)  # fmt: skip
 
 
 def tuned_programs(
@@ -87,15 +83,16 @@ def _tune(
         program_ious(model.capture, model.splits["test"], {head: own[head] for head in heads})
         for own in (model.programs, tuned)
     )
-    rows, ious = [], []
-    for head, one, other in zip(heads, before, after, strict=True):
-        first, last = bootstrap(one, model.seed), bootstrap(other, model.seed)
-        numbers = [x for e in (first, last) for x in (e.mean, e.low, e.high)]
-        rows.append((*head, files[head].name, *numbers, first.texts))
-        ious.append({"head": list(head), "before": asdict(first), "after": asdict(last)})
-    write(state.parent / "tuned.csv", table(COLUMNS, rows))
+    rows = []
+    for head, *both in zip(heads, before, after, strict=True):
+        row: dict[str, Any] = {"layer": head[0], "head": head[1], "program": files[head].name}
+        for name, values in zip(("iou_before", "iou_after"), both, strict=True):
+            found = bootstrap(values, model.seed)
+            row |= {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
+        rows.append(row | {"texts": len(model.splits["test"])})
+    write(state.parent / "tuned.csv", table(rows[0], (row.values() for row in rows)))
     return {
-        "heads": ious,
+        "heads": rows,
         "mean_iou_before": asdict(bootstrap(before.mean(0), model.seed)),
         "mean_iou_after": asdict(bootstrap(after.mean(0), model.seed)),
         "history": [epoch._asdict() for epoch in done.history],
