@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from attn_dsl.eval.replace.measure import Outcome, Point
 
 HEADINGS = {"first token": "first", "mean by offset": "offset"}
-TAKEN = {"iou": "by IoU", "damage": "by damage", "greedy": "greedily"}
+TAKEN = {"iou": "by IoU", "damage": "by damage"}
 TITLES = {"programs": "Programs", "tuned": "Tuned programs"}
 
 
@@ -29,7 +29,7 @@ TITLES = {"programs": "Programs", "tuned": "Tuned programs"}
               help="Take each head's best program of at most N nodes from its front, instead of "
               "the one that the run chose.")  # fmt: skip
 @click.option("--order", default="damage", show_default=True, metavar="LIST",
-              help="Which heads come first: by iou, damage or greedy, or several of these.")  # fmt: skip
+              help="Which heads come first: by iou, damage, or both.")  # fmt: skip
 @click.option("--tune", is_flag=True,
               help="Tune the weights of all replaced programs through the model.")  # fmt: skip
 @click.option("--tune-text", metavar="SPEC",
@@ -165,7 +165,7 @@ def print_measures(points: Sequence[Point]) -> None:
 
 
 def print_tuning(tuning: dict[str, Any]) -> None:
-    """Print what tuning did to IoU, and the trade-off of IoU against perplexity."""
+    """Print what tuning did to KL and IoU."""
     screen = options.console()
     first, best = tuning["history"][0], tuning["history"][tuning["best"]]
     before, after = tuning["mean_iou_before"], tuning["mean_iou_after"]
@@ -176,13 +176,6 @@ def print_tuning(tuning: dict[str, Any]) -> None:
         f"texts {first['select_kl']:.3f} -> {best['select_kl']:.3f}. It {what} the programs' mean "
         f"IoU with their heads from {before['mean']:.3f} to {after['mean']:.3f}.\n"
     )
-    screen.print("On the way from the fitted weights (0 %) to the tuned ones (100 %), all of them:")
-    rows = []
-    for row in tuning["tradeoff"]:
-        ratio = growth(*(row["ratio"][end] for end in ("mean", "low", "high")))
-        rows.append((f"{100 * row['share']:.0f} %", interval(row["iou"], ".3f"), ratio))
-    options.print_table(("way", "IoU", "perplexity, %"), rows, gap=1)
-    screen.print()
 
 
 def print_tasks(tasks: Sequence[dict[str, Any]]) -> None:

@@ -167,26 +167,13 @@ def test_orders_come_from_the_select_texts(opened: ReplacedModel) -> None:
     by_damage = curves.order_heads("damage", measurements, select, heads, tell)
     losses = [measurements.measure(select, "programs", [h]).loss for h in by_damage]
     assert losses == sorted(losses)
-    greedy = curves.order_heads("greedy", measurements, select, heads, tell)
-    assert sorted(greedy) == heads and greedy[0] == by_damage[0]
-
-
-def test_greedy_looks_again_at_what_became_worse() -> None:
-    alone = {(0, 0): 0.1, (0, 1): 0.2, (0, 2): 0.25}
-
-    def loss(chosen: list[tuple[int, int]]) -> float:
-        both = {(0, 0), (0, 1)} <= set(chosen)
-        return sum(alone[h] for h in chosen) + (1.0 if both else 0.0)
-
-    found = curves.greedy(list(alone), loss, tell)
-    assert found == [(0, 0), (0, 2), (0, 1)]
 
 
 # the curve and its files
 
 
 def test_the_command_measures_the_whole_curve(run: Path) -> None:
-    out = succeed("replace", run, "--order", "iou,greedy")
+    out = succeed("replace", run, "--order", "iou,damage")
     assert "Growth of perplexity in percent, heads taken by IoU:" in out
     assert all(len(line) <= 80 for line in out.splitlines() if not line.startswith(str(run)))
     folder = run / "replacement"
@@ -198,7 +185,7 @@ def test_the_command_measures_the_whole_curve(run: Path) -> None:
     assert "<svg" in (curves.figure(run) or "")
     # the same again measures nothing and changes nothing
     before = snapshot(folder)
-    data = json.loads(succeed("replace", run, "--order", "iou,greedy", "--json"))
+    data = json.loads(succeed("replace", run, "--order", "iou,damage", "--json"))
     assert snapshot(folder) == before
     assert data["original"]["texts"] == len(open_replaced_model(run).splits["test"])
     # all heads replaced are the same whatever the order
@@ -248,7 +235,7 @@ def test_bad_input(run: Path, small_model: Callable[[str], Path], tmp_path: Path
     texts = write_texts(tmp_path / "texts.jsonl", 3)
     for args, message in [
         (("--fraction", "0"), "--fraction is a share"),
-        (("--order", "size"), "there is no size; known: iou, damage, greedy"),
+        (("--order", "size"), "there is no size; known: iou, damage"),
         (("--heads", "L7H0"), "there is no L7H0"),
         (("--heads", "x"), "cannot read 'x'"),
         (("--model", small_model("gpt2")), "was fitted to small-llama with other weights"),

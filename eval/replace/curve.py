@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import heapq
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
@@ -18,8 +17,8 @@ from attn_dsl.eval.replace.source import Head
 
 FRACTIONS = (0.05, 0.10, 0.25, 0.40, 0.50, 0.75, 1.0)
 """Shares of heads that the curve shows; the paper's are 0.25, 0.5, 0.75 and 1."""
-ORDERS = ("iou", "damage", "greedy")
-"""By IoU, by the damage of each head alone, by the damage on top of those replaced before."""
+ORDERS = ("iou", "damage")
+"""By IoU, and by the damage of each head alone."""
 
 
 def order_heads(
@@ -28,9 +27,7 @@ def order_heads(
     """Order heads so that those whose programs cost least come first.
 
     ``iou``: by the IoU of head and program, highest first (the paper's order). ``damage``: by
-    what the loss grows when the head alone is replaced. ``greedy``: again and again the head
-    that adds least to the loss of those replaced so far. All of it is measured on the select
-    texts, so that figures on the test texts are held out.
+    what the loss grows on the select texts when the head alone is replaced.
 
     Args:
         name: one of ``ORDERS``.
@@ -40,45 +37,11 @@ def order_heads(
     if name == "iou":
         return sorted(heads, key=lambda head: (-measurements.model.ious[head], head))
 
-    def loss(chosen: Sequence[Head]) -> float:
-        return measurements.measure(select, "programs", sorted(chosen)).loss
-
-    if name == "greedy":
-        return greedy(heads, loss, tell)
     damages: dict[Head, float] = {}
     for head in heads:
         tell("ordering by damage", len(damages), len(heads))
-        damages[head] = loss([head])
+        damages[head] = measurements.measure(select, "programs", [head]).loss
     return sorted(heads, key=lambda head: (damages[head], head))
-
-
-def greedy(heads: Sequence[Head], loss: Callable[[list[Head]], float], tell: Tell) -> list[Head]:
-    """Choose heads one after the other, each the one that adds least to the loss.
-
-    What a head adds is measured again only when it comes to the front (Minoux's accelerated
-    greedy algorithm, 1978): a head whose damage was larger before is taken to be no better now.
-    For damages that only grow as more heads are replaced this is exactly the greedy order.
-
-    >>> cost = {(0, 0): 0.1, (0, 1): 0.3, (0, 2): 0.2}
-    >>> greedy(list(cost), lambda chosen: sum(cost[h] for h in chosen), tell)
-    [(0, 0), (0, 2), (0, 1)]
-
-    Args:
-        loss: the loss with some heads replaced.
-    """
-    waiting = [(-math.inf, -1, head) for head in heads]  # damage, measured on top of how many
-    chosen: list[Head] = []
-    now = loss([])
-    while waiting:
-        tell("ordering by greedy", len(chosen), len(heads))
-        damage, measured_at, head = heapq.heappop(waiting)
-        if measured_at == len(chosen):
-            chosen.append(head)
-            now += damage
-        else:
-            fresh = loss([*chosen, head]) - now
-            heapq.heappush(waiting, (fresh, len(chosen), head))
-    return chosen
 
 
 def count_of(fraction: float, heads: int) -> int:

@@ -143,7 +143,7 @@ def replace_run(
         order, last = next(iter(ranked.items()))
         chosen = sorted(last[: curve.count_of(max(options.fractions), len(last))])
         measurements.programs["tuned"], extra["tuning"] = tuned_programs(
-            measurements, held_out, chosen, further_texts(model, options), out.parent / "tuned",
+            measurements.model, chosen, further_texts(model, options), out.parent / "tuned",
             options.seed, tell,
         )  # fmt: skip
         kinds.insert(1, "tuned")

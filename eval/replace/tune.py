@@ -28,8 +28,6 @@ from attn_dsl.eval.replace.tunable import Tunable
 
 DIGITS = 3
 """Significant digits of the weights that are written."""
-PATH = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""The shares of the way from the fitted to the tuned weights that the trade-off curve shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +62,12 @@ class Tuned:
     """What tuning found.
 
     Attributes:
-        path: by share of the way, 0 the fitted weights and 1 the tuned ones, the programs by head.
+        programs: with their tuned weights, by head.
         history: all epochs; epoch 0 is before any step.
         best: the epoch whose weights were kept.
     """
 
-    path: dict[float, dict[Head, Program]]
+    programs: dict[Head, Program]
     history: tuple[Epoch, ...]
     best: int
 
@@ -118,10 +116,8 @@ def tune(
                 trainer.save(state)
             if tick is not None:
                 tick(trainer.history[-1], settings.epochs)
-    first, last = trainer.start.numpy(), trainer.best.numpy()
-    ways = {share: tunable.written(first + share * (last - first), DIGITS) for share in PATH}
-    path = {share: dict(zip(heads, way, strict=True)) for share, way in ways.items()}
-    return Tuned(path, tuple(trainer.history), trainer.best_epoch)
+    tuned = dict(zip(heads, tunable.written(trainer.best.numpy(), DIGITS), strict=True))
+    return Tuned(tuned, tuple(trainer.history), trainer.best_epoch)
 
 
 class Trainer:

@@ -1,4 +1,4 @@
-"""Tuned programs on disk: new `.attn` files, their IoU before and after, and the trade-off."""
+"""Tuned programs on disk: new `.attn` files, their IoU before and after."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ import numpy as np
 
 from attn_dsl.compiler.columns import Batch
 from attn_dsl.compiler.evaluate import Plan
-from attn_dsl.compiler.program import Program, load, parse
+from attn_dsl.compiler.program import Program, load
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.files import table, write
 from attn_dsl.eval.heads import label
 from attn_dsl.eval.metrics import bootstrap
-from attn_dsl.eval.replace.measure import HeldOut, effect
-from attn_dsl.eval.replace.measurements import Measurements, Tell
+from attn_dsl.eval.replace.measurements import Tell
 from attn_dsl.eval.replace.predictions import Ids
 from attn_dsl.eval.replace.replaced_model import ReplacedModel
 from attn_dsl.eval.replace.source import Head
@@ -30,8 +29,8 @@ FILE, STATE = "tuned.json", "state.safetensors"
 
 
 def tuned_programs(
-    measurements: Measurements, held_out: HeldOut, heads: Sequence[Head], further: Sequence[Ids],
-    folder: Path, seed: int, tell: Tell,
+    model: ReplacedModel, heads: Sequence[Head], further: Sequence[Ids], folder: Path, seed: int,
+    tell: Tell,
 ) -> tuple[dict[Head, Program], dict[str, Any]]:  # fmt: skip
     """Tune the programs of some heads and write them, or read what was written before.
 
@@ -40,10 +39,9 @@ def tuned_programs(
 
     Returns:
         By head, the tuned programs as they were written; and what there is to tell: their folder,
-        the epochs, IoU before and after, and the trade-off of IoU against perplexity, both on
-        held-out texts.
+        the epochs, and IoU on held-out texts before and after.
     """
-    model, settings = measurements.model, TuneSettings(seed=seed)
+    settings = TuneSettings(seed=seed)
     key = {
         "revision": model.loaded.revision,
         "capture": model.capture.hash,
@@ -61,7 +59,6 @@ def tuned_programs(
         (folder / STATE).unlink(missing_ok=True)
     found = json.loads((folder / FILE).read_text(encoding="utf-8"))
     found["folder"] = f"{folder.parent.name}/{folder.name}"
-    found["tradeoff"] = _tradeoff(measurements, held_out, heads, found.pop("path"), seed)
     return {h: load(f, allow_lookahead=model.lookahead) for h, f in files.items()}, found
 
 
@@ -76,7 +73,7 @@ def _tune(
         model, heads, settings, further, state=state,
         tick=lambda epoch, total: tell(f"tuning, KL {epoch.select_kl:.4f}", epoch.number, total),
     )  # fmt: skip
-    seconds, tuned = time.monotonic() - started, done.path[1.0]
+    seconds, tuned = time.monotonic() - started, done.programs
     for head, file in files.items():
         write(file, tuned[head].source)
     before, after = (
@@ -99,31 +96,7 @@ def _tune(
         "best": done.best,
         "seconds": seconds,
         "texts": len(model.splits["fit"]) + len(further),
-        "path": {
-            str(share): {label(*head): program.source for head, program in programs.items()}
-            for share, programs in done.path.items()
-        },
     }
-
-
-def _tradeoff(
-    measurements: Measurements, held_out: HeldOut, heads: Sequence[Head],
-    path: Mapping[str, Mapping[str, str]], seed: int,
-) -> list[dict[str, Any]]:  # fmt: skip
-    """Measure IoU and perplexity along the way from the fitted weights to the tuned ones."""
-    model, found = measurements.model, []
-    for share, sources in path.items():
-        programs = {
-            head: parse(sources[label(*head)], label(*head), allow_lookahead=model.lookahead)
-            for head in heads
-        }
-        measurements.programs["on the way"] = programs
-        sums = measurements.measure(held_out, "on the way", heads)
-        ious = program_ious(model.capture, model.splits["test"], programs)
-        measured = effect(sums, held_out.original, seed)
-        row = {"iou": bootstrap(ious.mean(0), seed), "ratio": measured.ratio, "kl": measured.kl}
-        found.append({"share": float(share), **{name: asdict(e) for name, e in row.items()}})
-    return found
 
 
 def program_ious(
