@@ -34,7 +34,6 @@ def before(job: HeadTask, *sources: str) -> HeadResult:
         "",
         (),
         0,
-        1.0,
         0.0,
         False,
         rows,

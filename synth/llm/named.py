@@ -53,7 +53,7 @@ def kind_of(spec: str) -> tuple[str, str]:
         return "server", spec
     if spec.startswith("replay:"):
         return "replay", spec.removeprefix("replay:")
-    return "gguf" if spec.endswith(".gguf") else "transformers", spec
+    return "gguf" if spec.startswith("hf:") or spec.endswith(".gguf") else "transformers", spec
 
 
 def absolute(spec: str) -> str:
