@@ -71,7 +71,10 @@ class SetScores:
         """Look all parameters up."""
         table = np.concatenate([[0.0, 1.0], x]).astype(np.float32)
         table = table * table if squared else table
-        return [table[one] for one in (self.weights, self.queries, self.keys)]
+        found = [np.empty(x.shape, np.float32) for x in (self.weights, self.queries, self.keys)]
+        for numbers, out in zip((self.weights, self.queries, self.keys), found, strict=True):
+            _gather(table, numbers.reshape(-1), out.reshape(-1))
+        return found
 
     def _limited(self, tables: list[np.ndarray]) -> np.ndarray:
         """Say which terms may reach the limit, bool (terms)."""
@@ -113,6 +116,12 @@ class SetScores:
 
 
 @njit(**LEAN)
+def _gather(table, numbers, out):
+    for i in range(numbers.shape[0]):
+        out[i] = table[numbers[i]]
+
+
+@njit(**LEAN)
 def _scatter(numbers, sums, out):
     for i in range(numbers.shape[0]):
         if numbers[i] != NONE:
@@ -143,11 +152,51 @@ def _times(out, other):
 
 
 @njit(**_OPTIONS)
+def _add_plane(plane, truths, values, low, left, row):
+    """Add a plane, times a number."""
+    count = row.shape[0]
+    if plane >= 0:
+        y = values[plane, low : low + count]
+        for k in range(count):
+            row[k] += left * y[k]
+    elif plane < -1:
+        x = truths[-2 - plane, low : low + count]
+        for k in range(count):
+            row[k] += left if x[k] else np.float32(0.0)
+    else:
+        for k in range(count):
+            row[k] += left
+
+
+@njit(**_OPTIONS)
+def _dot_plane(plane, truths, values, low, row):
+    """Sum a row, times a plane."""
+    count, total = row.shape[0], np.float32(0.0)
+    if plane >= 0:
+        y = values[plane, low : low + count]
+        for k in range(count):
+            total += row[k] * y[k]
+    elif plane < -1:
+        x = truths[-2 - plane, low : low + count]
+        for k in range(count):
+            total += row[k] if x[k] else np.float32(0.0)
+    else:
+        for k in range(count):
+            total += row[k]
+    return total
+
+
+@njit(**_OPTIONS)
 def _add(
     terms, limited, weights, queries, keys, truths, values, starts, firsts, ones, room, out
 ):  # fmt: skip
     for j in range(terms.shape[0]):
         program, plane, query, key, hidden = terms[j]
+        if query < 0 and key < 0 and hidden == 0 and not limited[j]:
+            low, end = starts[0], starts[-1]
+            if weights[j] != 0:
+                _add_plane(plane, truths, values, low, weights[j], out[program, low:end])
+            continue
         for r in range(firsts.shape[0]):
             low, first = starts[r], firsts[r]
             left = weights[j] * queries[query, r] if query >= 0 else weights[j]
@@ -155,6 +204,9 @@ def _add(
             if left == 0 or count <= 0:
                 continue
             made, row = room[:count], out[program, low : low + count]
+            if key < 0 and not limited[j]:
+                _add_plane(plane, truths, values, low, left, row)
+                continue
             _on_plane(plane, truths, values, low, ones[:count], made)
             if key >= 0:
                 _times(made, keys[key, first : first + count])
@@ -175,6 +227,11 @@ def _gradients(
     one, zero = np.float32(1.0), np.float32(0.0)
     for j in range(terms.shape[0]):
         program, plane, query, key, hidden = terms[j]
+        plain = query < 0 and key < 0 and hidden == 0
+        if plain and not limited[j] and not squared:
+            row = given[program, starts[0] : starts[-1]]
+            weights_out[j] += _dot_plane(plane, truths, values, starts[0], row)
+            continue
         for r in range(firsts.shape[0]):
             low, first = starts[r], firsts[r]
             count = starts[r + 1] - low - hidden

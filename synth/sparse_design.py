@@ -222,23 +222,21 @@ class SparseDesign:
         """
         self.value(x)
         rows, planes = (self.rows.starts, self.rows.actual, self.predicted), self.planes
-        every, found, first = np.zeros(len(self.predicted), dtype=np.int32), [], 0
+        found, first = [], 0
         for term, at in self.program.parts():
             some = slice(first, first + (1 if isinstance(term, SetTerm) else at.stop - at.start))
             first = some.stop
             own, change = self._without(x, some)
-            whole, each = np.zeros(1), np.zeros(FIRST + len(x))
-            _losses(change, every, *rows, whole)
-            found.append(whole)
+            by_row = _row_losses(change, *rows)
+            found.append([by_row.sum()])
             if isinstance(term, TableTerm) and len(term) > 1:
                 for i in range(some.start, some.stop):
-                    found.append(np.zeros(1))
-                    _losses(self._without(x, slice(i, i + 1))[1], every, *rows, found[-1])
+                    found.append([_row_losses(self._without(x, slice(i, i + 1))[1], *rows).sum()])
             if isinstance(term, SetTerm) and len(term) > 1:
+                each = np.zeros(FIRST + len(x))
                 _, _, query, key, _ = own.terms[0]
                 if query >= 0:
-                    group = np.repeat(own.queries[query], np.diff(self.rows.starts))
-                    _losses(change, group, *rows, each)
+                    each += np.bincount(own.queries[query], by_row, len(each))
                 if key >= 0:
                     _losses(change, own.keys[key][planes.key_tokens], *rows, each)
                 found.append(each[FIRST:][at])
@@ -302,6 +300,29 @@ def _objective(starts, actual, mix, predicted, residual):
             below = one if p[i] < a[i] else zero
             d[i] = pull * (a[i] - p[i]) + share * p[i] * (below - inside)
     return (1.0 - mix) * likelihood + 2.0 * mix * shared_all, shared_all
+
+
+@njit(**_OPTIONS)
+def _row_losses(change, starts, actual, predicted):
+    """Return the shared mass that each row loses if all its entries change, float64 (rows).
+
+    Args:
+        change: float32 (entries): what the unnormalised rows are multiplied by.
+    """
+    losses = np.empty(starts.shape[0] - 1, dtype=np.float64)
+    for r in range(losses.shape[0]):
+        p = predicted[starts[r] : starts[r + 1]]
+        a = actual[starts[r] : starts[r + 1]]
+        c = change[starts[r] : starts[r + 1]]
+        mass, before, after = np.float32(0.0), np.float32(0.0), np.float32(0.0)
+        for i in range(p.shape[0]):
+            mass += p[i] * c[i]
+        scale = np.float32(1.0) / mass
+        for i in range(p.shape[0]):
+            before += min(p[i], a[i])
+            after += min(p[i] * c[i] * scale, a[i])
+        losses[r] = before - after
+    return losses
 
 
 @njit(**_OPTIONS)
