@@ -22,7 +22,7 @@ from attn_dsl.dsl.parser import parse
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.metrics import bootstrap
 from attn_dsl.eval.run import Run
-from attn_dsl.synth.score import Split
+from attn_dsl.eval.split import Split
 
 MODELS = SHARED / "models"
 LARGE = ("--text", STORIES, "--effort", 4, "--max-nodes", 4000, "--timeout")

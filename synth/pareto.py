@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
 def front(
-    items: Sequence[T], size: Callable[[T], int], score: Callable[[T], float], least: float = 0.0
-) -> list[T]:
+    items: Sequence[T], size: Callable[[T], int] = attrgetter("nodes"),
+    score: Callable[[T], float] = attrgetter("iou"), least: float = 0.0,
+) -> list[T]:  # fmt: skip
     """Return the items that score better than all that are not larger, smallest first.
 
     >>> front([(5, 0.5), (9, 0.4), (9, 0.7), (20, 0.8)], lambda x: x[0], lambda x: x[1])
@@ -27,10 +29,12 @@ def front(
     return kept
 
 
-def thinned(items: Sequence[T], score: Callable[[T], float], count: int) -> list[T]:
+def thinned(
+    items: Sequence[T], count: int, score: Callable[[T], float] = attrgetter("iou")
+) -> list[T]:
     """Return at most so many items of a front: those go first that improve least on the one before.
 
-    >>> thinned([(1, 0.2), (5, 0.5), (6, 0.51), (9, 0.7)], lambda x: x[1], 3)
+    >>> thinned([(1, 0.2), (5, 0.5), (6, 0.51), (9, 0.7)], 3, lambda x: x[1])
     [(1, 0.2), (5, 0.5), (9, 0.7)]
 
     The first and the last stay.

@@ -14,7 +14,7 @@ from attn_dsl.eval.results import HeadResult, LibraryEntry
 from attn_dsl.eval.score_matrix import score_matrix
 
 if TYPE_CHECKING:
-    from attn_dsl.synth.score import Split
+    from attn_dsl.eval.split import Split
 
 COVER = 0.95
 """Share of the heads' mean IoU that a shared library must give."""

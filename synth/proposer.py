@@ -108,11 +108,6 @@ class HeadTask:
         ended = self.stop is not None and self.stop.is_set()
         return self.late or ended or self.evals >= self.max_evals
 
-    @property
-    def tried(self) -> list[Fitted]:
-        """The programs that were fitted to the head so far, in order."""
-        return list(self._known.values())
-
     def fit(self, program: t.Head, start: np.ndarray | None = None) -> Fitted:
         """Fit all weights of a structure to the head: to cross-entropy, then to IoU.
 

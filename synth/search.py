@@ -76,7 +76,7 @@ class Search:
             found = [*own, *found]
         polished = self._polish(task, found)
         if before is not None and settings.effort > 1:
-            polished = front(refitted(task, session.large_sample.design, polished), _nodes, _iou)
+            polished = front(refitted(task, session.large_sample.design, polished))
         rows = self._score(polished, number, before.front if before else ())
         at = next(i for i, row in enumerate(rows) if row.chosen)
         test = session.test.metrics(polished[at].program, number)
@@ -118,10 +118,10 @@ class Search:
         """
         most = self.session.settings.front
         settled = [f for f in found if f.settled]
-        fresh = front([f for f in found if not f.settled], _nodes, _iou, least=1e-3)
-        best = [*front(settled, _nodes, _iou), *thinned(fresh, _iou, most)]
-        polished = front([task.polish(f) for f in best], _nodes, _iou)
-        return thinned(polished, _iou, most)
+        fresh = front([f for f in found if not f.settled], least=1e-3)
+        best = [*front(settled), *thinned(fresh, most)]
+        polished = front([task.polish(f) for f in best])
+        return thinned(polished, most)
 
     def _score(
         self, polished: list[Fitted], number: int, before: tuple[FrontRow, ...]
@@ -145,11 +145,3 @@ class Search:
             FrontRow(f.nodes, f.iou, *known[x], steps[i], i == chosen, f.proposer, x)
             for i, (f, x) in enumerate(zip(polished, sources, strict=True))
         ]
-
-
-def _nodes(fitted: Fitted) -> int:
-    return fitted.nodes
-
-
-def _iou(fitted: Fitted) -> float:
-    return fitted.iou

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from attn_dsl.dsl.library import LibraryProgram, library
 from attn_dsl.eval.capture import Capture
+from attn_dsl.eval.split import Split
 from attn_dsl.synth.design import Design
 from attn_dsl.synth.graded.large_sample import LargeSample
 from attn_dsl.synth.llm.options import Options
 from attn_dsl.synth.nearest import NearestPrograms
-from attn_dsl.synth.score import Split
 
 MORE = 1.5
 """With an effort of 2 and more, small programs are fitted on so many times as many rows."""

@@ -230,8 +230,8 @@ class SparseDesign:
             by_row = _row_losses(change, *rows)
             found.append([by_row.sum()])
             if isinstance(term, TableTerm) and len(term) > 1:
-                for i in range(some.start, some.stop):
-                    found.append([_row_losses(self._without(x, slice(i, i + 1))[1], *rows).sum()])
+                steps = (slice(i, i + 1) for i in range(some.start, some.stop))
+                found += [[_row_losses(self._without(x, one)[1], *rows).sum()] for one in steps]
             if isinstance(term, SetTerm) and len(term) > 1:
                 each = np.zeros(FIRST + len(x))
                 _, _, query, key, _ = own.terms[0]

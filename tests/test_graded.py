@@ -20,9 +20,10 @@ from attn_dsl.synth.design import Design
 from attn_dsl.synth.graded.distance_bins import bins, condition
 from attn_dsl.synth.graded.factors import propose
 from attn_dsl.synth.graded.large_sample import LargeSample
-from attn_dsl.synth.graded.proposer import SIZES, Graded, named
+from attn_dsl.synth.graded.proposer import SIZES, Graded
 from attn_dsl.synth.nearest import NearestPrograms
 from attn_dsl.synth.proposer import HeadTask
+from attn_dsl.synth.rewrite import name_sets
 from attn_dsl.synth.sparse_design import SparseDesign
 
 TEXTS = [story.split()[:40] for story in read_texts(str(stories_path()))[:60]]
@@ -77,7 +78,7 @@ def test_factors_of_every_kind_raise_the_likelihood_and_can_be_written(source: s
     for factor in factors:
         one = design.with_program(SetProgram(task.empty(), (), (factor.term,)))
         assert one.value(factor.weights, 0.0) > before
-        program = named(one.program.written(factor.weights))
+        program = name_sets(one.program.written(factor.weights), 12)
         check(program)
         assert parse(show(program)) == program
         one.value(one.program.rounded(factor.weights), 0.0)
@@ -112,10 +113,10 @@ def test_the_same_seed_gives_the_same_programs() -> None:
 def test_large_sets_get_names() -> None:
     weights = ", ".join(f'"w{i}": {i + 1}' for i in range(13))
     source = f"head a causal:\n 1 * weight(token(k), {{{weights}}})\n"
-    program = named(parse(source + f" 1 * weight(token(q), {{{weights}}})"))
+    program = name_sets(parse(source + f" 1 * weight(token(q), {{{weights}}})"), 12)
     assert [d.name for d in program.sets] == ["Keys1", "Queries1"]
     few = parse('head a causal:\n 1 * weight(token(k), {"a": 1})')
-    assert named(few) == few
+    assert name_sets(few, 12) == few
 
 
 def test_the_large_sample_has_the_rows_of_the_small_one() -> None:

@@ -20,6 +20,7 @@ from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.controls import NAMES, control_ious, positional_grid
 from attn_dsl.eval.results import HeadResult
+from attn_dsl.eval.split import Split
 from attn_dsl.synth import vocabulary
 from attn_dsl.synth import weights as w
 from attn_dsl.synth.design import Design
@@ -28,10 +29,10 @@ from attn_dsl.synth.nearest import NearestPrograms
 from attn_dsl.synth.pareto import choose, front, gains_by_node, thinned
 from attn_dsl.synth.proposer import HeadTask, pool
 from attn_dsl.synth.proposers import registry
-from attn_dsl.synth.proposers.greedy import Greedy, name_sets
+from attn_dsl.synth.proposers.greedy import Greedy
 from attn_dsl.synth.proposers.library import Library
 from attn_dsl.synth.proposers.registry import DEFAULT
-from attn_dsl.synth.score import Split
+from attn_dsl.synth.rewrite import name_sets
 from attn_dsl.synth.search import Search
 from attn_dsl.synth.session import Session, Settings
 
@@ -320,7 +321,7 @@ def test_large_sets_get_names_and_small_ones_stay() -> None:
         f'head x causal:\n 1 where token(k) in {{{elements}}} and token(q) in {{"a", "b"}}\n'
         f" 2 where token(k) in {{{elements}}}"
     )
-    named = name_sets(program)
+    named = name_sets(program, 5)
     assert [d.name for d in named.sets] == ["Keys1"]
     assert show(named).count("Keys1") == 3
     assert parse(show(named)) == named
@@ -329,8 +330,8 @@ def test_large_sets_get_names_and_small_ones_stay() -> None:
 def test_a_front_is_thinned_where_it_is_dense() -> None:
     rows = [(1, 0.2), (4, 0.4), (5, 0.41), (7, 0.415), (9, 0.5), (30, 0.501)]
     for count, sizes in ((6, [1, 4, 5, 7, 9, 30]), (4, [1, 4, 9, 30]), (1, [1, 30])):
-        assert [size for size, _ in thinned(rows, lambda x: x[1], count)] == sizes
-    assert thinned([], lambda x: x, 3) == []
+        assert [size for size, _ in thinned(rows, count, lambda x: x[1])] == sizes
+    assert thinned([], 3) == []
 
 
 def test_fronts_and_choices() -> None:

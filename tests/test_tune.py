@@ -28,7 +28,7 @@ from attn_dsl.eval.replace.tune import (
     TuneSettings,
     tune,
 )
-from attn_dsl.eval.replace.tuned import program_ious
+from attn_dsl.eval.split import Split
 
 QUICK = TuneSettings(epochs=4, rate=0.2)
 
@@ -194,7 +194,9 @@ def test_the_command_writes_tuned_programs_and_the_trade_off(run: Path, tmp_path
     assert tuned["effect"]["kl"]["mean"] == pytest.approx(
         sums.kl.sum() / sums.tokens.sum(), rel=1e-6
     )
-    ious = program_ious(opened.capture, opened.splits["test"], programs)
+    split = Split(opened.capture, opened.splits["test"])
+    numbers = {head: head[0] * opened.loaded.n_heads + head[1] for head in programs}
+    ious = np.array([split.ious([programs[h].tree], numbers[h])[0] for h in programs])
     told = data["extra"]["tuning"]["mean_iou_after"]
     assert told["mean"] == pytest.approx(ious.mean(), rel=1e-6)
     table = (folder / "tuned.csv").read_text().splitlines()

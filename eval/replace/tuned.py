@@ -12,10 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from attn_dsl.compiler.columns import Batch
-from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.compiler.program import Program, load
-from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.files import table, write
 from attn_dsl.eval.heads import label
 from attn_dsl.eval.metrics import bootstrap
@@ -24,6 +21,7 @@ from attn_dsl.eval.replace.predictions import Ids
 from attn_dsl.eval.replace.replaced_model import ReplacedModel
 from attn_dsl.eval.replace.source import Head
 from attn_dsl.eval.replace.tune import TuneSettings, tune
+from attn_dsl.eval.split import Split
 
 FILE, STATE = "tuned.json", "state.safetensors"
 
@@ -76,8 +74,10 @@ def _tune(
     seconds, tuned = time.monotonic() - started, done.programs
     for head, file in files.items():
         write(file, tuned[head].source)
+    split, per_layer = Split(model.capture, model.splits["test"]), model.capture.heads_per_layer
+    numbers = [(head, head[0] * per_layer + head[1]) for head in heads]
     before, after = (
-        program_ious(model.capture, model.splits["test"], {head: own[head] for head in heads})
+        np.array([split.ious([own[head].tree], number)[0] for head, number in numbers])
         for own in (model.programs, tuned)
     )
     rows = []
@@ -97,19 +97,3 @@ def _tune(
         "seconds": seconds,
         "texts": len(model.splits["fit"]) + len(further),
     }
-
-
-def program_ious(
-    capture: Capture, texts: Sequence[int], programs: Mapping[Head, Program]
-) -> np.ndarray:
-    """Score each program against its own head, float64 (programs, texts)."""
-    numbers = [layer * capture.heads_per_layer + head for layer, head in programs]
-    trees = [program.tree for program in programs.values()]
-    plan = Plan(trees, Batch([capture.tokens(i) for i in texts]))
-    out = np.empty((len(programs), len(texts)))
-    for at, text in enumerate(texts):
-        actual, predicted = capture.attention(text, numbers), plan.packed(at)
-        shared = np.minimum(actual, predicted).sum(1, dtype=np.float64)
-        whole = actual.sum(1, dtype=np.float64) + predicted.sum(1, dtype=np.float64)
-        out[:, at] = shared / (whole - shared)
-    return out

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,7 +16,7 @@ from attn_dsl.synth.graded.factors import propose
 from attn_dsl.synth.graded.large_sample import LargeSample
 from attn_dsl.synth.proposer import Fitted, HeadTask
 from attn_dsl.synth.pruning import pruned
-from attn_dsl.synth.rewrite import bare
+from attn_dsl.synth.rewrite import bare, name_sets
 from attn_dsl.synth.sparse_design import SparseDesign
 
 SIZES = 4000, 2500, 1500, 800, 380, 190, 100, 55, 30, 16
@@ -79,7 +78,7 @@ class Graded:
         for design, x in pruned(whole, start, sizes, lambda: task.spent, ADJUST, MIX):
             task.evals += 1
             short = np.append(w.rounded(x[: design.program.fixed]), x[design.program.fixed :])
-            yield task.measured(named(design.program.written(short)))
+            yield task.measured(name_sets(design.program.written(short), INLINE))
 
     def grow(self, task: HeadTask, style: Style) -> tuple[SparseDesign, np.ndarray]:
         """Add factors and terms, those that gain most."""
@@ -116,21 +115,3 @@ class Graded:
         order = np.argsort(-alone, kind="stable")
         terms = [bare(vocabulary.terms(task.causal)[j]) for j in order if alone[j] > LEAST]
         return [term for term in terms if term not in design.program.terms][:count]
-
-
-def named(program: t.Head) -> t.Head:
-    """Give names to the large sets of a program."""
-    sets: list[t.SetDefinition] = []
-
-    def name(node: t.Node) -> t.Node:
-        match node:
-            case t.Weight(t.Call(_, (t.Position(variable),)), t.SetLiteral(elements) as literal):
-                if len(elements) > INLINE:
-                    stem = "Queries" if variable == "q" else "Keys"
-                    number = 1 + sum(one.name.startswith(stem) for one in sets)
-                    sets.append(t.SetDefinition(f"{stem}{number}", literal))
-                    return dataclasses.replace(node, set=t.SetName(sets[-1].name))
-        return node
-
-    terms = tuple(t.rewrite(term, name) for term in program.terms)
-    return dataclasses.replace(program, terms=terms, sets=tuple(sets))

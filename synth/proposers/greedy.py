@@ -18,7 +18,7 @@ from attn_dsl.dsl.printer import show_term
 from attn_dsl.synth import vocabulary
 from attn_dsl.synth.gains import best_set, gain, key_moments, row_moments
 from attn_dsl.synth.proposer import HeadTask
-from attn_dsl.synth.rewrite import drop_unused
+from attn_dsl.synth.rewrite import drop_unused, name_sets
 
 INLINE = 5
 """Sets of up to so many elements are written in place, larger ones get a name."""
@@ -80,7 +80,8 @@ class Greedy:
                 best = max(found, key=lambda c: c.score(exponent))
                 if best.gain < self.enough * len(task.rows):
                     break
-                bigger = name_sets(dataclasses.replace(program, terms=(*program.terms, best.term)))
+                bigger = dataclasses.replace(program, terms=(*program.terms, best.term))
+                bigger = name_sets(bigger, INLINE)
                 if t.nodes(bigger) > task.max_nodes:
                     break
                 start = np.array([*(x or 0.0 for x in fitted.program.weights), 0.0])
@@ -221,35 +222,3 @@ def _indicator(chosen: np.ndarray, width: int) -> np.ndarray:
     marks = np.zeros(width, dtype=np.float32)
     marks[chosen] = 1.0
     return marks
-
-
-def name_sets(program: t.Head) -> t.Head:
-    """Give names to the large sets of a program, as in ``Keys1`` and ``Queries1``."""
-    sets = list(program.sets)
-    known = {d.value.elements: d.name for d in sets}
-
-    def visit(node: t.Node) -> t.Node:
-        if isinstance(node, t.Member) and isinstance(node.set, t.SetLiteral):
-            if len(node.set.elements) <= INLINE:
-                return node
-            elements = node.set.elements
-            if elements not in known:
-                position = node.value.args[0]
-                query = isinstance(position, t.Position) and position.variable == "q"
-                stem = "Queries" if query else "Keys"
-                taken = {d.name for d in sets}
-                free = next(i for i in range(1, len(sets) + 2) if f"{stem}{i}" not in taken)
-                known[elements] = f"{stem}{free}"
-                sets.append(t.SetDefinition(known[elements], node.set))
-            return dataclasses.replace(node, set=t.SetName(known[elements]))
-        if isinstance(node, t.Where | t.Scaled | t.Table):
-            condition = node.condition and visit(node.condition)
-            return dataclasses.replace(node, condition=condition)  # type: ignore[arg-type]
-        if isinstance(node, t.And | t.Or):
-            return dataclasses.replace(node, left=visit(node.left), right=visit(node.right))  # type: ignore[arg-type]
-        if isinstance(node, t.Not):
-            return dataclasses.replace(node, value=visit(node.value))  # type: ignore[arg-type]
-        return node
-
-    terms = tuple(visit(term) for term in program.terms)
-    return dataclasses.replace(program, terms=terms, sets=tuple(sets))  # type: ignore[arg-type]

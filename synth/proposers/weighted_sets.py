@@ -59,11 +59,11 @@ class WeightedSets:
             for p in programs
             if p.normaliser == "softmax"
         ]
-        best = front(known, _nodes, _iou)
+        best = front(known)
         done: set[t.Head] = set()
         for number in range(PASSES * max(1, self.effort - 1)):
             fresh = [f for f in best if f.program not in done and f.nodes <= SMALL]
-            starts = thinned(fresh, _iou, STARTS)
+            starts = thinned(fresh, STARTS)
             done |= {fitted.program for fitted in starts}
             new = [
                 f
@@ -71,18 +71,10 @@ class WeightedSets:
                 if not task.spent
                 for f in weighted(task, x, 0 if number % 2 else TABLES)
             ]
-            best = front([*best, *new], _nodes, _iou)
+            best = front([*best, *new])
         for fitted in best:
             if not fitted.settled:  # it is new
                 yield dataclasses.replace(task.polish(fitted), proposer=self.name, settled=True)
-
-
-def _iou(fitted: Fitted) -> float:
-    return fitted.iou
-
-
-def _nodes(fitted: Fitted) -> int:
-    return fitted.nodes
 
 
 def weighted(task: HeadTask, fitted: Fitted, tables: int = 0) -> Iterator[Fitted]:

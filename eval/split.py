@@ -1,4 +1,4 @@
-"""Scoring: programs against one head on the texts of a split, all visible entries."""
+"""A split: its texts, and programs scored on them against one head, over all visible entries."""
 
 from __future__ import annotations
 
