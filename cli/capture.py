@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from attn_dsl.cli import options
+from attn_dsl.cli import interrupt, options
 
 
 @click.command()
@@ -26,7 +26,8 @@ def capture(model: str, text: str, out: str, max_tokens: int, max_texts: int) ->
     from attn_dsl.eval.texts import read_texts
 
     texts = read_texts(text)
-    with options.progress_bar(options.console(stderr=True)) as bar:
+    how = f"go on with:\n{interrupt.same_command()}"
+    with interrupt.told(lambda: how), options.progress_bar(options.console(stderr=True)) as bar:
         task = bar.add_task("reading attention", total=None)
         made = write_capture(
             model, texts, out, max_tokens=max_tokens, max_texts=max_texts,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from attn_dsl.cli import language_model, options
+from attn_dsl.cli import interrupt, language_model, options
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -81,22 +82,27 @@ def fit(
         print_plan(model, out, suggesting, as_json, **settings)
         return
     screen = options.console(stderr=True)
-    try:
-        with options.progress_bar(screen) as bar:
-            watcher = Watcher(bar)
-            run = fits.fit(model, out=out, watch=watcher, proposers=suggesting, **settings)
-            bar.update(watcher.task, description="writing the report")
-            from attn_dsl.eval.report import write_run_report
+    with interrupt.told(lambda: how_to_go_on(out)), options.progress_bar(screen) as bar:
+        watcher = Watcher(bar)
+        run = fits.fit(model, out=out, watch=watcher, proposers=suggesting, **settings)
+        bar.update(watcher.task, description="writing the report")
+        from attn_dsl.eval.report import write_run_report
 
-            write_run_report(run, settings["capture"])
-    except KeyboardInterrupt:
-        if (Path(out) / "run.json").exists():
-            screen.print(f"stopped; what is finished is in {out}. Go on with --out {out} --resume")
-        raise
+        write_run_report(run, settings["capture"])
     if as_json:
         options.print_json(summary(run), sort_keys=True)
     else:
         print_run(run)
+
+
+def how_to_go_on(out: str) -> str:
+    """Say how an interrupted fit is continued."""
+    if not Path(out).exists():
+        return "nothing was found yet"
+    place = () if "--out" in sys.argv else ("--out", out)
+    return (
+        f"what is finished is in {out}. Go on with:\n{interrupt.same_command('--resume', *place)}"
+    )
 
 
 class Watcher:

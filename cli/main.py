@@ -8,6 +8,8 @@ import sys
 
 import click
 
+from attn_dsl.cli import interrupt
+
 COMMANDS = {
     "fit": ("fit", "Find a program for each head of a model."),
     "capture": ("capture", "Store the attention of every head of a model on a text."),
@@ -72,12 +74,14 @@ def main(args: list[str] | None = None) -> None:
 
     try:
         # Outside of its standalone mode click returns the code of an `Exit`.
-        code = cli.main(args=args, prog_name="attn-dsl", standalone_mode=False) or 0
+        with interrupt.told(str):
+            code = cli.main(args=args, prog_name="attn-dsl", standalone_mode=False) or 0
     except click.ClickException as error:
         error.show()
         code = 2
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
+    except (KeyboardInterrupt, click.Abort) as error:
+        how = str(error.__cause__ or error)  # click turns an interrupt into an `Abort`
+        click.echo(f"interrupted; {how}" if how else "interrupted", err=True)
         code = 130
     except BrokenPipeError:
         # Whoever read our output has closed it, as `head` does.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from attn_dsl.cli import options
+from attn_dsl.cli import interrupt, options
 
 if TYPE_CHECKING:
     from attn_dsl.eval.replace.measure import Outcome, Point
@@ -69,20 +69,15 @@ def replace(
         out=None if out is None else Path(out), **asked,
     )  # fmt: skip
     screen = options.console(stderr=True)
-    try:
-        with options.progress_bar(screen) as bar:
-            stage = bar.add_task("loading the model", total=1)
+    how = f"what was measured is kept. Go on with:\n{interrupt.same_command()}"
+    with interrupt.told(lambda: how), options.progress_bar(screen) as bar:
+        stage = bar.add_task("loading the model", total=1)
 
-            def tell(what: str, done: int, total: int) -> None:
-                bar.update(stage, description=what, completed=done, total=total)
+        def tell(what: str, done: int, total: int) -> None:
+            bar.update(stage, description=what, completed=done, total=total)
 
-            opened = open_replaced_model(
-                run, model=model, capture=capture, device=device, nodes=nodes
-            )
-            outcome, files = replace_run(opened, chosen, tell)
-    except KeyboardInterrupt:
-        screen.print("stopped; what was measured is kept, and the same command goes on from there")
-        raise
+        opened = open_replaced_model(run, model=model, capture=capture, device=device, nodes=nodes)
+        outcome, files = replace_run(opened, chosen, tell)
     if as_json:
         options.print_json(asdict(outcome))
     else:

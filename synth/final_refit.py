@@ -26,7 +26,7 @@ def refitted(task: HeadTask, large: Design, programs: Iterable[Fitted]) -> list[
     """
     rows, found = large.target(task.layer, task.head), []
     for fitted in programs:
-        if fitted.nodes <= SMALL and fitted.program.weights:
+        if fitted.nodes <= SMALL and fitted.program.weights and not task.spent:
             program = refit(large, rows, fitted.program, STEPS)
             if t.nodes(program) <= fitted.nodes:
                 fitted = task.polish(task.measured(program, fitted.proposer))

@@ -18,6 +18,7 @@ MEMORY = 8
 def maximise(
     value: Callable[[np.ndarray], tuple[float, np.ndarray]], start: np.ndarray,
     curvature: np.ndarray, steps: int, longest: float = 1.0,
+    stop: Callable[[], bool] = lambda: False,
 ) -> np.ndarray:  # fmt: skip
     """Return the best point found within ``steps`` evaluations of a function.
 
@@ -28,6 +29,7 @@ def maximise(
         value: returns the function and its gradient; it need not be smooth everywhere.
         curvature: a rough diagonal of the negative Hessian, positive.
         longest: how far one weight may move in a step.
+        stop: asked before each evaluation whether to be content with what is found.
     """
     best, (top, gradient) = start, value(start)
     spent = 1
@@ -43,7 +45,7 @@ def maximise(
             continue
         far = float(np.abs(direction).max())
         step = min(1.0 if past else min(1.0, reach), longest / far)
-        while spent < steps:
+        while spent < steps and not stop():
             trial = best + step * direction
             now, there = value(trial)
             spent += 1

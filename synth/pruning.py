@@ -58,7 +58,8 @@ def shrunk(
         proposer: who suggests them.
     """
     whole = SparseDesign.of(task.design, task.rows, program)
-    for design, x in pruned(whole, whole.maximise(start, FIRST), sizes, lambda: task.spent):
+    moved = whole.maximise(start, FIRST, stop=lambda: task.spent)
+    for design, x in pruned(whole, moved, sizes, lambda: task.spent):
         task.evals += 1
         design.value(design.program.rounded(x))
         found = design.program.written(x)
@@ -84,7 +85,7 @@ def pruned(
             some = kept(parts, design.losses(x), nodes - limit, len(x))
             program, some = design.program.kept(some)
             design, fresh = design.with_program(program), True
-            x = design.maximise(x[some], steps, mix)
+            x = design.maximise(x[some], steps, mix, spent)
         if not len(x):
             return
         if fresh:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -190,7 +190,10 @@ class SparseDesign:
         """Return a bound of the diagonal of the curvature of the cross-entropy, by the last rows."""
         return self.scores.gradient(x, self.predicted[None], squared=True)
 
-    def maximise(self, start: np.ndarray, steps: int, mix: float = 1.0) -> np.ndarray:
+    def maximise(
+        self, start: np.ndarray, steps: int, mix: float = 1.0,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> np.ndarray:  # fmt: skip
         """Move all parameters uphill; at most ``steps`` times the rows are predicted."""
 
         def value(x: np.ndarray) -> tuple[float, np.ndarray]:
@@ -200,7 +203,8 @@ class SparseDesign:
         if not len(start):
             return start
         self.value(start, mix)
-        return maximise(value, start, self.curvature(start) + self.ridge + 1e-3, steps)
+        scale = self.curvature(start) + self.ridge + 1e-3
+        return maximise(value, start, scale, steps, stop=stop)
 
     def shortened(self, x: np.ndarray, most: float = 0.002) -> np.ndarray:
         """Round parameters to two digits, or to three, where that costs at most so much IoU."""

@@ -73,7 +73,7 @@ class Graded:
     def propose(self, task: HeadTask) -> Iterator[Fitted]:
         """Yield a program at every size, the largest first."""
         whole, start = self.grow(task, LARGE if task.max_nodes >= LARGE_NODES else SMALL)
-        start = whole.maximise(start, SETTLE, 0.0)
+        start = whole.maximise(start, SETTLE, 0.0, lambda: task.spent)
         sizes = [size for size in SIZES if size <= task.max_nodes]
         for design, x in pruned(whole, start, sizes, lambda: task.spent, ADJUST, MIX):
             task.evals += 1
@@ -101,7 +101,7 @@ class Graded:
             terms = (*program.terms, *extra)
             program = SetProgram(program.empty, terms, (*program.sets, *(f.term for f in factors)))
             design = design.with_program(program)
-            x = design.maximise(x, GROW, 0.0)
+            x = design.maximise(x, GROW, 0.0, lambda: task.spent)
             task.evals += 1
         return design, x
 
