@@ -9,10 +9,7 @@ import click
 
 from attn_dsl.cli import options
 
-ESTIMATE = (
-    "Times are estimates from rates that benchmarks/scale.py measured on a core of x86-64 with "
-    "AVX-512; other machines differ, and so do heads."
-)
+ESTIMATE = "Times are estimates, from the speed of this machine at this moment; heads differ."
 
 
 def print_plan(

@@ -72,8 +72,8 @@ def _greedy(session: Session) -> Greedy:
 
 def _greedy_cost(settings: Settings) -> Cost:
     if settings.effort == 1:
-        return Cost(0.67, 23, measured=True)
-    return Cost(1.35, 43, measured=True)
+        return Cost(0.53, 22, measured=True)
+    return Cost(1.1, 40, measured=True)
 
 
 def _graded(session: Session) -> Graded:
@@ -84,7 +84,7 @@ def _graded(session: Session) -> Graded:
 
 def _graded_cost(settings: Settings) -> Cost:
     """Rows and rounds grow with the effort."""
-    seconds = 0.8 * settings.effort**1.35
+    seconds = 0.31 * settings.effort**1.2
     large = settings.max_nodes >= 380  # grown with less restraint
     return Cost(
         seconds * (2.0 if large else 1.0), 10 + settings.effort, large_sample=True,
@@ -100,16 +100,16 @@ def _llm(session: Session) -> Llm:
 BUILT_IN = (
     Registration(
         "library", lambda s: Library(s.nearest, s.library),
-        lambda s: Cost(0.17, 10, measured=True), default=True,
+        lambda s: Cost(0.02, 10, measured=True), default=True,
     ),
     Registration("greedy", _greedy, _greedy_cost, default=True),
     Registration(
-        "migration", lambda s: Migration(s.nearest), lambda s: Cost(1.0, 40),
+        "migration", lambda s: Migration(s.nearest), lambda s: Cost(0.05, 3, measured=True),
         default=True, later=True,
     ),
     Registration(
         "weighted_sets", lambda s: WeightedSets(s.settings.effort),
-        lambda s: Cost(2.5 * (s.effort - 1), 150 * (s.effort - 1)),
+        lambda s: Cost(6.5 * (s.effort - 1), 170 * (s.effort - 1), measured=True),
         default=True, later=True, effort=2,
     ),
     Registration("graded", _graded, _graded_cost, default=True),

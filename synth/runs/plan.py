@@ -1,7 +1,7 @@
 """Plans: what a fit will read, need and take, told before anything but a configuration is loaded.
 
-Times come from constants, those of the search are told by its proposers, that `benchmarks/scale.py`
-measures on a machine; they are for one core, and are divided by the cores that are used.
+Times come from what `benchmarks/scale.py` measured on one core, and from the speed of this machine's
+cores beside that one, which is measured while planning.
 """
 
 from __future__ import annotations
@@ -16,15 +16,18 @@ from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.heads import parse_heads
 from attn_dsl.synth import vocabulary
 from attn_dsl.synth.proposers.registry import Registration, asked
+from attn_dsl.synth.runs.speed import product_speed, vector_speed
 from attn_dsl.synth.session import Settings
 
-START_SECONDS = 10.0
+START_SECONDS = 4.0
 """Imports, a tokenizer, the features of the texts."""
-FLOPS = 5.8e10
-"""Operations a second of a core that runs a model in float32."""
+VECTOR_SPEED = 1.7e9
+"""The ``vector_speed`` of the core that the seconds below, and those of proposers, are of."""
+PRODUCTS = 0.8
+"""A model's operations a second, as a part of ``product_speed``."""
 LOAD_BYTES = 4e8
 """Bytes of weights that are read and converted in a second."""
-SCORE_SECONDS = 1.9e-7
+SCORE_SECONDS = 1.7e-7
 """A round's search: seconds by entry of the select and test texts."""
 BASE_BYTES = 0.7e9
 """A process with the libraries loaded, and the features of its texts."""
@@ -63,6 +66,7 @@ def plan(
         settings = replace(settings, rounds=1)
     cores, all_heads = os.cpu_count() or 1, about["layers"] * about["heads_per_layer"]
     workers = min(jobs or cores, len(chosen))
+    slower = VECTOR_SPEED / vector_speed(min(workers, cores))
     entries = sum(n_entries(n, causal) for n in lengths)
     costs = {one.name: one.cost(settings) for one in asked(settings)}
     rows = min(FITTED * entries, settings.sampled)
@@ -74,18 +78,19 @@ def plan(
     if about["parameters"] is not None:
         weights = 4 * about["parameters"]
         capture_bytes = 2 * all_heads * entries
-        capture_seconds = 2 * multiplied * sum(lengths) / (FLOPS * cores) + weights / LOAD_BYTES
+        speed = PRODUCTS * product_speed(cores) * cores
+        capture_seconds = 2 * multiplied * sum(lengths) / speed + slower * weights / LOAD_BYTES
         batch = min(8 * 4 * all_heads * max(lengths) ** 2, BATCH_BYTES)
         memory = max(memory, BASE_BYTES + weights + 2 * cores * batch)
     by_head = _search_seconds(settings, FITTED * entries)
     by_head += SCORE_SECONDS * (1 - FITTED) * entries * settings.rounds
     once = sum(cost.once for cost in costs.values())
-    search_seconds = once + by_head * len(chosen) / workers
+    search_seconds = slower * (once + by_head * len(chosen) / workers)
     folder = Path(out).absolute()
     while not folder.is_dir():
         folder = folder.parent
     free, machine = shutil.disk_usage(folder).free, _machine_bytes()
-    seconds = START_SECONDS + capture_seconds + search_seconds
+    seconds = slower * START_SECONDS + capture_seconds + search_seconds
     warnings = []
     if capture_bytes > free:
         warnings.append("the disk has no room for the capture; use fewer texts or tokens")
@@ -93,10 +98,10 @@ def plan(
         warnings.append("this machine has too little memory for the model in float32")
     if timeout is not None and seconds > timeout:
         warnings.append(f"--timeout {timeout:g} will cut the search short")
-    names = ("rounds", "max_evals", "max_nodes", "effort", "proposers")
+    names = ("rounds", "max_evals", "max_nodes", "effort")
     return {
         **about, **{name: getattr(settings, name) for name in names}, "heads": len(chosen),
-        "jobs": workers, "texts": len(lengths), "tokens": sum(lengths),
+        "proposers": list(costs), "jobs": workers, "texts": len(lengths), "tokens": sum(lengths),
         "capture_bytes": capture_bytes, "free_bytes": free, "memory_bytes": round(memory),
         "machine_bytes": machine, "capture_seconds": capture_seconds,
         "search_seconds": search_seconds, "timeout": timeout, "warnings": warnings,
