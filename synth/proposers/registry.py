@@ -33,7 +33,7 @@ class Cost:
         once: seconds before the first head.
         shared_bytes: memory for what all heads share.
         large_sample: whether its rows are those of the large sample (``Settings.large_sample``).
-        measured: whether ``benchmarks/scale.py`` measured the seconds, or they are a guess.
+        measured: whether ``benchmarks/real_model.py`` measured the seconds, or they are a guess.
     """
 
     seconds: float

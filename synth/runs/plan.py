@@ -1,6 +1,6 @@
 """Plans: what a fit will read, need and take, told before anything but a configuration is loaded.
 
-Times come from what `benchmarks/scale.py` measured on one core, and from the speed of this machine's
+Times come from what `benchmarks/real_model.py` measured on one core, and from the speed of this machine's
 cores beside that one, which is measured while planning.
 """
 
