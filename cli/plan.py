@@ -28,7 +28,7 @@ def print_plan(
     )  # fmt: skip
     found = plan(
         model, given["text"], given["capture"], settings, out=out,
-        **{key: given[key] for key in ("heads", "max_tokens", "max_texts", "jobs", "timeout")},
+        **{key: given[key] for key in ("heads", "max_tokens", "max_texts", "jobs", "timeout", "dtype")},
     )  # fmt: skip
     estimate = ESTIMATE
     if found["guessed"]:

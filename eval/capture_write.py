@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from hashlib import sha256
 from importlib import metadata
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from attn_dsl.dsl.errors import InputError, WorkError
+from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval import capture_files as files
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.capture_files import Record
 from attn_dsl.eval.capture_run import run_texts
 from attn_dsl.eval.files import refuse_other_things, write_bytes
 from attn_dsl.eval.models import LoadedModel, load_model
-from attn_dsl.eval.shards import n_entries, tensor_name
-from attn_dsl.eval.shipped import model_dir, stories_path
+from attn_dsl.eval.shards import Array, ShardWriter, n_entries
+from attn_dsl.eval.shipped import EMBEDDED, stories_path
 from attn_dsl.eval.texts import read_texts, text_hash
 from attn_dsl.eval.vocabulary import Vocabulary
 
@@ -30,6 +31,7 @@ _KIND_OF_SETTING = {
     "tokenizer_hash": "the tokenizer",
     "max_tokens": "--max-tokens",
     "windows": "the texts or their number",
+    "dtype": "--dtype",
 }
 
 
@@ -40,7 +42,9 @@ def write_capture(
     *,
     max_tokens: int = 128,
     max_texts: int = 300,
-    batch_size: int = 8,
+    device: str = "cpu",
+    dtype: str = "float32",
+    batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Capture:
     """Run a model over texts and store the attention of every head in a directory.
@@ -50,28 +54,28 @@ def write_capture(
 
     Long texts are cut into consecutive windows. The first windows of all texts come first, in
     the order of the texts, then the second windows and so on, until there are ``max_texts``.
-    Attention is kept as float16, which changes a row by less than 0.0005 of its mass.
+    Attention is kept as float16, which changes a row by less than 0.0005 of its mass, and written
+    to disk as soon as a layer has run.
 
     An interrupted capture goes on where it stopped when it is called again with the same
     settings; a finished one is returned as it is.
 
     Args:
-        model: a hub id, a local directory, or a model from ``load_model``.
+        model: a model from ``load_model``, or what it takes.
         texts: the texts, in order.
         out: a directory, new or holding this very capture.
         max_tokens: the most tokens of a window, special tokens included.
         max_texts: the most windows.
-        batch_size: windows that run at once; it changes no result.
+        device, dtype: as for ``load_model``, where the model is not loaded yet.
+        batch_size: windows that run at once, at most; what fits into memory if None.
         progress: called with (windows done, windows in all) after each batch.
 
     Raises:
         InputError: the model cannot be used, the texts give no tokens, ``max_tokens`` is more
-            than the model takes, or ``out`` holds something else.
+            than the model takes, ``out`` holds something else, or disk or memory has no room.
         WorkError: the disk is full, or the model gives attention that is no distribution.
     """
-    from safetensors.numpy import save
-
-    if max_texts < 1 or batch_size < 1:
+    if max_texts < 1 or (batch_size is not None and batch_size < 1):
         raise InputError("the number of texts and the batch size must be at least 1")
     out = Path(out).expanduser()
     if not any((out / name).exists() for name in (files.META_FILE, files.PARTIAL_FILE)):
@@ -80,7 +84,9 @@ def write_capture(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{out} cannot be made: {error.strerror}") from error
-    loaded = load_model(model) if isinstance(model, str) else model
+    if isinstance(model, str):
+        model = load_model(model, device=device, dtype=dtype)
+    loaded = model
     loaded.check_length(max_tokens, "a window of --max-tokens")
     vocabulary = Vocabulary(loaded.tokenizer)
     records = choose_windows(vocabulary, texts, max_tokens, max_texts)
@@ -91,6 +97,7 @@ def write_capture(
         "tokenizer_hash": vocabulary.hash,
         "max_tokens": max_tokens,
         "windows": sha256(json.dumps(windows).encode()).hexdigest(),
+        "dtype": str(loaded.model.dtype).removeprefix("torch."),
     }
     if _same_work(out / files.META_FILE, settings):
         return Capture.open(out)
@@ -104,24 +111,40 @@ def write_capture(
     todo = {file: indices for file, indices in plan.items() if file not in done}
     needed = sum(_bytes(loaded, records[i]) for group in todo.values() for i in group)
     if needed > (free := shutil.disk_usage(out).free):
-        raise WorkError(
-            f"the capture needs {needed / 2**20:.0f} MiB, {out} has {free / 2**20:.0f} MiB free; "
+        raise InputError(
+            f"the capture needs {needed / 2**20:,.0f} MiB, {out} has {free / 2**20:,.0f} MiB free; "
             "use fewer texts or tokens, or another disk"
         )
     ids, total = [record.ids for record in records], len(records)
     seen = total - sum(map(len, todo.values()))
-    tensors: dict[str, Any] = {}
-    for indices, arrays in run_texts(loaded, ids, list(todo.values()), batch_size):
-        tensors.update(zip(map(tensor_name, indices), arrays, strict=True))
-        seen += len(indices)
-        if progress is not None:
-            progress(seen, total)
-        file = next(iter(todo))
-        if len(tensors) == len(todo[file]):
-            done[file] = {**write_bytes(out / file, save(tensors)), "texts": todo.pop(file)}
-            tensors = {}
-            state = {"settings": settings, "shards": list(done.values())}
-            write_bytes(out / files.PARTIAL_FILE, json.dumps(state).encode())
+    writers: dict[int, ShardWriter] = {}  # by text
+
+    def begin() -> Iterator[list[int]]:
+        for file, group in todo.items():
+            shapes = {
+                i: (loaded.n_layers * loaded.n_heads, n_entries(len(ids[i]), loaded.causal))
+                for i in group
+            }
+            writers.update(dict.fromkeys(group, ShardWriter(out / file, shapes)))
+            yield group
+
+    def keep(index: int, layer: int, values: Array) -> None:
+        writers[index].put(index, layer * loaded.n_heads, values)
+
+    try:
+        with closing(run_texts(loaded, ids, begin(), keep, batch_size)) as batches:
+            for indices in batches:
+                seen += len(indices)
+                if progress is not None:
+                    progress(seen, total)
+                writer = writers[indices[0]]
+                if indices[-1] == plan[file := writer.path.name][-1]:
+                    done[file] = {**writer.finish(), "texts": plan[file]}
+                    state = {"settings": settings, "shards": list(done.values())}
+                    write_bytes(out / files.PARTIAL_FILE, json.dumps(state).encode())
+    finally:
+        for writer in set(writers.values()):
+            writer.discard()
     meta = _meta(loaded, settings, max_texts, records)
     lines = "".join(record.to_json() + "\n" for record in records)
     meta["texts"] = write_bytes(out / files.TEXTS_FILE, lines.encode())
@@ -136,9 +159,12 @@ def write_capture(
 
 def capture_of(
     capture: str | Path | Capture | None, model: str | None, text: str | None, out: Path | str,
-    max_tokens: int, max_texts: int, progress: Callable[[int, int], None] | None = None,
+    **settings: Any,
 ) -> Capture:  # fmt: skip
     """Return the capture that is given, or run a model over texts; without any, the demo model.
+
+    Args:
+        settings: those of :func:`write_capture`.
 
     Raises:
         InputError: both are given, or a model without a text.
@@ -147,12 +173,16 @@ def capture_of(
         if model is not None or text is not None:
             raise InputError("give either --capture, or MODEL and --text, not both")
         return capture if isinstance(capture, Capture) else Capture.open(capture)
-    if model is not None and text is None:
+    model, texts = model_and_texts(model, text)
+    return write_capture(model, texts, out, **settings)
+
+
+def model_and_texts(model: str | None, text: str | None) -> tuple[str, list[str]]:
+    """Return the model and the texts to read: the demo model, and stories for embedded models."""
+    model = model or "demo"
+    if text is None and model not in EMBEDDED:
         raise InputError("a model needs a text to read: --text FILE (.txt, .jsonl or hf:dataset)")
-    return write_capture(
-        model or str(model_dir()), read_texts(text or str(stories_path())), out,
-        max_tokens=max_tokens, max_texts=max_texts, progress=progress,
-    )  # fmt: skip
+    return model, read_texts(text or str(stories_path()))
 
 
 def choose_windows(

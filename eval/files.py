@@ -32,7 +32,7 @@ def write_bytes(path: Path, data: bytes) -> dict[str, Any]:
         part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     return {"file": path.name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
@@ -43,10 +43,11 @@ def append(path: Path, text: str) -> None:
         with path.open("a", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
 
 
-def _unwritable(path: Path, error: OSError) -> WorkError:
+def unwritable(path: Path, error: OSError) -> WorkError:
+    """Return the error that says why a file cannot be written, and how to go on."""
     return WorkError(
         f"{path} cannot be written: {error.strerror}; what was finished before is kept, "
         "run the command again (`fit` with --resume) to go on"

@@ -1,4 +1,4 @@
-"""Finding models: a directory or a hub id, its configuration, and the class that loads it."""
+"""Finding models: what a name means, the configuration, and the class that loads it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from attn_dsl.dsl.errors import InputError, did_you_mean
 from attn_dsl.eval.files import first_line
+from attn_dsl.eval.shipped import EMBEDDED, embedded
 
 _PADDED = ("roberta", "xlm-roberta", "camembert", "roberta-prelayernorm")
 """Model types whose positions begin behind that of the padding."""
@@ -20,7 +21,7 @@ class Located:
     Attributes:
         place: the directory or the hub's id, for transformers.
         folder: the directory, None for a model of the hub.
-        options: further arguments of ``from_pretrained``.
+        options: further arguments of ``from_pretrained``; ``gguf_file`` is a file in the directory.
         config: its configuration.
         loader: the class that loads its weights.
         causal: whether a token attends only to itself and what precedes it.
@@ -33,11 +34,20 @@ class Located:
     loader: Any
     causal: bool
 
+    @property
+    def name(self) -> str:
+        """The hub's id, the name of the directory, or that of the GGUF file."""
+        if self.folder is None:
+            return self.place
+        file = self.options.get("gguf_file")
+        return self.folder.resolve().name if file is None else Path(file).stem
+
 
 def locate(model: str, *, weights: bool = True) -> Located:
-    """Find a model in a local directory or on the hub and read its configuration.
+    """Find a model and read its configuration.
 
     Args:
+        model: as for :func:`load_model`.
         weights: whether a local directory must hold weights as well.
 
     Raises:
@@ -46,7 +56,8 @@ def locate(model: str, *, weights: bool = True) -> Located:
     from transformers import AutoConfig
 
     folder, place, options = find(model)
-    if folder is not None:
+    file = options.get("gguf_file")
+    if folder is not None and file is None:
         _check_folder(folder, weights)
     try:
         config = AutoConfig.from_pretrained(place, **options)
@@ -56,7 +67,13 @@ def locate(model: str, *, weights: bool = True) -> Located:
                 f"{model} needs code of its own to be run, which attn-dsl does not do; use a "
                 "model of an architecture that transformers has"
             ) from error
+        if folder is not None and file is not None:
+            raise InputError(f"{model} {_gguf_problem(folder / file, error)}") from error
         raise InputError(f"{model}: its config.json cannot be used: {first_line(error)}") from error
+    if file is not None and hasattr(config, "n_ctx"):
+        config.n_positions = (
+            config.n_ctx
+        )  # GPT-2's length, which transformers reads as another name
     loader, causal = _loader(config, model)
     return Located(place, folder, options, config, loader, causal)
 
@@ -65,44 +82,103 @@ def find(model: str, *, local: bool = False) -> tuple[Path | None, str, dict[str
     """Find a model; nothing of it is read.
 
     Args:
+        model: as for :func:`load_model`.
         local: look on this machine only, and ask no hub.
 
     Returns:
         The directory (None for a hub id); for ``from_pretrained``, place and further arguments.
 
     Raises:
-        InputError: there is no such directory, or the hub does not give such a model.
+        InputError: there is no such directory or file, the package of an embedded model is
+            missing, or the hub does not give such a model.
     """
-    folder = _local_folder(model)
-    local = local or folder is not None
-    options = {"local_files_only": True} if local else _hub_options(model)
-    return folder, str(folder or model), {**options, "trust_remote_code": False}
+    path = _path(model, local)
+    options: dict[str, Any] = {"trust_remote_code": False}
+    if path is None:
+        hub = {"local_files_only": True} if local else _hub_options(model)
+        return None, model, options | hub
+    options["local_files_only"] = True
+    if path.is_file():
+        return path.parent, str(path.parent), options | {"gguf_file": path.name}
+    return path, str(path), options
 
 
-def _local_folder(model: str) -> Path | None:
-    """Return the directory that a model name means, None for a hub id."""
+def _path(model: str, local: bool) -> Path | None:
+    """Return the directory or the GGUF file that a model name means, None for a hub id."""
+    if model in EMBEDDED:
+        return embedded(model)
+    if model.startswith("hf:"):
+        return _hub_file(model, local)
     path = Path(model).expanduser()
-    if path.is_dir():
+    gguf = path.suffix.lower() == ".gguf"
+    if path.is_dir() or (gguf and path.is_file()):
         return path
     if path.exists():
         raise InputError(
-            f"{model} is a file; give the directory that holds config.json and the weights"
+            f"{model} is a file; give a FILE.gguf, or the directory that holds config.json and the "
+            "weights"
         )
     looks_local = model.startswith((".", "/", "~")) or model.count("/") > 1 or "\\" in model
-    if not looks_local and model and not model.endswith("/"):
+    if not looks_local and model and not model.endswith("/") and not gguf:
         return None
     siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    hint = did_you_mean(path.name, siblings) or "give a local directory or a hub id such as `gpt2`"
-    raise InputError(f"{model or 'the empty name'} is not a directory; {hint}")
+    hint = did_you_mean(path.name, siblings) or (
+        "give a local directory, a FILE.gguf, a hub id such as `gpt2`, or one of "
+        f"{', '.join(EMBEDDED)}"
+    )
+    what = "there is no such GGUF file" if gguf else "is not a directory"
+    raise InputError(f"{model or 'the empty name'}{': ' if gguf else ' '}{what}; {hint}")
+
+
+def _hub_file(model: str, local: bool) -> Path:
+    """Download the GGUF file that ``hf:REPO:FILE.gguf`` names, or find it in the hub's cache."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    repo, _, file = model.removeprefix("hf:").partition(":")
+    if not repo or not file.endswith(".gguf"):
+        raise InputError(f"{model}: write hf:REPO:FILE.gguf, as in hf:org/repo:model.gguf")
+    options = {"local_files_only": True} if local else _hub_options(repo, file)
+    try:
+        return Path(hf_hub_download(repo, file, **options))
+    except EntryNotFoundError as error:
+        raise InputError(f"{model}: {repo} holds no {file}; its page lists its files") from error
+    except Exception as error:  # what the network raises has no common class
+        raise InputError(
+            f"{model} cannot be downloaded: {first_line(error)}; try again, or give a FILE.gguf"
+        ) from error
+
+
+def _gguf_problem(path: Path, error: Exception) -> str:
+    """Say what is wrong with a GGUF file whose configuration transformers could not read."""
+    from gguf import GGUFReader
+    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES as READ
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as DECODERS
+
+    try:
+        field = GGUFReader(path).get_field("general.architecture")
+        name = None if field is None else field.contents()
+    except Exception:  # whatever a reader of binary data can run into
+        name = None
+    if name is None:
+        return f"is no GGUF file, or cut short ({first_line(error)}); download it again"
+    if name in READ:
+        return f"cannot be used: {first_line(error)}; give the model's directory or hub id"
+    return (
+        f"has the architecture {name}, which transformers does not read from GGUF; give the model's "
+        f"directory or hub id, or a GGUF of {', '.join(sorted(set(READ) & DECODERS.keys()))}"
+    )
 
 
 def _check_folder(folder: Path, weights: bool) -> None:
     """Make sure that a directory holds a configuration and weights that are safe to read."""
     names = sorted(path.name for path in folder.iterdir())
+    ggufs = [name for name in names if name.endswith(".gguf")]
     pickles = [name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt"))]
     if "config.json" not in names:
+        remedy = "give the directory that `model.save_pretrained` wrote"
         raise InputError(
-            f"{folder} holds no config.json; give the directory that `model.save_pretrained` wrote"
+            f"{folder} holds no config.json; {f'give {folder / ggufs[0]}' if ggufs else remedy}"
         )
     if weights and not any(name.endswith(".safetensors") for name in names):
         found = f" but {pickles[0]}, a pickle, which can run code when read" if pickles else ""
@@ -112,13 +188,13 @@ def _check_folder(folder: Path, weights: bool) -> None:
         )
 
 
-def _hub_options(model: str) -> dict[str, Any]:
+def _hub_options(model: str, file: str = "config.json") -> dict[str, Any]:
     """Ask the hub for a model once, so that a wrong name or no network is told at once."""
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub import errors as hub
 
     try:
-        cached = isinstance(try_to_load_from_cache(model, "config.json"), str)
+        cached = isinstance(try_to_load_from_cache(model, file), str)
     except hub.HFValidationError as error:
         raise InputError(
             f"{model} is neither a directory nor a hub id (`name` or `owner/name`)"

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from attn_dsl.dsl.errors import InputError
+from attn_dsl.eval.files import file_hash, unwritable
 
 Array = npt.NDArray[Any]
 REMEDY = "run `attn-dsl capture` again into a fresh directory"
@@ -80,3 +84,59 @@ class Shards:
             raise InputError(f"{path} is missing; {REMEDY}") from None
         except (OSError, SafetensorError) as error:
             raise InputError(f"{path} is damaged: {error}; {REMEDY}") from error
+
+
+class ShardWriter:
+    """A safetensors file whose tensors are written piece by piece, in any order, by any thread.
+
+    Args:
+        path: the file; it has another name until it is finished.
+        shapes: heads and visible entries of each text.
+
+    Raises:
+        WorkError: it cannot be written, as where the disk is full; so do the methods.
+    """
+
+    def __init__(self, path: Path, shapes: Mapping[int, tuple[int, int]]) -> None:
+        self.path, self._part = path, path.with_name(f".{path.name}.part")
+        self._places, self._lock, header, end = dict[int, tuple[int, int]](), Lock(), {}, 0
+        for index, shape in sorted(shapes.items()):
+            start, end = end, end + 2 * shape[0] * shape[1]
+            self._places[index] = (start, 2 * shape[1])
+            header[tensor_name(index)] = {
+                "dtype": "F16", "shape": shape, "data_offsets": (start, end)
+            }  # fmt: skip
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        self._data = 8 + len(text)
+        try:
+            self._file = self._part.open("wb")
+            self._file.write(len(text).to_bytes(8, "little") + text)
+        except OSError as error:
+            raise unwritable(path, error) from error
+
+    def put(self, index: int, head: int, values: Array) -> None:
+        """Write the float16 attention of some heads on a text, beginning with one head."""
+        start, width = self._places[index]
+        try:
+            with self._lock:
+                self._file.seek(self._data + start + head * width)
+                self._file.write(np.ascontiguousarray(values))
+        except OSError as error:
+            raise unwritable(self.path, error) from error
+
+    def finish(self) -> dict[str, Any]:
+        """Give the file its name; return that, its size and SHA-256."""
+        try:
+            self._file.close()
+            size, digest = self._part.stat().st_size, file_hash(self._part)
+            self._part.replace(self.path)
+        except OSError as error:
+            raise unwritable(self.path, error) from error
+        return {"file": self.path.name, "bytes": size, "sha256": digest}
+
+    def discard(self) -> None:
+        """Remove what was written, unless it is finished."""
+        with contextlib.suppress(OSError):
+            self._file.close()
+        self._part.unlink(missing_ok=True)
