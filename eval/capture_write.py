@@ -9,6 +9,7 @@ from contextlib import closing
 from hashlib import sha256
 from importlib import metadata
 from itertools import zip_longest
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -25,28 +26,17 @@ from attn_dsl.eval.texts import read_texts, text_hash
 from attn_dsl.eval.vocabulary import Vocabulary
 
 SHARD_BYTES = 64 * 2**20
-WINDOW_POLICY = "first windows of all texts in order, then second windows, and so on"
 _KIND_OF_SETTING = {
-    "revision": "the model's weights",
-    "tokenizer_hash": "the tokenizer",
-    "max_tokens": "--max-tokens",
-    "windows": "the texts or their number",
-    "dtype": "--dtype",
-}
+    "revision": "the model's weights", "tokenizer_hash": "the tokenizer",
+    "max_tokens": "--max-tokens", "windows": "the texts or their number", "dtype": "--dtype",
+}  # fmt: skip
 
 
 def write_capture(
-    model: str | LoadedModel,
-    texts: Sequence[str],
-    out: Path | str,
-    *,
-    max_tokens: int = 128,
-    max_texts: int = 300,
-    device: str = "cpu",
-    dtype: str = "float32",
-    batch_size: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Capture:
+    model: str | LoadedModel, texts: Sequence[str], out: Path | str, *, max_tokens: int = 128,
+    max_texts: int = 300, device: str = "cpu", dtype: str = "float32",
+    batch_size: int | None = None, progress: Callable[[int, int], None] | None = None,
+) -> Capture:  # fmt: skip
     """Run a model over texts and store the attention of every head in a directory.
 
     >>> write_capture("openai-community/gpt2", ["Once upon a time", "The end."], out).n_heads
@@ -84,21 +74,17 @@ def write_capture(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{out} cannot be made: {error.strerror}") from error
-    if isinstance(model, str):
-        model = load_model(model, device=device, dtype=dtype)
-    loaded = model
+    loaded = load_model(model, device=device, dtype=dtype) if isinstance(model, str) else model
     loaded.check_length(max_tokens, "a window of --max-tokens")
     vocabulary = Vocabulary(loaded.tokenizer)
     records = choose_windows(vocabulary, texts, max_tokens, max_texts)
     _check_ids(loaded, records)
     windows = [(record.source, record.window, record.source_hash, record.ids) for record in records]
     settings = {
-        "revision": loaded.revision,
-        "tokenizer_hash": vocabulary.hash,
-        "max_tokens": max_tokens,
+        "revision": loaded.revision, "tokenizer_hash": vocabulary.hash, "max_tokens": max_tokens,
         "windows": sha256(json.dumps(windows).encode()).hexdigest(),
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
-    }
+    }  # fmt: skip
     if _same_work(out / files.META_FILE, settings):
         return Capture.open(out)
     plan = _plan(loaded, records)
@@ -106,10 +92,11 @@ def write_capture(
         shard["file"]: shard
         for shard in _same_work(out / files.PARTIAL_FILE, settings).get("shards", ())
         if plan.get(shard["file"]) == shard["texts"]
-        and _size(out / shard["file"]) == shard["bytes"]
+        and (out / shard["file"]).is_file()
+        and (out / shard["file"]).stat().st_size == shard["bytes"]
     }
     todo = {file: indices for file, indices in plan.items() if file not in done}
-    needed = sum(_bytes(loaded, records[i]) for group in todo.values() for i in group)
+    needed = sum(2 * prod(_shape(loaded, records[i])) for group in todo.values() for i in group)
     if needed > (free := shutil.disk_usage(out).free):
         raise InputError(
             f"the capture needs {needed / 2**20:,.0f} MiB, {out} has {free / 2**20:,.0f} MiB free; "
@@ -121,10 +108,7 @@ def write_capture(
 
     def begin() -> Iterator[list[int]]:
         for file, group in todo.items():
-            shapes = {
-                i: (loaded.n_layers * loaded.n_heads, n_entries(len(ids[i]), loaded.causal))
-                for i in group
-            }
+            shapes = {i: _shape(loaded, records[i]) for i in group}
             writers.update(dict.fromkeys(group, ShardWriter(out / file, shapes)))
             yield group
 
@@ -143,7 +127,7 @@ def write_capture(
                     state = {"settings": settings, "shards": list(done.values())}
                     write_bytes(out / files.PARTIAL_FILE, json.dumps(state).encode())
     finally:
-        for writer in set(writers.values()):
+        for writer in writers.values():
             writer.discard()
     meta = _meta(loaded, settings, max_texts, records)
     lines = "".join(record.to_json() + "\n" for record in records)
@@ -266,14 +250,9 @@ def _same_work(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     return dict(found)
 
 
-def _size(path: Path) -> int:
-    """Return the size of a file, -1 where there is none."""
-    return path.stat().st_size if path.exists() else -1
-
-
-def _bytes(loaded: LoadedModel, record: Record) -> int:
-    """Return the size of a text's attention."""
-    return 2 * loaded.n_layers * loaded.n_heads * n_entries(len(record.ids), loaded.causal)
+def _shape(loaded: LoadedModel, record: Record) -> tuple[int, int]:
+    """Return the heads and visible entries of a text's attention, two bytes each."""
+    return loaded.n_layers * loaded.n_heads, n_entries(len(record.ids), loaded.causal)
 
 
 def _plan(loaded: LoadedModel, records: Sequence[Record]) -> dict[str, list[int]]:
@@ -285,7 +264,7 @@ def _plan(loaded: LoadedModel, records: Sequence[Record]) -> dict[str, list[int]
             plan[f"attention-{len(plan):05d}.safetensors"] = group = []
             size = 0
         group.append(index)
-        size += _bytes(loaded, records[index])
+        size += 2 * prod(_shape(loaded, records[index]))
     return plan
 
 
@@ -293,28 +272,12 @@ def _meta(
     loaded: LoadedModel, settings: dict[str, Any], max_texts: int, records: Sequence[Record]
 ) -> dict[str, Any]:
     """Describe a capture, all but its files."""
-    first = records[0].tokens
-    special = [text for text, mark in zip(first.strings, first.special, strict=True) if mark]
     libraries = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
     return {
-        "format": files.FORMAT,
-        "version": files.VERSION,
-        "name": loaded.name,
-        "source": loaded.source,
-        "revision": loaded.revision,
-        "family": loaded.family,
-        "n_layers": loaded.n_layers,
-        "heads_per_layer": loaded.n_heads,
-        "causal": loaded.causal,
-        "tokenizer_hash": settings["tokenizer_hash"],
-        "max_tokens": settings["max_tokens"],
-        "max_texts": max_texts,
-        "n_texts": len(records),
-        "n_sources": len({record.source_hash for record in records}),
-        "window_policy": WINDOW_POLICY,
-        "special_tokens": {"policy": "those the tokenizer adds by default", "first_text": special},
-        "dtype": "float16",
-        "packing": "rows q of keys 0..q" if loaded.causal else "rows of all keys",
-        "settings": settings,
+        "format": files.FORMAT, "version": files.VERSION, "name": loaded.name,
+        "source": loaded.source, "revision": loaded.revision, "family": loaded.family,
+        "n_layers": loaded.n_layers, "heads_per_layer": loaded.n_heads, "causal": loaded.causal,
+        "tokenizer_hash": settings["tokenizer_hash"], "max_tokens": settings["max_tokens"],
+        "max_texts": max_texts, "n_texts": len(records), "dtype": "float16", "settings": settings,
         "libraries": {name: metadata.version(name) for name in libraries},
-    }
+    }  # fmt: skip

@@ -36,11 +36,10 @@ class Located:
 
     @property
     def name(self) -> str:
-        """The hub's id, the name of the directory, or that of the GGUF file."""
+        """The hub's id, or the name of the directory or GGUF file."""
         if self.folder is None:
             return self.place
-        file = self.options.get("gguf_file")
-        return self.folder.resolve().name if file is None else Path(file).stem
+        return str(self.options.get("gguf_file") or self.folder.resolve().name)
 
 
 def locate(model: str, *, weights: bool = True) -> Located:
@@ -62,13 +61,13 @@ def locate(model: str, *, weights: bool = True) -> Located:
     try:
         config = AutoConfig.from_pretrained(place, **options)
     except Exception as error:
+        if folder is not None and file is not None:
+            raise InputError(f"{model} {_gguf_problem(folder / file, error)}") from error
         if "trust_remote_code" in str(error) or "custom code" in str(error):
             raise InputError(
                 f"{model} needs code of its own to be run, which attn-dsl does not do; use a "
                 "model of an architecture that transformers has"
             ) from error
-        if folder is not None and file is not None:
-            raise InputError(f"{model} {_gguf_problem(folder / file, error)}") from error
         raise InputError(f"{model}: its config.json cannot be used: {first_line(error)}") from error
     if file is not None and hasattr(config, "n_ctx"):
         config.n_positions = (
@@ -78,12 +77,8 @@ def locate(model: str, *, weights: bool = True) -> Located:
     return Located(place, folder, options, config, loader, causal)
 
 
-def find(model: str, *, local: bool = False) -> tuple[Path | None, str, dict[str, Any]]:
+def find(model: str) -> tuple[Path | None, str, dict[str, Any]]:
     """Find a model; nothing of it is read.
-
-    Args:
-        model: as for :func:`load_model`.
-        local: look on this machine only, and ask no hub.
 
     Returns:
         The directory (None for a hub id); for ``from_pretrained``, place and further arguments.
@@ -92,81 +87,66 @@ def find(model: str, *, local: bool = False) -> tuple[Path | None, str, dict[str
         InputError: there is no such directory or file, the package of an embedded model is
             missing, or the hub does not give such a model.
     """
-    path = _path(model, local)
-    options: dict[str, Any] = {"trust_remote_code": False}
+    path, options = _path(model), {"local_files_only": True, "trust_remote_code": False}
     if path is None:
-        hub = {"local_files_only": True} if local else _hub_options(model)
-        return None, model, options | hub
-    options["local_files_only"] = True
+        return None, model, {**_hub_options(model), "trust_remote_code": False}
     if path.is_file():
-        return path.parent, str(path.parent), options | {"gguf_file": path.name}
+        return path.parent, str(path.parent), {**options, "gguf_file": path.name}
     return path, str(path), options
 
 
-def _path(model: str, local: bool) -> Path | None:
+def _path(model: str) -> Path | None:
     """Return the directory or the GGUF file that a model name means, None for a hub id."""
     if model in EMBEDDED:
         return embedded(model)
     if model.startswith("hf:"):
-        return _hub_file(model, local)
+        return _hub_file(model)
     path = Path(model).expanduser()
-    gguf = path.suffix.lower() == ".gguf"
+    gguf = model.endswith(".gguf")
     if path.is_dir() or (gguf and path.is_file()):
         return path
     if path.exists():
-        raise InputError(
-            f"{model} is a file; give a FILE.gguf, or the directory that holds config.json and the "
-            "weights"
-        )
+        raise InputError(f"{model} is a file; give FILE.gguf, or the directory of config.json")
     looks_local = model.startswith((".", "/", "~")) or model.count("/") > 1 or "\\" in model
     if not looks_local and model and not model.endswith("/") and not gguf:
         return None
     siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     hint = did_you_mean(path.name, siblings) or (
-        "give a local directory, a FILE.gguf, a hub id such as `gpt2`, or one of "
-        f"{', '.join(EMBEDDED)}"
+        f"give a directory, FILE.gguf, a hub id such as `gpt2`, or {' or '.join(EMBEDDED)}"
     )
     what = "there is no such GGUF file" if gguf else "is not a directory"
-    raise InputError(f"{model or 'the empty name'}{': ' if gguf else ' '}{what}; {hint}")
+    raise InputError(f"{model or 'the empty name'} {what}; {hint}")
 
 
-def _hub_file(model: str, local: bool) -> Path:
+def _hub_file(model: str) -> Path:
     """Download the GGUF file that ``hf:REPO:FILE.gguf`` names, or find it in the hub's cache."""
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
 
     repo, _, file = model.removeprefix("hf:").partition(":")
-    if not repo or not file.endswith(".gguf"):
+    if not file.endswith(".gguf"):
         raise InputError(f"{model}: write hf:REPO:FILE.gguf, as in hf:org/repo:model.gguf")
-    options = {"local_files_only": True} if local else _hub_options(repo, file)
+    options = _hub_options(repo, file)
     try:
         return Path(hf_hub_download(repo, file, **options))
-    except EntryNotFoundError as error:
-        raise InputError(f"{model}: {repo} holds no {file}; its page lists its files") from error
     except Exception as error:  # what the network raises has no common class
-        raise InputError(
-            f"{model} cannot be downloaded: {first_line(error)}; try again, or give a FILE.gguf"
-        ) from error
+        what = f"{model} cannot be downloaded ({first_line(error)}); look for its name on its page"
+        raise InputError(what) from error
 
 
 def _gguf_problem(path: Path, error: Exception) -> str:
     """Say what is wrong with a GGUF file whose configuration transformers could not read."""
     from gguf import GGUFReader
-    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES as READ
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as DECODERS
+    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+    known = sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys() & GGUF_SUPPORTED_ARCHITECTURES)
     try:
-        field = GGUFReader(path).get_field("general.architecture")
-        name = None if field is None else field.contents()
+        name = GGUFReader(path).fields["general.architecture"].contents()
     except Exception:  # whatever a reader of binary data can run into
-        name = None
-    if name is None:
         return f"is no GGUF file, or cut short ({first_line(error)}); download it again"
-    if name in READ:
-        return f"cannot be used: {first_line(error)}; give the model's directory or hub id"
     return (
-        f"has the architecture {name}, which transformers does not read from GGUF; give the model's "
-        f"directory or hub id, or a GGUF of {', '.join(sorted(set(READ) & DECODERS.keys()))}"
+        f"has the architecture {name}, which cannot be read from GGUF ({first_line(error)}); give "
+        f"the model's directory or hub id, or a GGUF of {', '.join(known)}"
     )
 
 
@@ -195,27 +175,19 @@ def _hub_options(model: str, file: str = "config.json") -> dict[str, Any]:
 
     try:
         cached = isinstance(try_to_load_from_cache(model, file), str)
-    except hub.HFValidationError as error:
-        raise InputError(
-            f"{model} is neither a directory nor a hub id (`name` or `owner/name`)"
-        ) from error
+    except hub.HFValidationError:
+        what = f"{model} is neither a directory nor a hub id (`name` or `owner/name`)"
+        raise InputError(what) from None
     try:
         return {"revision": HfApi().model_info(model, timeout=10).sha}
     except hub.GatedRepoError:
-        problem = "is gated: accept its terms on its page of the hub, then run `hf auth login`"
+        problem = "is gated: accept its terms on its page and run `hf auth login`"
     except hub.RepositoryNotFoundError:
-        problem = (
-            "is not a directory, and the hub knows no model of that name, or it is private; check "
-            "the name, or run `hf auth login` for a private one"
-        )
+        problem = "is not here, and the hub knows no model of that name; try `hf auth login`"
     except Exception as error:  # what the network raises has no common class
-        problem = (
-            "is not a directory, and the hub cannot be reached to look for the id "
-            f"({type(error).__name__}); check the network and HF_HUB_OFFLINE, or give a local "
-            "directory"
-        )
+        problem = f"is not here, and the hub cannot be reached ({type(error).__name__})"
     if not cached:
-        raise InputError(f"{model} {problem}")
+        raise InputError(f"{model} {problem}; check the name, the network and HF_HUB_OFFLINE")
     return {"local_files_only": True}
 
 

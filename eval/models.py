@@ -62,9 +62,8 @@ def load_model(model: str, *, device: str = "cpu", dtype: str = "float32") -> Lo
     >>> loaded.family, loaded.causal, loaded.n_layers, loaded.n_heads
     ('gpt2', True, 12, 12)
 
-    Weights are read from safetensors or GGUF only, of which the latter are dequantised; code that
-    comes with a model is never run. Decoders are loaded with their language-model head, so that
-    they can be used for perplexity after heads are replaced.
+    Weights are read from safetensors or GGUF, and dequantised; code that comes with a model is
+    never run. Decoders are loaded with their language-model head, for perplexity.
 
     Args:
         model: a hub id (``name`` or ``owner/name``), a local directory, ``FILE.gguf``,
@@ -73,22 +72,14 @@ def load_model(model: str, *, device: str = "cpu", dtype: str = "float32") -> Lo
         dtype: of weights and activations, one of ``DTYPES``.
 
     Raises:
-        InputError: the directory or a file in it is missing or damaged; the hub does not know the
-            id, does not give it or cannot be reached; there are no weights of a kind that is read,
-            or no tokenizer; the attention of this kind of model cannot be read; there is no such
-            device or dtype.
+        InputError: the model or a file of it is missing or damaged, or not given by the hub; it
+            has no weights of these kinds or no tokenizer; the attention of this kind of model
+            cannot be read; there is no such device or dtype.
     """
     _check_placement(device, dtype)
     found = locate(model)
-    tokenizer = _tokenizer(found.place, model, {**found.options, "config": found.config})
-    network = _weights(found, model, dtype)
-    try:
-        network.to(device)
-    except RuntimeError as error:  # as when its memory is full
-        raise InputError(
-            f"{model} cannot be moved to {device} ({first_line(error)}); try --dtype bfloat16 or "
-            "another --device"
-        ) from error
+    tokenizer = load_tokenizer(found)
+    network = _weights(found, model, dtype, device)
     family = found.config.model_type
     n_layers, n_heads = _probe(network, model, family)
     return LoadedModel(
@@ -99,7 +90,7 @@ def load_model(model: str, *, device: str = "cpu", dtype: str = "float32") -> Lo
 
 
 def _check_placement(device: str, dtype: str) -> None:
-    """Make sure that a device is there and takes numbers of a dtype, before anything is loaded."""
+    """Make sure that a device is there and takes numbers of a dtype."""
     import torch
 
     if dtype not in DTYPES:
@@ -113,41 +104,43 @@ def _check_placement(device: str, dtype: str) -> None:
         ) from None
 
 
-def load_tokenizer(model: str, *, local: bool = False) -> Any:
+def load_tokenizer(model: str | Located, *, local: bool = False) -> Any:
     """Load the tokenizer of a model, without its weights.
 
     Args:
-        local: take it from this machine only, and ask no hub.
+        model: as for :func:`load_model`, or what :func:`locate` found.
+        local: take it from this machine only.
 
     Raises:
-        InputError: the directory is missing, the hub does not know the id, or has no tokenizer.
+        InputError: there is no such model, or it has no tokenizer.
     """
-    _, place, options = find(model, local=local)
-    return _tokenizer(place, model, options)
-
-
-def _tokenizer(place: str, model: str, options: dict[str, Any]) -> Any:
     from transformers import AutoTokenizer
 
+    if isinstance(model, Located):
+        name, place, options = model.name, model.place, {**model.options, "config": model.config}
+    else:
+        name, (_, place, options) = model, find(model)
     looked = "looked for tokenizer.json, tokenizer.model and vocab files"
     if "gguf_file" in options:
         looked = "rebuilt from the GGUF file; give the model's directory or hub id, which have it"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, **options)
+        tokenizer = AutoTokenizer.from_pretrained(
+            place, **options | ({"local_files_only": True} if local else {})
+        )
     except Exception as error:
         raise InputError(
-            f"{model}: no tokenizer can be loaded ({looked}): {first_line(error)}"
+            f"{name}: no tokenizer can be loaded ({looked}): {first_line(error)}"
         ) from error
     # a directory without tokenizer files can give a tokenizer that knows nothing
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise InputError(
-            f"{model}: no tokenizer: {looked}; save it beside the weights with "
+            f"{name}: no tokenizer: {looked}; save it beside the weights with "
             "`tokenizer.save_pretrained`"
         )
     return tokenizer
 
 
-def _weights(found: Located, model: str, dtype: str) -> Any:
+def _weights(found: Located, model: str, dtype: str, device: str) -> Any:
     """Load the weights, refusing pickles and checkpoints that leave layers at random."""
     import torch
     from safetensors import SafetensorError
@@ -157,6 +150,10 @@ def _weights(found: Located, model: str, dtype: str) -> Any:
             found.place, config=found.config, dtype=getattr(torch, dtype), use_safetensors=True,
             attn_implementation="eager", output_loading_info=True, **found.options,
         )  # fmt: skip
+        if "gguf_file" in found.options:  # dequantised by now, which lets it be moved
+            network.hf_quantizer, network.is_quantized = None, False
+            del network.config.quantization_config
+        network.to(device)
     except SafetensorError as error:
         raise InputError(
             f"{model}: a safetensors file is damaged or cut off ({first_line(error)}); copy or "
@@ -164,23 +161,13 @@ def _weights(found: Located, model: str, dtype: str) -> Any:
         ) from error
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise InputError(f"{model}: its weights cannot be loaded: {first_line(error)}") from error
-    gguf = "gguf_file" in found.options
     lacking = [key for key in sorted(info["missing_keys"]) if not key.startswith(_HEADS_ON_TOP)]
     if lacking:
         raise InputError(
             f"{model}: the checkpoint lacks {len(lacking)} weights that the configuration asks "
-            f"for, such as {lacking[0]}; "
-            + (
-                "merge a file that is split into parts with `llama-gguf-split --merge`"
-                if gguf
-                else "config.json and the weights do not belong together"
-            )
+            f"for, such as {lacking[0]}; config.json and the weights do not belong together, or a "
+            "part of them is not there"
         )
-    if (
-        gguf
-    ):  # the weights are dequantised, and what says otherwise stands in the way of moving them
-        network.hf_quantizer, network.is_quantized = None, False
-        del network.config.quantization_config
     return network.eval()
 
 
@@ -202,8 +189,8 @@ def _probe(network: Any, model: str, family: str) -> tuple[int, int]:
             f"{model}: attention of a {family} model cannot be read: transformers gives no matrix "
             "per head for every layer; attn-dsl works with models like GPT-2, Llama, GPT-NeoX, BERT"
         )
-    off = max(float((matrix.float().sum(-1) - 1).abs().max()) for matrix in maps)
-    if not off <= row_tolerance(network):
+    slack = max(1e-3, torch.finfo(network.dtype).eps)
+    if any(float((matrix.float().sum(-1) - 1).abs().max()) > slack for matrix in maps):
         raise InputError(
             f"{model}: the rows of its attention do not sum to 1 (a {family} model keeps part "
             "of the attention outside of the tokens); attn-dsl cannot describe such heads"
@@ -239,13 +226,6 @@ def free_bytes(device: Any) -> int:
     if hasattr(own, "mem_get_info"):
         return int(own.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available)
-
-
-def row_tolerance(network: Any) -> float:
-    """Return how far the sum of an attention row may be from 1 in the dtype of a model."""
-    import torch
-
-    return max(1e-3, torch.finfo(network.dtype).eps)
 
 
 def _revision(found: Located) -> str:

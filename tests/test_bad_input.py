@@ -74,7 +74,7 @@ MODELS = [
     ),
     Case(
         "GGUF of an unknown architecture", FIT_GGUF,
-        ("has the architecture gptX", "directory or hub id, or a GGUF of", "gpt2, ", "llama, "),
+        ("has the architecture gptX", "give the model's directory", "GGUF of", "gpt2, ", "llama, "),
         gguf(lambda whole: whole.replace(b"gpt2", b"gptX")),
     ),
     Case(

@@ -224,7 +224,6 @@ def test_damage_inside_a_shard(finished, tmp_path):
 def test_what_an_opened_capture_knows(finished):
     opened = Capture.open(finished)
     assert (opened.n_texts, opened.n_layers, opened.heads_per_layer, opened.n_heads) == (5, 2, 4, 8)
-    assert opened.meta["special_tokens"]["first_text"] == ["<s>"]
     assert isinstance(opened.tokens(0), Tokens)
     assert opened.packed(0).dtype == np.float16
     with pytest.raises(InputError, match="has no head L2H0"):

@@ -33,7 +33,7 @@ def test_families(small_model, family, causal):
 
 def test_a_gguf_file_is_the_model_that_it_was_written_from(small_model, small_gguf):
     loaded, whole = load_model(str(small_gguf)), load_model(str(small_model("gpt2")))
-    assert (loaded.name, loaded.source) == ("small", str(small_gguf))
+    assert (loaded.name, loaded.source) == ("small.gguf", str(small_gguf))
     assert loaded.revision == sha256(small_gguf.read_bytes()).hexdigest()
     assert loaded.max_positions == 64 and not hasattr(loaded.model.config, "quantization_config")
     ids = whole.tokenizer("the cat sat on the mat")["input_ids"]
@@ -57,7 +57,7 @@ def test_a_gguf_file_of_the_hub_is_found_in_its_cache(small_gguf, tmp_path, monk
     (folder / "refs" / "main").write_text("abc")
     (folder / "snapshots" / "abc" / "small.gguf").write_bytes(small_gguf.read_bytes())
     loaded = load_model("hf:some/model:small.gguf")
-    assert (loaded.name, loaded.source) == ("small", "hf:some/model:small.gguf")
+    assert (loaded.name, loaded.source) == ("small.gguf", "hf:some/model:small.gguf")
     with pytest.raises(InputError, match="the hub cannot be reached"):
         load_model("hf:some/model:other.gguf")
     with pytest.raises(InputError, match=r"write hf:REPO:FILE\.gguf"):

@@ -51,6 +51,8 @@ def plan(
     Raises:
         InputError: as ``fit``, as far as it shows in the configuration and the text.
     """
+    from psutil import virtual_memory
+
     from attn_dsl.eval.capture_run import text_bytes
     from attn_dsl.eval.shards import n_entries
 
@@ -84,12 +86,12 @@ def plan(
     folder = Path(out).absolute()
     while not folder.is_dir():
         folder = folder.parent
-    free, machine = shutil.disk_usage(folder).free, _machine_bytes()
+    free, machine = shutil.disk_usage(folder).free, virtual_memory().total
     seconds = START_SECONDS + capture_seconds + search_seconds
     warnings = []
     if capture_bytes > free:
         warnings.append("the disk has no room for the capture; use fewer texts or tokens")
-    if machine is not None and memory > machine:
+    if memory > machine:
         warnings.append(f"this machine has too little memory for the model in {dtype}")
     if timeout is not None and seconds > timeout:
         warnings.append(f"--timeout {timeout:g} will cut the search short")
@@ -152,7 +154,7 @@ def _of_model(model: str | None, text: str | None, max_tokens: int, max_texts: i
             f"{name} takes {limit} tokens at most, not {max_tokens}; use --max-tokens {limit} or "
             "less"
         )
-    counted = _count(name, texts, max_tokens, max_texts)
+    counted = _count(found, texts, max_tokens, max_texts)
     parameters, multiplied = count_parameters(found)
     about = {
         "model": found.name,
@@ -163,14 +165,14 @@ def _of_model(model: str | None, text: str | None, max_tokens: int, max_texts: i
     return about, found.causal, counted or _estimate(texts, max_tokens, max_texts), multiplied
 
 
-def _count(model: str, texts: list[str], max_tokens: int, max_texts: int) -> tuple[int, ...] | None:
+def _count(found: Any, texts: list[str], max_tokens: int, max_texts: int) -> tuple[int, ...] | None:
     """Count the tokens of every window; None where the tokenizer is not on this machine."""
     from attn_dsl.eval.capture_write import choose_windows
     from attn_dsl.eval.models import load_tokenizer
     from attn_dsl.eval.vocabulary import Vocabulary
 
     try:
-        tokenizer = load_tokenizer(model, local=True)
+        tokenizer = load_tokenizer(found, local=True)
     except InputError:
         return None
     windows = choose_windows(Vocabulary(tokenizer), texts, max_tokens, max_texts)
@@ -204,10 +206,3 @@ def count_parameters(found: Any) -> tuple[int, int]:
     read = sum(p.numel() for p in body(network).parameters())
     embedded = network.get_input_embeddings().weight.numel()
     return sum(p.numel() for p in network.parameters()), read - embedded
-
-
-def _machine_bytes() -> int | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None
