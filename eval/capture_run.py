@@ -47,19 +47,19 @@ def run_texts(
         )
     stop = Event()
 
-    def work(batch: list[int]) -> list[int]:
-        run({index: ids[index] for index in batch}, keep_on)
-        return batch
-
     def keep_on(index: int, layer: int, values: Array) -> None:
         if stop.is_set():
             raise InterruptedError
         keep(index, layer, values)
 
-    torch.set_num_threads(1)
-    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        with layer_hooks(loaded) as run:
+    def work(batch: list[int]) -> list[int]:
+        run({index: ids[index] for index in batch}, keep_on)
+        return batch
+
+    with layer_hooks(loaded) as run:
+        torch.set_num_threads(1)
+        pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+        try:
             batches = (
                 batch for group in groups
                 for batch in _batches(loaded.n_heads, ids, group, room // (2 * workers), most)
@@ -69,10 +69,10 @@ def run_texts(
                 done = running.popleft().result()
                 running.extend(pool.submit(work, batch) for batch in islice(batches, 1))
                 yield done
-    finally:
-        stop.set()
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)
 
 
 def text_bytes(heads: int, n: int) -> int:
