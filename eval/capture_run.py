@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
@@ -21,7 +21,7 @@ Keep = Callable[[int, int, Array], None]
 def run_texts(
     loaded: LoadedModel, ids: Sequence[Sequence[int]], groups: Iterable[Sequence[int]], keep: Keep,
     batch_size: int | None = None,
-) -> Iterator[list[int]]:  # fmt: skip
+) -> Generator[list[int], None, None]:  # fmt: skip
     """Run groups of texts in batches; give the numbers of the texts of each batch, in order.
 
     The attention of a layer goes to ``keep``, from any thread, as soon as the layer has run. On a
@@ -127,7 +127,8 @@ def layer_hooks(
             seen = torch.ones(len(ids), len(ids), dtype=torch.bool, device=device)
             q, k = (seen.tril() if loaded.causal else seen).nonzero(as_tuple=True)
             now.texts.append((index, len(ids), q * longest + k))
-        for matrix in () if (maps := _maps(loaded, inputs)) and places else maps:
+        maps = _maps(loaded, inputs)
+        for matrix in () if places else maps:
             take(matrix)
 
     handles = [module.register_forward_hook(hook, prepend=True) for module in places]

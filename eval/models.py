@@ -222,10 +222,8 @@ def free_bytes(device: Any) -> int:
     import psutil
     import torch
 
-    own = getattr(torch, torch.device(device).type, None)
-    if hasattr(own, "mem_get_info"):
-        return int(own.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
+    of_its_own = getattr(getattr(torch, torch.device(device).type, None), "mem_get_info", None)
+    return int(of_its_own(device)[0] if of_its_own else psutil.virtual_memory().available)
 
 
 def _revision(found: Located) -> str:

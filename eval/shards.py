@@ -116,7 +116,7 @@ class ShardWriter:
         start, width = self._places[index]
         with writing(self.path), self._lock:
             self._file.seek(self._begin + start + head * width)
-            self._file.write(np.ascontiguousarray(values))
+            self._file.write(values.tobytes())
 
     def finish(self) -> dict[str, Any]:
         """Give the file its name; return that, its size and SHA-256."""
