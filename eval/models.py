@@ -6,11 +6,13 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.files import file_hash, first_line
 from attn_dsl.eval.locate import Located, find, locate, max_positions
+from attn_dsl.eval.shipped import EMBEDDED
 
 _HEADS_ON_TOP = ("lm_head", "cls.", "embed_out", "pooler", "classifier", "score", "decoder")
 """Weights that a checkpoint of the bare model lacks, and that attention does not need."""
@@ -26,7 +28,7 @@ class LoadedModel:
         model: the transformers model, in evaluation mode, eager attention.
         tokenizer: its tokenizer.
         name: the hub's id, or the name of the directory or GGUF file.
-        source: what the caller asked for, to load it again.
+        source: what loads it again, from any directory.
         revision: the hub's commit, SHA-256 of a GGUF file, or of configuration and weights of a
             directory.
         family: the architecture (``gpt2``, ``llama``, ``gpt_neox``, ``bert`` …).
@@ -81,6 +83,8 @@ def load_model(model: str, *, device: str = "cpu", dtype: str = "float32") -> Lo
     tokenizer = load_tokenizer(found)
     network = _weights(found, model, dtype, device)
     family = found.config.model_type
+    if found.folder is not None and model not in EMBEDDED and not model.startswith("hf:"):
+        model = str(Path(model).expanduser().absolute())  # found from every directory
     n_layers, n_heads = _probe(network, model, family)
     return LoadedModel(
         model=network, tokenizer=tokenizer, name=found.name, source=model,
