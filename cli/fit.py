@@ -42,6 +42,8 @@ SHOWN = ("iou", "iou_no_sink", "jsd", "top1")
               "heads of many words are explained further.")  # fmt: skip
 @options.max_tokens_option()
 @options.max_texts_option()
+@options.device_option()
+@options.dtype_option()
 @click.option("--rounds", type=click.IntRange(1), default=2, show_default=True,
               help="Search each head so often, from the second time on with the programs of the "
               "other heads.")  # fmt: skip
@@ -64,7 +66,9 @@ def fit(
 ) -> None:  # fmt: skip
     """Find a program for each head of MODEL and write a run directory.
 
-    MODEL is a Hugging Face id or a directory; without it, the demo model and its own stories.
+    MODEL is a Hugging Face id, a directory, FILE.gguf, hf:REPO:FILE.gguf, or an embedded model:
+    demo, or smollm2 where its package is installed. Embedded models read the demo model's stories
+    where no --text is given; without MODEL, it is demo.
     """
     options.quiet_libraries()
     # Heads are searched side by side; threads within a matrix product would only be in their way.

@@ -37,6 +37,14 @@ lookahead_option = partial(
     click.option, "--allow-lookahead", is_flag=True,
     help="Let causal programs use features that read the whole text; they are marked.",
 )  # fmt: skip
+device_option = partial(
+    click.option, "--device", metavar="NAME", default="cpu", show_default=True,
+    help="Where the model runs, as in cuda.",
+)  # fmt: skip
+dtype_option = partial(
+    click.option, "--dtype", metavar="NAME", default="float32", show_default=True,
+    help="Of the model's weights and activations: float32, bfloat16 or float16.",
+)  # fmt: skip
 json_option = partial(
     click.option, "--json", "as_json", is_flag=True, help="Print JSON instead of a table."
 )
@@ -123,6 +131,7 @@ def quiet_libraries() -> None:
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.getLogger("transformers").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="transformers")
@@ -137,7 +146,9 @@ def opened_capture(
 
     from attn_dsl.eval.capture_write import capture_of
 
-    if capture is None and (model is None or text is None):
+    if capture is None and model is None:
         raise InputError("name what to score against: --capture DIR, or MODEL and --text FILE")
     with tempfile.TemporaryDirectory(prefix="attn-dsl-") as folder:
-        yield capture_of(capture, model, text, f"{folder}/capture", max_tokens, max_texts)
+        yield capture_of(
+            capture, model, text, f"{folder}/capture", max_tokens=max_tokens, max_texts=max_texts
+        )

@@ -25,7 +25,7 @@ def print_plan(
     )  # fmt: skip
     found = plan(
         model, given["text"], given["capture"], settings, out=out,
-        **{key: given[key] for key in ("heads", "max_tokens", "max_texts", "jobs", "timeout")},
+        **{key: given[key] for key in ("heads", "max_tokens", "max_texts", "jobs", "timeout", "dtype")},
     )  # fmt: skip
     estimate = ESTIMATE
     if found["guessed"]:
@@ -48,7 +48,6 @@ def lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
 
     heads = f"{plan['layers']} layers of {plan['heads_per_layer']} heads"
     count = "" if plan["counted"] else ", estimated at 4 bytes a token"
-    memory = "" if plan["machine_bytes"] is None else f", of {size(plan['machine_bytes'])}"
     parts, disk = f"search {time(plan['search_seconds'])}", "the capture is there"
     if plan["parameters"] is not None:
         heads += f", {plan['parameters'] / 1e6:,.1f} M parameters"
@@ -63,7 +62,7 @@ def lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
         ("", f"effort {plan['effort']}, at most {plan['max_nodes']:,} nodes, by "
          f"{', '.join(plan['proposers'])}"),
         ("disk", disk),
-        ("memory", f"{size(plan['memory_bytes'])}{memory}"),
+        ("memory", f"{size(plan['memory_bytes'])}, of {size(plan['machine_bytes'])}"),
         ("time", f"about {time(plan['seconds'])}{limit} ({parts})"),
     ]  # fmt: skip
 

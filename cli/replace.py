@@ -47,13 +47,14 @@ TITLES = {"programs": "Programs", "tuned": "Tuned programs"}
 @options.max_texts_option()
 @options.moved_model_option()
 @options.moved_capture_option()
-@click.option("--device", metavar="NAME", help="Where the model runs, as in cuda; cpu by default.")
+@options.device_option()
+@options.dtype_option(default=None, help="Of the model, as for fit; by default as the run had it.")
 @click.option("--out", metavar="DIR", help="Where the results go; RUN itself by default.")
 @options.seed_option()
 @options.json_option()
 def replace(
     run: str, order: str, tasks: str | None, nodes: int | None, model: str | None,
-    capture: str | None, device: str | None, out: str | None, as_json: bool, **asked: Any,
+    capture: str | None, device: str, dtype: str | None, out: str | None, as_json: bool, **asked: Any,
 ) -> None:  # fmt: skip
     """Put the programs of RUN in the place of its model's heads and measure what is lost.
 
@@ -76,7 +77,9 @@ def replace(
         def tell(what: str, done: int, total: int) -> None:
             bar.update(stage, description=what, completed=done, total=total)
 
-        opened = open_replaced_model(run, model=model, capture=capture, device=device, nodes=nodes)
+        opened = open_replaced_model(
+            run, model=model, capture=capture, device=device, dtype=dtype, nodes=nodes
+        )
         outcome, files = replace_run(opened, chosen, tell)
     if as_json:
         options.print_json(asdict(outcome))

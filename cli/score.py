@@ -38,14 +38,16 @@ def score(
 ) -> None:  # fmt: skip
     """Score each PROGRAM (.attn) against the heads of a capture, or of MODEL on a text.
 
-    The last argument may be MODEL, a Hugging Face id or a directory. All numbers come from the
-    test split of the texts.
+    The last argument may be MODEL, as for fit. All numbers come from the test split of the texts.
     """
     options.quiet_libraries()
     from attn_dsl.compiler.program import load
     from attn_dsl.eval.heads import parse_heads
 
-    files = [name for name in program if name.endswith(".attn") or Path(name).is_file()]
+    files = [
+        name for name in program
+        if name.endswith(".attn") or (Path(name).is_file() and not name.endswith(".gguf"))
+    ]  # fmt: skip
     models = [name for name in program if name not in files]
     if len(models) > 1 or not files:
         raise InputError(f"name programs (.attn) and at most one model, not {', '.join(program)}")

@@ -4,45 +4,39 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from hashlib import sha256
 from importlib import metadata
 from itertools import zip_longest
+from math import prod
 from pathlib import Path
 from typing import Any
 
-from attn_dsl.dsl.errors import InputError, WorkError
+from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval import capture_files as files
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.capture_files import Record
 from attn_dsl.eval.capture_run import run_texts
 from attn_dsl.eval.files import refuse_other_things, write_bytes
 from attn_dsl.eval.models import LoadedModel, load_model
-from attn_dsl.eval.shards import n_entries, tensor_name
-from attn_dsl.eval.shipped import model_dir, stories_path
+from attn_dsl.eval.shards import Array, ShardWriter, n_entries
+from attn_dsl.eval.shipped import EMBEDDED, stories_path
 from attn_dsl.eval.texts import read_texts, text_hash
 from attn_dsl.eval.vocabulary import Vocabulary
 
 SHARD_BYTES = 64 * 2**20
-WINDOW_POLICY = "first windows of all texts in order, then second windows, and so on"
 _KIND_OF_SETTING = {
-    "revision": "the model's weights",
-    "tokenizer_hash": "the tokenizer",
-    "max_tokens": "--max-tokens",
-    "windows": "the texts or their number",
-}
+    "revision": "the model's weights", "tokenizer_hash": "the tokenizer",
+    "max_tokens": "--max-tokens", "windows": "the texts or their number", "dtype": "--dtype",
+}  # fmt: skip
 
 
 def write_capture(
-    model: str | LoadedModel,
-    texts: Sequence[str],
-    out: Path | str,
-    *,
-    max_tokens: int = 128,
-    max_texts: int = 300,
-    batch_size: int = 8,
-    progress: Callable[[int, int], None] | None = None,
-) -> Capture:
+    model: str | LoadedModel, texts: Sequence[str], out: Path | str, *, max_tokens: int = 128,
+    max_texts: int = 300, device: str = "cpu", dtype: str = "float32",
+    batch_size: int | None = None, progress: Callable[[int, int], None] | None = None,
+) -> Capture:  # fmt: skip
     """Run a model over texts and store the attention of every head in a directory.
 
     >>> write_capture("openai-community/gpt2", ["Once upon a time", "The end."], out).n_heads
@@ -50,28 +44,28 @@ def write_capture(
 
     Long texts are cut into consecutive windows. The first windows of all texts come first, in
     the order of the texts, then the second windows and so on, until there are ``max_texts``.
-    Attention is kept as float16, which changes a row by less than 0.0005 of its mass.
+    Attention is kept as float16, which changes a row by less than 0.0005 of its mass, and written
+    to disk as soon as a layer has run.
 
     An interrupted capture goes on where it stopped when it is called again with the same
     settings; a finished one is returned as it is.
 
     Args:
-        model: a hub id, a local directory, or a model from ``load_model``.
+        model: a model from ``load_model``, or what it takes.
         texts: the texts, in order.
         out: a directory, new or holding this very capture.
         max_tokens: the most tokens of a window, special tokens included.
         max_texts: the most windows.
-        batch_size: windows that run at once; it changes no result.
+        device, dtype: as for ``load_model``, where the model is not loaded yet.
+        batch_size: windows that run at once, at most; what fits into memory if None.
         progress: called with (windows done, windows in all) after each batch.
 
     Raises:
         InputError: the model cannot be used, the texts give no tokens, ``max_tokens`` is more
-            than the model takes, or ``out`` holds something else.
+            than the model takes, ``out`` holds something else, or disk or memory has no room.
         WorkError: the disk is full, or the model gives attention that is no distribution.
     """
-    from safetensors.numpy import save
-
-    if max_texts < 1 or batch_size < 1:
+    if max_texts < 1 or (batch_size is not None and batch_size < 1):
         raise InputError("the number of texts and the batch size must be at least 1")
     out = Path(out).expanduser()
     if not any((out / name).exists() for name in (files.META_FILE, files.PARTIAL_FILE)):
@@ -80,18 +74,17 @@ def write_capture(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{out} cannot be made: {error.strerror}") from error
-    loaded = load_model(model) if isinstance(model, str) else model
+    loaded = load_model(model, device=device, dtype=dtype) if isinstance(model, str) else model
     loaded.check_length(max_tokens, "a window of --max-tokens")
     vocabulary = Vocabulary(loaded.tokenizer)
     records = choose_windows(vocabulary, texts, max_tokens, max_texts)
     _check_ids(loaded, records)
     windows = [(record.source, record.window, record.source_hash, record.ids) for record in records]
     settings = {
-        "revision": loaded.revision,
-        "tokenizer_hash": vocabulary.hash,
-        "max_tokens": max_tokens,
+        "revision": loaded.revision, "tokenizer_hash": vocabulary.hash, "max_tokens": max_tokens,
         "windows": sha256(json.dumps(windows).encode()).hexdigest(),
-    }
+        "dtype": str(loaded.model.dtype).removeprefix("torch."),
+    }  # fmt: skip
     if _same_work(out / files.META_FILE, settings):
         return Capture.open(out)
     plan = _plan(loaded, records)
@@ -99,29 +92,43 @@ def write_capture(
         shard["file"]: shard
         for shard in _same_work(out / files.PARTIAL_FILE, settings).get("shards", ())
         if plan.get(shard["file"]) == shard["texts"]
-        and _size(out / shard["file"]) == shard["bytes"]
+        and (out / shard["file"]).is_file()
+        and (out / shard["file"]).stat().st_size == shard["bytes"]
     }
     todo = {file: indices for file, indices in plan.items() if file not in done}
-    needed = sum(_bytes(loaded, records[i]) for group in todo.values() for i in group)
+    needed = sum(2 * prod(_shape(loaded, records[i])) for group in todo.values() for i in group)
     if needed > (free := shutil.disk_usage(out).free):
-        raise WorkError(
-            f"the capture needs {needed / 2**20:.0f} MiB, {out} has {free / 2**20:.0f} MiB free; "
+        raise InputError(
+            f"the capture needs {needed / 2**20:,.0f} MiB, {out} has {free / 2**20:,.0f} MiB free; "
             "use fewer texts or tokens, or another disk"
         )
     ids, total = [record.ids for record in records], len(records)
     seen = total - sum(map(len, todo.values()))
-    tensors: dict[str, Any] = {}
-    for indices, arrays in run_texts(loaded, ids, list(todo.values()), batch_size):
-        tensors.update(zip(map(tensor_name, indices), arrays, strict=True))
-        seen += len(indices)
-        if progress is not None:
-            progress(seen, total)
-        file = next(iter(todo))
-        if len(tensors) == len(todo[file]):
-            done[file] = {**write_bytes(out / file, save(tensors)), "texts": todo.pop(file)}
-            tensors = {}
-            state = {"settings": settings, "shards": list(done.values())}
-            write_bytes(out / files.PARTIAL_FILE, json.dumps(state).encode())
+    writers: dict[int, ShardWriter] = {}  # by text
+
+    def begin() -> Iterator[list[int]]:
+        for file, group in todo.items():
+            shapes = {i: _shape(loaded, records[i]) for i in group}
+            writers.update(dict.fromkeys(group, ShardWriter(out / file, shapes)))
+            yield group
+
+    def keep(index: int, layer: int, values: Array) -> None:
+        writers[index].put(index, layer * loaded.n_heads, values)
+
+    try:
+        with closing(run_texts(loaded, ids, begin(), keep, batch_size)) as batches:
+            for indices in batches:
+                seen += len(indices)
+                if progress is not None:
+                    progress(seen, total)
+                writer = writers[indices[0]]
+                if indices[-1] == plan[file := writer.path.name][-1]:
+                    done[file] = {**writer.finish(), "texts": plan[file]}
+                    state = {"settings": settings, "shards": list(done.values())}
+                    write_bytes(out / files.PARTIAL_FILE, json.dumps(state).encode())
+    finally:
+        for writer in writers.values():
+            writer.discard()
     meta = _meta(loaded, settings, max_texts, records)
     lines = "".join(record.to_json() + "\n" for record in records)
     meta["texts"] = write_bytes(out / files.TEXTS_FILE, lines.encode())
@@ -136,9 +143,12 @@ def write_capture(
 
 def capture_of(
     capture: str | Path | Capture | None, model: str | None, text: str | None, out: Path | str,
-    max_tokens: int, max_texts: int, progress: Callable[[int, int], None] | None = None,
+    **settings: Any,
 ) -> Capture:  # fmt: skip
     """Return the capture that is given, or run a model over texts; without any, the demo model.
+
+    Args:
+        settings: those of :func:`write_capture`.
 
     Raises:
         InputError: both are given, or a model without a text.
@@ -147,12 +157,16 @@ def capture_of(
         if model is not None or text is not None:
             raise InputError("give either --capture, or MODEL and --text, not both")
         return capture if isinstance(capture, Capture) else Capture.open(capture)
-    if model is not None and text is None:
+    model, texts = model_and_texts(model, text)
+    return write_capture(model, texts, out, **settings)
+
+
+def model_and_texts(model: str | None, text: str | None) -> tuple[str, list[str]]:
+    """Return the model and the texts to read: the demo model, and stories for embedded models."""
+    model = model or "demo"
+    if text is None and model not in EMBEDDED:
         raise InputError("a model needs a text to read: --text FILE (.txt, .jsonl or hf:dataset)")
-    return write_capture(
-        model or str(model_dir()), read_texts(text or str(stories_path())), out,
-        max_tokens=max_tokens, max_texts=max_texts, progress=progress,
-    )  # fmt: skip
+    return model, read_texts(text or str(stories_path()))
 
 
 def choose_windows(
@@ -236,14 +250,9 @@ def _same_work(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     return dict(found)
 
 
-def _size(path: Path) -> int:
-    """Return the size of a file, -1 where there is none."""
-    return path.stat().st_size if path.exists() else -1
-
-
-def _bytes(loaded: LoadedModel, record: Record) -> int:
-    """Return the size of a text's attention."""
-    return 2 * loaded.n_layers * loaded.n_heads * n_entries(len(record.ids), loaded.causal)
+def _shape(loaded: LoadedModel, record: Record) -> tuple[int, int]:
+    """Return the heads and visible entries of a text's attention, two bytes each."""
+    return loaded.n_layers * loaded.n_heads, n_entries(len(record.ids), loaded.causal)
 
 
 def _plan(loaded: LoadedModel, records: Sequence[Record]) -> dict[str, list[int]]:
@@ -255,7 +264,7 @@ def _plan(loaded: LoadedModel, records: Sequence[Record]) -> dict[str, list[int]
             plan[f"attention-{len(plan):05d}.safetensors"] = group = []
             size = 0
         group.append(index)
-        size += _bytes(loaded, records[index])
+        size += 2 * prod(_shape(loaded, records[index]))
     return plan
 
 
@@ -263,28 +272,12 @@ def _meta(
     loaded: LoadedModel, settings: dict[str, Any], max_texts: int, records: Sequence[Record]
 ) -> dict[str, Any]:
     """Describe a capture, all but its files."""
-    first = records[0].tokens
-    special = [text for text, mark in zip(first.strings, first.special, strict=True) if mark]
     libraries = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
     return {
-        "format": files.FORMAT,
-        "version": files.VERSION,
-        "name": loaded.name,
-        "source": loaded.source,
-        "revision": loaded.revision,
-        "family": loaded.family,
-        "n_layers": loaded.n_layers,
-        "heads_per_layer": loaded.n_heads,
-        "causal": loaded.causal,
-        "tokenizer_hash": settings["tokenizer_hash"],
-        "max_tokens": settings["max_tokens"],
-        "max_texts": max_texts,
-        "n_texts": len(records),
-        "n_sources": len({record.source_hash for record in records}),
-        "window_policy": WINDOW_POLICY,
-        "special_tokens": {"policy": "those the tokenizer adds by default", "first_text": special},
-        "dtype": "float16",
-        "packing": "rows q of keys 0..q" if loaded.causal else "rows of all keys",
-        "settings": settings,
+        "format": files.FORMAT, "version": files.VERSION, "name": loaded.name,
+        "source": loaded.source, "revision": loaded.revision, "family": loaded.family,
+        "n_layers": loaded.n_layers, "heads_per_layer": loaded.n_heads, "causal": loaded.causal,
+        "tokenizer_hash": settings["tokenizer_hash"], "max_tokens": settings["max_tokens"],
+        "max_texts": max_texts, "n_texts": len(records), "dtype": "float16", "settings": settings,
         "libraries": {name: metadata.version(name) for name in libraries},
-    }
+    }  # fmt: skip

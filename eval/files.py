@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,31 +27,37 @@ def write_bytes(path: Path, data: bytes) -> dict[str, Any]:
     """Write a file under a temporary name and rename it; return its name, size and SHA-256."""
     if not path.parent.is_dir():
         raise InputError(f"{path.parent} is not a directory; make it first")
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise _unwritable(path, error) from error
+    with writing(path):
+        part_of(path).write_bytes(data)
+        part_of(path).replace(path)
     return {"file": path.name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def append(path: Path, text: str) -> None:
     """Add text to the end of a file, making its folder; a WorkError if it cannot be written."""
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
             file.write(text)
+
+
+def part_of(path: Path) -> Path:
+    """Return the name of a file until it is whole."""
+    return path.with_name(f".{path.name}.part")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise a WorkError where a file cannot be written, and remove its part."""
+    try:
+        yield
     except OSError as error:
-        raise _unwritable(path, error) from error
-
-
-def _unwritable(path: Path, error: OSError) -> WorkError:
-    return WorkError(
-        f"{path} cannot be written: {error.strerror}; what was finished before is kept, "
-        "run the command again (`fit` with --resume) to go on"
-    )
+        with suppress(OSError):
+            part_of(path).unlink(missing_ok=True)
+        raise WorkError(
+            f"{path} cannot be written: {error.strerror}; what was finished before is kept, "
+            "run the command again (`fit` with --resume) to go on"
+        ) from error
 
 
 def refuse_other_things(place: Path, mine: tuple[str, ...], what: str) -> None:

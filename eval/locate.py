@@ -1,4 +1,4 @@
-"""Finding models: a directory or a hub id, its configuration, and the class that loads it."""
+"""Finding models: what a name means, the configuration, and the class that loads it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from attn_dsl.dsl.errors import InputError, did_you_mean
 from attn_dsl.eval.files import first_line
+from attn_dsl.eval.shipped import EMBEDDED, embedded
 
 _PADDED = ("roberta", "xlm-roberta", "camembert", "roberta-prelayernorm")
 """Model types whose positions begin behind that of the padding."""
@@ -20,7 +21,7 @@ class Located:
     Attributes:
         place: the directory or the hub's id, for transformers.
         folder: the directory, None for a model of the hub.
-        options: further arguments of ``from_pretrained``.
+        options: further arguments of ``from_pretrained``; ``gguf_file`` is a file in the directory.
         config: its configuration.
         loader: the class that loads its weights.
         causal: whether a token attends only to itself and what precedes it.
@@ -33,11 +34,19 @@ class Located:
     loader: Any
     causal: bool
 
+    @property
+    def name(self) -> str:
+        """The hub's id, or the name of the directory or GGUF file."""
+        if self.folder is None:
+            return self.place
+        return str(self.options.get("gguf_file") or self.folder.resolve().name)
+
 
 def locate(model: str, *, weights: bool = True) -> Located:
-    """Find a model in a local directory or on the hub and read its configuration.
+    """Find a model and read its configuration.
 
     Args:
+        model: as for :func:`load_model`.
         weights: whether a local directory must hold weights as well.
 
     Raises:
@@ -46,63 +55,110 @@ def locate(model: str, *, weights: bool = True) -> Located:
     from transformers import AutoConfig
 
     folder, place, options = find(model)
-    if folder is not None:
+    file = options.get("gguf_file")
+    if folder is not None and file is None:
         _check_folder(folder, weights)
     try:
         config = AutoConfig.from_pretrained(place, **options)
     except Exception as error:
+        if folder is not None and file is not None:
+            raise InputError(f"{model} {_gguf_problem(folder / file, error)}") from error
         if "trust_remote_code" in str(error) or "custom code" in str(error):
             raise InputError(
                 f"{model} needs code of its own to be run, which attn-dsl does not do; use a "
                 "model of an architecture that transformers has"
             ) from error
         raise InputError(f"{model}: its config.json cannot be used: {first_line(error)}") from error
+    if file is not None and hasattr(config, "n_ctx"):
+        config.n_positions = (
+            config.n_ctx
+        )  # GPT-2's length, which transformers reads as another name
     loader, causal = _loader(config, model)
     return Located(place, folder, options, config, loader, causal)
 
 
-def find(model: str, *, local: bool = False) -> tuple[Path | None, str, dict[str, Any]]:
+def find(model: str) -> tuple[Path | None, str, dict[str, Any]]:
     """Find a model; nothing of it is read.
-
-    Args:
-        local: look on this machine only, and ask no hub.
 
     Returns:
         The directory (None for a hub id); for ``from_pretrained``, place and further arguments.
 
     Raises:
-        InputError: there is no such directory, or the hub does not give such a model.
+        InputError: there is no such directory or file, the package of an embedded model is
+            missing, or the hub does not give such a model.
     """
-    folder = _local_folder(model)
-    local = local or folder is not None
-    options = {"local_files_only": True} if local else _hub_options(model)
-    return folder, str(folder or model), {**options, "trust_remote_code": False}
+    path, options = _path(model), {"local_files_only": True, "trust_remote_code": False}
+    if path is None:
+        return None, model, {**_hub_options(model), "trust_remote_code": False}
+    if path.is_file():
+        return path.parent, str(path.parent), {**options, "gguf_file": path.name}
+    return path, str(path), options
 
 
-def _local_folder(model: str) -> Path | None:
-    """Return the directory that a model name means, None for a hub id."""
+def _path(model: str) -> Path | None:
+    """Return the directory or the GGUF file that a model name means, None for a hub id."""
+    if model in EMBEDDED:
+        return embedded(model)
+    if model.startswith("hf:"):
+        return _hub_file(model)
     path = Path(model).expanduser()
-    if path.is_dir():
+    gguf = model.endswith(".gguf")
+    if path.is_dir() or (gguf and path.is_file()):
         return path
     if path.exists():
-        raise InputError(
-            f"{model} is a file; give the directory that holds config.json and the weights"
-        )
+        raise InputError(f"{model} is a file; give FILE.gguf, or the directory of config.json")
     looks_local = model.startswith((".", "/", "~")) or model.count("/") > 1 or "\\" in model
-    if not looks_local and model and not model.endswith("/"):
+    if not looks_local and model and not model.endswith("/") and not gguf:
         return None
     siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    hint = did_you_mean(path.name, siblings) or "give a local directory or a hub id such as `gpt2`"
-    raise InputError(f"{model or 'the empty name'} is not a directory; {hint}")
+    hint = did_you_mean(path.name, siblings) or (
+        f"give a directory, FILE.gguf, a hub id such as `gpt2`, or {' or '.join(EMBEDDED)}"
+    )
+    what = "there is no such GGUF file" if gguf else "is not a directory"
+    raise InputError(f"{model or 'the empty name'} {what}; {hint}")
+
+
+def _hub_file(model: str) -> Path:
+    """Download the GGUF file that ``hf:REPO:FILE.gguf`` names, or find it in the hub's cache."""
+    from huggingface_hub import hf_hub_download
+
+    repo, _, file = model.removeprefix("hf:").partition(":")
+    if not file.endswith(".gguf"):
+        raise InputError(f"{model}: write hf:REPO:FILE.gguf, as in hf:org/repo:model.gguf")
+    options = _hub_options(repo, file)
+    try:
+        return Path(hf_hub_download(repo, file, **options))
+    except Exception as error:  # what the network raises has no common class
+        what = f"{model} cannot be downloaded ({first_line(error)}); look for its name on its page"
+        raise InputError(what) from error
+
+
+def _gguf_problem(path: Path, error: Exception) -> str:
+    """Say what is wrong with a GGUF file whose configuration transformers could not read."""
+    from gguf import GGUFReader
+    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    known = sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys() & GGUF_SUPPORTED_ARCHITECTURES)
+    try:
+        name = GGUFReader(path).fields["general.architecture"].contents()
+    except Exception:  # whatever a reader of binary data can run into
+        return f"is no GGUF file, or cut short ({first_line(error)}); download it again"
+    return (
+        f"has the architecture {name}, which cannot be read from GGUF ({first_line(error)}); give "
+        f"the model's directory or hub id, or a GGUF of {', '.join(known)}"
+    )
 
 
 def _check_folder(folder: Path, weights: bool) -> None:
     """Make sure that a directory holds a configuration and weights that are safe to read."""
     names = sorted(path.name for path in folder.iterdir())
+    ggufs = [name for name in names if name.endswith(".gguf")]
     pickles = [name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt"))]
     if "config.json" not in names:
+        remedy = "give the directory that `model.save_pretrained` wrote"
         raise InputError(
-            f"{folder} holds no config.json; give the directory that `model.save_pretrained` wrote"
+            f"{folder} holds no config.json; {f'give {folder / ggufs[0]}' if ggufs else remedy}"
         )
     if weights and not any(name.endswith(".safetensors") for name in names):
         found = f" but {pickles[0]}, a pickle, which can run code when read" if pickles else ""
@@ -112,34 +168,26 @@ def _check_folder(folder: Path, weights: bool) -> None:
         )
 
 
-def _hub_options(model: str) -> dict[str, Any]:
+def _hub_options(model: str, file: str = "config.json") -> dict[str, Any]:
     """Ask the hub for a model once, so that a wrong name or no network is told at once."""
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub import errors as hub
 
     try:
-        cached = isinstance(try_to_load_from_cache(model, "config.json"), str)
-    except hub.HFValidationError as error:
-        raise InputError(
-            f"{model} is neither a directory nor a hub id (`name` or `owner/name`)"
-        ) from error
+        cached = isinstance(try_to_load_from_cache(model, file), str)
+    except hub.HFValidationError:
+        what = f"{model} is neither a directory nor a hub id (`name` or `owner/name`)"
+        raise InputError(what) from None
     try:
         return {"revision": HfApi().model_info(model, timeout=10).sha}
     except hub.GatedRepoError:
-        problem = "is gated: accept its terms on its page of the hub, then run `hf auth login`"
+        problem = "is gated: accept its terms on its page and run `hf auth login`"
     except hub.RepositoryNotFoundError:
-        problem = (
-            "is not a directory, and the hub knows no model of that name, or it is private; check "
-            "the name, or run `hf auth login` for a private one"
-        )
+        problem = "is not here, and the hub knows no model of that name; try `hf auth login`"
     except Exception as error:  # what the network raises has no common class
-        problem = (
-            "is not a directory, and the hub cannot be reached to look for the id "
-            f"({type(error).__name__}); check the network and HF_HUB_OFFLINE, or give a local "
-            "directory"
-        )
+        problem = f"is not here, and the hub cannot be reached ({type(error).__name__})"
     if not cached:
-        raise InputError(f"{model} {problem}")
+        raise InputError(f"{model} {problem}; check the name, the network and HF_HUB_OFFLINE")
     return {"local_files_only": True}
 
 

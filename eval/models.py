@@ -12,9 +12,12 @@ from typing import Any
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.files import file_hash, first_line
 from attn_dsl.eval.locate import Located, find, locate, max_positions
+from attn_dsl.eval.shipped import EMBEDDED
 
 _HEADS_ON_TOP = ("lm_head", "cls.", "embed_out", "pooler", "classifier", "score", "decoder")
 """Weights that a checkpoint of the bare model lacks, and that attention does not need."""
+DTYPES = ("float32", "bfloat16", "float16")
+"""The dtypes that models run in."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,11 +25,12 @@ class LoadedModel:
     """A model with its tokenizer, and what reports say about it.
 
     Attributes:
-        model: the transformers model, float32, in evaluation mode, eager attention.
+        model: the transformers model, in evaluation mode, eager attention.
         tokenizer: its tokenizer.
-        name: the hub's id, or the name of the local directory.
-        source: what the caller asked for, to load it again.
-        revision: the hub's commit, or SHA-256 of configuration and weights of a directory.
+        name: the hub's id, or the name of the directory or GGUF file.
+        source: what loads it again, from any directory.
+        revision: the hub's commit, SHA-256 of a GGUF file, or of configuration and weights of a
+            directory.
         family: the architecture (``gpt2``, ``llama``, ``gpt_neox``, ``bert`` …).
         causal: whether a token attends only to itself and what precedes it.
         n_layers: how many layers.
@@ -53,79 +57,107 @@ class LoadedModel:
             )
 
 
-def load_model(model: str) -> LoadedModel:
-    """Load a model and its tokenizer from the hub or a local directory.
+def load_model(model: str, *, device: str = "cpu", dtype: str = "float32") -> LoadedModel:
+    """Load a model and its tokenizer.
 
     >>> loaded = load_model("openai-community/gpt2")
     >>> loaded.family, loaded.causal, loaded.n_layers, loaded.n_heads
     ('gpt2', True, 12, 12)
 
-    Weights are read from safetensors only, in float32; code that comes with a model is never
-    run. Decoders are loaded with their language-model head, so that they can be used for
-    perplexity after heads are replaced.
+    Weights are read from safetensors or GGUF, and dequantised; code that comes with a model is
+    never run. Decoders are loaded with their language-model head, for perplexity.
 
     Args:
-        model: a hub id (``name`` or ``owner/name``) or a local directory.
+        model: a hub id (``name`` or ``owner/name``), a local directory, ``FILE.gguf``,
+            ``hf:REPO:FILE.gguf``, or the name of an embedded model (``eval.shipped.EMBEDDED``).
+        device: where the model runs, as in ``cuda``.
+        dtype: of weights and activations, one of ``DTYPES``.
 
     Raises:
-        InputError: the directory or a file in it is missing; the hub does not know the id, does
-            not give it or cannot be reached; there are no safetensors weights or no tokenizer;
-            the attention of this kind of model cannot be read.
+        InputError: the model or a file of it is missing or damaged, or not given by the hub; it
+            has no weights of these kinds or no tokenizer; the attention of this kind of model
+            cannot be read; there is no such device or dtype.
     """
+    _check_placement(device, dtype)
     found = locate(model)
-    network, tokenizer = _weights(found, model), _tokenizer(found.place, model, found.options)
+    tokenizer = load_tokenizer(found)
+    network = _weights(found, model, dtype, device)
     family = found.config.model_type
+    if found.folder is not None and model not in EMBEDDED and not model.startswith("hf:"):
+        model = str(Path(model).expanduser().absolute())  # found from every directory
     n_layers, n_heads = _probe(network, model, family)
     return LoadedModel(
-        model=network, tokenizer=tokenizer,
-        name=model if found.folder is None else found.folder.resolve().name, source=model,
-        revision=_revision(found.config, found.folder), family=family, causal=found.causal,
+        model=network, tokenizer=tokenizer, name=found.name, source=model,
+        revision=_revision(found), family=family, causal=found.causal,
         n_layers=n_layers, n_heads=n_heads, max_positions=max_positions(found.config),
     )  # fmt: skip
 
 
-def load_tokenizer(model: str, *, local: bool = False) -> Any:
-    """Load the tokenizer of a model from the hub or a local directory, without its weights.
+def _check_placement(device: str, dtype: str) -> None:
+    """Make sure that a device is there and takes numbers of a dtype."""
+    import torch
+
+    if dtype not in DTYPES:
+        raise InputError(f"--dtype {dtype}: write one of {', '.join(DTYPES)}")
+    try:
+        torch.zeros(1, device=device, dtype=getattr(torch, dtype)).item()
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise InputError(
+            f"--device {device} cannot be used with {dtype} ({first_line(error)}); try cpu, or cuda "
+            "on a machine with a GPU"
+        ) from None
+
+
+def load_tokenizer(model: str | Located, *, local: bool = False) -> Any:
+    """Load the tokenizer of a model, without its weights.
 
     Args:
-        local: take it from this machine only, and ask no hub.
+        model: as for :func:`load_model`, or what :func:`locate` found.
+        local: take it from this machine only.
 
     Raises:
-        InputError: the directory is missing, the hub does not know the id, or has no tokenizer.
+        InputError: there is no such model, or it has no tokenizer.
     """
-    _, place, options = find(model, local=local)
-    return _tokenizer(place, model, options)
-
-
-def _tokenizer(place: str, model: str, options: dict[str, Any]) -> Any:
     from transformers import AutoTokenizer
 
+    if isinstance(model, Located):
+        name, place, options = model.name, model.place, {**model.options, "config": model.config}
+    else:
+        name, (_, place, options) = model, find(model)
     looked = "looked for tokenizer.json, tokenizer.model and vocab files"
+    if "gguf_file" in options:
+        looked = "rebuilt from the GGUF file; give the model's directory or hub id, which have it"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, **options)
+        tokenizer = AutoTokenizer.from_pretrained(
+            place, **options | ({"local_files_only": True} if local else {})
+        )
     except Exception as error:
         raise InputError(
-            f"{model}: no tokenizer can be loaded ({looked}): {first_line(error)}"
+            f"{name}: no tokenizer can be loaded ({looked}): {first_line(error)}"
         ) from error
     # a directory without tokenizer files can give a tokenizer that knows nothing
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise InputError(
-            f"{model}: no tokenizer: {looked}; save it beside the weights with "
+            f"{name}: no tokenizer: {looked}; save it beside the weights with "
             "`tokenizer.save_pretrained`"
         )
     return tokenizer
 
 
-def _weights(found: Located, model: str) -> Any:
+def _weights(found: Located, model: str, dtype: str, device: str) -> Any:
     """Load the weights, refusing pickles and checkpoints that leave layers at random."""
     import torch
     from safetensors import SafetensorError
 
     try:
         network, info = found.loader.from_pretrained(
-            found.place, dtype=torch.float32, attn_implementation="eager", use_safetensors=True,
-            output_loading_info=True, **found.options,
+            found.place, config=found.config, dtype=getattr(torch, dtype), use_safetensors=True,
+            attn_implementation="eager", output_loading_info=True, **found.options,
         )  # fmt: skip
+        if "gguf_file" in found.options:  # dequantised by now, which lets it be moved
+            network.hf_quantizer, network.is_quantized = None, False
+            del network.config.quantization_config
+        network.to(device)
     except SafetensorError as error:
         raise InputError(
             f"{model}: a safetensors file is damaged or cut off ({first_line(error)}); copy or "
@@ -137,7 +169,8 @@ def _weights(found: Located, model: str) -> Any:
     if lacking:
         raise InputError(
             f"{model}: the checkpoint lacks {len(lacking)} weights that the configuration asks "
-            f"for, such as {lacking[0]}; config.json and the weights do not belong together"
+            f"for, such as {lacking[0]}; config.json and the weights do not belong together, or a "
+            "part of them is not there"
         )
     return network.eval()
 
@@ -147,7 +180,7 @@ def _probe(network: Any, model: str, family: str) -> tuple[int, int]:
     import torch
 
     size = int(network.get_input_embeddings().weight.shape[0])
-    ids = torch.arange(5, 9).remainder(size)[None]
+    ids = torch.arange(5, 9, device=network.device).remainder(size)[None]
     try:
         with torch.inference_mode():
             maps = body(network)(input_ids=ids, output_attentions=True).attentions or []
@@ -160,7 +193,8 @@ def _probe(network: Any, model: str, family: str) -> tuple[int, int]:
             f"{model}: attention of a {family} model cannot be read: transformers gives no matrix "
             "per head for every layer; attn-dsl works with models like GPT-2, Llama, GPT-NeoX, BERT"
         )
-    if any(float((matrix.sum(-1) - 1).abs().max()) > 1e-3 for matrix in maps):
+    slack = max(1e-3, torch.finfo(network.dtype).eps)
+    if any(float((matrix.float().sum(-1) - 1).abs().max()) > slack for matrix in maps):
         raise InputError(
             f"{model}: the rows of its attention do not sum to 1 (a {family} model keeps part "
             "of the attention outside of the tokens); attn-dsl cannot describe such heads"
@@ -187,13 +221,24 @@ def padded(loaded: LoadedModel, texts: Sequence[Sequence[int]]) -> dict[str, Any
     return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
 
 
-def _revision(config: Any, folder: Path | None) -> str:
-    """Return the hub's commit, or the hash of a directory's configuration and weights."""
-    if folder is None:
-        return str(getattr(config, "_commit_hash", None) or "unknown")
-    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+def free_bytes(device: Any) -> int:
+    """Return the free memory of a device, in bytes; that of the machine where it shares it."""
+    import psutil
+    import torch
+
+    of_its_own = getattr(getattr(torch, torch.device(device).type, None), "mem_get_info", None)
+    return int(of_its_own(device)[0] if of_its_own else psutil.virtual_memory().available)
+
+
+def _revision(found: Located) -> str:
+    """Return the hub's commit, or the hash of a GGUF file or of a directory's model."""
+    if found.folder is None:
+        return str(getattr(found.config, "_commit_hash", None) or "unknown")
+    if file := found.options.get("gguf_file"):
+        return file_hash(found.folder / file)
+    settings = json.loads((found.folder / "config.json").read_text(encoding="utf-8"))
     settings.pop("transformers_version", None)
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in sorted(found.folder.glob("*.safetensors")):
         digest.update(file_hash(path).encode())
     return digest.hexdigest()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from attn_dsl.dsl.errors import InputError
+from attn_dsl.eval.files import file_hash, part_of, writing
 
 Array = npt.NDArray[Any]
 REMEDY = "run `attn-dsl capture` again into a fresh directory"
@@ -80,3 +84,50 @@ class Shards:
             raise InputError(f"{path} is missing; {REMEDY}") from None
         except (OSError, SafetensorError) as error:
             raise InputError(f"{path} is damaged: {error}; {REMEDY}") from error
+
+
+class ShardWriter:
+    """A safetensors file whose tensors are written piece by piece, in any order, by any thread.
+
+    It gets its name when it is finished. Where it cannot be written, all methods raise a WorkError.
+
+    Args:
+        path: the file.
+        shapes: heads and visible entries of each text.
+    """
+
+    def __init__(self, path: Path, shapes: Mapping[int, tuple[int, int]]) -> None:
+        self.path, self._lock, header, end = path, Lock(), {}, 0
+        self._places: dict[int, tuple[int, int]] = {}  # by text, first byte and bytes of a head
+        for index, (heads, entries) in sorted(shapes.items()):
+            start, end = end, end + 2 * heads * entries
+            self._places[index] = start, 2 * entries
+            place = {"shape": (heads, entries), "data_offsets": (start, end)}
+            header[tensor_name(index)] = {"dtype": "F16", **place}
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        self._begin = 8 + len(text)
+        with writing(path):
+            self._file = part_of(path).open("wb")
+            self._file.write(len(text).to_bytes(8, "little") + text)
+
+    def put(self, index: int, head: int, values: Array) -> None:
+        """Write the float16 attention of some heads on a text, beginning with one head."""
+        start, width = self._places[index]
+        with writing(self.path), self._lock:
+            self._file.seek(self._begin + start + head * width)
+            self._file.write(values.tobytes())
+
+    def finish(self) -> dict[str, Any]:
+        """Give the file its name; return that, its size and SHA-256."""
+        with writing(self.path):
+            self._file.close()
+            part_of(self.path).replace(self.path)
+        size = self.path.stat().st_size
+        return {"file": self.path.name, "bytes": size, "sha256": file_hash(self.path)}
+
+    def discard(self) -> None:
+        """Remove what was written, unless it is finished."""
+        with suppress(OSError):
+            self._file.close()
+        part_of(self.path).unlink(missing_ok=True)

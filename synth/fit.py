@@ -36,6 +36,8 @@ def fit(
     effort: int = 1,
     max_tokens: int = 128,
     max_texts: int = 300,
+    device: str = "cpu",
+    dtype: str = "float32",
     rounds: int = 2,
     proposers: Sequence[str] | None = None,
     llm: str | Options | None = None,
@@ -52,8 +54,10 @@ def fit(
     <Program l05h01: 38 nodes>
 
     Args:
-        model: a Hugging Face id or a directory; None for the demo model.
-        text: a .txt or .jsonl file, or ``hf:dataset``; None for the demo model's own stories.
+        model: a Hugging Face id, a directory, a GGUF file or an embedded model, as for
+            ``load_model``; None for the demo model.
+        text: a .txt or .jsonl file, or ``hf:dataset``; None for an embedded model, which reads the
+            demo model's stories.
         capture: attention captured before, instead of a model and a text.
         out: the run directory.
         heads: ``"L2H3,L4"``; all by default.
@@ -63,6 +67,8 @@ def fit(
         max_evals, max_nodes: how many programs are fitted to a head, and how large they may be.
         effort: how much work is put into every head: 1 is quick, 4 finds larger programs too.
         max_tokens, max_texts: how much text is captured, where no capture is given.
+        device, dtype: of the model that is captured: ``cpu`` or ``cuda``; ``float32``, ``bfloat16``
+            or ``float16``.
         rounds: how often each head is searched, from the second time on with the programs of the
             other heads; 1 where there is one head.
         proposers: who suggests programs, by name (``synth.proposers.registry``); the usual ones if None.
@@ -101,8 +107,9 @@ def fit(
         refuse_other_work(place, resume)
         try:
             attention = capture_of(
-                capture, model, text, place / "capture", max_tokens, max_texts,
-                lambda done, total: tell(Progress("capture", done, total)),
+                capture, model, text, place / "capture", max_tokens=max_tokens,
+                max_texts=max_texts, device=device, dtype=dtype,
+                progress=lambda done, total: tell(Progress("capture", done, total)),
             )  # fmt: skip
         except AttnDslError:
             with contextlib.suppress(OSError):

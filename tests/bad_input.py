@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from llm_models import save_gguf
+
 FIT = ("fit", "{model}", "--text", "{texts}", "--out", "out", "--max-tokens", "32")
 SHORT = ("--heads", "L0H0", "--max-evals", "2")
 SCORE = ("--capture", "{run}/capture")
@@ -62,6 +64,16 @@ def model(**changes: object) -> Callable[[Path], None]:
                 target.write_bytes(content)
             elif isinstance(content, dict):
                 target.write_text(json.dumps(json.loads(target.read_text()) | content))
+
+    return prepare
+
+
+def gguf(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    """Prepare a changed copy of the model as ``model.gguf``."""
+
+    def prepare(here: Path) -> None:
+        whole = save_gguf(here / ".given" / "model", here / "model.gguf").read_bytes()
+        (here / "model.gguf").write_bytes(change(whole))
 
     return prepare
 

@@ -9,7 +9,7 @@ import pytest
 from fitting import small_capture, small_run  # noqa: F401
 from hypothesis import HealthCheck, settings
 from llm_models import gguf_model, language_model  # noqa: F401
-from small_models import small_model  # noqa: F401
+from small_models import small_gguf, small_model  # noqa: F401
 
 settings.register_profile(
     "local", deadline=None, database=None, print_blob=False,

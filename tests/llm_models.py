@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from attn_dsl.eval.shipped import model_dir
+from attn_dsl.eval.shipped import embedded
 from attn_dsl.synth.llm.grammar import proposal_grammar
 
 CONTEXT = 4096
@@ -20,12 +20,14 @@ def save_language_model(folder: Path, context: int = CONTEXT) -> Path:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(model_dir(), dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(embedded("demo"), dtype=torch.float32)
     positions = model.transformer.wpe
     positions.weight.data = positions.weight.data.repeat(-(-context // 256), 1)[:context]
     positions.num_embeddings = model.config.n_positions = context
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(model_dir(), model_max_length=context).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(embedded("demo"), model_max_length=context).save_pretrained(
+        folder
+    )
     return folder
 
 
@@ -47,6 +49,7 @@ def save_gguf(folder: Path, file: Path) -> Path:
     writer.add_tokenizer_pre("gpt-2")
     tokens = sorted(bpe["vocab"], key=bpe["vocab"].get)
     end = config["eos_token_id"]
+    tokens[end] = "<|endoftext|>"  # GPT-2's name, which transformers adds where it is missing
     kinds = [
         gguf.TokenType.CONTROL if i == end else gguf.TokenType.NORMAL for i in range(len(tokens))
     ]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from llm_models import save_gguf
 
 _CORPUS = [
     "the cat sat on the mat and the dog ran to the park .",
@@ -96,3 +97,11 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
         return made[family]
 
     return get
+
+
+@pytest.fixture(scope="session")
+def small_gguf(
+    small_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Give the small GPT-2 as a GGUF file."""
+    return save_gguf(small_model("gpt2"), tmp_path_factory.mktemp("gguf") / "small.gguf")

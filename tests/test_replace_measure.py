@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import attn_dsl, snapshot, succeed, write_texts
+from llm_models import save_gguf
 from replacing import masked_model, small_run
 
 from attn_dsl.compiler.program import parse
@@ -26,6 +27,7 @@ from attn_dsl.eval.replace.measure import HeldOut, Sums
 from attn_dsl.eval.replace.measurements import Measurements
 from attn_dsl.eval.replace.programs import BASELINES
 from attn_dsl.eval.replace.replaced_model import ReplacedModel, open_replaced_model
+from attn_dsl.eval.shipped import embedded
 
 UNIFORM = parse("head uniform causal:\n")
 TEXTS = ["the cat sat on the mat .", "she saw a bird", "one day the boy and the girl went"]
@@ -242,6 +244,7 @@ def test_bad_input(run: Path, small_model: Callable[[str], Path], tmp_path: Path
         (("--model", tmp_path / "none"), "none is not a directory"),
         (("--capture", tmp_path), "capture"),
         (("--device", "nosuch"), "--device nosuch cannot be used"),
+        (("--dtype", "int4"), "--dtype int4: write one of float32"),
         (("--text", texts, "--max-tokens", "65"), "--max-tokens has 65 tokens"),
         (("--text", tmp_path / "none.jsonl"), "does not exist"),
         (("--out", texts), "is a file"),
@@ -251,6 +254,17 @@ def test_bad_input(run: Path, small_model: Callable[[str], Path], tmp_path: Path
         assert "Traceback" not in outcome.err
     assert attn_dsl("replace", tmp_path / "nothing").code == 2
     assert snapshot(run) == before
+
+
+def test_a_run_of_a_gguf_file_in_half_precision(tmp_path: Path) -> None:
+    gguf = save_gguf(embedded("demo"), tmp_path / "demo.gguf")
+    texts = write_texts(tmp_path / "texts.jsonl", 16)
+    given = ("--text", texts, "--max-tokens", "32", "--dtype", "bfloat16", "--heads", "L0")
+    succeed("fit", gguf, *given, "--max-evals", "2", "--out", tmp_path / "run")
+    loaded = open_replaced_model(tmp_path / "run").loaded
+    assert (loaded.source, loaded.model.dtype) == (str(gguf), torch.bfloat16)
+    found = json.loads(succeed("replace", tmp_path / "run", "--fraction", "1", "--json"))
+    assert all(math.isfinite(point["effect"]["perplexity"]["mean"]) for point in found["points"])
 
 
 def test_programs_of_a_size_come_from_the_fronts(run: Path) -> None:

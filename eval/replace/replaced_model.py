@@ -6,12 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from attn_dsl.compiler.program import Program, parse
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.capture import Capture
-from attn_dsl.eval.files import first_line
 from attn_dsl.eval.heads import label, parse_heads, read_heads
 from attn_dsl.eval.models import LoadedModel, load_model
 from attn_dsl.eval.replace.measure import HeldOut
@@ -117,7 +115,7 @@ class ReplacedModel:
 
 def open_replaced_model(
     run: str | Path, *, model: str | None = None, capture: str | Path | None = None,
-    device: str | None = None, nodes: int | None = None,
+    device: str = "cpu", dtype: str | None = None, nodes: int | None = None,
 ) -> ReplacedModel:  # fmt: skip
     """Open a run together with its model and capture, and make sure that they belong together.
 
@@ -127,7 +125,7 @@ def open_replaced_model(
 
     Args:
         model, capture: the run's model and attention, where they are not where the run says.
-        device: where the model runs, such as ``cuda``; the CPU by default.
+        device, dtype: as for ``load_model``; the dtype is that of the run's capture by default.
         nodes: take from every head's front the program that is best on the select texts with at
             most so many nodes, instead of the one that the run chose.
 
@@ -144,11 +142,9 @@ def open_replaced_model(
         raise InputError(
             f"{attention.path} holds no token ids, so no model can read its texts again"
         )
-    loaded = _open_model(opened, attention, model)
+    loaded = _open_model(opened, attention, model, device, dtype)
     refuse_headless(loaded)
     loaded.model.requires_grad_(False)
-    if device is not None:
-        _move(loaded.model, device)
     programs, ious = {}, {}
     for result in opened.results:
         place = result.layer, result.head
@@ -165,9 +161,14 @@ def open_replaced_model(
     return ReplacedModel(opened, loaded, attention, programs, ious, seed)
 
 
-def _open_model(run: Run, capture: Capture, model: str | None) -> LoadedModel:
+def _open_model(
+    run: Run, capture: Capture, model: str | None, device: str, dtype: str | None
+) -> LoadedModel:
+    dtype = dtype or capture.meta.get("settings", {}).get("dtype", "float32")
     try:
-        loaded = load_model(model or str(capture.meta.get("source", "")))
+        loaded = load_model(
+            model or str(capture.meta.get("source", "")), device=device, dtype=str(dtype)
+        )
     except InputError as error:
         if model is not None:
             raise
@@ -185,13 +186,3 @@ def _open_model(run: Run, capture: Capture, model: str | None) -> LoadedModel:
                 "was fitted to by --model"
             )
     return loaded
-
-
-def _move(model: Any, device: str) -> None:
-    try:
-        model.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(
-            f"--device {device} cannot be used ({first_line(error)}); try cpu, or cuda on a machine "
-            "with a GPU"
-        ) from None

@@ -42,7 +42,7 @@ BYTES_A_TOKEN = 4.0
 def plan(
     model: str | None, text: str | None, capture: str | Path | None, settings: Settings,
     *, out: str | Path, heads: str | None, max_tokens: int, max_texts: int, jobs: int | None,
-    timeout: float | None,
+    timeout: float | None, dtype: str = "float32",
 ) -> dict[str, Any]:  # fmt: skip
     """Plan a fit; the arguments are those of ``fit``.
 
@@ -54,7 +54,9 @@ def plan(
     Raises:
         InputError: as ``fit``, as far as it shows in the configuration and the text.
     """
-    from attn_dsl.eval.capture_run import BATCH_BYTES
+    from psutil import virtual_memory
+
+    from attn_dsl.eval.capture_run import text_bytes
     from attn_dsl.eval.shards import n_entries
 
     if capture is None:
@@ -76,12 +78,12 @@ def plan(
     memory += sum(cost.shared_bytes for cost in costs.values())
     capture_bytes, capture_seconds = 0, 0.0
     if about["parameters"] is not None:
-        weights = 4 * about["parameters"]
+        weights = (4 if dtype == "float32" else 2) * about["parameters"]
         capture_bytes = 2 * all_heads * entries
         speed = PRODUCTS * product_speed(cores) * cores
         capture_seconds = 2 * multiplied * sum(lengths) / speed + slower * weights / LOAD_BYTES
-        batch = min(8 * 4 * all_heads * max(lengths) ** 2, BATCH_BYTES)
-        memory = max(memory, BASE_BYTES + weights + 2 * cores * batch)
+        batch = 8 * text_bytes(about["heads_per_layer"], max(lengths))
+        memory = max(memory, BASE_BYTES + weights + cores * batch)
     by_head = _search_seconds(settings, FITTED * entries)
     by_head += SCORE_SECONDS * (1 - FITTED) * entries * settings.rounds
     once = sum(cost.once for cost in costs.values())
@@ -89,13 +91,13 @@ def plan(
     folder = Path(out).absolute()
     while not folder.is_dir():
         folder = folder.parent
-    free, machine = shutil.disk_usage(folder).free, _machine_bytes()
+    free, machine = shutil.disk_usage(folder).free, virtual_memory().total
     seconds = slower * START_SECONDS + capture_seconds + search_seconds
     warnings = []
     if capture_bytes > free:
         warnings.append("the disk has no room for the capture; use fewer texts or tokens")
-    if machine is not None and memory > machine:
-        warnings.append("this machine has too little memory for the model in float32")
+    if memory > machine:
+        warnings.append(f"this machine has too little memory for the model in {dtype}")
     if timeout is not None and seconds > timeout:
         warnings.append(f"--timeout {timeout:g} will cut the search short")
     names = ("rounds", "max_evals", "max_nodes", "effort")
@@ -146,14 +148,10 @@ def _of_capture(capture: str | Path) -> Found:
 
 
 def _of_model(model: str | None, text: str | None, max_tokens: int, max_texts: int) -> Found:
+    from attn_dsl.eval.capture_write import model_and_texts
     from attn_dsl.eval.locate import locate, max_positions
-    from attn_dsl.eval.shipped import model_dir, stories_path
-    from attn_dsl.eval.texts import read_texts
 
-    if model is not None and text is None:
-        raise InputError("a model needs a text to read: --text FILE (.txt, .jsonl or hf:dataset)")
-    texts = read_texts(text or str(stories_path()))
-    name = model or str(model_dir())
+    name, texts = model_and_texts(model, text)
     found = locate(name, weights=False)
     limit = max_positions(found.config)
     if limit is not None and max_tokens > limit:
@@ -164,7 +162,7 @@ def _of_model(model: str | None, text: str | None, max_tokens: int, max_texts: i
     counted = _count(found, texts, max_tokens, max_texts)
     parameters, multiplied = count_parameters(found)
     about = {
-        "model": name if found.folder is None else found.folder.resolve().name,
+        "model": found.name,
         "family": found.config.model_type, "layers": found.config.num_hidden_layers,
         "heads_per_layer": found.config.num_attention_heads, "parameters": parameters,
         "counted": counted is not None,
@@ -179,7 +177,7 @@ def _count(found: Any, texts: list[str], max_tokens: int, max_texts: int) -> tup
     from attn_dsl.eval.vocabulary import Vocabulary
 
     try:
-        tokenizer = load_tokenizer(found.place, local=True)
+        tokenizer = load_tokenizer(found, local=True)
     except InputError:
         return None
     windows = choose_windows(Vocabulary(tokenizer), texts, max_tokens, max_texts)
@@ -213,10 +211,3 @@ def count_parameters(found: Any) -> tuple[int, int]:
     read = sum(p.numel() for p in body(network).parameters())
     embedded = network.get_input_embeddings().weight.numel()
     return sum(p.numel() for p in network.parameters()), read - embedded
-
-
-def _machine_bytes() -> int | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None
