@@ -101,7 +101,7 @@ def replace_heads(
     else:
         adapter, reader = adapter_for(model), TokenReader(vocabulary_for(model, tokenizer))
         controller = Controller(stack, reader, max_positions(model.config))
-    outer, parts = dict(controller.members), _parts(heads)
+    outer, parts = dict(controller.members), parts_of(heads)
     _check_heads(parts, len(adapter.layers), int(model.config.num_attention_heads), outer)
     ids = _probe_ids(model, controller.reader.vocabulary, controller.max_positions)
     before, tolerance = _outputs(stack, ids), 1e-5 if stack.dtype == torch.float32 else 3e-2
@@ -134,8 +134,18 @@ def replace_heads(
         )  # fmt: skip
 
 
-def _parts(heads: Mapping[Head, Standing]) -> dict[Head, Part]:
-    """Turn what was given into parts of groups, all programs of one visibility in one group."""
+def open_controller(model: LoadedModel) -> Controller | None:
+    """Return the controller of a model within ``replace_heads``, None outside."""
+    found: tuple[Any, Controller | None] = getattr(body(model.model), _OPEN, (None, None))
+    return found[1]
+
+
+def parts_of(heads: Mapping[Head, Standing], keep: int = 0) -> dict[Head, Part]:
+    """Turn what was given into parts of groups, all programs of one visibility in one group.
+
+    Args:
+        keep: bytes of matrices that each group of programs keeps.
+    """
     found: dict[Head, Part] = {}
     programs: dict[Head, Program] = {}
     for (layer, head), given in heads.items():
@@ -151,7 +161,7 @@ def _parts(heads: Mapping[Head, Standing]) -> dict[Head, Part]:
     for causal in (True, False):
         chosen = sorted(place for place, program in programs.items() if program.causal == causal)
         if chosen:
-            group = Programs([programs[place] for place in chosen])
+            group = Programs([programs[place] for place in chosen], keep)
             found |= {place: Part(group, i) for i, place in enumerate(chosen)}
     return {place: found[place] for place in sorted(found)}
 
@@ -237,13 +247,15 @@ def _attention_error(
     finally:
         controller.used = None
     tokens = controller.reader.text(tuple(ids[0].tolist()))
-    groups = {part.group for part in parts.values()}
     with torch.no_grad():
         whole = {
-            group: [torch.from_numpy(program(tokens)) for program in group.programs]
+            group: {
+                number: torch.from_numpy(group.programs[number](tokens))
+                for number in {part.number for part in parts.values() if part.group is group}
+            }
             if isinstance(group, Programs)
             else group.bundle([tokens])[:, 0].float().cpu()
-            for group in groups
+            for group in {part.group for part in parts.values()}
         }
     worst = 0.0
     for (layer, head), part in parts.items():

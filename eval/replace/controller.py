@@ -39,6 +39,8 @@ class Controller:
         used: while not None, the matrices that replaced layers used in the last pass, and the
             window of each layer.
         attentions: whether the pass in progress was asked for attention matrices.
+        shares: while not None, replaced heads keep their own attention, and a layer's entry says how
+            much of a row is the program's: zeros (texts, queries, heads, 1) that take gradients.
     """
 
     def __init__(self, body: Any, reader: TokenReader, max_positions: int | None) -> None:
@@ -46,6 +48,7 @@ class Controller:
         self.members: dict[Head, Part] = {}
         self.used: dict[int, tuple[Matrices, int | None]] | None = None
         self.attentions = False
+        self.shares: dict[int, torch.Tensor] | None = None
         self._layers: dict[int, tuple[list[int], list[tuple[SourceGroup, list[int]]]]] = {}
         self._results: dict[SourceGroup, Matrices] | None = None
         self._pending: tuple[torch.Tensor, Any] | None = None
@@ -195,11 +198,15 @@ class Controller:
         if groups > 1 or len(heads) < count:
             values = values[torch.tensor([h // groups for h in heads], device=value.device)]
         mixed = torch.matmul(found.to(value.dtype), values).permute(1, 2, 0, 3)
-        if len(heads) == count:
+        if len(heads) == count and self.shares is None:
             return mixed, found.transpose(0, 1).to(query.dtype)
         output, weights = original(module, query, key, value, mask, **kwargs)
         at = torch.tensor(heads, device=output.device)
-        output = output.index_copy(2, at, mixed.to(output.dtype))
+        mixed = mixed.to(output.dtype)
+        if self.shares is not None:
+            own = output.index_select(2, at)
+            mixed = own + self._share(layer, own) * (mixed - own)
+        output = output.index_copy(2, at, mixed)
         if weights is not None:
             weights = weights.index_copy(1, at, found.transpose(0, 1).to(weights.dtype))
         return output, weights
@@ -211,7 +218,18 @@ class Controller:
             return probabilities
         found = self._matrices(layer, probabilities.shape[-1], None)
         at = torch.tensor(heads, device=probabilities.device)
-        return probabilities.index_copy(1, at, found.transpose(0, 1).to(probabilities))
+        found = found.transpose(0, 1).to(probabilities)
+        if self.shares is not None:
+            own = probabilities.index_select(1, at)
+            share = self._share(layer, own.transpose(1, 2))
+            found = own + share.transpose(1, 2) * (found - own)
+        return probabilities.index_copy(1, at, found)
+
+    def _share(self, layer: int, like: torch.Tensor) -> torch.Tensor:
+        """Make a layer's entry of ``shares``, for a tensor (texts, queries, heads, any)."""
+        assert self.shares is not None
+        self.shares[layer] = like.new_zeros(*like.shape[:3], 1, requires_grad=True)
+        return self.shares[layer]
 
 
 def within(matrices: Matrices, window: int) -> Matrices:
