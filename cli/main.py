@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import os
 import sys
+from typing import NoReturn
 
 import click
 
@@ -78,7 +80,7 @@ def main(args: list[str] | None = None) -> None:
         code = 2
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
-        code = 130
+        _end_at_once(130)
     except BrokenPipeError:
         # Whoever read our output has closed it, as `head` does.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -93,3 +95,11 @@ def main(args: list[str] | None = None) -> None:
         click.echo(f"attn-dsl: {told}", err=True)
         code = 1 if isinstance(error, (WorkError, OSError)) else 2
     sys.exit(code)
+
+
+def _end_at_once(code: int) -> NoReturn:
+    """End the process without taking the loaded libraries apart, which can last seconds."""
+    atexit._run_exitfuncs()  # among them those that remove temporary files
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -22,18 +22,14 @@ class LayerOutputs:
     """
 
     def __init__(self, network: Any) -> None:
-        self.layers = layers_of(network)
+        self.layers, self._free = layers_of(network), KEPT_BYTES
         self._kept: dict[int, list[Any]] = {}
-        self._free = KEPT_BYTES
 
     @contextmanager
     def recording(self, batch: int) -> Iterator[None]:
         """Keep what the layers give while the model reads a batch."""
         found: list[Any] = []
-        with ExitStack() as undo:
-            for layer in self.layers:
-                hook = layer.register_forward_hook(lambda _, given, output: found.append(output))
-                undo.callback(hook.remove)
+        with _listening(self.layers, found.append):
             yield
         size = sum(tensor.nbytes for output in found for tensor in _tensors(output))
         if found and len(found) == len(self.layers) and size <= self._free:
@@ -46,10 +42,10 @@ class LayerOutputs:
         with ExitStack() as undo:
             if first > 0 and batch in self._kept:
                 output = self._kept[batch][first - 1]
-                for layer in self.layers[:first]:
-                    own = layer.__dict__.get("forward")
-                    layer.forward = lambda *given, **named: output
-                    undo.callback(_restore, layer, own)
+                for layer in map(vars, self.layers[:first]):
+                    undo.callback(layer.update, {x: layer[x] for x in ("forward",) if x in layer})
+                    undo.callback(layer.pop, "forward")
+                    layer["forward"] = lambda *given, **named: output
             yield
 
     def check(self, batch: int, expected: torch.Tensor, run: Callable[[], torch.Tensor]) -> None:
@@ -89,24 +85,24 @@ def layers_of(network: Any) -> list[Any]:
 def interruptible(network: Any) -> Iterator[None]:
     """Let an interruption end a backward pass at the next layer: Python is called there."""
 
-    def listen(layer: Any, given: Any, output: Any) -> None:
+    def listen(output: Any) -> None:
         for tensor in _tensors(output):
             if tensor.requires_grad:
                 tensor.register_hook(lambda gradient: None)
 
+    with _listening(layers_of(network), listen):
+        yield
+
+
+@contextmanager
+def _listening(layers: list[Any], hear: Callable[[Any], None]) -> Iterator[None]:
+    """Call a function with the output of each layer that is run."""
     with ExitStack() as undo:
-        for layer in layers_of(network):
-            undo.callback(layer.register_forward_hook(listen).remove)
+        for layer in layers:
+            undo.callback(layer.register_forward_hook(lambda *given: hear(given[-1])).remove)
         yield
 
 
 def _tensors(output: Any) -> list[torch.Tensor]:
     parts = output if isinstance(output, tuple) else (output,)
     return [part for part in parts if isinstance(part, torch.Tensor)]
-
-
-def _restore(layer: Any, own: Any) -> None:
-    if own is None:
-        del layer.forward
-    else:
-        layer.forward = own

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -201,24 +201,19 @@ class HeldOut:
             Its sums, its log-probabilities, and what its layers gave.
         """
         layers, reference = LayerOutputs(self.loaded.model), np.empty((0, 0), dtype=np.float32)
-        found = np.zeros((3, self._predictions))
+        found = []
         with torch.no_grad():
             for batch in self.batches:
                 with layers.recording(batch.start):
-                    logits = predictions.logits(self.loaded, batch)
+                    own = predictions.log_probabilities(self.loaded, batch)
                 if not len(reference):
-                    reference = self._allocate(logits.shape[-1])
-                for part, at in _parts(batch):
-                    own = predictions.log_probabilities(self.loaded, batch, logits, part)
-                    reference[at] = own.cpu().numpy()
-                    found[:, at] = _measures(batch.targets[part], own, own)
+                    first, expected, reference = batch, own, self._allocate(own.shape[-1])
+                reference[batch.start : batch.start + len(own)] = own.cpu().numpy()
+                found.append(_measures(batch.targets, own, own))
                 self.watch()
-            first = self.batches[0]
-            part, at = next(_parts(first))
             layers.check(
-                first.start, torch.from_numpy(reference[at]),
-                lambda: predictions.log_probabilities(self.loaded, first, part=part).cpu(),
-            )  # fmt: skip
+                first.start, expected, lambda: predictions.log_probabilities(self.loaded, first)
+            )
         return self._by_text(found), reference, layers
 
     def _allocate(self, width: int) -> np.ndarray:
@@ -237,14 +232,10 @@ class HeldOut:
 
     def sums(self) -> Sums:
         """Measure the model as it is now, against the original."""
-        found = np.zeros((3, self._predictions))
+        found = []
         with torch.no_grad():
             for batch in self.batches:
-                logits = self._logits(batch)
-                for part, at in _parts(batch):
-                    actual = self._reference(batch, at)
-                    predicted = predictions.log_probabilities(self.loaded, batch, logits, part)
-                    found[:, at] = _measures(batch.targets[part], actual, predicted)
+                found.append(_measures(batch.targets, self._reference(batch), self._predict(batch)))
                 self.watch()
         return self._by_text(found)
 
@@ -253,9 +244,7 @@ class HeldOut:
 
         Gradients flow to whatever has parameters in it.
         """
-        predicted = predictions.log_probabilities(self.loaded, batch, self._logits(batch))
-        at = slice(batch.start, batch.start + len(batch.targets))
-        return _divergence(self._reference(batch, at), predicted).mean()
+        return _divergence(self._reference(batch), self._predict(batch)).mean()
 
     def damages(self, heads: Mapping[Head, Standing]) -> dict[Head, float]:
         """Return each head's damage to first order, from a backward pass on each two texts.
@@ -279,28 +268,26 @@ class HeldOut:
                     for head, square in zip(controller.heads(layer), sums, strict=True):
                         squares[layer, head] += square
                 self.watch()
-            controller.shares = None
         return {head: square**0.5 for head, square in squares.items()}
 
-    def _logits(self, batch: predictions.Batch) -> torch.Tensor:
+    def _predict(self, batch: predictions.Batch) -> torch.Tensor:
         """Run the model as it is now, from the first replaced layer on."""
         controller = open_controller(self.loaded)
-        members = controller.members if controller is not None else {}
-        first = min((layer for layer, _ in members), default=0)
+        first = min((layer for layer, _ in controller.members), default=0) if controller else 0
         with self._original[2].starting_at(batch.start, first):
-            return predictions.logits(self.loaded, batch)
+            return predictions.log_probabilities(self.loaded, batch)
 
-    def _reference(self, batch: predictions.Batch, at: slice) -> torch.Tensor:
-        part = torch.from_numpy(np.asarray(self._original[1][at]))
-        return part.to(batch.targets.device)
+    def _reference(self, batch: predictions.Batch) -> torch.Tensor:
+        part = self._original[1][batch.start : batch.start + len(batch.targets)]
+        return torch.from_numpy(np.asarray(part)).to(batch.targets.device)
 
-    def _by_text(self, found: np.ndarray) -> Sums:
-        """Add up measures of predictions, (measures, predictions), by text."""
+    def _by_text(self, found: list[np.ndarray]) -> Sums:
+        """Add up measures of all batches, each (measures, predictions), by text."""
         texts = [text for batch in self.batches for text in batch.texts]
         counts = np.array([count for batch in self.batches for count in batch.counts])
         sums = np.zeros((4, len(self)))
-        sums[0, texts] = counts
-        sums[1:, texts] = np.add.reduceat(found, np.cumsum(counts) - counts, axis=1)
+        sums[0, texts], starts = counts, np.cumsum(counts) - counts
+        sums[1:, texts] = np.add.reduceat(np.concatenate(found, axis=1), starts, axis=1)
         return Sums(*sums)
 
     def _places(self, ids: tuple[int, ...]) -> Sequence[int]:
@@ -323,14 +310,6 @@ def _batch_size(loaded: LoadedModel, longest: int) -> int:
     return int(np.clip(PRODUCTS // products, 1, 8))
 
 
-def _parts(batch: predictions.Batch) -> Iterator[tuple[slice, slice]]:
-    """Yield parts of a batch's predictions that fit into a cache: there, and among all batches."""
-    count = len(batch.targets)
-    for low in range(0, count, 128):
-        high = min(low + 128, count)
-        yield slice(low, high), slice(batch.start + low, batch.start + high)
-
-
 def _measures(targets: torch.Tensor, actual: torch.Tensor, predicted: torch.Tensor) -> np.ndarray:
     """Return loss, KL and agreement of predictions, float64 (3, predictions)."""
     nll = -predicted.gather(-1, targets[:, None])[:, 0].double()
@@ -341,4 +320,5 @@ def _measures(targets: torch.Tensor, actual: torch.Tensor, predicted: torch.Tens
 
 def _divergence(actual: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
     """Return KL(actual || predicted) of each prediction, nats, from log-probabilities."""
-    return (actual.exp() * (actual - predicted)).sum(-1)
+    parts = zip(actual.split(128), predicted.split(128), strict=True)  # which fit into a cache
+    return torch.cat([(p.exp() * (p - q)).sum(-1) for p, q in parts])

@@ -67,24 +67,11 @@ def batches(
     return found
 
 
-def logits(loaded: LoadedModel, batch: Batch) -> torch.Tensor:
-    """Return the model's logits on a batch, (texts, tokens, vocabulary)."""
+def log_probabilities(loaded: LoadedModel, batch: Batch) -> torch.Tensor:
+    """Return the model's predictions of a batch, float32 (predictions, vocabulary)."""
     options = {"use_cache": False} if loaded.causal else {}
-    found: torch.Tensor = loaded.model(**batch.inputs, **options).logits
-    return found
-
-
-def log_probabilities(
-    loaded: LoadedModel, batch: Batch, found: torch.Tensor | None = None, part: slice = slice(None)
-) -> torch.Tensor:
-    """Return the model's predictions of a batch, float32 (predictions, vocabulary).
-
-    Args:
-        found: the logits, if they are known.
-        part: which of the predictions.
-    """
-    found = logits(loaded, batch) if found is None else found
-    return torch.log_softmax(found[batch.rows[part], batch.columns[part]].float(), dim=-1)
+    logits = loaded.model(**batch.inputs, **options).logits[batch.rows, batch.columns]
+    return torch.log_softmax(logits.float(), dim=-1)
 
 
 def refuse_headless(loaded: LoadedModel) -> None:
