@@ -38,7 +38,7 @@ def rates(model: Path, texts: int, folder: Path) -> Iterator[Figure]:
         cpu.append(usage.cpu)
         tokens.append(sum(len(made.tokens(i)) for i in range(made.n_texts)))
         yield Figure(f"capture, {count} texts", str(usage))
-    _, multiplied = count_parameters(locate(str(model)))
+    _, multiplied, _ = count_parameters(locate(str(model)))
     yield Figure("FLOPS", f"{2 * multiplied * (tokens[1] - tokens[0]) / (cpu[1] - cpu[0]):.2g}")
     given = ("--capture", out, "--rounds", 1, "--max-evals", 1)
     one, layer = (

@@ -149,6 +149,7 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.getLogger("transformers").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="transformers")
+    warnings.showwarning = lambda message, *_, **__: click.echo(f"warning: {message}", err=True)
 
 
 @contextmanager
