@@ -6,6 +6,8 @@ import csv
 import dataclasses
 import json
 import math
+import signal
+import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 import replace_models
 import torch
 from command_line import attn_dsl, snapshot, succeed, write_texts
+from fitting import started, wait_for
 from replacing import masked_model, small_run
 from small_models import save_model
 
@@ -322,24 +325,28 @@ def test_the_command_measures_the_whole_curve(run: Path) -> None:
         assert len({row["ratio"] for row in whole if row["source"] == source}) == 1
 
 
-def test_an_interrupted_measurement_goes_on(
-    opened: ReplacedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_interrupted_command_ends_soon_keeps_what_it_has_and_goes_on(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made, real = [], HeldOut.measure
-
-    def counting(self, heads):
-        if len(made) == 3:
-            raise KeyboardInterrupt
-        made.append(heads)
-        return real(self, heads)
-
-    monkeypatch.setattr(HeldOut, "measure", counting)
-    with pytest.raises(KeyboardInterrupt):
-        replace_run(opened, Options(fraction=0.5, out=tmp_path / "cut"))
-    monkeypatch.setattr(HeldOut, "measure", real)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    args = ("replace", run, "--order", "damage,gradient", "--out")
+    with started(*args, tmp_path / "cut") as process:
+        wait_for(process, tmp_path / "cut/replacement", "measurements.jsonl")
+        begun = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+        assert time.monotonic() - begun < 2
+    assert process.returncode == 130, told
+    assert "the same command goes on from there" in told and "Traceback" not in told
+    assert not list(tmp_path.glob("attn-dsl-*"))  # the original's predictions
+    kept = (tmp_path / "cut/replacement/measurements.jsonl").read_bytes()
+    assert [file.name for file in (tmp_path / "cut/replacement").iterdir()] == [
+        "measurements.jsonl"
+    ]
     for name in ("cut", "whole"):
-        replace_run(opened, Options(fraction=0.5, out=tmp_path / name))
-    assert made and snapshot(tmp_path / "cut") == snapshot(tmp_path / "whole")
+        succeed(*args, tmp_path / name)
+    assert snapshot(tmp_path / "cut") == snapshot(tmp_path / "whole")
+    assert (tmp_path / "cut/replacement/measurements.jsonl").read_bytes().startswith(kept)
 
 
 def test_heads_by_hand_on_own_texts_without_those_that_the_run_has_seen(

@@ -42,7 +42,7 @@ class LayerOutputs:
         with ExitStack() as undo:
             if first > 0 and batch in self._kept:
                 output = self._kept[batch][first - 1]
-                for layer in map(vars, self.layers[:first]):
+                for layer in (layer.__dict__ for layer in self.layers[:first]):
                     undo.callback(layer.update, {x: layer[x] for x in ("forward",) if x in layer})
                     undo.callback(layer.pop, "forward")
                     layer["forward"] = lambda *given, **named: output
