@@ -1,73 +1,60 @@
-"""Measures what replaced heads cost in time.
+"""Measures what programs in the place of heads cost, by the order of heads, and what it takes.
 
-    python benchmarks/replacement.py RUN
+    python benchmarks/replacement.py --run DIR [--capture DIR] [--out DIR]
 
-All heads of RUN, a finished run, are replaced in one of two copies of the model. Both run in turns
-on the same texts; ratios are of the fastest rounds, and of the medians in brackets. New texts come
-for the first time; when they come again, their features are known.
+Three commands of `attn-dsl replace`, each kept once it is finished: the curve by the default order,
+whose processor time is told; the same by IoU; and every tenth head alone, against its gradient.
 """
 
 from __future__ import annotations
 
-import statistics
-import sys
-import time
-from collections.abc import Callable
-from typing import Any
+import argparse
+import json
+from pathlib import Path
 
-import torch
+from measuring import ATTN_DSL, ROOT, run
 
-from attn_dsl.eval.replace.context import replace_heads
-from attn_dsl.eval.replace.replaced_model import open_replaced_model
+from attn_dsl.eval.heads import label
+from attn_dsl.eval.run import Run
 
-BATCH, ROUNDS, NEW = 8, 15, 128
-Work = Callable[[], Any]
+WINDOWS = 30
 
 
-def compare(name: str, works: list[tuple[Work, Work]], clock: Callable[[], float]) -> None:
-    """Time each pair of works in turns, the model's own first, and print the ratio."""
-    sides: tuple[list[float], list[float]] = ([], [])
-    for pair in works:
-        for side, work in zip(sides, pair, strict=True):
-            start = clock()
-            work()
-            side.append(1e3 * (clock() - start))
-    own, replaced = map(min, sides)
-    middle = statistics.median(sides[1]) / statistics.median(sides[0])
-    print(f"{name:22} {own:8.1f} ms {replaced:8.1f} ms {replaced / own:6.2f} x ({middle:.2f} x)")
+def growth(point: dict, interval: bool) -> str:
+    """Write by how many percent perplexity grows, with the ends of its interval if asked."""
+    mean, low, high = (100 * (point["effect"]["ratio"][x] - 1) for x in ("mean", "low", "high"))
+    return f"{mean:+,.1f}" + f" [{low:,.1f}, {high:,.1f}]" * interval
 
 
-def measure_time(run: str) -> None:
-    """Print what forward passes and generation cost with all heads replaced."""
-    plain, opened = open_replaced_model(run).loaded, open_replaced_model(run)
-    length = max(map(len, opened.ids("fit")))
-    whole = [ids for part in ("fit", "select", "test") for ids in opened.ids(part)]
-    whole = [ids for ids in whole if len(ids) == length]
-    batches = [torch.tensor(whole[i : i + BATCH]) for i in range(0, len(whole) - BATCH, BATCH)]
-    start, *fresh = batches
-    rounds = min(ROUNDS, len(fresh) // 2)
-
-    def forward(batch: torch.Tensor) -> tuple[Work, Work]:
-        return (lambda: plain.model(batch)), (lambda: opened.loaded.model(batch))
-
-    def generate(network: Any) -> Work:
-        new = min(NEW, (opened.loaded.max_positions or 2 * NEW) - 4)
-        more = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False}
-        return lambda: network.generate(start[:1, :4], pad_token_id=0, **more)
-
-    generations = (generate(plain.model), generate(opened.loaded.model))
-    with torch.inference_mode(), replace_heads(opened.loaded, opened.programs) as report:
-        print(f"{len(report.heads)} heads, {report.implementation} attention, {BATCH} x {length}")
-        for work in (*forward(start), *generations):
-            work()
-        for threads, clock in ((1, time.process_time), (2, time.perf_counter)):
-            torch.set_num_threads(threads)
-            print(f"{threads} thread(s), {clock.__name__}")
-            new, fresh = fresh[:rounds], fresh[rounds:]
-            compare("  forward, new texts", [forward(batch) for batch in new], clock)
-            compare("  forward, again", [forward(batch) for batch in new], clock)
-            compare("  generation", [generations] * 5, clock)
+def main() -> None:
+    """Measure and print a Markdown table, then correlation and time."""
+    made = argparse.ArgumentParser(description=__doc__.split("\n")[0])  # type: ignore[union-attr]
+    made.add_argument("--run", required=True, type=Path, metavar="DIR", help="a finished run")
+    made.add_argument("--capture", default=[], type=lambda x: ("--capture", Path(x).resolve()))
+    made.add_argument("--out", default=ROOT / "runs/bench/replacement", type=Path, metavar="DIR")
+    options = made.parse_args()
+    out, place = options.out.resolve(), options.run.resolve()
+    command = ["replace", place, *options.capture, "--max-texts", WINDOWS, "--out", out]
+    usage = run(*ATTN_DSL, *command)
+    run(*ATTN_DSL, *command, "--order", "gradient,iou")
+    some = ",".join(label(r.layer, r.head) for r in Run.open(place).results[::10])
+    run(*ATTN_DSL, *command, "--order", "gradient,damage", "--fraction", 1, "--heads", some)
+    curve, alone = (
+        json.loads(next((out / "replacement").glob(name)).read_text(encoding="utf-8"))
+        for name in ("curve.json", "heads-*.json")
+    )
+    sources = list(dict.fromkeys(point["source"] for point in curve["points"]))
+    print(f"| order, heads replaced | {' | '.join(sources)} |\n|{'---|' * (1 + len(sources))}")
+    rows: dict[str, list[str]] = {}
+    for point in curve["points"]:
+        name = f"{point['order']}, {100 * point['fraction']:.0f} %"
+        rows.setdefault(name, []).append(growth(point, point["source"] == "programs"))
+    for name, cells in rows.items():
+        print(f"| {name} | {' | '.join(cells)} |")
+    rank, heads = alone["extra"]["spearman"]["gradient, damage"], len(alone["points"][0]["heads"])
+    print(f"\nSpearman of gradient and damage alone, {heads} heads: {rank:.2f}")
+    print(f"{WINDOWS} windows, {curve['tokens']:,} predictions; the curve by gradient: {usage}")
 
 
 if __name__ == "__main__":
-    measure_time(sys.argv[1])
+    main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -13,11 +14,13 @@ from attn_dsl.dsl.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
     from rich.text import Text
 
     from attn_dsl.eval.capture import Capture
 
+EVERY = 20.0
+"""Seconds from one line of progress to the next where there is no terminal."""
 text_option = partial(
     click.option, "--text", metavar="FILE",
     help="Text to read: .txt (paragraphs), .jsonl (field text) or hf:dataset[:split[:column]].",
@@ -105,12 +108,32 @@ def print_table(
 
 
 def progress_bar(screen: Console) -> Progress:
-    """Return a bar that shows what is done, how much of it, and for how long; then it goes."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    """Return a bar that shows what is done, how much of it, and for how long; then it goes.
 
-    return Progress(
-        TextColumn("{task.description:<24}"), BarColumn(bar_width=None), MofNCompleteColumn(),
-        TimeElapsedColumn(), console=screen, transient=True,
+    Without a terminal it is a line at each new stage, and every ``EVERY`` seconds.
+    """
+    from rich import progress as rich
+
+    class Shown(rich.Progress):
+        told = "", 0.0
+
+        def update(self, task_id: TaskID, **fields: Any) -> None:
+            super().update(task_id, **fields)
+            task, now = self.tasks[task_id], time.monotonic()
+            if screen.is_terminal or (
+                self.told[0] == task.description and now < self.told[1] + EVERY
+            ):
+                return
+            self.told = task.description, now
+            count = f" {task.completed:g} of {task.total:g}" if task.total else ""
+            left = task.time_remaining
+            more = f", about {left / 60:.0f} min to go" if left and left > 60 else ""
+            print(f"{task.description}{count}, {task.elapsed or 0:.0f} s{more}", file=screen.file)
+
+    return Shown(
+        rich.TextColumn("{task.description:<24}"), rich.BarColumn(bar_width=None),
+        rich.MofNCompleteColumn(), rich.TimeElapsedColumn(), rich.TimeRemainingColumn(),
+        console=screen, transient=True, speed_estimate_period=600,
     )  # fmt: skip
 
 
@@ -135,6 +158,7 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.getLogger("transformers").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="transformers")
+    warnings.showwarning = lambda message, *_, **__: click.echo(f"warning: {message}", err=True)
 
 
 @contextmanager

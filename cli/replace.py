@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from attn_dsl.eval.replace.measure import Outcome, Point
 
 HEADINGS = {"first token": "first", "mean by offset": "offset"}
-TAKEN = {"iou": "by IoU", "damage": "by damage"}
+TAKEN = {"gradient": "by gradient", "damage": "by damage", "iou": "by IoU"}
 TITLES = {"programs": "Programs", "tuned": "Tuned programs"}
 
 
@@ -28,8 +28,8 @@ TITLES = {"programs": "Programs", "tuned": "Tuned programs"}
 @click.option("--nodes", type=click.IntRange(1), metavar="N",
               help="Take each head's best program of at most N nodes from its front, instead of "
               "the one that the run chose.")  # fmt: skip
-@click.option("--order", default="damage", show_default=True, metavar="LIST",
-              help="Which heads come first: by iou, damage, or both.")  # fmt: skip
+@click.option("--order", "orders", default="gradient", show_default=True, metavar="LIST",
+              help="Which heads come first: by gradient, damage, iou, or several of them.")  # fmt: skip
 @click.option("--tune", is_flag=True,
               help="Tune the weights of all replaced programs through the model.")  # fmt: skip
 @click.option("--tune-text", metavar="SPEC",
@@ -44,7 +44,9 @@ TITLES = {"programs": "Programs", "tuned": "Tuned programs"}
 @options.text_option()
 @click.option("--max-tokens", type=click.IntRange(2), metavar="N",
               help="Cut --text into windows of N tokens; by default as the run did.")  # fmt: skip
-@options.max_texts_option()
+@click.option("--max-texts", type=click.IntRange(2), metavar="N",
+              help="Measure on at most N windows; by default fewer on larger models, so that the "
+              "whole curve of 135 million parameters takes ten minutes of a core.")  # fmt: skip
 @options.moved_model_option()
 @options.moved_capture_option()
 @options.device_option()
@@ -53,7 +55,7 @@ TITLES = {"programs": "Programs", "tuned": "Tuned programs"}
 @options.seed_option()
 @options.json_option()
 def replace(
-    run: str, order: str, tasks: str | None, nodes: int | None, model: str | None,
+    run: str, orders: str, tasks: str | None, nodes: int | None, model: str | None,
     capture: str | None, device: str, dtype: str | None, out: str | None, as_json: bool, **asked: Any,
 ) -> None:  # fmt: skip
     """Put the programs of RUN in the place of its model's heads and measure what is lost.
@@ -66,7 +68,7 @@ def replace(
     from attn_dsl.eval.replace.replaced_model import open_replaced_model
 
     chosen = Options(
-        orders=options.name_list(order), tasks=options.name_list(tasks),
+        orders=options.name_list(orders), tasks=options.name_list(tasks),
         out=None if out is None else Path(out), **asked,
     )  # fmt: skip
     screen = options.console(stderr=True)
@@ -106,6 +108,8 @@ def print_outcome(outcome: Outcome, files: Iterable[Path], causal: bool, own: bo
                 screen.print(f"\n{title}, {taken}:")
                 print_measures(chosen)
         screen.print()
+    for names, rank in outcome.extra["spearman"].items():
+        screen.print(f"Spearman correlation of the orders {names}: {rank:.2f}\n")
     if tuning := outcome.extra.get("tuning"):
         print_tuning(tuning)
     if tasks := outcome.extra.get("tasks"):

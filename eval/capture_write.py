@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from hashlib import sha256
@@ -65,6 +66,8 @@ def write_capture(
             than the model takes, ``out`` holds something else, or disk or memory has no room.
         WorkError: the disk is full, or the model gives attention that is no distribution.
     """
+    from attn_dsl.eval.replace.context import obstacle
+
     if max_texts < 1 or (batch_size is not None and batch_size < 1):
         raise InputError("the number of texts and the batch size must be at least 1")
     out = Path(out).expanduser()
@@ -76,6 +79,7 @@ def write_capture(
         raise InputError(f"{out} cannot be made: {error.strerror}") from error
     loaded = load_model(model, device=device, dtype=dtype) if isinstance(model, str) else model
     loaded.check_length(max_tokens, "a window of --max-tokens")
+    told = warn_of(loaded.name, obstacle(loaded))
     vocabulary = Vocabulary(loaded.tokenizer)
     records = choose_windows(vocabulary, texts, max_tokens, max_texts)
     _check_ids(loaded, records)
@@ -129,12 +133,14 @@ def write_capture(
     finally:
         for writer in writers.values():
             writer.discard()
-    meta = _meta(loaded, settings, max_texts, records)
+    meta = {**_meta(loaded, settings, max_texts, records), **told}
     lines = "".join(record.to_json() + "\n" for record in records)
     meta["texts"] = write_bytes(out / files.TEXTS_FILE, lines.encode())
     meta["shards"] = [done[file] for file in plan]
     # Where it came from and with which libraries is left out of the hash.
-    content = {key: meta[key] for key in meta if key not in ("source", "libraries", "max_texts")}
+    content = {
+        key: meta[key] for key in meta if key not in (*told, "source", "libraries", "max_texts")
+    }
     meta["hash"] = sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     write_bytes(out / files.META_FILE, (json.dumps(meta, indent=1) + "\n").encode())
     (out / files.PARTIAL_FILE).unlink(missing_ok=True)
@@ -156,7 +162,9 @@ def capture_of(
     if capture is not None:
         if model is not None or text is not None:
             raise InputError("give either --capture, or MODEL and --text, not both")
-        return capture if isinstance(capture, Capture) else Capture.open(capture)
+        found = capture if isinstance(capture, Capture) else Capture.open(capture)
+        warn_of(found.name, found.meta.get("not_replaceable"))
+        return found
     model, texts = model_and_texts(model, text)
     return write_capture(model, texts, out, **settings)
 
@@ -167,6 +175,13 @@ def model_and_texts(model: str | None, text: str | None) -> tuple[str, list[str]
     if text is None and model not in EMBEDDED:
         raise InputError("a model needs a text to read: --text FILE (.txt, .jsonl or hf:dataset)")
     return model, read_texts(text or str(stories_path()))
+
+
+def warn_of(name: str, reason: str | None) -> dict[str, str]:
+    """Warn before any work that heads cannot be replaced; return what a capture notes of it."""
+    if reason is not None:
+        warnings.warn(f"the heads of {name} cannot be replaced later: {reason}", stacklevel=3)
+    return {} if reason is None else {"not_replaceable": reason}
 
 
 def choose_windows(

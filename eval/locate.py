@@ -10,9 +10,6 @@ from attn_dsl.dsl.errors import InputError, did_you_mean
 from attn_dsl.eval.files import first_line
 from attn_dsl.eval.shipped import EMBEDDED, embedded
 
-_PADDED = ("roberta", "xlm-roberta", "camembert", "roberta-prelayernorm")
-"""Model types whose positions begin behind that of the padding."""
-
 
 @dataclass(frozen=True, slots=True)
 class Located:
@@ -218,8 +215,6 @@ def _loader(config: Any, model: str) -> tuple[Any, bool]:
 
 
 def max_positions(config: Any) -> int | None:
-    """Return how many tokens fit, without the positions that RoBERTa keeps for padding."""
-    limit = int(getattr(config, "max_position_embeddings", None) or 0)
-    if limit <= 0:
-        return None
-    return limit - int(config.pad_token_id) - 1 if config.model_type in _PADDED else limit
+    """Return how many tokens fit by the configuration; ``models.position_limit`` tries it."""
+    stated = getattr(config, "max_position_embeddings", None)
+    return int(stated or getattr(config, "max_seq_len", None) or 0) or None

@@ -12,7 +12,9 @@ from functools import cached_property
 from itertools import chain
 from typing import Any, NamedTuple
 
+from attn_dsl.dsl.analysis import Analysis
 from attn_dsl.dsl.errors import InputError
+from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.tokens import Tokens
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -21,6 +23,12 @@ _META = "\N{LOWER ONE EIGHTH BLOCK}"
 """SentencePiece's mark for a space."""
 _CLOSERS = frozenset(".,;:!?%)]}\N{RIGHT DOUBLE QUOTATION MARK}\N{HORIZONTAL ELLIPSIS}")
 """Word-piece tokens that a text attaches to the word before; they start no word."""
+
+PROBE = (
+    'Once upon a time, the cat sat on the mat. "It\'s me," said Zoé (the cat), "on the mat!"\n\n'
+    "    He didn't  go: 3 \N{LEFT DOUBLE QUOTATION MARK}yes\N{RIGHT DOUBLE QUOTATION MARK} - and so on."
+)
+"""A short text that shows what a tokenizer keeps, and on which models are tried."""
 
 
 class Window(NamedTuple):
@@ -91,6 +99,19 @@ class Vocabulary:
         content = json.dumps([spec, special], sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
+    @cached_property
+    def untold(self) -> frozenset[str]:
+        """The features whose values on a text its ids do not tell, found on a probe.
+
+        Word pieces in lower case, for instance, tell neither sentences nor lines.
+        """
+        (window,) = self.encode(PROBE, 10 * len(PROBE))
+        read, told = Analysis(window.tokens), Analysis(self.tokens_of(window.ids))
+        own = [name for name, one in FEATURES.items() if not one.extra]
+        lost = {n for n in own if FEATURES[n].compute(read) != FEATURES[n].compute(told)}
+        spoken = "".join(read.text).strip() == "".join(told.text).strip()
+        return frozenset(lost if spoken else lost | (FEATURES.keys() - own))
+
     def tokens_of(self, ids: Sequence[int]) -> Tokens:
         """Make tokens from ids alone, with the text that the ids decode to.
 
@@ -111,7 +132,9 @@ class Vocabulary:
                 decoder.reset()
             else:
                 space = b" " if string[:1] == " " and piece.raw[:1] != b" " else b""
-                text += decoder.decode(space + piece.raw)
+                # SentencePiece puts a space before a text, which is not in the text
+                extra = not text and self._kind == "sentencepiece" and piece.raw[:1] == b" "
+                text += decoder.decode(space + piece.raw[extra:])
             spans.append((start, len(text)))
         return Tokens(strings, text, tuple(spans), tuple(piece.special for piece in pieces))
 

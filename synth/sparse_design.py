@@ -226,16 +226,19 @@ class SparseDesign:
         """
         self.value(x)
         rows, planes = (self.rows.starts, self.rows.actual, self.predicted), self.planes
-        found, first = [], 0
+        found: list[Sequence[float] | np.ndarray] = []
+        first = 0
         for term, at in self.program.parts():
             some = slice(first, first + (1 if isinstance(term, SetTerm) else at.stop - at.start))
             first = some.stop
             own, change = self._without(x, some)
             by_row = _row_losses(change, *rows)
-            found.append([by_row.sum()])
+            found.append([float(by_row.sum())])
             if isinstance(term, TableTerm) and len(term) > 1:
                 steps = (slice(i, i + 1) for i in range(some.start, some.stop))
-                found += [[_row_losses(self._without(x, one)[1], *rows).sum()] for one in steps]
+                found += [
+                    [float(_row_losses(self._without(x, one)[1], *rows).sum())] for one in steps
+                ]
             if isinstance(term, SetTerm) and len(term) > 1:
                 each = np.zeros(FIRST + len(x))
                 _, _, query, key, _ = own.terms[0]

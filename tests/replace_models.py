@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 CAUSAL = (
@@ -11,6 +13,23 @@ CAUSAL = (
     *("gptj", "bloom", "falcon", "falcon-sdpa", "falcon-alibi"),
 )
 ENCODERS = ("bert", "bert-sdpa", "roberta")
+TRIED = (
+    *("qwen2", "gemma", "gemma3_text", "phi", "stablelm", "gpt_neo-local", "opt", "mpt", "xglm"),
+    *("modernbert", "electra", "distilbert", "albert", "mpnet", "deberta", "deberta-v2", "roberta"),
+)
+"""Further families that work, with what is special about them."""
+GROUPED = ("qwen2", "gemma", "stablelm")
+"""Families with fewer heads of keys than of queries."""
+
+
+def save(folder: Path, family: str) -> Path:
+    """Save a model and a tokenizer, which has a mask token where the model is an encoder."""
+    made, words = model(family), copy.deepcopy(tokenizer("bert" if family == "bert" else "gpt2"))
+    if "MaskedLM" in type(made).__name__:
+        words.mask_token = "<unk>"
+    for part in (made, words):
+        part.save_pretrained(folder)
+    return folder
 
 
 @cache
@@ -43,17 +62,39 @@ def model(family: str) -> Any:
         "gpt_neox": rest,
         "gpt_neo": {
             **wide, **places, "num_layers": 2, "num_heads": 4,
-            "attention_types": [[["global"], 2]],
+            "attention_types": [[["global", "local"], 1] if option else [["global"], 2]],
+            "window_size": 8,
         },
         "gptj": {**words, **old, "rotary_dim": 4},
         "bloom": {**wide, "n_layer": 2, "n_head": 4},
         "falcon": {**usual, **places, "alibi": option == "alibi", "multi_query": False},
         "bert": rest,
         "roberta": {**rest, "max_position_embeddings": 66, "type_vocab_size": 1},
+        "gemma3_text": {**grouped, "sliding_window": 8},
+        "opt": {**usual, **places, "ffn_dim": 48, "word_embed_proj_dim": 32, "init_std": 0.3},
+        "mpt": {**wide, "n_heads": 4, "n_layers": 2, "max_seq_len": 64, "expansion_ratio": 2},
+        "xglm": {
+            **words, **places, "d_model": 32, "num_layers": 2, "attention_heads": 4, "ffn_dim": 48,
+            "init_std": 0.3,
+        },
+        "modernbert": {**rest, "local_attention": 8, "cls_token_id": 0, "sep_token_id": 1},
+        "electra": {**rest, "embedding_size": 32},
+        "distilbert": {
+            **wide, **places, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48
+        },
+        "albert": {**rest, "embedding_size": 16},
+        "mpnet": {**rest, "max_position_embeddings": 66},
+        "deberta-v2": {**rest, "relative_attention": True, "pos_att_type": ["c2p", "p2c"]},
+        "convbert": {**rest, "embedding_size": 32, "head_ratio": 1},
+        "xlnet": {**words, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48},
+        "squeezebert": {**rest, "embedding_size": 32},
     }  # fmt: skip
-    config = hf.AutoConfig.for_model(name, **options[name])
-    kind = hf.AutoModelForMaskedLM if family in ENCODERS else hf.AutoModelForCausalLM
-    made = kind.from_config(config)
+    name = family if family in options else name
+    config = hf.AutoConfig.for_model(
+        name, **options.get(name, grouped if name in GROUPED else rest)
+    )
+    masked = name in hf.models.auto.modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    made = (hf.AutoModelForMaskedLM if masked else hf.AutoModelForCausalLM).from_config(config)
     implementation = "sdpa" if option == "sdpa" else "eager"
     for part in made.modules():
         if hasattr(part, "config"):

@@ -3,31 +3,38 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import math
+import signal
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import replace_models
 import torch
 from command_line import attn_dsl, snapshot, succeed, write_texts
+from fitting import started, wait_for
 from llm_models import save_gguf
 from replacing import masked_model, small_run
+from small_models import save_model
 
 from attn_dsl.compiler.program import parse
 from attn_dsl.dsl.errors import InputError
+from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.models import load_model
 from attn_dsl.eval.replace import curve as curves
-from attn_dsl.eval.replace import measure
+from attn_dsl.eval.replace import experiment, layers, measure
 from attn_dsl.eval.replace.context import replace_heads
 from attn_dsl.eval.replace.experiment import Options, replace_run
 from attn_dsl.eval.replace.measure import HeldOut, Sums
 from attn_dsl.eval.replace.measurements import Measurements
-from attn_dsl.eval.replace.programs import BASELINES
+from attn_dsl.eval.replace.programs import BASELINES, Programs
 from attn_dsl.eval.replace.replaced_model import ReplacedModel, open_replaced_model
 from attn_dsl.eval.shipped import embedded
+from attn_dsl.eval.vocabulary import Vocabulary
 
 UNIFORM = parse("head uniform causal:\n")
 TEXTS = ["the cat sat on the mat .", "she saw a bird", "one day the boy and the girl went"]
@@ -157,7 +164,107 @@ def test_what_is_measured_is_not_measured_again(
             again.measure(held_out, "zero", chosen)
 
 
+# layers and matrices that are known
+
+
+def held_out_of(family: str, folder: Path) -> HeldOut:
+    if family == "bert":
+        loaded = load_model(str(masked_model(folder / family)))
+    else:
+        loaded = load_model(str(save_model(folder / family, family)))
+    return HeldOut(loaded, ids_of(loaded), batch_size=2)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "bert"])
+def test_passes_start_at_the_first_replaced_layer(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held_out = held_out_of(family, tmp_path)
+    first, last = layers.layers_of(held_out.loaded.model)
+    program = parse("head near causal:\n    3 where k == q-1")
+    runs: list[int] = []
+    _ = held_out.original
+    for number, layer in enumerate((first, last)):
+        layer.register_forward_pre_hook(lambda *_, at=number: runs.append(at))
+        own = next(m for m in layer.modules() if "ttention" in type(m).__name__)
+        own.register_forward_pre_hook(lambda *_, at=number: runs.append(10 + at))
+    for head in ((1, 2), (0, 3)):
+        runs.clear()
+        with replace_heads(held_out.loaded, {head: program}):
+            runs.clear()
+            quick = held_out.sums()
+        assert runs.count(11) == 2 and runs.count(10) == (0 if head[0] else 2)
+        with monkeypatch.context() as patch:
+            patch.setattr(layers, "KEPT_BYTES", 0)
+            whole = HeldOut(held_out.loaded, held_out.ids, batch_size=2).measure({head: program})
+        for found, expected in zip(quick, whole, strict=True):
+            assert found.tolist() == expected.tolist()
+    assert "forward" not in first.__dict__
+
+
+def test_layers_that_need_more_than_the_output_before_them_are_all_run(llama) -> None:
+    first, last = layers.layers_of(llama.model)
+    seen: list[torch.Tensor] = []
+    hooks = [
+        first.self_attn.register_forward_hook(
+            lambda _, args, output: seen.append(output[0][:, -1:])
+        ),
+        last.register_forward_hook(lambda _, args, output: output + seen[-1]),
+    ]
+    try:
+        held_out = HeldOut(llama, ids_of(llama), batch_size=1)
+        _ = held_out.original
+        with held_out._original[2].starting_at(0, 1):
+            assert "forward" not in first.__dict__
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def test_matrices_of_known_texts_are_kept_within_a_bound() -> None:
+    texts = [Tokens.from_strings(["a", " b"]), Tokens.from_strings([" b"])]
+    for keep, known in ((0, False), (16, False), (32, True)):
+        group = Programs([UNIFORM], keep)
+        one, two = group.bundle(texts), group.bundle(texts)
+        assert torch.equal(one, two) and (one.data_ptr() == two.data_ptr()) == known
+        assert not torch.equal(group.bundle(texts[::-1]), one)
+
+
 # orders
+
+
+@pytest.mark.parametrize("family", ["llama", "bloom", "bert"])
+def test_first_order_damage_is_the_gradient_of_each_row(family: str, tmp_path: Path) -> None:
+    if family == "bloom":
+        llama = load_model(str(save_model(tmp_path, "llama")))
+        parts = {"model": replace_models.model(family), "tokenizer": replace_models.tokenizer()}
+        loaded = dataclasses.replace(llama, **parts)
+        held_out = HeldOut(loaded, ids_of(loaded), batch_size=2)
+    else:
+        held_out = held_out_of(family, tmp_path)
+    loaded, causal = held_out.loaded, held_out.loaded.causal
+    source = "head near {}:\n    3 where k == q-1\n    1 where k == 0"
+    program = parse(source.format("causal" if causal else "bidirectional"))
+    heads = [(0, 1), (1, 0), (1, 3)]
+    expected = dict.fromkeys(heads, 0.0)
+    loaded.model.get_input_embeddings().weight.requires_grad_(True)
+    vocabulary = Vocabulary(loaded.tokenizer)
+    for text, one in enumerate(held_out.ids):
+        at = np.array(held_out._predicted[text])
+        row = torch.tensor([one])
+        if not causal:
+            row[0, at] = loaded.tokenizer.mask_token_id
+        matrix = torch.from_numpy(program(vocabulary.tokens_of(row[0].tolist())))
+        out = loaded.model(input_ids=row, output_attentions=True)
+        logs = torch.log_softmax(out.logits[0, at - causal], -1)
+        loss = -logs.gather(-1, torch.tensor(one)[at][:, None]).sum()
+        for (layer, head), attention in ((h, out.attentions[h[0]]) for h in heads):
+            (gradient,) = torch.autograd.grad(loss, attention, retain_graph=True)
+            change = (gradient * (matrix - attention))[0, head].sum(-1)
+            expected[layer, head] += float(change.detach().square().sum())
+    loaded.model.requires_grad_(False)
+    found = held_out.damages(dict.fromkeys(heads, program))
+    assert found == pytest.approx({h: x**0.5 for h, x in expected.items()}, rel=1e-3)
 
 
 def test_orders_come_from_the_select_texts(opened: ReplacedModel) -> None:
@@ -169,25 +276,48 @@ def test_orders_come_from_the_select_texts(opened: ReplacedModel) -> None:
     by_damage = curves.order_heads("damage", measurements, select, heads, tell)
     losses = [measurements.measure(select, "programs", [h]).loss for h in by_damage]
     assert losses == sorted(losses)
+    by_gradient = curves.order_heads("gradient", measurements, select, heads, tell)
+    damages = measurements.damages(select, heads)
+    assert [damages[h] for h in by_gradient] == sorted(damages.values())
+    assert curves.spearman(heads, heads) == pytest.approx(1)
+    assert curves.spearman(heads, heads[::-1]) == pytest.approx(-1)
+
+
+def test_larger_models_are_measured_on_fewer_texts(
+    opened: ReplacedModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    own = len(opened.splits["test"])
+    assert own > 3
+    monkeypatch.setattr(experiment, "FEWEST", 2)
+    lengths = [len(one) for one in opened.ids("test")]
+    monkeypatch.setattr(experiment, "WORK", sum(lengths[:3]) * opened.loaded.model.num_parameters())
+    for asked, count in ((None, 3), (2, 2), (own, own)):
+        options = Options(heads="L0", max_texts=asked, out=tmp_path / str(count))
+        outcome, _ = replace_run(opened, options)
+        assert outcome.original.texts == count
+        assert (f"{count} of {own} windows" in " ".join(outcome.notes)) == (count < own)
 
 
 # the curve and its files
 
 
 def test_the_command_measures_the_whole_curve(run: Path) -> None:
-    out = succeed("replace", run, "--order", "iou,damage")
+    outcome = attn_dsl("replace", run, "--order", "iou,gradient,damage")
+    out, told = outcome.out, outcome.err
+    assert "measuring 0 of 105" in told  # a line now and then, as there is no terminal
+    assert "Spearman correlation of the orders gradient, damage: " in out
     assert "Growth of perplexity in percent, heads taken by IoU:" in out
     assert all(len(line) <= 80 for line in out.splitlines() if not line.startswith(str(run)))
     folder = run / "replacement"
     with (folder / "curve.csv").open() as lines:
         rows = list(csv.DictReader(lines))
-    assert len(rows) == 2 * len(curves.FRACTIONS) * 5
+    assert len(rows) == 3 * len(curves.FRACTIONS) * 5
     assert {row["source"] for row in rows} == {"programs", *BASELINES}
     ElementTree.fromstring((folder / "curve.svg").read_text())
     assert "<svg" in (curves.figure(run) or "")
     # the same again measures nothing and changes nothing
     before = snapshot(folder)
-    data = json.loads(succeed("replace", run, "--order", "iou,damage", "--json"))
+    data = json.loads(succeed("replace", run, "--order", "iou,gradient,damage", "--json"))
     assert snapshot(folder) == before
     assert data["original"]["texts"] == len(open_replaced_model(run).splits["test"])
     # all heads replaced are the same whatever the order
@@ -196,24 +326,26 @@ def test_the_command_measures_the_whole_curve(run: Path) -> None:
         assert len({row["ratio"] for row in whole if row["source"] == source}) == 1
 
 
-def test_an_interrupted_measurement_goes_on(
-    opened: ReplacedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_interrupted_command_ends_soon_keeps_what_it_has_and_goes_on(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made, real = [], HeldOut.measure
-
-    def counting(self, heads):
-        if len(made) == 5:
-            raise KeyboardInterrupt
-        made.append(heads)
-        return real(self, heads)
-
-    monkeypatch.setattr(HeldOut, "measure", counting)
-    with pytest.raises(KeyboardInterrupt):
-        replace_run(opened, Options(fraction=0.5, out=tmp_path / "cut"))
-    monkeypatch.setattr(HeldOut, "measure", real)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    args = ("replace", run, "--order", "damage,gradient", "--out")
+    with started(*args, tmp_path / "cut") as process:
+        wait_for(process, tmp_path / "cut/replacement", "measurements.jsonl")
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 130, told
+    assert f"Go on with:\nattn-dsl replace {run}" in told and "Traceback" not in told
+    assert not list(tmp_path.glob("attn-dsl-*"))  # the original's predictions
+    kept = (tmp_path / "cut/replacement/measurements.jsonl").read_bytes()
+    assert [file.name for file in (tmp_path / "cut/replacement").iterdir()] == [
+        "measurements.jsonl"
+    ]
     for name in ("cut", "whole"):
-        replace_run(opened, Options(fraction=0.5, out=tmp_path / name))
-    assert made and snapshot(tmp_path / "cut") == snapshot(tmp_path / "whole")
+        succeed(*args, tmp_path / name)
+    assert snapshot(tmp_path / "cut") == snapshot(tmp_path / "whole")
+    assert (tmp_path / "cut/replacement/measurements.jsonl").read_bytes().startswith(kept)
 
 
 def test_heads_by_hand_on_own_texts_without_those_that_the_run_has_seen(
@@ -237,7 +369,7 @@ def test_bad_input(run: Path, small_model: Callable[[str], Path], tmp_path: Path
     texts = write_texts(tmp_path / "texts.jsonl", 3)
     for args, message in [
         (("--fraction", "0"), "--fraction is a share"),
-        (("--order", "size"), "there is no size; known: iou, damage"),
+        (("--order", "size"), "there is no size; known: gradient, damage, iou"),
         (("--heads", "L7H0"), "there is no L7H0"),
         (("--heads", "x"), "cannot read 'x'"),
         (("--model", small_model("gpt2")), "was fitted to small-llama with other weights"),

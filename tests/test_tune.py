@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +24,7 @@ from attn_dsl.eval.replace.programs import Programs
 from attn_dsl.eval.replace.replaced_model import ReplacedModel, open_replaced_model
 from attn_dsl.eval.replace.source import Part
 from attn_dsl.eval.replace.tunable import Tunable
-from attn_dsl.eval.replace.tune import (
-    TuneSettings,
-    tune,
-)
+from attn_dsl.eval.replace.tune import Epoch, TuneSettings, tune
 from attn_dsl.eval.split import Split
 
 QUICK = TuneSettings(epochs=4, rate=0.2)
@@ -160,16 +157,21 @@ def test_an_interrupted_tuning_goes_on_where_it_was(opened: ReplacedModel, tmp_p
     start, heads = steep(opened), weighted(opened, 4)
     whole = tune(start, heads, QUICK)
 
-    def stop(epoch, total: int) -> None:
-        if epoch.number == 2:
+    def stop(done: int, total: int, history: Sequence[Epoch]) -> None:
+        if len(history) == 2 and done == total - moment:
             raise KeyboardInterrupt
 
+    seen: list[int] = []
+    tune(start, heads, QUICK, tick=lambda done, total, history: seen.append(total - done))
+    assert seen == sorted(seen, reverse=True) and seen[-1] == 0
+    per_epoch = len(seen) // (QUICK.epochs + 2)
+    moment = (QUICK.epochs - 1) * per_epoch - 2  # within the second epoch
     state = tmp_path / "state.safetensors"
     with pytest.raises(KeyboardInterrupt):
         tune(start, heads, QUICK, state=state, tick=stop)
-    seen: list[int] = []
-    resumed = tune(start, heads, QUICK, state=state, tick=lambda e, total: seen.append(e.number))
-    assert seen[0] == 3
+    told: list[int] = []
+    resumed = tune(start, heads, QUICK, state=state, tick=lambda done, total, _: told.append(total))
+    assert told[0] == per_epoch * QUICK.epochs - 2 and len(told) == told[0]
     assert resumed.history == whole.history
     assert [p.source for p in resumed.programs.values()] == [
         p.source for p in whole.programs.values()

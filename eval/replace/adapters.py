@@ -1,8 +1,8 @@
 """Adapters: how the attention of a model's layers is reached.
 
 Most models of transformers ask by name for a registered attention function, whose output is then
-computed anew for the replaced heads. BLOOM, Falcon, GPT-Neo and older GPT-J call ``softmax`` in
-their layers: there its result is exchanged.
+computed anew for the replaced heads. Others, such as BLOOM, MPT or ALBERT, call ``softmax`` in
+their layers, or run one layer several times: there the result of each ``softmax`` is exchanged.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import wraps
 from typing import Any
 
 import torch
@@ -20,25 +19,19 @@ from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.models import body
 from attn_dsl.eval.replace.controller import Controller
 
-SOFTMAX_LAYERS = ("BloomAttention", "FalconAttention", "GPTNeoSelfAttention", "GPTJAttention")
-"""Attention modules that call ``softmax`` themselves."""
-
 
 class Adapter:
     """Reaches the attention of a model.
 
     Attributes:
-        layers: per layer, its attention module.
+        layers: per layer, its attention module; none where ``softmax`` is exchanged.
         implementation: the model's own attention implementation.
-
-    Args:
-        by_name: whether layers ask for their attention function by name.
     """
 
-    def __init__(self, model: Any, layers: list[Any], by_name: bool) -> None:
+    def __init__(self, model: Any, layers: list[Any]) -> None:
         from transformers import PreTrainedModel
 
-        self.layers, self._by_name = layers, by_name
+        self.layers = layers
         found = [m.config for m in model.modules() if isinstance(m, PreTrainedModel)]
         found += [layer.config for layer in layers if hasattr(layer, "config")]
         self._configs = list({id(config): config for config in found}.values())
@@ -47,15 +40,22 @@ class Adapter:
     def attach(self, controller: Controller, undo: ExitStack) -> None:
         """Let the controller compute the attention, until ``undo`` is closed."""
         attribute = "_attn_implementation_internal"
+        names = []
         for config in self._configs:
             own = getattr(config, attribute)
             undo.callback(setattr, config, attribute, own)
-            name = self._register(str(own), controller, undo) if self._by_name else "eager"
-            setattr(config, attribute, name)
-        if not self._by_name:
-            for number, module in enumerate(self.layers):
-                module.forward = _watched(module.forward, controller, number)
-                undo.callback(delattr, module, "forward")
+            names.append(self._register(str(own), controller, undo) if self.layers else "eager")
+            setattr(config, attribute, names[-1])
+
+        def check() -> None:
+            if [getattr(config, attribute) for config in self._configs] != names:
+                raise InputError(
+                    "the model's attention implementation was changed while heads are replaced, which "
+                    "brings its own heads back; call set_attn_implementation before replace_heads"
+                )
+
+        controller.check = check
+        controller.mode = None if self.layers else lambda: _Softmax(controller)
 
     def _register(self, own: str, controller: Controller, undo: ExitStack) -> str:
         """Register attention and mask functions that stand for an implementation's; name them.
@@ -68,7 +68,7 @@ class Adapter:
         numbers = {id(module): number for number, module in enumerate(self.layers)}
 
         def chosen() -> str:
-            return "eager" if own == "sdpa" and controller.attentions else own
+            return "eager" if own == "sdpa" and controller.now.attentions else own
 
         def attention(module: Any, *args: Any, **kwargs: Any) -> Any:
             original = _original(module, chosen())
@@ -102,32 +102,29 @@ def _original(module: Any, name: str) -> Callable:
     raise InputError(f"{type(module).__name__} has no eager attention to fall back on")
 
 
-def _watched(forward: Callable, controller: Controller, layer: int) -> Callable:
-    """Return a layer's attention that runs with its probabilities exchanged."""
-
-    @wraps(forward)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        with _Softmax(controller, layer):
-            return forward(*args, **kwargs)
-
-    return run
-
-
 class _Softmax(TorchFunctionMode):
-    """Exchanges a layer's probabilities: the results of ``softmax`` and dropout."""
+    """Exchanges the probabilities of every layer of a pass: results of ``softmax`` and dropout."""
 
-    def __init__(self, controller: Controller, layer: int) -> None:
+    def __init__(self, controller: Controller) -> None:
         super().__init__()
-        self.controller, self.layer = controller, layer
+        self.controller, self.layer = controller, -1
+        self.scores: torch.Tensor | None = None
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
-        found = func(*args, **(kwargs or {}))
-        functions = torch.nn.functional
-        if func in (functions.softmax, functions.dropout) and found.dim() == 4:
-            return self.controller.weights(self.layer, found)
-        return found
+        found, functions = func(*args, **(kwargs or {})), torch.nn.functional
+        if func not in (*_SOFTMAX, functions.dropout):
+            return found
+        by_head = self.controller.by_head(found)
+        if by_head is None or (func is functions.dropout and self.layer < 0):
+            return found
+        if func is not functions.dropout:
+            self.layer, self.scores = self.layer + 1, self.controller.by_head(args[0])
+        return self.controller.weights(self.layer, by_head, self.scores).reshape(found.shape)
+
+
+_SOFTMAX = (torch.nn.functional.softmax, torch.softmax, torch.Tensor.softmax)
 
 
 def adapter_for(model: Any) -> Adapter:
@@ -143,19 +140,12 @@ def adapter_for(model: Any) -> Adapter:
             f"{name} attends to a second text (cross-attention); heads can be replaced in "
             "models with one stack of layers: decoders like GPT-2 or Llama, encoders like BERT"
         )
-    modules = list(body(model).modules())
-    layers = [m for m in modules if _asks_for_function(m)]
-    if not layers and (own := [m for m in modules if type(m).__name__ in SOFTMAX_LAYERS]):
-        return Adapter(model, own, by_name=False)
-    if not layers or len(layers) != int(getattr(config, "num_hidden_layers", 0)):
-        raise InputError(
-            f"the attention of {name} cannot be reached: {len(layers)} of its layers ask "
-            "transformers for their attention function; heads can be replaced in models like "
-            "GPT-2, Llama, Mistral, Qwen, GPT-NeoX, BERT and RoBERTa, and in BLOOM, Falcon, GPT-J "
-            "and GPT-Neo"
-        )
-    adapter = Adapter(model, layers, by_name=True)
-    if adapter.implementation not in ("eager", "sdpa"):
+    if not getattr(config, "num_attention_heads", 0):
+        raise InputError(f"the attention of {name} cannot be reached: it has no attention heads")
+    layers = [m for m in body(model).modules() if _asks_for_function(m)]
+    whole = len(layers) == int(getattr(config, "num_hidden_layers", 0))
+    adapter = Adapter(model, layers if whole else [])
+    if whole and adapter.implementation not in ("eager", "sdpa"):
         raise InputError(
             f"the model uses {adapter.implementation} attention, which works without a mask of "
             'tokens; call model.set_attn_implementation("sdpa") first'

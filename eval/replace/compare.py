@@ -164,7 +164,7 @@ def compare(
     logs = []
     for side in sides:
         heads = {**(others or {}), **({head: side.program} if side.program else {})}
-        replaced = replace_heads(loaded, heads) if heads else nullcontext()
+        replaced = replace_heads(loaded, heads, texts=[text]) if heads else nullcontext()
         with replaced, torch.inference_mode():
             logs.append(torch.cat([log_probabilities(loaded, batch).cpu() for batch in work]))
     both = torch.stack(logs, dim=1)  # (places, sides, vocabulary)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +12,15 @@ from typing import Any
 import torch
 
 from attn_dsl.compiler.program import Program, load
-from attn_dsl.dsl.errors import InputError, WorkError
-from attn_dsl.eval.locate import max_positions
-from attn_dsl.eval.models import LoadedModel, body
+from attn_dsl.dsl.errors import AttnDslError, InputError, WorkError
+from attn_dsl.eval.models import LoadedModel, body, position_limit
 from attn_dsl.eval.replace.adapters import adapter_for
-from attn_dsl.eval.replace.controller import Controller, within
-from attn_dsl.eval.replace.programs import Programs
+from attn_dsl.eval.replace.controller import Controller
+from attn_dsl.eval.replace.predictions import refuse_headless
+from attn_dsl.eval.replace.programs import Programs, baseline
 from attn_dsl.eval.replace.source import Head, Part
 from attn_dsl.eval.replace.tokens import TokenReader, vocabulary_for
-from attn_dsl.eval.vocabulary import Vocabulary
+from attn_dsl.eval.vocabulary import PROBE
 
 Standing = Program | str | Path | Part
 """What can stand in the place of a head: a program, the path of one, or part of a source group."""
@@ -28,9 +29,8 @@ ATTENTION_TOLERANCE = 1e-4
 the model's precision."""
 _OPEN = "attn_dsl_replacement"
 """The attribute of a stack of layers that keeps adapter and controller while heads are replaced."""
-_PROBE = 'Once upon a time, the cat sat on the mat. "The cat," she said, "sat on the mat again."'
-"""The text on which a replacement is verified before anyone relies on it, and its tokens."""
 _LENGTH = 24
+"""Tokens of the text on which a replacement is verified before anyone relies on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +42,10 @@ class Replacement:
         names: of what stands in their place, in the same order.
         implementation: the model's own attention implementation, which kept heads go on using.
         causal: whether the model's heads see only what precedes them; measured, not read.
-        identity: the largest difference of an output of the stack of layers on the probe, in
-            place but with no head replaced, relative to the largest output.
-        attention: the largest difference between the attention that replaced heads used on the
-            probe and what their programs give, computed apart.
+        identity: the largest difference of an output of the model on the probe, in place but with
+            no head replaced, relative to the largest output.
+        attention: the largest difference between what stood in the place of heads on the probe and
+            what their programs give, computed apart.
     """
 
     heads: tuple[Head, ...]
@@ -58,7 +58,7 @@ class Replacement:
 
 @contextmanager
 def replace_heads(
-    model: Any, heads: Mapping[Head, Standing], *, tokenizer: Any = None
+    model: Any, heads: Mapping[Head, Standing], *, tokenizer: Any = None, texts: Sequence[str] = ()
 ) -> Iterator[Replacement]:
     """Put programs in the place of heads of a live transformers model.
 
@@ -76,17 +76,20 @@ def replace_heads(
         heads: by (layer, query head), both from 0: a program, the path of one, or a ``Part`` of
             a source group. In a causal model all must be causal; a bidirectional model takes both.
         tokenizer: the model's; without it, the one that belongs to the model's name is loaded.
+        texts: what the model will read. Word pieces tell less than the text that they were made
+            from, such as its lines: programs that read it need the texts.
 
     Raises:
         InputError: before anything is changed: no such head, a head that is replaced already, a
             program that sees what a causal head cannot, holes, no tokenizer, a model whose
             attention cannot be reached. In a forward pass: no input_ids, a text longer than the
-            model's context, a cache that was filled outside.
+            model's context or with ids that do not tell what a program reads, a cache that was
+            filled outside, another attention implementation.
         WorkError: the verification failed; the model is as before.
     """
-    if isinstance(model, LoadedModel):
-        tokenizer = model.tokenizer if tokenizer is None else tokenizer
-        model = model.model
+    loaded = model if isinstance(model, LoadedModel) else None
+    if loaded is not None:
+        model, tokenizer = loaded.model, tokenizer or loaded.tokenizer
     from transformers import PreTrainedModel
 
     if not isinstance(model, PreTrainedModel):
@@ -99,43 +102,67 @@ def replace_heads(
     if nested:
         adapter, controller = getattr(stack, _OPEN)
     else:
-        adapter, reader = adapter_for(model), TokenReader(vocabulary_for(model, tokenizer))
-        controller = Controller(stack, reader, max_positions(model.config))
-    outer, parts = dict(controller.members), _parts(heads)
-    _check_heads(parts, len(adapter.layers), int(model.config.num_attention_heads), outer)
-    ids = _probe_ids(model, controller.reader.vocabulary, controller.max_positions)
-    before, tolerance = _outputs(stack, ids), 1e-5 if stack.dtype == torch.float32 else 3e-2
-    causal = _depends_on_the_last(stack, ids) <= tolerance
-    if causal:
-        _check_visibility(parts)
+        adapter = adapter_for(model)
+        reader = TokenReader(vocabulary_for(model, tokenizer), loaded.texts if loaded else {})
+        limit = loaded.max_positions if loaded else position_limit(model)
+        controller = Controller(stack, reader, limit, int(model.config.num_attention_heads))
+    for text in texts:
+        for window in controller.reader.vocabulary.encode(text, sys.maxsize):
+            controller.reader.known[window.ids] = window.tokens
+    outer, parts = dict(controller.members), parts_of(heads)
+    ids = _probe_ids(model, controller)
+    before, tolerance = _run(model, ids)[0], 1e-5 if stack.dtype == torch.float32 else 3e-2
     with ExitStack() as undo:
         if not nested:
             setattr(stack, _OPEN, (adapter, controller))
             undo.callback(delattr, stack, _OPEN)
             controller.open(undo)
             adapter.attach(controller, undo)
-        identity = _difference(before, _outputs(stack, ids))
+        identity = _difference(before, _run(model, ids)[0])
         if identity > tolerance:
             raise WorkError(
                 f"with no head replaced, the model's outputs differ by {identity:.1e} of their "
                 "size from its own, so its attention is not understood; nothing was replaced"
             )
+        if not nested:
+            controller.own = _attention(model, ids)
+        causal = not any(bool(layer.triu(1).any()) for layer in controller.own)
+        _check_heads(parts, controller.own, outer)
+        if causal:
+            _check_visibility(parts)
         undo.callback(controller.set_members, outer)
         controller.set_members(outer | parts)
-        off = _attention_error(stack, ids, controller, parts)
-        if not off <= ATTENTION_TOLERANCE:
-            raise WorkError(
-                f"replaced heads used an attention that differs by {off:.1e} from that of their "
-                "programs; the model is as before"
-            )
+        off = _attention_error(model, ids, controller, parts)
         yield Replacement(
             tuple(parts), tuple(part.name for part in parts.values()), adapter.implementation,
             causal, identity, off,
         )  # fmt: skip
 
 
-def _parts(heads: Mapping[Head, Standing]) -> dict[Head, Part]:
-    """Turn what was given into parts of groups, all programs of one visibility in one group."""
+def open_controller(model: LoadedModel) -> Controller | None:
+    """Return the controller of a model within ``replace_heads``, None outside."""
+    found: tuple[Any, Controller | None] = getattr(body(model.model), _OPEN, (None, None))
+    return found[1]
+
+
+def obstacle(loaded: LoadedModel) -> str | None:
+    """Try to replace all heads of a model; return why that cannot be done or measured, if so."""
+    heads = [(i, h) for i in range(loaded.n_layers) for h in range(loaded.n_heads)]
+    try:
+        with replace_heads(loaded, baseline("uniform", heads, loaded.causal)):
+            pass
+        refuse_headless(loaded)
+    except AttnDslError as error:
+        return str(error)
+    return None
+
+
+def parts_of(heads: Mapping[Head, Standing], keep: int = 0) -> dict[Head, Part]:
+    """Turn what was given into parts of groups, all programs of one visibility in one group.
+
+    Args:
+        keep: bytes of matrices that each group of programs keeps.
+    """
     found: dict[Head, Part] = {}
     programs: dict[Head, Program] = {}
     for (layer, head), given in heads.items():
@@ -151,14 +178,15 @@ def _parts(heads: Mapping[Head, Standing]) -> dict[Head, Part]:
     for causal in (True, False):
         chosen = sorted(place for place, program in programs.items() if program.causal == causal)
         if chosen:
-            group = Programs([programs[place] for place in chosen])
+            group = Programs([programs[place] for place in chosen], keep)
             found |= {place: Part(group, i) for i, place in enumerate(chosen)}
     return {place: found[place] for place in sorted(found)}
 
 
 def _check_heads(
-    parts: Mapping[Head, Part], layers: int, count: int, outer: Mapping[Head, Part]
+    parts: Mapping[Head, Part], own: Sequence[torch.Tensor], outer: Mapping[Head, Part]
 ) -> None:
+    layers, count = len(own), len(own[0])
     for layer, head in parts:
         if not (0 <= layer < layers and 0 <= head < count):
             raise InputError(
@@ -189,36 +217,33 @@ def _check_visibility(parts: Mapping[Head, Part]) -> None:
             )
 
 
-def _probe_ids(model: Any, vocabulary: Vocabulary, most: int | None) -> torch.Tensor:
+def _probe_ids(model: Any, controller: Controller) -> torch.Tensor:
     """Return the ids of the probe, int64 (1, tokens)."""
-    tokenizer = vocabulary.tokenizer
-    ids = tokenizer(_PROBE, add_special_tokens=True).input_ids
-    rows = int(model.get_input_embeddings().weight.shape[0])
+    tokenizer, rows = (
+        controller.reader.vocabulary.tokenizer,
+        len(model.get_input_embeddings().weight),
+    )
+    ids = tokenizer(PROBE, add_special_tokens=True).input_ids
     # a tokenizer that knows none of these words still gives tokens that differ
-    ids += [(5 + 7 * i) % min(rows, len(tokenizer)) for i in range(_LENGTH)]
-    return torch.tensor([ids[: min(_LENGTH, most or _LENGTH)]], device=model.device)
+    ids = [*(i % rows for i in ids), *((5 + 7 * i) % rows for i in range(_LENGTH))]
+    ids = ids[: min(_LENGTH, controller.max_positions or _LENGTH)]
+    # what its ids do not tell makes no difference to the probe
+    controller.reader.known[tuple(ids)] = controller.reader.vocabulary.tokens_of(ids)
+    return torch.tensor([ids], device=model.device)
 
 
-def _outputs(stack: Any, ids: torch.Tensor) -> torch.Tensor:
-    """Return the last hidden states, with dropout, gradients and autocast held back."""
-    training = [module for module in stack.modules() if module.training]
-    stack.eval()
+def _run(model: Any, ids: torch.Tensor, **more: Any) -> tuple[torch.Tensor, Any]:
+    """Return outputs and attention, with dropout, gradients and autocast held back."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
     try:
-        with torch.no_grad(), torch.autocast(stack.device.type, enabled=False):
-            found = stack(input_ids=ids, attention_mask=torch.ones_like(ids))
-            hidden: torch.Tensor = found[0].detach().float().clone()
-            return hidden
+        with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
+            found = model(input_ids=ids, attention_mask=torch.ones_like(ids), **more)
+            output = found.logits if "logits" in found else found[0]
+            return output.detach().float().clone(), getattr(found, "attentions", None)
     finally:
         for module in training:
             module.training = True
-
-
-def _depends_on_the_last(stack: Any, ids: torch.Tensor) -> float:
-    """Measure how much the outputs at earlier tokens change with the last token."""
-    other = ids.clone()
-    rows = int(stack.get_input_embeddings().weight.shape[0])
-    other[0, -1] = (ids[0, -1] + 1 + rows // 2) % rows
-    return _difference(_outputs(stack, ids)[:, :-1], _outputs(stack, other)[:, :-1])
 
 
 def _difference(before: torch.Tensor, after: torch.Tensor) -> float:
@@ -226,33 +251,73 @@ def _difference(before: torch.Tensor, after: torch.Tensor) -> float:
     return float((before - after).abs().max() / before.abs().max().clamp(min=1e-30))
 
 
-def _attention_error(
-    stack: Any, ids: torch.Tensor, controller: Controller, parts: Mapping[Head, Part]
-) -> float:
-    """Return the largest difference between what replaced heads used and what they should."""
-    controller.used = {}
+def _attention(model: Any, ids: torch.Tensor) -> list[torch.Tensor]:
+    """Return what the model says that it attended to, (heads, queries, keys) per layer."""
+    layers, n = getattr(model.config, "num_hidden_layers", 0), ids.shape[1]
     try:
-        _outputs(stack, ids)
-        used = controller.used
+        found = [x for x in _run(model, ids, output_attentions=True)[1] or () if x is not None]
+    except (AttributeError, TypeError, ValueError):
+        found = []
+    if not found or [one.shape[2:] for one in found] != [(n, n)] * layers:
+        kind = getattr(model.config, "model_type", type(model).__name__)
+        raise InputError(
+            f"the attention of a {kind} model cannot be reached: of its {layers} layers, "
+            f"{len(found)} give a matrix of tokens per head; heads can be replaced in models like "
+            "GPT-2, Llama, GPT-NeoX, BLOOM, BERT and RoBERTa"
+        )
+    return [one[0].float().cpu() for one in found]
+
+
+def _attention_error(
+    model: Any, ids: torch.Tensor, controller: Controller, parts: Mapping[Head, Part]
+) -> float:
+    """Make sure that replaced heads attend to what their programs say, within what heads see.
+
+    Returns:
+        the largest difference between what stands in the place of heads and their programs.
+
+    Raises:
+        WorkError: the model says otherwise.
+    """
+    controller.seen = {}
+    try:
+        actual, seen = _attention(model, ids), controller.seen
     finally:
-        controller.used = None
+        controller.seen = None
     tokens = controller.reader.text(tuple(ids[0].tolist()))
-    groups = {part.group for part in parts.values()}
     with torch.no_grad():
         whole = {
-            group: [torch.from_numpy(program(tokens)) for program in group.programs]
+            group: {
+                number: torch.from_numpy(group.programs[number](tokens))
+                for number in {part.number for part in parts.values() if part.group is group}
+            }
             if isinstance(group, Programs)
             else group.bundle([tokens])[:, 0].float().cpu()
-            for group in groups
+            for group in {part.group for part in parts.values()}
         }
-    worst = 0.0
+    worst, rounding = 0.0, ATTENTION_TOLERANCE if model.dtype == torch.float32 else 2e-2
     for (layer, head), part in parts.items():
-        if layer not in used:
-            return float("inf")
-        found, window = used[layer]
-        actual = found[controller.heads(layer).index(head), 0].detach().float().cpu()
-        expected = whole[part.group][part.number]
-        if window is not None:
-            expected = within(expected, window)
-        worst = max(worst, float((actual - expected).abs().max()))
+        if layer not in seen:
+            raise WorkError(f"{part.name} did not reach layer {layer}; the model is as before")
+        at, hidden = controller.heads(layer).index(head), _hidden(controller.own[layer])
+        given, used = (one[at, 0].detach().float().cpu() for one in seen[layer])
+        off = float((given - whole[part.group][part.number]).abs().max())
+        apart = float((actual[layer][head] - used).abs().max())
+        beyond = float((used * hidden).sum(-1).max())
+        if not (off <= ATTENTION_TOLERANCE and apart <= rounding and beyond <= rounding):
+            raise WorkError(
+                f"L{layer}H{head} used an attention that differs by {max(off, apart):.1e} from that "
+                f"of {part.name}, and {beyond:.1e} of a row goes to tokens that no head of the "
+                "layer sees; the model is as before"
+            )
+        worst = max(worst, off)
     return worst
+
+
+def _hidden(own: torch.Tensor) -> torch.Tensor:
+    """Say which pairs lie at a distance at which no head of a layer (heads, n, n) sees anything."""
+    at = torch.arange(own.shape[-1])
+    gap = at[:, None] - at + len(at) - 1
+    seen = torch.zeros(2 * len(at), dtype=torch.bool)
+    seen[gap[own.amax(0) > 0]] = True
+    return ~seen[gap]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -31,45 +32,74 @@ Matrices = torch.Tensor
 """(heads, texts, queries, keys): queries of this pass, keys of the cache and of this pass."""
 
 
+class _Pass(threading.local):
+    """The forward pass that a thread is in, which began with the module ``entrance``."""
+
+    entrance: Any = None
+    inputs: Inputs | None = None
+    cache: Any = None
+    mode: Any = None
+    attentions = False
+    results: dict[SourceGroup, Matrices] | None = None
+    plain: torch.Tensor | None = None
+
+
 class Controller:
-    """What a model with replaced heads knows while it runs.
+    """What a model with replaced heads knows while it runs, in any number of threads.
 
     Attributes:
         members: what stands in each head's place.
-        used: while not None, the matrices that replaced layers used in the last pass, and the
-            window of each layer.
-        attentions: whether the pass in progress was asked for attention matrices.
+        seen: while not None, by layer what stood in the place of its heads in the last pass, and
+            the same without what a query cannot see.
+        now: the pass in progress.
+        own: the model's own attention on the probe, (heads, queries, keys) per layer.
+        check: refuses a model that was changed since; mode: makes what is entered for every pass.
+        shares: while not None, replaced heads keep their own attention, and a layer's entry says how
+            much of a row is the program's: zeros (texts, queries, heads, 1) that take gradients.
     """
 
-    def __init__(self, body: Any, reader: TokenReader, max_positions: int | None) -> None:
-        self.body, self.reader, self.max_positions = body, reader, max_positions
+    def __init__(self, body: Any, reader: TokenReader, limit: int | None, heads: int) -> None:
+        self.body, self.reader, self.max_positions = body, reader, limit
         self.members: dict[Head, Part] = {}
-        self.used: dict[int, tuple[Matrices, int | None]] | None = None
-        self.attentions = False
+        self.shares: dict[int, torch.Tensor] | None = None
+        self.seen: dict[int, tuple[Matrices, Matrices]] | None = None
+        self.own: list[torch.Tensor] = []
+        self.check: Callable[[], None] = lambda: None
+        self.mode: Callable[[], Any] | None = None
+        self._count, self.now = heads, _Pass()
         self._layers: dict[int, tuple[list[int], list[tuple[SourceGroup, list[int]]]]] = {}
-        self._results: dict[SourceGroup, Matrices] | None = None
-        self._pending: tuple[torch.Tensor, Any] | None = None
         self._streams: dict[Programs, dict[tuple[int, ...], Stream]] = {}
         self._caches: weakref.WeakSet = weakref.WeakSet()
-        self._signature = inspect.signature(body.forward)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise InputError(
+            "a model cannot be copied or pickled while heads are replaced; do it before or after "
+            "replace_heads, or replace heads in the copy"
+        )
 
     def open(self, undo: ExitStack) -> None:
         """Listen to the model's forward passes, until ``undo`` is closed."""
-        before, after = self.body.register_forward_pre_hook, self.body.register_forward_hook
+        from transformers import PreTrainedModel
+
         undo.callback(self._forget)
-        undo.callback(before(self._before, with_kwargs=True).remove)
-        undo.callback(after(self._after, with_kwargs=True, always_call=True).remove)
+        # a model may call the decoder inside its stack of layers, as OPT does
+        for module in self.body.modules():
+            if isinstance(module, PreTrainedModel) and module.main_input_name == "input_ids":
+                before, after = module.register_forward_pre_hook, module.register_forward_hook
+                undo.callback(before(self._before, with_kwargs=True).remove)
+                undo.callback(after(self._after, with_kwargs=True, always_call=True).remove)
 
     def _forget(self) -> None:
         """Leave caches as they were."""
         for cache in list(self._caches):
             forget_ids(cache)
-        self._results = self._pending = None
 
     def set_members(self, members: Mapping[Head, Part]) -> None:
         """Say which heads are replaced from now on."""
         self.members = dict(members)
         self._streams.clear()
+        groups = {part.group for part in self.members.values() if isinstance(part.group, Programs)}
+        self.reader.read({key.name for group in groups for key in group.code.graph.keys})
         self._layers = {}
         ordered = sorted(self.members.items(), key=lambda item: item[0])
         for layer, items in groupby(ordered, key=lambda item: item[0][0]):
@@ -80,43 +110,52 @@ class Controller:
 
     # -- a forward pass ----------------------------------------------------------------------
 
-    def _before(self, _: Any, args: tuple, kwargs: dict) -> None:
-        bound = self._signature.bind_partial(*args, **kwargs).arguments
+    def _before(self, module: Any, args: tuple, kwargs: dict) -> None:
+        now = self.now
+        if now.entrance is not None:
+            return
+        now.entrance = module
+        self.check()
+        bound = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments
         given = {**bound, **bound.get("kwargs", {})}
-        cache = cache_among(given.values())
-        past = ids_in(cache)
-        inputs = read_inputs(given, past)
+        now.cache = cache_among(given.values())
+        past = ids_in(now.cache)
+        now.inputs = inputs = read_inputs(given, past)
         total = inputs.ids.shape[1]
         if self.max_positions is not None and total > self.max_positions:
             raise InputError(
                 f"a text of {total} tokens is longer than the model's context of "
                 f"{self.max_positions}; cut the text, or generate fewer tokens"
             )
-        if self.used is not None:
-            self.used = {}
-        self.attentions = inputs.attentions or bool(
+        now.attentions = inputs.attentions or bool(
             getattr(self.body.config, "output_attentions", False)
         )
-        self._results = {
+        now.results = {
             group: self._next(group, inputs)
             if past is not None and isinstance(group, Programs) and group.causal
             else self._whole(group, inputs)
             for group in dict.fromkeys(part.group for part in self.members.values())
         }
-        self._pending = (inputs.ids, cache)
+        if self.mode is not None:
+            now.mode = self.mode()
+            now.mode.__enter__()
 
-    def _after(self, _: Any, args: tuple, kwargs: dict, output: Any) -> None:
+    def _after(self, module: Any, args: tuple, kwargs: dict, output: Any) -> None:
         """Note the tokens that the pass has put into its cache."""
-        self._results = None
-        pending, self._pending = self._pending, None
-        if pending is None or output is None:
+        now = self.now
+        if now.entrance is not module:
             return
-        ids, cache = pending
+        if now.mode is not None:
+            now.mode.__exit__(None, None, None)
+        inputs, cache = now.inputs, now.cache
+        vars(now).clear()
+        if inputs is None or output is None:
+            return
         made = output.values() if isinstance(output, Mapping) else output
         if cache is None and isinstance(made, Iterable):
             cache = cache_among(made)
-        if cache is not None and int(cache.get_seq_length()) == ids.shape[1]:
-            note_ids(cache, ids.to(self.body.device))
+        if cache is not None and int(cache.get_seq_length()) == inputs.ids.shape[1]:
+            note_ids(cache, inputs.ids.to(self.body.device))
             self._caches.add(cache)
 
     def _whole(self, group: SourceGroup, inputs: Inputs) -> Matrices:
@@ -159,22 +198,38 @@ class Controller:
         """Return the replaced heads of a layer, in the order of its matrices."""
         return self._layers[layer][0] if layer in self._layers else []
 
-    def _matrices(self, layer: int, keys: int, window: int | None) -> Matrices:
-        """Return the matrices of a layer's replaced heads, on so many keys and within a window."""
-        if self._results is None:
+    def _matrices(self, layer: int, keys: int, seen: torch.Tensor | None) -> Matrices:
+        """Return the matrices of a layer's replaced heads, on so many keys.
+
+        Args:
+            seen: bool (texts or 1, queries, keys), what the layer's queries see; None for all.
+        """
+        now, inputs = self.now, self.now.inputs
+        if now.results is None or inputs is None:
             raise InputError(
                 "a layer with replaced heads was run outside of a forward pass of the model (by "
                 "itself, or by gradient checkpointing); programs need the tokens: call the model, "
                 "without checkpointing"
             )
-        parts = [_rows(self._results[group], numbers) for group, numbers in self._layers[layer][1]]
+        parts = [_rows(now.results[group], numbers) for group, numbers in self._layers[layer][1]]
         found = parts[0] if len(parts) == 1 else torch.cat(parts)
-        if window is not None and found.shape[-1] > window:
-            found = within(found, window)
-        found = _padded(found[..., max(found.shape[-1] - keys, 0) :], keys)
-        if self.used is not None:
-            self.used[layer] = (found, window)
-        return found
+        given, total = found, found.shape[-1]
+        gone = max(total - keys, 0)  # keys that a cache with a window has dropped
+        if seen is None and gone:
+            seen = torch.ones(1, 1, keys, dtype=torch.bool)
+        if seen is not None:
+            seen = seen[..., -found.shape[2] :, :keys].to(found.device)
+            seen = torch.nn.functional.pad(seen, (gone, 0))[..., :total]
+            if now.plain is None:
+                now.plain = inputs.real[:, -inputs.count :, None] & inputs.real[:, None, :]
+            plain = now.plain
+            if all(group.causal for group, _ in self._layers[layer][1]):
+                plain = plain.tril(total - inputs.count)
+            if bool((plain & ~seen).any()):
+                found = within(found, plain & seen)
+        if self.seen is not None:
+            self.seen[layer] = given, found
+        return _padded(found[..., gone:], keys)
 
     def attend(
         self, layer: int, original: Callable, module: Any, query: Any, key: Any, value: Any,
@@ -188,49 +243,79 @@ class Controller:
         heads, count = self.heads(layer), query.shape[1]
         if not heads:
             return original(module, query, key, value, mask, **kwargs)
-        found = self._matrices(layer, value.shape[-2], kwargs.get("sliding_window"))
+        seen = None if mask is None else _visible(mask).any(1)
+        found = self._matrices(layer, value.shape[-2], seen)
         found = found.to(value.device)
         groups = count // value.shape[1]
         values = value.transpose(0, 1)
         if groups > 1 or len(heads) < count:
             values = values[torch.tensor([h // groups for h in heads], device=value.device)]
         mixed = torch.matmul(found.to(value.dtype), values).permute(1, 2, 0, 3)
-        if len(heads) == count:
+        if len(heads) == count and self.shares is None:
             return mixed, found.transpose(0, 1).to(query.dtype)
         output, weights = original(module, query, key, value, mask, **kwargs)
         at = torch.tensor(heads, device=output.device)
-        output = output.index_copy(2, at, mixed.to(output.dtype))
+        mixed = mixed.to(output.dtype)
+        if self.shares is not None:
+            own = output.index_select(2, at)
+            mixed = own + self._share(layer, own) * (mixed - own)
+        output = output.index_copy(2, at, mixed)
         if weights is not None:
             weights = weights.index_copy(1, at, found.transpose(0, 1).to(weights.dtype))
         return output, weights
 
-    def weights(self, layer: int, probabilities: torch.Tensor) -> torch.Tensor:
-        """Put the matrices of replaced heads among a layer's (texts, heads, queries, keys)."""
+    def by_head(self, scores: torch.Tensor) -> torch.Tensor | None:
+        """Return scores of attention in this pass as (texts, heads, queries, keys), else None."""
+        inputs = self.now.inputs
+        assert inputs is not None
+        shape = len(inputs.ids), self._count, inputs.count
+        if scores.dim() == 3 and scores.shape[:2] == (shape[0] * shape[1], shape[2]):
+            return scores.view(*shape, -1)
+        return scores if scores.dim() == 4 and scores.shape[:3] == shape else None
+
+    def weights(self, layer: int, probabilities: torch.Tensor, scores: Any) -> torch.Tensor:
+        """Put the matrices of replaced heads among a layer's (texts, heads, queries, keys).
+
+        Args:
+            scores: what the probabilities are the softmax of.
+        """
         heads = self.heads(layer)
         if not heads:
             return probabilities
-        found = self._matrices(layer, probabilities.shape[-1], None)
+        found = self._matrices(layer, probabilities.shape[-1], _visible(scores).any(1))
         at = torch.tensor(heads, device=probabilities.device)
-        return probabilities.index_copy(1, at, found.transpose(0, 1).to(probabilities))
+        found = found.transpose(0, 1).to(probabilities)
+        if self.shares is not None:
+            own = probabilities.index_select(1, at)
+            share = self._share(layer, own.transpose(1, 2))
+            found = own + share.transpose(1, 2) * (found - own)
+        return probabilities.index_copy(1, at, found)
+
+    def _share(self, layer: int, like: torch.Tensor) -> torch.Tensor:
+        """Make a layer's entry of ``shares``, for a tensor (texts, queries, heads, any)."""
+        assert self.shares is not None
+        self.shares[layer] = like.new_zeros(*like.shape[:3], 1, requires_grad=True)
+        return self.shares[layer]
 
 
-def within(matrices: Matrices, window: int) -> Matrices:
-    """Keep what a query sees through a sliding window, each row summing to what it did before.
+def _visible(mask: torch.Tensor) -> torch.Tensor:
+    """Say where a mask of attention, or what it was added to, hides nothing."""
+    return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
 
-    A row with nothing inside its window becomes uniform there, as an empty row does in a program.
 
-    >>> within(torch.tensor([[[[1.0, 0.0], [0.5, 0.5]]]]), 1).tolist()
+def within(matrices: Matrices, seen: torch.Tensor) -> Matrices:
+    """Keep what a query sees, each row summing to what it did before.
+
+    A row with nothing that its query sees becomes uniform, as an empty row does in a program.
+
+    >>> seen = torch.tensor([[[True, False], [False, True]]])
+    >>> within(torch.tensor([[[[1.0, 0.0], [0.5, 0.5]]]]), seen).tolist()
     [[[[1.0, 0.0], [0.0, 1.0]]]]
     """
-    queries, keys = matrices.shape[-2:]
-    at = torch.arange(keys, device=matrices.device)
-    gap = at[keys - queries :, None] - at[None, :]
-    inside = gap.abs() < window
     total = matrices.sum(-1, keepdim=True)
-    kept = matrices * inside
+    kept = matrices * seen
     left = kept.sum(-1, keepdim=True)
-    level = inside & (gap >= 0)
-    uniform = level / level.sum(-1, keepdim=True).clamp(min=1)
+    uniform = seen / seen.sum(-1, keepdim=True).clamp(min=1)
     return torch.where(left > 0, kept / left.clamp(min=1e-30) * total, uniform * total)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from itertools import product
+from itertools import count, product
 from pathlib import Path
+
+import numpy as np
 
 from attn_dsl.eval.files import table, write
 from attn_dsl.eval.replace.measure import HeldOut, Outcome, Point, effect
@@ -17,8 +19,8 @@ from attn_dsl.eval.replace.source import Head
 
 FRACTIONS = (0.05, 0.10, 0.25, 0.40, 0.50, 0.75, 1.0)
 """Shares of heads that the curve shows; the paper's are 0.25, 0.5, 0.75 and 1."""
-ORDERS = ("iou", "damage")
-"""By IoU, and by the damage of each head alone."""
+ORDERS = ("gradient", "damage", "iou")
+"""By first-order damage, by the damage of each head alone, and by IoU."""
 
 
 def order_heads(
@@ -26,8 +28,9 @@ def order_heads(
 ) -> list[Head]:
     """Order heads so that those whose programs cost least come first.
 
-    ``iou``: by the IoU of head and program, highest first (the paper's order). ``damage``: by
-    what the loss grows on the select texts when the head alone is replaced.
+    ``gradient``: by ``HeldOut.damages`` on the select texts. ``damage``: by what the loss grows on
+    the select texts when the head alone is replaced. ``iou``: by the IoU of head and program,
+    highest first (the paper's order).
 
     Args:
         name: one of ``ORDERS``.
@@ -36,12 +39,32 @@ def order_heads(
     """
     if name == "iou":
         return sorted(heads, key=lambda head: (-measurements.model.ious[head], head))
-
     damages: dict[Head, float] = {}
-    for head in heads:
-        tell("ordering by damage", len(damages), len(heads))
-        damages[head] = measurements.measure(select, "programs", [head]).loss
+    if name == "gradient":
+        select.watch = steps("ordering by gradient", (len(select) + 1) // 2, tell)
+        damages = measurements.damages(select, heads)
+    else:
+        for head in heads:
+            tell("ordering by damage", len(damages), len(heads))
+            damages[head] = measurements.measure(select, "programs", [head]).loss
     return sorted(heads, key=lambda head: (damages[head], head))
+
+
+def steps(what: str, total: int, tell: Tell) -> Callable[[], None]:
+    """Tell that something begins; return what is called after each of its steps."""
+    done = count(1)
+    tell(what, 0, total)
+    return lambda: tell(what, next(done), total)
+
+
+def spearman(order: Sequence[Head], other: Sequence[Head]) -> float:
+    """Return the rank correlation of two orders of the same heads.
+
+    >>> spearman([(0, 0), (0, 1), (1, 0)], [(0, 0), (1, 0), (0, 1)])
+    0.5
+    """
+    place = {head: i for i, head in enumerate(other)}
+    return float(np.corrcoef(range(len(order)), [place[head] for head in order])[0, 1])
 
 
 def count_of(fraction: float, heads: int) -> int:

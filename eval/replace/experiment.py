@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,16 @@ from attn_dsl.eval.metrics import bootstrap
 from attn_dsl.eval.replace import curve
 from attn_dsl.eval.replace.measure import HeldOut, Outcome
 from attn_dsl.eval.replace.measurements import Measurements, Tell
+from attn_dsl.eval.replace.predictions import Ids
 from attn_dsl.eval.replace.programs import BASELINES
 from attn_dsl.eval.replace.replaced_model import ReplacedModel
 from attn_dsl.eval.replace.source import Head
 
 BY_HAND = "by hand"
+WORK = 5.2e11
+"""Parameters times tokens read in a measurement by default: 30 windows of 128 by 135 million."""
+FEWEST, MOST = 10, 300
+"""The fewest and the most windows that are measured on by default."""
 TASK_FRACTION = 0.25
 """The share of heads that is replaced for tasks unless another is asked for, as in the paper."""
 
@@ -34,14 +40,16 @@ class Options:
         heads: heads chosen by hand, as in ``L2H3,L4``: all of them are replaced, or with a
             ``fraction`` the first of them.
         tune_text, tune_texts: what to tune on beside the run's fit texts; the most windows of it.
-        text, max_tokens, max_texts: the user's own text instead of the test texts; how it is cut.
+        text, max_tokens: the user's own text instead of the test texts; how it is cut.
+        max_texts: the most windows to measure on, and to order heads by; by default so many that
+            parameters times tokens are at most ``WORK``, and ``FEWEST`` or more.
         out: the directory for the results; the run's own by default.
         seed: decides the resampling and the order of batches in tuning.
     """
 
     fraction: float | None = None
     heads: str | None = None
-    orders: tuple[str, ...] = ("damage",)
+    orders: tuple[str, ...] = ("gradient",)
     tune: bool = False
     tune_text: str | None = None
     tune_texts: int = 600
@@ -49,7 +57,7 @@ class Options:
     task_limit: int | None = None
     text: str | None = None
     max_tokens: int | None = None
-    max_texts: int = 300
+    max_texts: int | None = None
     out: Path | None = None
     seed: int = 0
 
@@ -125,18 +133,24 @@ def replace_run(
     held_out, notes = _texts(model, options)
     settings = _settings(model, options, heads, held_out)
     measurements = Measurements(model, out / "measurements.jsonl")
-    tell("reading texts as they are", 0, 1)
+    held_out.watch = curve.steps("reading texts as they are", len(held_out.batches), tell)
     own = held_out.original
+    held_out.watch = lambda: None
     original = bootstrap(own.nll, options.seed, counts=own.tokens, transform=np.exp)
     ranked = {BY_HAND: list(heads)}
     if not options.by_hand:
-        select = model.held_out("select")
+        select = HeldOut(model.loaded, _some(model, options, model.ids("select")), seed=model.seed)
         ranked = {
             name: curve.order_heads(name, measurements, select, heads, tell)
             for name in options.orders
         }
     kinds = ["programs", *BASELINES]
-    extra: dict[str, Any] = {}
+    extra: dict[str, Any] = {
+        "spearman": {
+            f"{one}, {other}": curve.spearman(ranked[one], ranked[other])
+            for one, other in combinations(ranked, 2)
+        }
+    }
     if options.tune:
         from attn_dsl.eval.replace.tuned import tuned_programs
 
@@ -167,14 +181,26 @@ def replace_run(
 def _texts(model: ReplacedModel, options: Options) -> tuple[HeldOut, list[str]]:
     """Prepare the texts to measure on, and say what readers must know of them."""
     if options.text is None:
-        return model.held_out("test"), []
-    ids, left_out = model.unseen_windows(options.text, options.max_tokens, options.max_texts)
-    notes = [f"Measured on {Path(options.text).name}."]
-    if left_out:
-        notes.append(
-            f"{left_out} of its texts were left out: programs were fitted or picked on them."
-        )
-    return HeldOut(model.loaded, ids, seed=model.seed), notes
+        ids, notes = model.ids("test"), []
+        name = "the test texts"
+    else:
+        name, most = Path(options.text).name, options.max_texts or MOST
+        ids, left_out = model.unseen_windows(options.text, options.max_tokens, most)
+        notes = [f"Measured on {name}."]
+        if left_out:
+            notes.append(
+                f"{left_out} of its texts were left out: programs were fitted or picked on them."
+            )
+    chosen = _some(model, options, ids)
+    if len(chosen) < len(ids):
+        notes.append(f"Measured on {len(chosen)} of {len(ids)} windows of {name}; --max-texts N.")
+    return HeldOut(model.loaded, chosen, seed=model.seed), notes
+
+
+def _some(model: ReplacedModel, options: Options, ids: Sequence[Ids]) -> Sequence[Ids]:
+    """Return the first windows, as many as are measured on."""
+    work = np.cumsum([len(one) for one in ids]) * float(model.loaded.model.num_parameters())
+    return ids[: options.max_texts or max(FEWEST, int(np.searchsorted(work, WORK, "right")))]
 
 
 def further_texts(model: ReplacedModel, options: Options) -> list[tuple[int, ...]]:
@@ -216,7 +242,7 @@ def _tasks(
     loaded, found = measurements.model.loaded, []
     tell("scoring tasks", 0, 1)
     for kind in ("programs", "tuned") if options.tune else ("programs",):
-        standing = measurements.standing(kind, heads)
+        standing = {head: measurements.programs[kind][head] for head in heads}
         results = run_tasks(loaded, standing, options.tasks, options.seed, options.task_limit)
         found += [{"source": kind, **asdict(result)} for result in results]
     return found

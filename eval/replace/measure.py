@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,11 +16,14 @@ import torch
 from attn_dsl.eval.metrics import Estimate, bootstrap
 from attn_dsl.eval.models import LoadedModel
 from attn_dsl.eval.replace import predictions
-from attn_dsl.eval.replace.context import Standing, replace_heads
+from attn_dsl.eval.replace.context import Standing, open_controller, replace_heads
+from attn_dsl.eval.replace.layers import LayerOutputs, interruptible
 from attn_dsl.eval.replace.source import Head
 
 MASKED_SHARE = 0.15
 """The share of an encoder's tokens that are masked and predicted."""
+PRODUCTS = 3e10
+"""The most multiplications of the largest product of matrices: a second of a core at most."""
 
 
 class Sums(NamedTuple):
@@ -147,9 +150,13 @@ class HeldOut:
     model head, 15 % of the tokens of each text (at least one), drawn by ``seed``, are masked and
     predicted at once: its perplexity is that of masked tokens.
 
+    Attributes:
+        watch: called after each batch that the model has read.
+
     Args:
         ids: per text its token ids, two or more.
-        batch_size: texts that run at once; results depend on it only by rounding.
+        batch_size: texts that run at once, by default so many that an interruption is heard soon;
+            results depend on it only by rounding.
         seed: decides which tokens of an encoder's texts are masked.
 
     Raises:
@@ -158,17 +165,19 @@ class HeldOut:
     """
 
     def __init__(
-        self, loaded: LoadedModel, ids: Sequence[predictions.Ids], *, batch_size: int = 8,
+        self, loaded: LoadedModel, ids: Sequence[predictions.Ids], *, batch_size: int | None = None,
         seed: int = 0,
     ) -> None:  # fmt: skip
         self.loaded, self.ids, self.seed = loaded, tuple(map(tuple, ids)), seed
         predictions.refuse_headless(loaded)
         for number, one in enumerate(self.ids):
             loaded.check_length(len(one), f"text {number}")
+        self.watch: Callable[[], None] = lambda: None
         self._folder: tempfile.TemporaryDirectory | None = None
-        places = [self._places(one) for one in self.ids]
-        self.batches = predictions.batches(loaded, self.ids, places, batch_size)
-        self._predictions = sum(map(len, places))
+        self._predicted = [self._places(one) for one in self.ids]
+        size = batch_size or _batch_size(loaded, max(map(len, self.ids), default=1))
+        self.batches = predictions.batches(loaded, self.ids, self._predicted, size)
+        self._predictions = sum(map(len, self._predicted))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -185,18 +194,27 @@ class HeldOut:
         return self._original[0]
 
     @cached_property
-    def _original(self) -> tuple[Sums, np.ndarray]:
-        """Run the original model outside of any replacement; return log-probabilities as well."""
-        sums = np.zeros((4, len(self)))
-        reference = np.empty((0, 0), dtype=np.float32)
-        with torch.inference_mode():
+    def _original(self) -> tuple[Sums, np.ndarray, LayerOutputs]:
+        """Run the original model outside of any replacement.
+
+        Returns:
+            Its sums, its log-probabilities, and what its layers gave.
+        """
+        layers, reference = LayerOutputs(self.loaded.model), np.empty((0, 0), dtype=np.float32)
+        found = []
+        with torch.no_grad():
             for batch in self.batches:
-                found = predictions.log_probabilities(self.loaded, batch)
+                with layers.recording(batch.start):
+                    own = predictions.log_probabilities(self.loaded, batch)
                 if not len(reference):
-                    reference = self._allocate(found.shape[-1])
-                reference[batch.start : batch.start + len(found)] = found.cpu().numpy()
-                _add(sums, batch, found, found)
-        return Sums(*sums), reference
+                    first, expected, reference = batch, own, self._allocate(own.shape[-1])
+                reference[batch.start : batch.start + len(own)] = own.cpu().numpy()
+                found.append(_measures(batch.targets, own, own))
+                self.watch()
+            layers.check(
+                first.start, expected, lambda: predictions.log_probabilities(self.loaded, first)
+            )
+        return self._by_text(found), reference, layers
 
     def _allocate(self, width: int) -> np.ndarray:
         """Make a file for the reference predictions, which may be larger than memory."""
@@ -214,24 +232,63 @@ class HeldOut:
 
     def sums(self) -> Sums:
         """Measure the model as it is now, against the original."""
-        sums = np.zeros((4, len(self)))
+        found = []
         with torch.no_grad():
             for batch in self.batches:
-                predicted = predictions.log_probabilities(self.loaded, batch)
-                _add(sums, batch, self._reference_of(batch), predicted)
-        return Sums(*sums)
+                found.append(_measures(batch.targets, self._reference(batch), self._predict(batch)))
+                self.watch()
+        return self._by_text(found)
 
     def loss(self, batch: predictions.Batch) -> torch.Tensor:
         """Return the mean KL to the original model on one batch, for the model as it is now.
 
         Gradients flow to whatever has parameters in it.
         """
-        predicted = predictions.log_probabilities(self.loaded, batch)
-        return _divergence(self._reference_of(batch), predicted).mean()
+        return _divergence(self._reference(batch), self._predict(batch)).mean()
 
-    def _reference_of(self, batch: predictions.Batch) -> torch.Tensor:
+    def damages(self, heads: Mapping[Head, Standing]) -> dict[Head, float]:
+        """Return each head's damage to first order, from a backward pass on each two texts.
+
+        A row of a head has the derivative of the texts' summed loss by the share of the row that is
+        the program's, at a share of 0: the sum over keys of dLoss/dA[q,k] times the program's
+        attention less the head's. The damage is the root of the sum of its squares over all rows of all
+        texts.
+        """
+        squares = dict.fromkeys(sorted(heads), 0.0)
+        with interruptible(self.loaded.model), replace_heads(self.loaded, heads):
+            controller = open_controller(self.loaded)
+            assert controller is not None
+            for batch in predictions.batches(self.loaded, self.ids, self._predicted, 2):
+                controller.shares = {}
+                predicted = predictions.log_probabilities(self.loaded, batch)
+                loss = -predicted.gather(-1, batch.targets[:, None]).sum()
+                gradients = torch.autograd.grad(loss, list(controller.shares.values()))
+                for layer, rows in zip(controller.shares, gradients, strict=True):
+                    sums = rows.double().square().sum((0, 1, 3)).tolist()
+                    for head, square in zip(controller.heads(layer), sums, strict=True):
+                        squares[layer, head] += square
+                self.watch()
+        return {head: square**0.5 for head, square in squares.items()}
+
+    def _predict(self, batch: predictions.Batch) -> torch.Tensor:
+        """Run the model as it is now, from the first replaced layer on."""
+        controller = open_controller(self.loaded)
+        first = min((layer for layer, _ in controller.members), default=0) if controller else 0
+        with self._original[2].starting_at(batch.start, first):
+            return predictions.log_probabilities(self.loaded, batch)
+
+    def _reference(self, batch: predictions.Batch) -> torch.Tensor:
         part = self._original[1][batch.start : batch.start + len(batch.targets)]
         return torch.from_numpy(np.asarray(part)).to(batch.targets.device)
+
+    def _by_text(self, found: list[np.ndarray]) -> Sums:
+        """Add up measures of all batches, each (measures, predictions), by text."""
+        texts = [text for batch in self.batches for text in batch.texts]
+        counts = np.array([count for batch in self.batches for count in batch.counts])
+        sums = np.zeros((4, len(self)))
+        sums[0, texts], starts = counts, np.cumsum(counts) - counts
+        sums[1:, texts] = np.add.reduceat(np.concatenate(found, axis=1), starts, axis=1)
+        return Sums(*sums)
 
     def _places(self, ids: tuple[int, ...]) -> Sequence[int]:
         """Return which tokens of a text are predicted; drawn by text and seed for an encoder."""
@@ -245,18 +302,23 @@ class HeldOut:
         return sorted(int(at) for at in draw.choice(free, size=count, replace=False))
 
 
-def _add(
-    sums: np.ndarray, batch: predictions.Batch, actual: torch.Tensor, predicted: torch.Tensor
-) -> None:
-    """Write what the predictions of a batch come to into ``sums``, (fields of Sums, texts)."""
-    nll = -predicted.gather(-1, batch.targets[:, None])[:, 0].double()
+def _batch_size(loaded: LoadedModel, longest: int) -> int:
+    """Return how many texts run at once: no single product of matrices may take long on a CPU."""
+    if loaded.model.device.type != "cpu":
+        return 8
+    products = longest * loaded.model.get_output_embeddings().weight.numel()
+    return int(np.clip(PRODUCTS // products, 1, 8))
+
+
+def _measures(targets: torch.Tensor, actual: torch.Tensor, predicted: torch.Tensor) -> np.ndarray:
+    """Return loss, KL and agreement of predictions, float64 (3, predictions)."""
+    nll = -predicted.gather(-1, targets[:, None])[:, 0].double()
     kl = _divergence(actual, predicted).double().clamp(min=0.0)
     agree = (actual.argmax(-1) == predicted.argmax(-1)).double()
-    columns = [torch.ones_like(nll), nll, kl, agree]
-    for text, *values in zip(batch.texts, *(x.split(batch.counts) for x in columns), strict=True):
-        sums[:, text] = [float(v.sum()) for v in values]
+    return torch.stack([nll, kl, agree]).cpu().numpy()
 
 
 def _divergence(actual: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
     """Return KL(actual || predicted) of each prediction, nats, from log-probabilities."""
-    return (actual.exp() * (actual - predicted)).sum(-1)
+    parts = zip(actual.split(128), predicted.split(128), strict=True)  # which fit into a cache
+    return torch.cat([(p.exp() * (p - q)).sum(-1) for p, q in parts])

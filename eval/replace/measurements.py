@@ -12,7 +12,7 @@ import numpy as np
 
 from attn_dsl.eval.controls import offset_means
 from attn_dsl.eval.files import append, write_bytes
-from attn_dsl.eval.replace.context import Standing
+from attn_dsl.eval.replace.context import parts_of
 from attn_dsl.eval.replace.measure import HeldOut, Sums
 from attn_dsl.eval.replace.programs import MeanByOffset, baseline
 from attn_dsl.eval.replace.replaced_model import ReplacedModel
@@ -20,6 +20,8 @@ from attn_dsl.eval.replace.source import Head, Part
 
 Tell = Callable[[str, int, int], None]
 """Called with what is being done, how far it is, and of how much."""
+MATRIX_BYTES = 1 << 30
+"""How many bytes of the programs' matrices are kept for texts that come again."""
 
 
 class Measurements:
@@ -43,7 +45,8 @@ class Measurements:
     def __init__(self, model: ReplacedModel, file: Path | None = None) -> None:
         self.model, self.file = model, file
         self.programs = {"programs": model.programs}
-        self._known: dict[str, Sums] = {}
+        self._parts: dict[str, Mapping[Head, Part]] = {}
+        self._known: dict[str, dict[str, list[float]]] = {}
         if file is None or not file.exists():
             return
         content = file.read_bytes()
@@ -51,26 +54,49 @@ class Measurements:
             content = content[: content.rfind(b"\n") + 1]
             write_bytes(file, content)
         for entry in map(json.loads, content.splitlines()):
-            sums = {name: np.array(values) for name, values in entry["sums"].items()}
-            self._known[entry["key"]] = Sums(**sums)
+            self._known[entry["key"]] = entry["sums"]
 
     def measure(self, held_out: HeldOut, kind: str, heads: Sequence[Head]) -> Sums:
         """Measure heads replaced by a kind (in ``programs``, or a baseline), or look it up."""
         if not heads:
             return held_out.original
-        key = self._key(held_out, kind, heads)
+
+        def made() -> dict[str, list[float]]:
+            sums = held_out.measure(self.standing(kind, heads))
+            return {name: array.tolist() for name, array in sums._asdict().items()}
+
+        found = self._once(held_out, kind, heads, made)
+        return Sums(**{name: np.array(values) for name, values in found.items()})
+
+    def damages(self, held_out: HeldOut, heads: Sequence[Head]) -> dict[Head, float]:
+        """Return the first-order damage of the programs of some heads, or look it up."""
+
+        def made() -> dict[str, list[float]]:
+            found = held_out.damages(self.standing("programs", heads))
+            return {"damage": [found[head] for head in sorted(heads)]}
+
+        found = self._once(held_out, "programs", heads, made, "damage")
+        return dict(zip(sorted(heads), found["damage"], strict=True))
+
+    def _once(
+        self, held_out: HeldOut, kind: str, heads: Sequence[Head],
+        made: Callable[[], dict[str, list[float]]], *what: str,
+    ) -> dict[str, list[float]]:  # fmt: skip
+        """Make a measurement and keep it, unless it is there; ``what`` it is, if no ``Sums``."""
+        key = self._key(held_out, kind, heads, *what)
         if key not in self._known:
-            self._known[key] = held_out.measure(self.standing(kind, heads))
-            sums = {name: array.tolist() for name, array in self._known[key]._asdict().items()}
-            entry = {"key": key, "what": f"{kind}, {len(heads)} heads", "sums": sums}
+            self._known[key] = made()
+            entry = {"key": key, "what": ", ".join([*what, kind, f"{len(heads)} heads"])}
             if self.file is not None:
-                append(self.file, json.dumps(entry) + "\n")
+                append(self.file, json.dumps(entry | {"sums": self._known[key]}) + "\n")
         return self._known[key]
 
-    def standing(self, kind: str, heads: Sequence[Head]) -> Mapping[Head, Standing]:
-        """Return what stands in the place of each head."""
+    def standing(self, kind: str, heads: Sequence[Head]) -> Mapping[Head, Part]:
+        """Return what stands in the place of each head: parts of one group for all measurements."""
         if kind in self.programs:
-            return {head: self.programs[kind][head] for head in heads}
+            if kind not in self._parts:
+                self._parts[kind] = parts_of(self.programs[kind], MATRIX_BYTES)
+            return {head: self._parts[kind][head] for head in heads}
         causal = self.model.loaded.causal
         if kind != "mean by offset":
             return baseline(kind, heads, causal)
@@ -84,9 +110,9 @@ class Measurements:
         means, _ = offset_means(capture, self.model.splits["fit"], numbers)
         return dict(zip(heads, means, strict=True))
 
-    def _key(self, held_out: HeldOut, kind: str, heads: Sequence[Head]) -> str:
+    def _key(self, held_out: HeldOut, kind: str, heads: Sequence[Head], *what: str) -> str:
         own = self.programs.get(kind)
         other = f"{kind}, {self.model.capture.hash}, seed {self.model.seed}"
         places = sorted([*head, own[head].source if own else other] for head in heads)
-        content = json.dumps([held_out.loaded.revision, held_out.hash, places])
+        content = json.dumps([held_out.loaded.revision, held_out.hash, places, *what])
         return hashlib.sha256(content.encode()).hexdigest()[:32]

@@ -32,6 +32,9 @@ class Programs:
 
     As many texts are evaluated at once as torch has threads.
 
+    Args:
+        keep: bytes of matrices that are kept for batches of texts that come again.
+
     Attributes:
         programs: in the order of the heads.
         causal: causal and without lookahead; rows can then be computed token by token.
@@ -40,8 +43,10 @@ class Programs:
         InputError: a weight is a hole, or causal and bidirectional programs are mixed.
     """
 
-    def __init__(self, programs: Sequence[Program]) -> None:
+    def __init__(self, programs: Sequence[Program], keep: int = 0) -> None:
         self.programs, self.names = tuple(programs), tuple(p.name for p in programs)
+        self._kept: dict[tuple[Tokens, ...], torch.Tensor] = {}
+        self._free = keep
         if len({p.causal for p in programs}) != 1:
             raise InputError("programs of one group must all be causal or all bidirectional")
         for program in programs:
@@ -58,6 +63,8 @@ class Programs:
 
     def bundle(self, texts: Sequence[Tokens]) -> torch.Tensor:
         """Return the matrices of all programs, float32 (programs, texts, n, n)."""
+        if (known := self._kept.get(tuple(texts))) is not None:
+            return self.expand(known)
         threads = min(torch.get_num_threads(), len(texts))
         n = max(map(len, texts), default=0)
         out = np.zeros((self.code.size, len(texts), n, n), dtype=np.float32)
@@ -68,6 +75,9 @@ class Programs:
         self.code.prepare(n)
         for _ in (_pool(threads).map if threads > 1 else map)(work, range(len(texts))):
             pass
+        if out.nbytes <= self._free:
+            self._free -= out.nbytes
+            self._kept[tuple(texts)] = torch.from_numpy(out)
         return self.expand(torch.from_numpy(out))
 
     def stream(self) -> Stream:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from attn_dsl.compiler.program import Program, parse
 from attn_dsl.dsl.errors import InputError
+from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.heads import label, parse_heads, read_heads
 from attn_dsl.eval.models import LoadedModel, load_model
@@ -30,6 +31,7 @@ class ReplacedModel:
         programs: by head.
         ious: by head, the IoU of its program on the select texts.
         seed: decides the split; the run's own.
+        texts: by ids, the tokens of the texts that the model reads, as in ``loaded``.
     """
 
     run: Run
@@ -38,6 +40,7 @@ class ReplacedModel:
     programs: Mapping[Head, Program]
     ious: Mapping[Head, float]
     seed: int
+    texts: dict[tuple[int, ...], Tokens]
 
     @property
     def heads(self) -> list[Head]:
@@ -110,6 +113,7 @@ class ReplacedModel:
                 "all there is in it; give others"
             )
         records = choose_windows(Vocabulary(self.loaded.tokenizer), fresh, most, max_texts)
+        self.texts.update((record.ids, record.tokens) for record in records)
         return [record.ids for record in records], len(texts) - len(fresh)
 
 
@@ -158,7 +162,9 @@ def open_replaced_model(
         best = max(fitting, key=lambda row: row.iou_select)
         programs[place], ious[place] = parse(best.program), best.iou_select
     seed = int(opened.info["key"]["seed"])
-    return ReplacedModel(opened, loaded, attention, programs, ious, seed)
+    texts = {attention.ids(i): attention.tokens(i) for i in range(attention.n_texts)}
+    loaded = replace(loaded, texts=texts)
+    return ReplacedModel(opened, loaded, attention, programs, ious, seed, texts)
 
 
 def _open_model(

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from attn_dsl.dsl.errors import InputError
-from attn_dsl.eval.vocabulary import Vocabulary
+from attn_dsl.dsl.tokens import Tokens
+from attn_dsl.eval.vocabulary import PROBE, Vocabulary
 
 REMEMBERED = 1024
 """How many texts are kept as tokens, for texts that come again."""
@@ -26,17 +27,67 @@ _IDS = "attn_dsl_tokens"
 
 
 class TokenReader:
-    """Turns ids into tokens: ``text`` a tuple of them, ``newest`` one id after the other."""
+    """Turns ids into tokens: ``text`` a tuple of them, ``newest`` one id after the other.
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self.vocabulary = vocabulary
-        self.text = lru_cache(REMEMBERED)(vocabulary.tokens_of)
+    Tokens of a known text are those that were known, also where some of them are masked.
+
+    Attributes:
+        known: by ids, the tokens of texts, as a fit saw them.
+        untold: features that are read, and that the ids of other texts do not tell.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, known: Mapping[tuple[int, ...], Tokens]) -> None:
+        self.vocabulary, self.known = vocabulary, dict(known)
+        self.untold: frozenset[str] = frozenset()
+        self.text = lru_cache(REMEMBERED)(self._text)
+
+    def read(self, features: Iterable[str]) -> None:
+        """Say which features are read from now on."""
+        self.untold = self.vocabulary.untold.intersection(features)
+        self.text.cache_clear()
 
     def newest(self, ids: Sequence[int]) -> tuple[str, str, bool]:
         """Return the newest token of a text: its string, the text it covers, whether special."""
+        self._refuse_untold()
         tokens = self.vocabulary.tokens_of(ids[-LOOK_BACK:])
         start, end = tokens.spans[-1]
         return tokens.strings[-1], tokens.text[start:end], tokens.special[-1]
+
+    def _text(self, ids: tuple[int, ...]) -> Tokens:
+        if ids in self.known:
+            return self.known[ids]
+        mask = self.vocabulary.tokenizer.mask_token_id
+        for other in self.known if mask is not None and mask in ids else ():
+            if len(other) == len(ids) and all(
+                i in (k, mask) for i, k in zip(ids, other, strict=True)
+            ):
+                hidden = [i != k for i, k in zip(ids, other, strict=True)]
+                return masked(self.known[other], hidden, self.vocabulary.tokenizer.mask_token)
+        self._refuse_untold()
+        return self.vocabulary.tokens_of(ids)
+
+    def _refuse_untold(self) -> None:
+        if self.untold:
+            raise InputError(
+                f"the programs read {', '.join(sorted(self.untold))}, and the ids of this tokenizer "
+                "do not tell that of a text; give the texts that the model is to read: "
+                "replace_heads(model, heads, texts=[...])"
+            )
+
+
+def masked(tokens: Tokens, hidden: Sequence[bool], string: str) -> Tokens:
+    """Return tokens of which some are masked, with blanks in the place of their text.
+
+    >>> masked(Tokens.from_strings(["a", " b", " c"]), [False, True, False], "[MASK]").text
+    'a   c'
+    """
+    strings, text, spans = list(tokens.strings), list(tokens.text), list(tokens.spans)
+    for i, (first, last) in enumerate(tokens.spans):
+        if hidden[i]:
+            text[first:last] = [char if char.isspace() else " " for char in text[first:last]]
+            strings[i], spans[i] = string, (first, first)
+    special = tuple(map(max, tokens.special, hidden))
+    return Tokens(tuple(strings), "".join(text), tuple(spans), special)
 
 
 def vocabulary_for(model: Any, tokenizer: Any) -> Vocabulary:
@@ -52,13 +103,13 @@ def vocabulary_for(model: Any, tokenizer: Any) -> Vocabulary:
             tokenizer = load_tokenizer(name)
         except InputError as error:
             raise InputError(f"no tokenizer for the model {name} ({error}); {remedy}") from error
-    rows = int(model.get_input_embeddings().weight.shape[0])
-    if len(tokenizer) > rows:
+    rows, vocabulary = int(model.get_input_embeddings().weight.shape[0]), Vocabulary(tokenizer)
+    if (largest := max(vocabulary.encode(PROBE, len(PROBE))[0].ids)) >= rows:
         raise InputError(
-            f"the tokenizer has {len(tokenizer):,} tokens, the model only {rows:,}: they do not "
-            "belong together"
+            f"the tokenizer gives ids up to {largest:,} for a few words, and the model knows only "
+            f"{rows:,}: they do not belong together; give the tokenizer that the model was trained with"
         )
-    return Vocabulary(tokenizer)
+    return vocabulary
 
 
 @dataclass(frozen=True, slots=True, eq=False)

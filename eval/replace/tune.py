@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from attn_dsl.compiler.program import Program
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.files import write_bytes
 from attn_dsl.eval.replace.context import replace_heads
+from attn_dsl.eval.replace.layers import interruptible
 from attn_dsl.eval.replace.measure import HeldOut
 from attn_dsl.eval.replace.predictions import Ids
 from attn_dsl.eval.replace.replaced_model import ReplacedModel
@@ -57,6 +59,9 @@ class Epoch(NamedTuple):
     select_kl: float
 
 
+Tick = Callable[[int, int, Sequence[Epoch]], None]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Tuned:
     """What tuning found.
@@ -74,7 +79,7 @@ class Tuned:
 
 def tune(
     model: ReplacedModel, heads: Sequence[Head], settings: TuneSettings, further: Sequence[Ids] = (),
-    *, state: Path | None = None, tick: Callable[[Epoch, int], None] | None = None,
+    *, state: Path | None = None, tick: Tick = lambda done, total, history: None,
 ) -> Tuned:  # fmt: skip
     """Adjust the weights of some heads' programs so that the model predicts as it did before.
 
@@ -90,7 +95,7 @@ def tune(
         further: texts to tune on beside the fit texts.
         state: a file that keeps what an interrupted tuning has done. The same tuning goes on
             from there; another one must be given another file.
-        tick: called after each epoch with it and the number of epochs in all.
+        tick: called after each batch with how many are read, how many will be, and the epochs so far.
 
     Raises:
         InputError: there is nothing to tune: no program has a weight.
@@ -105,17 +110,17 @@ def tune(
     trainer = Trainer(tunable, scales(model, tunable), settings)
     if state is not None and state.exists():
         trainer.restore(state)
+    passes = len(fit.batches) + len(select.batches)
+    left = settings.epochs + 1 - max(0, len(trainer.history) - 1) + (not trainer.history)
+    total, done = left * passes - len(trainer.losses), count(1)
+    fit.watch = select.watch = lambda: tick(next(done), total, trainer.history)
     _ = fit.original, select.original
     parts = {head: Part(tunable, number) for number, head in enumerate(heads)}
-    with replace_heads(model.loaded, parts):
+    with interruptible(model.loaded.model), replace_heads(model.loaded, parts):
         if not trainer.history:
             trainer.keep(fit.sums().mean_kl, select)
         while not trainer.finished:
-            trainer.epoch(fit, select)
-            if state is not None:
-                trainer.save(state)
-            if tick is not None:
-                tick(trainer.history[-1], settings.epochs)
+            trainer.epoch(fit, select, state)
     tuned = dict(zip(heads, tunable.written(trainer.best.numpy(), DIGITS), strict=True))
     return Tuned(tuned, tuple(trainer.history), trainer.best_epoch)
 
@@ -125,6 +130,7 @@ class Trainer:
 
     Attributes:
         history: the epochs so far.
+        losses: in the epoch in progress, the summed KL of each batch.
         start, best: the fitted weights, and those of the best epoch.
     """
 
@@ -134,6 +140,7 @@ class Trainer:
         self.start = self.best = self.weights.detach().cpu().clone()
         self.moments = torch.zeros(2, len(self.start))
         self.history: list[Epoch] = []
+        self.losses: list[float] = []
 
     @property
     def best_epoch(self) -> int:
@@ -152,18 +159,26 @@ class Trainer:
         if self.best_epoch == self.history[-1].number:
             self.best = self.weights.detach().cpu().clone()
 
-    def epoch(self, fit: HeldOut, select: HeldOut) -> None:
-        """Pass over the fit texts once, and measure on the select texts."""
+    def epoch(self, fit: HeldOut, select: HeldOut, state: Path | None = None) -> None:
+        """Pass over the fit texts once, or to the end, and measure on the select texts.
+
+        Args:
+            state: a file that keeps what is done, step by step.
+        """
         draw = np.random.default_rng([self.settings.seed, len(self.history)])
-        losses, sizes = [], []
-        step = (len(self.history) - 1) * len(fit.batches)
-        for number in draw.permutation(len(fit.batches)):
+        start = (len(self.history) - 1) * len(fit.batches)
+        for number in draw.permutation(len(fit.batches))[len(self.losses) :]:
             loss = fit.loss(fit.batches[number])
-            losses.append(float(loss.detach()))
-            sizes.append(len(fit.batches[number].targets))
+            step = start + len(self.losses)
             self._step(loss, step, self.settings.epochs * len(fit.batches))
-            step += 1
-        self.keep(float(np.average(losses, weights=sizes)), select)
+            self.losses.append(float(loss.detach()) * len(fit.batches[number].targets))
+            if state is not None:
+                self.save(state)
+            fit.watch()
+        self.keep(sum(self.losses) / sum(len(batch.targets) for batch in fit.batches), select)
+        self.losses = []
+        if state is not None:
+            self.save(state)
 
     def _step(self, loss: torch.Tensor, step: int, total: int) -> None:
         """Take one step of Adam in logits: a weight moves by the rate divided by its scale."""
@@ -184,8 +199,9 @@ class Trainer:
         from safetensors.torch import save
 
         tensors = {"weights": self.weights.detach().cpu(), "best": self.best}
-        history = torch.tensor(self.history, dtype=torch.float64)
-        write_bytes(file, save({**tensors, "moments": self.moments, "history": history}))
+        for name in ("history", "losses"):
+            tensors[name] = torch.tensor(getattr(self, name), dtype=torch.float64)
+        write_bytes(file, save({**tensors, "moments": self.moments}))
 
     def restore(self, file: Path) -> None:
         """Go on from what ``save`` wrote of a tuning with the same settings and texts."""
@@ -196,6 +212,7 @@ class Trainer:
             self.weights.copy_(found["weights"])
         self.best, self.moments = found["best"], found["moments"]
         self.history = [Epoch(int(number), *kl) for number, *kl in found["history"].tolist()]
+        self.losses = found["losses"].tolist()
 
 
 def scales(model: ReplacedModel, tunable: Tunable, texts: int = 8) -> np.ndarray:

@@ -20,7 +20,7 @@ from attn_dsl.eval.replace.measurements import Tell
 from attn_dsl.eval.replace.predictions import Ids
 from attn_dsl.eval.replace.replaced_model import ReplacedModel
 from attn_dsl.eval.replace.source import Head
-from attn_dsl.eval.replace.tune import TuneSettings, tune
+from attn_dsl.eval.replace.tune import Epoch, TuneSettings, tune
 from attn_dsl.eval.split import Split
 
 FILE, STATE = "tuned.json", "state.safetensors"
@@ -66,11 +66,12 @@ def _tune(
 ) -> dict[str, Any]:  # fmt: skip
     """Tune, write the programs and their table, and return what there is to tell."""
     heads, started = list(files), time.monotonic()
-    tell("tuning", 0, settings.epochs)
-    done = tune(
-        model, heads, settings, further, state=state,
-        tick=lambda epoch, total: tell(f"tuning, KL {epoch.select_kl:.4f}", epoch.number, total),
-    )  # fmt: skip
+
+    def tick(batches: int, total: int, history: Sequence[Epoch]) -> None:
+        kl = f", KL {history[-1].select_kl:.4f}" if history else ""
+        tell(f"tuning{kl}", batches, total)
+
+    done = tune(model, heads, settings, further, state=state, tick=tick)
     seconds, tuned = time.monotonic() - started, done.programs
     for head, file in files.items():
         write(file, tuned[head].source)

@@ -98,6 +98,8 @@ def plan(
         warnings.append("the disk has no room for the capture; use fewer texts or tokens")
     if memory > machine:
         warnings.append(f"this machine has too little memory for the model in {dtype}")
+    if about["not_replaceable"]:
+        warnings.append(f"the heads cannot be replaced later: {about['not_replaceable']}")
     if timeout is not None and seconds > timeout:
         warnings.append(f"--timeout {timeout:g} will cut the search short")
     names = ("rounds", "max_evals", "max_nodes", "effort")
@@ -143,6 +145,7 @@ def _of_capture(capture: str | Path) -> Found:
     about = {
         "model": made.name, "family": str(made.meta.get("family", "capture")), "counted": True,
         "layers": made.n_layers, "heads_per_layer": made.heads_per_layer, "parameters": None,
+        "not_replaceable": made.meta.get("not_replaceable"),
     }  # fmt: skip
     return about, made.causal, tuple(len(made.tokens(i)) for i in range(made.n_texts)), 0
 
@@ -160,12 +163,13 @@ def _of_model(model: str | None, text: str | None, max_tokens: int, max_texts: i
             "less"
         )
     counted = _count(found, texts, max_tokens, max_texts)
-    parameters, multiplied = count_parameters(found)
+    parameters, multiplied, predicts = count_parameters(found)
+    headless = None if predicts else "it has no language-model head, so it predicts no tokens"
     about = {
         "model": found.name,
         "family": found.config.model_type, "layers": found.config.num_hidden_layers,
         "heads_per_layer": found.config.num_attention_heads, "parameters": parameters,
-        "counted": counted is not None,
+        "counted": counted is not None, "not_replaceable": headless,
     }  # fmt: skip
     return about, found.causal, counted or _estimate(texts, max_tokens, max_texts), multiplied
 
@@ -200,8 +204,11 @@ def _estimate(texts: list[str], max_tokens: int, max_texts: int) -> tuple[int, .
     return tuple(found)
 
 
-def count_parameters(found: Any) -> tuple[int, int]:
-    """Count a model's parameters, and those that are multiplied; none of them takes memory."""
+def count_parameters(found: Any) -> tuple[int, int, bool]:
+    """Count a model's parameters, and those that are multiplied; say whether it predicts tokens.
+
+    None of the parameters takes memory.
+    """
     import torch
 
     from attn_dsl.eval.models import body
@@ -210,4 +217,5 @@ def count_parameters(found: Any) -> tuple[int, int]:
         network = found.loader.from_config(found.config)
     read = sum(p.numel() for p in body(network).parameters())
     embedded = network.get_input_embeddings().weight.numel()
-    return sum(p.numel() for p in network.parameters()), read - embedded
+    every = sum(p.numel() for p in network.parameters())
+    return every, read - embedded, network.get_output_embeddings() is not None
