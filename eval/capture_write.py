@@ -138,9 +138,8 @@ def write_capture(
     meta["texts"] = write_bytes(out / files.TEXTS_FILE, lines.encode())
     meta["shards"] = [done[file] for file in plan]
     # Where it came from and with which libraries is left out of the hash.
-    content = {
-        key: meta[key] for key in meta if key not in (*told, "source", "libraries", "max_texts")
-    }
+    apart = (*told, "source", "libraries", "max_texts")
+    content = {key: meta[key] for key in meta if key not in apart}
     meta["hash"] = sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     write_bytes(out / files.META_FILE, (json.dumps(meta, indent=1) + "\n").encode())
     (out / files.PARTIAL_FILE).unlink(missing_ok=True)
@@ -178,9 +177,9 @@ def model_and_texts(model: str | None, text: str | None) -> tuple[str, list[str]
 
 
 def warn_of(name: str, reason: str | None) -> dict[str, str]:
-    """Warn before any work that heads cannot be replaced; return what a capture notes of it."""
+    """Warn of what replacement refuses, before any work; return what a capture notes of it."""
     if reason is not None:
-        warnings.warn(f"the heads of {name} cannot be replaced later: {reason}", stacklevel=3)
+        warnings.warn(f"`attn-dsl replace` will refuse {name}: {reason}", stacklevel=3)
     return {} if reason is None else {"not_replaceable": reason}
 
 

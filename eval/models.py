@@ -200,6 +200,10 @@ def _probe(network: Any, model: str, family: str, causal: bool) -> tuple[int, in
             )
     except (AttributeError, TypeError, ValueError):
         both, alone = [], []
+    except (RuntimeError, IndexError) as error:
+        raise InputError(
+            f"{model}: it cannot be run on a few words: {first_line(error)}"
+        ) from error
     shapes = {None if matrix is None else tuple(matrix.shape) for matrix in alone}
     shape = shapes.pop() if len(shapes) == 1 else None
     if shape is None or shape[2:] != (4, 4):

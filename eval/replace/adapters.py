@@ -19,6 +19,9 @@ from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.models import body
 from attn_dsl.eval.replace.controller import Controller
 
+_SOFTMAX = (torch.nn.functional.softmax, torch.softmax, torch.Tensor.softmax)
+"""What layers may call to make probabilities."""
+
 
 class Adapter:
     """Reaches the attention of a model.
@@ -108,23 +111,20 @@ class _Softmax(TorchFunctionMode):
     def __init__(self, controller: Controller) -> None:
         super().__init__()
         self.controller, self.layer = controller, -1
-        self.scores: torch.Tensor | None = None
+        self.scores: Any = None
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
-        found, functions = func(*args, **(kwargs or {})), torch.nn.functional
-        if func not in (*_SOFTMAX, functions.dropout):
+        found = func(*args, **(kwargs or {}))
+        if func not in (*_SOFTMAX, torch.nn.functional.dropout):
             return found
         by_head = self.controller.by_head(found)
-        if by_head is None or (func is functions.dropout and self.layer < 0):
-            return found
-        if func is not functions.dropout:
+        if by_head is not None and func in _SOFTMAX:
             self.layer, self.scores = self.layer + 1, self.controller.by_head(args[0])
+        if by_head is None or self.layer < 0:
+            return found
         return self.controller.weights(self.layer, by_head, self.scores).reshape(found.shape)
-
-
-_SOFTMAX = (torch.nn.functional.softmax, torch.softmax, torch.Tensor.softmax)
 
 
 def adapter_for(model: Any) -> Adapter:

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from attn_dsl.compiler.program import Program, load
-from attn_dsl.dsl.errors import AttnDslError, InputError, WorkError
+from attn_dsl.dsl.errors import InputError, WorkError
+from attn_dsl.eval.files import first_line
 from attn_dsl.eval.models import LoadedModel, body, position_limit
 from attn_dsl.eval.replace.adapters import adapter_for
 from attn_dsl.eval.replace.controller import Controller
@@ -146,14 +147,14 @@ def open_controller(model: LoadedModel) -> Controller | None:
 
 
 def obstacle(loaded: LoadedModel) -> str | None:
-    """Try to replace all heads of a model; return why that cannot be done or measured, if so."""
+    """Try to replace all heads of a model; return why that cannot be done or measured, or None."""
     heads = [(i, h) for i in range(loaded.n_layers) for h in range(loaded.n_heads)]
     try:
         with replace_heads(loaded, baseline("uniform", heads, loaded.causal)):
             pass
         refuse_headless(loaded)
-    except AttnDslError as error:
-        return str(error)
+    except Exception as error:  # whatever a model raises is a reason
+        return first_line(error)
     return None
 
 
@@ -219,16 +220,12 @@ def _check_visibility(parts: Mapping[Head, Part]) -> None:
 
 def _probe_ids(model: Any, controller: Controller) -> torch.Tensor:
     """Return the ids of the probe, int64 (1, tokens)."""
-    tokenizer, rows = (
-        controller.reader.vocabulary.tokenizer,
-        len(model.get_input_embeddings().weight),
-    )
-    ids = tokenizer(PROBE, add_special_tokens=True).input_ids
+    vocabulary, rows = controller.reader.vocabulary, len(model.get_input_embeddings().weight)
     # a tokenizer that knows none of these words still gives tokens that differ
-    ids = [*(i % rows for i in ids), *((5 + 7 * i) % rows for i in range(_LENGTH))]
-    ids = ids[: min(_LENGTH, controller.max_positions or _LENGTH)]
+    ids = [*vocabulary.tokenizer(PROBE).input_ids, *(5 + 7 * i for i in range(_LENGTH))]
+    ids = [i % rows for i in ids[: min(_LENGTH, controller.max_positions or _LENGTH)]]
     # what its ids do not tell makes no difference to the probe
-    controller.reader.known[tuple(ids)] = controller.reader.vocabulary.tokens_of(ids)
+    controller.reader.known[tuple(ids)] = vocabulary.tokens_of(ids)
     return torch.tensor([ids], device=model.device)
 
 
@@ -271,14 +268,7 @@ def _attention(model: Any, ids: torch.Tensor) -> list[torch.Tensor]:
 def _attention_error(
     model: Any, ids: torch.Tensor, controller: Controller, parts: Mapping[Head, Part]
 ) -> float:
-    """Make sure that replaced heads attend to what their programs say, within what heads see.
-
-    Returns:
-        the largest difference between what stands in the place of heads and their programs.
-
-    Raises:
-        WorkError: the model says otherwise.
-    """
+    """Return how far what replaced heads use is from their programs; a WorkError if it is far."""
     controller.seen = {}
     try:
         actual, seen = _attention(model, ids), controller.seen

@@ -222,7 +222,7 @@ class Controller:
             seen = torch.nn.functional.pad(seen, (gone, 0))[..., :total]
             if now.plain is None:
                 now.plain = inputs.real[:, -inputs.count :, None] & inputs.real[:, None, :]
-            plain = now.plain
+            plain = now.plain.to(found.device)
             if all(group.causal for group, _ in self._layers[layer][1]):
                 plain = plain.tril(total - inputs.count)
             if bool((plain & ~seen).any()):

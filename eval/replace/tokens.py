@@ -57,11 +57,9 @@ class TokenReader:
         if ids in self.known:
             return self.known[ids]
         mask = self.vocabulary.tokenizer.mask_token_id
-        for other in self.known if mask is not None and mask in ids else ():
-            if len(other) == len(ids) and all(
-                i in (k, mask) for i, k in zip(ids, other, strict=True)
-            ):
-                hidden = [i != k for i, k in zip(ids, other, strict=True)]
+        for other in (k for k in self.known if mask in ids and len(k) == len(ids)):
+            hidden = [i != k for i, k in zip(ids, other, strict=True)]
+            if all(i == mask for i, hides in zip(ids, hidden, strict=True) if hides):
                 return masked(self.known[other], hidden, self.vocabulary.tokenizer.mask_token)
         self._refuse_untold()
         return self.vocabulary.tokens_of(ids)
