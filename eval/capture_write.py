@@ -79,7 +79,7 @@ def write_capture(
         raise InputError(f"{out} cannot be made: {error.strerror}") from error
     loaded = load_model(model, device=device, dtype=dtype) if isinstance(model, str) else model
     loaded.check_length(max_tokens, "a window of --max-tokens")
-    told = warn_of(loaded.name, obstacle(loaded))
+    told = warn_of(obstacle(loaded))
     vocabulary = Vocabulary(loaded.tokenizer)
     records = choose_windows(vocabulary, texts, max_tokens, max_texts)
     _check_ids(loaded, records)
@@ -162,7 +162,7 @@ def capture_of(
         if model is not None or text is not None:
             raise InputError("give either --capture, or MODEL and --text, not both")
         found = capture if isinstance(capture, Capture) else Capture.open(capture)
-        warn_of(found.name, found.meta.get("not_replaceable"))
+        warn_of(found.meta.get("not_replaceable"))
         return found
     model, texts = model_and_texts(model, text)
     return write_capture(model, texts, out, **settings)
@@ -176,10 +176,10 @@ def model_and_texts(model: str | None, text: str | None) -> tuple[str, list[str]
     return model, read_texts(text or str(stories_path()))
 
 
-def warn_of(name: str, reason: str | None) -> dict[str, str]:
+def warn_of(reason: str | None) -> dict[str, str]:
     """Warn of what replacement refuses, before any work; return what a capture notes of it."""
     if reason is not None:
-        warnings.warn(f"`attn-dsl replace` will refuse {name}: {reason}", stacklevel=3)
+        warnings.warn(f"`attn-dsl replace` will refuse this model: {reason}", stacklevel=3)
     return {} if reason is None else {"not_replaceable": reason}
 
 

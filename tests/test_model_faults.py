@@ -205,12 +205,12 @@ def test_a_head_of_random_weights_predicts_nothing(tmp_path: Path) -> None:
     texts = write_texts(tmp_path / "texts.jsonl", 24)
     out = attn_dsl("fit", folder, "--text", texts, "--max-evals", 4, "--rounds", 1, "--jobs", 1,
                    "--max-tokens", 16, "--heads", "L0H1", "--out", tmp_path / "run")  # fmt: skip
-    assert out.code == 0 and "warning: `attn-dsl replace` will refuse llama: " in out.err
+    assert out.code == 0 and "warning: `attn-dsl replace` will refuse this model: llama" in out.err
     told = json.loads((tmp_path / "run" / "run.json").read_text())
     assert "no language-model head" in told["capture_settings"]["not_replaceable"]
     (folder / "config.json").write_text(json.dumps(config | {"architectures": ["BertModel"]}))
     plan = succeed("fit", "--capture", tmp_path / "run" / "capture", "--dry-run")
-    assert "will refuse this: llama has no language-model head" in " ".join(plan.split())
+    assert "will refuse this model: llama has no language-model head" in " ".join(plan.split())
 
 
 def test_quantised_checkpoints(tmp_path: Path) -> None:

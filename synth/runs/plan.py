@@ -99,7 +99,7 @@ def plan(
     if memory > machine:
         warnings.append(f"this machine has too little memory for the model in {dtype}")
     if about["not_replaceable"]:
-        warnings.append(f"`attn-dsl replace` will refuse this: {about['not_replaceable']}")
+        warnings.append(f"`attn-dsl replace` will refuse this model: {about['not_replaceable']}")
     if timeout is not None and seconds > timeout:
         warnings.append(f"--timeout {timeout:g} will cut the search short")
     names = ("rounds", "max_evals", "max_nodes", "effort")
