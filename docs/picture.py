@@ -1,6 +1,8 @@
 """Draws the README's picture: a real head's attention on a test text beside its program's.
 
-python docs/picture.py RUN L1H3 docs/head.svg
+    python docs/picture.py RUN L4H4 TEXT docs/head.svg
+
+TEXT is the number of a text of the run's capture; its first tokens are shown.
 """
 
 from __future__ import annotations
@@ -35,13 +37,14 @@ def panel(matrix: np.ndarray, tokens: list[str], title: str, left: int) -> str:
     return "\n".join(parts)
 
 
-def main(run_path: str, name: str, out: str) -> None:
-    """Draw the shortest test text that is long enough, cut to ``TOKENS`` tokens."""
+def main(run_path: str, name: str, number: str, out: str) -> None:
+    """Draw the first tokens of a text."""
     run = Run.open(run_path)
     capture = run.open_capture()
     [(layer, head)] = parse_heads(name, capture.n_layers, capture.heads_per_layer)
-    texts = capture.split(run.info["key"]["seed"])["test"]
-    _, text = min((n, i) for i in texts if (n := len(capture.tokens(i))) >= TOKENS)
+    text = int(number)
+    if text not in capture.split(run.info["key"]["seed"])["test"]:
+        raise SystemExit(f"text {text} is none of the test texts")
     tokens = capture.tokens(text)
     actual = capture.matrix(text, layer, head)
     predicted = run.program(layer, head)(tokens)
