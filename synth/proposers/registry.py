@@ -72,8 +72,8 @@ def _greedy(session: Session) -> Greedy:
 
 def _greedy_cost(settings: Settings) -> Cost:
     if settings.effort == 1:
-        return Cost(0.53, 22, measured=True)
-    return Cost(1.1, 40, measured=True)
+        return Cost(0.4, 21, measured=True)
+    return Cost(0.85, 40, measured=True)
 
 
 def _graded(session: Session) -> Graded:
@@ -84,7 +84,7 @@ def _graded(session: Session) -> Graded:
 
 def _graded_cost(settings: Settings) -> Cost:
     """Rows and rounds grow with the effort."""
-    seconds = 0.31 * settings.effort**1.2
+    seconds = 0.4 * settings.effort**1.1
     large = settings.max_nodes >= 380  # grown with less restraint
     return Cost(
         seconds * (2.0 if large else 1.0), 10 + settings.effort, large_sample=True,
@@ -109,7 +109,7 @@ BUILT_IN = (
     ),
     Registration(
         "weighted_sets", lambda s: WeightedSets(s.settings.effort),
-        lambda s: Cost(6.5 * (s.effort - 1), 170 * (s.effort - 1), measured=True),
+        lambda s: Cost(5.0 * (s.effort - 1), 170 * (s.effort - 1), measured=True),
         default=True, later=True, effort=2,
     ),
     Registration("graded", _graded, _graded_cost, default=True),

@@ -21,13 +21,15 @@ from attn_dsl.synth.session import Settings
 
 START_SECONDS = 4.0
 """Imports, a tokenizer, the features of the texts."""
-VECTOR_SPEED = 1.7e9
+VECTOR_SPEED = 2.1e9
 """The ``vector_speed`` of the core that the seconds below, and those of proposers, are of."""
-PRODUCTS = 0.8
+THREADS = 0.8
+"""What each of several threads does of the work of a single one: they wait for each other at times."""
+PRODUCTS = 0.65
 """A model's operations a second, as a part of ``product_speed``."""
 LOAD_BYTES = 4e8
 """Bytes of weights that are read and converted in a second."""
-SCORE_SECONDS = 1.7e-7
+SCORE_SECONDS = 2.2e-7
 """A round's search: seconds by entry of the select and test texts."""
 BASE_BYTES = 0.7e9
 """A process with the libraries loaded, and the features of its texts."""
@@ -87,7 +89,8 @@ def plan(
     by_head = _search_seconds(settings, FITTED * entries)
     by_head += SCORE_SECONDS * (1 - FITTED) * entries * settings.rounds
     once = sum(cost.once for cost in costs.values())
-    search_seconds = slower * (once + by_head * len(chosen) / workers)
+    at_once = workers * (THREADS if workers > 1 else 1.0)
+    search_seconds = slower * (once + by_head * len(chosen) / at_once)
     folder = Path(out).absolute()
     while not folder.is_dir():
         folder = folder.parent
