@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,10 +102,8 @@ def how_to_go_on(out: str) -> str:
     """Say how an interrupted fit is continued."""
     if not Path(out).exists():
         return "nothing was found yet"
-    place = () if "--out" in sys.argv else ("--out", out)
-    return (
-        f"what is finished is in {out}. Go on with:\n{interrupt.same_command('--resume', *place)}"
-    )
+    command = interrupt.same_command(("--out", out), ("--resume",))
+    return f"what is finished is in {out}. Go on with:\n{command}"
 
 
 class Watcher:

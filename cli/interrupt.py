@@ -54,12 +54,12 @@ def _watch(near: socket.socket, how: Callable[[], str], stuck: threading.Event) 
         os._exit(130)
 
 
-def same_command(*more: str) -> str:
-    """Return the command that was given, with further options where it lacks them.
+def same_command(*more: tuple[str, ...]) -> str:
+    """Return the command that was given, with further options, each where it lacks that one.
 
-    >>> same_command("--resume")
-    'attn-dsl fit gpt2 --text stories.jsonl --resume'
+    >>> same_command(("--out", "runs/gpt2"), ("--resume",))
+    'attn-dsl fit gpt2 --text stories.jsonl --out runs/gpt2 --resume'
     """
     given = sys.argv[1:]
-    lacking = [] if more and more[0] in given else more
+    lacking = [part for option in more if option[0] not in given for part in option]
     return shlex.join(["attn-dsl", *given, *lacking])

@@ -20,7 +20,7 @@ from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.capture_files import Record
 from attn_dsl.eval.capture_run import run_texts
 from attn_dsl.eval.files import refuse_other_things, write_bytes
-from attn_dsl.eval.models import LoadedModel, load_model
+from attn_dsl.eval.models import LoadedModel, ids_known, load_model
 from attn_dsl.eval.shards import Array, ShardWriter, n_entries
 from attn_dsl.eval.shipped import EMBEDDED, stories_path
 from attn_dsl.eval.texts import read_texts, text_hash
@@ -227,7 +227,7 @@ def _in_order(
 
 def _check_ids(loaded: LoadedModel, records: Sequence[Record]) -> None:
     """Make sure that the model knows every id that its tokenizer gave."""
-    size = int(loaded.model.get_input_embeddings().weight.shape[0])
+    size = ids_known(loaded.model)
     largest = max(max(record.ids) for record in records)
     if largest >= size:
         raise InputError(

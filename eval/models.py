@@ -190,8 +190,7 @@ def _probe(network: Any, model: str, family: str, causal: bool) -> tuple[int, in
     """Run two short texts and count layers and heads; refuse what gives no whole matrix of each."""
     import torch
 
-    size = int(network.get_input_embeddings().weight.shape[0])
-    texts = [[i % size for i in text] for text in _OTHERS]
+    texts = [[i % ids_known(network) for i in text] for text in _OTHERS]
     try:
         with torch.inference_mode():
             both, alone = (
@@ -248,10 +247,14 @@ def position_limit(network: Any) -> int | None:
                     limits.append(rows - int(places[0]))
             return func(*args, **(kwargs or {}))
 
-    size = int(network.get_input_embeddings().weight.shape[0])
     with torch.inference_mode(), Tables():
-        body(network)(**batch(network, [[i % size for i in _OTHERS[0]]]))
+        body(network)(**batch(network, [[i % ids_known(network) for i in _OTHERS[0]]]))
     return min(filter(None, limits), default=None)
+
+
+def ids_known(network: Any) -> int:
+    """Return how many token ids a model has an embedding for."""
+    return int(network.get_input_embeddings().weight.shape[0])
 
 
 def body(network: Any) -> Any:
@@ -271,7 +274,7 @@ def batch(
     import torch
     from torch.nn.utils.rnn import pad_sequence
 
-    size = int(network.get_input_embeddings().weight.shape[0])
+    size = ids_known(network)
     values = (getattr(network.config, "pad_token_id", None), padding)
     value = next((i for i in values if i is not None and 0 <= i < size), 0)
     rows = [torch.tensor(text) for text in texts]

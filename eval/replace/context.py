@@ -14,7 +14,7 @@ import torch
 from attn_dsl.compiler.program import Program, load
 from attn_dsl.dsl.errors import InputError, WorkError
 from attn_dsl.eval.files import first_line
-from attn_dsl.eval.models import LoadedModel, body, position_limit
+from attn_dsl.eval.models import LoadedModel, body, ids_known, position_limit
 from attn_dsl.eval.replace.adapters import adapter_for
 from attn_dsl.eval.replace.controller import Controller
 from attn_dsl.eval.replace.predictions import refuse_headless
@@ -220,7 +220,7 @@ def _check_visibility(parts: Mapping[Head, Part]) -> None:
 
 def _probe_ids(model: Any, controller: Controller) -> torch.Tensor:
     """Return the ids of the probe, int64 (1, tokens)."""
-    vocabulary, rows = controller.reader.vocabulary, len(model.get_input_embeddings().weight)
+    vocabulary, rows = controller.reader.vocabulary, ids_known(model)
     # a tokenizer that knows none of these words still gives tokens that differ
     ids = [*vocabulary.tokenizer(PROBE).input_ids, *(5 + 7 * i for i in range(_LENGTH))]
     ids = [i % rows for i in ids[: min(_LENGTH, controller.max_positions or _LENGTH)]]

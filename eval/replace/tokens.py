@@ -90,7 +90,7 @@ def masked(tokens: Tokens, hidden: Sequence[bool], string: str) -> Tokens:
 
 def vocabulary_for(model: Any, tokenizer: Any) -> Vocabulary:
     """Find out what a model's ids mean; an InputError if that is not known or cannot be."""
-    from attn_dsl.eval.models import load_tokenizer
+    from attn_dsl.eval.models import ids_known, load_tokenizer
 
     if tokenizer is None:
         name = getattr(model, "name_or_path", "")
@@ -101,7 +101,7 @@ def vocabulary_for(model: Any, tokenizer: Any) -> Vocabulary:
             tokenizer = load_tokenizer(name)
         except InputError as error:
             raise InputError(f"no tokenizer for the model {name} ({error}); {remedy}") from error
-    rows, vocabulary = int(model.get_input_embeddings().weight.shape[0]), Vocabulary(tokenizer)
+    rows, vocabulary = ids_known(model), Vocabulary(tokenizer)
     if (largest := max(vocabulary.encode(PROBE, len(PROBE))[0].ids)) >= rows:
         raise InputError(
             f"the tokenizer gives ids up to {largest:,} for a few words, and the model knows only "
