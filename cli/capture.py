@@ -1,4 +1,4 @@
-"""`attn-dsl capture`: attention of every head on a text, on disk."""
+"""`attn-dsl capture`: attention and values of every head on a text, on disk."""
 
 from __future__ import annotations
 
@@ -16,10 +16,17 @@ from attn_dsl.cli import interrupt, options
 @click.option("--out", required=True, metavar="DIR", help="Where to store the capture.")
 @options.max_tokens_option()
 @options.max_texts_option()
+@click.option(
+    "--no-values",
+    "values",
+    flag_value=False,
+    default=True,
+    help="Leave out value vectors, without which what heads write cannot be measured.",
+)
 @options.device_option()
 @options.dtype_option()
 def capture(model: str, text: str | None, out: str, **settings: Any) -> None:
-    """Store the attention of every head of MODEL on a text.
+    """Store attention and values of every head of MODEL on a text.
 
     MODEL is as for fit. A capture that was interrupted goes on where it stopped when the same
     command is run again.
@@ -39,3 +46,5 @@ def capture(model: str, text: str | None, out: str, **settings: Any) -> None:
         f"{made.n_texts} texts, {made.n_layers} layers of {made.heads_per_layer} heads, "
         f"{size / 1e6:.0f} MB in {out}"
     )
+    if made.lacking is not None:
+        click.echo(f"no values of heads: {made.lacking}")

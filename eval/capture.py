@@ -1,4 +1,4 @@
-"""Captures: the attention of every head of a model on texts, on disk or in memory."""
+"""Captures: attention and values of every head of a model on texts, on disk or in memory."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from attn_dsl.eval.capture_files import Record, read_capture
 from attn_dsl.eval.shards import REMEDY, Array, Shards, n_entries, normalise_rows
 from attn_dsl.eval.texts import PARTS, Part, hash_fraction, split_of
 
+_OLDER = "it was made before captures had them; run `attn-dsl capture` into a fresh directory"
+_NOT_GIVEN = "give values= to Capture.from_arrays"
 MIN_SOURCES = 10
 """With fewer source texts than this, windows are split instead of texts."""
 
@@ -43,6 +45,10 @@ class Capture:
         causal: whether row q has only the entries 0 … q.
         records: per text, tokens and where they come from.
         store: the packed attention of each text.
+        values: of each text the value vectors, [layers * key-value heads, n, head size]; None
+            where they are not kept.
+        grams: one array, W_O W_Oᵀ of each head's rows W_O of the output projection, [layers,
+            heads, head size, head size].
         meta: what the capture's file says about itself (model, revision, settings, versions).
         path: the directory, None for a capture in memory.
     """
@@ -53,6 +59,8 @@ class Capture:
     causal: bool
     records: tuple[Record, ...]
     store: Shards | tuple[Array, ...]
+    values: Shards | tuple[Array, ...] | None = None
+    grams: Shards | tuple[Array] | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
     path: Path | None = None
 
@@ -75,6 +83,8 @@ class Capture:
         tokens: Sequence[Sequence[str] | Tokens],
         attention: Any,
         *,
+        values: Any = None,
+        projections: Any = None,
         causal: bool | None = None,
         name: str = "arrays",
     ) -> Capture:
@@ -84,16 +94,23 @@ class Capture:
             tokens: per text its token strings (a leading space starts a word) or ``Tokens``.
             attention: per text an array [layers, heads, n, n] of rows that sum to 1, or one
                 array [texts, layers, heads, N, N] padded behind each text's tokens.
+            values: per text its value vectors [layers, key-value heads, n, d], or one array
+                padded as the attention; heads of a group that shares a key-value head follow
+                each other.
+            projections: W_O of each head, [layers, heads, d, width of the model]; without them
+                outputs of heads are measured as sums of value vectors.
             causal: whether no token attends to later ones; looked up in the arrays if None.
             name: what to call the model.
 
         Raises:
             InputError: shapes that do not fit, entries that are negative or not finite, rows
-                that do not sum to 1 within 0.01, or mass above the diagonal of a causal model.
+                that do not sum to 1 within 0.01, mass above the diagonal of a causal model, or
+                projections without values.
         """
         from attn_dsl.eval.capture_arrays import packed_arrays
 
-        return cls(name=name, meta={"name": name}, **packed_arrays(tokens, attention, causal))
+        fields = packed_arrays(tokens, attention, values, projections, causal)
+        return cls(name=name, meta={"name": name, "lacking": _NOT_GIVEN}, **fields)
 
     @property
     def n_texts(self) -> int:
@@ -115,7 +132,64 @@ class Capture:
         for index, record in enumerate(self.records):
             digest.update(record.own_hash.encode())
             digest.update(np.ascontiguousarray(self.packed(index)).tobytes())
+        for array in (*(self.values or ()), *(self.grams or ())):
+            digest.update(array.tobytes())
         return digest.hexdigest()
+
+    @property
+    def has_outputs(self) -> bool:
+        """Whether there are value vectors, so that outputs of heads can be measured."""
+        return self.values is not None
+
+    @property
+    def lacking(self) -> str | None:
+        """Why there are no value vectors, and what to do; None where there are."""
+        return None if self.has_outputs else str(self.meta.get("lacking", _OLDER))
+
+    def contributions(self, index: int, number: int) -> npt.NDArray[np.float32]:
+        """Return what each key of a text gives to the output of a head that attends to it alone.
+
+        With attention A the head writes ``A @ contributions`` into the residual stream, in
+        coordinates with the same norms and inner products as the model's own.
+
+        >>> capture = Capture.from_arrays(
+        ...     [["a", " b"]], [[[[[1, 0], [0.5, 0.5]]]]], values=[[[[[3, 0], [1, 4]]]]]
+        ... )
+        >>> (capture.matrix(0, 0, 0) @ capture.contributions(0, 0)).tolist()
+        [[3.0, 0.0], [2.0, 2.0]]
+
+        Args:
+            index: which text.
+            number: which head, ``layer * heads_per_layer + head``.
+
+        Returns:
+            float32, shape [n, head size].
+
+        Raises:
+            InputError: the capture has no values, or its file is damaged.
+        """
+        if self.values is None:
+            raise InputError(f"{self.path or self.name} has no values of its heads: {self.lacking}")
+        factor, values = self._factors[number], self.values[index]
+        shared = self.n_heads // len(values)
+        n = len(self.tokens(index))
+        if values.shape != (self.n_heads // shared, n, len(factor)):
+            raise InputError(
+                f"text {index} of {self.path or self.name} has values of shape {values.shape}, "
+                f"not ({self.n_heads // shared}, {n}, {len(factor)}); {REMEDY}"
+            )
+        return values[number // shared].astype(np.float32) @ factor
+
+    @cached_property
+    def _factors(self) -> npt.NDArray[np.float32]:
+        """Matrices L of all heads with L Lᵀ = W_O W_Oᵀ, [n_heads, head size, head size]."""
+        assert self.grams is not None
+        sizes, vectors = np.linalg.eigh(np.concatenate(self.grams[0]).astype(np.float64))
+        return (vectors * np.sqrt(sizes.clip(0))[:, None]).astype(np.float32)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is computed again where the capture is read."""
+        return {key: value for key, value in self.__dict__.items() if key != "_factors"}
 
     def tokens(self, index: int) -> Tokens:
         """Return the tokens of one text."""

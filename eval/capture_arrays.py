@@ -1,4 +1,4 @@
-"""Captures from arrays: checking and packing attention that was not read by attn-dsl."""
+"""Captures from arrays: checking and packing attention and values from anywhere else."""
 
 from __future__ import annotations
 
@@ -21,19 +21,15 @@ _ABOVE = 1e-6
 
 
 def packed_arrays(
-    tokens: Sequence[Sequence[str] | Tokens], attention: Any, causal: bool | None
-) -> dict[str, Any]:
+    tokens: Sequence[Sequence[str] | Tokens], attention: Any, values: Any, projections: Any,
+    causal: bool | None,
+) -> dict[str, Any]:  # fmt: skip
     """Check arrays, pack them, and return the fields of a ``Capture``; see its ``from_arrays``."""
     texts = [_tokens(one, number) for number, one in enumerate(tokens)]
     if not texts:
         raise InputError("a capture needs at least one text; the list of tokens is empty")
-    arrays = attention if isinstance(attention, (list, tuple)) else _array(attention)
-    if len(arrays) != len(texts):
-        raise InputError(
-            f"there are {len(texts)} texts but attention for {len(arrays)}; give one array "
-            "[layers, heads, n, n] per text"
-        )
-    rows = [_rows(_array(x), texts[number], number) for number, x in enumerate(arrays)]
+    arrays = _by_text(attention, len(texts), "attention", "[layers, heads, n, n]")
+    rows = [_rows(x, texts[number], number) for number, x in enumerate(arrays)]
     n_layers, per_layer = rows[0].shape[:2]
     if len({array.shape[:2] for array in rows}) > 1:
         raise InputError("all texts must have the same layers x heads")
@@ -45,7 +41,15 @@ def packed_arrays(
             "the attention is not causal; leave out causal=True"
         )
     sees_left = max(above) <= _ABOVE if causal is None else causal
+    if values is None and projections is not None:
+        raise InputError("projections need the values that they project; give values= too")
+    outputs = {}
+    if values is not None:
+        wide = _by_text(values, len(texts), "values", "[layers, kv_heads, n, d]")
+        sizes = [(x.shape[2], len(text)) for x, text in zip(arrays, texts, strict=True)]
+        outputs = _outputs(wide, projections, (n_layers, per_layer), sizes)
     return {
+        **outputs,
         "n_layers": n_layers,
         "heads_per_layer": per_layer,
         "causal": sees_left,
@@ -68,16 +72,64 @@ def _tokens(one: Sequence[str] | Tokens, number: int) -> Tokens:
     return Tokens.from_strings(one)
 
 
-def _array(values: Any) -> npt.NDArray[np.float32]:
+def _by_text(given: Any, n_texts: int, what: str, shape: str) -> list[npt.NDArray[np.float32]]:
+    """Make an array of each text's attention or values."""
+    arrays = given if isinstance(given, (list, tuple)) else _array(given, what, shape)
+    if len(arrays) != n_texts:
+        raise InputError(
+            f"there are {n_texts} texts but {what} for {len(arrays)}; give one array {shape} per "
+            "text"
+        )
+    return [_array(one, what, shape) for one in arrays]
+
+
+def _outputs(
+    arrays: Sequence[npt.NDArray[np.float32]], projections: Any, heads: tuple[int, int],
+    sizes: Sequence[tuple[int, int]],
+) -> dict[str, Any]:  # fmt: skip
+    """Check values and projections, and return them as fields of a ``Capture``.
+
+    Args:
+        heads: layers, and heads of each.
+        sizes: of each text the tokens of its attention's array, and those without padding.
+    """
+    (layers, per_layer), shape = heads, arrays[0].shape
+    for number, (array, (n, _)) in enumerate(zip(arrays, sizes, strict=True)):
+        if array.ndim != 4 or 0 in array.shape or (array.shape[0], array.shape[2]) != (layers, n):
+            raise InputError(
+                f"text {number}: values must have the shape [{layers}, kv_heads, {n}, d], not "
+                f"{list(array.shape)}"
+            )
+        if per_layer % array.shape[1] or (array.shape[1], array.shape[3]) != shape[1::2]:
+            raise InputError(
+                f"text {number}: values of {array.shape[1]} heads x {array.shape[3]} numbers; give "
+                f"the same of each text, of a number of heads that divides {per_layer}"
+            )
+        if not np.isfinite(array[:, :, : sizes[number][1]]).all():
+            raise InputError(f"text {number}: values are not finite")
+    grams = np.broadcast_to(np.eye(shape[3], dtype=np.float32), (*heads, shape[3], shape[3]))
+    if projections is not None:
+        wanted = f"[{layers}, {per_layer}, {shape[3]}, width]"
+        matrices = _array(projections, "projections", wanted)
+        if matrices.ndim != 4 or matrices.shape[:3] != (*heads, shape[3]):
+            raise InputError(
+                f"projections must have the shape {wanted}, not {list(matrices.shape)}"
+            )
+        if not np.isfinite(matrices).all():
+            raise InputError("projections are not finite")
+        grams = matrices @ matrices.swapaxes(-1, -2)
+    kept = (x[:, :, :n].reshape(-1, n, shape[3]) for x, (_, n) in zip(arrays, sizes, strict=True))
+    return {"values": tuple(kept), "grams": (grams,)}
+
+
+def _array(values: Any, what: str, shape: str) -> npt.NDArray[np.float32]:
     """Make a float32 array of anything like one, tensors of torch included."""
     if hasattr(values, "detach"):
         values = values.detach().cpu().float().numpy()
     try:
         return np.asarray(values, dtype=np.float32)
     except (TypeError, ValueError) as error:
-        raise InputError(
-            f"attention must be numbers of shape [layers, heads, n, n]: {error}"
-        ) from error
+        raise InputError(f"{what} must be numbers of shape {shape}: {error}") from error
 
 
 def _rows(array: npt.NDArray[Any], text: Tokens, number: int) -> npt.NDArray[np.float32]:

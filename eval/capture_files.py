@@ -1,7 +1,8 @@
 """The files of a capture: what they are called, how they are read, checked and written.
 
 ``capture.json`` says what was captured and names the other files with their sizes and hashes,
-``texts.jsonl`` holds a record for each text, and ``attention-*.safetensors`` the attention.
+``texts.jsonl`` holds a record for each text, ``attention-*.safetensors`` their attention and value
+vectors, ``projections.safetensors`` the Gram matrices of the output projections.
 ``capture.partial.json`` is what a capture that is not finished has in place of the first.
 """
 
@@ -18,6 +19,7 @@ from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.shards import REMEDY, Shards
 
 META_FILE, TEXTS_FILE, PARTIAL_FILE = "capture.json", "texts.jsonl", "capture.partial.json"
+PROJECTIONS_FILE = "projections.safetensors"
 FORMAT, VERSION = "attn-dsl-capture", 1
 NEEDED = ("name", "n_layers", "heads_per_layer", "causal", "n_texts", "texts", "shards")
 
@@ -75,7 +77,8 @@ def read_capture(path: Path) -> dict[str, Any]:
         InputError: a file is missing or damaged, or the format is of another version.
     """
     meta = _read_meta(path)
-    for file in [meta["texts"], *meta["shards"]]:
+    projections = [meta["projections"]] if "projections" in meta else []
+    for file in [meta["texts"], *meta["shards"], *projections]:
         place, size = path / file["file"], file["bytes"]
         found = place.stat().st_size if place.is_file() else -1
         if found != size:
@@ -96,10 +99,13 @@ def read_capture(path: Path) -> dict[str, Any]:
             f"{path / TEXTS_FILE} has {len(records)} texts, {META_FILE} speaks of "
             f"{meta['n_texts']} and of attention for {len(shard_of)}; {REMEDY}"
         )
+    shards = [shard_of[index] for index in range(len(records))]
     return {
         **{key: meta[key] for key in ("name", "n_layers", "heads_per_layer", "causal")},
         "records": tuple(records),
-        "store": Shards(path, [shard_of[index] for index in range(len(records))]),
+        "store": Shards(path, shards, "attention"),
+        "values": Shards(path, shards, "values") if projections else None,
+        "grams": Shards(path, [PROJECTIONS_FILE], "grams") if projections else None,
         "meta": meta,
         "path": path,
     }

@@ -5,40 +5,43 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from hashlib import sha256
 from importlib import metadata
 from itertools import zip_longest
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval import capture_files as files
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.capture_files import Record
-from attn_dsl.eval.capture_run import run_texts
 from attn_dsl.eval.files import refuse_other_things, write_bytes
 from attn_dsl.eval.models import LoadedModel, ids_known, load_model
-from attn_dsl.eval.shards import Array, ShardWriter, n_entries
+from attn_dsl.eval.shards import Array, ShardWriter, n_entries, tensor_name
 from attn_dsl.eval.shipped import EMBEDDED, stories_path
 from attn_dsl.eval.texts import read_texts, text_hash
 from attn_dsl.eval.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from attn_dsl.eval.head_outputs import HeadOutputs
 
 SHARD_BYTES = 64 * 2**20
 _KIND_OF_SETTING = {
     "revision": "the model's weights", "tokenizer_hash": "the tokenizer",
     "max_tokens": "--max-tokens", "windows": "the texts or their number", "dtype": "--dtype",
+    "values": "values, which --no-values leaves out",
 }  # fmt: skip
 
 
 def write_capture(
     model: str | LoadedModel, texts: Sequence[str], out: Path | str, *, max_tokens: int = 128,
-    max_texts: int = 300, device: str = "cpu", dtype: str = "float32",
+    max_texts: int = 300, values: bool = True, device: str = "cpu", dtype: str = "float32",
     batch_size: int | None = None, progress: Callable[[int, int], None] | None = None,
 ) -> Capture:  # fmt: skip
-    """Run a model over texts and store the attention of every head in a directory.
+    """Run a model over texts and store attention and values of every head in a directory.
 
     >>> write_capture("openai-community/gpt2", ["Once upon a time", "The end."], out).n_heads
     144
@@ -46,10 +49,11 @@ def write_capture(
     Long texts are cut into consecutive windows. The first windows of all texts come first, in
     the order of the texts, then the second windows and so on, until there are ``max_texts``.
     Attention is kept as float16, which changes a row by less than 0.0005 of its mass, and written
-    to disk as soon as a layer has run.
+    to disk as soon as a layer has run; so are value vectors. Where heads of the architecture do
+    not write the sum of A v W_O, the capture has no values and ``lacking`` says why.
 
     An interrupted capture goes on where it stopped when it is called again with the same
-    settings; a finished one is returned as it is.
+    settings; a finished one is returned as it is, even if it is older than values in captures.
 
     Args:
         model: a model from ``load_model``, or what it takes.
@@ -57,22 +61,29 @@ def write_capture(
         out: a directory, new or holding this very capture.
         max_tokens: the most tokens of a window, special tokens included.
         max_texts: the most windows.
+        values: whether to keep value vectors, so that outputs of heads can be measured.
         device, dtype: as for ``load_model``, where the model is not loaded yet.
         batch_size: windows that run at once, at most; what fits into memory if None.
         progress: called with (windows done, windows in all) after each batch.
 
     Raises:
         InputError: the model cannot be used, the texts give no tokens, ``max_tokens`` is more
-            than the model takes, ``out`` holds something else, or disk or memory has no room.
+            than the model takes, ``out`` holds something else, disk or memory has no room, or
+            values do not fit into float16.
         WorkError: the disk is full, or the model gives attention that is no distribution.
     """
+    from safetensors.numpy import save
+
+    from attn_dsl.eval.capture_run import run_texts
+    from attn_dsl.eval.head_outputs import head_outputs
     from attn_dsl.eval.replace.context import obstacle
 
     if max_texts < 1 or (batch_size is not None and batch_size < 1):
         raise InputError("the number of texts and the batch size must be at least 1")
     out = Path(out).expanduser()
     if not any((out / name).exists() for name in (files.META_FILE, files.PARTIAL_FILE)):
-        refuse_other_things(out, ("attention-", files.TEXTS_FILE, "."), "capture")
+        mine = ("attention-", files.TEXTS_FILE, files.PROJECTIONS_FILE, ".")
+        refuse_other_things(out, mine, "capture")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -87,11 +98,13 @@ def write_capture(
     settings = {
         "revision": loaded.revision, "tokenizer_hash": vocabulary.hash, "max_tokens": max_tokens,
         "windows": sha256(json.dumps(windows).encode()).hexdigest(),
-        "dtype": str(loaded.model.dtype).removeprefix("torch."),
+        "dtype": str(loaded.model.dtype).removeprefix("torch."), "values": values,
     }  # fmt: skip
     if _same_work(out / files.META_FILE, settings):
         return Capture.open(out)
-    plan = _plan(loaded, records)
+    heads = head_outputs(loaded, values)
+    shapes = [_shapes(loaded, heads, index, len(r.ids)) for index, r in enumerate(records)]
+    plan = _plan(records, shapes)
     done = {
         shard["file"]: shard
         for shard in _same_work(out / files.PARTIAL_FILE, settings).get("shards", ())
@@ -100,7 +113,7 @@ def write_capture(
         and (out / shard["file"]).stat().st_size == shard["bytes"]
     }
     todo = {file: indices for file, indices in plan.items() if file not in done}
-    needed = sum(2 * prod(_shape(loaded, records[i])) for group in todo.values() for i in group)
+    needed = sum(_bytes(shapes[i]) for group in todo.values() for i in group)
     if needed > (free := shutil.disk_usage(out).free):
         raise InputError(
             f"the capture needs {needed / 2**20:,.0f} MiB, {out} has {free / 2**20:,.0f} MiB free; "
@@ -112,15 +125,16 @@ def write_capture(
 
     def begin() -> Iterator[list[int]]:
         for file, group in todo.items():
-            shapes = {i: _shape(loaded, records[i]) for i in group}
-            writers.update(dict.fromkeys(group, ShardWriter(out / file, shapes)))
+            tensors = {name: shape for i in group for name, shape in shapes[i].items()}
+            writers.update(dict.fromkeys(group, ShardWriter(out / file, tensors)))
             yield group
 
-    def keep(index: int, layer: int, values: Array) -> None:
-        writers[index].put(index, layer * loaded.n_heads, values)
+    def keep(index: int, layer: int, *read: Array) -> None:
+        for name, rows in zip(shapes[index], read, strict=True):
+            writers[index].put(name, layer * len(rows), rows)
 
     try:
-        with closing(run_texts(loaded, ids, begin(), keep, batch_size)) as batches:
+        with closing(run_texts(loaded, heads, ids, begin(), keep, batch_size)) as batches:
             for indices in batches:
                 seen += len(indices)
                 if progress is not None:
@@ -137,6 +151,11 @@ def write_capture(
     lines = "".join(record.to_json() + "\n" for record in records)
     meta["texts"] = write_bytes(out / files.TEXTS_FILE, lines.encode())
     meta["shards"] = [done[file] for file in plan]
+    if heads.grams is None:
+        meta["lacking"] = heads.lacking
+    else:
+        data = save({tensor_name("grams", 0): heads.grams})
+        meta["projections"] = write_bytes(out / files.PROJECTIONS_FILE, data)
     # Where it came from and with which libraries is left out of the hash.
     apart = (*told, "source", "libraries", "max_texts")
     content = {key: meta[key] for key in meta if key not in apart}
@@ -245,6 +264,8 @@ def _same_work(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         there = dict(found["settings"])
+        # older captures have no values; those that are finished are good as they are
+        there.setdefault("values", path.name == files.META_FILE and wanted["values"])
     except FileNotFoundError:
         return {}
     except (ValueError, KeyError, TypeError) as error:
@@ -264,12 +285,25 @@ def _same_work(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     return dict(found)
 
 
-def _shape(loaded: LoadedModel, record: Record) -> tuple[int, int]:
-    """Return the heads and visible entries of a text's attention, two bytes each."""
-    return loaded.n_layers * loaded.n_heads, n_entries(len(record.ids), loaded.causal)
+def _shapes(
+    loaded: LoadedModel, heads: HeadOutputs, index: int, n: int
+) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the tensors of a text of n tokens."""
+    rows = loaded.n_layers * loaded.n_heads
+    shapes = {tensor_name("attention", index): (rows, n_entries(n, loaded.causal))}
+    if heads.grams is not None:
+        shapes[tensor_name("values", index)] = (rows // heads.group, n, heads.grams.shape[-1])
+    return shapes
 
 
-def _plan(loaded: LoadedModel, records: Sequence[Record]) -> dict[str, list[int]]:
+def _bytes(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Return the bytes of float16 tensors."""
+    return sum(2 * prod(shape) for shape in shapes.values())
+
+
+def _plan(
+    records: Sequence[Record], shapes: Sequence[Mapping[str, tuple[int, ...]]]
+) -> dict[str, list[int]]:
     """Sort texts by length, so that batches need little padding, and cut them into shards."""
     plan: dict[str, list[int]] = {}
     size = SHARD_BYTES
@@ -278,7 +312,7 @@ def _plan(loaded: LoadedModel, records: Sequence[Record]) -> dict[str, list[int]
             plan[f"attention-{len(plan):05d}.safetensors"] = group = []
             size = 0
         group.append(index)
-        size += 2 * prod(_shape(loaded, records[index]))
+        size += _bytes(shapes[index])
     return plan
 
 

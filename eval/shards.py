@@ -1,10 +1,11 @@
-"""Packed attention: the visible entries of heads row by row, in memory or in safetensors files."""
+"""Packed attention, the visible entries of heads row by row, and tensors in safetensors files."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from math import prod
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -19,9 +20,9 @@ Array = npt.NDArray[Any]
 REMEDY = "run `attn-dsl capture` again into a fresh directory"
 
 
-def tensor_name(index: int) -> str:
+def tensor_name(kind: str, index: int) -> str:
     """Name the tensor of one text, as in ``attention.00012``."""
-    return f"attention.{index:05d}"
+    return f"{kind}.{index:05d}"
 
 
 def n_entries(n: int, causal: bool) -> int:
@@ -52,22 +53,23 @@ def normalise_rows(values: npt.NDArray[np.float32], n: int, causal: bool) -> Non
 
 
 class Shards:
-    """Packed attention in safetensors files; pickling it for a worker sends only the path.
+    """A tensor of each text in safetensors files; pickling it for a worker sends only the path.
 
     Args:
         folder: where the files lie.
         shard_of: the file of each text.
+        kind: how the tensors' names begin: ``attention``, ``values``.
     """
 
-    def __init__(self, folder: Path, shard_of: Sequence[str]) -> None:
-        self.folder, self.shard_of = folder, tuple(shard_of)
+    def __init__(self, folder: Path, shard_of: Sequence[str], kind: str) -> None:
+        self.folder, self.shard_of, self.kind = folder, tuple(shard_of), kind
         self._open: dict[str, Any] = {}  # at most all files, mapped and not read
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Shards, (self.folder, self.shard_of)
+        return Shards, (self.folder, self.shard_of, self.kind)
 
     def __getitem__(self, index: int) -> Array:
-        """Read the packed attention of one text from its file, which is mapped into memory.
+        """Read the tensor of one text from its file, which is mapped into memory.
 
         Raises:
             InputError: its file is missing or damaged.
@@ -79,7 +81,7 @@ class Shards:
         try:
             if file not in self._open:
                 self._open[file] = safe_open(path, framework="np")
-            return self._open[file].get_tensor(tensor_name(index))
+            return self._open[file].get_tensor(tensor_name(self.kind, index))
         except FileNotFoundError:
             raise InputError(f"{path} is missing; {REMEDY}") from None
         except (OSError, SafetensorError) as error:
@@ -93,17 +95,16 @@ class ShardWriter:
 
     Args:
         path: the file.
-        shapes: heads and visible entries of each text.
+        shapes: the shape of each tensor.
     """
 
-    def __init__(self, path: Path, shapes: Mapping[int, tuple[int, int]]) -> None:
+    def __init__(self, path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self.path, self._lock, header, end = path, Lock(), {}, 0
-        self._places: dict[int, tuple[int, int]] = {}  # by text, first byte and bytes of a head
-        for index, (heads, entries) in sorted(shapes.items()):
-            start, end = end, end + 2 * heads * entries
-            self._places[index] = start, 2 * entries
-            place = {"shape": (heads, entries), "data_offsets": (start, end)}
-            header[tensor_name(index)] = {"dtype": "F16", **place}
+        self._places: dict[str, tuple[int, int]] = {}  # by tensor, first byte and bytes of a row
+        for name, shape in sorted(shapes.items()):
+            start, end = end, end + 2 * prod(shape)
+            self._places[name] = start, 2 * prod(shape[1:])
+            header[name] = {"dtype": "F16", "shape": shape, "data_offsets": (start, end)}
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
         self._begin = 8 + len(text)
@@ -111,11 +112,11 @@ class ShardWriter:
             self._file = part_of(path).open("wb")
             self._file.write(len(text).to_bytes(8, "little") + text)
 
-    def put(self, index: int, head: int, values: Array) -> None:
-        """Write the float16 attention of some heads on a text, beginning with one head."""
-        start, width = self._places[index]
+    def put(self, name: str, row: int, values: Array) -> None:
+        """Write some float16 rows of a tensor, beginning with one row."""
+        start, width = self._places[name]
         with writing(self.path), self._lock:
-            self._file.seek(self._begin + start + head * width)
+            self._file.seek(self._begin + start + row * width)
             self._file.write(values.tobytes())
 
     def finish(self) -> dict[str, Any]:

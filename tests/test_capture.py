@@ -14,6 +14,7 @@ from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval import capture_run, capture_write
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.capture_write import write_capture
+from attn_dsl.eval.head_outputs import head_outputs
 from attn_dsl.eval.models import load_model
 
 TEXTS = [
@@ -55,20 +56,22 @@ def test_capture_is_the_attention_of_the_model_alone_with_the_text(small_model, 
 def test_batches_change_nothing_but_rounding(small_model, family):
     loaded = load_model(str(small_model(family)))
     batch = [[7, 8], [9, 5, 6, 12], [5, 6, 7, 8, 9, 10, 11]]
+    heads = head_outputs(loaded, values=True)
+    assert heads.from_products
 
-    def attention(groups, ids):
+    def read(groups, ids):
         found = {}
-        keep = lambda index, layer, values: found.__setitem__((index, layer), values)  # noqa: E731
-        list(capture_run.run_texts(loaded, ids, groups, keep))
-        return [np.concatenate([found[i, layer] for layer in range(2)]) for i in range(len(ids))]
+        keep = lambda index, layer, *read: found.__setitem__((index, layer), read)  # noqa: E731
+        list(capture_run.run_texts(loaded, heads, ids, groups, keep))
+        return [[found[i, layer] for layer in range(2)] for i in range(len(ids))]
 
-    assert len(capture_run._places_of_maps(loaded)) == 2  # each layer's module is hooked
-    together = attention([[0, 1, 2]], batch)
-    for ids, array in zip(batch, together, strict=True):
-        (alone,) = attention([[0]], [ids])
-        # half a step of float16 near 1, plus 1e-5 for the order of sums
-        assert np.abs(alone.astype(float) - array.astype(float)).max() <= 2**-11 + 1e-5
-        assert np.abs(alone.astype(float) - array.astype(float)).mean() < 1e-5
+    together = read([[0, 1, 2]], batch)
+    for ids, layers in zip(batch, together, strict=True):
+        for alone, beside in zip(*read([[0]], [ids]), layers, strict=True):
+            for one, other in zip(alone, beside, strict=True):
+                # a step of float16, plus 1e-5 for the order of sums
+                off, size = np.abs(one.astype(float) - other), max(1, np.abs(one).max())
+                assert off.max() <= 2**-10 * size + 1e-5 and off.mean() < 1e-5 * size
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
