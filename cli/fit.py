@@ -46,6 +46,9 @@ SHOWN = ("iou", "iou_no_sink", "jsd", "top1")
 @click.option("--rounds", type=click.IntRange(1), default=2, show_default=True,
               help="Search each head so often, from the second time on with the programs of the "
               "other heads.")  # fmt: skip
+@click.option("--objective", type=click.Choice(["attention", "output", "both"]),
+              help="Score programs by IoU, by output R², or by both; both by default, attention "
+              "where a capture has no values.")  # fmt: skip
 @click.option("--proposers", metavar="LIST",
               help="Who suggests programs, by name; the usual ones by default.")  # fmt: skip
 @language_model.options

@@ -17,6 +17,7 @@ from attn_dsl.compiler.evaluate import Plan, pack
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.parser import parse
 from attn_dsl.eval.metrics import ious
+from attn_dsl.eval.outputs import spreads, squared_errors
 from attn_dsl.eval.shards import normalise_rows
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 DECAYS = (0.0, 0.03, 0.1, 0.3, 0.6, 1.2)
 SELF = (-4.0, 0.0, 2.0)
 FIRST = (0.0, 1.5, 3.0, 6.0)
+SOME = 16
+"""On how many texts of ``select`` kernels are picked by outputs."""
 NAMES = ("uniform", "first token", "previous token", "mean by offset", "positional grid")
 """The controls, in the order in which they are reported."""
 
@@ -55,10 +58,13 @@ def positional_grid(causal: bool) -> list[t.Head]:
     ]
 
 
-def control_ious(
+def control_scores(
     capture: Capture, texts: Mapping[Any, Sequence[int]], heads: Sequence[int]
 ) -> dict[str, np.ndarray]:
     """Score every control against heads on the test texts.
+
+    Means by offset are taken over the texts of ``fit``. The positional kernel is picked on those of
+    ``select``: by IoU for the IoU, and by outputs for the output R².
 
     Args:
         capture: the heads' attention.
@@ -66,22 +72,50 @@ def control_ious(
         heads: numbers of heads, ``layer * heads_per_layer + head``.
 
     Returns:
-        By control: IoU, float64 (heads, test texts). What is fitted (mean by offset) is fitted
-        on ``fit``, what is picked (the positional kernel) on ``select``.
+        By control: mean IoU, and output R² (nan without values), float64 (2, heads).
     """
     simple, grid = simple_controls(capture.causal), positional_grid(capture.causal)
-    scores: dict[str, np.ndarray] = {}
-    for split in ("select", "test"):
-        programs = grid if split == "select" else [*grid, *simple.values()]
-        plan = Plan(programs, Batch([capture.tokens(i) for i in texts[split]]))
-        scores[split] = np.zeros((len(heads), len(programs), len(texts[split])))
-        for at, text in enumerate(texts[split]):
-            scores[split][:, :, at] = ious(capture.attention(text, heads), plan.packed(at))
-    picked = scores["select"].sum(-1).argmax(1)
-    found = {name: scores["test"][:, len(grid) + i] for i, name in enumerate(simple)}
-    found["mean by offset"] = _mean_by_offset(capture, texts, heads)
-    found["positional grid"] = scores["test"][np.arange(len(heads)), picked]
-    return {name: found[name] for name in NAMES}
+    picked = _pick(capture, texts["select"], heads, grid)
+    means, longest = offset_means(capture, texts["fit"], heads)
+    mean = means.astype(np.float32) + np.float32(1e-9)
+    plan = Plan([*simple.values(), *grid], Batch([capture.tokens(i) for i in texts["test"]]))
+    scores = np.full((2, len(heads), len(simple) + 3, len(texts["test"])), np.nan)
+    for at, text in enumerate(texts["test"]):
+        n, every = len(capture.tokens(text)), plan.packed(at)
+        by_offset = mean[:, offsets(n, capture.causal) + longest]
+        normalise_rows(by_offset, n, capture.causal)
+        for row, (head, own) in enumerate(zip(heads, by_offset, strict=True)):
+            predicted = np.concatenate([every[: len(simple)], own[None], every[picked[row]]])
+            actual = capture.attention(text, [head])
+            scores[0, row, :, at] = ious(actual, predicted)[0]
+            if capture.has_outputs:
+                values = capture.contributions(text, head)
+                scores[1, row, :, at] = squared_errors(actual[0], predicted, values, capture.causal)
+    found = np.stack([scores[0].mean(-1), np.full(scores.shape[1:3], np.nan)])
+    if capture.has_outputs:
+        total = np.array([spreads(capture, texts["test"], head).sum() for head in heads])
+        found[1] = 1.0 - scores[1].sum(-1) / total[:, None]
+    found[1, :, -2] = found[1, :, -1]  # the kernel that was picked by outputs
+    return {name: found[:, :, i] for i, name in enumerate(NAMES)}
+
+
+def _pick(
+    capture: Capture, texts: Sequence[int], heads: Sequence[int], grid: list[t.Head]
+) -> np.ndarray:
+    """Return the kernels that are best by IoU and by outputs: places behind the simple controls.
+
+    Returns:
+        int64 (heads, 2).
+    """
+    plan = Plan(grid, Batch([capture.tokens(i) for i in texts]))
+    scores = np.zeros((len(heads), 2, len(grid)))
+    for at, text in enumerate(texts):
+        predicted, actual = plan.packed(at), capture.attention(text, heads)
+        scores[:, 0] += ious(actual, predicted)
+        for row, head in enumerate(heads if capture.has_outputs and at < SOME else ()):
+            values = capture.contributions(text, head)
+            scores[row, 1] -= squared_errors(actual[row], predicted, values, capture.causal)
+    return scores.argmax(-1) + len(simple_controls(capture.causal))
 
 
 def offsets(n: int, causal: bool) -> np.ndarray:
@@ -111,18 +145,3 @@ def offset_means(
         for row, values in enumerate(capture.attention(text, heads)):
             sums[row] += np.bincount(at, values, minlength=width)
     return sums / np.maximum(counts, 1.0), longest
-
-
-def _mean_by_offset(
-    capture: Capture, texts: Mapping[Any, Sequence[int]], heads: Sequence[int]
-) -> np.ndarray:
-    means, longest = offset_means(capture, texts["fit"], heads)
-    mean = means.astype(np.float32) + np.float32(1e-9)
-    out = np.empty((len(heads), len(texts["test"])))
-    for column, text in enumerate(texts["test"]):
-        n = len(capture.tokens(text))
-        predicted = mean[:, offsets(n, capture.causal) + longest]
-        normalise_rows(predicted, n, capture.causal)
-        for row, actual in enumerate(capture.attention(text, heads)):
-            out[row, column] = ious(actual[None], predicted[row : row + 1])[0, 0]
-    return out

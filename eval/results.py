@@ -12,16 +12,24 @@ import numpy as np
 
 from attn_dsl.eval.heads import label
 from attn_dsl.eval.metrics import Estimate, bootstrap
+from attn_dsl.eval.outputs import output_r2
 
 
 @dataclass(frozen=True, slots=True)
 class FrontRow:
-    """One program of a head's Pareto front; IoU on each split."""
+    """One program of a head's Pareto front: IoU and output R² (nan without values) on each split.
+
+    Attributes:
+        score: on the select split, by the objective of the run.
+    """
 
     nodes: int
     iou_fit: float
     iou_select: float
     iou_test: float
+    output_r2_select: float
+    output_r2_test: float
+    score: float
     gain_by_node: float
     chosen: bool
     proposer: str
@@ -65,9 +73,10 @@ class HeadResult:
 
     Attributes:
         program: canonical source of the chosen program.
-        test: by metric (``eval.metrics.METRICS``), the mean over test texts with its interval.
+        test: by metric (``score_matrix.METRICS``), the mean over test texts with its interval; and
+            ``output_r2``, nan where it is not known.
         test_ious: the IoU on each test text.
-        controls: by control, the mean IoU over test texts.
+        controls, controls_output_r2: by control, the mean IoU over test texts and the output R².
         category: that of the library program nearest to the head.
         lookahead: features by which a causal program sees ahead.
         cut_short: the time ran out before the search ended.
@@ -90,6 +99,11 @@ class HeadResult:
     cut_short: bool
     front: tuple[FrontRow, ...]
     unfinished: dict[str, float] = field(default_factory=dict)
+    test_errors: tuple[float, ...] = ()
+    """The squared error of the outputs on each test text …"""
+    test_spreads: tuple[float, ...] = ()
+    """… and the summed squares of the head's outputs about their mean."""
+    controls_output_r2: dict[str, float] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -118,13 +132,18 @@ class HeadResult:
 
     @classmethod
     def from_json(cls, text: str) -> HeadResult:
-        """Read what ``to_json`` wrote, also in earlier versions, which had a stability."""
+        """Read what ``to_json`` wrote, also before output R² was measured."""
         data: dict[str, Any] = json.loads(text)
         data.pop("stability", None)
+        unknown = Estimate(math.nan, math.nan, math.nan, len(data["test_ious"]))
         data["test"] = {name: Estimate(**value) for name, value in data["test"].items()}
-        data["front"] = tuple(FrontRow(**row) for row in data["front"])
-        data["lookahead"] = tuple(data["lookahead"])
-        data["test_ious"] = tuple(data["test_ious"])
+        data["test"].setdefault("output_r2", unknown)
+        later = {"output_r2_select": math.nan, "output_r2_test": math.nan}
+        data["front"] = tuple(
+            FrontRow(**{**later, "score": row["iou_select"], **row}) for row in data["front"]
+        )
+        for name in ("lookahead", "test_ious", "test_errors", "test_spreads"):
+            data[name] = tuple(data.get(name, ()))
         return cls(**data)
 
 
@@ -133,22 +152,39 @@ class Summary:
     """Means over heads.
 
     Attributes:
-        iou: mean test IoU over heads; the interval resamples texts, all heads together.
+        iou, output_r2: means over heads on the test texts; the intervals resample texts, all heads
+            together. Heads without an output R² are left out of its mean.
         nodes: mean complexity.
-        controls: by control, the mean test IoU over heads.
+        controls, controls_output_r2: by control, the means over heads.
     """
 
     iou: Estimate
+    output_r2: Estimate
     nodes: float
     controls: dict[str, float]
+    controls_output_r2: dict[str, float]
 
 
 def summarise(results: Sequence[HeadResult], seed: int) -> Summary:
     """Average the results of some heads, which must share their test texts."""
     by_text = np.mean([r.test_ious for r in results], axis=0)
+    unknown = (math.nan,) * len(by_text)
+    errors, spreads = (
+        np.array([getattr(r, name) or unknown for r in results])
+        for name in ("test_errors", "test_spreads")
+    )
     names = list(results[0].controls)
+    found = ([r.controls_output_r2.get(name, math.nan) for r in results] for name in names)
     return Summary(
         bootstrap(by_text, seed),
+        output_r2(errors, spreads, seed),
         float(np.mean([r.nodes for r in results])),
         {name: float(np.mean([r.controls[name] for r in results])) for name in names},
+        {name: mean_known(values) for name, values in zip(names, found, strict=True)},
     )
+
+
+def mean_known(values: Sequence[float]) -> float:
+    """Return the mean of the values that are not nan; nan if there is none."""
+    known = [x for x in values if math.isfinite(x)]
+    return float(np.mean(known)) if known else math.nan

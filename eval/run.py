@@ -298,6 +298,8 @@ def _head_row(r: HeadResult) -> dict[str, Any]:
         "iou_fit": r.iou_fit, "iou_select": r.iou_select, "iou_test": iou.mean,
         "iou_test_low": iou.low, "iou_test_high": iou.high,
         "iou_no_sink": r.test["iou_no_sink"].mean, "jsd_test": r.test["jsd"].mean,
+        "output_r2": r.test["output_r2"].mean, "output_r2_low": r.test["output_r2"].low,
+        "output_r2_high": r.test["output_r2"].high,
         "top1_test": r.test["top1"].mean, "category": r.category, "seconds": round(r.seconds, 2),
         "texts_test": iou.texts, "tv_test": r.test["tv"].mean, "best_control": control,
         "iou_best_control": control_iou, "evals": r.evals,

@@ -3,15 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from attn_dsl.compiler.columns import Batch
 from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.dsl import tree as t
+from attn_dsl.eval import outputs
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.metrics import ious
 from attn_dsl.eval.score_matrix import METRICS, measure_text
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Programs beside a head.
+
+    Attributes:
+        ious: float64 (programs, texts).
+        errors: float64 (programs, texts), squared errors of the outputs; nan without values.
+        spreads: float64 (texts), the summed squares of the head's outputs about their mean.
+    """
+
+    ious: np.ndarray
+    errors: np.ndarray
+    spreads: np.ndarray
+
+    @property
+    def output_r2(self) -> np.ndarray:
+        """The output R² of each program over all texts; nan where it is not known."""
+        found: np.ndarray = 1.0 - self.errors.sum(1) / self.spreads.sum()
+        return found
 
 
 class Split:
@@ -24,19 +47,27 @@ class Split:
     def __len__(self) -> int:
         return len(self.texts)
 
-    def ious(self, programs: Sequence[t.Head], number: int) -> np.ndarray:
-        """Score programs by IoU against a head, float64 (programs, texts).
+    def compare(self, programs: Sequence[t.Head], number: int) -> Comparison:
+        """Score programs against a head by IoU and, where the capture has values, by outputs.
 
         Args:
             number: of the head, ``layer * heads_per_layer + head``.
         """
-        out = np.empty((len(programs), len(self.texts)))
+        capture, shape = self.capture, (len(programs), len(self.texts))
+        found, errors, spreads = np.empty(shape), np.full(shape, np.nan), np.full(shape[1], np.nan)
         if programs:
             plan = Plan(programs, self.batch)
+            if capture.has_outputs:
+                spreads = outputs.spreads(capture, self.texts, number)
             for at, text in enumerate(self.texts):
-                actual = self.capture.attention(text, [number])
-                out[:, at] = ious(actual, plan.packed(at))[0]
-        return out
+                actual, predicted = capture.attention(text, [number]), plan.packed(at)
+                found[:, at] = ious(actual, predicted)[0]
+                if capture.has_outputs:
+                    values = capture.contributions(text, number)
+                    errors[:, at] = outputs.squared_errors(
+                        actual[0], predicted, values, capture.causal
+                    )
+        return Comparison(found, errors, spreads)
 
     def metrics(self, program: t.Head, number: int) -> dict[str, np.ndarray]:
         """Score one program by every metric, each float64 (texts,)."""

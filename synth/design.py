@@ -16,7 +16,7 @@ from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.dsl import tree as t
 from attn_dsl.synth import vocabulary
 from attn_dsl.synth.gains import Packed
-from attn_dsl.synth.weights import Rows
+from attn_dsl.synth.objective import OBJECTIVES, HeadRows, Objective, Outputs
 
 if TYPE_CHECKING:
     from attn_dsl.eval.capture import Capture
@@ -29,6 +29,7 @@ class Design:
     """Sampled rows of some texts of a capture, shared by the searches of all heads.
 
     Attributes:
+        objective: what programs are scored by on the rows.
         batch: the texts.
         rows: per text, the queries that are taken.
         starts: int64 (rows + 1): where each row's entries start.
@@ -36,8 +37,12 @@ class Design:
         query_symbols: int32 (rows): the token string of each row's query.
     """
 
-    def __init__(self, capture: Capture, texts: Sequence[int], entries: int, seed: int) -> None:
+    def __init__(
+        self, capture: Capture, texts: Sequence[int], entries: int, seed: int,
+        objective: Objective = OBJECTIVES["attention"],
+    ) -> None:  # fmt: skip
         self.capture, self.texts, self.causal = capture, tuple(texts), capture.causal
+        self.objective = objective
         self.batch = Batch([capture.tokens(i) for i in texts])
         sizes = self.batch.sizes
         total = int(self.batch.entries(self.causal).sum())
@@ -89,7 +94,7 @@ class Design:
 
     def _symbols_at(self, variable: str, shift: int, outside: int) -> np.ndarray:
         widths = np.diff(self.starts)
-        base = np.repeat(self.batch.starts[:-1], [len(rows) for rows in self.rows])
+        base = self.firsts
         if variable == "k":
             at = self.key_places + shift
             base, ends = np.repeat(base, widths), np.repeat(widths, widths)
@@ -98,6 +103,11 @@ class Design:
         seen = (at >= 0) & (at < ends)
         symbols = self.batch.token_ids()[base + np.where(seen, at, 0)]
         return np.where(seen, symbols, outside).astype(np.int32)
+
+    @cached_property
+    def firsts(self) -> np.ndarray:
+        """The first token of each row's text, int64 (rows)."""
+        return np.repeat(self.batch.starts[:-1], [len(rows) for rows in self.rows])
 
     @cached_property
     def width(self) -> int:
@@ -114,8 +124,12 @@ class Design:
         """How many entries the rows have."""
         return int(self.starts[-1])
 
-    def target(self, layer: int, head: int) -> Rows:
-        """Return a head's attention on the rows, each normalised to sum to 1."""
+    def target(self, layer: int, head: int) -> HeadRows:
+        """Return a head's attention on the rows, each normalised to sum to 1, and its outputs.
+
+        Raises:
+            InputError: outputs count, and the capture has none.
+        """
         number = layer * self.capture.heads_per_layer + head
         parts = []
         for text, rows, n in zip(self.texts, self.rows, self.batch.sizes, strict=True):
@@ -123,7 +137,11 @@ class Design:
             for q in rows:
                 low = q * (q + 1) // 2 if self.causal else q * n
                 parts.append(packed[low : low + (q + 1 if self.causal else n)])
-        return Rows(self.starts, np.concatenate(parts))
+        actual, outputs = np.concatenate(parts), None
+        if self.objective.output:
+            values = np.concatenate([self.capture.contributions(i, number) for i in self.texts])
+            outputs = Outputs.of(values, self.firsts, self.starts, actual)
+        return HeadRows(self.starts, actual, outputs, self.objective)
 
     @cached_property
     def vocabulary(self) -> np.ndarray:

@@ -39,6 +39,7 @@ def fit(
     device: str = "cpu",
     dtype: str = "float32",
     rounds: int = 2,
+    objective: str | None = None,
     proposers: Sequence[str] | None = None,
     llm: str | Options | None = None,
     allow_lookahead: bool = False,
@@ -71,6 +72,8 @@ def fit(
             or ``float16``.
         rounds: how often each head is searched, from the second time on with the programs of the
             other heads; 1 where there is one head.
+        objective: what programs are scored by: ``attention`` (IoU), ``output`` (output R²) or ``both``;
+            by default both, and attention where the capture has no values.
         proposers: who suggests programs, by name (``synth.proposers.registry``); the usual ones if None.
         llm: the language model of the proposer ``llm``, or all of its options; if it is given and
             no proposers are, ``llm`` is asked beside the usual ones.
@@ -95,7 +98,7 @@ def fit(
     tell = watch or (lambda progress: None)
     settings = settings_of(
         seed, max_evals, max_nodes, effort, rounds, proposers, llm=llm,
-        allow_lookahead=allow_lookahead,
+        allow_lookahead=allow_lookahead, objective=objective,
     )  # fmt: skip
     if jobs is not None and jobs < 1:
         raise InputError(f"--jobs must be at least 1, not {jobs}")
@@ -115,6 +118,7 @@ def fit(
             with contextlib.suppress(OSError):
                 (place / "capture").rmdir()  # nothing came of it
             raise
+        settings = with_objective(settings, attention)
         chosen = parse_heads(heads, attention.n_layers, attention.heads_per_layer)
         if len(chosen) == 1:
             settings = replace(settings, rounds=1)
@@ -135,17 +139,21 @@ def fit(
 def settings_of(
     seed: int, max_evals: int, max_nodes: int, effort: int, rounds: int,
     proposers: Sequence[str] | None, *, allow_lookahead: bool, llm: str | Options | None = None,
+    objective: str | None = None,
 ) -> Settings:  # fmt: skip
     """Return the settings of a search; see ``fit``.
 
     Raises:
-        InputError: one of them is out of range, or a proposer is not known.
+        InputError: one of them is out of range, or a proposer or objective is not known.
     """
     from attn_dsl.synth.llm.named import absolute, check_spec
     from attn_dsl.synth.llm.options import Options
+    from attn_dsl.synth.objective import OBJECTIVES
     from attn_dsl.synth.proposers import registry
     from attn_dsl.synth.session import Settings
 
+    if objective not in (None, *OBJECTIVES):
+        raise InputError(f"--objective: there is no {objective}; known: {', '.join(OBJECTIVES)}")
     if proposers is None:
         proposers = (*registry.DEFAULT, *(() if llm is None else ("llm",)))
     if not proposers:
@@ -169,7 +177,23 @@ def settings_of(
     return Settings(
         seed=seed, proposers=tuple(proposers), max_evals=max_evals, max_nodes=max_nodes,
         effort=effort, rounds=rounds, allow_lookahead=allow_lookahead, llm=options,
+        objective=objective or "",
     )  # fmt: skip
+
+
+def with_objective(settings: Settings, capture: Capture) -> Settings:
+    """Choose the objective of a search where none was asked for: both, if the capture has values.
+
+    Raises:
+        InputError: outputs are asked for, and the capture has no values.
+    """
+    objective = settings.objective or ("both" if capture.has_outputs else "attention")
+    if objective != "attention" and not capture.has_outputs:
+        raise InputError(
+            f"--objective {objective} needs the values of heads, and {capture.path or capture.name} "
+            f"has none: {capture.lacking}; or give --objective attention"
+        )
+    return replace(settings, objective=objective)
 
 
 def _search(

@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 def front(
     items: Sequence[T], size: Callable[[T], int] = attrgetter("nodes"),
-    score: Callable[[T], float] = attrgetter("iou"), least: float = 0.0,
+    score: Callable[[T], float] = attrgetter("score"), least: float = 0.0,
 ) -> list[T]:  # fmt: skip
     """Return the items that score better than all that are not larger, smallest first.
 
@@ -30,7 +30,7 @@ def front(
 
 
 def thinned(
-    items: Sequence[T], count: int, score: Callable[[T], float] = attrgetter("iou")
+    items: Sequence[T], count: int, score: Callable[[T], float] = attrgetter("score")
 ) -> list[T]:
     """Return at most so many items of a front: those go first that improve least on the one before.
 

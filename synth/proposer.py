@@ -25,7 +25,7 @@ class Fitted:
 
     Attributes:
         program: all weights are numbers.
-        iou: over the rows of the fit split.
+        iou, score: over the rows of the fit split; the score is by the objective.
         predicted: float32 (entries): its rows.
         proposer: who suggested it.
         settled: whether its weights are final, adjusted and rounded.
@@ -33,6 +33,7 @@ class Fitted:
 
     program: t.Head
     iou: float
+    score: float
     predicted: np.ndarray = field(repr=False)
     proposer: str = ""
     settled: bool = False
@@ -109,7 +110,7 @@ class HeadTask:
         return self.late or ended or self.evals >= self.max_evals
 
     def fit(self, program: t.Head, start: np.ndarray | None = None) -> Fitted:
-        """Fit all weights of a structure to the head: to cross-entropy, then to IoU.
+        """Fit all weights of a structure to the head: to cross-entropy.
 
         Raises:
             ProgramError: it is linear, and the fit is for softmax.
@@ -121,9 +122,8 @@ class HeadTask:
             self.evals += 1
             planes = self.design.planes(program)
             found, predicted = w.fit(planes, self.rows, start)
-            iou = w.iou_of(self.rows.actual, predicted, len(self.rows))
             fitted = program.with_weights([float(x) for x in found])
-            self._known[key] = Fitted(fitted, iou, predicted)
+            self._known[key] = Fitted(fitted, *self.rows.scores(predicted), predicted)
         return self._known[key]
 
     def measured(self, program: t.Head, proposer: str = "") -> Fitted:
@@ -131,11 +131,10 @@ class HeadTask:
         planes = self.design.planes(program)
         predicted = np.empty(self.design.entries, dtype=np.float32)
         w.predict(planes, np.array(program.weights, dtype=np.float64), self.rows.starts, predicted)
-        iou = w.iou_of(self.rows.actual, predicted, len(self.rows))
-        return Fitted(program, iou, predicted, proposer, settled=True)
+        return Fitted(program, *self.rows.scores(predicted), predicted, proposer, settled=True)
 
     def polish(self, fitted: Fitted) -> Fitted:
-        """Adjust fitted weights to IoU and round them to two digits where that costs little."""
+        """Adjust fitted weights to the objective and round them to two digits where that costs little."""
         if fitted.settled:
             planes = self.design.planes(fitted.program)
             return dataclasses.replace(fitted, program=self.ordered(fitted.program, planes))

@@ -63,7 +63,7 @@ def shrunk(
         task.evals += 1
         design.value(design.program.rounded(x))
         found = design.program.written(x)
-        yield Fitted(found, design.iou, design.predicted.copy(), proposer)
+        yield Fitted(found, design.iou, design.score, design.predicted.copy(), proposer)
 
 
 def pruned(

@@ -7,15 +7,15 @@ import time
 from collections.abc import Callable
 from functools import cached_property
 
-import numpy as np
-
 from attn_dsl.dsl.check import check
 from attn_dsl.dsl.limits import MAX_NODES
 from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.printer import show
 from attn_dsl.eval.metrics import bootstrap
+from attn_dsl.eval.outputs import output_r2
 from attn_dsl.eval.results import Candidate, FrontRow, HeadResult
 from attn_dsl.synth.final_refit import refitted
+from attn_dsl.synth.objective import OBJECTIVES
 from attn_dsl.synth.pareto import choose, front, gains_by_node, thinned
 from attn_dsl.synth.proposer import Fitted, HeadTask, Proposer, pool
 from attn_dsl.synth.proposers import registry
@@ -45,7 +45,7 @@ class Search:
         self,
         layer: int,
         head: int,
-        controls: Callable[[], dict[str, np.ndarray]],
+        controls: Callable[[], dict[str, tuple[float, float]]],
         deadline: float | None = None,
         *,
         before: HeadResult | None = None,
@@ -54,7 +54,7 @@ class Search:
         """Search programs for one head.
 
         Args:
-            controls: called at the end: by name, the IoU of each control on the test texts.
+            controls: called at the end: by name, IoU and output R² of each control on the test texts.
             deadline: time (``time.monotonic``) after which no more programs are tried.
             before: the head's own result of the round before, None in the first round.
             others: sources of the programs of other heads, by layer and head.
@@ -80,19 +80,25 @@ class Search:
         rows = self._score(polished, number, before.front if before else ())
         at = next(i for i, row in enumerate(rows) if row.chosen)
         test = session.test.metrics(polished[at].program, number)
+        outputs = session.test.compare([polished[at].program], number)
+        baselines = controls()
         facts = check(polished[at].program, allow_lookahead=settings.allow_lookahead)
         result = HeadResult(
             layer=layer, head=head, program=rows[at].program, nodes=rows[at].nodes,
             iou_fit=rows[at].iou_fit, iou_select=rows[at].iou_select,
-            test={name: bootstrap(values, settings.seed) for name, values in test.items()},
+            test={name: bootstrap(values, settings.seed) for name, values in test.items()}
+            | {"output_r2": output_r2(outputs.errors, outputs.spreads[None], settings.seed)},
             test_ious=tuple(float(x) for x in test["iou"]),
-            controls={name: float(values.mean()) for name, values in controls().items()},
+            controls={name: iou for name, (iou, _) in baselines.items()},
             category=before.category if before else self._category(number),
             lookahead=facts.lookahead,
             evals=task.evals + (before.evals if before else 0),
             seconds=time.monotonic() - started + (before.seconds if before else 0.0),
             cut_short=task.late or task.short,
             front=tuple(rows), unfinished=task.unfinished,
+            test_errors=tuple(map(float, outputs.errors[0])),
+            test_spreads=tuple(map(float, outputs.spreads)),
+            controls_output_r2={name: r2 for name, (_, r2) in baselines.items()},
         )  # fmt: skip
         candidates = [
             Candidate(layer, head, f.nodes, f.iou, f.proposer, show(f.program)) for f in found
@@ -131,17 +137,22 @@ class Search:
         Those of the front before have been scored.
         """
         sources = [show(f.program) for f in polished]
-        known = {row.program: (row.iou_select, row.iou_test) for row in before}
+        known = {
+            row.program: (row.iou_select, row.iou_test, row.output_r2_select, row.output_r2_test)
+            for row in before
+        }
         new = {x: f.program for x, f in zip(sources, polished, strict=True) if x not in known}
-        found = [
-            split.ious([*new.values()], number).mean(1)
+        picked, shown = (
+            split.compare([*new.values()], number)
             for split in (self.session.select, self.session.test)
-        ]
-        known |= {x: (float(a), float(b)) for x, a, b in zip(new, *found, strict=True)}
-        select, sizes = [known[x][0] for x in sources], [f.nodes for f in polished]
-        chosen = choose(select, sizes, self.session.settings.price)
-        steps = gains_by_node(select, sizes)
+        )
+        found = picked.ious.mean(1), shown.ious.mean(1), picked.output_r2, shown.output_r2
+        known |= dict(zip(new, zip(*(map(float, one) for one in found), strict=True), strict=True))
+        score = OBJECTIVES[self.session.settings.objective].score
+        scores, sizes = [score(*known[x][::2]) for x in sources], [f.nodes for f in polished]
+        chosen = choose(scores, sizes, self.session.settings.price)
+        steps = gains_by_node(scores, sizes)
         return [
-            FrontRow(f.nodes, f.iou, *known[x], steps[i], i == chosen, f.proposer, x)
+            FrontRow(f.nodes, f.iou, *known[x], scores[i], steps[i], i == chosen, f.proposer, x)
             for i, (f, x) in enumerate(zip(polished, sources, strict=True))
         ]

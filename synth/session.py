@@ -14,6 +14,7 @@ from attn_dsl.synth.design import Design
 from attn_dsl.synth.graded.large_sample import LargeSample
 from attn_dsl.synth.llm.options import Options
 from attn_dsl.synth.nearest import NearestPrograms
+from attn_dsl.synth.objective import OBJECTIVES
 
 MORE = 1.5
 """With an effort of 2 and more, small programs are fitted on so many times as many rows."""
@@ -24,6 +25,7 @@ class Settings:
     """What decides the outcome of a search, given a capture.
 
     Attributes:
+        objective: what programs are scored by (``objective.OBJECTIVES``).
         seed: decides the split, the sampled rows and everything random.
         proposers: names in ``proposers.registry``, in the order in which they are asked.
         max_evals: how many programs are fitted to a head at the most.
@@ -33,7 +35,7 @@ class Settings:
             an effort of 2 and more.
         large_sample: how many entries the many weights of graded sets are fitted on, by effort.
         front: how many programs of a head's front are polished and scored.
-        price: IoU on the select split that a node must bring for a larger program to be chosen.
+        price: score on the select split that a node must bring for a larger program to be chosen.
         rounds: how often each head is searched; from the second time on it is given the programs
             of the other heads.
         allow_lookahead: accept causal programs that read the whole text.
@@ -41,6 +43,7 @@ class Settings:
     """
 
     proposers: tuple[str, ...]
+    objective: str = "attention"
     seed: int = 0
     max_evals: int = 1600
     max_nodes: int = 200
@@ -76,7 +79,11 @@ class Session:
     @cached_property
     def design(self) -> Design:
         """The rows that programs are fitted on."""
-        return Design(self.capture, self.texts["fit"], self.settings.sampled, self.settings.seed)
+        settings = self.settings
+        return Design(
+            self.capture, self.texts["fit"], settings.sampled, settings.seed,
+            OBJECTIVES[settings.objective],
+        )  # fmt: skip
 
     @cached_property
     def large_sample(self) -> LargeSample:

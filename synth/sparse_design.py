@@ -26,6 +26,7 @@ from attn_dsl.eval.set_scores import FIRST, ONE, Planes, Rows, SetScores
 from attn_dsl.synth import weights as w
 from attn_dsl.synth.design import Design
 from attn_dsl.synth.lbfgs import maximise
+from attn_dsl.synth.objective import HeadRows
 from attn_dsl.synth.rewrite import bare
 
 _OPTIONS = {**COMPILED, "fastmath": {*SUMS, "arcp", "nnan"}}
@@ -64,9 +65,8 @@ class TermPlanes:
         self.arrays = Planes(
             np.empty((counts[0], shape), np.uint8), np.empty((counts[1], shape), np.float32)
         )
-        firsts = np.repeat(design.batch.starts[:-1], [len(rows) for rows in design.rows])
-        self.queries = firsts + np.concatenate(design.rows)
-        self.rows = Rows(design.starts, firsts)
+        self.queries = design.firsts + np.concatenate(design.rows)
+        self.rows = Rows(design.starts, design.firsts)
         self.symbols = TokenSymbols(design.batch, design.causal)
         self._made: set[t.Term] = set()
         self._lock = threading.Lock()
@@ -106,21 +106,21 @@ class SparseDesign:
         rows: the head's.
         predicted: float32 (entries), the program's rows for the last parameters that were looked at.
         residual: float32 (entries), the gradient of the objective by the scores.
-        shared: the mass that both rows share.
+        iou, score: of the predicted rows, over all rows.
         ridge: pull of every parameter to 0, in nats by squared weight.
     """
 
     def __init__(
-        self, planes: TermPlanes, rows: w.Rows, program: SetProgram, ridge: float = 0.1
+        self, planes: TermPlanes, rows: HeadRows, program: SetProgram, ridge: float = 0.1
     ) -> None:
         self.planes, self.rows, self.program, self.ridge = planes, rows, program, ridge
         self.predicted = np.empty(len(rows.actual), dtype=np.float32)
         self.residual = np.empty(len(rows.actual), dtype=np.float32)
-        self.shared = 0.0
+        self.iou = self.score = math.nan
         self.scores = self._scores()
 
     @classmethod
-    def of(cls, design: Design, rows: w.Rows, program: SetProgram) -> SparseDesign:
+    def of(cls, design: Design, rows: HeadRows, program: SetProgram) -> SparseDesign:
         """Make one with planes of its own."""
         plain: list[t.Term] = []
         for one in program.sets:
@@ -171,20 +171,23 @@ class SparseDesign:
         """Predict the rows, and return the objective.
 
         Args:
-            mix: the objective is twice ``mix`` times the shared mass less ``1 - mix`` times the
-                cross-entropy.
+            mix: the objective is twice ``mix`` times what the rows are scored by (shared mass, and
+                output R² times their number) less ``1 - mix`` times the cross-entropy.
         """
         self.predicted[:] = 0.0
         self.scores.add(x, self.predicted[None])
-        objective, self.shared = _objective(
-            self.rows.starts, self.rows.actual, mix, self.predicted, self.residual
+        rows, weights, output_r2 = self.rows, self.rows.objective, math.nan
+        share = 2.0 * mix * weights.attention
+        objective, shared = _objective(
+            rows.starts, rows.actual, 1.0 - mix, share, self.predicted, self.residual
         )
+        if rows.outputs is not None:
+            share = 2.0 * mix * weights.output
+            output_r2 = rows.output_residual(self.predicted, self.residual, share)
+            objective += share * len(rows) * output_r2
+        self.iou = shared / (2 * len(rows) - shared)
+        self.score = weights.score(self.iou, output_r2)
         return objective
-
-    @property
-    def iou(self) -> float:
-        """IoU over the rows."""
-        return self.shared / (2 * len(self.rows) - self.shared)
 
     def curvature(self, x: np.ndarray) -> np.ndarray:
         """Return a bound of the diagonal of the curvature of the cross-entropy, by the last rows."""
@@ -207,45 +210,53 @@ class SparseDesign:
         return maximise(value, start, scale, steps, stop=stop)
 
     def shortened(self, x: np.ndarray, most: float = 0.002) -> np.ndarray:
-        """Round parameters to two digits, or to three, where that costs at most so much IoU."""
+        """Round parameters to two digits, or to three, where that costs at most so much score."""
         self.value(x)
-        before = self.iou
+        before = self.score
         for digits in (2, 3):
             short = w.rounded(x, digits)
             self.value(self.program.rounded(short))
-            if self.iou >= before - most:
+            if self.score >= before - most:
                 return short
         return x
 
     def losses(self, x: np.ndarray) -> np.ndarray:
-        """Return the shared mass that is lost without each term, and without each of its parameters.
+        """Return what the objective loses without each term, and without each of its parameters.
 
         Returns:
             float64: by term, the loss of the whole, and then those of its parameters (set terms of
             more than one).
         """
         self.value(x)
-        rows, planes = (self.rows.starts, self.rows.actual, self.predicted), self.planes
+        before = self.rows.row_scores(self.predicted)
+        entries = (
+            self.rows.starts, self.rows.actual, self.predicted,
+            np.float32(self.rows.objective.attention), *self.rows.output_moments(self.predicted),
+        )  # fmt: skip
+
+        def by_row(change: np.ndarray) -> np.ndarray:
+            changed = change.copy()
+            _multiply_rows(self.rows.starts, self.predicted, changed)
+            return before - self.rows.row_scores(changed)
+
         found: list[Sequence[float] | np.ndarray] = []
         first = 0
         for term, at in self.program.parts():
             some = slice(first, first + (1 if isinstance(term, SetTerm) else at.stop - at.start))
             first = some.stop
             own, change = self._without(x, some)
-            by_row = _row_losses(change, *rows)
-            found.append([float(by_row.sum())])
+            lost = by_row(change)
+            found.append([float(lost.sum())])
             if isinstance(term, TableTerm) and len(term) > 1:
                 steps = (slice(i, i + 1) for i in range(some.start, some.stop))
-                found += [
-                    [float(_row_losses(self._without(x, one)[1], *rows).sum())] for one in steps
-                ]
+                found += [[float(by_row(self._without(x, one)[1]).sum())] for one in steps]
             if isinstance(term, SetTerm) and len(term) > 1:
                 each = np.zeros(FIRST + len(x))
                 _, _, query, key, _ = own.terms[0]
                 if query >= 0:
-                    each += np.bincount(own.queries[query], by_row, len(each))
+                    each += np.bincount(own.queries[query], lost, len(each))
                 if key >= 0:
-                    _losses(change, own.keys[key][planes.key_tokens], *rows, each)
+                    _losses(change, own.keys[key][self.planes.key_tokens], *entries, each)
                 found.append(each[FIRST:][at])
         return np.concatenate(found)
 
@@ -259,8 +270,8 @@ class SparseDesign:
         return own, np.exp(np.clip(-score, -LIMIT, LIMIT))
 
 
-def refit(design: Design, rows: w.Rows, program: t.Head, steps: int = 25) -> t.Head:
-    """Move the weights of a program uphill in IoU on some rows, and round them where that costs little.
+def refit(design: Design, rows: HeadRows, program: t.Head, steps: int = 25) -> t.Head:
+    """Move the weights of a program uphill in score on some rows, and round them where that costs little.
 
     Args:
         steps: how often the rows are predicted.
@@ -274,11 +285,11 @@ def refit(design: Design, rows: w.Rows, program: t.Head, steps: int = 25) -> t.H
 
 
 @njit(**_OPTIONS)
-def _objective(starts, actual, mix, predicted, residual):
+def _objective(starts, actual, pull, share, predicted, residual):
     """Turn scores into rows, in place; write the gradient, return the objective and the shared mass."""
     zero, one = np.float32(0.0), np.float32(1.0)
-    pull, share = np.float32(1.0 - mix), np.float32(2.0 * mix)
-    likelihood, shared_all = 0.0, 0.0
+    likelihood, shared_all, by_mass = 0.0, 0.0, np.float32(share)
+    by_likelihood = np.float32(pull)
     for r in range(starts.shape[0] - 1):
         p = predicted[starts[r] : starts[r + 1]]
         a = actual[starts[r] : starts[r + 1]]
@@ -305,35 +316,27 @@ def _objective(starts, actual, mix, predicted, residual):
         shared_all += float(shared)
         for i in range(p.shape[0]):
             below = one if p[i] < a[i] else zero
-            d[i] = pull * (a[i] - p[i]) + share * p[i] * (below - inside)
-    return (1.0 - mix) * likelihood + 2.0 * mix * shared_all, shared_all
+            d[i] = by_likelihood * (a[i] - p[i]) + by_mass * p[i] * (below - inside)
+    return pull * likelihood + share * shared_all, shared_all
 
 
 @njit(**_OPTIONS)
-def _row_losses(change, starts, actual, predicted):
-    """Return the shared mass that each row loses if all its entries change, float64 (rows).
-
-    Args:
-        change: float32 (entries): what the unnormalised rows are multiplied by.
-    """
-    losses = np.empty(starts.shape[0] - 1, dtype=np.float64)
-    for r in range(losses.shape[0]):
+def _multiply_rows(starts, predicted, change):
+    """Multiply rows by a change of their unnormalised entries, in the place of the change."""
+    for r in range(starts.shape[0] - 1):
         p = predicted[starts[r] : starts[r + 1]]
-        a = actual[starts[r] : starts[r + 1]]
         c = change[starts[r] : starts[r + 1]]
-        mass, before, after = np.float32(0.0), np.float32(0.0), np.float32(0.0)
+        mass = np.float32(0.0)
         for i in range(p.shape[0]):
-            mass += p[i] * c[i]
+            c[i] *= p[i]
+            mass += c[i]
         scale = np.float32(1.0) / mass
         for i in range(p.shape[0]):
-            before += min(p[i], a[i])
-            after += min(p[i] * c[i] * scale, a[i])
-        losses[r] = before - after
-    return losses
+            c[i] *= scale
 
 
 @njit(**_OPTIONS)
-def _losses(change, group, starts, actual, predicted, losses):
+def _losses(change, group, starts, actual, predicted, weight, slopes, bends, losses):
     """Add up what is lost if the entries of one group change, for each group by itself.
 
     What the other entries of a row lose by its new sum is taken to first order.
@@ -341,6 +344,9 @@ def _losses(change, group, starts, actual, predicted, losses):
     Args:
         change: float32 (entries): what the unnormalised rows are multiplied by.
         group: int32 (entries): the group of each entry.
+        weight: of the shared mass.
+        slopes, bends: of the loss by outputs (``HeadRows.output_moments``); empty where it does
+            not count.
         losses: float64 (groups).
     """
     one, zero = np.float32(1.0), np.float32(0.0)
@@ -358,9 +364,12 @@ def _losses(change, group, starts, actual, predicted, losses):
         for i in range(low, high):
             p, a, g = predicted[i], actual[i], group[i]
             scale = one / (one + more[g])
-            losses[g] += min(p, a) - min(p * change[i] * scale, a)
+            losses[g] += weight * (min(p, a) - min(p * change[i] * scale, a))
+            if slopes.shape[0]:
+                move = p * (change[i] * scale - one)
+                losses[g] += move * (slopes[i] + move * bends[i])
         for i in range(low, high):
             g = group[i]
-            losses[g] += (inside - mine[g]) * (one - one / (one + more[g]))
+            losses[g] += weight * (inside - mine[g]) * (one - one / (one + more[g]))
             more[g] = zero
             mine[g] = zero

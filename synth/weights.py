@@ -1,4 +1,4 @@
-"""Weights: the exact fit of a fixed structure, a convex problem, and what IoU should move towards.
+"""Weights: the exact fit of a fixed structure to a head's rows, a convex problem.
 
 With ``softmax`` the cross-entropy between a head's rows and a program's is convex in the weights
 (multinomial logistic regression with a design that all rows share), so Newton's method finds
@@ -8,32 +8,16 @@ the one minimum in a few steps. Design matrices are planes: (weights, entries), 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
 
 from attn_dsl.compiler.jit import FAST, FINITE
 from attn_dsl.compiler.softmax import block_end, exponentials
+from attn_dsl.synth.objective import HeadRows
 
 LIMIT = 50.0
 """Fitted weights stay within this magnitude: a logit of 50 is certainty."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """Rows of attention matrices laid behind each other.
-
-    Attributes:
-        starts: int64 (rows + 1): where each row's entries start.
-        actual: float32 (entries): a head's weights there.
-    """
-
-    starts: np.ndarray
-    actual: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.starts) - 1
 
 
 @njit(**FINITE)
@@ -115,7 +99,7 @@ def curvature(planes, starts, actual, predicted, gradient, hessian):
 
 
 def fit(
-    planes: np.ndarray, rows: Rows, start: np.ndarray | None = None, ridge: float = 1e-3,
+    planes: np.ndarray, rows: HeadRows, start: np.ndarray | None = None, ridge: float = 1e-3,
     steps: int = 12,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Find the weights that minimise the cross-entropy to a head's rows, plus a small ridge.
@@ -162,49 +146,6 @@ def fit(
             break
     predict(planes, w, rows.starts, predicted)
     return w, predicted
-
-
-@njit(**FINITE)
-def shared_mass(actual, predicted):
-    """Sum the minima of two sets of rows; IoU over rows is m / (2 rows - m)."""
-    total = 0.0
-    for i in range(actual.shape[0]):
-        total += min(actual[i], predicted[i])
-    return total
-
-
-@njit(**FINITE)
-def _aim(starts, actual, predicted, out):
-    one, zero = np.float32(1.0), np.float32(0.0)
-    for r in range(starts.shape[0] - 1):
-        p = predicted[starts[r] : starts[r + 1]]
-        a = actual[starts[r] : starts[r + 1]]
-        to = out[starts[r] : starts[r + 1]]
-        inside = zero
-        for i in range(p.shape[0]):
-            x = p[i]
-            inside += x if x < a[i] else zero
-        for i in range(p.shape[0]):
-            x = p[i]
-            to[i] = x + x * ((one if x < a[i] else zero) - inside)
-
-
-def aim(rows: Rows, predicted: np.ndarray) -> np.ndarray:
-    """Return what a program should move towards for IoU: ``aim - predicted`` is its gradient.
-
-    A plane times that, summed, is the derivative of the shared mass with respect to the plane's
-    weight, as a plane times ``actual - predicted`` is that of the likelihood. So what looks for the
-    terms that raise the likelihood finds those that raise IoU where it is given this for ``actual``.
-    """
-    out = np.empty_like(predicted)
-    _aim(rows.starts, rows.actual, predicted, out)
-    return out
-
-
-def iou_of(actual: np.ndarray, predicted: np.ndarray, count: int) -> float:
-    """IoU over rows that each sum to 1."""
-    shared = shared_mass(actual, predicted)
-    return shared / (2 * count - shared)
 
 
 def rounded(weights: np.ndarray, digits: int = 2) -> np.ndarray:

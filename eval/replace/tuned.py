@@ -78,7 +78,7 @@ def _tune(
     split, per_layer = Split(model.capture, model.splits["test"]), model.capture.heads_per_layer
     numbers = [(head, head[0] * per_layer + head[1]) for head in heads]
     before, after = (
-        np.array([split.ious([own[head].tree], number)[0] for head, number in numbers])
+        np.array([split.compare([own[head].tree], number).ious[0] for head, number in numbers])
         for own in (model.programs, tuned)
     )
     rows = []

@@ -9,9 +9,9 @@ import numpy as np
 from attn_dsl.dsl import tree as t
 from attn_dsl.eval.set_parameters import Lookup, SetProgram, SetTerm
 from attn_dsl.synth import vocabulary
-from attn_dsl.synth import weights as w
 from attn_dsl.synth.design import Design
 from attn_dsl.synth.graded.distance_bins import bins, condition, spans
+from attn_dsl.synth.objective import HeadRows
 from attn_dsl.synth.sparse_design import SparseDesign, TermPlanes
 
 QUERY, KEY = (t.Call("token", (t.Position(variable),)) for variable in ("q", "k"))
@@ -28,7 +28,7 @@ class LargeSample:
 
     def __init__(self, small: Design, entries: int, seed: int) -> None:
         self.small = small
-        self.design = Design(small.capture, small.texts, entries, seed)
+        self.design = Design(small.capture, small.texts, entries, seed, small.objective)
         offsets = np.cumsum([0, *map(len, self.design.rows)])
         places = zip(offsets, self.design.rows, small.rows, strict=False)
         rows = np.concatenate([at + np.searchsorted(large, few) for at, large, few in places])
@@ -89,5 +89,5 @@ class LargeSample:
             for one in intervals
         ]
         empty = t.Head("products", "causal" if causal else "bidirectional")
-        rows = w.Rows(self.design.starts, np.zeros(self.design.entries, dtype=np.float32))
+        rows = HeadRows(self.design.starts, np.zeros(self.design.entries, dtype=np.float32))
         return intervals, SparseDesign(self.planes, rows, SetProgram(empty, (), tuple(sets)))

@@ -106,7 +106,7 @@ class Llm:
         """Ask for the completions of a round."""
         options, ends = self.options, math.inf
         share, more = divmod(options.samples, options.rounds)
-        best = sorted(samples, key=lambda f: (-f.iou, f.nodes))[:SHOWN]
+        best = sorted(samples, key=lambda f: (-f.score, f.nodes))[:SHOWN]
         request = Request(
             self.prompt(task, best), task.causal, share + (number < more), task.seed * 16 + number,
             options.temperature, options.completion_tokens,

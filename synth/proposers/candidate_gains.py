@@ -1,4 +1,4 @@
-"""Candidate gains: which terms, sets and elements would raise the IoU of a program, to second order."""
+"""Candidate gains: which terms, sets and elements would raise the score of a program, to second order."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.parser import parse_predicate
 from attn_dsl.eval.set_parameters import DISTANCE, SetTerm, TableTerm
 from attn_dsl.synth import vocabulary
-from attn_dsl.synth import weights as w
 from attn_dsl.synth.gains import gain, key_moments, row_moments
 from attn_dsl.synth.proposer import HeadTask
 from attn_dsl.synth.proposers.greedy import Greedy, narrow
@@ -59,7 +58,7 @@ class Place:
 
 
 class CandidateGains:
-    """What would raise the IoU of a program, by gradient and curvature of what it has not.
+    """What would raise the score of a program, by gradient and curvature of what it has not.
 
     Args:
         task: the head.
@@ -68,7 +67,7 @@ class CandidateGains:
 
     def __init__(self, task: HeadTask, predicted: np.ndarray) -> None:
         self.task, self.predicted, self.design = task, predicted, task.design
-        self.aim = w.aim(task.rows, predicted)
+        self.aim = task.rows.aim(predicted)
         self.moments = task.design.packed.row_moments(self.aim, predicted)
         self.ridge = RIDGE + 1e-3 * len(task.rows)
         self.known = np.arange(task.design.width) > 0  # 0 is what stands outside of a text

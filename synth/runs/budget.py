@@ -105,12 +105,12 @@ class Budget:
 
 
 def rise(result: HeadResult | None) -> float:
-    """Return what the larger half of a head's front brought: IoU on the select split.
+    """Return what the larger half of a head's front brought: score on the select split.
 
     1 for a head that was not searched yet, so that all are equal.
     """
     if result is None:
         return 1.0
     front = result.front
-    small = [row.iou_select for row in front if 2 * row.nodes <= front[-1].nodes]
-    return max(0.0, max(row.iou_select for row in front) - max(small, default=0.0))
+    small = [row.score for row in front if 2 * row.nodes <= front[-1].nodes]
+    return max(0.0, max(row.score for row in front) - max(small, default=0.0))

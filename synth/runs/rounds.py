@@ -144,7 +144,7 @@ def _better(result: HeadResult, before: HeadResult | None) -> HeadResult:
     """Keep a head's earlier result where a search that was cut short did not reach it."""
     if before is None or not result.cut_short:
         return result
-    reached, had = (max(row.iou_select for row in r.front) for r in (result, before))
+    reached, had = (max(row.score for row in r.front) for r in (result, before))
     if reached >= had:
         return result
     return dataclasses.replace(

@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.capture import Capture
-from attn_dsl.eval.controls import control_ious
+from attn_dsl.eval.controls import control_scores
 from attn_dsl.eval.results import Candidate, HeadResult
 from attn_dsl.synth.proposers import registry
 from attn_dsl.synth.search import Search
@@ -98,17 +98,17 @@ class Workplace:
         self._scoring = threading.Lock()
         self._controls: dict[tuple[int, tuple[int, ...]], dict[str, np.ndarray]] = {}
 
-    def controls(self, task: HeadSearch) -> dict[str, np.ndarray]:
-        """Return the IoU of each control with a head, float64 (texts)."""
+    def controls(self, task: HeadSearch) -> dict[str, tuple[float, float]]:
+        """Return IoU and output R² of each control with a head."""
         key = task.layer, task.neighbours
         with self._scoring:
             if key not in self._controls:
                 first = task.layer * self.session.capture.heads_per_layer
                 numbers = [first + head for head in task.neighbours]
-                found = control_ious(self.session.capture, self.session.texts, numbers)
+                found = control_scores(self.session.capture, self.session.texts, numbers)
                 self._controls[key] = found
         at = task.neighbours.index(task.head)
-        return {name: values[at] for name, values in self._controls[key].items()}
+        return {name: (float(x[0, at]), float(x[1, at])) for name, x in self._controls[key].items()}
 
 
 class _Kept:

@@ -1,0 +1,278 @@
+"""The objective: how well predicted rows stand for a head's, and which way they become better."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+from attn_dsl.compiler.jit import FAST, FINITE
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What a search asks of programs: weights of their attention and of their outputs.
+
+    >>> OBJECTIVES["both"].score(iou=0.6, output_r2=0.3)
+    0.5
+
+    Attributes:
+        attention: weight of the IoU.
+        output: weight of the output R².
+    """
+
+    attention: float
+    output: float
+
+    def score(self, iou: float, output_r2: float) -> float:
+        """Return the weighted mean of IoU and output R²; the IoU where there is no output R²."""
+        if not self.output or math.isnan(output_r2):
+            return iou
+        return (self.attention * iou + self.output * output_r2) / (self.attention + self.output)
+
+
+OBJECTIVES = {
+    "attention": Objective(1.0, 0.0), "output": Objective(0.0, 0.5), "both": Objective(1.0, 0.5),
+}  # fmt: skip
+"""The objectives by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What keys contribute to the outputs of some rows.
+
+    Attributes:
+        values: float32 (tokens, width), of each token (``Capture.contributions``).
+        firsts: int64 (rows): the token of each row's first entry.
+        spread: summed squared distance of the rows' outputs from their mean.
+    """
+
+    values: np.ndarray
+    firsts: np.ndarray
+    spread: float
+
+    @classmethod
+    def of(
+        cls, values: np.ndarray, firsts: np.ndarray, starts: np.ndarray, actual: np.ndarray
+    ) -> Outputs | None:
+        """Make them for rows of attention; None if the outputs of all rows are the same."""
+        outputs = np.zeros((len(firsts), values.shape[1]))
+        _outputs(starts, firsts, actual, values, outputs)
+        spread = float(((outputs - outputs.mean(0)) ** 2).sum())
+        return cls(values, firsts, spread) if spread > 1e-9 * float((outputs**2).sum()) else None
+
+
+_NO_OUTPUTS = Outputs(np.empty((0, 0), np.float32), np.empty(0, np.int64), math.nan)
+
+
+@dataclass(frozen=True, slots=True)
+class HeadRows:
+    """Rows of one head's attention matrices laid behind each other.
+
+    Attributes:
+        starts: int64 (rows + 1): where each row's entries start.
+        actual: float32 (entries): a head's weights there.
+        outputs: what its keys contribute; None where it does not count.
+        objective: what its programs are scored by.
+    """
+
+    starts: np.ndarray
+    actual: np.ndarray
+    outputs: Outputs | None = None
+    objective: Objective = OBJECTIVES["attention"]
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def scores(self, predicted: np.ndarray) -> tuple[float, float]:
+        """Return the IoU of predicted rows with the head's, and their score by the objective."""
+        shared = _shared_mass(self.actual, predicted)
+        iou = float(shared / (2 * len(self) - shared))  # each row sums to 1
+        return iou, self.objective.score(iou, self.output_r2(predicted))
+
+    def output_r2(self, predicted: np.ndarray) -> float:
+        """Return the share of the variance of the outputs that predicted rows explain; nan without."""
+        if self.outputs is None:
+            return math.nan
+        return self.output_residual(predicted, np.empty_like(predicted), 0.0)
+
+    def output_residual(self, predicted: np.ndarray, residual: np.ndarray, weight: float) -> float:
+        """Add the gradient of ``weight`` times rows times R² by the scores; return R²."""
+        assert self.outputs is not None
+        scale, outputs = weight * len(self) / self.outputs.spread, self.outputs
+        error = _output_residual(
+            self.starts, outputs.firsts, self.actual, predicted, outputs.values, scale, residual
+        )
+        return float(1.0 - error / outputs.spread)
+
+    def row_scores(self, predicted: np.ndarray) -> np.ndarray:
+        """Return the part of each row in the objective: weighted mass less squared error of output.
+
+        Returns:
+            float64 (rows).
+        """
+        outputs, scale = self.outputs or _NO_OUTPUTS, 0.0
+        if self.outputs is not None:
+            scale = self.objective.output * len(self) / self.outputs.spread
+        return _row_scores(
+            self.starts, outputs.firsts, self.actual, predicted, outputs.values,
+            np.float32(self.objective.attention), np.float32(scale),
+        )  # fmt: skip
+
+    def output_moments(self, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return how the loss by outputs grows with each entry alone: slope and half curvature.
+
+        Returns:
+            float32 (entries) for each; empty where outputs do not count.
+        """
+        if self.outputs is None:
+            return np.empty(0, dtype=np.float32), np.empty(0, dtype=np.float32)
+        found = np.empty((2, len(predicted)), dtype=np.float32)
+        scale = self.objective.output * len(self) / self.outputs.spread
+        _output_moments(
+            self.starts, self.outputs.firsts, self.actual, predicted, self.outputs.values,
+            scale, *found,
+        )  # fmt: skip
+        return found[0], found[1]
+
+    def likelihood_aim(self, predicted: np.ndarray) -> np.ndarray:
+        """Return the same for likelihood in the place of IoU."""
+        out = self.actual.copy()
+        if self.outputs is not None:
+            self.output_residual(predicted, out, self.objective.output)
+        return out
+
+    def aim(self, predicted: np.ndarray) -> np.ndarray:
+        """Return what rows should move towards: ``aim - predicted`` is the objective's gradient.
+
+        A plane times that, summed, is the derivative of the objective with respect to the plane's
+        weight, as a plane times ``actual - predicted`` is that of the likelihood. So what looks for
+        the terms that raise the likelihood finds those that raise the score where it is given this
+        for ``actual``.
+        """
+        out = np.empty_like(predicted)
+        _aim(self.starts, self.actual, np.float32(self.objective.attention), predicted, out)
+        if self.outputs is not None:
+            self.output_residual(predicted, out, self.objective.output)
+        return out
+
+
+@njit(**FINITE)
+def _shared_mass(actual, predicted):
+    """Sum the minima of two sets of rows; IoU over rows is m / (2 rows - m)."""
+    total = 0.0
+    for i in range(actual.shape[0]):
+        total += min(actual[i], predicted[i])
+    return total
+
+
+@njit(**FINITE)
+def _aim(starts, actual, weight, predicted, out):
+    one, zero = np.float32(1.0), np.float32(0.0)
+    for r in range(starts.shape[0] - 1):
+        p = predicted[starts[r] : starts[r + 1]]
+        a = actual[starts[r] : starts[r + 1]]
+        to = out[starts[r] : starts[r + 1]]
+        inside = zero
+        for i in range(p.shape[0]):
+            x = p[i]
+            inside += x if x < a[i] else zero
+        for i in range(p.shape[0]):
+            x = p[i]
+            to[i] = x + weight * x * ((one if x < a[i] else zero) - inside)
+
+
+@njit(**FAST)
+def _outputs(starts, firsts, actual, values, out):
+    """Add up what each row writes, float64 (rows, width)."""
+    for r in range(starts.shape[0] - 1):
+        for i in range(starts[r], starts[r + 1]):
+            for c in range(values.shape[1]):
+                out[r, c] += actual[i] * values[firsts[r] + i - starts[r], c]
+
+
+@njit(**FAST)
+def _output_residual(starts, firsts, actual, predicted, values, scale, residual):
+    """Return the summed squared error of the outputs; add -``scale`` times its gradient by scores."""
+    width, total = values.shape[1], 0.0
+    error = np.empty(width, dtype=np.float32)
+    for r in range(starts.shape[0] - 1):
+        low, n = starts[r], starts[r + 1] - starts[r]
+        a, p = actual[low : low + n], predicted[low : low + n]
+        v = values[firsts[r] : firsts[r] + n]
+        error[:] = np.float32(0.0)
+        for k in range(n):
+            off = p[k] - a[k]
+            for c in range(width):
+                error[c] += off * v[k, c]
+        squared = np.float32(0.0)
+        for c in range(width):
+            squared += error[c] * error[c]
+        total += squared
+        if scale == 0.0:
+            continue
+        d = residual[low : low + n]
+        twice, mean = np.float32(2.0 * scale), np.float32(0.0)
+        for k in range(n):
+            along = np.float32(0.0)
+            for c in range(width):
+                along += error[c] * v[k, c]
+            step = twice * p[k] * along
+            d[k] -= step
+            mean += step
+        for k in range(n):
+            d[k] += p[k] * mean
+    return total
+
+
+@njit(**FAST)
+def _output_moments(starts, firsts, actual, predicted, values, scale, slopes, bends):
+    """Write slope and half curvature of the squared error of the outputs by each entry."""
+    width = values.shape[1]
+    error, mean = np.empty(width, dtype=np.float32), np.empty(width, dtype=np.float32)
+    scale = np.float32(scale)
+    for r in range(starts.shape[0] - 1):
+        low, n = starts[r], starts[r + 1] - starts[r]
+        a, p = actual[low : low + n], predicted[low : low + n]
+        v = values[firsts[r] : firsts[r] + n]
+        error[:] = np.float32(0.0)
+        mean[:] = np.float32(0.0)
+        for k in range(n):
+            off = p[k] - a[k]
+            for c in range(width):
+                error[c] += off * v[k, c]
+                mean[c] += p[k] * v[k, c]
+        for k in range(n):
+            along, size = np.float32(0.0), np.float32(0.0)
+            for c in range(width):
+                x = v[k, c] - mean[c]
+                along += error[c] * x
+                size += x * x
+            slopes[low + k] = np.float32(2.0) * scale * along
+            bends[low + k] = scale * size
+
+
+@njit(**FAST)
+def _row_scores(starts, firsts, actual, predicted, values, weight, scale):
+    width = values.shape[1]
+    out = np.empty(starts.shape[0] - 1)
+    error = np.empty(width, dtype=np.float32)
+    for r in range(out.shape[0]):
+        low, n = starts[r], starts[r + 1] - starts[r]
+        a, p = actual[low : low + n], predicted[low : low + n]
+        shared, squared = np.float32(0.0), np.float32(0.0)
+        for k in range(n):
+            shared += min(a[k], p[k])
+        if width:
+            v = values[firsts[r] : firsts[r] + n]
+            error[:] = np.float32(0.0)
+            for k in range(n):
+                off = p[k] - a[k]
+                for c in range(width):
+                    error[c] += off * v[k, c]
+            for c in range(width):
+                squared += error[c] * error[c]
+        out[r] = weight * shared - scale * squared
+    return out
