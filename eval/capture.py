@@ -45,7 +45,7 @@ class Capture:
         causal: whether row q has only the entries 0 … q.
         records: per text, tokens and where they come from.
         store: the packed attention of each text.
-        values: of each text the value vectors, [layers * key-value heads, n, head size]; None
+        values: of each text the value vectors, [layers * key-value heads, n, head size]; none
             where they are not kept.
         projections: of each head L with L Lᵀ = W_O W_Oᵀ, where W_O are its rows of the output
             projection; [head size, width].
@@ -59,8 +59,8 @@ class Capture:
     causal: bool
     records: tuple[Record, ...]
     store: Shards | tuple[Array, ...]
-    values: Shards | tuple[Array, ...] | None = None
-    projections: Shards | tuple[Array, ...] | None = None
+    values: Shards | tuple[Array, ...] = ()
+    projections: Shards | tuple[Array, ...] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
     path: Path | None = None
 
@@ -132,14 +132,14 @@ class Capture:
         for index, record in enumerate(self.records):
             digest.update(record.own_hash.encode())
             digest.update(np.ascontiguousarray(self.packed(index)).tobytes())
-        for array in (*(self.values or ()), *(self.projections or ())):
+        for array in (*self.values, *self.projections):
             digest.update(array.tobytes())
         return digest.hexdigest()
 
     @property
     def has_outputs(self) -> bool:
         """Whether there are value vectors, so that outputs of heads can be measured."""
-        return self.values is not None
+        return bool(self.values)
 
     @property
     def lacking(self) -> str | None:
@@ -168,7 +168,7 @@ class Capture:
         Raises:
             InputError: the capture has no values, or its file is damaged.
         """
-        if self.values is None or self.projections is None:
+        if not self.has_outputs:
             raise InputError(f"{self.path or self.name} has no values of its heads: {self.lacking}")
         values, projection = self.values[index], self.projections[number]
         per_layer = max(1, len(values) // self.n_layers)

@@ -105,8 +105,8 @@ def _outputs(
             )
     if not all(np.isfinite(array).all() for array in (*kept, matrices)):
         raise InputError("values or projections are not finite")
-    factors = np.linalg.qr(np.concatenate(matrices).mT, mode="r").mT
-    return {"values": tuple(kept), "projections": tuple(factors)}
+    factors = np.asarray(np.linalg.qr(np.concatenate(matrices).mT, mode="r"))
+    return {"values": tuple(kept), "projections": tuple(factors.mT)}
 
 
 def _array(values: Any, what: str, shape: str) -> npt.NDArray[np.float32]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections import ChainMap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from hashlib import sha256
@@ -104,14 +103,13 @@ def write_capture(
     }  # fmt: skip
     if _same_work(out / files.META_FILE, settings):
         return Capture.open(out)
-    heads, shapes = head_outputs(loaded, values), []
-    for index, record in enumerate(records):
-        n, rows = len(record.ids), loaded.n_layers * loaded.n_heads
-        shape = {tensor_name("attention", index): (rows, n_entries(n, loaded.causal))}
+    heads, rows = head_outputs(loaded, values), loaded.n_layers * loaded.n_heads
+    shapes: list[dict[str, tuple[int, ...]]] = []  # by text
+    for index, n in enumerate(len(record.ids) for record in records):
+        shapes.append({tensor_name("attention", index): (rows, n_entries(n, loaded.causal))})
         if heads.projections is not None:
             size = heads.projections.shape[2]
-            shape[tensor_name("values", index)] = (rows // heads.group, n, size)
-        shapes.append(shape)
+            shapes[-1][tensor_name("values", index)] = (rows // heads.group, n, size)
     sizes = [sum(2 * prod(one) for one in shape.values()) for shape in shapes]
     # Texts of like length lie beside each other, so that batches need little padding.
     plan: dict[str, list[int]] = {}
@@ -142,8 +140,8 @@ def write_capture(
 
     def begin() -> Iterator[list[int]]:
         for file, group in todo.items():
-            writer = ShardWriter(out / file, dict(ChainMap(*(shapes[i] for i in group))))
-            writers.update(dict.fromkeys(group, writer))
+            tensors = {name: shape for i in group for name, shape in shapes[i].items()}
+            writers.update(dict.fromkeys(group, ShardWriter(out / file, tensors)))
             yield group
 
     def keep(index: int, layer: int, *read: Array) -> None:
