@@ -172,8 +172,8 @@ def write_capture(
         each = enumerate(heads.projections.reshape(-1, *heads.projections.shape[2:]))
         data = save({tensor_name("projections", number): one for number, one in each})
         meta["projections"] = write_bytes(out / files.PROJECTIONS_FILE, data)
-    # Where it came from and with which libraries is left out of the hash.
-    apart = (*told, "source", "libraries", "max_texts")
+    # Where it came from, with which libraries, and what follows from the weights is left out.
+    apart = (*told, "source", "libraries", "max_texts", "projections")
     content = {key: meta[key] for key in meta if key not in apart}
     meta["hash"] = sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     write_bytes(out / files.META_FILE, (json.dumps(meta, indent=1) + "\n").encode())

@@ -109,16 +109,17 @@ def head_outputs(loaded: LoadedModel, values: bool) -> HeadOutputs:
     if not values:
         lacking = "it was captured with --no-values; capture again without it, elsewhere"
         return HeadOutputs(seen, lacking=lacking)
-    vectors, projections, why = [layer[1] for layer in layers], [], ""
-    if not seen or len({one.shape for one in vectors}) > 1:
-        why = "no layer's values can be told apart" if not seen else "head sizes differ by layer"
+    vectors, projections = [layer[1] for layer in layers], []
+    why = "" if seen else "no layer's values can be told apart"
+    if len({one.shape for one in vectors}) > 1:
+        why = why or "head sizes differ by layer"
     for layer in () if why else range(len(layers)):
         matrix = _matrix(modules.get(layer), heads * vectors[layer].shape[-1])
         if matrix is None:
             why = f"no linear output projection takes up the product in layer {layer}"
             break
-        by_head = matrix.unflatten(0, (heads, -1))
-        projections.append(torch.linalg.qr(by_head.mT, mode="r")[1].mT)
+        by_head = matrix.double().unflatten(0, (heads, -1))
+        projections.append(torch.linalg.qr(by_head.mT, mode="r")[1].mT.float())
     if why:
         lacking = (
             f"heads of this {loaded.family} model are not known to write the sum of A v W_O: {why}; "

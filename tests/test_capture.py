@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -288,10 +289,16 @@ def test_limits_of_the_model_and_the_disk(small_model, tmp_path, monkeypatch):
         write_capture(str(small_model("roberta")), TEXTS, tmp_path, max_tokens=65)
     with pytest.raises(InputError, match="no windows"):
         write_capture(str(small_model("gpt2")), [""], tmp_path, max_tokens=64)
-    usage = shutil.disk_usage(tmp_path)._replace(free=100)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(InputError, match="MiB free"):
-        write_capture(str(small_model("gpt2")), TEXTS, tmp_path, max_tokens=64)
+    loaded, whole = load_model(str(small_model("gpt2"))), tmp_path / "whole"
+    made = write_capture(loaded, TEXTS, whole, max_tokens=64)
+    needed = sum(made.packed(i).nbytes + made.values[i].nbytes for i in range(made.n_texts))
+    for values, free in ((True, needed - 1), (False, 100), (False, needed - 1)):
+        usage = shutil.disk_usage(tmp_path)._replace(free=free)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, usage=usage: usage)
+        refused = values or free == 100
+        with pytest.raises(InputError, match="MiB free") if refused else nullcontext():
+            write_capture(loaded, TEXTS, tmp_path / "out", max_tokens=64, values=values)
+        monkeypatch.undo()
 
 
 def test_a_model_that_is_not_causal_after_all_is_refused(small_model, tmp_path):
