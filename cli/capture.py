@@ -17,12 +17,9 @@ from attn_dsl.cli import interrupt, options
 @options.max_tokens_option()
 @options.max_texts_option()
 @click.option(
-    "--no-values",
-    "values",
-    flag_value=False,
-    default=True,
+    "--no-values", "values", flag_value=False, default=True,
     help="Leave out value vectors, without which what heads write cannot be measured.",
-)
+)  # fmt: skip
 @options.device_option()
 @options.dtype_option()
 def capture(model: str, text: str | None, out: str, **settings: Any) -> None:
@@ -46,5 +43,5 @@ def capture(model: str, text: str | None, out: str, **settings: Any) -> None:
         f"{made.n_texts} texts, {made.n_layers} layers of {made.heads_per_layer} heads, "
         f"{size / 1e6:.0f} MB in {out}"
     )
-    if made.lacking is not None:
+    if settings["values"] and made.lacking is not None:
         click.echo(f"no values of heads: {made.lacking}")

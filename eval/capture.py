@@ -45,10 +45,10 @@ class Capture:
         causal: whether row q has only the entries 0 … q.
         records: per text, tokens and where they come from.
         store: the packed attention of each text.
-        values: of each text the value vectors, [layers * key-value heads, n, head size]; None
+        values: of each text the value vectors, [layers * key-value heads, n, head size]; none
             where they are not kept.
-        grams: one array, W_O W_Oᵀ of each head's rows W_O of the output projection, [layers,
-            heads, head size, head size].
+        projections: of each head L with L Lᵀ = W_O W_Oᵀ, where W_O are its rows of the output
+            projection; [head size, width].
         meta: what the capture's file says about itself (model, revision, settings, versions).
         path: the directory, None for a capture in memory.
     """
@@ -59,8 +59,8 @@ class Capture:
     causal: bool
     records: tuple[Record, ...]
     store: Shards | tuple[Array, ...]
-    values: Shards | tuple[Array, ...] | None = None
-    grams: Shards | tuple[Array] | None = None
+    values: Shards | tuple[Array, ...] = ()
+    projections: Shards | tuple[Array, ...] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
     path: Path | None = None
 
@@ -132,14 +132,14 @@ class Capture:
         for index, record in enumerate(self.records):
             digest.update(record.own_hash.encode())
             digest.update(np.ascontiguousarray(self.packed(index)).tobytes())
-        for array in (*(self.values or ()), *(self.grams or ())):
+        for array in (*self.values, *self.projections):
             digest.update(array.tobytes())
         return digest.hexdigest()
 
     @property
     def has_outputs(self) -> bool:
         """Whether there are value vectors, so that outputs of heads can be measured."""
-        return self.values is not None
+        return bool(self.values)
 
     @property
     def lacking(self) -> str | None:
@@ -168,28 +168,14 @@ class Capture:
         Raises:
             InputError: the capture has no values, or its file is damaged.
         """
-        if self.values is None:
+        if not self.has_outputs:
             raise InputError(f"{self.path or self.name} has no values of its heads: {self.lacking}")
-        factor, values = self._factors[number], self.values[index]
-        shared = self.n_heads // len(values)
-        n = len(self.tokens(index))
-        if values.shape != (self.n_heads // shared, n, len(factor)):
-            raise InputError(
-                f"text {index} of {self.path or self.name} has values of shape {values.shape}, "
-                f"not ({self.n_heads // shared}, {n}, {len(factor)}); {REMEDY}"
-            )
-        return values[number // shared].astype(np.float32) @ factor
-
-    @cached_property
-    def _factors(self) -> npt.NDArray[np.float32]:
-        """Matrices L of all heads with L Lᵀ = W_O W_Oᵀ, [n_heads, head size, head size]."""
-        assert self.grams is not None
-        sizes, vectors = np.linalg.eigh(np.concatenate(self.grams[0]).astype(np.float64))
-        return (vectors * np.sqrt(sizes.clip(0))[:, None]).astype(np.float32)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out what is computed again where the capture is read."""
-        return {key: value for key, value in self.__dict__.items() if key != "_factors"}
+        values, projection = self.values[index], self.projections[number]
+        per_layer = max(1, len(values) // self.n_layers)
+        wanted = (self.n_layers * per_layer, len(self.tokens(index)), len(projection))
+        self._check_shape(index, "values", values.shape, wanted)
+        shared = self.heads_per_layer // per_layer
+        return values[number // shared].astype(np.float32) @ projection
 
     def tokens(self, index: int) -> Tokens:
         """Return the tokens of one text."""
@@ -216,12 +202,16 @@ class Capture:
         """
         array = self.store[index]
         wanted = (self.n_heads, n_entries(len(self.tokens(index)), self.causal))
-        if array.shape != wanted:
-            raise InputError(
-                f"text {index} of {self.path or self.name} has attention of shape "
-                f"{array.shape}, not {wanted}; {REMEDY}"
-            )
+        self._check_shape(index, "attention", array.shape, wanted)
         return array
+
+    def _check_shape(self, index: int, kind: str, shape: tuple, wanted: tuple) -> None:
+        """Refuse a tensor of a text that has not the wanted shape."""
+        if shape != wanted:
+            raise InputError(
+                f"text {index} of {self.path or self.name} has {kind} of shape {shape}, not "
+                f"{wanted}; {REMEDY}"
+            )
 
     def attention(self, index: int, heads: Sequence[int] | None = None) -> npt.NDArray[np.float32]:
         """Return the attention of some heads on one text, packed, with rows that sum to 1.

@@ -43,13 +43,8 @@ def packed_arrays(
     sees_left = max(above) <= _ABOVE if causal is None else causal
     if values is None and projections is not None:
         raise InputError("projections need the values that they project; give values= too")
-    outputs = {}
-    if values is not None:
-        wide = _by_text(values, len(texts), "values", "[layers, kv_heads, n, d]")
-        sizes = [(x.shape[2], len(text)) for x, text in zip(arrays, texts, strict=True)]
-        outputs = _outputs(wide, projections, (n_layers, per_layer), sizes)
     return {
-        **outputs,
+        **({} if values is None else _outputs(values, projections, arrays, rows)),
         "n_layers": n_layers,
         "heads_per_layer": per_layer,
         "causal": sees_left,
@@ -84,42 +79,34 @@ def _by_text(given: Any, n_texts: int, what: str, shape: str) -> list[npt.NDArra
 
 
 def _outputs(
-    arrays: Sequence[npt.NDArray[np.float32]], projections: Any, heads: tuple[int, int],
-    sizes: Sequence[tuple[int, int]],
-) -> dict[str, Any]:  # fmt: skip
-    """Check values and projections, and return them as fields of a ``Capture``.
-
-    Args:
-        heads: layers, and heads of each.
-        sizes: of each text the tokens of its attention's array, and those without padding.
-    """
-    (layers, per_layer), shape = heads, arrays[0].shape
-    for number, (array, (n, _)) in enumerate(zip(arrays, sizes, strict=True)):
-        if array.ndim != 4 or 0 in array.shape or (array.shape[0], array.shape[2]) != (layers, n):
+    values: Any, projections: Any, arrays: Sequence[npt.NDArray], rows: Sequence[npt.NDArray]
+) -> dict[str, Any]:
+    """Check values beside attention, with and without padding; return fields of a ``Capture``."""
+    layers, heads = rows[0].shape[:2]
+    given = _by_text(values, len(rows), "values", "[layers, kv_heads, n, d]")
+    kv_heads, d = (*given[0].shape, 0, 0, 0, 0)[1:4:2]
+    kept = []
+    for number, array in enumerate(given):
+        padded, n = arrays[number].shape[2], rows[number].shape[2]
+        if array.shape != (layers, kv_heads, padded, d) or not kv_heads * d or heads % kv_heads:
             raise InputError(
-                f"text {number}: values must have the shape [{layers}, kv_heads, {n}, d], not "
-                f"{list(array.shape)}"
+                f"text {number}: values must have the shape [{layers}, kv_heads, {padded}, d], not "
+                f"{list(array.shape)}; kv_heads must divide {heads}, and it and d be the same for "
+                "all texts"
             )
-        if per_layer % array.shape[1] or (array.shape[1], array.shape[3]) != shape[1::2]:
-            raise InputError(
-                f"text {number}: values of {array.shape[1]} heads x {array.shape[3]} numbers; give "
-                f"the same of each text, of a number of heads that divides {per_layer}"
-            )
-        if not np.isfinite(array[:, :, : sizes[number][1]]).all():
-            raise InputError(f"text {number}: values are not finite")
-    grams = np.broadcast_to(np.eye(shape[3], dtype=np.float32), (*heads, shape[3], shape[3]))
+        kept.append(array[:, :, :n].reshape(-1, n, d))
+    matrices = np.broadcast_to(np.eye(d, dtype=np.float32), (layers, heads, d, d))
     if projections is not None:
-        wanted = f"[{layers}, {per_layer}, {shape[3]}, width]"
+        wanted = f"[{layers}, {heads}, {d}, width]"
         matrices = _array(projections, "projections", wanted)
-        if matrices.ndim != 4 or matrices.shape[:3] != (*heads, shape[3]):
+        if matrices.ndim != 4 or matrices.shape[:3] != (layers, heads, d):
             raise InputError(
                 f"projections must have the shape {wanted}, not {list(matrices.shape)}"
             )
-        if not np.isfinite(matrices).all():
-            raise InputError("projections are not finite")
-        grams = matrices @ matrices.swapaxes(-1, -2)
-    kept = (x[:, :, :n].reshape(-1, n, shape[3]) for x, (_, n) in zip(arrays, sizes, strict=True))
-    return {"values": tuple(kept), "grams": (grams,)}
+    if not all(np.isfinite(array).all() for array in (*kept, matrices)):
+        raise InputError("values or projections are not finite")
+    factors = np.asarray(np.linalg.qr(np.concatenate(matrices).mT, mode="r"))
+    return {"values": tuple(kept), "projections": tuple(factors.mT)}
 
 
 def _array(values: Any, what: str, shape: str) -> npt.NDArray[np.float32]:

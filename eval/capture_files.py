@@ -2,7 +2,7 @@
 
 ``capture.json`` says what was captured and names the other files with their sizes and hashes,
 ``texts.jsonl`` holds a record for each text, ``attention-*.safetensors`` their attention and value
-vectors, ``projections.safetensors`` the Gram matrices of the output projections.
+vectors, ``projections.safetensors`` what is kept of output projections.
 ``capture.partial.json`` is what a capture that is not finished has in place of the first.
 """
 
@@ -100,12 +100,16 @@ def read_capture(path: Path) -> dict[str, Any]:
             f"{meta['n_texts']} and of attention for {len(shard_of)}; {REMEDY}"
         )
     shards = [shard_of[index] for index in range(len(records))]
+    one_file = [PROJECTIONS_FILE] * (meta["n_layers"] * meta["heads_per_layer"])
+    outputs = {
+        "values": Shards(path, shards, "values"),
+        "projections": Shards(path, one_file, "projections"),
+    }
     return {
         **{key: meta[key] for key in ("name", "n_layers", "heads_per_layer", "causal")},
         "records": tuple(records),
         "store": Shards(path, shards, "attention"),
-        "values": Shards(path, shards, "values") if projections else None,
-        "grams": Shards(path, [PROJECTIONS_FILE], "grams") if projections else None,
+        **(outputs if projections else {}),
         "meta": meta,
         "path": path,
     }

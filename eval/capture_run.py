@@ -15,7 +15,6 @@ import torch
 from attn_dsl.dsl.errors import InputError, WorkError
 from attn_dsl.eval.head_outputs import HeadOutputs, Products, forward
 from attn_dsl.eval.models import LoadedModel, free_bytes, padded
-from attn_dsl.eval.shards import Array
 
 Keep = Callable[..., None]
 """Takes the number of a text, a layer, its attention, float16 (heads, visible entries), and where
@@ -116,9 +115,13 @@ def _run(
             attention = maps[row].flatten(1).index_select(1, entries).float()
             _check_rows(loaded, layer, attention, n)
             read = [attention.half().cpu().numpy()]
-            if heads.grams is not None:
+            if heads.projections is not None:
                 read.append(values[row, :: heads.group, :n].half().cpu().numpy())
-                _check_values(loaded, layer, read[-1])
+                if not np.isfinite(read[1]).all():
+                    raise InputError(
+                        f"{loaded.name}: value vectors in layer {layer} are not finite or too "
+                        "large for float16; capture attention alone by --no-values"
+                    )
             keep(index, layer, *read)
 
     if heads.from_products:
@@ -142,13 +145,4 @@ def _check_rows(loaded: LoadedModel, layer: int, values: Any, n: int) -> None:
             f"{loaded.name}: attention in layer {layer} does not sum to 1 over the tokens that "
             + ("a causal model sees" if loaded.causal else "are there")
             + f" (off by {worst:.2g} a row); this model's heads cannot be captured"
-        )
-
-
-def _check_values(loaded: LoadedModel, layer: int, values: Array) -> None:
-    """Make sure that values are finite in float16."""
-    if not np.isfinite(values).all():
-        raise InputError(
-            f"{loaded.name}: value vectors in layer {layer} are not finite or too large for "
-            "float16; capture attention alone by --no-values"
         )

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from hashlib import sha256
 from importlib import metadata
 from itertools import zip_longest
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval import capture_files as files
@@ -24,9 +24,6 @@ from attn_dsl.eval.shards import Array, ShardWriter, n_entries, tensor_name
 from attn_dsl.eval.shipped import EMBEDDED, stories_path
 from attn_dsl.eval.texts import read_texts, text_hash
 from attn_dsl.eval.vocabulary import Vocabulary
-
-if TYPE_CHECKING:
-    from attn_dsl.eval.head_outputs import HeadOutputs
 
 SHARD_BYTES = 64 * 2**20
 _KIND_OF_SETTING = {
@@ -93,7 +90,11 @@ def write_capture(
     told = warn_of(obstacle(loaded))
     vocabulary = Vocabulary(loaded.tokenizer)
     records = choose_windows(vocabulary, texts, max_tokens, max_texts)
-    _check_ids(loaded, records)
+    if (largest := max(max(record.ids) for record in records)) >= ids_known(loaded.model):
+        raise InputError(
+            f"{loaded.name} knows {ids_known(loaded.model)} token ids, but its tokenizer gave "
+            f"{largest}; the tokenizer belongs to another model"
+        )
     windows = [(record.source, record.window, record.source_hash, record.ids) for record in records]
     settings = {
         "revision": loaded.revision, "tokenizer_hash": vocabulary.hash, "max_tokens": max_tokens,
@@ -102,9 +103,23 @@ def write_capture(
     }  # fmt: skip
     if _same_work(out / files.META_FILE, settings):
         return Capture.open(out)
-    heads = head_outputs(loaded, values)
-    shapes = [_shapes(loaded, heads, index, len(r.ids)) for index, r in enumerate(records)]
-    plan = _plan(records, shapes)
+    heads, rows = head_outputs(loaded, values), loaded.n_layers * loaded.n_heads
+    shapes: list[dict[str, tuple[int, ...]]] = []  # by text
+    for index, n in enumerate(len(record.ids) for record in records):
+        shapes.append({tensor_name("attention", index): (rows, n_entries(n, loaded.causal))})
+        if heads.projections is not None:
+            size = heads.projections.shape[2]
+            shapes[-1][tensor_name("values", index)] = (rows // heads.group, n, size)
+    sizes = [sum(2 * prod(one) for one in shape.values()) for shape in shapes]
+    # Texts of like length lie beside each other, so that batches need little padding.
+    plan: dict[str, list[int]] = {}
+    filled = SHARD_BYTES
+    for index in sorted(range(len(records)), key=lambda index: (len(records[index].ids), index)):
+        if filled >= SHARD_BYTES:
+            plan[f"attention-{len(plan):05d}.safetensors"] = group = []
+            filled = 0
+        group.append(index)
+        filled += sizes[index]
     done = {
         shard["file"]: shard
         for shard in _same_work(out / files.PARTIAL_FILE, settings).get("shards", ())
@@ -113,7 +128,7 @@ def write_capture(
         and (out / shard["file"]).stat().st_size == shard["bytes"]
     }
     todo = {file: indices for file, indices in plan.items() if file not in done}
-    needed = sum(_bytes(shapes[i]) for group in todo.values() for i in group)
+    needed = sum(sizes[i] for group in todo.values() for i in group)
     if needed > (free := shutil.disk_usage(out).free):
         raise InputError(
             f"the capture needs {needed / 2**20:,.0f} MiB, {out} has {free / 2**20:,.0f} MiB free; "
@@ -151,13 +166,14 @@ def write_capture(
     lines = "".join(record.to_json() + "\n" for record in records)
     meta["texts"] = write_bytes(out / files.TEXTS_FILE, lines.encode())
     meta["shards"] = [done[file] for file in plan]
-    if heads.grams is None:
+    if heads.projections is None:
         meta["lacking"] = heads.lacking
     else:
-        data = save({tensor_name("grams", 0): heads.grams})
+        each = enumerate(heads.projections.reshape(-1, *heads.projections.shape[2:]))
+        data = save({tensor_name("projections", number): one for number, one in each})
         meta["projections"] = write_bytes(out / files.PROJECTIONS_FILE, data)
-    # Where it came from and with which libraries is left out of the hash.
-    apart = (*told, "source", "libraries", "max_texts")
+    # Where it came from, with which libraries, and what follows from the weights is left out.
+    apart = (*told, "source", "libraries", "max_texts", "projections")
     content = {key: meta[key] for key in meta if key not in apart}
     meta["hash"] = sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     write_bytes(out / files.META_FILE, (json.dumps(meta, indent=1) + "\n").encode())
@@ -219,40 +235,21 @@ def choose_windows(
     found: list[Record] = []
     # Where texts are many, their first windows are cut alone; some of them may give none.
     for most in (1, None) if len(texts) >= max_texts else (None,):
-        if len(found) < max_texts:
-            found = _in_order(vocabulary, texts, max_tokens, max_texts, most)
+        by_text: list[list[Record]] = []
+        for source, text in enumerate(texts if len(found) < max_texts else ()):
+            own, windows = text_hash(text), vocabulary.encode(text, max_tokens, max_windows=most)
+            kept = [
+                Record(window.tokens, own, source, number, window.ids)
+                for number, window in enumerate(windows)
+                if len(window.ids) > 1 and not all(window.tokens.special)
+            ]
+            by_text += [kept] if kept else []
+            if len(by_text) == max_texts:
+                break
+        found = [one for level in zip_longest(*by_text) for one in level if one] or found
     if not found:
         raise InputError("the texts give no windows of two tokens or more; give longer texts")
     return found[:max_texts]
-
-
-def _in_order(
-    vocabulary: Vocabulary, texts: Sequence[str], max_tokens: int, max_texts: int, most: int | None
-) -> list[Record]:
-    """Cut texts into at most ``most`` windows each; all first windows come first."""
-    by_text: list[list[Record]] = []
-    for source, text in enumerate(texts):
-        own = text_hash(text)
-        kept = [
-            Record(window.tokens, own, source, number, window.ids)
-            for number, window in enumerate(vocabulary.encode(text, max_tokens, max_windows=most))
-            if len(window.ids) > 1 and not all(window.tokens.special)
-        ]
-        by_text += [kept] if kept else []
-        if len(by_text) == max_texts:
-            break
-    return [record for level in zip_longest(*by_text) for record in level if record is not None]
-
-
-def _check_ids(loaded: LoadedModel, records: Sequence[Record]) -> None:
-    """Make sure that the model knows every id that its tokenizer gave."""
-    size = ids_known(loaded.model)
-    largest = max(max(record.ids) for record in records)
-    if largest >= size:
-        raise InputError(
-            f"{loaded.name} knows {size} token ids, but its tokenizer gave {largest}; the "
-            "tokenizer belongs to another model"
-        )
 
 
 def _same_work(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
@@ -283,37 +280,6 @@ def _same_work(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
             "directory, or remove this one first"
         )
     return dict(found)
-
-
-def _shapes(
-    loaded: LoadedModel, heads: HeadOutputs, index: int, n: int
-) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the tensors of a text of n tokens."""
-    rows = loaded.n_layers * loaded.n_heads
-    shapes = {tensor_name("attention", index): (rows, n_entries(n, loaded.causal))}
-    if heads.grams is not None:
-        shapes[tensor_name("values", index)] = (rows // heads.group, n, heads.grams.shape[-1])
-    return shapes
-
-
-def _bytes(shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Return the bytes of float16 tensors."""
-    return sum(2 * prod(shape) for shape in shapes.values())
-
-
-def _plan(
-    records: Sequence[Record], shapes: Sequence[Mapping[str, tuple[int, ...]]]
-) -> dict[str, list[int]]:
-    """Sort texts by length, so that batches need little padding, and cut them into shards."""
-    plan: dict[str, list[int]] = {}
-    size = SHARD_BYTES
-    for index in sorted(range(len(records)), key=lambda index: (len(records[index].ids), index)):
-        if size >= SHARD_BYTES:
-            plan[f"attention-{len(plan):05d}.safetensors"] = group = []
-            size = 0
-        group.append(index)
-        size += _bytes(shapes[index])
-    return plan
 
 
 def _meta(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from math import prod
 from pathlib import Path
@@ -67,6 +67,9 @@ class Shards:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Shards, (self.folder, self.shard_of, self.kind)
+
+    def __iter__(self) -> Iterator[Array]:
+        return map(self.__getitem__, range(len(self.shard_of)))
 
     def __getitem__(self, index: int) -> Array:
         """Read the tensor of one text from its file, which is mapped into memory.

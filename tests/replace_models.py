@@ -18,7 +18,7 @@ TRIED = (
     *("modernbert", "electra", "distilbert", "albert", "mpnet", "deberta", "deberta-v2", "roberta"),
 )
 """Further families that work, with what is special about them."""
-GROUPED = ("qwen2", "gemma", "stablelm")
+GROUPED = ("qwen2", "gemma", "stablelm", "bitnet", "diffllama")
 """Families with fewer heads of keys than of queries."""
 
 

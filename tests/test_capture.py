@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
+from command_line import succeed
+from replace_models import save
 
 from attn_dsl.dsl.errors import InputError, WorkError
 from attn_dsl.dsl.tokens import Tokens
@@ -50,6 +53,113 @@ def test_capture_is_the_attention_of_the_model_alone_with_the_text(small_model, 
                 overlap = np.minimum(mine, wanted[layer, head]).sum()
                 assert overlap / (2 * n - overlap) > 1 - 1e-3
         assert made.attention(index).sum() == pytest.approx(n * made.n_heads, rel=1e-5)
+
+
+PROJECTIONS = {
+    "gpt2": "attn.c_proj", "llama": "self_attn.o_proj", "gpt_neox": "attention.dense",
+    "bert": "attention.output.dense", "bloom": "self_attention.dense", "mpt": "attn.out_proj",
+    "albert": "attention.dense", "deberta-v2": "attention.output.dense",
+}  # fmt: skip
+"""By family, how the name of a layer's output projection ends."""
+
+
+@pytest.mark.parametrize("family", PROJECTIONS)
+def test_contributions_are_what_heads_write(tmp_path, family):
+    """Inner products of A @ contributions are those of the heads' shares of a real output."""
+    torch = pytest.importorskip("torch")
+    loaded = load_model(str(save(tmp_path / family, family)))
+    made = write_capture(loaded, TEXTS, tmp_path / "out", max_tokens=12, batch_size=3)
+    assert made.has_outputs and made.lacking is None
+    assert len(made.values[0]) == (4 if family == "llama" else 8)  # grouped heads share values
+    layers = []
+    for name, module in loaded.model.named_modules():
+        if name.endswith(PROJECTIONS[family]):
+            module.register_forward_hook(lambda *call: layers.append(call))
+    for index in (0, made.n_texts - 1):
+        layers.clear()
+        with torch.no_grad():
+            loaded.model(torch.tensor([made.ids(index)]))
+        assert len(layers) == 2
+        for layer, (module, (given,), output) in enumerate(list(layers)):
+            with torch.no_grad():
+                parts = [torch.zeros_like(given) for _ in range(4)]
+                for head, part in enumerate(parts):
+                    own = slice(8 * head, 8 * head + 8)
+                    part[..., own] = given[..., own]
+                bias = module(torch.zeros_like(given))
+                written = [(module(part) - bias)[0].numpy() for part in parts]
+                assert np.allclose(sum(written), (output - bias)[0].numpy(), atol=1e-4)
+            for head, real in enumerate(written):
+                mine = made.matrix(index, layer, head) @ made.contributions(index, 4 * layer + head)
+                wanted = real @ real.T
+                assert np.abs(mine @ mine.T - wanted).max() < 3e-3 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize(
+    ("family", "message"),
+    [
+        ("bitnet", "no linear output projection takes up the product in layer 0"),
+        ("diffllama", "no layer's values can be told apart"),
+    ],
+)
+def test_models_whose_heads_write_something_else(tmp_path, family, message):
+    """A norm before the projection, or heads that are differences: attention alone is kept."""
+    torch = pytest.importorskip("torch")
+    folder, texts = save(tmp_path / family, family), tmp_path / "texts.txt"
+    texts.write_text("\n\n".join(TEXTS))
+    args = ("--text", texts, "--max-tokens", 12, "--out", tmp_path / "out")
+    printed = succeed("capture", folder, *args)
+    assert f"\nno values of heads: heads of this {family} model" in printed
+    loaded, made = load_model(str(folder)), Capture.open(tmp_path / "out")
+    with torch.no_grad():
+        maps = loaded.model(torch.tensor([made.ids(0)]), output_attentions=True).attentions
+    assert np.abs(made.matrix(0, 1, 2) - maps[1][0, 2].numpy()).max() < 6e-4
+    assert not made.has_outputs
+    with pytest.raises(InputError, match=f"this {family} model .* A v W_O: {message}"):
+        made.contributions(0, 0)
+
+
+def test_without_values(small_model, tmp_path):
+    model = str(small_model("gpt2"))
+    whole = write_capture(model, TEXTS, tmp_path / "whole", max_tokens=12)
+    (tmp_path / "texts.txt").write_text("\n\n".join(TEXTS))
+    args = ("--text", tmp_path / "texts.txt", "--max-tokens", 12, "--no-values")
+    assert "no values" not in succeed("capture", model, *args, "--out", tmp_path / "out")
+    made = Capture.open(tmp_path / "out")
+    assert (made.packed(0) == whole.packed(0)).all() and made.hash != whole.hash
+    assert not list((tmp_path / "out").glob("projections*"))
+    with pytest.raises(InputError, match=r"has no values of its heads: .* --no-values"):
+        made.contributions(0, 0)
+    for folder, values, there in (("out", True, False), ("whole", False, True)):
+        with pytest.raises(InputError, match=rf"--no-values .*\({there} there, {values} now\)"):
+            write_capture(model, TEXTS, tmp_path / folder, max_tokens=12, values=values)
+
+
+def test_captures_older_than_values(small_model, tmp_path):
+    """They open, and are good as they are; those that are not finished go on without values."""
+    model, out = str(small_model("gpt2")), tmp_path / "out"
+    write_capture(model, TEXTS, out, max_tokens=12, values=False)
+    meta = json.loads((out / "capture.json").read_text())
+    del meta["settings"]["values"], meta["lacking"]
+    (out / "capture.json").write_text(json.dumps(meta))
+    for made in (Capture.open(out), write_capture(model, TEXTS, out, max_tokens=12)):
+        assert made.hash == meta["hash"]
+        with pytest.raises(InputError, match="made before captures had them; run"):
+            made.contributions(0, 0)
+    (out / "capture.json").rename(out / "capture.partial.json")
+    with pytest.raises(InputError, match="--no-values"):
+        write_capture(model, TEXTS, out, max_tokens=12)
+    before = (out / "attention-00000.safetensors").stat().st_mtime_ns
+    write_capture(model, TEXTS, out, max_tokens=12, values=False)
+    assert (out / "attention-00000.safetensors").stat().st_mtime_ns == before
+
+
+def test_values_too_large_for_float16(small_model, tmp_path):
+    loaded = load_model(str(small_model("llama")))
+    loaded.model.model.layers[1].self_attn.v_proj.weight.data *= 1e5
+    with pytest.raises(InputError, match=r"in layer 1 .* too large for float16; .* --no-values"):
+        write_capture(loaded, TEXTS, tmp_path / "out", max_tokens=12)
+    write_capture(loaded, TEXTS, tmp_path / "alone", max_tokens=12, values=False)
 
 
 @pytest.mark.parametrize("family", ["llama", "roberta"])
@@ -179,10 +289,16 @@ def test_limits_of_the_model_and_the_disk(small_model, tmp_path, monkeypatch):
         write_capture(str(small_model("roberta")), TEXTS, tmp_path, max_tokens=65)
     with pytest.raises(InputError, match="no windows"):
         write_capture(str(small_model("gpt2")), [""], tmp_path, max_tokens=64)
-    usage = shutil.disk_usage(tmp_path)._replace(free=100)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(InputError, match="MiB free"):
-        write_capture(str(small_model("gpt2")), TEXTS, tmp_path, max_tokens=64)
+    loaded, whole = load_model(str(small_model("gpt2"))), tmp_path / "whole"
+    made = write_capture(loaded, TEXTS, whole, max_tokens=64)
+    needed = sum(made.packed(i).nbytes + made.values[i].nbytes for i in range(made.n_texts))
+    for values, free in ((True, needed - 1), (False, 100), (False, needed - 1)):
+        usage = shutil.disk_usage(tmp_path)._replace(free=free)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, usage=usage: usage)
+        refused = values or free == 100
+        with pytest.raises(InputError, match="MiB free") if refused else nullcontext():
+            write_capture(loaded, TEXTS, tmp_path / "out", max_tokens=64, values=values)
+        monkeypatch.undo()
 
 
 def test_a_model_that_is_not_causal_after_all_is_refused(small_model, tmp_path):
@@ -222,6 +338,14 @@ def test_damage_inside_a_shard(finished, tmp_path):
     header = damaged(finished, tmp_path / "a", shard, lambda data: b"\xff" * 8 + data[8:])
     with pytest.raises(InputError, match="is damaged"):
         Capture.open(header).packed(0)
+    lost = damaged(finished, tmp_path / "b", "projections.safetensors", lambda data: None)
+    with pytest.raises(InputError, match=r"projections\.safetensors is missing"):
+        Capture.open(lost)
+    header = damaged(
+        finished, tmp_path / "c", "projections.safetensors", lambda data: b"\xff" * 8 + data[8:]
+    )
+    with pytest.raises(InputError, match=r"projections\.safetensors is damaged"):
+        Capture.open(header).contributions(0, 0)
 
 
 def test_what_an_opened_capture_knows(finished):
@@ -233,6 +357,7 @@ def test_what_an_opened_capture_knows(finished):
         opened.matrix(0, 2, 0)
     sent = pickle.dumps(opened)
     assert (pickle.loads(sent).packed(1) == opened.packed(1)).all()
+    assert (pickle.loads(sent).contributions(1, 5) == opened.contributions(1, 5)).all()
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -267,6 +392,54 @@ def test_from_arrays_refuses_what_is_no_attention(change, message):
         Capture.from_arrays([["a", " b", " c"]], [array], causal=True)
     with pytest.raises(InputError, match=message):
         Capture.from_arrays([["a", " b", " c"]], [change(array)])
+
+
+def test_from_arrays_with_values():
+    rng = np.random.default_rng(0)
+    tokens = [["a", " b", " c"], ["a", " b"]]
+    arrays = [random_attention(rng, 2, 4, len(one), causal=True) for one in tokens]
+    values = [rng.normal(size=(2, 2, len(one), 3)) for one in tokens]
+    projections = rng.normal(size=(2, 4, 3, 7))
+    made = Capture.from_arrays(tokens, arrays, values=values, projections=projections)
+    plain = Capture.from_arrays(tokens, arrays, values=values)
+    for number in range(8):
+        layer, head = divmod(number, 4)
+        written = values[1][layer, head // 2] @ projections[layer, head]
+        for one, wanted in ((made, written), (plain, values[1][layer, head // 2])):
+            found = one.contributions(1, number)
+            assert found.dtype == np.float32 and found.shape == (2, 3)
+            assert np.allclose(found @ found.T, wanted @ wanted.T, atol=1e-4)
+    hashes = {made.hash, plain.hash, Capture.from_arrays(tokens, arrays).hash}
+    assert len(hashes) == 3
+    padded, wide = np.zeros((2, 2, 4, 3, 3)), np.zeros((2, 2, 2, 3, 3))
+    padded[0], padded[1, :, :, :2, :2] = arrays
+    wide[0], wide[1, :, :, :2] = values
+    assert Capture.from_arrays(tokens, padded, values=wide).hash == plain.hash
+    with pytest.raises(InputError, match=r"give values= to Capture\.from_arrays"):
+        Capture.from_arrays(tokens, arrays).contributions(0, 0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"values": None}, "projections need the values"),
+        ({"values": []}, "there are 1 texts but values for 0"),
+        ({"values": [np.ones((1, 2, 4, 3))]}, r"\[1, kv_heads, 3, d\], not \[1, 2, 4, 3\]"),
+        ({"values": [np.ones((2, 2, 3, 3))]}, r"text 0: values must have the shape"),
+        ({"values": [np.ones((1, 3, 3, 3))]}, "kv_heads must divide 4"),
+        ({"values": [np.ones((1, 0, 3, 3))]}, "kv_heads must divide 4"),
+        ({"values": [np.ones(3)]}, r"not \[3\]"),
+        ({"values": [np.full((1, 2, 3, 3), np.inf)]}, "not finite"),
+        ({"values": ["a"]}, "values must be numbers"),
+        ({"projections": np.ones((1, 2, 3, 7))}, r"\[1, 4, 3, width\], not \[1, 2, 3, 7\]"),
+        ({"projections": np.full((1, 4, 3, 7), np.nan)}, "not finite"),
+    ],
+)
+def test_from_arrays_refuses_values_that_do_not_fit(fields, message):
+    array = random_attention(np.random.default_rng(0), 1, 4, 3, causal=True)
+    outputs = {"values": [np.ones((1, 2, 3, 3))], "projections": np.ones((1, 4, 3, 7)), **fields}
+    with pytest.raises(InputError, match=message):
+        Capture.from_arrays([["a", " b", " c"]], [array], **outputs)
 
 
 def numbered(n_sources, windows=1):

@@ -45,7 +45,7 @@ def test_a_family_works(family: str, tmp_path: Path) -> None:
     assert loaded.max_positions in (64, None)
     assert obstacle(loaded) is None
     made = write_capture(loaded, TEXTS, tmp_path / "capture", max_tokens=30)
-    assert "not_replaceable" not in made.meta
+    assert "not_replaceable" not in made.meta and made.has_outputs
     own = program(
         "own", "3 where word(k) == word(q)\n -0.2 * abs(q - k)", visibility(loaded.causal)
     )
