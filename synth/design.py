@@ -137,11 +137,13 @@ class Design:
             for q in rows:
                 low = q * (q + 1) // 2 if self.causal else q * n
                 parts.append(packed[low : low + (q + 1 if self.causal else n)])
-        actual, outputs = np.concatenate(parts), None
+        actual, outputs, objective = np.concatenate(parts), None, self.objective
         if self.objective.output:
             values = np.concatenate([self.capture.contributions(i, number) for i in self.texts])
             outputs = Outputs.of(values, self.firsts, self.starts, actual)
-        return HeadRows(self.starts, actual, outputs, self.objective)
+            if outputs is None:  # there is nothing to explain
+                objective = OBJECTIVES["attention"]
+        return HeadRows(self.starts, actual, outputs, objective)
 
     @cached_property
     def vocabulary(self) -> np.ndarray:

@@ -21,10 +21,12 @@ class Objective:
     Attributes:
         attention: weight of the IoU.
         output: weight of the output R².
+        price: score on the select split that a node must bring for a larger program to be chosen.
     """
 
     attention: float
     output: float
+    price: float
 
     def score(self, iou: float, output_r2: float) -> float:
         """Return the weighted mean of IoU and output R²; the IoU where there is no output R²."""
@@ -34,9 +36,15 @@ class Objective:
 
 
 OBJECTIVES = {
-    "attention": Objective(1.0, 0.0), "output": Objective(0.0, 0.5), "both": Objective(1.0, 0.5),
+    "attention": Objective(1.0, 0.0, 0.0005),
+    "output": Objective(0.0, 0.5, 0.001),
+    "both": Objective(1.0, 0.5, 0.001),
 }  # fmt: skip
 """The objectives by name."""
+
+
+SHARE = 0.3
+"""How much outputs count beside the likelihood when the next term is looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +101,16 @@ class HeadRows:
         return iou, self.objective.score(iou, self.output_r2(predicted))
 
     def output_r2(self, predicted: np.ndarray) -> float:
-        """Return the share of the variance of the outputs that predicted rows explain; nan without."""
-        if self.outputs is None:
-            return math.nan
-        return self.output_residual(predicted, np.empty_like(predicted), 0.0)
+        """Return the share of the variance of the outputs that predicted rows explain."""
+        return self.output_residual(predicted, np.empty(0, dtype=np.float32), 0.0)
 
     def output_residual(self, predicted: np.ndarray, residual: np.ndarray, weight: float) -> float:
-        """Add the gradient of ``weight`` times rows times R² by the scores; return R²."""
-        assert self.outputs is not None
+        """Add the gradient of ``weight`` times rows times R² by the scores; return R².
+
+        Without outputs nothing is added, and R² is nan.
+        """
+        if self.outputs is None:
+            return math.nan
         scale, outputs = weight * len(self) / self.outputs.spread, self.outputs
         error = _output_residual(
             self.starts, outputs.firsts, self.actual, predicted, outputs.values, scale, residual
@@ -138,10 +148,9 @@ class HeadRows:
         return found[0], found[1]
 
     def likelihood_aim(self, predicted: np.ndarray) -> np.ndarray:
-        """Return the same for likelihood in the place of IoU."""
+        """Return the same as ``aim`` for the likelihood, and ``SHARE`` of what outputs weigh."""
         out = self.actual.copy()
-        if self.outputs is not None:
-            self.output_residual(predicted, out, self.objective.output)
+        self.output_residual(predicted, out, SHARE * self.objective.output)
         return out
 
     def aim(self, predicted: np.ndarray) -> np.ndarray:
@@ -154,8 +163,7 @@ class HeadRows:
         """
         out = np.empty_like(predicted)
         _aim(self.starts, self.actual, np.float32(self.objective.attention), predicted, out)
-        if self.outputs is not None:
-            self.output_residual(predicted, out, self.objective.output)
+        self.output_residual(predicted, out, self.objective.output)
         return out
 
 

@@ -148,9 +148,12 @@ class Search:
         )
         found = picked.ious.mean(1), shown.ious.mean(1), picked.output_r2, shown.output_r2
         known |= dict(zip(new, zip(*(map(float, one) for one in found), strict=True), strict=True))
-        score = OBJECTIVES[self.session.settings.objective].score
-        scores, sizes = [score(*known[x][::2]) for x in sources], [f.nodes for f in polished]
-        chosen = choose(scores, sizes, self.session.settings.price)
+        objective = OBJECTIVES[self.session.settings.objective]
+        scores, sizes = (
+            [objective.score(*known[x][::2]) for x in sources],
+            [f.nodes for f in polished],
+        )
+        chosen = choose(scores, sizes, objective.price)
         steps = gains_by_node(scores, sizes)
         return [
             FrontRow(f.nodes, f.iou, *known[x], scores[i], steps[i], i == chosen, f.proposer, x)

@@ -35,7 +35,6 @@ class Settings:
             an effort of 2 and more.
         large_sample: how many entries the many weights of graded sets are fitted on, by effort.
         front: how many programs of a head's front are polished and scored.
-        price: score on the select split that a node must bring for a larger program to be chosen.
         rounds: how often each head is searched; from the second time on it is given the programs
             of the other heads.
         allow_lookahead: accept causal programs that read the whole text.
@@ -51,7 +50,6 @@ class Settings:
     entries: int = 80_000
     large_sample: int = 150_000
     front: int = 32
-    price: float = 0.0005
     rounds: int = 2
     allow_lookahead: bool = False
     llm: Options = field(default_factory=Options)

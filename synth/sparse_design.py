@@ -176,14 +176,14 @@ class SparseDesign:
         """
         self.predicted[:] = 0.0
         self.scores.add(x, self.predicted[None])
-        rows, weights, output_r2 = self.rows, self.rows.objective, math.nan
-        share = 2.0 * mix * weights.attention
+        rows, weights = self.rows, self.rows.objective
         objective, shared = _objective(
-            rows.starts, rows.actual, 1.0 - mix, share, self.predicted, self.residual
-        )
+            rows.starts, rows.actual, 1.0 - mix, 2.0 * mix * weights.attention, self.predicted,
+            self.residual,
+        )  # fmt: skip
+        share = 2.0 * mix * weights.output
+        output_r2 = rows.output_residual(self.predicted, self.residual, share)
         if rows.outputs is not None:
-            share = 2.0 * mix * weights.output
-            output_r2 = rows.output_residual(self.predicted, self.residual, share)
             objective += share * len(rows) * output_r2
         self.iou = shared / (2 * len(rows) - shared)
         self.score = weights.score(self.iou, output_r2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.printer import show
 from attn_dsl.eval.results import FrontRow, HeadResult
@@ -18,8 +20,10 @@ def task(design: Design, evals: int = 200) -> HeadTask:
 def before(job: HeadTask, *sources: str) -> HeadResult:
     """Return a result whose front are some programs, fitted."""
     fitted = [job.fit(parse(source)) for source in sources]
+    unknown = math.nan, math.nan
     rows = tuple(
-        FrontRow(f.nodes, f.iou, f.iou, f.iou, 0.0, False, "test", show(f.program)) for f in fitted
+        FrontRow(f.nodes, *[f.iou] * 3, *unknown, f.score, 0.0, False, "test", show(f.program))
+        for f in fitted
     )
     return HeadResult(
         0,

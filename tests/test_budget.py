@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -29,7 +30,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def result(*curve: tuple[int, float]) -> HeadResult:
     """A head with a front: nodes, and IoU on the select split."""
-    front = tuple(FrontRow(n, x, x, x, 0.0, False, "p", "") for n, x in curve)
+    front = tuple(
+        FrontRow(n, x, x, x, math.nan, math.nan, x, 0.0, False, "p", "") for n, x in curve
+    )
     return SimpleNamespace(front=front, cut_short=False, unfinished={})  # type: ignore[return-value]
 
 

@@ -17,7 +17,6 @@ from attn_dsl.synth.design import Design
 from attn_dsl.synth.proposer import Fitted, HeadTask
 from attn_dsl.synth.proposers.candidate_gains import CandidateGains
 from attn_dsl.synth.proposers.weighted_sets import WeightedSets, weighted
-from attn_dsl.synth.weights import aim
 
 KEYS = '{" cat": 2.5, " dog": -2, " ran": 1.5, " said": -1.5}'
 QUERIES = '{" !": 2.5, " she": 1.7, " the": -1.2}'
@@ -79,7 +78,7 @@ def test_what_raises_the_likelihood_of_an_aim_raises_iou() -> None:
     job = task(design("2 where k == 0", f"1 * weight(token(k), {KEYS})"))
     start = job.fit(parse(FIRST))
     plane = job.design.planes(parse('head a causal:\n ? where token(k) == " cat"'))[0]
-    promised = float(plane @ (aim(job.rows, start.predicted) - start.predicted))
+    promised = float(plane @ (job.rows.aim(start.predicted) - start.predicted))
     low, high = (
         job.measured(parse(f'{FIRST.replace("?", str(start.program.weights[0]))}\n'
                            f' {x} where token(k) == " cat"')).iou

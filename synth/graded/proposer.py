@@ -91,6 +91,7 @@ class Graded:
             design.value(x, 0.0)
             extra = self.best_terms(task, design, style.terms)
             design.value(x, style.mix)
+            rows.output_residual(design.predicted, design.residual, rows.objective.output)
             factors = propose(
                 self.sample, design.residual, design.predicted, style.price, style.ridge
             )[: style.factors]
@@ -109,7 +110,7 @@ class Graded:
         """Return the terms of the vocabulary that gain most likelihood on the small design."""
         predicted = design.predicted[self.sample.inside]
         share = len(design.rows) / len(task.rows)
-        moments = task.design.packed.row_moments(task.rows.actual, predicted)
+        moments = task.design.packed.row_moments(task.rows.likelihood_aim(predicted), predicted)
         g, h = (one.sum(1, dtype=np.float64) * share for one in moments)
         alone = gain(g, h, 2.0 + 1e-3 * len(design.rows))
         order = np.argsort(-alone, kind="stable")

@@ -105,7 +105,8 @@ class Greedy:
         """Return the best candidates of each kind, given what the program so far predicts."""
         design, count = task.design, len(task.rows)
         terms, conditions = vocabulary.terms(task.causal), vocabulary.conditions(task.causal)
-        g, h = design.packed.row_moments(task.rows.actual, predicted)
+        aim = task.rows.likelihood_aim(predicted)
+        g, h = design.packed.row_moments(aim, predicted)
         ridge = 2.0 + 1e-3 * count
         alone = gain(g.sum(1), h.sum(1), ridge)
         sizes, extra = vocabulary.sizes(task.causal)
@@ -118,7 +119,7 @@ class Greedy:
             joined = 0 if isinstance(term, t.Scaled) else 1
             found.append(Candidate(float(narrowed[j, c]), sizes[j] + extra[c] + joined, term))
         found += self.query_sets(task, g, h, ridge)
-        found += self.key_sets(task, predicted, ridge)
+        found += self.key_sets(task, aim, predicted, ridge)
         return found
 
     @staticmethod
@@ -144,7 +145,9 @@ class Greedy:
                 found.append(Candidate(worth, vocabulary.size(term), term))
         return found
 
-    def key_sets(self, task: HeadTask, predicted: np.ndarray, ridge: float) -> list[Candidate]:
+    def key_sets(
+        self, task: HeadTask, aim: np.ndarray, predicted: np.ndarray, ridge: float
+    ) -> list[Candidate]:
         """Invent rules: a set of key tokens, alone and with a set of query tokens, near and far."""
         design, rows = task.design, task.rows
         width = design.width
@@ -160,7 +163,7 @@ class Greedy:
             for _ in range(3):
                 moments = np.zeros((2, width))
                 key_moments(
-                    design.key_symbols, plane, chosen_rows, design.starts, rows.actual, predicted,
+                    design.key_symbols, plane, chosen_rows, design.starts, aim, predicted,
                     *moments,
                 )  # fmt: skip
                 worth, keys = best_set(moments[0], moments[1], ridge, self.price, self.set_limit)
@@ -175,7 +178,7 @@ class Greedy:
                 inside = (plane * _indicator(keys, width)[design.key_symbols])[None]
                 g = np.zeros((1, len(rows)), dtype=np.float32)
                 h = np.zeros_like(g)
-                row_moments(inside, ONE_TRUTH, design.starts, rows.actual, predicted, g, h)
+                row_moments(inside, ONE_TRUTH, design.starts, aim, predicted, g, h)
                 gs, hs = (np.bincount(design.query_symbols, m[0], width) for m in (g, h))
                 worth, queries = best_set(gs, hs, ridge, self.price, self.set_limit)
                 if not len(queries):
