@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,6 +17,7 @@ from attn_dsl.eval.models import LoadedModel, load_model
 from attn_dsl.eval.replace.measure import HeldOut
 from attn_dsl.eval.replace.predictions import refuse_headless
 from attn_dsl.eval.replace.source import Head
+from attn_dsl.eval.results import FrontRow
 from attn_dsl.eval.run import Run
 from attn_dsl.eval.texts import Part, read_texts, text_hash
 from attn_dsl.eval.vocabulary import Vocabulary
@@ -120,6 +122,7 @@ class ReplacedModel:
 def open_replaced_model(
     run: str | Path, *, model: str | None = None, capture: str | Path | None = None,
     device: str = "cpu", dtype: str | None = None, nodes: int | None = None,
+    chosen: bool = False,
 ) -> ReplacedModel:  # fmt: skip
     """Open a run together with its model and capture, and make sure that they belong together.
 
@@ -130,8 +133,10 @@ def open_replaced_model(
     Args:
         model, capture: the run's model and attention, where they are not where the run says.
         device, dtype: as for ``load_model``; the dtype is that of the run's capture by default.
-        nodes: take from every head's front the program that is best on the select texts with at
-            most so many nodes, instead of the one that the run chose.
+        nodes: of every head's front, the program is taken whose outputs are best on the select
+            texts, with at most so many nodes if given (the best IoU where there are no values). One
+            that was changed by hand in the run's ``programs`` is taken as it is there.
+        chosen: take the programs that the run chose instead.
 
     Raises:
         InputError: the run has no finished head, no model or no attention; the model, its
@@ -150,21 +155,29 @@ def open_replaced_model(
     refuse_headless(loaded)
     loaded.model.requires_grad_(False)
     programs, ious = {}, {}
+    lookahead = bool(opened.info["key"].get("allow_lookahead"))
     for result in opened.results:
         place = result.layer, result.head
-        if nodes is None:
-            programs[place], ious[place] = opened.program(*place), result.iou_select
+        own = opened.program(*place)
+        if chosen or own.source != result.program:
+            programs[place], ious[place] = own, result.iou_select
             continue
-        fitting = [row for row in result.front if row.nodes <= nodes]
+        fitting = [row for row in result.front if nodes is None or row.nodes <= nodes]
         if not fitting:
             least = min(row.nodes for row in result.front)
             raise InputError(f"--nodes: the smallest program of {label(*place)} has {least} nodes")
-        best = max(fitting, key=lambda row: row.iou_select)
-        programs[place], ious[place] = parse(best.program), best.iou_select
+        best = max(fitting, key=_by_output)
+        programs[place] = parse(best.program, allow_lookahead=lookahead)
+        ious[place] = best.iou_select
     seed = int(opened.info["key"]["seed"])
     texts = {attention.ids(i): attention.tokens(i) for i in range(attention.n_texts)}
     loaded = replace(loaded, texts=texts)
     return ReplacedModel(opened, loaded, attention, programs, ious, seed, texts)
+
+
+def _by_output(row: FrontRow) -> float:
+    """Return the output R² of a program on the select texts; its IoU where that is not known."""
+    return row.iou_select if math.isnan(row.output_r2_select) else row.output_r2_select
 
 
 def _open_model(
