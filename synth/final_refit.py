@@ -16,13 +16,13 @@ STEPS = 40
 
 
 def refitted(task: HeadTask, large: Design, programs: Iterable[Fitted]) -> list[Fitted]:
-    """Move all weights of small programs uphill in IoU on the rows of a large sample, and round them.
+    """Move all weights of small programs uphill in score on the rows of a large sample, and round them.
 
     Args:
         large: its rows are of the same texts as the task's.
 
     Returns:
-        The programs, with their IoU on the task's rows, which may be a little less than before.
+        The programs, with their score on the task's rows, which may be a little less than before.
     """
     rows, found = large.target(task.layer, task.head), []
     for fitted in programs:

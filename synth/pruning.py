@@ -1,4 +1,4 @@
-"""Pruning: leaves out what a program loses least IoU without, for its nodes, until few are left."""
+"""Pruning: leaves out what a program loses least score without, for its nodes, until few are left."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def pruned(
 ) -> Iterator[tuple[SparseDesign, np.ndarray]]:  # fmt: skip
     """Yield programs of at most so many nodes, the largest first, and their parameters.
 
-    At every size the units that lose least IoU for their nodes go, each looked at by itself with the
+    At every size the units that lose least score for their nodes go, each looked at by itself with the
     other parameters as they are; then all that are left are moved uphill.
     """
     fresh = True

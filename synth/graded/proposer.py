@@ -27,7 +27,7 @@ complete, and at each size."""
 LEAST = 4.0
 """Nats that a term of the vocabulary must gain to be added."""
 MIX = 0.9
-"""How much of the objective is IoU when a program of some size is adjusted (``SparseDesign``)."""
+"""How much of the objective is the score when a program of some size is adjusted (``SparseDesign``)."""
 INLINE = 12
 """Sets of up to so many elements are written in place, larger ones get a name."""
 
@@ -39,7 +39,7 @@ class Style:
     Attributes:
         ridge: pulls weights to 0; where it is strong, few elements carry what many would.
         price: nats that an element of a set must gain to be in a new factor.
-        mix: what additions should explain: 0 likelihood, 1 IoU.
+        mix: what additions should explain: 0 likelihood, 1 the score.
         factors: how many are added at once, each of another kind.
         terms: how many terms of the vocabulary are added with them.
     """

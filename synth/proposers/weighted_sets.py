@@ -2,8 +2,8 @@
 
 An element costs a program one node, with or without a weight, and so does a step of a table. So the
 elements and steps of a program become parameters (``eval/set_parameters.py``); further elements, steps,
-sets and terms are added where they gain most IoU (``candidate_gains.py``), all parameters are moved
-together, and then what loses least IoU for its nodes is left out again (``synth/pruning.py``).
+sets and terms are added where they raise the score most (``candidate_gains.py``), all parameters are moved
+together, and then what loses least score for its nodes is left out again (``synth/pruning.py``).
 """
 
 from __future__ import annotations
