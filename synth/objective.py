@@ -9,6 +9,7 @@ import numpy as np
 from numba import njit
 
 from attn_dsl.compiler.jit import FAST, FINITE
+from attn_dsl.eval.outputs import SAME
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +67,12 @@ class Outputs:
         cls, values: np.ndarray, firsts: np.ndarray, starts: np.ndarray, actual: np.ndarray
     ) -> Outputs | None:
         """Make them for rows of attention; None if the outputs of all rows are the same."""
-        outputs = np.zeros((len(firsts), values.shape[1]))
+        outputs = np.empty((len(firsts), values.shape[1]), dtype=np.float32)
         _outputs(starts, firsts, actual, values, outputs)
-        spread = float(((outputs - outputs.mean(0)) ** 2).sum())
-        return cls(values, firsts, spread) if spread > 1e-9 * float((outputs**2).sum()) else None
+        spread = float(np.square(outputs - outputs.mean(0, dtype=np.float64)).sum())
+        return (
+            cls(values, firsts, spread) if spread > SAME * float(np.square(outputs).sum()) else None
+        )
 
 
 _NO_OUTPUTS = Outputs(np.empty((0, 0), np.float32), np.empty(0, np.int64), math.nan)
@@ -193,44 +196,66 @@ def _aim(starts, actual, weight, predicted, out):
 
 
 @njit(**FAST)
+def _mix(weights, others, values, out):
+    """Write the sum of values (keys, width) with the differences of two rows as weights."""
+    out[:] = np.float32(0.0)
+    for k in range(weights.shape[0]):
+        weight = weights[k] - others[k]
+        for c in range(out.shape[0]):
+            out[c] += weight * values[k, c]
+
+
+@njit(**FAST)
 def _outputs(starts, firsts, actual, values, out):
-    """Add up what each row writes, float64 (rows, width)."""
+    """Write what each row's head writes, float32 (rows, width)."""
+    none = np.zeros(values.shape[0], dtype=np.float32)
     for r in range(starts.shape[0] - 1):
-        for i in range(starts[r], starts[r + 1]):
-            for c in range(values.shape[1]):
-                out[r, c] += actual[i] * values[firsts[r] + i - starts[r], c]
+        a = actual[starts[r] : starts[r + 1]]
+        _mix(a, none[: a.shape[0]], values[firsts[r] : firsts[r] + a.shape[0]], out[r])
+
+
+@njit(**FAST)
+def _row_scores(starts, firsts, actual, predicted, values, weight, scale):
+    out = np.empty(starts.shape[0] - 1)
+    error = np.empty(values.shape[1], dtype=np.float32)
+    for r in range(out.shape[0]):
+        a = actual[starts[r] : starts[r + 1]]
+        p = predicted[starts[r] : starts[r + 1]]
+        shared, squared = np.float32(0.0), np.float32(0.0)
+        for k in range(a.shape[0]):
+            shared += min(a[k], p[k])
+        if scale != 0.0:
+            _mix(p, a, values[firsts[r] : firsts[r] + a.shape[0]], error)
+            for c in range(error.shape[0]):
+                squared += error[c] * error[c]
+        out[r] = weight * shared - scale * squared
+    return out
 
 
 @njit(**FAST)
 def _output_residual(starts, firsts, actual, predicted, values, scale, residual):
     """Return the summed squared error of the outputs; add -``scale`` times its gradient by scores."""
-    width, total = values.shape[1], 0.0
-    error = np.empty(width, dtype=np.float32)
+    error, total = np.empty(values.shape[1], dtype=np.float32), 0.0
+    twice = np.float32(2.0 * scale)
     for r in range(starts.shape[0] - 1):
-        low, n = starts[r], starts[r + 1] - starts[r]
-        a, p = actual[low : low + n], predicted[low : low + n]
-        v = values[firsts[r] : firsts[r] + n]
-        error[:] = np.float32(0.0)
-        for k in range(n):
-            off = p[k] - a[k]
-            for c in range(width):
-                error[c] += off * v[k, c]
+        low, high = starts[r], starts[r + 1]
+        p, v = predicted[low:high], values[firsts[r] : firsts[r] + high - low]
+        _mix(p, actual[low:high], v, error)
         squared = np.float32(0.0)
-        for c in range(width):
+        for c in range(error.shape[0]):
             squared += error[c] * error[c]
         total += squared
         if scale == 0.0:
             continue
-        d = residual[low : low + n]
-        twice, mean = np.float32(2.0 * scale), np.float32(0.0)
-        for k in range(n):
+        d, mean = residual[low:high], np.float32(0.0)
+        for k in range(p.shape[0]):
             along = np.float32(0.0)
-            for c in range(width):
+            for c in range(error.shape[0]):
                 along += error[c] * v[k, c]
             step = twice * p[k] * along
             d[k] -= step
             mean += step
-        for k in range(n):
+        for k in range(p.shape[0]):
             d[k] += p[k] * mean
     return total
 
@@ -238,49 +263,19 @@ def _output_residual(starts, firsts, actual, predicted, values, scale, residual)
 @njit(**FAST)
 def _output_moments(starts, firsts, actual, predicted, values, scale, slopes, bends):
     """Write slope and half curvature of the squared error of the outputs by each entry."""
-    width = values.shape[1]
-    error, mean = np.empty(width, dtype=np.float32), np.empty(width, dtype=np.float32)
+    error, mean = np.empty((2, values.shape[1]), dtype=np.float32)
+    none = np.zeros(values.shape[0], dtype=np.float32)
     scale = np.float32(scale)
     for r in range(starts.shape[0] - 1):
-        low, n = starts[r], starts[r + 1] - starts[r]
-        a, p = actual[low : low + n], predicted[low : low + n]
-        v = values[firsts[r] : firsts[r] + n]
-        error[:] = np.float32(0.0)
-        mean[:] = np.float32(0.0)
-        for k in range(n):
-            off = p[k] - a[k]
-            for c in range(width):
-                error[c] += off * v[k, c]
-                mean[c] += p[k] * v[k, c]
-        for k in range(n):
+        low, high = starts[r], starts[r + 1]
+        p, v = predicted[low:high], values[firsts[r] : firsts[r] + high - low]
+        _mix(p, actual[low:high], v, error)
+        _mix(p, none[: high - low], v, mean)
+        for k in range(p.shape[0]):
             along, size = np.float32(0.0), np.float32(0.0)
-            for c in range(width):
+            for c in range(error.shape[0]):
                 x = v[k, c] - mean[c]
                 along += error[c] * x
                 size += x * x
             slopes[low + k] = np.float32(2.0) * scale * along
             bends[low + k] = scale * size
-
-
-@njit(**FAST)
-def _row_scores(starts, firsts, actual, predicted, values, weight, scale):
-    width = values.shape[1]
-    out = np.empty(starts.shape[0] - 1)
-    error = np.empty(width, dtype=np.float32)
-    for r in range(out.shape[0]):
-        low, n = starts[r], starts[r + 1] - starts[r]
-        a, p = actual[low : low + n], predicted[low : low + n]
-        shared, squared = np.float32(0.0), np.float32(0.0)
-        for k in range(n):
-            shared += min(a[k], p[k])
-        if width:
-            v = values[firsts[r] : firsts[r] + n]
-            error[:] = np.float32(0.0)
-            for k in range(n):
-                off = p[k] - a[k]
-                for c in range(width):
-                    error[c] += off * v[k, c]
-            for c in range(width):
-                squared += error[c] * error[c]
-        out[r] = weight * shared - scale * squared
-    return out
