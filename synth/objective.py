@@ -265,7 +265,7 @@ def _output_moments(starts, firsts, actual, predicted, values, scale, slopes, be
     """Write slope and half curvature of the squared error of the outputs by each entry."""
     error, mean = np.empty((2, values.shape[1]), dtype=np.float32)
     none = np.zeros(values.shape[0], dtype=np.float32)
-    scale = np.float32(scale)
+    each = np.float32(scale)
     for r in range(starts.shape[0] - 1):
         low, high = starts[r], starts[r + 1]
         p, v = predicted[low:high], values[firsts[r] : firsts[r] + high - low]
@@ -277,5 +277,5 @@ def _output_moments(starts, firsts, actual, predicted, values, scale, slopes, be
                 x = v[k, c] - mean[c]
                 along += error[c] * x
                 size += x * x
-            slopes[low + k] = np.float32(2.0) * scale * along
-            bends[low + k] = scale * size
+            slopes[low + k] = np.float32(2.0) * each * along
+            bends[low + k] = each * size
