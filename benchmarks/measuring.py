@@ -157,11 +157,11 @@ def options_of_fits(
 def rows(result: HeadResult) -> tuple[FrontRow, FrontRow, FrontRow]:
     """Return the rows of a head's front that figures are of, by ``KINDS``.
 
-    The second and third have the best IoU on the select split; where all rows are larger than
+    The second and third have the best score on the select split; where all rows are larger than
     ``SMALL``, the second is the smallest.
     """
     front = sorted(result.front, key=lambda row: row.nodes)
     small = [row for row in front if row.nodes <= SMALL] or front[:1]
     chosen = next(row for row in front if row.chosen)
-    best, best_small = (max(some, key=lambda row: row.iou_select) for some in (front, small))
+    best, best_small = (max(some, key=lambda row: row.score) for some in (front, small))
     return chosen, best_small, best

@@ -26,8 +26,9 @@ TITLES = {"programs": "Programs", "tuned": "Tuned programs"}
 @click.option("--heads", metavar="LIST",
               help="Replace these heads, as in L2H3,L4; with --fraction, a share of them.")  # fmt: skip
 @click.option("--nodes", type=click.IntRange(1), metavar="N",
-              help="Take each head's best program of at most N nodes from its front, instead of "
-              "the one that the run chose.")  # fmt: skip
+              help="Take programs of at most N nodes; of each head's front, the one is taken that "
+              "serves the output best.")  # fmt: skip
+@click.option("--chosen", is_flag=True, help="Take the programs that the run chose instead.")
 @click.option("--order", "orders", default="gradient", show_default=True, metavar="LIST",
               help="Which heads come first: by gradient, damage, iou, or several of them.")  # fmt: skip
 @click.option("--tune", is_flag=True,
@@ -55,8 +56,9 @@ TITLES = {"programs": "Programs", "tuned": "Tuned programs"}
 @options.seed_option()
 @options.json_option()
 def replace(
-    run: str, orders: str, tasks: str | None, nodes: int | None, model: str | None,
-    capture: str | None, device: str, dtype: str | None, out: str | None, as_json: bool, **asked: Any,
+    run: str, orders: str, tasks: str | None, nodes: int | None, chosen: bool,
+    model: str | None, capture: str | None, device: str, dtype: str | None, out: str | None,
+    as_json: bool, **asked: Any,
 ) -> None:  # fmt: skip
     """Put the programs of RUN in the place of its model's heads and measure what is lost.
 
@@ -67,7 +69,7 @@ def replace(
     from attn_dsl.eval.replace.experiment import Options, replace_run
     from attn_dsl.eval.replace.replaced_model import open_replaced_model
 
-    chosen = Options(
+    asked_for = Options(
         orders=options.name_list(orders), tasks=options.name_list(tasks),
         out=None if out is None else Path(out), **asked,
     )  # fmt: skip
@@ -80,13 +82,19 @@ def replace(
             bar.update(stage, description=what, completed=done, total=total)
 
         opened = open_replaced_model(
-            run, model=model, capture=capture, device=device, dtype=dtype, nodes=nodes
+            run,
+            model=model,
+            capture=capture,
+            device=device,
+            dtype=dtype,
+            nodes=nodes,
+            chosen=chosen,
         )
-        outcome, files = replace_run(opened, chosen, tell)
+        outcome, files = replace_run(opened, asked_for, tell)
     if as_json:
         options.print_json(asdict(outcome))
     else:
-        print_outcome(outcome, files, opened.loaded.causal, chosen.text is None)
+        print_outcome(outcome, files, opened.loaded.causal, asked_for.text is None)
 
 
 def print_outcome(outcome: Outcome, files: Iterable[Path], causal: bool, own: bool) -> None:
