@@ -19,7 +19,8 @@ from attn_dsl.eval.texts import text_hash
 
 PROMISED = (
     "layer", "head", "program", "nodes", "iou_fit", "iou_select", "iou_test", "iou_test_low",
-    "iou_test_high", "iou_no_sink", "jsd_test", "top1_test", "category", "seconds",
+    "iou_test_high", "iou_no_sink", "output_r2", "output_r2_low", "output_r2_high", "jsd_test",
+    "top1_test", "category", "seconds",
 )  # fmt: skip
 HEADS = [(0, 0), (1, 0), (1, 1), (1, 2), (1, 3)]
 SETTINGS = ("--heads", "L0H0,L1", "--max-evals", "12", "--max-tokens", "32")
