@@ -215,28 +215,40 @@ def budget_curve(fronts: Sequence[Sequence[FrontRow]]) -> list[tuple[int, float]
 
 
 def _scatter(results: Sequence[HeadResult]) -> dict[str, Any]:
-    """Place heads by nodes and test IoU in a 440 by 250 drawing, with ticks and budget curve."""
+    """Place heads in two 440 by 250 drawings, with ticks.
+
+    Returns:
+        ``fit``: by nodes and test IoU, with the budget curve. ``outputs``: by test IoU and output
+        R², those below 0 at 0.
+    """
     curve = budget_curve([r.front for r in results])
     most = max([r.nodes for r in results] + [nodes for nodes, _ in curve])
     step = next((s for s in (1, 2, 5, 10, 20, 50, 100, 200, 500) if most / s <= 7), 1000)
     top = step * max(1, math.ceil(most / step))
 
-    def x(nodes: float) -> float:
-        return round(38 + 392 * nodes / top, 1)
+    def x(nodes: float, most: float = top) -> float:
+        return round(38 + 392 * nodes / most, 1)
 
-    def y(iou: float) -> float:
-        return round(214 - 204 * iou, 1)
+    def y(score: float) -> float:
+        return round(214 - 204 * max(score, 0.0), 1)
 
     path = ""
     for index, (nodes, iou) in enumerate(curve):
         path += f"H{x(nodes)}V{y(iou)}" if index else f"M{x(nodes)} {y(iou)}"
-    found = [(r, r.nodes, r.test["iou"].mean) for r in results]
-    return {
-        "dots": [(r, x(nodes), y(iou)) for r, nodes, iou in found if math.isfinite(iou)],
+    found = [(r, r.test["iou"].mean, r.test["output_r2"].mean) for r in results]
+    quarters = [value / 4 for value in range(5)]
+    fit = {
+        "dots": [(r, x(r.nodes), y(iou)) for r, iou, _ in found if math.isfinite(iou)],
         "xticks": [(value, x(value)) for value in range(0, top + 1, step)],
-        "yticks": [(value / 4, y(value / 4)) for value in range(5)],
         "curve": path + (f"H{x(top)}" if path else ""),
     }
+    outputs = {
+        "dots": [(r, x(iou, 1), y(r2)) for r, iou, r2 in found if math.isfinite(iou + r2)],
+        "xticks": [(f"{value:g}", x(value, 1)) for value in quarters],
+        "curve": "",
+    }
+    yticks = [(value, y(value)) for value in quarters]
+    return {"fit": {**fit, "yticks": yticks}, "outputs": {**outputs, "yticks": yticks}}
 
 
 # What the page's script reads.
