@@ -131,7 +131,8 @@ class Watcher:
             )
         self.shown[r.label] = r.program
         control, r2, of_outputs = (
-            decimal(x) for x in (r.best_control[1], r.test["output_r2"].mean, r.best_output_control[1])
+            decimal(x)
+            for x in (r.best_control[1], r.test["output_r2"].mean, r.best_output_control[1])
         )
         self.bar.console.print(
             f"{r.label}  {r.test['iou'].with_interval:20}  {control:>7}  {r2:>9}  {of_outputs:>7}  "

@@ -80,7 +80,9 @@ def score(
         own = sorted((r for r in rows if r["program"] == file), key=lambda r: -r["iou"])[:top]
         name = Path(file).name + (" (looks ahead)" if own[0]["lookahead"] else "")
         for at, r in enumerate(own):
-            figures = [cell for x in ("iou", "output_r2")[: 1 + (not lacking)] for cell in _cells(r, x)]
+            figures = [
+                cell for x in ("iou", "output_r2")[: 1 + (not lacking)] for cell in _cells(r, x)
+            ]
             head = f"L{r['layer']}H{r['head']}"
             others = (f"{r[x]:.3f}" for x in SHOWN)
             shown.append(("" if at else name, head, *figures, *others))

@@ -187,7 +187,11 @@ def _bars(
     rows = [(name, average(one.get(name, math.nan) for one in controls)) for name in names]
     rows.sort(key=lambda row: row[1] if math.isfinite(row[1]) else -math.inf, reverse=True)
     every = [("best control of each head", average(best), "best")] if len(rows) > 1 else []
-    return [("programs", average(programs), "program"), *every, *((*row, "control") for row in rows)]
+    return [
+        ("programs", average(programs), "program"),
+        *every,
+        *((*row, "control") for row in rows),
+    ]
 
 
 def budget_curve(fronts: Sequence[Sequence[FrontRow]]) -> list[tuple[int, float]]:

@@ -288,7 +288,7 @@ class Run:
         """Why the output R² of no head is known; None where that of one is."""
         if any(math.isfinite(r.test["output_r2"].mean) for r in self.results):
             return None
-        return self.info.get("lacking", NOT_MEASURED) or "no head's output varies"
+        return self.info.get("lacking", NOT_MEASURED) or "the outputs of no head vary"
 
     @property
     def report(self) -> Path:

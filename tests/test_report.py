@@ -239,7 +239,9 @@ def test_missing_figures_and_parts_are_dashes(data: ReportData) -> None:
 def test_output_r2_stands_beside_iou(data: ReportData, html: str, page: Page) -> None:
     text = " ".join(page.text.split())
     assert f"is {data.summary.output_r2.with_interval} in the mean and" in text
-    header = [" ".join(cell.split()) for cell in re.findall(r"<th[^>]*>(.*?)</th>", html, re.DOTALL)]
+    header = [
+        " ".join(cell.split()) for cell in re.findall(r"<th[^>]*>(.*?)</th>", html, re.DOTALL)
+    ]
     assert sum("output R²" in cell for cell in header) == 1, "one sortable column"
     for r, row in zip(data.results, page.payload["heads"], strict=True):
         r2, (control, best) = r.test["output_r2"], r.best_output_control
@@ -295,9 +297,7 @@ def test_highlighting_marks_words_and_leaves_the_text() -> None:
 
 def test_budget_curve_takes_the_best_selected_within_the_budget() -> None:
     def row(nodes: int, select: float, test: float) -> FrontRow:
-        return FrontRow(
-            nodes, select, select, test, math.nan, math.nan, select, 0.0, False, "", ""
-        )
+        return FrontRow(nodes, select, select, test, math.nan, math.nan, select, 0.0, False, "", "")
 
     curve = report.budget_curve(
         [[row(2, 0.3, 0.2), row(6, 0.5, 0.6)], [row(4, 0.4, 0.4), row(5, 0.3, 0.9)]]
