@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from attn_dsl.synth.runs.progress import Progress
 
 STAGES = {"capture": "reading attention", "prepare": "preparing", "search": "searching heads"}
-SHOWN = ("iou", "iou_no_sink", "jsd", "top1")
-"""The metrics in the table of heads."""
 
 
 @click.command()
@@ -118,6 +116,8 @@ class Watcher:
 
     def __call__(self, progress: Progress) -> None:
         """Show how far a fit is."""
+        from attn_dsl.eval.metrics import decimal
+
         what = STAGES[progress.stage]
         if progress.stage == "search" and progress.rounds > 1:
             what = f"round {progress.number} of {progress.rounds}"
@@ -126,12 +126,17 @@ class Watcher:
         if r is None or self.shown.get(r.label) == r.program:
             return
         if not self.shown:
-            self.bar.console.print("head     IoU on test texts    control  nodes  category")
+            self.bar.console.print(
+                "head    IoU on test texts     control  output R²  control  nodes  category"
+            )
         self.shown[r.label] = r.program
-        iou = r.test["iou"]
-        interval = f"{iou.mean:.3f} [{iou.low:.3f}, {iou.high:.3f}]"
+        control, r2, of_outputs = (
+            decimal(x)
+            for x in (r.best_control[1], r.test["output_r2"].mean, r.best_output_control[1])
+        )
         self.bar.console.print(
-            f"{r.label}   {interval}   {r.best_control[1]:.3f}  {r.nodes:6}  {r.category}"
+            f"{r.label}  {r.test['iou'].with_interval:20}  {control:>7}  {r2:>9}  {of_outputs:>7}  "
+            f"{r.nodes:5}  {r.category}"
         )
 
 
@@ -143,24 +148,29 @@ def summary(run: Run) -> dict[str, Any]:
     told = {name: run.info[name] for name in ("model", "status", "texts", "tokens_per_text")}
     later = {name: run.info.get(name, []) for name in ("cut_short", "not_reached")}
     return {
-        "run": str(run.path), **told, "heads": len(run.results), "iou_test": found.iou.mean,
-        "iou_test_low": found.iou.low, "iou_test_high": found.iou.high, "nodes": found.nodes,
-        "controls": found.controls, "library": run.info.get("library"), "llm": run.info.get("llm"),
-        **later,
+        "run": str(run.path), **told, "heads": len(run.results), **found.iou.named("iou_test"),
+        **found.output_r2.named("output_r2"),
+        "output_r2_median": None if run.lacking else found.output_r2_median, "nodes": found.nodes,
+        "controls": found.controls,
+        "controls_output_r2_median": {} if run.lacking else found.controls_output_r2,
+        "library": run.info.get("library"), "llm": run.info.get("llm"), **later,
     }  # fmt: skip
 
 
 def print_run(run: Run) -> None:
     """Print the heads of a run, the front of the best explained one, and the means."""
+    from attn_dsl.eval.metrics import decimal
     from attn_dsl.eval.report_text import terms_line
 
-    screen, results = options.console(), run.results
+    screen, results, known = options.console(), run.results, not run.lacking
     options.print_table(
-        ("head", "IoU", "no sink", "JSD", "top-1", "control", "nodes", "terms"),
+        ("head", "IoU", "no sink", "control", *("output R²", "control") * known, "nodes", "terms"),
         [
             (
-                r.label, *(f"{r.test[name].mean:.3f}" for name in SHOWN),
-                f"{r.best_control[1]:.3f}", str(r.nodes), terms_line(r.program),
+                r.label,
+                *map(decimal, (r.test["iou"].mean, r.test["iou_no_sink"].mean, r.best_control[1])),
+                *map(decimal, (r.test["output_r2"].mean, r.best_output_control[1]) * known),
+                str(r.nodes), terms_line(r.program),
             )
             for r in results
         ],
@@ -169,10 +179,11 @@ def print_run(run: Run) -> None:
     best = max(results, key=lambda r: r.gain)
     screen.print(f"\n[bold]Hall of fame of {best.label}[/], furthest above its best control:")
     options.print_table(
-        ("nodes", "IoU select", "IoU test", "gain/node", ""),
+        ("nodes", "IoU select", "test", *("output R² select", "test") * known, "gain/node", ""),
         [
             (
-                str(row.nodes), f"{row.iou_select:.3f}", f"{row.iou_test:.3f}",
+                str(row.nodes), decimal(row.iou_select), decimal(row.iou_test),
+                *map(decimal, (row.output_r2_select, row.output_r2_test) * known),
                 f"{row.gain_by_node:.4f}", "<- chosen" if row.chosen else "",
             )
             for row in best.front
@@ -187,6 +198,7 @@ def print_run(run: Run) -> None:
 
 def told(run: Run) -> Iterator[str]:
     """Yield what is said of a run as a whole, in sentences."""
+    from attn_dsl.eval.metrics import decimal
     from attn_dsl.eval.results import summarise
 
     info, found = run.info, summarise(run.results, run.info["key"]["seed"])
@@ -197,6 +209,12 @@ def told(run: Run) -> Iterator[str]:
     )
     means = ", ".join(f"{name} {value:.3f}" for name, value in found.controls.items())
     yield f"Controls on the same texts: {means}."
+    if run.lacking:
+        yield f"Output R² is not known: {run.lacking}."
+    else:
+        yield f"Mean output R² {found.output_r2}, median over heads {decimal(found.output_r2_median)}."
+        medians = (f"{name} {decimal(x)}" for name, x in found.controls_output_r2.items())
+        yield f"Output R² of the controls, medians over heads: {', '.join(medians)}."
     if library := info.get("library"):
         yield (
             f"{library['programs']} of the programs, each for several heads as it is, give 95 % of "

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from attn_dsl.compiler.program import Program
     from attn_dsl.eval.capture import Capture
 
-SHOWN = ("iou", "iou_low", "iou_high", "iou_no_sink", "jsd", "top1")
-"""The figures of the table."""
+SHOWN = ("iou_no_sink", "jsd", "top1")
+"""The figures of the table beside IoU and output R²."""
 
 
 @click.command()
@@ -39,6 +39,7 @@ def score(
     """Score each PROGRAM (.attn) against the heads of a capture, or of MODEL on a text.
 
     The last argument may be MODEL, as for fit. All numbers come from the test split of the texts.
+    Heads are listed by IoU; output R² is the share of what a head writes that the program gives.
     """
     options.quiet_libraries()
     from attn_dsl.compiler.program import load
@@ -65,9 +66,9 @@ def score(
         texts = attention.split(seed)["test"]
         if not texts:
             raise InputError(f"{attention.n_texts} texts are too few: none is left to test on")
-        found = _measure(programs, attention, chosen, texts)
+        found, spreads, lacking = *_measure(programs, attention, chosen, texts), attention.lacking
     rows = [
-        _row(file, one, head, {name: x[:, i, j] for name, x in found.items()}, seed)
+        _row(file, one, head, {name: x[:, i, j] for name, x in found.items()}, spreads[i], seed)
         for i, head in enumerate(chosen)
         for j, (file, one) in enumerate(zip(files, programs, strict=True))
     ]
@@ -79,19 +80,42 @@ def score(
         own = sorted((r for r in rows if r["program"] == file), key=lambda r: -r["iou"])[:top]
         name = Path(file).name + (" (looks ahead)" if own[0]["lookahead"] else "")
         for at, r in enumerate(own):
-            iou, low, high, *others = (f"{r[x]:.3f}" for x in SHOWN)
+            figures = [
+                cell for x in ("iou", "output_r2")[: 1 + (not lacking)] for cell in _cells(r, x)
+            ]
             head = f"L{r['layer']}H{r['head']}"
-            shown.append(("" if at else name, head, iou, f"{low}-{high}", *others))
-    columns = ("program", "head", "IoU", "95 %", "no sink", "JSD", "top-1")
-    options.print_table(columns, shown, left=("program",))
+            others = (f"{r[x]:.3f}" for x in SHOWN)
+            shown.append(("" if at else name, head, *figures, *others))
+    outputs = () if lacking else ("output R²", "95 %")
+    columns = ("program", "head", "IoU", "95 %", *outputs, "no sink", "JSD", "top-1")
+    options.print_table(columns, shown, left=("program",), gap=1 if outputs else 2)
     mean = sum(len(attention.tokens(i)) for i in texts) / len(texts)
-    options.console().print(f"{len(texts)} test texts of {mean:.0f} tokens in the mean.")
+    screen = options.console()
+    screen.print(f"{len(texts)} test texts of {mean:.0f} tokens in the mean.")
+    if lacking:
+        screen.print(f"Output R² is not known: {lacking}.", markup=False)
+
+
+def _cells(row: dict[str, Any], name: str) -> tuple[str, str]:
+    """Write a figure and its interval."""
+    from attn_dsl.eval.metrics import decimal
+
+    mean, low, high = (
+        "–" if row[x] is None else decimal(row[x]) for x in (name, f"{name}_low", f"{name}_high")
+    )
+    return mean, f"{low} {high}"
 
 
 def _measure(
     programs: list[Program], capture: Capture, heads: list[tuple[int, int]], texts: list[int]
-) -> dict[str, np.ndarray]:
-    """Compare all programs with all heads: by metric, float64 (texts, heads, programs)."""
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Compare all programs with all heads.
+
+    Returns:
+        By metric, and by ``errors`` the squared errors of the outputs, float64 (texts, heads,
+        programs); the spreads of the heads' outputs, float64 (heads, texts). Without values,
+        errors and spreads are nan.
+    """
     import os
     from concurrent.futures import ThreadPoolExecutor
 
@@ -99,7 +123,11 @@ def _measure(
 
     from attn_dsl.compiler.columns import Batch
     from attn_dsl.compiler.evaluate import Plan
+    from attn_dsl.eval.outputs import spreads, squared_errors
     from attn_dsl.eval.score_matrix import METRICS, measure_texts
+
+    def errors(at: int) -> np.ndarray:
+        return squared_errors(capture, texts[at], numbers, plan.packed(at))
 
     numbers = [layer * capture.heads_per_layer + head for layer, head in heads]
     plan = Plan([one.tree for one in programs], Batch([capture.tokens(i) for i in texts]))
@@ -107,19 +135,28 @@ def _measure(
         found = list(
             measure_texts(plan, lambda at: capture.attention(texts[at], numbers), METRICS, threads)
         )
-    return {name: np.array([one[name] for one in found]) for name in METRICS}
+        by_metric = {name: np.array([one[name] for one in found]) for name in METRICS}
+        spread = np.full((len(heads), len(texts)), np.nan)
+        by_metric["errors"] = np.full((len(texts), len(heads), len(programs)), np.nan)
+        if capture.has_outputs:
+            later = threads.submit(spreads, capture, texts, numbers)
+            by_metric["errors"] = np.array(list(threads.map(errors, range(len(texts)))))
+            spread = later.result()
+    return by_metric, spread
 
 
 def _row(
-    file: str, program: Program, head: tuple[int, int], metrics: dict[str, np.ndarray], seed: int
-) -> dict[str, Any]:
-    """Return what is said of one program on one head."""
+    file: str, program: Program, head: tuple[int, int], metrics: dict[str, np.ndarray],
+    spread: np.ndarray, seed: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Return what is said of one program on one head; an output R² of None is not known."""
     from attn_dsl.eval.metrics import bootstrap
+    from attn_dsl.eval.outputs import output_r2
 
-    iou = bootstrap(metrics["iou"], seed)
-    means = {name: float(values.mean()) for name, values in metrics.items() if name != "iou"}
+    iou, r2 = metrics.pop("iou"), output_r2(metrics.pop("errors")[None], spread[None], seed)
     return {
         "program": file, "nodes": program.nodes, "layer": head[0], "head": head[1],
-        "iou": iou.mean, "iou_low": iou.low, "iou_high": iou.high, **means, "texts": iou.texts,
-        "lookahead": list(program.facts.lookahead),
+        **bootstrap(iou, seed).named("iou"), **r2.named("output_r2"),
+        **{name: float(values.mean()) for name, values in metrics.items()},
+        "texts": len(iou), "lookahead": list(program.facts.lookahead),
     }  # fmt: skip

@@ -86,15 +86,13 @@ def control_scores(
         normalise_rows(by_offset, n, capture.causal)
         for row, (head, own) in enumerate(zip(heads, by_offset, strict=True)):
             predicted = np.concatenate([every[: len(simple)], own[None], every[picked[row]]])
-            actual = capture.attention(text, [head])
-            scores[0, row, :, at] = ious(actual, predicted)[0]
+            scores[0, row, :, at] = ious(capture.attention(text, [head]), predicted)[0]
             if capture.has_outputs:
-                values = capture.contributions(text, head)
-                scores[1, row, :, at] = squared_errors(actual[0], predicted, values, capture.causal)
+                scores[1, row, :, at] = squared_errors(capture, text, [head], predicted)[0]
     found = np.stack([scores[0].mean(-1), np.full(scores.shape[1:3], np.nan)])
     if capture.has_outputs:
-        total = np.array([spreads(capture, texts["test"], head).sum() for head in heads])
-        found[1] = 1.0 - scores[1].sum(-1) / total[:, None]
+        total = spreads(capture, texts["test"], heads).sum(1, keepdims=True)
+        found[1] = 1.0 - scores[1].sum(-1) / total
     found[1, :, -2] = found[1, :, -1]  # the kernel that was picked by outputs
     return {name: found[:, :, i] for i, name in enumerate(NAMES)}
 
@@ -110,11 +108,10 @@ def _pick(
     plan = Plan(grid, Batch([capture.tokens(i) for i in texts]))
     scores = np.zeros((len(heads), 2, len(grid)))
     for at, text in enumerate(texts):
-        predicted, actual = plan.packed(at), capture.attention(text, heads)
-        scores[:, 0] += ious(actual, predicted)
-        for row, head in enumerate(heads if capture.has_outputs and at < SOME else ()):
-            values = capture.contributions(text, head)
-            scores[row, 1] -= squared_errors(actual[row], predicted, values, capture.causal)
+        predicted = plan.packed(at)
+        scores[:, 0] += ious(capture.attention(text, heads), predicted)
+        if capture.has_outputs and at < SOME:
+            scores[:, 1] -= squared_errors(capture, text, heads, predicted)
     return scores.argmax(-1) + len(simple_controls(capture.causal))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -94,7 +95,8 @@ def file_hash(path: Path) -> str:
 def table(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
     """Write a table as CSV, so that equal runs give equal bytes.
 
-    Numbers have six digits, bools are 0 and 1, the strings of a tuple are joined by spaces.
+    Numbers have six digits, bools are 0 and 1, the strings of a tuple are joined by spaces, and
+    what is not known (nan, None) is left empty.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -107,7 +109,7 @@ def table(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
 def _cell(value: Any) -> Any:
     """Bring a value of a table to what is written of it."""
     if isinstance(value, float):
-        return f"{value:.6f}"
+        return "" if math.isnan(value) else f"{value:.6f}"
     if isinstance(value, tuple):
         return " ".join(value)
     return int(value) if isinstance(value, bool) else value

@@ -31,6 +31,19 @@ def ious(actual: np.ndarray, predicted: np.ndarray) -> np.ndarray:
         return np.where(whole > 0, shared / (whole - shared), 1.0)
 
 
+def decimal(value: float, digits: int = 3, sign: bool = False) -> str:
+    """Write a number for people: a true minus, an en dash where there is none, nothing below -10.
+
+    >>> decimal(0.71249), decimal(0.5, 1, sign=True), decimal(-13_000), decimal(math.nan)
+    ('0.712', '+0.5', '< −10', '–')
+    """
+    if not math.isfinite(value):
+        return "–"
+    if value < -10:
+        return "< −10"
+    return f"{value:{'+z' if sign else 'z'}.{digits}f}".replace("-", "−")
+
+
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """A mean over texts with its 95 % bootstrap interval and the number of texts.
@@ -45,7 +58,22 @@ class Estimate:
     texts: int
 
     def __str__(self) -> str:
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}] ({self.texts} texts)"
+        return f"{self.with_interval} ({self.texts} texts)"
+
+    @property
+    def with_interval(self) -> str:
+        """The mean and its interval, as in ``0.500 [0.450, 0.550]``; an en dash if not known."""
+        mean, low, high = map(decimal, (self.mean, self.low, self.high))
+        return f"{mean} [{low}, {high}]" if math.isfinite(self.mean) else mean
+
+    def named(self, name: str) -> dict[str, float | None]:
+        """Return mean and interval as columns; None where they are not known.
+
+        >>> Estimate(0.5, 0.45, 0.55, 60).named("iou")
+        {'iou': 0.5, 'iou_low': 0.45, 'iou_high': 0.55}
+        """
+        values = {name: self.mean, f"{name}_low": self.low, f"{name}_high": self.high}
+        return {key: x if math.isfinite(x) else None for key, x in values.items()}
 
 
 def bootstrap(

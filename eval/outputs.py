@@ -6,65 +6,81 @@ rows of all texts R² = 1 - Σ‖ô_q - o_q‖² / Σ‖o_q - ō‖², with the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from attn_dsl.compiler.evaluate import unpack
+from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.metrics import Estimate
-
-if TYPE_CHECKING:
-    from attn_dsl.eval.capture import Capture
 
 SAME = 1e-9
 """Outputs whose variance is less than this share of their mean square are all the same."""
 
 
 def squared_errors(
-    actual: np.ndarray, predicted: np.ndarray, contributions: np.ndarray, causal: bool
+    capture: Capture, text: int, heads: Sequence[int], predicted: np.ndarray
 ) -> np.ndarray:
-    """Sum the squared errors of a head's outputs on a text with programs in its place.
+    """Sum the squared errors of heads' outputs on a text with programs in their place.
 
-    >>> head, program = np.float32([1, 0.5, 0.5]), np.float32([[1, 0, 1]])
-    >>> squared_errors(head, program, np.float32([[0, 0], [2, 0]]), causal=True)
-    array([1.])
-
-    Args:
-        actual: float32 (entries): the head's attention, packed.
-        predicted: float32 (programs, entries).
-        contributions: float32 (n, width), as from ``Capture.contributions``.
-
-    Returns:
-        float64 (programs,).
-    """
-    off = unpack(predicted - actual, len(contributions), causal) @ contributions
-    return np.square(off).sum((1, 2), dtype=np.float64)
-
-
-def spreads(capture: Capture, texts: Sequence[int], number: int) -> np.ndarray:
-    """Sum, for each text, the squared distances of a head's outputs from their mean over all texts.
+    >>> capture = Capture.from_arrays(
+    ...     [["a", " b"]], [[[[[1, 0], [0.5, 0.5]]]]], values=[[[[[0, 0], [2, 0]]]]]
+    ... )
+    >>> squared_errors(capture, 0, [0], np.float32([[1, 0, 1]]))
+    array([[1.]])
 
     Args:
-        number: of the head, ``layer * heads_per_layer + head``.
+        heads: numbers of heads, ``layer * heads_per_layer + head``.
+        predicted: float32 (programs, entries): the programs' attention, packed.
 
     Returns:
-        float64 (texts,); nan where the outputs are all the same.
+        float64 (heads, programs).
 
     Raises:
         InputError: the capture has no values.
     """
-    outputs = []
-    for i in texts:
-        contributions = capture.contributions(i, number)
-        (own,) = capture.attention(i, [number])
-        outputs.append(
-            (unpack(own, len(contributions), capture.causal) @ contributions).astype(float)
-        )
-    mean = np.concatenate(outputs).mean(0)
-    found = np.array([np.square(one - mean).sum() for one in outputs])
-    size = sum(float(np.square(one).sum()) for one in outputs)
-    return found if found.sum() > SAME * size else np.full(len(texts), np.nan)
+    n = len(capture.tokens(text))
+    programs = unpack(predicted, n, capture.causal)
+    errors = np.empty((len(heads), len(predicted)))
+    for row, (own, contributions) in enumerate(_attention_and_values(capture, text, heads)):
+        off = programs @ contributions - own @ contributions
+        errors[row] = np.square(off).sum((1, 2), dtype=np.float64)
+    return errors
+
+
+def spreads(capture: Capture, texts: Sequence[int], heads: Sequence[int]) -> np.ndarray:
+    """Sum, for each text, the squared distances of heads' outputs from their mean over all texts.
+
+    Args:
+        heads: numbers of heads, ``layer * heads_per_layer + head``.
+
+    Returns:
+        float64 (heads, texts); nan where a head's outputs are all the same.
+
+    Raises:
+        InputError: the capture has no values.
+    """
+    counts = np.array([len(capture.tokens(i)) for i in texts])
+    squares, sums = np.zeros((len(heads), len(texts))), []
+    for at, i in enumerate(texts):
+        outputs = (a @ v for a, v in _attention_and_values(capture, i, heads))
+        for row, one in enumerate(outputs):
+            squares[row, at] = np.square(one, dtype=np.float64).sum()
+            sums.append(one.sum(0, dtype=np.float64))
+    sum_of = np.reshape(sums, (len(texts), len(heads), -1)).swapaxes(0, 1)
+    mean = sum_of.sum(1, keepdims=True) / counts.sum()
+    found = squares - ((2 * sum_of - counts[:, None] * mean) * mean).sum(-1)
+    same = found.sum(1) <= SAME * squares.sum(1)
+    return np.where(same[:, None], np.nan, np.maximum(found, 0.0))
+
+
+def _attention_and_values(
+    capture: Capture, text: int, heads: Sequence[int]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield, for each head, its attention (n, n) and what each key contributes (n, width)."""
+    for own, head in zip(capture.attention(text, heads), heads, strict=True):
+        contributions = capture.contributions(text, head)
+        yield unpack(own, len(contributions), capture.causal), contributions
 
 
 def output_r2(
@@ -87,7 +103,8 @@ def output_r2(
     if not known.any():
         return Estimate(np.nan, np.nan, np.nan, count)
     picks = np.random.default_rng(seed).integers(0, count, size=(resamples, count))
-    times = np.array([np.bincount(pick, minlength=count) for pick in picks], dtype=np.float64)
+    places = picks + count * np.arange(resamples)[:, None]
+    times = np.bincount(places.ravel(), minlength=resamples * count).reshape(resamples, count)
     every = np.concatenate([np.ones((1, count)), times])
     mean, *means = 1.0 - ((errors[known] @ every.T) / (spread[known] @ every.T)).mean(0)
     low, high = np.quantile(means, [0.025, 0.975])

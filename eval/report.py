@@ -6,8 +6,9 @@ import base64
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,17 @@ from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.parser import parse
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.files import write
-from attn_dsl.eval.metrics import Estimate, ious
+from attn_dsl.eval.metrics import ious
 from attn_dsl.eval.replace.curve import figure
 from attn_dsl.eval.report_text import TEMPLATES, fill, scoped
-from attn_dsl.eval.results import FrontRow, HeadResult, summarise
+from attn_dsl.eval.results import (
+    FrontRow,
+    HeadResult,
+    Summary,
+    mean_known,
+    median_known,
+    summarise,
+)
 from attn_dsl.eval.run import Run
 
 EXAMPLES = 3
@@ -51,7 +59,8 @@ class ReportData:
         info: what ``run.json`` holds.
         results: of the heads, by layer and head.
         examples: the texts that are shown of each head, by its name as in ``L5H1``.
-        mean: the mean test IoU over heads.
+        summary: the means over heads.
+        lacking: why no head's output R² is known; None where that of one is.
         missing: names of the heads that were to be searched and have no program.
         replacement: the plot of what replacing heads costs, as SVG, where it was measured.
     """
@@ -59,7 +68,8 @@ class ReportData:
     info: Mapping[str, Any]
     results: tuple[HeadResult, ...]
     examples: Mapping[str, Sequence[Example]]
-    mean: Estimate
+    summary: Summary
+    lacking: str | None = None
     missing: tuple[str, ...] = ()
     replacement: str = ""
 
@@ -86,7 +96,7 @@ def report_data(run: Run, capture: Capture) -> ReportData:
     batch = Batch([capture.tokens(i) for i in texts])
     return ReportData(
         run.info, results, {r.name: list(_examples(capture, r, texts, batch)) for r in results},
-        summarise(results, seed).iou, tuple(f"L{layer}H{head}" for layer, head in run.missing),
+        summarise(results, seed), run.lacking, tuple(f"L{layer}H{head}" for layer, head in run.missing),
         figure(run.path) or "",
     )  # fmt: skip
 
@@ -125,7 +135,7 @@ def render(data: ReportData) -> str:
         "report.html", data=data, info=data.info, results=data.results, missing=data.missing,
         overview=overview(data.results), layers=sorted(set(layers)), columns=sorted(set(columns)),
         cut_short=[r.name for r in data.results if r.cut_short],
-        cells={r.name: r for r in data.results}, scatter=_scatter(data.results),
+        nan=math.nan, cells={r.name: r for r in data.results}, scatter=_scatter(data.results),
         replacement=Markup(scoped(data.replacement, ".replacement")),
         style=Markup(style), script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -141,38 +151,47 @@ def overview(results: Sequence[HeadResult]) -> dict[str, Any]:
 
     Returns:
         ``bars`` has name, mean test IoU and kind (program, best or control) of the programs, of
-        the best control of each head and of each control, best first; ``categories`` has name,
-        number of heads and mean test IoU.
+        the best control of each head and of each control, best first; ``output_bars`` the same of
+        the median output R²; ``categories`` has name, number of heads, mean test IoU and median
+        output R².
     """
-    names = dict.fromkeys(name for r in results for name in r.controls)
-    controls = [
-        (name, _mean(r.controls[name] for r in results if name in r.controls), "control")
-        for name in names
-    ]
-    controls.sort(key=lambda bar: bar[1] if math.isfinite(bar[1]) else -1, reverse=True)
-    bars = [("programs", _mean(r.test["iou"].mean for r in results), "program")]
-    if len(controls) > 1:
-        each = _mean(r.best_control[1] for r in results)
-        bars.append(("best control of each head", each, "best"))
+    ious, r2s = ([r.test[name].mean for r in results] for name in ("iou", "output_r2"))
     count = Counter(r.category for r in results)
+    own = {name: [r.category == name for r in results] for name in count}
     return {
-        "means": {name: _mean(r.test[name].mean for r in results) for name in results[0].test},
-        "nodes": _mean(r.nodes for r in results),
-        "strong": sum(r.test["iou"].mean >= 0.75 for r in results),
+        "means": {name: mean_known(r.test[name].mean for r in results) for name in results[0].test},
+        "nodes": mean_known(r.nodes for r in results),
+        "strong": sum(iou >= 0.75 for iou in ious),
+        "explained": sum(r2 >= 0.5 for r2 in r2s),
         "above": sum(r.gain > 0 for r in results),
-        "best": controls[0] if controls else None,
-        "bars": bars + controls,
+        "bars": _bars(
+            mean_known, ious, [r.controls for r in results], [r.best_control[1] for r in results]
+        ),
+        "output_bars": _bars(
+            median_known, r2s, [r.controls_output_r2 for r in results],
+            [r.best_output_control[1] for r in results],
+        ),
         "categories": [
-            (name, number, _mean(r.test["iou"].mean for r in results if r.category == name))
+            (name, number, mean_known(compress(ious, own[name])), median_known(compress(r2s, own[name])))
             for name, number in count.most_common()
         ],
-    }
+    }  # fmt: skip
 
 
-def _mean(values: Iterable[float]) -> float:
-    """Return the mean of the finite values, NaN where there is none."""
-    known = [float(value) for value in values if math.isfinite(value)]
-    return sum(known) / len(known) if known else math.nan
+def _bars(
+    average: Callable[[Iterable[float]], float], programs: Sequence[float],
+    controls: Sequence[Mapping[str, float]], best: Sequence[float],
+) -> list[tuple[str, float, str]]:  # fmt: skip
+    """Average the programs, the best control of each head and each control over heads."""
+    names = dict.fromkeys(name for one in controls for name in one)
+    rows = [(name, average(one.get(name, math.nan) for one in controls)) for name in names]
+    rows.sort(key=lambda row: row[1] if math.isfinite(row[1]) else -math.inf, reverse=True)
+    every = [("best control of each head", average(best), "best")] if len(rows) > 1 else []
+    return [
+        ("programs", average(programs), "program"),
+        *every,
+        *((*row, "control") for row in rows),
+    ]
 
 
 def budget_curve(fronts: Sequence[Sequence[FrontRow]]) -> list[tuple[int, float]]:
@@ -192,7 +211,7 @@ def budget_curve(fronts: Sequence[Sequence[FrontRow]]) -> list[tuple[int, float]
     for budget in budgets:
         within = ([row for row in front if row.nodes <= budget] for front in fronts)
         best = (max(rows, key=lambda row: (row.iou_select, -row.nodes)) for rows in within)
-        curve.append((budget, _mean(row.iou_test for row in best)))
+        curve.append((budget, mean_known(row.iou_test for row in best)))
     return curve
 
 
@@ -200,28 +219,40 @@ def budget_curve(fronts: Sequence[Sequence[FrontRow]]) -> list[tuple[int, float]
 
 
 def _scatter(results: Sequence[HeadResult]) -> dict[str, Any]:
-    """Place heads by nodes and test IoU in a 440 by 250 drawing, with ticks and budget curve."""
+    """Place heads in two 440 by 250 drawings, with ticks.
+
+    Returns:
+        ``fit``: by nodes and test IoU, with the budget curve. ``outputs``: by test IoU and output
+        R², those below 0 at 0.
+    """
     curve = budget_curve([r.front for r in results])
     most = max([r.nodes for r in results] + [nodes for nodes, _ in curve])
     step = next((s for s in (1, 2, 5, 10, 20, 50, 100, 200, 500) if most / s <= 7), 1000)
     top = step * max(1, math.ceil(most / step))
 
-    def x(nodes: float) -> float:
-        return round(38 + 392 * nodes / top, 1)
+    def x(nodes: float, most: float = top) -> float:
+        return round(38 + 392 * nodes / most, 1)
 
-    def y(iou: float) -> float:
-        return round(214 - 204 * iou, 1)
+    def y(score: float) -> float:
+        return round(214 - 204 * max(score, 0.0), 1)
 
     path = ""
     for index, (nodes, iou) in enumerate(curve):
         path += f"H{x(nodes)}V{y(iou)}" if index else f"M{x(nodes)} {y(iou)}"
-    found = [(r, r.nodes, r.test["iou"].mean) for r in results]
-    return {
-        "dots": [(r, x(nodes), y(iou)) for r, nodes, iou in found if math.isfinite(iou)],
+    found = [(r, r.test["iou"].mean, r.test["output_r2"].mean) for r in results]
+    quarters = [value / 4 for value in range(5)]
+    fit = {
+        "dots": [(r, x(r.nodes), y(iou)) for r, iou, _ in found if math.isfinite(iou)],
         "xticks": [(value, x(value)) for value in range(0, top + 1, step)],
-        "yticks": [(value / 4, y(value / 4)) for value in range(5)],
         "curve": path + (f"H{x(top)}" if path else ""),
     }
+    outputs = {
+        "dots": [(r, x(iou, 1), y(r2)) for r, iou, r2 in found if math.isfinite(iou + r2)],
+        "xticks": [(f"{value:g}", x(value, 1)) for value in quarters],
+        "curve": "",
+    }
+    yticks = [(value, y(value)) for value in quarters]
+    return {"fit": {**fit, "yticks": yticks}, "outputs": {**outputs, "yticks": yticks}}
 
 
 # What the page's script reads.
@@ -257,9 +288,9 @@ def _payload(data: ReportData) -> dict[str, Any]:
                 "program": pack(example.program[:n, :n], causal),
             })  # fmt: skip
         rows.append({
-            "iou": _finite(r.test["iou"].mean), "gain": _finite(r.gain),
-            "jsd": _finite(r.test["jsd"].mean), "id": r.name, "category": r.category,
-            "nodes": r.nodes, "examples": examples,
+            "iou": _finite(r.test["iou"].mean), "r2": _finite(r.test["output_r2"].mean), "gain": _finite(r.gain),
+            "jsd": _finite(r.test["jsd"].mean), "id": r.name,
+            "category": r.category, "nodes": r.nodes, "examples": examples,
         })  # fmt: skip
     categories = [name for name, _ in Counter(r.category for r in data.results).most_common()]
     return {"causal": causal, "categories": categories, "texts": list(texts), "heads": rows}

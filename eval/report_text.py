@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from attn_dsl.eval.metrics import decimal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,17 +45,6 @@ def program_page(program: Program, tokens: Sequence[str], matrix: np.ndarray) ->
     rows = [row[: q + 1] if program.causal else row for q, row in enumerate(matrix.tolist())]
     source = highlight(program.source)
     return fill("program.html", program=program, source=source, names=names, rows=rows)
-
-
-def decimal(value: float, digits: int = 3, sign: bool = False) -> str:
-    """Write a number for people, with a true minus; an en dash where there is none.
-
-    >>> decimal(0.71249), decimal(0.5, 1, sign=True)
-    ('0.712', '+0.5')
-    """
-    if not math.isfinite(value):
-        return "\u2013"
-    return f"{value:{'+z' if sign else 'z'}.{digits}f}".replace("-", "\u2212")
 
 
 def scoped(svg: str, scope: str) -> str:

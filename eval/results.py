@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -118,8 +118,12 @@ class HeadResult:
     @property
     def best_control(self) -> tuple[str, float]:
         """The control that explains most of the head, and its IoU; ("", nan) without any."""
-        known = {name: iou for name, iou in self.controls.items() if math.isfinite(iou)}
-        return max(known.items(), key=lambda item: item[1], default=("", math.nan))
+        return _best(self.controls)
+
+    @property
+    def best_output_control(self) -> tuple[str, float]:
+        """The control that explains most of the outputs, and its R²; ("", nan) where not known."""
+        return _best(self.controls_output_r2)
 
     @property
     def gain(self) -> float:
@@ -153,13 +157,16 @@ class Summary:
 
     Attributes:
         iou, output_r2: means over heads on the test texts; the intervals resample texts, all heads
-            together. Heads without an output R² are left out of its mean.
+            together. Heads without an output R² are left out.
+        output_r2_median: the median over heads, which one head far below zero does not change.
         nodes: mean complexity.
-        controls, controls_output_r2: by control, the means over heads.
+        controls: by control, the mean IoU over heads.
+        controls_output_r2: by control, the median output R² over heads; nan where not known.
     """
 
     iou: Estimate
     output_r2: Estimate
+    output_r2_median: float
     nodes: float
     controls: dict[str, float]
     controls_output_r2: dict[str, float]
@@ -174,17 +181,30 @@ def summarise(results: Sequence[HeadResult], seed: int) -> Summary:
         for name in ("test_errors", "test_spreads")
     )
     names = list(results[0].controls)
-    found = ([r.controls_output_r2.get(name, math.nan) for r in results] for name in names)
+    found = ((r.controls_output_r2.get(name, math.nan) for r in results) for name in names)
     return Summary(
         bootstrap(by_text, seed),
         output_r2(errors, spreads, seed),
+        median_known(r.test["output_r2"].mean for r in results),
         float(np.mean([r.nodes for r in results])),
         {name: float(np.mean([r.controls[name] for r in results])) for name in names},
-        {name: mean_known(values) for name, values in zip(names, found, strict=True)},
+        {name: median_known(values) for name, values in zip(names, found, strict=True)},
     )
 
 
-def mean_known(values: Sequence[float]) -> float:
-    """Return the mean of the values that are not nan; nan if there is none."""
+def mean_known(values: Iterable[float]) -> float:
+    """Return the mean of the finite values; nan if there is none."""
     known = [x for x in values if math.isfinite(x)]
     return float(np.mean(known)) if known else math.nan
+
+
+def median_known(values: Iterable[float]) -> float:
+    """Return the median of the finite values; nan if there is none."""
+    known = [x for x in values if math.isfinite(x)]
+    return float(np.median(known)) if known else math.nan
+
+
+def _best(controls: Mapping[str, float]) -> tuple[str, float]:
+    """Return the control of the largest value, and that value; ("", nan) where none is known."""
+    known = ((name, value) for name, value in controls.items() if math.isfinite(value))
+    return max(known, key=lambda item: item[1], default=("", math.nan))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 NEEDED = ("key", "status", "model", "capture", "causal", "texts", "split", "tokens_per_text")
 """What every ``run.json`` has beside its format."""
+NOT_MEASURED = "this run was made before it was measured; run `attn-dsl fit` again"
 LOCK = ".lock"
 TABLES_SHARE = 0.05
 """The most of a run's time that goes into writing its tables while it runs."""
@@ -282,6 +284,13 @@ class Run:
         return place
 
     @property
+    def lacking(self) -> str | None:
+        """Why the output R² of no head is known; None where that of one is."""
+        if any(math.isfinite(r.test["output_r2"].mean) for r in self.results):
+            return None
+        return self.info.get("lacking", NOT_MEASURED) or "the outputs of no head vary"
+
+    @property
     def report(self) -> Path:
         """The HTML report's file."""
         return self.path / "report.html"
@@ -293,16 +302,15 @@ class Run:
 def _head_row(r: HeadResult) -> dict[str, Any]:
     """Return a head's row of ``heads.csv``; scores from ``iou_test`` on are means over texts."""
     iou, (control, control_iou) = r.test["iou"], r.best_control
+    output_control, control_r2 = r.best_output_control
     return {
         "layer": r.layer, "head": r.head, "program": f"programs/{r.label}.attn", "nodes": r.nodes,
-        "iou_fit": r.iou_fit, "iou_select": r.iou_select, "iou_test": iou.mean,
-        "iou_test_low": iou.low, "iou_test_high": iou.high,
-        "iou_no_sink": r.test["iou_no_sink"].mean, "jsd_test": r.test["jsd"].mean,
-        "output_r2": r.test["output_r2"].mean, "output_r2_low": r.test["output_r2"].low,
-        "output_r2_high": r.test["output_r2"].high,
-        "top1_test": r.test["top1"].mean, "category": r.category, "seconds": round(r.seconds, 2),
+        "iou_fit": r.iou_fit, "iou_select": r.iou_select, **iou.named("iou_test"),
+        "iou_no_sink": r.test["iou_no_sink"].mean, **r.test["output_r2"].named("output_r2"),
+        "jsd_test": r.test["jsd"].mean, "top1_test": r.test["top1"].mean, "category": r.category, "seconds": round(r.seconds, 2),
         "texts_test": iou.texts, "tv_test": r.test["tv"].mean, "best_control": control,
-        "iou_best_control": control_iou, "evals": r.evals,
+        "iou_best_control": control_iou, "best_output_control": output_control,
+        "output_r2_best_control": control_r2, "evals": r.evals,
         "cut_short": r.cut_short, "lookahead": r.lookahead,
     }  # fmt: skip
 

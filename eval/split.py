@@ -58,15 +58,12 @@ class Split:
         if programs:
             plan = Plan(programs, self.batch)
             if capture.has_outputs:
-                spreads = outputs.spreads(capture, self.texts, number)
+                spreads = outputs.spreads(capture, self.texts, [number])[0]
             for at, text in enumerate(self.texts):
                 actual, predicted = capture.attention(text, [number]), plan.packed(at)
                 found[:, at] = ious(actual, predicted)[0]
                 if capture.has_outputs:
-                    values = capture.contributions(text, number)
-                    errors[:, at] = outputs.squared_errors(
-                        actual[0], predicted, values, capture.causal
-                    )
+                    errors[:, at] = outputs.squared_errors(capture, text, [number], predicted)[0]
         return Comparison(found, errors, spreads)
 
     def metrics(self, program: t.Head, number: int) -> dict[str, np.ndarray]:

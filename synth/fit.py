@@ -258,6 +258,7 @@ def _info(session: Session, heads: Iterable[tuple[int, int]]) -> dict[str, Any]:
         "capture_settings": {
             k: v for k, v in capture.meta.items() if isinstance(v, str | int | float | bool)
         },
+        "lacking": capture.lacking,
         "causal": capture.causal,
         "layers": capture.n_layers,
         "heads_per_layer": capture.heads_per_layer,

@@ -234,8 +234,8 @@ def test_score_as_json(captured: tuple[Path, str], here: Path) -> None:
     texts = capture.split(0)["test"]
     row = next(r for r in rows if (r["program"], r["layer"], r["head"]) == ("uniform.attn", 1, 2))
     assert row.keys() == {
-        "program", "nodes", "layer", "head", "iou", "iou_low", "iou_high", "iou_no_sink", "jsd",
-        "tv", "top1", "texts", "lookahead",
+        "program", "nodes", "layer", "head", "iou", "iou_low", "iou_high", "output_r2",
+        "output_r2_low", "output_r2_high", "iou_no_sink", "jsd", "tv", "top1", "texts", "lookahead",
     }  # fmt: skip
     by_hand = []
     for text in texts:

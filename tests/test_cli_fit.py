@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -19,7 +20,8 @@ from attn_dsl.eval.texts import text_hash
 
 PROMISED = (
     "layer", "head", "program", "nodes", "iou_fit", "iou_select", "iou_test", "iou_test_low",
-    "iou_test_high", "iou_no_sink", "jsd_test", "top1_test", "category", "seconds",
+    "iou_test_high", "iou_no_sink", "output_r2", "output_r2_low", "output_r2_high", "jsd_test",
+    "top1_test", "category", "seconds",
 )  # fmt: skip
 HEADS = [(0, 0), (1, 0), (1, 1), (1, 2), (1, 3)]
 SETTINGS = ("--heads", "L0H0,L1", "--max-evals", "12", "--max-tokens", "32")
@@ -112,6 +114,8 @@ def test_scoring_the_programs_again_gives_the_same_figures(run: Path) -> None:
         for mine, its in (
             ("iou_test", "iou"), ("iou_test_low", "iou_low"), ("iou_test_high", "iou_high"),
             ("iou_no_sink", "iou_no_sink"), ("jsd_test", "jsd"), ("top1_test", "top1"),
+            ("output_r2", "output_r2"), ("output_r2_low", "output_r2_low"),
+            ("output_r2_high", "output_r2_high"),
         ):  # fmt: skip
             assert again[its] == pytest.approx(float(row[mine]), abs=1e-5), mine
         assert again["texts"] == int(row["texts_test"])
@@ -187,6 +191,8 @@ def test_output_fits_the_terminal(
     for control in ("uniform", "first token", "previous token", "mean by offset", "positional"):
         assert control in outcome.out
     assert "Hall of fame" in outcome.out
+    assert all("output R²" in part for part in (outcome.out.splitlines()[0], outcome.err))
+    assert re.search(rf"Mean output R² \S+ \[\S+ \S+\] \({texts['test']} texts\)", outcome.out)
 
 
 def test_json_output(inputs: tuple[object, ...], tmp_path: Path) -> None:
@@ -196,7 +202,9 @@ def test_json_output(inputs: tuple[object, ...], tmp_path: Path) -> None:
     assert told["iou_test"] == pytest.approx(float(row["iou_test"]), abs=1e-6)
     assert told["iou_test_low"] <= told["iou_test"] <= told["iou_test_high"]
     assert (told["heads"], told["status"], told["cut_short"]) == (1, "done", [])
-    assert told["controls"].keys() == {
+    assert told["output_r2"] == pytest.approx(float(row["output_r2"]), abs=1e-6)
+    assert told["output_r2_low"] <= told["output_r2"] <= told["output_r2_high"]
+    assert told["controls"].keys() == told["controls_output_r2_median"].keys() == {
         "uniform", "first token", "previous token", "mean by offset", "positional grid",
     }  # fmt: skip
     assert Path(told["run"]) == tmp_path / "r"

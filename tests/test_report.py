@@ -226,13 +226,56 @@ def test_size_of_a_report_of_144_heads(data: ReportData, n: int, causal: bool) -
 def test_missing_figures_and_parts_are_dashes(data: ReportData) -> None:
     bare = changed(
         data, program="head a causal softmax:\n", iou_fit=math.nan, iou_select=math.nan,
-        test=dict.fromkeys(METRICS, NAN), category="", controls={}, front=(),
+        test=dict.fromkeys((*METRICS, "output_r2"), NAN), category="", controls={}, front=(),
     )  # fmt: skip
-    page = Page(report.render(replace(bare, results=bare.results[:1], mean=NAN)))
+    summary = replace(data.summary, iou=NAN, output_r2=NAN, output_r2_median=math.nan)
+    page = Page(report.render(replace(bare, results=bare.results[:1], summary=summary)))
     assert page.open == []
     assert page.payload["heads"][0]["iou"] is None
     assert "no terms: uniform" in page.text
     assert "nan" not in page.text
+
+
+def test_output_r2_stands_beside_iou(data: ReportData, html: str, page: Page) -> None:
+    text = " ".join(page.text.split())
+    assert f"is {data.summary.output_r2.with_interval} in the mean and" in text
+    header = [
+        " ".join(cell.split()) for cell in re.findall(r"<th[^>]*>(.*?)</th>", html, re.DOTALL)
+    ]
+    assert sum("output R²" in cell for cell in header) == 1, "one sortable column"
+    for r, row in zip(data.results, page.payload["heads"], strict=True):
+        r2, (control, best) = r.test["output_r2"], r.best_output_control
+        assert row["r2"] == pytest.approx(r2.mean, abs=1e-5)
+        assert f"output R² {r2.with_interval}" in text
+        assert f"{report_text.decimal(r2.mean - best, sign=True)} against {control}" in text
+    front = [row for r in data.results for row in r.front]
+    assert all(report_text.decimal(row.output_r2_test) in page.text for row in front)
+
+
+def test_outputs_far_below_zero_are_short_and_averaged_by_the_median(data: ReportData) -> None:
+    low = Estimate(-13_000.0, -20_000.0, -9_000.0, 5)
+    test = {**data.results[0].test, "output_r2": low}
+    results = [replace(data.results[0], test=test, controls_output_r2={"uniform": -6_000.0})]
+    results += [replace(r, controls_output_r2={"uniform": 0.25}) for r in data.results[1:]]
+    page = Page(report.render(replace(data, results=tuple(results))))
+    assert "output R² < −10 [< −10, < −10]" in " ".join(page.text.split())
+    assert not re.search(r"[-−]\d{3,}", page.text.split("How this was measured")[0])
+    assert report.overview(results)["output_bars"][1][:2] == ("uniform", 0.25)
+    assert report.overview([results[0]])["explained"] == 0
+
+
+def test_a_run_without_values_says_so_once_and_shows_no_output_r2(data: ReportData) -> None:
+    bare = tuple(
+        replace(r, test={**r.test, "output_r2": NAN}, controls_output_r2={}) for r in data.results
+    )
+    page = Page(report.render(replace(data, results=bare, lacking="it has no values; do this")))
+    shown = page.text.split("How this was measured")[0]
+    assert "Output R² is not known: it has no values; do this." in shown
+    assert shown.lower().count("output r²") == 1
+    assert not any(a.get("data-view") == "r2" for _, a in page.elements)
+    assert {row["r2"] for row in page.payload["heads"]} == {None}
+    assert report.overview(bare)["explained"] == 0
+    assert page.open == []
 
 
 def test_terms_on_one_line() -> None:
@@ -254,7 +297,7 @@ def test_highlighting_marks_words_and_leaves_the_text() -> None:
 
 def test_budget_curve_takes_the_best_selected_within_the_budget() -> None:
     def row(nodes: int, select: float, test: float) -> FrontRow:
-        return FrontRow(nodes, select, select, test, 0.0, False, "", "")
+        return FrontRow(nodes, select, select, test, math.nan, math.nan, select, 0.0, False, "", "")
 
     curve = report.budget_curve(
         [[row(2, 0.3, 0.2), row(6, 0.5, 0.6)], [row(4, 0.4, 0.4), row(5, 0.3, 0.9)]]

@@ -16,6 +16,7 @@ function make(tag, attributes = {}, ...children) {
 
 function number(value, digits = 2, sign = false) {
   if (value === null || !Number.isFinite(value)) return "–";
+  if (value < -10) return "< −10";
   const text = value.toFixed(digits).replace(/^-(0\.?0*)$/, "$1");
   return ((sign && !text.startsWith("-") ? "+" : "") + text).replace("-", "−");
 }
@@ -61,11 +62,14 @@ function paint(node, tint) {
 const tone = (category) => TONES[data.categories.indexOf(category)] ?? "8c8c8c";
 for (const node of all("[data-category]")) node.style.setProperty("--tone", "#" + tone(node.dataset.category));
 
-// The map of heads: five views of the same cells.
+// The map of heads: views of the same cells. Output R² has no lower end, so its rows have medians.
 
 const largest = (name) => Math.max(1e-9, ...data.heads.map((head) => Math.abs(head[name] ?? 0)));
+const mean = (values) => values.reduce((a, b) => a + b) / values.length;
+const middle = (values) => mean([...values].sort((a, b) => a - b).slice((values.length - 1) >> 1, (values.length >> 1) + 1));
 const VIEWS = {
   iou: { ramp: "weight", text: (x) => number(x), low: 0, high: 1 },
+  r2: { ramp: "weight", text: (x) => number(x), low: 0, high: 1, median: true },
   gain: { ramp: "change", text: (x) => number(x, 2, true), low: -largest("gain"), high: largest("gain") },
   nodes: { ramp: "weight", text: (x, mean) => number(x, mean ? 1 : 0), low: 0, high: largest("nodes") },
   jsd: { ramp: "weight", text: (x) => number(x), low: 0, high: largest("jsd") },
@@ -73,9 +77,9 @@ const VIEWS = {
 let view = "iou";
 
 function drawMap() {
-  const kinds = view === "category", { ramp: name, text, low, high } = VIEWS[view] ?? {};
+  const kinds = view === "category", { ramp: name, text, low, high, median } = VIEWS[view] ?? {};
   const stops = kinds ? null : ramp(name), legend = make("i");
-  find("#map thead .mean").textContent = kinds ? "" : "mean";
+  find("#map thead .mean").textContent = kinds ? "" : median ? "median" : "mean";
   for (const row of all("#map tbody tr")) {
     const values = [];
     for (const cell of all("a", row)) {
@@ -88,9 +92,9 @@ function drawMap() {
         paint(cell, value === null ? null : colour(stops, (value - low) / (high - low)));
         if (value !== null) values.push(value);
       }
-      cell.title = `${head.id}: ${head.category}, IoU ${number(head.iou, 3)}, ${head.nodes} nodes`;
+      cell.title = `${head.id}: ${head.category}, IoU ${number(head.iou, 3)}, ${head.r2 === null ? "" : `output R² ${number(head.r2, 3)}, `}${head.nodes} nodes`;
     }
-    find(".mean", row).textContent = values.length ? text(values.reduce((a, b) => a + b) / values.length, true) : "";
+    find(".mean", row).textContent = values.length ? text((median ? middle : mean)(values), true) : "";
   }
   if (!kinds) legend.style.background = gradient(stops);
   find("#map-legend").replaceChildren(...(kinds ? [] : [text(low), legend, text(high)]));
