@@ -40,7 +40,7 @@ class _Pass(threading.local):
     cache: Any = None
     mode: Any = None
     attentions = False
-    results: dict[SourceGroup, Matrices] | None = None
+    results: dict[SourceGroup, Matrices | tuple[torch.Tensor, ...]] | None = None
     plain: torch.Tensor | None = None
 
 
@@ -130,12 +130,12 @@ class Controller:
         now.attentions = inputs.attentions or bool(
             getattr(self.body.config, "output_attentions", False)
         )
-        now.results = {
-            group: self._next(group, inputs)
-            if past is not None and isinstance(group, Programs) and group.causal
-            else self._whole(group, inputs)
-            for group in dict.fromkeys(part.group for part in self.members.values())
-        }
+        now.results = {}
+        for group in dict.fromkeys(part.group for part in self.members.values()):
+            streamed = past is not None and isinstance(group, Programs) and group.causal
+            found = self._next(group, inputs) if streamed else self._whole(group, inputs)  # type: ignore[arg-type]
+            # the gradient of a slice is as large as what it was cut from, that of these is not
+            now.results[group] = found.unbind() if found.requires_grad else found
         if self.mode is not None:
             now.mode = self.mode()
             now.mode.__enter__()
@@ -319,8 +319,10 @@ def within(matrices: Matrices, seen: torch.Tensor) -> Matrices:
     return torch.where(left > 0, kept / left.clamp(min=1e-30) * total, uniform * total)
 
 
-def _rows(result: Matrices, numbers: Sequence[int]) -> Matrices:
+def _rows(result: Matrices | tuple[torch.Tensor, ...], numbers: Sequence[int]) -> Matrices:
     """Return some heads of a group's matrices; without a copy where they lie together."""
+    if isinstance(result, tuple):
+        return torch.stack([result[i] for i in numbers])
     first, last = numbers[0], numbers[-1] + 1
     return result[first:last] if list(numbers) == list(range(first, last)) else result[numbers]
 
