@@ -54,14 +54,16 @@ class Controller:
         now: the pass in progress.
         own: the model's own attention on the probe, (heads, queries, keys) per layer.
         check: refuses a model that was changed since; mode: makes what is entered for every pass.
-        shares: while not None, replaced heads keep their own attention, and a layer's entry says how
-            much of a row is the program's: zeros (texts, queries, heads, 1) that take gradients.
+        shares: while not None, a layer's entry says how much of a row of its heads is the program's
+            and not the head's own: 1 for the heads in ``taken`` and 0 for the others, (texts, queries,
+            heads, 1), which takes gradients.
     """
 
     def __init__(self, body: Any, reader: TokenReader, limit: int | None, heads: int) -> None:
         self.body, self.reader, self.max_positions = body, reader, limit
         self.members: dict[Head, Part] = {}
         self.shares: dict[int, torch.Tensor] | None = None
+        self.taken: frozenset[Head] = frozenset()
         self.seen: dict[int, tuple[Matrices, Matrices]] | None = None
         self.own: list[torch.Tensor] = []
         self.check: Callable[[], None] = lambda: None
@@ -294,7 +296,9 @@ class Controller:
     def _share(self, layer: int, like: torch.Tensor) -> torch.Tensor:
         """Make a layer's entry of ``shares``, for a tensor (texts, queries, heads, any)."""
         assert self.shares is not None
-        self.shares[layer] = like.new_zeros(*like.shape[:3], 1, requires_grad=True)
+        taken = [float((layer, head) in self.taken) for head in self.heads(layer)]
+        share = like.new_tensor(taken)[:, None].expand(*like.shape[:2], -1, 1)
+        self.shares[layer] = share.clone().requires_grad_(True)
         return self.shares[layer]
 
 
