@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from attn_dsl.eval.replace.measure import Outcome, Point
 
 HEADINGS = {"first token": "first", "mean by offset": "offset"}
-TAKEN = {"gradient": "by gradient", "damage": "by damage", "iou": "by IoU"}
+TAKEN = {"gradient": "by gradient", "greedy": "greedily", "damage": "by damage", "iou": "by IoU"}
 TITLES = {"programs": "Programs", "tuned": "Tuned programs"}
 
 
@@ -30,7 +30,7 @@ TITLES = {"programs": "Programs", "tuned": "Tuned programs"}
               "serves the output best.")  # fmt: skip
 @click.option("--chosen", is_flag=True, help="Take the programs that the run chose instead.")
 @click.option("--order", "orders", default="gradient", show_default=True, metavar="LIST",
-              help="Which heads come first: by gradient, damage, iou, or several of them.")  # fmt: skip
+              help="Which heads come first: by gradient, greedy, damage, iou, or several.")  # fmt: skip
 @click.option("--tune", is_flag=True,
               help="Tune the weights of all replaced programs through the model.")  # fmt: skip
 @click.option("--tune-text", metavar="SPEC",
@@ -121,8 +121,7 @@ def print_outcome(outcome: Outcome, files: Iterable[Path], causal: bool, own: bo
     if tuning := outcome.extra.get("tuning"):
         print_tuning(tuning)
     if tasks := outcome.extra.get("tasks"):
-        heads = len(outcome.points[0].heads)
-        screen.print(f"Tasks, before and after {heads} heads are replaced (95 % over items):")
+        screen.print("Tasks, before and after heads are replaced (95 % over items):")
         print_tasks(tasks)
         screen.print()
     for note in outcome.notes:
@@ -196,8 +195,9 @@ def print_tasks(tasks: Sequence[dict[str, Any]]) -> None:
         known = change["low"] == change["low"]  # not a number where items have none
         rows.append((
             row["task"] + (" (tuned)" if row["source"] == "tuned" else ""), row["metric"],
+            str(row["heads"]),
             str(before["texts"]), f"{before['mean']:.3f}", f"{after['mean']:.3f}",
             interval(change, "+.3f") if known else f"{change['mean']:+.3f}",
         ))  # fmt: skip
-    columns = ("task", "metric", "items", "before", "after", "difference")
+    columns = ("task", "metric", "heads", "items", "before", "after", "difference")
     options.print_table(columns, rows, left=columns[:2], gap=1)

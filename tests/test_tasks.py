@@ -83,7 +83,7 @@ def accuracy(loaded: LoadedModel, by_length: bool) -> float:
 def test_choices_are_scored_by_summed_log_probability(llama: LoadedModel, task: Path) -> None:
     from attn_dsl.eval.replace.tasks import run_tasks
 
-    found = run_tasks(llama, HEADS, [str(task)], seed=0)
+    [found] = run_tasks(llama, [HEADS], [str(task)], seed=0)
     assert [(r.task, r.metric) for r in found] == [
         ("attn_dsl_small", "acc"), ("attn_dsl_small", "acc_norm"),
     ]  # fmt: skip
@@ -97,10 +97,11 @@ def test_choices_are_scored_by_summed_log_probability(llama: LoadedModel, task: 
 
 def test_the_command_scores_a_task_of_a_file(run: Path, task: Path, tmp_path: Path) -> None:
     out = succeed("replace", run, "--tasks", task, "--order", "iou", "--out", tmp_path)
-    assert "Tasks, before and after 2 heads are replaced" in out
+    assert "Tasks, before and after heads are replaced" in out
     assert all(len(line) <= 80 for line in out.splitlines() if not line.startswith(str(tmp_path)))
-    found = json.loads((tmp_path / "replacement" / "fraction-0.25-tasks.json").read_text())
-    assert [row["metric"] for row in found["extra"]["tasks"]] == ["acc", "acc_norm"]
+    found = json.loads((tmp_path / "replacement" / "tasks.json").read_text())
+    rows = [(row["heads"], row["metric"]) for row in found["extra"]["tasks"]]
+    assert rows == [(2, "acc"), (2, "acc_norm"), (8, "acc"), (8, "acc_norm")]
 
 
 def test_unknown_tasks_and_encoders_are_refused(llama: LoadedModel, tmp_path: Path) -> None:
@@ -116,7 +117,7 @@ def test_unknown_tasks_and_encoders_are_refused(llama: LoadedModel, tmp_path: Pa
         (encoder, "piqa", "is an encoder"),
     ]:
         with pytest.raises(InputError, match=message):
-            run_tasks(loaded, {}, [task], seed=0)
+            run_tasks(loaded, [], [task], seed=0)
 
 
 def test_without_the_extra_the_remedy_is_named(

@@ -40,7 +40,7 @@ class _Pass(threading.local):
     cache: Any = None
     mode: Any = None
     attentions = False
-    results: dict[SourceGroup, Matrices] | None = None
+    results: dict[SourceGroup, Matrices | tuple[torch.Tensor, ...]] | None = None
     plain: torch.Tensor | None = None
 
 
@@ -54,14 +54,16 @@ class Controller:
         now: the pass in progress.
         own: the model's own attention on the probe, (heads, queries, keys) per layer.
         check: refuses a model that was changed since; mode: makes what is entered for every pass.
-        shares: while not None, replaced heads keep their own attention, and a layer's entry says how
-            much of a row is the program's: zeros (texts, queries, heads, 1) that take gradients.
+        shares: while not None, a layer's entry says how much of a row of its heads is the program's
+            and not the head's own: 1 for the heads in ``taken`` and 0 for the others, (texts, queries,
+            heads, 1), which takes gradients.
     """
 
     def __init__(self, body: Any, reader: TokenReader, limit: int | None, heads: int) -> None:
         self.body, self.reader, self.max_positions = body, reader, limit
         self.members: dict[Head, Part] = {}
         self.shares: dict[int, torch.Tensor] | None = None
+        self.taken: frozenset[Head] = frozenset()
         self.seen: dict[int, tuple[Matrices, Matrices]] | None = None
         self.own: list[torch.Tensor] = []
         self.check: Callable[[], None] = lambda: None
@@ -130,12 +132,12 @@ class Controller:
         now.attentions = inputs.attentions or bool(
             getattr(self.body.config, "output_attentions", False)
         )
-        now.results = {
-            group: self._next(group, inputs)
-            if past is not None and isinstance(group, Programs) and group.causal
-            else self._whole(group, inputs)
-            for group in dict.fromkeys(part.group for part in self.members.values())
-        }
+        now.results = {}
+        for group in dict.fromkeys(part.group for part in self.members.values()):
+            streamed = past is not None and isinstance(group, Programs) and group.causal
+            found = self._next(group, inputs) if streamed else self._whole(group, inputs)  # type: ignore[arg-type]
+            # the gradient of a slice is as large as what it was cut from, that of these is not
+            now.results[group] = found.unbind() if found.requires_grad else found
         if self.mode is not None:
             now.mode = self.mode()
             now.mode.__enter__()
@@ -294,7 +296,9 @@ class Controller:
     def _share(self, layer: int, like: torch.Tensor) -> torch.Tensor:
         """Make a layer's entry of ``shares``, for a tensor (texts, queries, heads, any)."""
         assert self.shares is not None
-        self.shares[layer] = like.new_zeros(*like.shape[:3], 1, requires_grad=True)
+        taken = [float((layer, head) in self.taken) for head in self.heads(layer)]
+        share = like.new_tensor(taken)[:, None].expand(*like.shape[:2], -1, 1)
+        self.shares[layer] = share.clone().requires_grad_(True)
         return self.shares[layer]
 
 
@@ -319,8 +323,10 @@ def within(matrices: Matrices, seen: torch.Tensor) -> Matrices:
     return torch.where(left > 0, kept / left.clamp(min=1e-30) * total, uniform * total)
 
 
-def _rows(result: Matrices, numbers: Sequence[int]) -> Matrices:
+def _rows(result: Matrices | tuple[torch.Tensor, ...], numbers: Sequence[int]) -> Matrices:
     """Return some heads of a group's matrices; without a copy where they lie together."""
+    if isinstance(result, tuple):
+        return torch.stack([result[i] for i in numbers])
     first, last = numbers[0], numbers[-1] + 1
     return result[first:last] if list(numbers) == list(range(first, last)) else result[numbers]
 

@@ -19,8 +19,10 @@ from attn_dsl.eval.replace.source import Head
 
 FRACTIONS = (0.05, 0.10, 0.25, 0.40, 0.50, 0.75, 1.0)
 """Shares of heads that the curve shows; the paper's are 0.25, 0.5, 0.75 and 1."""
-ORDERS = ("gradient", "damage", "iou")
-"""By first-order damage, by the damage of each head alone, and by IoU."""
+ORDERS = ("gradient", "greedy", "damage", "iou")
+"""By damage from gradients, the same in stages, by the loss of each head alone, and by IoU."""
+STAGES = 10
+"""In how many stages the greedy order takes the heads; each is two backward passes."""
 
 
 def order_heads(
@@ -28,9 +30,10 @@ def order_heads(
 ) -> list[Head]:
     """Order heads so that those whose programs cost least come first.
 
-    ``gradient``: by ``HeldOut.damages`` on the select texts. ``damage``: by what the loss grows on
-    the select texts when the head alone is replaced. ``iou``: by the IoU of head and program,
-    highest first (the paper's order).
+    ``gradient``: by ``HeldOut.damages`` on the select texts. ``greedy``: in ten stages, each of
+    which takes the heads of the least such damage in the model with those replaced that are taken
+    already. ``damage``: by what the loss grows on the select texts when the head alone is replaced.
+    ``iou``: by the IoU of head and program, highest first (the paper's order).
 
     Args:
         name: one of ``ORDERS``.
@@ -40,13 +43,19 @@ def order_heads(
     if name == "iou":
         return sorted(heads, key=lambda head: (-measurements.model.ious[head], head))
     damages: dict[Head, float] = {}
-    if name == "gradient":
-        select.watch = steps("ordering by gradient", (len(select) + 1) // 2, tell)
-        damages = measurements.damages(select, heads)
-    else:
-        for head in heads:
-            tell("ordering by damage", len(damages), len(heads))
-            damages[head] = measurements.measure(select, "programs", [head]).loss
+    if name in ("gradient", "greedy"):
+        stages = STAGES if name == "greedy" else 1
+        total = stages * ((len(select) + 1) // 2) + (stages > 1) * len(select.batches)
+        select.watch = steps(f"ordering by {name}", total, tell)
+        taken: list[Head] = []
+        for stage in range(1, stages + 1):
+            damages = measurements.damages(select, heads, taken)
+            left = sorted({*heads} - {*taken}, key=lambda head: (damages[head], head))
+            taken += left[: count_of(stage / stages, len(heads)) - len(taken)]
+        return taken
+    for head in heads:
+        tell("ordering by damage", len(damages), len(heads))
+        damages[head] = measurements.measure(select, "programs", [head]).loss
     return sorted(heads, key=lambda head: (damages[head], head))
 
 

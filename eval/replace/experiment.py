@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,8 @@ WORK = 5.2e11
 """Parameters times tokens read in a measurement by default: 30 windows of 128 by 135 million."""
 FEWEST, MOST = 10, 300
 """The fewest and the most windows that are measured on by default."""
-TASK_FRACTION = 0.25
-"""The share of heads that is replaced for tasks unless another is asked for, as in the paper."""
+TASK_FRACTIONS = (0.25, 1.0)
+"""The shares of heads that are replaced for tasks unless another is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Options:
             return (self.fraction,)
         if self.by_hand:
             return (1.0,)
-        return (TASK_FRACTION,) if self.tasks else curve.FRACTIONS
+        return TASK_FRACTIONS if self.tasks else curve.FRACTIONS
 
     @property
     def stem(self) -> str:
@@ -84,7 +84,7 @@ class Options:
         """
         one = not self.by_hand and len(self.fractions) == 1
         parts = [
-            f"heads-{self.heads}" if self.heads else "" if one else "curve",
+            f"heads-{self.heads}" if self.heads else "" if one or self.tasks else "curve",
             f"fraction-{self.fractions[0]:g}" if one else "",
             "tasks" if self.tasks else "",
             "tuned" if self.tune else "",
@@ -168,7 +168,8 @@ def replace_run(
         measurements, held_out, ranked, options.fractions, kinds, options.seed, tell
     )
     if options.tasks:
-        extra["tasks"] = _tasks(measurements, points[0].heads, options, tell)
+        choices = list(dict.fromkeys(point.heads for point in points))
+        extra["tasks"] = _tasks(measurements, choices, options, tell)
     extra["orders"] = {name: [list(head) for head in order] for name, order in ranked.items()}
     tokens = int(own.tokens.sum())
     outcome = Outcome(settings, original, tokens, tuple(points), tuple(notes), extra)
@@ -234,15 +235,20 @@ def _settings(
 
 
 def _tasks(
-    measurements: Measurements, heads: Sequence[Head], options: Options, tell: Tell
+    measurements: Measurements, choices: Sequence[Sequence[Head]], options: Options, tell: Tell
 ) -> list[dict[str, Any]]:
-    """Score tasks with the programs, and with the tuned ones where there are any."""
+    """Score tasks with the programs of each choice, and the tuned ones where there are any."""
     from attn_dsl.eval.replace.tasks import run_tasks
 
-    loaded, found = measurements.model.loaded, []
     tell("scoring tasks", 0, 1)
-    for kind in ("programs", "tuned") if options.tune else ("programs",):
-        standing = {head: measurements.programs[kind][head] for head in heads}
-        results = run_tasks(loaded, standing, options.tasks, options.seed, options.task_limit)
-        found += [{"source": kind, **asdict(result)} for result in results]
-    return found
+    kinds = ("programs", "tuned") if options.tune else ("programs",)
+    work = list(product(choices, kinds))
+    results = run_tasks(
+        measurements.model.loaded, [measurements.standing(kind, heads) for heads, kind in work],
+        options.tasks, options.seed, options.task_limit,
+    )  # fmt: skip
+    return [
+        {"heads": len(heads), "source": kind, **asdict(result)}
+        for (heads, kind), every in zip(work, results, strict=True)
+        for result in every
+    ]

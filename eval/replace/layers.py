@@ -95,6 +95,17 @@ def interruptible(network: Any) -> Iterator[None]:
 
 
 @contextmanager
+def quick_products() -> Iterator[None]:
+    """Let float32 products of matrices be made by the fastest kernels, which may round to bfloat16."""
+    own = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(own)
+
+
+@contextmanager
 def _listening(layers: list[Any], hear: Callable[[Any], None]) -> Iterator[None]:
     """Call a function with the output of each layer that is run."""
     with ExitStack() as undo:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from attn_dsl.eval.metrics import Estimate, bootstrap
 from attn_dsl.eval.models import LoadedModel
 from attn_dsl.eval.replace import predictions
 from attn_dsl.eval.replace.context import Standing, open_controller, replace_heads
-from attn_dsl.eval.replace.layers import LayerOutputs, interruptible
+from attn_dsl.eval.replace.layers import LayerOutputs, interruptible, quick_products
 from attn_dsl.eval.replace.source import Head
 
 MASKED_SHARE = 0.15
@@ -246,29 +246,49 @@ class HeldOut:
         """
         return _divergence(self._reference(batch), self._predict(batch)).mean()
 
-    def damages(self, heads: Mapping[Head, Standing]) -> dict[Head, float]:
-        """Return each head's damage to first order, from a backward pass on each two texts.
+    def damages(
+        self, heads: Mapping[Head, Standing], taken: Iterable[Head] = ()
+    ) -> dict[Head, float]:
+        """Predict by how much each head's program raises KL(original || replaced), from gradients.
 
-        A row of a head has the derivative of the texts' summed loss by the share of the row that is
-        the program's, at a share of 0: the sum over keys of dLoss/dA[q,k] times the program's
-        attention less the head's. The damage is the root of the sum of its squares over all rows of all
-        texts.
+        Let a row of a head be a mixture of its own attention and the program's. The derivative of a
+        loss by the program's share is the sum over keys of dLoss/dA[q,k] times the program's attention
+        less the head's. A head's damage is the sum over all rows of all texts of half the square of
+        this derivative of the loss of the texts' own tokens, where the share is 0, plus the derivative
+        of the KL, which is 0 as long as nothing is replaced. The former estimates half the second
+        derivative of the KL (its Fisher information).
+
+        Args:
+            taken: those of the heads that are replaced meanwhile: their shares are 1.
+
+        Returns:
+            By head, nats, summed over the predictions of all texts.
         """
-        squares = dict.fromkeys(sorted(heads), 0.0)
-        with interruptible(self.loaded.model), replace_heads(self.loaded, heads):
+        found, taken = dict.fromkeys(sorted(heads), 0.0), frozenset(taken)
+        model = self.loaded.model
+        if taken:
+            _ = self.original
+        with interruptible(model), quick_products(), replace_heads(self.loaded, heads):
             controller = open_controller(self.loaded)
             assert controller is not None
+            controller.taken = taken
             for batch in predictions.batches(self.loaded, self.ids, self._predicted, 2):
                 controller.shares = {}
                 predicted = predictions.log_probabilities(self.loaded, batch)
+                shares = list(controller.shares.values())
                 loss = -predicted.gather(-1, batch.targets[:, None]).sum()
-                gradients = torch.autograd.grad(loss, list(controller.shares.values()))
-                for layer, rows in zip(controller.shares, gradients, strict=True):
-                    sums = rows.double().square().sum((0, 1, 3)).tolist()
-                    for head, square in zip(controller.heads(layer), sums, strict=True):
-                        squares[layer, head] += square
+                gradients = torch.autograd.grad(loss, shares, retain_graph=bool(taken))
+                rows = [gradient.double().square() / 2 for gradient in gradients]
+                if taken:
+                    kl = _divergence(self._reference(batch), predicted).sum()
+                    slopes = torch.autograd.grad(kl, shares)
+                    rows = [row + slope for row, slope in zip(rows, slopes, strict=True)]
+                for layer, row in zip(controller.shares, rows, strict=True):
+                    sums = row.sum((0, 1, 3)).tolist()
+                    for head, damage in zip(controller.heads(layer), sums, strict=True):
+                        found[layer, head] += damage
                 self.watch()
-        return {head: square**0.5 for head, square in squares.items()}
+        return found
 
     def _predict(self, batch: predictions.Batch) -> torch.Tensor:
         """Run the model as it is now, from the first replaced layer on."""

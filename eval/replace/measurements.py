@@ -12,6 +12,7 @@ import numpy as np
 
 from attn_dsl.eval.controls import offset_means
 from attn_dsl.eval.files import append, write_bytes
+from attn_dsl.eval.heads import label
 from attn_dsl.eval.replace.context import parts_of
 from attn_dsl.eval.replace.measure import HeldOut, Sums
 from attn_dsl.eval.replace.programs import MeanByOffset, baseline
@@ -68,14 +69,21 @@ class Measurements:
         found = self._once(held_out, kind, heads, made)
         return Sums(**{name: np.array(values) for name, values in found.items()})
 
-    def damages(self, held_out: HeldOut, heads: Sequence[Head]) -> dict[Head, float]:
-        """Return the first-order damage of the programs of some heads, or look it up."""
+    def damages(
+        self, held_out: HeldOut, heads: Sequence[Head], taken: Sequence[Head] = ()
+    ) -> dict[Head, float]:
+        """Return the damage of the programs of some heads by gradients, or look it up.
+
+        Args:
+            taken: those of the heads that are replaced meanwhile.
+        """
 
         def made() -> dict[str, list[float]]:
-            found = held_out.damages(self.standing("programs", heads))
+            found = held_out.damages(self.standing("programs", heads), taken)
             return {"damage": [found[head] for head in sorted(heads)]}
 
-        found = self._once(held_out, "programs", heads, made, "damage")
+        what = ["damage", *(label(*head) for head in sorted(taken))]
+        found = self._once(held_out, "programs", heads, made, *what)
         return dict(zip(sorted(heads), found["damage"], strict=True))
 
     def _once(
@@ -86,7 +94,7 @@ class Measurements:
         key = self._key(held_out, kind, heads, *what)
         if key not in self._known:
             self._known[key] = made()
-            entry = {"key": key, "what": ", ".join([*what, kind, f"{len(heads)} heads"])}
+            entry = {"key": key, "what": ", ".join([*what[:1], kind, f"{len(heads)} heads"])}
             if self.file is not None:
                 append(self.file, json.dumps(entry | {"sums": self._known[key]}) + "\n")
         return self._known[key]

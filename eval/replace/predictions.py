@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -70,7 +71,20 @@ def batches(
 def log_probabilities(loaded: LoadedModel, batch: Batch) -> torch.Tensor:
     """Return the model's predictions of a batch, float32 (predictions, vocabulary)."""
     options = {"use_cache": False} if loaded.causal else {}
-    logits = loaded.model(**batch.inputs, **options).logits[batch.rows, batch.columns]
+    chosen = False
+
+    def choose(module: Any, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        nonlocal chosen
+        chosen = True
+        return given[0][batch.rows, batch.columns][None], *given[1:]
+
+    # the layer of the vocabulary's size reads only what is predicted
+    hook = loaded.model.get_output_embeddings().register_forward_pre_hook(choose)
+    try:
+        logits = loaded.model(**batch.inputs, **options).logits
+    finally:
+        hook.remove()
+    logits = logits[0] if chosen else logits[batch.rows, batch.columns]
     return torch.log_softmax(logits.float(), dim=-1)
 
 

@@ -8,7 +8,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stderr
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -46,15 +46,16 @@ class TaskResult:
 
 
 def run_tasks(
-    loaded: LoadedModel, heads: Mapping[Head, Standing], tasks: Sequence[str], seed: int,
+    loaded: LoadedModel, choices: Sequence[Mapping[Head, Standing]], tasks: Sequence[str], seed: int,
     limit: int | None = None,
-) -> list[TaskResult]:  # fmt: skip
-    """Score tasks with the model as it is and with heads replaced.
+) -> list[list[TaskResult]]:  # fmt: skip
+    """Score tasks with the model as it is and with each choice of heads replaced.
 
-    >>> run_tasks(loaded, heads, ["piqa", "my_task.yaml"], seed=0)[0].before.mean
+    >>> run_tasks(loaded, [quarter, every], ["piqa", "my_task.yaml"], seed=0)[0][0].before.mean
     0.62
 
     Args:
+        choices: what stands in the place of which heads.
         tasks: names that the harness knows, or ``.yaml`` files that define tasks.
         limit: the most items of a task; all by default.
 
@@ -68,13 +69,18 @@ def run_tasks(
     with _quiet():
         manager, names = _manager(tasks)
         before = _evaluate(loaded, manager, names, limit)
-        with replace_heads(loaded, heads) if heads else nullcontext():
-            after = _evaluate(loaded, manager, names, limit)
+        found = []
+        for heads in choices:
+            with replace_heads(loaded, heads):
+                found.append(_evaluate(loaded, manager, names, limit))
     return [
-        _compare(task, key, before, after, seed)
-        for task in before["samples"]
-        for key, value in sorted(before["results"][task].items())
-        if isinstance(value, int | float) and "," in key and "_stderr," not in key
+        [
+            _compare(task, key, before, after, seed)
+            for task in before["samples"]
+            for key, value in sorted(before["results"][task].items())
+            if isinstance(value, int | float) and "," in key and "_stderr," not in key
+        ]
+        for after in found
     ]
 
 

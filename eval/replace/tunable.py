@@ -1,33 +1,45 @@
-"""Tunable programs: the weights of many programs as parameters of one torch module."""
+"""Tunable programs: the weights of many softmax programs as parameters of one torch module."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from numba import njit
 
 from attn_dsl.compiler.code import Code
 from attn_dsl.compiler.columns import Batch
 from attn_dsl.compiler.evaluate import Plan
+from attn_dsl.compiler.jit import LEAN, SUMS
 from attn_dsl.compiler.program import Program
+from attn_dsl.compiler.softmax import exponentials
+from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.errors import InputError
-from attn_dsl.dsl.limits import LEAST_MASS, MAX_ELEMENT_WEIGHT, MAX_WEIGHT, TERM_LIMIT
+from attn_dsl.dsl.limits import MAX_ELEMENT_WEIGHT, MAX_WEIGHT
 from attn_dsl.dsl.tokens import Tokens
-from attn_dsl.eval.replace.element_weights import ElementWeights
-from attn_dsl.eval.replace.source import visible
-from attn_dsl.eval.set_scores import FIRST, Planes, Rows, SetScores
+from attn_dsl.eval.set_parameters import (
+    Lookup,
+    SetTerm,
+    TableTerm,
+    TokenSymbols,
+    hidden_keys,
+    set_program,
+)
+from attn_dsl.eval.set_scores import FIRST, ONE, Planes, Rows, SetScores
 from attn_dsl.eval.shards import n_entries, row_starts
 
 CACHE_BYTES = 1 << 30
 """How many bytes of planes are kept for texts that come again."""
+DEPTH = np.float32(-80.0)
+"""Scores that are so far below the largest of their row, or further, are equal."""
 
 
 class Tunable(torch.nn.Module):
-    """Programs of one visibility whose weights are parameters; a bundle of heads.
+    """Softmax programs of one visibility whose weights are parameters; a bundle of heads.
 
     >>> from attn_dsl.compiler.program import parse
     >>> tunable = Tunable([parse("head first causal:\\n    0 where k == 0")])
@@ -38,170 +50,211 @@ class Tunable(torch.nn.Module):
     >>> tunable.weights.grad.tolist()
     [0.25]
 
-    A weight multiplies a plane of n x n numbers that the text alone decides, so the planes of all
-    programs are computed once for a text, equal ones once. The weights of sets' elements are
-    parameters as well where ``ElementWeights`` says so; structure stays as it is, and so does what a set
-    holds. Scores are float32, computed on the processor; masses of linear programs are summed in
-    float64.
+    The parameters are those of ``set_program``: also each element of a set and each step of a table by
+    distance has a weight. What they multiply is computed once for a text, for all programs together.
 
     Attributes:
-        weights: float32, the weights of all programs in source order, then those of the elements
-            of their sets; ``starts`` (programs + 1) says whose the former are. A hole starts at 0.
+        weights: float32, the parameters of all programs; ``starts`` (programs + 1) says whose they are.
+            A hole starts at 0.
         limits: float32, the largest magnitude of each.
-        elements: the sets that can be tuned.
         originals: the programs as given.
 
     Args:
         programs: all causal or all bidirectional.
+
+    Raises:
+        InputError: visibilities are mixed, or a program is linear.
     """
 
     def __init__(self, programs: Sequence[Program]) -> None:
         super().__init__()
         if len({p.causal for p in programs}) != 1:
             raise InputError("programs of one bundle must all be causal or all bidirectional")
+        if linear := [p.name for p in programs if p.tree.normaliser == "linear"]:
+            raise InputError(f"weights of linear programs are not tuned: {', '.join(linear)}")
         self.originals, self.names = tuple(programs), tuple(p.name for p in programs)
         self.causal = programs[0].causal
-        trees = [p.tree for p in programs]
-        self.elements = ElementWeights.of(trees)
-        values = [w or 0.0 for tree in trees for w in tree.weights]
-        self.starts = np.cumsum([0, *(len(tree.weights) for tree in trees)])
-        every = np.concatenate([values, self.elements.values])
-        self.weights = torch.nn.Parameter(torch.tensor(every, dtype=torch.float32))
-        limits = [MAX_WEIGHT] * len(values) + [MAX_ELEMENT_WEIGHT] * len(self.elements.values)
-        self.limits = torch.tensor(limits)
-        self._linear = torch.tensor([tree.normaliser == "linear" for tree in trees])
-        self._cache: dict[Tokens, tuple[np.ndarray, ...]] = {}  # at most CACHE_BYTES
-        self._bytes = 0
-        self._code = Code(self.elements.plain)
-        # for each weight its program, and its row among the truths and then the values
-        rows = np.argsort(np.argsort(~self._code.truths, kind="stable"))
-        self._where = tuple(torch.from_numpy(x) for x in (self._code.owner, rows[self._code.used]))
-        self._terms = np.full((len(values), 5), -1, dtype=np.int64)
-        truths = int(self._code.truths.sum())
-        row = self._where[1].numpy()
-        self._terms[:, 0], self._terms[:, 4] = self._where[0], 0
-        self._terms[:, 1] = np.where(row < truths, -2 - row, row - truths)
-        for weight, *places in self.elements.terms:
-            self._terms[weight, 2:4] = places
+        found = [set_program(p.tree) for p in programs]
+        self.programs = tuple(program for program, _ in found)
+        values = torch.from_numpy(np.concatenate([x for _, x in found]))
+        self.weights = torch.nn.Parameter(values.float())
+        self.starts = np.cumsum([0, *(len(x) for _, x in found)])
+        self.limits = torch.full(values.shape, MAX_ELEMENT_WEIGHT)
+        self._cache: dict[Tokens, SetScores] = {}  # at most CACHE_BYTES
+        self._free = CACHE_BYTES
+        self._lookups: list[tuple[Lookup, int]] = []  # and the parameter of the first element
+        heads: list[t.Head] = []
+        rows: list[tuple[int, ...]] = []  # as ``SetScores.terms``, without planes
+        for i, (program, start) in enumerate(zip(self.programs, self.starts, strict=False)):
+            self.limits[start : start + program.fixed] = MAX_WEIGHT
+            terms: list[t.Term] = []
+            for term, at in program.parts():
+                first = FIRST + start + at.start
+                if isinstance(term, SetTerm):
+                    terms.append(term.plain or t.Where(None, t.Always()))
+                    rows.append((ONE, i, *self._places(term, first - FIRST)))
+                    continue
+                terms += term.planes() if isinstance(term, TableTerm) else [term]
+                rows += [(first + j, i, -1, -1, 0) for j in range(at.stop - at.start)]
+            heads.append(replace(program.empty, terms=tuple(terms)))
+        self._code = code = Code(heads)
+        # rows of the truths and then of the values, as ``Plan.typed_planes`` gives them
+        plane = np.argsort(np.argsort(~code.truths, kind="stable"))[code.used]
+        truths = int(code.truths.sum())
+        made = np.array(rows, dtype=np.int64).reshape(-1, 5)
+        self._numbers = made[:, 0]
+        self._terms = np.insert(
+            made[:, 1:], 1, np.where(plane < truths, -2 - plane, plane - truths), axis=1
+        )
+
+    def _places(self, term: SetTerm, first: int) -> tuple[int, int, int]:
+        """Note the sets of a term; return the place of its query's and its key's, and the hidden keys."""
+        places, hidden = {"q": -1, "k": -1}, 0
+        for one in term.lookups:
+            places[one.position.variable] = len(self._lookups)
+            self._lookups.append((one, first))
+            first += len(one.elements)
+            hidden = max(hidden, hidden_keys(one.position, self.causal))
+        return places["q"], places["k"], hidden
 
     def bundle(self, texts: Sequence[Tokens]) -> torch.Tensor:
         """Return the matrices of all programs, float32 (programs, texts, n, n), with gradients."""
-        device, size = self.weights.device, len(self.originals)
-        found = self._planes(texts)
-        scores = _Scores.apply(self.weights, [self._scores(x) for x in found], size)
-        if self._linear.any():
-            planes = np.concatenate([np.concatenate([x[0], x[1]]) for x in found], axis=1)
-            logs = self._log_masses(torch.from_numpy(planes).to(device).clamp(min=0.0))
-            scores = torch.where(self._linear.to(device)[:, None], logs.to(scores.dtype), scores)
-        sees = visible([len(text) for text in texts], self.causal)
-        at = sees.reshape(-1).nonzero().squeeze(1).to(device)
-        inside = sees.any(-1).to(device)[None, :, :, None]
-        square = scores.new_full((size, sees.numel()), -torch.inf).index_copy(1, at, scores)
-        square = square.view(size, *sees.shape)
-        # a row outside of its text sees nothing: its scores must be finite to have a gradient
-        return torch.softmax(torch.where(inside, square, 0.0), dim=-1) * inside
+        known = self._known(texts)
+        shape = len(self.programs), len(texts), *2 * [max(map(len, texts), default=0)]
+        return _Attention.apply(self.weights, [known[text] for text in texts], shape)  # type: ignore[no-any-return]
 
-    def _scores(self, found: tuple[np.ndarray, ...]) -> SetScores:
-        """Return the terms on one text."""
-        truths, values, reads = found
-        n = reads.shape[1]
-        starts = np.append(row_starts(n, self.causal), n_entries(n, self.causal))
-        values = values.astype(np.float32, copy=False)
-        some = np.append(reads.any(1), True)[self._terms[:, 2:4]].all(1)  # else the text has none
-        return SetScores(
-            Rows(starts, np.zeros(n, dtype=np.int64)),
-            Planes(truths, values), self._terms[some], np.flatnonzero(some) + FIRST,
-            reads, reads, np.abs(values).max(1, initial=0.0),
-        )  # fmt: skip
+    def scales(self, texts: Sequence[Tokens]) -> np.ndarray:
+        """Return the size of what each weight multiplies: its root mean square where it is not 0.
 
-    def _log_masses(self, planes: torch.Tensor) -> torch.Tensor:
-        """Return the logarithms of the masses of linear programs, float64 (programs, entries).
-
-        Args:
-            planes: float64 (planes, entries), none below 0.
+        Returns:
+            float32 (weights,), 1 for a truth value. Of the other set of a term, the size of its weights
+            is taken.
         """
-        program, plane = (part.to(planes.device) for part in self._where)
-        own = self.weights[: len(program)].clamp(min=0.0).to(planes.dtype)
-        large = own.detach() * planes.amax(1)[plane] > TERM_LIMIT if planes.shape[1] else own < 0
-        matrix = planes.new_zeros(len(self.originals), len(planes))
-        masses = matrix.index_put((program, plane), torch.where(large, 0.0, own), True) @ planes
-        for i in large.nonzero().squeeze(1).tolist():
-            part = (own[i] * planes[plane[i]]).clamp(max=TERM_LIMIT)
-            masses = masses.index_add(0, program[i : i + 1], part[None])
-        none = math.log(LEAST_MASS) - 80.0
-        return torch.where(masses < LEAST_MASS, none, masses.clamp(min=LEAST_MASS).log())
+        sums = np.zeros((2, len(self._code.planes)))
+        for one in self._known(texts).values():
+            values = one.planes.values.astype(np.float64)
+            sums[:, ~self._code.truths] += (values**2).sum(1), (values != 0).sum(1)
+        size = np.sqrt(sums[0] / np.maximum(sums[1], 1.0))
+        sizes = iter(np.where(size > 0, size, 1.0)[self._code.used])
+        found, values = [], self.weights.detach().cpu().numpy()
+        for program, start in zip(self.programs, self.starts, strict=False):
+            for term, at in program.parts():
+                if not isinstance(term, SetTerm):
+                    found += [next(sizes) for _ in range(at.stop - at.start)]
+                    continue
+                sides = [*term.split(values[start + at.start : start + at.stop])]
+                spread = [float(np.sqrt(np.mean(side**2))) or 1.0 for side in sides]
+                own = next(sizes) * np.prod(spread)
+                found += [own / s for s, side in zip(spread, sides, strict=True) for _ in side]
+        return np.array(found, dtype=np.float32)
 
     def written(self, values: np.ndarray, digits: int | None = None) -> list[Program]:
         """Return the programs with other weights.
 
         Args:
             values: of all weights, in the order of ``weights``.
-            digits: to how many significant ones the weights of terms are rounded; None: not at all.
-                The weights of elements have two after the point.
+            digits: to how many significant ones the weights of plain terms are rounded; None: not at
+                all. The weights of elements and steps have two after the point.
         """
         made = []
-        for i, program in enumerate(self.originals):
-            own = [float(x) for x in values[self.starts[i] : self.starts[i + 1]]]
+        for i, (program, one) in enumerate(zip(self.programs, self.originals, strict=True)):
+            own = values[self.starts[i] : self.starts[i + 1]].astype(np.float64)
             if digits is not None:
-                own = [float(f"{x:.{digits}g}") for x in own]
-            if program.tree.normaliser == "linear":
-                own = [max(x, 0.0) for x in own]
-            tree = program.tree.with_weights(own)
-            tree = self.elements.written(tree, i, values[self.starts[-1] :])
-            ahead = bool(program.facts.lookahead)
-            made.append(Program.from_tree(tree, allow_lookahead=ahead))
+                own[: program.fixed] = [float(f"{x:.{digits}g}") for x in own[: program.fixed]]
+            ahead = bool(one.facts.lookahead)
+            made.append(Program.from_tree(program.written(own), allow_lookahead=ahead))
         return made
 
-    def _planes(self, texts: Sequence[Tokens]) -> list[tuple[np.ndarray, ...]]:
-        """Return what the programs read of each text.
-
-        Returns:
-            uint8 truths and values, (planes, entries), float64 where a program is linear and else
-            float32; and the parameters that places read, int32 (places, tokens).
-        """
-        missing = [text for text in dict.fromkeys(texts) if text not in self._cache]
+    def _known(self, texts: Sequence[Tokens]) -> dict[Tokens, SetScores]:
+        """Return the terms of all programs on each text."""
         found = {text: self._cache[text] for text in texts if text in self._cache}
-        if missing:
-            batch = Batch(missing)
-            plan = Plan(self._code, batch)
-            dtype = np.float64 if self._linear.any() else np.float32
-            reads = self.elements.reads(batch, len(self._terms))
-            for i, text in enumerate(missing):
-                own = np.ascontiguousarray(reads[:, batch.starts[i] : batch.starts[i + 1]])
-                found[text] = (*plan.typed_planes(i, dtype), own)
-                size = sum(part.nbytes for part in found[text])
-                if self._bytes + size <= CACHE_BYTES:
-                    self._cache[text] = found[text]
-                    self._bytes += size
-        return [found[text] for text in texts]
+        missing = [text for text in dict.fromkeys(texts) if text not in found]
+        if not missing:
+            return found
+        batch = Batch(missing)
+        plan, symbols = Plan(self._code, batch), TokenSymbols(batch, self.causal)
+        numbers = [symbols.numbers(one.value, one.elements, at) for one, at in self._lookups]
+        every = np.array(numbers, dtype=np.int32).reshape(len(numbers), int(batch.starts[-1]))
+        for i, text in enumerate(missing):
+            reads = np.ascontiguousarray(every[:, batch.starts[i] : batch.starts[i + 1]])
+            some = np.append(reads.any(1), True)[self._terms[:, 2:4]].all(1)  # else there is none
+            n, planes = len(text), Planes(*plan.typed_planes(i))
+            starts = np.append(row_starts(n, self.causal), n_entries(n, self.causal))
+            found[text] = SetScores(
+                Rows(starts, np.zeros(n, dtype=np.int64)), planes, self._terms[some],
+                self._numbers[some], reads, reads, np.abs(planes.values).max(1, initial=0.0),
+            )  # fmt: skip
+            size = sum(part.nbytes for part in (*planes, reads))
+            if size <= self._free:
+                self._cache[text] = found[text]
+                self._free -= size
+        return found
 
 
-class _Scores(torch.autograd.Function):
-    """The scores of all programs on the entries of all texts, text by text on all threads of torch."""
+class _Attention(torch.autograd.Function):
+    """The matrices of all programs, text by text on all threads of torch."""
 
     @staticmethod
     def forward(
-        ctx: Any, weights: torch.Tensor, texts: list[SetScores], programs: int
+        ctx: Any, weights: torch.Tensor, texts: list[SetScores], shape: tuple[int, ...]
     ) -> torch.Tensor:
-        values = weights.detach().cpu().numpy()
-        ctx.told = weights, values, texts
+        values, out = weights.detach().cpu().numpy(), np.zeros(shape, dtype=np.float32)
 
-        def one(text: SetScores) -> np.ndarray:
-            out = np.zeros((programs, int(text.rows.starts[-1])), dtype=np.float32)
-            text.add(values, out)
-            return out
+        def one(i: int) -> np.ndarray:
+            scores = np.zeros((shape[0], int(texts[i].rows.starts[-1])), dtype=np.float32)
+            texts[i].add(values, scores)
+            _softmax(texts[i].rows.starts, scores, out[:, i])
+            return scores
 
-        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-            found = np.concatenate(list(threads.map(one, texts)), axis=1)
-        return torch.from_numpy(found).to(weights)
+        ctx.told = weights, values, texts, _in_threads(one, range(len(texts)))
+        return torch.from_numpy(out).to(weights)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        weights, values, texts = ctx.told
-        ends = np.cumsum([int(text.rows.starts[-1]) for text in texts])
-        given = np.split(gradient.cpu().numpy(), ends[:-1], axis=1)
-        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-            found = threads.map(
-                lambda text, own: text.gradient(values, np.ascontiguousarray(own)), texts, given
-            )
-            return torch.from_numpy(np.sum(list(found), axis=0)).to(weights), None, None
+        weights, values, texts, rows = ctx.told
+        given = gradient.cpu().numpy()
+
+        def one(i: int) -> np.ndarray:
+            residuals = np.empty_like(rows[i])
+            _softmax_gradient(texts[i].rows.starts, rows[i], given[:, i], residuals)
+            return texts[i].gradient(values, residuals)
+
+        found = np.sum(_in_threads(one, range(len(texts))), axis=0)
+        return torch.from_numpy(found).to(weights), None, None
+
+
+def _in_threads(work: Callable[[int], np.ndarray], items: Iterable[int]) -> list[np.ndarray]:
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        return list(threads.map(work, items))
+
+
+@njit(**LEAN)
+def _softmax(starts, scores, out):
+    """Turn rows of scores into their softmax, and write them to squares (programs, n, n) as well."""
+    for p in range(scores.shape[0]):
+        for q in range(starts.shape[0] - 1):
+            row = scores[p, starts[q] : starts[q + 1]]
+            top, total = row[0], np.float32(0.0)
+            for k in range(row.shape[0]):
+                top = max(top, row[k])
+            for k in range(row.shape[0]):
+                row[k] = max(row[k] - top, DEPTH)
+            exponentials(row, row)
+            for k in range(row.shape[0]):
+                total += row[k]
+            for k in range(row.shape[0]):
+                row[k] /= total
+                out[p, q, k] = row[k]
+
+
+@njit(**LEAN, fastmath=SUMS)
+def _softmax_gradient(starts, rows, given, out):
+    """Write the gradient of scores, from their softmax and its gradient on squares."""
+    for p in range(rows.shape[0]):
+        for q in range(starts.shape[0] - 1):
+            low = starts[q]
+            mean = np.float32(0.0)
+            for k in range(starts[q + 1] - low):
+                mean += rows[p, low + k] * given[p, q, k]
+            for k in range(starts[q + 1] - low):
+                out[p, low + k] = rows[p, low + k] * (given[p, q, k] - mean)

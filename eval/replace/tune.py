@@ -1,13 +1,13 @@
-"""Tuning: the weights of all replaced programs adjusted through the model, structure untouched.
+"""Tuning: the weights of all replaced programs adjusted through the model.
 
-The weights of sets' elements move as well; which elements a set has, does not change.
+Structure stays as it is, but for a weight on the first token in programs that have none.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
@@ -15,13 +15,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from attn_dsl.compiler.columns import Batch
-from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.compiler.program import Program
+from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.files import write_bytes
-from attn_dsl.eval.replace.context import replace_heads
-from attn_dsl.eval.replace.layers import interruptible
+from attn_dsl.eval.replace.context import Standing, replace_heads
+from attn_dsl.eval.replace.layers import interruptible, quick_products
 from attn_dsl.eval.replace.measure import HeldOut
 from attn_dsl.eval.replace.predictions import Ids
 from attn_dsl.eval.replace.replaced_model import ReplacedModel
@@ -30,6 +29,14 @@ from attn_dsl.eval.replace.tunable import Tunable
 
 DIGITS = 3
 """Significant digits of the weights that are written."""
+FIRST_TOKEN = t.Where(0.0, t.Compare("==", t.Position("k"), t.Integer(0)))
+"""The term that programs are given if they have none like it …"""
+LEAST_FIRST = 0.05
+"""… and that they keep if its weight becomes as large as this."""
+SCALE_TEXTS = 8
+"""On how many of the fit texts the size of what a weight multiplies is taken."""
+SELECT_TEXTS = 32
+"""How many of the select texts decide which epoch is best."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +51,17 @@ class TuneSettings:
         seed: decides the order of the batches.
     """
 
-    epochs: int = 6
+    epochs: int = 10
     rate: float = 0.05
     patience: int = 3
-    batch_size: int = 8
+    batch_size: int = 4
     seed: int = 0
 
 
 class Epoch(NamedTuple):
-    """One pass over the fit texts: the mean KL of a prediction on fit and on select, nats."""
+    """One pass over the fit texts, and the mean KL of a prediction on select texts after it, nats."""
 
     number: int
-    fit_kl: float
     select_kl: float
 
 
@@ -85,7 +91,7 @@ def tune(
 
     All heads are replaced at once, the model's own parameters stay as they are, and the mean
     KL(original || replaced) of a prediction is minimised on the fit texts by Adam. The weights
-    of the epoch that is best on the select texts are kept.
+    of the epoch that is best on the select texts are kept. Linear programs stay as they are.
 
     >>> tuned = tune(model, model.heads, TuneSettings())
     >>> tuned.history[0].select_kl, tuned.history[tuned.best].select_kl
@@ -100,29 +106,68 @@ def tune(
     Raises:
         InputError: there is nothing to tune: no program has a weight.
     """
-    programs = [model.programs[head] for head in heads]
-    if not any(program.tree.weights for program in programs):
-        raise InputError("there is nothing to tune: the programs have no weights")
-    tunable = Tunable(programs).to(model.loaded.model.device)
+    standing: dict[Head, Standing] = {head: model.programs[head] for head in heads}
+    chosen = [h for h in heads if model.programs[h].tree.normaliser == "softmax"]
+    if not any(model.programs[head].tree.weights for head in chosen):
+        raise InputError("there is nothing to tune: no softmax program has weights")
+    tunable = Tunable([with_first_token(model.programs[h]) for h in chosen])
+    tunable.to(model.loaded.model.device)
     texts = [*model.ids("fit"), *further]
     fit = HeldOut(model.loaded, texts, batch_size=settings.batch_size, seed=model.seed)
-    select = model.held_out("select")
-    trainer = Trainer(tunable, scales(model, tunable), settings)
+    select = HeldOut(model.loaded, model.ids("select")[:SELECT_TEXTS], seed=model.seed)
+    own = [model.capture.tokens(i) for i in model.splits["fit"][:SCALE_TEXTS]]
+    trainer = Trainer(tunable, tunable.scales(own), settings)
     if state is not None and state.exists():
         trainer.restore(state)
     passes = len(fit.batches) + len(select.batches)
-    left = settings.epochs + 1 - max(0, len(trainer.history) - 1) + (not trainer.history)
-    total, done = left * passes - len(trainer.losses), count(1)
+    left = settings.epochs - max(0, len(trainer.history) - 1)
+    total = (left + 1) * passes + (not trainer.history) * len(select.batches) - trainer.steps
+    done = count(1)
     fit.watch = select.watch = lambda: tick(next(done), total, trainer.history)
-    _ = fit.original, select.original
-    parts = {head: Part(tunable, number) for number, head in enumerate(heads)}
-    with interruptible(model.loaded.model), replace_heads(model.loaded, parts):
-        if not trainer.history:
-            trainer.keep(fit.sums().mean_kl, select)
-        while not trainer.finished:
-            trainer.epoch(fit, select, state)
-    tuned = dict(zip(heads, tunable.written(trainer.best.numpy(), DIGITS), strict=True))
-    return Tuned(tuned, tuple(trainer.history), trainer.best_epoch)
+    standing |= {head: Part(tunable, number) for number, head in enumerate(chosen)}
+    with interruptible(model.loaded.model), quick_products():
+        _ = fit.original, select.original
+        with replace_heads(model.loaded, standing):
+            if not trainer.history:
+                trainer.keep(select)
+            while not trainer.finished:
+                trainer.epoch(fit, select, state)
+    tuned = dict(zip(chosen, tunable.written(trainer.best.numpy(), DIGITS), strict=True))
+    programs = {h: _without_small(model.programs[h], tuned.get(h)) for h in heads}
+    return Tuned(programs, tuple(trainer.history), trainer.best_epoch)
+
+
+def with_first_token(program: Program) -> Program:
+    """Give a program a term for the first token if it has none.
+
+    >>> from attn_dsl.compiler.program import parse
+    >>> print(with_first_token(parse("head a causal:\\n    1 where k == q")).source)
+    head a causal softmax:
+        1 where k == q
+        0 where k == 0
+    """
+    if any(map(_of_first_token, program.tree.terms)):
+        return program
+    return _with_terms(program, (*program.tree.terms, FIRST_TOKEN))
+
+
+def _without_small(original: Program, tuned: Program | None) -> Program:
+    """Take the term that tuning added from a program if its weight stayed small."""
+    if tuned is None or any(map(_of_first_token, original.tree.terms)):
+        return tuned or original
+    terms = [
+        x for x in tuned.tree.terms if not (_of_first_token(x) and abs(x.weight) < LEAST_FIRST)
+    ]
+    return _with_terms(tuned, tuple(terms))
+
+
+def _of_first_token(term: t.Term) -> bool:
+    return isinstance(term, t.Where) and term.condition == FIRST_TOKEN.condition
+
+
+def _with_terms(program: Program, terms: tuple[t.Term, ...]) -> Program:
+    tree = replace(program.tree, terms=terms)
+    return Program.from_tree(tree, allow_lookahead=bool(program.facts.lookahead))
 
 
 class Trainer:
@@ -130,17 +175,17 @@ class Trainer:
 
     Attributes:
         history: the epochs so far.
-        losses: in the epoch in progress, the summed KL of each batch.
-        start, best: the fitted weights, and those of the best epoch.
+        steps: how many of the epoch in progress are done.
+        best: the weights of the best epoch.
     """
 
     def __init__(self, tunable: Tunable, scale: np.ndarray, settings: TuneSettings) -> None:
         self.tunable, self.settings, self.weights = tunable, settings, tunable.weights
         self.scale = torch.from_numpy(scale).to(self.weights)
-        self.start = self.best = self.weights.detach().cpu().clone()
-        self.moments = torch.zeros(2, len(self.start))
+        self.best = self.weights.detach().cpu().clone()
+        self.moments = torch.zeros(2, len(self.best))
         self.history: list[Epoch] = []
-        self.losses: list[float] = []
+        self.steps = 0
 
     @property
     def best_epoch(self) -> int:
@@ -153,9 +198,9 @@ class Trainer:
         done = len(self.history) - 1
         return done >= self.settings.epochs or done - self.best_epoch >= self.settings.patience
 
-    def keep(self, fit_kl: float, select: HeldOut) -> None:
+    def keep(self, select: HeldOut) -> None:
         """Record an epoch, and its weights if they are the best so far."""
-        self.history.append(Epoch(len(self.history), fit_kl, select.sums().mean_kl))
+        self.history.append(Epoch(len(self.history), select.sums().mean_kl))
         if self.best_epoch == self.history[-1].number:
             self.best = self.weights.detach().cpu().clone()
 
@@ -167,16 +212,15 @@ class Trainer:
         """
         draw = np.random.default_rng([self.settings.seed, len(self.history)])
         start = (len(self.history) - 1) * len(fit.batches)
-        for number in draw.permutation(len(fit.batches))[len(self.losses) :]:
+        for number in draw.permutation(len(fit.batches))[self.steps :]:
             loss = fit.loss(fit.batches[number])
-            step = start + len(self.losses)
-            self._step(loss, step, self.settings.epochs * len(fit.batches))
-            self.losses.append(float(loss.detach()) * len(fit.batches[number].targets))
+            self._step(loss, start + self.steps, self.settings.epochs * len(fit.batches))
+            self.steps += 1
             if state is not None:
                 self.save(state)
             fit.watch()
-        self.keep(sum(self.losses) / sum(len(batch.targets) for batch in fit.batches), select)
-        self.losses = []
+        self.keep(select)
+        self.steps = 0
         if state is not None:
             self.save(state)
 
@@ -198,10 +242,11 @@ class Trainer:
         """Write all that is needed to go on."""
         from safetensors.torch import save
 
-        tensors = {"weights": self.weights.detach().cpu(), "best": self.best}
-        for name in ("history", "losses"):
-            tensors[name] = torch.tensor(getattr(self, name), dtype=torch.float64)
-        write_bytes(file, save({**tensors, "moments": self.moments}))
+        write_bytes(file, save({
+            "weights": self.weights.detach().cpu(), "best": self.best, "moments": self.moments,
+            "history": torch.tensor(self.history, dtype=torch.float64),
+            "steps": torch.tensor(self.steps),
+        }))  # fmt: skip
 
     def restore(self, file: Path) -> None:
         """Go on from what ``save`` wrote of a tuning with the same settings and texts."""
@@ -211,25 +256,5 @@ class Trainer:
         with torch.no_grad():
             self.weights.copy_(found["weights"])
         self.best, self.moments = found["best"], found["moments"]
-        self.history = [Epoch(int(number), *kl) for number, *kl in found["history"].tolist()]
-        self.losses = found["losses"].tolist()
-
-
-def scales(model: ReplacedModel, tunable: Tunable, texts: int = 8) -> np.ndarray:
-    """Return the size of what each weight multiplies: its root mean square where it is not 0.
-
-    Returns:
-        float32 (weights of all programs and elements,), 1 for a truth value.
-    """
-    trees = [p.tree for p in tunable.originals]
-    chosen = model.splits["fit"][:texts]
-    plan = Plan(trees, Batch([model.capture.tokens(i) for i in chosen]))
-    sums = np.zeros((2, len(plan.code.planes)))
-    truths = plan.code.truths
-    for text in range(len(chosen)):
-        for here, planes in zip((truths, ~truths), plan.typed_planes(text), strict=True):
-            values = planes.astype(np.float64)
-            sums[:, here] += (values**2).sum(1), (values != 0).sum(1)
-    size = np.sqrt(sums[0] / np.maximum(sums[1], 1.0))
-    own = np.where(size > 0, size, 1.0)[plan.code.used]
-    return np.concatenate([own, tunable.elements.scales(trees, own)]).astype(np.float32)
+        self.history = [Epoch(int(number), kl) for number, kl in found["history"].tolist()]
+        self.steps = int(found["steps"])
