@@ -26,17 +26,12 @@ _NUMBERS = {name: number for number, name in enumerate(REALS)}
 
 
 class Plane(NamedTuple):
-    """The matrix that one weight multiplies, by nodes of the graph.
+    """The matrix that one weight multiplies, by nodes of the graph."""
 
-    Attributes:
-        factor, other: the factors, which are multiplied; the node of a missing one is NONE.
-        condition: the node where the plane is not 0; NONE for no condition.
-        truth: whether all entries are 0 or 1; then the plane is ``factor and condition``.
-    """
-
-    factor: Factor
-    condition: int = NONE
-    other: Factor = Factor(NONE)
+    factor: Factor  # it is multiplied by ``other``
+    condition: int = NONE  # the node where the plane is not 0; NONE for no condition
+    other: Factor = Factor(NONE)  # the node of a missing factor is NONE
+    # whether all entries are 0 or 1; then the plane is ``factor and condition``
     truth: bool = False
 
 

@@ -26,19 +26,12 @@ NO_MATCH = np.zeros((0, 0), dtype=np.int32)
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A block of whole rows of the matrices of some programs on a text.
+    """A block of whole rows of the matrices of some programs on a text."""
 
-    Attributes:
-        programs: the range of programs.
-        queries: the range of rows.
-        entries: the entries of these rows among those of all rows that are computed.
-        rows: float32 (programs, entries), padded with zeros to whole vectors.
-    """
-
-    programs: slice
-    queries: range
-    entries: slice
-    rows: np.ndarray
+    programs: slice  # the range of programs
+    queries: range  # the range of rows
+    entries: slice  # the entries of these rows among those of all rows that are computed
+    rows: np.ndarray  # float32 (programs, entries), padded with zeros to whole vectors
 
 
 def parts(

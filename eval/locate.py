@@ -13,23 +13,15 @@ from attn_dsl.eval.shipped import EMBEDDED, embedded
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """A model that was found and can be read, before anything but its configuration is loaded.
+    """A model that was found and can be read, before anything but its configuration is loaded."""
 
-    Attributes:
-        place: the directory or the hub's id, for transformers.
-        folder: the directory, None for a model of the hub.
-        options: further arguments of ``from_pretrained``; ``gguf_file`` is a file in the directory.
-        config: its configuration.
-        loader: the class that loads its weights.
-        causal: whether a token attends only to itself and what precedes it.
-    """
-
-    place: str
-    folder: Path | None
+    place: str  # the directory or the hub's id, for transformers
+    folder: Path | None  # the directory, None for a model of the hub
+    # further arguments of ``from_pretrained``; ``gguf_file`` is a file in the directory
     options: dict[str, Any]
     config: Any
-    loader: Any
-    causal: bool
+    loader: Any  # the class that loads its weights
+    causal: bool  # whether a token attends only to itself and what precedes it
 
     @property
     def name(self) -> str:

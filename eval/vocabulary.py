@@ -40,21 +40,13 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """One entry of the vocabulary.
+    """One entry of the vocabulary."""
 
-    Attributes:
-        string: what the model sees.
-        raw: the bytes of UTF-8 that it stands for.
-        special: whether it marks something and stands for no text.
-        joins: whether no space comes before it, even behind the end of a word.
-        ends: whether it ends a word, so that a space comes behind it.
-    """
-
-    string: str
-    raw: bytes
-    special: bool = False
-    joins: bool = True
-    ends: bool = False
+    string: str  # what the model sees
+    raw: bytes  # the bytes of UTF-8 that it stands for
+    special: bool = False  # whether it marks something and stands for no text
+    joins: bool = True  # whether no space comes before it, even behind the end of a word
+    ends: bool = False  # whether it ends a word, so that a space comes behind it
 
 
 class Vocabulary:

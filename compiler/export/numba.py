@@ -26,17 +26,11 @@ NODES = 60
 
 
 class Part(NamedTuple):
-    """A function that adds some terms to the scores of one query.
+    """A function that adds some terms to the scores of one query."""
 
-    Attributes:
-        slices: the variable of each column, and where it stands in the arrays.
-        outer: the statements that are run once.
-        lines: the statements for each key.
-    """
-
-    slices: dict[str, str]
-    outer: list[str]
-    lines: list[str]
+    slices: dict[str, str]  # the variable of each column, and where it stands in the arrays
+    outer: list[str]  # the statements that are run once
+    lines: list[str]  # the statements for each key
 
 
 class KernelWriter(Writer):
