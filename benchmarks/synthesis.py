@@ -72,7 +72,7 @@ def figures(path: Path, what: str, targets: dict[str, float]) -> Iterator[Figure
     split, fronts = Split(capture, capture.split(seed)["test"]), [rows(r) for r in results]
     numbers = [r.layer * capture.heads_per_layer + r.head for r in results]
     ious = np.array([
-        split.ious([parse(row.program) for row in front], number)
+        split.compare([parse(row.program) for row in front], number).ious
         for front, number in zip(fronts, numbers, strict=True)
     ])  # fmt: skip
     for at, kind in enumerate(KINDS):
