@@ -104,22 +104,14 @@ class Term(NamedTuple):
 
 
 class Graph:
-    """Programs of one visibility as one graph.
-
-    Attributes:
-        causal: whether the programs are causal.
-        nodes: the nodes; each operand comes before the nodes that read it.
-        columns: the columns that the nodes read, with their numbers.
-        programs: the terms of each program.
-        heads: the syntax tree of each program.
-    """
+    """Programs of one visibility as one graph."""
 
     def __init__(self, causal: bool) -> None:
         self.causal = causal
-        self.nodes: list[Node] = []
-        self.columns: dict[ColumnKey, int] = {}
-        self.programs: list[tuple[Term, ...]] = []
-        self.heads: list[t.Head] = []
+        self.nodes: list[Node] = []  # operands come before the nodes that read them
+        self.columns: dict[ColumnKey, int] = {}  # the columns that nodes read, with their numbers
+        self.programs: list[tuple[Term, ...]] = []  # the terms of each program
+        self.heads: list[t.Head] = []  # the syntax tree of each program
         self._numbers: dict[tuple[int, ...], int] = {}
 
     @property

@@ -96,8 +96,7 @@ def _path(model: str) -> Path | None:
         return path
     if path.exists():
         raise InputError(f"{model} is a file; give FILE.gguf, or the directory of config.json")
-    looks_local = model.startswith((".", "/", "~")) or model.count("/") > 1 or "\\" in model
-    if not looks_local and model and not model.endswith("/") and not gguf:
+    if not looks_local(model) and model:
         return None
     siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     hint = did_you_mean(path.name, siblings) or (
@@ -105,6 +104,12 @@ def _path(model: str) -> Path | None:
     )
     what = "there is no such GGUF file" if gguf else "is not a directory"
     raise InputError(f"{model or 'the empty name'} {what}; {hint}")
+
+
+def looks_local(model: str) -> bool:
+    """Return whether a name can only be that of a file or directory of this machine."""
+    inside = model.startswith((".", "/", "~")) or model.count("/") > 1 or "\\" in model
+    return not model.startswith("hf:") and (inside or model.endswith(("/", ".gguf")))
 
 
 def _hub_file(model: str) -> Path:

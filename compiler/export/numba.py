@@ -34,12 +34,7 @@ class Part(NamedTuple):
 
 
 class KernelWriter(Writer):
-    """Writes the loops of a kernel; nodes that depend on the query alone are computed once per row.
-
-    Attributes:
-        parts: the functions; ``slices``, ``outer`` and ``lines`` are those of the last one.
-        arrays: the variable of each column that the kernel reads, in the order of its rows.
-    """
+    """Writes the loops of a kernel; nodes that depend on the query alone are computed once per row."""
 
     form = "scalar"
 
@@ -52,9 +47,9 @@ class KernelWriter(Writer):
             name = node.operation.name
             reads = name in ("key", "column_key") or not all(self.keyless[x] for x in node.operands)
             self.keyless.append(name in QUANTIFIERS or not reads)
-        self.arrays: dict[ColumnKey, str] = {}
+        self.arrays: dict[ColumnKey, str] = {}  # the variables of columns, in the order of rows
         self.tables: list[str] = []
-        self.parts: list[Part] = []
+        self.parts: list[Part] = []  # ``slices``, ``outer`` and ``lines`` are those of the last one
         written, size = self.terms(), NODES
         for term in program.tree.terms:
             if size >= NODES:
