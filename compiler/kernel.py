@@ -57,11 +57,7 @@ class Kernel:
 
 @lru_cache(maxsize=KEPT)
 def compiled(source: str) -> Callable[..., None]:
-    """Compile the function ``kernel`` of a Python source.
-
-    Args:
-        source: a source written by ``KernelWriter``. It is executed, so never pass any other.
-    """
+    """Compile the function of a source by ``KernelWriter``. It is executed: never pass any other."""
     from numba import njit, types
 
     table, number = types.Array(types.int32, 2, "C"), types.int64

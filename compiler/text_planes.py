@@ -38,12 +38,7 @@ class TextPlanes:
 
 
 def text_planes(code: Code, n: int, start: int, arrays: tuple, first: int = 0) -> TextPlanes:
-    """Compute the planes of a text on the rows from ``first`` on.
-
-    Args:
-        n, start: the number of tokens, and the index of the first one in the columns.
-        arrays: the columns and the table of ``match``, as the interpreter reads them.
-    """
+    """Compute the planes of a text on the rows from ``first`` on; the arguments are as in ``parts``."""
     words = row_words(n, code.causal) - row_words(first, code.causal, n)
     stride = words + AHEAD
     counts = np.bincount(code.places[:, 0], minlength=len(Kind))

@@ -32,11 +32,7 @@ class Located:
 
 
 def locate(model: str, *, weights: bool = True) -> Located:
-    """Find a model and read its configuration.
-
-    Args:
-        model: as for :func:`load_model`.
-        weights: whether a local directory must hold weights as well.
+    """Find a model and read its configuration; ``weights``: a directory must hold weights as well.
 
     Raises:
         InputError: as :func:`load_model`, all but what weights and tokenizer can lack.

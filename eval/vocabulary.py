@@ -82,9 +82,6 @@ class Vocabulary:
         """A hash of what decides how text turns into ids, the same in every process.
 
         Padding and truncation settings do not count: they are a caller's, and calls change them.
-
-        Returns:
-            SHA-256, 64 hexadecimal digits.
         """
         spec = {key: self._spec[key] for key in self._spec if key not in ("truncation", "padding")}
         special = sorted(map(str, self.tokenizer.all_special_tokens))

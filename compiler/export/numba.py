@@ -169,9 +169,6 @@ def to_numba(program: Program) -> str:
     >>> "def kernel(n, first, start, width, settled, known, opened, out):" in source
     True
 
-    Args:
-        program: a program without holes.
-
     Returns:
         the source of a module with a function ``kernel``, which Numba can compile and Python can run.
 

@@ -31,10 +31,7 @@ SMALL = 100_000_000
 
 
 class LlamaCpp(LocalModel):
-    """A GGUF file.
-
-    Args:
-        where: a path, or ``hf:REPO:FILE.gguf``.
+    """A GGUF file, by its path or as ``hf:REPO:FILE.gguf``.
 
     Raises:
         InputError: it cannot be loaded; quotes llama.cpp.

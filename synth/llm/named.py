@@ -16,11 +16,7 @@ EXTRAS = {"gguf": ("llama_cpp", "llm"), "server": ("openai", "openai")}
 
 
 def open_model(spec: str, *, device: str = "cpu") -> LanguageModel:
-    """Open a language model by its name.
-
-    Args:
-        spec: see ``NAMED``.
-        device: for transformers: ``cpu``, ``cuda``.
+    """Open a language model by its name, as ``NAMED`` says; ``device`` is for transformers.
 
     Raises:
         InputError: there is no such model, or a package is missing; says how to install it.
