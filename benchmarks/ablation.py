@@ -34,15 +34,10 @@ MODELS = {"smollm2-135m": (128, 5), "stories260k": (128, 1), "minilm-l6": (64, 5
 
 @dataclass(frozen=True)
 class Row:
-    """A run of the table.
+    """A run of the table."""
 
-    Attributes:
-        seconds: processor time of the whole process.
-        ious: float64 (3, heads): the IoU on test texts, as ``KINDS`` says.
-    """
-
-    seconds: float
-    ious: np.ndarray
+    seconds: float  # processor time of the whole process
+    ious: np.ndarray  # float64 (3, heads): the IoU on test texts, as ``KINDS`` says
 
 
 def variants() -> Iterator[tuple[str, int, list[str]]]:

@@ -43,18 +43,12 @@ class Figure:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a process took.
+    """What a process took."""
 
-    Attributes:
-        wall, cpu: seconds of wall time and of processor time.
-        memory: bytes, at the most.
-        first: seconds until it showed its first head; None if it showed none.
-    """
-
-    wall: float
-    cpu: float
-    memory: int
-    first: float | None = None
+    wall: float  # seconds
+    cpu: float  # seconds of processor time
+    memory: int  # bytes, at the most
+    first: float | None = None  # seconds until it showed its first head; None if it showed none
 
     def __str__(self) -> str:
         memory = f"{self.memory / 1e9:.1f} GB"

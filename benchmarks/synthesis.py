@@ -31,19 +31,12 @@ ENDLESS = (MODELS / "stories260k", "--text", STORIES, "--max-evals", 1_000_000, 
 
 @dataclass(frozen=True)
 class Part:
-    """One fit and what it must reach.
+    """One fit and what it must reach."""
 
-    Attributes:
-        what: the model and its texts, for the table.
-        arguments: of ``attn-dsl fit``.
-        seconds: the most that the whole process may take.
-        ious: the least mean IoU, by one of ``KINDS``.
-    """
-
-    what: str
-    arguments: tuple[object, ...]
-    seconds: float
-    ious: dict[str, float] = field(default_factory=dict)
+    what: str  # the model and its texts, for the table
+    arguments: tuple[object, ...]  # of ``attn-dsl fit``
+    seconds: float  # the most that the whole process may take
+    ious: dict[str, float] = field(default_factory=dict)  # the least mean IoU, by one of ``KINDS``
 
 
 ANY, SMALL = {"any size": 0.60}, {"at most 40 nodes": 0.45}

@@ -26,17 +26,12 @@ _NUMBERS = {name: number for number, name in enumerate(REALS)}
 
 
 class Plane(NamedTuple):
-    """The matrix that one weight multiplies, by nodes of the graph.
+    """The matrix that one weight multiplies, by nodes of the graph."""
 
-    Attributes:
-        factor, other: the factors, which are multiplied; the node of a missing one is NONE.
-        condition: the node where the plane is not 0; NONE for no condition.
-        truth: whether all entries are 0 or 1; then the plane is ``factor and condition``.
-    """
-
-    factor: Factor
-    condition: int = NONE
-    other: Factor = Factor(NONE)
+    factor: Factor  # it is multiplied by ``other``
+    condition: int = NONE  # the node where the plane is not 0; NONE for no condition
+    other: Factor = Factor(NONE)  # the node of a missing factor is NONE
+    # whether all entries are 0 or 1; then the plane is ``factor and condition``
     truth: bool = False
 
 
@@ -63,30 +58,25 @@ class Code:
     >>> code = Code([parse("head a causal:\\n 2 where k == 0\\n 1 where k == 0")])
     >>> len(code.planes), code.programs
     (1, ((0, 0),))
-
-    Attributes:
-        graph: the lowered programs.
-        planes: the distinct planes.
-        programs: per program, the number of the plane of each weight.
-        weights: float64, the weights of all programs, concatenated; NaN for a hole.
-        used: int64, the plane of each of ``weights``.
-        offsets: int64 (programs + 1), the start of each program in ``weights`` and ``used``.
-        linear: bool (programs), whether each is normalised by ``linear``.
     """
 
     def __init__(self, programs: Sequence[t.Head]) -> None:
         self.graph = graph = lower(programs)
         numbers: dict[Plane, int] = {}
         planes = [[p for term in terms for p in _planes(graph, term)] for terms in graph.programs]
+        # per program, the number of the plane of each weight
         self.programs = tuple(
             tuple(numbers.setdefault(plane, len(numbers)) for plane in those) for those in planes
         )
-        self.planes = tuple(numbers)
+        self.planes = tuple(numbers)  # the distinct planes
         self.linear = np.array([p.normaliser == "linear" for p in programs], dtype=np.bool_)
+        # the weights of all programs, concatenated; NaN for a hole
         self.weights = np.array(
             [np.nan if w is None else w for p in programs for w in p.weights], dtype=np.float64
         )
+        # the plane of each weight
         self.used = np.array([p for planes in self.programs for p in planes], dtype=np.int64)
+        # the start of each program in ``weights`` and ``used``, int64 (programs + 1)
         lengths = [len(planes) for planes in self.programs]
         self.offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 

@@ -43,19 +43,14 @@ class Batch:
     >>> batch = Batch([Tokens.from_strings(["a", " b", "a"])])
     >>> batch.column(ColumnKey("repeats")).settled
     array([0, 0, 1], dtype=int32)
-
-    Attributes:
-        texts: the texts.
-        sizes, starts: int64, the number of tokens of each text, and the index of its first token in
-            the columns.
-        symbols: the number of each string that a symbol feature has as a value; "" is 0.
     """
 
     def __init__(self, texts: Iterable[Tokens]) -> None:
         self.texts = tuple(texts)
+        # int64, the tokens of each text, and the index of its first token in the columns
         self.sizes = np.array([len(text) for text in self.texts], dtype=np.int64)
         self.starts = np.concatenate([[0], np.cumsum(self.sizes)]).astype(np.int64)
-        self.symbols: dict[str, int] = {"": 0}
+        self.symbols: dict[str, int] = {"": 0}  # numbers of the values of symbol features
         self._analyses: list[Analysis] | None = None
         self._columns: dict[ColumnKey, ColumnArrays] = {}
         self._lock = threading.RLock()

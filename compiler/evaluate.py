@@ -26,19 +26,12 @@ NO_MATCH = np.zeros((0, 0), dtype=np.int32)
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A block of whole rows of the matrices of some programs on a text.
+    """A block of whole rows of the matrices of some programs on a text."""
 
-    Attributes:
-        programs: the range of programs.
-        queries: the range of rows.
-        entries: the entries of these rows among those of all rows that are computed.
-        rows: float32 (programs, entries), padded with zeros to whole vectors.
-    """
-
-    programs: slice
-    queries: range
-    entries: slice
-    rows: np.ndarray
+    programs: slice  # the range of programs
+    queries: range  # the range of rows
+    entries: slice  # the entries of these rows among those of all rows that are computed
+    rows: np.ndarray  # float32 (programs, entries), padded with zeros to whole vectors
 
 
 def parts(
@@ -47,7 +40,6 @@ def parts(
     """Evaluate programs on one text in parts that fit in the cache.
 
     Args:
-        code: the programs, without holes.
         n, start: the number of tokens, and the index of the first one in the columns.
         arrays: the columns (see ``columns.stack``), and the table of ``match``.
         first: the first row to evaluate.
@@ -106,10 +98,6 @@ class Plan:
     >>> batch = Batch([Tokens.from_strings(["a", " b"])])
     >>> Plan([parse("head uniform causal:\\n")], batch).packed(0)
     array([[1. , 0.5, 0.5]], dtype=float32)
-
-    Args:
-        programs: syntax trees, or the code of several programs.
-        batch: the texts.
     """
 
     def __init__(self, programs: Sequence[t.Head] | Code, batch: Batch) -> None:
@@ -139,14 +127,9 @@ class Plan:
         return out
 
     def square(self, text: int, out: np.ndarray | None = None) -> np.ndarray:
-        """Evaluate all programs on one text, as square matrices.
+        """Evaluate all programs on one text, as square matrices: float32 (programs, n, n).
 
-        Args:
-            out: an array to write to, float32 (programs, n or more, n or more); only visible
-                entries are written, so the others should be 0. By default a new array.
-
-        Returns:
-            ``out``; its first n rows and columns are the matrices.
+        ``out`` takes them if it is given; it may be larger. Only visible entries are written.
         """
         n = int(self.batch.sizes[text])
         if out is None:
@@ -172,10 +155,7 @@ class Plan:
         return made[self.code.truths].astype(np.uint8), made[~self.code.truths]
 
     def planes(self, rows: Sequence[np.ndarray]) -> np.ndarray:
-        """Compute the planes that the weights multiply on some rows of every text.
-
-        Args:
-            rows: per text of the batch, the queries.
+        """Compute the planes that the weights multiply on some rows (queries) of every text.
 
         Returns:
             float32 (planes, visible entries of these rows of all texts, concatenated);

@@ -43,20 +43,16 @@ class Node(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ColumnKey:
-    """A column of a text: an integer per token, a feature or a test of a symbol feature.
+    """A column of a text: an integer per token, a feature or a test of a symbol feature."""
 
-    Attributes:
-        name: the name of the feature.
-        kind: ``feature``: its value; ``in``: whether the symbol is in a set; ``weight``: its weight
-            in a set, in hundredths; ``starts``, ``ends``: whether it starts or ends with a string.
-        elements: the elements of the set with an integer each: the weight in hundredths for
-            ``weight``, else 1. For ``starts`` and ``ends``, the one string.
-        label: the name of the set in the program, for exports; "" if it is written out.
-    """
-
-    name: str
+    name: str  # of the feature
+    # ``feature``: its value; ``in``: whether the symbol is in a set; ``weight``: its weight in a
+    # set, in hundredths; ``starts``, ``ends``: whether it starts or ends with a string
     kind: str = "feature"
+    # the elements of the set with an integer each: the weight in hundredths for ``weight``, else
+    # 1. For ``starts`` and ``ends``, the one string.
     elements: frozenset[tuple[str, int]] = frozenset()
+    # the name of the set in the program, for exports; "" if it is written out
     label: str = field(default="", compare=False)
 
     def value(self, symbol: str) -> int:
@@ -98,38 +94,24 @@ class Factor(NamedTuple):
 
 
 class Term(NamedTuple):
-    """A lowered term of a program.
+    """A lowered term of a program."""
 
-    Attributes:
-        factors: none, one or two factors, whose product the weight multiplies. For a table: its integer.
-        condition: the node where the term is not 0; NONE for a term without condition.
-        bounds: the lower bounds of the steps of a table; empty for other terms.
-        source: the term in the syntax tree.
-    """
-
+    # none, one or two factors, whose product the weight multiplies. For a table: its integer.
     factors: tuple[Factor, ...]
-    condition: int
-    bounds: tuple[int, ...]
+    condition: int  # the node where the term is not 0; NONE for a term without condition
+    bounds: tuple[int, ...]  # the lower bounds of the steps of a table; empty for other terms
     source: t.Term
 
 
 class Graph:
-    """Programs of one visibility as one graph.
-
-    Attributes:
-        causal: whether the programs are causal.
-        nodes: the nodes; each operand comes before the nodes that read it.
-        columns: the columns that the nodes read, with their numbers.
-        programs: the terms of each program.
-        heads: the syntax tree of each program.
-    """
+    """Programs of one visibility as one graph."""
 
     def __init__(self, causal: bool) -> None:
         self.causal = causal
-        self.nodes: list[Node] = []
-        self.columns: dict[ColumnKey, int] = {}
-        self.programs: list[tuple[Term, ...]] = []
-        self.heads: list[t.Head] = []
+        self.nodes: list[Node] = []  # operands come before the nodes that read them
+        self.columns: dict[ColumnKey, int] = {}  # the columns that nodes read, with their numbers
+        self.programs: list[tuple[Term, ...]] = []  # the terms of each program
+        self.heads: list[t.Head] = []  # the syntax tree of each program
         self._numbers: dict[tuple[int, ...], int] = {}
 
     @property

@@ -30,14 +30,8 @@ class Kernel:
     array([[1., 0.],
            [1., 0.]], dtype=float32)
 
-    Attributes:
-        program: the program.
-        source: the function as Python source; its docstring describes the arguments.
-        columns: the columns that the function reads.
-        function: the compiled function.
-
-    Args:
-        program: a program without holes.
+    ``source`` is the function as Python source, whose docstring describes the arguments of
+    ``function``; ``columns`` are the columns that it reads.
 
     Raises:
         InputError: a weight is still a hole.
@@ -49,14 +43,7 @@ class Kernel:
         self.function = compiled(self.source)
 
     def __call__(self, tokens: Sequence[str] | Tokens) -> np.ndarray:
-        """Compute the attention matrix on a text.
-
-        Args:
-            tokens: decoded token strings; a leading space starts a word.
-
-        Returns:
-            float32 (n, n), one row per query; each row sums to 1.
-        """
+        """Compute the attention matrix on a text, as ``Program`` does."""
         n, batch = len(tokens), Batch([Tokens.from_strings(tokens)])
         columns = stack(self.columns, batch, self.program.causal)
         settled, known, opened = (np.ascontiguousarray(part[:, :-SLACK]) for part in columns[:3])
@@ -70,11 +57,7 @@ class Kernel:
 
 @lru_cache(maxsize=KEPT)
 def compiled(source: str) -> Callable[..., None]:
-    """Compile the function ``kernel`` of a Python source.
-
-    Args:
-        source: a source written by ``KernelWriter``. It is executed, so never pass any other.
-    """
+    """Compile the function of a source by ``KernelWriter``. It is executed: never pass any other."""
     from numba import njit, types
 
     table, number = types.Array(types.int32, 2, "C"), types.int64

@@ -19,28 +19,18 @@ ATOM, UNARY, SUM, CONJUNCTION, DISJUNCTION, COMPARISON = range(5, -1, -1)
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """An operation: a row of the table.
+    """An operation: a row of the table."""
 
-    Attributes:
-        name: its name; ``CODES`` has its number.
-        takes: the number of operands.
-        value: its result on integers, as a function of a, b, x, y that Numba compiles. None if it
-            reads positions, columns or whole rows: ``interpreter.run_row`` has a branch for it.
-        array: Python source for NumPy and torch arrays, with ``xp`` for the module.
-        scalar: Python source for numbers, which Numba compiles; "" if equal to ``array``.
-        level: the binding strength of the source, which decides on parentheses.
-        latex: LaTeX source.
-        commutes: whether a and b may be swapped.
-    """
-
-    name: str
-    takes: int
+    name: str  # ``CODES`` has its number
+    takes: int  # the number of operands
+    # its result on integers, as a function of a, b, x, y that Numba compiles. None if it reads
+    # positions, columns or whole rows: ``interpreter.run_row`` has a branch for it.
     value: Callable[[Any, Any, Any, Any], Any] | None = None
-    array: str = ""
-    scalar: str = ""
-    level: int = ATOM
+    array: str = ""  # Python source for NumPy and torch arrays, with ``xp`` for the module
+    scalar: str = ""  # Python source for numbers, which Numba compiles; "" if equal to ``array``
+    level: int = ATOM  # the binding strength of the source, which decides on parentheses
     latex: str = ""
-    commutes: bool = False
+    commutes: bool = False  # whether a and b may be swapped
 
 
 ROWS: tuple[Operation, ...] = (

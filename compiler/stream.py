@@ -38,9 +38,6 @@ class Stream:
     >>> stream.append([" a"])
     array([[0.5, 0. , 0.5]], dtype=float32)
 
-    Args:
-        programs: a causal program without holes, or the code of several.
-
     Raises:
         InputError: a weight is a hole, or a program reads text after the query.
     """
@@ -106,13 +103,7 @@ class Stream:
         return rows[0] if self._single else rows
 
     def read(self, string: str, piece: str, special: bool) -> None:
-        """Append one token to the text, without computing its row.
-
-        Args:
-            string: the token as the model sees it.
-            piece: the text that it covers.
-            special: whether it is a special token.
-        """
+        """Append a token, which covers the text ``piece``, without computing its row."""
         self._analysis.add(string, "", piece, special)
         self._update()
 
@@ -177,11 +168,9 @@ class Stream:
 
 
 def newest_rows(streams: Iterable[Stream], width: int) -> np.ndarray:
-    """Return the newest row of every program on several texts, float32 (programs, texts, 1, width).
+    """Return the newest row of the same programs on several texts, float32 (programs, texts, 1, width).
 
-    Args:
-        streams: streams of the same programs.
-        width: the length of a row, at least that of the longest text; shorter rows end in zeros.
+    Rows of texts that are shorter than ``width`` end in zeros.
     """
     chosen = list(streams)
     out = np.zeros((chosen[0].code.size, len(chosen), 1, width), dtype=np.float32)

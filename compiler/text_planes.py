@@ -24,33 +24,21 @@ KEY, DISTANCE, TRUTH, VALUE = map(int, (Kind.KEY, Kind.DISTANCE, Kind.TRUTH, Kin
 
 @dataclass(frozen=True, slots=True)
 class TextPlanes:
-    """The planes of the programs of a code on some rows of one text.
+    """The planes of the programs of a code on some rows of one text."""
 
-    Attributes:
-        truths: uint16 (planes * words), the bits of the TRUTH planes, concatenated.
-        values: float32 (planes, 16 * words), the VALUE planes.
-        words: the number of words of a plane.
-        keys, distances: float32 (programs, …), exp of each program's weighted sum of its planes by
-            key, and by distance. The index of a distance is ``n - 1 - (q - k)``, so that a row of
-            keys reads it in order.
-        quick: bool (programs), whether float32 is exact enough for the program.
-    """
-
-    truths: np.ndarray
-    values: np.ndarray
-    words: int
+    truths: np.ndarray  # uint16 (planes * words), the bits of the TRUTH planes, concatenated
+    values: np.ndarray  # float32 (planes, 16 * words), the VALUE planes
+    words: int  # the number of words of a plane
+    # float32 (programs, …), exp of each program's weighted sum of its planes by key, and by
+    # distance. The index of a distance is ``n - 1 - (q - k)``, so that a row of keys reads it in
+    # order.
     keys: np.ndarray
     distances: np.ndarray
-    quick: np.ndarray
+    quick: np.ndarray  # bool (programs), whether float32 is exact enough for the program
 
 
 def text_planes(code: Code, n: int, start: int, arrays: tuple, first: int = 0) -> TextPlanes:
-    """Compute the planes of a text on the rows from ``first`` on.
-
-    Args:
-        n, start: the number of tokens, and the index of the first one in the columns.
-        arrays: the columns and the table of ``match``, as the interpreter reads them.
-    """
+    """Compute the planes of a text on the rows from ``first`` on; the arguments are as in ``parts``."""
     words = row_words(n, code.causal) - row_words(first, code.causal, n)
     stride = words + AHEAD
     counts = np.bincount(code.places[:, 0], minlength=len(Kind))

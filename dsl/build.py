@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from typing import Any
+
+from lark import Token
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.errors import Span
-from attn_dsl.dsl.tables import Action, Lines
 
+_VALUES = frozenset(
+    "NAME SET_NAME VISIBILITY NORMALISER VARIABLE COMPARISON EQUALITY AFFIX EXTREMUM STRING HOLE WEIGHT "
+    "BOUND RATE INTEGER BOOL_FEATURE INT_FEATURE SYMBOL_FEATURE PAIR_FEATURE REAL_FUNCTION "
+    "POSITION_QUANTIFIER".split()
+)
+"""The terminals that have a value; the others are keywords and punctuation."""
 _ESCAPE = re.compile(r'\\(u[0-9a-f]{4}|["\\nrt])')
 _UNESCAPED = {"n": "\n", "r": "\r", "t": "\t", '"': '"', "\\": "\\"}
 
@@ -33,11 +41,14 @@ def _table(span: Span, v: list[Any]) -> t.Table:
     return t.Table(value, tuple(entries), condition, span=span)
 
 
-def _head(lines: Lines, v: list[Any], first: int, last: int) -> t.Head:
-    """Make a head. Its span is the span of its name."""
-    (name, begin, end), visibility, *rest = v
+def _head(span: Span, v: list[Any]) -> t.Head:
+    name, visibility, *rest = v
     normaliser: t.Normaliser = rest.pop(0) if rest and isinstance(rest[0], str) else "softmax"
-    return t.Head(name, visibility, normaliser, tuple(rest), span=lines.span(begin, end))
+    return t.Head(name, visibility, normaliser, tuple(rest), span=span)
+
+
+def _weight(text: str) -> float | None:
+    return None if text == "?" else float(text)
 
 
 def _arithmetic(op: str, left: t.Int, right: t.Int, span: Span) -> t.Int:
@@ -56,11 +67,11 @@ def _elements(span: Span, v: list[Any]) -> t.SetLiteral:
 
 
 NODES: dict[str, Any] = {
-    "where_term": lambda s, v: t.Where(v[0], v[1], span=s),
-    "value_term": lambda s, v: t.Scaled(v[0], v[1], v[2] if len(v) > 2 else None, span=s),
+    "where_term": lambda s, v: t.Where(_weight(v[0]), v[1], span=s),
+    "value_term": lambda s, v: t.Scaled(_weight(v[0]), *v[1:], span=s),
     "table_term": _table,
-    "set_definition": lambda s, v: t.SetDefinition(v[0][0], v[1], span=s),
-    "entry": lambda s, v: t.Entry(int(v[0]), v[1], span=s),
+    "set_definition": lambda s, v: t.SetDefinition(v[0], v[1], span=s),
+    "entry": lambda s, v: t.Entry(int(v[0]), _weight(v[1]), span=s),
     "or_": lambda s, v: t.Or(v[0], v[1], span=s),
     "and_": lambda s, v: t.And(v[0], v[1], span=s),
     "not_": lambda s, v: t.Not(v[0], span=s),
@@ -74,12 +85,12 @@ NODES: dict[str, Any] = {
     "not_member": lambda s, v: t.Not(t.Member(v[0], v[1], span=s), span=s),
     "affix": lambda s, v: t.Affix(v[0], v[1], unquote(v[2]), span=s),
     "feature": lambda s, v: t.Call(v[0], tuple(v[1:]), span=s),
-    "set_reference": lambda s, v: t.SetName(v[0][0], span=s),
+    "set_reference": lambda s, v: t.SetName(v[0], span=s),
     "set_literal": _elements,
     "product": lambda s, v: t.Product(v[0], v[1], span=s),
     "real": lambda s, v: t.Real(v[0], v[1], span=s),
     "decay": lambda s, v: t.Decay(v[0], float(v[1]), span=s),
-    "weight_of": lambda s, v: t.Weight(v[1], v[2], span=s),
+    "weight_of": lambda s, v: t.Weight(v[0], v[1], span=s),
     "add": lambda s, v: _arithmetic("+", v[0], v[1], s),
     "subtract": lambda s, v: _arithmetic("-", v[0], v[1], s),
     "integer": lambda s, v: t.Integer(int(v[0]), span=s),
@@ -91,17 +102,35 @@ NODES: dict[str, Any] = {
 """By rule: a function that makes the node from its span and the values of its parts."""
 
 
-def _placed(make: Any) -> Action:
-    """Turn a function of a span and values into an ``Action``."""
-    return lambda lines, v, begin, end: make(lines.span(begin, end), v)
+def _span(first: Any, last: Any) -> Span:
+    """Return the span from one part of a rule to another; each is a token or a node."""
+    begin = first if isinstance(first, Token) else first.span
+    end = last if isinstance(last, Token) else last.span
+    return Span(begin.line, begin.column, end.end_line, end.end_column)
 
 
-ACTIONS: dict[str, Action] = {name: _placed(make) for name, make in NODES.items()} | {
-    "head": _head,
-    "start": lambda lines, v, b, e: v,
-    "line": lambda lines, v, b, e: v[0],
-    "condition": lambda lines, v, b, e: v[0],
-    "weight": lambda lines, v, b, e: None if v[0] == "?" else float(v[0]),
-    "element": lambda lines, v, b, e: (unquote(v[0]), float(v[1])),
+def _action(make: Callable[[Span, list[Any]], Any], first: int = 0, last: int = -1) -> Any:
+    """Return the action of a rule; its span is that of the parts from ``first`` to ``last``."""
+
+    def act(parts: list[Any]) -> Any:
+        values = [
+            part.value if isinstance(part, Token) else part
+            for part in parts
+            if not isinstance(part, Token) or part.type in _VALUES
+        ]
+        return make(_span(parts[first], parts[last]), values)
+
+    return act
+
+
+ACTIONS: dict[str, Callable[[list[Any]], Any]] = {
+    **{name: _action(make) for name, make in NODES.items()},
+    **dict.fromkeys(
+        "line weight predicate conjunction set value factor int".split(), lambda parts: parts[0]
+    ),
+    "head": _action(_head, 1, 1),  # the span of its name
+    "start": lambda parts: [part for part in parts if isinstance(part, t.Node)],
+    "condition": lambda parts: parts[1],
+    "element": lambda parts: (unquote(parts[0]), float(parts[2])),
 }
-"""The action of each rule, for ``tables.Tables``."""
+"""By rule: the function that Lark calls with its parts, keywords and punctuation included."""

@@ -14,19 +14,22 @@ import ast
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from re import _parser  # type: ignore[attr-defined]
 from typing import Any, Literal
 
 _SPACING = {"ws": (0, 2), "gap": (1, 2), "indent": (0, 8)}  # the fewest and the most blanks
-_ASCII = "".join(map(chr, range(128)))
+_ESCAPE = r"\\(?:x..|u....|[nrt\W])"
+_REGEX = re.compile(
+    rf"(?P<set>\[(?:{_ESCAPE}|[^]\\])+\])|(?P<char>{_ESCAPE}|[^][(){{}}|*+?.^$\\])"
+    r"|\((?:\?:|(?!\?))|[|)]|(?:[*+?]|\{\d+(?:,\d*)?\})(?![*+?])"
+)
 _SIGNS = {"?": (0, 1), "*": (0, None), "+": (1, None)}
 
 
 @dataclass(frozen=True, slots=True)
 class _Node:
-    """A part of a rule: a text, a class of characters, a rule's name, or made of other parts."""
+    """A part of a rule: a text, a regular expression, a rule's name, or made of other parts."""
 
-    kind: Literal["text", "chars", "name", "sequence", "choice", "repeat"]
+    kind: Literal["text", "regex", "name", "sequence", "choice", "repeat"]
     value: str = ""
     parts: tuple[_Node, ...] = ()
     low: int = 1
@@ -38,9 +41,9 @@ def to_gbnf(grammar_text: str) -> str:
 
     >>> print(to_gbnf('start: "a" | start "+" "a"\n%ignore /[ ]+/'), end="")
     root ::= "a" (ws "+" ws "a")*
-    ws ::= " "{0,2}
-    gap ::= " "{1,2}
-    indent ::= " "{0,8}
+    ws ::= [ ]{0,2}
+    gap ::= [ ]{1,2}
+    indent ::= [ ]{0,8}
 
     Raises:
         ValueError: the grammar uses a part of Lark's notation that is not converted.
@@ -49,7 +52,8 @@ def to_gbnf(grammar_text: str) -> str:
     spacing = _Spacing(rules, blanks is not None)
     rules |= {new: spacing.spaced(rules[new]) for name, new in names.items() if name.islower()}
     if blanks is not None:
-        rules |= {name: _repeat(blanks, *bounds) for name, bounds in _SPACING.items()}
+        blank = replace(blanks, value=blanks.value.rstrip("+"))
+        rules |= {name: _repeat(blank, *bounds) for name, bounds in _SPACING.items()}
     return "".join(_rule(name, node) for name, node in rules.items())
 
 
@@ -84,7 +88,7 @@ def _read(text: str) -> tuple[dict[str, str], dict[str, _Node], _Node | None]:
         new: _without_left_recursion(new, _converted(trees[name], names))
         for name, new in names.items()
     }
-    return names, rules, _converted(ignored[0], names).parts[0] if ignored else None
+    return names, rules, _converted(ignored[0], names) if ignored else None
 
 
 def _new_name(name: str, taken: set[str]) -> str:
@@ -110,44 +114,26 @@ def _converted(item: Any, names: dict[str, str]) -> _Node:
         case "literal", [text] if text[-1] == "/":
             if re.fullmatch(text[1:-1], "\n\n") and not re.fullmatch(text[1:-1], " "):
                 return _repeat(_Node("text", "\n"), 1, 2)
-            return _regex(_parser.parse(text[1:-1]))
+            return _regex(text[1:-1])
     raise ValueError(f"not converted to GBNF: {item}")
 
 
-def _regex(parsed: Iterable[Any]) -> _Node:
-    """Convert a regular expression, as Python has parsed it, to a node."""
-    return _join("sequence", [_regex_part(kind.name, value) for kind, value in parsed])
-
-
-def _regex_part(kind: str, value: Any) -> _Node:
-    match kind, value:
-        case "LITERAL", _:
-            return _Node("text", chr(value))
-        case "NOT_LITERAL", _:
-            return _Node("chars", f"[^{_member(kind, value)}]")
-        case "IN", members:
-            return _Node("chars", f"[{''.join(_member(k.name, v) for k, v in members)}]")
-        case "MAX_REPEAT", (low, high, inner):
-            return _repeat(_regex(inner), low, None if high == _parser.MAXREPEAT else high)
-        case "SUBPATTERN", (_, 0, 0, inner):
-            return _regex(inner)
-        case "BRANCH", (_, options):
-            return _join("choice", map(_regex, options))
-    raise ValueError(f"not converted to GBNF: {kind} in a regular expression")
-
-
-def _member(kind: str, value: Any) -> str:
-    """Write a member of a class of characters."""
-    if kind == "NEGATE":
-        return "^"
-    if kind == "CATEGORY":
-        raise ValueError(f"not converted to GBNF: {value} in a regular expression")
-    ends = value if kind == "RANGE" else (value,)
-    return "-".join(f"\\x{c:02x}" if chr(c) in "]^-[" else _escaped(chr(c)) for c in ends)
-
-
-def _escaped(text: str) -> str:
-    return text.encode("unicode_escape").decode()
+def _regex(pattern: str) -> _Node:
+    """Convert a regular expression, which GBNF writes alike but for single characters."""
+    text, at = "", 0
+    while at < len(pattern):
+        found = _REGEX.match(pattern, at)
+        if found is None:
+            raise ValueError(f"not converted to GBNF: {pattern[at:]} in a regular expression")
+        part, at = found[0], found.end()
+        if found["set"]:
+            text += " " + re.sub(r"\\([^nrtxu\\])", lambda m: rf"\x{ord(m[1]):02x}", part)
+        elif found["char"]:
+            char = part if re.match(r"\\[nrtxu\\]", part) else part[-1].replace('"', r"\"")
+            text += f' "{char}"'
+        else:
+            text += {"(?:": " (", "(": " (", "|": " |"}.get(part, part)
+    return _Node("regex", text.strip().replace("( ", "("))
 
 
 def _join(kind: Literal["sequence", "choice"], parts: Iterable[_Node]) -> _Node:
@@ -221,9 +207,8 @@ class _Spacing:
         found: set[str] = set()
         for leaf in _edge(node, at):
             if leaf.kind != "name":
-                text = leaf.kind == "text"
-                chars = leaf.value[at] if text else re.findall(leaf.value, _ASCII)
-                found |= {"word" if re.match(r"\w", c) else c for c in chars}
+                char = leaf.value[at] if leaf.kind == "text" else "a"
+                found.add("word" if re.match(r"\w", char) else char)
             elif leaf.value not in seen:
                 seen.add(leaf.value)
                 found |= self.edges(self.rules[leaf.value], at, seen)
@@ -240,7 +225,8 @@ def _rule(name: str, node: _Node) -> str:
 def _write(node: _Node, level: int) -> str:
     """Write a node in a place for alternatives (level 0), a sequence (1) or one item (2)."""
     if node.kind == "text":
-        return '"' + _escaped(node.value).replace('"', r"\"") + '"'
+        text = node.value.encode("unicode_escape").decode()
+        return '"' + text.replace('"', r"\"") + '"'
     if node.kind == "repeat":
         low, high = node.low, node.high
         bounds = f"{{{low}}}" if low == high else f"{{{low},{'' if high is None else high}}}"
@@ -249,6 +235,8 @@ def _write(node: _Node, level: int) -> str:
     elif node.parts:
         own = int(node.kind == "sequence")
         text = (" " if own else " | ").join(_write(part, 1) for part in node.parts)
+    elif node.kind == "regex" and not re.fullmatch(r"\[[^]]+\]", node.value):
+        text, own = node.value, int("|" not in node.value)
     else:
         return node.value
     return f"({text})" if own < level else text

@@ -6,16 +6,15 @@ import dataclasses
 import re
 from collections import deque
 from functools import lru_cache
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from attn_dsl.dsl import tree as t
-from attn_dsl.dsl.build import ACTIONS
 from attn_dsl.dsl.errors import CostError, Span
 from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.functions import FUNCTIONS
 from attn_dsl.dsl.limits import MAX_DIGITS, MAX_NESTING, MAX_OPERATORS, MAX_SOURCE
 from attn_dsl.dsl.syntax_errors import explain
-from attn_dsl.dsl.tables import Lines, Tables
 
 if TYPE_CHECKING:
     from lark import Lark
@@ -41,18 +40,15 @@ def grammar_text() -> str:
 
 @lru_cache(maxsize=4)
 def _lark(start: str) -> Lark:
+    """Return a parser that makes the nodes of the syntax tree as it reads."""
     from lark import Lark
 
+    from attn_dsl.dsl.build import ACTIONS
+
     return Lark(
-        grammar_text(), parser="lalr", start=start, propagate_positions=True,
-        maybe_placeholders=False, edit_terminals=_whole_names,
+        grammar_text(), parser="lalr", start=start, maybe_placeholders=False, keep_all_tokens=True,
+        edit_terminals=_whole_names, transformer=SimpleNamespace(**ACTIONS),
     )  # fmt: skip
-
-
-@lru_cache(maxsize=4)
-def _tables(start: str) -> Tables:
-    """Return the tables of the grammar, with the actions that build the syntax tree."""
-    return Tables(_lark(start), start, ACTIONS)
 
 
 def _whole_names(terminal: Any) -> None:
@@ -99,19 +95,15 @@ def parse_predicate(source: str) -> t.Predicate:
 
 
 def _parsed(source: str, start: str, name: str) -> Any:
-    """Parse a text from a start symbol; on a syntax error, Lark reports what was expected."""
+    """Parse a text from a start symbol."""
     from lark.exceptions import UnexpectedInput
 
     _bound(source, name)
     text = source if start == "predicate" or source.endswith("\n") else source + "\n"
-    found = _tables(start).parse(text)
-    if found is None:
-        try:
-            _lark(start).parse(text)
-        except UnexpectedInput as error:
-            raise explain(error, source, name) from None
-        raise AssertionError(f"Lark reads what its tables refuse: {source!r}")
-    return found
+    try:
+        return _lark(start).parse(text)
+    except UnexpectedInput as error:
+        raise explain(error, source, name) from None
 
 
 def _bound(source: str, name: str) -> None:
@@ -130,7 +122,10 @@ def _bound(source: str, name: str) -> None:
             what, hint = f"a number of more than {MAX_DIGITS} digits", ""
         else:
             continue
-        raise CostError(what, Lines(source).span(*found.span()), source, name=name, hint=hint)
+        before = source[: found.start()].split("\n")
+        line, column = len(before), len(before[-1]) + 1
+        span = Span(line, column, line, column + len(found[0]))
+        raise CostError(what, span, source, name=name, hint=hint)
 
 
 def _bound_operators(node: Any, source: str, name: str) -> Any:

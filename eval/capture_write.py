@@ -187,9 +187,6 @@ def capture_of(
 ) -> Capture:  # fmt: skip
     """Return the capture that is given, or run a model over texts; without any, the demo model.
 
-    Args:
-        settings: those of :func:`write_capture`.
-
     Raises:
         InputError: both are given, or a model without a text.
     """

@@ -13,23 +13,15 @@ from attn_dsl.eval.shipped import EMBEDDED, embedded
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """A model that was found and can be read, before anything but its configuration is loaded.
+    """A model that was found and can be read, before anything but its configuration is loaded."""
 
-    Attributes:
-        place: the directory or the hub's id, for transformers.
-        folder: the directory, None for a model of the hub.
-        options: further arguments of ``from_pretrained``; ``gguf_file`` is a file in the directory.
-        config: its configuration.
-        loader: the class that loads its weights.
-        causal: whether a token attends only to itself and what precedes it.
-    """
-
-    place: str
-    folder: Path | None
+    place: str  # the directory or the hub's id, for transformers
+    folder: Path | None  # the directory, None for a model of the hub
+    # further arguments of ``from_pretrained``; ``gguf_file`` is a file in the directory
     options: dict[str, Any]
     config: Any
-    loader: Any
-    causal: bool
+    loader: Any  # the class that loads its weights
+    causal: bool  # whether a token attends only to itself and what precedes it
 
     @property
     def name(self) -> str:
@@ -40,11 +32,7 @@ class Located:
 
 
 def locate(model: str, *, weights: bool = True) -> Located:
-    """Find a model and read its configuration.
-
-    Args:
-        model: as for :func:`load_model`.
-        weights: whether a local directory must hold weights as well.
+    """Find a model and read its configuration; ``weights``: a directory must hold weights as well.
 
     Raises:
         InputError: as :func:`load_model`, all but what weights and tokenizer can lack.
@@ -104,8 +92,7 @@ def _path(model: str) -> Path | None:
         return path
     if path.exists():
         raise InputError(f"{model} is a file; give FILE.gguf, or the directory of config.json")
-    looks_local = model.startswith((".", "/", "~")) or model.count("/") > 1 or "\\" in model
-    if not looks_local and model and not model.endswith("/") and not gguf:
+    if not looks_local(model) and model:
         return None
     siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     hint = did_you_mean(path.name, siblings) or (
@@ -113,6 +100,12 @@ def _path(model: str) -> Path | None:
     )
     what = "there is no such GGUF file" if gguf else "is not a directory"
     raise InputError(f"{model or 'the empty name'} {what}; {hint}")
+
+
+def looks_local(model: str) -> bool:
+    """Return whether a name can only be that of a file or directory of this machine."""
+    inside = model.startswith((".", "/", "~")) or model.count("/") > 1 or "\\" in model
+    return not model.startswith("hf:") and (inside or model.endswith(("/", ".gguf")))
 
 
 def _hub_file(model: str) -> Path:

@@ -23,33 +23,20 @@ _OTHERS = ((7, 10, 6, 11, 8, 12), (9, 5, 11, 7))
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedModel:
-    """A model with its tokenizer, and what reports say about it.
+    """A model with its tokenizer, and what reports say about it."""
 
-    Attributes:
-        model: the transformers model, in evaluation mode, eager attention.
-        tokenizer: its tokenizer.
-        name: the hub's id, or the name of the directory or GGUF file.
-        source: what loads it again, from any directory.
-        revision: the hub's commit, SHA-256 of a GGUF file, or of configuration and weights of a
-            directory.
-        family: the architecture (``gpt2``, ``llama``, ``gpt_neox``, ``bert`` …).
-        causal: whether a token attends only to itself and what precedes it.
-        n_layers: how many layers.
-        n_heads: how many query heads each layer has.
-        max_positions: the most tokens that the model takes; None where nothing bounds it.
-        texts: by ids, the tokens of texts that heads were fitted on; replacement reads them.
-    """
-
-    model: Any
+    model: Any  # the transformers model, in evaluation mode, eager attention
     tokenizer: Any
-    name: str
-    source: str
+    name: str  # the hub's id, or the name of the directory or GGUF file
+    source: str  # what loads it again, from any directory
+    # the hub's commit, SHA-256 of a GGUF file, or of configuration and weights of a directory
     revision: str
-    family: str
-    causal: bool
+    family: str  # the architecture (``gpt2``, ``llama``, ``gpt_neox``, ``bert`` …)
+    causal: bool  # whether a token attends only to itself and what precedes it
     n_layers: int
-    n_heads: int
-    max_positions: int | None
+    n_heads: int  # query heads of each layer
+    max_positions: int | None  # the most tokens that the model takes; None where nothing bounds it
+    # by ids, the tokens of texts that heads were fitted on; replacement reads them
     texts: Mapping[tuple[int, ...], Tokens] = field(default_factory=dict)
 
     def check_length(self, count: int, what: str) -> None:

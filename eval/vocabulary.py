@@ -40,21 +40,13 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """One entry of the vocabulary.
+    """One entry of the vocabulary."""
 
-    Attributes:
-        string: what the model sees.
-        raw: the bytes of UTF-8 that it stands for.
-        special: whether it marks something and stands for no text.
-        joins: whether no space comes before it, even behind the end of a word.
-        ends: whether it ends a word, so that a space comes behind it.
-    """
-
-    string: str
-    raw: bytes
-    special: bool = False
-    joins: bool = True
-    ends: bool = False
+    string: str  # what the model sees
+    raw: bytes  # the bytes of UTF-8 that it stands for
+    special: bool = False  # whether it marks something and stands for no text
+    joins: bool = True  # whether no space comes before it, even behind the end of a word
+    ends: bool = False  # whether it ends a word, so that a space comes behind it
 
 
 class Vocabulary:
@@ -90,9 +82,6 @@ class Vocabulary:
         """A hash of what decides how text turns into ids, the same in every process.
 
         Padding and truncation settings do not count: they are a caller's, and calls change them.
-
-        Returns:
-            SHA-256, 64 hexadecimal digits.
         """
         spec = {key: self._spec[key] for key in self._spec if key not in ("truncation", "padding")}
         special = sorted(map(str, self.tokenizer.all_special_tokens))

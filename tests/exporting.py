@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from hypothesis import strategies as st
 
+from attn_dsl import testing
 from attn_dsl.compiler.columns import SLACK, Batch, stack
 from attn_dsl.compiler.export.flex import to_flex
 from attn_dsl.compiler.export.latex import to_latex
@@ -24,6 +26,8 @@ from attn_dsl.dsl.reference import Interpreter, evaluate
 from attn_dsl.dsl.tokens import Tokens
 
 TOLERANCE = 1e-5
+TINY = (5e-324, 1e-310, 2.3e-308, 9e-301, 1e-300, 1.1e-300, 3e-299, 1e-200)
+"""Weights around the least mass that counts."""
 SINGLE = 4 * float(np.finfo(np.float32).eps)
 TARGETS = {
     "numpy": to_numpy, "torch": to_torch, "flex": to_flex, "numba": to_numba, "latex": to_latex,
@@ -69,6 +73,15 @@ CORNERS = [
     "1 * decay(q - (q - k), 0.001)", "2 where k - (k - q) > 3", "1 where q - (q - k) in 1..2",
     "1000 * 100 where k == 1", "2 where text(word_first(word_first(k))) == text(word_first(q))",
 ]  # fmt: skip
+
+
+@st.composite
+def any_programs(draw: st.DrawFn) -> t.Head:
+    """Draw a program; a linear one may have tiny weights."""
+    program = draw(testing.programs())
+    if program.normaliser == "linear" and program.weights and draw(st.booleans()):
+        return program.with_weights([draw(st.sampled_from(TINY)) for _ in program.weights])
+    return program
 
 
 def reference(program: t.Head, tokens: Tokens) -> np.ndarray:

@@ -92,9 +92,8 @@ def test_llguidance_refuses_mistakes(source: str, matcher) -> None:  # type: ign
 @pytest.fixture
 def fresh():  # type: ignore[no-untyped-def]
     """Let the parser read its tables again, now and after the test."""
-    yield parser._lark.cache_clear(), parser._tables.cache_clear()
+    yield parser._lark.cache_clear()
     parser._lark.cache_clear()
-    parser._tables.cache_clear()
 
 
 @pytest.mark.usefixtures("fresh")

@@ -23,21 +23,14 @@ class Reading(NamedTuple):
 
 
 class Columns:
-    """The columns that a program reads; each gets its variables at the first use.
-
-    Attributes:
-        outputs: the source of the list of each variable.
-        lists: the source of each feature that has one in Python (``Feature.python``), by variable.
-        imported: the features that the module must import from attn_dsl.
-        sets: the variable and the definition of each set, by its contents.
-    """
+    """The columns that a program reads; each gets its variables at the first use."""
 
     def __init__(self, causal: bool, free: Callable[[str], str]) -> None:
         self.causal, self.free = causal, free
-        self.outputs: dict[str, str] = {}
-        self.lists: dict[str, str] = {}
-        self.imported: dict[str, None] = {}
-        self.sets: dict[Any, tuple[str, str]] = {}
+        self.outputs: dict[str, str] = {}  # the source of the list of each variable
+        self.lists: dict[str, str] = {}  # ``Feature.python`` of those that have it, by variable
+        self.imported: dict[str, None] = {}  # the features that are imported from attn_dsl
+        self.sets: dict[Any, tuple[str, str]] = {}  # variable and definition of each set
         self._readings: dict[ColumnKey, Reading] = {}
 
     def match(self) -> str:

@@ -68,14 +68,7 @@ def shifted(name: str, shift: int) -> Code:
 class Writer:
     """Writes the terms of a program as expressions.
 
-    Attributes:
-        lines: the statements that assign the variables of the expressions.
-        columns, used: the columns that the expressions read, and the names of their variables.
-        helpers, searches: the helper functions that they call, and the variables of quantifiers.
-
-    Args:
-        program: the program to write.
-        xp: the name of the module with the functions: ``np``, ``torch`` or ``math``.
+    ``xp`` is the name of the module with the functions: ``np``, ``torch`` or ``math``.
     """
 
     form = "array"
@@ -91,10 +84,12 @@ class Writer:
         self.program, self.graph, self.xp = program, lower([program.tree]), xp
         self.kind = ".to(dtype)" if xp == "torch" else ""
         self.linear = program.tree.normaliser == "linear"
-        self.lines: list[str] = []
+        self.lines: list[str] = []  # the statements that assign the variables of the expressions
         self.taken = set(RESERVED.split())
         self.columns = Columns(program.causal, self.free)
-        self.used, self.helpers = dict[str, None](), dict[str, None]()
+        self.used = dict[str, None]()  # the variables of the columns that are read
+        self.helpers = dict[str, None]()  # the helper functions that are called
+        # By node, the variables of those that have one, and of quantifiers.
         self.names, self.searches = dict[int, str](), dict[int, str]()
         self.uses: Counter[int] = Counter()
         for term in self.graph.programs[0]:

@@ -30,9 +30,6 @@ def to_flex(program: Program) -> str:
     >>> "def score_mod(score, b, h, q, k):" in to_flex(parse("head a causal:\\n 1 where k == 0"))
     True
 
-    Args:
-        program: a softmax program without holes.
-
     Returns:
         the source of a module with ``buffers(texts)``, which computes the columns of the texts and the
         values of quantifiers, and ``functions(buffers)``, which returns ``score_mod`` and ``mask_mod``.

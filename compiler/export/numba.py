@@ -26,26 +26,15 @@ NODES = 60
 
 
 class Part(NamedTuple):
-    """A function that adds some terms to the scores of one query.
+    """A function that adds some terms to the scores of one query."""
 
-    Attributes:
-        slices: the variable of each column, and where it stands in the arrays.
-        outer: the statements that are run once.
-        lines: the statements for each key.
-    """
-
-    slices: dict[str, str]
-    outer: list[str]
-    lines: list[str]
+    slices: dict[str, str]  # the variable of each column, and where it stands in the arrays
+    outer: list[str]  # the statements that are run once
+    lines: list[str]  # the statements for each key
 
 
 class KernelWriter(Writer):
-    """Writes the loops of a kernel; nodes that depend on the query alone are computed once per row.
-
-    Attributes:
-        parts: the functions; ``slices``, ``outer`` and ``lines`` are those of the last one.
-        arrays: the variable of each column that the kernel reads, in the order of its rows.
-    """
+    """Writes the loops of a kernel; nodes that depend on the query alone are computed once per row."""
 
     form = "scalar"
 
@@ -58,9 +47,9 @@ class KernelWriter(Writer):
             name = node.operation.name
             reads = name in ("key", "column_key") or not all(self.keyless[x] for x in node.operands)
             self.keyless.append(name in QUANTIFIERS or not reads)
-        self.arrays: dict[ColumnKey, str] = {}
+        self.arrays: dict[ColumnKey, str] = {}  # the variables of columns, in the order of rows
         self.tables: list[str] = []
-        self.parts: list[Part] = []
+        self.parts: list[Part] = []  # ``slices``, ``outer`` and ``lines`` are those of the last one
         written, size = self.terms(), NODES
         for term in program.tree.terms:
             if size >= NODES:
@@ -179,9 +168,6 @@ def to_numba(program: Program) -> str:
     >>> source = to_numba(parse("head a causal:\\n 2 where text(k) == text(q)"))
     >>> "def kernel(n, first, start, width, settled, known, opened, out):" in source
     True
-
-    Args:
-        program: a program without holes.
 
     Returns:
         the source of a module with a function ``kernel``, which Numba can compile and Python can run.

@@ -17,9 +17,6 @@ def to_numpy(program: Program) -> str:
     array([[1., 0.],
            [1., 0.]])
 
-    Args:
-        program: a program without holes.
-
     Returns:
         the source of a module with a function ``attention(tokens)``, which returns float64 (n, n).
         The module imports attn_dsl only for features that are more than a line of Python.

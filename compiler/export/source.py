@@ -32,11 +32,9 @@ def _templates() -> Environment:
 
 
 def render(template: str, program: Program, **values: Any) -> str:
-    """Write the export of a program from a template of this folder.
+    """Write the export of a program from a template of this folder, named without ``.j2``.
 
-    Args:
-        template: the file name without ``.j2``.
-        values: the values of the template besides the program and the limits of terms.
+    ``values`` are those of the template besides the program and the limits of terms.
     """
     shown = [f"#     {line}".rstrip() for line in comment(program.source).split("\n")[:-1]]
     return _templates().get_template(f"{template}.j2").render(

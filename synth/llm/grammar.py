@@ -97,9 +97,6 @@ def proposal_grammar(causal: bool) -> str:
 
     >>> print(proposal_grammar(causal=True).splitlines()[0])
     start: "head proposed causal softmax:\n" term (term (term (term (term (term (term (term)?)?)?)?)?)?)?
-
-    Args:
-        causal: the visibility of the head.
     """
     features, functions = usable(causal), FUNCTIONS.values()
     names = {

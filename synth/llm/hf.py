@@ -18,14 +18,10 @@ from attn_dsl.synth.llm.sampling import SIDE_BY_SIDE, SLICES, LocalModel, Row, W
 
 
 class Transformers(LocalModel):
-    """A causal language model with its tokenizer.
+    """A causal language model with its tokenizer, by Hugging Face id or directory.
 
     Completions are branches of one sequence: each token sees the cells of the prompt and those of
     its own completion, so that the prompt's keys and values are kept and read once.
-
-    Args:
-        where: a Hugging Face id or a directory.
-        device: ``cpu``, ``cuda``, ``cuda:1``.
 
     Raises:
         InputError: it cannot be loaded, or is no causal language model with a fast tokenizer.

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from attn_dsl.dsl.errors import InputError
-from attn_dsl.eval.files import first_line
+from attn_dsl.eval.locate import find
 from attn_dsl.synth.llm.model import ModelError
 from attn_dsl.synth.llm.sampling import SIDE_BY_SIDE, SLICES, LocalModel, Row, Writing
 
@@ -31,10 +31,7 @@ SMALL = 100_000_000
 
 
 class LlamaCpp(LocalModel):
-    """A GGUF file.
-
-    Args:
-        where: a path, or ``hf:REPO:FILE.gguf``.
+    """A GGUF file, by its path or as ``hf:REPO:FILE.gguf``.
 
     Raises:
         InputError: it cannot be loaded; quotes llama.cpp.
@@ -45,10 +42,11 @@ class LlamaCpp(LocalModel):
         from llguidance.llamacpp import lltokenizer_from_vocab
 
         self._said, _ = _log()
-        path = _downloaded(where) if where.startswith("hf:") else Path(where).expanduser()
+        folder, _, how = find(where)
+        path = str(Path(folder or "", how["gguf_file"]))
         options = api.llama_model_default_params()
         options.n_gpu_layers = 999  # all, where there is a GPU
-        model = api.llama_model_load_from_file(str(path).encode(), options)
+        model = api.llama_model_load_from_file(path.encode(), options)
         if not model:
             raise InputError(f"--llm {where}: llama.cpp cannot load it{self._because()}")
         weakref.finalize(self, api.llama_model_free, model)
@@ -140,20 +138,6 @@ class LlamaCpp(LocalModel):
             raise ModelError(f"{self.name}: llama.cpp failed ({code}){self._because()}")
         found = (self._api.llama_get_logits_ith(context, i) for i in range(-wanted, 0))
         return [np.ctypeslib.as_array(row, (self._size,)).copy() for row in found]
-
-
-def _downloaded(where: str) -> Path:
-    """Fetch a file from the hub, or find it where it was fetched before."""
-    from huggingface_hub import hf_hub_download
-
-    _, repo, file = where.split(":")
-    try:
-        return Path(hf_hub_download(repo, file))
-    except Exception as error:  # of several packages, whose families have nothing in common
-        raise InputError(
-            f"--llm {where}: cannot be fetched ({first_line(error)}); fetch it elsewhere and name "
-            "the file"
-        ) from None
 
 
 @lru_cache(maxsize=1)

@@ -15,23 +15,15 @@ class ModelError(WorkError):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a model is asked.
+    """What a model is asked."""
 
-    Attributes:
-        prompt: the text that is to be answered.
-        causal: the visibility of the programs that it may write: see ``grammar.proposal_grammar``.
-        count: the number of completions.
-        seed: decides everything that is drawn.
-        temperature: 0 takes the likeliest token always.
-        max_tokens: the longest completion.
-    """
-
-    prompt: str
+    prompt: str  # the text that is to be answered
+    # the visibility of the programs that it may write: see ``grammar.proposal_grammar``
     causal: bool
-    count: int
-    seed: int
-    temperature: float = 1.0
-    max_tokens: int = 384
+    count: int  # the number of completions
+    seed: int  # decides everything that is drawn
+    temperature: float = 1.0  # 0 takes the likeliest token always
+    max_tokens: int = 384  # the longest completion
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +36,11 @@ class Completion:
 
 
 class LanguageModel(Protocol):
-    """Something that writes programs.
+    """Something that writes programs."""
 
-    Attributes:
-        name: for messages and records.
-        fingerprint: tells it from every other model.
-        context: the most tokens of a prompt and its completion together.
-    """
-
-    name: str
-    fingerprint: str
-    context: int
+    name: str  # for messages and records
+    fingerprint: str  # tells it from every other model
+    context: int  # the most tokens of a prompt and its completion together
 
     def count(self, text: str) -> int:
         """Count the tokens of a prompt."""

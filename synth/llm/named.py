@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path
 
 from attn_dsl.dsl.errors import InputError
-from attn_dsl.eval.locate import find
+from attn_dsl.eval.locate import find, looks_local
 from attn_dsl.synth.llm.model import LanguageModel
 
 NAMED = "a directory, a Hugging Face id, FILE.gguf, hf:REPO:FILE.gguf, URL#MODEL or replay:RUN"
@@ -16,11 +16,7 @@ EXTRAS = {"gguf": ("llama_cpp", "llm"), "server": ("openai", "openai")}
 
 
 def open_model(spec: str, *, device: str = "cpu") -> LanguageModel:
-    """Open a language model by its name.
-
-    Args:
-        spec: see ``NAMED``.
-        device: for transformers: ``cpu``, ``cuda``.
+    """Open a language model by its name, as ``NAMED`` says; ``device`` is for transformers.
 
     Raises:
         InputError: there is no such model, or a package is missing; says how to install it.
@@ -73,16 +69,12 @@ def check_spec(spec: str) -> None:
     module, extra = EXTRAS.get(kind, ("", ""))
     if not spec:
         raise InputError(f"--proposers llm asks a language model: name one by --llm MODEL, {NAMED}")
-    if kind == "transformers":
-        if where.startswith(("/", ".", "~")) or where.count("/") > 1:
-            find(where)  # a directory; the hub is asked for an id when it is opened
-    elif module and importlib.util.find_spec(module) is None:
+    if module and importlib.util.find_spec(module) is None:
         package = module.replace("_", "-")
         raise InputError(f"--llm {spec}: needs {package}: pip install 'attn-dsl[{extra}]'")
-    elif spec.startswith("hf:"):
-        if spec.count(":") != 2:
-            raise InputError(f"--llm {spec}: write hf:REPO:FILE.gguf, as in hf:org/repo:model.gguf")
-    elif kind == "gguf" and not Path(where).expanduser().is_file():
-        raise InputError(f"--llm {spec}: no such GGUF file; a model is {NAMED}")
+    if spec.startswith("hf:") and spec.count(":") != 2:
+        raise InputError(f"--llm {spec}: write hf:REPO:FILE.gguf, as in hf:org/repo:model.gguf")
+    if kind in ("gguf", "transformers") and looks_local(where):
+        find(where)  # the hub is asked when the model is opened
     elif kind == "replay" and not Path(where, "llm").expanduser().is_dir():
         raise InputError(f"--llm {spec}: no completions are kept there; name a run with some")

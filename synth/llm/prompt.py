@@ -72,12 +72,9 @@ _KINDS = {
 def head_prompt(
     task: HeadTask, count: Callable[[str], int], budget: int, best: Sequence[Fitted] = ()
 ) -> str:
-    """Write the longest prompt for a head that fits, or else the shortest.
+    """Write the longest prompt of at most ``budget`` tokens for a head, or else the shortest.
 
-    Args:
-        count: counts tokens.
-        budget: the most tokens.
-        best: programs that were fitted before, the best first: the prompt asks for better ones.
+    ``best`` are programs that were fitted before, the best first: the prompt asks for better ones.
     """
     summary = Summary(task)
     fields = {

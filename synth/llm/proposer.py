@@ -121,11 +121,7 @@ class Llm:
         return Record(self.run, task.name).completions(self.model, number, request, stop)
 
     def prompt(self, task: HeadTask, best: Sequence[Fitted] = ()) -> str:
-        """Write the prompt for a head; at least half of a short context is left for the program.
-
-        Args:
-            best: programs that were fitted before, the best first.
-        """
+        """Write the prompt for a head; at least half of a short context is left for the program."""
         model, options = self.model, self.options
         room = model.context - min(options.completion_tokens, model.context // 2)
         return head_prompt(task, model.count, min(options.prompt_tokens, room), best)

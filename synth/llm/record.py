@@ -24,12 +24,7 @@ FOLDER = "llm"
 
 
 class Record:
-    """What was asked for one head.
-
-    Args:
-        folder: of the run; None keeps nothing.
-        head: the head's name, as in ``l00h01``.
-    """
+    """What was asked for one head, in the folder of the run; None keeps nothing."""
 
     def __init__(self, folder: Path | None, head: str) -> None:
         self.path = None if folder is None else folder / FOLDER / f"{head}.jsonl"
@@ -38,10 +33,7 @@ class Record:
     def completions(
         self, model: LanguageModel, number: int, request: Request, stop: Callable[[], bool]
     ) -> Iterator[Completion]:
-        """Yield what the model writes, or wrote before; record it unless ``stop`` cut it short.
-
-        Args:
-            number: of the round, from 0.
+        """Yield what the model writes in a round, or wrote; record it unless ``stop`` cut it short.
 
         Raises:
             ModelError: the model failed, or the disk is full.

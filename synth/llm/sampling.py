@@ -58,12 +58,7 @@ class Writing:
         self._mask = allocate_token_bitmask(1, int(tokenizer.vocab_size))
 
     def step(self, at: int, logits: np.ndarray) -> int | None:
-        """Draw the next token of a completion; None when it is over.
-
-        Args:
-            at: the number of the completion.
-            logits: float32 (vocabulary): the model's logits of the next token.
-        """
+        """Draw the next token of completion ``at`` from the model's logits; None when it is over."""
         if at not in self._going:
             stream = np.random.default_rng([self.request.seed, at])
             self._going[at] = self._first.deep_copy(), stream
@@ -159,12 +154,7 @@ def _matcher(tokenizer: Any, causal: bool) -> Any:
 
 
 class LocalModel(ABC):
-    """A language model on this machine, whose logits are at hand.
-
-    Args:
-        name, context: see ``LanguageModel``.
-        tokenizer: llguidance's tokenizer of the model.
-    """
+    """A language model on this machine, whose logits are at hand, with llguidance's tokenizer."""
 
     fingerprint: str
 

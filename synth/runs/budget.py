@@ -28,14 +28,7 @@ Pair = tuple[int, int]
 
 
 class Budget:
-    """The time that a search has left.
-
-    Args:
-        limit: seconds, None for no limit.
-        started: when they began to count (``time.monotonic``).
-        rounds: how many rounds will share them.
-        heads: how many heads there are in all.
-    """
+    """The time that a search has left: ``limit`` seconds since ``started``, or no limit."""
 
     def __init__(self, limit: float | None, started: float, rounds: int, heads: int) -> None:
         self.limit, self.rounds = limit, rounds
@@ -70,9 +63,7 @@ class Budget:
     def share(self, pair: Pair, left: Sequence[Pair], slots: int) -> float | None:
         """Return the seconds for the search of a head, None for no limit.
 
-        Args:
-            left: the heads that are not begun yet, this one included.
-            slots: how many heads are searched at once.
+        ``left`` are the heads that are not begun yet, this one included; ``slots`` run at once.
         """
         if self._round_ends is None:
             return None

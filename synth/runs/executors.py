@@ -24,21 +24,16 @@ WORKERS = 60
 
 
 class Workers:
-    """An executor of this process's threads, and what a search needs to know about it.
+    """An executor of this process's threads, and what a search needs to know about it."""
 
-    Attributes:
-        shares_memory: whether tasks run in this process.
-        slots: how many tasks run at once, at this moment.
-    """
-
-    shares_memory = True
+    shares_memory = True  # whether tasks run in this process
 
     def __init__(self, executor: Executor, slots: int) -> None:
         self._executor, self._slots = executor, slots
 
     @property
     def slots(self) -> int:
-        """See the class."""
+        """How many tasks run at once, at this moment."""
         return self._slots
 
     def submit(self, work: Callable[[Any], Any], task: Any) -> Future[Any]:

@@ -12,20 +12,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a fit is.
+    """How far a fit is."""
 
-    Attributes:
-        stage: ``capture``, ``prepare`` or ``search``.
-        done, total: texts or heads.
-        result: the head that was just finished, if any.
-        number, rounds: the round of the search, and of how many.
-    """
-
-    stage: str
-    done: int
+    stage: str  # ``capture``, ``prepare`` or ``search``
+    done: int  # texts or heads
     total: int
-    result: HeadResult | None = None
-    number: int = 1
+    result: HeadResult | None = None  # the head that was just finished, if any
+    number: int = 1  # the round of the search
     rounds: int = 1
 
 

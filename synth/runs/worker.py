@@ -44,41 +44,30 @@ def versions(proposers: Sequence[str] = ()) -> tuple[tuple[str, str], ...]:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Which search a task belongs to, and where its capture lies.
+    """Which search a task belongs to, and where its capture lies."""
 
-    Attributes:
-        capture: the directory; None for a capture in memory, which only threads can reach.
-        hash: of the capture.
-        versions: those of the process that leads the search.
-        run: the run's directory, in which prompts and completions of language models are kept.
-    """
-
-    capture: str | None
-    hash: str
+    capture: str | None  # the directory; None for a capture in memory, which only threads can reach
+    hash: str  # of the capture
     settings: Settings
-    versions: tuple[tuple[str, str], ...]
+    versions: tuple[tuple[str, str], ...]  # those of the process that leads the search
+    # the run's directory, in which prompts and completions of language models are kept
     run: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class HeadSearch:
-    """One head to be searched.
-
-    Attributes:
-        neighbours: all heads of the layer that the run looks at, whose controls are scored at once.
-        before, others: see ``Search.head``.
-        seconds: the time for the search, from when the session is ready; None for no limit.
-        most: the time from now on, the session's preparation included.
-    """
+    """One head to be searched."""
 
     place: Place
     layer: int
     head: int
+    # all heads of the layer that the run looks at, whose controls are scored at once
     neighbours: tuple[int, ...]
-    before: HeadResult | None = None
+    before: HeadResult | None = None  # see ``Search.head``, as for ``others``
     others: tuple[str, ...] = ()
+    # the time for the search, from when the session is ready; None for no limit
     seconds: float | None = None
-    most: float | None = None
+    most: float | None = None  # the time from now on, the session's preparation included
 
 
 @dataclass(frozen=True, slots=True)
