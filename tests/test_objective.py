@@ -72,7 +72,7 @@ def test_output_r2_of_rows_is_that_of_its_definition(rows: HeadRows, predicted: 
     assert rows.output_r2(predicted) == pytest.approx(r2, rel=1e-4)
     assert rows.output_r2(rows.actual) == pytest.approx(1.0)
     iou, score = rows.scores(predicted)
-    assert score == pytest.approx((iou + 0.5 * r2) / 1.5, rel=1e-4)
+    assert score == pytest.approx((iou + 0.3 * r2) / 1.3, rel=1e-4)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -135,7 +135,7 @@ def test_a_search_by_outputs_explains_more_of_them(capture: Capture) -> None:
     both = found["both"]
     (chosen,) = (row for row in both.front if row.chosen)
     assert chosen.output_r2_test == pytest.approx(both.test["output_r2"].mean, abs=1e-6)
-    assert chosen.score == pytest.approx((chosen.iou_select + 0.5 * chosen.output_r2_select) / 1.5)
+    assert chosen.score == pytest.approx((chosen.iou_select + 0.3 * chosen.output_r2_select) / 1.3)
     assert both.test["output_r2"].low < both.test["output_r2"].mean < both.test["output_r2"].high
     split = Split(capture, session.texts["test"])
     again = split.compare([parse(both.program)], 0)
