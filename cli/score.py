@@ -16,8 +16,12 @@ if TYPE_CHECKING:
     from attn_dsl.compiler.program import Program
     from attn_dsl.eval.capture import Capture
 
-SHOWN = ("iou_no_sink", "jsd", "top1")
-"""The figures of the table beside IoU and output R²."""
+SHOWN = {
+    "iou": "IoU", "iou_low": "from", "iou_high": "to", "iou_no_sink": "no sink", "jsd": "JSD",
+    "top1": "top-1",
+}  # fmt: skip
+OUTPUTS = {"output_r2": "output R²", "output_r2_low": "from", "output_r2_high": "to"}
+"""The figures of the table, with the heads of their columns; those of captures with values."""
 
 
 @click.command()
@@ -44,6 +48,7 @@ def score(
     options.quiet_libraries()
     from attn_dsl.compiler.program import load
     from attn_dsl.eval.heads import parse_heads
+    from attn_dsl.eval.metrics import decimal
 
     files = [
         name for name in program
@@ -66,9 +71,9 @@ def score(
         texts = attention.split(seed)["test"]
         if not texts:
             raise InputError(f"{attention.n_texts} texts are too few: none is left to test on")
-        found, spreads, lacking = *_measure(programs, attention, chosen, texts), attention.lacking
+        found, lacking = _measure(programs, attention, chosen, texts), attention.lacking
     rows = [
-        _row(file, one, head, {name: x[:, i, j] for name, x in found.items()}, spreads[i], seed)
+        _row(file, one, head, {name: x[:, i, j] for name, x in found.items()}, seed)
         for i, head in enumerate(chosen)
         for j, (file, one) in enumerate(zip(files, programs, strict=True))
     ]
@@ -76,19 +81,15 @@ def score(
         options.print_json(rows)
         return
     shown: list[tuple[str, ...]] = []
+    columns = SHOWN if lacking else SHOWN | OUTPUTS
     for file in dict.fromkeys(files):
         own = sorted((r for r in rows if r["program"] == file), key=lambda r: -r["iou"])[:top]
         name = Path(file).name + (" (looks ahead)" if own[0]["lookahead"] else "")
         for at, r in enumerate(own):
-            figures = [
-                cell for x in ("iou", "output_r2")[: 1 + (not lacking)] for cell in _cells(r, x)
-            ]
-            head = f"L{r['layer']}H{r['head']}"
-            others = (f"{r[x]:.3f}" for x in SHOWN)
-            shown.append(("" if at else name, head, *figures, *others))
-    outputs = () if lacking else ("output R²", "95 %")
-    columns = ("program", "head", "IoU", "95 %", *outputs, "no sink", "JSD", "top-1")
-    options.print_table(columns, shown, left=("program",), gap=1 if outputs else 2)
+            cells = (decimal(r[x]) for x in columns)
+            shown.append(("" if at else name, f"L{r['layer']}H{r['head']}", *cells))
+    names = ("program", "head", *columns.values())
+    options.print_table(names, shown, left=("program",), gap=1)
     mean = sum(len(attention.tokens(i)) for i in texts) / len(texts)
     screen = options.console()
     screen.print(f"{len(texts)} test texts of {mean:.0f} tokens in the mean.")
@@ -96,25 +97,14 @@ def score(
         screen.print(f"Output R² is not known: {lacking}.", markup=False)
 
 
-def _cells(row: dict[str, Any], name: str) -> tuple[str, str]:
-    """Write a figure and its interval."""
-    from attn_dsl.eval.metrics import decimal
-
-    mean, low, high = (
-        "–" if row[x] is None else decimal(row[x]) for x in (name, f"{name}_low", f"{name}_high")
-    )
-    return mean, f"{low} {high}"
-
-
 def _measure(
     programs: list[Program], capture: Capture, heads: list[tuple[int, int]], texts: list[int]
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
+) -> dict[str, np.ndarray]:
     """Compare all programs with all heads.
 
     Returns:
-        By metric, and by ``errors`` the squared errors of the outputs, float64 (texts, heads,
-        programs); the spreads of the heads' outputs, float64 (heads, texts). Without values,
-        errors and spreads are nan.
+        By metric, and by ``errors`` and ``spreads`` of the outputs (nan without values), float64
+        (texts, heads, programs).
     """
     import os
     from concurrent.futures import ThreadPoolExecutor
@@ -136,27 +126,25 @@ def _measure(
             measure_texts(plan, lambda at: capture.attention(texts[at], numbers), METRICS, threads)
         )
         by_metric = {name: np.array([one[name] for one in found]) for name in METRICS}
-        spread = np.full((len(heads), len(texts)), np.nan)
-        by_metric["errors"] = np.full((len(texts), len(heads), len(programs)), np.nan)
+        by_metric["errors"] = by_metric["spreads"] = np.full_like(by_metric["iou"], np.nan)
         if capture.has_outputs:
             later = threads.submit(spreads, capture, texts, numbers)
             by_metric["errors"] = np.array(list(threads.map(errors, range(len(texts)))))
-            spread = later.result()
-    return by_metric, spread
+            by_metric["spreads"] = later.result().T[..., None].repeat(len(programs), -1)
+    return by_metric
 
 
 def _row(
-    file: str, program: Program, head: tuple[int, int], metrics: dict[str, np.ndarray],
-    spread: np.ndarray, seed: int,
-) -> dict[str, Any]:  # fmt: skip
+    file: str, program: Program, head: tuple[int, int], metrics: dict[str, np.ndarray], seed: int
+) -> dict[str, Any]:
     """Return what is said of one program on one head; an output R² of None is not known."""
     from attn_dsl.eval.metrics import bootstrap
     from attn_dsl.eval.outputs import output_r2
 
-    iou, r2 = metrics.pop("iou"), output_r2(metrics.pop("errors")[None], spread[None], seed)
+    iou, errors, spread = (metrics.pop(name)[None] for name in ("iou", "errors", "spreads"))
     return {
         "program": file, "nodes": program.nodes, "layer": head[0], "head": head[1],
-        **bootstrap(iou, seed).named("iou"), **r2.named("output_r2"),
+        **bootstrap(iou[0], seed).named("iou"), **output_r2(errors, spread, seed).named("output_r2"),
         **{name: float(values.mean()) for name, values in metrics.items()},
-        "texts": len(iou), "lookahead": list(program.facts.lookahead),
+        "texts": len(iou[0]), "lookahead": list(program.facts.lookahead),
     }  # fmt: skip

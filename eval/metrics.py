@@ -31,13 +31,13 @@ def ious(actual: np.ndarray, predicted: np.ndarray) -> np.ndarray:
         return np.where(whole > 0, shared / (whole - shared), 1.0)
 
 
-def decimal(value: float, digits: int = 3, sign: bool = False) -> str:
+def decimal(value: float | None, digits: int = 3, sign: bool = False) -> str:
     """Write a number for people: a true minus, an en dash where there is none, nothing below -10.
 
     >>> decimal(0.71249), decimal(0.5, 1, sign=True), decimal(-13_000), decimal(math.nan)
     ('0.712', '+0.5', '< −10', '–')
     """
-    if not math.isfinite(value):
+    if value is None or not math.isfinite(value):
         return "–"
     if value < -10:
         return "< −10"

@@ -20,19 +20,13 @@ from attn_dsl.compiler.evaluate import Plan, unpack
 from attn_dsl.compiler.evaluate import pack as packed
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.parser import parse
+from attn_dsl.eval import results as found
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.files import write
 from attn_dsl.eval.metrics import ious
 from attn_dsl.eval.replace.curve import figure
 from attn_dsl.eval.report_text import TEMPLATES, fill, scoped
-from attn_dsl.eval.results import (
-    FrontRow,
-    HeadResult,
-    Summary,
-    mean_known,
-    median_known,
-    summarise,
-)
+from attn_dsl.eval.results import FrontRow, HeadResult, best_of, mean_known, median_known
 from attn_dsl.eval.run import Run
 
 EXAMPLES = 3
@@ -68,7 +62,7 @@ class ReportData:
     info: Mapping[str, Any]
     results: tuple[HeadResult, ...]
     examples: Mapping[str, Sequence[Example]]
-    summary: Summary
+    summary: found.Summary
     lacking: str | None = None
     missing: tuple[str, ...] = ()
     replacement: str = ""
@@ -96,7 +90,8 @@ def report_data(run: Run, capture: Capture) -> ReportData:
     batch = Batch([capture.tokens(i) for i in texts])
     return ReportData(
         run.info, results, {r.name: list(_examples(capture, r, texts, batch)) for r in results},
-        summarise(results, seed), run.lacking, tuple(f"L{layer}H{head}" for layer, head in run.missing),
+        found.summarise(results, seed), run.lacking,
+        tuple(f"L{layer}H{head}" for layer, head in run.missing),
         figure(run.path) or "",
     )  # fmt: skip
 
@@ -164,13 +159,8 @@ def overview(results: Sequence[HeadResult]) -> dict[str, Any]:
         "strong": sum(iou >= 0.75 for iou in ious),
         "explained": sum(r2 >= 0.5 for r2 in r2s),
         "above": sum(r.gain > 0 for r in results),
-        "bars": _bars(
-            mean_known, ious, [r.controls for r in results], [r.best_control[1] for r in results]
-        ),
-        "output_bars": _bars(
-            median_known, r2s, [r.controls_output_r2 for r in results],
-            [r.best_output_control[1] for r in results],
-        ),
+        "bars": _bars(mean_known, ious, [r.controls for r in results]),
+        "output_bars": _bars(median_known, r2s, [r.controls_output_r2 for r in results]),
         "categories": [
             (name, number, mean_known(compress(ious, own[name])), median_known(compress(r2s, own[name])))
             for name, number in count.most_common()
@@ -180,18 +170,18 @@ def overview(results: Sequence[HeadResult]) -> dict[str, Any]:
 
 def _bars(
     average: Callable[[Iterable[float]], float], programs: Sequence[float],
-    controls: Sequence[Mapping[str, float]], best: Sequence[float],
+    controls: Sequence[Mapping[str, float]],
 ) -> list[tuple[str, float, str]]:  # fmt: skip
     """Average the programs, the best control of each head and each control over heads."""
     names = dict.fromkeys(name for one in controls for name in one)
-    rows = [(name, average(one.get(name, math.nan) for one in controls)) for name in names]
-    rows.sort(key=lambda row: row[1] if math.isfinite(row[1]) else -math.inf, reverse=True)
-    every = [("best control of each head", average(best), "best")] if len(rows) > 1 else []
-    return [
-        ("programs", average(programs), "program"),
-        *every,
-        *((*row, "control") for row in rows),
+    rows = [
+        (name, average(one.get(name, math.nan) for one in controls), "control") for name in names
     ]
+    rows.sort(key=lambda row: row[1] if math.isfinite(row[1]) else -math.inf, reverse=True)
+    if len(rows) > 1:
+        best = (best_of(one)[1] for one in controls)
+        rows.insert(0, ("best control of each head", average(best), "best"))
+    return [("programs", average(programs), "program"), *rows]
 
 
 def budget_curve(fronts: Sequence[Sequence[FrontRow]]) -> list[tuple[int, float]]:
@@ -239,20 +229,19 @@ def _scatter(results: Sequence[HeadResult]) -> dict[str, Any]:
     path = ""
     for index, (nodes, iou) in enumerate(curve):
         path += f"H{x(nodes)}V{y(iou)}" if index else f"M{x(nodes)} {y(iou)}"
-    found = [(r, r.test["iou"].mean, r.test["output_r2"].mean) for r in results]
+    scores = [(r, r.test["iou"].mean, r.test["output_r2"].mean) for r in results]
     quarters = [value / 4 for value in range(5)]
     fit = {
-        "dots": [(r, x(r.nodes), y(iou)) for r, iou, _ in found if math.isfinite(iou)],
+        "dots": [(r, x(r.nodes), y(iou)) for r, iou, _ in scores if math.isfinite(iou)],
         "xticks": [(value, x(value)) for value in range(0, top + 1, step)],
         "curve": path + (f"H{x(top)}" if path else ""),
     }
     outputs = {
-        "dots": [(r, x(iou, 1), y(r2)) for r, iou, r2 in found if math.isfinite(iou + r2)],
+        "dots": [(r, x(iou, 1), y(r2)) for r, iou, r2 in scores if math.isfinite(iou + r2)],
         "xticks": [(f"{value:g}", x(value, 1)) for value in quarters],
         "curve": "",
     }
-    yticks = [(value, y(value)) for value in quarters]
-    return {"fit": {**fit, "yticks": yticks}, "outputs": {**outputs, "yticks": yticks}}
+    return {"fit": fit, "outputs": outputs, "yticks": [(value, y(value)) for value in quarters]}
 
 
 # What the page's script reads.
@@ -288,8 +277,8 @@ def _payload(data: ReportData) -> dict[str, Any]:
                 "program": pack(example.program[:n, :n], causal),
             })  # fmt: skip
         rows.append({
-            "iou": _finite(r.test["iou"].mean), "r2": _finite(r.test["output_r2"].mean), "gain": _finite(r.gain),
-            "jsd": _finite(r.test["jsd"].mean), "id": r.name,
+            "iou": _finite(r.test["iou"].mean), "r2": _finite(r.test["output_r2"].mean),
+            "gain": _finite(r.gain), "jsd": _finite(r.test["jsd"].mean), "id": r.name,
             "category": r.category, "nodes": r.nodes, "examples": examples,
         })  # fmt: skip
     categories = [name for name, _ in Counter(r.category for r in data.results).most_common()]

@@ -118,12 +118,12 @@ class HeadResult:
     @property
     def best_control(self) -> tuple[str, float]:
         """The control that explains most of the head, and its IoU; ("", nan) without any."""
-        return _best(self.controls)
+        return best_of(self.controls)
 
     @property
     def best_output_control(self) -> tuple[str, float]:
         """The control that explains most of the outputs, and its R²; ("", nan) where not known."""
-        return _best(self.controls_output_r2)
+        return best_of(self.controls_output_r2)
 
     @property
     def gain(self) -> float:
@@ -204,7 +204,7 @@ def median_known(values: Iterable[float]) -> float:
     return float(np.median(known)) if known else math.nan
 
 
-def _best(controls: Mapping[str, float]) -> tuple[str, float]:
+def best_of(controls: Mapping[str, float]) -> tuple[str, float]:
     """Return the control of the largest value, and that value; ("", nan) where none is known."""
     known = ((name, value) for name, value in controls.items() if math.isfinite(value))
     return max(known, key=lambda item: item[1], default=("", math.nan))

@@ -307,11 +307,11 @@ def _head_row(r: HeadResult) -> dict[str, Any]:
         "layer": r.layer, "head": r.head, "program": f"programs/{r.label}.attn", "nodes": r.nodes,
         "iou_fit": r.iou_fit, "iou_select": r.iou_select, **iou.named("iou_test"),
         "iou_no_sink": r.test["iou_no_sink"].mean, **r.test["output_r2"].named("output_r2"),
-        "jsd_test": r.test["jsd"].mean, "top1_test": r.test["top1"].mean, "category": r.category, "seconds": round(r.seconds, 2),
-        "texts_test": iou.texts, "tv_test": r.test["tv"].mean, "best_control": control,
-        "iou_best_control": control_iou, "best_output_control": output_control,
-        "output_r2_best_control": control_r2, "evals": r.evals,
-        "cut_short": r.cut_short, "lookahead": r.lookahead,
+        "jsd_test": r.test["jsd"].mean, "top1_test": r.test["top1"].mean,
+        "category": r.category, "seconds": round(r.seconds, 2), "texts_test": iou.texts,
+        "tv_test": r.test["tv"].mean, "best_control": control, "iou_best_control": control_iou,
+        "best_output_control": output_control, "output_r2_best_control": control_r2,
+        "evals": r.evals, "cut_short": r.cut_short, "lookahead": r.lookahead,
     }  # fmt: skip
 
 
