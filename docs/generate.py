@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
+from click.testing import CliRunner
 
 from attn_dsl.cli.main import COMMANDS, cli
 from attn_dsl.cli.reference import FUNCTIONS, READS, call, mark
@@ -25,12 +26,8 @@ NOTE = "<!-- Written by docs/generate.py; run `make docs` to write it again. -->
 
 def help_text(name: str | None = None) -> str:
     """Return what `--help` prints on a terminal of 80 columns, of a command or of all."""
-    settings = {"terminal_width": 80, "help_option_names": ["-h", "--help"]}
-    root = click.Context(cli, info_name="attn-dsl", **settings)
-    command = cli if name is None else cli.get_command(root, name)
-    assert command is not None
-    context = root if name is None else click.Context(command, root, name, **settings)
-    return command.get_help(context)
+    arguments = [*([] if name is None else [name]), "--help"]
+    return CliRunner().invoke(cli, arguments, prog_name="attn-dsl", terminal_width=80).output
 
 
 def cli_page() -> str:
