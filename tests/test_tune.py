@@ -74,6 +74,7 @@ def test_predictions_come_nearer_and_structure_sets_and_the_model_stay_as_they_a
         for weight in program.tree.weights:
             assert float(f"{weight:.3g}") == weight and abs(weight) <= 1000  # type: ignore[arg-type]
     assert flags == [p.requires_grad for p in model.parameters()]
+    assert torch.get_float32_matmul_precision() == "highest"
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, state[name]) and parameter.grad is None
 

@@ -121,7 +121,7 @@ class Tunable(torch.nn.Module):
         """Return the matrices of all programs, float32 (programs, texts, n, n), with gradients."""
         known = self._known(texts)
         shape = len(self.programs), len(texts), *2 * [max(map(len, texts), default=0)]
-        return _Attention.apply(self.weights, [known[text] for text in texts], shape)  # type: ignore[no-any-return]
+        return _Attention.apply(self.weights, [known[text] for text in texts], shape)
 
     def scales(self, texts: Sequence[Tokens]) -> np.ndarray:
         """Return the size of what each weight multiplies: its root mean square where it is not 0.

@@ -155,10 +155,11 @@ def _without_small(original: Program, tuned: Program | None) -> Program:
     """Take the term that tuning added from a program if its weight stayed small."""
     if tuned is None or any(map(_of_first_token, original.tree.terms)):
         return tuned or original
-    terms = [
-        x for x in tuned.tree.terms if not (_of_first_token(x) and abs(x.weight) < LEAST_FIRST)
+    terms = tuned.tree.terms
+    small = [
+        x for x in terms if _of_first_token(x) and abs(t.weights_of(x)[0] or 0.0) < LEAST_FIRST
     ]
-    return _with_terms(tuned, tuple(terms))
+    return _with_terms(tuned, tuple(x for x in terms if x not in small))
 
 
 def _of_first_token(term: t.Term) -> bool:
