@@ -244,7 +244,7 @@ def _output_residual(starts, firsts, actual, predicted, values, scale, residual)
         squared = np.float32(0.0)
         for c in range(error.shape[0]):
             squared += error[c] * error[c]
-        total += squared
+        total += float(squared)
         if scale == 0.0:
             continue
         d, mean = residual[low:high], np.float32(0.0)
