@@ -29,8 +29,8 @@ TITLES = {"programs": "Programs", "tuned": "Tuned programs"}
               help="Take programs of at most N nodes; of each head's front, the one is taken that "
               "serves the output best.")  # fmt: skip
 @click.option("--chosen", is_flag=True, help="Take the programs that the run chose instead.")
-@click.option("--order", "orders", default="gradient", show_default=True, metavar="LIST",
-              help="Which heads come first: by gradient, greedy, damage, iou, or several.")  # fmt: skip
+@click.option("--order", "orders", default="greedy", show_default=True, metavar="LIST",
+              help="Which heads come first: greedy, gradient, damage, iou, or several.")  # fmt: skip
 @click.option("--tune", is_flag=True,
               help="Tune the weights of all replaced programs through the model.")  # fmt: skip
 @click.option("--tune-text", metavar="SPEC",

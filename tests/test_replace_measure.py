@@ -384,7 +384,7 @@ def test_bad_input(run: Path, small_model: Callable[[str], Path], tmp_path: Path
     texts = write_texts(tmp_path / "texts.jsonl", 3)
     for args, message in [
         (("--fraction", "0"), "--fraction is a share"),
-        (("--order", "size"), "there is no size; known: gradient, greedy, damage, iou"),
+        (("--order", "size"), "there is no size; known: greedy, gradient, damage, iou"),
         (("--heads", "L7H0"), "there is no L7H0"),
         (("--heads", "x"), "cannot read 'x'"),
         (("--model", small_model("gpt2")), "was fitted to small-llama with other weights"),

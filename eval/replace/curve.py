@@ -19,10 +19,10 @@ from attn_dsl.eval.replace.source import Head
 
 FRACTIONS = (0.05, 0.10, 0.25, 0.40, 0.50, 0.75, 1.0)
 """Shares of heads that the curve shows; the paper's are 0.25, 0.5, 0.75 and 1."""
-ORDERS = ("gradient", "greedy", "damage", "iou")
-"""By damage from gradients, the same in stages, by the loss of each head alone, and by IoU."""
-STAGES = 10
-"""In how many stages the greedy order takes the heads; each is two backward passes."""
+ORDERS = ("greedy", "gradient", "damage", "iou")
+"""By damage from gradients in stages, the same at once, by the loss of each head alone, and by IoU."""
+STAGES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
+"""Shares of heads that the greedy order has taken after each of its stages."""
 
 
 def order_heads(
@@ -30,7 +30,7 @@ def order_heads(
 ) -> list[Head]:
     """Order heads so that those whose programs cost least come first.
 
-    ``gradient``: by ``HeldOut.damages`` on the select texts. ``greedy``: in ten stages, each of
+    ``gradient``: by ``HeldOut.damages`` on the select texts. ``greedy``: in stages, each of
     which takes the heads of the least such damage in the model with those replaced that are taken
     already. ``damage``: by what the loss grows on the select texts when the head alone is replaced.
     ``iou``: by the IoU of head and program, highest first (the paper's order).
@@ -44,14 +44,14 @@ def order_heads(
         return sorted(heads, key=lambda head: (-measurements.model.ious[head], head))
     damages: dict[Head, float] = {}
     if name in ("gradient", "greedy"):
-        stages = STAGES if name == "greedy" else 1
-        total = stages * ((len(select) + 1) // 2) + (stages > 1) * len(select.batches)
+        stages = STAGES if name == "greedy" else (1.0,)
+        total = len(stages) * ((len(select) + 1) // 2) + (len(stages) > 1) * len(select.batches)
         select.watch = steps(f"ordering by {name}", total, tell)
         taken: list[Head] = []
-        for stage in range(1, stages + 1):
+        for share in stages:
             damages = measurements.damages(select, heads, taken)
             left = sorted({*heads} - {*taken}, key=lambda head: (damages[head], head))
-            taken += left[: count_of(stage / stages, len(heads)) - len(taken)]
+            taken += left[: count_of(share, len(heads)) - len(taken)]
         return taken
     for head in heads:
         tell("ordering by damage", len(damages), len(heads))

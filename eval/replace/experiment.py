@@ -49,7 +49,7 @@ class Options:
 
     fraction: float | None = None
     heads: str | None = None
-    orders: tuple[str, ...] = ("gradient",)
+    orders: tuple[str, ...] = ("greedy",)
     tune: bool = False
     tune_text: str | None = None
     tune_texts: int = 600
