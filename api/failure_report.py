@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.analysis import Analysis
+from attn_dsl.dsl.printer import quote
 from attn_dsl.dsl.reference import Interpreter, evaluate
 from attn_dsl.dsl.tokens import Tokens
 
@@ -68,11 +68,6 @@ def largest_difference(left: np.ndarray, right: np.ndarray) -> int:
     """Return the flat index where two arrays differ most; NaN counts as the largest difference."""
     with np.errstate(invalid="ignore"):
         return int(np.argmax(np.nan_to_num(np.abs(left - right), nan=np.inf)))
-
-
-def quote(string: str) -> str:
-    """Write a string on one line, with line breaks and quotation marks escaped."""
-    return json.dumps(string, ensure_ascii=False)
 
 
 def failure(

@@ -23,7 +23,7 @@ SIMPLE_TOKENS = ("a", " b", ".")
 
 def smallest(
     strategy: SearchStrategy[T], condition: Callable[[T], bool], max_examples: int = 1000,
-    seed: int = 0,
+    seed: int = 0, *, phases: tuple[Phase, ...] = (Phase.generate, Phase.shrink),
 ) -> T:  # fmt: skip
     """Return the simplest value that is found of a strategy and meets a condition.
 
@@ -34,7 +34,11 @@ def smallest(
     Raises:
         hypothesis.errors.NoSuchExample: none of ``max_examples`` values meets the condition.
     """
-    return _find(strategy, condition, max_examples, seed, Phase.generate, Phase.shrink)
+    settings = hypothesis.settings(
+        max_examples=max_examples, database=None, deadline=None, derandomize=False,
+        phases=phases, suppress_health_check=list(hypothesis.HealthCheck),
+    )  # fmt: skip
+    return hypothesis.find(strategy, condition, settings=settings, random=Random(seed))
 
 
 def failing_text(
@@ -52,7 +56,7 @@ def failing_text(
         return False
 
     with contextlib.suppress(NoSuchExample, Flaky):
-        _find(tokens(max_size=max_size), fails, max_examples, seed, Phase.generate)
+        smallest(tokens(max_size=max_size), fails, max_examples, seed, phases=(Phase.generate,))
     if not failures:
         return None
     _shrink_text(failures[-1][0], fails)
@@ -74,14 +78,3 @@ def _shrink_text(text: Tokens, fails: Callable[[Tokens], bool]) -> None:
                 if fails(Tokens.from_strings(changed)):
                     strings, again = changed, True
                     break
-
-
-def _find(
-    strategy: SearchStrategy[T], condition: Callable[[T], bool], max_examples: int, seed: int,
-    *phases: Phase,
-) -> T:  # fmt: skip
-    settings = hypothesis.settings(
-        max_examples=max_examples, database=None, deadline=None, derandomize=False,
-        phases=phases, suppress_health_check=list(hypothesis.HealthCheck),
-    )  # fmt: skip
-    return hypothesis.find(strategy, condition, settings=settings, random=Random(seed))

@@ -25,6 +25,7 @@ import numpy as np
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.features import FEATURES
+from attn_dsl.dsl.printer import quote
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.failure_report import (
     Program,
@@ -34,7 +35,6 @@ from attn_dsl.failure_report import (
     is_close,
     largest_difference,
     matrix_of,
-    quote,
     row_of,
 )
 from attn_dsl.shrink import failing_text, smallest

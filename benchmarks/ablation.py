@@ -1,6 +1,6 @@
 """The ablation table: what each proposer of the search brings, and what its time would bring otherwise.
 
-    python benchmarks/ablation.py --smollm2 DIR [--only MODEL] [--heads LIST] [--every N] [--out DIR]
+    python benchmarks/ablation.py --smollm2 DIR [--only MODEL] [--every N] [--out DIR]
 
 From one capture of each model, ``attn-dsl fit`` runs with all default proposers, with each of them
 left out, and with each further one added (but ``llm``), every run in a process of its own. What is
@@ -80,7 +80,7 @@ def table(name: str, model: Path, options: Any) -> Iterator[str]:
     fit = ("fit", "--capture", capture, "--heads")
     made = Capture.open(capture)
     numbers = range(0, made.n_heads, options.every or every)
-    heads = options.heads or ",".join(label(*divmod(n, made.heads_per_layer)) for n in numbers)
+    heads = ",".join(label(*divmod(n, made.heads_per_layer)) for n in numbers)
     # Compiles every kernel, which Numba keeps, so that no row has the time for it.
     short = ("--effort", 2, "--max-evals", 100)
     kept(folder / "compiled", *fit, "L0H0,L1H0", *short, "--proposers", usable)
@@ -105,7 +105,6 @@ def main() -> None:
     """Run what is not kept, and print the table."""
     made = options_of_fits(__doc__, "ablation", MODELS)
     made.add_argument("--smollm2", metavar="DIR", help="a transformers folder of SmolLM2-135M")
-    made.add_argument("--heads", help="these heads of each model, as in L2H3,L4")
     made.add_argument("--every", type=int, metavar="N", help="every n-th head of each model")
     made.add_argument("--texts", type=int, default=300, metavar="N")
     options = made.parse_args()

@@ -11,7 +11,7 @@ import numpy as np
 
 from attn_dsl.compiler.graph import ColumnKey
 from attn_dsl.dsl.analysis import Analysis
-from attn_dsl.dsl.features import FEATURES, Column, Value
+from attn_dsl.dsl.features import FEATURES, Value
 from attn_dsl.dsl.tokens import Tokens
 
 Ints = np.ndarray
@@ -83,7 +83,6 @@ class Batch:
         number = self._symbols if feature.type == "symbol" else list
         for start, analysis in zip(self.starts, self._analyses, strict=False):
             column = feature.compute(analysis)
-            assert isinstance(column, Column)
             here = slice(int(start), int(start) + analysis.n)
             settled[here] = number(column.settled)
             if column.known is not None and column.open is not None:
@@ -148,7 +147,6 @@ def features(tokens: Sequence[str] | Tokens, names: Iterable[str]) -> dict[str, 
     analysis, lists = Analysis(Tokens.from_strings(tokens)), dict[str, list]()
     for name in names:
         column = FEATURES[name].compute(analysis)
-        assert isinstance(column, Column)
         lists[name] = column.settled
         if column.known is not None and column.open is not None:
             lists |= {f"{name}_known": column.known, f"{name}_open": column.open}

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from attn_dsl.cli.show import visible
 from attn_dsl.eval.heads import parse_heads
 from attn_dsl.eval.metrics import decimal
 from attn_dsl.eval.run import Run
@@ -25,12 +26,11 @@ def panel(matrix: np.ndarray, tokens: list[str], sizes: list[float], title: str,
     """Draw one matrix as SVG, a query to a row, darker for more weight; below it bars of sizes."""
     n = len(tokens)
     parts = [f'<text x="{left}" y="20" class="t">{escape(title)}</text>']
-    for q in range(n):
-        y = 36 + q * CELL
-        label = escape(tokens[q].replace(" ", "\u00b7").replace("\n", "\u21b5"))
+    for q, token in enumerate(tokens):
+        y, label = 36 + q * CELL, escape(visible(token))
         parts.append(f'<text x="{left + LABEL - 6}" y="{y + 10}" class="k">{label}</text>')
-        for k in range(q + 1):
-            shade = float(matrix[q, k]) ** 0.5
+        for k, shade in enumerate(np.sqrt(matrix[q, : q + 1])):
+            size = f'width="{CELL - 1}" height="{CELL - 1}" fill-opacity="{shade:.2f}"'
             if shade >= 0.02:
                 parts.append(
                     f'<rect x="{left + LABEL + k * CELL}" y="{y}" width="{CELL - 1}" '

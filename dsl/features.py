@@ -100,11 +100,11 @@ class Feature:
         column.open.extend(made.open)
         return made.first
 
-    def compute(self, analysis: Analysis) -> Column | list:
-        """Compute the column of a text; for arity 2, the n by n matrix as a list of rows."""
+    def compute(self, analysis: Analysis) -> Column:
+        """Compute the column of a text; for arity 2, ``settled`` has the rows of the matrix."""
         column = self.column()
         self.extend(analysis, column)
-        return column if self.arity == 1 else column.settled
+        return column
 
 
 def of_string(value: Callable[[str], Value], special: Value = False) -> Callable[..., list]:

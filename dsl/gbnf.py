@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -55,24 +55,6 @@ def to_gbnf(grammar_text: str) -> str:
         blank = replace(blanks, value=blanks.value.rstrip("+"))
         rules |= {name: _repeat(blank, *bounds) for name, bounds in _SPACING.items()}
     return "".join(_rule(name, node) for name, node in rules.items())
-
-
-def _may_be_empty(node: _Node) -> bool:
-    """Return whether a node matches the empty text. A rule never does."""
-    inner = map(_may_be_empty, node.parts)
-    if node.kind == "choice":
-        return any(inner)
-    return not node.value and (not node.low or all(inner))
-
-
-def _edge(node: _Node, at: int) -> Iterator[_Node]:
-    """Yield the texts, classes and rule names with which a match of a node may begin (0) or end (-1)."""
-    if node.value:
-        yield node
-    for part in node.parts[:: 1 + 2 * at]:
-        yield from _edge(part, at)
-        if node.kind == "sequence" and not _may_be_empty(part):
-            return
 
 
 def _read(text: str) -> tuple[dict[str, str], dict[str, _Node], _Node | None]:
@@ -204,14 +186,18 @@ class _Spacing:
 
     def edges(self, node: _Node, at: int, seen: set[str]) -> set[str]:
         """Return the kinds of characters with which a node may begin (0) or end (-1)."""
+        if node.kind == "name":
+            known = node.value in seen
+            seen.add(node.value)
+            return set() if known else self.edges(self.rules[node.value], at, seen)
+        if node.value:
+            char = node.value[at] if node.kind == "text" else "a"
+            return {"word" if re.match(r"\w", char) else char}
         found: set[str] = set()
-        for leaf in _edge(node, at):
-            if leaf.kind != "name":
-                char = leaf.value[at] if leaf.kind == "text" else "a"
-                found.add("word" if re.match(r"\w", char) else char)
-            elif leaf.value not in seen:
-                seen.add(leaf.value)
-                found |= self.edges(self.rules[leaf.value], at, seen)
+        for part in node.parts[:: 1 + 2 * at]:
+            found |= self.edges(part, at, seen)
+            if node.kind == "sequence" and part.low:  # the next part is not at the edge
+                break
         return found
 
 

@@ -58,7 +58,7 @@ class Interpreter:
             raise ValueError("the program has holes; fit its weights first")
         self.program, self.analysis, self.n = program, analysis, analysis.n
         self.sets = {definition.name: definition.value for definition in program.sets}
-        self.columns: dict[str, Column | list[list[int]]] = {}
+        self.columns: dict[str, Column] = {}
         self.found: dict[tuple[str, int, int], int] = {}
 
     def matrix(self) -> list[list[float]]:
@@ -177,9 +177,8 @@ class Interpreter:
         if node.name not in self.columns:
             self.columns[node.name] = feature.compute(self.analysis)
         column = self.columns[node.name]
-        if isinstance(column, Column):
-            return column.at(at[0], q, self.program.causal)
-        return column[at[0]][at[1]]
+        found: Any = column.at(at[0], q, self.program.causal)
+        return found[at[1]] if feature.arity == 2 else found
 
     def holds(self, node: t.Predicate, q: int, k: int) -> bool:
         """Evaluate a predicate."""
