@@ -32,12 +32,9 @@ def panel(matrix: np.ndarray, tokens: list[str], sizes: list[float], title: str,
         for k, shade in enumerate(np.sqrt(matrix[q, : q + 1])):
             size = f'width="{CELL - 1}" height="{CELL - 1}" fill-opacity="{shade:.2f}"'
             if shade >= 0.02:
-                parts.append(
-                    f'<rect x="{left + LABEL + k * CELL}" y="{y}" width="{CELL - 1}" '
-                    f'height="{CELL - 1}" fill-opacity="{shade:.2f}"/>'
-                )
-    for k, size in enumerate(sizes):
-        height, x = BAR * size / max(sizes), left + LABEL + k * CELL
+                parts.append(f'<rect x="{left + LABEL + k * CELL}" y="{y}" {size}/>')
+    for k, value in enumerate(sizes):
+        height, x = BAR * value / max(sizes), left + LABEL + k * CELL
         place = f'x="{x}" y="{42 + n * CELL + BAR - height:.1f}"'
         parts.append(f'<rect {place} width="{CELL - 1}" height="{height:.1f}" class="v"/>')
     if sizes:

@@ -47,7 +47,9 @@ def test_a_plan_says_what_a_fit_then_does(
     made = package.Capture.open(capture)
     assert told["texts"] == made.n_texts == 20
     assert told["tokens"] == sum(len(made.tokens(i)) for i in range(20))
-    assert told["capture_bytes"] == sum(made.packed(i).nbytes for i in range(20))
+    assert told["capture_bytes"] == sum(
+        made.packed(i).nbytes + made.values[i].nbytes for i in range(20)
+    )
     told = plan("--capture", capture, "--heads", "L1", "--rounds", "1")
     assert (told["heads"], told["rounds"], told["capture_bytes"]) == (4, 1, 0)
 

@@ -81,7 +81,7 @@ def plan(
     capture_bytes, capture_seconds = 0, 0.0
     if about["parameters"] is not None:
         weights = (4 if dtype == "float32" else 2) * about["parameters"]
-        capture_bytes = 2 * all_heads * entries
+        capture_bytes = 2 * (all_heads * entries + about["value_numbers"] * sum(lengths))
         speed = PRODUCTS * product_speed(cores) * cores
         capture_seconds = 2 * multiplied * sum(lengths) / speed + slower * weights / LOAD_BYTES
         batch = 8 * text_bytes(about["heads_per_layer"], max(lengths))
@@ -167,11 +167,15 @@ def _of_model(model: str | None, text: str | None, max_tokens: int, max_texts: i
         )
     counted = _count(found, texts, max_tokens, max_texts)
     parameters, multiplied, predicts = count_parameters(found)
+    config, heads = found.config, found.config.num_attention_heads
+    shared = getattr(config, "num_key_value_heads", None) or heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
     headless = None if predicts else "it has no language-model head, so it predicts no tokens"
     about = {
         "model": found.name,
-        "family": found.config.model_type, "layers": found.config.num_hidden_layers,
-        "heads_per_layer": found.config.num_attention_heads, "parameters": parameters,
+        "family": config.model_type, "layers": config.num_hidden_layers,
+        "heads_per_layer": heads, "parameters": parameters,
+        "value_numbers": config.num_hidden_layers * shared * size,
         "counted": counted is not None, "not_replaceable": headless,
     }  # fmt: skip
     return about, found.causal, counted or _estimate(texts, max_tokens, max_texts), multiplied
