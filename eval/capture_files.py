@@ -26,21 +26,13 @@ NEEDED = ("name", "n_layers", "heads_per_layer", "causal", "n_texts", "texts", "
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What is kept of one text beside its attention.
+    """What is kept of one text beside its attention."""
 
-    Attributes:
-        tokens: the tokens of the window that the model read.
-        source_hash: the hash of the whole text that the window was cut from.
-        source: the number of that text among those given.
-        window: the number of the window in its text.
-        ids: token ids, empty where they are not known.
-    """
-
-    tokens: Tokens
-    source_hash: str
-    source: int
-    window: int
-    ids: tuple[int, ...] = ()
+    tokens: Tokens  # the tokens of the window that the model read
+    source_hash: str  # the hash of the whole text that the window was cut from
+    source: int  # the number of that text among those given
+    window: int  # the number of the window in its text
+    ids: tuple[int, ...] = ()  # token ids, empty where they are not known
 
     @property
     def own_hash(self) -> str:

@@ -27,20 +27,14 @@ _TEXTS = ((7, 10, 6, 11), (9, 5, 11, 7))
 
 @dataclass(frozen=True)
 class HeadOutputs:
-    """How the heads of a model are read.
+    """How the heads of a model are read."""
 
-    Attributes:
-        from_products: whether :class:`Products` finds the attention of every layer.
-        group: how many query heads share a value vector.
-        projections: of each head L with L Lᵀ = W_O W_Oᵀ, where W_O are its rows of the output
-            projection; float32 [layers, heads, head size, at most as many]. None without values.
-        lacking: why there are no values, and what to do; None where there are.
-    """
-
-    from_products: bool
-    group: int = 1
+    from_products: bool  # whether :class:`Products` finds the attention of every layer
+    group: int = 1  # how many query heads share a value vector
+    # of each head L with L Lᵀ = W_O W_Oᵀ, where W_O are its rows of the output projection;
+    # float32 [layers, heads, head size, at most as many]. None without values.
     projections: Array | None = None
-    lacking: str | None = None
+    lacking: str | None = None  # why there are no values, and what to do; None where there are
 
 
 class Products(TorchFunctionMode):

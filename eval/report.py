@@ -47,25 +47,16 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class ReportData:
-    """What a report shows of a run.
+    """What a report shows of a run."""
 
-    Attributes:
-        info: what ``run.json`` holds.
-        results: of the heads, by layer and head.
-        examples: the texts that are shown of each head, by its name as in ``L5H1``.
-        summary: the means over heads.
-        lacking: why no head's output R² is known; None where that of one is.
-        missing: names of the heads that were to be searched and have no program.
-        replacement: the plot of what replacing heads costs, as SVG, where it was measured.
-    """
-
-    info: Mapping[str, Any]
-    results: tuple[HeadResult, ...]
+    info: Mapping[str, Any]  # what ``run.json`` holds
+    results: tuple[HeadResult, ...]  # of the heads, by layer and head
+    # the texts that are shown of each head, by its name as in ``L5H1``
     examples: Mapping[str, Sequence[Example]]
-    summary: found.Summary
-    lacking: str | None = None
-    missing: tuple[str, ...] = ()
-    replacement: str = ""
+    summary: found.Summary  # the means over heads
+    lacking: str | None = None  # why no head's output R² is known; None where that of one is
+    missing: tuple[str, ...] = ()  # names of the heads that were to be searched and have no program
+    replacement: str = ""  # the plot of what replacing heads costs, as SVG, where it was measured
 
 
 def write_run_report(run: Run, capture: str | Path | Capture | None = None) -> Path:

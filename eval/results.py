@@ -17,11 +17,7 @@ from attn_dsl.eval.outputs import output_r2
 
 @dataclass(frozen=True, slots=True)
 class FrontRow:
-    """One program of a head's Pareto front: IoU and output R² (nan without values) on each split.
-
-    Attributes:
-        score: on the select split, by the objective of the run.
-    """
+    """One program of a head's Pareto front: IoU and output R² (nan without values) on each split."""
 
     nodes: int
     iou_fit: float
@@ -29,7 +25,7 @@ class FrontRow:
     iou_test: float
     output_r2_select: float
     output_r2_test: float
-    score: float
+    score: float  # on the select split, by the objective of the run
     gain_by_node: float
     chosen: bool
     proposer: str
@@ -50,18 +46,14 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class LibraryEntry:
-    """A program of the shared library.
+    """A program of the shared library."""
 
-    Attributes:
-        label, nodes, program: whose program it is, its size and source.
-        heads: labels of the heads that it describes best of all entries.
-        iou_select, iou_test: mean IoU over all heads with the library up to this entry, each head
-            with the entry that is best on the select split.
-    """
-
+    # label, nodes, program: whose program it is, its size and source
     label: str
     nodes: int
-    heads: tuple[str, ...]
+    heads: tuple[str, ...]  # labels of the heads that it describes best of all entries
+    # iou_select, iou_test: mean IoU over all heads with the library up to this entry, each head
+    # with the entry that is best on the select split
     iou_select: float
     iou_test: float
     program: str
@@ -69,35 +61,27 @@ class LibraryEntry:
 
 @dataclass(frozen=True, slots=True)
 class HeadResult:
-    """The outcome for one head; every metric but ``iou_fit`` and ``iou_select`` is held out.
-
-    Attributes:
-        program: canonical source of the chosen program.
-        test: by metric (``score_matrix.METRICS``), the mean over test texts with its interval; and
-            ``output_r2``, nan where it is not known.
-        test_ious: the IoU on each test text.
-        controls, controls_output_r2: by control, the mean IoU over test texts and the output R².
-        category: that of the library program nearest to the head.
-        lookahead: features by which a causal program sees ahead.
-        cut_short: the time ran out before the search ended.
-        unfinished: the proposers that it was too short for, and the seconds they had.
-    """
+    """The outcome for one head; every metric but ``iou_fit`` and ``iou_select`` is held out."""
 
     layer: int
     head: int
-    program: str
+    program: str  # canonical source of the chosen program
     nodes: int
     iou_fit: float
     iou_select: float
+    # by metric (``score_matrix.METRICS``), the mean over test texts with its interval; and
+    # ``output_r2``, nan where it is not known
     test: dict[str, Estimate]
-    test_ious: tuple[float, ...]
+    test_ious: tuple[float, ...]  # the IoU on each test text
+    # controls, controls_output_r2: by control, the mean IoU over test texts and the output R²
     controls: dict[str, float]
-    category: str
-    lookahead: tuple[str, ...]
+    category: str  # that of the library program nearest to the head
+    lookahead: tuple[str, ...]  # features by which a causal program sees ahead
     evals: int
     seconds: float
-    cut_short: bool
+    cut_short: bool  # the time ran out before the search ended
     front: tuple[FrontRow, ...]
+    # the proposers that it was too short for, and the seconds they had
     unfinished: dict[str, float] = field(default_factory=dict)
     test_errors: tuple[float, ...] = ()
     """The squared error of the outputs on each test text …"""
@@ -153,22 +137,16 @@ class HeadResult:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Means over heads.
+    """Means over heads."""
 
-    Attributes:
-        iou, output_r2: means over heads on the test texts; the intervals resample texts, all heads
-            together. Heads without an output R² are left out.
-        output_r2_median: the median over heads, which one head far below zero does not change.
-        nodes: mean complexity.
-        controls: by control, the mean IoU over heads.
-        controls_output_r2: by control, the median output R² over heads; nan where not known.
-    """
-
+    # iou, output_r2: means over heads on the test texts; the intervals resample texts, all heads
+    # together. Heads without an output R² are left out.
     iou: Estimate
     output_r2: Estimate
-    output_r2_median: float
-    nodes: float
-    controls: dict[str, float]
+    output_r2_median: float  # the median over heads, which one head far below zero does not change
+    nodes: float  # mean complexity
+    controls: dict[str, float]  # by control, the mean IoU over heads
+    # by control, the median output R² over heads; nan where not known
     controls_output_r2: dict[str, float]
 
 

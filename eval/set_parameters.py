@@ -34,15 +34,10 @@ STRINGS = ("token", "text")
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """The weights of a set, of which an entry uses one at the most: that of a token's symbol.
+    """The weights of a set, of which an entry uses one at the most: that of a token's symbol."""
 
-    Attributes:
-        value: what is looked up, as ``token(k-1)``.
-        elements: the strings of the set.
-    """
-
-    value: t.Call
-    elements: tuple[str, ...]
+    value: t.Call  # what is looked up, as ``token(k-1)``
+    elements: tuple[str, ...]  # the strings of the set
 
     @property
     def position(self) -> t.Position:
@@ -54,17 +49,11 @@ class Lookup:
 
 @dataclass(frozen=True, slots=True)
 class SetTerm:
-    """A term of weight 1 whose parameters are the elements of its sets.
+    """A term of weight 1 whose parameters are the elements of its sets."""
 
-    Attributes:
-        lookups: one or two sets, whose weights are multiplied.
-        factor: what they are multiplied by, if anything.
-        condition: what must hold.
-    """
-
-    lookups: tuple[Lookup, ...]
-    factor: t.Factor | None = None
-    condition: t.Predicate | None = None
+    lookups: tuple[Lookup, ...]  # one or two sets, whose weights are multiplied
+    factor: t.Factor | None = None  # what they are multiplied by, if anything
+    condition: t.Predicate | None = None  # what must hold
 
     def __len__(self) -> int:
         return sum(len(one.elements) for one in self.lookups)
@@ -111,17 +100,11 @@ class SetTerm:
 
 @dataclass(frozen=True, slots=True)
 class TableTerm:
-    """A table whose parameters are what each step adds to the one before it.
+    """A table whose parameters are what each step adds to the one before it."""
 
-    Attributes:
-        value: what is looked up, ``q - k``.
-        bounds: where the steps begin, in order.
-        condition: what must hold.
-    """
-
-    value: t.Arithmetic
-    bounds: tuple[int, ...]
-    condition: t.Predicate | None = None
+    value: t.Arithmetic  # what is looked up, ``q - k``
+    bounds: tuple[int, ...]  # where the steps begin, in order
+    condition: t.Predicate | None = None  # what must hold
 
     def __len__(self) -> int:
         return len(self.bounds)
@@ -153,17 +136,11 @@ class TableTerm:
 
 @dataclass(frozen=True, slots=True)
 class SetProgram:
-    """A program whose parameters are the weights of its plain terms, and then those of its set terms.
+    """A program whose parameters are the weights of its plain terms, and then those of its set terms."""
 
-    Attributes:
-        empty: the program without terms.
-        terms: the plain ones, in order.
-        sets: the others.
-    """
-
-    empty: t.Head
-    terms: tuple[t.Term, ...] = ()
-    sets: tuple[SetTerm | TableTerm, ...] = ()
+    empty: t.Head  # the program without terms
+    terms: tuple[t.Term, ...] = ()  # the plain ones, in order
+    sets: tuple[SetTerm | TableTerm, ...] = ()  # the others
 
     def __len__(self) -> int:
         return self.fixed + sum(map(len, self.sets))

@@ -26,15 +26,10 @@ NONE, ONE, FIRST = 0, 1, 2
 
 
 class Rows(NamedTuple):
-    """Where rows of attention stand.
+    """Where rows of attention stand."""
 
-    Attributes:
-        starts: int64 (rows + 1): where each row's entries begin.
-        firsts: int64 (rows): the token of each row's first entry.
-    """
-
-    starts: np.ndarray
-    firsts: np.ndarray
+    starts: np.ndarray  # int64 (rows + 1): where each row's entries begin
+    firsts: np.ndarray  # int64 (rows): the token of each row's first entry
 
 
 class Planes(NamedTuple):
@@ -46,25 +41,21 @@ class Planes(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class SetScores:
-    """Terms with sets, on rows.
-
-    Attributes:
-        terms: int64 (terms, 5): the program whose score it adds to; the plane, -1 for none, from 0 on
-            a row of ``planes.values`` and from -2 downwards one of ``planes.truths``; the rows of
-            ``queries`` and ``keys`` that it reads, -1 for none; and how many of a row's last keys it
-            does not see.
-        weights: int64 (terms): the numbers of their weights.
-        queries, keys: int32 (places, rows) and (places, tokens): numbers of parameters.
-        sizes: float32 (rows of ``planes.values``): the largest magnitude of each; terms that may reach
-            ``TERM_LIMIT`` are then cut to it. By default none is.
-    """
+    """Terms with sets, on rows."""
 
     rows: Rows
     planes: Planes
+    # int64 (terms, 5): the program whose score it adds to; the plane, -1 for none, from 0 on a
+    # row of ``planes.values`` and from -2 downwards one of ``planes.truths``; the rows of
+    # ``queries`` and ``keys`` that it reads, -1 for none; and how many of a row's last keys it
+    # does not see
     terms: np.ndarray
-    weights: np.ndarray
+    weights: np.ndarray  # int64 (terms): the numbers of their weights
+    # queries, keys: int32 (places, rows) and (places, tokens): numbers of parameters
     queries: np.ndarray
     keys: np.ndarray
+    # float32 (rows of ``planes.values``): the largest magnitude of each; terms that may reach
+    # ``TERM_LIMIT`` are then cut to it. By default none is.
     sizes: np.ndarray | None = None
 
     def _tables(self, x: np.ndarray, squared: bool = False) -> list[np.ndarray]:

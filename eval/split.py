@@ -18,16 +18,12 @@ from attn_dsl.eval.score_matrix import METRICS, measure_text
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Programs beside a head.
+    """Programs beside a head."""
 
-    Attributes:
-        ious: float64 (programs, texts).
-        errors: float64 (programs, texts), squared errors of the outputs; nan without values.
-        spreads: float64 (texts), the summed squares of the head's outputs about their mean.
-    """
-
-    ious: np.ndarray
+    ious: np.ndarray  # float64 (programs, texts)
+    # float64 (programs, texts), squared errors of the outputs; nan without values
     errors: np.ndarray
+    # float64 (texts), the summed squares of the head's outputs about their mean
     spreads: np.ndarray
 
     @property

@@ -58,22 +58,16 @@ def row_moments(planes, truths, starts, actual, predicted, gradient, curvature):
 
 @dataclass(frozen=True)
 class Packed:
-    """Planes for ``row_moments`` of all at once: truths as bits, so that they stay in cache.
+    """Planes for ``row_moments`` of all at once: truths as bits, so that they stay in cache."""
 
-    Attributes:
-        truths, values: int64, which planes are 0 or 1 everywhere, and which are not.
-        bits: uint16 (truths, words): sixteen entries to a word, each row from a new word on.
-        words: int64 (rows + 1), where each row's words start.
-        numbers: float32 (values, entries).
-        starts: int64 (rows + 1), where each row's entries start.
-    """
-
+    # truths, values: int64, which planes are 0 or 1 everywhere, and which are not
     truths: np.ndarray
     values: np.ndarray
+    # uint16 (truths, words): sixteen entries to a word, each row from a new word on
     bits: np.ndarray
-    words: np.ndarray
-    numbers: np.ndarray
-    starts: np.ndarray
+    words: np.ndarray  # int64 (rows + 1), where each row's words start
+    numbers: np.ndarray  # float32 (values, entries)
+    starts: np.ndarray  # int64 (rows + 1), where each row's entries start
 
     @classmethod
     def of(cls, planes: np.ndarray, truths: np.ndarray, starts: np.ndarray) -> Packed:

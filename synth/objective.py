@@ -18,15 +18,11 @@ class Objective:
 
     >>> round(OBJECTIVES["both"].score(iou=0.6, output_r2=0.3), 3)
     0.531
-
-    Attributes:
-        attention: weight of the IoU.
-        output: weight of the output R².
-        price: score on the select split that a node must bring for a larger program to be chosen.
     """
 
-    attention: float
-    output: float
+    attention: float  # weight of the IoU
+    output: float  # weight of the output R²
+    # score on the select split that a node must bring for a larger program to be chosen
     price: float
 
     def score(self, iou: float, output_r2: float) -> float:
@@ -50,17 +46,11 @@ SHARE = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """What keys contribute to the outputs of some rows.
+    """What keys contribute to the outputs of some rows."""
 
-    Attributes:
-        values: float32 (tokens, width), of each token (``Capture.contributions``).
-        firsts: int64 (rows): the token of each row's first entry.
-        spread: summed squared distance of the rows' outputs from their mean.
-    """
-
-    values: np.ndarray
-    firsts: np.ndarray
-    spread: float
+    values: np.ndarray  # float32 (tokens, width), of each token (``Capture.contributions``)
+    firsts: np.ndarray  # int64 (rows): the token of each row's first entry
+    spread: float  # summed squared distance of the rows' outputs from their mean
 
     @classmethod
     def of(
@@ -80,19 +70,12 @@ _NO_OUTPUTS = Outputs(np.empty((0, 0), np.float32), np.empty(0, np.int64), math.
 
 @dataclass(frozen=True, slots=True)
 class HeadRows:
-    """Rows of one head's attention matrices laid behind each other.
+    """Rows of one head's attention matrices laid behind each other."""
 
-    Attributes:
-        starts: int64 (rows + 1): where each row's entries start.
-        actual: float32 (entries): a head's weights there.
-        outputs: what its keys contribute; None where it does not count.
-        objective: what its programs are scored by.
-    """
-
-    starts: np.ndarray
-    actual: np.ndarray
-    outputs: Outputs | None = None
-    objective: Objective = OBJECTIVES["attention"]
+    starts: np.ndarray  # int64 (rows + 1): where each row's entries start
+    actual: np.ndarray  # float32 (entries): a head's weights there
+    outputs: Outputs | None = None  # what its keys contribute; None where it does not count
+    objective: Objective = OBJECTIVES["attention"]  # what its programs are scored by
 
     def __len__(self) -> int:
         return len(self.starts) - 1

@@ -21,22 +21,15 @@ from attn_dsl.synth.sparse_design import refit
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A program with fitted weights, and how well it does on the rows it was fitted on.
+    """A program with fitted weights, and how well it does on the rows it was fitted on."""
 
-    Attributes:
-        program: all weights are numbers.
-        iou, score: over the rows of the fit split; the score is by the objective.
-        predicted: float32 (entries): its rows.
-        proposer: who suggested it.
-        settled: whether its weights are final, adjusted and rounded.
-    """
-
-    program: t.Head
+    program: t.Head  # all weights are numbers
+    # iou, score: over the rows of the fit split; the score is by the objective
     iou: float
     score: float
-    predicted: np.ndarray = field(repr=False)
-    proposer: str = ""
-    settled: bool = False
+    predicted: np.ndarray = field(repr=False)  # float32 (entries): its rows
+    proposer: str = ""  # who suggested it
+    settled: bool = False  # whether its weights are final, adjusted and rounded
     nodes: int = field(init=False)
     """Its complexity."""
 

@@ -20,17 +20,11 @@ STEPS = 12
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """What can be left out of a program: a term, or a parameter of a set term.
+    """What can be left out of a program: a term, or a parameter of a set term."""
 
-    Attributes:
-        block: the numbers of its parameters.
-        nodes: how many nodes it has.
-        whole: whether it is a term.
-    """
-
-    block: tuple[int, ...]
-    nodes: int
-    whole: bool = True
+    block: tuple[int, ...]  # the numbers of its parameters
+    nodes: int  # how many nodes it has
+    whole: bool = True  # whether it is a term
 
 
 def units(program: SetProgram) -> list[Unit]:

@@ -22,36 +22,26 @@ MORE = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What decides the outcome of a search, given a capture.
+    """What decides the outcome of a search, given a capture."""
 
-    Attributes:
-        objective: what programs are scored by (``objective.OBJECTIVES``).
-        seed: decides the split, the sampled rows and everything random.
-        proposers: names in ``proposers.registry``, in the order in which they are asked.
-        max_evals: how many programs are fitted to a head at the most.
-        max_nodes: the largest program.
-        effort: how much work is put into every head.
-        entries: how many entries of the fit split the weights are fitted on; half as many more with
-            an effort of 2 and more.
-        large_sample: how many entries the many weights of graded sets are fitted on, by effort.
-        front: how many programs of a head's front are polished and scored.
-        rounds: how often each head is searched; from the second time on it is given the programs
-            of the other heads.
-        allow_lookahead: accept causal programs that read the whole text.
-        llm: how the proposer ``llm`` asks its language model.
-    """
-
+    # names in ``proposers.registry``, in the order in which they are asked
     proposers: tuple[str, ...]
-    objective: str = "attention"
-    seed: int = 0
-    max_evals: int = 1600
-    max_nodes: int = 200
-    effort: int = 1
+    objective: str = "attention"  # what programs are scored by (``objective.OBJECTIVES``)
+    seed: int = 0  # decides the split, the sampled rows and everything random
+    max_evals: int = 1600  # how many programs are fitted to a head at the most
+    max_nodes: int = 200  # the largest program
+    effort: int = 1  # how much work is put into every head
+    # how many entries of the fit split the weights are fitted on; half as many more with an
+    # effort of 2 and more
     entries: int = 80_000
+    # how many entries the many weights of graded sets are fitted on, by effort
     large_sample: int = 150_000
-    front: int = 32
+    front: int = 32  # how many programs of a head's front are polished and scored
+    # how often each head is searched; from the second time on it is given the programs of the
+    # other heads
     rounds: int = 2
-    allow_lookahead: bool = False
+    allow_lookahead: bool = False  # accept causal programs that read the whole text
+    # how the proposer ``llm`` asks its language model
     llm: Options = field(default_factory=Options)
 
     @property

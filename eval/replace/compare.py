@@ -26,46 +26,29 @@ MODEL = "model"
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One position of a text: what the model predicts there under A and under B.
+    """One position of a text: what the model predicts there under A and under B."""
 
-    Attributes:
-        token: the token at the position; of an encoder it is masked when it is predicted.
-        target: the token to be predicted: the next one, of an encoder the masked one.
-        top, top_probability: the most probable token.
-        target_probability: that of the target.
-        kl: KL(A || B), nats.
-        changed: whether the most probable token is another.
-    """
-
-    token: str
-    target: str
+    token: str  # the token at the position; of an encoder it is masked when it is predicted
+    target: str  # the token to be predicted: the next one, of an encoder the masked one
+    # top, top_probability: the most probable token
     top: tuple[str, str]
     top_probability: tuple[float, float]
-    target_probability: tuple[float, float]
-    kl: float
-    changed: bool
+    target_probability: tuple[float, float]  # that of the target
+    kl: float  # KL(A || B), nats
+    changed: bool  # whether the most probable token is another
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two programs in one head, on one text.
-
-    Attributes:
-        sides: what A and B are called.
-        sources: their programs, empty for the model's own head.
-        predictions: by position.
-        kl: mean KL(A || B) of a prediction, nats.
-        changed: at how many positions the most probable token is another.
-        perplexity: of the text under A and under B.
-    """
+    """Two programs in one head, on one text."""
 
     head: Head
-    sides: tuple[str, ...]
-    sources: tuple[str, ...]
-    predictions: tuple[Prediction, ...]
-    kl: float
-    changed: int
-    perplexity: tuple[float, ...]
+    sides: tuple[str, ...]  # what A and B are called
+    sources: tuple[str, ...]  # their programs, empty for the model's own head
+    predictions: tuple[Prediction, ...]  # by position
+    kl: float  # mean KL(A || B) of a prediction, nats
+    changed: int  # at how many positions the most probable token is another
+    perplexity: tuple[float, ...]  # of the text under A and under B
 
     def to_json(self) -> dict[str, Any]:
         """Return the comparison as JSON data."""

@@ -36,24 +36,17 @@ _LENGTH = 24
 
 @dataclass(frozen=True, slots=True)
 class Replacement:
-    """What was replaced, and what was verified before the body of the ``with`` began.
+    """What was replaced, and what was verified before the body of the ``with`` began."""
 
-    Attributes:
-        heads: (layer, head) of the replaced heads, those of outer contexts left out.
-        names: of what stands in their place, in the same order.
-        implementation: the model's own attention implementation, which kept heads go on using.
-        causal: whether the model's heads see only what precedes them; measured, not read.
-        identity: the largest difference of an output of the model on the probe, in place but with
-            no head replaced, relative to the largest output.
-        attention: the largest difference between what stood in the place of heads on the probe and
-            what their programs give, computed apart.
-    """
-
-    heads: tuple[Head, ...]
-    names: tuple[str, ...]
-    implementation: str
-    causal: bool
+    heads: tuple[Head, ...]  # (layer, head) of the replaced heads, those of outer contexts left out
+    names: tuple[str, ...]  # of what stands in their place, in the same order
+    implementation: str  # the model's own attention implementation, which kept heads go on using
+    causal: bool  # whether the model's heads see only what precedes them; measured, not read
+    # the largest difference of an output of the model on the probe, in place but with no head
+    # replaced, relative to the largest output
     identity: float
+    # the largest difference between what stood in the place of heads on the probe and what their
+    # programs give, computed apart
     attention: float
 
 

@@ -33,33 +33,27 @@ TASK_FRACTIONS = (0.25, 1.0)
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What is asked of a replacement: the options of ``attn-dsl replace``.
+    """What is asked of a replacement: the options of ``attn-dsl replace``."""
 
-    Attributes:
-        fraction: the share of heads to replace; None measures the whole curve.
-        heads: heads chosen by hand, as in ``L2H3,L4``: all of them are replaced, or with a
-            ``fraction`` the first of them.
-        tune_text, tune_texts: what to tune on beside the run's fit texts; the most windows of it.
-        text, max_tokens: the user's own text instead of the test texts; how it is cut.
-        max_texts: the most windows to measure on, and to order heads by; by default so many that
-            parameters times tokens are at most ``WORK``, and ``FEWEST`` or more.
-        out: the directory for the results; the run's own by default.
-        seed: decides the resampling and the order of batches in tuning.
-    """
-
-    fraction: float | None = None
+    fraction: float | None = None  # the share of heads to replace; None measures the whole curve
+    # heads chosen by hand, as in ``L2H3,L4``: all of them are replaced, or with a ``fraction``
+    # the first of them
     heads: str | None = None
     orders: tuple[str, ...] = ("greedy",)
     tune: bool = False
+    # tune_text, tune_texts: what to tune on beside the run's fit texts; the most windows of it
     tune_text: str | None = None
     tune_texts: int = 600
     tasks: tuple[str, ...] = ()
     task_limit: int | None = None
+    # text, max_tokens: the user's own text instead of the test texts; how it is cut
     text: str | None = None
     max_tokens: int | None = None
+    # the most windows to measure on, and to order heads by; by default so many that parameters
+    # times tokens are at most ``WORK``, and ``FEWEST`` or more
     max_texts: int | None = None
-    out: Path | None = None
-    seed: int = 0
+    out: Path | None = None  # the directory for the results; the run's own by default
+    seed: int = 0  # decides the resampling and the order of batches in tuning
 
     @property
     def by_hand(self) -> bool:

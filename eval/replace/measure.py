@@ -27,19 +27,12 @@ PRODUCTS = 3e10
 
 
 class Sums(NamedTuple):
-    """What a model's predictions come to on each text; every array has an entry per text.
+    """What a model's predictions come to on each text; every array has an entry per text."""
 
-    Attributes:
-        tokens: how many tokens are predicted.
-        nll: sum of their negative log-probabilities, nats.
-        kl: sum of KL(original || model) over those positions, nats.
-        agree: how often the most probable token is that of the original model.
-    """
-
-    tokens: np.ndarray
-    nll: np.ndarray
-    kl: np.ndarray
-    agree: np.ndarray
+    tokens: np.ndarray  # how many tokens are predicted
+    nll: np.ndarray  # sum of their negative log-probabilities, nats
+    kl: np.ndarray  # sum of KL(original || model) over those positions, nats
+    agree: np.ndarray  # how often the most probable token is that of the original model
 
     @property
     def loss(self) -> float:
@@ -54,21 +47,14 @@ class Sums(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """A model with replaced heads beside the original, each with a 95 % interval over texts.
+    """A model with replaced heads beside the original, each with a 95 % interval over texts."""
 
-    Attributes:
-        perplexity: exp of the mean negative log-probability; of masked tokens for an encoder.
-        ratio: perplexity by the original model's on the same texts.
-        kl: mean KL(original || replaced) of a prediction, nats.
-        top1: share of predictions with the same most probable token.
-        tokens: how many were predicted.
-    """
-
+    # exp of the mean negative log-probability; of masked tokens for an encoder
     perplexity: Estimate
-    ratio: Estimate
-    kl: Estimate
-    top1: Estimate
-    tokens: int
+    ratio: Estimate  # perplexity by the original model's on the same texts
+    kl: Estimate  # mean KL(original || replaced) of a prediction, nats
+    top1: Estimate  # share of predictions with the same most probable token
+    tokens: int  # how many were predicted
 
 
 def effect(replaced: Sums, original: Sums, seed: int) -> Effect:
@@ -89,19 +75,12 @@ def effect(replaced: Sums, original: Sums, seed: int) -> Effect:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One point: some heads replaced by programs or by a baseline.
+    """One point: some heads replaced by programs or by a baseline."""
 
-    Attributes:
-        order: the order in which heads are taken, ``by hand`` where they were named.
-        source: ``programs``, ``tuned``, or a baseline.
-        fraction: the share of the model's heads.
-        heads: which ones.
-    """
-
-    order: str
-    source: str
-    fraction: float
-    heads: tuple[Head, ...]
+    order: str  # the order in which heads are taken, ``by hand`` where they were named
+    source: str  # ``programs``, ``tuned``, or a baseline
+    fraction: float  # the share of the model's heads
+    heads: tuple[Head, ...]  # which ones
     effect: Effect
 
     @property
@@ -121,21 +100,14 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a replacement measured, as it is kept on disk.
+    """What a replacement measured, as it is kept on disk."""
 
-    Attributes:
-        settings: all that decides the figures; equal settings give equal figures.
-        original: the perplexity of the model as it is.
-        points: by order, fraction and source.
-        notes: what a reader must know.
-        extra: results of tuning and of tasks, where there are any.
-    """
-
-    settings: Mapping[str, Any]
-    original: Estimate
+    settings: Mapping[str, Any]  # all that decides the figures; equal settings give equal figures
+    original: Estimate  # the perplexity of the model as it is
     tokens: int
-    points: tuple[Point, ...]
-    notes: tuple[str, ...] = ()
+    points: tuple[Point, ...]  # by order, fraction and source
+    notes: tuple[str, ...] = ()  # what a reader must know
+    # results of tuning and of tasks, where there are any
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 

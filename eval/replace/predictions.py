@@ -17,23 +17,16 @@ Ids = Sequence[int]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Texts that a model reads at once, padded on the right.
+    """Texts that a model reads at once, padded on the right."""
 
-    Attributes:
-        texts: their numbers; counts: predictions of each.
-        inputs: what the model is called with.
-        rows, columns: int64 (predictions,): where predictions stand in the batch, text by text.
-        targets: int64 (predictions,): the tokens to be predicted.
-        start: the number of the first prediction among those of all batches.
-    """
-
-    texts: tuple[int, ...]
-    inputs: dict[str, torch.Tensor]
+    texts: tuple[int, ...]  # their numbers; counts: predictions of each
+    inputs: dict[str, torch.Tensor]  # what the model is called with
+    # rows, columns: int64 (predictions,): where predictions stand in the batch, text by text
     rows: torch.Tensor
     columns: torch.Tensor
-    targets: torch.Tensor
+    targets: torch.Tensor  # int64 (predictions,): the tokens to be predicted
     counts: tuple[int, ...]
-    start: int
+    start: int  # the number of the first prediction among those of all batches
 
 
 def batches(

@@ -25,23 +25,16 @@ from attn_dsl.eval.vocabulary import Vocabulary
 
 @dataclass(frozen=True, eq=False)
 class ReplacedModel:
-    """A run with its model and attention at hand; ``open_replaced_model`` makes one.
+    """A run with its model and attention at hand; ``open_replaced_model`` makes one."""
 
-    Attributes:
-        run, loaded: the run and its model, whose parameters are frozen.
-        capture: the attention that its programs were fitted to.
-        programs: by head.
-        ious: by head, the IoU of its program on the select texts.
-        seed: decides the split; the run's own.
-        texts: by ids, the tokens of the texts that the model reads, as in ``loaded``.
-    """
-
+    # run, loaded: the run and its model, whose parameters are frozen
     run: Run
     loaded: LoadedModel
-    capture: Capture
-    programs: Mapping[Head, Program]
-    ious: Mapping[Head, float]
-    seed: int
+    capture: Capture  # the attention that its programs were fitted to
+    programs: Mapping[Head, Program]  # by head
+    ious: Mapping[Head, float]  # by head, the IoU of its program on the select texts
+    seed: int  # decides the split; the run's own
+    # by ids, the tokens of the texts that the model reads, as in ``loaded``
     texts: dict[tuple[int, ...], Tokens]
 
     @property

@@ -15,15 +15,11 @@ Head = tuple[int, int]
 
 
 class SourceGroup(Protocol):
-    """The attention of several heads, computed together; ``Part`` is one of them.
+    """The attention of several heads, computed together; ``Part`` is one of them."""
 
-    Attributes:
-        names: of the heads, in order, for reports and errors.
-        causal: whether row q is the same whatever follows q, and zero after q. A model whose
-            heads are causal takes no other source.
-    """
-
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # of the heads, in order, for reports and errors
+    # whether row q is the same whatever follows q, and zero after q. A model whose heads are
+    # causal takes no other source.
     causal: bool
 
     def bundle(self, texts: Sequence[Tokens]) -> torch.Tensor:

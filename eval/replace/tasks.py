@@ -29,20 +29,16 @@ NAMES = {"lambada": "lambada_openai", "siqa": "social_iqa", "arc-easy": "arc_eas
 
 @dataclass(frozen=True, slots=True)
 class TaskResult:
-    """A task's metric before and after heads are replaced, on the same items.
-
-    Attributes:
-        difference: after minus before, with an interval over items drawn in pairs; of a
-            perplexity the ratio, as a growth.
-        higher_is_better: which way is good.
-    """
+    """A task's metric before and after heads are replaced, on the same items."""
 
     task: str
     metric: str
     before: Estimate
     after: Estimate
+    # after minus before, with an interval over items drawn in pairs; of a perplexity the ratio,
+    # as a growth
     difference: Estimate
-    higher_is_better: bool = True
+    higher_is_better: bool = True  # which way is good
 
 
 def run_tasks(

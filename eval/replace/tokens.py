@@ -112,19 +112,13 @@ def vocabulary_for(model: Any, tokenizer: Any) -> Vocabulary:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Inputs:
-    """The ids of a forward pass, and which of them are tokens of a text.
+    """The ids of a forward pass, and which of them are tokens of a text."""
 
-    Attributes:
-        ids: int64 (texts, tokens), those of the cache and then those of this pass, with padding.
-        real: bool (texts, tokens), False for padding.
-        count: how many of the tokens are new in this pass.
-        attentions: whether the caller asked for attention matrices.
-    """
-
+    # int64 (texts, tokens), those of the cache and then those of this pass, with padding
     ids: torch.Tensor
-    real: torch.Tensor
-    count: int
-    attentions: bool
+    real: torch.Tensor  # bool (texts, tokens), False for padding
+    count: int  # how many of the tokens are new in this pass
+    attentions: bool  # whether the caller asked for attention matrices
 
 
 def read_inputs(given: Mapping[str, Any], past: torch.Tensor | None) -> Inputs:

@@ -41,21 +41,14 @@ SELECT_TEXTS = 32
 
 @dataclass(frozen=True, slots=True)
 class TuneSettings:
-    """How weights are tuned; equal settings give equal weights.
+    """How weights are tuned; equal settings give equal weights."""
 
-    Attributes:
-        epochs: passes over the fit texts; the rate falls to zero over them by a cosine.
-        rate: the first step of a weight, in logits: divided by the size of what it multiplies.
-        patience: epochs without a better KL on the select texts after which it stops.
-        batch_size: texts of a step.
-        seed: decides the order of the batches.
-    """
-
-    epochs: int = 10
+    epochs: int = 10  # passes over the fit texts; the rate falls to zero over them by a cosine
+    # the first step of a weight, in logits: divided by the size of what it multiplies
     rate: float = 0.05
-    patience: int = 3
-    batch_size: int = 4
-    seed: int = 0
+    patience: int = 3  # epochs without a better KL on the select texts after which it stops
+    batch_size: int = 4  # texts of a step
+    seed: int = 0  # decides the order of the batches
 
 
 class Epoch(NamedTuple):
@@ -70,17 +63,11 @@ Tick = Callable[[int, int, Sequence[Epoch]], None]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tuned:
-    """What tuning found.
+    """What tuning found."""
 
-    Attributes:
-        programs: with their tuned weights, by head.
-        history: all epochs; epoch 0 is before any step.
-        best: the epoch whose weights were kept.
-    """
-
-    programs: dict[Head, Program]
-    history: tuple[Epoch, ...]
-    best: int
+    programs: dict[Head, Program]  # with their tuned weights, by head
+    history: tuple[Epoch, ...]  # all epochs; epoch 0 is before any step
+    best: int  # the epoch whose weights were kept
 
 
 def tune(

@@ -22,17 +22,11 @@ ROUNDS = 4
 
 @dataclass(frozen=True, eq=False)
 class Factor:
-    """A factor that may be added.
+    """A factor that may be added."""
 
-    Attributes:
-        gain: what it gains, in nats, less the price of its elements.
-        term: the factor.
-        weights: of its parameters.
-    """
-
-    gain: float
-    term: SetTerm
-    weights: np.ndarray
+    gain: float  # what it gains, in nats, less the price of its elements
+    term: SetTerm  # the factor
+    weights: np.ndarray  # of its parameters
 
     @property
     def kind(self) -> tuple[object, ...]:

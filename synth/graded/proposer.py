@@ -34,21 +34,13 @@ INLINE = 12
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How a program is grown.
+    """How a program is grown."""
 
-    Attributes:
-        ridge: pulls weights to 0; where it is strong, few elements carry what many would.
-        price: nats that an element of a set must gain to be in a new factor.
-        mix: what additions should explain: 0 likelihood, 1 the score.
-        factors: how many are added at once, each of another kind.
-        terms: how many terms of the vocabulary are added with them.
-    """
-
-    ridge: float
-    price: float
-    mix: float
-    factors: int
-    terms: int
+    ridge: float  # pulls weights to 0; where it is strong, few elements carry what many would
+    price: float  # nats that an element of a set must gain to be in a new factor
+    mix: float  # what additions should explain: 0 likelihood, 1 the score
+    factors: int  # how many are added at once, each of another kind
+    terms: int  # how many terms of the vocabulary are added with them
 
 
 SMALL = Style(4.0, 1.0, mix=0.0, factors=1, terms=3)
@@ -59,15 +51,10 @@ LARGE_NODES = 380
 
 @dataclass(frozen=True)
 class Graded:
-    """Proposes programs of graded sets; see the module.
+    """Proposes programs of graded sets; see the module."""
 
-    Attributes:
-        sample: the rows that the weights are moved on.
-        rounds: how often factors and terms are added.
-    """
-
-    sample: LargeSample
-    rounds: int = 12
+    sample: LargeSample  # the rows that the weights are moved on
+    rounds: int = 12  # how often factors and terms are added
     name: str = "graded"
 
     def propose(self, task: HeadTask) -> Iterator[Fitted]:

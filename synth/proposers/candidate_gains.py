@@ -39,17 +39,11 @@ _NEAR = {
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a set of tokens may stand.
+    """Where a set of tokens may stand."""
 
-    Attributes:
-        position: whose token is in the set.
-        gains: what a weight for each symbol would gain.
-        condition: what else must hold.
-    """
-
-    position: t.Position
-    gains: np.ndarray
-    condition: t.Predicate | None = None
+    position: t.Position  # whose token is in the set
+    gains: np.ndarray  # what a weight for each symbol would gain
+    condition: t.Predicate | None = None  # what else must hold
 
     @property
     def best_gain(self) -> float:

@@ -42,22 +42,15 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Greedy:
-    """Greedy construction; see the module.
-
-    Attributes:
-        exponents: one program path is grown for each; see ``Candidate.score``.
-        max_terms: the most terms of a program.
-        set_limit: the most tokens of an invented set.
-        price: gain that each token of a set must bring, in nats.
-        enough: stop when a term gains less than this by row.
-    """
+    """Greedy construction; see the module."""
 
     name: str = "greedy"
+    # one program path is grown for each; see ``Candidate.score``
     exponents: tuple[float, ...] = (1.0, 0.3)
-    max_terms: int = 12
-    set_limit: int = 24
-    price: float = 4.0
-    enough: float = 4e-4
+    max_terms: int = 12  # the most terms of a program
+    set_limit: int = 24  # the most tokens of an invented set
+    price: float = 4.0  # gain that each token of a set must bring, in nats
+    enough: float = 4e-4  # stop when a term gains less than this by row
 
     def propose(self, task: HeadTask) -> Iterator[t.Head]:
         """Yield every program on the way of each path."""

@@ -14,17 +14,11 @@ from attn_dsl.synth.proposer import HeadTask
 
 @dataclass(frozen=True)
 class Library:
-    """Suggests programs of the library, so that their weights are fitted.
+    """Suggests programs of the library, so that their weights are fitted."""
 
-    Attributes:
-        nearest: ranks them as they are.
-        programs: the library.
-        most: how many are suggested.
-    """
-
-    nearest: NearestPrograms
-    programs: Sequence[LibraryProgram]
-    most: int = 10
+    nearest: NearestPrograms  # ranks them as they are
+    programs: Sequence[LibraryProgram]  # the library
+    most: int = 10  # how many are suggested
     name: str = "library"
 
     def propose(self, task: HeadTask) -> Iterator[t.Head]:

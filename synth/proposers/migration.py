@@ -13,15 +13,10 @@ from attn_dsl.synth.proposer import HeadTask
 
 @dataclass(frozen=True)
 class Migration:
-    """Suggests programs that other heads ended the round before with.
+    """Suggests programs that other heads ended the round before with."""
 
-    Attributes:
-        nearest: ranks them.
-        most: how many are fitted.
-    """
-
-    nearest: NearestPrograms
-    most: int = 3
+    nearest: NearestPrograms  # ranks them
+    most: int = 3  # how many are fitted
     name: str = "migration"
 
     def propose(self, task: HeadTask) -> Iterator[t.Head]:

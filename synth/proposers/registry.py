@@ -25,45 +25,30 @@ GROUP = "attn_dsl.proposers"
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a proposer takes for one head, so that a fit can be planned.
+    """What a proposer takes for one head, so that a fit can be planned."""
 
-    Attributes:
-        seconds: of one core, on a full sample of rows (``Settings.entries``).
-        evals: about how many programs it fits, which ``--max-evals`` may cut short.
-        once: seconds before the first head.
-        shared_bytes: memory for what all heads share.
-        large_sample: whether its rows are those of the large sample (``Settings.large_sample``).
-        measured: whether ``benchmarks/real_model.py`` measured the seconds, or they are a guess.
-    """
-
-    seconds: float
-    evals: int
-    once: float = 0.0
-    shared_bytes: float = 0.0
+    seconds: float  # of one core, on a full sample of rows (``Settings.entries``)
+    evals: int  # about how many programs it fits, which ``--max-evals`` may cut short
+    once: float = 0.0  # seconds before the first head
+    shared_bytes: float = 0.0  # memory for what all heads share
+    # whether its rows are those of the large sample (``Settings.large_sample``)
     large_sample: bool = False
+    # whether ``benchmarks/real_model.py`` measured the seconds, or they are a guess
     measured: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """A proposer that a fit may ask.
+    """A proposer that a fit may ask."""
 
-    Attributes:
-        name: what ``--proposers`` calls it.
-        make: called once for a search of all heads.
-        cost: what it takes with some settings.
-        default: whether it is asked where nobody says who is.
-        later: it is asked from the second round on, when heads have a front and know the programs
-            of other heads; the others are asked in the first round.
-        effort: the least effort with which it is asked.
-    """
-
-    name: str
-    make: Callable[[Session], Proposer]
-    cost: Callable[[Settings], Cost]
-    default: bool = False
+    name: str  # what ``--proposers`` calls it
+    make: Callable[[Session], Proposer]  # called once for a search of all heads
+    cost: Callable[[Settings], Cost]  # what it takes with some settings
+    default: bool = False  # whether it is asked where nobody says who is
+    # it is asked from the second round on, when heads have a front and know the programs of other
+    # heads; the others are asked in the first round
     later: bool = False
-    effort: int = 1
+    effort: int = 1  # the least effort with which it is asked
 
 
 def _greedy(session: Session) -> Greedy:

@@ -41,13 +41,9 @@ SIZES = (16, 20, 25, 30, 35, 40, 50, 65, 90)
 
 @dataclass(frozen=True)
 class WeightedSets:
-    """Weighted sets for a front; see the module.
+    """Weighted sets for a front; see the module."""
 
-    Attributes:
-        effort: of the settings, how often the front is gone through.
-    """
-
-    effort: int = 2
+    effort: int = 2  # of the settings, how often the front is gone through
     name: str = "weighted_sets"
 
     def propose(self, task: HeadTask) -> Iterator[Fitted]:
