@@ -13,7 +13,8 @@ from torch.overrides import TorchFunctionMode
 from attn_dsl.eval.models import LoadedModel, body, ids_known, padded
 from attn_dsl.eval.shards import Array
 
-_SOFTMAX = (torch.nn.functional.softmax, torch.softmax, torch.Tensor.softmax)
+SOFTMAX = (torch.nn.functional.softmax, torch.softmax, torch.Tensor.softmax)
+"""What layers may call to make probabilities."""
 _PRODUCTS = (
     torch.matmul,
     torch.Tensor.matmul,
@@ -56,7 +57,7 @@ class Products(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         found = func(*args, **(kwargs or {}))
-        if func in _SOFTMAX:
+        if func in SOFTMAX:
             self.expected |= self._is_map(found)
         elif func in _PRODUCTS and self.expected and self._is_map(args[0]):
             self.expected = False

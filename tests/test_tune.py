@@ -28,7 +28,7 @@ from attn_dsl.eval.set_parameters import set_program
 from attn_dsl.eval.split import Split
 from attn_dsl.synth.rewrite import bare
 
-QUICK = TuneSettings(epochs=4, rate=0.2)
+QUICK = TuneSettings(epochs=4, rate=0.1, patience=9)
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +202,7 @@ def test_the_command_writes_tuned_programs_and_the_trade_off(run: Path, tmp_path
     )
     split = Split(opened.capture, opened.splits["test"])
     numbers = {head: head[0] * opened.loaded.n_heads + head[1] for head in programs}
-    ious = np.array([split.ious([programs[h].tree], numbers[h])[0] for h in programs])
+    ious = np.array([split.compare([programs[h].tree], numbers[h]).ious[0] for h in programs])
     told = data["extra"]["tuning"]["mean_iou_after"]
     assert told["mean"] == pytest.approx(ious.mean(), rel=1e-6)
     table = (folder / "tuned.csv").read_text().splitlines()

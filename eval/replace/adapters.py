@@ -16,11 +16,9 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from attn_dsl.dsl.errors import InputError
+from attn_dsl.eval.head_outputs import SOFTMAX
 from attn_dsl.eval.models import body
 from attn_dsl.eval.replace.controller import Controller
-
-_SOFTMAX = (torch.nn.functional.softmax, torch.softmax, torch.Tensor.softmax)
-"""What layers may call to make probabilities."""
 
 
 class Adapter:
@@ -117,10 +115,10 @@ class _Softmax(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         found = func(*args, **(kwargs or {}))
-        if func not in (*_SOFTMAX, torch.nn.functional.dropout):
+        if func not in (*SOFTMAX, torch.nn.functional.dropout):
             return found
         by_head = self.controller.by_head(found)
-        if by_head is not None and func in _SOFTMAX:
+        if by_head is not None and func in SOFTMAX:
             self.layer, self.scores = self.layer + 1, self.controller.by_head(args[0])
         if by_head is None or self.layer < 0:
             return found

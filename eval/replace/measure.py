@@ -93,8 +93,7 @@ class Point:
         row: dict[str, Any] = {"order": self.order, "source": self.source}
         row |= {"fraction": self.fraction, "heads": len(self.heads)}
         for name in ("perplexity", "ratio", "kl", "top1"):
-            found = getattr(self.effect, name)
-            row |= {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
+            row |= getattr(self.effect, name).named(name)
         return row | {"texts": self.effect.perplexity.texts, "tokens": self.effect.tokens}
 
 

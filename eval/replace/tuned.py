@@ -16,6 +16,7 @@ from attn_dsl.compiler.program import Program, load
 from attn_dsl.eval.files import table, write
 from attn_dsl.eval.heads import label
 from attn_dsl.eval.metrics import bootstrap
+from attn_dsl.eval.outputs import output_r2
 from attn_dsl.eval.replace.measurements import Tell
 from attn_dsl.eval.replace.predictions import Ids
 from attn_dsl.eval.replace.replaced_model import ReplacedModel
@@ -77,16 +78,17 @@ def _tune(
         write(file, tuned[head].source)
     split, per_layer = Split(model.capture, model.splits["test"]), model.capture.heads_per_layer
     numbers = [(head, head[0] * per_layer + head[1]) for head in heads]
-    before, after = (
-        np.array([split.compare([own[head].tree], number).ious[0] for head, number in numbers])
-        for own in (model.programs, tuned)
-    )
+    compared = [
+        split.compare([model.programs[head].tree, tuned[head].tree], n) for head, n in numbers
+    ]
+    before, after = np.array([one.ious for one in compared]).swapaxes(0, 1)
     rows = []
-    for head, *both in zip(heads, before, after, strict=True):
+    for head, one in zip(heads, compared, strict=True):
         row: dict[str, Any] = {"layer": head[0], "head": head[1], "program": files[head].name}
-        for name, values in zip(("iou_before", "iou_after"), both, strict=True):
-            found = bootstrap(values, model.seed)
-            row |= {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
+        for at, when in enumerate(("before", "after")):
+            outputs = output_r2(one.errors[at : at + 1], one.spreads[None], model.seed)
+            row |= bootstrap(one.ious[at], model.seed).named(f"iou_{when}")
+            row |= outputs.named(f"output_r2_{when}")
         rows.append(row | {"texts": len(model.splits["test"])})
     write(state.parent / "tuned.csv", table(rows[0], (row.values() for row in rows)))
     return {
