@@ -63,7 +63,7 @@ def main(run_path: str, name: str, number: str, out: str) -> None:
     predicted = run.program(layer, head)(tokens)
     shown = list(tokens.strings[:TOKENS])
     width = LABEL + len(shown) * CELL
-    model = Path(run.info["model"]).name
+    model = Path(run.info["model"]).name.partition(".")[0]
     body = panel(actual, shown, sizes, f"{model}, layer {layer}, head {head}", 0)
     body += panel(predicted, shown, sizes, f"its program: {figures} on this text", width + GAP)
     height = 44 + len(shown) * CELL + BAR * bool(sizes)
