@@ -22,6 +22,7 @@ def print_plan(
     settings = settings_of(
         given["seed"], given["max_evals"], given["max_nodes"], given["effort"],
         given["rounds"], proposers, llm=given["llm"], allow_lookahead=given["allow_lookahead"],
+        objective=given["objective"],
     )  # fmt: skip
     found = plan(
         model, given["text"], given["capture"], settings, out=out,

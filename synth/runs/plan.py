@@ -31,6 +31,8 @@ LOAD_BYTES = 4e8
 """Bytes of weights that are read and converted in a second."""
 SCORE_SECONDS = 2.2e-7
 """A round's search: seconds by entry of the select and test texts."""
+OUTPUTS = 1.35
+"""By how much a search takes longer that looks at outputs."""
 BASE_BYTES = 0.7e9
 """A process with the libraries loaded, and the features of its texts."""
 HEAD_BYTES = 2.5e8
@@ -88,6 +90,8 @@ def plan(
         memory = max(memory, BASE_BYTES + weights + cores * batch)
     by_head = _search_seconds(settings, FITTED * entries)
     by_head += SCORE_SECONDS * (1 - FITTED) * entries * settings.rounds
+    if settings.objective != "attention":
+        by_head *= OUTPUTS
     once = sum(cost.once for cost in costs.values())
     at_once = workers * (THREADS if workers > 1 else 1.0)
     search_seconds = slower * (once + by_head * len(chosen) / at_once)
