@@ -43,8 +43,8 @@ def test_figures_are_those_of_the_run_and_of_rows_picked_on_select(
     for result in run.results:
         chosen, small, best = rows(result)
         assert chosen.program == result.program
-        assert best.iou_select == max(row.iou_select for row in result.front)
-        assert small.iou_select == max(row.iou_select for row in result.front if row.nodes <= SMALL)
+        assert best.score == max(row.score for row in result.front)
+        assert small.score == max(row.score for row in result.front if row.nodes <= SMALL)
         expected.append([result.test["iou"].mean, small.iou_test, best.iou_test])
     shown = [figure.reached for figure in figures(run.path, "a run", {})]
     means = [float(reached.split()[0]) for reached in shown[:3]]

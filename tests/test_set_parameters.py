@@ -73,7 +73,7 @@ def test_the_gradient_is_that_of_the_objective(job, term: str, mix: float) -> No
 def test_losses_are_those_of_the_program_without_a_part(job, term: str) -> None:
     _, rows, x = of(job, term)
     units, found = pruning.units(rows.program), rows.losses(x)
-    whole = rows.shared
+    whole = rows.rows.row_scores(rows.predicted).sum()
     assert 1 + sum(u.nodes for u in units if u.whole) == t.nodes(rows.program.written(x))
     for unit, loss in zip(units, found, strict=True):
         some = np.ones(len(x), dtype=bool)
@@ -82,7 +82,8 @@ def test_losses_are_those_of_the_program_without_a_part(job, term: str) -> None:
         less = rows.with_program(program)
         less.value(x[some])
         # what an element takes from other entries of a row is counted to first order
-        assert loss == pytest.approx(whole - less.shared, rel=0.02, abs=4.0)
+        lost = whole - less.rows.row_scores(less.predicted).sum()
+        assert loss == pytest.approx(lost, rel=0.02, abs=4.0)
 
 
 @pytest.mark.parametrize("causal", [True, False])
