@@ -25,6 +25,8 @@ from attn_dsl.eval.replace.source import Head
 BY_HAND = "by hand"
 WORK = 5.2e11
 """Parameters times tokens read in a measurement by default: 30 windows of 128 by 135 million."""
+ORDER_TEXTS = 16
+"""On at most so many windows of the select texts heads are ordered."""
 FEWEST, MOST = 10, 300
 """The fewest and the most windows that are measured on by default."""
 TASK_FRACTIONS = (0.25, 1.0)
@@ -133,7 +135,8 @@ def replace_run(
     original = bootstrap(own.nll, options.seed, counts=own.tokens, transform=np.exp)
     ranked = {BY_HAND: list(heads)}
     if not options.by_hand:
-        select = HeldOut(model.loaded, _some(model, options, model.ids("select")), seed=model.seed)
+        some = _some(model, options, model.ids("select"))[:ORDER_TEXTS]
+        select = HeldOut(model.loaded, some, seed=model.seed)
         ranked = {
             name: curve.order_heads(name, measurements, select, heads, tell)
             for name in options.orders
