@@ -133,8 +133,8 @@ def replace_run(
     own = held_out.original
     held_out.watch = lambda: None
     original = bootstrap(own.nll, options.seed, counts=own.tokens, transform=np.exp)
-    ranked = {BY_HAND: list(heads)}
-    if not options.by_hand:
+    ranked = {BY_HAND if options.by_hand else options.orders[0]: list(heads)}
+    if not options.by_hand and (options.fraction != 1 or len(options.orders) > 1):
         some = _some(model, options, model.ids("select"))[:ORDER_TEXTS]
         select = HeldOut(model.loaded, some, seed=model.seed)
         ranked = {
