@@ -37,6 +37,7 @@ bench: .venv/installed-all
 
 bench-synth: .venv/installed-all
 	$(BIN)/python benchmarks/synthesis.py
+	$(BIN)/python benchmarks/outputs.py
 
 docs: .venv/installed
 	$(BIN)/python docs/generate.py

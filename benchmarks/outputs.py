@@ -16,15 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from measuring import KINDS, SHARED, STORIES, Figure, kept, options_of_fits, print_table, rows
-
-from attn_dsl.dsl.parser import parse
-from attn_dsl.eval.capture import Capture
-from attn_dsl.eval.metrics import bootstrap
-from attn_dsl.eval.outputs import output_r2
-from attn_dsl.eval.run import Run
-from attn_dsl.eval.split import Split
+from measuring import SHARED, STORIES, Figure, kept, options_of_fits, print_table
+from synthesis import figures
 
 MODELS: dict[str, tuple[object, int]] = {
     "smollm2": ("smollm2", 128),
@@ -50,7 +43,7 @@ def measure(name: str, folder: Path, options: list[str]) -> Iterator[Figure]:
     for objective in OBJECTIVES:
         out = folder / f"{name}-{objective}"
         usage = kept(out, "fit", "--capture", capture, "--objective", objective, *options)
-        yield from figures(out, f"{name}, by {objective}")
+        yield from figures(out, f"{name}, by {objective}", {})
         yield Figure("... fit", str(usage))
     if name == "smollm2":
         for what, more in CURVE.items():
@@ -59,28 +52,6 @@ def measure(name: str, folder: Path, options: list[str]) -> Iterator[Figure]:
             for file in sorted((place / "replacement").glob("*.json")):
                 yield from growth(json.loads(file.read_text(encoding="utf-8")), what)
             yield Figure("... replacement", str(usage))
-
-
-def figures(path: Path, what: str) -> Iterator[Figure]:
-    """Yield IoU and output R² of a run's programs, and of the best control of each head."""
-    run = Run.open(path)
-    capture = Capture.open(run.info["capture"])
-    split = Split(capture, capture.split(run.info["key"]["seed"])["test"])
-    fronts = [rows(result) for result in run.results]
-    found = [
-        split.compare([parse(row.program) for row in front], r.layer * capture.heads_per_layer + r.head)
-        for front, r in zip(fronts, run.results, strict=True)
-    ]  # fmt: skip
-    spreads = np.array([one.spreads for one in found])
-    for at, kind in enumerate(KINDS):
-        iou = bootstrap(np.mean([one.ious[at] for one in found], axis=0), 0)
-        outputs = output_r2(np.array([one.errors[at] for one in found]), spreads, 0)
-        nodes = np.mean([front[at].nodes for front in fronts])
-        yield Figure(f"{what}: IoU; output R², {kind}, {nodes:.0f} nodes", f"{iou}; {outputs}")
-    best = np.array([
-        [max(known.values()) for known in (r.controls, r.controls_output_r2)] for r in run.results
-    ])  # fmt: skip
-    yield Figure("... best control of each head", "{:.3f}; {:.3f}".format(*best.mean(0)))
 
 
 def growth(outcome: dict[str, Any], what: str) -> Iterator[Figure]:

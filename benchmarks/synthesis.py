@@ -3,8 +3,8 @@
     python benchmarks/synthesis.py [--only PART] [--fit OPTIONS] [--out DIR]
     python benchmarks/synthesis.py --run DIR            the figures of a run that is there
 
-Every part is a process of its own. Its figures are means over all heads of the IoU on the test texts,
-of rows picked on the select split, with 95 % bootstrap intervals over texts. Runs are kept in
+Every part is a process of its own. Its figures are means over all heads on the test texts, of rows
+picked on the select split, with 95 % bootstrap intervals over texts. Runs are kept in
 ``--out``, by default under a hash of the search's sources, and are not repeated.
 """
 
@@ -21,6 +21,7 @@ from measuring import KINDS, SHARED, STORIES, Figure, kept, options_of_fits, pri
 from attn_dsl.dsl.parser import parse
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.metrics import bootstrap
+from attn_dsl.eval.outputs import output_r2
 from attn_dsl.eval.run import Run
 from attn_dsl.eval.split import Split
 
@@ -65,25 +66,28 @@ def measure(name: str, folder: Path, options: list[str]) -> Iterator[Figure]:
 
 
 def figures(path: Path, what: str, targets: dict[str, float]) -> Iterator[Figure]:
-    """Yield the figures of a run."""
+    """Yield IoU and output R² of a run's programs, and of the best control of each head."""
     run = Run.open(path)
     capture = Capture.open(run.info["capture"] or path / "capture")
-    results, seed = run.results, run.info["key"]["seed"]
-    split, fronts = Split(capture, capture.split(seed)["test"]), [rows(r) for r in results]
-    numbers = [r.layer * capture.heads_per_layer + r.head for r in results]
-    ious = np.array([
-        split.compare([parse(row.program) for row in front], number).ious
-        for front, number in zip(fronts, numbers, strict=True)
-    ])  # fmt: skip
+    split = Split(capture, capture.split(run.info["key"]["seed"])["test"])
+    fronts = [rows(result) for result in run.results]
+    found = [
+        split.compare([parse(row.program) for row in front], r.layer * capture.heads_per_layer + r.head)
+        for front, r in zip(fronts, run.results, strict=True)
+    ]  # fmt: skip
+    spreads = np.array([one.spreads for one in found])
     for at, kind in enumerate(KINDS):
-        nodes = [front[at].nodes for front in fronts]
-        sizes = f"nodes: mean {np.mean(nodes):.0f}, median {np.median(nodes):.0f}"
-        target = f"at least {targets[kind]:.2f}" if kind in targets else "-"
-        mean = bootstrap(ious[:, at].mean(0), seed)
-        yield Figure(f"{what}: mean IoU, {kind} ({sizes})", str(mean), target)
-    controls = {name: np.mean([r.controls[name] for r in results]) for name in results[0].controls}
-    yield Figure("... controls", ", ".join(f"{x} {iou:.3f}" for x, iou in controls.items()))
-    yield Figure("... heads that were cut short", f"{len(run.cut_short)} of {len(results)}")
+        iou = bootstrap(np.mean([one.ious[at] for one in found], axis=0), 0)
+        outputs = output_r2(np.array([one.errors[at] for one in found]), spreads, 0)
+        nodes = np.mean([front[at].nodes for front in fronts])
+        target = f"IoU at least {targets[kind]:.2f}" if kind in targets else "-"
+        name = f"{what}: IoU; output R², {kind}, {nodes:.0f} nodes"
+        yield Figure(name, f"{iou}; {outputs}", target)
+    best = np.array([
+        [max(known.values()) for known in (r.controls, r.controls_output_r2)] for r in run.results
+    ])  # fmt: skip
+    yield Figure("... best control of each head", "{:.3f}; {:.3f}".format(*best.mean(0)))
+    yield Figure("... heads that were cut short", f"{len(run.cut_short)} of {len(run.results)}")
 
 
 def main() -> None:

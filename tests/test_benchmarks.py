@@ -15,7 +15,7 @@ from attn_dsl.synth.proposers import registry
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
-NAMES = "ablation cost evaluator measuring real_model run synthesis".split()
+NAMES = "ablation cost evaluator measuring outputs real_model run synthesis".split()
 
 
 @pytest.mark.parametrize("name", NAMES)
