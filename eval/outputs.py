@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numba import njit
 
 from attn_dsl.compiler.evaluate import unpack
+from attn_dsl.compiler.jit import FAST
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.metrics import Estimate
+from attn_dsl.eval.shards import n_entries, row_starts
 
 SAME = 1e-9
 """Outputs whose variance is less than this share of their mean square are all the same."""
@@ -40,12 +43,34 @@ def squared_errors(
         InputError: the capture has no values.
     """
     n = len(capture.tokens(text))
-    programs = unpack(predicted, n, capture.causal)
-    errors = np.empty((len(heads), len(predicted)))
-    for row, (own, contributions) in enumerate(_attention_and_values(capture, text, heads)):
-        off = programs @ contributions - own @ contributions
-        errors[row] = np.square(off).sum((1, 2), dtype=np.float64)
+    starts = np.append(row_starts(n, capture.causal), n_entries(n, capture.causal))
+    errors = np.zeros((len(heads), len(predicted)))
+    for row, (own, head) in enumerate(zip(capture.attention(text, heads), heads, strict=True)):
+        _add_errors(starts, own, predicted, capture.contributions(text, head), errors[row])
     return errors
+
+
+@njit(**FAST)
+def mix(weights, others, values, out):
+    """Write the sum of values (keys, width) with the differences of two rows as weights."""
+    out[:] = np.float32(0.0)
+    for k in range(weights.shape[0]):
+        weight = weights[k] - others[k]
+        for c in range(out.shape[0]):
+            out[c] += weight * values[k, c]
+
+
+@njit(**FAST)
+def _add_errors(starts, actual, predicted, values, out):
+    error = np.empty(values.shape[1], dtype=np.float32)
+    for r in range(starts.shape[0] - 1):
+        low, high = starts[r], starts[r + 1]
+        for p in range(predicted.shape[0]):
+            mix(predicted[p, low:high], actual[low:high], values, error)
+            squared = np.float32(0.0)
+            for c in range(error.shape[0]):
+                squared += error[c] * error[c]
+            out[p] += squared
 
 
 def spreads(capture: Capture, texts: Sequence[int], heads: Sequence[int]) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 from numba import njit
 
 from attn_dsl.compiler.jit import FAST, FINITE
-from attn_dsl.eval.outputs import SAME
+from attn_dsl.eval.outputs import SAME, mix
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,22 +179,12 @@ def _aim(starts, actual, weight, predicted, out):
 
 
 @njit(**FAST)
-def _mix(weights, others, values, out):
-    """Write the sum of values (keys, width) with the differences of two rows as weights."""
-    out[:] = np.float32(0.0)
-    for k in range(weights.shape[0]):
-        weight = weights[k] - others[k]
-        for c in range(out.shape[0]):
-            out[c] += weight * values[k, c]
-
-
-@njit(**FAST)
 def _outputs(starts, firsts, actual, values, out):
     """Write what each row's head writes, float32 (rows, width)."""
     none = np.zeros(values.shape[0], dtype=np.float32)
     for r in range(starts.shape[0] - 1):
         a = actual[starts[r] : starts[r + 1]]
-        _mix(a, none[: a.shape[0]], values[firsts[r] : firsts[r] + a.shape[0]], out[r])
+        mix(a, none[: a.shape[0]], values[firsts[r] : firsts[r] + a.shape[0]], out[r])
 
 
 @njit(**FAST)
@@ -208,7 +198,7 @@ def _row_scores(starts, firsts, actual, predicted, values, weight, scale):
         for k in range(a.shape[0]):
             shared += min(a[k], p[k])
         if scale != 0.0:
-            _mix(p, a, values[firsts[r] : firsts[r] + a.shape[0]], error)
+            mix(p, a, values[firsts[r] : firsts[r] + a.shape[0]], error)
             for c in range(error.shape[0]):
                 squared += error[c] * error[c]
         out[r] = weight * shared - scale * squared
@@ -223,7 +213,7 @@ def _output_residual(starts, firsts, actual, predicted, values, scale, residual)
     for r in range(starts.shape[0] - 1):
         low, high = starts[r], starts[r + 1]
         p, v = predicted[low:high], values[firsts[r] : firsts[r] + high - low]
-        _mix(p, actual[low:high], v, error)
+        mix(p, actual[low:high], v, error)
         squared = np.float32(0.0)
         for c in range(error.shape[0]):
             squared += error[c] * error[c]
@@ -252,8 +242,8 @@ def _output_moments(starts, firsts, actual, predicted, values, scale, slopes, be
     for r in range(starts.shape[0] - 1):
         low, high = starts[r], starts[r + 1]
         p, v = predicted[low:high], values[firsts[r] : firsts[r] + high - low]
-        _mix(p, actual[low:high], v, error)
-        _mix(p, none[: high - low], v, mean)
+        mix(p, actual[low:high], v, error)
+        mix(p, none[: high - low], v, mean)
         for k in range(p.shape[0]):
             along, size = np.float32(0.0), np.float32(0.0)
             for c in range(error.shape[0]):
