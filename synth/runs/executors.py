@@ -6,6 +6,7 @@ Both run the same function through the ``concurrent.futures.Executor`` interface
 from __future__ import annotations
 
 import contextlib
+import gc
 import functools
 import os
 import threading
@@ -156,10 +157,14 @@ def _connected(address: str) -> Iterator[Any]:
     try:
         client = Client(address, timeout=CONNECT, set_as_default=False)
     except (OSError, ValueError, TypeError, ImportError, AssertionError) as error:
+        client, why = None, first_line(error)
+    if client is None:
+        # what did not connect is closed here: collected while another starts, it waits forever
+        gc.collect()
         raise InputError(
-            f"--scheduler {address}: no scheduler answers there ({first_line(error)}); start one by "
+            f"--scheduler {address}: no scheduler answers there ({why}); start one by "
             "`dask scheduler` and workers by `dask worker ADDRESS`, or leave the option out"
-        ) from None
+        )
     try:
         yield client
     finally:
