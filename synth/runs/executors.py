@@ -6,8 +6,8 @@ Both run the same function through the ``concurrent.futures.Executor`` interface
 from __future__ import annotations
 
 import contextlib
-import gc
 import functools
+import gc
 import os
 import threading
 from collections.abc import Callable, Iterator
