@@ -83,8 +83,7 @@ class HeadResult:
     front: tuple[FrontRow, ...]
     # the proposers that it was too short for, and the seconds they had
     unfinished: dict[str, float] = field(default_factory=dict)
-    test_errors: tuple[float, ...] = ()
-    """The squared error of the outputs on each test text …"""
+    test_errors: tuple[float, ...] = ()  # the squared error of the outputs on each test text …
     test_spreads: tuple[float, ...] = ()
     """… and the summed squares of the head's outputs about their mean."""
     controls_output_r2: dict[str, float] = field(default_factory=dict)

@@ -57,12 +57,11 @@ class Outputs:
         cls, values: np.ndarray, firsts: np.ndarray, starts: np.ndarray, actual: np.ndarray
     ) -> Outputs | None:
         """Make them for rows of attention; None if the outputs of all rows are the same."""
-        outputs = np.empty((len(firsts), values.shape[1]), dtype=np.float32)
-        _outputs(starts, firsts, actual, values, outputs)
+        keys = np.arange(starts[-1]) - np.repeat(starts[:-1] - firsts, np.diff(starts))
+        outputs = np.add.reduceat(values[keys] * actual[:, None], starts[:-1])
         spread = float(np.square(outputs - outputs.mean(0, dtype=np.float64)).sum())
-        return (
-            cls(values, firsts, spread) if spread > SAME * float(np.square(outputs).sum()) else None
-        )
+        same = spread <= SAME * float(np.square(outputs).sum())
+        return None if same else cls(values, firsts, spread)
 
 
 _NO_OUTPUTS = Outputs(np.empty((0, 0), np.float32), np.empty(0, np.int64), math.nan)
@@ -176,15 +175,6 @@ def _aim(starts, actual, weight, predicted, out):
         for i in range(p.shape[0]):
             x = p[i]
             to[i] = x + weight * x * ((one if x < a[i] else zero) - inside)
-
-
-@njit(**FAST)
-def _outputs(starts, firsts, actual, values, out):
-    """Write what each row's head writes, float32 (rows, width)."""
-    none = np.zeros(values.shape[0], dtype=np.float32)
-    for r in range(starts.shape[0] - 1):
-        a = actual[starts[r] : starts[r + 1]]
-        mix(a, none[: a.shape[0]], values[firsts[r] : firsts[r] + a.shape[0]], out[r])
 
 
 @njit(**FAST)

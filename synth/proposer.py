@@ -30,8 +30,7 @@ class Fitted:
     predicted: np.ndarray = field(repr=False)  # float32 (entries): its rows
     proposer: str = ""  # who suggested it
     settled: bool = False  # whether its weights are final, adjusted and rounded
-    nodes: int = field(init=False)
-    """Its complexity."""
+    nodes: int = field(init=False)  # its complexity
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "nodes", t.nodes(self.program))
