@@ -82,14 +82,9 @@ def replace(
             bar.update(stage, description=what, completed=done, total=total)
 
         opened = open_replaced_model(
-            run,
-            model=model,
-            capture=capture,
-            device=device,
-            dtype=dtype,
-            nodes=nodes,
+            run, model=model, capture=capture, device=device, dtype=dtype, nodes=nodes,
             chosen=chosen,
-        )
+        )  # fmt: skip
         outcome, files = replace_run(opened, asked_for, tell)
     if as_json:
         options.print_json(asdict(outcome))

@@ -106,7 +106,7 @@ class SparseDesign:
         rows: the head's.
         predicted: float32 (entries), the program's rows for the last parameters that were looked at.
         residual: float32 (entries), the gradient of the objective by the scores.
-        iou, score: of the predicted rows, over all rows.
+        iou, score: of the predicted rows, over all rows; without outputs where ``mix`` is 0.
         ridge: pull of every parameter to 0, in nats by squared weight.
     """
 
@@ -182,8 +182,9 @@ class SparseDesign:
             self.residual,
         )  # fmt: skip
         share = 2.0 * mix * weights.output
-        output_r2 = rows.output_residual(self.predicted, self.residual, share)
-        if rows.outputs is not None:
+        output_r2 = math.nan
+        if share and rows.outputs is not None:
+            output_r2 = rows.output_residual(self.predicted, self.residual, share)
             objective += share * len(rows) * output_r2
         self.iou = shared / (2 * len(rows) - shared)
         self.score = weights.score(self.iou, output_r2)
