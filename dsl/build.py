@@ -18,6 +18,7 @@ _VALUES = frozenset(
     "POSITION_QUANTIFIER".split()
 )
 """The terminals that have a value; the others are keywords and punctuation."""
+NOTHING = t.Definitions({}, {}, "")
 _ESCAPE = re.compile(r'\\(u[0-9a-f]{4}|["\\nrt])')
 _UNESCAPED = {"n": "\n", "r": "\r", "t": "\t", '"': '"', "\\": "\\"}
 
@@ -71,6 +72,7 @@ NODES: dict[str, Any] = {
     "value_term": lambda s, v: t.Scaled(_weight(v[0]), *v[1:], span=s),
     "table_term": _table,
     "set_definition": lambda s, v: t.SetDefinition(v[0], v[1], span=s),
+    "score_of": lambda s, v: t.Score(v[0], v[1].variable, v[1].shift, span=s),
     "entry": lambda s, v: t.Entry(int(v[0]), _weight(v[1]), span=s),
     "or_": lambda s, v: t.Or(v[0], v[1], span=s),
     "and_": lambda s, v: t.And(v[0], v[1], span=s),
@@ -126,10 +128,21 @@ def _action(make: Callable[[Span, list[Any]], Any], first: int = 0, last: int = 
 ACTIONS: dict[str, Callable[[list[Any]], Any]] = {
     **{name: _action(make) for name, make in NODES.items()},
     **dict.fromkeys(
-        "line weight predicate conjunction set value factor int".split(), lambda parts: parts[0]
+        "definition line weight predicate conjunction set value factor int".split(),
+        lambda parts: parts[0],
     ),
     "head": _action(_head, 1, 1),  # the span of its name
-    "start": lambda parts: [part for part in parts if isinstance(part, t.Node)],
+    "score_definition": _action(lambda s, v: t.ScoreDefinition(v[0], tuple(v[1:]), span=s), 1, 1),
+    "score_line": _action(lambda s, v: t.Where(_weight(v[0]), v[1], span=s), 0, -2),
+    # The parser resolves the path.
+    "use": _action(lambda s, v: t.Use(unquote(v[0]), NOTHING, span=s), 0, -2),
+    "position": lambda parts: t.Position(
+        parts[0].value,
+        int("".join(part.value for part in parts[1:]) or 0),
+        span=_span(parts[0], parts[-1]),
+    ),
+    "definitions": lambda parts: [part for part in parts if isinstance(part, t.Node)],
+    "start": lambda parts: [*(parts[0] if isinstance(parts[0], list) else ()), parts[-1]],
     "condition": lambda parts: parts[1],
     "element": lambda parts: (unquote(parts[0]), float(parts[2])),
 }

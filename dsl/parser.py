@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import deque
+from collections.abc import Callable
 from functools import lru_cache
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from attn_dsl.dsl import tree as t
-from attn_dsl.dsl.errors import CostError, Span
+from attn_dsl.dsl.errors import CostError, InputError, ProgramTypeError, Span
 from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.functions import FUNCTIONS
 from attn_dsl.dsl.limits import MAX_DIGITS, MAX_NESTING, MAX_OPERATORS, MAX_SOURCE
@@ -19,6 +20,8 @@ from attn_dsl.dsl.syntax_errors import explain
 if TYPE_CHECKING:
     from lark import Lark
 
+Resolver = Callable[[str], t.Definitions]
+"""A function that reads the file that a line ``use "…"`` names."""
 _OPERATORS = (t.Or, t.And, t.Not, t.Arithmetic)
 _SPLIT = "split the predicate over several terms"
 _COMMENT_OR_STRING = re.compile(r'"(?:[^"\\\n]|\\.)*"|#[^\n]*')
@@ -52,35 +55,92 @@ def _lark(start: str) -> Lark:
 
 
 def _whole_names(terminal: Any) -> None:
-    """Make names of features and functions match whole words: not ``sentence`` in ``sentence_start``."""
+    """Make names of features, functions and variables match whole words: not ``sentence`` in ``sentence_start``."""
     from lark.lexer import PatternRE
 
-    if terminal.name.endswith(("_FEATURE", "_FUNCTION")):
+    if terminal.name.endswith(("_FEATURE", "_FUNCTION", "VARIABLE")):
         pattern = terminal.pattern.to_regexp()
         terminal.pattern = PatternRE(f"(?:{pattern})(?![a-z0-9_])")
 
 
-def parse(source: str, name: str = "<program>") -> t.Head:
+def parse(source: str, name: str = "<program>", resolve: Resolver | None = None) -> t.Head:
     """Parse a program to a syntax tree; ``dsl.check.check`` checks its names, types and limits.
 
     >>> parse("head first causal:\\n  2 where k == 0").terms[0].weight
     2.0
 
-    ``name`` stands for the program in error messages; it may be a path.
+    Args:
+        name: stands for the program in error messages; it may be a path.
+        resolve: reads the files that the program uses, see ``dsl.definitions.in_folder``.
 
     Raises:
         ProgramSyntaxError: the source does not follow the grammar; the message shows the place.
         CostError: the source is too long or too deeply nested.
+        ProgramTypeError: a file that it uses cannot be read.
+        ProgramError: such a file is not valid.
     """
-    *sets, head = _parsed(source, "start", name)
-    for term in head.terms:
-        _bound_operators(term, source, name)
+    *statements, head = _parsed(source, "start", name)
     comments = _Comments(source)
-    definitions = tuple(map(comments.attach, sets))
+    definitions = [_commented(one, comments, source, name) for one in statements]
     remarks = comments.take(head.span)
-    terms = tuple(map(comments.attach, head.terms))
+    terms = _terms(head, comments, source, name)
     after = tuple(text for _, text, _ in comments.comments)
-    return dataclasses.replace(head, terms=terms, sets=definitions, remarks=remarks, after=after)
+    sets, scores, uses = (
+        tuple(one for one in definitions if isinstance(one, kind))
+        for kind in (t.SetDefinition, t.ScoreDefinition, t.Use)
+    )
+    uses = tuple(_resolved(use, resolve, source, name) for use in uses)
+    return dataclasses.replace(
+        head, terms=terms, sets=sets, scores=scores, uses=uses, remarks=remarks, after=after
+    )
+
+
+def parse_definitions(
+    source: str, name: str
+) -> tuple[list[t.SetDefinition | t.ScoreDefinition], tuple[str, ...]]:
+    """Parse a file of sets and scores; return them in order, and the comments below the last one.
+
+    Raises:
+        ProgramSyntaxError, CostError: as for ``parse``.
+        ProgramTypeError: the file uses another one.
+    """
+    comments = _Comments(source)
+    statements = [
+        _commented(one, comments, source, name) for one in _parsed(source, "definitions", name)
+    ]
+    for one in statements:
+        if isinstance(one, t.Use):
+            raise ProgramTypeError("a file of definitions uses no other file", one.span, source, name=name,
+                                   hint="put the definitions that it needs into it")  # fmt: skip
+    return statements, tuple(text for _, text, _ in comments.comments)
+
+
+def _terms(
+    node: t.Head | t.ScoreDefinition, comments: _Comments, source: str, name: str
+) -> tuple[Any, ...]:
+    """Return the terms of a program or a score with their comments."""
+    return tuple(comments.attach(_bound_operators(term, source, name)) for term in node.terms)
+
+
+def _commented(node: Any, comments: _Comments, source: str, name: str) -> Any:
+    """Return a definition with its comments."""
+    node = comments.attach(node)
+    if not isinstance(node, t.ScoreDefinition):
+        return node
+    return dataclasses.replace(node, terms=_terms(node, comments, source, name))
+
+
+def _resolved(use: t.Use, resolve: Resolver | None, source: str, name: str) -> t.Use:
+    """Return a line ``use`` with the definitions of its file."""
+    if resolve is None:
+        raise ProgramTypeError(
+            f"the program is not read from a file, so {use.path!r} has no place", use.span, source,
+            name=name, hint="save the program beside that file and load it, or put the definitions in it",
+        )  # fmt: skip
+    try:
+        return dataclasses.replace(use, definitions=resolve(use.path))
+    except InputError as error:
+        raise ProgramTypeError(str(error), use.span, source, name=name) from None
 
 
 def parse_term(source: str) -> t.Term:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+from collections.abc import Iterable
 from decimal import Decimal
 from types import UnionType
 
@@ -45,11 +46,11 @@ def show(program: t.Head) -> str:
     head a causal softmax:
         2 where k == 0
     """
-    lines: list[str] = []
-    for definition in program.sets:
-        text = f"set {definition.name} = {_elements(definition.value)}"
-        lines += _statement(text, definition.remarks, "")
-    if program.sets:
+    lines = []
+    for use in program.uses:
+        lines += _statement(f"use {quote(use.path)}", use.remarks, "")
+    lines += definition_lines(program.sets, program.scores, bool(lines))
+    if lines:
         lines.append("")
     header = f"head {program.name} {program.visibility} {program.normaliser}:"
     lines += _statement(header, program.remarks, "")
@@ -57,6 +58,23 @@ def show(program: t.Head) -> str:
         lines += _statement(show_term(term), term.remarks, "    ")
     lines += [f"# {comment}".rstrip() for comment in program.after]
     return "\n".join(lines) + "\n"
+
+
+def definition_lines(
+    sets: Iterable[t.SetDefinition], scores: Iterable[t.ScoreDefinition], apart: bool = False
+) -> list[str]:
+    """Write sets, and then scores, with an empty line before each score; ``apart``: before the sets too."""
+    lines = []
+    for one in sets:
+        lines += _statement(f"set {one.name} = {_elements(one.value)}", one.remarks, "")
+    if apart and lines:
+        lines.insert(0, "")
+    for score in scores:
+        lines += [""] if lines or apart else []
+        lines += _statement(f"score {score.name}:", score.remarks, "")
+        for term in score.terms:
+            lines += _statement(show_term(term), term.remarks, "    ")
+    return lines
 
 
 def _statement(text: str, remarks: t.Remarks, indent: str) -> list[str]:
@@ -107,6 +125,8 @@ def expression(node: t.Node) -> str:
             return f"decay({expression(value)}, {number(rate)})"
         case t.Weight(symbol, chosen):
             return f"weight({expression(symbol)}, {expression(chosen)})"
+        case t.Score(name, variable, shift):
+            return f"{name}({variable}{f'{shift:+d}' if shift else ''})"
         case t.Product(left, right):
             return f"{_inside(left, _SUMS)} * {_inside(right, _SUMS)}"
         case t.Always():

@@ -6,7 +6,7 @@ Equality compares structure only: source spans and comments are ignored.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal, TypeVar, dataclass_transform
@@ -50,7 +50,9 @@ class Node:
 
 
 # Prefixes of the type annotations of fields that hold no nodes.
-_PLAIN = ("int", "str", "float", "Literal", "Visibility", "Normaliser", "tuple[str", "tuple[float")
+_PLAIN = (
+    "int", "str", "float", "Literal", "Visibility", "Normaliser", "Definitions", "tuple[str", "tuple[float"
+)  # fmt: skip
 
 
 @lru_cache(maxsize=64)
@@ -67,9 +69,9 @@ class Integer(Node):
 
 
 class Position(Node):
-    """The position of the query or the key, plus a constant shift: ``q``, ``k-1``."""
+    """The position of the query or the key, or that of a score, plus a shift: ``q``, ``k-1``, ``i``."""
 
-    variable: Literal["q", "k"]
+    variable: Literal["q", "k", "i"]
     shift: int = 0
 
 
@@ -231,6 +233,14 @@ class Weight(Node):
     set: SetName | SetLiteral
 
 
+class Score(Node):
+    """The value of a score of the program, or of a file that it uses, at a position: ``Noun(k-1)``."""
+
+    name: str
+    variable: Literal["q", "k"]
+    shift: int = 0
+
+
 class Product(Node):
     """A product of two values: ``weight(token(q), A) * log(1 + q - k)``."""
 
@@ -240,7 +250,7 @@ class Product(Node):
 
 Int = Integer | Position | Arithmetic | Absolute | Extremum | Call | Quantifier
 Predicate = Always | Compare | Between | Member | Affix | Not | And | Or | Call | Quantifier
-Factor = Int | Real | Decay | Weight
+Factor = Int | Real | Decay | Weight | Score
 Value = Factor | Product
 
 
@@ -301,6 +311,32 @@ class SetDefinition(Statement):
     value: SetLiteral
 
 
+class ScoreDefinition(Statement):
+    """The definition of a score: the sum of the weights whose predicates hold at the position ``i``.
+
+    Its terms have weights, not holes: ``1.4 where token(i) in Nouns``.
+    """
+
+    name: str
+    terms: tuple[Where, ...]
+
+
+@dataclass(frozen=True)
+class Definitions:
+    """The sets and scores of a file that programs use; the digest of its content stands for them."""
+
+    sets: Mapping[str, SetLiteral] = field(compare=False, repr=False)
+    scores: Mapping[str, ScoreDefinition] = field(compare=False, repr=False)
+    digest: str
+
+
+class Use(Statement):
+    """A line that makes the definitions of a file known to a program: ``use "vocabulary.attn"``."""
+
+    path: str
+    definitions: Definitions
+
+
 class Head(Statement):
     """A whole program: sets, and weighted terms whose sum is normalised over the keys of each query.
 
@@ -312,6 +348,8 @@ class Head(Statement):
     normaliser: Normaliser = "softmax"
     terms: tuple[Term, ...] = ()
     sets: tuple[SetDefinition, ...] = ()
+    scores: tuple[ScoreDefinition, ...] = ()
+    uses: tuple[Use, ...] = ()
     after: tuple[str, ...] = field(default=(), compare=False, repr=False, kw_only=True)
 
     @property
@@ -372,7 +410,7 @@ def nodes(node: Node) -> int:
 
     A weight belongs to its term or element, and a shift to its position, so that
     ``2 where text(k-1) == text(q)`` has 6 nodes: term, comparison, two features, two positions.
-    The name of a set is one node.
+    The name of a set, the use of a score and the use of a file are one node each.
 
     >>> nodes(Head("first", "causal", terms=(Where(2.0, Always()),)))
     3
