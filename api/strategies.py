@@ -49,7 +49,6 @@ _MANY = 100_000
 _STRINGS = st.sampled_from(_COMPARABLE) | st.text(max_size=4)
 _SMALL = st.integers(-3, 6) | st.integers(-_MANY, _MANY)
 _SHIFTS = st.just(0) | st.integers(-3, 2) | _SMALL
-_POSITIONS = st.builds(t.Position, st.sampled_from("kq"), _SHIFTS)
 _SET_WEIGHTS = (st.integers(-300, 300) | st.integers(-10_000, 10_000)).map(lambda i: i / 100)
 _SET_LITERALS = st.one_of(
     st.lists(_STRINGS, min_size=1, max_size=5).map(lambda e: t.SetLiteral(tuple(e))),
@@ -60,11 +59,14 @@ _SET_LITERALS = st.one_of(
 
 
 class _Scope(NamedTuple):
-    """What nodes may use: features that read the whole text, optional packages, sets of the program."""
+    """What nodes may use: features that read the whole text, optional packages, names, variables."""
 
     full: bool
     extras: tuple[str, ...]
     sets: tuple[str, ...]
+    scores: tuple[str, ...] = ()
+    variables: str = "kq"  # in a score, ``i``
+    causal: bool = False
 
 
 def pieces(unicode: bool = True) -> SearchStrategy[tuple[str, ...]]:
@@ -151,9 +153,13 @@ def programs(
     names = draw(st.lists(st.sampled_from(["A", "Stop", "X_1"]), max_size=2, unique=True))
     sets = tuple(t.SetDefinition(name, draw(_SET_LITERALS)) for name in names)
     full = lookahead or seen == "bidirectional"
-    scope = _Scope(full, tuple(sorted(extras)), tuple(names))
+    scope = _Scope(full, tuple(sorted(extras)), tuple(names), causal=seen == "causal")
+    lines = st.lists(_lines(scope._replace(variables="i")), min_size=1, max_size=4).map(tuple)
+    titles = draw(st.lists(st.sampled_from(["S", "Noun"]), max_size=2, unique=True))
+    scores = tuple(t.ScoreDefinition(title, draw(lines)) for title in titles)
+    scope = scope._replace(scores=tuple(titles))
     terms = draw(st.lists(_terms(scope, form == "linear", holes), max_size=max_terms))
-    return t.Head("random", seen, form, tuple(terms), sets)
+    return t.Head("random", seen, form, tuple(terms), sets, scores)
 
 
 def features(kind: Type, full: bool = False, extras: Collection[str] = ()) -> list[str]:
@@ -186,6 +192,17 @@ def weights(positive: bool = False, holes: bool = False) -> SearchStrategy[float
 
 
 @lru_cache(maxsize=256)
+def _lines(scope: _Scope) -> SearchStrategy[t.Where]:
+    """Draw the lines of scores."""
+    return st.builds(t.Where, _SET_WEIGHTS, _predicates(scope, 2))
+
+
+@lru_cache(maxsize=256)
+def _positions(scope: _Scope) -> SearchStrategy[t.Position]:
+    return st.builds(t.Position, st.sampled_from(scope.variables), _SHIFTS)
+
+
+@lru_cache(maxsize=256)
 def _terms(scope: _Scope, positive: bool, holes: bool) -> SearchStrategy[t.Term]:
     weight, integer = weights(positive, holes), _integers(scope, 2)
     condition = st.none() | _predicates(scope, 1)
@@ -194,6 +211,10 @@ def _terms(scope: _Scope, positive: bool, holes: bool) -> SearchStrategy[t.Term]
         st.builds(t.Real, st.sampled_from(_REAL), integer),
         st.builds(t.Decay, integer, st.integers(1, 999).map(lambda i: i / 1000)),
         st.builds(t.Weight, _calls(scope, "symbol", 1), _sets(scope)),
+        *(
+            st.builds(t.Score, st.just(name), st.sampled_from("kq"), _SHIFTS)
+            for name in scope.scores
+        ),
     )
     bounds = st.lists(_SMALL, min_size=1, max_size=5, unique=True).map(sorted)
     steps = st.lists(weight, min_size=5, max_size=5)
@@ -210,10 +231,11 @@ def _terms(scope: _Scope, positive: bool, holes: bool) -> SearchStrategy[t.Term]
 def _integers(scope: _Scope, depth: int) -> SearchStrategy[t.Int]:
     options: list[SearchStrategy[t.Int]] = [
         st.builds(t.Integer, st.integers(0, 9) | st.integers(0, _MANY)),
-        _POSITIONS,
-        st.just(t.Arithmetic("-", t.Position("q"), t.Position("k"))),
+        _positions(scope),
         _calls(scope, "int", 0),
     ]
+    if scope.variables == "kq":
+        options.append(st.just(t.Arithmetic("-", t.Position("q"), t.Position("k"))))
     if depth:
         below, searches = _integers(scope, depth - 1), ["nearest", "first", "last", "count"]
         options += [
@@ -221,9 +243,11 @@ def _integers(scope: _Scope, depth: int) -> SearchStrategy[t.Int]:
             st.builds(t.Absolute, below),
             st.builds(t.Extremum, st.sampled_from(["min", "max"]), below, below),
             _calls(scope, "int", depth - 1),
-            st.builds(t.Call, st.just("match"), st.tuples(below, below)),
-            st.builds(t.Quantifier, st.sampled_from(searches), _predicates(scope, depth - 1)),
+            st.builds(t.Call, st.just("match"), st.tuples(_ats(scope, below), _ats(scope, below))),
         ]
+        if scope.variables == "kq":
+            body = _predicates(scope, depth - 1)
+            options.append(st.builds(t.Quantifier, st.sampled_from(searches), body))
     return st.one_of(options)
 
 
@@ -248,15 +272,24 @@ def _predicates(scope: _Scope, depth: int) -> SearchStrategy[t.Predicate]:
             st.builds(t.Not, below),
             st.builds(t.And, below, below),
             st.builds(t.Or, below, below),
-            st.builds(t.Quantifier, st.just("any"), below),
         ]
+        if scope.variables == "kq":
+            options.append(st.builds(t.Quantifier, st.just("any"), below))
     return st.one_of(options)
 
 
 def _calls(scope: _Scope, kind: Type, depth: int) -> SearchStrategy[t.Call]:
     names = st.sampled_from(features(kind, scope.full, scope.extras))
-    at = _integers(scope, depth) if depth else _POSITIONS
-    return st.builds(t.Call, names, st.tuples(at))
+    at = _integers(scope, depth) if depth else _positions(scope)
+    return st.builds(t.Call, names, st.tuples(_ats(scope, at)))
+
+
+def _ats(scope: _Scope, at: SearchStrategy[t.Int]) -> SearchStrategy[t.Int]:
+    """Draw positions that a feature may read: in a score of a causal program, not after ``i``."""
+    if not scope.causal or scope.variables == "kq":
+        return at
+    late = lambda node: isinstance(node, t.Position) and node.shift > 0  # noqa: E731
+    return at.map(lambda node: t.Position("i", -node.shift) if late(node) else node)
 
 
 def _sets(scope: _Scope) -> SearchStrategy[t.SetName | t.SetLiteral]:

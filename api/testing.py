@@ -24,6 +24,7 @@ from functools import partial
 import numpy as np
 
 from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.definitions import self_contained
 from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.printer import quote
 from attn_dsl.dsl.tokens import Tokens
@@ -245,7 +246,7 @@ def _counterexample(name: str, program: Program, text: Tokens, error: Exception)
 
 
 def _looks_ahead(tree: t.Head) -> bool:
-    calls = (node.name for node in tree.walk() if isinstance(node, t.Call))
+    calls = (node.name for node in self_contained(tree).walk() if isinstance(node, t.Call))
     return any(name in FEATURES and FEATURES[name].reads == "full" for name in calls)
 
 

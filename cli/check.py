@@ -25,6 +25,7 @@ def check(
 
     The properties: every row is a distribution, a causal row is the same whatever follows, and
     the same text gives the same matrix. What fails is shown on the smallest text that shows it.
+    Of a file of sets and scores, which programs use, syntax and types are checked.
     """
     reports = [_check(file, examples, seed, allow_lookahead) for file in program]
     if as_json:
@@ -39,26 +40,33 @@ def check(
 def _check(file: str, examples: int, seed: int, allow_lookahead: bool) -> dict[str, Any]:
     """Return what is found in a program, as JSON data."""
     from attn_dsl.compiler.program import load
+    from attn_dsl.dsl.definitions import only_definitions, read_definitions, read_source
 
     try:
+        if only_definitions(read_source(file)):
+            found = read_definitions(file)
+            return {"program": file, "valid": True, "sets": len(found.sets), "scores": len(found.scores),
+                    "code": 0}  # fmt: skip
         loaded = load(file, allow_lookahead=allow_lookahead)
     except AttnDslError as error:
         return {"program": file, "valid": False, "error": str(error), "code": 2}
     facts = loaded.facts
-    found: list[str] = []
+    failures: list[str] = []
     if examples and not facts.holes:
         from attn_dsl.testing import check_properties
 
-        found = [str(one) for one in check_properties(loaded, max_examples=examples, seed=seed)]
+        failures = [str(one) for one in check_properties(loaded, max_examples=examples, seed=seed)]
     return {
         "program": file, "valid": True, "nodes": facts.nodes, "cost": facts.cost,
         "visibility": "causal" if loaded.causal else "bidirectional", "holes": facts.holes,
-        "lookahead": list(facts.lookahead), "failures": found, "code": 1 if found else 0,
+        "lookahead": list(facts.lookahead), "failures": failures, "code": 1 if failures else 0,
     }  # fmt: skip
 
 
 def _shown(report: dict[str, Any], examples: int) -> str:
     """Write what is found in a valid program for people."""
+    if "scores" in report:
+        return f"{report['program']}: ok\n  {report['sets']} sets, {report['scores']} scores"
     holes, ahead, failures = report["holes"], report["lookahead"], report["failures"]
     notes = [
         f"{report['nodes']} nodes", f"{report['cost']} operations per pair", report["visibility"]

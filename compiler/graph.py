@@ -112,6 +112,7 @@ class Graph:
         self.columns: dict[ColumnKey, int] = {}  # the columns that nodes read, with their numbers
         self.programs: list[tuple[Term, ...]] = []  # the terms of each program
         self.heads: list[t.Head] = []  # the syntax tree of each program
+        self.scores: dict[int, t.Score] = {}  # the nodes that are values of scores
         self._numbers: dict[tuple[int, ...], int] = {}
 
     @property
@@ -160,15 +161,20 @@ class Graph:
         """Return an upper bound on the magnitude of the product of the factors of a term."""
         if term.bounds:
             return 1.0
-        return math.prod(REALS[f.function].bound(self._largest(f)) for f in term.factors)
+        return math.prod(REALS[f.function].bound(self._largest(f.node)) for f in term.factors)
 
-    def _largest(self, factor: Factor) -> float:
-        """Bound the magnitude of the integer of a factor."""
-        node = self.nodes[factor.node]
-        if node.op == _CONSTANT:
-            return abs(node.x)
-        if factor.function == "hundredths":
-            return max(abs(weight) for _, weight in self.keys[node.y].elements)
+    def _largest(self, number: int) -> float:
+        """Bound the magnitude of the integer of a node."""
+        node = self.nodes[number]
+        match node.operation.name:
+            case "constant":
+                return abs(node.x)
+            case "times":
+                return abs(node.x)  # of a truth value
+            case "add":
+                return min(self._largest(node.a) + self._largest(node.b), LARGEST)
+            case "column_query" | "column_key" | "column" if self.keys[node.y].kind == "weight":
+                return max(abs(weight) for _, weight in self.keys[node.y].elements)
         return LARGEST
 
     @cached_property

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 from attn_dsl.compiler.graph import NONE, ColumnKey, Factor, Graph, Term
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.features import FEATURES
-from attn_dsl.dsl.lexicon import lexicon_literal
+from attn_dsl.dsl.scope import Scope
 
 _COMPARISONS = {
     "==": "equal", "!=": "unequal", "<": "less", "<=": "at_most", ">": "more", ">=": "at_least",
@@ -42,16 +43,56 @@ def _plain(elements: tuple[str, ...]) -> frozenset[tuple[str, int]]:
     return frozenset((element, 1) for element in elements)
 
 
+class _Folded(NamedTuple):
+    """A score as columns, each with the shift at which it is read, and the lines that are no column."""
+
+    columns: tuple[tuple[ColumnKey, int], ...]
+    lines: tuple[tuple[int, t.Predicate], ...]  # the weight in hundredths, and the predicate
+
+
+def _fold(definition: t.ScoreDefinition, scope: Scope) -> _Folded:
+    """Join the lines that test one symbol each to columns of weights."""
+    weights: dict[tuple[str, int], dict[str, int]] = {}
+    lines: list[tuple[int, t.Predicate]] = []
+    for line in definition.terms:
+        amount = round(100 * (line.weight or 0.0))
+        match line.condition:
+            case t.Compare("==", t.Call(name, (t.Position("i", shift),)), t.Text(text)):
+                elements: tuple[str, ...] = (text,)
+            case t.Member(t.Call(name, (t.Position("i", shift),)), chosen):
+                elements = scope.literal(chosen).elements
+            case _:
+                lines.append((amount, line.condition))
+                continue
+        table = weights.setdefault((name, shift), {})
+        for element in elements:
+            table[element] = table.get(element, 0) + amount
+    columns = (
+        (ColumnKey(name, "weight", frozenset(table.items()), definition.name), shift)
+        for (name, shift), table in weights.items()
+    )
+    return _Folded(tuple(columns), tuple(lines))
+
+
+@lru_cache(maxsize=1024)
+def _fold_used(file: t.Definitions, name: str) -> _Folded:
+    return _fold(file.scores[name], Scope(file.sets, file.scores))
+
+
 class _Lowering:
     def __init__(self, causal: bool) -> None:
         self.graph = Graph(causal)
         self.add = self.graph.add
-        self.sets: dict[str, t.SetLiteral] = {}
+        self.scope = Scope({}, {})
+        self.place = "k", 0  # the variable and the shift that `i` stands for
+        # the nodes of scores of used files, and of those of the program
+        self.used: dict[tuple, int] = {}
+        self.own: dict[t.Score, int] = {}
 
     def program(self, program: t.Head) -> None:
         if program.causal != self.graph.causal:
             raise ValueError("programs of one graph must share their visibility")
-        self.sets = {d.name: d.value for d in program.sets}
+        self.scope, self.own = Scope.of(program), {}
         self.graph.programs.append(tuple(map(self.term, program.terms)))
         self.graph.heads.append(program)
 
@@ -64,7 +105,7 @@ class _Lowering:
             return Term((Factor(self.integer(term.value)),), condition, bounds, term)
         value, factors = term.value, []
         for part in (value.left, value.right) if isinstance(value, t.Product) else (value,):
-            if isinstance(part, t.Weight) and self.literal(part.set).weights is None:
+            if isinstance(part, t.Weight) and self.scope.literal(part.set).weights is None:
                 member = self.member(part.value, part.set)  # its weights are 0 and 1: a condition
                 condition = member if condition == NONE else self.add("both", condition, member)
             else:
@@ -73,38 +114,65 @@ class _Lowering:
 
     def factor(self, node: t.Factor) -> Factor:
         if isinstance(node, t.Weight):
-            pairs = frozenset(self.literal(node.set).hundredths().items())
+            pairs = frozenset(self.scope.literal(node.set).hundredths().items())
             key = ColumnKey(node.value.name, "weight", pairs, _label(node.set))
             return Factor(self.load(key, node.value.args[0]), "hundredths")
+        if isinstance(node, t.Score):
+            return Factor(self.score(node), "hundredths")
         if isinstance(node, t.Real):
             return Factor(self.integer(node.value), node.name)
         if isinstance(node, t.Decay):
             return Factor(self.integer(node.value), "decay", node.rate)
         return Factor(self.integer(node))
 
-    def literal(self, chosen: t.SetName | t.SetLiteral) -> t.SetLiteral:
-        """Return a set that is written out, defined by the program, or else in the lexicon."""
-        if isinstance(chosen, t.SetLiteral):
-            return chosen
-        return self.sets.get(chosen.name) or lexicon_literal(chosen.name)
+    def score(self, use: t.Score) -> int:
+        """Return the node of a score at a position, in hundredths."""
+        definition, file = self.scope.score(use.name)
+        if file is None:
+            if use not in self.own:
+                self.own[use] = self._score(use, _fold(definition, self.scope), self.scope)
+            return self.own[use]
+        key = file, use.name, use.variable, use.shift
+        if key not in self.used:
+            self.used[key] = self._score(use, _fold_used(file, use.name), self.scope.inside(file))
+        return self.used[key]
+
+    def _score(self, use: t.Score, folded: _Folded, scope: Scope) -> int:
+        outer, self.scope, self.place = self.scope, scope, (use.variable, use.shift)
+        parts = [self.load(key, t.Position("i", shift)) for key, shift in folded.columns]
+        parts += [self.add("times", self.predicate(p), x=amount) for amount, p in folded.lines]
+        while len(parts) > 1:  # a balanced tree, so that it is not deep
+            pairs = [self.add("add", *parts[i : i + 2]) for i in range(0, len(parts) - 1, 2)]
+            parts = pairs + parts[2 * len(pairs) :]
+        self.scope = outer
+        self.graph.scores.setdefault(parts[0], use)
+        return parts[0]
+
+    def position(self, node: t.Position) -> tuple[str, int]:
+        """Return whether a position is that of the query or the key, and its shift."""
+        if node.variable == "i":
+            return _POSITIONS[self.place[0]], self.place[1] + node.shift
+        return _POSITIONS[node.variable], node.shift
 
     def load(self, key: ColumnKey, position: t.Int) -> int:
         """Return the node that reads a column at a position."""
         column = self.graph.column(key)
         if isinstance(position, t.Position):
-            return self.add(f"column_{_POSITIONS[position.variable]}", x=position.shift, y=column)
+            variable, shift = self.position(position)
+            return self.add(f"column_{variable}", x=shift, y=column)
         return self.add("column", self.integer(position), y=column)
 
     def member(self, symbol: t.Call, chosen: t.SetName | t.SetLiteral) -> int:
-        elements = _plain(self.literal(chosen).elements)
+        elements = _plain(self.scope.literal(chosen).elements)
         return self.load(ColumnKey(symbol.name, "in", elements, _label(chosen)), symbol.args[0])
 
     def integer(self, node: t.Int) -> int:
         match node:
             case t.Integer(value):
                 return self.graph.constant(value)
-            case t.Position(variable, shift):
-                return self.add(_POSITIONS[variable], x=shift)
+            case t.Position():
+                variable, shift = self.position(node)
+                return self.add(variable, x=shift)
             case t.Arithmetic(op, left, right):
                 return self.add(_ARITHMETIC[op], self.integer(left), self.integer(right))
             case t.Absolute(inner):

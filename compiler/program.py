@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.check import Facts, check
+from attn_dsl.dsl.definitions import in_folder, read_source
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.limits import MAX_NODES
+from attn_dsl.dsl.parser import Resolver
 from attn_dsl.dsl.parser import parse as parse_tree
 from attn_dsl.dsl.printer import show
 from attn_dsl.dsl.tokens import Tokens
@@ -136,16 +138,19 @@ def parse(
     *,
     allow_lookahead: bool = False,
     max_nodes: int = MAX_NODES,
+    resolve: Resolver | None = None,
 ) -> Program:
     """Parse and check the source of a program; ``name`` stands for it in error messages.
 
     >>> parse("head first causal:\\n    3 where k == 0")
     <Program first: 5 nodes>
 
+    ``resolve`` reads the files that it uses, as ``dsl.definitions.in_folder`` makes one.
+
     Raises:
         ProgramError: it is not valid; the message shows the place, the reason and a remedy.
     """
-    tree = parse_tree(source, name)
+    tree = parse_tree(source, name, resolve)
     facts = check(
         tree, source=source, name=name, allow_lookahead=allow_lookahead, max_nodes=max_nodes
     )
@@ -153,32 +158,13 @@ def parse(
 
 
 def load(path: str | Path, *, allow_lookahead: bool = False, max_nodes: int = MAX_NODES) -> Program:
-    """Read a program from a file.
+    """Read a program from a file; the files that it uses lie beside it, or in the folder above.
 
     Raises:
         InputError: the file cannot be read.
         ProgramError: it does not hold a valid program.
     """
-    return parse(read_source(path), str(path), allow_lookahead=allow_lookahead, max_nodes=max_nodes)
-
-
-def read_source(path: str | Path) -> str:
-    """Read the source of a program from a file.
-
-    Raises:
-        InputError: the file cannot be read; the message names it.
-    """
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(
-            f"{path}: no such file; a program is a text file ending in .attn"
-        ) from None
-    except IsADirectoryError:
-        raise InputError(f"{path} is a directory; name the programs in it: {path}/*.attn") from None
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path}: not UTF-8 text at byte {error.start}; save the program as UTF-8"
-        ) from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    return parse(
+        read_source(path), str(path), allow_lookahead=allow_lookahead, max_nodes=max_nodes,
+        resolve=in_folder(Path(path).parent),
+    )  # fmt: skip

@@ -18,9 +18,9 @@ from attn_dsl.dsl.errors import (
 )
 from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.functions import FUNCTIONS
-from attn_dsl.dsl.lexicon import lexicon
 from attn_dsl.dsl.limits import MAX_COST, MAX_ELEMENT_WEIGHT, MAX_INTEGER, MAX_NODES, MAX_WEIGHT
-from attn_dsl.dsl.printer import number, quote
+from attn_dsl.dsl.printer import expression, number, quote
+from attn_dsl.dsl.scope import Scope, looks_ahead, score_reads
 
 _FREE = (t.Integer, t.Position, t.Text, t.Always, t.Entry)
 """Nodes that cost nothing. The steps of a table are counted with the table."""
@@ -85,18 +85,19 @@ def cost(program: t.Head) -> int:
 
     A feature, function, operator, quantifier or weight is one operation, and ``match`` is four. A
     step of a table is two, a comparison and a weight. Each use of a set is one more per 100
-    elements, rounded up. Positions, shifts and whole numbers cost nothing.
+    elements, rounded up. A use of a score is one for each line of its definition. Positions, shifts
+    and whole numbers cost nothing.
     """
-    sizes = {definition.name: len(definition.value.elements) for definition in program.sets}
-    total = 0
+    scope, total = Scope.of(program), 0
     for node in itertools.chain.from_iterable(term.walk() for term in program.terms):
         if isinstance(node, t.Table):
             total += 2 * len(node.entries)
         elif isinstance(node, t.SetLiteral):
             total += math.ceil(len(node.elements) / 100)
         elif isinstance(node, t.SetName):
-            known = lexicon().get(node.name) if node.name not in sizes else None
-            total += math.ceil(sizes.get(node.name, len(known.elements) if known else 0) / 100)
+            total += math.ceil(len(getattr(scope.find(node.name)[0], "elements", ())) / 100)
+        elif isinstance(node, t.Score):
+            total += len(getattr(scope.find(node.name)[0], "terms", ()))
         elif not isinstance(node, _FREE):
             total += 4 if isinstance(node, t.Call) and node.name == "match" else 1
     return total
@@ -108,7 +109,8 @@ class _Checker:
         self.allow_lookahead = allow_lookahead
         self.errors: list[ProgramError] = []
         self.lookahead: set[str] = set()
-        self.sets = {definition.name for definition in program.sets}
+        self.scope = Scope.of(program)
+        self.variables = "qk"  # the positions that are known in the current term
 
     def wrong(self, node: t.Node, message: str, hint: str = "",
               kind: type[ProgramError] = ProgramTypeError) -> None:  # fmt: skip
@@ -116,16 +118,32 @@ class _Checker:
 
     def run(self) -> None:
         seen: set[str] = set()
-        for definition in self.program.sets:
+        for definition in (*self.program.sets, *self.program.scores):
             if definition.name in seen:
-                self.wrong(definition, f"the set `{definition.name}` is defined twice",
-                           "rename one of them, or join their elements")  # fmt: skip
+                self.wrong(definition, f"`{definition.name}` is defined twice",
+                           "rename one of them, or join what they hold")  # fmt: skip
             seen.add(definition.name)
-            self.weighted(definition.value)
+        for use, other in itertools.combinations(self.program.uses, 2):
+            one, two = ({*u.definitions.sets, *u.definitions.scores} for u in (use, other))
+            if name := min(one & two, default=""):
+                self.wrong(other, f"`{name}` is also defined in {quote(use.path)}",
+                           "rename it in one of the files, or use only one of them")  # fmt: skip
+        for one_set in self.program.sets:
+            self.weighted(one_set.value)
+        self.variables = "i"
+        for score in self.program.scores:
+            for line in score.terms:
+                self.graded(line, line.weight, "a score", "; multiply the score by a larger number")
+                self.nodes(line)
+        self.variables = "qk"
         for term in self.program.terms:
             self.term(term)
-            for node in term.walk():
-                self.node(node)
+            self.nodes(term)
+
+    def nodes(self, term: t.Term) -> None:
+        """Check each node of a term."""
+        for node in term.walk():
+            self.node(node)
 
     def term(self, term: t.Term) -> None:
         for weight in filter(None, t.weights_of(term)):
@@ -145,17 +163,17 @@ class _Checker:
         match node:
             case t.Call(name, args):
                 self.call(node, name, len(args))
-            case t.SetName(name) if name not in self.sets and name not in lexicon():
-                near = did_you_mean(name, [*self.sets, *lexicon()])
-                self.wrong(node, f"unknown set `{name}`",
-                           near or f'define it above the head: set {name} = {{"…"}}')  # fmt: skip
+            case t.SetName(name):
+                self.set_name(node, name)
             case t.SetLiteral():
                 self.weighted(node)
             case t.Member(t.Call(name)) | t.Affix(_, t.Call(name)) | t.Weight(t.Call(name)):
                 if name in FEATURES and FEATURES[name].type != "symbol":
                     self.wrong(node, f"`{name}` is no text feature",
                                "use one such as text(k), token(k) or word(k)")  # fmt: skip
-            case t.Integer(value) | t.Position(_, value) | t.Entry(value, _):
+            case t.Position(variable, shift):
+                self.position(node, variable, shift)
+            case t.Integer(value) | t.Entry(value, _):
                 self.bounded(node, value)
             case t.Between(_, low, high):
                 self.bounded(node, low)
@@ -164,6 +182,12 @@ class _Checker:
                     self.wrong(node, f"the range {low}..{high} is empty", f"write {high}..{low}")
             case t.Real(name) if name not in FUNCTIONS:
                 self.wrong(node, f"unknown function `{name}`", did_you_mean(name, FUNCTIONS))
+            case t.Score(name, variable, shift):
+                self.position(node, variable, shift)
+                self.score(node, name)
+            case t.Quantifier(name) if self.variables == "i":
+                self.wrong(node, f"`{name}` searches the keys of a query, and a score has one position",
+                           "use a feature that finds it, or write the quantifier in a term")  # fmt: skip
             case t.Decay(_, rate) if not 0 < rate < 1:
                 self.wrong(node, f"the rate {rate:g} is not between 0 and 1")
             case _:
@@ -177,14 +201,54 @@ class _Checker:
                 both = f"{number(first)} and {number(second)}"
                 self.wrong(node, f"{quote(one)} has two weights, {both}", "keep one of them")
         for element, weight in pairs:
-            if not abs(weight) <= MAX_ELEMENT_WEIGHT:
-                self.wrong(node, f"the weight {weight:g} of {quote(element)} is out of range",
-                           f"weights of elements lie between {-MAX_ELEMENT_WEIGHT:g} and "
-                           f"{MAX_ELEMENT_WEIGHT:g}; multiply `weight(…)` by a larger number")  # fmt: skip
-            elif round(100 * weight) / 100 != weight:
-                what = f"the weight {number(weight)} of {quote(element)}"
-                self.wrong(node, f"{what} has more than two digits after the point",
-                           f"write {number(round(100 * weight) / 100)}")  # fmt: skip
+            self.graded(node, weight, quote(element), "; multiply `weight(…)` by a larger number")
+
+    def graded(self, node: t.Node, weight: float | None, owner: str, remedy: str) -> None:
+        """Check the weight of an element of a set or of a line of a score."""
+        if weight is None:
+            self.wrong(node, f"a weight of {owner} is a hole", "only weights of terms are fitted")
+        elif not abs(weight) <= MAX_ELEMENT_WEIGHT:
+            self.wrong(node, f"the weight {weight:g} of {owner} is out of range",
+                       f"such weights lie between {-MAX_ELEMENT_WEIGHT:g} and "
+                       f"{MAX_ELEMENT_WEIGHT:g}{remedy}")  # fmt: skip
+        elif round(100 * weight) / 100 != weight:
+            what = f"the weight {number(weight)} of {owner}"
+            self.wrong(node, f"{what} has more than two digits after the point",
+                       f"write {number(round(100 * weight) / 100)}")  # fmt: skip
+
+    def set_name(self, node: t.Node, name: str) -> None:
+        found, _ = self.scope.find(name)
+        if found is None:
+            near = did_you_mean(name, self.scope.names())
+            self.wrong(node, f"unknown set `{name}`",
+                       near or f'define it above the head: set {name} = {{"…"}}')  # fmt: skip
+        elif isinstance(found, t.ScoreDefinition):
+            self.wrong(node, f"`{name}` is a score, not a set",
+                       f"multiply it in a term: `1 * {name}(k)`")  # fmt: skip
+
+    def score(self, node: t.Score, name: str) -> None:
+        """Check the use of a score."""
+        found, file = self.scope.find(name)
+        if found is None:
+            near = did_you_mean(name, self.scope.names())
+            remedy = "define it above the head, or `use` a file that does"
+            self.wrong(node, f"unknown score `{name}`", f"{near} Or {remedy}" if near else remedy)
+        elif isinstance(found, t.SetLiteral):
+            at = t.Position(node.variable, node.shift)
+            form = f"weight(token({expression(at)}), {name})"
+            self.wrong(node, f"`{name}` is a set, not a score", f"write `{form}`")
+        elif file is not None and self.program.causal:
+            full, later = score_reads(file, name)
+            for feature in full:
+                self.full(node, f"the score `{name}` has `{feature}`, which", feature)
+            if later:
+                self.later(node, f"the score `{name}`")
+
+    def position(self, node: t.Node, variable: str, shift: int) -> None:
+        self.bounded(node, shift)
+        if variable not in self.variables:
+            remedy = "`q` or `k`" if variable == "i" else "`i`, the position of the score"
+            self.wrong(node, f"`{variable}` does not fit here", f"write {remedy}")
 
     def bounded(self, node: t.Node, value: int) -> None:
         if abs(value) > MAX_INTEGER:
@@ -198,12 +262,21 @@ class _Checker:
             self.wrong(node, what, did_you_mean(name, FEATURES))
             return
         if feature.reads == "full" and self.program.causal:
-            self.lookahead.add(name)
-            if not self.allow_lookahead:
-                self.wrong(node,
-                           f"`{name}` reads the whole text, and a causal head sees only what comes before",
-                           "use a feature that reads to the left, make the head bidirectional, or pass "
-                           "--allow-lookahead (the program is then marked)", CausalityError)  # fmt: skip
+            self.full(node, f"`{name}`", name)
+        if self.program.causal and looks_ahead(node):
+            self.later(node, f"`{expression(node)}`")
         if feature.extra and importlib.util.find_spec(feature.extra) is None:
             self.wrong(node, f"`{name}` needs the optional package {feature.extra}",
                        f"pip install 'attn-dsl[{feature.extra}]'")  # fmt: skip
+
+    def full(self, node: t.Node, what: str, feature: str) -> None:
+        """Note that a causal program reads the whole text."""
+        self.lookahead.add(feature)
+        if not self.allow_lookahead:
+            self.wrong(node, f"{what} reads the whole text, and a causal head sees only what comes before",
+                       "use a feature that reads to the left, make the head bidirectional, or pass "
+                       "--allow-lookahead (the program is then marked)", CausalityError)  # fmt: skip
+
+    def later(self, node: t.Node, what: str) -> None:
+        self.wrong(node, f"{what} reads after its position, and a causal head sees only what comes before",
+                   "read at `i` or before it, or make the head bidirectional", CausalityError)  # fmt: skip

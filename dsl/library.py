@@ -13,10 +13,12 @@ from functools import lru_cache
 from importlib.resources import files
 
 from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.definitions import self_contained
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.printer import show
+from attn_dsl.dsl.scope import looks_ahead
 
 CATEGORIES = (
     "first token", "final token", "sequential", "coreference", "syntactic", "uniform",
@@ -110,8 +112,10 @@ def with_visibility(head: t.Head, visibility: t.Visibility) -> t.Head | None:
     if visibility == "bidirectional":
         terms = tuple(map(_far_both_ways, head.terms))
         return dataclasses.replace(head, visibility=visibility, terms=terms)
-    calls = (node for node in head.walk() if isinstance(node, t.Call))
-    if any(FEATURES[call.name].reads == "full" for call in calls) or _looks_ahead(head):
+    whole = self_contained(head)
+    calls = [node for node in whole.walk() if isinstance(node, t.Call)]
+    full = any(FEATURES[call.name].reads == "full" or looks_ahead(call) for call in calls)
+    if full or _looks_ahead(head):
         return None
     return dataclasses.replace(t.rewrite(head, _one_way), visibility=visibility)
 

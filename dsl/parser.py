@@ -55,7 +55,7 @@ def _lark(start: str) -> Lark:
 
 
 def _whole_names(terminal: Any) -> None:
-    """Make names of features, functions and variables match whole words: not ``sentence`` in ``sentence_start``."""
+    """Make names of features and functions match whole words: not ``sentence`` in ``sentence_start``."""
     from lark.lexer import PatternRE
 
     if terminal.name.endswith(("_FEATURE", "_FUNCTION", "VARIABLE")):
@@ -79,55 +79,42 @@ def parse(source: str, name: str = "<program>", resolve: Resolver | None = None)
         ProgramTypeError: a file that it uses cannot be read.
         ProgramError: such a file is not valid.
     """
-    *statements, head = _parsed(source, "start", name)
-    comments = _Comments(source)
-    definitions = [_commented(one, comments, source, name) for one in statements]
-    remarks = comments.take(head.span)
-    terms = _terms(head, comments, source, name)
-    after = tuple(text for _, text, _ in comments.comments)
-    sets, scores, uses = (
-        tuple(one for one in definitions if isinstance(one, kind))
-        for kind in (t.SetDefinition, t.ScoreDefinition, t.Use)
-    )
-    uses = tuple(_resolved(use, resolve, source, name) for use in uses)
-    return dataclasses.replace(
-        head, terms=terms, sets=sets, scores=scores, uses=uses, remarks=remarks, after=after
-    )
+    tree = _with_comments(_parsed(source, "start", name), source, name)
+    if not tree.uses:
+        return tree
+    uses = tuple(_resolved(use, resolve, source, name) for use in tree.uses)
+    return dataclasses.replace(tree, uses=uses)
 
 
-def parse_definitions(
-    source: str, name: str
-) -> tuple[list[t.SetDefinition | t.ScoreDefinition], tuple[str, ...]]:
-    """Parse a file of sets and scores; return them in order, and the comments below the last one.
+def definitions_tree(source: str, name: str) -> t.Head:
+    """Parse a file of sets and scores to a bidirectional program without terms.
 
     Raises:
         ProgramSyntaxError, CostError: as for ``parse``.
         ProgramTypeError: the file uses another one.
     """
-    comments = _Comments(source)
-    statements = [
-        _commented(one, comments, source, name) for one in _parsed(source, "definitions", name)
-    ]
-    for one in statements:
-        if isinstance(one, t.Use):
-            raise ProgramTypeError("a file of definitions uses no other file", one.span, source, name=name,
-                                   hint="put the definitions that it needs into it")  # fmt: skip
-    return statements, tuple(text for _, text, _ in comments.comments)
+    none = t.Head("definitions", "bidirectional")
+    tree = _with_comments([*_parsed(source, "definitions", name), none], source, name)
+    for use in tree.uses:
+        raise ProgramTypeError("a file of definitions cannot use another one", use.span, source,
+                               hint="put the definitions that it needs into it", name=name)  # fmt: skip
+    return tree
 
 
-def _terms(
-    node: t.Head | t.ScoreDefinition, comments: _Comments, source: str, name: str
-) -> tuple[Any, ...]:
-    """Return the terms of a program or a score with their comments."""
-    return tuple(comments.attach(_bound_operators(term, source, name)) for term in node.terms)
-
-
-def _commented(node: Any, comments: _Comments, source: str, name: str) -> Any:
-    """Return a definition with its comments."""
-    node = comments.attach(node)
-    if not isinstance(node, t.ScoreDefinition):
-        return node
-    return dataclasses.replace(node, terms=_terms(node, comments, source, name))
+def _with_comments(statements: list[Any], source: str, name: str) -> t.Head:
+    """Return a program with its definitions and comments, given its parts in source order."""
+    comments, parts = _Comments(source), dict[type, tuple]()
+    for part in statements:
+        one = comments.attach(part) if part.span else part
+        if isinstance(one, t.ScoreDefinition | t.Head):
+            bounded = (_bound_operators(term, source, name) for term in one.terms)
+            one = dataclasses.replace(one, terms=tuple(map(comments.attach, bounded)))
+        parts[type(one)] = (*parts.get(type(one), ()), one)
+    head: t.Head = parts[t.Head][0]
+    kinds = {"sets": t.SetDefinition, "scores": t.ScoreDefinition, "uses": t.Use}
+    found = {field: parts.get(kind, ()) for field, kind in kinds.items()}
+    after = tuple(text for _, text, _ in comments.comments)
+    return dataclasses.replace(head, **found, after=after)
 
 
 def _resolved(use: t.Use, resolve: Resolver | None, source: str, name: str) -> t.Use:

@@ -8,6 +8,7 @@ It is slow and simple. The compiler and the exports must agree with it to 1e-5.
 - A quantifier searches the keys that the query sees, except the query's own position. Of two keys
   at the same distance, the one before the query is the nearest. If no key is found, the position
   is -1.
+- A score at a position is the sum of the weights whose predicates hold where ``i`` is that position.
 - The weight of a symbol in a set is 0 if it is not in the set, and 1 if the set has no weights.
 - What a term adds is cut to at most ``TERM_LIMIT`` in magnitude.
 - ``softmax``: terms are logits. A row is exp(score) divided by the sum of exp(score) over its keys.
@@ -26,8 +27,8 @@ from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.analysis import Analysis
 from attn_dsl.dsl.features import FEATURES, Column, Value
 from attn_dsl.dsl.functions import FUNCTIONS
-from attn_dsl.dsl.lexicon import lexicon_literal
 from attn_dsl.dsl.limits import LEAST_MASS, TERM_LIMIT
+from attn_dsl.dsl.scope import Scope
 from attn_dsl.dsl.tokens import Tokens
 
 _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
@@ -57,7 +58,7 @@ class Interpreter:
         if any(weight is None for weight in program.weights):
             raise ValueError("the program has holes; fit its weights first")
         self.program, self.analysis, self.n = program, analysis, analysis.n
-        self.sets = {definition.name: definition.value for definition in program.sets}
+        self.scope = Scope.of(program)
         self.columns: dict[str, Column] = {}
         self.found: dict[tuple[str, int, int], int] = {}
 
@@ -114,16 +115,23 @@ class Interpreter:
             case t.Decay(inner, rate):
                 return math.pow(rate, max(self.integer(inner, q, k), 0))
             case t.Weight(symbol, chosen):
-                return self.weight(self.literal(chosen), str(self.call(symbol, q, k)))
+                return self.weight(self.scope.literal(chosen), str(self.call(symbol, q, k)))
+            case t.Score():
+                return self.score(node, q, k)
             case t.Product(left, right):
                 return self.value(left, q, k) * self.value(right, q, k)
         return float(self.integer(node, q, k))
 
-    def literal(self, chosen: t.SetName | t.SetLiteral) -> t.SetLiteral:
-        """Return a set that is written out, defined by the program, or else in the lexicon."""
-        if isinstance(chosen, t.SetLiteral):
-            return chosen
-        return self.sets.get(chosen.name) or lexicon_literal(chosen.name)
+    def score(self, node: t.Score, q: int, k: int) -> float:
+        """Sum the weights of a score whose predicates hold at its position, as the query sees the text."""
+        definition, file = self.scope.score(node.name)
+        at, outer = (q if node.variable == "q" else k) + node.shift, self.scope
+        self.scope = outer.inside(file)
+        found = sum(
+            (line.weight or 0.0) * self.holds(line.condition, q, at) for line in definition.terms
+        )
+        self.scope = outer
+        return found
 
     def weight(self, literal: t.SetLiteral, symbol: str) -> float:
         """Return the weight of a symbol in a set: 0 outside it, and 1 in a set without weights."""
@@ -196,7 +204,7 @@ class Interpreter:
             case t.Between(inner, low, high):
                 return low <= self.integer(inner, q, k) <= high
             case t.Member(symbol, chosen):
-                return self.call(symbol, q, k) in self.literal(chosen).elements
+                return self.call(symbol, q, k) in self.scope.literal(chosen).elements
             case t.Affix(name, symbol, text):
                 value = str(self.call(symbol, q, k))
                 return value.startswith(text) if name == "starts" else value.endswith(text)

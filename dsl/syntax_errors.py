@@ -21,7 +21,7 @@ def _either(parts: list[str]) -> str:
 _WORDS = {
     "_NL": "the end of the line", "WEIGHT": "a weight such as 1.5", "HOLE": "a hole `?`",
     "BOUND": "a whole number", "INTEGER": "a whole number", "RATE": "a rate such as 0.9",
-    "STRING": 'a string such as "the"', "SET_NAME": "a set name such as Pronoun",
+    "STRING": 'a string such as "the"', "SET_NAME": "a name such as Pronoun",
     "NAME": "a name such as induction", "BOOL_FEATURE": "a true-or-false feature such as punct(k)",
     "INT_FEATURE": "a numeric feature such as sentence(k)",
     "SYMBOL_FEATURE": "a text feature such as text(k)", "PAIR_FEATURE": "match(k-1, q)",
@@ -43,7 +43,7 @@ _SYMBOLS = {
     "QMARK": "?",
 }  # fmt: skip
 KEYWORDS = [
-    *"set head causal bidirectional softmax linear where by and or not in true any nearest".split(),
+    *"use set score head causal bidirectional softmax linear where by and or not in true any nearest".split(),
     *"first last count abs min max weight starts ends".split(),
     *FUNCTIONS,
 ]
@@ -122,16 +122,28 @@ def _weighing(word: str, before: str, after: str, expected: set[str]) -> tuple[s
     plain = f"`{word}` does not fit here"
     if word in ",:}" and "{" in before and expected & {"COLON", "RBRACE"}:
         return plain, "give all elements of a set a weight, or none"
-    if word == "?" and expected == {"WEIGHT"}:
-        return plain, "weights of elements are numbers; only those of terms are fitted"
+    if word == "?" and "WEIGHT" in expected and "HOLE" not in expected:
+        return (
+            plain,
+            "weights of elements and of scores are numbers; only those of terms are fitted",
+        )
+    if expected == {"WHERE"} or (word == "by" and "WEIGHT" in expected):
+        return plain, "a line of a score is a weight where a predicate holds: `1.5 where punct(i)`"
+    if word == "use":
+        return plain, "files are used in the first lines, before all sets and scores"
+    shifted = expected == {"INTEGER"} and re.search(r"[A-Z]\w*\(\s*\w\s*[+-]\s*$", before)
+    if expected == {"VARIABLE"} or shifted:
+        name = re.findall(r"\w+", before)[-1]
+        hint = "a score is taken at `q` or `k`, which may be shifted: `Noun(k-1)`"
+        if _type(word) == "symbol" and ")" in after:
+            hint = (
+                f"write `weight({word}{after[: after.find(')') + 1]}, {name})` if `{name}` is a set"
+            )
+        return plain, hint
     if word == "*" and "WHERE" in expected:
         return plain, "a term is a weight times one value or two"
     if re.fullmatch(r"[A-Z]\w*", word) and after.startswith("("):
-        found = re.match(r"\(\s*(\w+\([^()]*\))\s*\)", after)
-        symbol = found[1] if found and "symbol" in _type(found[1]) else "token(k)"
-        fits = "WEIGHT_FUNCTION" in expected
-        form = f"weight({symbol}, {word})" if fits else f"{symbol} in {word}"
-        return f"`{word}` is the name of a set, not a function", f"write `{form}`"
+        return plain, f"test a set by `token(k) in {word}`; a score is a value: `1 * {word}(k)`"
     if expected == {"SYMBOL_FEATURE"} and before.endswith("weight("):
         return plain, "it is a text feature that has a weight: `weight(token(k), Starts)`"
     if "WEIGHT_FUNCTION" in expected:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from cases import CASES, Case
 from hypothesis import Phase, given, settings
@@ -31,7 +33,7 @@ def test_case_names_are_unique() -> None:
 def test_the_cases_use_every_construct() -> None:
     used = {type(node) for case in CASES for node in parse(case.source).walk()}
     kinds = {c for c in vars(t).values() if isinstance(c, type) and issubclass(c, t.Node)}
-    assert kinds - used == {t.Node, t.Statement}
+    assert kinds - used == {t.Node, t.Statement, t.Use}
     names = {n.name for c in CASES for n in parse(c.source).walk() if isinstance(n, t.Quantifier)}
     assert names == {"nearest", "first", "last", "count", "any"}
 
@@ -45,7 +47,7 @@ def test_every_program_gives_distributions_on_every_text(program: t.Head, text: 
 def test_a_bidirectional_program_of_one_token_is_the_causal_one(
     program: t.Head, text: Tokens
 ) -> None:
-    both = t.Head("b", "bidirectional", program.normaliser, program.terms, program.sets)
+    both = dataclasses.replace(program, visibility="bidirectional")
     assert evaluate(program, text.prefix(1)) == evaluate(both, text.prefix(1)) == [[1.0]]
 
 
@@ -84,7 +86,7 @@ def test_random_programs_reach_every_construct_and_feature() -> None:
 
     collect()
     known = {c for c in vars(t).values() if isinstance(c, type) and issubclass(c, t.Node)}
-    assert known - kinds == {t.Node, t.Statement}
+    assert known - kinds == {t.Node, t.Statement, t.Use}
     ours = {f.name for f in FEATURES.values() if not f.extra}
     assert names <= ours
     assert len(names) > len(ours) / 2

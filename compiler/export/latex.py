@@ -2,6 +2,7 @@ r"""LaTeX: writes a program as displayed formulas, for a paper or a notebook (ne
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator
 
 from attn_dsl.compiler.export.expressions import Code, Writer, shifted
@@ -17,6 +18,7 @@ from attn_dsl.compiler.operations import (
 )  # fmt: skip
 from attn_dsl.compiler.program import Program
 from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.definitions import self_contained
 from attn_dsl.dsl.functions import FUNCTIONS
 from attn_dsl.dsl.printer import number
 
@@ -40,7 +42,7 @@ _COMPARED = _LEVELS[COMPARISON]
 
 
 def to_latex(program: Program) -> str:
-    r"""Write a program as LaTeX: its normaliser, the terms of its score, and its sets.
+    r"""Write a program as LaTeX: its normaliser, the terms of its score, and its scores and sets.
 
     >>> from attn_dsl.compiler.program import parse
     >>> print(to_latex(parse("head first causal:\n 2 where k == 0")))
@@ -62,13 +64,21 @@ def to_latex(program: Program) -> str:
         a displayed formula. Strings are escaped, and characters outside ASCII are written as ``\u00e9``,
         so that every LaTeX engine reads it.
     """
-    writer = _Formulas(program, "")
+    program = Program(self_contained(program.tree), program.facts)
+    writer, tree = _Formulas(program, ""), program.tree
     names = {node.operation.name for node in writer.graph.nodes}
     return render(
         "latex.tex", program, linear=writer.linear, searches=names & set(QUANTIFIERS),
-        scaled=any(isinstance(term, t.Scaled) for term in program.tree.terms),
-        weighs=any(key.kind == "weight" for key in writer.graph.keys),
-        rows=[*writer.score(), *map(_set_row, program.tree.sets)],
+        scaled=any(isinstance(term, t.Scaled) for term in tree.terms),
+        weighs=any(
+            key.kind == "weight" and key.label not in {one.name for one in tree.scores}
+            for key in writer.graph.keys
+        ),
+        rows=[
+            *writer.score(("m" if writer.linear else "s") + "_{qk}"),
+            *(row for one in tree.scores for row in _score_rows(one, program)),
+            *map(_set_row, tree.sets),
+        ],
     )  # fmt: skip
 
 
@@ -78,9 +88,9 @@ class _Formulas(Writer):
     form, key = "latex", "k"
     """The variable of the innermost quantifier."""
 
-    def score(self) -> Iterator[str]:
-        """Yield the lines of the formula of the score, one per term."""
-        start, holes = ("m" if self.linear else "s") + "_{qk} &= ", 0
+    def score(self, name: str) -> Iterator[str]:
+        """Yield the lines of the formula of a score, one per term."""
+        start, holes = f"{name} &= ", 0
         for term in self.graph.programs[0]:
             weights = []
             for weight in t.weights_of(term.source):
@@ -106,7 +116,11 @@ class _Formulas(Writer):
         cut = self.linear and any(f.function not in FUNCTIONS for f in term.factors)
         values = []
         for factor in term.factors:
-            x = self.write(factor.node)
+            use = self.graph.scores.get(factor.node) if factor.function == "hundredths" else None
+            if use is None:
+                x = self.write(factor.node)
+            else:
+                x = Code(rf"\mathrm{{{_name(use.name)}}}({shifted(use.variable, use.shift).text})")
             if factor.function in FUNCTIONS:
                 latex = FUNCTIONS[factor.function].latex
                 x = Code(latex.format(x=x.text, rate=number(factor.rate)))
@@ -182,6 +196,14 @@ class _Formulas(Writer):
             text = _text(min(column.elements)[0])
             found = Code(rf"{value} \text{{ {column.kind} with }} {text}", _COMPARED)
         return Code(rf"\lnot {found.within(UNARY)}", UNARY) if negated else found
+
+
+def _score_rows(definition: t.ScoreDefinition, program: Program) -> Iterator[str]:
+    """Yield the lines that define a score of the position i."""
+    lines = dataclasses.replace(program.tree, terms=definition.terms, normaliser="softmax")
+    writer = _Formulas(Program(lines, program.facts), "")
+    writer.key = "i"
+    return writer.score(rf"\mathrm{{{_name(definition.name)}}}(i)")
 
 
 def _set(key: ColumnKey) -> str:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from attn_dsl.compiler.export.expressions import Code, Writer
 from attn_dsl.compiler.export.source import comment, refuse_holes, render, wrapped
-from attn_dsl.compiler.graph import ColumnKey, Node
+from attn_dsl.compiler.graph import NONE, ColumnKey, Node
 from attn_dsl.compiler.operations import QUANTIFIERS
 from attn_dsl.compiler.program import Program
 from attn_dsl.dsl import tree as t
@@ -22,7 +22,7 @@ _LOOPS = {
 }  # fmt: skip
 """The loop of each quantifier over the keys: in a causal and in a bidirectional program."""
 NODES = 60
-"""A function with this many nodes of the syntax tree gets no further term."""
+"""A function with this many nodes, of the syntax tree or of the graph, gets no further term."""
 
 
 class Part(NamedTuple):
@@ -51,13 +51,14 @@ class KernelWriter(Writer):
         self.tables: list[str] = []
         self.parts: list[Part] = []  # ``slices``, ``outer`` and ``lines`` are those of the last one
         written, size = self.terms(), NODES
-        for term in program.tree.terms:
+        for term in self.graph.programs[0]:
             if size >= NODES:
                 self.names, self.outer_names, size = {}, dict[int, str](), 0
                 self.parts.append(Part({}, [], []))
                 self.slices, self.outer, self.lines = self.parts[-1]
             self.lines += next(written)
-            size += t.nodes(term)
+            roots = {term.condition, *(factor.node for factor in term.factors)} - {NONE}
+            size += max(t.nodes(term.source), len(self.graph.closure(roots)))
 
     def _shared(self, one: int) -> bool:
         return super()._shared(one) or self.keyless[one]

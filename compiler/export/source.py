@@ -9,8 +9,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from attn_dsl.compiler.program import Program
+from attn_dsl.dsl.definitions import self_contained
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.limits import LEAST_MASS, MATCH_LIMIT, TERM_LIMIT
+from attn_dsl.dsl.printer import show
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -36,7 +38,8 @@ def render(template: str, program: Program, **values: Any) -> str:
 
     ``values`` are those of the template besides the program and the limits of terms.
     """
-    shown = [f"#     {line}".rstrip() for line in comment(program.source).split("\n")[:-1]]
+    source = show(self_contained(program.tree))
+    shown = [f"#     {line}".rstrip() for line in comment(source).split("\n")[:-1]]
     return _templates().get_template(f"{template}.j2").render(
         name=program.name, shown=shown, ahead=", ".join(program.facts.lookahead),
         causal=program.causal, term_limit=f"{TERM_LIMIT:g}", least_mass=LEAST_MASS,

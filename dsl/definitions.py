@@ -1,0 +1,164 @@
+"""Files of definitions: the sets and scores that programs share by ``use "vocabulary.attn"``."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+from functools import lru_cache
+from pathlib import Path
+
+from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.check import check
+from attn_dsl.dsl.errors import InputError
+from attn_dsl.dsl.limits import MAX_SOURCE
+from attn_dsl.dsl.parser import Resolver, definitions_tree, parse
+from attn_dsl.dsl.printer import definition_lines, show
+from attn_dsl.dsl.scope import Scope
+from attn_dsl.dsl.tree import Definitions as Definitions
+
+
+def parse_definitions(source: str, name: str = "<definitions>") -> Definitions:
+    """Parse and check the text of a file of definitions.
+
+    >>> parse_definitions('score Stop:\\n 2 where token(i) == "."').scores["Stop"].terms[0].weight
+    2.0
+
+    Raises:
+        ProgramError: it is not valid; the message shows the place, the reason and a remedy.
+    """
+    tree = definitions_tree(source, name)
+    check(tree, source=source, name=name, max_nodes=MAX_SOURCE)
+    bare = "\n".join(definition_lines(tree.sets, tree.scores))
+    sets = {one.name: one.value for one in tree.sets}
+    scores = {one.name: one for one in tree.scores}
+    return Definitions(
+        sets, scores, hashlib.sha256(bare.encode(errors="surrogatepass")).hexdigest()
+    )
+
+
+def show_definitions(definitions: Definitions) -> str:
+    """Write the canonical text of a file of definitions. Comments of sets are not kept."""
+    sets = (t.SetDefinition(name, value) for name, value in definitions.sets.items())
+    return "\n".join(definition_lines(sets, definitions.scores.values())) + "\n"
+
+
+def only_definitions(source: str) -> bool:
+    """Return whether a source has no line ``head …``, so that it is a file of definitions."""
+    first = re.search(r"^[ \t]*(set|score|head)\b", source, re.M)
+    return first is not None and re.search(r"^[ \t]*head\b", source, re.M) is None
+
+
+def canonical(source: str, name: str) -> str:
+    """Write a program or a file of definitions in canonical form; used files are not read.
+
+    Raises:
+        ProgramSyntaxError, CostError: the source does not follow the grammar.
+    """
+    if not only_definitions(source):
+        return show(parse(source, name, lambda path: Definitions({}, {}, path)))
+    tree = definitions_tree(source, name)
+    after = (f"# {comment}".rstrip() for comment in tree.after)
+    return "\n".join([*definition_lines(tree.sets, tree.scores), *after]) + "\n"
+
+
+def read_definitions(path: str | Path) -> Definitions:
+    """Read a file of definitions. The same object is returned while the file does not change.
+
+    Raises:
+        InputError: the file cannot be read.
+        ProgramError: it is not valid.
+    """
+    try:
+        state = Path(path).stat()
+    except (OSError, ValueError):
+        read_source(path)
+        raise
+    return _read(str(path), state.st_mtime_ns, state.st_size, state.st_ino)
+
+
+@lru_cache(maxsize=16)
+def _read(path: str, *state: int) -> Definitions:
+    """Read a file of definitions in a state; the latest few are kept."""
+    return parse_definitions(read_source(path), path)
+
+
+def read_source(path: str | Path) -> str:
+    """Read the source of a program or of a file of definitions.
+
+    Raises:
+        InputError: the file cannot be read; the message names it.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: no such file; a program is a text file ending in .attn"
+        ) from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a directory; name the programs in it: {path}/*.attn") from None
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: not UTF-8 text at byte {error.start}; save the program as UTF-8"
+        ) from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def in_folder(folder: str | Path) -> Resolver:
+    """Return what finds the files that programs of a folder use: in it, or else in the folder above."""
+    here = Path(folder).absolute()
+
+    def resolve(path: str) -> Definitions:
+        for place in (here / path, here.parent / path):
+            if "\0" not in path and place.is_file():
+                return read_definitions(place)
+        raise InputError(
+            f"{path!r} is in neither {here} nor {here.parent}; put the file there, or put the "
+            "definitions that the program needs into it"
+        )
+
+    return resolve
+
+
+def self_contained(program: t.Head) -> t.Head:
+    """Return the same program with the definitions that it needs inside, and without ``use``.
+
+    A set of a used score is written out in the score if its name means another thing in the program.
+    """
+    if not program.uses:
+        return program
+    scope = Scope.of(program)
+    needed: dict[str, t.Definitions] = {}
+    sets: dict[str, t.SetLiteral] = {}
+    scores: dict[str, t.ScoreDefinition] = {}
+
+    def find(node: t.Node) -> None:
+        """Take over what a node of the program names."""
+        if isinstance(node, t.SetName | t.Score):
+            found, file = scope.find(node.name)
+            if isinstance(found, t.SetLiteral) and file is not None:
+                sets[node.name] = found
+            elif isinstance(found, t.ScoreDefinition) and file is not None:
+                needed[node.name] = file
+
+    for node in program.walk():
+        find(node)
+    for name, file in needed.items():
+        own = scope.inside(file)
+
+        def named(node: t.Node, own: Scope = own) -> t.Node:
+            if not isinstance(node, t.SetName):
+                return node
+            literal = own.literal(node)
+            if scope.find(node.name)[0] != literal:
+                return literal
+            find(node)
+            return node
+
+        scores[name] = t.rewrite(file.scores[name], named)
+    return dataclasses.replace(
+        program,
+        sets=(*(t.SetDefinition(name, value) for name, value in sets.items()), *program.sets),
+        scores=(*scores.values(), *program.scores), uses=(),
+    )  # fmt: skip

@@ -1,0 +1,85 @@
+"""Scopes: what the names of sets and scores mean in a program or in a file of definitions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.features import FEATURES
+from attn_dsl.dsl.lexicon import lexicon, lexicon_literal
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Definitions by name: own ones hide those of used files, which hide the sets of the lexicon.
+
+    A score of a used file is evaluated in the scope of that file, so it means the same in all programs.
+    """
+
+    sets: Mapping[str, t.SetLiteral]
+    scores: Mapping[str, t.ScoreDefinition]
+    files: tuple[t.Definitions, ...] = ()
+
+    @classmethod
+    def of(cls, program: t.Head) -> Scope:
+        """Return the scope of a program."""
+        return cls(
+            {one.name: one.value for one in program.sets},
+            {one.name: one for one in program.scores},
+            tuple(use.definitions for use in program.uses),
+        )
+
+    def find(
+        self, name: str
+    ) -> tuple[t.SetLiteral | t.ScoreDefinition | None, t.Definitions | None]:
+        """Return what a name means (None: nothing), and the used file that defines it, if one does."""
+        if found := self.sets.get(name) or self.scores.get(name):
+            return found, None
+        for file in self.files:
+            if found := file.sets.get(name) or file.scores.get(name):
+                return found, file
+        return (lexicon_literal(name) if name in lexicon() else None), None
+
+    def literal(self, chosen: t.SetName | t.SetLiteral) -> t.SetLiteral:
+        """Return a set that is written out or named, in a checked program."""
+        if isinstance(chosen, t.SetLiteral):
+            return chosen
+        found = self.find(chosen.name)[0]
+        assert isinstance(found, t.SetLiteral)
+        return found
+
+    def score(self, name: str) -> tuple[t.ScoreDefinition, t.Definitions | None]:
+        """Return a score and the used file that defines it, if one does, in a checked program."""
+        found, file = self.find(name)
+        assert isinstance(found, t.ScoreDefinition)
+        return found, file
+
+    def inside(self, file: t.Definitions | None) -> Scope:
+        """Return the scope in which a score that ``score`` found is evaluated."""
+        return self if file is None else Scope(file.sets, file.scores)
+
+    def names(self) -> list[str]:
+        """Return all names that are defined."""
+        tables = [
+            self.sets,
+            self.scores,
+            *(table for f in self.files for table in (f.sets, f.scores)),
+        ]
+        return [*(name for table in tables for name in table), *lexicon()]
+
+
+def looks_ahead(node: t.Node) -> bool:
+    """Return whether a feature is read at a fixed position after that of a score: ``token(i+1)``."""
+    return isinstance(node, t.Call) and any(
+        isinstance(at, t.Position) and at.variable == "i" and at.shift > 0 for at in node.args
+    )
+
+
+@lru_cache(maxsize=1024)
+def score_reads(file: t.Definitions, name: str) -> tuple[tuple[str, ...], bool]:
+    """Return the features of a file's score that read the whole text, and whether any looks ahead."""
+    calls = [node for node in file.scores[name].walk() if isinstance(node, t.Call)]
+    full = sorted({call.name for call in calls if FEATURES[call.name].reads == "full"})
+    return tuple(full), any(map(looks_ahead, calls))
