@@ -199,6 +199,10 @@ def shape(string: str) -> str:
     return "".join(c for c, _ in itertools.groupby(map(letter, string)))
 
 
+def _lower(string: str) -> str:
+    return string.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
+
+
 def _match(a: Analysis, start: int) -> list[list[int]]:
     places: dict[str, list[int]] = {}
     for i, string in enumerate(a.tokens):
@@ -224,6 +228,8 @@ _ALL = [
             python='[token.lstrip(" ") or token for token in tokens]'),
     Feature("token", "symbol", "left", "string of the token exactly as the model sees it",
             'token(k) in {" he", " she"}', lambda a, i: a.tokens[i:], "", python="tokens"),
+    Feature("lower", "symbol", "left", "the same in lower case, with straight apostrophes",
+            'lower(k) in Pronoun', lambda a, i: [_lower(s) for s in a.strings[i:]], ""),
     Feature("shape", "symbol", "left", "kinds of its characters, runs written once: Xx, x, d",
             'shape(k) == "Xx"', of_string(shape, special=""), ""),
     Feature("length", "int", "left", "number of its characters, without the spaces before it",

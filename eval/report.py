@@ -18,6 +18,7 @@ import numpy.typing as npt
 from attn_dsl.compiler.columns import Batch
 from attn_dsl.compiler.evaluate import Plan, unpack
 from attn_dsl.compiler.evaluate import pack as packed
+from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.parser import parse
 from attn_dsl.eval import results as found
@@ -79,8 +80,13 @@ def report_data(run: Run, capture: Capture) -> ReportData:
     seed, results = run.info["key"]["seed"], tuple(run.results)
     texts = _example_texts(capture, capture.split(seed)["test"])
     batch = Batch([capture.tokens(i) for i in texts])
+    programs = [parse(r.program, r.label, run.resolve) for r in results]
+    shown = {
+        r.name: list(_examples(capture, r, program, texts, batch))
+        for r, program in zip(results, programs, strict=True)
+    }
     return ReportData(
-        run.info, results, {r.name: list(_examples(capture, r, texts, batch)) for r in results},
+        run.info, results, shown,
         found.summarise(results, seed), run.lacking,
         tuple(f"L{layer}H{head}" for layer, head in run.missing),
         figure(run.path) or "",
@@ -96,10 +102,10 @@ def _example_texts(capture: Capture, texts: Sequence[int]) -> list[int]:
 
 
 def _examples(
-    capture: Capture, r: HeadResult, texts: Sequence[int], batch: Batch
+    capture: Capture, r: HeadResult, program: t.Head, texts: Sequence[int], batch: Batch
 ) -> Iterable[Example]:
     """Compare a head with its program on some texts."""
-    plan = Plan([parse(r.program, r.label)], batch)
+    plan = Plan([program], batch)
     for at, text in enumerate(texts):
         tokens = capture.tokens(text)
         actual = capture.attention(text, [r.layer * capture.heads_per_layer + r.head])

@@ -11,7 +11,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attn_dsl.dsl.definitions import in_folder
 from attn_dsl.dsl.errors import InputError
+from attn_dsl.dsl.parser import Resolver
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.files import append, refuse_other_things, table, write
 from attn_dsl.eval.heads import label
@@ -27,6 +29,8 @@ NEEDED = ("key", "status", "model", "capture", "causal", "texts", "split", "toke
 """What every ``run.json`` has beside its format."""
 NOT_MEASURED = "this run was made before it was measured; run `attn-dsl fit` again"
 LOCK = ".lock"
+VOCABULARY = "vocabulary.attn"
+"""The file of a run with the scores that its programs share."""
 TABLES_SHARE = 0.05
 """The most of a run's time that goes into writing its tables while it runs."""
 
@@ -262,6 +266,11 @@ class Run:
             self.path / "programs" / f"{label(layer, head)}.attn",
             allow_lookahead=bool(self.info["key"].get("allow_lookahead")),
         )
+
+    @property
+    def resolve(self) -> Resolver:
+        """Finds the definitions that programs of the run use."""
+        return in_folder(self.path)
 
     def open_capture(self, place: str | Path | Capture | None = None) -> Capture:
         """Open the attention that the run was fitted to.

@@ -17,6 +17,7 @@ from attn_dsl.dsl import tree as t
 from attn_dsl.synth import vocabulary
 from attn_dsl.synth.gains import Packed
 from attn_dsl.synth.objective import OBJECTIVES, HeadRows, Objective, Outputs
+from attn_dsl.synth.rewrite import drop_unused
 
 if TYPE_CHECKING:
     from attn_dsl.eval.capture import Capture
@@ -131,13 +132,7 @@ class Design:
             InputError: outputs count, and the capture has none.
         """
         number = layer * self.capture.heads_per_layer + head
-        parts = []
-        for text, rows, n in zip(self.texts, self.rows, self.batch.sizes, strict=True):
-            packed = self.capture.attention(text, [number])[0]
-            for q in rows:
-                low = q * (q + 1) // 2 if self.causal else q * n
-                parts.append(packed[low : low + (q + 1 if self.causal else n)])
-        actual, outputs, objective = np.concatenate(parts), None, self.objective
+        actual, outputs, objective = self.rows_of_heads([number])[0], None, self.objective
         if self.objective.output:
             values = np.concatenate([self.capture.contributions(i, number) for i in self.texts])
             outputs = Outputs.of(values, self.firsts, self.starts, actual)
@@ -145,10 +140,22 @@ class Design:
                 objective = OBJECTIVES["attention"]
         return HeadRows(self.starts, actual, outputs, objective)
 
+    def rows_of_heads(self, heads: Sequence[int]) -> np.ndarray:
+        """Return the attention of some heads on the rows, float32 (heads, entries)."""
+        found = np.empty((len(heads), self.entries), dtype=np.float32)
+        end = 0
+        for text, rows, n in zip(self.texts, self.rows, self.batch.sizes, strict=True):
+            packed = self.capture.attention(text, heads)
+            for q in rows:
+                low, width = (q * (q + 1) // 2, q + 1) if self.causal else (q * n, n)
+                found[:, end : end + width] = packed[:, low : low + width]
+                end += width
+        return found
+
     @cached_property
     def vocabulary(self) -> np.ndarray:
         """The planes of the search's vocabulary, float32 (terms, entries)."""
-        return self._compute(vocabulary.terms(self.causal), ())
+        return self._compute(vocabulary.terms(self.causal))
 
     @cached_property
     def packed(self) -> Packed:
@@ -159,23 +166,25 @@ class Design:
     def conditions(self) -> np.ndarray:
         """The query conditions of the search's vocabulary, float32 (conditions, rows)."""
         chosen = tuple(t.Where(None, p) for p in vocabulary.conditions(self.causal))
-        return np.ascontiguousarray(self._compute(chosen, ())[:, self.starts[:-1]])
+        return np.ascontiguousarray(self._compute(chosen)[:, self.starts[:-1]])
 
     def planes(self, program: t.Head) -> np.ndarray:
         """Return the planes of a program's weights, float32 (weights, entries).
 
         Planes are kept by term, so that programs which share terms share the work.
         """
-        sets = {d.name: d for d in program.sets}
         parts = []
         for term in program.terms:
-            key = (_without_weights(term), _used(term, sets))
+            one = drop_unused(
+                dataclasses.replace(program, name="", terms=(_without_weights(term),))
+            )
+            key = one.terms, one.sets, one.scores, one.uses
             with self._lock:
                 found = self._planes.get(key)
                 if found is not None:
                     self._planes.move_to_end(key)
             if found is None:
-                found = self._compute((term,), key[1])
+                found = self.compute(one)
                 with self._lock:
                     self._planes[key] = found
                     while len(self._planes) > CACHED_PLANES:
@@ -185,9 +194,13 @@ class Design:
             return np.empty((0, self.entries), dtype=np.float32)
         return np.concatenate(parts)
 
-    def _compute(self, terms: Sequence[t.Term], sets: tuple[t.SetDefinition, ...]) -> np.ndarray:
-        visibility: t.Visibility = "causal" if self.causal else "bidirectional"
-        return self.compute(t.Head("design", visibility, "softmax", tuple(terms), sets))
+    @property
+    def empty(self) -> t.Head:
+        """A program without terms."""
+        return t.Head("design", "causal" if self.causal else "bidirectional")
+
+    def _compute(self, terms: Sequence[t.Term]) -> np.ndarray:
+        return self.compute(dataclasses.replace(self.empty, terms=tuple(terms)))
 
     def compute(self, program: t.Head) -> np.ndarray:
         """Compute the planes of a program's weights, and keep nothing."""
@@ -200,8 +213,3 @@ def _without_weights(term: t.Term) -> t.Term:
         entries = tuple(dataclasses.replace(e, weight=0.0) for e in term.entries)
         return dataclasses.replace(term, entries=entries)
     return dataclasses.replace(term, weight=0.0)
-
-
-def _used(term: t.Term, sets: dict[str, t.SetDefinition]) -> tuple[t.SetDefinition, ...]:
-    names = {node.name for node in term.walk() if isinstance(node, t.SetName)}
-    return tuple(sets[name] for name in sorted(names & sets.keys()))

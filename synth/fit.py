@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attn_dsl.dsl.errors import AttnDslError, InputError, WorkError
+from attn_dsl.eval.files import write
 from attn_dsl.eval.heads import label, parse_heads, read_heads
-from attn_dsl.eval.run import Run, alone, refuse_other_work
+from attn_dsl.eval.run import VOCABULARY, Run, alone, refuse_other_work
 from attn_dsl.synth.runs.progress import Progress, Watcher
 
 if TYPE_CHECKING:
@@ -203,6 +204,7 @@ def _search(
     """Search the heads, and keep the run's status up to date."""
     from attn_dsl.synth.llm.record import told
     from attn_dsl.synth.program_cover import shared_library
+    from attn_dsl.synth.proposers.registry import asked
     from attn_dsl.synth.runs.rounds import search_rounds
     from attn_dsl.synth.runs.worker import Place, at_hand, versions
 
@@ -213,6 +215,8 @@ def _search(
     here = at_hand(place, session) if workers.shares_memory else contextlib.nullcontext()
     tell(Progress("prepare", 0, len(chosen)))
     try:
+        if any(one.scores for one in asked(settings)):
+            _share_scores(run, session, chosen, tell)
         with here:
             search_rounds(run, place, chosen, budget, workers, tell)
     except (KeyboardInterrupt, WorkError):
@@ -229,12 +233,41 @@ def _search(
     if "llm" in settings.proposers:
         run.update(llm=told(out))
     if len(run.results) > 1:
-        run.share(shared_library(run.results, session.select, session.test))
+        run.share(shared_library(run.results, session.select, session.test, run.resolve))
     run.update(
         status="out of time" if run.missing else "done", cut_short=run.cut_short,
         not_reached=[label(*pair) for pair in run.missing],
     )  # fmt: skip
     return run
+
+
+def _share_scores(run: Run, session: Session, chosen: list[tuple[int, int]], tell: Watcher) -> None:
+    """Find the scores that heads share, and write them to the run; once found, they stay.
+
+    Raises:
+        InputError: those that the run was searched with are gone or were changed.
+    """
+    import os
+
+    from attn_dsl.dsl.definitions import show_definitions
+    from attn_dsl.synth.scores.vocabulary import find_vocabulary
+
+    file, known = run.path / VOCABULARY, run.info.get("vocabulary")
+    if known is not None:
+        if session.definitions is None or session.definitions.digest != known:
+            what = "is gone" if session.definitions is None else "was changed"
+            raise InputError(
+                f"{file} {what}, and the programs of the run were found with it; put it back, or fit "
+                "into a fresh directory"
+            )
+        return
+    width = session.capture.heads_per_layer
+    found = find_vocabulary(
+        session.design, [layer * width + head for layer, head in chosen], session.settings.seed,
+        os.cpu_count() or 1, lambda done, total: tell(Progress("scores", done, total)),
+    )  # fmt: skip
+    write(file, show_definitions(found))
+    run.update(vocabulary=found.digest)
 
 
 def _info(session: Session, heads: Iterable[tuple[int, int]]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.dsl import tree as t
-from attn_dsl.dsl.parser import parse
+from attn_dsl.dsl.parser import Resolver, parse
 from attn_dsl.eval.results import HeadResult, LibraryEntry
 from attn_dsl.eval.score_matrix import score_matrix
 
@@ -20,13 +20,15 @@ COVER = 0.95
 """Share of the heads' mean IoU that a shared library must give."""
 
 
-def shared_library(results: Sequence[HeadResult], select: Split, test: Split) -> list[LibraryEntry]:
+def shared_library(
+    results: Sequence[HeadResult], select: Split, test: Split, resolve: Resolver | None = None
+) -> list[LibraryEntry]:
     """Find the fewest of the heads' chosen programs that give 95 % of their mean IoU, as they are.
 
     Programs are taken one by one, each the one that raises the mean over heads most (the paper
     counts distinct best programs in the same way, out of its library).
     """
-    programs = [parse(r.program, r.label) for r in results]
+    programs = [parse(r.program, r.label, resolve) for r in results]
     picked, shown = (_scores(programs, split, results) for split in (select, test))
     taken = cover(picked, float(np.diag(picked).mean()) * COVER)
     entries = []

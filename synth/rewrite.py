@@ -9,10 +9,19 @@ from attn_dsl.dsl import tree as t
 
 
 def drop_unused(program: t.Head) -> t.Head:
-    """Return a program without the sets that no term names."""
-    used = {n.name for term in program.terms for n in term.walk() if isinstance(n, t.SetName)}
+    """Return a program without the sets, scores and files that no term needs."""
+    used = {
+        n.name for term in program.terms for n in term.walk() if isinstance(n, t.SetName | t.Score)
+    }
+    scores = tuple(d for d in program.scores if d.name in used)
+    used |= {n.name for one in scores for n in one.walk() if isinstance(n, t.SetName)}
     sets = tuple(d for d in program.sets if d.name in used)
-    return dataclasses.replace(program, sets=sets)
+    uses = tuple(
+        one
+        for one in program.uses
+        if not used.isdisjoint({*one.definitions.sets, *one.definitions.scores})
+    )
+    return dataclasses.replace(program, sets=sets, scores=scores, uses=uses)
 
 
 def name_sets(program: t.Head, inline: int) -> t.Head:

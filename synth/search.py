@@ -72,7 +72,10 @@ class Search:
         )  # fmt: skip
         found = pool(task, self._asked(before))
         if before is not None:
-            own = [task.measured(parse(row.program), row.proposer) for row in before.front]
+            own = [
+                task.measured(parse(row.program, resolve=session.resolve), row.proposer)
+                for row in before.front
+            ]
             found = [*own, *found]
         polished = self._polish(task, found)
         if before is not None and settings.effort > 1:

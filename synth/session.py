@@ -7,14 +7,21 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.definitions import in_folder
 from attn_dsl.dsl.library import LibraryProgram, library
 from attn_dsl.eval.capture import Capture
+from attn_dsl.eval.run import VOCABULARY
 from attn_dsl.eval.split import Split
+from attn_dsl.synth import vocabulary
 from attn_dsl.synth.design import Design
 from attn_dsl.synth.graded.large_sample import LargeSample
 from attn_dsl.synth.llm.options import Options
 from attn_dsl.synth.nearest import NearestPrograms
 from attn_dsl.synth.objective import OBJECTIVES
+from attn_dsl.synth.scores.gains import ScoreGains
+from attn_dsl.synth.scores.predicates import score_columns
+from attn_dsl.synth.sparse_design import TermPlanes
 
 MORE = 1.5
 """With an effort of 2 and more, small programs are fitted on so many times as many rows."""
@@ -74,6 +81,32 @@ class Session:
         )  # fmt: skip
 
     @cached_property
+    def definitions(self) -> t.Definitions | None:
+        """The shared scores of the run; None where it has none."""
+        return (
+            None
+            if self.run is None or not (self.run / VOCABULARY).exists()
+            else self.resolve(VOCABULARY)
+        )
+
+    def resolve(self, name: str) -> t.Definitions:
+        """Return the definitions of a file that a program of the run uses."""
+        return in_folder(self.run or Path())(name)
+
+    @cached_property
+    def score_gains(self) -> ScoreGains:
+        """The values of the shared scores on the rows, and what they gain."""
+        assert self.definitions is not None
+        names = tuple(self.definitions.scores)
+        columns = score_columns(self.design.batch, self.definitions, names)
+        return ScoreGains(self.design, names, columns)
+
+    @cached_property
+    def planes(self) -> TermPlanes:
+        """The planes of the terms of the search's vocabulary on the rows."""
+        return TermPlanes(self.design, vocabulary.terms(self.capture.causal))
+
+    @cached_property
     def large_sample(self) -> LargeSample:
         """The rows for what has many weights."""
         entries = max(self.settings.large_sample * self.settings.effort, self.settings.sampled)
@@ -82,7 +115,7 @@ class Session:
     @cached_property
     def nearest(self) -> NearestPrograms:
         """Ranks known programs by their IoU with a head."""
-        return NearestPrograms(self.design)
+        return NearestPrograms(self.design, self.resolve)
 
     @cached_property
     def select(self) -> Split:

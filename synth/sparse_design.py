@@ -46,30 +46,40 @@ class TermPlanes:
         symbols: of the tokens.
 
     Args:
-        terms: all that may be asked for.
-        sets: that they name.
+        terms: some that may be asked for.
+        empty: a program that defines the sets and scores that terms name.
+        room: for how many more truth values and values there is room.
+        known: planes of the same design that may be copied.
     """
 
     def __init__(
-        self, design: Design, terms: Sequence[t.Term], sets: tuple[t.SetDefinition, ...] = ()
-    ) -> None:
-        self.design, self.sets = design, sets
-        counts = [0, 0]
+        self, design: Design, terms: Sequence[t.Term], empty: t.Head | None = None,
+        room: tuple[int, int] = (0, 0), known: TermPlanes | None = None,
+    ) -> None:  # fmt: skip
+        self.design, self.empty, self.known = design, empty or design.empty, known
+        self._counts = [0, 0]
         self._numbers: dict[t.Term, tuple[int, ...]] = {}
-        for term in dict.fromkeys(map(bare, terms)):
-            value, count = not isinstance(term, t.Where), len(t.weights_of(term))
-            here = range(counts[value], counts[value] + count)
-            self._numbers[term] = tuple(i if value else -2 - i for i in here)
-            counts[value] += count
-        shape = design.entries
+        self._name(terms)
+        truths, values = (count + more for count, more in zip(self._counts, room, strict=True))
         self.arrays = Planes(
-            np.empty((counts[0], shape), np.uint8), np.empty((counts[1], shape), np.float32)
+            np.empty((truths, design.entries), np.uint8),
+            np.empty((values, design.entries), np.float32),
         )
         self.queries = design.firsts + np.concatenate(design.rows)
         self.rows = Rows(design.starts, design.firsts)
         self.symbols = TokenSymbols(design.batch, design.causal)
         self._made: set[t.Term] = set()
         self._lock = threading.Lock()
+
+    def _name(self, terms: Sequence[t.Term]) -> None:
+        """Give the weights of new terms their planes."""
+        counts = self._counts
+        for term in map(bare, terms):
+            if term not in self._numbers:
+                value, count = not isinstance(term, t.Where), len(t.weights_of(term))
+                here = range(counts[value], counts[value] + count)
+                self._numbers[term] = tuple(i if value else -2 - i for i in here)
+                counts[value] += count
 
     def numbers(self, terms: Sequence[t.Term]) -> list[tuple[int, ...]]:
         """Return the plane of each weight of some terms, as in ``SetScores``."""
@@ -79,15 +89,23 @@ class TermPlanes:
                 self._make([x for x in dict.fromkeys(wanted) if x not in self._made])
         return [self._numbers[term] for term in wanted]
 
+    def plane(self, number: int) -> np.ndarray:
+        """Return a plane by its number."""
+        return self.arrays.truths[-2 - number] if number < 0 else self.arrays.values[number]
+
     def _make(self, terms: Sequence[t.Term]) -> None:
-        visibility: t.Visibility = "causal" if self.design.causal else "bidirectional"
-        made = self.design.compute(t.Head("planes", visibility, terms=tuple(terms), sets=self.sets))
-        numbers = [number for term in terms for number in self._numbers[term]]
-        for number, plane in zip(numbers, made, strict=True):
-            if number < 0:
-                self.arrays.truths[-2 - number] = plane
-            else:
-                self.arrays.values[number] = plane
+        self._name(terms)
+        known = [] if self.known is None else [x for x in terms if x in self.known._numbers]
+        new = [x for x in terms if x not in known]
+        if self.known is not None:
+            for term, numbers in zip(known, self.known.numbers(known), strict=True):
+                for to, number in zip(self._numbers[term], numbers, strict=True):
+                    self.plane(to)[:] = self.known.plane(number)
+        if new:
+            made = self.design.compute(dataclasses.replace(self.empty, terms=tuple(new)))
+            numbers = [number for term in new for number in self._numbers[term]]
+            for number, plane in zip(numbers, made, strict=True):
+                self.plane(number)[:] = plane
         self._made.update(terms)
 
     @cached_property
@@ -128,7 +146,7 @@ class SparseDesign:
                 plain += one.planes()
             elif one.plain is not None:
                 plain.append(one.plain)
-        planes = TermPlanes(design, [*program.terms, *plain], program.empty.sets)
+        planes = TermPlanes(design, [*program.terms, *plain], program.empty)
         return cls(planes, rows, program)
 
     def with_program(self, program: SetProgram) -> SparseDesign:

@@ -31,6 +31,7 @@ STRINGS = (
 VALUES: dict[str, list] = {
     "text": ["<s>", "Un", "do", "it", ",", '"', "Tom", '"', "(", "2", ")", ".", "\n", "It", "it"],
     "token": list(STRINGS),
+    "lower": ["<s>", "un", "do", "it", ",", '"', "tom", '"', "(", "2", ")", ".", "\n", "it", "it"],
     "shape": ["", "Xx", "x", "x", ",", '"', "Xx", '"', "(", "d", ")", ".", "\n", "Xx", "x"],
     "length": [3, 2, 2, 2, 1, 1, 3, 1, 1, 1, 1, 1, 1, 2, 2],
     "special": [Y, N, N, N, N, N, N, N, N, N, N, N, N, N, N],

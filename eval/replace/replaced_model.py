@@ -160,7 +160,7 @@ def open_replaced_model(
             least = min(row.nodes for row in result.front)
             raise InputError(f"--nodes: the smallest program of {label(*place)} has {least} nodes")
         best = max(fitting, key=_by_output)
-        programs[place] = parse(best.program, allow_lookahead=lookahead)
+        programs[place] = parse(best.program, allow_lookahead=lookahead, resolve=opened.resolve)
         ious[place] = best.iou_select
     seed = int(opened.info["key"]["seed"])
     texts = {attention.ids(i): attention.tokens(i) for i in range(attention.n_texts)}

@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 
+from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.errors import InputError
+from attn_dsl.eval.run import VOCABULARY
 from attn_dsl.synth.graded.proposer import Graded
 from attn_dsl.synth.llm.proposer import Llm
 from attn_dsl.synth.proposer import Proposer
@@ -18,6 +20,7 @@ from attn_dsl.synth.proposers.greedy import Greedy
 from attn_dsl.synth.proposers.library import Library
 from attn_dsl.synth.proposers.migration import Migration
 from attn_dsl.synth.proposers.weighted_sets import WeightedSets
+from attn_dsl.synth.scores.proposer import SharedScores
 from attn_dsl.synth.session import Session, Settings
 
 GROUP = "attn_dsl.proposers"
@@ -49,6 +52,7 @@ class Registration:
     # heads; the others are asked in the first round
     later: bool = False
     effort: int = 1  # the least effort with which it is asked
+    scores: bool = False  # whether it uses scores that heads share
 
 
 def _greedy(session: Session) -> Greedy:
@@ -59,6 +63,12 @@ def _greedy_cost(settings: Settings) -> Cost:
     if settings.effort == 1:
         return Cost(0.4, 21, measured=True)
     return Cost(0.85, 40, measured=True)
+
+
+def _scores(session: Session) -> SharedScores:
+    assert session.definitions is not None
+    use = t.Use(VOCABULARY, session.definitions)
+    return SharedScores(session.score_gains, use, session.planes)
 
 
 def _graded(session: Session) -> Graded:
@@ -88,6 +98,9 @@ BUILT_IN = (
         lambda s: Cost(0.02, 10, measured=True), default=True,
     ),
     Registration("greedy", _greedy, _greedy_cost, default=True),
+    Registration(
+        "scores", _scores, lambda s: Cost(0.9, 14, once=40.0), default=True, scores=True,
+    ),
     Registration(
         "migration", lambda s: Migration(s.nearest), lambda s: Cost(0.05, 3, measured=True),
         default=True, later=True,

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 class Progress:
     """How far a fit is."""
 
-    stage: str  # ``capture``, ``prepare`` or ``search``
-    done: int  # texts or heads
+    stage: str  # ``capture``, ``prepare``, ``scores`` or ``search``
+    done: int  # texts, passes or heads
     total: int
     result: HeadResult | None = None  # the head that was just finished, if any
     number: int = 1  # the round of the search

@@ -1,0 +1,193 @@
+"""The dictionary: scores of a position found for all heads at once, sparse, and each head's few uses of them.
+
+The likelihood of all heads' rows is raised by Adam over the weights of predicates in scores and over
+every head's coefficients; in stages, what matters least of both is set to 0 for good. Weights of
+predicates are not negative, so that a score says what it holds; heads may weigh it negatively.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from attn_dsl.synth.graded.distance_bins import bins
+from attn_dsl.synth.scores.rows import COPIES, Parts, RowsOfHeads, in_order
+
+ROLES = ("offer", "first", "query", "key")
+"""What a score can be for a head: offered by keys, added to the first token, a side of a product."""
+ROLE_WORTH = {"offer": 1.0, "first": 0.5, "query": 1.0, "key": 1.0}
+"""How much a coefficient counts when the largest are kept: the first token is a single key."""
+
+
+@dataclass(frozen=True, slots=True)
+class DictionarySettings:
+    """How a dictionary is found."""
+
+    scores: int = 64
+    elements: int = 15  # predicates of a score in the mean
+    uses: int = 16  # of a head
+    epochs: int = 40  # passes over the rows
+    texts: int = 8  # of a step
+    rate: float = 6e-3
+    sparse: float = 0.01  # how strongly weights of predicates are pulled to 0
+    # when parameters are set to 0: the part of all epochs, and how many times as many as in the end
+    # are kept
+    stages: tuple[tuple[float, float], ...] = ((0.4, 4.0), (0.5, 2.5), (0.6, 1.5), (0.7, 1.0))
+
+
+@dataclass(frozen=True, eq=False)
+class Dictionary:
+    """Scores and heads' coefficients.
+
+    Attributes:
+        weights: float32 (scores, predicates).
+        uses: by role, float32 (heads, scores).
+    """
+
+    weights: np.ndarray
+    uses: dict[str, np.ndarray]
+
+
+def find_dictionary(
+    rows: RowsOfHeads, values: np.ndarray, settings: DictionarySettings, seed: int, threads: int,
+    tick: Callable[[int, int], None] = lambda done, total: None,
+) -> Dictionary:  # fmt: skip
+    """Find scores for all heads of some rows.
+
+    Args:
+        values: float32 (tokens, predicates), of every predicate at every token.
+        threads: the result does not depend on them.
+        tick: called with how many epochs are done, and how many will be.
+    """
+    trainer = _Trainer(rows, values, settings, seed, threads)
+    for epoch in range(settings.epochs):
+        trainer.epoch(epoch)
+        tick(epoch + 1, settings.epochs)
+    shape = len(rows.actual), settings.scores
+    uses = {role: trainer.parameters[role].reshape(shape) for role in ROLES}
+    return Dictionary(trainer.parameters["weights"], uses)
+
+
+class _Trainer:
+    def __init__(
+        self, rows: RowsOfHeads, values: np.ndarray, settings: DictionarySettings, seed: int,
+        threads: int,
+    ) -> None:  # fmt: skip
+        self.rows, self.settings, self.threads = rows, settings, threads
+        self.rng = np.random.default_rng([seed, 26])
+        starts = rows.design.batch.starts
+        self.values = [values[a:b] for a, b in itertools.pairwise(starts)]
+        self.sample = values[self.rng.permutation(len(values))[:8000]]
+        self.spread = np.sqrt(self.sample.std(0) + 1e-6)
+        heads, scores, count = len(rows.actual), settings.scores, values.shape[1]
+        shapes = {
+            "weights": (scores, count), **dict.fromkeys(ROLES, (heads, scores)),
+            "constant": (heads,), "distance": (heads, len(bins(rows.design.causal))),
+            "copies": (heads, len(COPIES)),
+        }  # fmt: skip
+        self.parameters = {
+            name: np.zeros(shape, dtype=np.float32) for name, shape in shapes.items()
+        }
+        drawn = {"weights": count, "query": scores, "key": scores}
+        for name, size in drawn.items():
+            draw = self.rng.normal(0.0, size**-0.5, shapes[name])
+            self.parameters[name][:] = np.abs(draw) if name == "weights" else draw
+        self.moments = {name: np.zeros((2, *shape), np.float32) for name, shape in shapes.items()}
+        self.masks = {name: np.ones(shapes[name], np.float32) for name in ("weights", *ROLES)}
+        self.steps = 0
+
+    def epoch(self, number: int) -> None:
+        """Pass over all texts once."""
+        settings, epochs = self.settings, self.settings.epochs
+        for part, times in settings.stages:
+            if number == int(part * epochs):
+                self.prune(times)
+        texts = self.rng.permutation(len(self.values))
+        done = number / epochs
+        rate = settings.rate * (1.0 if done < 0.5 else max(0.02, 2 * (1 - done)))
+        for some in _portions(texts, settings.texts):
+            self.step(some, rate)
+        self.normalise()
+
+    def step(self, texts: np.ndarray, rate: float) -> None:
+        """Move all parameters by the gradient of the likelihood on some texts."""
+        settings = self.settings
+        found = in_order(self.gradient, texts, self.threads)
+        count = sum(len(self.rows.design.rows[text]) for text in texts)
+        self.steps += 1
+        for name, parameter in self.parameters.items():
+            gradient = sum(one[name] for one in found) / np.float32(count)
+            first, second = self.moments[name]
+            first += 0.1 * (gradient - first)
+            second += 0.01 * (gradient * gradient - second)
+            size = np.sqrt(second / np.float32(1 - 0.99**self.steps)) + np.float32(1e-8)
+            parameter -= np.float32(rate / (1 - 0.9**self.steps)) * first / size
+            if name == "weights":
+                pull = np.float32(rate * settings.sparse) / self.spread
+                np.maximum(parameter - pull, 0.0, out=parameter)
+            if name in self.masks:
+                parameter *= self.masks[name]
+
+    def gradient(self, text: int) -> dict[str, np.ndarray]:
+        """Return the gradient of the summed cross-entropy of a text's rows, by all parameters."""
+        p, values = self.parameters, self.values[text]
+        scores = values @ p["weights"].T
+        n, heads = len(scores), len(self.rows.actual)
+        parts = {role: p[role] @ scores.T for role in ROLES}
+        parts["first"] += p["constant"][:, None]
+        bits = (np.arange(1 << len(COPIES))[:, None] >> np.arange(len(COPIES))) & 1
+        copies = p["copies"] @ bits.T.astype(np.float32)
+        back = {role: np.zeros((heads, n), dtype=np.float32) for role in ROLES}
+        by_distance, by_copies = np.zeros_like(p["distance"]), np.zeros_like(copies)
+        for h in range(heads):
+            own = Parts(*(parts[role][h] for role in ROLES), p["distance"][h], copies[h])
+            to = Parts(*(back[role][h] for role in ROLES), by_distance[h], by_copies[h])
+            self.rows.likelihood(h, text, own, to)
+        found = {role: back[role] @ scores for role in ROLES}
+        to_scores = sum(back[role].T @ p[role] for role in ROLES)
+        found["weights"] = to_scores.T @ values
+        found["constant"] = back["first"].sum(1)
+        found["distance"] = by_distance
+        found["copies"] = by_copies @ bits.astype(np.float32)
+        return found
+
+    def prune(self, times: float) -> None:
+        """Set to 0 for good what matters least: predicates of scores, and uses of scores by heads."""
+        settings = self.settings
+        self.masks["weights"] = _largest(
+            np.abs(self.parameters["weights"]) * self.spread, round(times * settings.elements)
+        )
+        size = {role: np.abs(self.parameters[role]) for role in ROLES}
+        norms = {role: np.linalg.norm(size[role], axis=1, keepdims=True) for role in ROLES}
+        size["query"], size["key"] = size["query"] * norms["key"], size["key"] * norms["query"]
+        joined = np.concatenate([size[role] * ROLE_WORTH[role] for role in ROLES], axis=1)
+        kept = np.split(_largest(joined, round(times * settings.uses)), len(ROLES), axis=1)
+        self.masks |= dict(zip(ROLES, kept, strict=True))
+
+    def normalise(self) -> None:
+        """Give every score the standard deviation 1, and heads' coefficients what that takes."""
+        spread = np.maximum((self.sample @ self.parameters["weights"].T).std(0), np.float32(1e-6))
+        self._scale("weights", 1 / spread[:, None])
+        for role in ROLES:
+            self._scale(role, spread)
+
+    def _scale(self, name: str, by: np.ndarray) -> None:
+        self.parameters[name] *= by
+        self.moments[name][0] /= by  # gradients shrink as parameters grow
+        self.moments[name][1] /= by**2
+
+
+def _portions(items: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _largest(sizes: np.ndarray, count: int) -> np.ndarray:
+    """Mark the largest of each row, float32."""
+    if count >= sizes.shape[1]:
+        return np.ones_like(sizes, dtype=np.float32)
+    least = np.partition(sizes, -count, axis=1)[:, -count, None]
+    return (sizes >= least).astype(np.float32)

@@ -1,0 +1,98 @@
+"""The proposer of shared scores: grows a program of their uses and terms of the vocabulary, and prunes it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from attn_dsl.dsl import tree as t
+from attn_dsl.eval.set_parameters import SetProgram
+from attn_dsl.synth import vocabulary
+from attn_dsl.synth import weights as w
+from attn_dsl.synth.gains import gain
+from attn_dsl.synth.proposer import Fitted, HeadTask
+from attn_dsl.synth.pruning import pruned
+from attn_dsl.synth.rewrite import bare, drop_unused
+from attn_dsl.synth.scores.gains import ScoreGains
+from attn_dsl.synth.sparse_design import SparseDesign, TermPlanes
+
+SIZES = 190, 140, 100, 75, 55, 45, 35, 28, 22, 17, 13
+"""How many nodes the programs have at the most."""
+GROW, SETTLE, ADJUST = 8, 20, 10
+"""How often the rows are predicted while weights are moved: after each addition, when the program is
+complete, and at each size."""
+LEAST = 4.0
+"""Nats that a term must gain to be added."""
+
+
+@dataclass(frozen=True)
+class SharedScores:
+    """Proposes programs that use shared scores; see the module."""
+
+    scores: ScoreGains  # on the rows of the design
+    use: t.Use
+    planes: TermPlanes  # of the terms of the vocabulary, on the same rows
+    rounds: int = 10
+    terms: int = 3  # terms of the vocabulary that are added at once
+    uses: int = 1  # uses of scores of each kind that are added at once
+    ridge: float = 1.0
+    name: str = "scores"
+
+    def propose(self, task: HeadTask) -> Iterator[Fitted]:
+        """Yield a program at every size, the largest first."""
+        whole, x = self.grow(task)
+        x = whole.maximise(x, SETTLE, 0.0, lambda: task.spent)
+        sizes = [size for size in SIZES if size <= task.max_nodes]
+        for design, found in pruned(whole, x, sizes, lambda: task.spent, ADJUST):
+            task.evals += 1
+            program = design.program.written(w.rounded(found))
+            yield task.measured(drop_unused(program))
+
+    def grow(self, task: HeadTask) -> tuple[SparseDesign, np.ndarray]:
+        """Add terms and uses of scores, those that gain most."""
+        design, rows = task.design, task.rows
+        empty = dataclasses.replace(task.empty(), uses=(self.use,))
+        room = self.rounds * (self.terms + 3 * self.uses)
+        planes = TermPlanes(design, (), empty, (room, room), self.planes)
+        program, x = SetProgram(empty), np.zeros(0)
+        current = SparseDesign(planes, rows, program, self.ridge)
+        for _ in range(self.rounds):
+            if task.spent:
+                break
+            current.value(x, 0.0)
+            aim = rows.likelihood_aim(current.predicted)
+            extra = self.best_terms(task, current.predicted, aim, program.terms)
+            found = self.scores.best(aim - current.predicted, current.predicted, 2.0, 4)
+            kinds: dict[tuple[bool, bool], int] = {}
+            for one in found:
+                if (
+                    one.gain < LEAST
+                    or one.term in program.terms
+                    or kinds.get(one.kind, 0) >= self.uses
+                ):
+                    continue
+                kinds[one.kind] = kinds.get(one.kind, 0) + 1
+                extra.append(one.term)
+            if not extra:
+                break
+            program = SetProgram(empty, (*program.terms, *extra))
+            x = np.append(x, np.zeros(len(extra)))
+            current = current.with_program(program)
+            x = current.maximise(x, GROW, 0.0, lambda: task.spent)
+            task.evals += 1
+        return current, x
+
+    def best_terms(
+        self, task: HeadTask, predicted: np.ndarray, aim: np.ndarray, there: tuple[t.Term, ...]
+    ) -> list[t.Term]:
+        """Return the terms of the vocabulary that gain most likelihood."""
+        g, h = (
+            one.sum(1, dtype=np.float64) for one in task.design.packed.row_moments(aim, predicted)
+        )
+        alone = gain(g, h, 2.0 + 1e-3 * len(task.rows))
+        order = np.argsort(-alone, kind="stable")
+        terms = [bare(vocabulary.terms(task.causal)[j]) for j in order if alone[j] > LEAST]
+        return [term for term in terms if term not in there][: self.terms]

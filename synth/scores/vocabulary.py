@@ -1,0 +1,118 @@
+"""The vocabulary of a run: shared scores as definitions of the language, named by what they hold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.definitions import parse_definitions
+from attn_dsl.dsl.lexicon import lexicon
+from attn_dsl.dsl.limits import MAX_ELEMENT_WEIGHT
+from attn_dsl.dsl.printer import expression, number
+from attn_dsl.synth.design import Design
+from attn_dsl.synth.scores.dictionary import Dictionary, DictionarySettings, find_dictionary
+from attn_dsl.synth.scores.predicates import chosen
+from attn_dsl.synth.scores.rows import RowsOfHeads
+
+LEAST_HEADS, MOST_HEADS = 32, 400
+"""On how many heads scores are found, at least and at most."""
+PLACES = {0: "At", -1: "After", -2: "SecondAfter", 1: "Before"}
+"""What names begin with, by how far from its position a score looks."""
+SIGNS = {
+    ".": "period", ",": "comma", "!": "exclamation", "?": "question", '"': "quote", "'": "apostrophe",
+    ":": "colon", ";": "semicolon", "-": "dash", "\n": "newline", "(": "bracket", ")": "bracket", "": "blank",
+}  # fmt: skip
+
+
+def definitions(
+    dictionary: Dictionary, predicates: Sequence[t.Predicate], spread: np.ndarray
+) -> t.Definitions:
+    """Write the scores that heads use as definitions, those that most use first.
+
+    Args:
+        spread: float32 (predicates): how much each varies, which says which members tell most.
+    """
+    counts = sum((uses != 0).sum(0) for uses in dictionary.uses.values())
+    lines: list[str] = []
+    taken: set[str] = {*lexicon()}
+    for s in np.argsort(-counts, kind="stable"):
+        weights = np.clip(
+            np.round(dictionary.weights[s].astype(np.float64), 2),
+            -MAX_ELEMENT_WEIGHT,
+            MAX_ELEMENT_WEIGHT,
+        )
+        order = [j for j in np.argsort(-np.abs(weights) * spread, kind="stable") if weights[j]]
+        if not counts[s] or not order:
+            continue
+        name = _name([predicates[j] for j in order], taken)
+        taken.add(name)
+        lines.append(f"score {name}:")
+        lines += [
+            f"    {number(float(weights[j]))} where {expression(predicates[j])}" for j in order
+        ]
+    return parse_definitions("\n".join(lines) + "\n", "the vocabulary")
+
+
+def _name(telling: Sequence[t.Predicate], taken: set[str]) -> str:
+    """Name a score after its most telling members, as in ``After_Determiner``."""
+    first = _words(telling[0])
+    names = [first]
+    for other in telling[1:4]:
+        place, _, what = _words(other).partition("_")
+        names.append(
+            f"{first}_or_{what}" if first.startswith(place + "_") else f"{first}_or_{place}_{what}"
+        )
+    numbered = (f"{first}_{i}" for i in range(2, 1000))
+    return next(name for name in (*names, *numbered) if name not in taken)
+
+
+def _words(predicate: t.Predicate) -> str:
+    """Tell a predicate in one word and the place that it looks at."""
+    shift = next(x.shift for x in predicate.walk() if isinstance(x, t.Position))
+    match predicate:
+        case t.Compare(_, _, t.Text(text)):
+            bare = text.strip(" ")
+            what = re.sub(r"\W", "", bare, flags=re.ASCII) or SIGNS.get(bare, "sign")
+        case t.Member(_, t.SetName(name)):
+            what = name
+        case t.Affix(_, _, text):
+            what = f"ending_{text}"
+        case t.Compare(op, _, t.Integer(value)):
+            what = f"length_{value}" + ("_or_more" if op == ">=" else "")
+        case t.Call(name):
+            what = name
+        case _:
+            what = "other"
+    return f"{PLACES.get(shift, 'Near')}_{what}"
+
+
+def find_vocabulary(
+    design: Design, heads: Sequence[int], seed: int, threads: int,
+    tick: Callable[[int, int], None] = lambda done, total: None,
+) -> t.Definitions:  # fmt: skip
+    """Find the scores that the heads of a model share.
+
+    Args:
+        design: the rows that they are found on.
+        heads: the heads that are to be searched, by number; others are looked at besides where they
+            are few, and some are left out where they are many.
+        threads: the result does not depend on them.
+        tick: called with how much is done, and how much will be.
+    """
+    predicates, values = chosen(design.batch, design.causal)
+    rows = RowsOfHeads(design, design.rows_of_heads(_sample(heads, design.capture.n_heads)))
+    found = find_dictionary(rows, values, DictionarySettings(), seed, threads, tick)
+    return definitions(found, predicates, np.sqrt(values.std(0)))
+
+
+def _sample(heads: Sequence[int], count: int) -> list[int]:
+    """Take the heads that scores are found on: those that are searched, neither too few nor too many."""
+    if len(heads) > MOST_HEADS:
+        return [heads[i * len(heads) // MOST_HEADS] for i in range(MOST_HEADS)]
+    others = (
+        [i * count // LEAST_HEADS for i in range(LEAST_HEADS)] if len(heads) < LEAST_HEADS else []
+    )
+    return sorted({*heads, *others})
