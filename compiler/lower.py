@@ -150,9 +150,9 @@ class _Lowering:
 
     def position(self, node: t.Position) -> tuple[str, int]:
         """Return whether a position is that of the query or the key, and its shift."""
-        if node.variable == "i":
-            return _POSITIONS[self.place[0]], self.place[1] + node.shift
-        return _POSITIONS[node.variable], node.shift
+        if node.variable != "i":
+            return _POSITIONS[node.variable], node.shift
+        return _POSITIONS[self.place[0]], self.place[1] + node.shift
 
     def load(self, key: ColumnKey, position: t.Int) -> int:
         """Return the node that reads a column at a position."""

@@ -29,12 +29,10 @@ def parse_definitions(source: str, name: str = "<definitions>") -> Definitions:
     """
     tree = definitions_tree(source, name)
     check(tree, source=source, name=name, max_nodes=MAX_SOURCE)
-    bare = "\n".join(definition_lines(tree.sets, tree.scores))
     sets = {one.name: one.value for one in tree.sets}
     scores = {one.name: one for one in tree.scores}
-    return Definitions(
-        sets, scores, hashlib.sha256(bare.encode(errors="surrogatepass")).hexdigest()
-    )
+    digest = hashlib.sha256(repr((sets, scores)).encode()).hexdigest()  # without comments
+    return Definitions(sets, scores, digest)
 
 
 def show_definitions(definitions: Definitions) -> str:
