@@ -117,12 +117,15 @@ class _Checker:
         self.errors.append(kind(message, node.span, self.source, hint=hint, name=self.name))
 
     def run(self) -> None:
-        seen: set[str] = set()
-        for definition in (*self.program.sets, *self.program.scores):
-            if definition.name in seen:
-                self.wrong(definition, f"`{definition.name}` is defined twice",
+        definitions: list[t.SetDefinition | t.ScoreDefinition] = [
+            *self.program.sets,
+            *self.program.scores,
+        ]
+        names = [one.name for one in definitions]
+        for i, name in enumerate(names):
+            if name in names[:i]:
+                self.wrong(definitions[i], f"`{name}` is defined twice",
                            "rename one of them, or join what they hold")  # fmt: skip
-            seen.add(definition.name)
         for use, other in itertools.combinations(self.program.uses, 2):
             one, two = ({*u.definitions.sets, *u.definitions.scores} for u in (use, other))
             if name := min(one & two, default=""):
