@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
 
 from attn_dsl.compiler.graph import NONE, ColumnKey, Factor, Graph, Term
 from attn_dsl.dsl import tree as t
@@ -43,11 +42,8 @@ def _plain(elements: tuple[str, ...]) -> frozenset[tuple[str, int]]:
     return frozenset((element, 1) for element in elements)
 
 
-class _Folded(NamedTuple):
-    """A score as columns, each with the shift at which it is read, and the lines that are no column."""
-
-    columns: tuple[tuple[ColumnKey, int], ...]
-    lines: tuple[tuple[int, t.Predicate], ...]  # the weight in hundredths, and the predicate
+_Folded = tuple[tuple[tuple[ColumnKey, int], ...], tuple[tuple[int, t.Predicate], ...]]
+"""A score: columns with the shifts at which they are read; the other lines, weights in hundredths."""
 
 
 def _fold(definition: t.ScoreDefinition, scope: Scope) -> _Folded:
@@ -71,7 +67,7 @@ def _fold(definition: t.ScoreDefinition, scope: Scope) -> _Folded:
         (ColumnKey(name, "weight", frozenset(table.items()), definition.name), shift)
         for (name, shift), table in weights.items()
     )
-    return _Folded(tuple(columns), tuple(lines))
+    return tuple(columns), tuple(lines)
 
 
 @lru_cache(maxsize=1024)
@@ -85,14 +81,13 @@ class _Lowering:
         self.add = self.graph.add
         self.scope = Scope({}, {})
         self.place = "k", 0  # the variable and the shift that `i` stands for
-        # the nodes of scores of used files, and of those of the program
-        self.used: dict[tuple, int] = {}
-        self.own: dict[t.Score, int] = {}
+        # the nodes of scores, by the used file or the number of the program, name, variable, shift
+        self.scores: dict[tuple, int] = {}
 
     def program(self, program: t.Head) -> None:
         if program.causal != self.graph.causal:
             raise ValueError("programs of one graph must share their visibility")
-        self.scope, self.own = Scope.of(program), {}
+        self.scope = Scope.of(program)
         self.graph.programs.append(tuple(map(self.term, program.terms)))
         self.graph.heads.append(program)
 
@@ -128,25 +123,20 @@ class _Lowering:
     def score(self, use: t.Score) -> int:
         """Return the node of a score at a position, in hundredths."""
         definition, file = self.scope.score(use.name)
-        if file is None:
-            if use not in self.own:
-                self.own[use] = self._score(use, _fold(definition, self.scope), self.scope)
-            return self.own[use]
-        key = file, use.name, use.variable, use.shift
-        if key not in self.used:
-            self.used[key] = self._score(use, _fold_used(file, use.name), self.scope.inside(file))
-        return self.used[key]
-
-    def _score(self, use: t.Score, folded: _Folded, scope: Scope) -> int:
-        outer, self.scope, self.place = self.scope, scope, (use.variable, use.shift)
-        parts = [self.load(key, t.Position("i", shift)) for key, shift in folded.columns]
-        parts += [self.add("times", self.predicate(p), x=amount) for amount, p in folded.lines]
+        key = file or len(self.graph.programs), use.name, use.variable, use.shift
+        if key in self.scores:
+            return self.scores[key]
+        columns, lines = _fold_used(file, use.name) if file else _fold(definition, self.scope)
+        outer, self.scope = self.scope, self.scope.inside(file)
+        self.place = use.variable, use.shift
+        parts = [self.load(column, t.Position("i", shift)) for column, shift in columns]
+        parts += [self.add("times", self.predicate(p), x=amount) for amount, p in lines]
         while len(parts) > 1:  # a balanced tree, so that it is not deep
             pairs = [self.add("add", *parts[i : i + 2]) for i in range(0, len(parts) - 1, 2)]
             parts = pairs + parts[2 * len(pairs) :]
         self.scope = outer
         self.graph.scores.setdefault(parts[0], use)
-        return parts[0]
+        return self.scores.setdefault(key, parts[0])
 
     def position(self, node: t.Position) -> tuple[str, int]:
         """Return whether a position is that of the query or the key, and its shift."""

@@ -276,10 +276,14 @@ class _Checker:
         """Note that a causal program reads the whole text."""
         self.lookahead.add(feature)
         if not self.allow_lookahead:
-            self.wrong(node, f"{what} reads the whole text, and a causal head sees only what comes before",
-                       "use a feature that reads to the left, make the head bidirectional, or pass "
-                       "--allow-lookahead (the program is then marked)", CausalityError)  # fmt: skip
+            self.future(node, f"{what} reads the whole text",
+                        "use a feature that reads to the left, make the head bidirectional, or pass "
+                        "--allow-lookahead (the program is then marked)")  # fmt: skip
 
     def later(self, node: t.Node, what: str) -> None:
-        self.wrong(node, f"{what} reads after its position, and a causal head sees only what comes before",
-                   "read at `i` or before it, or make the head bidirectional", CausalityError)  # fmt: skip
+        self.future(node, f"{what} reads after its position",
+                    "read at `i` or before it, or make the head bidirectional")  # fmt: skip
+
+    def future(self, node: t.Node, what: str, hint: str) -> None:
+        seen = "and a causal head sees only what comes before"
+        self.wrong(node, f"{what}, {seen}", hint, CausalityError)
