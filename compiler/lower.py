@@ -15,7 +15,6 @@ _COMPARISONS = {
 }  # fmt: skip
 _ARITHMETIC = {"+": "add", "-": "subtract"}
 _EXTREMA = {"min": "minimum", "max": "maximum"}
-_POSITIONS = {"q": "query", "k": "key"}
 
 
 def lower(programs: Sequence[t.Head]) -> Graph:
@@ -80,7 +79,8 @@ class _Lowering:
         self.graph = Graph(causal)
         self.add = self.graph.add
         self.scope = Scope({}, {})
-        self.place = "k", 0  # the variable and the shift that `i` stands for
+        # the operation and the shift of each variable; ``i`` changes with the score
+        self.places = {"q": ("query", 0), "k": ("key", 0), "i": ("key", 0)}
         # the nodes of scores, by the used file or the number of the program, name, variable, shift
         self.scores: dict[tuple, int] = {}
 
@@ -128,7 +128,7 @@ class _Lowering:
             return self.scores[key]
         columns, lines = _fold_used(file, use.name) if file else _fold(definition, self.scope)
         outer, self.scope = self.scope, self.scope.inside(file)
-        self.place = use.variable, use.shift
+        self.places["i"] = self.places[use.variable][0], use.shift
         parts = [self.load(column, t.Position("i", shift)) for column, shift in columns]
         parts += [self.add("times", self.predicate(p), x=amount) for amount, p in lines]
         while len(parts) > 1:  # a balanced tree, so that it is not deep
@@ -138,18 +138,12 @@ class _Lowering:
         self.graph.scores.setdefault(parts[0], use)
         return self.scores.setdefault(key, parts[0])
 
-    def position(self, node: t.Position) -> tuple[str, int]:
-        """Return whether a position is that of the query or the key, and its shift."""
-        if node.variable != "i":
-            return _POSITIONS[node.variable], node.shift
-        return _POSITIONS[self.place[0]], self.place[1] + node.shift
-
     def load(self, key: ColumnKey, position: t.Int) -> int:
         """Return the node that reads a column at a position."""
         column = self.graph.column(key)
         if isinstance(position, t.Position):
-            variable, shift = self.position(position)
-            return self.add(f"column_{variable}", x=shift, y=column)
+            variable, shift = self.places[position.variable]
+            return self.add(f"column_{variable}", x=shift + position.shift, y=column)
         return self.add("column", self.integer(position), y=column)
 
     def member(self, symbol: t.Call, chosen: t.SetName | t.SetLiteral) -> int:
@@ -160,9 +154,9 @@ class _Lowering:
         match node:
             case t.Integer(value):
                 return self.graph.constant(value)
-            case t.Position():
-                variable, shift = self.position(node)
-                return self.add(variable, x=shift)
+            case t.Position(variable, shift):
+                name, first = self.places[variable]
+                return self.add(name, x=first + shift)
             case t.Arithmetic(op, left, right):
                 return self.add(_ARITHMETIC[op], self.integer(left), self.integer(right))
             case t.Absolute(inner):

@@ -175,7 +175,7 @@ class _Checker:
                     self.wrong(node, f"`{name}` is no text feature",
                                "use one such as text(k), token(k) or word(k)")  # fmt: skip
             case t.Position(variable, shift):
-                self.position(node, variable, shift)
+                self.place(node, variable, shift)
             case t.Integer(value) | t.Entry(value, _):
                 self.bounded(node, value)
             case t.Between(_, low, high):
@@ -186,7 +186,7 @@ class _Checker:
             case t.Real(name) if name not in FUNCTIONS:
                 self.wrong(node, f"unknown function `{name}`", did_you_mean(name, FUNCTIONS))
             case t.Score(name, variable, shift):
-                self.position(node, variable, shift)
+                self.place(node, variable, shift)
                 self.score(node, name)
             case t.Quantifier(name) if self.variables == "i":
                 self.wrong(node, f"`{name}` searches the keys of a query, and a score has one position",
@@ -247,7 +247,7 @@ class _Checker:
             if later:
                 self.later(node, f"the score `{name}`")
 
-    def position(self, node: t.Node, variable: str, shift: int) -> None:
+    def place(self, node: t.Node, variable: str, shift: int) -> None:
         self.bounded(node, shift)
         if variable not in self.variables:
             remedy = "`q` or `k`" if variable == "i" else "`i`, the position of the score"
@@ -266,7 +266,7 @@ class _Checker:
             return
         if feature.reads == "full" and self.program.causal:
             self.full(node, f"`{name}`", name)
-        if self.program.causal and looks_ahead(node):
+        if self.variables == "i" and self.program.causal and looks_ahead(node):
             self.later(node, f"`{expression(node)}`")
         if feature.extra and importlib.util.find_spec(feature.extra) is None:
             self.wrong(node, f"`{name}` needs the optional package {feature.extra}",
