@@ -15,7 +15,7 @@ from attn_dsl.compiler.code import Code, Kind
 from attn_dsl.compiler.export.numpy import to_numpy
 from attn_dsl.compiler.export.source import execute
 from attn_dsl.compiler.lower import lower
-from attn_dsl.compiler.program import load, parse
+from attn_dsl.compiler.program import Program, load, parse
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.check import cost
 from attn_dsl.dsl.definitions import (
@@ -277,6 +277,8 @@ def test_programs_may_share_their_scores_by_a_file(
     assert parse_tree(show(shared), resolve=lambda path: file) == shared
     assert evaluate(shared, text) == evaluate(program, text)
     assert evaluate(self_contained(shared), text) == evaluate(program, text)
+    fast = Program.from_tree(shared)(text)
+    assert fast == pytest.approx(np.array(evaluate(program, text)).reshape(fast.shape), abs=1e-5)
 
 
 def test_commands_take_files_of_definitions(run: Path) -> None:
