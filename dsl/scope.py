@@ -34,11 +34,9 @@ class Scope(NamedTuple):
         self, name: str
     ) -> tuple[t.SetLiteral | t.ScoreDefinition | None, t.Definitions | None]:
         """Return what a name means (None: nothing), and the used file that defines it, if one does."""
-        if found := self.sets.get(name) or self.scores.get(name):
-            return found, None
-        for file in self.files:
-            if found := file.sets.get(name) or file.scores.get(name):
-                return found, file
+        for place in (self, *self.files):
+            if found := place.sets.get(name) or place.scores.get(name):
+                return found, None if isinstance(place, Scope) else place
         return (lexicon_literal(name) if name in lexicon() else None), None
 
     def literal(self, chosen: t.SetName | t.SetLiteral) -> t.SetLiteral:
@@ -61,12 +59,8 @@ class Scope(NamedTuple):
 
     def names(self) -> list[str]:
         """Return all names that are defined."""
-        tables = [
-            self.sets,
-            self.scores,
-            *(table for f in self.files for table in (f.sets, f.scores)),
-        ]
-        return [*(name for table in tables for name in table), *lexicon()]
+        places = (self, *self.files)
+        return [*lexicon(), *(name for one in places for name in (*one.sets, *one.scores))]
 
 
 def looks_ahead(node: t.Node) -> bool:
