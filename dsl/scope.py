@@ -34,9 +34,11 @@ class Scope(NamedTuple):
         self, name: str
     ) -> tuple[t.SetLiteral | t.ScoreDefinition | None, t.Definitions | None]:
         """Return what a name means (None: nothing), and the used file that defines it, if one does."""
-        for place in (self, *self.files):
-            if found := place.sets.get(name) or place.scores.get(name):
-                return found, None if isinstance(place, Scope) else place
+        if found := self.sets.get(name) or self.scores.get(name):
+            return found, None
+        for file in self.files:
+            if found := file.sets.get(name) or file.scores.get(name):
+                return found, file
         return (lexicon_literal(name) if name in lexicon() else None), None
 
     def literal(self, chosen: t.SetName | t.SetLiteral) -> t.SetLiteral:
@@ -59,7 +61,7 @@ class Scope(NamedTuple):
 
     def names(self) -> list[str]:
         """Return all names that are defined."""
-        places = (self, *self.files)
+        places: list[Scope | t.Definitions] = [self, *self.files]
         return [*lexicon(), *(name for one in places for name in (*one.sets, *one.scores))]
 
 
