@@ -206,15 +206,14 @@ def _positions(scope: _Scope) -> SearchStrategy[t.Position]:
 def _terms(scope: _Scope, positive: bool, holes: bool) -> SearchStrategy[t.Term]:
     weight, integer = weights(positive, holes), _integers(scope, 2)
     condition = st.none() | _predicates(scope, 1)
+    names = map(st.just, scope.scores)
+    uses = [st.builds(t.Score, name, st.sampled_from("kq"), _SHIFTS) for name in names]
     factor: SearchStrategy[t.Factor] = st.one_of(
         integer,
         st.builds(t.Real, st.sampled_from(_REAL), integer),
         st.builds(t.Decay, integer, st.integers(1, 999).map(lambda i: i / 1000)),
         st.builds(t.Weight, _calls(scope, "symbol", 1), _sets(scope)),
-        *(
-            st.builds(t.Score, st.just(name), st.sampled_from("kq"), _SHIFTS)
-            for name in scope.scores
-        ),
+        *uses,
     )
     bounds = st.lists(_SMALL, min_size=1, max_size=5, unique=True).map(sorted)
     steps = st.lists(weight, min_size=5, max_size=5)
@@ -224,6 +223,7 @@ def _terms(scope: _Scope, positive: bool, holes: bool) -> SearchStrategy[t.Term]
         st.builds(t.Scaled, weight, factor, condition),
         st.builds(t.Scaled, weight, st.builds(t.Product, factor, factor), condition),
         st.builds(t.Table, integer, entries, condition),
+        *(st.builds(t.Scaled, weight, use, condition) for use in uses),
     )
 
 
@@ -288,8 +288,11 @@ def _ats(scope: _Scope, at: SearchStrategy[t.Int]) -> SearchStrategy[t.Int]:
     """Draw positions that a feature may read: in a score of a causal program, not after ``i``."""
     if not scope.causal or scope.variables == "kq":
         return at
-    late = lambda node: isinstance(node, t.Position) and node.shift > 0  # noqa: E731
-    return at.map(lambda node: t.Position("i", -node.shift) if late(node) else node)
+
+    def before(node: t.Int) -> t.Int:
+        return t.Position("i", -abs(node.shift)) if isinstance(node, t.Position) else node
+
+    return at.map(before)
 
 
 def _sets(scope: _Scope) -> SearchStrategy[t.SetName | t.SetLiteral]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from attn_dsl.compiler.graph import ColumnKey
+from attn_dsl.compiler.graph import ColumnKey, integers
 from attn_dsl.dsl.analysis import Analysis
 from attn_dsl.dsl.features import FEATURES, Value
 from attn_dsl.dsl.tokens import Tokens
@@ -95,10 +95,9 @@ class Batch:
         symbols = self.symbols
         table = np.zeros(len(symbols), dtype=np.int32)
         if key.kind in ("in", "weight"):
-            for element, weight in key.elements:
-                number = symbols.get(element, -1)
-                if number >= 0:
-                    table[number] = weight
+            weights = integers(key.elements)
+            for element in weights.keys() & symbols.keys():
+                table[symbols[element]] = weights[element]
         else:
             table[:] = [key.value(symbol) for symbol in symbols]
         opened = table.take(base.open) if key.partial else base.open

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 from attn_dsl.compiler.operations import CODES, REALS, ROWS, Operation
@@ -62,7 +62,7 @@ class ColumnKey:
         1
         """
         if self.kind in ("in", "weight"):
-            return dict(self.elements).get(symbol, 0)
+            return integers(self.elements).get(symbol, 0)
         ((text, _),) = self.elements
         return int(symbol.startswith(text) if self.kind == "starts" else symbol.endswith(text))
 
@@ -83,6 +83,12 @@ class ColumnKey:
         if isinstance(pad, str):
             return 0 if self.kind == "feature" else self.value(pad)
         return int(pad)
+
+
+@lru_cache(maxsize=512)
+def integers(elements: frozenset[tuple[str, int]]) -> dict[str, int]:
+    """Return the integer of each element of a column."""
+    return dict(elements)
 
 
 class Factor(NamedTuple):
@@ -167,10 +173,8 @@ class Graph:
         """Bound the magnitude of the integer of a node."""
         node = self.nodes[number]
         match node.operation.name:
-            case "constant":
+            case "constant" | "times":  # a truth value times x
                 return abs(node.x)
-            case "times":
-                return abs(node.x)  # of a truth value
             case "add":
                 return min(self._largest(node.a) + self._largest(node.b), LARGEST)
             case "column_query" | "column_key" | "column" if self.keys[node.y].kind == "weight":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
 
 from attn_dsl.compiler.graph import NONE, ColumnKey, Factor, Graph, Term
 from attn_dsl.dsl import tree as t
@@ -16,7 +15,6 @@ _COMPARISONS = {
 }  # fmt: skip
 _ARITHMETIC = {"+": "add", "-": "subtract"}
 _EXTREMA = {"min": "minimum", "max": "maximum"}
-_POSITIONS = {"q": "query", "k": "key"}
 
 
 def lower(programs: Sequence[t.Head]) -> Graph:
@@ -43,11 +41,8 @@ def _plain(elements: tuple[str, ...]) -> frozenset[tuple[str, int]]:
     return frozenset((element, 1) for element in elements)
 
 
-class _Folded(NamedTuple):
-    """A score as columns, each with the shift at which it is read, and the lines that are no column."""
-
-    columns: tuple[tuple[ColumnKey, int], ...]
-    lines: tuple[tuple[int, t.Predicate], ...]  # the weight in hundredths, and the predicate
+_Folded = tuple[tuple[tuple[ColumnKey, int], ...], tuple[tuple[int, t.Predicate], ...]]
+"""A score: columns with the shifts at which they are read; the other lines, weights in hundredths."""
 
 
 def _fold(definition: t.ScoreDefinition, scope: Scope) -> _Folded:
@@ -71,7 +66,7 @@ def _fold(definition: t.ScoreDefinition, scope: Scope) -> _Folded:
         (ColumnKey(name, "weight", frozenset(table.items()), definition.name), shift)
         for (name, shift), table in weights.items()
     )
-    return _Folded(tuple(columns), tuple(lines))
+    return tuple(columns), tuple(lines)
 
 
 @lru_cache(maxsize=1024)
@@ -84,15 +79,15 @@ class _Lowering:
         self.graph = Graph(causal)
         self.add = self.graph.add
         self.scope = Scope({}, {})
-        self.place = "k", 0  # the variable and the shift that `i` stands for
-        # the nodes of scores of used files, and of those of the program
-        self.used: dict[tuple, int] = {}
-        self.own: dict[t.Score, int] = {}
+        # the operation and the shift of each variable; ``i`` changes with the score
+        self.places = {"q": ("query", 0), "k": ("key", 0), "i": ("key", 0)}
+        # the nodes of scores, by the used file or the number of the program, name, variable, shift
+        self.scores: dict[tuple, int] = {}
 
     def program(self, program: t.Head) -> None:
         if program.causal != self.graph.causal:
             raise ValueError("programs of one graph must share their visibility")
-        self.scope, self.own = Scope.of(program), {}
+        self.scope = Scope.of(program)
         self.graph.programs.append(tuple(map(self.term, program.terms)))
         self.graph.heads.append(program)
 
@@ -128,38 +123,27 @@ class _Lowering:
     def score(self, use: t.Score) -> int:
         """Return the node of a score at a position, in hundredths."""
         definition, file = self.scope.score(use.name)
-        if file is None:
-            if use not in self.own:
-                self.own[use] = self._score(use, _fold(definition, self.scope), self.scope)
-            return self.own[use]
-        key = file, use.name, use.variable, use.shift
-        if key not in self.used:
-            self.used[key] = self._score(use, _fold_used(file, use.name), self.scope.inside(file))
-        return self.used[key]
-
-    def _score(self, use: t.Score, folded: _Folded, scope: Scope) -> int:
-        outer, self.scope, self.place = self.scope, scope, (use.variable, use.shift)
-        parts = [self.load(key, t.Position("i", shift)) for key, shift in folded.columns]
-        parts += [self.add("times", self.predicate(p), x=amount) for amount, p in folded.lines]
+        key = file or len(self.graph.programs), use.name, use.variable, use.shift
+        if key in self.scores:
+            return self.scores[key]
+        columns, lines = _fold_used(file, use.name) if file else _fold(definition, self.scope)
+        outer, self.scope = self.scope, self.scope.inside(file)
+        self.places["i"] = self.places[use.variable][0], use.shift
+        parts = [self.load(column, t.Position("i", shift)) for column, shift in columns]
+        parts += [self.add("times", self.predicate(p), x=amount) for amount, p in lines]
         while len(parts) > 1:  # a balanced tree, so that it is not deep
             pairs = [self.add("add", *parts[i : i + 2]) for i in range(0, len(parts) - 1, 2)]
             parts = pairs + parts[2 * len(pairs) :]
         self.scope = outer
         self.graph.scores.setdefault(parts[0], use)
-        return parts[0]
-
-    def position(self, node: t.Position) -> tuple[str, int]:
-        """Return whether a position is that of the query or the key, and its shift."""
-        if node.variable == "i":
-            return _POSITIONS[self.place[0]], self.place[1] + node.shift
-        return _POSITIONS[node.variable], node.shift
+        return self.scores.setdefault(key, parts[0])
 
     def load(self, key: ColumnKey, position: t.Int) -> int:
         """Return the node that reads a column at a position."""
         column = self.graph.column(key)
         if isinstance(position, t.Position):
-            variable, shift = self.position(position)
-            return self.add(f"column_{variable}", x=shift, y=column)
+            variable, shift = self.places[position.variable]
+            return self.add(f"column_{variable}", x=shift + position.shift, y=column)
         return self.add("column", self.integer(position), y=column)
 
     def member(self, symbol: t.Call, chosen: t.SetName | t.SetLiteral) -> int:
@@ -170,9 +154,9 @@ class _Lowering:
         match node:
             case t.Integer(value):
                 return self.graph.constant(value)
-            case t.Position():
-                variable, shift = self.position(node)
-                return self.add(variable, x=shift)
+            case t.Position(variable, shift):
+                name, first = self.places[variable]
+                return self.add(name, x=first + shift)
             case t.Arithmetic(op, left, right):
                 return self.add(_ARITHMETIC[op], self.integer(left), self.integer(right))
             case t.Absolute(inner):

@@ -72,7 +72,6 @@ NODES: dict[str, Any] = {
     "value_term": lambda s, v: t.Scaled(_weight(v[0]), *v[1:], span=s),
     "table_term": _table,
     "set_definition": lambda s, v: t.SetDefinition(v[0], v[1], span=s),
-    "score_of": lambda s, v: t.Score(v[0], v[1].variable, v[1].shift, span=s),
     "entry": lambda s, v: t.Entry(int(v[0]), _weight(v[1]), span=s),
     "or_": lambda s, v: t.Or(v[0], v[1], span=s),
     "and_": lambda s, v: t.And(v[0], v[1], span=s),
@@ -136,9 +135,10 @@ ACTIONS: dict[str, Callable[[list[Any]], Any]] = {
     "score_line": _action(lambda s, v: t.Where(_weight(v[0]), v[1], span=s), 0, -2),
     # The parser resolves the path.
     "use": _action(lambda s, v: t.Use(unquote(v[0]), NOTHING, span=s), 0, -2),
-    "position": lambda parts: t.Position(
+    "score_of": lambda parts: t.Score(
         parts[0].value,
-        int("".join(part.value for part in parts[1:]) or 0),
+        parts[2].value,
+        int("".join(parts[3:-1]) or 0),
         span=_span(parts[0], parts[-1]),
     ),
     "definitions": lambda parts: [part for part in parts if isinstance(part, t.Node)],

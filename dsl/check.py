@@ -117,12 +117,15 @@ class _Checker:
         self.errors.append(kind(message, node.span, self.source, hint=hint, name=self.name))
 
     def run(self) -> None:
-        seen: set[str] = set()
-        for definition in (*self.program.sets, *self.program.scores):
-            if definition.name in seen:
-                self.wrong(definition, f"`{definition.name}` is defined twice",
+        definitions: list[t.SetDefinition | t.ScoreDefinition] = [
+            *self.program.sets,
+            *self.program.scores,
+        ]
+        names = [one.name for one in definitions]
+        for i, name in enumerate(names):
+            if name in names[:i]:
+                self.wrong(definitions[i], f"`{name}` is defined twice",
                            "rename one of them, or join what they hold")  # fmt: skip
-            seen.add(definition.name)
         for use, other in itertools.combinations(self.program.uses, 2):
             one, two = ({*u.definitions.sets, *u.definitions.scores} for u in (use, other))
             if name := min(one & two, default=""):
@@ -172,7 +175,7 @@ class _Checker:
                     self.wrong(node, f"`{name}` is no text feature",
                                "use one such as text(k), token(k) or word(k)")  # fmt: skip
             case t.Position(variable, shift):
-                self.position(node, variable, shift)
+                self.place(node, variable, shift)
             case t.Integer(value) | t.Entry(value, _):
                 self.bounded(node, value)
             case t.Between(_, low, high):
@@ -183,7 +186,7 @@ class _Checker:
             case t.Real(name) if name not in FUNCTIONS:
                 self.wrong(node, f"unknown function `{name}`", did_you_mean(name, FUNCTIONS))
             case t.Score(name, variable, shift):
-                self.position(node, variable, shift)
+                self.place(node, variable, shift)
                 self.score(node, name)
             case t.Quantifier(name) if self.variables == "i":
                 self.wrong(node, f"`{name}` searches the keys of a query, and a score has one position",
@@ -244,7 +247,7 @@ class _Checker:
             if later:
                 self.later(node, f"the score `{name}`")
 
-    def position(self, node: t.Node, variable: str, shift: int) -> None:
+    def place(self, node: t.Node, variable: str, shift: int) -> None:
         self.bounded(node, shift)
         if variable not in self.variables:
             remedy = "`q` or `k`" if variable == "i" else "`i`, the position of the score"
@@ -263,7 +266,7 @@ class _Checker:
             return
         if feature.reads == "full" and self.program.causal:
             self.full(node, f"`{name}`", name)
-        if self.program.causal and looks_ahead(node):
+        if self.variables == "i" and self.program.causal and looks_ahead(node):
             self.later(node, f"`{expression(node)}`")
         if feature.extra and importlib.util.find_spec(feature.extra) is None:
             self.wrong(node, f"`{name}` needs the optional package {feature.extra}",
@@ -273,10 +276,14 @@ class _Checker:
         """Note that a causal program reads the whole text."""
         self.lookahead.add(feature)
         if not self.allow_lookahead:
-            self.wrong(node, f"{what} reads the whole text, and a causal head sees only what comes before",
-                       "use a feature that reads to the left, make the head bidirectional, or pass "
-                       "--allow-lookahead (the program is then marked)", CausalityError)  # fmt: skip
+            self.future(node, f"{what} reads the whole text",
+                        "use a feature that reads to the left, make the head bidirectional, or pass "
+                        "--allow-lookahead (the program is then marked)")  # fmt: skip
 
     def later(self, node: t.Node, what: str) -> None:
-        self.wrong(node, f"{what} reads after its position, and a causal head sees only what comes before",
-                   "read at `i` or before it, or make the head bidirectional", CausalityError)  # fmt: skip
+        self.future(node, f"{what} reads after its position",
+                    "read at `i` or before it, or make the head bidirectional")  # fmt: skip
+
+    def future(self, node: t.Node, what: str, hint: str) -> None:
+        seen = "and a causal head sees only what comes before"
+        self.wrong(node, f"{what}, {seen}", hint, CausalityError)

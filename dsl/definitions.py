@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import re
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.check import check
@@ -29,12 +31,10 @@ def parse_definitions(source: str, name: str = "<definitions>") -> Definitions:
     """
     tree = definitions_tree(source, name)
     check(tree, source=source, name=name, max_nodes=MAX_SOURCE)
-    bare = "\n".join(definition_lines(tree.sets, tree.scores))
     sets = {one.name: one.value for one in tree.sets}
     scores = {one.name: one for one in tree.scores}
-    return Definitions(
-        sets, scores, hashlib.sha256(bare.encode(errors="surrogatepass")).hexdigest()
-    )
+    digest = hashlib.sha256(repr((sets, scores)).encode()).hexdigest()  # without comments
+    return Definitions(sets, scores, digest)
 
 
 def show_definitions(definitions: Definitions) -> str:
@@ -45,8 +45,8 @@ def show_definitions(definitions: Definitions) -> str:
 
 def only_definitions(source: str) -> bool:
     """Return whether a source has no line ``head …``, so that it is a file of definitions."""
-    first = re.search(r"^[ \t]*(set|score|head)\b", source, re.M)
-    return first is not None and re.search(r"^[ \t]*head\b", source, re.M) is None
+    lines = set(re.findall(r"^[ \t]*(set|score|head)\b", source, re.M))
+    return bool(lines) and "head" not in lines
 
 
 def canonical(source: str, name: str) -> str:
@@ -69,16 +69,12 @@ def read_definitions(path: str | Path) -> Definitions:
         InputError: the file cannot be read.
         ProgramError: it is not valid.
     """
-    try:
-        state = Path(path).stat()
-    except (OSError, ValueError):
-        read_source(path)
-        raise
-    return _read(str(path), state.st_mtime_ns, state.st_size, state.st_ino)
+    state = os.stat(path) if os.path.isfile(path) else None
+    return _read(str(path), state and (state.st_mtime_ns, state.st_size, state.st_ino))
 
 
 @lru_cache(maxsize=16)
-def _read(path: str, *state: int) -> Definitions:
+def _read(path: str, state: object) -> Definitions:
     """Read a file of definitions in a state; the latest few are kept."""
     return parse_definitions(read_source(path), path)
 
@@ -129,36 +125,31 @@ def self_contained(program: t.Head) -> t.Head:
     if not program.uses:
         return program
     scope = Scope.of(program)
-    needed: dict[str, t.Definitions] = {}
-    sets: dict[str, t.SetLiteral] = {}
-    scores: dict[str, t.ScoreDefinition] = {}
 
-    def find(node: t.Node) -> None:
-        """Take over what a node of the program names."""
-        if isinstance(node, t.SetName | t.Score):
-            found, file = scope.find(node.name)
-            if isinstance(found, t.SetLiteral) and file is not None:
-                sets[node.name] = found
-            elif isinstance(found, t.ScoreDefinition) and file is not None:
-                needed[node.name] = file
-
-    for node in program.walk():
-        find(node)
-    for name, file in needed.items():
+    def alone(score: t.ScoreDefinition, file: t.Definitions) -> t.ScoreDefinition:
         own = scope.inside(file)
 
-        def named(node: t.Node, own: Scope = own) -> t.Node:
-            if not isinstance(node, t.SetName):
-                return node
-            literal = own.literal(node)
-            if scope.find(node.name)[0] != literal:
-                return literal
-            find(node)
-            return node
+        def named(node: t.Node) -> t.Node:
+            same = not isinstance(node, t.SetName) or scope.find(node.name)[0] == own.literal(node)
+            return node if same else own.literal(node)  # type: ignore[arg-type]
 
-        scores[name] = t.rewrite(file.scores[name], named)
+        return t.rewrite(score, named)
+
+    def used(*nodes: t.Node) -> dict[str, tuple[Any, t.Definitions]]:
+        """Return what the nodes name and files define."""
+        names = (
+            n.name for node in nodes for n in node.walk() if isinstance(n, t.SetName | t.Score)
+        )
+        found = {name: scope.find(name) for name in names}
+        return {name: (value, file) for name, (value, file) in found.items() if file is not None}
+
+    named = used(program)
+    scores = [alone(*one) for one in named.values() if isinstance(one[0], t.ScoreDefinition)]
+    sets = [
+        t.SetDefinition(name, value)
+        for name, (value, _) in (named | used(*scores)).items()
+        if isinstance(value, t.SetLiteral)
+    ]
     return dataclasses.replace(
-        program,
-        sets=(*(t.SetDefinition(name, value) for name, value in sets.items()), *program.sets),
-        scores=(*scores.values(), *program.scores), uses=(),
-    )  # fmt: skip
+        program, sets=(*sets, *program.sets), scores=(*scores, *program.scores), uses=()
+    )

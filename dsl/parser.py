@@ -58,7 +58,7 @@ def _whole_names(terminal: Any) -> None:
     """Make names of features and functions match whole words: not ``sentence`` in ``sentence_start``."""
     from lark.lexer import PatternRE
 
-    if terminal.name.endswith(("_FEATURE", "_FUNCTION", "VARIABLE")):
+    if terminal.name.endswith(("_FEATURE", "_FUNCTION")):
         pattern = terminal.pattern.to_regexp()
         terminal.pattern = PatternRE(f"(?:{pattern})(?![a-z0-9_])")
 
@@ -103,18 +103,19 @@ def definitions_tree(source: str, name: str) -> t.Head:
 
 def _with_comments(statements: list[Any], source: str, name: str) -> t.Head:
     """Return a program with its definitions and comments, given its parts in source order."""
-    comments, parts = _Comments(source), dict[type, tuple]()
+    comments, parts = _Comments(source), dict[type, list[Any]]()
     for part in statements:
         one = comments.attach(part) if part.span else part
         if isinstance(one, t.ScoreDefinition | t.Head):
             bounded = (_bound_operators(term, source, name) for term in one.terms)
             one = dataclasses.replace(one, terms=tuple(map(comments.attach, bounded)))
-        parts[type(one)] = (*parts.get(type(one), ()), one)
-    head: t.Head = parts[t.Head][0]
-    kinds = {"sets": t.SetDefinition, "scores": t.ScoreDefinition, "uses": t.Use}
-    found = {field: parts.get(kind, ()) for field, kind in kinds.items()}
+        parts.setdefault(type(one), []).append(one)
+    kinds = t.SetDefinition, t.ScoreDefinition, t.Use
+    sets, scores, uses = (tuple(parts.get(kind, ())) for kind in kinds)
     after = tuple(text for _, text, _ in comments.comments)
-    return dataclasses.replace(head, **found, after=after)
+    (head,) = parts[t.Head]
+    return t.Head(head.name, head.visibility, head.normaliser, head.terms, sets, scores, uses,
+                  after=after, remarks=head.remarks, span=head.span)  # fmt: skip
 
 
 def _resolved(use: t.Use, resolve: Resolver | None, source: str, name: str) -> t.Use:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.lexicon import lexicon, lexicon_literal
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
+class Scope(NamedTuple):
     """Definitions by name: own ones hide those of used files, which hide the sets of the lexicon.
 
     A score of a used file is evaluated in the scope of that file, so it means the same in all programs.
@@ -28,7 +27,7 @@ class Scope:
         return cls(
             {one.name: one.value for one in program.sets},
             {one.name: one for one in program.scores},
-            tuple(use.definitions for use in program.uses),
+            tuple([use.definitions for use in program.uses]),
         )
 
     def find(
@@ -62,12 +61,8 @@ class Scope:
 
     def names(self) -> list[str]:
         """Return all names that are defined."""
-        tables = [
-            self.sets,
-            self.scores,
-            *(table for f in self.files for table in (f.sets, f.scores)),
-        ]
-        return [*(name for table in tables for name in table), *lexicon()]
+        places: list[Scope | t.Definitions] = [self, *self.files]
+        return [*lexicon(), *(name for one in places for name in (*one.sets, *one.scores))]
 
 
 def looks_ahead(node: t.Node) -> bool:

@@ -60,10 +60,11 @@ def explain(error: UnexpectedInput, source: str, name: str) -> ProgramSyntaxErro
     if line > len(lines) or getattr(getattr(error, "token", None), "type", "") == "$END":
         line, column = len(lines), len(lines[-1]) + 1
     row = lines[line - 1]
+    at = column
     word, column = _word_at(row, column)
     span = Span(line, column, line, column + max(len(word), 1))
     message, hint = _diagnose(word, row, column, expected)
-    fits = _describe(expected)
+    fits = _describe(expected) if column == at else ""  # a word may begin like a shorter one
     return ProgramSyntaxError(message, span, source, expected=fits, hint=hint, name=name)
 
 

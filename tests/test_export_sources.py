@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -100,7 +101,7 @@ def test_weights_stand_in_source_order_and_holes_start_at_nothing() -> None:
 @pytest.mark.parametrize("normaliser", ["softmax", "linear"])
 def test_gradients_are_those_of_finite_differences(normaliser: str) -> None:
     tree = parse_tree(EVERYTHING)
-    tree = t.Head("g", "causal", normaliser, tree.terms, tree.sets)  # type: ignore[arg-type]
+    tree = dataclasses.replace(tree, name="g", visibility="causal", normaliser=normaliser)  # type: ignore[arg-type]
     tree = tree.with_weights([0.3 + 0.1 * i for i in range(len(tree.weights))])
     module = torch_module(Program.from_tree(tree), torch.float64)
     columns, lengths = module.batch([list(TOKENS), list(TOKENS[:4])])

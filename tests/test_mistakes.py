@@ -63,6 +63,7 @@ MISTAKES = [
     (head("2 * weight(token(k)‹)›"), "expected: `,`"),
     (head("2 * weight(token(k), ‹verbs›)"), "a name such as Pronoun"),
     (head('2 * weight(token(k), ‹"›a")'), "`{` or a name"),
+    (head("2 where ‹is_upper›(k)"), "did you mean `upper`"),
     (head("2 * Starts(‹word›(q-1))"), "write `weight(word(q-1), Starts)` if `Starts` is a set"),
     (head("2 * Starts(‹previous›(k))"), "a score is taken at `q` or `k`"),
     (head("2 * Starts(k - ‹k›)"), "a score is taken at `q` or `k`"),

@@ -56,7 +56,7 @@ def test_what_reads_the_query_alone_does_not_change_a_softmax(
     program: t.Head, text: Tokens
 ) -> None:
     extra = t.Where(1.5, parse_predicate("punct(q) or q == 1"))
-    more = t.Head("b", program.visibility, "softmax", (*program.terms, extra), program.sets)
+    more = dataclasses.replace(program, terms=(*program.terms, extra))
     for row, other in zip(evaluate(program, text), evaluate(more, text), strict=True):
         assert row == pytest.approx(other, abs=1e-9)
 

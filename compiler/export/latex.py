@@ -70,10 +70,7 @@ def to_latex(program: Program) -> str:
     return render(
         "latex.tex", program, linear=writer.linear, searches=names & set(QUANTIFIERS),
         scaled=any(isinstance(term, t.Scaled) for term in tree.terms),
-        weighs=any(
-            key.kind == "weight" and key.label not in {one.name for one in tree.scores}
-            for key in writer.graph.keys
-        ),
+        weighs=any(isinstance(node, t.Weight) for node in tree.walk()),
         rows=[
             *writer.score(("m" if writer.linear else "s") + "_{qk}"),
             *(row for one in tree.scores for row in _score_rows(one, program)),
