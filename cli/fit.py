@@ -18,8 +18,12 @@ if TYPE_CHECKING:
     from attn_dsl.eval.run import Run
     from attn_dsl.synth.runs.progress import Progress
 
-STAGES = {"capture": "reading attention", "prepare": "preparing", "scores": "finding shared scores",
-          "search": "searching heads"}
+STAGES = {
+    "capture": "reading attention",
+    "prepare": "preparing",
+    "scores": "finding shared scores",
+    "search": "searching heads",
+}
 
 
 @click.command()
@@ -42,7 +46,7 @@ STAGES = {"capture": "reading attention", "prepare": "preparing", "scores": "fin
 @options.max_texts_option()
 @options.device_option()
 @options.dtype_option()
-@click.option("--rounds", type=click.IntRange(1), default=2, show_default=True,
+@click.option("--rounds", type=click.IntRange(1), default=1, show_default=True,
               help="Search each head so often, from the second time on with the programs of the "
               "other heads.")  # fmt: skip
 @click.option("--objective", type=click.Choice(["attention", "output", "both"]),

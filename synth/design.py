@@ -69,7 +69,6 @@ class Design:
         self.query_symbols = np.concatenate(queries).astype(np.int32)
         self.symbols = {number: string for string, number in self.batch.symbols.items()}
         self._planes: OrderedDict[tuple, np.ndarray] = OrderedDict()
-        self._symbols: dict[tuple[str, int, int], np.ndarray] = {}
         self._lock = threading.Lock()
 
     @property
@@ -77,43 +76,10 @@ class Design:
         """The position of each entry's key in its text, int64 (entries)."""
         return np.arange(self.entries) - np.repeat(self.starts[:-1], np.diff(self.starts))
 
-    def symbols_at(self, variable: str, shift: int, outside: int = 0) -> np.ndarray:
-        """Return the token string that stands at a shifted query or key, int32.
-
-        By entries for ``k``, by rows for ``q``.
-
-        Args:
-            outside: what is returned for positions that the query does not see.
-        """
-        if not shift:
-            return self.key_symbols if variable == "k" else self.query_symbols
-        key = variable, shift, outside
-        with self._lock:
-            if key not in self._symbols:
-                self._symbols[key] = self._symbols_at(*key)
-            return self._symbols[key]
-
-    def _symbols_at(self, variable: str, shift: int, outside: int) -> np.ndarray:
-        widths = np.diff(self.starts)
-        base = self.firsts
-        if variable == "k":
-            at = self.key_places + shift
-            base, ends = np.repeat(base, widths), np.repeat(widths, widths)
-        else:
-            at, ends = np.concatenate(self.rows) + shift, widths
-        seen = (at >= 0) & (at < ends)
-        symbols = self.batch.token_ids()[base + np.where(seen, at, 0)]
-        return np.where(seen, symbols, outside).astype(np.int32)
-
     @cached_property
     def firsts(self) -> np.ndarray:
         """The first token of each row's text, int64 (rows)."""
         return np.repeat(self.batch.starts[:-1], [len(rows) for rows in self.rows])
-
-    @cached_property
-    def width(self) -> int:
-        """One more than the largest number of a token string."""
-        return int(self.key_symbols.max(initial=0)) + 1
 
     @cached_property
     def text_of_rows(self) -> np.ndarray:
@@ -161,12 +127,6 @@ class Design:
     def packed(self) -> Packed:
         """The same planes, packed so that their gains are quick to compute."""
         return Packed.of(self.vocabulary, vocabulary.truths(self.causal), self.starts)
-
-    @cached_property
-    def conditions(self) -> np.ndarray:
-        """The query conditions of the search's vocabulary, float32 (conditions, rows)."""
-        chosen = tuple(t.Where(None, p) for p in vocabulary.conditions(self.causal))
-        return np.ascontiguousarray(self._compute(chosen)[:, self.starts[:-1]])
 
     def planes(self, program: t.Head) -> np.ndarray:
         """Return the planes of a program's weights, float32 (weights, entries).

@@ -39,7 +39,7 @@ def fit(
     max_texts: int = 300,
     device: str = "cpu",
     dtype: str = "float32",
-    rounds: int = 2,
+    rounds: int = 1,
     objective: str | None = None,
     proposers: Sequence[str] | None = None,
     llm: str | Options | None = None,

@@ -9,7 +9,6 @@ import numpy as np
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.eval.set_parameters import SetProgram, SetTerm, TableTerm
-from attn_dsl.synth.proposer import Fitted, HeadTask
 from attn_dsl.synth.sparse_design import SparseDesign
 
 FIRST = 30
@@ -38,26 +37,6 @@ def units(program: SetProgram) -> list[Unit]:
         else:
             found.append(Unit(block, t.nodes(term)))
     return found
-
-
-def shrunk(
-    task: HeadTask, program: SetProgram, start: np.ndarray, sizes: Sequence[int], proposer: str
-) -> Iterator[Fitted]:
-    """Yield a program with at most so many nodes, the largest first, its parameters adjusted.
-
-    Args:
-        task: the head whose rows count.
-        start: the parameters to move from.
-        sizes: how many nodes are left at the most; where a program has no more, it stays.
-        proposer: who suggests them.
-    """
-    whole = SparseDesign.of(task.design, task.rows, program)
-    moved = whole.maximise(start, FIRST, stop=lambda: task.spent)
-    for design, x in pruned(whole, moved, sizes, lambda: task.spent):
-        task.evals += 1
-        design.value(design.program.rounded(x))
-        found = design.program.written(x)
-        yield Fitted(found, design.iou, design.score, design.predicted.copy(), proposer)
 
 
 def pruned(

@@ -14,7 +14,6 @@ from attn_dsl.dsl.printer import show
 from attn_dsl.eval.metrics import bootstrap
 from attn_dsl.eval.outputs import output_r2
 from attn_dsl.eval.results import Candidate, FrontRow, HeadResult
-from attn_dsl.synth.final_refit import refitted
 from attn_dsl.synth.objective import OBJECTIVES
 from attn_dsl.synth.pareto import choose, front, gains_by_node, thinned
 from attn_dsl.synth.proposer import Fitted, HeadTask, Proposer, pool
@@ -38,7 +37,7 @@ class Search:
         """Make what all heads share, so that threads find it ready."""
         with self._lock:
             session = self.session
-            _ = session.design.packed, session.design.conditions, self.proposers
+            _ = session.design.packed, self.proposers
             _ = session.select, session.test, session.nearest
 
     def head(
@@ -78,8 +77,6 @@ class Search:
             ]
             found = [*own, *found]
         polished = self._polish(task, found)
-        if before is not None and settings.effort > 1:
-            polished = front(refitted(task, session.large_sample.design, polished))
         rows = self._score(polished, number, before.front if before else ())
         at = next(i for i, row in enumerate(rows) if row.chosen)
         test = session.test.metrics(polished[at].program, number)

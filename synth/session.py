@@ -15,16 +15,12 @@ from attn_dsl.eval.run import VOCABULARY
 from attn_dsl.eval.split import Split
 from attn_dsl.synth import vocabulary
 from attn_dsl.synth.design import Design
-from attn_dsl.synth.graded.large_sample import LargeSample
 from attn_dsl.synth.llm.options import Options
 from attn_dsl.synth.nearest import NearestPrograms
 from attn_dsl.synth.objective import OBJECTIVES
 from attn_dsl.synth.scores.gains import ScoreGains
 from attn_dsl.synth.scores.predicates import score_columns
 from attn_dsl.synth.sparse_design import TermPlanes
-
-MORE = 1.5
-"""With an effort of 2 and more, small programs are fitted on so many times as many rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,23 +34,20 @@ class Settings:
     max_evals: int = 1600  # how many programs are fitted to a head at the most
     max_nodes: int = 200  # the largest program
     effort: int = 1  # how much work is put into every head
-    # how many entries of the fit split the weights are fitted on; half as many more with an
-    # effort of 2 and more
-    entries: int = 80_000
-    # how many entries the many weights of graded sets are fitted on, by effort
-    large_sample: int = 150_000
+    # how many entries of the fit split the weights are fitted on, for each effort
+    entries: int = 150_000
     front: int = 32  # how many programs of a head's front are polished and scored
     # how often each head is searched; from the second time on it is given the programs of the
     # other heads
-    rounds: int = 2
+    rounds: int = 1
     allow_lookahead: bool = False  # accept causal programs that read the whole text
     # how the proposer ``llm`` asks its language model
     llm: Options = field(default_factory=Options)
 
     @property
     def sampled(self) -> int:
-        """How many entries the weights of small programs are fitted on, with this effort."""
-        return self.entries if self.effort == 1 else int(MORE * self.entries)
+        """How many entries of the fit split the weights are fitted on."""
+        return self.entries * self.effort
 
 
 class Session:
@@ -105,12 +98,6 @@ class Session:
     def planes(self) -> TermPlanes:
         """The planes of the terms of the search's vocabulary on the rows."""
         return TermPlanes(self.design, vocabulary.terms(self.capture.causal))
-
-    @cached_property
-    def large_sample(self) -> LargeSample:
-        """The rows for what has many weights."""
-        entries = max(self.settings.large_sample * self.settings.effort, self.settings.sampled)
-        return LargeSample(self.design, entries, self.settings.seed)
 
     @cached_property
     def nearest(self) -> NearestPrograms:

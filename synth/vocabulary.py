@@ -1,4 +1,4 @@
-"""The vocabulary of the search: the terms and the query conditions that it builds programs from.
+"""The vocabulary of the search: the terms that it builds programs from.
 
 They are written in the language itself. Every true-or-false feature is among them, and features and
 functions that no line names are tried in one way; to let the search try more, add a line.
@@ -14,7 +14,7 @@ from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.functions import FUNCTIONS
 from attn_dsl.dsl.lexicon import lexicon
-from attn_dsl.dsl.parser import parse_predicate, parse_term
+from attn_dsl.dsl.parser import parse_term
 
 _OFFSETS = [f"k == q-{d}" for d in range(1, 9)]
 _CAUSAL_DISTANCE = [
@@ -60,8 +60,6 @@ _SAME = [
 ]  # fmt: skip
 _COUNTS = ["length(k) >= 3", "length(k) >= 5", "piece(k) == 1", "word_repeats(k) == 0",
            "repeats(k) >= 2", "depth(k) > 0"]  # fmt: skip
-_QUERY_ONLY = ["q == 0", "q < 4", "q < 16", "q >= 64", "length(q) >= 3", "piece(q) == 1",
-               "match(previous(q), q) >= 2", "depth(q) > 0"]  # fmt: skip
 
 
 def _truths(variable: str, shift: str = "") -> list[str]:
@@ -109,27 +107,6 @@ def terms(causal: bool) -> tuple[t.Term, ...]:
     values += [f.example for f in FUNCTIONS.values() if f"{f.name}(" not in named]
     sources = [f"? where {p}" for p in predicates] + [f"? * {v}" for v in values]
     return tuple(parse_term(source) for source in sources)
-
-
-@lru_cache(maxsize=2)
-def conditions(causal: bool) -> tuple[t.Predicate, ...]:
-    """Return the conditions on the query that may narrow a term."""
-    predicates = [*_QUERY_ONLY, *_truths("q"), *_truths("q", "-1"), *_classes("q")]
-    both = [parse_predicate(source) for source in predicates]
-    return (*both, *(t.Not(p) for p in both))
-
-
-def size(node: t.Node) -> int:
-    """Count the nodes of a term or predicate, set elements included."""
-    return sum(
-        1 + (len(part.elements) if isinstance(part, t.SetLiteral) else 0) for part in node.walk()
-    )
-
-
-@lru_cache(maxsize=2)
-def sizes(causal: bool) -> tuple[list[int], list[int]]:
-    """Return the sizes of all terms and of all conditions."""
-    return [size(term) for term in terms(causal)], [size(p) for p in conditions(causal)]
 
 
 @lru_cache(maxsize=2)

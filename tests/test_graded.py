@@ -17,7 +17,7 @@ from attn_dsl.eval.set_parameters import SetProgram
 from attn_dsl.eval.shipped import stories_path
 from attn_dsl.eval.texts import read_texts
 from attn_dsl.synth.design import Design
-from attn_dsl.synth.graded.distance_bins import bins, condition
+from attn_dsl.synth.distance_bins import bins, condition
 from attn_dsl.synth.graded.factors import propose
 from attn_dsl.synth.graded.large_sample import LargeSample
 from attn_dsl.synth.graded.proposer import SIZES, Graded

@@ -13,13 +13,9 @@ from importlib.metadata import EntryPoint, entry_points
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.run import VOCABULARY
-from attn_dsl.synth.graded.proposer import Graded
 from attn_dsl.synth.llm.proposer import Llm
 from attn_dsl.synth.proposer import Proposer
-from attn_dsl.synth.proposers.greedy import Greedy
 from attn_dsl.synth.proposers.library import Library
-from attn_dsl.synth.proposers.migration import Migration
-from attn_dsl.synth.proposers.weighted_sets import WeightedSets
 from attn_dsl.synth.scores.proposer import SharedScores
 from attn_dsl.synth.session import Session, Settings
 
@@ -34,8 +30,6 @@ class Cost:
     evals: int  # about how many programs it fits, which ``--max-evals`` may cut short
     once: float = 0.0  # seconds before the first head
     shared_bytes: float = 0.0  # memory for what all heads share
-    # whether its rows are those of the large sample (``Settings.large_sample``)
-    large_sample: bool = False
     # whether ``benchmarks/real_model.py`` measured the seconds, or they are a guess
     measured: bool = False
 
@@ -55,36 +49,10 @@ class Registration:
     scores: bool = False  # whether it uses scores that heads share
 
 
-def _greedy(session: Session) -> Greedy:
-    return Greedy(exponents=(1.0, 0.3) if session.settings.effort > 1 else (1.0,))
-
-
-def _greedy_cost(settings: Settings) -> Cost:
-    if settings.effort == 1:
-        return Cost(0.4, 21, measured=True)
-    return Cost(0.85, 40, measured=True)
-
-
 def _scores(session: Session) -> SharedScores:
     assert session.definitions is not None
     use = t.Use(VOCABULARY, session.definitions)
     return SharedScores(session.score_gains, use, session.planes)
-
-
-def _graded(session: Session) -> Graded:
-    effort, sample = session.settings.effort, session.large_sample
-    _ = sample.products, sample.key_bins
-    return Graded(sample, rounds=min(5 + effort, 16))
-
-
-def _graded_cost(settings: Settings) -> Cost:
-    """Rows and rounds grow with the effort."""
-    seconds = 0.4 * settings.effort**1.1
-    large = settings.max_nodes >= 380  # grown with less restraint
-    return Cost(
-        seconds * (2.0 if large else 1.0), 10 + settings.effort, large_sample=True,
-        measured=settings.effort <= 2 and not large,
-    )  # fmt: skip
 
 
 def _llm(session: Session) -> Llm:
@@ -97,20 +65,9 @@ BUILT_IN = (
         "library", lambda s: Library(s.nearest, s.library),
         lambda s: Cost(0.02, 10, measured=True), default=True,
     ),
-    Registration("greedy", _greedy, _greedy_cost, default=True),
     Registration(
         "scores", _scores, lambda s: Cost(0.9, 14, once=40.0), default=True, scores=True,
     ),
-    Registration(
-        "migration", lambda s: Migration(s.nearest), lambda s: Cost(0.05, 3, measured=True),
-        default=True, later=True,
-    ),
-    Registration(
-        "weighted_sets", lambda s: WeightedSets(s.settings.effort),
-        lambda s: Cost(5.0 * (s.effort - 1), 170 * (s.effort - 1), measured=True),
-        default=True, later=True, effort=2,
-    ),
-    Registration("graded", _graded, _graded_cost, default=True),
     Registration(
         "llm", _llm, lambda s: Cost(0.25 * s.llm.samples, s.llm.samples, once=10.0),
     ),

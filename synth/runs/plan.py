@@ -76,8 +76,6 @@ def plan(
     entries = sum(n_entries(n, causal) for n in lengths)
     costs = {one.name: one.cost(settings) for one in asked(settings)}
     rows = min(FITTED * entries, settings.sampled)
-    if any(cost.large_sample for cost in costs.values()):
-        rows += min(FITTED * entries, settings.large_sample * settings.effort)
     memory = BASE_BYTES + HEAD_BYTES * workers + 4 * len(vocabulary.terms(causal)) * rows
     memory += sum(cost.shared_bytes for cost in costs.values())
     capture_bytes, capture_seconds = 0, 0.0
@@ -124,7 +122,6 @@ def plan(
 def _search_seconds(settings: Settings, entries: float) -> float:
     """Return the seconds that proposers take for a head, on some entries of the fit split."""
     full = min(settings.sampled, entries) / settings.entries
-    large = min(1.0, entries / (settings.large_sample * settings.effort))
 
     def of_round(some: list[Registration]) -> float:
         seconds, left = 0.0, settings.max_evals
@@ -132,7 +129,7 @@ def _search_seconds(settings: Settings, entries: float) -> float:
             cost = one.cost(settings)
             part = min(1.0, left / max(cost.evals, 1))
             left = max(0, left - cost.evals)
-            seconds += part * cost.seconds * (large if cost.large_sample else full)
+            seconds += part * cost.seconds * full
         return seconds
 
     first = [one for one in asked(settings) if not one.later]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from attn_dsl.synth.graded.distance_bins import bins
+from attn_dsl.synth.distance_bins import bins
 from attn_dsl.synth.scores.rows import COPIES, Parts, RowsOfHeads, in_order
 
 ROLES = ("offer", "first", "query", "key")

@@ -15,7 +15,7 @@ from numba import njit
 from attn_dsl.compiler.jit import FAST
 from attn_dsl.dsl import tree as t
 from attn_dsl.synth.design import Design
-from attn_dsl.synth.graded.distance_bins import bins, condition, spans
+from attn_dsl.synth.distance_bins import bins, condition, spans
 
 FIRST = t.Compare("==", t.Position("k"), t.Integer(0))
 

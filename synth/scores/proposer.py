@@ -89,9 +89,7 @@ class SharedScores:
         self, task: HeadTask, predicted: np.ndarray, aim: np.ndarray, there: tuple[t.Term, ...]
     ) -> list[t.Term]:
         """Return the terms of the vocabulary that gain most likelihood."""
-        g, h = (
-            one.sum(1, dtype=np.float64) for one in task.design.packed.row_moments(aim, predicted)
-        )
+        g, h = task.design.packed.moments(aim, predicted)
         alone = gain(g, h, 2.0 + 1e-3 * len(task.rows))
         order = np.argsort(-alone, kind="stable")
         terms = [bare(vocabulary.terms(task.causal)[j]) for j in order if alone[j] > LEAST]

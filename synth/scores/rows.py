@@ -21,7 +21,7 @@ from attn_dsl.compiler.softmax import exponentials
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.parser import parse_term
 from attn_dsl.synth.design import Design
-from attn_dsl.synth.graded.distance_bins import bins
+from attn_dsl.synth.distance_bins import bins
 
 COPIES = (
     "1 where text(k) == text(q)", "1 where text(k-1) == text(q)", "1 where match(k-1, q) >= 2",
