@@ -43,47 +43,39 @@ class SharedScores:
 
     def propose(self, task: HeadTask) -> Iterator[Fitted]:
         """Yield a program at every size, the largest first."""
-        whole, x = self.grow(task)
-        x = whole.maximise(x, SETTLE, 0.0, lambda: task.spent)
+        room = self.rounds * (self.terms + 3 * self.uses)
+        empty = dataclasses.replace(task.empty(), uses=(self.use,))
+        planes = TermPlanes(task.design, (), empty, (room, room), self.planes)
+        design, x = SparseDesign(planes, task.rows, SetProgram(empty), self.ridge), np.zeros(0)
+        for _ in range(self.rounds):
+            design, x = self.grown(task, design, x)
+        x = design.maximise(x, SETTLE, 0.0, lambda: task.spent)
         sizes = [size for size in SIZES if size <= task.max_nodes]
-        for design, found in pruned(whole, x, sizes, lambda: task.spent, ADJUST):
+        for smaller, found in pruned(design, x, sizes, lambda: task.spent, ADJUST):
             task.evals += 1
-            program = design.program.written(w.rounded(found))
+            program = smaller.program.written(w.rounded(found))
             yield task.measured(drop_unused(program))
 
-    def grow(self, task: HeadTask) -> tuple[SparseDesign, np.ndarray]:
-        """Add terms and uses of scores, those that gain most."""
-        design, rows = task.design, task.rows
-        empty = dataclasses.replace(task.empty(), uses=(self.use,))
-        room = self.rounds * (self.terms + 3 * self.uses)
-        planes = TermPlanes(design, (), empty, (room, room), self.planes)
-        program, x = SetProgram(empty), np.zeros(0)
-        current = SparseDesign(planes, rows, program, self.ridge)
-        for _ in range(self.rounds):
-            if task.spent:
-                break
-            current.value(x, 0.0)
-            aim = rows.likelihood_aim(current.predicted)
-            extra = self.best_terms(task, current.predicted, aim, program.terms)
-            found = self.scores.best(aim - current.predicted, current.predicted, 2.0, 4)
-            kinds: dict[tuple[bool, bool], int] = {}
-            for one in found:
-                if (
-                    one.gain < LEAST
-                    or one.term in program.terms
-                    or kinds.get(one.kind, 0) >= self.uses
-                ):
-                    continue
+    def grown(
+        self, task: HeadTask, design: SparseDesign, x: np.ndarray
+    ) -> tuple[SparseDesign, np.ndarray]:
+        """Add the terms and uses of scores that gain most, and move all weights."""
+        design.value(x, 0.0)
+        predicted, there = design.predicted, design.program.terms
+        aim = task.rows.likelihood_aim(predicted)
+        extra = self.best_terms(task, predicted, aim, there)
+        kinds: dict[tuple[bool, bool], int] = {}
+        for one in self.scores.best(aim - predicted, predicted, 2.0, 4):
+            if one.gain >= LEAST and one.term not in there and kinds.get(one.kind, 0) < self.uses:
                 kinds[one.kind] = kinds.get(one.kind, 0) + 1
                 extra.append(one.term)
-            if not extra:
-                break
-            program = SetProgram(empty, (*program.terms, *extra))
-            x = np.append(x, np.zeros(len(extra)))
-            current = current.with_program(program)
-            x = current.maximise(x, GROW, 0.0, lambda: task.spent)
-            task.evals += 1
-        return current, x
+        if not extra or task.spent:
+            return design, x
+        design = design.with_program(dataclasses.replace(design.program, terms=(*there, *extra)))
+        x = np.append(x, np.zeros(len(extra)))
+        task.evals += 1
+        x = design.maximise(x, GROW, 0.0, lambda: task.spent)
+        return design, x
 
     def best_terms(
         self, task: HeadTask, predicted: np.ndarray, aim: np.ndarray, there: tuple[t.Term, ...]
