@@ -40,9 +40,6 @@ OBJECTIVES = {
 """The objectives by name."""
 
 
-SHARE = 0.3
-"""How much outputs count beside the likelihood when the next term is looked for."""
-
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
@@ -133,9 +130,9 @@ class HeadRows:
         return found[0], found[1]
 
     def likelihood_aim(self, predicted: np.ndarray) -> np.ndarray:
-        """Return the same as ``aim`` for the likelihood, and ``SHARE`` of what outputs weigh."""
+        """Return the same as ``aim`` for the likelihood, and what outputs weigh."""
         out = self.actual.copy()
-        self.output_residual(predicted, out, SHARE * self.objective.output)
+        self.output_residual(predicted, out, self.objective.output)
         return out
 
     def aim(self, predicted: np.ndarray) -> np.ndarray:

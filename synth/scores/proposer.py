@@ -35,8 +35,8 @@ class SharedScores:
     scores: ScoreGains  # on the rows of the design
     use: t.Use
     planes: TermPlanes  # of the terms of the vocabulary, on the same rows
-    rounds: int = 10
-    terms: int = 3  # terms of the vocabulary that are added at once
+    rounds: int = 16
+    terms: int = 2  # terms of the vocabulary that are added at once
     uses: int = 1  # uses of scores of each kind that are added at once
     ridge: float = 1.0
     name: str = "scores"
