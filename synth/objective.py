@@ -40,7 +40,6 @@ OBJECTIVES = {
 """The objectives by name."""
 
 
-
 @dataclass(frozen=True, slots=True)
 class Outputs:
     """What keys contribute to the outputs of some rows."""

@@ -22,6 +22,8 @@ LENGTHS = (
     t.Compare("==", t.Call("length", (t.Position("i"),)), t.Integer(1)),
     *(t.Compare(">=", t.Call("length", (t.Position("i"),)), t.Integer(n)) for n in (3, 5, 8)),
 )
+PROSE = "english.toml", "punctuation.toml"
+"""The files of the lexicon whose sets are looked at."""
 RARE = 1e-3
 """A predicate that holds at a smaller share of the positions, or at all but that, is left out."""
 
@@ -34,7 +36,9 @@ def candidates(batch: Batch, causal: bool) -> list[t.Predicate]:
     base: list[t.Predicate] = [
         t.Compare("==", token, t.Text(string)) for string, _ in counts.most_common(FREQUENT)
     ]
-    base += [t.Member(lower, t.SetName(name)) for name in lexicon()]
+    base += [
+        t.Member(lower, t.SetName(name)) for name, entry in lexicon().items() if entry.file in PROSE
+    ]
     base += [
         t.Call(f.name, (here,)) for f in FEATURES.values()
         if f.type == "bool" and f.reads == "left" and f.arity == 1 and not f.extra

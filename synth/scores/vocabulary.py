@@ -40,7 +40,7 @@ def definitions(
     taken: set[str] = {*lexicon()}
     for s in np.argsort(-counts, kind="stable"):
         weights = np.clip(
-            np.round(dictionary.weights[s].astype(np.float64), 2),
+            np.round(dictionary.weights[s].astype(np.float64), 1),
             -MAX_ELEMENT_WEIGHT,
             MAX_ELEMENT_WEIGHT,
         )
