@@ -18,8 +18,12 @@ if TYPE_CHECKING:
     from attn_dsl.eval.run import Run
     from attn_dsl.synth.runs.progress import Progress
 
-STAGES = {"capture": "reading attention", "prepare": "preparing", "scores": "finding shared scores",
-          "search": "searching heads"}
+STAGES = {
+    "capture": "reading attention",
+    "prepare": "preparing",
+    "scores": "finding shared scores",
+    "search": "searching heads",
+}
 
 
 @click.command()

@@ -69,7 +69,7 @@ def to_latex(program: Program) -> str:
     names = {node.operation.name for node in writer.graph.nodes}
     return render(
         "latex.tex", program, linear=writer.linear, searches=names & set(QUANTIFIERS),
-        scaled=any(isinstance(term, t.Scaled) for term in tree.terms),
+        scaled=any(isinstance(term.source, t.Scaled) for term in writer.graph.programs[0]),
         weighs=any(isinstance(node, t.Weight) for node in tree.walk()),
         rows=[
             *writer.score(("m" if writer.linear else "s") + "_{qk}"),
