@@ -219,7 +219,7 @@ def _terms(scope: _Scope, positive: bool, holes: bool) -> SearchStrategy[t.Term]
     steps = st.lists(weight, min_size=5, max_size=5)
     entries = st.builds(lambda bounds, steps: tuple(map(t.Entry, bounds, steps)), bounds, steps)
     values = st.one_of(factor, st.builds(t.Product, factor, factor))
-    scaled = st.builds(t.Part, weight, values)
+    scaled = st.builds(t.Part, weight, factor)
     parts, sums = (
         st.lists(part, min_size=2, max_size=4).map(tuple)
         for part in (st.builds(t.Part, weight) | scaled, scaled)

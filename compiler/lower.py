@@ -92,7 +92,7 @@ class _Lowering:
         self.graph.programs.append(tuple(map(self.term, parts)))
         self.graph.heads.append(program)
 
-    def term(self, term: t.Where | t.Scaled | t.Table) -> Term:
+    def term(self, term: t.Simple) -> Term:
         condition = NONE if term.condition is None else self.predicate(term.condition)
         if isinstance(term, t.Where):
             return Term((), condition, (), term)

@@ -114,8 +114,8 @@ def _sum_term(items: list[Any]) -> t.Term:
     span, parts = _span(items[0], items[-1]), [x for x in items if isinstance(x, t.Part)]
     condition = None if isinstance(items[-1], t.Part) else items[-1]
     for i, sign in enumerate(items[1 : 2 * len(parts) - 1 : 2], 1):
-        if sign == "-" and parts[i].weight is not None:
-            parts[i] = dataclasses.replace(parts[i], weight=-parts[i].weight)
+        if sign == "-" and (weight := parts[i].weight) is not None:
+            parts[i] = dataclasses.replace(parts[i], weight=-weight)
     whole = t.Sum(tuple(parts), condition, span=span)
     return whole if len(parts) > 1 else dataclasses.replace(t.parts_of(whole)[0], span=span)
 

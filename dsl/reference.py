@@ -90,7 +90,7 @@ class Interpreter:
         """Return what each term adds to the score (or mass) of a pair of query and key."""
         return [self.term(term, q, k) for term in self.parts]
 
-    def term(self, term: t.Where | t.Scaled | t.Table, q: int, k: int) -> float:
+    def term(self, term: t.Simple, q: int, k: int) -> float:
         """Return what one term adds to the score (or mass) of a pair of query and key."""
         if isinstance(term, t.Where):
             assert term.weight is not None

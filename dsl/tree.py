@@ -319,7 +319,8 @@ class Table(Statement):
     condition: Predicate | None = None
 
 
-Term = Where | Scaled | Sum | Table
+Simple = Where | Scaled | Table
+Term = Simple | Sum
 
 
 class SetDefinition(Statement):
@@ -406,13 +407,14 @@ def weights_of(term: Term) -> tuple[float | None, ...]:
 
 def reweighted(term: _T, weights: Iterator[float | None]) -> _T:
     """Return a term with the next weights, as many as ``weights_of`` gives."""
+    one: Any = term
     if name := _WEIGHTED.get(type(term)):
         parts = [dataclasses.replace(part, weight=next(weights)) for part in getattr(term, name)]
-        return dataclasses.replace(term, **{name: tuple(parts)})
-    return dataclasses.replace(term, weight=next(weights))  # type: ignore[call-arg]
+        return dataclasses.replace(one, **{name: tuple(parts)})
+    return dataclasses.replace(one, weight=next(weights))
 
 
-def parts_of(term: Term) -> tuple[Where | Scaled | Table, ...]:
+def parts_of(term: Term) -> tuple[Simple, ...]:
     """Return the simple terms that a term stands for: one for each part of a sum, or the term itself.
 
     The comments of a sum are those of its first part.
@@ -441,12 +443,12 @@ def joined(terms: Sequence[Term]) -> tuple[Term, ...]:
             places.setdefault(term.condition, []).append(i)
     for condition, here in places.items():
         group = [terms[i] for i in here]
-        simple = [part for term in group for part in parts_of(term)]
+        simple: list[Any] = [part for term in group for part in parts_of(term)]
         remarks = Remarks(
             tuple(line for part in simple for line in part.remarks.above),
             " ".join(filter(None, (part.remarks.beside for part in simple))),
         )
-        parts = tuple(Part(*weights_of(one), getattr(one, "value", None)) for one in simple)
+        parts = tuple(Part(one.weight, getattr(one, "value", None)) for one in simple)
         whole = Sum(parts, condition, remarks=remarks)
         if nodes(whole) < sum(map(nodes, group)):
             for i in here:

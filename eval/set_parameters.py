@@ -242,7 +242,7 @@ def set_program(program: t.Head, *, plain: bool = True) -> tuple[SetProgram, np.
     return SetProgram(empty, tuple(terms), tuple(sets)), np.array([*weights, *elements])
 
 
-def _set_term(term: t.Term, causal: bool) -> tuple[SetTerm | TableTerm, list[float]] | None:
+def _set_term(term: t.Simple, causal: bool) -> tuple[SetTerm | TableTerm, list[float]] | None:
     if isinstance(term, t.Table):
         if term.value != DISTANCE[causal]:
             return None

@@ -18,7 +18,7 @@ from attn_dsl.dsl.printer import show_term
 from attn_dsl.synth import vocabulary
 from attn_dsl.synth.gains import best_set, gain, key_moments, row_moments
 from attn_dsl.synth.proposer import HeadTask
-from attn_dsl.synth.rewrite import drop_unused, name_sets
+from attn_dsl.synth.rewrite import bare, drop_unused, name_sets
 
 INLINE = 5
 """Sets of up to so many elements are written in place, larger ones get a name."""
@@ -62,11 +62,7 @@ class Greedy:
                 if task.spent:
                     return
                 found = self.candidates(task, fitted.predicted)
-                used = {
-                    dataclasses.replace(s, weight=None)
-                    for s in program.terms
-                    if not isinstance(s, t.Table)
-                }
+                used = set(map(bare, program.terms))
                 found = [c for c in found if c.term not in used]
                 if not found:
                     break
