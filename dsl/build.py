@@ -111,13 +111,17 @@ def _span(first: Any, last: Any) -> Span:
 
 def _sum_term(items: list[Any]) -> t.Term:
     """Make a sum; one part alone is a simple term."""
-    span, parts = _span(items[0], items[-1]), [x for x in items if isinstance(x, t.Part)]
-    condition = None if isinstance(items[-1], t.Part) else items[-1]
+    first, last, span = items[0], items[-1], _span(items[0], items[-1])
+    condition = None if isinstance(last, t.Part) else last
+    if len(items) < 3:  # a part, and the condition if there is one
+        if first.value is None:
+            return t.Where(first.weight, last, span=span)
+        return t.Scaled(first.weight, first.value, condition, span=span)
+    parts = [x for x in items if isinstance(x, t.Part)]
     for i, sign in enumerate(items[1 : 2 * len(parts) - 1 : 2], 1):
         if sign == "-" and (weight := parts[i].weight) is not None:
             parts[i] = dataclasses.replace(parts[i], weight=-weight)
-    whole = t.Sum(tuple(parts), condition, span=span)
-    return whole if len(parts) > 1 else dataclasses.replace(t.parts_of(whole)[0], span=span)
+    return t.Sum(tuple(parts), condition, span=span)
 
 
 def _action(make: Callable[[Span, list[Any]], Any], first: int = 0, last: int = -1) -> Any:
