@@ -218,10 +218,17 @@ def _terms(scope: _Scope, positive: bool, holes: bool) -> SearchStrategy[t.Term]
     bounds = st.lists(_SMALL, min_size=1, max_size=5, unique=True).map(sorted)
     steps = st.lists(weight, min_size=5, max_size=5)
     entries = st.builds(lambda bounds, steps: tuple(map(t.Entry, bounds, steps)), bounds, steps)
+    values = st.one_of(factor, st.builds(t.Product, factor, factor))
+    scaled = st.builds(t.Part, weight, factor)
+    parts, sums = (
+        st.lists(part, min_size=2, max_size=4).map(tuple)
+        for part in (st.builds(t.Part, weight) | scaled, scaled)
+    )
     return st.one_of(
         st.builds(t.Where, weight, _predicates(scope, 2)),
-        st.builds(t.Scaled, weight, factor, condition),
-        st.builds(t.Scaled, weight, st.builds(t.Product, factor, factor), condition),
+        st.builds(t.Scaled, weight, values, condition),
+        st.builds(t.Sum, parts, _predicates(scope, 1)),
+        st.builds(t.Sum, sums),
         st.builds(t.Table, integer, entries, condition),
         *(st.builds(t.Scaled, weight, use, condition) for use in uses),
     )

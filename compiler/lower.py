@@ -88,10 +88,11 @@ class _Lowering:
         if program.causal != self.graph.causal:
             raise ValueError("programs of one graph must share their visibility")
         self.scope = Scope.of(program)
-        self.graph.programs.append(tuple(map(self.term, program.terms)))
+        parts = (part for term in program.terms for part in t.parts_of(term))
+        self.graph.programs.append(tuple(map(self.term, parts)))
         self.graph.heads.append(program)
 
-    def term(self, term: t.Term) -> Term:
+    def term(self, term: t.Simple) -> Term:
         condition = NONE if term.condition is None else self.predicate(term.condition)
         if isinstance(term, t.Where):
             return Term((), condition, (), term)

@@ -68,8 +68,7 @@ def _elements(span: Span, v: list[Any]) -> t.SetLiteral:
 
 
 NODES: dict[str, Any] = {
-    "where_term": lambda s, v: t.Where(_weight(v[0]), v[1], span=s),
-    "value_term": lambda s, v: t.Scaled(_weight(v[0]), *v[1:], span=s),
+    "part": lambda s, v: t.Part(_weight(v[0]), *v[1:], span=s),
     "table_term": _table,
     "set_definition": lambda s, v: t.SetDefinition(v[0], v[1], span=s),
     "entry": lambda s, v: t.Entry(int(v[0]), _weight(v[1]), span=s),
@@ -110,6 +109,21 @@ def _span(first: Any, last: Any) -> Span:
     return Span(begin.line, begin.column, end.end_line, end.end_column)
 
 
+def _sum_term(items: list[Any]) -> t.Term:
+    """Make a sum; one part alone is a simple term."""
+    first, last, span = items[0], items[-1], _span(items[0], items[-1])
+    condition = None if isinstance(last, t.Part) else last
+    if len(items) < 3:  # a part, and the condition if there is one
+        if first.value is None:
+            return t.Where(first.weight, last, span=span)
+        return t.Scaled(first.weight, first.value, condition, span=span)
+    parts = [x for x in items if isinstance(x, t.Part)]
+    for i, sign in enumerate(items[1 : 2 * len(parts) - 1 : 2], 1):
+        if sign == "-" and (weight := parts[i].weight) is not None:
+            parts[i] = dataclasses.replace(parts[i], weight=-weight)
+    return t.Sum(tuple(parts), condition, span=span)
+
+
 def _action(make: Callable[[Span, list[Any]], Any], first: int = 0, last: int = -1) -> Any:
     """Return the action of a rule; its span is that of the parts from ``first`` to ``last``."""
 
@@ -130,6 +144,7 @@ ACTIONS: dict[str, Callable[[list[Any]], Any]] = {
         "definition line weight predicate conjunction set value factor int".split(),
         lambda parts: parts[0],
     ),
+    "sum_term": _sum_term,
     "head": _action(_head, 1, 1),  # the span of its name
     "score_definition": _action(lambda s, v: t.ScoreDefinition(v[0], tuple(v[1:]), span=s), 1, 1),
     "score_line": _action(lambda s, v: t.Where(_weight(v[0]), v[1], span=s), 0, -2),

@@ -22,8 +22,8 @@ from attn_dsl.dsl.limits import MAX_COST, MAX_ELEMENT_WEIGHT, MAX_INTEGER, MAX_N
 from attn_dsl.dsl.printer import expression, number, quote
 from attn_dsl.dsl.scope import Scope, looks_ahead, score_reads
 
-_FREE = (t.Integer, t.Position, t.Text, t.Always, t.Entry)
-"""Nodes that cost nothing. The steps of a table are counted with the table."""
+_FREE = (t.Integer, t.Position, t.Text, t.Always, t.Entry, t.Sum)
+"""Nodes that cost nothing. The steps of a table are counted with the table, a sum by its parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +149,19 @@ class _Checker:
             self.node(node)
 
     def term(self, term: t.Term) -> None:
-        for weight in filter(None, t.weights_of(term)):
+        for part, weight in ((x, w) for x in t.parts_of(term) for w in t.weights_of(x) if w):
             if abs(weight) > MAX_WEIGHT:
-                self.wrong(term, f"the weight {weight:g} is out of range",
+                self.wrong(part, f"the weight {weight:g} is out of range",
                            f"weights lie between {-MAX_WEIGHT:g} and {MAX_WEIGHT:g}")  # fmt: skip
             elif weight < 0 and self.program.normaliser == "linear":
-                self.wrong(term, f"a linear program has masses, and {weight:g} is negative",
+                self.wrong(part, f"a linear program has masses, and {weight:g} is negative",
                            "use softmax, where weights are logits, or a weight of at least 0")  # fmt: skip
+        if isinstance(term, t.Sum):
+            if len(term.parts) < 2:
+                self.wrong(term, "a sum has two parts or more", "make one part a simple term")
+            if term.condition is None and not all(part.value for part in term.parts):
+                self.wrong(term, "a weight alone counts for all keys alike",
+                           "say for which keys, as in `where k == 0`")  # fmt: skip
         if isinstance(term, t.Table):
             bounds = [entry.bound for entry in term.entries]
             if bounds != sorted(set(bounds)):

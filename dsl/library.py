@@ -140,10 +140,8 @@ def _only_later(op: str, gap: int) -> bool:
 
 
 def _far_both_ways(term: t.Term) -> t.Term:
-    """Replace ``q - k`` by ``abs(q - k)`` in the value of a term."""
-    if isinstance(term, t.Where):
-        return term
-    return dataclasses.replace(term, value=t.rewrite(term.value, _both_ways))  # type: ignore[arg-type]
+    """Replace ``q - k`` by ``abs(q - k)`` in the values of a term, not in its condition."""
+    return dataclasses.replace(t.rewrite(term, _both_ways), condition=term.condition)  # type: ignore[arg-type]
 
 
 def _both_ways(node: t.Node) -> t.Node:

@@ -93,9 +93,21 @@ def show_term(term: t.Term) -> str:
         return f"{number(term.weight)} where {expression(term.condition)}"
     condition = "" if term.condition is None else f" where {expression(term.condition)}"
     if isinstance(term, t.Scaled):
-        return f"{number(term.weight)} * {_inside(term.value, _SUMS)}{condition}"
+        return f"{_weighted(term)}{condition}"
+    if isinstance(term, t.Sum):
+        text = _weighted(term.parts[0])
+        for part in term.parts[1:]:
+            written = _weighted(part)
+            text += f" - {written[1:]}" if written.startswith("-") else f" + {written}"
+        return text + condition
     entries = ", ".join(f"{entry.bound}: {number(entry.weight)}" for entry in term.entries)
     return f"by {expression(term.value)} [{entries}]{condition}"
+
+
+def _weighted(part: t.Scaled | t.Part) -> str:
+    """Write a weight, times its value if there is one."""
+    value = "" if part.value is None else f" * {_inside(part.value, _SUMS)}"
+    return number(part.weight) + value
 
 
 def expression(node: t.Node) -> str:

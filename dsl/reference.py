@@ -10,6 +10,7 @@ It is slow and simple. The compiler and the exports must agree with it to 1e-5.
   is -1.
 - A score at a position is the sum of the weights whose predicates hold where ``i`` is that position.
 - The weight of a symbol in a set is 0 if it is not in the set, and 1 if the set has no weights.
+- A part of a sum is a term of its own, with the condition of the sum.
 - What a term adds is cut to at most ``TERM_LIMIT`` in magnitude.
 - ``softmax``: terms are logits. A row is exp(score) divided by the sum of exp(score) over its keys.
 - ``linear``: terms are masses; a mass below ``LEAST_MASS`` counts as 0. A row is the sums of masses
@@ -59,6 +60,7 @@ class Interpreter:
             raise ValueError("the program has holes; fit its weights first")
         self.program, self.analysis, self.n = program, analysis, analysis.n
         self.scope = Scope.of(program)
+        self.parts = [part for term in program.terms for part in t.parts_of(term)]
         self.columns: dict[str, Column] = {}
         self.found: dict[tuple[str, int, int], int] = {}
 
@@ -86,9 +88,9 @@ class Interpreter:
 
     def terms(self, q: int, k: int) -> list[float]:
         """Return what each term adds to the score (or mass) of a pair of query and key."""
-        return [self.term(term, q, k) for term in self.program.terms]
+        return [self.term(term, q, k) for term in self.parts]
 
-    def term(self, term: t.Term, q: int, k: int) -> float:
+    def term(self, term: t.Simple, q: int, k: int) -> float:
         """Return what one term adds to the score (or mass) of a pair of query and key."""
         if isinstance(term, t.Where):
             assert term.weight is not None

@@ -79,7 +79,9 @@ def _word_at(row: str, column: int) -> tuple[str, int]:
 def _diagnose(word: str, row: str, column: int, expected: set[str]) -> tuple[str, str]:
     """Return what is wrong at a word, and how to correct it."""
     if not word or word in "# \t\r":
-        return "the line ends too early", ""
+        lone = {"WHERE", "PLUS"} <= expected and "_NL" not in expected
+        remedy = "a weight alone counts for all keys alike; say for which: `where k == 0`"
+        return "the line ends too early", remedy if lone else ""
     if word == "=" and {"EQUALITY", "COMPARISON"} & expected:
         return "`=` compares nothing", "write `==` to compare"
     if word in ("&", "|", "!", "~", "&&", "||"):
@@ -130,6 +132,11 @@ def _weighing(word: str, before: str, after: str, expected: set[str]) -> tuple[s
         )
     if expected == {"WHERE"} or (word == "by" and "WEIGHT" in expected):
         return plain, "a line of a score is a weight where a predicate holds: `1.5 where punct(i)`"
+    if expected == {"WEIGHT", "HOLE"} and re.search(r"[+-]\s*$", before):
+        return (
+            plain,
+            "a part of a sum begins with a weight; a sum as value is in parentheses: `(q - k)`",
+        )
     if word == "use":
         return plain, "files are used in the first lines, before all sets and scores"
     shifted = expected == {"INTEGER"} and re.search(r"[A-Z]\w*\(\s*\w\s*[+-]\s*$", before)
@@ -143,6 +150,11 @@ def _weighing(word: str, before: str, after: str, expected: set[str]) -> tuple[s
         return plain, hint
     if word == "*" and "WHERE" in expected:
         return plain, "a term is a weight times one value or two"
+    if word == "*" and "OR" in expected:
+        return (
+            plain,
+            "a predicate has no products, and the condition of a sum follows its last part",
+        )
     if re.fullmatch(r"[A-Z]\w*", word) and after.startswith("("):
         return plain, f"test a set by `token(k) in {word}`; a score is a value: `1 * {word}(k)`"
     if expected == {"SYMBOL_FEATURE"} and before.endswith("weight("):

@@ -6,7 +6,7 @@ Equality compares structure only: source spans and comments are ignored.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal, TypeVar, dataclass_transform
@@ -16,6 +16,7 @@ from attn_dsl.dsl.errors import Span
 Visibility = Literal["causal", "bidirectional"]
 Normaliser = Literal["softmax", "linear"]
 _N = TypeVar("_N", bound="Node")
+_T = TypeVar("_T", bound="Term")
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
@@ -286,6 +287,23 @@ class Scaled(Statement):
     condition: Predicate | None = None
 
 
+class Part(Node):
+    """A part of a ``Sum``: a weight, times a value if there is one."""
+
+    weight: float | None
+    value: Value | None = None
+
+
+class Sum(Statement):
+    """Weighted parts under one condition: ``4.1 - 1.3 * Noun(q) where k == 0``.
+
+    There are two parts or more. Without a condition, each part has a value.
+    """
+
+    parts: tuple[Part, ...]
+    condition: Predicate | None = None
+
+
 class Entry(Node):
     """One step of a ``Table``: the weight from ``bound`` up to the next bound."""
 
@@ -301,7 +319,8 @@ class Table(Statement):
     condition: Predicate | None = None
 
 
-Term = Where | Scaled | Table
+Simple = Where | Scaled | Table
+Term = Simple | Sum
 
 
 class SetDefinition(Statement):
@@ -359,7 +378,7 @@ class Head(Statement):
 
     @property
     def weights(self) -> tuple[float | None, ...]:
-        """The weights of all terms in source order, one per step of a table; None for a hole."""
+        """The weights of all terms in source order, see ``weights_of``; None for a hole."""
         return tuple(w for term in self.terms for w in weights_of(term))
 
     def with_weights(self, weights: list[float]) -> Head:
@@ -370,21 +389,72 @@ class Head(Statement):
         """
         if len(weights) != (count := len(self.weights)):
             raise ValueError(f"the program has {count} weights, {len(weights)} were given")
-        left, terms = iter(weights), list[Term]()
-        for term in self.terms:
-            if isinstance(term, Table):
-                entries = tuple(dataclasses.replace(e, weight=next(left)) for e in term.entries)
-                terms.append(dataclasses.replace(term, entries=entries))
-            else:
-                terms.append(dataclasses.replace(term, weight=next(left)))
-        return dataclasses.replace(self, terms=tuple(terms))
+        left = iter(weights)
+        terms = tuple(reweighted(term, left) for term in self.terms)
+        return dataclasses.replace(self, terms=terms)
+
+
+_WEIGHTED: dict[type, str] = {Table: "entries", Sum: "parts"}
+"""The field of a term whose nodes have its weights."""
 
 
 def weights_of(term: Term) -> tuple[float | None, ...]:
-    """Return the weights of one term: one, or one for each step of a table."""
-    if isinstance(term, Table):
-        return tuple(entry.weight for entry in term.entries)
-    return (term.weight,)
+    """Return the weights of one term: one, or one for each part of a sum or step of a table."""
+    if name := _WEIGHTED.get(type(term)):
+        return tuple([part.weight for part in getattr(term, name)])
+    return (term.weight,)  # type: ignore[union-attr]
+
+
+def reweighted(term: _T, weights: Iterator[float | None]) -> _T:
+    """Return a term with the next weights, as many as ``weights_of`` gives."""
+    one: Any = term
+    if name := _WEIGHTED.get(type(term)):
+        parts = [dataclasses.replace(part, weight=next(weights)) for part in getattr(term, name)]
+        return dataclasses.replace(one, **{name: tuple(parts)})
+    return dataclasses.replace(one, weight=next(weights))
+
+
+def parts_of(term: Term) -> tuple[Simple, ...]:
+    """Return the simple terms that a term stands for: one for each part of a sum, or the term itself.
+
+    The comments of a sum are those of its first part.
+    """
+    if not isinstance(term, Sum):
+        return (term,)
+    where, found = term.condition, list[Where | Scaled]()
+    for part in term.parts:
+        more: Any = {"span": part.span, "remarks": NO_REMARKS if found else term.remarks}
+        if part.value is None:
+            found.append(Where(part.weight, where or Always(), **more))
+        else:
+            found.append(Scaled(part.weight, part.value, where, **more))
+    return tuple(found)
+
+
+def joined(terms: Sequence[Term]) -> tuple[Term, ...]:
+    """Join the terms of each condition to a sum where that has fewer nodes, in the place of the first.
+
+    Tables, and terms without a condition, stay as they are.
+    """
+    found: list[Term | None] = list(terms)
+    places: dict[Predicate, list[int]] = {}
+    for i, term in enumerate(terms):
+        if not isinstance(term, Table) and term.condition is not None:
+            places.setdefault(term.condition, []).append(i)
+    for condition, here in places.items():
+        group = [terms[i] for i in here]
+        simple: list[Any] = [part for term in group for part in parts_of(term)]
+        remarks = Remarks(
+            tuple(line for part in simple for line in part.remarks.above),
+            " ".join(filter(None, (part.remarks.beside for part in simple))),
+        )
+        parts = tuple(Part(one.weight, getattr(one, "value", None)) for one in simple)
+        whole = Sum(parts, condition, remarks=remarks)
+        if nodes(whole) < sum(map(nodes, group)):
+            for i in here:
+                found[i] = None
+            found[here[0]] = whole
+    return tuple(filter(None, found))
 
 
 def rewrite(node: _N, change: Callable[[Node], Node]) -> _N:

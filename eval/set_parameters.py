@@ -192,7 +192,10 @@ class SetProgram:
         return np.append(x[: self.fixed], found[self.fixed :])
 
     def written(self, x: np.ndarray) -> t.Head:
-        """Return the program with a vector of parameters, ``rounded``; terms of weight 0 go."""
+        """Return the program with a vector of parameters, ``rounded``; terms of weight 0 go.
+
+        No term is a sum; ``tree.joined`` makes sums of terms with equal conditions.
+        """
         x = self.rounded(x)
         plain = dataclasses.replace(self.empty, terms=self.terms)
         terms = list(plain.with_weights([float(w) for w in x[: self.fixed]]).terms)
@@ -214,7 +217,7 @@ def in_place(node: N, sets: Mapping[str, t.SetLiteral]) -> N:
 
 
 def set_program(program: t.Head, *, plain: bool = True) -> tuple[SetProgram, np.ndarray]:
-    """Return a program with the elements of its sets as parameters.
+    """Return a program with the elements of its sets as parameters; each part of a sum is a term.
 
     Args:
         plain: give the elements of sets without weights some as well, and take steps of tables.
@@ -227,8 +230,7 @@ def set_program(program: t.Head, *, plain: bool = True) -> tuple[SetProgram, np.
     sets: list[SetTerm | TableTerm] = []
     weights: list[float] = []
     elements: list[float] = []
-    for term in program.terms:
-        term = in_place(term, known)
+    for term in (part for whole in program.terms for part in t.parts_of(in_place(whole, known))):
         found = _set_term(term, program.causal) if plain or isinstance(term, t.Scaled) else None
         if found is None:
             terms.append(term)
@@ -240,7 +242,7 @@ def set_program(program: t.Head, *, plain: bool = True) -> tuple[SetProgram, np.
     return SetProgram(empty, tuple(terms), tuple(sets)), np.array([*weights, *elements])
 
 
-def _set_term(term: t.Term, causal: bool) -> tuple[SetTerm | TableTerm, list[float]] | None:
+def _set_term(term: t.Simple, causal: bool) -> tuple[SetTerm | TableTerm, list[float]] | None:
     if isinstance(term, t.Table):
         if term.value != DISTANCE[causal]:
             return None

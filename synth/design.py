@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -134,9 +135,9 @@ class Design:
         Planes are kept by term, so that programs which share terms share the work.
         """
         parts = []
-        for term in program.terms:
+        for term in (part for whole in program.terms for part in t.parts_of(whole)):
             one = drop_unused(
-                dataclasses.replace(program, name="", terms=(_without_weights(term),))
+                dataclasses.replace(program, name="", terms=(t.reweighted(term, repeat(0.0)),))
             )
             key = one.terms, one.sets, one.scores, one.uses
             with self._lock:
@@ -166,10 +167,3 @@ class Design:
         """Compute the planes of a program's weights, and keep nothing."""
         plan = Plan([program], self.batch)
         return plan.planes(self.rows)[list(plan.code.programs[0])]
-
-
-def _without_weights(term: t.Term) -> t.Term:
-    if isinstance(term, t.Table):
-        entries = tuple(dataclasses.replace(e, weight=0.0) for e in term.entries)
-        return dataclasses.replace(term, entries=entries)
-    return dataclasses.replace(term, weight=0.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from itertools import count
+from itertools import count, repeat
 
 from attn_dsl.dsl import tree as t
 
@@ -47,7 +47,4 @@ def name_sets(program: t.Head, inline: int) -> t.Head:
 
 def bare(term: t.Term) -> t.Term:
     """Return a term with holes for its weights, and without comments."""
-    if isinstance(term, t.Table):
-        entries = tuple(dataclasses.replace(entry, weight=None) for entry in term.entries)
-        return dataclasses.replace(term, entries=entries, remarks=t.NO_REMARKS)
-    return dataclasses.replace(term, weight=None, remarks=t.NO_REMARKS)
+    return dataclasses.replace(t.reweighted(term, repeat(None)), remarks=t.NO_REMARKS)

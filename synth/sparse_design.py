@@ -300,7 +300,8 @@ def refit(design: Design, rows: HeadRows, program: t.Head, steps: int = 25) -> t
         start = np.array([x or 0.0 for x in program.weights])
         parameters = SetProgram(dataclasses.replace(program, terms=()), program.terms)
     found = SparseDesign.of(design, rows, parameters)
-    return parameters.written(found.shortened(found.maximise(start, steps)))
+    program = parameters.written(found.shortened(found.maximise(start, steps)))
+    return dataclasses.replace(program, terms=t.joined(program.terms))
 
 
 @njit(**_OPTIONS)

@@ -233,6 +233,17 @@ CASES: tuple[Case, ...] = (
            [1], [1, 0], [2, 0, 0.5]),
     linear("a product of masses", "2 * sqrt(k) * inv(k)", ("a",) * 5,
            [1], [0, 1], [0, 1, 2**-0.5], [0, 1, 2**-0.5, 3**-0.5], [0, 1, 2**-0.5, 3**-0.5, 0.5]),
+    # Sums.
+    soft("a sum", "1 * k - 0.5 * q + 2 where k > 0", ABC,
+         masses([1], [1, E**2.5], [1, E**2, E**3])),
+    soft("a sum everywhere", '0.5 * k - 2 * weight(text(k), {"a": 1, "b": -1})', ABC,
+         masses([E**-2], [E**-2, E**2.5], [E**-2, E**2.5, E])),
+    soft("parts are cut one by one", "1000 * (k + 100) - 1000 * (k + 200) + 1 where k == 0", ABC,
+         masses([E], [E, 1], [E, 1, 1])),
+    soft("a sum beside other terms", "1 where k == 0\n1 - 3 where k == q\nby k [1: 2]\n1 * k + 1 * k", ABC,
+         masses([E**-1], [E, E**2], [E, E**4, E**4])),
+    linear("a sum of masses", "1 + 1 * (k - 1) + 2 * k where k <= q", ABC,
+           [1], [1, 3], [1, 3, 6]),
     # Tables.
     soft("a table", "by q - k [0: 0, 1: 2, 3: 1]", ("a",) * 5,
          {(4, k): m / (2 * E + 2 * E * E + 1) for k, m in enumerate([E, E, E * E, E * E, 1])}),

@@ -135,7 +135,7 @@ def largest_sum(program: t.Head, tokens: Tokens) -> float:
     """Return the largest sum of the magnitudes of what terms add, which rounding scales with."""
     interpreter, n = Interpreter(program, Analysis(tokens)), len(tokens)
     return max(
-        (sum(abs(interpreter.term(x, q, k)) for x in program.terms)
+        (sum(map(abs, interpreter.terms(q, k)))
          for q, k in itertools.product(range(n), range(n)) if k <= q or not program.causal),
         default=0.0,
     )  # fmt: skip

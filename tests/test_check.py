@@ -213,6 +213,7 @@ def test_holes_are_counted() -> None:
         ("by k [0: 1, 2: -1, 4: 0] where punct(k)", 7),
         ("1 where k == nearest(punct(k))", 4),
         ("1 where any(punct(k))", 3),
+        ("4 - 1 * log(q) + 2 * k where k == 0", 5),
         ("1 where any(any(punct(q) and k == 1))", 6),
     ],
 )  # fmt: skip

@@ -305,6 +305,7 @@ def test_an_unknown_visibility_is_an_error() -> None:
         ("2 * inv(min(q - k, 8)) where punct(k)", "2 * inv(min(abs(q - k), 8)) where punct(k)"),
         ("-2 * (q-1 - k)", "-2 * (q-1 - k)"),
         ("2 where k == q-1", "2 where k == q-1"),
+        ("1 * k - 2 * log(q - k) where q - k > 2", "1 * k - 2 * log(abs(q - k)) where q - k > 2"),
         ("2 where q - k in 1..4", "2 where q - k in 1..4"),
     ],
 )

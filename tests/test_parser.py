@@ -108,6 +108,11 @@ def test_predicates(source: str, predicate: t.Predicate) -> None:
                            t.Decay(t.Arithmetic("-", Q, K), 0.9)), K0)),
         ('1 where text(k) in {"a": 1, "b": 0}', t.Where(
             1.0, t.Member(TEXT, t.SetLiteral(("a", "b"), (1.0, 0.0))))),
+        ("4 -1.50*k + ? * q where punct(k)", t.Sum(
+            (t.Part(4.0), t.Part(-1.5, K), t.Part(None, Q)), PUNCT)),
+        ("? - ? * q * k where k == 0", t.Sum((t.Part(None), t.Part(None, t.Product(Q, K))), K0)),
+        ("1 * (q - k) - -2 * k - 3 * q", t.Sum((
+            t.Part(1.0, t.Arithmetic("-", Q, K)), t.Part(2.0, K), t.Part(-3.0, Q)))),
         ("by k [0: 1]", t.Table(K, (t.Entry(0, 1.0),))),
         ("by q - k [-1: ?, 0: 2.5,\n  4: -1] where punct(k)", t.Table(
             t.Arithmetic("-", Q, K),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator
+from itertools import count
 
 from attn_dsl.compiler.export.expressions import Code, Writer, shifted
 from attn_dsl.compiler.export.source import render
@@ -69,7 +70,7 @@ def to_latex(program: Program) -> str:
     names = {node.operation.name for node in writer.graph.nodes}
     return render(
         "latex.tex", program, linear=writer.linear, searches=names & set(QUANTIFIERS),
-        scaled=any(isinstance(term, t.Scaled) for term in tree.terms),
+        scaled=any(isinstance(term.source, t.Scaled) for term in writer.graph.programs[0]),
         weighs=any(isinstance(node, t.Weight) for node in tree.walk()),
         rows=[
             *writer.score(("m" if writer.linear else "s") + "_{qk}"),
@@ -86,30 +87,32 @@ class _Formulas(Writer):
     """The variable of the innermost quantifier."""
 
     def score(self, name: str) -> Iterator[str]:
-        """Yield the lines of the formula of a score, one per term."""
-        start, holes = f"{name} &= ", 0
-        for term in self.graph.programs[0]:
-            weights = []
-            for weight in t.weights_of(term.source):
-                holes += weight is None
-                weights.append(rf"\theta_{{{holes}}}" if weight is None else number(weight))
-            row = self._term(term, weights)
-            negative = row.startswith("-") and not start.endswith("= ")
-            yield f"{start[:-2]}- {row[1:]}" if negative else start + row
-            start = r"&\quad {} + "
-        if not self.graph.programs[0]:
-            yield start + "0"
+        """Yield the lines of the formula of a score: one per term, also for a sum under one condition."""
+        holes, terms, rows = count(1), iter(self.graph.programs[0]), list[str]()
+        for whole in self.program.tree.terms:
+            parts = [next(terms) for _ in t.parts_of(whole)]
+            texts = [
+                self._term(x, [rf"\theta_{{{next(holes)}}}" if w is None else number(w)
+                               for w in t.weights_of(x.source)])
+                for x in parts
+            ]  # fmt: skip
+            brackets = [self._bracket(x.condition) for x in parts]
+            if len(parts) > 1 and brackets[0] and len(set(brackets)) == 1:
+                texts = [f"({texts[0]}{''.join(map(_added, texts[1:]))})"]
+                brackets = brackets[:1]
+            rows += map(str.__add__, texts, brackets)
+        yield f"{name} &= {rows[0] if rows else 0}"
+        yield from (rf"&\quad {{}}{_added(row)}" for row in rows[1:])
 
     def _term(self, term: Term, weights: list[str]) -> str:
-        always = term.condition == NONE or self._constant(term.condition) == 1
-        bracket = "" if always else r" \, " + self._bracket(term.condition)
+        """Write what a term adds where its condition holds."""
         if term.bounds:
             value = self.write(term.factors[0].node).text
             steps = [rf"0 & \text{{if }} {value} < {term.bounds[0]}"]
             ends = [f" < {bound}" for bound in term.bounds[1:]] + [""]
             for bound, weight, end in zip(term.bounds, weights, ends, strict=True):
                 steps.append(rf"{weight} & \text{{if }} {bound} \leq {value}{end}")
-            return r"\begin{cases} " + r", \\ ".join(steps) + r" \end{cases}" + bracket
+            return r"\begin{cases} " + r", \\ ".join(steps) + r" \end{cases}"
         cut = self.linear and any(f.function not in FUNCTIONS for f in term.factors)
         values = []
         for factor in term.factors:
@@ -124,20 +127,22 @@ class _Formulas(Writer):
             values.append(x.text if cut and len(term.factors) == 1 else x.within(ATOM))
         value = r" \cdot ".join(values)
         parts = [weights[0], *filter(None, [rf"\max({value}, 0)" if cut else value])]
-        return r" \cdot ".join(parts) + bracket
+        return r" \cdot ".join(parts)
 
     def _bracket(self, one: int) -> str:
-        """Write a condition in brackets, a long one with connectives on several lines."""
+        """Write a condition in brackets, a long one on several lines; nothing if it always holds."""
+        if one == NONE or self._constant(one) == 1:
+            return ""
         written, row = self._truth(one), self.graph.nodes[one].operation
         if len(written) <= LONG or row.name not in ("both", "either"):
-            return f"[{written}]"
+            return rf" \, [{written}]"
         parts, level = [], _LEVELS[row.level]
         while self.graph.nodes[one].operation is row:
             parts.append(self.write(self.graph.nodes[one].b).within(level + 1))
             one = self.graph.nodes[one].a
         parts.append(self.write(one).within(level))
         symbol = row.latex.split()[1]
-        return "[" + rf" \\ &\qquad {{}} {symbol} ".join(reversed(parts)) + "]"
+        return r" \, [" + rf" \\ &\qquad {{}} {symbol} ".join(reversed(parts)) + "]"
 
     def _truth(self, one: int) -> str:
         value = self._constant(one)
@@ -193,6 +198,11 @@ class _Formulas(Writer):
             text = _text(min(column.elements)[0])
             found = Code(rf"{value} \text{{ {column.kind} with }} {text}", _COMPARED)
         return Code(rf"\lnot {found.within(UNARY)}", UNARY) if negated else found
+
+
+def _added(text: str) -> str:
+    """Write a term after others."""
+    return f" - {text[1:]}" if text.startswith("-") else f" + {text}"
 
 
 def _score_rows(definition: t.ScoreDefinition, program: Program) -> Iterator[str]:

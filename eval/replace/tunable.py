@@ -162,7 +162,9 @@ class Tunable(torch.nn.Module):
             if digits is not None:
                 own[: program.fixed] = [float(f"{x:.{digits}g}") for x in own[: program.fixed]]
             ahead = bool(one.facts.lookahead)
-            made.append(Program.from_tree(program.written(own), allow_lookahead=ahead))
+            tree = program.written(own)
+            tree = replace(tree, terms=t.joined(tree.terms))
+            made.append(Program.from_tree(tree, allow_lookahead=ahead))
         return made
 
     def _known(self, texts: Sequence[Tokens]) -> dict[Tokens, SetScores]:

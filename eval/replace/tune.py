@@ -133,20 +133,27 @@ def with_first_token(program: Program) -> Program:
         1 where k == q
         0 where k == 0
     """
-    if any(map(_of_first_token, program.tree.terms)):
+    if _has_first_token(program):
         return program
     return _with_terms(program, (*program.tree.terms, FIRST_TOKEN))
 
 
 def _without_small(original: Program, tuned: Program | None) -> Program:
     """Take the term that tuning added from a program if its weight stayed small."""
-    if tuned is None or any(map(_of_first_token, original.tree.terms)):
+    if tuned is None or _has_first_token(original):
         return tuned or original
-    terms = tuned.tree.terms
-    small = [
-        x for x in terms if _of_first_token(x) and abs(t.weights_of(x)[0] or 0.0) < LEAST_FIRST
-    ]
-    return _with_terms(tuned, tuple(x for x in terms if x not in small))
+    terms = (
+        part
+        for term in tuned.tree.terms
+        for part in t.parts_of(term)
+        if not (_of_first_token(part) and abs(t.weights_of(part)[0] or 0.0) < LEAST_FIRST)
+    )
+    return _with_terms(tuned, t.joined([*terms]))
+
+
+def _has_first_token(program: Program) -> bool:
+    parts = (part for term in program.tree.terms for part in t.parts_of(term))
+    return any(map(_of_first_token, parts))
 
 
 def _of_first_token(term: t.Term) -> bool:

@@ -18,6 +18,7 @@ from attn_dsl.synth.scores.rows import COPIES, Parts, RowsOfHeads, in_order
 
 ROLES = ("offer", "first", "query", "key")
 """What a score can be for a head: offered by keys, added to the first token, a side of a product."""
+SPREAD = 1.0
 ROLE_WORTH = {"offer": 1.0, "first": 0.5, "query": 1.0, "key": 1.0}
 """How much a coefficient counts when the largest are kept: the first token is a single key."""
 
@@ -81,7 +82,7 @@ class _Trainer:
         starts = rows.design.batch.starts
         self.values = [values[a:b] for a, b in itertools.pairwise(starts)]
         self.sample = values[self.rng.permutation(len(values))[:8000]]
-        self.spread = np.sqrt(self.sample.std(0) + 1e-6)
+        self.spread = (self.sample.std(0) + 1e-3) ** SPREAD
         heads, scores, count = len(rows.actual), settings.scores, values.shape[1]
         shapes = {
             "weights": (scores, count), **dict.fromkeys(ROLES, (heads, scores)),
