@@ -27,15 +27,24 @@ class Unit:
 
 
 def units(program: SetProgram) -> list[Unit]:
-    """Return what can be left out of a program, in the order of ``SparseDesign.losses``."""
+    """Return what can be left out of a program, in the order of ``SparseDesign.losses``.
+
+    Terms of one condition become a sum (``tree.joined``), of which each later one takes less room.
+    """
     found: list[Unit] = []
+    shared: dict[t.Predicate, int] = {}
     for term, at in program.parts():
         block = tuple(range(at.start, at.stop))
         if isinstance(term, SetTerm | TableTerm):
             found.append(Unit(block, term.overhead + len(block)))
             found += [Unit((i,), 1, whole=False) for i in block if len(block) > 1]
         else:
-            found.append(Unit(block, t.nodes(term)))
+            size, condition = t.nodes(term), getattr(term, "condition", None)
+            if condition is not None and not isinstance(term, t.Table):
+                there = shared[condition] = shared.get(condition, 0) + 1
+                if there > 1:  # the condition is written once, and the sum is a node
+                    size += (there == 2) - t.nodes(condition)
+            found.append(Unit(block, size))
     return found
 
 
@@ -53,7 +62,7 @@ def pruned(
         if spent():
             return
         parts = units(design.program)
-        nodes = 1 + sum(unit.nodes for unit in parts if unit.whole)
+        nodes = t.nodes(design.program.empty) + sum(unit.nodes for unit in parts if unit.whole)
         if nodes > limit:
             some = kept(parts, design.losses(x), nodes - limit, len(x))
             program, some = design.program.kept(some)

@@ -18,7 +18,9 @@ from attn_dsl.synth.scores.rows import COPIES, Parts, RowsOfHeads, in_order
 
 ROLES = ("offer", "first", "query", "key")
 """What a score can be for a head: offered by keys, added to the first token, a side of a product."""
-SPREAD = 1.0
+SPREAD = 0.75
+"""The exponent of a predicate's standard deviation, beside its weight, in how much it matters: rare ones
+count for less."""
 ROLE_WORTH = {"offer": 1.0, "first": 0.5, "query": 1.0, "key": 1.0}
 """How much a coefficient counts when the largest are kept: the first token is a single key."""
 
@@ -30,7 +32,7 @@ class DictionarySettings:
     scores: int = 64
     elements: int = 15  # predicates of a score in the mean
     uses: int = 16  # of a head
-    epochs: int = 40  # passes over the rows
+    steps: int = 880  # of Adam; whole passes over the texts
     texts: int = 8  # of a step
     rate: float = 6e-3
     sparse: float = 0.01  # how strongly weights of predicates are pulled to 0
@@ -64,9 +66,9 @@ def find_dictionary(
         tick: called with how many epochs are done, and how many will be.
     """
     trainer = _Trainer(rows, values, settings, seed, threads)
-    for epoch in range(settings.epochs):
+    for epoch in range(trainer.epochs):
         trainer.epoch(epoch)
-        tick(epoch + 1, settings.epochs)
+        tick(epoch + 1, trainer.epochs)
     shape = len(rows.actual), settings.scores
     uses = {role: trainer.parameters[role].reshape(shape) for role in ROLES}
     return Dictionary(trainer.parameters["weights"], uses)
@@ -99,10 +101,11 @@ class _Trainer:
         self.moments = {name: np.zeros((2, *shape), np.float32) for name, shape in shapes.items()}
         self.masks = {name: np.ones(shapes[name], np.float32) for name in ("weights", *ROLES)}
         self.steps = 0
+        self.epochs = max(1, round(settings.steps / -(-len(self.values) // settings.texts)))
 
     def epoch(self, number: int) -> None:
         """Pass over all texts once."""
-        settings, epochs = self.settings, self.settings.epochs
+        settings, epochs = self.settings, self.epochs
         for part, times in settings.stages:
             if number == int(part * epochs):
                 self.prune(times)

@@ -54,6 +54,7 @@ class SharedScores:
         for smaller, found in pruned(design, x, sizes, lambda: task.spent, ADJUST):
             task.evals += 1
             program = smaller.program.written(w.rounded(found))
+            program = dataclasses.replace(program, terms=t.joined(program.terms))
             yield task.measured(drop_unused(program))
 
     def grown(

@@ -19,6 +19,8 @@ from attn_dsl.synth.scores.rows import RowsOfHeads
 
 LEAST_HEADS, MOST_HEADS = 32, 400
 """On how many heads scores are found, at least and at most."""
+LEAST = 0.05
+"""Members that add less than this to the standard deviation of a score, which is about 1, are left out."""
 PLACES = {0: "At", -1: "After", -2: "SecondAfter", 1: "Before"}
 """What names begin with, by how far from its position a score looks."""
 SIGNS = {
@@ -33,7 +35,7 @@ def definitions(
     """Write the scores that heads use as definitions, those that most use first.
 
     Args:
-        spread: float32 (predicates): how much each varies, which says which members tell most.
+        spread: float32 (predicates): the standard deviation of each, which says what members tell.
     """
     counts = sum((uses != 0).sum(0) for uses in dictionary.uses.values())
     lines: list[str] = []
@@ -44,7 +46,8 @@ def definitions(
             -MAX_ELEMENT_WEIGHT,
             MAX_ELEMENT_WEIGHT,
         )
-        order = [j for j in np.argsort(-np.abs(weights) * spread, kind="stable") if weights[j]]
+        telling = np.abs(weights) * spread
+        order = [j for j in np.argsort(-telling, kind="stable") if telling[j] >= LEAST]
         if not counts[s] or not order:
             continue
         name = _name([predicates[j] for j in order], taken)
@@ -105,7 +108,7 @@ def find_vocabulary(
     predicates, values = chosen(design.batch, design.causal)
     rows = RowsOfHeads(design, design.rows_of_heads(_sample(heads, design.capture.n_heads)))
     found = find_dictionary(rows, values, DictionarySettings(), seed, threads, tick)
-    return definitions(found, predicates, np.sqrt(values.std(0)))
+    return definitions(found, predicates, values.std(0))
 
 
 def _sample(heads: Sequence[int], count: int) -> list[int]:
