@@ -133,22 +133,12 @@ class HeadRows:
         return found[0], found[1]
 
     def likelihood_aim(self, predicted: np.ndarray) -> np.ndarray:
-        """Return the same as ``aim`` for the likelihood, and ``SHARE`` of what outputs weigh."""
+        """Return what rows should move towards: ``aim - predicted`` is a gradient by the scores.
+
+        It is that of the likelihood, and of ``SHARE`` of what outputs weigh in the objective.
+        """
         out = self.actual.copy()
         self.output_residual(predicted, out, SHARE * self.objective.output)
-        return out
-
-    def aim(self, predicted: np.ndarray) -> np.ndarray:
-        """Return what rows should move towards: ``aim - predicted`` is the objective's gradient.
-
-        A plane times that, summed, is the derivative of the objective with respect to the plane's
-        weight, as a plane times ``actual - predicted`` is that of the likelihood. So what looks for
-        the terms that raise the likelihood finds those that raise the score where it is given this
-        for ``actual``.
-        """
-        out = np.empty_like(predicted)
-        _aim(self.starts, self.actual, np.float32(self.objective.attention), predicted, out)
-        self.output_residual(predicted, out, self.objective.output)
         return out
 
 
@@ -159,22 +149,6 @@ def _shared_mass(actual, predicted):
     for i in range(actual.shape[0]):
         total += min(actual[i], predicted[i])
     return total
-
-
-@njit(**FINITE)
-def _aim(starts, actual, weight, predicted, out):
-    one, zero = np.float32(1.0), np.float32(0.0)
-    for r in range(starts.shape[0] - 1):
-        p = predicted[starts[r] : starts[r + 1]]
-        a = actual[starts[r] : starts[r + 1]]
-        to = out[starts[r] : starts[r + 1]]
-        inside = zero
-        for i in range(p.shape[0]):
-            x = p[i]
-            inside += x if x < a[i] else zero
-        for i in range(p.shape[0]):
-            x = p[i]
-            to[i] = x + weight * x * ((one if x < a[i] else zero) - inside)
 
 
 @njit(**FAST)
