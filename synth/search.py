@@ -114,7 +114,9 @@ class Search:
             for split in (self.session.select, self.session.test)
         )
         columns = picked.ious.mean(1), shown.ious.mean(1), picked.output_r2, shown.output_r2
-        found = [*zip(*(map(float, one) for one in columns), strict=True)]
+        found = [
+            (float(a), float(b), float(c), float(d)) for a, b, c, d in zip(*columns, strict=True)
+        ]
         objective = OBJECTIVES[self.session.settings.objective]
         scores, sizes = [objective.score(*x[::2]) for x in found], [f.nodes for f in polished]
         chosen = choose(scores, sizes, objective.price)

@@ -29,7 +29,6 @@ class Cost:
     seconds: float  # of one core, on a full sample of rows (``Settings.entries``)
     evals: int  # about how many programs it fits, which ``--max-evals`` may cut short
     once: float = 0.0  # seconds before the first head
-    shared_bytes: float = 0.0  # memory for what all heads share
     # whether ``benchmarks/real_model.py`` measured the seconds, or they are a guess
     measured: bool = False
 

@@ -76,7 +76,6 @@ def plan(
     costs = {name: registry.find(name).cost(settings) for name in settings.proposers}
     rows = min(FITTED * entries, settings.sampled)
     memory = BASE_BYTES + HEAD_BYTES * workers + 4 * len(vocabulary.terms(causal)) * rows
-    memory += sum(cost.shared_bytes for cost in costs.values())
     capture_bytes, capture_seconds = 0, 0.0
     if about["parameters"] is not None:
         weights = (4 if dtype == "float32" else 2) * about["parameters"]
