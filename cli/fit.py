@@ -49,7 +49,7 @@ STAGES = {
               help="Score programs by IoU, by output R², or by both; both by default, attention "
               "where a capture has no values.")  # fmt: skip
 @click.option("--proposers", metavar="LIST",
-              help="Who suggests programs, by name; the usual ones by default.")  # fmt: skip
+              help="Who suggests programs: library, scores, llm; all but llm by default.")  # fmt: skip
 @language_model.options
 @options.lookahead_option()
 @click.option("--jobs", type=click.IntRange(1), metavar="N",
@@ -228,6 +228,6 @@ def told(run: Run) -> Iterator[str]:
     if failed := llm.get("failed"):
         yield f"The proposer llm failed at {failed['head']}: {failed['error']}"
     if short := info.get("cut_short"):
-        yield f"Cut short by --timeout: {len(short)} heads, which the report names."
+        yield f"Cut short by --timeout, left to --resume: {len(short)} heads, which the report names."
     if missing := info.get("not_reached"):
         yield f"Not reached in time, left to --resume: {len(missing)} heads."

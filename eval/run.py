@@ -112,15 +112,15 @@ class Run:
         self.info.update(changes)
         write(self.path / "run.json", json.dumps(self.info, indent=1, sort_keys=True) + "\n")
 
-    def add(self, result: HeadResult, candidates: Iterable[Candidate]) -> None:
-        """Record the search of one head.
+    def add(self, result: HeadResult, candidates: Iterable[Candidate]) -> HeadResult:
+        """Record the search of one head, and return its result.
 
-        A result that is recorded already stays, unless it was cut short and the new one was not, or
-        reached a higher score.
+        A result that is recorded already stays, and is returned, unless it was cut short and the new
+        one was not, or reached a higher score.
         """
         name = result.label
         if self._state(name).exists() and not _better(result, self._read(name)):
-            return
+            return self._read(name)
         lines = [json.dumps(asdict(c), sort_keys=True) for c in candidates]
         append(self.path / "candidates.jsonl", "".join(f"{line}\n" for line in lines))
         self._state(name).parent.mkdir(exist_ok=True)
@@ -129,6 +129,7 @@ class Run:
         write(self.path / "programs" / f"{name}.attn", result.program)
         if time.monotonic() >= self._tables_next:
             self.tabulate()
+        return result
 
     def _state(self, name: str) -> Path:
         """Return the file of a head's result."""

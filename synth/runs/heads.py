@@ -45,6 +45,7 @@ class _Search:
         self.again = {pair for pair, short in cut_short.items() if short}
         left = (pair for pair in chosen if cut_short.get(pair, True))
         self.left = sorted(left, key=self.again.__contains__)
+        self.done = len(chosen) - len(self.left)
         groups = itertools.groupby(chosen, key=lambda pair: pair[0])
         self.neighbours = {layer: tuple(head for _, head in group) for layer, group in groups}
         self.pending: dict[Future[Outcome], HeadSearch] = {}
@@ -107,13 +108,13 @@ class _Search:
         """Write down what is finished."""
         while self.finished:
             outcome = self.finished[0]
-            self.run.add(outcome.result, outcome.candidates)
+            result = self.run.add(outcome.result, outcome.candidates)
             self.finished.popleft()
-            self._say(outcome.result)
+            self.done += 1
+            self._say(result)
 
     def _say(self, result: HeadResult | None) -> None:
-        waiting = len(self.left) + len(self.pending) + len(self.finished)
-        self.tell(Progress("search", self.total - waiting, self.total, result))
+        self.tell(Progress("search", self.done, self.total, result))
 
     def _stop(self) -> None:
         """End the searches on their way, and record what was finished before."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.heads import parse_heads
 from attn_dsl.synth import vocabulary
 from attn_dsl.synth.proposers import registry
-from attn_dsl.synth.proposers.registry import Cost
 from attn_dsl.synth.runs.speed import product_speed, vector_speed
 from attn_dsl.synth.session import Settings
 
@@ -84,7 +82,10 @@ def plan(
         capture_seconds = 2 * multiplied * sum(lengths) / speed + slower * weights / LOAD_BYTES
         batch = 8 * text_bytes(about["heads_per_layer"], max(lengths))
         memory = max(memory, BASE_BYTES + weights + cores * batch)
-    by_head = _search_seconds(settings, costs.values(), FITTED * entries)
+    by_head, evals = 0.0, settings.max_evals
+    for cost in costs.values():
+        by_head += min(1.0, evals / max(cost.evals, 1)) * cost.seconds * rows / settings.entries
+        evals = max(0, evals - cost.evals)
     by_head += SCORE_SECONDS * (1 - FITTED) * entries
     if settings.objective != "attention":
         by_head *= OUTPUTS
@@ -115,15 +116,6 @@ def plan(
         "seconds": seconds if timeout is None else min(seconds, timeout),
         "guessed": [name for name, cost in costs.items() if not cost.measured],
     }  # fmt: skip
-
-
-def _search_seconds(settings: Settings, costs: Iterable[Cost], entries: float) -> float:
-    """Return the seconds that proposers take for a head, on some entries of the fit split."""
-    seconds, left = 0.0, settings.max_evals
-    for cost in costs:
-        seconds += min(1.0, left / max(cost.evals, 1)) * cost.seconds
-        left = max(0, left - cost.evals)
-    return seconds * min(settings.sampled, entries) / settings.entries
 
 
 Found = tuple[dict[str, Any], bool, tuple[int, ...], int]
