@@ -69,27 +69,22 @@ def interrupts(phase: str, moments: int, out: Path, *command: object) -> Iterato
     yield Figure(f"ctrl-c, {phase}", reached, "at most 2 s")
 
 
-def proposers(capture: Path, effort: int) -> Iterator[Figure]:
+def proposers(out: Path, effort: int) -> Iterator[Figure]:
     """What each proposer takes for a head: the mean of three, after one that makes what all share."""
-    session = Session(Capture.open(capture), Settings(registry.DEFAULT, effort=effort))
-    search, last = Search(session), session.capture.n_layers - 1
-    search.prepare()
-    places = (0, 0), (0, 1), (last // 2, 1), (last, 0)
-    before = [search.head(*place, dict)[0] for place in places]
-    others = tuple(result.program for result in before)
-    for one in registry.BUILT_IN:
-        if one.effort > effort or one.name == "llm":
-            continue
-        proposer, seconds, evals = one.make(session), [], 0
-        for place, result in zip(places, before, strict=True):
-            known = {"before": result, "others": others} if one.later else {}
-            task = HeadTask(session.design, *place, seed=0, max_nodes=200, max_evals=1600, **known)
+    settings = Settings(registry.DEFAULT, effort=effort)
+    session = Session(Capture.open(out / "capture"), settings, out / "run")
+    Search(session).prepare()
+    last = session.capture.n_layers - 1
+    for name in registry.DEFAULT:
+        proposer, seconds, evals = registry.find(name).make(session), [], 0
+        for place in ((0, 0), (0, 1), (last // 2, 1), (last, 0)):
+            task = HeadTask(session.design, *place, seed=0, max_nodes=200, max_evals=1600)
             started = time.process_time()
             pool(task, [proposer])
             seconds.append(time.process_time() - started)
             evals += task.evals
         reached = f"{sum(seconds[1:]) / 3:.2f} s, {evals / 4:.0f} programs"
-        yield Figure(f"{one.name}, effort {effort}", reached)
+        yield Figure(f"{name}, effort {effort}", reached)
 
 
 def main() -> None:
@@ -112,7 +107,7 @@ def main() -> None:
     print_table([
         partial(fit, options.model, options.text, options.effort, out),
         *(partial(interrupts, name, options.moments, out, *x) for name, x in phases.items()),
-        partial(proposers, out / "capture", options.effort),
+        partial(proposers, out, options.effort),
     ])  # fmt: skip
 
 

@@ -26,8 +26,8 @@ from attn_dsl.eval.run import Run
 from attn_dsl.eval.split import Split
 
 MODELS = SHARED / "models"
-LARGE = ("--text", STORIES, "--effort", 4, "--max-nodes", 4000, "--timeout")
-ENDLESS = (MODELS / "stories260k", "--text", STORIES, "--max-evals", 1_000_000, "--rounds", 50)
+LARGE = ("--text", STORIES, "--effort", 4, "--timeout")
+ENDLESS = (MODELS / "stories260k", "--text", STORIES, "--effort", 1000)
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ PARTS = {
         "minilm-l6, 500 stories cut to 64 tokens",
         (MODELS / "minilm-l6", *LARGE, 1000, "--max-tokens", 64, "--max-texts", 500), 1000, ANY,
     ),
-    "timeout-60": Part("stories260k, work without end", (*ENDLESS, "--timeout", 60), 63),
-    "timeout-120": Part("stories260k, work without end", (*ENDLESS, "--timeout", 120), 126),
+    "timeout-60": Part("stories260k, fitted on all rows", (*ENDLESS, "--timeout", 60), 63),
+    "timeout-120": Part("stories260k, fitted on all rows", (*ENDLESS, "--timeout", 120), 126),
 }  # fmt: skip
 
 
@@ -71,10 +71,10 @@ def figures(path: Path, what: str, targets: dict[str, float]) -> Iterator[Figure
     capture = Capture.open(run.info["capture"] or path / "capture")
     split = Split(capture, capture.split(run.info["key"]["seed"])["test"])
     fronts = [rows(result) for result in run.results]
-    found = [
-        split.compare([parse(row.program) for row in front], r.layer * capture.heads_per_layer + r.head)
-        for front, r in zip(fronts, run.results, strict=True)
-    ]  # fmt: skip
+    found = []
+    for front, r in zip(fronts, run.results, strict=True):
+        programs = [parse(row.program, resolve=run.resolve) for row in front]
+        found.append(split.compare(programs, r.layer * capture.heads_per_layer + r.head))
     spreads = np.array([one.spreads for one in found])
     for at, kind in enumerate(KINDS):
         iou = bootstrap(np.mean([one.ious[at] for one in found], axis=0), 0)

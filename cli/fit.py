@@ -40,20 +40,16 @@ STAGES = {
 @click.option("--max-nodes", type=click.IntRange(1), default=200, show_default=True,
               help="The largest program.")  # fmt: skip
 @click.option("--effort", type=click.IntRange(1), default=1, show_default=True,
-              help="Work put into every head; time grows with it. With 4 and --max-nodes 4000 "
-              "heads of many words are explained further.")  # fmt: skip
+              help="Fit on so many times the usual rows; time and memory grow with it.")  # fmt: skip
 @options.max_tokens_option()
 @options.max_texts_option()
 @options.device_option()
 @options.dtype_option()
-@click.option("--rounds", type=click.IntRange(1), default=1, show_default=True,
-              help="Search each head so often, from the second time on with the programs of the "
-              "other heads.")  # fmt: skip
 @click.option("--objective", type=click.Choice(["attention", "output", "both"]),
               help="Score programs by IoU, by output R², or by both; both by default, attention "
               "where a capture has no values.")  # fmt: skip
 @click.option("--proposers", metavar="LIST",
-              help="Who suggests programs, by name; the usual ones by default.")  # fmt: skip
+              help="Who suggests programs: library, scores, llm; all but llm by default.")  # fmt: skip
 @language_model.options
 @options.lookahead_option()
 @click.option("--jobs", type=click.IntRange(1), metavar="N",
@@ -63,7 +59,7 @@ STAGES = {
               "see the run directory or --capture under the same path.")  # fmt: skip
 @click.option("--dry-run", is_flag=True,
               help="Only print what would be done and what it takes: disk, memory, time.")  # fmt: skip
-@click.option("--resume", is_flag=True, help="Go on with a run that was interrupted.")
+@click.option("--resume", is_flag=True, help="Go on with a run that was interrupted or cut short.")
 @options.json_option()
 def fit(
     model: str | None, out: str | None, as_json: bool, dry_run: bool, proposers: str | None,
@@ -123,10 +119,8 @@ class Watcher:
         """Show how far a fit is."""
         from attn_dsl.eval.metrics import decimal
 
-        what = STAGES[progress.stage]
-        if progress.stage == "search" and progress.rounds > 1:
-            what = f"round {progress.number} of {progress.rounds}"
-        self.bar.update(self.task, description=what, completed=progress.done, total=progress.total)
+        what, done, total = STAGES[progress.stage], progress.done, progress.total
+        self.bar.update(self.task, description=what, completed=done, total=total)
         r = progress.result
         if r is None or self.shown.get(r.label) == r.program:
             return
@@ -234,6 +228,6 @@ def told(run: Run) -> Iterator[str]:
     if failed := llm.get("failed"):
         yield f"The proposer llm failed at {failed['head']}: {failed['error']}"
     if short := info.get("cut_short"):
-        yield f"Cut short by --timeout: {len(short)} heads, which the report names."
+        yield f"Cut short by --timeout, left to --resume: {len(short)} heads, which the report names."
     if missing := info.get("not_reached"):
         yield f"Not reached in time, left to --resume: {len(missing)} heads."

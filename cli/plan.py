@@ -20,9 +20,8 @@ def print_plan(
     from attn_dsl.synth.runs.plan import plan
 
     settings = settings_of(
-        given["seed"], given["max_evals"], given["max_nodes"], given["effort"],
-        given["rounds"], proposers, llm=given["llm"], allow_lookahead=given["allow_lookahead"],
-        objective=given["objective"],
+        given["seed"], given["max_evals"], given["max_nodes"], given["effort"], proposers,
+        llm=given["llm"], allow_lookahead=given["allow_lookahead"], objective=given["objective"],
     )  # fmt: skip
     found = plan(
         model, given["text"], given["capture"], settings, out=out,
@@ -58,8 +57,8 @@ def lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
     return [
         ("model", f"{plan['model']} ({plan['family']}): {heads}"),
         ("text", f"{plan['texts']:,} windows, {plan['tokens']:,} tokens{count}"),
-        ("search", f"{plan['heads']} heads, {plan['jobs']} at once; {plan['rounds']} rounds of at "
-         f"most {plan['max_evals']} programs"),
+        ("search", f"{plan['heads']} heads, {plan['jobs']} at once; at most "
+         f"{plan['max_evals']} programs each"),
         ("", f"effort {plan['effort']}, at most {plan['max_nodes']:,} nodes, by "
          f"{', '.join(plan['proposers'])}"),
         ("disk", disk),

@@ -110,8 +110,8 @@ def _examples(
         tokens = capture.tokens(text)
         actual = capture.attention(text, [r.layer * capture.heads_per_layer + r.head])
         own = plan.packed(at)
-        head, program = (unpack(x[0], len(tokens), capture.causal) for x in (actual, own))
-        yield Example(tokens.strings, head, program, float(ious(actual, own)[0, 0]))
+        shown, made = (unpack(x[0], len(tokens), capture.causal) for x in (actual, own))
+        yield Example(tokens.strings, shown, made, float(ious(actual, own)[0, 0]))
 
 
 def render(data: ReportData) -> str:

@@ -81,8 +81,6 @@ class HeadResult:
     seconds: float
     cut_short: bool  # the time ran out before the search ended
     front: tuple[FrontRow, ...]
-    # the proposers that it was too short for, and the seconds they had
-    unfinished: dict[str, float] = field(default_factory=dict)
     test_errors: tuple[float, ...] = ()  # the squared error of the outputs on each test text …
     test_spreads: tuple[float, ...] = ()
     """… and the summed squares of the head's outputs about their mean."""
@@ -121,7 +119,8 @@ class HeadResult:
     def from_json(cls, text: str) -> HeadResult:
         """Read what ``to_json`` wrote, also before output R² was measured."""
         data: dict[str, Any] = json.loads(text)
-        data.pop("stability", None)
+        for name in ("stability", "unfinished"):
+            data.pop(name, None)
         unknown = Estimate(math.nan, math.nan, math.nan, len(data["test_ious"]))
         data["test"] = {name: Estimate(**value) for name, value in data["test"].items()}
         data["test"].setdefault("output_r2", unknown)

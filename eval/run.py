@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,9 +38,6 @@ TABLES_SHARE = 0.05
 class Run:
     """A run directory: settings, results by head, programs.
 
-    The search goes through rounds. Results of the last are in ``state``, those of round r before
-    it in ``state/roundR``; tables and programs show the latest result of each head.
-
     Attributes:
         path: the directory.
         info: what ``run.json`` holds: settings, versions, hashes, split sizes, status.
@@ -48,7 +45,7 @@ class Run:
 
     def __init__(self, path: Path, info: dict[str, Any]) -> None:
         self.path, self.info = path, info
-        self._results: dict[tuple[int, str], HeadResult] = {}  # one for each head and round
+        self._results: dict[str, HeadResult] = {}
         self._tables_next = 0.0
 
     @classmethod
@@ -115,40 +112,32 @@ class Run:
         self.info.update(changes)
         write(self.path / "run.json", json.dumps(self.info, indent=1, sort_keys=True) + "\n")
 
-    @property
-    def rounds(self) -> int:
-        """How many rounds the search goes through."""
-        return int(self.info["key"].get("rounds", 1))
+    def add(self, result: HeadResult, candidates: Iterable[Candidate]) -> HeadResult:
+        """Record the search of one head, and return its result.
 
-    def add(self, result: HeadResult, candidates: Iterable[Candidate], number: int) -> None:
-        """Record the search of one head in a round, from 1 on; what is recorded already stays."""
-        state = self._state(number, result.label)
-        if state.exists():
-            return
-        lines = [json.dumps({**asdict(c), "round": number}, sort_keys=True) for c in candidates]
+        A result that is recorded already stays, and is returned, unless it was cut short and the new
+        one was not, or reached a higher score.
+        """
+        name = result.label
+        if self._state(name).exists() and not _better(result, self._read(name)):
+            return self._read(name)
+        lines = [json.dumps(asdict(c), sort_keys=True) for c in candidates]
         append(self.path / "candidates.jsonl", "".join(f"{line}\n" for line in lines))
-        state.parent.mkdir(parents=True, exist_ok=True)
-        write(state, result.to_json())
-        later = range(number + 1, self.rounds + 1)
-        if not any(self.done(result.layer, result.head, n) for n in later):
-            write(self.path / "programs" / f"{result.label}.attn", result.program)
+        self._state(name).parent.mkdir(exist_ok=True)
+        write(self._state(name), result.to_json())
+        self._results.pop(name, None)
+        write(self.path / "programs" / f"{name}.attn", result.program)
         if time.monotonic() >= self._tables_next:
             self.tabulate()
+        return result
 
-    def _state(self, number: int, name: str) -> Path:
-        """Return the file of a head's result in a round."""
-        folder = self.path / "state"
-        return (folder if number >= self.rounds else folder / f"round{number}") / f"{name}.json"
-
-    def _recorded(self) -> Iterator[tuple[int, str]]:
-        """Yield round and head of every result on disk, round by round."""
-        for number in range(1, self.rounds + 1):
-            for file in sorted(self._state(number, "").parent.glob("L*.json")):
-                yield number, file.stem
+    def _state(self, name: str) -> Path:
+        """Return the file of a head's result."""
+        return self.path / "state" / f"{name}.json"
 
     def _repair(self) -> None:
         """Undo what an interruption left half recorded: candidates and programs of heads."""
-        done = set(self._recorded())
+        done = {result.label for result in self.results}
         for part in self.path.rglob(".*.part"):
             part.unlink(missing_ok=True)
         file = self.path / "candidates.jsonl"
@@ -161,50 +150,35 @@ class Run:
             if not program.exists() or program.read_text(encoding="utf-8") != result.program:
                 write(program, result.program)
 
-    def _origin(self, line: str) -> tuple[int, str] | None:
-        """Return round and head of a line of ``candidates.jsonl``; None if it is cut off."""
+    def _origin(self, line: str) -> str | None:
+        """Return the head of a line of ``candidates.jsonl``; None if it is cut off."""
         try:
             data = json.loads(line)
-            return data.get("round", self.rounds), label(data["layer"], data["head"])
+            return label(data["layer"], data["head"])
         except (ValueError, KeyError, TypeError, AttributeError):
             return None
 
-    def done(self, layer: int, head: int, number: int | None = None) -> bool:
-        """Say whether a head's search is recorded, that of the last round unless said."""
-        return self._state(number or self.rounds, label(layer, head)).exists()
-
-    def result(self, layer: int, head: int, number: int) -> HeadResult | None:
-        """Return a head's result in a round, None where there is none yet."""
-        return self._read(number, label(layer, head)) if self.done(layer, head, number) else None
-
-    def _read(self, number: int, name: str) -> HeadResult:
-        """Read the result of a head in a round, once."""
-        if (number, name) not in self._results:
-            file = self._state(number, name)
+    def _read(self, name: str) -> HeadResult:
+        """Read the result of a head, once."""
+        if name not in self._results:
+            file = self._state(name)
             try:
-                self._results[number, name] = HeadResult.from_json(file.read_text(encoding="utf-8"))
+                self._results[name] = HeadResult.from_json(file.read_text(encoding="utf-8"))
             except (ValueError, KeyError, TypeError) as error:
                 raise InputError(
                     f"{file}: damaged ({error}); delete it and go on with `attn-dsl fit --resume`"
                 ) from None
-        return self._results[number, name]
+        return self._results[name]
 
     @property
     def results(self) -> list[HeadResult]:
-        """The latest results of all recorded heads, by layer and head.
-
-        A head that has not come to the last round is cut short.
-        """
-        latest = {name: number for number, name in self._recorded()}
-        found = []
-        for name, number in latest.items():
-            result = self._read(number, name)
-            found.append(result if number == self.rounds else replace(result, cut_short=True))
+        """The results of all recorded heads, by layer and head."""
+        found = [self._read(file.stem) for file in (self.path / "state").glob("L*.json")]
         return sorted(found, key=lambda r: (r.layer, r.head))
 
     @property
     def cut_short(self) -> list[str]:
-        """The heads whose search did not end, all rounds included."""
+        """The heads whose search did not end."""
         return [r.label for r in self.results if r.cut_short]
 
     @property
@@ -306,6 +280,12 @@ class Run:
 
     def __repr__(self) -> str:
         return f"<Run {self.path}: {len(self.results)} heads>"
+
+
+def _better(new: HeadResult, old: HeadResult) -> bool:
+    """Say whether a result takes the place of another one of the same head."""
+    reached, had = (max(row.score for row in result.front) for result in (new, old))
+    return old.cut_short and (not new.cut_short or reached > had)
 
 
 def _head_row(r: HeadResult) -> dict[str, Any]:

@@ -50,11 +50,7 @@ class Design:
         total = int(self.batch.entries(self.causal).sum())
         share = min(1.0, entries / max(total, 1))
         rng = np.random.default_rng(seed)
-        self._take([np.sort(rng.permutation(n)[: max(1, round(share * n))]) for n in sizes])
-
-    def _take(self, chosen: list[np.ndarray]) -> None:
-        """Take rows, by text, and look up where they are and what stands there."""
-        self.rows, sizes = chosen, self.batch.sizes
+        self.rows = [np.sort(rng.permutation(n)[: max(1, round(share * n))]) for n in sizes]
         widths = [
             r + 1 if self.causal else np.full(len(r), n)
             for r, n in zip(self.rows, sizes, strict=True)
@@ -122,7 +118,8 @@ class Design:
     @cached_property
     def vocabulary(self) -> np.ndarray:
         """The planes of the search's vocabulary, float32 (terms, entries)."""
-        return self._compute(vocabulary.terms(self.causal))
+        terms = vocabulary.terms(self.causal)
+        return self.compute(dataclasses.replace(self.empty, terms=terms))
 
     @cached_property
     def packed(self) -> Packed:
@@ -159,9 +156,6 @@ class Design:
     def empty(self) -> t.Head:
         """A program without terms."""
         return t.Head("design", "causal" if self.causal else "bidirectional")
-
-    def _compute(self, terms: Sequence[t.Term]) -> np.ndarray:
-        return self.compute(dataclasses.replace(self.empty, terms=tuple(terms)))
 
     def compute(self, program: t.Head) -> np.ndarray:
         """Compute the planes of a program's weights, and keep nothing."""

@@ -39,7 +39,6 @@ def fit(
     max_texts: int = 300,
     device: str = "cpu",
     dtype: str = "float32",
-    rounds: int = 1,
     objective: str | None = None,
     proposers: Sequence[str] | None = None,
     llm: str | Options | None = None,
@@ -65,14 +64,12 @@ def fit(
         heads: ``"L2H3,L4"``; all by default.
         seed: decides everything that is drawn.
         timeout: seconds for everything, after which every head keeps what it has; a run that was
-            cut short says so, and ``resume`` goes on with it.
+            cut short says so.
         max_evals, max_nodes: how many programs are fitted to a head, and how large they may be.
-        effort: how much work is put into every head: 1 is quick, 4 finds larger programs too.
+        effort: how many times 150,000 entries of attention the programs of a head are fitted on.
         max_tokens, max_texts: how much text is captured, where no capture is given.
         device, dtype: of the model that is captured: ``cpu`` or ``cuda``; ``float32``, ``bfloat16``
             or ``float16``.
-        rounds: how often each head is searched, from the second time on with the programs of the
-            other heads; 1 where there is one head.
         objective: what programs are scored by: ``attention`` (IoU), ``output`` (output R²) or ``both``;
             by default both, and attention where the capture has no values.
         proposers: who suggests programs, by name (``synth.proposers.registry``); the usual ones if None.
@@ -82,7 +79,7 @@ def fit(
         jobs: how many heads are searched at once; all cores by default. The result is the same.
         scheduler: the address of a Dask scheduler, whose workers search instead of this process;
             they must see the capture under the same path.
-        resume: go on with a run that was interrupted.
+        resume: go on with a run that was interrupted, and search heads again that were cut short.
         watch: called with progress.
 
     Raises:
@@ -98,8 +95,8 @@ def fit(
     started = time.monotonic()
     tell = watch or (lambda progress: None)
     settings = settings_of(
-        seed, max_evals, max_nodes, effort, rounds, proposers, llm=llm,
-        allow_lookahead=allow_lookahead, objective=objective,
+        seed, max_evals, max_nodes, effort, proposers, llm=llm, allow_lookahead=allow_lookahead,
+        objective=objective,
     )  # fmt: skip
     if jobs is not None and jobs < 1:
         raise InputError(f"--jobs must be at least 1, not {jobs}")
@@ -121,8 +118,6 @@ def fit(
             raise
         settings = with_objective(settings, attention)
         chosen = parse_heads(heads, attention.n_layers, attention.heads_per_layer)
-        if len(chosen) == 1:
-            settings = replace(settings, rounds=1)
         session = Session(attention, settings, place)
         if empty := [name for name, texts in session.texts.items() if not texts]:
             raise InputError(
@@ -133,14 +128,13 @@ def fit(
             raise InputError(
                 "--scheduler: a capture in memory cannot be searched on other machines"
             )
-        budget = Budget(timeout, started, settings.rounds, len(chosen))
+        budget = Budget(timeout, started, len(chosen))
         return _search(session, place, chosen, budget, workers, tell)
 
 
 def settings_of(
-    seed: int, max_evals: int, max_nodes: int, effort: int, rounds: int,
-    proposers: Sequence[str] | None, *, allow_lookahead: bool, llm: str | Options | None = None,
-    objective: str | None = None,
+    seed: int, max_evals: int, max_nodes: int, effort: int, proposers: Sequence[str] | None, *,
+    allow_lookahead: bool, llm: str | Options | None = None, objective: str | None = None,
 ) -> Settings:  # fmt: skip
     """Return the settings of a search; see ``fit``.
 
@@ -159,14 +153,10 @@ def settings_of(
         proposers = (*registry.DEFAULT, *(() if llm is None else ("llm",)))
     if not proposers:
         raise InputError(f"--proposers names none; known: {', '.join(registry.names())}")
-    registered = [registry.find(name) for name in proposers]
-    if all(one.later for one in registered):
-        raise InputError(
-            f"--proposers: {', '.join(proposers)} only change programs that others found; add one "
-            "such as greedy"
-        )
-    sizes = {"--max-evals": max_evals, "--max-nodes": max_nodes}
-    for name, value in {**sizes, "--effort": effort, "--rounds": rounds}.items():
+    for name in proposers:
+        registry.find(name)
+    sizes = {"--max-evals": max_evals, "--max-nodes": max_nodes, "--effort": effort}
+    for name, value in sizes.items():
         if value < 1:
             raise InputError(f"{name} must be at least 1, not {value}")
     options = Options(model=llm) if isinstance(llm, str) else llm or Options()
@@ -177,8 +167,7 @@ def settings_of(
         raise InputError("--llm is for the proposer llm; add it to --proposers, or leave that out")
     return Settings(
         seed=seed, proposers=tuple(proposers), max_evals=max_evals, max_nodes=max_nodes,
-        effort=effort, rounds=rounds, allow_lookahead=allow_lookahead, llm=options,
-        objective=objective or "",
+        effort=effort, allow_lookahead=allow_lookahead, llm=options, objective=objective or "",
     )  # fmt: skip
 
 
@@ -204,8 +193,8 @@ def _search(
     """Search the heads, and keep the run's status up to date."""
     from attn_dsl.synth.llm.record import told
     from attn_dsl.synth.program_cover import shared_library
-    from attn_dsl.synth.proposers.registry import asked
-    from attn_dsl.synth.runs.rounds import search_rounds
+    from attn_dsl.synth.proposers import registry
+    from attn_dsl.synth.runs.heads import search_heads
     from attn_dsl.synth.runs.worker import Place, at_hand, versions
 
     settings, capture = session.settings, session.capture
@@ -215,10 +204,10 @@ def _search(
     here = at_hand(place, session) if workers.shares_memory else contextlib.nullcontext()
     tell(Progress("prepare", 0, len(chosen)))
     try:
-        if any(one.scores for one in asked(settings)):
+        if any(registry.find(name).scores for name in settings.proposers):
             _share_scores(run, session, chosen, tell)
         with here:
-            search_rounds(run, place, chosen, budget, workers, tell)
+            search_heads(run, place, chosen, budget, workers, tell)
     except (KeyboardInterrupt, WorkError):
         with contextlib.suppress(WorkError):  # a full disk does not take this either
             run.tabulate()

@@ -9,7 +9,7 @@ import numpy as np
 
 from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.dsl import tree as t
-from attn_dsl.dsl.parser import Resolver, parse
+from attn_dsl.dsl.parser import parse
 from attn_dsl.eval.metrics import ious
 from attn_dsl.synth.design import Design
 
@@ -18,14 +18,10 @@ ENTRIES = 60_000
 
 
 class NearestPrograms:
-    """Programs by their source, each parsed and evaluated once for all heads.
+    """Programs of the library by their source, each parsed and evaluated once for all heads."""
 
-    It keeps the matrices of the programs that it was asked for: those of the library, and those that
-    the heads of a run ended a round with.
-    """
-
-    def __init__(self, design: Design, resolve: Resolver | None = None) -> None:
-        self.design, self.resolve = design, resolve
+    def __init__(self, design: Design) -> None:
+        self.design = design
         entries = np.cumsum(design.batch.entries(design.causal))
         self.texts = range(1 + int(np.searchsorted(entries[:-1], ENTRIES)))
         self._lock = threading.Lock()
@@ -56,7 +52,7 @@ class NearestPrograms:
         return [sources[i] for i in np.lexsort((sizes, -scores.round(3)))]
 
     def _evaluate(self, sources: list[str]) -> None:
-        programs = [parse(source, resolve=self.resolve) for source in sources]
+        programs = [parse(source) for source in sources]
         if not programs:
             return
         plan = Plan(programs, self.design.batch)

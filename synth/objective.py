@@ -129,21 +129,11 @@ class HeadRows:
         return found[0], found[1]
 
     def likelihood_aim(self, predicted: np.ndarray) -> np.ndarray:
-        """Return the same as ``aim`` for the likelihood, and what outputs weigh."""
-        out = self.actual.copy()
-        self.output_residual(predicted, out, self.objective.output)
-        return out
+        """Return what rows should move towards: ``aim - predicted`` is a gradient by the scores.
 
-    def aim(self, predicted: np.ndarray) -> np.ndarray:
-        """Return what rows should move towards: ``aim - predicted`` is the objective's gradient.
-
-        A plane times that, summed, is the derivative of the objective with respect to the plane's
-        weight, as a plane times ``actual - predicted`` is that of the likelihood. So what looks for
-        the terms that raise the likelihood finds those that raise the score where it is given this
-        for ``actual``.
+        It is that of the likelihood, and of what outputs weigh in the objective.
         """
-        out = np.empty_like(predicted)
-        _aim(self.starts, self.actual, np.float32(self.objective.attention), predicted, out)
+        out = self.actual.copy()
         self.output_residual(predicted, out, self.objective.output)
         return out
 
@@ -155,22 +145,6 @@ def _shared_mass(actual, predicted):
     for i in range(actual.shape[0]):
         total += min(actual[i], predicted[i])
     return total
-
-
-@njit(**FINITE)
-def _aim(starts, actual, weight, predicted, out):
-    one, zero = np.float32(1.0), np.float32(0.0)
-    for r in range(starts.shape[0] - 1):
-        p = predicted[starts[r] : starts[r + 1]]
-        a = actual[starts[r] : starts[r + 1]]
-        to = out[starts[r] : starts[r + 1]]
-        inside = zero
-        for i in range(p.shape[0]):
-            x = p[i]
-            inside += x if x < a[i] else zero
-        for i in range(p.shape[0]):
-            x = p[i]
-            to[i] = x + weight * x * ((one if x < a[i] else zero) - inside)
 
 
 @njit(**FAST)

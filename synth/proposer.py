@@ -13,7 +13,6 @@ import numpy as np
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.errors import ProgramError
-from attn_dsl.eval.results import HeadResult
 from attn_dsl.synth import weights as w
 from attn_dsl.synth.design import Design
 from attn_dsl.synth.sparse_design import refit
@@ -48,10 +47,7 @@ class HeadTask:
         max_nodes, max_evals: bounds on a program's size and on how many are fitted.
         deadline: time (``time.monotonic``) after which it is ``late`` and stops.
         short: whether a proposer left something out for want of time, and the search went on.
-        unfinished: the proposers that the time was too short for, and the seconds they had.
         stop: set when the whole run is to end.
-        before: the head's result of the round before, None in the first round.
-        others: sources of the programs that the other heads ended that round with.
     """
 
     def __init__(
@@ -65,8 +61,6 @@ class HeadTask:
         max_evals: int,
         deadline: float | None = None,
         stop: threading.Event | None = None,
-        before: HeadResult | None = None,
-        others: tuple[str, ...] = (),
     ) -> None:
         self.design, self.layer, self.head = design, layer, head
         self.rows = design.target(layer, head)
@@ -74,9 +68,7 @@ class HeadTask:
         self.seed = seed * 1_000_003 + layer * 1_009 + head
         self.max_nodes, self.max_evals = max_nodes, max_evals
         self.deadline, self.stop = deadline, stop
-        self.before, self.others = before, others
         self.evals, self.late, self.short = 0, False, False
-        self.unfinished: dict[str, float] = {}
         self._known: dict[t.Head, Fitted] = {}
 
     @property
@@ -172,7 +164,6 @@ def pool(task: HeadTask, proposers: Iterable[Proposer]) -> list[Fitted]:
     """
     found: dict[t.Head, Fitted] = {}
     for proposer in proposers:
-        began, short = time.monotonic(), task.short
         for proposal in proposer.propose(task):
             if found and task.spent and not isinstance(proposal, Fitted):
                 break
@@ -184,6 +175,4 @@ def pool(task: HeadTask, proposers: Iterable[Proposer]) -> list[Fitted]:
                 fitted.program,
                 dataclasses.replace(fitted, proposer=fitted.proposer or proposer.name),
             )
-        if task.late or task.short > short:
-            task.unfinished[proposer.name] = time.monotonic() - began
     return list(found.values()) or [dataclasses.replace(task.fit(task.empty()), proposer="uniform")]

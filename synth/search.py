@@ -9,7 +9,6 @@ from functools import cached_property
 
 from attn_dsl.dsl.check import check
 from attn_dsl.dsl.limits import MAX_NODES
-from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.printer import show
 from attn_dsl.eval.metrics import bootstrap
 from attn_dsl.eval.outputs import output_r2
@@ -29,9 +28,9 @@ class Search:
         self._lock = threading.Lock()
 
     @cached_property
-    def proposers(self) -> list[tuple[registry.Registration, Proposer]]:
+    def proposers(self) -> list[Proposer]:
         """Those of the settings, each made once."""
-        return [(one, one.make(self.session)) for one in registry.asked(self.session.settings)]
+        return [registry.find(name).make(self.session) for name in self.session.settings.proposers]
 
     def prepare(self) -> None:
         """Make what all heads share, so that threads find it ready."""
@@ -46,17 +45,12 @@ class Search:
         head: int,
         controls: Callable[[], dict[str, tuple[float, float]]],
         deadline: float | None = None,
-        *,
-        before: HeadResult | None = None,
-        others: tuple[str, ...] = (),
     ) -> tuple[HeadResult, list[Candidate]]:
         """Search programs for one head.
 
         Args:
             controls: called at the end: by name, IoU and output R² of each control on the test texts.
             deadline: time (``time.monotonic``) after which no more programs are tried.
-            before: the head's own result of the round before, None in the first round.
-            others: sources of the programs of other heads, by layer and head.
 
         Returns:
             The result, and every program that was fitted.
@@ -67,17 +61,11 @@ class Search:
         task = HeadTask(
             session.design, layer, head, seed=settings.seed,
             max_nodes=min(settings.max_nodes, MAX_NODES), max_evals=settings.max_evals,
-            deadline=deadline, stop=session.stop, before=before, others=others,
+            deadline=deadline, stop=session.stop,
         )  # fmt: skip
-        found = pool(task, self._asked(before))
-        if before is not None:
-            own = [
-                task.measured(parse(row.program, resolve=session.resolve), row.proposer)
-                for row in before.front
-            ]
-            found = [*own, *found]
+        found = pool(task, self.proposers)
         polished = self._polish(task, found)
-        rows = self._score(polished, number, before.front if before else ())
+        rows = self._score(polished, number)
         at = next(i for i, row in enumerate(rows) if row.chosen)
         test = session.test.metrics(polished[at].program, number)
         outputs = session.test.compare([polished[at].program], number)
@@ -90,12 +78,9 @@ class Search:
             | {"output_r2": output_r2(outputs.errors, outputs.spreads[None], settings.seed)},
             test_ious=tuple(float(x) for x in test["iou"]),
             controls={name: iou for name, (iou, _) in baselines.items()},
-            category=before.category if before else self._category(number),
-            lookahead=facts.lookahead,
-            evals=task.evals + (before.evals if before else 0),
-            seconds=time.monotonic() - started + (before.seconds if before else 0.0),
-            cut_short=task.late or task.short,
-            front=tuple(rows), unfinished=task.unfinished,
+            category=self._category(number),
+            lookahead=facts.lookahead, evals=task.evals, seconds=time.monotonic() - started,
+            cut_short=task.late or task.short, front=tuple(rows),
             test_errors=tuple(map(float, outputs.errors[0])),
             test_spreads=tuple(map(float, outputs.spreads)),
             controls_output_r2={name: r2 for name, (_, r2) in baselines.items()},
@@ -110,13 +95,6 @@ class Search:
         by_source = {entry.source: entry for entry in self.session.library}
         return by_source[self.session.nearest.rank(number, [*by_source])[0]].category
 
-    def _asked(self, before: HeadResult | None) -> list[Proposer]:
-        """Return who is asked in a round: in later ones also those that were cut short before."""
-        if before is None:
-            return [proposer for one, proposer in self.proposers if not one.later]
-        again = before.unfinished
-        return [proposer for one, proposer in self.proposers if one.later or one.name in again]
-
     def _polish(self, task: HeadTask, found: list[Fitted]) -> list[Fitted]:
         """Adjust the weights of the best programs at every size, and take the front of all.
 
@@ -129,33 +107,24 @@ class Search:
         polished = front([task.polish(f) for f in best])
         return thinned(polished, most)
 
-    def _score(
-        self, polished: list[Fitted], number: int, before: tuple[FrontRow, ...]
-    ) -> list[FrontRow]:
-        """Score programs on the select and test splits, and choose by the former.
-
-        Those of the front before have been scored.
-        """
-        sources = [show(f.program) for f in polished]
-        known = {
-            row.program: (row.iou_select, row.iou_test, row.output_r2_select, row.output_r2_test)
-            for row in before
-        }
-        new = {x: f.program for x, f in zip(sources, polished, strict=True) if x not in known}
+    def _score(self, polished: list[Fitted], number: int) -> list[FrontRow]:
+        """Score programs on the select and test splits, and choose by the former."""
         picked, shown = (
-            split.compare([*new.values()], number)
+            split.compare([f.program for f in polished], number)
             for split in (self.session.select, self.session.test)
         )
-        found = picked.ious.mean(1), shown.ious.mean(1), picked.output_r2, shown.output_r2
-        known |= dict(zip(new, zip(*(map(float, one) for one in found), strict=True), strict=True))
+        columns = picked.ious.mean(1), shown.ious.mean(1), picked.output_r2, shown.output_r2
+        found = [
+            (float(a), float(b), float(c), float(d)) for a, b, c, d in zip(*columns, strict=True)
+        ]
         objective = OBJECTIVES[self.session.settings.objective]
-        scores, sizes = (
-            [objective.score(*known[x][::2]) for x in sources],
-            [f.nodes for f in polished],
-        )
+        scores, sizes = [objective.score(*x[::2]) for x in found], [f.nodes for f in polished]
         chosen = choose(scores, sizes, objective.price)
         steps = gains_by_node(scores, sizes)
         return [
-            FrontRow(f.nodes, f.iou, *known[x], scores[i], steps[i], i == chosen, f.proposer, x)
-            for i, (f, x) in enumerate(zip(polished, sources, strict=True))
-        ]
+            FrontRow(
+                f.nodes, f.iou, *found[i], scores[i], steps[i], i == chosen, f.proposer,
+                show(f.program),
+            )
+            for i, f in enumerate(polished)
+        ]  # fmt: skip

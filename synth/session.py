@@ -33,13 +33,10 @@ class Settings:
     seed: int = 0  # decides the split, the sampled rows and everything random
     max_evals: int = 1600  # how many programs are fitted to a head at the most
     max_nodes: int = 200  # the largest program
-    effort: int = 1  # how much work is put into every head
-    # how many entries of the fit split the weights are fitted on, for each effort
+    effort: int = 1  # how many times ``entries`` the weights are fitted on
+    # how many entries of the fit split the weights are fitted on, by effort
     entries: int = 150_000
     front: int = 32  # how many programs of a head's front are polished and scored
-    # how often each head is searched; from the second time on it is given the programs of the
-    # other heads
-    rounds: int = 1
     allow_lookahead: bool = False  # accept causal programs that read the whole text
     # how the proposer ``llm`` asks its language model
     llm: Options = field(default_factory=Options)
@@ -102,7 +99,7 @@ class Session:
     @cached_property
     def nearest(self) -> NearestPrograms:
         """Ranks known programs by their IoU with a head."""
-        return NearestPrograms(self.design, self.resolve)
+        return NearestPrograms(self.design)
 
     @cached_property
     def select(self) -> Split:

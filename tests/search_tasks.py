@@ -1,12 +1,13 @@
-"""Tasks for tests of the search: one head, and the front of a round before."""
+"""Tasks for tests of the search: one head that is mostly a program."""
 
 from __future__ import annotations
 
-import math
+import numpy as np
 
+from attn_dsl.compiler.program import Program
 from attn_dsl.dsl.parser import parse
-from attn_dsl.dsl.printer import show
-from attn_dsl.eval.results import FrontRow, HeadResult
+from attn_dsl.dsl.tokens import Tokens
+from attn_dsl.eval.capture import Capture
 from attn_dsl.synth.design import Design
 from attn_dsl.synth.proposer import HeadTask
 
@@ -17,28 +18,15 @@ def task(design: Design, evals: int = 200) -> HeadTask:
     return HeadTask(design, 0, 0, seed=0, max_nodes=200, max_evals=evals)
 
 
-def before(job: HeadTask, *sources: str) -> HeadResult:
-    """Return a result whose front are some programs, fitted."""
-    fitted = [job.fit(parse(source)) for source in sources]
-    unknown = math.nan, math.nan
-    rows = tuple(
-        FrontRow(f.nodes, *[f.iou] * 3, *unknown, f.score, 0.0, False, "test", show(f.program))
-        for f in fitted
-    )
-    return HeadResult(
-        0,
-        0,
-        rows[-1].program,
-        rows[-1].nodes,
-        0.0,
-        0.0,
-        {},
-        (),
-        {},
-        "",
-        (),
-        0,
-        0.0,
-        False,
-        rows,
-    )
+def design(*lines: str, noise: float = 0.2) -> Design:
+    """Rows of a program on random texts, each mixed with noise: no head is a program exactly."""
+    rng = np.random.default_rng(3)
+    tokens = [Tokens.from_strings([f" {x}" for x in rng.choice(WORDS, size=24)]) for _ in range(80)]
+    program = Program.from_tree(parse("\n ".join(["head a causal:", *lines])))
+    matrices = []
+    for x in tokens:
+        other = np.tril(rng.random((24, 24)))
+        mixed = (1 - noise) * program(x) + noise * other / other.sum(1, keepdims=True)
+        matrices.append(mixed[None, None])
+    capture = Capture.from_arrays(tokens, matrices, causal=True)
+    return Design(capture, capture.split(0)["fit"], entries=10_000, seed=0)

@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 
 import attn_dsl
-from attn_dsl.synth.proposers import registry
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
-NAMES = "ablation cost evaluator measuring outputs real_model run synthesis".split()
+NAMES = "cost evaluator measuring outputs real_model run synthesis".split()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -23,9 +22,8 @@ def test_it_starts(name: str) -> None:
     importlib.import_module(name)
 
 
-@pytest.mark.parametrize("name", ["ablation", "measuring"])
-def test_examples(name: str) -> None:
-    outcome = doctest.testmod(importlib.import_module(name))
+def test_examples() -> None:
+    outcome = doctest.testmod(importlib.import_module("measuring"))
     assert outcome.attempted
     assert not outcome.failed
 
@@ -36,9 +34,7 @@ def test_figures_are_those_of_the_run_and_of_rows_picked_on_select(
     from measuring import SMALL, rows
     from synthesis import figures
 
-    run = attn_dsl.fit(
-        capture=small_capture, out=tmp_path / "run", heads="L0", proposers=["greedy", "graded"]
-    )
+    run = attn_dsl.fit(capture=small_capture, out=tmp_path / "run", heads="L0")
     expected = []
     for result in run.results:
         chosen, small, best = rows(result)
@@ -49,17 +45,3 @@ def test_figures_are_those_of_the_run_and_of_rows_picked_on_select(
     shown = [figure.reached for figure in figures(run.path, "a run", {})]
     means = [float(reached.split()[0]) for reached in shown[:3]]
     assert means == pytest.approx(np.mean(expected, axis=0), abs=6e-4)
-
-
-def test_an_ablation_leaves_out_and_adds_each_proposer_once() -> None:
-    from ablation import variants
-
-    found = [(what, effort, set(proposers)) for what, effort, proposers in variants()]
-    assert [effort for what, effort, _ in found if what == "complete"] == [1, 2]
-    everything = set(registry.DEFAULT)
-    changed = [proposers ^ everything for what, _, proposers in found if what != "complete"]
-    names = {one.name for one in registry.BUILT_IN if one.name != "llm"}
-    assert sorted(map(list, changed)) == sorted([name] for name in names)
-    for _, effort, proposers in found:
-        asked = [registry.find(name) for name in everything ^ proposers]
-        assert all(one.effort <= effort for one in asked)

@@ -129,9 +129,7 @@ def test_pareto_csv_holds_the_chosen_program_of_each_head(run: Path) -> None:
         assert chosen["program"] == (run / row["program"]).read_text()
         assert chosen["iou_test"] == row["iou_test"]
         nodes = [int(r["nodes"]) for r in own]
-        fitted = [float(r["iou_fit"]) for r in own]
         assert nodes == sorted(set(nodes))
-        assert fitted == sorted(fitted)
 
 
 def test_candidates_are_kept(run: Path) -> None:
@@ -139,10 +137,7 @@ def test_candidates_are_kept(run: Path) -> None:
     candidates = [json.loads(line) for line in lines]
     for layer, head in HEADS:
         own = [c for c in candidates if (c["layer"], c["head"]) == (layer, head)]
-        assert {c["round"] for c in own} == {1, 2}
-        for number in (1, 2):
-            found = [c for c in own if c["round"] == number]
-            assert 1 <= len(found) <= 14, "--max-evals, and a little"
+        assert 1 <= len(own) <= 40, "--max-evals, and a program of each size"
         for candidate in own:
             assert package.parse(candidate["program"]).nodes == candidate["nodes"]
 
@@ -228,9 +223,9 @@ def test_bounds_on_programs_are_kept(run: Path, tmp_path: Path) -> None:
 
 def test_proposers_can_be_chosen(run: Path, tmp_path: Path) -> None:
     args = ("--capture", run / "capture", "--heads", "L1H0", "--max-evals", "6")
-    succeed("fit", *args, "--proposers", "greedy", "--out", tmp_path / "r")
+    succeed("fit", *args, "--proposers", "library", "--out", tmp_path / "r")
     lines = (tmp_path / "r" / "candidates.jsonl").read_text().splitlines()
-    assert {json.loads(line)["proposer"] for line in lines} == {"greedy"}
+    assert {json.loads(line)["proposer"] for line in lines} == {"library"}
 
 
 def test_the_time_limit_ends_the_search_and_is_marked(run: Path, tmp_path: Path) -> None:
@@ -276,18 +271,13 @@ def test_another_seed_splits_the_texts_otherwise(run: Path, tmp_path: Path) -> N
 # interruption
 
 
-def _heads_in(states: dict[str, bytes]) -> set[str]:
-    return {Path(name).stem for name in states}
-
-
-@pytest.mark.parametrize("after", ["round1/L*.json", "L*.json"])
 def test_an_interrupted_run_keeps_what_it_has_and_is_resumed(
-    run: Path, tmp_path: Path, inputs: tuple[object, ...], after: str
+    run: Path, tmp_path: Path, inputs: tuple[object, ...]
 ) -> None:
     args = (*inputs, *SETTINGS, "--jobs", "1")
     out = tmp_path / "r"
     with started(*args, "--out", out) as process:
-        wait_for(process, out / "state", after)
+        wait_for(process, out / "state", "L*.json")
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=60)
     assert process.returncode == 130, told
@@ -295,8 +285,8 @@ def test_an_interrupted_run_keeps_what_it_has_and_is_resumed(
     assert "--resume" in told
     assert json.loads((out / "run.json").read_text())["status"] == "interrupted"
     finished = snapshot(out / "state")
-    assert 0 < len(finished) < 2 * len(HEADS)
-    assert len(rows(out / "heads.csv")) == len(_heads_in(finished))
+    assert 0 < len(finished) < len(HEADS)
+    assert len(rows(out / "heads.csv")) == len(finished)
 
     assert attn_dsl(*args, "--out", out).code == 2, "without --resume nothing is touched"
     assert snapshot(out / "state") == finished

@@ -271,14 +271,14 @@ def test_a_server_that_dies_leaves_the_others(
     pytest.importorskip("openai")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with serving(language_model, Behaviour(status=503, answers=2)) as url:
-        done = attn_dsl(*fit(tmp_path / "run", "--proposers", "llm,greedy", llm=url))
+        done = attn_dsl(*fit(tmp_path / "run", "--proposers", "llm,library", llm=url))
         assert done.code == 0, done.err
         assert "The proposer llm failed" in done.out and "503" in done.out
         alone = attn_dsl(*fit(tmp_path / "alone", "--proposers", "llm", llm=url))
     assert alone.code == 1 and "503" in alone.err and "Traceback" not in alone.err
     info = json.loads((tmp_path / "run" / "run.json").read_text())
     assert info["status"] == "done" and "503" in info["llm"]["failed"]["error"]
-    assert "greedy" in (tmp_path / "run" / "pareto.csv").read_text()
+    assert "library" in (tmp_path / "run" / "pareto.csv").read_text()
 
 
 def test_a_file_that_cannot_be_loaded_leaves_the_others(
@@ -286,10 +286,10 @@ def test_a_file_that_cannot_be_loaded_leaves_the_others(
 ) -> None:
     file = tmp_path / "model.gguf"
     file.write_bytes(gguf_model.read_bytes()[:9_000])
-    done = attn_dsl(*fit(tmp_path / "run", "--proposers", "llm,greedy", llm=file))
+    done = attn_dsl(*fit(tmp_path / "run", "--proposers", "llm,library", llm=file))
     assert done.code == 0, done.err
     assert "llama.cpp cannot load it" in " ".join(done.out.split())
-    assert "greedy" in (tmp_path / "run" / "pareto.csv").read_text()
+    assert "library" in (tmp_path / "run" / "pareto.csv").read_text()
 
 
 @pytest.mark.parametrize(
@@ -297,11 +297,11 @@ def test_a_file_that_cannot_be_loaded_leaves_the_others(
     [
         (("--samples", "3"), "name one by --llm"),
         (("--proposers", "llm"), "name one by --llm MODEL"),
-        (("--proposers", "llm,greedy", "--samples", "3"), "name one by --llm MODEL"),
+        (("--proposers", "llm,library", "--samples", "3"), "name one by --llm MODEL"),
         (("--llm", "nowhere.gguf"), "no such GGUF file"),
-        (("--proposers", "llm,greedy", "--llm", "nowhere.gguf"), "no such GGUF file"),
+        (("--proposers", "llm,library", "--llm", "nowhere.gguf"), "no such GGUF file"),
         (("--llm", "replay:nowhere"), "no completions are kept there"),
-        (("--proposers", "greedy", "--llm", "x"), "add it to --proposers"),
+        (("--proposers", "library", "--llm", "x"), "add it to --proposers"),
         (("--llm", "a/b", "--llm-device", "moon"), "--llm-device moon"),
     ],
 )

@@ -203,7 +203,7 @@ def test_a_head_of_random_weights_predicts_nothing(tmp_path: Path) -> None:
     reason = obstacle(loaded)
     assert reason is not None and "has no language-model head" in reason
     texts = write_texts(tmp_path / "texts.jsonl", 24)
-    out = attn_dsl("fit", folder, "--text", texts, "--max-evals", 4, "--rounds", 1, "--jobs", 1,
+    out = attn_dsl("fit", folder, "--text", texts, "--max-evals", 4, "--jobs", 1,
                    "--max-tokens", 16, "--heads", "L0H1", "--out", tmp_path / "run")  # fmt: skip
     assert out.code == 0 and "warning: `attn-dsl replace` will refuse this model: llama" in out.err
     told = json.loads((tmp_path / "run" / "run.json").read_text())

@@ -30,69 +30,66 @@ def test_a_run_that_is_killed_twice_ends_like_one_that_is_not(
     out = tmp_path / "r"
     args = ("fit", "--capture", small_capture, *SETTINGS, "--out", out, "--jobs", jobs)
     with started(*args) as process:
-        wait_for(process, out / "state", "round1/L*.json", 2)
+        wait_for(process, out / "state", "L*.json", 2)
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert rows(out), "its tables are there at any time"
     kept = snapshot(out / "state")
     with started(*args, "--resume") as process:
-        wait_for(process, out / "state", "L*.json", 1)
+        wait_for(process, out / "state", "L*.json", 4)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert len(rows(out)) == len(LABELS)
     assert snapshot(out / "state").items() >= kept.items()
     succeed(*args, "--resume")
     assert_same(out, small_run)
     assert status(out) == "done"
 
 
-def test_tables_show_the_latest_result_of_each_head(
+def test_what_a_kill_leaves_half_written_is_mended(
     small_run: Path, small_capture: Path, tmp_path: Path
 ) -> None:
-    """Heads without their last round are there with what they have, marked as cut short."""
     out = tmp_path / "r"
     shutil.copytree(small_run, out)
     for name in LABELS[2:]:
         (out / "state" / f"{name}.json").unlink()
-    (out / "programs" / ".L00H00.attn.part").write_text("head ")  # as a kill may leave it
+    (out / "programs" / ".L00H00.attn.part").write_text("head ")
     with (out / "candidates.jsonl").open("a") as file:
         file.write('{"layer": 1, "he')
     opened = package.Run.open(out)
     opened.tabulate()
-    marks = [row["cut_short"] for row in rows(out)]
-    assert marks == ["0", "0", "1", "1", "1", "1"]
-    assert opened.cut_short == LABELS[2:]
+    assert [r.label for r in opened.results] == LABELS[:2] and len(rows(out)) == 2
     succeed("fit", "--capture", small_capture, *SETTINGS, "--out", out, "--resume")
     assert_same(out, small_run)
 
 
-def test_one_head_has_one_round(small_capture: Path, tmp_path: Path) -> None:
-    args = ("--capture", small_capture, "--heads", "L0H0", "--max-evals", "3")
-    succeed("fit", *args, "--out", tmp_path / "r")
-    assert not (tmp_path / "r" / "state" / "round1").exists()
-    assert [row["cut_short"] for row in rows(tmp_path / "r")] == ["0"]
-
-
-def test_rounds_can_be_left_out(small_run: Path, small_capture: Path, tmp_path: Path) -> None:
+def test_a_run_of_several_rounds_still_opens(small_run: Path, tmp_path: Path) -> None:
+    """Earlier versions searched in rounds: results of the last stand where all results stand today."""
     out = tmp_path / "r"
-    succeed("fit", "--capture", small_capture, *SETTINGS, "--rounds", "1", "--out", out)
-    first = [(small_run / "state" / "round1" / f"{name}.json") for name in LABELS]
-    alone = [(out / "state" / f"{name}.json") for name in LABELS]
-    found = [[json.loads(file.read_text()) for file in files] for files in (first, alone)]
-    for results in found:
-        for result in results:
-            del result["seconds"]
-    assert found[0] == found[1], "the first round does not depend on whether a second follows"
+    shutil.copytree(small_run, out)
+    info = json.loads((out / "run.json").read_text())
+    info["key"]["rounds"] = 2
+    (out / "run.json").write_text(json.dumps(info))
+    (out / "state" / "round1").mkdir()
+    for name in LABELS:
+        file = out / "state" / f"{name}.json"
+        text = json.dumps({**json.loads(file.read_text()), "unfinished": {"greedy": 1.5}})
+        (file.parent / "round1" / file.name).write_text("{}")
+        file.write_text(text)
+    opened = package.Run.open(out)
+    opened.tabulate()
+    assert [r.label for r in opened.results] == LABELS
+    assert_same(out, small_run)
 
 
 # the disk
 
 
-def test_a_full_disk_loses_nothing(small_run: Path, small_capture: Path, tmp_path: Path) -> None:
+def test_a_full_disk_loses_nothing(small_capture: Path, tmp_path: Path) -> None:
     """A limit on the size of files stands in for the full disk: writing fails halfway."""
-    out = tmp_path / "r"
-    args = ("fit", "--capture", small_capture, *SETTINGS, "--out", out, "--jobs", "1")
-    room = (small_run / "candidates.jsonl").stat().st_size // 3
+    whole, out = tmp_path / "whole", tmp_path / "r"
+    args = ("fit", "--capture", small_capture, *SETTINGS, "--proposers", "library", "--jobs", "1")
+    succeed(*args, "--out", whole)
+    room, args = 2 * (whole / "candidates.jsonl").stat().st_size // 3, (*args, "--out", out)
     with started(
         *args, prepare=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
     ) as process:
@@ -105,17 +102,16 @@ def test_a_full_disk_loses_nothing(small_run: Path, small_capture: Path, tmp_pat
     assert kept
     succeed(*args, "--resume")
     assert snapshot(out / "state").items() >= kept.items()
-    assert_same(out, small_run)
+    assert_same(out, whole)
 
 
-@pytest.mark.parametrize("state", ["L00H01.json", "round1/L00H01.json"])
 @pytest.mark.parametrize("left", [0, 200])
 def test_a_truncated_result_is_named_and_can_be_removed(
-    small_run: Path, small_capture: Path, tmp_path: Path, state: str, left: int
+    small_run: Path, small_capture: Path, tmp_path: Path, left: int
 ) -> None:
     out = tmp_path / "r"
     shutil.copytree(small_run, out)
-    file = out / "state" / state
+    file = out / "state" / "L00H01.json"
     file.write_bytes(file.read_bytes()[:left])
     before = snapshot(out)
     args = ("fit", "--capture", small_capture, *SETTINGS, "--out", out, "--resume")
@@ -164,7 +160,7 @@ def test_a_run_is_one_process_at_a_time(
     out = tmp_path / "r"
     args = ("fit", "--capture", small_capture, *SETTINGS, "--out", out, "--jobs", "1")
     with started(*args) as process:
-        wait_for(process, out / "state", "round1/L*.json")
+        wait_for(process, out / "state", "L*.json")
         second = attn_dsl(*args, "--resume")
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -187,7 +183,7 @@ def test_the_lock_goes_when_the_work_ends(tmp_path: Path) -> None:
 # time
 
 
-def test_time_that_runs_out_is_told_and_the_rest_is_left_to_resume(
+def test_heads_that_time_cut_short_are_searched_again(
     small_run: Path, small_capture: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "r"
@@ -198,13 +194,15 @@ def test_time_that_runs_out_is_told_and_the_rest_is_left_to_resume(
     assert found.info["cut_short"] == found.cut_short
     assert {r.label for r in found.results} | set(found.info["not_reached"]) == set(LABELS)
     assert status(out) == ("out of time" if found.info["not_reached"] else "done")
-    assert not list((out / "state").glob("L*.json")), "there was no time for a second round"
     before = snapshot(out / "state")
+    short = package.fit(capture=attention, out=out, timeout=1e-6, resume=True, **settings)  # type: ignore[arg-type]
+    assert snapshot(out / "state").items() >= before.items(), "they keep what they have"
+    assert {r.label for r in short.results} >= {r.label for r in found.results}
     again = package.fit(capture=attention, out=out, resume=True, **settings)  # type: ignore[arg-type]
-    assert snapshot(out / "state").items() >= before.items()
-    assert len(again.results) == len(LABELS)
-    assert again.info["not_reached"] == []
+    assert again.info["not_reached"] == again.info["cut_short"] == []
     assert status(out) == "done"
+    assert rows(out) == rows(small_run)
+    assert snapshot(out / "programs") == snapshot(small_run / "programs")
 
 
 def test_a_limit_that_is_not_reached_changes_nothing(

@@ -31,7 +31,7 @@ def capture() -> Capture:
 @pytest.fixture(scope="module")
 def run(capture: Capture, tmp_path_factory: pytest.TempPathFactory) -> Run:
     out = tmp_path_factory.mktemp("shared") / "run"
-    return fit(capture=capture, out=out, proposers=["library", "greedy"], max_evals=40, jobs=1)
+    return fit(capture=capture, out=out, proposers=["library"], max_evals=40, jobs=1)
 
 
 def test_two_kinds_of_heads_need_two_programs(run: Run) -> None:

@@ -6,7 +6,6 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.capture import Capture
-from attn_dsl.synth.proposers.registry import DEFAULT
 from attn_dsl.synth.runs.worker import Place, at_hand, versions
 from attn_dsl.synth.session import Session, Settings
 
@@ -20,7 +19,7 @@ def threads() -> set[int]:
 def test_matrix_products_have_one_thread_while_there_are_searches() -> None:
     tokens = [Tokens.from_strings(["a", " b", f" {i}"]) for i in range(10)]
     capture = Capture.from_arrays(tokens, [np.eye(3)[None, None] for _ in tokens])
-    session = Session(capture, Settings(DEFAULT))
+    session = Session(capture, Settings(("library",)))
     one, other = (Place(None, name, session.settings, versions()) for name in "ab")
     with threadpool_limits(2, user_api="blas"):
         assert threads() == {2}

@@ -1,1 +1,1 @@
-"""Proposers that work on terms as a user would write them."""
+"""Proposers: the registry of all, and the one of the library."""

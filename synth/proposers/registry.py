@@ -29,7 +29,6 @@ class Cost:
     seconds: float  # of one core, on a full sample of rows (``Settings.entries``)
     evals: int  # about how many programs it fits, which ``--max-evals`` may cut short
     once: float = 0.0  # seconds before the first head
-    shared_bytes: float = 0.0  # memory for what all heads share
     # whether ``benchmarks/real_model.py`` measured the seconds, or they are a guess
     measured: bool = False
 
@@ -42,10 +41,6 @@ class Registration:
     make: Callable[[Session], Proposer]  # called once for a search of all heads
     cost: Callable[[Settings], Cost]  # what it takes with some settings
     default: bool = False  # whether it is asked where nobody says who is
-    # it is asked from the second round on, when heads have a front and know the programs of other
-    # heads; the others are asked in the first round
-    later: bool = False
-    effort: int = 1  # the least effort with which it is asked
     scores: bool = False  # whether it uses scores that heads share
 
 
@@ -95,15 +90,6 @@ def find(name: str) -> Registration:
         if point.name == name:
             return _load(point)
     raise InputError(f"--proposers: unknown {name}; known: {', '.join(names())}")
-
-
-def asked(settings: Settings) -> list[Registration]:
-    """Return the proposers of some settings that are asked with their effort and rounds."""
-    found = [find(name) for name in settings.proposers]
-    return [
-        one for one in found
-        if one.effort <= settings.effort and (settings.rounds > 1 or not one.later)
-    ]  # fmt: skip
 
 
 def packages(proposers: Sequence[str]) -> list[str]:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.heads import parse_heads
 from attn_dsl.synth import vocabulary
-from attn_dsl.synth.proposers.registry import Registration, asked
+from attn_dsl.synth.proposers import registry
 from attn_dsl.synth.runs.speed import product_speed, vector_speed
 from attn_dsl.synth.session import Settings
 
@@ -30,7 +29,7 @@ PRODUCTS = 0.65
 LOAD_BYTES = 4e8
 """Bytes of weights that are read and converted in a second."""
 SCORE_SECONDS = 2.2e-7
-"""A round's search: seconds by entry of the select and test texts."""
+"""The search of a head: seconds by entry of the select and test texts."""
 OUTPUTS = 1.35
 """By how much a search takes longer that looks at outputs."""
 BASE_BYTES = 0.7e9
@@ -68,16 +67,13 @@ def plan(
     else:
         about, causal, lengths, multiplied = _of_capture(capture)
     chosen = parse_heads(heads, about["layers"], about["heads_per_layer"])
-    if len(chosen) == 1:
-        settings = replace(settings, rounds=1)
     cores, all_heads = os.cpu_count() or 1, about["layers"] * about["heads_per_layer"]
     workers = min(jobs or cores, len(chosen))
     slower = VECTOR_SPEED / vector_speed(min(workers, cores))
     entries = sum(n_entries(n, causal) for n in lengths)
-    costs = {one.name: one.cost(settings) for one in asked(settings)}
+    costs = {name: registry.find(name).cost(settings) for name in settings.proposers}
     rows = min(FITTED * entries, settings.sampled)
     memory = BASE_BYTES + HEAD_BYTES * workers + 4 * len(vocabulary.terms(causal)) * rows
-    memory += sum(cost.shared_bytes for cost in costs.values())
     capture_bytes, capture_seconds = 0, 0.0
     if about["parameters"] is not None:
         weights = (4 if dtype == "float32" else 2) * about["parameters"]
@@ -86,8 +82,11 @@ def plan(
         capture_seconds = 2 * multiplied * sum(lengths) / speed + slower * weights / LOAD_BYTES
         batch = 8 * text_bytes(about["heads_per_layer"], max(lengths))
         memory = max(memory, BASE_BYTES + weights + cores * batch)
-    by_head = _search_seconds(settings, FITTED * entries)
-    by_head += SCORE_SECONDS * (1 - FITTED) * entries * settings.rounds
+    by_head, evals = 0.0, settings.max_evals
+    for cost in costs.values():
+        by_head += min(1.0, evals / max(cost.evals, 1)) * cost.seconds * rows / settings.entries
+        evals = max(0, evals - cost.evals)
+    by_head += SCORE_SECONDS * (1 - FITTED) * entries
     if settings.objective != "attention":
         by_head *= OUTPUTS
     once = sum(cost.once for cost in costs.values())
@@ -107,7 +106,7 @@ def plan(
         warnings.append(f"`attn-dsl replace` will refuse this model: {about['not_replaceable']}")
     if timeout is not None and seconds > timeout:
         warnings.append(f"--timeout {timeout:g} will cut the search short")
-    names = ("rounds", "max_evals", "max_nodes", "effort")
+    names = ("max_evals", "max_nodes", "effort")
     return {
         **about, **{name: getattr(settings, name) for name in names}, "heads": len(chosen),
         "proposers": list(costs), "jobs": workers, "texts": len(lengths), "tokens": sum(lengths),
@@ -117,24 +116,6 @@ def plan(
         "seconds": seconds if timeout is None else min(seconds, timeout),
         "guessed": [name for name, cost in costs.items() if not cost.measured],
     }  # fmt: skip
-
-
-def _search_seconds(settings: Settings, entries: float) -> float:
-    """Return the seconds that proposers take for a head, on some entries of the fit split."""
-    full = min(settings.sampled, entries) / settings.entries
-
-    def of_round(some: list[Registration]) -> float:
-        seconds, left = 0.0, settings.max_evals
-        for one in some:
-            cost = one.cost(settings)
-            part = min(1.0, left / max(cost.evals, 1))
-            left = max(0, left - cost.evals)
-            seconds += part * cost.seconds * full
-        return seconds
-
-    first = [one for one in asked(settings) if not one.later]
-    later = [one for one in asked(settings) if one.later]
-    return of_round(first) + (settings.rounds - 1) * of_round(later)
 
 
 Found = tuple[dict[str, Any], bool, tuple[int, ...], int]

@@ -18,8 +18,6 @@ class Progress:
     done: int  # texts, passes or heads
     total: int
     result: HeadResult | None = None  # the head that was just finished, if any
-    number: int = 1  # the round of the search
-    rounds: int = 1
 
 
 Watcher = Callable[[Progress], None]

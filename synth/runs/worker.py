@@ -63,8 +63,6 @@ class HeadSearch:
     head: int
     # all heads of the layer that the run looks at, whose controls are scored at once
     neighbours: tuple[int, ...]
-    before: HeadResult | None = None  # see ``Search.head``, as for ``others``
-    others: tuple[str, ...] = ()
     # the time for the search, from when the session is ready; None for no limit
     seconds: float | None = None
     most: float | None = None  # the time from now on, the session's preparation included
@@ -163,9 +161,8 @@ def search_head(task: HeadSearch) -> Outcome:
         deadline = min(ends, time.monotonic() + max(0.0, task.seconds))
 
     result, candidates = workplace.search.head(
-        task.layer, task.head, lambda: workplace.controls(task), deadline,
-        before=task.before, others=task.others,
-    )  # fmt: skip
+        task.layer, task.head, lambda: workplace.controls(task), deadline
+    )
     late = time.monotonic() - deadline if deadline is not None and result.cut_short else 0.0
     return Outcome(result, candidates, late)
 

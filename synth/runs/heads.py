@@ -1,13 +1,8 @@
-"""The rounds of a search: every head on its own, then every head again, knowing the others' programs.
-
-Between rounds all heads wait for each other, so that what a head is given does not depend on the
-order of work; within a round they are searched in any order, each recorded as it is finished.
-"""
+"""The search of all heads: shared out over workers, in any order, each recorded as it is finished."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
 from collections import deque
 from collections.abc import Sequence
@@ -21,77 +16,74 @@ from attn_dsl.synth.runs.executors import Workers
 from attn_dsl.synth.runs.progress import Progress, Watcher
 from attn_dsl.synth.runs.worker import HeadSearch, Outcome, Place, forget, search_head
 
+LEAST_AGAIN = 5.0
+"""The least seconds for a head that has a result; to write down another takes some of them."""
 TRIES = 3
 """How often a head is begun again when the workers that search it die."""
 LOOK = 5.0
 """Seconds after which a cluster is asked how many workers it has now."""
 
 
-def search_rounds(
+def search_heads(
     run: Run, place: Place, chosen: Sequence[Pair], budget: Budget, workers: Workers, tell: Watcher
 ) -> None:
-    """Search the heads of a run that are not done yet, round by round."""
-    for number in range(1, run.rounds + 1):
-        left = [pair for pair in chosen if not run.done(*pair, number)]
-        known = {pair: run.result(*pair, number - 1) if number > 1 else None for pair in chosen}
-        if number > 1 and None in known.values():
-            return  # the time was over before every head had its first result
-        run.tabulate()
-        left = budget.begin(number, {pair: known[pair] for pair in left})
-        _Round(run, place, number, known, budget, workers, tell).search(left)
+    """Search the heads of a run that have no result yet, then again those that were cut short."""
+    run.tabulate()
+    _Search(run, place, chosen, budget, workers, tell).search()
 
 
-class _Round:
-    """One round on its way."""
+class _Search:
+    """A search on its way."""
 
     def __init__(
-        self, run: Run, place: Place, number: int, known: dict[Pair, HeadResult | None],
-        budget: Budget, workers: Workers, tell: Watcher,
+        self, run: Run, place: Place, chosen: Sequence[Pair], budget: Budget, workers: Workers,
+        tell: Watcher,
     ) -> None:  # fmt: skip
-        self.run, self.place, self.number = run, place, number
+        self.run, self.place, self.total = run, place, len(chosen)
         self.budget, self.workers, self.tell = budget, workers, tell
-        self.known, self.done = known, 0
-        groups = itertools.groupby(known, key=lambda pair: pair[0])
+        cut_short = {(result.layer, result.head): result.cut_short for result in run.results}
+        self.again = {pair for pair, short in cut_short.items() if short}
+        left = (pair for pair in chosen if cut_short.get(pair, True))
+        self.left = sorted(left, key=self.again.__contains__)
+        self.done = len(chosen) - len(self.left)
+        groups = itertools.groupby(chosen, key=lambda pair: pair[0])
         self.neighbours = {layer: tuple(head for _, head in group) for layer, group in groups}
         self.pending: dict[Future[Outcome], HeadSearch] = {}
         self.finished: deque[Outcome] = deque()
         self.tries: dict[Pair, int] = {}
 
-    def search(self, left: list[Pair]) -> None:
+    def search(self) -> None:
         """Search heads, as many at once as there are workers, recording each that is finished."""
-        self.done = len(self.known) - len(left)
         self._say(None)
         try:
-            while left or self.pending or self.finished:
-                self._submit(left)
+            while self.left or self.pending or self.finished:
+                self._submit()
                 self._record()
                 if self.pending:
                     finished, _ = wait(self.pending, LOOK, FIRST_COMPLETED)
                     for future in finished:
-                        self._take(future, left)
+                        self._take(future)
         except BaseException:
             self._stop()
             raise
 
-    def _submit(self, left: list[Pair]) -> None:
-        slots = self.workers.slots if left else 0
-        while left and len(self.pending) < slots:
-            seconds = self.budget.share(left[0], left, slots)
+    def _submit(self) -> None:
+        slots = self.workers.slots if self.left else 0
+        while self.left and len(self.pending) < slots:
+            again = self.left[0] in self.again
+            seconds = self.budget.share(len(self.left), slots, LEAST_AGAIN if again else 0.0)
             if self.budget.over:
-                left.clear()
+                self.left.clear()
                 return
-            pair = left.pop(0)
-            before = self.known[pair]
-            if before is not None and seconds is not None and seconds <= 0:
+            pair = self.left.pop(0)
+            if again and seconds is not None and seconds <= 0:
                 continue  # it keeps what it has
             task = HeadSearch(
-                self.place, *pair, self.neighbours[pair[0]], before,
-                tuple(r.program for other, r in self.known.items() if r and other != pair),
-                seconds, self.budget.remaining,
-            )  # fmt: skip
+                self.place, *pair, self.neighbours[pair[0]], seconds, self.budget.remaining
+            )
             self.pending[self.workers.submit(search_head, task)] = task
 
-    def _take(self, future: Future[Outcome], left: list[Pair]) -> None:
+    def _take(self, future: Future[Outcome]) -> None:
         """Take the outcome of a head; put the head back where its worker was lost."""
         task = self.pending.pop(future)
         pair = task.layer, task.head
@@ -100,7 +92,7 @@ class _Round:
         except (Exception, CancelledError) as error:
             self.tries[pair] = self.tries.get(pair, 0) + 1
             if self.workers.lost(error) and self.tries[pair] < TRIES:
-                left.insert(0, pair)
+                self.left.insert(0, pair)
                 return
             if isinstance(error, AttnDslError):
                 raise
@@ -110,22 +102,19 @@ class _Round:
             raise explained from error
         if outcome.late:
             self.budget.tell_overrun(outcome.late)
-        result = _better(outcome.result, task.before)
-        self.finished.append(dataclasses.replace(outcome, result=result))
+        self.finished.append(outcome)
 
     def _record(self) -> None:
         """Write down what is finished."""
         while self.finished:
             outcome = self.finished[0]
-            self.run.add(outcome.result, outcome.candidates, self.number)
+            result = self.run.add(outcome.result, outcome.candidates)
             self.finished.popleft()
             self.done += 1
-            self._say(outcome.result)
+            self._say(result)
 
     def _say(self, result: HeadResult | None) -> None:
-        self.tell(
-            Progress("search", self.done, len(self.known), result, self.number, self.run.rounds)
-        )
+        self.tell(Progress("search", self.done, self.total, result))
 
     def _stop(self) -> None:
         """End the searches on their way, and record what was finished before."""
@@ -136,18 +125,5 @@ class _Round:
         with contextlib.suppress(AttnDslError):  # what stopped the search may stop this as well
             for future in done:
                 if future.exception() is None:
-                    self._take(future, [])
+                    self._take(future)
             self._record()
-
-
-def _better(result: HeadResult, before: HeadResult | None) -> HeadResult:
-    """Keep a head's earlier result where a search that was cut short did not reach it."""
-    if before is None or not result.cut_short:
-        return result
-    reached, had = (max(row.score for row in r.front) for r in (result, before))
-    if reached >= had:
-        return result
-    return dataclasses.replace(
-        before, cut_short=True, evals=result.evals, seconds=result.seconds,
-        unfinished=result.unfinished,
-    )  # fmt: skip
