@@ -16,6 +16,7 @@ from attn_dsl.compiler.columns import Batch
 from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.dsl import tree as t
 from attn_dsl.synth import vocabulary
+from attn_dsl.synth.distance_bins import bins
 from attn_dsl.synth.gains import Packed
 from attn_dsl.synth.objective import OBJECTIVES, HeadRows, Objective, Outputs
 from attn_dsl.synth.rewrite import drop_unused
@@ -72,6 +73,13 @@ class Design:
     def key_places(self) -> np.ndarray:
         """The position of each entry's key in its text, int64 (entries)."""
         return np.arange(self.entries) - np.repeat(self.starts[:-1], np.diff(self.starts))
+
+    @cached_property
+    def entry_bins(self) -> np.ndarray:
+        """The bin of distance of each entry (``distance_bins``), uint8 (entries)."""
+        firsts = np.array([first for first, _ in bins(self.causal)])
+        distance = np.repeat(np.concatenate(self.rows), np.diff(self.starts)) - self.key_places
+        return (np.searchsorted(firsts, distance, side="right") - 1).astype(np.uint8)
 
     @cached_property
     def firsts(self) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from attn_dsl.synth.runs.budget import Budget
     from attn_dsl.synth.runs.executors import Workers
     from attn_dsl.synth.session import Session, Settings
+
+
+SCORES_SHARE = 0.2
+"""The most of a limited time in which shared scores are looked for."""
 
 
 def fit(
@@ -205,7 +210,7 @@ def _search(
     tell(Progress("prepare", 0, len(chosen)))
     try:
         if any(registry.find(name).scores for name in settings.proposers):
-            _share_scores(run, session, chosen, tell)
+            _share_scores(run, session, chosen, budget, workers, tell)
         with here:
             search_heads(run, place, chosen, budget, workers, tell)
     except (KeyboardInterrupt, WorkError):
@@ -230,7 +235,10 @@ def _search(
     return run
 
 
-def _share_scores(run: Run, session: Session, chosen: list[tuple[int, int]], tell: Watcher) -> None:
+def _share_scores(
+    run: Run, session: Session, chosen: list[tuple[int, int]], budget: Budget, workers: Workers,
+    tell: Watcher,
+) -> None:  # fmt: skip
     """Find the scores that heads share, and write them to the run; once found, they stay.
 
     Raises:
@@ -253,7 +261,9 @@ def _share_scores(run: Run, session: Session, chosen: list[tuple[int, int]], tel
     width = session.capture.heads_per_layer
     found = find_vocabulary(
         session.design, [layer * width + head for layer, head in chosen], session.settings.seed,
-        os.cpu_count() or 1, lambda done, total: tell(Progress("scores", done, total)),
+        workers.slots if workers.shares_memory else os.cpu_count() or 1,
+        math.inf if budget.remaining is None else SCORES_SHARE * max(0.0, budget.remaining),
+        lambda done, total: tell(Progress("scores", done, total)),
     )  # fmt: skip
     write(file, show_definitions(found))
     run.update(vocabulary=found.digest)

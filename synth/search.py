@@ -13,6 +13,7 @@ from attn_dsl.dsl.printer import show
 from attn_dsl.eval.metrics import bootstrap
 from attn_dsl.eval.outputs import output_r2
 from attn_dsl.eval.results import Candidate, FrontRow, HeadResult
+from attn_dsl.eval.split import Comparison
 from attn_dsl.synth.objective import OBJECTIVES
 from attn_dsl.synth.pareto import choose, front, gains_by_node, thinned
 from attn_dsl.synth.proposer import Fitted, HeadTask, Proposer, pool
@@ -65,24 +66,24 @@ class Search:
         )  # fmt: skip
         found = pool(task, self.proposers)
         polished = self._polish(task, found)
-        rows = self._score(polished, number)
+        rows, shown = self._score(polished, number)
         at = next(i for i, row in enumerate(rows) if row.chosen)
         test = session.test.metrics(polished[at].program, number)
-        outputs = session.test.compare([polished[at].program], number)
+        errors, spreads = shown.errors[at], shown.spreads
         baselines = controls()
         facts = check(polished[at].program, allow_lookahead=settings.allow_lookahead)
         result = HeadResult(
             layer=layer, head=head, program=rows[at].program, nodes=rows[at].nodes,
             iou_fit=rows[at].iou_fit, iou_select=rows[at].iou_select,
             test={name: bootstrap(values, settings.seed) for name, values in test.items()}
-            | {"output_r2": output_r2(outputs.errors, outputs.spreads[None], settings.seed)},
+            | {"output_r2": output_r2(errors[None], spreads[None], settings.seed)},
             test_ious=tuple(float(x) for x in test["iou"]),
             controls={name: iou for name, (iou, _) in baselines.items()},
             category=self._category(number),
             lookahead=facts.lookahead, evals=task.evals, seconds=time.monotonic() - started,
             cut_short=task.late or task.short, front=tuple(rows),
-            test_errors=tuple(map(float, outputs.errors[0])),
-            test_spreads=tuple(map(float, outputs.spreads)),
+            test_errors=tuple(map(float, errors)),
+            test_spreads=tuple(map(float, spreads)),
             controls_output_r2={name: r2 for name, (_, r2) in baselines.items()},
         )  # fmt: skip
         candidates = [
@@ -107,8 +108,12 @@ class Search:
         polished = front([task.polish(f) for f in best])
         return thinned(polished, most)
 
-    def _score(self, polished: list[Fitted], number: int) -> list[FrontRow]:
-        """Score programs on the select and test splits, and choose by the former."""
+    def _score(self, polished: list[Fitted], number: int) -> tuple[list[FrontRow], Comparison]:
+        """Score programs on the select and test splits, and choose by the former.
+
+        Returns:
+            The front, and its programs on the test split.
+        """
         picked, shown = (
             split.compare([f.program for f in polished], number)
             for split in (self.session.select, self.session.test)
@@ -121,10 +126,11 @@ class Search:
         scores, sizes = [objective.score(*x[::2]) for x in found], [f.nodes for f in polished]
         chosen = choose(scores, sizes, objective.price)
         steps = gains_by_node(scores, sizes)
-        return [
+        rows = [
             FrontRow(
                 f.nodes, f.iou, *found[i], scores[i], steps[i], i == chosen, f.proposer,
                 show(f.program),
             )
             for i, f in enumerate(polished)
         ]  # fmt: skip
+        return rows, shown

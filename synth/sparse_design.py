@@ -103,8 +103,8 @@ class TermPlanes:
                     self.plane(to)[:] = self.known.plane(number)
         if new:
             made = self.design.compute(dataclasses.replace(self.empty, terms=tuple(new)))
-            numbers = [number for term in new for number in self._numbers[term]]
-            for number, plane in zip(numbers, made, strict=True):
+            places = [number for term in new for number in self._numbers[term]]
+            for number, plane in zip(places, made, strict=True):
                 self.plane(number)[:] = plane
         self._made.update(terms)
 

@@ -8,6 +8,8 @@ predicates are not negative, so that a score says what it holds; heads may weigh
 from __future__ import annotations
 
 import itertools
+import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -18,6 +20,8 @@ from attn_dsl.synth.scores.rows import COPIES, Parts, RowsOfHeads, in_order
 
 ROLES = ("offer", "first", "query", "key")
 """What a score can be for a head: offered by keys, added to the first token, a side of a product."""
+LAST = 3
+"""The passes over the texts that are left, at least, where the time is short."""
 SPREAD = 0.75
 """The exponent of a predicate's standard deviation, beside its weight, in how much it matters: rare ones
 count for less."""
@@ -56,19 +60,26 @@ class Dictionary:
 
 def find_dictionary(
     rows: RowsOfHeads, values: np.ndarray, settings: DictionarySettings, seed: int, threads: int,
-    tick: Callable[[int, int], None] = lambda done, total: None,
+    seconds: float = math.inf, tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> Dictionary:  # fmt: skip
     """Find scores for all heads of some rows.
 
     Args:
         values: float32 (tokens, predicates), of every predicate at every token.
         threads: the result does not depend on them.
+        seconds: after about so many it ends, with fewer passes over the texts.
         tick: called with how many epochs are done, and how many will be.
     """
     trainer = _Trainer(rows, values, settings, seed, threads)
-    for epoch in range(trainer.epochs):
+    epoch, started = 0, time.monotonic()
+    while epoch < trainer.epochs:
         trainer.epoch(epoch)
-        tick(epoch + 1, trainer.epochs)
+        epoch += 1
+        left = seconds - (time.monotonic() - started)
+        if left < (trainer.epochs - epoch) * (time.monotonic() - started) / epoch:
+            fewer = max(epoch + LAST, int(epoch * seconds / (seconds - left)))
+            trainer.epochs = min(trainer.epochs, fewer)
+        tick(epoch, trainer.epochs)
     shape = len(rows.actual), settings.scores
     uses = {role: trainer.parameters[role].reshape(shape) for role in ROLES}
     return Dictionary(trainer.parameters["weights"], uses)
@@ -100,15 +111,14 @@ class _Trainer:
             self.parameters[name][:] = np.abs(draw) if name == "weights" else draw
         self.moments = {name: np.zeros((2, *shape), np.float32) for name, shape in shapes.items()}
         self.masks = {name: np.ones(shapes[name], np.float32) for name in ("weights", *ROLES)}
-        self.steps = 0
+        self.steps, self.stages = 0, list(settings.stages)
         self.epochs = max(1, round(settings.steps / -(-len(self.values) // settings.texts)))
 
     def epoch(self, number: int) -> None:
         """Pass over all texts once."""
         settings, epochs = self.settings, self.epochs
-        for part, times in settings.stages:
-            if number == int(part * epochs):
-                self.prune(times)
+        while self.stages and number >= int(self.stages[0][0] * epochs):
+            self.prune(self.stages.pop(0)[1])
         texts = self.rng.permutation(len(self.values))
         done = number / epochs
         rate = settings.rate * (1.0 if done < 0.5 else max(0.02, 2 * (1 - done)))
@@ -147,11 +157,19 @@ class _Trainer:
         back = {role: np.zeros((heads, n), dtype=np.float32) for role in ROLES}
         by_distance, by_copies = np.zeros_like(p["distance"]), np.zeros_like(copies)
         for h in range(heads):
-            own = Parts(*(parts[role][h] for role in ROLES), p["distance"][h], copies[h])
-            to = Parts(*(back[role][h] for role in ROLES), by_distance[h], by_copies[h])
+            own = Parts(
+                **{role: parts[role][h] for role in ROLES},
+                distance=p["distance"][h],
+                copies=copies[h],
+            )
+            to = Parts(
+                **{role: back[role][h] for role in ROLES},
+                distance=by_distance[h],
+                copies=by_copies[h],
+            )
             self.rows.likelihood(h, text, own, to)
         found = {role: back[role] @ scores for role in ROLES}
-        to_scores = sum(back[role].T @ p[role] for role in ROLES)
+        to_scores = np.array([back[role].T @ p[role] for role in ROLES]).sum(0)
         found["weights"] = to_scores.T @ values
         found["constant"] = back["first"].sum(1)
         found["distance"] = by_distance

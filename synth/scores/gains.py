@@ -60,16 +60,6 @@ class ScoreGains:
         found = [(condition(*one, causal), _within(one, count)) for one in dict.fromkeys(every)]
         return [*found, (FIRST, np.zeros(count, dtype=np.float32))]
 
-    @cached_property
-    def entry_bins(self) -> np.ndarray:
-        """The bin of distance of each entry, uint8."""
-        design = self.design
-        firsts = np.array([first for first, _ in bins(design.causal)])
-        distance = (
-            np.repeat(np.concatenate(design.rows), np.diff(design.starts)) - design.key_places
-        )
-        return (np.searchsorted(firsts, distance, side="right") - 1).astype(np.uint8)
-
     def best(
         self, residual: np.ndarray, predicted: np.ndarray, ridge: float, count: int
     ) -> list[ScoreUse]:
@@ -83,7 +73,7 @@ class ScoreGains:
         shape = len(members), len(self.queries), self.columns.shape[1]
         sums = np.zeros((2, *shape), dtype=np.float32)
         _moments(
-            self.design.starts, self.design.firsts, self.entry_bins, residual, predicted,
+            self.design.starts, self.design.firsts, self.design.entry_bins, residual, predicted,
             self.columns, members, len(members) - 1, *sums,
         )  # fmt: skip
         squared = self.queries**2

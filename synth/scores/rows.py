@@ -21,7 +21,6 @@ from attn_dsl.compiler.softmax import exponentials
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.parser import parse_term
 from attn_dsl.synth.design import Design
-from attn_dsl.synth.distance_bins import bins
 
 COPIES = (
     "1 where text(k) == text(q)", "1 where text(k-1) == text(q)", "1 where match(k-1, q) >= 2",
@@ -32,8 +31,8 @@ COPIES = (
 class Parts(NamedTuple):
     """What the score of a key is made of, for one head; also the gradients of it."""
 
-    keys: np.ndarray  # float32 (tokens): what each key offers
-    firsts: np.ndarray  # float32 (tokens): what each query adds at the first token
+    offer: np.ndarray  # float32 (tokens): what each key offers
+    first: np.ndarray  # float32 (tokens): what each query adds at the first token
     query: np.ndarray  # float32 (tokens): one side of the product
     key: np.ndarray  # float32 (tokens): the other side
     distance: np.ndarray  # float32 (bins): by distance
@@ -50,15 +49,6 @@ class RowsOfHeads:
 
     design: Design
     actual: np.ndarray
-
-    @cached_property
-    def entry_bins(self) -> np.ndarray:
-        """The bin of distance of each entry, uint8."""
-        design = self.design
-        firsts = np.array([first for first, _ in bins(design.causal)])
-        widths = np.diff(design.starts)
-        distance = np.repeat(np.concatenate(design.rows), widths) - design.key_places
-        return (np.searchsorted(firsts, distance, side="right") - 1).astype(np.uint8)
 
     @cached_property
     def entry_copies(self) -> np.ndarray:
@@ -86,7 +76,7 @@ class RowsOfHeads:
         here = slice(starts[0], starts[-1])
         wanted = gradient is not None
         return float(_likelihood(
-            starts - starts[0], design.rows[text], self.actual[head, here], self.entry_bins[here],
+            starts - starts[0], design.rows[text], self.actual[head, here], self.design.entry_bins[here],
             self.entry_copies[here], *parts, *(gradient or parts), wanted,
         ))  # fmt: skip
 
@@ -99,19 +89,20 @@ def in_order(work: Callable[[int], object], items: np.ndarray, threads: int) -> 
 
 @njit(**FAST)
 def _likelihood(
-    starts, queries, actual, bins, copies, keys, firsts, query, key, distance, by_copies,
-    to_keys, to_firsts, to_query, to_key, to_distance, to_copies, wanted,
+    starts, queries, actual, bins, copies, offer, first, query, key, distance, by_copies,
+    to_offer, to_first, to_query, to_key, to_distance, to_copies, wanted,
 ):  # fmt: skip
     total = 0.0
-    scratch = np.empty(keys.shape[0], dtype=np.float32)
+    scratch = np.empty(offer.shape[0], dtype=np.float32)
     for r in range(starts.shape[0] - 1):
         low, q = starts[r], queries[r]
         p = scratch[: starts[r + 1] - low]
         own = query[q]
         for k in range(p.shape[0]):
-            p[k] = keys[k] + own * key[k] + distance[bins[low + k]] + by_copies[copies[low + k]]
-        p[0] += firsts[q]
-        top, held = p[0], np.float32(0.0)
+            p[k] = offer[k] + own * key[k] + distance[bins[low + k]] + by_copies[copies[low + k]]
+        p[0] += first[q]
+        top = p[0]
+        held = np.float32(0.0)
         for k in range(p.shape[0]):
             top = max(top, p[k])
         for k in range(p.shape[0]):
@@ -121,14 +112,14 @@ def _likelihood(
         mass = np.float32(0.0)
         for k in range(p.shape[0]):
             mass += p[k]
-        total += math.log(mass) - held
+        total += math.log(float(mass)) - float(held)
         if not wanted:
             continue
         scale, along = np.float32(1.0) / mass, np.float32(0.0)
-        to_firsts[q] += p[0] * scale - actual[low]
+        to_first[q] += p[0] * scale - actual[low]
         for k in range(p.shape[0]):
             g = p[k] * scale - actual[low + k]
-            to_keys[k] += g
+            to_offer[k] += g
             along += g * key[k]
             to_key[k] += g * own
             to_distance[bins[low + k]] += g

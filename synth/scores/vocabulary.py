@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 
@@ -93,7 +94,7 @@ def _words(predicate: t.Predicate) -> str:
 
 
 def find_vocabulary(
-    design: Design, heads: Sequence[int], seed: int, threads: int,
+    design: Design, heads: Sequence[int], seed: int, threads: int, seconds: float = math.inf,
     tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> t.Definitions:  # fmt: skip
     """Find the scores that the heads of a model share.
@@ -103,11 +104,12 @@ def find_vocabulary(
         heads: the heads that are to be searched, by number; others are looked at besides where they
             are few, and some are left out where they are many.
         threads: the result does not depend on them.
+        seconds: about how long it may take.
         tick: called with how much is done, and how much will be.
     """
     predicates, values = chosen(design.batch, design.causal)
     rows = RowsOfHeads(design, design.rows_of_heads(_sample(heads, design.capture.n_heads)))
-    found = find_dictionary(rows, values, DictionarySettings(), seed, threads, tick)
+    found = find_dictionary(rows, values, DictionarySettings(), seed, threads, seconds, tick)
     return definitions(found, predicates, values.std(0))
 
 
