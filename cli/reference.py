@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
 
 import click
@@ -10,7 +9,6 @@ import click
 from attn_dsl.cli import options
 from attn_dsl.dsl.errors import InputError, did_you_mean
 from attn_dsl.dsl.functions import FUNCTIONS as FUNCTIONS_OF_TERMS
-from attn_dsl.dsl.tree import NO_REMARKS
 
 if TYPE_CHECKING:
     from attn_dsl.dsl.features import Feature
@@ -81,7 +79,6 @@ def print_scores(place: str, name: str | None) -> None:
     Raises:
         InputError: the run has no scores, or none of this name, or their file was changed.
     """
-    from attn_dsl.dsl.printer import definition_lines
     from attn_dsl.eval.run import VOCABULARY, Run
     from attn_dsl.eval.scores import shared_scores
 
@@ -117,8 +114,7 @@ def print_scores(place: str, name: str | None) -> None:
     page = click.HelpFormatter(max_width=80)
     page.write_text(f"{one.words}.")
     page.write_paragraph()
-    bare = dataclasses.replace(one.definition, remarks=NO_REMARKS)
-    page.write("\n".join(definition_lines([], [bare])) + "\n")
+    page.write(f"{one.source}\n")
     page.write_paragraph()
     page.write_dl([
         (f"{len(heads)} at the {where}", ", ".join(heads) or "none")

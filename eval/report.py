@@ -29,9 +29,12 @@ from attn_dsl.eval.replace.curve import figure
 from attn_dsl.eval.report_text import TEMPLATES, fill, scoped
 from attn_dsl.eval.results import FrontRow, HeadResult, best_of, mean_known, median_known
 from attn_dsl.eval.run import Run
+from attn_dsl.eval.scores import SharedScore, score_values, shared_scores
 
 EXAMPLES = 3
 """How many test texts are shown of each head."""
+SCORE_TOKENS = 160
+"""At how many tokens of a text the values of a score are shown."""
 BYTES_PER_HEAD = 20_000
 """How much base64 the matrices of one head may take; longer texts are shown in part."""
 
@@ -46,6 +49,15 @@ class Example:
     iou: float
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoreExample:
+    """A score that heads share, with its value at each token of a test text."""
+
+    score: SharedScore
+    tokens: tuple[str, ...]
+    values: npt.NDArray[np.float32]  # of the first tokens
+
+
 @dataclass(frozen=True, slots=True)
 class ReportData:
     """What a report shows of a run."""
@@ -58,6 +70,7 @@ class ReportData:
     lacking: str | None = None  # why no head's output R² is known; None where that of one is
     missing: tuple[str, ...] = ()  # names of the heads that were to be searched and have no program
     replacement: str = ""  # the plot of what replacing heads costs, as SVG, where it was measured
+    scores: Sequence[ScoreExample] = ()  # what heads share, those that most heads use first
 
 
 def write_run_report(run: Run, capture: str | Path | Capture | None = None) -> Path:
@@ -89,7 +102,7 @@ def report_data(run: Run, capture: Capture) -> ReportData:
         run.info, results, shown,
         found.summarise(results, seed), run.lacking,
         tuple(f"L{layer}H{head}" for layer, head in run.missing),
-        figure(run.path) or "",
+        figure(run.path) or "", list(_score_examples(run, batch)),
     )  # fmt: skip
 
 
@@ -114,6 +127,18 @@ def _examples(
         yield Example(tokens.strings, head, program, float(ious(actual, own)[0, 0]))
 
 
+def _score_examples(run: Run, batch: Batch) -> Iterable[ScoreExample]:
+    """Show each score of a run on the text of a batch where it varies most."""
+    scores = sorted(shared_scores(run).values(), key=lambda one: -one.heads)
+    if run.definitions is None or not scores:
+        return
+    values = score_values(run.definitions, [one.definition.name for one in scores], batch)
+    parts = [part[:SCORE_TOKENS] for part in np.split(values, batch.starts[1:-1])]
+    spread = np.array([part.std(0) for part in parts])
+    for s, (one, text) in enumerate(zip(scores, spread.argmax(0), strict=True)):
+        yield ScoreExample(one, batch.texts[text].strings, parts[text][:, s])
+
+
 def render(data: ReportData) -> str:
     """Return a report as HTML that needs nothing but itself."""
     from markupsafe import Markup
@@ -128,6 +153,7 @@ def render(data: ReportData) -> str:
         overview=overview(data.results), layers=sorted(set(layers)), columns=sorted(set(columns)),
         cut_short=[r.name for r in data.results if r.cut_short],
         nan=math.nan, cells={r.name: r for r in data.results}, scatter=_scatter(data.results),
+        scores={one.score.definition.name: one.score for one in data.scores},
         replacement=Markup(scoped(data.replacement, ".replacement")),
         style=Markup(style), script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -278,8 +304,18 @@ def _payload(data: ReportData) -> dict[str, Any]:
             "gain": _finite(r.gain), "jsd": _finite(r.test["jsd"].mean), "id": r.name,
             "category": r.category, "nodes": r.nodes, "examples": examples,
         })  # fmt: skip
-    categories = [name for name, _ in Counter(r.category for r in data.results).most_common()]
-    return {"causal": causal, "categories": categories, "texts": list(texts), "heads": rows}
+    scores = [
+        {
+            "name": one.score.definition.name, "k": one.score.at_key, "q": one.score.at_query,
+            "text": texts.setdefault(one.tokens, len(texts)),
+            "values": [round(float(value), 2) for value in one.values],
+        }
+        for one in data.scores
+    ]  # fmt: skip
+    return {
+        "causal": causal, "texts": list(texts), "heads": rows, "scores": scores,
+        "categories": [name for name, _ in Counter(r.category for r in data.results).most_common()],
+    }  # fmt: skip
 
 
 def _finite(value: float) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,14 +69,16 @@ def scoped(svg: str, scope: str) -> str:
 
 _LEXEME = re.compile(
     r"""(?P<c>\#[^\n]*) | (?P<s>"(?:[^"\\\n]|\\.)*") | (?P<n>-?\b\d+(?:\.\d+)?|\?)
-      | (?P<w>\b(?:set|head|causal|bidirectional|softmax|linear|where|by|and|or|not|in|true)\b)
-      | (?P<v>\b[qk]\b) | (?P<f>\b[a-z_][a-z0-9_]*(?=\()) | (?P<t>\b[A-Z]\w*)""",
+      | (?P<w>\b(?:use|set|score|head|causal|bidirectional|softmax|linear|where|by|and|or|not|in|true)\b)
+      | (?P<v>\b[qki]\b) | (?P<f>\b[a-z_][a-z0-9_]*(?=\()) | (?P<t>\b[A-Z]\w*)""",
     re.VERBOSE,
 )
 
 
-def highlight(source: str) -> Markup:
-    """Mark a program's comments, strings, numbers, words, variables, features and sets.
+def highlight(source: str, scores: Collection[str] = ()) -> Markup:
+    """Mark a program's comments, strings, numbers, words, variables, features, sets and scores.
+
+    Scores of these names are links to ``#score-NAME``.
 
     >>> highlight("2 where k == 0")
     Markup('<b class="n">2</b> <b class="w">where</b> <b class="v">k</b> == <b class="n">0</b>')
@@ -86,7 +88,11 @@ def highlight(source: str) -> Markup:
     out, end = Markup(), 0
     for found in _LEXEME.finditer(source):
         out += escape(source[end : found.start()])
-        out += Markup('<b class="{}">{}</b>').format(found.lastgroup, found.group())
+        kind, text = found.lastgroup, found.group()
+        if kind == "t" and text in scores:
+            out += Markup('<a class="t" href="#score-{}">{}</a>').format(text, text)
+        else:
+            out += Markup('<b class="{}">{}</b>').format(kind, text)
         end = found.end()
     return out + escape(source[end:])
 

@@ -13,7 +13,7 @@ from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.definitions import self_contained, show_definitions
 from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.parser import parse
-from attn_dsl.dsl.printer import expression, quote, show
+from attn_dsl.dsl.printer import definition_lines, expression, quote, show
 from attn_dsl.dsl.scope import Scope
 from attn_dsl.eval.files import write
 from attn_dsl.eval.run import VOCABULARY, Run
@@ -38,6 +38,12 @@ class SharedScore:
     def heads(self) -> int:
         """How many heads use it."""
         return len({*self.at_key, *self.at_query})
+
+    @property
+    def source(self) -> str:
+        """Its definition, without the comments above it."""
+        bare = dataclasses.replace(self.definition, remarks=t.NO_REMARKS)
+        return "\n".join(definition_lines([], [bare]))
 
     @property
     def words(self) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import attn_dsl, succeed
+from command_line import Page, attn_dsl, succeed
 from fitting import assert_same, rows
 
 from attn_dsl import fit
@@ -17,9 +18,10 @@ from attn_dsl.compiler.columns import Batch
 from attn_dsl.compiler.program import load, parse
 from attn_dsl.dsl.definitions import parse_definitions, read_definitions
 from attn_dsl.dsl.tokens import Tokens
+from attn_dsl.eval import report
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.run import Run
-from attn_dsl.eval.scores import in_words, score_values, shared_scores
+from attn_dsl.eval.scores import SharedScore, in_words, score_values, shared_scores
 
 VOCABULARY = """set Near = {" cat"}
 
@@ -188,3 +190,42 @@ def test_self_contained_programs_need_no_vocabulary(
     (run / "elsewhere.attn").rename(run / "vocabulary.attn")
     again(run, capture)
     assert_same(run, finished)
+
+
+def test_the_report_shows_scores_their_values_and_the_heads_that_use_them(
+    run: Path, capture: Capture
+) -> None:
+    data = report.report_data(Run.open(run), capture)
+    page, scores = Page(report.render(data)), shared_scores(Run.open(run))
+    assert page.open == []
+    assert len(page.ids) == len(set(page.ids))
+    shown = {one["name"]: one for one in page.payload["scores"]}
+    assert shown.keys() == scores.keys()
+    heads = [scores[name].heads for name in shown]
+    assert heads == sorted(heads, reverse=True)
+    links = [a["href"] for tag, a in page.elements if tag == "a"]
+    for name, one in scores.items():
+        assert f"score-{name}" in page.ids
+        assert one.source in page.text
+        assert (shown[name]["k"], shown[name]["q"]) == (list(one.at_key), list(one.at_query))
+        uses = sum(len(re.findall(rf"\b{name}\(", r.program)) for r in data.results)
+        assert links.count(f"#score-{name}") == uses
+        tokens = Tokens.from_strings(page.payload["texts"][shown[name]["text"]])
+        values = score_values(parse_definitions(one.source), [name], Batch([tokens]))[:, 0]
+        np.testing.assert_allclose(shown[name]["values"], values, atol=0.006)
+    bare = Page(report.render(replace(data, scores=())))
+    assert "Shared scores" not in bare.text
+    assert not any((a.get("href") or "").startswith("#score") for _, a in bare.elements)
+
+
+def test_hostile_strings_in_scores_stay_text(run: Path, capture: Capture) -> None:
+    evil = "</script><b>x</b>"
+    vocabulary = parse_definitions(f'score S:\n 1 where token(i) == "{evil}"\n')
+    score = SharedScore(vocabulary.scores["S"], ("L0H0",), ())
+    example = report.ScoreExample(score, (evil, "a"), np.array([1, -1], np.float32))
+    data = replace(report.report_data(Run.open(run), capture), scores=[example])
+    page = Page(report.render(data))
+    assert page.open == []
+    assert len(page.scripts) == 2
+    assert score.source in page.text
+    assert page.payload["texts"][page.payload["scores"][0]["text"]] == [evil, "a"]
