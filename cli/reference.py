@@ -74,11 +74,7 @@ def features(score: str | None, sets: bool, run: str | None) -> None:
 
 
 def print_scores(place: str, name: str | None) -> None:
-    """Print the scores that the heads of a run share, or one of them.
-
-    Raises:
-        InputError: the run has no scores, or none of this name, or their file was changed.
-    """
+    """Print the scores that the heads of a run share, or one of them."""
     from attn_dsl.eval.run import VOCABULARY, Run
     from attn_dsl.eval.scores import shared_scores
 
@@ -90,17 +86,12 @@ def print_scores(place: str, name: str | None) -> None:
         )
     if name is None:
         order = sorted(scores.items(), key=lambda item: -item[1].heads)
-        options.print_table(
-            ("score", "lines", "key", "query", "most where"),
-            [
-                (
-                    key, *map(str, (len(one.definition.terms), len(one.at_key), len(one.at_query))),
-                    one.words.removeprefix("Most where "),
-                )
-                for key, one in order
-            ],
-            left=("score",), cut="most where",
-        )  # fmt: skip
+        rows = [
+            (key, *(str(len(part)) for part in (x.definition.terms, *x.users.values())), x.words)
+            for key, x in order
+        ]
+        columns = ("score", "lines", "key", "query", "most where")
+        options.print_table(columns, rows, left=("score",), cut="most where")
         used = sum(one.heads > 0 for one in scores.values())
         click.echo(
             f"\nkey, query: how many heads use the score there. {used} of {len(scores)} scores are "
@@ -110,15 +101,11 @@ def print_scores(place: str, name: str | None) -> None:
     if name not in scores:
         hint = did_you_mean(name, scores) or f"`attn-dsl features --run {place}` lists them"
         raise InputError(f"{run.path / VOCABULARY} has no score {name}; {hint}")
-    one = scores[name]
-    page = click.HelpFormatter(max_width=80)
-    page.write_text(f"{one.words}.")
-    page.write_paragraph()
-    page.write(f"{one.source}\n")
-    page.write_paragraph()
+    one, page = scores[name], click.HelpFormatter(max_width=80)
+    page.write_text(f"Most where {one.words}.")
+    page.write(f"\n{one.source}\n\n")
     page.write_dl([
-        (f"{len(heads)} at the {where}", ", ".join(heads) or "none")
-        for where, heads in (("key", one.at_key), ("query", one.at_query))
+        (f"{len(heads)} at the {where}", ", ".join(heads) or "none") for where, heads in one.users.items()
     ])  # fmt: skip
     click.echo(page.getvalue(), nl=False)
 

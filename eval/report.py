@@ -26,7 +26,7 @@ from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.files import write
 from attn_dsl.eval.metrics import ious
 from attn_dsl.eval.replace.curve import figure
-from attn_dsl.eval.report_text import TEMPLATES, fill, scoped
+from attn_dsl.eval.report_text import TEMPLATES, fill
 from attn_dsl.eval.results import FrontRow, HeadResult, best_of, mean_known, median_known
 from attn_dsl.eval.run import Run
 from attn_dsl.eval.scores import SharedScore, score_values, shared_scores
@@ -38,6 +38,9 @@ SCORE_TOKENS = 160
 BYTES_PER_HEAD = 20_000
 """How much base64 the matrices of one head may take; longer texts are shown in part."""
 
+ScoreOnText = tuple[SharedScore, tuple[str, ...], npt.NDArray[np.float64]]
+"""A score, the tokens of a text, and its values at the first of them."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
@@ -47,15 +50,6 @@ class Example:
     attention: npt.NDArray[np.float32]
     program: npt.NDArray[np.float32]
     iou: float
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ScoreExample:
-    """A score that heads share, with its value at each token of a test text."""
-
-    score: SharedScore
-    tokens: tuple[str, ...]
-    values: npt.NDArray[np.float32]  # of the first tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +64,7 @@ class ReportData:
     lacking: str | None = None  # why no head's output R² is known; None where that of one is
     missing: tuple[str, ...] = ()  # names of the heads that were to be searched and have no program
     replacement: str = ""  # the plot of what replacing heads costs, as SVG, where it was measured
-    scores: Sequence[ScoreExample] = ()  # what heads share, those that most heads use first
+    scores: Sequence[ScoreOnText] = ()  # those that heads share
 
 
 def write_run_report(run: Run, capture: str | Path | Capture | None = None) -> Path:
@@ -102,7 +96,7 @@ def report_data(run: Run, capture: Capture) -> ReportData:
         run.info, results, shown,
         found.summarise(results, seed), run.lacking,
         tuple(f"L{layer}H{head}" for layer, head in run.missing),
-        figure(run.path) or "", list(_score_examples(run, batch)),
+        figure(run.path) or "", list(_scores(run, batch)),
     )  # fmt: skip
 
 
@@ -123,20 +117,23 @@ def _examples(
         tokens = capture.tokens(text)
         actual = capture.attention(text, [r.layer * capture.heads_per_layer + r.head])
         own = plan.packed(at)
-        head, program = (unpack(x[0], len(tokens), capture.causal) for x in (actual, own))
-        yield Example(tokens.strings, head, program, float(ious(actual, own)[0, 0]))
+        head, ours = (unpack(x[0], len(tokens), capture.causal) for x in (actual, own))
+        yield Example(tokens.strings, head, ours, float(ious(actual, own)[0, 0]))
 
 
-def _score_examples(run: Run, batch: Batch) -> Iterable[ScoreExample]:
-    """Show each score of a run on the text of a batch where it varies most."""
-    scores = sorted(shared_scores(run).values(), key=lambda one: -one.heads)
-    if run.definitions is None or not scores:
+def _scores(run: Run, batch: Batch) -> Iterable[ScoreOnText]:
+    """Yield each score of a run with the text on which it varies most, those of most heads first."""
+    scores = list(shared_scores(run).values())
+    if run.definitions is None:
         return
-    values = score_values(run.definitions, [one.definition.name for one in scores], batch)
-    parts = [part[:SCORE_TOKENS] for part in np.split(values, batch.starts[1:-1])]
-    spread = np.array([part.std(0) for part in parts])
-    for s, (one, text) in enumerate(zip(scores, spread.argmax(0), strict=True)):
-        yield ScoreExample(one, batch.texts[text].strings, parts[text][:, s])
+    values = np.split(score_values(run.definitions, batch), batch.starts[1:-1])
+    texts = np.argmax([part.std(0) for part in values], axis=0)
+    for s in sorted(range(len(scores)), key=lambda s: -scores[s].heads):
+        yield (
+            scores[s],
+            batch.texts[texts[s]].strings,
+            values[texts[s]][:SCORE_TOKENS, s].astype(float),
+        )
 
 
 def render(data: ReportData) -> str:
@@ -153,8 +150,8 @@ def render(data: ReportData) -> str:
         overview=overview(data.results), layers=sorted(set(layers)), columns=sorted(set(columns)),
         cut_short=[r.name for r in data.results if r.cut_short],
         nan=math.nan, cells={r.name: r for r in data.results}, scatter=_scatter(data.results),
-        scores={one.score.definition.name: one.score for one in data.scores},
-        replacement=Markup(scoped(data.replacement, ".replacement")),
+        scores={one.definition.name: one for one, _, _ in data.scores},
+        replacement=base64.b64encode(data.replacement.encode()).decode(),
         style=Markup(style), script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         payload=_payload(data),
@@ -304,14 +301,10 @@ def _payload(data: ReportData) -> dict[str, Any]:
             "gain": _finite(r.gain), "jsd": _finite(r.test["jsd"].mean), "id": r.name,
             "category": r.category, "nodes": r.nodes, "examples": examples,
         })  # fmt: skip
-    scores = [
-        {
-            "name": one.score.definition.name, "k": one.score.at_key, "q": one.score.at_query,
-            "text": texts.setdefault(one.tokens, len(texts)),
-            "values": [round(float(value), 2) for value in one.values],
-        }
-        for one in data.scores
-    ]  # fmt: skip
+    scores = [{
+        "name": one.definition.name, **one.users, "text": texts.setdefault(text, len(texts)),
+        "values": values.round(2).tolist(),
+    } for one, text, values in data.scores]  # fmt: skip
     return {
         "causal": causal, "texts": list(texts), "heads": rows, "scores": scores,
         "categories": [name for name, _ in Counter(r.category for r in data.results).most_common()],

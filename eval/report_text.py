@@ -43,28 +43,7 @@ def program_page(program: Program, tokens: Sequence[str], matrix: np.ndarray) ->
     """
     names = [t.replace("\n", "\u21b5").replace(" ", "\u00b7") for t in tokens]
     rows = [row[: q + 1] if program.causal else row for q, row in enumerate(matrix.tolist())]
-    source = highlight(program.source)
-    return fill("program.html", program=program, source=source, names=names, rows=rows)
-
-
-def scoped(svg: str, scope: str) -> str:
-    """Confine the style sheet of an SVG to what is inside a selector, so that it may stand in a page.
-
-    >>> scoped("<svg><style>a,b{x:1}@media(y){c{x:2}}</style></svg>", ".s")
-    '<svg><style>.s a,.s b{x:1}@media(y){.s c{x:2}}</style></svg>'
-    """
-
-    def rule(found: re.Match[str]) -> str:
-        selectors = found[1]
-        if selectors.lstrip().startswith("@"):
-            return found[0]
-        return ",".join(f"{scope} {one.strip()}" for one in selectors.split(",")) + "{"
-
-    def sheet(found: re.Match[str]) -> str:
-        return "<style>" + re.sub(r"([^{}]+)\{", rule, found[1]) + "</style>"
-
-    svg = re.sub(r' xmlns="[^"]*"', "", svg, count=1)
-    return re.sub(r"<style>(.*?)</style>", sheet, svg, flags=re.DOTALL)
+    return fill("program.html", program=program, names=names, rows=rows)
 
 
 _LEXEME = re.compile(
@@ -89,10 +68,10 @@ def highlight(source: str, scores: Collection[str] = ()) -> Markup:
     for found in _LEXEME.finditer(source):
         out += escape(source[end : found.start()])
         kind, text = found.lastgroup, found.group()
-        if kind == "t" and text in scores:
-            out += Markup('<a class="t" href="#score-{}">{}</a>').format(text, text)
-        else:
-            out += Markup('<b class="{}">{}</b>').format(kind, text)
+        link = (
+            '<a class="{0}" href="#score-{1}">{1}</a>' if text in scores else '<b class="{}">{}</b>'
+        )
+        out += Markup(link).format(kind, text)
         end = found.end()
     return out + escape(source[end:])
 

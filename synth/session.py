@@ -91,7 +91,7 @@ class Session:
         """The values of the shared scores on the rows, and what they gain."""
         assert self.definitions is not None
         names = tuple(self.definitions.scores)
-        columns = score_values(self.definitions, names, self.design.batch)
+        columns = score_values(self.definitions, self.design.batch)
         return ScoreGains(self.design, names, columns)
 
     @cached_property

@@ -21,7 +21,7 @@ from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval import report
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.run import Run
-from attn_dsl.eval.scores import SharedScore, in_words, score_values, shared_scores
+from attn_dsl.eval.scores import SharedScore, score_values, shared_scores
 
 VOCABULARY = """set Near = {" cat"}
 
@@ -81,27 +81,27 @@ def test_values_of_scores_on_texts() -> None:
         Tokens.from_strings(text)
         for text in (["The", " cat", " saw", " The", "."], [], ["The", ".", " cat", "The"])
     ]
-    values = score_values(parse_definitions(VOCABULARY), ["Copy", "Noun"], Batch(texts))
+    values = score_values(parse_definitions(VOCABULARY), Batch(texts))
     assert values.dtype == np.float32
-    np.testing.assert_allclose(values[:, 1], [0, 1.4, 0.9, 0, -2, 0, -2, 1.4, 0], atol=1e-6)
-    np.testing.assert_allclose(values[:, 0], [0, 0, 0, 0, 0, 0, 0, 0, 0.5], atol=1e-6)
+    np.testing.assert_allclose(values[:, 0], [0, 1.4, 0.9, 0, -2, 0, -2, 1.4, 0], atol=1e-6)
+    np.testing.assert_allclose(values[:, 1], [0, 0, 0, 0, 0, 0, 0, 0, 0.5], atol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        ('1 where token(i) == " the"', 'Most where it is " the"'),
+        ('1 where token(i) == " the"', 'it is " the"'),
         ("1 where space(i)\n 2 where lower(i) in Article", "it is in Article or has only white space"),
-        ("1 where lower(i-1) in Article", "where the token before it is in Article"),
+        ("1 where lower(i-1) in Article", "the token before it is in Article"),
         ('1 where ends(lower(i-2), "ed")', 'the second token before it ends with "ed"'),
-        ("1 where length(i) == 1\n 2 where length(i) >= 3", "has 1 character or has 3 or more characters"),
-        ("1 where punct(i) and alpha(i-1)", "Most where punct(i) and alpha(i-1)"),
-        ("1 where seen(i)\n -1 where capital(i)", "; least where it begins with a capital letter"),
-        ("-1 where digit(i)", "Least where it has only digits"),
+        ("1 where length(i) == 1\n 2 where length(i) >= 3", "it is of length 1 or of length 3 or more"),
+        ("1 where punct(i) and alpha(i-1)", "punct(i) and alpha(i-1)"),
+        ("1 where digit(i+1)\n -1 where capital(i)", "the token after it has only digits"),
+        ("-1 where digit(i)", "nothing holds that it counts"),
     ],
 )  # fmt: skip
 def test_scores_in_words(lines: str, words: str) -> None:
-    assert words in in_words(parse_definitions(f"score S:\n {lines}").scores["S"])
+    assert SharedScore(parse_definitions(f"score S:\n {lines}").scores["S"], {}).words == words
 
 
 def test_scores_of_a_run_and_the_heads_that_use_them(run: Path) -> None:
@@ -109,8 +109,8 @@ def test_scores_of_a_run_and_the_heads_that_use_them(run: Path) -> None:
     sources = {r.name: r.program for r in Run.open(run).results}
     assert list(scores) == list(read_definitions(run / "vocabulary.attn").scores)
     for name, one in scores.items():
-        for variable, heads in (("k", one.at_key), ("q", one.at_query)):
-            use = rf"\b{name}\({variable}\b"
+        for where, heads in one.users.items():
+            use = rf"\b{name}\({where[0]}\b"
             assert list(heads) == [head for head, text in sources.items() if re.search(use, text)]
     assert any(one.heads for one in scores.values())
 
@@ -121,14 +121,14 @@ def test_features_lists_the_scores_of_a_run(run: Path) -> None:
     assert all(len(line) <= 80 or str(run) in line for line in listed.splitlines())
     found = re.findall(r"^(\w+) +(\d+) +(\d+) +(\d+) ", listed, re.MULTILINE)
     counts = {
-        key: (len(x.definition.terms), len(x.at_key), len(x.at_query)) for key, x in scores.items()
+        key: (len(x.definition.terms), *map(len, x.users.values())) for key, x in scores.items()
     }
     assert {name: tuple(map(int, rest)) for name, *rest in found} == counts
     name, one = max(scores.items(), key=lambda item: item[1].heads)
     shown = succeed("features", "--run", run, name)
     definition = shown[shown.index("score ") :].split("\n\n")[0]
     assert parse_definitions(definition).scores[name] == one.definition
-    assert all(head in shown for head in (*one.at_key, *one.at_query))
+    assert all(head in shown for head in (*one.users["key"], *one.users["query"]))
 
 
 def test_errors_name_what_is_wrong_with_the_scores_of_a_run(run: Path) -> None:
@@ -159,10 +159,10 @@ def test_the_vocabulary_of_a_run_says_what_scores_hold_and_who_uses_them(
     text = (run / "vocabulary.attn").read_text()
     for name, one in shared_scores(Run.open(run)).items():
         above = text[: text.index(f"score {name}:")].splitlines()[-2:]
-        assert above[0] == f"# {one.words}."
-        assert f"at the key: {len(one.at_key)}" in above[1]
-        assert f"at the query: {len(one.at_query)}" in above[1]
-        assert all(head in above[1] for head in (*one.at_key[:6], *one.at_query[:6]))
+        assert above[0] == f"# Most where {one.words}."
+        for where, heads in one.users.items():
+            assert re.search(rf"\b{len(heads)} heads use it at the {where}", above[1])
+            assert all(head in above[1] for head in heads[:4])
     succeed("fmt", "--check", run / "vocabulary.attn")
     (run / "state" / "L01H01.json").unlink()
     again(run, capture)
@@ -207,11 +207,14 @@ def test_the_report_shows_scores_their_values_and_the_heads_that_use_them(
     for name, one in scores.items():
         assert f"score-{name}" in page.ids
         assert one.source in page.text
-        assert (shown[name]["k"], shown[name]["q"]) == (list(one.at_key), list(one.at_query))
+        assert (shown[name]["key"], shown[name]["query"]) == (
+            list(one.users["key"]),
+            list(one.users["query"]),
+        )
         uses = sum(len(re.findall(rf"\b{name}\(", r.program)) for r in data.results)
         assert links.count(f"#score-{name}") == uses
         tokens = Tokens.from_strings(page.payload["texts"][shown[name]["text"]])
-        values = score_values(parse_definitions(one.source), [name], Batch([tokens]))[:, 0]
+        values = score_values(parse_definitions(one.source), Batch([tokens]))[:, 0]
         np.testing.assert_allclose(shown[name]["values"], values, atol=0.006)
     bare = Page(report.render(replace(data, scores=())))
     assert "Shared scores" not in bare.text
@@ -221,8 +224,8 @@ def test_the_report_shows_scores_their_values_and_the_heads_that_use_them(
 def test_hostile_strings_in_scores_stay_text(run: Path, capture: Capture) -> None:
     evil = "</script><b>x</b>"
     vocabulary = parse_definitions(f'score S:\n 1 where token(i) == "{evil}"\n')
-    score = SharedScore(vocabulary.scores["S"], ("L0H0",), ())
-    example = report.ScoreExample(score, (evil, "a"), np.array([1, -1], np.float32))
+    score = SharedScore(vocabulary.scores["S"], {"key": ("L0H0",), "query": ()})
+    example = (score, (evil, "a"), np.array([1, -1], np.float32))
     data = replace(report.report_data(Run.open(run), capture), scores=[example])
     page = Page(report.render(data))
     assert page.open == []

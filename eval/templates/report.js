@@ -111,9 +111,8 @@ on(all("#views button"), "click", (button) => {
 const scores = new Map(data.scores.map((score) => [score.name, score]));
 
 function drawScore(root) {
-  const { text, values } = scores.get(root.dataset.score), signed = values.some((value) => value < 0);
-  const high = Math.max(1e-9, ...values.map(Math.abs)), low = signed ? -high : Math.min(...values);
-  const stops = ramp(signed ? "change" : "weight"), bar = make("i"), line = make("div");
+  const { text, values } = scores.get(root.dataset.score), low = Math.min(...values), high = Math.max(...values);
+  const stops = ramp("weight"), bar = make("i"), line = make("div");
   bar.style.background = gradient(stops);
   values.forEach((value, at) => {
     const token = data.texts[text][at], mark = make("span", { class: "tok", title: number(value) }, ...showToken(token));
@@ -124,13 +123,12 @@ function drawScore(root) {
 }
 
 function markScore() {
-  const score = scores.get(find("#score").value);
+  const score = scores.get(find("#score").value), roles = ["key", "query"];
   for (const cell of all("#map a")) {
-    const roles = score ? ["k", "q"].filter((role) => score[role].includes(cell.dataset.id)) : [];
-    cell.dataset.roles = roles.join("");
-    cell.classList.toggle("unused", Boolean(score) && !roles.length);
+    cell.dataset.roles = score ? roles.filter((role) => score[role].includes(cell.dataset.id)).map((role) => role[0]).join("") : "";
+    cell.classList.toggle("unused", Boolean(score) && !cell.dataset.roles);
   }
-  find("#score-heads").textContent = score ? `k: at the key of ${score.k.length} heads, q: at the query of ${score.q.length}` : "";
+  find("#score-heads").textContent = score ? roles.map((role) => `${role[0]}: at the ${role} of ${score[role].length} heads`).join(", ") : "";
 }
 
 const drawScores = () => all(".score[open]").forEach(drawScore);

@@ -10,7 +10,7 @@ from attn_dsl.compiler.columns import Batch
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.lexicon import lexicon
-from attn_dsl.eval.scores import key_values
+from attn_dsl.eval.scores import score_values
 
 SHIFTS = {True: (0, -1, -2), False: (0, -1, 1)}
 """Which positions beside its own a score looks at, in causal models and in others."""
@@ -42,16 +42,16 @@ def candidates(batch: Batch, causal: bool) -> list[t.Predicate]:
     ]  # fmt: skip
     base += [t.Affix("ends", lower, ending) for ending in ENDINGS]
     base += LENGTHS
-    return [_moved(one, "i", shift) for shift in SHIFTS[causal] for one in base]
+    return [shifted(one, shift) for shift in SHIFTS[causal] for one in base]
 
 
-def _moved(node: t.Predicate, variable: str, shift: int = 0) -> t.Predicate:
-    """Return a predicate about another variable, of the position that is ``shift`` tokens further."""
+def shifted(node: t.Predicate, shift: int) -> t.Predicate:
+    """Return a predicate of the position that is ``shift`` tokens further."""
 
     def move(part: t.Node) -> t.Node:
-        return t.Position(variable, part.shift + shift) if isinstance(part, t.Position) else part
+        return t.Position("i", part.shift + shift) if isinstance(part, t.Position) else part
 
-    return t.rewrite(node, move)
+    return t.rewrite(node, move) if shift else node
 
 
 def chosen(batch: Batch, causal: bool) -> tuple[list[t.Predicate], np.ndarray]:
@@ -64,9 +64,11 @@ def chosen(batch: Batch, causal: bool) -> tuple[list[t.Predicate], np.ndarray]:
     every = candidates(batch, causal)
     for low in range(0, len(every), AT_ONCE):
         some = every[low : low + AT_ONCE]
-        terms = tuple([t.Where(1.0, _moved(one, "k")) for one in some])
-        planes = key_values(t.Head("predicates", "bidirectional", terms=terms), batch) != 0
-        for one, values in zip(some, planes, strict=True):
+        lines = {
+            f"P{j}": t.ScoreDefinition(f"P{j}", (t.Where(1.0, one),)) for j, one in enumerate(some)
+        }
+        held = score_values(t.Definitions({}, lines, "predicates"), batch).T != 0
+        for one, values in zip(some, held, strict=True):
             if RARE < values.mean() < 1 - RARE:
                 found.setdefault(np.packbits(values).tobytes(), (one, values))
     columns = [values for _, values in found.values()]
