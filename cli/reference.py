@@ -91,7 +91,7 @@ def print_scores(place: str, name: str | None) -> None:
             for key, x in order
         ]
         columns = ("score", "lines", "key", "query", "most where")
-        options.print_table(columns, rows, left=("score",), cut="most where")
+        options.print_table(columns, rows, left=columns[:1], cut=columns[-1])
         used = sum(one.heads > 0 for one in scores.values())
         click.echo(
             f"\nkey, query: how many heads use the score there. {used} of {len(scores)} scores are "

@@ -99,11 +99,9 @@ def shared_scores(run: Run) -> dict[str, SharedScore]:
             if scope.score(use[0])[1] == definitions:
                 users.setdefault(use, []).append(r.name)
     return {
-        name: SharedScore(one, {
-            "key": tuple(users.get((name, "k"), ())), "query": tuple(users.get((name, "q"), ())),
-        })
+        name: SharedScore(one, {at: tuple(users.get((name, at[0]), ())) for at in ("key", "query")})
         for name, one in definitions.scores.items()
-    }  # fmt: skip
+    }
 
 
 def comment_vocabulary(run: Run) -> None:
@@ -116,12 +114,13 @@ def comment_vocabulary(run: Run) -> None:
         return
     scores = {}
     for name, one in shared_scores(run).items():
-        used = "; ".join(
-            f"{len(heads)} heads use it at the {where}"
+        used = ", ".join(
+            f"{len(heads)} at the {where}"
             + (f" ({textwrap.shorten(', '.join(heads), 40, placeholder=' …')})" if heads else "")
             for where, heads in one.users.items()
         )
-        remarks = t.Remarks((f"Most where {one.words}.", f"{used}."), one.definition.remarks.beside)
+        above = f"Most where {one.words}.", f"Heads that use it: {used}."
+        remarks = t.Remarks(above, one.definition.remarks.beside)
         scores[name] = dataclasses.replace(one.definition, remarks=remarks)
     commented = dataclasses.replace(run.definitions, scores=scores)
     write(run.path / VOCABULARY, show_definitions(commented))

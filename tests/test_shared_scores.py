@@ -161,7 +161,7 @@ def test_the_vocabulary_of_a_run_says_what_scores_hold_and_who_uses_them(
         above = text[: text.index(f"score {name}:")].splitlines()[-2:]
         assert above[0] == f"# Most where {one.words}."
         for where, heads in one.users.items():
-            assert re.search(rf"\b{len(heads)} heads use it at the {where}", above[1])
+            assert re.search(rf"\b{len(heads)} at the {where}", above[1])
             assert all(head in above[1] for head in heads[:4])
     succeed("fmt", "--check", run / "vocabulary.attn")
     (run / "state" / "L01H01.json").unlink()
