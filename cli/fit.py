@@ -60,6 +60,8 @@ STAGES = {
 @click.option("--dry-run", is_flag=True,
               help="Only print what would be done and what it takes: disk, memory, time.")  # fmt: skip
 @click.option("--resume", is_flag=True, help="Go on with a run that was interrupted or cut short.")
+@click.option("--self-contained", is_flag=True,
+              help="Write programs with the definitions of the scores that they use inside.")  # fmt: skip
 @options.json_option()
 def fit(
     model: str | None, out: str | None, as_json: bool, dry_run: bool, proposers: str | None,

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from attn_dsl.cli import options
+from attn_dsl.dsl.errors import InputError, did_you_mean
 from attn_dsl.dsl.functions import FUNCTIONS as FUNCTIONS_OF_TERMS
 
 if TYPE_CHECKING:
@@ -31,12 +33,25 @@ READS = {
 
 
 @click.command()
+@click.argument("score", required=False)
 @click.option("--sets", is_flag=True, help="List the word sets of the lexicon with their words.")
-def features(sets: bool) -> None:
-    """List the vocabulary of the language: features, functions and word sets."""
+@click.option("--run", metavar="DIR", help="List the scores that the heads of a run share.")
+def features(score: str | None, sets: bool, run: str | None) -> None:
+    """List the vocabulary of the language: features, functions and word sets.
+
+    With --run, list the scores that programs of the run share; with a SCORE of it too, show that
+    one, and the heads that use it.
+    """
     from attn_dsl.dsl.features import FEATURES
     from attn_dsl.dsl.lexicon import lexicon
 
+    if sets and (run or score):
+        raise InputError("--sets lists the lexicon, not the scores of a run; leave one of them out")
+    if run is not None:
+        print_scores(run, score)
+        return
+    if score is not None:
+        raise InputError(f"{score}: scores belong to a run; name it by --run DIR")
     page = click.HelpFormatter(max_width=80)
     if sets:
         for name, entry in lexicon().items():
@@ -56,6 +71,43 @@ def features(sets: bool) -> None:
     with page.section("word sets (for word(k) in NAME; --sets lists their words)"):
         page.write_text(", ".join(lexicon()))
     click.echo(page.getvalue().lstrip("\n"), nl=False)
+
+
+def print_scores(place: str, name: str | None) -> None:
+    """Print the scores that the heads of a run share, or one of them."""
+    from attn_dsl.eval.run import VOCABULARY, Run
+    from attn_dsl.eval.scores import shared_scores
+
+    run = Run.open(place)
+    scores = shared_scores(run)
+    if not scores:
+        raise InputError(
+            f"{place}: its programs share no scores; `attn-dsl fit` finds them with the proposer scores"
+        )
+    if name is None:
+        order = sorted(scores.items(), key=lambda item: -item[1].heads)
+        rows = [
+            (key, *(str(len(part)) for part in (x.definition.terms, *x.users.values())), x.words)
+            for key, x in order
+        ]
+        columns = ("score", "lines", "key", "query", "most where")
+        options.print_table(columns, rows, left=columns[:1], cut=columns[-1])
+        used = sum(one.heads > 0 for one in scores.values())
+        click.echo(
+            f"\nkey, query: how many heads use the score there. {used} of {len(scores)} scores are "
+            f"used.\n`attn-dsl features --run {place} SCORE` shows one."
+        )
+        return
+    if name not in scores:
+        hint = did_you_mean(name, scores) or f"`attn-dsl features --run {place}` lists them"
+        raise InputError(f"{run.path / VOCABULARY} has no score {name}; {hint}")
+    one, page = scores[name], click.HelpFormatter(max_width=80)
+    page.write_text(f"Most where {one.words}.")
+    page.write(f"\n{one.source}\n\n")
+    page.write_dl([
+        (f"{len(heads)} at the {where}", ", ".join(heads) or "none") for where, heads in one.users.items()
+    ])  # fmt: skip
+    click.echo(page.getvalue(), nl=False)
 
 
 def call(feature: Feature) -> str:

@@ -244,7 +244,7 @@ _ALL = [
     Feature("space", "bool", "left", "it has only white space", "space(k)", of_string(str.isspace), False),
     Feature("newline", "bool", "left", "it has a line break", "newline(k)",
             of_string(lambda s: "\n" in s), False),
-    Feature("capital", "bool", "left", "its first character is a capital letter", "capital(k)",
+    Feature("capital", "bool", "left", "it begins with a capital letter", "capital(k)",
             of_string(lambda s: s[:1].isupper()), False),
     Feature("upper", "bool", "left", "it has letters, all of them capitals", "upper(k)",
             of_string(lambda s: s.isupper() and s.upper() != s.lower()), False),
@@ -303,7 +303,7 @@ _ALL = [
     Feature("quote_first", "int", "left", "position of the mark that opens its quotation",
             "k == quote_first(q)", lambda a, i: a.quote[i:], _NONE),
     # Repetition.
-    Feature("seen", "bool", "left", "an equal token is before it, spaces compared too", "seen(k)",
+    Feature("seen", "bool", "left", "it has an equal token before it, spaces compared too", "seen(k)",
             lambda a, i: [times > 0 for times, _ in a.earlier[i:]], False,
             python="[token in tokens[:i] for i, token in enumerate(tokens)]"),
     Feature("repeats", "int", "left", "number of equal tokens before it, spaces compared too",

@@ -26,14 +26,20 @@ from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.files import write
 from attn_dsl.eval.metrics import ious
 from attn_dsl.eval.replace.curve import figure
-from attn_dsl.eval.report_text import TEMPLATES, fill, scoped
+from attn_dsl.eval.report_text import TEMPLATES, fill
 from attn_dsl.eval.results import FrontRow, HeadResult, best_of, mean_known, median_known
 from attn_dsl.eval.run import Run
+from attn_dsl.eval.scores import SharedScore, score_values, shared_scores
 
 EXAMPLES = 3
 """How many test texts are shown of each head."""
+SCORE_TOKENS = 160
+"""At how many tokens of a text the values of a score are shown."""
 BYTES_PER_HEAD = 20_000
 """How much base64 the matrices of one head may take; longer texts are shown in part."""
+
+ScoreOnText = tuple[SharedScore, tuple[str, ...], npt.NDArray[np.float64]]
+"""A score, the tokens of a text, and its values at the first of them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,6 +64,7 @@ class ReportData:
     lacking: str | None = None  # why no head's output R² is known; None where that of one is
     missing: tuple[str, ...] = ()  # names of the heads that were to be searched and have no program
     replacement: str = ""  # the plot of what replacing heads costs, as SVG, where it was measured
+    scores: Sequence[ScoreOnText] = ()  # those that heads share
 
 
 def write_run_report(run: Run, capture: str | Path | Capture | None = None) -> Path:
@@ -89,7 +96,7 @@ def report_data(run: Run, capture: Capture) -> ReportData:
         run.info, results, shown,
         found.summarise(results, seed), run.lacking,
         tuple(f"L{layer}H{head}" for layer, head in run.missing),
-        figure(run.path) or "",
+        figure(run.path) or "", list(_scores(run, batch)),
     )  # fmt: skip
 
 
@@ -110,8 +117,23 @@ def _examples(
         tokens = capture.tokens(text)
         actual = capture.attention(text, [r.layer * capture.heads_per_layer + r.head])
         own = plan.packed(at)
-        shown, made = (unpack(x[0], len(tokens), capture.causal) for x in (actual, own))
-        yield Example(tokens.strings, shown, made, float(ious(actual, own)[0, 0]))
+        head, ours = (unpack(x[0], len(tokens), capture.causal) for x in (actual, own))
+        yield Example(tokens.strings, head, ours, float(ious(actual, own)[0, 0]))
+
+
+def _scores(run: Run, batch: Batch) -> Iterable[ScoreOnText]:
+    """Yield each score of a run with the text on which it varies most, those of most heads first."""
+    scores = list(shared_scores(run).values())
+    if run.definitions is None:
+        return
+    values = np.split(score_values(run.definitions, batch), batch.starts[1:-1])
+    texts = np.argmax([part.std(0) for part in values], axis=0)
+    for s in sorted(range(len(scores)), key=lambda s: -scores[s].heads):
+        yield (
+            scores[s],
+            batch.texts[texts[s]].strings,
+            values[texts[s]][:SCORE_TOKENS, s].astype(float),
+        )
 
 
 def render(data: ReportData) -> str:
@@ -128,7 +150,8 @@ def render(data: ReportData) -> str:
         overview=overview(data.results), layers=sorted(set(layers)), columns=sorted(set(columns)),
         cut_short=[r.name for r in data.results if r.cut_short],
         nan=math.nan, cells={r.name: r for r in data.results}, scatter=_scatter(data.results),
-        replacement=Markup(scoped(data.replacement, ".replacement")),
+        scores={one.definition.name: one for one, _, _ in data.scores},
+        replacement=base64.b64encode(data.replacement.encode()).decode(),
         style=Markup(style), script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         payload=_payload(data),
@@ -278,8 +301,14 @@ def _payload(data: ReportData) -> dict[str, Any]:
             "gain": _finite(r.gain), "jsd": _finite(r.test["jsd"].mean), "id": r.name,
             "category": r.category, "nodes": r.nodes, "examples": examples,
         })  # fmt: skip
-    categories = [name for name, _ in Counter(r.category for r in data.results).most_common()]
-    return {"causal": causal, "categories": categories, "texts": list(texts), "heads": rows}
+    scores = [{
+        "name": one.definition.name, **one.users, "text": texts.setdefault(text, len(texts)),
+        "values": values.round(2).tolist(),
+    } for one, text, values in data.scores]  # fmt: skip
+    return {
+        "causal": causal, "texts": list(texts), "heads": rows, "scores": scores,
+        "categories": [name for name, _ in Counter(r.category for r in data.results).most_common()],
+    }  # fmt: skip
 
 
 def _finite(value: float) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,40 +43,21 @@ def program_page(program: Program, tokens: Sequence[str], matrix: np.ndarray) ->
     """
     names = [t.replace("\n", "\u21b5").replace(" ", "\u00b7") for t in tokens]
     rows = [row[: q + 1] if program.causal else row for q, row in enumerate(matrix.tolist())]
-    source = highlight(program.source)
-    return fill("program.html", program=program, source=source, names=names, rows=rows)
-
-
-def scoped(svg: str, scope: str) -> str:
-    """Confine the style sheet of an SVG to what is inside a selector, so that it may stand in a page.
-
-    >>> scoped("<svg><style>a,b{x:1}@media(y){c{x:2}}</style></svg>", ".s")
-    '<svg><style>.s a,.s b{x:1}@media(y){.s c{x:2}}</style></svg>'
-    """
-
-    def rule(found: re.Match[str]) -> str:
-        selectors = found[1]
-        if selectors.lstrip().startswith("@"):
-            return found[0]
-        return ",".join(f"{scope} {one.strip()}" for one in selectors.split(",")) + "{"
-
-    def sheet(found: re.Match[str]) -> str:
-        return "<style>" + re.sub(r"([^{}]+)\{", rule, found[1]) + "</style>"
-
-    svg = re.sub(r' xmlns="[^"]*"', "", svg, count=1)
-    return re.sub(r"<style>(.*?)</style>", sheet, svg, flags=re.DOTALL)
+    return fill("program.html", program=program, names=names, rows=rows)
 
 
 _LEXEME = re.compile(
     r"""(?P<c>\#[^\n]*) | (?P<s>"(?:[^"\\\n]|\\.)*") | (?P<n>-?\b\d+(?:\.\d+)?|\?)
-      | (?P<w>\b(?:set|head|causal|bidirectional|softmax|linear|where|by|and|or|not|in|true)\b)
-      | (?P<v>\b[qk]\b) | (?P<f>\b[a-z_][a-z0-9_]*(?=\()) | (?P<t>\b[A-Z]\w*)""",
+      | (?P<w>\b(?:use|set|score|head|causal|bidirectional|softmax|linear|where|by|and|or|not|in|true)\b)
+      | (?P<v>\b[qki]\b) | (?P<f>\b[a-z_][a-z0-9_]*(?=\()) | (?P<t>\b[A-Z]\w*)""",
     re.VERBOSE,
 )
 
 
-def highlight(source: str) -> Markup:
-    """Mark a program's comments, strings, numbers, words, variables, features and sets.
+def highlight(source: str, scores: Collection[str] = ()) -> Markup:
+    """Mark a program's comments, strings, numbers, words, variables, features, sets and scores.
+
+    Scores of these names are links to ``#score-NAME``.
 
     >>> highlight("2 where k == 0")
     Markup('<b class="n">2</b> <b class="w">where</b> <b class="v">k</b> == <b class="n">0</b>')
@@ -86,7 +67,11 @@ def highlight(source: str) -> Markup:
     out, end = Markup(), 0
     for found in _LEXEME.finditer(source):
         out += escape(source[end : found.start()])
-        out += Markup('<b class="{}">{}</b>').format(found.lastgroup, found.group())
+        kind, text = found.lastgroup, found.group()
+        link = (
+            '<a class="{0}" href="#score-{1}">{1}</a>' if text in scores else '<b class="{}">{}</b>'
+        )
+        out += Markup(link).format(kind, text)
         end = found.end()
     return out + escape(source[end:])
 

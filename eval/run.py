@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attn_dsl.dsl.definitions import in_folder
+from attn_dsl.dsl.definitions import Definitions, in_folder, read_definitions
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.parser import Resolver
 from attn_dsl.eval.capture import Capture
@@ -245,6 +245,25 @@ class Run:
     def resolve(self) -> Resolver:
         """Finds the definitions that programs of the run use."""
         return in_folder(self.path)
+
+    @property
+    def definitions(self) -> Definitions | None:
+        """The scores that programs of the run share; None where none were looked for.
+
+        Raises:
+            InputError: their file is gone or was changed since they were found.
+        """
+        file, known = self.path / VOCABULARY, self.info.get("vocabulary")
+        if known is None:
+            return None
+        found = read_definitions(file) if file.exists() else None
+        if found is None or found.digest != known:
+            what = "is gone" if found is None else "was changed"
+            raise InputError(
+                f"{file} {what}, and the programs of the run were found with it; put it back, or fit "
+                "into a fresh directory"
+            )
+        return found
 
     def open_capture(self, place: str | Path | Capture | None = None) -> Capture:
         """Open the attention that the run was fitted to.

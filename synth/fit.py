@@ -51,6 +51,7 @@ def fit(
     jobs: int | None = None,
     scheduler: str | None = None,
     resume: bool = False,
+    self_contained: bool = False,
     watch: Watcher | None = None,
 ) -> Run:
     """Find a program for each head of a model, and write a run directory.
@@ -85,6 +86,7 @@ def fit(
         scheduler: the address of a Dask scheduler, whose workers search instead of this process;
             they must see the capture under the same path.
         resume: go on with a run that was interrupted, and search heads again that were cut short.
+        self_contained: write programs with the definitions of the scores that they use.
         watch: called with progress.
 
     Raises:
@@ -134,7 +136,7 @@ def fit(
                 "--scheduler: a capture in memory cannot be searched on other machines"
             )
         budget = Budget(timeout, started, len(chosen))
-        return _search(session, place, chosen, budget, workers, tell)
+        return _search(session, place, chosen, budget, workers, tell, self_contained)
 
 
 def settings_of(
@@ -193,9 +195,10 @@ def with_objective(settings: Settings, capture: Capture) -> Settings:
 
 def _search(
     session: Session, out: Path, chosen: list[tuple[int, int]], budget: Budget, workers: Workers,
-    tell: Watcher,
+    tell: Watcher, self_contained: bool,
 ) -> Run:  # fmt: skip
     """Search the heads, and keep the run's status up to date."""
+    from attn_dsl.eval.scores import comment_vocabulary, write_self_contained
     from attn_dsl.synth.llm.record import told
     from attn_dsl.synth.program_cover import shared_library
     from attn_dsl.synth.proposers import registry
@@ -228,6 +231,9 @@ def _search(
         run.update(llm=told(out))
     if len(run.results) > 1:
         run.share(shared_library(run.results, session.select, session.test, run.resolve))
+    comment_vocabulary(run)
+    if self_contained:
+        write_self_contained(run)
     run.update(
         status="out of time" if run.missing else "done", cut_short=run.cut_short,
         not_reached=[label(*pair) for pair in run.missing],
@@ -249,14 +255,7 @@ def _share_scores(
     from attn_dsl.dsl.definitions import show_definitions
     from attn_dsl.synth.scores.vocabulary import find_vocabulary
 
-    file, known = run.path / VOCABULARY, run.info.get("vocabulary")
-    if known is not None:
-        if session.definitions is None or session.definitions.digest != known:
-            what = "is gone" if session.definitions is None else "was changed"
-            raise InputError(
-                f"{file} {what}, and the programs of the run were found with it; put it back, or fit "
-                "into a fresh directory"
-            )
+    if run.definitions is not None:
         return
     width = session.capture.heads_per_layer
     found = find_vocabulary(
@@ -265,7 +264,7 @@ def _share_scores(
         math.inf if budget.remaining is None else SCORES_SHARE * max(0.0, budget.remaining),
         lambda done, total: tell(Progress("scores", done, total)),
     )  # fmt: skip
-    write(file, show_definitions(found))
+    write(run.path / VOCABULARY, show_definitions(found))
     run.update(vocabulary=found.digest)
 
 

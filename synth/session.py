@@ -12,6 +12,7 @@ from attn_dsl.dsl.definitions import in_folder
 from attn_dsl.dsl.library import LibraryProgram, library
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.run import VOCABULARY
+from attn_dsl.eval.scores import score_values
 from attn_dsl.eval.split import Split
 from attn_dsl.synth import vocabulary
 from attn_dsl.synth.design import Design
@@ -19,7 +20,6 @@ from attn_dsl.synth.llm.options import Options
 from attn_dsl.synth.nearest import NearestPrograms
 from attn_dsl.synth.objective import OBJECTIVES
 from attn_dsl.synth.scores.gains import ScoreGains
-from attn_dsl.synth.scores.predicates import score_columns
 from attn_dsl.synth.sparse_design import TermPlanes
 
 
@@ -88,7 +88,7 @@ class Session:
         """The values of the shared scores on the rows, and what they gain."""
         assert self.definitions is not None
         names = tuple(self.definitions.scores)
-        columns = score_columns(self.design.batch, self.definitions, names)
+        columns = score_values(self.definitions, self.design.batch)
         return ScoreGains(self.design, names, columns)
 
     @cached_property

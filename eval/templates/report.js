@@ -106,6 +106,39 @@ on(all("#views button"), "click", (button) => {
   drawMap();
 });
 
+// Shared scores: a text coloured by each, and on the map the heads that use the chosen one.
+
+const scores = new Map(data.scores.map((score) => [score.name, score]));
+
+function drawScore(root) {
+  const { text, values } = scores.get(root.dataset.score), low = Math.min(...values), high = Math.max(...values);
+  const stops = ramp("weight"), bar = make("i"), line = make("div");
+  bar.style.background = gradient(stops);
+  values.forEach((value, at) => {
+    const token = data.texts[text][at], mark = make("span", { class: "tok", title: number(value) }, ...showToken(token));
+    paint(mark, colour(stops, (value - low) / Math.max(high - low, 1e-9)));
+    line.append(mark, make(token.includes("\n") ? "br" : "wbr"));
+  });
+  find(".example", root).replaceChildren(line, make("div", { class: "scale" }, number(low), bar, number(high)));
+}
+
+function markScore() {
+  const score = scores.get(find("#score").value), roles = ["key", "query"];
+  for (const cell of all("#map a")) {
+    cell.dataset.roles = score ? roles.filter((role) => score[role].includes(cell.dataset.id)).map((role) => role[0]).join("") : "";
+    cell.classList.toggle("unused", Boolean(score) && !cell.dataset.roles);
+  }
+  find("#score-heads").textContent = score ? roles.map((role) => `${role[0]}: at the ${role} of ${score[role].length} heads`).join(", ") : "";
+}
+
+const drawScores = () => all(".score[open]").forEach(drawScore);
+on(all(".score"), "toggle", (root) => root.open && drawScore(root));
+on(all("#score"), "change", markScore);
+on(all(".on-map"), "click", (link) => {
+  find("#score").value = link.closest(".score").dataset.score;
+  markScore();
+});
+
 // The table of heads: sorting by a click on a column, and a filter by words.
 
 function sortBy(header) {
@@ -321,6 +354,7 @@ const watcher = new IntersectionObserver((entries) => {
 const redrawPanels = () => all(".texts").forEach((root) => root.panel?.draw());
 
 addEventListener("resize", redrawPanels);
-scheme.addEventListener("change", () => { drawMap(); redrawPanels(); });
+scheme.addEventListener("change", () => { drawMap(); drawScores(); redrawPanels(); });
 drawMap();
+drawScores();
 for (const root of all(".texts")) watcher.observe(root);

@@ -1,0 +1,155 @@
+"""The scores that the heads of a run share: what they hold, who uses them, and their values on texts."""
+
+from __future__ import annotations
+
+import dataclasses
+import textwrap
+from collections.abc import Mapping
+
+import numpy as np
+
+from attn_dsl.compiler.columns import Batch
+from attn_dsl.compiler.evaluate import Plan
+from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.definitions import self_contained, show_definitions
+from attn_dsl.dsl.features import FEATURES
+from attn_dsl.dsl.parser import parse
+from attn_dsl.dsl.printer import definition_lines, expression, quote, show
+from attn_dsl.dsl.scope import Scope
+from attn_dsl.eval.files import write
+from attn_dsl.eval.run import VOCABULARY, Run
+
+SUBJECTS = {
+    0: "it ", -1: "the token before it ", -2: "the second token before it ", 1: "the token after it ",
+}  # fmt: skip
+"""What a line of a score is about, by the shift at which it reads features."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SharedScore:
+    """A score of a run, and the heads whose programs use it, named as in ``L5H1``."""
+
+    definition: t.ScoreDefinition
+    users: Mapping[
+        str, tuple[str, ...]
+    ]  # the heads that use it at the ``key`` and at the ``query``
+
+    @property
+    def heads(self) -> int:
+        """How many heads use it."""
+        return len({head for heads in self.users.values() for head in heads})
+
+    @property
+    def source(self) -> str:
+        """Its definition, without the comments above it."""
+        bare = dataclasses.replace(self.definition, remarks=t.NO_REMARKS)
+        return "\n".join(definition_lines([], [bare]))
+
+    @property
+    def words(self) -> str:
+        """Where it is high, told by its first lines: ``it is " the" or in Article``."""
+        told: dict[str, list[str]] = {}
+        for line in self.definition.terms[:4]:
+            if (line.weight or 0.0) > 0:
+                subject, what = _phrase(line.condition)
+                told.setdefault(subject, []).append(what)
+        places = []
+        for subject, phrases in told.items():
+            phrases.sort(key=lambda phrase: not phrase.startswith("is "))
+            places.append(subject + " or ".join(phrases).replace(" or is ", " or "))
+        return "; ".join(places) or "nothing holds that it counts"
+
+
+def _phrase(predicate: t.Predicate) -> tuple[str, str]:
+    """Tell a predicate of ``i``: what it is about, and what it says of that."""
+    shifts = {x.shift for x in predicate.walk() if isinstance(x, t.Position)}
+    subject = SUBJECTS.get(shifts.pop(), "") if len(shifts) == 1 else ""
+    match predicate:
+        case t.Compare("==", t.Call("token"), t.Text(text)):
+            what = f"is {quote(text)}"
+        case t.Compare("==" | ">=" as op, t.Call("length"), t.Integer(value)):
+            what = f"is of length {value}" + (" or more" if op == ">=" else "")
+        case t.Member(t.Call("token" | "lower"), t.SetName(name)):
+            what = f"is in {name}"
+        case t.Affix(kind, t.Call("token" | "lower"), text):
+            what = f"{kind} with {quote(text)}"
+        case t.Call(name) if FEATURES[name].doc.startswith("it "):
+            what = FEATURES[name].doc.removeprefix("it ")
+        case _:
+            subject = ""
+    return (subject, what) if subject else ("", expression(predicate))
+
+
+def shared_scores(run: Run) -> dict[str, SharedScore]:
+    """Return the scores that the heads of a run share by name, in the order of their file.
+
+    >>> shared_scores(Run.open("runs/demo"))["At_the"].users["key"]
+    ('L0H1', 'L1H3')
+
+    Raises:
+        InputError: the file of the scores is gone or was changed.
+    """
+    definitions, users = run.definitions, dict[tuple[str, str], list[str]]()
+    if definitions is None:
+        return {}
+    for r in run.results:
+        program = parse(r.program, r.label, run.resolve)
+        scope = Scope.of(program)
+        for use in {(x.name, x.variable) for x in program.walk() if isinstance(x, t.Score)}:
+            if scope.score(use[0])[1] == definitions:
+                users.setdefault(use, []).append(r.name)
+    return {
+        name: SharedScore(one, {at: tuple(users.get((name, at[0]), ())) for at in ("key", "query")})
+        for name, one in definitions.scores.items()
+    }
+
+
+def comment_vocabulary(run: Run) -> None:
+    """Write above each score of a run's vocabulary where it is high and which heads use it.
+
+    Raises:
+        InputError: the file of the scores is gone or was changed.
+    """
+    if run.definitions is None:
+        return
+    scores = {}
+    for name, one in shared_scores(run).items():
+        used = ", ".join(
+            f"{len(heads)} at the {where}"
+            + (f" ({textwrap.shorten(', '.join(heads), 40, placeholder=' …')})" if heads else "")
+            for where, heads in one.users.items()
+        )
+        above = f"Most where {one.words}.", f"Heads that use it: {used}."
+        remarks = t.Remarks(above, one.definition.remarks.beside)
+        scores[name] = dataclasses.replace(one.definition, remarks=remarks)
+    commented = dataclasses.replace(run.definitions, scores=scores)
+    write(run.path / VOCABULARY, show_definitions(commented))
+
+
+def write_self_contained(run: Run) -> None:
+    """Write the programs of a run with the definitions that they need inside, and without ``use``."""
+    for r in run.results:
+        program = self_contained(parse(r.program, r.label, run.resolve))
+        write(run.path / "programs" / f"{r.label}.attn", show(program))
+
+
+def score_values(definitions: t.Definitions, batch: Batch) -> np.ndarray:
+    """Compute the values of scores at every token, as the last query of its text sees it.
+
+    >>> score_values(parse_definitions("score S:\\n 2 where capital(i)"),
+    ...              Batch([Tokens.from_strings(["A", " b"])]))
+    array([[2.],
+           [0.]], dtype=float32)
+
+    Returns:
+        float32 (tokens, scores), all texts concatenated.
+    """
+    program = t.Head(
+        "scores", "bidirectional",
+        sets=tuple([t.SetDefinition(*one) for one in definitions.sets.items()]),
+        terms=tuple([t.Scaled(1.0, t.Score(name, "k")) for name in definitions.scores]),
+        scores=tuple(definitions.scores.values()),
+    )  # fmt: skip
+    plan = Plan([program], batch)
+    planes = plan.planes([np.arange(n)[-1:] for n in batch.sizes])
+    return planes[list(plan.code.programs[0])].T
