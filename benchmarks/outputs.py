@@ -1,11 +1,12 @@
-"""Measures how much of what heads write programs explain, by objective, and what replacing heads costs.
+"""Measures what programs explain of heads, on other texts as well, and what replacing heads costs.
 
     python benchmarks/outputs.py [--only MODEL] [--fit OPTIONS] [--out DIR]
 
-Each model is captured once and fitted by attention and by both objectives. Figures are means over
-all heads on the test texts, with 95 % bootstrap intervals over texts, seed 0. Then the heads of
-SmolLM2 are replaced: the whole curve, and all heads tuned through the model. Runs are kept in
-``--out``, by default under a hash of the search's sources, and are not repeated.
+Each model is captured once and fitted as ``attn-dsl fit`` comes. Figures are means over all heads on the
+test texts, with 95 % bootstrap intervals over texts, seed 0, beside how much the shared scores hold. The
+programs of SmolLM2 are then scored on Wikitext, and its heads are replaced: the whole curve, and all
+heads tuned through the model. Runs are kept in ``--out``, by default under a hash of the search's
+sources, and are not repeated.
 """
 
 from __future__ import annotations
@@ -16,8 +17,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from measuring import SHARED, STORIES, Figure, kept, options_of_fits, print_table
 from synthesis import figures
+
+from attn_dsl.eval.capture import Capture
+from attn_dsl.eval.metrics import bootstrap
+from attn_dsl.eval.outputs import output_r2
+from attn_dsl.eval.run import Run
+from attn_dsl.eval.split import Split
 
 MODELS: dict[str, tuple[object, int]] = {
     "smollm2": ("smollm2", 128),
@@ -25,12 +33,21 @@ MODELS: dict[str, tuple[object, int]] = {
     "minilm": (SHARED / "models/minilm-l6", 64),
 }
 """By name, the model and the tokens of a text."""
-OBJECTIVES = "attention", "both"
 WINDOWS = 30
+OTHER = SHARED / "text/wikitext2-valid.txt", 60
+"""Texts that programs were not fitted on, and how many windows of them are scored."""
 CURVE = {
     "chosen programs": ("--chosen",),
     "best outputs of each front": (),
-    "... all heads, tuned": ("--fraction", 1, "--tune"),
+    "... all heads, tuned": (
+        "--fraction",
+        1,
+        "--tune",
+        "--tune-text",
+        STORIES,
+        "--tune-texts",
+        320,
+    ),
 }
 """What is replaced: by name, options of ``attn-dsl replace``."""
 
@@ -40,18 +57,42 @@ def measure(name: str, folder: Path, options: list[str]) -> Iterator[Figure]:
     model, tokens = MODELS[name]
     capture = folder / f"{name}-capture"
     kept(capture, "capture", model, "--text", STORIES, "--max-tokens", tokens)
-    for objective in OBJECTIVES:
-        out = folder / f"{name}-{objective}"
-        usage = kept(out, "fit", "--capture", capture, "--objective", objective, *options)
-        yield from figures(out, f"{name}, by {objective}", {})
-        yield Figure("... fit", str(usage))
+    out = folder / name
+    usage = kept(out, "fit", "--capture", capture, *options)
+    yield from figures(out, name, {})
+    run = Run.open(out)
+    if (scores := run.definitions) is not None:
+        held = sum(len(one.terms) for one in scores.scores.values())
+        yield Figure(
+            "... shared scores; what they hold", f"{len(scores.scores)}; {held} predicates"
+        )
+    yield Figure("... fit", str(usage))
     if name == "smollm2":
+        yield elsewhere(run, folder / f"{name}-other", model, tokens)
         for what, more in CURVE.items():
             place = folder / f"{name}-replaced-{len(more)}"
             usage = kept(place, "replace", out, "--max-texts", WINDOWS, *more)
             for file in sorted((place / "replacement").glob("*.json")):
                 yield from growth(json.loads(file.read_text(encoding="utf-8")), what)
             yield Figure("... replacement", str(usage))
+
+
+def elsewhere(run: Run, place: Path, model: object, tokens: int) -> Figure:
+    """Score the chosen programs of a run on texts of another kind."""
+    text, count = OTHER
+    kept(place, "capture", model, "--text", text, "--max-tokens", tokens, "--max-texts", count)
+    split = Split(capture := Capture.open(place), range(count))
+    found = [
+        split.compare(
+            [run.program(r.layer, r.head).tree], r.layer * capture.heads_per_layer + r.head
+        )
+        for r in run.results
+    ]
+    iou = bootstrap(np.mean([one.ious[0] for one in found], axis=0), 0)
+    outputs = output_r2(
+        np.array([x.errors[0] for x in found]), np.array([x.spreads for x in found]), 0
+    )
+    return Figure(f"... as chosen, on {text.name}", f"{iou}; {outputs}")
 
 
 def growth(outcome: dict[str, Any], what: str) -> Iterator[Figure]:

@@ -59,13 +59,6 @@ class SetTerm:
         return sum(len(one.elements) for one in self.lookups)
 
     @property
-    def overhead(self) -> int:
-        """The nodes that it has apart from its elements."""
-        empty = SetTerm(tuple(Lookup(x.value, ()) for x in self.lookups), self.factor,
-                        self.condition)  # fmt: skip
-        return t.nodes(empty.written(()))
-
-    @property
     def plain(self) -> t.Term | None:
         """What the parameters are multiplied by, as a term with a hole; None for 1."""
         if self.factor is not None:
@@ -78,14 +71,6 @@ class SetTerm:
         for one in self.lookups:
             yield weights[at : at + len(one.elements)]
             at += len(one.elements)
-
-    def kept(self, some: np.ndarray) -> SetTerm:
-        """Return the term with some of its parameters."""
-        lookups = [
-            Lookup(one.value, tuple(e for e, left in zip(one.elements, part, strict=True) if left))
-            for one, part in zip(self.lookups, self.split(some), strict=True)
-        ]
-        return dataclasses.replace(self, lookups=tuple(lookups))
 
     def written(self, weights: Any) -> t.Term:
         """Return the term with weights for its parameters; elements of weight 0 are left out."""
@@ -109,22 +94,12 @@ class TableTerm:
     def __len__(self) -> int:
         return len(self.bounds)
 
-    @property
-    def overhead(self) -> int:
-        """The nodes that it has apart from its steps."""
-        return t.nodes(t.Table(self.value, (), self.condition))
-
     def planes(self) -> list[t.Term]:
         """Return what each parameter is multiplied by, as a term with a hole."""
         steps = [t.Compare(">=", self.value, t.Integer(bound)) for bound in self.bounds]
         if self.condition is None:
             return [t.Where(None, step) for step in steps]
         return [t.Where(None, t.And(step, self.condition)) for step in steps]
-
-    def kept(self, some: np.ndarray) -> TableTerm:
-        """Return the table with some of its steps; one that is left out is as the one before it."""
-        bounds = tuple(b for b, left in zip(self.bounds, some, strict=True) if left)
-        return TableTerm(self.value, bounds, self.condition)
 
     def written(self, weights: Any) -> t.Table:
         """Return the table with weights for its parameters; steps that add 0 are left out."""
@@ -158,33 +133,6 @@ class SetProgram:
             count = len(term) if own else len(t.weights_of(term))  # type: ignore[arg-type]
             yield term, slice(at, at + count)
             at += count
-
-    def kept(self, some: np.ndarray) -> tuple[SetProgram, np.ndarray]:
-        """Keep some of the parameters; a term of which too little is left goes.
-
-        Args:
-            some: bool (parameters).
-
-        Returns:
-            The program, and which parameters it kept.
-        """
-        terms: list[t.Term] = []
-        sets: list[SetTerm | TableTerm] = []
-        left = some.copy()
-        for term, at in self.parts():
-            if not isinstance(term, SetTerm | TableTerm):
-                if some[at].all():
-                    terms.append(term)
-                else:
-                    left[at] = False
-                continue
-            part = term.kept(some[at])
-            sides = part.lookups if isinstance(part, SetTerm) else ()
-            if len(part) and all(one.elements for one in sides):
-                sets.append(part)
-            else:
-                left[at] = False
-        return SetProgram(self.empty, tuple(terms), tuple(sets)), left
 
     def rounded(self, x: np.ndarray) -> np.ndarray:
         """Round the parameters of set terms to hundredths, as programs write them."""

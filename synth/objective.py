@@ -112,22 +112,6 @@ class HeadRows:
             np.float32(self.objective.attention), np.float32(scale),
         )  # fmt: skip
 
-    def output_moments(self, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return how the loss by outputs grows with each entry alone: slope and half curvature.
-
-        Returns:
-            float32 (entries) for each; empty where outputs do not count.
-        """
-        if self.outputs is None:
-            return np.empty(0, dtype=np.float32), np.empty(0, dtype=np.float32)
-        found = np.empty((2, len(predicted)), dtype=np.float32)
-        scale = self.objective.output * len(self) / self.outputs.spread
-        _output_moments(
-            self.starts, self.outputs.firsts, self.actual, predicted, self.outputs.values,
-            scale, *found,
-        )  # fmt: skip
-        return found[0], found[1]
-
     def likelihood_aim(self, predicted: np.ndarray) -> np.ndarray:
         """Return what rows should move towards: ``aim - predicted`` is a gradient by the scores.
 
@@ -191,24 +175,3 @@ def _output_residual(starts, firsts, actual, predicted, values, scale, residual)
         for k in range(p.shape[0]):
             d[k] += p[k] * mean
     return total
-
-
-@njit(**FAST)
-def _output_moments(starts, firsts, actual, predicted, values, scale, slopes, bends):
-    """Write slope and half curvature of the squared error of the outputs by each entry."""
-    error, mean = np.empty((2, values.shape[1]), dtype=np.float32)
-    none = np.zeros(values.shape[0], dtype=np.float32)
-    each = np.float32(scale)
-    for r in range(starts.shape[0] - 1):
-        low, high = starts[r], starts[r + 1]
-        p, v = predicted[low:high], values[firsts[r] : firsts[r] + high - low]
-        mix(p, actual[low:high], v, error)
-        mix(p, none[: high - low], v, mean)
-        for k in range(p.shape[0]):
-            along, size = np.float32(0.0), np.float32(0.0)
-            for c in range(error.shape[0]):
-                x = v[k, c] - mean[c]
-                along += error[c] * x
-                size += x * x
-            slopes[low + k] = np.float32(2.0) * each * along
-            bends[low + k] = each * size

@@ -6,7 +6,6 @@ import dataclasses
 import math
 import threading
 from collections.abc import Callable, Sequence
-from functools import cached_property
 
 import numpy as np
 from numba import njit
@@ -107,12 +106,6 @@ class TermPlanes:
             for number, plane in zip(places, made, strict=True):
                 self.plane(number)[:] = plane
         self._made.update(terms)
-
-    @cached_property
-    def key_tokens(self) -> np.ndarray:
-        """The token of the key of each entry, int32."""
-        widths = np.diff(self.rows.starts)
-        return (np.repeat(self.rows.firsts, widths) + self.design.key_places).astype(np.int32)
 
 
 class SparseDesign:
@@ -240,53 +233,26 @@ class SparseDesign:
         return x
 
     def losses(self, x: np.ndarray) -> np.ndarray:
-        """Return what the objective loses without each term, and without each of its parameters.
+        """Return what the objective loses without each of the program's plain terms of one weight.
 
         Returns:
-            float64: by term, the loss of the whole, and then those of its parameters (set terms of
-            more than one).
+            float64 (terms).
         """
         self.value(x)
-        before = self.rows.row_scores(self.predicted)
-        entries = (
-            self.rows.starts, self.rows.actual, self.predicted,
-            np.float32(self.rows.objective.attention), *self.rows.output_moments(self.predicted),
-        )  # fmt: skip
-
-        def by_row(change: np.ndarray) -> np.ndarray:
-            changed = change.copy()
+        before = self.rows.row_scores(self.predicted).sum()
+        found = np.empty(len(x))
+        for i in range(len(x)):
+            own = dataclasses.replace(
+                self.scores,
+                terms=self.scores.terms[i : i + 1],
+                weights=self.scores.weights[i : i + 1],
+            )
+            score = np.zeros_like(self.predicted)
+            own.add(x, score[None])
+            changed = np.exp(np.clip(-score, -LIMIT, LIMIT))
             _multiply_rows(self.rows.starts, self.predicted, changed)
-            return before - self.rows.row_scores(changed)
-
-        found: list[Sequence[float] | np.ndarray] = []
-        first = 0
-        for term, at in self.program.parts():
-            some = slice(first, first + (1 if isinstance(term, SetTerm) else at.stop - at.start))
-            first = some.stop
-            own, change = self._without(x, some)
-            lost = by_row(change)
-            found.append([float(lost.sum())])
-            if isinstance(term, TableTerm) and len(term) > 1:
-                steps = (slice(i, i + 1) for i in range(some.start, some.stop))
-                found += [[float(by_row(self._without(x, one)[1]).sum())] for one in steps]
-            if isinstance(term, SetTerm) and len(term) > 1:
-                each = np.zeros(FIRST + len(x))
-                _, _, query, key, _ = own.terms[0]
-                if query >= 0:
-                    each += np.bincount(own.queries[query], lost, len(each))
-                if key >= 0:
-                    _losses(change, own.keys[key][self.planes.key_tokens], *entries, each)
-                found.append(each[FIRST:][at])
-        return np.concatenate(found)
-
-    def _without(self, x: np.ndarray, some: slice) -> tuple[SetScores, np.ndarray]:
-        """Return some terms, and what leaving them out multiplies the unnormalised rows by."""
-        own = dataclasses.replace(
-            self.scores, terms=self.scores.terms[some], weights=self.scores.weights[some]
-        )
-        score = np.zeros_like(self.predicted)
-        own.add(x, score[None])
-        return own, np.exp(np.clip(-score, -LIMIT, LIMIT))
+            found[i] = before - self.rows.row_scores(changed).sum()
+        return found
 
 
 def refit(design: Design, rows: HeadRows, program: t.Head, steps: int = 25) -> t.Head:
@@ -353,43 +319,3 @@ def _multiply_rows(starts, predicted, change):
         scale = np.float32(1.0) / mass
         for i in range(p.shape[0]):
             c[i] *= scale
-
-
-@njit(**_OPTIONS)
-def _losses(change, group, starts, actual, predicted, weight, slopes, bends, losses):
-    """Add up what is lost if the entries of one group change, for each group by itself.
-
-    What the other entries of a row lose by its new sum is taken to first order.
-
-    Args:
-        change: float32 (entries): what the unnormalised rows are multiplied by.
-        group: int32 (entries): the group of each entry.
-        weight: of the shared mass.
-        slopes, bends: of the loss by outputs (``HeadRows.output_moments``); empty where it does
-            not count.
-        losses: float64 (groups).
-    """
-    one, zero = np.float32(1.0), np.float32(0.0)
-    more = np.zeros(losses.shape[0], dtype=np.float32)
-    mine = np.zeros(losses.shape[0], dtype=np.float32)
-    for r in range(starts.shape[0] - 1):
-        low, high = starts[r], starts[r + 1]
-        inside = zero
-        for i in range(low, high):
-            p, g = predicted[i], group[i]
-            below = p if p < actual[i] else zero
-            more[g] += p * (change[i] - one)
-            mine[g] += below
-            inside += below
-        for i in range(low, high):
-            p, a, g = predicted[i], actual[i], group[i]
-            scale = one / (one + more[g])
-            losses[g] += weight * (min(p, a) - min(p * change[i] * scale, a))
-            if slopes.shape[0]:
-                move = p * (change[i] * scale - one)
-                losses[g] += move * (slopes[i] + move * bends[i])
-        for i in range(low, high):
-            g = group[i]
-            losses[g] += weight * (inside - mine[g]) * (one - one / (one + more[g]))
-            more[g] = zero
-            mine[g] = zero

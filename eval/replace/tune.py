@@ -35,6 +35,8 @@ LEAST_FIRST = 0.05
 """… and that they keep if its weight becomes as large as this."""
 SCALE_TEXTS = 8
 """On how many of the fit texts the size of what a weight multiplies is taken."""
+LEAST_EPOCHS = 3
+"""So many passes there are at least."""
 SELECT_TEXTS = 32
 """How many of the select texts decide which epoch is best."""
 
@@ -43,7 +45,9 @@ SELECT_TEXTS = 32
 class TuneSettings:
     """How weights are tuned; equal settings give equal weights."""
 
-    epochs: int = 10  # passes over the fit texts; the rate falls to zero over them by a cosine
+    epochs: int = 10  # passes over the texts; the rate falls to zero over them by a cosine
+    # where the texts are many there are fewer passes, so that about so many are read in all
+    reads: int = 2_000
     # the first step of a weight, in logits: divided by the size of what it multiplies
     rate: float = 0.05
     patience: int = 3  # epochs without a better KL on the select texts after which it stops
@@ -100,6 +104,8 @@ def tune(
     tunable = Tunable([with_first_token(model.programs[h]) for h in chosen])
     tunable.to(model.loaded.model.device)
     texts = [*model.ids("fit"), *further]
+    passes = max(LEAST_EPOCHS, math.ceil(settings.reads / len(texts)))
+    settings = replace(settings, epochs=min(settings.epochs, passes))
     fit = HeldOut(model.loaded, texts, batch_size=settings.batch_size, seed=model.seed)
     select = HeldOut(model.loaded, model.ids("select")[:SELECT_TEXTS], seed=model.seed)
     own = [model.capture.tokens(i) for i in model.splits["fit"][:SCALE_TEXTS]]
