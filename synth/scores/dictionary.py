@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from attn_dsl.synth.distance_bins import bins
-from attn_dsl.synth.scores.rows import COPIES, Parts, RowsOfHeads, in_order
+from attn_dsl.synth.scores.rows import COPIES, Parts, RowsOfHeads
 
 ROLES = ("offer", "first", "query", "key")
 """What a score can be for a head: offered by keys, added to the first token, a side of a product."""
@@ -129,11 +129,11 @@ class _Trainer:
     def step(self, texts: np.ndarray, rate: float) -> None:
         """Move all parameters by the gradient of the likelihood on some texts."""
         settings = self.settings
-        found = in_order(self.gradient, texts, self.threads)
+        found = self.gradient(texts)
         count = sum(len(self.rows.design.rows[text]) for text in texts)
         self.steps += 1
         for name, parameter in self.parameters.items():
-            gradient = sum(one[name] for one in found) / np.float32(count)
+            gradient = found[name] / np.float32(count)
             first, second = self.moments[name]
             first += 0.1 * (gradient - first)
             second += 0.01 * (gradient * gradient - second)
@@ -145,36 +145,22 @@ class _Trainer:
             if name in self.masks:
                 parameter *= self.masks[name]
 
-    def gradient(self, text: int) -> dict[str, np.ndarray]:
-        """Return the gradient of the summed cross-entropy of a text's rows, by all parameters."""
-        p, values = self.parameters, self.values[text]
+    def gradient(self, texts: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the gradient of the summed cross-entropy of some texts' rows, by all parameters."""
+        p, values = self.parameters, np.concatenate([self.values[i] for i in texts])
         scores = values @ p["weights"].T
-        n, heads = len(scores), len(self.rows.actual)
-        parts = {role: p[role] @ scores.T for role in ROLES}
-        parts["first"] += p["constant"][:, None]
+        own = {role: p[role] @ scores.T for role in ROLES}
+        own["first"] += p["constant"][:, None]
         bits = (np.arange(1 << len(COPIES))[:, None] >> np.arange(len(COPIES))) & 1
-        copies = p["copies"] @ bits.T.astype(np.float32)
-        back = {role: np.zeros((heads, n), dtype=np.float32) for role in ROLES}
-        by_distance, by_copies = np.zeros_like(p["distance"]), np.zeros_like(copies)
-        for h in range(heads):
-            own = Parts(
-                **{role: parts[role][h] for role in ROLES},
-                distance=p["distance"][h],
-                copies=copies[h],
-            )
-            to = Parts(
-                **{role: back[role][h] for role in ROLES},
-                distance=by_distance[h],
-                copies=by_copies[h],
-            )
-            self.rows.likelihood(h, text, own, to)
-        found = {role: back[role] @ scores for role in ROLES}
-        to_scores = np.array([back[role].T @ p[role] for role in ROLES]).sum(0)
-        found["weights"] = to_scores.T @ values
-        found["constant"] = back["first"].sum(1)
-        found["distance"] = by_distance
-        found["copies"] = by_copies @ bits.astype(np.float32)
-        return found
+        own |= {"distance": p["distance"], "copies": p["copies"] @ bits.T.astype(np.float32)}
+        to = {name: np.zeros_like(one) for name, one in own.items()}
+        self.rows.add_gradient(texts, Parts(**own), Parts(**to), self.threads)
+        to_scores = np.array([to[role].T @ p[role] for role in ROLES]).sum(0)
+        return {
+            **{role: to[role] @ scores for role in ROLES}, "weights": to_scores.T @ values,
+            "constant": to["first"].sum(1), "distance": to["distance"],
+            "copies": to["copies"] @ bits.astype(np.float32),
+        }  # fmt: skip
 
     def prune(self, times: float) -> None:
         """Set to 0 for good what matters least: predicates of scores, and uses of scores by heads."""

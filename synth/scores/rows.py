@@ -6,8 +6,6 @@ offer, of what the query's scores add at the first token, and of a product of sc
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,14 +27,14 @@ COPIES = (
 
 
 class Parts(NamedTuple):
-    """What the score of a key is made of, for one head; also the gradients of it."""
+    """What the score of a key is made of, for all heads; also the gradients of it. All are float32."""
 
-    offer: np.ndarray  # float32 (tokens): what each key offers
-    first: np.ndarray  # float32 (tokens): what each query adds at the first token
-    query: np.ndarray  # float32 (tokens): one side of the product
-    key: np.ndarray  # float32 (tokens): the other side
-    distance: np.ndarray  # float32 (bins): by distance
-    copies: np.ndarray  # float32 (2 ** copies): by which copies the key is
+    offer: np.ndarray  # (heads, tokens): what each key offers
+    first: np.ndarray  # (heads, tokens): what each query adds at the first token
+    query: np.ndarray  # (heads, tokens): one side of the product
+    key: np.ndarray  # (heads, tokens): the other side
+    distance: np.ndarray  # (heads, bins): by distance
+    copies: np.ndarray  # (heads, 2 ** copies): by which copies the key is
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,66 +61,69 @@ class RowsOfHeads:
         """The first row of each text, and the end, int64."""
         return np.cumsum([0, *map(len, self.design.rows)])
 
-    def likelihood(self, head: int, text: int, parts: Parts, gradient: Parts | None) -> float:
-        """Return the cross-entropy of a head's rows on a text, in nats; add up its gradient.
+    @cached_property
+    def queries(self) -> np.ndarray:
+        """The position of each row's query in its text, int64."""
+        return np.concatenate(self.design.rows)
+
+    def add_gradient(self, texts: np.ndarray, parts: Parts, gradient: Parts, threads: int) -> None:
+        """Add up the gradient of the summed cross-entropy of all heads' rows on some texts.
 
         Args:
-            head: the number in ``actual``.
-            parts, gradient: of the tokens of the text alone.
+            parts, gradient: of the tokens of these texts, one text behind the other.
+            threads: heads are shared out over them; the result does not depend on them.
         """
         design = self.design
-        low, high = self.text_starts[text], self.text_starts[text + 1]
-        starts = design.starts[low : high + 1]
-        here = slice(starts[0], starts[-1])
-        wanted = gradient is not None
-        return float(_likelihood(
-            starts - starts[0], design.rows[text], self.actual[head, here], self.design.entry_bins[here],
-            self.entry_copies[here], *parts, *(gradient or parts), wanted,
-        ))  # fmt: skip
+        firsts = np.cumsum([0, *design.batch.sizes[texts][:-1]])
+        rows = np.array([[self.text_starts[i], self.text_starts[i + 1]] for i in texts])
 
+        def some(heads: np.ndarray) -> None:
+            _add_gradient(
+                heads, rows, firsts, design.starts, self.queries, self.actual, design.entry_bins,
+                self.entry_copies, *parts, *gradient,
+            )  # fmt: skip
 
-def in_order(work: Callable[[int], object], items: np.ndarray, threads: int) -> list:
-    """Do some work on each item, on several threads; the results are in the order of the items."""
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(work, items))
+        shares = np.array_split(np.arange(len(self.actual)), threads)
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(some, shares))
 
 
 @njit(**FAST)
-def _likelihood(
-    starts, queries, actual, bins, copies, offer, first, query, key, distance, by_copies,
-    to_offer, to_first, to_query, to_key, to_distance, to_copies, wanted,
+def _add_gradient(
+    heads, rows, firsts, starts, queries, actual, bins, copies, offer, first, query, key, distance,
+    by_copies, to_offer, to_first, to_query, to_key, to_distance, to_copies,
 ):  # fmt: skip
-    total = 0.0
-    scratch = np.empty(offer.shape[0], dtype=np.float32)
-    for r in range(starts.shape[0] - 1):
-        low, q = starts[r], queries[r]
-        p = scratch[: starts[r + 1] - low]
-        own = query[q]
-        for k in range(p.shape[0]):
-            p[k] = offer[k] + own * key[k] + distance[bins[low + k]] + by_copies[copies[low + k]]
-        p[0] += first[q]
-        top = p[0]
-        held = np.float32(0.0)
-        for k in range(p.shape[0]):
-            top = max(top, p[k])
-        for k in range(p.shape[0]):
-            p[k] = max(p[k] - top, np.float32(-80.0))
-            held += actual[low + k] * p[k]
-        exponentials(p, p)
-        mass = np.float32(0.0)
-        for k in range(p.shape[0]):
-            mass += p[k]
-        total += math.log(float(mass)) - float(held)
-        if not wanted:
-            continue
-        scale, along = np.float32(1.0) / mass, np.float32(0.0)
-        to_first[q] += p[0] * scale - actual[low]
-        for k in range(p.shape[0]):
-            g = p[k] * scale - actual[low + k]
-            to_offer[k] += g
-            along += g * key[k]
-            to_key[k] += g * own
-            to_distance[bins[low + k]] += g
-            to_copies[copies[low + k]] += g
-        to_query[q] += along
-    return total
+    scratch = np.empty(offer.shape[1], dtype=np.float32)
+    for h in heads:
+        for j in range(rows.shape[0]):
+            at = firsts[j]
+            for r in range(rows[j, 0], rows[j, 1]):
+                low, q = starts[r], at + queries[r]
+                p = scratch[: starts[r + 1] - low]
+                a = actual[h, low : starts[r + 1]]
+                own = query[h, q]
+                for k in range(p.shape[0]):
+                    p[k] = (
+                        offer[h, at + k] + own * key[h, at + k]
+                        + distance[h, bins[low + k]] + by_copies[h, copies[low + k]]
+                    )  # fmt: skip
+                p[0] += first[h, q]
+                top = p[0]
+                for k in range(p.shape[0]):
+                    top = max(top, p[k])
+                for k in range(p.shape[0]):
+                    p[k] = max(p[k] - top, np.float32(-80.0))
+                exponentials(p, p)
+                mass = np.float32(0.0)
+                for k in range(p.shape[0]):
+                    mass += p[k]
+                scale, along = np.float32(1.0) / mass, np.float32(0.0)
+                to_first[h, q] += p[0] * scale - a[0]
+                for k in range(p.shape[0]):
+                    g = p[k] * scale - a[k]
+                    to_offer[h, at + k] += g
+                    along += g * key[h, at + k]
+                    to_key[h, at + k] += g * own
+                    to_distance[h, bins[low + k]] += g
+                    to_copies[h, copies[low + k]] += g
+                to_query[h, q] += along
