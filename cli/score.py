@@ -49,6 +49,7 @@ def score(
     from attn_dsl.compiler.program import load
     from attn_dsl.eval.heads import parse_heads
     from attn_dsl.eval.metrics import decimal
+    from attn_dsl.eval.scores import foreign
 
     files = [
         name for name in program
@@ -71,12 +72,16 @@ def score(
         texts = attention.split(seed)["test"]
         if not texts:
             raise InputError(f"{attention.n_texts} texts are too few: none is left to test on")
+        tokens = [attention.tokens(i) for i in texts]
+        warnings = [x for x in (foreign(one.tree, tokens) for one in programs) if x]
         found, lacking = _measure(programs, attention, chosen, texts), attention.lacking
     rows = [
         _row(file, one, head, {name: x[:, i, j] for name, x in found.items()}, seed)
         for i, head in enumerate(chosen)
         for j, (file, one) in enumerate(zip(files, programs, strict=True))
     ]
+    for warning in dict.fromkeys(warnings):
+        click.echo(f"attn-dsl: warning: {warning}", err=True)
     if as_json:
         options.print_json(rows)
         return

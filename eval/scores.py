@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -16,9 +16,12 @@ from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.printer import definition_lines, expression, quote, show
 from attn_dsl.dsl.scope import Scope
+from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.files import write
 from attn_dsl.eval.run import VOCABULARY, Run
 
+LEAST_KNOWN = 0.25
+"""The share of the tokens that scores name which texts must have, at least."""
 SUBJECTS = {
     0: "it ", -1: "the token before it ", -2: "the second token before it ", 1: "the token after it ",
 }  # fmt: skip
@@ -153,3 +156,26 @@ def score_values(definitions: t.Definitions, batch: Batch) -> np.ndarray:
     plan = Plan([program], batch)
     planes = plan.planes([np.arange(n)[-1:] for n in batch.sizes])
     return planes[list(plan.code.programs[0])].T
+
+
+def foreign(program: t.Head, texts: Sequence[Tokens]) -> str | None:
+    """Say that the scores which a program takes from files name tokens that texts do not have.
+
+    Returns:
+        None where at least a quarter of the tokens that are named occur.
+    """
+    named = {
+        node.right.value
+        for use in program.uses
+        for score in use.definitions.scores.values()
+        for node in score.walk()
+        if isinstance(node, t.Compare) and isinstance(node.right, t.Text)
+    }
+    there = named & {string for text in texts for string in text.strings}
+    if len(there) >= LEAST_KNOWN * len(named):
+        return None
+    files = ", ".join(use.path for use in program.uses)
+    return (
+        f"{files} names {len(named)} tokens, and {len(there)} of them occur in these texts: its scores were "
+        "found with another tokenizer or on other text; fit the model anew, or score it on texts like those"
+    )

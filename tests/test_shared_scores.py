@@ -16,12 +16,12 @@ from fitting import assert_same, rows
 from attn_dsl import fit
 from attn_dsl.compiler.columns import Batch
 from attn_dsl.compiler.program import load, parse
-from attn_dsl.dsl.definitions import parse_definitions, read_definitions
+from attn_dsl.dsl.definitions import in_folder, parse_definitions, read_definitions
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval import report
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.run import Run
-from attn_dsl.eval.scores import SharedScore, score_values, shared_scores
+from attn_dsl.eval.scores import SharedScore, foreign, score_values, shared_scores
 
 VOCABULARY = """set Near = {" cat"}
 
@@ -232,3 +232,13 @@ def test_hostile_strings_in_scores_stay_text(run: Path, capture: Capture) -> Non
     assert len(page.scripts) == 2
     assert score.source in page.text
     assert page.payload["texts"][page.payload["scores"][0]["text"]] == [evil, "a"]
+
+
+def test_scores_of_another_tokenizer_are_told(tmp_path: Path) -> None:
+    lines = "".join(f'    1 where token(i) == " w{n}"\n' for n in range(8))
+    (tmp_path / "v.attn").write_text(f"score Words:\n{lines}")
+    program = parse('use "v.attn"\nhead a causal:\n 1 * Words(k)', resolve=in_folder(tmp_path))
+    own, others = (Tokens.from_strings([f"{mark}w{n}" for n in range(4)]) for mark in (" ", "@@"))
+    assert foreign(program.tree, [own]) is None
+    told = foreign(program.tree, [others])
+    assert told is not None and "v.attn names 8 tokens, and 0 of them occur" in told
