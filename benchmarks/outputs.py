@@ -37,18 +37,12 @@ WINDOWS = 30
 OTHER = SHARED / "text/wikitext2-valid.txt", 60
 """Texts that programs were not fitted on, and how many windows of them are scored."""
 CURVE = {
-    "chosen programs": ("--chosen",),
     "best outputs of each front": (),
+    "... all heads, chosen programs": ("--chosen", "--fraction", 1),
     "... all heads, tuned": (
-        "--fraction",
-        1,
-        "--tune",
-        "--tune-text",
-        STORIES,
-        "--tune-texts",
-        320,
+        "--fraction", 1, "--tune", "--tune-text", STORIES, "--tune-texts", 320,
     ),
-}
+}  # fmt: skip
 """What is replaced: by name, options of ``attn-dsl replace``."""
 
 
