@@ -87,8 +87,7 @@ def test_random_walks_end_and_check(tokenizer: Any, causal: bool) -> None:
 @pytest.mark.parametrize("causal", [True, False])
 def test_the_vocabulary_of_the_search_can_be_proposed(causal: bool) -> None:
     visibility: t.Visibility = "causal" if causal else "bidirectional"
-    conditions = [t.Where(None, p) for p in vocabulary.conditions(causal)]
-    terms = [*vocabulary.terms(causal), *conditions]
+    terms = vocabulary.terms(causal)
     sources = [show(t.Head(g.NAME, visibility, terms=(term,))) for term in terms]
     assert [source for source in sources if not is_proposal(source, causal)] == []
 
