@@ -27,7 +27,7 @@ def bins(causal: bool) -> tuple[tuple[int, int], ...]:
 
 
 def spans(causal: bool) -> list[tuple[int, int]]:
-    """Return the intervals of bins, end excluded, on which products of two sets are tried."""
+    """Return the intervals of bins, end excluded, on which uses of scores are tried."""
     count = len(bins(causal))
     zero = 0 if causal else count // 2
     found = [(0, count), (zero, zero + 3), (zero + 3, zero + 10), (zero + 10, count)]
