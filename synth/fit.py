@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from attn_dsl.synth.session import Session, Settings
 
 
-SCORES_SHARE = 0.2
+SCORES_SHARE = 0.12
 """The most of a limited time in which shared scores are looked for."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -24,6 +25,8 @@ SIZES = 190, 140, 100, 75, 55, 45, 35, 28, 22, 17, 13
 GROW, SETTLE, ADJUST = 8, 20, 10
 """How often the rows are predicted while weights are moved: after each addition, when the program is
 complete, and at each size."""
+GROWTH = 0.4
+"""The most of a limited time in which a program is grown; the rest is for pruning."""
 LEAST = 4.0
 """Nats that a term must gain to be added."""
 
@@ -47,7 +50,13 @@ class SharedScores:
         empty = dataclasses.replace(task.empty(), uses=(self.use,))
         planes = TermPlanes(task.design, (), empty, (room, room), self.planes)
         design, x = SparseDesign(planes, task.rows, SetProgram(empty), self.ridge), np.zeros(0)
+        began = time.monotonic()
         for _ in range(self.rounds):
+            if task.deadline is not None:
+                passed, whole = time.monotonic() - began, task.deadline - began
+                if passed > GROWTH * whole:  # without pruning there are no small programs
+                    task.short = True
+                    break
             design, x = self.grown(task, design, x)
         x = design.maximise(x, SETTLE, 0.0, lambda: task.spent)
         sizes = [size for size in SIZES if size <= task.max_nodes]
