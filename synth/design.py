@@ -75,10 +75,15 @@ class Design:
         return np.arange(self.entries) - np.repeat(self.starts[:-1], np.diff(self.starts))
 
     @cached_property
+    def queries(self) -> np.ndarray:
+        """The position of each row's query in its text, int64 (rows)."""
+        return np.concatenate(self.rows)
+
+    @cached_property
     def entry_bins(self) -> np.ndarray:
         """The bin of distance of each entry (``distance_bins``), uint8 (entries)."""
         firsts = np.array([first for first, _ in bins(self.causal)])
-        distance = np.repeat(np.concatenate(self.rows), np.diff(self.starts)) - self.key_places
+        distance = np.repeat(self.queries, np.diff(self.starts)) - self.key_places
         return (np.searchsorted(firsts, distance, side="right") - 1).astype(np.uint8)
 
     @cached_property

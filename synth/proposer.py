@@ -83,7 +83,7 @@ class HeadTask:
 
     def empty(self) -> t.Head:
         """Return the program without terms: uniform attention."""
-        return t.Head(self.name, "causal" if self.causal else "bidirectional")
+        return dataclasses.replace(self.design.empty, name=self.name)
 
     @property
     def spent(self) -> bool:

@@ -73,11 +73,8 @@ class Session:
     @cached_property
     def definitions(self) -> t.Definitions | None:
         """The shared scores of the run; None where it has none."""
-        return (
-            None
-            if self.run is None or not (self.run / VOCABULARY).exists()
-            else self.resolve(VOCABULARY)
-        )
+        there = self.run is not None and (self.run / VOCABULARY).exists()
+        return self.resolve(VOCABULARY) if there else None
 
     def resolve(self, name: str) -> t.Definitions:
         """Return the definitions of a file that a program of the run uses."""

@@ -64,7 +64,7 @@ class TermPlanes:
             np.empty((truths, design.entries), np.uint8),
             np.empty((values, design.entries), np.float32),
         )
-        self.queries = design.firsts + np.concatenate(design.rows)
+        self.queries = design.firsts + design.queries
         self.rows = Rows(design.starts, design.firsts)
         self.symbols = TokenSymbols(design.batch, design.causal)
         self._made: set[t.Term] = set()

@@ -37,7 +37,7 @@ class Summary:
         self.task, self.design = task, task.design
         self.actual, self.starts = task.rows.actual, task.rows.starts
         self.widths = np.diff(self.starts)
-        self.queries = np.concatenate(self.design.rows)
+        self.queries = self.design.queries
         self.row_of = np.repeat(np.arange(len(self.widths)), self.widths)
         parts = {
             "Shares of its attention where a predicate holds (by chance):": self._preferences(),

@@ -80,8 +80,7 @@ def find_dictionary(
             fewer = max(epoch + LAST, int(epoch * seconds / (seconds - left)))
             trainer.epochs = min(trainer.epochs, fewer)
         tick(epoch, trainer.epochs)
-    shape = len(rows.actual), settings.scores
-    uses = {role: trainer.parameters[role].reshape(shape) for role in ROLES}
+    uses = {role: trainer.parameters[role] for role in ROLES}
     return Dictionary(trainer.parameters["weights"], uses)
 
 
@@ -111,6 +110,8 @@ class _Trainer:
             self.parameters[name][:] = np.abs(draw) if name == "weights" else draw
         self.moments = {name: np.zeros((2, *shape), np.float32) for name, shape in shapes.items()}
         self.masks = {name: np.ones(shapes[name], np.float32) for name in ("weights", *ROLES)}
+        codes, copies = np.arange(1 << len(COPIES)), np.arange(len(COPIES))
+        self.bits = ((codes[:, None] >> copies) & 1).astype(np.float32)  # which copies a code means
         self.steps, self.stages = 0, list(settings.stages)
         self.epochs = max(1, round(settings.steps / -(-len(self.values) // settings.texts)))
 
@@ -151,15 +152,14 @@ class _Trainer:
         scores = values @ p["weights"].T
         own = {role: p[role] @ scores.T for role in ROLES}
         own["first"] += p["constant"][:, None]
-        bits = (np.arange(1 << len(COPIES))[:, None] >> np.arange(len(COPIES))) & 1
-        own |= {"distance": p["distance"], "copies": p["copies"] @ bits.T.astype(np.float32)}
+        own |= {"distance": p["distance"], "copies": p["copies"] @ self.bits.T}
         to = {name: np.zeros_like(one) for name, one in own.items()}
         self.rows.add_gradient(texts, Parts(**own), Parts(**to), self.threads)
         to_scores = np.array([to[role].T @ p[role] for role in ROLES]).sum(0)
         return {
             **{role: to[role] @ scores for role in ROLES}, "weights": to_scores.T @ values,
             "constant": to["first"].sum(1), "distance": to["distance"],
-            "copies": to["copies"] @ bits.astype(np.float32),
+            "copies": to["copies"] @ self.bits,
         }  # fmt: skip
 
     def prune(self, times: float) -> None:

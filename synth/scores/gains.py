@@ -16,6 +16,7 @@ from attn_dsl.compiler.jit import FAST
 from attn_dsl.dsl import tree as t
 from attn_dsl.synth.design import Design
 from attn_dsl.synth.distance_bins import bins, condition, spans
+from attn_dsl.synth.gains import gain
 
 FIRST = t.Compare("==", t.Position("k"), t.Integer(0))
 
@@ -47,7 +48,7 @@ class ScoreGains:
         ones = np.ones((len(columns), 1), dtype=np.float32)
         # float32 (tokens, 1 + scores); the first column stands for no score
         self.columns = np.ascontiguousarray(np.hstack([ones, columns]), dtype=np.float32)
-        self.queries = self.columns[design.firsts + np.concatenate(design.rows)]
+        self.queries = self.columns[design.firsts + design.queries]
 
     @cached_property
     def intervals(self) -> list[tuple[t.Predicate | None, np.ndarray]]:
@@ -80,8 +81,7 @@ class ScoreGains:
         found: list[ScoreUse] = []
         for (where, _), slope, curve in zip(self.intervals, *sums, strict=True):
             g, h = self.queries.T @ slope, squared.T @ curve
-            gains = 0.5 * g**2 / (np.maximum(h, 0.0) + ridge)
-            found += self._largest(gains, where, count)
+            found += self._largest(gain(g, np.maximum(h, 0.0), ridge), where, count)
         kinds: dict[tuple[bool, bool], list[ScoreUse]] = {}
         for use in sorted(found, key=lambda use: -use.gain / use.nodes**0.5):
             kinds.setdefault(use.kind, []).append(use)

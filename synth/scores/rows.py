@@ -6,6 +6,7 @@ offer, of what the query's scores add at the first token, and of a product of sc
 
 from __future__ import annotations
 
+import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +17,6 @@ from numba import njit
 
 from attn_dsl.compiler.jit import FAST
 from attn_dsl.compiler.softmax import exponentials
-from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.parser import parse_term
 from attn_dsl.synth.design import Design
 
@@ -51,20 +51,14 @@ class RowsOfHeads:
     @cached_property
     def entry_copies(self) -> np.ndarray:
         """Which of ``COPIES`` each entry is, one bit for each, uint8."""
-        visibility: t.Visibility = "causal" if self.design.causal else "bidirectional"
-        terms = tuple(map(parse_term, COPIES))
-        planes = self.design.compute(t.Head("copies", visibility, terms=terms)) != 0
+        program = dataclasses.replace(self.design.empty, terms=tuple(map(parse_term, COPIES)))
+        planes = self.design.compute(program) != 0
         return (planes * (1 << np.arange(len(COPIES)))[:, None]).sum(0).astype(np.uint8)
 
     @cached_property
     def text_starts(self) -> np.ndarray:
         """The first row of each text, and the end, int64."""
         return np.cumsum([0, *map(len, self.design.rows)])
-
-    @cached_property
-    def queries(self) -> np.ndarray:
-        """The position of each row's query in its text, int64."""
-        return np.concatenate(self.design.rows)
 
     def add_gradient(self, texts: np.ndarray, parts: Parts, gradient: Parts, threads: int) -> None:
         """Add up the gradient of the summed cross-entropy of all heads' rows on some texts.
@@ -79,7 +73,7 @@ class RowsOfHeads:
 
         def some(heads: np.ndarray) -> None:
             _add_gradient(
-                heads, rows, firsts, design.starts, self.queries, self.actual, design.entry_bins,
+                heads, rows, firsts, design.starts, design.queries, self.actual, design.entry_bins,
                 self.entry_copies, *parts, *gradient,
             )  # fmt: skip
 
