@@ -158,6 +158,19 @@ def score_values(definitions: t.Definitions, batch: Batch) -> np.ndarray:
     return planes[list(plan.code.programs[0])].T
 
 
+def predicate_values(predicates: Sequence[t.Predicate], batch: Batch) -> np.ndarray:
+    """Compute which predicates of a position ``i`` hold at every token, as ``score_values`` sees it.
+
+    Returns:
+        float32 (tokens, predicates), 0 or 1.
+    """
+    lines = {
+        f"P{j}": t.ScoreDefinition(f"P{j}", (t.Where(1.0, one),))
+        for j, one in enumerate(predicates)
+    }
+    return score_values(t.Definitions({}, lines, "predicates"), batch)
+
+
 def foreign(program: t.Head, texts: Sequence[Tokens]) -> str | None:
     """Say that the scores which a program takes from files name tokens that texts do not have.
 

@@ -173,12 +173,12 @@ def set_program(program: t.Head, *, plain: bool = True) -> tuple[SetProgram, np.
     Returns:
         The program, and the parameters that compute the same.
     """
-    known = {d.name: d.value for d in program.sets}
+    program = in_place(program, {d.name: d.value for d in program.sets})
     terms: list[t.Term] = []
     sets: list[SetTerm | TableTerm] = []
     weights: list[float] = []
     elements: list[float] = []
-    for term in (part for whole in program.terms for part in t.parts_of(in_place(whole, known))):
+    for term in (part for whole in program.terms for part in t.parts_of(whole)):
         found = _set_term(term, program.causal) if plain or isinstance(term, t.Scaled) else None
         if found is None:
             terms.append(term)

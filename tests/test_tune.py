@@ -116,8 +116,56 @@ def test_elements_of_sets_are_tuned_and_stay_in_their_sets(opened: ReplacedModel
     np.testing.assert_allclose(tunable.bundle(texts).detach().numpy(), expected, atol=0.02)
 
 
-def test_gradients_reach_weights_and_elements_through_the_model(opened: ReplacedModel) -> None:
-    tunable = Tunable([graded(opened)])
+SCORED = """score Common:
+    1.2 where token(i) in {{"{0}", "{1}"}}
+    -0.5 where token(i-1) == "{2}"
+    0.7 where seen(i)
+score Other:
+    2 where token(i) == "{3}"
+score Fixed:
+    1 where token(i) == "{1}"
+head scored causal:
+    0.8 * Common(k)
+    0.5 * Common(q) * Other(k) where q - k <= 3
+    -0.4 * log(1 + q - k) * Common(k)
+    1 + 0.3 * Other(q) where k == 0
+    0.2 * Fixed(k-1)
+"""
+
+
+def scored(opened: ReplacedModel) -> Program:
+    common = Counter(s for i in range(20) for s in opened.capture.tokens(i).strings)
+    return parse(SCORED.format(*(s for s, _ in common.most_common(4))))
+
+
+def test_a_program_gets_scores_of_its_own_whose_lines_are_tuned(opened: ReplacedModel) -> None:
+    program = scored(opened)
+    tunable = Tunable([graded(opened), program, program])
+    own = tunable.weights.detach().double().numpy()[-10:]
+    assert own.tolist() == pytest.approx([0.8, 0.5, -0.4, 1, 0.3, 0.2, 1.2, -0.5, 0.7, 2])
+    texts = [opened.capture.tokens(i) for i in range(3)]
+    expected = Programs([program]).bundle(texts).numpy()[0]
+    for matrices in tunable.bundle(texts).detach().numpy()[1:]:
+        np.testing.assert_allclose(matrices, expected, atol=2e-5)
+    changed = tunable.weights.detach().double().numpy() + np.linspace(-0.5, 0.5, 34).round(2)
+    changed[-3] = 0.0
+    other = tunable.written(changed)[2]
+    assert [len(one.terms) for one in other.tree.scores] == [2, 1, 1]
+    assert other.tree.scores[2] == program.tree.scores[2]  # the shift keeps it as it is
+    with torch.no_grad():
+        tunable.weights.copy_(torch.from_numpy(changed).round(decimals=2))
+    expected = Programs([other]).bundle(texts).numpy()[0]
+    np.testing.assert_allclose(tunable.bundle(texts).detach().numpy()[2], expected, atol=0.02)
+    none = changed.copy()
+    none[-1] = 0.0
+    assert tunable.written(none)[2].tree.scores[1].terms[0].weight == 0
+
+
+@pytest.mark.parametrize("make", [graded, scored])
+def test_gradients_reach_weights_and_elements_through_the_model(
+    opened: ReplacedModel, make: Callable[[ReplacedModel], Program]
+) -> None:
+    tunable = Tunable([make(opened)])
     fit = HeldOut(opened.loaded, opened.ids("fit")[:4])
     _ = fit.original
     with replace_heads(opened.loaded, {(0, 1): Part(tunable, 0)}):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,9 +18,11 @@ from attn_dsl.compiler.jit import LEAN, SUMS
 from attn_dsl.compiler.program import Program
 from attn_dsl.compiler.softmax import exponentials
 from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.definitions import self_contained
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.limits import MAX_ELEMENT_WEIGHT, MAX_WEIGHT
 from attn_dsl.dsl.tokens import Tokens
+from attn_dsl.eval.replace.tunable_scores import TunableScores
 from attn_dsl.eval.set_parameters import (
     Lookup,
     SetTerm,
@@ -36,6 +38,16 @@ CACHE_BYTES = 1 << 30
 """How many bytes of planes are kept for texts that come again."""
 DEPTH = np.float32(-80.0)
 """Scores that are so far below the largest of their row, or further, are equal."""
+LEAST_SCALE = 0.05
+"""What the lines of scores and the elements of sets are multiplied by is taken as so much, at least."""
+_EVERYWHERE = t.Where(None, t.Always())
+
+
+class Known(NamedTuple):
+    """What is computed once for a text."""
+
+    terms: SetScores  # of all programs
+    held: np.ndarray  # which predicates of scores hold at its tokens, float32 (tokens, predicates)
 
 
 class Tunable(torch.nn.Module):
@@ -50,8 +62,9 @@ class Tunable(torch.nn.Module):
     >>> tunable.weights.grad.tolist()
     [0.25]
 
-    The parameters are those of ``set_program``: also each element of a set and each step of a table by
-    distance has a weight. What they multiply is computed once for a text, for all programs together.
+    The parameters are those of ``set_program``, so each element of a set and each step of a table by
+    distance has a weight; then those of the lines of each program's scores, which become its own. What
+    they multiply is computed once for a text, for all programs together.
 
     Attributes:
         weights: float32, the parameters of all programs; ``starts`` (programs + 1) says whose they are.
@@ -74,13 +87,20 @@ class Tunable(torch.nn.Module):
             raise InputError(f"weights of linear programs are not tuned: {', '.join(linear)}")
         self.originals, self.names = tuple(programs), tuple(p.name for p in programs)
         self.causal = programs[0].causal
-        found = [set_program(p.tree) for p in programs]
+        trees = [self_contained(p.tree) for p in programs]
+        found = [set_program(tree) for tree in trees]
         self.programs = tuple(program for program, _ in found)
-        values = torch.from_numpy(np.concatenate([x for _, x in found]))
+        self.scores = TunableScores(self.programs)
+        lines = [self.scores.weights[self.scores.of(i)] for i in range(len(programs))]
+        parts = [np.concatenate([x, own]) for (_, x), own in zip(found, lines, strict=True)]
+        values = torch.from_numpy(np.concatenate(parts))
         self.weights = torch.nn.Parameter(values.float())
-        self.starts = np.cumsum([0, *(len(x) for _, x in found)])
+        self.starts = np.cumsum([0, *map(len, parts)])
         self.limits = torch.full(values.shape, MAX_ELEMENT_WEIGHT)
-        self._cache: dict[Tokens, SetScores] = {}  # at most CACHE_BYTES
+        self._lines = np.concatenate([
+            np.arange(end - len(own), end) for end, own in zip(self.starts[1:], lines, strict=True)
+        ])  # fmt: skip
+        self._cache: dict[Tokens, Known] = {}  # at most CACHE_BYTES
         self._free = CACHE_BYTES
         self._lookups: list[tuple[Lookup, int]] = []  # and the parameter of the first element
         heads: list[t.Head] = []
@@ -91,11 +111,16 @@ class Tunable(torch.nn.Module):
             for term, at in program.parts():
                 first = FIRST + start + at.start
                 if isinstance(term, SetTerm):
-                    terms.append(term.plain or t.Where(None, t.Always()))
+                    terms.append(term.plain or _EVERYWHERE)
                     rows.append((ONE, i, *self._places(term, first - FIRST)))
                     continue
-                terms += term.planes() if isinstance(term, TableTerm) else [term]
-                rows += [(first + j, i, -1, -1, 0) for j in range(at.stop - at.start)]
+                if isinstance(term, TableTerm):
+                    terms += term.planes()
+                    rows += [(first + j, i, -1, -1, 0) for j in range(len(term))]
+                    continue
+                rest, *places = self.scores.split(term, i)
+                terms.append(rest or _EVERYWHERE)
+                rows += [(first + j, i, *places, 0) for j in range(at.stop - at.start)]
             heads.append(replace(program.empty, terms=tuple(terms)))
         self._code = code = Code(heads)
         # rows of the truths and then of the values, as ``Plan.typed_planes`` gives them
@@ -111,7 +136,7 @@ class Tunable(torch.nn.Module):
         """Note the sets of a term; return the place of its query's and its key's, and the hidden keys."""
         places, hidden = {"q": -1, "k": -1}, 0
         for one in term.lookups:
-            places[one.position.variable] = len(self._lookups)
+            places[one.position.variable] = len(self.scores.owners) + len(self._lookups)
             self._lookups.append((one, first))
             first += len(one.elements)
             hidden = max(hidden, hidden_keys(one.position, self.causal))
@@ -121,32 +146,42 @@ class Tunable(torch.nn.Module):
         """Return the matrices of all programs, float32 (programs, texts, n, n), with gradients."""
         known = self._known(texts)
         shape = len(self.programs), len(texts), *2 * [max(map(len, texts), default=0)]
-        return _Attention.apply(self.weights, [known[text] for text in texts], shape)
+        return _Attention.apply(self.weights, self, [known[text] for text in texts], shape)
 
     def scales(self, texts: Sequence[Tokens]) -> np.ndarray:
         """Return the size of what each weight multiplies: its root mean square where it is not 0.
 
         Returns:
-            float32 (weights,), 1 for a truth value. Of the other set of a term, the size of its weights
-            is taken.
+            float32 (weights,), 1 for a truth value. Of sets the size of their weights is taken; that
+            of a score's line is multiplied by the number of its lines.
         """
-        sums = np.zeros((2, len(self._code.planes)))
+        values = self.weights.detach().cpu().numpy()
+        planes, scores = (
+            np.zeros((2, len(self._code.planes))),
+            np.zeros((2, len(self.scores.owners))),
+        )
         for one in self._known(texts).values():
-            values = one.planes.values.astype(np.float64)
-            sums[:, ~self._code.truths] += (values**2).sum(1), (values != 0).sum(1)
-        size = np.sqrt(sums[0] / np.maximum(sums[1], 1.0))
-        sizes = iter(np.where(size > 0, size, 1.0)[self._code.used])
-        found, values = [], self.weights.detach().cpu().numpy()
-        for program, start in zip(self.programs, self.starts, strict=False):
-            for term, at in program.parts():
-                if not isinstance(term, SetTerm):
-                    found += [next(sizes) for _ in range(at.stop - at.start)]
-                    continue
-                sides = [*term.split(values[start + at.start : start + at.stop])]
-                spread = [float(np.sqrt(np.mean(side**2))) or 1.0 for side in sides]
-                own = next(sizes) * np.prod(spread)
-                found += [own / s for s, side in zip(spread, sides, strict=True) for _ in side]
-        return np.array(found, dtype=np.float32)
+            planes[:, ~self._code.truths] += _squares(one.terms.planes.values)
+            scores += _squares(self.scores.values(values[self._lines], one.held))
+        sets = [values[first : first + len(one.elements)] for one, first in self._lookups]
+        by_place = [*_root(scores), *(float(np.sqrt(np.mean(x**2))) or 1.0 for x in sets), 1.0]
+        plane = _root(planes)[self._code.used]
+        query, key = np.array(by_place)[self._terms[:, 2:4].T]
+        found, given = np.zeros(len(values)), np.append([1.0, 1.0], values)[self._numbers]
+        own = self._numbers >= FIRST
+        found[self._numbers[own] - FIRST] = (plane * query * key)[own]
+        # what a score or a set is multiplied by, where that is most
+        other = np.full(len(by_place), LEAST_SCALE)
+        np.maximum.at(other, self._terms[:, 2], np.abs(given) * plane * key)
+        np.maximum.at(other, self._terms[:, 3], np.abs(given) * plane * query)
+        # so that a score moves as much as a weight, whatever the number of its lines
+        lines = np.diff(self.scores.starts)
+        found[self._lines] = np.repeat(other[: len(lines)] * lines, lines)
+        for size, part, (_, first) in zip(
+            other[len(self.scores.owners) :], sets, self._lookups, strict=False
+        ):
+            found[first : first + len(part)] = size
+        return found.astype(np.float32)
 
     def written(self, values: np.ndarray, digits: int | None = None) -> list[Program]:
         """Return the programs with other weights.
@@ -162,12 +197,12 @@ class Tunable(torch.nn.Module):
             if digits is not None:
                 own[: program.fixed] = [float(f"{x:.{digits}g}") for x in own[: program.fixed]]
             ahead = bool(one.facts.lookahead)
-            tree = program.written(own)
+            tree = self.scores.written(i, program.written(own[: len(program)]), own[len(program) :])
             tree = replace(tree, terms=t.joined(tree.terms))
             made.append(Program.from_tree(tree, allow_lookahead=ahead))
         return made
 
-    def _known(self, texts: Sequence[Tokens]) -> dict[Tokens, SetScores]:
+    def _known(self, texts: Sequence[Tokens]) -> dict[Tokens, Known]:
         """Return the terms of all programs on each text."""
         found = {text: self._cache[text] for text in texts if text in self._cache}
         missing = [text for text in dict.fromkeys(texts) if text not in found]
@@ -177,16 +212,23 @@ class Tunable(torch.nn.Module):
         plan, symbols = Plan(self._code, batch), TokenSymbols(batch, self.causal)
         numbers = [symbols.numbers(one.value, one.elements, at) for one, at in self._lookups]
         every = np.array(numbers, dtype=np.int32).reshape(len(numbers), int(batch.starts[-1]))
+        held = self.scores.held(batch)
         for i, text in enumerate(missing):
-            reads = np.ascontiguousarray(every[:, batch.starts[i] : batch.starts[i + 1]])
+            n, count, here = len(text), len(self.scores.owners), slice(*batch.starts[i : i + 2])
+            # values of scores are looked up behind the parameters, see ``_Attention``
+            values = (
+                FIRST + len(self.weights) + np.arange(count * n, dtype=np.int32).reshape(count, n)
+            )
+            reads = np.concatenate([values, every[:, here]])
             some = np.append(reads.any(1), True)[self._terms[:, 2:4]].all(1)  # else there is none
-            n, planes = len(text), Planes(*plan.typed_planes(i))
+            planes = Planes(*plan.typed_planes(i))
             starts = np.append(row_starts(n, self.causal), n_entries(n, self.causal))
-            found[text] = SetScores(
+            terms = SetScores(
                 Rows(starts, np.zeros(n, dtype=np.int64)), planes, self._terms[some],
                 self._numbers[some], reads, reads, np.abs(planes.values).max(1, initial=0.0),
             )  # fmt: skip
-            size = sum(part.nbytes for part in (*planes, reads))
+            found[text] = Known(terms, held[here])
+            size = sum(part.nbytes for part in (*planes, reads, held[here]))
             if size <= self._free:
                 self._cache[text] = found[text]
                 self._free -= size
@@ -198,34 +240,54 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, weights: torch.Tensor, texts: list[SetScores], shape: tuple[int, ...]
-    ) -> torch.Tensor:
-        values, out = weights.detach().cpu().numpy(), np.zeros(shape, dtype=np.float32)
+        ctx: Any, weights: torch.Tensor, programs: Tunable, texts: list[Known],
+        shape: tuple[int, ...],
+    ) -> torch.Tensor:  # fmt: skip
+        given, out = weights.detach().cpu().numpy(), np.zeros(shape, dtype=np.float32)
+        scores, lines = programs.scores, given[programs._lines]
 
-        def one(i: int) -> np.ndarray:
-            scores = np.zeros((shape[0], int(texts[i].rows.starts[-1])), dtype=np.float32)
-            texts[i].add(values, scores)
-            _softmax(texts[i].rows.starts, scores, out[:, i])
-            return scores
+        def one(i: int) -> tuple[np.ndarray, np.ndarray]:
+            terms, held = texts[i]
+            values = np.append(given, scores.values(lines, held))
+            rows = np.zeros((shape[0], int(terms.rows.starts[-1])), dtype=np.float32)
+            terms.add(values, rows)
+            _softmax(terms.rows.starts, rows, out[:, i])
+            return values, rows
 
-        ctx.told = weights, values, texts, _in_threads(one, range(len(texts)))
+        ctx.told = programs, texts, _in_threads(one, range(len(texts)))
         return torch.from_numpy(out).to(weights)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        weights, values, texts, rows = ctx.told
-        given = gradient.cpu().numpy()
+        programs, texts, made = ctx.told
+        given, count = gradient.cpu().numpy(), len(programs.weights)
 
         def one(i: int) -> np.ndarray:
-            residuals = np.empty_like(rows[i])
-            _softmax_gradient(texts[i].rows.starts, rows[i], given[:, i], residuals)
-            return texts[i].gradient(values, residuals)
+            terms, held = texts[i]
+            values, rows = made[i]
+            residuals = np.empty_like(rows)
+            _softmax_gradient(terms.rows.starts, rows, given[:, i], residuals)
+            found = terms.gradient(values, residuals)
+            by_values = found[count:].reshape(-1, len(held))
+            found[programs._lines] += programs.scores.gradient(by_values, held)
+            return found[:count]
 
         found = np.sum(_in_threads(one, range(len(texts))), axis=0)
-        return torch.from_numpy(found).to(weights), None, None
+        return torch.from_numpy(found).to(programs.weights), None, None, None
 
 
-def _in_threads(work: Callable[[int], np.ndarray], items: Iterable[int]) -> list[np.ndarray]:
+def _squares(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each row the sum of its squares, and how many are not 0."""
+    return (values.astype(np.float64) ** 2).sum(1), (values != 0).sum(1)
+
+
+def _root(sums: np.ndarray) -> np.ndarray:
+    """Return the root mean square of what ``_squares`` counted, 1 where there is none."""
+    size = np.sqrt(sums[0] / np.maximum(sums[1], 1.0))
+    return np.where(size > 0, size, 1.0)
+
+
+def _in_threads(work: Callable[[int], Any], items: Iterable[int]) -> list[Any]:
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
         return list(threads.map(work, items))
 

@@ -49,7 +49,7 @@ class TuneSettings:
     # where the texts are many there are fewer passes, so that about so many are read in all
     reads: int = 2_000
     # the first step of a weight, in logits: divided by the size of what it multiplies
-    rate: float = 0.05
+    rate: float = 0.02
     patience: int = 3  # epochs without a better KL on the select texts after which it stops
     batch_size: int = 4  # texts of a step
     seed: int = 0  # decides the order of the batches
