@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 import signal
+import tempfile
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
@@ -106,6 +107,17 @@ def test_sums_are_those_of_each_text_alone(llama, heads, batch_size: int) -> Non
 
 
 # encoders
+
+
+def test_predictions_need_room_and_leave_no_file_behind(
+    llama, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    held = HeldOut(llama, ids_of(llama))
+    _ = held.original
+    assert not [*tmp_path.iterdir()]  # also where the process is killed
+    with pytest.raises(InputError, match=r"room for [\d.]+ GB, and .* of 3 texts take .*TMPDIR"):
+        held._allocate(10**13)
 
 
 def test_masked_perplexity_of_an_encoder(tmp_path: Path) -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.metrics import Estimate, bootstrap
 from attn_dsl.eval.models import LoadedModel
 from attn_dsl.eval.replace import predictions
@@ -144,7 +145,6 @@ class HeldOut:
         for number, one in enumerate(self.ids):
             loaded.check_length(len(one), f"text {number}")
         self.watch: Callable[[], None] = lambda: None
-        self._folder: tempfile.TemporaryDirectory | None = None
         self._predicted = [self._places(one) for one in self.ids]
         size = batch_size or _batch_size(loaded, max(map(len, self.ids), default=1))
         self.batches = predictions.batches(loaded, self.ids, self._predicted, size)
@@ -188,10 +188,20 @@ class HeldOut:
         return self._by_text(found), reference, layers
 
     def _allocate(self, width: int) -> np.ndarray:
-        """Make a file for the reference predictions, which may be larger than memory."""
-        self._folder = tempfile.TemporaryDirectory(prefix="attn-dsl-")
-        file = Path(self._folder.name) / "reference"
-        return np.memmap(file, dtype=np.float32, mode="w+", shape=(self._predictions, width))
+        """Make a file without a name for the reference predictions, which may be larger than memory.
+
+        Raises:
+            InputError: there is no room for it on the disk.
+        """
+        shape, folder = (self._predictions, width), tempfile.gettempdir()
+        need, free = 4 * self._predictions * width, shutil.disk_usage(folder).free
+        if need > free:
+            raise InputError(
+                f"{folder} has room for {free / 1e9:.1f} GB, and the predictions of {len(self)} texts take "
+                f"{need / 1e9:.1f} GB; take fewer texts, or set TMPDIR to a folder on a larger disk"
+            )
+        with tempfile.TemporaryFile() as file:
+            return np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
 
     def measure(self, heads: Mapping[Head, Standing]) -> Sums:
         """Measure the model with some heads replaced; with none, the original."""
