@@ -36,7 +36,8 @@ READS = {
 @click.argument("score", required=False)
 @click.option("--sets", is_flag=True, help="List the word sets of the lexicon with their words.")
 @click.option("--run", metavar="DIR", help="List the scores that the heads of a run share.")
-def features(score: str | None, sets: bool, run: str | None) -> None:
+@options.json_option()
+def features(score: str | None, sets: bool, run: str | None, as_json: bool) -> None:
     """List the vocabulary of the language: features, functions and word sets.
 
     With --run, list the scores that programs of the run share; with a SCORE of it too, show that
@@ -45,13 +46,13 @@ def features(score: str | None, sets: bool, run: str | None) -> None:
     from attn_dsl.dsl.features import FEATURES
     from attn_dsl.dsl.lexicon import lexicon
 
-    if sets and (run or score):
+    if sets and (run or score or as_json):
         raise InputError("--sets lists the lexicon, not the scores of a run; leave one of them out")
     if run is not None:
-        print_scores(run, score)
+        print_scores(run, score, as_json)
         return
-    if score is not None:
-        raise InputError(f"{score}: scores belong to a run; name it by --run DIR")
+    if score is not None or as_json:
+        raise InputError(f"{score or '--json'}: scores belong to a run; name it by --run DIR")
     page = click.HelpFormatter(max_width=80)
     if sets:
         for name, entry in lexicon().items():
@@ -73,7 +74,7 @@ def features(score: str | None, sets: bool, run: str | None) -> None:
     click.echo(page.getvalue().lstrip("\n"), nl=False)
 
 
-def print_scores(place: str, name: str | None) -> None:
+def print_scores(place: str, name: str | None, as_json: bool) -> None:
     """Print the scores that the heads of a run share, or one of them."""
     from attn_dsl.eval.run import VOCABULARY, Run
     from attn_dsl.eval.scores import shared_scores
@@ -84,6 +85,15 @@ def print_scores(place: str, name: str | None) -> None:
         raise InputError(
             f"{place}: its programs share no scores; `attn-dsl fit` finds them with the proposer scores"
         )
+    if name is not None and name not in scores:
+        hint = did_you_mean(name, scores) or f"`attn-dsl features --run {place}` lists them"
+        raise InputError(f"{run.path / VOCABULARY} has no score {name}; {hint}")
+    if as_json:
+        options.print_json([
+            {"name": key, "source": x.source, "words": x.words, "heads": x.users}
+            for key, x in scores.items() if name in (None, key)
+        ])  # fmt: skip
+        return
     if name is None:
         order = sorted(scores.items(), key=lambda item: -item[1].heads)
         rows = [
@@ -98,9 +108,6 @@ def print_scores(place: str, name: str | None) -> None:
             f"used.\n`attn-dsl features --run {place} SCORE` shows one."
         )
         return
-    if name not in scores:
-        hint = did_you_mean(name, scores) or f"`attn-dsl features --run {place}` lists them"
-        raise InputError(f"{run.path / VOCABULARY} has no score {name}; {hint}")
     one, page = scores[name], click.HelpFormatter(max_width=80)
     page.write_text(f"Most where {one.words}.")
     page.write(f"\n{one.source}\n\n")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,10 +24,25 @@ from attn_dsl.eval.run import VOCABULARY, Run
 
 LEAST_KNOWN = 0.25
 """The share of the tokens that scores name which texts must have, at least."""
-SUBJECTS = {
-    0: "it ", -1: "the token before it ", -2: "the second token before it ", 1: "the token after it ",
+PLACES = {
+    0: ("At", "it "), -1: ("After", "the token before it "), 1: ("Before", "the token after it "),
+    -2: ("SecondAfter", "the second token before it "),
 }  # fmt: skip
-"""What a line of a score is about, by the shift at which it reads features."""
+"""How names of scores begin, and what their lines are about, by the shift at which they read features."""
+SIGNS = {
+    ".": "period", ",": "comma", "!": "exclamation", "?": "question", '"': "quote", "'": "apostrophe",
+    ":": "colon", ";": "semicolon", "-": "dash", "\n": "newline", "(": "bracket", ")": "bracket", "": "blank",
+}  # fmt: skip
+"""How names of scores call tokens without letters."""
+
+
+class Phrase(NamedTuple):
+    """A predicate of ``i`` in words."""
+
+    place: str  # ``After``; empty where the predicate has no simple words
+    subject: str  # ``the token before it ``
+    what: str  # ``is in Article``
+    word: str  # ``Article``: the predicate in names
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,7 +71,7 @@ class SharedScore:
         told: dict[str, list[str]] = {}
         for line in self.definition.terms[:4]:
             if (line.weight or 0.0) > 0:
-                subject, what = _phrase(line.condition)
+                _, subject, what, _ = phrase(line.condition)
                 told.setdefault(subject, []).append(what)
         places = []
         for subject, phrases in told.items():
@@ -63,24 +80,26 @@ class SharedScore:
         return "; ".join(places) or "nothing holds that it counts"
 
 
-def _phrase(predicate: t.Predicate) -> tuple[str, str]:
-    """Tell a predicate of ``i``: what it is about, and what it says of that."""
+def phrase(predicate: t.Predicate) -> Phrase:
+    """Tell a predicate of ``i`` in words."""
     shifts = {x.shift for x in predicate.walk() if isinstance(x, t.Position)}
-    subject = SUBJECTS.get(shifts.pop(), "") if len(shifts) == 1 else ""
+    place, subject = PLACES.get(shifts.pop(), ("", "")) if len(shifts) == 1 else ("", "")
     match predicate:
         case t.Compare("==", t.Call("token"), t.Text(text)):
-            what = f"is {quote(text)}"
-        case t.Compare("==" | ">=" as op, t.Call("length"), t.Integer(value)):
-            what = f"is of length {value}" + (" or more" if op == ">=" else "")
-        case t.Member(t.Call("token" | "lower"), t.SetName(name)):
-            what = f"is in {name}"
+            bare = text.strip(" ")
+            what, word = f"is {quote(text)}", re.sub(r"\W", "", bare, flags=re.ASCII)
+            word = word or SIGNS.get(bare, "sign")
+        case t.Member(t.Call("token" | "lower"), t.SetName(word)):
+            what = f"is in {word}"
         case t.Affix(kind, t.Call("token" | "lower"), text):
-            what = f"{kind} with {quote(text)}"
-        case t.Call(name) if FEATURES[name].doc.startswith("it "):
-            what = FEATURES[name].doc.removeprefix("it ")
+            what, word = f"{kind} with {quote(text)}", f"{kind[:-1]}ing_{text}"
+        case t.Call(word) if FEATURES[word].doc.startswith("it "):
+            what = FEATURES[word].doc.removeprefix("it ")
         case _:
-            subject = ""
-    return (subject, what) if subject else ("", expression(predicate))
+            place = ""
+    return (
+        Phrase(place, subject, what, word) if place else Phrase("", "", expression(predicate), "")
+    )
 
 
 def shared_scores(run: Run) -> dict[str, SharedScore]:

@@ -94,7 +94,6 @@ def test_values_of_scores_on_texts() -> None:
         ("1 where space(i)\n 2 where lower(i) in Article", "it is in Article or has only white space"),
         ("1 where lower(i-1) in Article", "the token before it is in Article"),
         ('1 where ends(lower(i-2), "ed")', 'the second token before it ends with "ed"'),
-        ("1 where length(i) == 1\n 2 where length(i) >= 3", "it is of length 1 or of length 3 or more"),
         ("1 where punct(i) and alpha(i-1)", "punct(i) and alpha(i-1)"),
         ("1 where digit(i+1)\n -1 where capital(i)", "the token after it has only digits"),
         ("-1 where digit(i)", "nothing holds that it counts"),
@@ -129,6 +128,12 @@ def test_features_lists_the_scores_of_a_run(run: Path) -> None:
     definition = shown[shown.index("score ") :].split("\n\n")[0]
     assert parse_definitions(definition).scores[name] == one.definition
     assert all(head in shown for head in (*one.users["key"], *one.users["query"]))
+    told = json.loads(succeed("features", "--run", run, "--json"))
+    assert [x["name"] for x in told] == list(scores)
+    (mine,) = json.loads(succeed("features", "--run", run, name, "--json"))
+    assert mine in told
+    assert (mine["source"], mine["words"]) == (one.source, one.words)
+    assert mine["heads"] == {at: list(heads) for at, heads in one.users.items()}
 
 
 def test_errors_name_what_is_wrong_with_the_scores_of_a_run(run: Path) -> None:
@@ -138,6 +143,7 @@ def test_errors_name_what_is_wrong_with_the_scores_of_a_run(run: Path) -> None:
         return outcome.err
 
     assert "--run DIR" in refused("At_the")
+    assert "--run DIR" in refused("--json")
     assert "leave one of them out" in refused("--sets", "--run", run)
     assert "no such directory" in refused("--run", run / "nowhere")
     name = next(iter(shared_scores(Run.open(run))))

@@ -1,8 +1,9 @@
 """The dictionary: scores of a position found for all heads at once, sparse, and each head's few uses of them.
 
 The likelihood of all heads' rows is raised by Adam over the weights of predicates in scores and over
-every head's coefficients; in stages, what matters least of both is set to 0 for good. Weights of
-predicates are not negative, so that a score says what it holds; heads may weigh it negatively.
+every head's coefficients; in stages, what matters least of both is set to 0 for good, until a score
+looks at one place: its position, or another at a fixed distance. Weights of predicates are not negative,
+so that a score says what it holds; heads may weigh it negatively.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class DictionarySettings:
     """How a dictionary is found."""
 
     scores: int = 64
-    elements: int = 15  # predicates of a score in the mean
+    elements: int = 12  # predicates of a score
     uses: int = 16  # of a head
     steps: int = 880  # of Adam; whole passes over the texts
     texts: int = 8  # of a step
@@ -59,18 +60,20 @@ class Dictionary:
 
 
 def find_dictionary(
-    rows: RowsOfHeads, values: np.ndarray, settings: DictionarySettings, seed: int, threads: int,
-    seconds: float = math.inf, tick: Callable[[int, int], None] = lambda done, total: None,
+    rows: RowsOfHeads, values: np.ndarray, places: np.ndarray, settings: DictionarySettings,
+    seed: int, threads: int, seconds: float = math.inf,
+    tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> Dictionary:  # fmt: skip
     """Find scores for all heads of some rows.
 
     Args:
         values: float32 (tokens, predicates), of every predicate at every token.
+        places: (predicates): where each looks, as ``After``; those of a score look at the same place.
         threads: the result does not depend on them.
         seconds: after about so many it ends, with fewer passes over the texts.
         tick: called with how many epochs are done, and how many will be.
     """
-    trainer = _Trainer(rows, values, settings, seed, threads)
+    trainer = _Trainer(rows, values, places, settings, seed, threads)
     epoch, started = 0, time.monotonic()
     while epoch < trainer.epochs:
         trainer.epoch(epoch)
@@ -86,10 +89,11 @@ def find_dictionary(
 
 class _Trainer:
     def __init__(
-        self, rows: RowsOfHeads, values: np.ndarray, settings: DictionarySettings, seed: int,
-        threads: int,
+        self, rows: RowsOfHeads, values: np.ndarray, places: np.ndarray,
+        settings: DictionarySettings, seed: int, threads: int,
     ) -> None:  # fmt: skip
         self.rows, self.settings, self.threads = rows, settings, threads
+        self.places = (places == np.unique(places)[:, None]).astype(np.float32)
         self.rng = np.random.default_rng([seed, 26])
         starts = rows.design.batch.starts
         self.values = [values[a:b] for a, b in itertools.pairwise(starts)]
@@ -164,10 +168,9 @@ class _Trainer:
 
     def prune(self, times: float) -> None:
         """Set to 0 for good what matters least: predicates of scores, and uses of scores by heads."""
-        settings = self.settings
-        self.masks["weights"] = _largest(
-            np.abs(self.parameters["weights"]) * self.spread, round(times * settings.elements)
-        )
+        settings, matter = self.settings, self.parameters["weights"] * self.spread
+        there = _largest(matter**2 @ self.places.T, round(times / 1.5)) @ self.places
+        self.masks["weights"] = there * _largest(matter * there, round(times * settings.elements))
         size = {role: np.abs(self.parameters[role]) for role in ROLES}
         norms = {role: np.linalg.norm(size[role], axis=1, keepdims=True) for role in ROLES}
         size["query"], size["key"] = size["query"] * norms["key"], size["key"] * norms["query"]

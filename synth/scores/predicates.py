@@ -17,10 +17,8 @@ SHIFTS = {True: (0, -1, -2), False: (0, -1, 1)}
 FREQUENT = 128
 """How many of the most frequent tokens are told by name."""
 ENDINGS = "ed", "ing", "ly", "s", "er"
-LENGTHS = (
-    t.Compare("==", t.Call("length", (t.Position("i"),)), t.Integer(1)),
-    *(t.Compare(">=", t.Call("length", (t.Position("i"),)), t.Integer(n)) for n in (3, 5, 8)),
-)
+BROAD = "alpha", "seen", "space", "upper", "word_inside", "word_start"
+"""Features that hold of tokens with little in common, which scores do not weigh."""
 PROSE = "english.toml", "punctuation.toml"
 """The files of the lexicon whose sets are looked at."""
 RARE = 1e-3
@@ -42,10 +40,9 @@ def candidates(batch: Batch, causal: bool) -> list[t.Predicate]:
     ]
     base += [
         t.Call(f.name, (here,)) for f in FEATURES.values()
-        if f.type == "bool" and f.reads == "left" and f.arity == 1 and not f.extra
+        if f.type == "bool" and f.reads == "left" and f.arity == 1 and not f.extra and f.name not in BROAD
     ]  # fmt: skip
     base += [t.Affix("ends", lower, ending) for ending in ENDINGS]
-    base += LENGTHS
     return [shifted(one, shift) for shift in SHIFTS[causal] for one in base]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -13,6 +12,7 @@ from attn_dsl.dsl.definitions import parse_definitions
 from attn_dsl.dsl.lexicon import lexicon
 from attn_dsl.dsl.limits import MAX_ELEMENT_WEIGHT
 from attn_dsl.dsl.printer import expression, number
+from attn_dsl.eval.scores import phrase
 from attn_dsl.synth.design import Design
 from attn_dsl.synth.scores.dictionary import Dictionary, DictionarySettings, find_dictionary
 from attn_dsl.synth.scores.predicates import chosen
@@ -22,12 +22,6 @@ LEAST_HEADS, MOST_HEADS = 32, 400
 """On how many heads scores are found, at least and at most."""
 LEAST = 0.05
 """Members that add less than this to the standard deviation of a score, which is about 1, are left out."""
-PLACES = {0: "At", -1: "After", -2: "SecondAfter", 1: "Before"}
-"""What names begin with, by how far from its position a score looks."""
-SIGNS = {
-    ".": "period", ",": "comma", "!": "exclamation", "?": "question", '"': "quote", "'": "apostrophe",
-    ":": "colon", ";": "semicolon", "-": "dash", "\n": "newline", "(": "bracket", ")": "bracket", "": "blank",
-}  # fmt: skip
 
 
 def definitions(
@@ -62,35 +56,12 @@ def definitions(
 
 def _name(telling: Sequence[t.Predicate], taken: set[str]) -> str:
     """Name a score after its most telling members, as in ``After_Determiner``."""
-    first = _words(telling[0])
-    names = [first]
-    for other in telling[1:4]:
-        place, _, what = _words(other).partition("_")
-        names.append(
-            f"{first}_or_{what}" if first.startswith(place + "_") else f"{first}_or_{place}_{what}"
-        )
+    place, _, _, word = phrase(telling[0])
+    first = f"{place}_{word}"
+    others = [(f"{x.place}_" * (x.place != place), x.word) for x in map(phrase, telling[1:4])]
+    names = first, *(f"{first}_or_{at}{what}" for at, what in others)
     numbered = (f"{first}_{i}" for i in range(2, 1000))
     return next(name for name in (*names, *numbered) if name not in taken)
-
-
-def _words(predicate: t.Predicate) -> str:
-    """Tell a predicate in one word and the place that it looks at."""
-    shift = next(x.shift for x in predicate.walk() if isinstance(x, t.Position))
-    match predicate:
-        case t.Compare(_, _, t.Text(text)):
-            bare = text.strip(" ")
-            what = re.sub(r"\W", "", bare, flags=re.ASCII) or SIGNS.get(bare, "sign")
-        case t.Member(_, t.SetName(name)):
-            what = name
-        case t.Affix(_, _, text):
-            what = f"ending_{text}"
-        case t.Compare(op, _, t.Integer(value)):
-            what = f"length_{value}" + ("_or_more" if op == ">=" else "")
-        case t.Call(name):
-            what = name
-        case _:
-            what = "other"
-    return f"{PLACES.get(shift, 'Near')}_{what}"
 
 
 def find_vocabulary(
@@ -109,7 +80,10 @@ def find_vocabulary(
     """
     predicates, values = chosen(design.batch, design.causal)
     rows = RowsOfHeads(design, design.rows_of_heads(_sample(heads, design.capture.n_heads)))
-    found = find_dictionary(rows, values, DictionarySettings(), seed, threads, seconds, tick)
+    places = np.array([phrase(one).place for one in predicates])
+    found = find_dictionary(
+        rows, values, places, DictionarySettings(), seed, threads, seconds, tick
+    )
     return definitions(found, predicates, values.std(0))
 
 
