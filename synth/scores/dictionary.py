@@ -35,7 +35,7 @@ class DictionarySettings:
     """How a dictionary is found."""
 
     scores: int = 64
-    elements: int = 12  # predicates of a score
+    elements: int = 8  # predicates of a score, at most
     uses: int = 16  # of a head
     steps: int = 880  # of Adam; whole passes over the texts
     texts: int = 8  # of a step
