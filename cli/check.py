@@ -25,6 +25,7 @@ def check(
 
     The properties: every row is a distribution, a causal row is the same whatever follows, and
     the same text gives the same matrix. What fails is shown on the smallest text that shows it.
+    Warnings say what never holds, always holds or changes nothing; the exit code stays 0.
     Of a file of sets and scores, which programs use, syntax and types are checked.
     """
     reports = [_check(file, examples, seed, allow_lookahead) for file in program]
@@ -41,9 +42,10 @@ def _check(file: str, examples: int, seed: int, allow_lookahead: bool) -> dict[s
     """Return what is found in a program, as JSON data."""
     from attn_dsl.compiler.program import load
     from attn_dsl.dsl.definitions import only_definitions, read_definitions, read_source
+    from attn_dsl.dsl.lint import lint
 
     try:
-        if only_definitions(read_source(file)):
+        if only_definitions(source := read_source(file)):
             found = read_definitions(file)
             return {"program": file, "valid": True, "sets": len(found.sets), "scores": len(found.scores),
                     "code": 0}  # fmt: skip
@@ -60,6 +62,11 @@ def _check(file: str, examples: int, seed: int, allow_lookahead: bool) -> dict[s
         "program": file, "valid": True, "nodes": facts.nodes, "cost": facts.cost,
         "visibility": "causal" if loaded.causal else "bidirectional", "holes": facts.holes,
         "lookahead": list(facts.lookahead), "failures": failures, "code": 1 if failures else 0,
+        "warnings": [
+            {"message": one.message, "line": one.span and one.span.line,
+             "column": one.span and one.span.column, "help": one.hint, "shown": str(one)}
+            for one in lint(loaded.tree, source, file)
+        ],
     }  # fmt: skip
 
 
@@ -81,4 +88,5 @@ def _shown(report: dict[str, Any], examples: int) -> str:
         notes.append(f"properties hold on {examples} texts{but}")
     parts = [textwrap.fill(", ".join(notes), 78), *failures]
     first = f"{report['program']}: {'FAILS' if failures else 'ok'}"
-    return "\n".join([first, *(textwrap.indent(part, "  ") for part in parts)])
+    lines = [first, *(textwrap.indent(part, "  ") for part in parts)]
+    return "\n".join(lines + [one["shown"] for one in report["warnings"]])

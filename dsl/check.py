@@ -256,8 +256,10 @@ class _Checker:
     def place(self, node: t.Node, variable: str, shift: int) -> None:
         self.bounded(node, shift)
         if variable not in self.variables:
-            remedy = "`q` or `k`" if variable == "i" else "`i`, the position of the score"
-            self.wrong(node, f"`{variable}` does not fit here", f"write {remedy}")
+            remedy = "write `i`, the position of the score"
+            if variable == "i":
+                remedy = "`i` is the position in a score; in a term, write `q` or `k`"
+            self.wrong(node, f"`{variable}` does not fit here", remedy)
 
     def bounded(self, node: t.Node, value: int) -> None:
         if abs(value) > MAX_INTEGER:

@@ -90,6 +90,12 @@ class CostError(ProgramError):
     kind = "cost error"
 
 
+class ProgramWarning(ProgramError):
+    """A part of a valid program that can be left out, or never does what it says (``dsl.lint``)."""
+
+    kind = "warning"
+
+
 class ProgramErrors(ProgramError):
     """Several errors of one program, all of them reported at once."""
 

@@ -199,7 +199,8 @@ def shape(string: str) -> str:
     return "".join(c for c, _ in itertools.groupby(map(letter, string)))
 
 
-def _lower(string: str) -> str:
+def lower(string: str) -> str:
+    """Return a string in lower case, with straight apostrophes."""
     return string.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
 
 
@@ -229,7 +230,7 @@ _ALL = [
     Feature("token", "symbol", "left", "string of the token exactly as the model sees it",
             'token(k) in {" he", " she"}', lambda a, i: a.tokens[i:], "", python="tokens"),
     Feature("lower", "symbol", "left", "the same in lower case, with straight apostrophes",
-            'lower(k) in Pronoun', lambda a, i: [_lower(s) for s in a.strings[i:]], ""),
+            'lower(k) in Pronoun', lambda a, i: [lower(s) for s in a.strings[i:]], ""),
     Feature("shape", "symbol", "left", "kinds of its characters, runs written once: Xx, x, d",
             'shape(k) == "Xx"', of_string(shape, special=""), ""),
     Feature("length", "int", "left", "number of its characters, without the spaces before it",

@@ -48,6 +48,8 @@ KEYWORDS = [
     *FUNCTIONS,
 ]
 _STRING = re.compile(r'"([^"\\\x00-\x1f]|\\["\\nrt]|\\u[0-9a-f]{4})*"')
+_STARTS = ("use", "set", "score", "head", "causal", "bidirectional", "softmax", "linear", "by")
+"""Keywords that begin no value or predicate."""
 _TYPES = {"bool": "true or false", "int": "a number", "symbol": "a text"}
 
 
@@ -82,6 +84,8 @@ def _diagnose(word: str, row: str, column: int, expected: set[str]) -> tuple[str
         lone = {"WHERE", "PLUS"} <= expected and "_NL" not in expected
         remedy = "a weight alone counts for all keys alike; say for which: `where k == 0`"
         return "the line ends too early", remedy if lone else ""
+    if found := _misnamed(word, row, column, expected) or _unweighted(row, column, expected):
+        return found
     if word == "=" and {"EQUALITY", "COMPARISON"} & expected:
         return "`=` compares nothing", "write `==` to compare"
     if word in ("&", "|", "!", "~", "&&", "||"):
@@ -118,6 +122,87 @@ def _diagnose(word: str, row: str, column: int, expected: set[str]) -> tuple[str
             return "unknown variable `j`", "inside a quantifier, `k` is the key that is searched"
         return f"`{word}` is not known here", near
     return f"`{word}` does not fit here", ""
+
+
+def _misnamed(word: str, row: str, column: int, expected: set[str]) -> tuple[str, str] | None:
+    """Return what is wrong and a remedy for the name of a head, and for definitions after a head."""
+    before = row[: column - 1]
+    if expected == {"NAME"} and word[:1].isupper():
+        remedy = f"write `{word.lower()}`; only sets and scores begin with a capital letter"
+        return f"the name of a head begins with a small letter, and `{word}` does not", remedy
+    if expected == {"SET_NAME"} and word[:1].islower() and re.match("(set|score) ", before):
+        remedy = f"write `{word[0].upper()}{word[1:]}`; only heads begin with a small letter"
+        return (
+            f"the name of a set or score begins with a capital letter, and `{word}` does not",
+            remedy,
+        )
+    if expected == {"VISIBILITY"}:
+        if word in ("softmax", "linear", ":"):
+            return (
+                "this head has no name",
+                f"write `head my_head{before.removeprefix('head')}{word}`",
+            )
+        if not word[0].isalpha():
+            return (
+                f"`{word}` does not fit here",
+                "names have letters, digits and `_`: `head my_head causal:`",
+            )
+    if "HOLE" in expected and not before.strip():
+        if word == "head":
+            return "a file holds one head", "write this one in a file of its own"
+        if word in ("set", "score"):
+            return (
+                f"a {word} is defined before the head",
+                "move it above the line that begins with `head`",
+            )
+    return None
+
+
+def _unweighted(row: str, column: int, expected: set[str]) -> tuple[str, str] | None:
+    """Return what is wrong and a remedy for a term without a weight or with a predicate as a factor."""
+    line = row[: row.find("#")] if "#" in row else row
+    if "WEIGHT" in expected and not row[: column - 1].strip():
+        sign = "-" if line.lstrip().startswith("-") else ""
+        weight = f"{sign}1" if sign or "HOLE" not in expected else "?"
+        term = _as_term(weight, line.strip().removeprefix("-"))
+        fitted = ", where `?` is a weight to be fitted" if weight == "?" else ""
+        known = re.match(r"\s*-?\s*\(*(\w+)", line)
+        if (
+            term
+            and known
+            and known[1] in (*FEATURES, *KEYWORDS, "q", "k", "i")
+            and known[1] not in _STARTS
+        ):
+            return "a term begins with its weight", f"write `{term}`{fitted}"
+        return None
+    found = re.match(r"\s*(-?[\d.]+|\?)\s*\*(.+)", line)
+    if found and column > found.start(2) and "where" not in row[: column - 1]:
+        term = _as_term(found[1], found[2])
+        if _is_predicate(found[2].partition("where")[0]):
+            return "a predicate is no factor", f"write `{term or f'{found[1]} where …'}`"
+    return None
+
+
+def _as_term(weight: str, rest: str) -> str:
+    """Write a weight with the values and predicates of a product; empty if that is not simple.
+
+    >>> _as_term("6", "punct(k) * log(1 + q)")
+    '6 * log(1 + q) where punct(k)'
+    """
+    if '"' in rest or re.search(r"[+-]\s*(\?|[\d.]+\s*\*)", rest):
+        return ""
+    body, _, condition = rest.partition("where")
+    factors = [part.strip() for part in body.split("*")]
+    predicates = [part for part in [*filter(_is_predicate, factors), condition.strip()] if part]
+    values = [part for part in factors if part and part not in predicates]
+    where = " where " + " and ".join(predicates) if predicates else ""
+    return " * ".join([weight, *values]) + where
+
+
+def _is_predicate(part: str) -> bool:
+    """Return whether a part of a term is true or false, by its operators or its first feature."""
+    operator = re.search(r"[=<>]|\b(in|not|any|true|starts|ends|and|or)\b", part)
+    return bool(operator) or _type(part.strip(" (")) == "bool"
 
 
 def _weighing(word: str, before: str, after: str, expected: set[str]) -> tuple[str, str] | None:

@@ -1,61 +1,78 @@
-"""Pruning: leaves out the terms that a program loses least score without, until few nodes are left."""
+"""Pruning: leaves out the terms that a program loses least score without, until few nodes are left.
+
+What a term is worth is told as by optimal brain surgery (Hassibi and Stork, 1992): the other weights
+are moved to where the program does best without it, by the curvature of the likelihood.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from attn_dsl.dsl import tree as t
+from attn_dsl.eval.set_parameters import SetProgram
+from attn_dsl.synth import weights as w
+from attn_dsl.synth.proposer import HeadTask
+from attn_dsl.synth.rewrite import drop_unused
 from attn_dsl.synth.sparse_design import SparseDesign
+
+REGROWN = 45
+"""Programs of fewer nodes are given terms before they are pruned."""
+
+STEPS = 12
+"""How often the rows are predicted to move the weights of a program that was trimmed."""
 
 
 def sizes_of(terms: Sequence[t.Term]) -> list[int]:
-    """Return the nodes of each term.
+    """Return by how many nodes a program is smaller without each of its terms.
 
-    Terms of one condition become a sum (``tree.joined``), of which each later one takes less room.
+    Terms of one condition become a sum (``tree.joined``), in which the condition is written once.
 
     >>> from attn_dsl.dsl.parser import parse_term
     >>> sizes_of([parse_term("1 where k == 0"), parse_term("2 * log(q) where k == 0")])
-    [4, 4]
+    [2, 4]
     """
+    conditions = [getattr(term, "condition", None) for term in terms]
+    shared = Counter(conditions)
     found: list[int] = []
-    shared: dict[t.Predicate, int] = {}
-    for term in terms:
-        size, condition = t.nodes(term), getattr(term, "condition", None)
-        if condition is not None:
-            there = shared[condition] = shared.get(condition, 0) + 1
-            if there > 1:  # the condition is written once, and the sum is a node
-                size += (there == 2) - t.nodes(condition)
+    for term, condition in zip(terms, conditions, strict=True):
+        size = t.nodes(term)
+        if condition is not None and shared[condition] > 1:
+            size += (shared[condition] == 2) - t.nodes(condition)  # the sum is a node
         found.append(size)
     return found
 
 
 def pruned(
-    design: SparseDesign, x: np.ndarray, sizes: Sequence[int], spent: Callable[[], bool], steps: int
-) -> Iterator[tuple[SparseDesign, np.ndarray]]:
+    design: SparseDesign, x: np.ndarray, sizes: Sequence[int], spent: Callable[[], bool], steps: int,
+    grown: Callable[[SparseDesign, np.ndarray], tuple[SparseDesign, np.ndarray]],
+) -> Iterator[tuple[SparseDesign, np.ndarray]]:  # fmt: skip
     """Yield programs of at most so many nodes, the largest first, and their weights.
 
-    At every size the terms that lose least score for their nodes go, each looked at by itself with the
-    other weights as they are; then all weights that are left are moved uphill in score.
+    At every size the terms that lose least score for their nodes go; then all weights that are left
+    are moved uphill in score. Small programs are given terms before: what the terms that went leave
+    open, others may say in fewer nodes.
 
     Args:
         design: of a program of plain terms with one weight each.
         steps: how often the rows are predicted at each size.
+        grown: adds terms to a program.
     """
     fresh = True
     for limit in sorted(sizes, reverse=True):
         if spent():
             return
+        if limit < REGROWN:
+            design, x = grown(design, x)
         program = design.program
-        each = sizes_of(program.terms)
-        nodes = t.nodes(program.empty) + sum(each)
-        if nodes > limit:
-            left = kept(each, design.losses(x), nodes - limit)
-            terms = tuple(term for term, stays in zip(program.terms, left, strict=True) if stays)
-            design, fresh = design.with_program(dataclasses.replace(program, terms=terms)), True
-            x = design.maximise(x[left], steps, stop=spent)
+        if t.nodes(program.empty) + sum(map(t.nodes, t.joined(program.terms))) > limit:
+            room = limit - t.nodes(program.empty)
+            left, x = kept(program.terms, x, design.losses(x), curvature(design), room)
+            design = design.with_program(dataclasses.replace(program, terms=left))
+            x, fresh = design.maximise(x, steps, stop=spent), True
         if not len(x):
             return
         if fresh:
@@ -63,24 +80,105 @@ def pruned(
         fresh = False
 
 
-def kept(sizes: Sequence[int], losses: np.ndarray, excess: int) -> np.ndarray:
-    """Leave out the terms that lose least by node until so many nodes are gone; bool (terms).
+def curvature(design: SparseDesign) -> np.ndarray:
+    """Return the curvature of the cross-entropy by the weights, at the rows that were predicted last.
 
-    What went before the last and larger ones comes back where there is room for it.
-
-    >>> kept([4, 2, 3], np.array([1.0, 0.2, 9.0]), 4).tolist()
-    [False, True, True]
+    Returns:
+        float64 (weights, weights).
     """
-    left = np.ones(len(sizes), dtype=np.bool_)
-    gone: list[int] = []
-    for i in sorted(range(len(sizes)), key=lambda i: losses[i] / sizes[i]):
-        if excess <= 0:
+    numbers = design.planes.numbers(design.program.terms)
+    planes = np.array([design.planes.plane(n) for own in numbers for n in own], dtype=np.float32)
+    rows, count = design.rows, len(planes)
+    found = np.zeros((count, count))
+    w.curvature(planes, rows.starts, rows.actual, design.predicted, np.zeros(count), found)
+    return np.tril(found) + np.tril(found, -1).T + design.ridge * np.eye(count)
+
+
+def kept(
+    terms: Sequence[t.Term], x: np.ndarray, losses: np.ndarray, bend: np.ndarray, room: int
+) -> tuple[tuple[t.Term, ...], np.ndarray]:
+    """Leave out terms, those that lose least by node first, until the others have room.
+
+    Args:
+        x: their weights.
+        losses: of each alone, while the other weights stay.
+        bend: their ``curvature``.
+        room: how many nodes the terms that stay may have.
+
+    Returns:
+        The terms that stay, and their weights, moved to make up for those that went.
+    """
+    x, inverse, left = x.copy(), np.linalg.inv(bend), list(range(len(x)))
+    # from the likelihood that is lost to second order to the score
+    scale = losses / np.maximum(0.5 * np.diag(bend) * x**2, 1e-9)
+    while left and sum(map(t.nodes, t.joined([terms[i] for i in left]))) > room:
+        sizes = np.array(sizes_of([terms[i] for i in left]))
+        worth = scale[left] * 0.5 * x[left] ** 2 / inverse[left, left] / sizes
+        i = left.pop(int(np.argmin(worth)))
+        column = inverse[:, i].copy()
+        x -= x[i] / column[i] * column
+        inverse -= np.outer(column, column) / column[i]
+    return tuple(terms[i] for i in left), x[left]
+
+
+def trim(
+    task: HeadTask, program: t.Head, score: Callable[[Sequence[t.Head]], np.ndarray], price: float
+) -> t.Head | None:
+    """Leave out of a program the terms that are not worth their nodes on other texts.
+
+    The terms that are not worth theirs alone are left out together as far as that pays, until every
+    term is worth its nodes.
+
+    Args:
+        score: of programs, on the other texts.
+        price: the score that a node must bring.
+
+    Returns:
+        The smaller program; None if all terms are worth their nodes.
+    """
+
+    def worths(every: Sequence[tuple[SetProgram, np.ndarray]]) -> tuple[list[t.Head], np.ndarray]:
+        programs = [written(*one) for one in every]
+        return programs, score(programs) - price * np.array([t.nodes(one) for one in programs])
+
+    parts = tuple(part for term in program.terms for part in t.parts_of(term))
+    parameters = SetProgram(dataclasses.replace(program, terms=()), parts)
+    design, x = SparseDesign.of(task.design, task.rows, parameters), np.array(program.weights)
+    found, (_, before) = None, worths([(design.program, x)])
+    while (count := len(design.program.terms)) > 1:
+        design.value(x)
+        inverse = np.linalg.inv(curvature(design))
+        alone = worths([without(design.program, x, inverse, [i]) for i in range(count)])[1]
+        idle = [int(i) for i in np.argsort(-alone) if alone[i] > before[0]][: count - 1]
+        if not idle:
             break
-        left[i] = False
-        excess -= sizes[i]
-        gone.append(i)
-    for i in reversed(gone[:-1]):
-        if sizes[i] <= -excess:
-            left[i] = True
-            excess += sizes[i]
-    return left
+        several = [without(design.program, x, inverse, idle[: i + 1]) for i in range(len(idle))]
+        program, start = several[int(np.argmax(worths(several)[1]))]
+        smaller = design.with_program(program)
+        start = smaller.maximise(start, STEPS)
+        (shown,), now = worths([(program, start)])
+        if now[0] <= before[0]:
+            break
+        design, x, before, found = smaller, start, now, shown
+    return found
+
+
+def without(
+    program: SetProgram, x: np.ndarray, inverse: np.ndarray, gone: Sequence[int]
+) -> tuple[SetProgram, np.ndarray]:
+    """Return a program without some terms, and its weights, moved to make up for them.
+
+    Args:
+        inverse: of its ``curvature``.
+    """
+    slots = [range(at.start, at.stop) for _, at in program.parts()]
+    out = [place for i in gone for place in slots[i]]
+    moved = x - inverse[:, out] @ np.linalg.solve(inverse[np.ix_(out, out)], x[out])
+    left = tuple(term for i, term in enumerate(program.terms) if i not in gone)
+    return dataclasses.replace(program, terms=left), np.delete(moved, out)
+
+
+def written(program: SetProgram, x: np.ndarray) -> t.Head:
+    """Return a program with rounded weights, in which the parts of each condition are a sum."""
+    whole = program.written(w.rounded(x))
+    return drop_unused(dataclasses.replace(whole, terms=t.joined(whole.terms)))

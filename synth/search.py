@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
+import numpy as np
+
+from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.check import check
 from attn_dsl.dsl.limits import MAX_NODES
 from attn_dsl.dsl.printer import show
@@ -18,6 +21,7 @@ from attn_dsl.synth.objective import OBJECTIVES
 from attn_dsl.synth.pareto import choose, front, gains_by_node, thinned
 from attn_dsl.synth.proposer import Fitted, HeadTask, Proposer, pool
 from attn_dsl.synth.proposers import registry
+from attn_dsl.synth.pruning import trim
 from attn_dsl.synth.session import Session
 
 
@@ -65,8 +69,7 @@ class Search:
             deadline=deadline, stop=session.stop,
         )  # fmt: skip
         found = pool(task, self.proposers)
-        polished = self._polish(task, found)
-        rows, shown = self._score(polished, number)
+        polished, rows, shown = self._score(task, self._polish(task, found))
         at = next(i for i, row in enumerate(rows) if row.chosen)
         test = session.test.metrics(polished[at].program, number)
         errors, spreads = shown.errors[at], shown.spreads
@@ -108,29 +111,49 @@ class Search:
         polished = front([task.polish(f) for f in best])
         return thinned(polished, most)
 
-    def _score(self, polished: list[Fitted], number: int) -> tuple[list[FrontRow], Comparison]:
-        """Score programs on the select and test splits, and choose by the former.
+    def _score(
+        self, task: HeadTask, polished: list[Fitted]
+    ) -> tuple[list[Fitted], list[FrontRow], Comparison]:
+        """Score programs on the select split, keep the front and choose; score those on the test split.
+
+        Of the program that is chosen, terms that are not worth their nodes on the select split go.
 
         Returns:
-            The front, and its programs on the test split.
+            The front, its rows, and its programs on the test split.
         """
+        number, select = task.number, self.session.select
+        objective = OBJECTIVES[self.session.settings.objective]
+
+        def scores(programs: Sequence[t.Head]) -> np.ndarray:
+            found = select.compare(programs, number)
+            pairs = zip(found.ious.mean(1), found.output_r2, strict=True)
+            return np.array([objective.score(float(a), float(b)) for a, b in pairs])
+
+        def chosen(scores: Sequence[float]) -> int:
+            return choose(scores, [f.nodes for f in polished], objective.price)
+
+        known = scores([f.program for f in polished])
+        best = polished[chosen(known)]
+        if (smaller := trim(task, best.program, scores, objective.price)) is not None:
+            polished = [*polished, task.measured(smaller, best.proposer)]
+            known = np.append(known, scores([smaller]))
+        pairs = front([*zip(polished, known, strict=True)], lambda x: x[0].nodes, lambda x: x[1])
+        polished = [f for f, _ in pairs]
         picked, shown = (
             split.compare([f.program for f in polished], number)
-            for split in (self.session.select, self.session.test)
+            for split in (select, self.session.test)
         )
         columns = picked.ious.mean(1), shown.ious.mean(1), picked.output_r2, shown.output_r2
         found = [
             (float(a), float(b), float(c), float(d)) for a, b, c, d in zip(*columns, strict=True)
         ]
-        objective = OBJECTIVES[self.session.settings.objective]
-        scores, sizes = [objective.score(*x[::2]) for x in found], [f.nodes for f in polished]
-        chosen = choose(scores, sizes, objective.price)
-        steps = gains_by_node(scores, sizes)
+        values = [float(score) for _, score in pairs]
+        steps, at = gains_by_node(values, [f.nodes for f in polished]), chosen(values)
         rows = [
             FrontRow(
-                f.nodes, f.iou, *found[i], scores[i], steps[i], i == chosen, f.proposer,
+                f.nodes, f.iou, *found[i], values[i], steps[i], i == at, f.proposer,
                 show(f.program),
             )
             for i, f in enumerate(polished)
         ]  # fmt: skip
-        return rows, shown
+        return polished, rows, shown

@@ -122,11 +122,24 @@ def test_check_as_json(here: Path) -> None:
     valid, hole, wrong = json.loads(outcome.out)
     assert valid == {
         "program": "induction.attn", "valid": True, "nodes": 7, "cost": 4, "visibility": "causal",
-        "holes": 0, "lookahead": [], "failures": [], "code": 0,
+        "holes": 0, "lookahead": [], "failures": [], "code": 0, "warnings": [],
     }  # fmt: skip
     assert (hole["holes"], hole["visibility"]) == (1, "bidirectional")
     assert wrong["valid"] is False
     assert wrong["error"].startswith("wrong.attn:2:15: syntax error")
+
+
+def test_check_warns_of_what_never_holds(here: Path) -> None:
+    source = 'head a causal:\n    1 where word(k) == "The"\n    2 where k == q\n'
+    (here / "the.attn").write_text(source)
+    assert succeed("check", "the.attn", "--examples", "0").splitlines()[2:] == [
+        'the.attn:2:13: warning: `word` never gives "The"',
+        '  2 |     1 where word(k) == "The"',
+        "    |             ^^^^^^^^^^^^^^^^",
+        '  help: write "the"',
+    ]
+    (found,) = json.loads(succeed("check", "the.attn", "--json"))[0]["warnings"]
+    assert (found["line"], found["column"], found["help"]) == (2, 13, 'write "the"')
 
 
 def test_check_shows_the_smallest_text_on_which_a_property_fails(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.controls import NAMES, control_scores, positional_grid
 from attn_dsl.eval.run import Run
+from attn_dsl.eval.set_parameters import SetProgram
 from attn_dsl.eval.split import Split
 from attn_dsl.synth import vocabulary
 from attn_dsl.synth import weights as w
@@ -28,6 +29,9 @@ from attn_dsl.synth.nearest import NearestPrograms
 from attn_dsl.synth.pareto import choose, front, gains_by_node, thinned
 from attn_dsl.synth.proposer import HeadTask, pool
 from attn_dsl.synth.proposers.library import Library
+from attn_dsl.synth.pruning import curvature, kept, trim
+from attn_dsl.synth.rewrite import bare
+from attn_dsl.synth.sparse_design import SparseDesign
 
 WORDS = "the cat saw a dog . Tom and Mia ran to the park , and she said hi to him !".split()
 TRUE = {
@@ -129,6 +133,31 @@ def test_polishing_a_fit_never_loses_iou_but_by_rounding(design: Design) -> None
     polished = job.polish(fitted)
     assert polished.iou >= fitted.iou - 0.002
     assert all(float(f"{x:.3g}") == x for x in polished.program.weights)
+
+
+def test_terms_that_say_the_same_go_first(design: Design) -> None:
+    """Of terms whose weights cancel none matters, however much a program loses without it alone."""
+    source = "head x causal:\n 20 where k == 0\n -18 where k <= 0\n 2.5 where k == q-1 and punct(q)"
+    job, program = task(design, 1, 0), parse(source)
+    planes = SparseDesign.of(design, job.rows, SetProgram(job.empty(), program.terms))
+    x = np.array(program.weights)
+    left, moved = kept(program.terms, x, planes.losses(x), curvature(planes), 11)
+    assert len(left) == 2 and program.terms[2] in left
+    assert moved[0] == pytest.approx(2.0, abs=0.05)
+
+
+def test_trimming_leaves_out_what_is_not_worth_its_nodes(design: Design) -> None:
+    job, true = task(design, 1, 0), parse(TRUE[1, 0])
+    more = parse(TRUE[1, 0] + "\n 0.02 where k == 1\n 0.01 * log(1 + k)")
+
+    def score(programs: Sequence[t.Head]) -> np.ndarray:
+        return np.array([job.measured(one).iou for one in programs])
+
+    smaller = trim(job, more, score, price=0.001)
+    assert smaller is not None
+    assert {bare(term) for term in smaller.terms} == {bare(term) for term in true.terms}
+    np.testing.assert_allclose(smaller.weights, true.weights, atol=0.1)
+    assert trim(job, smaller, score, price=0.001) is None
 
 
 def test_moments_are_their_definitions(design: Design) -> None:

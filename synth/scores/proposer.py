@@ -6,17 +6,17 @@ import dataclasses
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.eval.set_parameters import SetProgram
 from attn_dsl.synth import vocabulary
-from attn_dsl.synth import weights as w
 from attn_dsl.synth.gains import gain
 from attn_dsl.synth.proposer import Fitted, HeadTask
-from attn_dsl.synth.pruning import pruned
-from attn_dsl.synth.rewrite import bare, drop_unused
+from attn_dsl.synth.pruning import REGROWN, pruned, written
+from attn_dsl.synth.rewrite import bare
 from attn_dsl.synth.scores.gains import ScoreGains
 from attn_dsl.synth.sparse_design import SparseDesign, TermPlanes
 
@@ -46,7 +46,8 @@ class SharedScores:
 
     def propose(self, task: HeadTask) -> Iterator[Fitted]:
         """Yield a program at every size, the largest first."""
-        room = self.rounds * (self.terms + 3 * self.uses)
+        rounds = self.rounds + sum(size < REGROWN for size in SIZES)
+        room = rounds * (self.terms + 3 * self.uses)
         empty = dataclasses.replace(task.empty(), uses=(self.use,))
         planes = TermPlanes(task.design, (), empty, (room, room), self.planes)
         design, x = SparseDesign(planes, task.rows, SetProgram(empty), self.ridge), np.zeros(0)
@@ -60,11 +61,10 @@ class SharedScores:
             design, x = self.grown(task, design, x)
         x = design.maximise(x, SETTLE, 0.0, lambda: task.spent)
         sizes = [size for size in SIZES if size <= task.max_nodes]
-        for smaller, found in pruned(design, x, sizes, lambda: task.spent, ADJUST):
+        grown = partial(self.grown, task)
+        for smaller, found in pruned(design, x, sizes, lambda: task.spent, ADJUST, grown):
             task.evals += 1
-            program = smaller.program.written(w.rounded(found))
-            program = dataclasses.replace(program, terms=t.joined(program.terms))
-            yield task.measured(drop_unused(program))
+            yield task.measured(written(smaller.program, found))
 
     def grown(
         self, task: HeadTask, design: SparseDesign, x: np.ndarray
