@@ -223,7 +223,7 @@ class _Teller:
                 return f"fading by the factor {number(rate)} with each step of {self.number(value)}"
             case t.Real(name, value):
                 much = "less" if name == "inv" else "more"
-                return f"the {much} the larger {self.number(value)} is ({_REALS[name]})"
+                return f"the {much}, the larger {self.number(value)} ({_REALS[name]})"
             case t.Weight(symbol, chosen):
                 return f"by the weight of {self.symbol(symbol)} among {self.members(chosen)}"
         return f"in proportion to {self.number(factor)}"
@@ -275,13 +275,10 @@ class _Teller:
                 )
             case t.Compare("==", t.Call("token" | "text" | "lower", (t.Position(),)), t.Text(text)):
                 return self.shifted(token(text), shift)
-            case t.Member(
-                t.Call("token" | "text" | "lower" | "word" as name, (t.Position(),)), chosen
-            ):
-                whose = "words in " if name == "word" else ""
-                return self.shifted(whose + self.members(chosen), shift)
-            case t.Compare(">=", t.Call("length", (t.Position(),)), t.Integer(n)):
-                return self.shifted(f"tokens of {n} or more characters", shift)
+            case t.Member(t.Call("token" | "text" | "lower" | "word", (t.Position(),)), chosen):
+                return self.shifted(self.members(chosen), shift)
+            case t.Compare("==" | ">=" as op, t.Call("length", (t.Position(),)), t.Integer(n)):
+                return self.shifted(f"tokens of length {n}{' or more' * (op == '>=')}", shift)
             case t.Affix(name, t.Call("token" | "text" | "lower" | "word", (t.Position(),)), text):
                 return self.shifted(f"tokens that {name[:-1]} with {token(text)}", shift)
             case t.Or(left, right):
@@ -399,7 +396,7 @@ class _Teller:
                 steps = "" if abs(shift) == 1 else f" {abs(shift)}"
                 return f"the token{steps} {side} {self.anchors[variable]}"
             case t.Integer(value):
-                return "the first token" if value == 0 else f"token {value}"
+                return "the first token" if value == 0 else f"token {value} of the text"
             case t.Quantifier("nearest" | "first" | "last" as name, body):
                 held = re.sub("^it (?=is|has|begins|opens|closes)", "that ", self.inside(body))
                 return f"the {name} token {held if held.startswith('that ') else f'where {held}'}"

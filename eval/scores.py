@@ -12,9 +12,9 @@ from attn_dsl.compiler.columns import Batch
 from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.definitions import self_contained, show_definitions
-from attn_dsl.dsl.features import FEATURES
+from attn_dsl.dsl.english import score_gloss
 from attn_dsl.dsl.parser import parse
-from attn_dsl.dsl.printer import definition_lines, expression, quote, show
+from attn_dsl.dsl.printer import definition_lines, show
 from attn_dsl.dsl.scope import Scope
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.files import write
@@ -22,10 +22,6 @@ from attn_dsl.eval.run import VOCABULARY, Run
 
 LEAST_KNOWN = 0.25
 """The share of the tokens that scores name which texts must have, at least."""
-SUBJECTS = {
-    0: "it ", -1: "the token before it ", -2: "the second token before it ", 1: "the token after it ",
-}  # fmt: skip
-"""What a line of a score is about, by the shift at which it reads features."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -50,37 +46,8 @@ class SharedScore:
 
     @property
     def words(self) -> str:
-        """Where it is high, told by its first lines: ``it is " the" or in Article``."""
-        told: dict[str, list[str]] = {}
-        for line in self.definition.terms[:4]:
-            if (line.weight or 0.0) > 0:
-                subject, what = _phrase(line.condition)
-                told.setdefault(subject, []).append(what)
-        places = []
-        for subject, phrases in told.items():
-            phrases.sort(key=lambda phrase: not phrase.startswith("is "))
-            places.append(subject + " or ".join(phrases).replace(" or is ", " or "))
-        return "; ".join(places) or "nothing holds that it counts"
-
-
-def _phrase(predicate: t.Predicate) -> tuple[str, str]:
-    """Tell a predicate of ``i``: what it is about, and what it says of that."""
-    shifts = {x.shift for x in predicate.walk() if isinstance(x, t.Position)}
-    subject = SUBJECTS.get(shifts.pop(), "") if len(shifts) == 1 else ""
-    match predicate:
-        case t.Compare("==", t.Call("token"), t.Text(text)):
-            what = f"is {quote(text)}"
-        case t.Compare("==" | ">=" as op, t.Call("length"), t.Integer(value)):
-            what = f"is of length {value}" + (" or more" if op == ">=" else "")
-        case t.Member(t.Call("token" | "lower"), t.SetName(name)):
-            what = f"is in {name}"
-        case t.Affix(kind, t.Call("token" | "lower"), text):
-            what = f"{kind} with {quote(text)}"
-        case t.Call(name) if FEATURES[name].doc.startswith("it "):
-            what = FEATURES[name].doc.removeprefix("it ")
-        case _:
-            subject = ""
-    return (subject, what) if subject else ("", expression(predicate))
+        """At which tokens it is high, told by its first lines: ``“the”, articles``."""
+        return score_gloss(self.definition)
 
 
 def shared_scores(run: Run) -> dict[str, SharedScore]:
@@ -122,17 +89,34 @@ def comment_vocabulary(run: Run) -> None:
             + (f" ({textwrap.shorten(', '.join(heads), 40, placeholder=' …')})" if heads else "")
             for where, heads in one.users.items()
         )
-        above = f"Most where {one.words}.", f"Heads that use it: {used}."
+        above = f"High at {one.words}.", f"Heads that use it: {used}."
         remarks = t.Remarks(above, one.definition.remarks.beside)
         scores[name] = dataclasses.replace(one.definition, remarks=remarks)
     commented = dataclasses.replace(run.definitions, scores=scores)
     write(run.path / VOCABULARY, show_definitions(commented))
 
 
-def write_self_contained(run: Run) -> None:
-    """Write the programs of a run with the definitions that they need inside, and without ``use``."""
+def write_programs(run: Run, inside: bool, comments: bool) -> None:
+    """Write the programs of a run anew.
+
+    Args:
+        inside: with the definitions that they need, and without ``use``.
+        comments: with the worth of each term beside it.
+    """
     for r in run.results:
-        program = self_contained(parse(r.program, r.label, run.resolve))
+        program = parse(r.program, r.label, run.resolve)
+        if comments and r.terms:
+            left = iter(r.terms)
+            told = (
+                ", ".join(f"{next(left).share:.0%}" for _ in t.parts_of(term))
+                for term in program.terms
+            )
+            terms = tuple(
+                dataclasses.replace(term, remarks=t.Remarks(term.remarks.above, f"worth {share}"))
+                for term, share in zip(program.terms, told, strict=True)
+            )
+            program = dataclasses.replace(program, terms=terms)
+        program = self_contained(program) if inside else program
         write(run.path / "programs" / f"{r.label}.attn", show(program))
 
 

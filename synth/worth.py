@@ -18,8 +18,6 @@ from attn_dsl.synth.proposer import HeadTask
 
 ENTRIES = 15_000
 """On about how many entries of the fit rows weights are refitted."""
-SELECT_ENTRIES = 30_000
-"""On about how many entries of the select split losses are measured."""
 RIDGE = 1e-3
 """Added to the diagonal of the curvature per row, so that collinear terms have one solution."""
 
@@ -55,10 +53,10 @@ class _Rows:
 def term_worths(task: HeadTask, select: Design, program: t.Head) -> tuple[TermWorth, ...]:
     """Measure what each term of a softmax program is worth to a head; a part of a sum is a term.
 
-    The other weights are refitted on rows of the task by a Newton step of the cross-entropy, which has a closed
-    form (the optimal brain surgeon of Hassibi and Stork, 1993); losses are on ``select``. Shares come
-    from leaving out the terms one after the other, each time the one that costs least: a share is what
-    the score falls by at the term's turn, over its whole fall. So of two terms that say the same, the
+    The other weights are refitted on rows of the task by a Newton step of the cross-entropy, which has a
+    closed form (the optimal brain surgeon of Hassibi and Stork, 1993); losses are on ``select``. Shares
+    come from leaving out the terms one after the other, each time the one that costs least: a share is
+    what the score falls by at the term's turn, over its whole fall. Of two terms that say the same, the
     one that is left carries what both do.
     """
     terms = [part for whole in program.terms for part in t.parts_of(whole)]

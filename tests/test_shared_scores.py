@@ -159,7 +159,7 @@ def test_the_vocabulary_of_a_run_says_what_scores_hold_and_who_uses_them(
     text = (run / "vocabulary.attn").read_text()
     for name, one in shared_scores(Run.open(run)).items():
         above = text[: text.index(f"score {name}:")].splitlines()[-2:]
-        assert above[0] == f"# Most where {one.words}."
+        assert above[0] == f"# High at {one.words}."
         for where, heads in one.users.items():
             assert re.search(rf"\b{len(heads)} at the {where}", above[1])
             assert all(head in above[1] for head in heads[:4])
