@@ -30,8 +30,9 @@ _NOUNS = {
 _SYMBOLS = {
     "text": "text", "token": "exact text", "lower": "lower-cased text", "shape": "shape (such as Xx)",
     "word": "word", "word_before": "previous word", "upos": "part of speech", "dep": "dependency label",
-    "lemma": "dictionary form", "length": "length", "line": "line", "sentence": "sentence",
-    "paragraph": "paragraph", "word_index": "word", "indent": "indentation", "depth": "depth of brackets",
+    "lemma": "dictionary form", "length": "length", "line": "line number", "sentence": "sentence number",
+    "paragraph": "paragraph number", "word_index": "word number", "indent": "indentation",
+    "depth": "depth of brackets",
 }  # fmt: skip
 _ORDERS = {
     "==": ("is", "is not"), "!=": ("is not", "is"), "<": ("is below", "is at least"),
@@ -134,7 +135,9 @@ def token(string: str) -> str:
 
 def _lexicon_gloss(name: str) -> str:
     """Return what a set of the lexicon holds, without its examples."""
-    return re.sub(r"^all |:.*|, (negated|alone|for) .*", "", lexicon()[name].doc)
+    return re.sub(r"^all |:.*|, (negated|alone|for) .*", "", lexicon()[name].doc).replace(
+        "closed classes", "closed-class words"
+    )
 
 
 def _conjuncts(node: t.Predicate | None) -> list[t.Predicate]:
@@ -187,7 +190,7 @@ class _Teller:
             elif factor is not None:
                 grows.append(self.grows(factor))
                 size *= 1.0 if isinstance(factor, t.Decay | t.Real | t.Weight) else 5.0
-        lead = f"from {' that are '.join(froms)}, " if froms else ""
+        lead = f"from {', and at once from '.join(froms)}, " if froms else ""
         where = f" if {' and '.join(ifs)}" if ifs else ""
         more = f", {' and '.join(grows)}" if grows else ""
         return f"{lead}{self.verb(term, size)} {keys[0] if keys else 'tokens'}{where}{more}"
@@ -256,7 +259,13 @@ class _Teller:
             case t.Compare(
                 "==", t.Call(a, (t.Position("k", shift),)), t.Call(b, (t.Position("q", at),))
             ) if a == b:
-                same = f"tokens of the same {self.noun(a)} as {self.place(t.Position('q', at))}"
+                noun = self.noun(a).removeprefix("position of the ")
+                how = (
+                    f"in the same {noun[:-7]}"
+                    if noun.endswith(" number")
+                    else f"with the same {noun}"
+                )
+                same = f"tokens {how} as {self.place(t.Position('q', at))}"
                 return self.shifted(same, shift)
         return self.tokens(one, "k") if free_variables(one) == {"k"} else ""
 
@@ -284,7 +293,7 @@ class _Teller:
             case t.Or(left, right):
                 return f"{self.tokens(left, variable)} or {self.tokens(right, variable)}"
         it = _Teller(self.scope, self.linear, {**self.anchors, variable: "it"}, self.told)
-        return f"{'queries' if variable == 'q' else 'tokens'} such that {it.says(one)}"
+        return f"any {'query' if variable == 'q' else 'token'} where {it.says(one)}"
 
     def shifted(self, tokens: str, shift: int) -> str:
         """Tell the tokens that stand so far after some others, which have a shift of -1 for the next."""
@@ -326,6 +335,9 @@ class _Teller:
                 return f"{self.symbol(left)} {_ORDERS[op][no]} {token(text)}"
             case t.Compare(op, t.Call() as a, t.Call() as b) if FEATURES[a.name].type == "symbol":
                 return f"{self.symbol(a)} {_ORDERS[op][no]} {self.symbol(b)}"
+            case t.Compare("<" | ">" as op, t.Position() as a, b) if not isinstance(b, t.Integer):
+                where = "before" if (op == "<") is not no else "after"
+                return f"{self.place(a)} is {'at or ' * no}{where} {self.place(b)}"
             case t.Compare("==" | "!=" as op, t.Position() as a, b):
                 return f"{self.place(a)} {_ORDERS[op][no]} {self.place(b)}"
             case t.Compare(op, left, right):
@@ -358,10 +370,14 @@ class _Teller:
         at = " and ".join(map(self.place, call.args))
         if call.name == "match":
             return f"the length of the equal run that ends at {at}"
+        whose = "its" if at == "it" else f"{at}'s"
         if call.name in _SYMBOLS:
-            return f"the {_SYMBOLS[call.name]} of {at}"
-        doc = re.sub(r"\bits\b", "the", self.noun(call.name))
-        return f"the {doc.replace(' it ', ' that ').removesuffix(' it')} of {at}"
+            if " where " in at:
+                return f"the {_SYMBOLS[call.name]} of {at}"
+            return f"{whose} {_SYMBOLS[call.name]}"
+        doc = self.noun(call.name)
+        told = re.sub(r"\bit\b", at, re.sub(r"\bits\b", whose, doc))
+        return f"the {told}" if told != doc or at == "it" else f"the {doc} of {at}"
 
     def number(self, x: t.Node) -> str:
         """Tell an integer."""
@@ -376,7 +392,10 @@ class _Teller:
                     f"{self.number(left)} {'plus' if op == '+' else 'minus'} {self.number(right)}"
                 )
             case t.Absolute(value):
-                return f"the size of {self.number(value)}"
+                told = self.number(value)
+                return (
+                    "the distance either way" if told == "the distance" else f"the size of {told}"
+                )
             case t.Extremum(name, left, right):
                 which = "smaller" if name == "min" else "larger"
                 return f"the {which} of {self.number(left)} and {self.number(right)}"
@@ -397,8 +416,12 @@ class _Teller:
                 return f"the token{steps} {side} {self.anchors[variable]}"
             case t.Integer(value):
                 return "the first token" if value == 0 else f"token {value} of the text"
+            case t.Extremum("max", t.Quantifier() as found, t.Integer(0)):
+                return f"{self.place(found)}, or else the first token"
             case t.Quantifier("nearest" | "first" | "last" as name, body):
-                held = re.sub("^it (?=is|has|begins|opens|closes)", "that ", self.inside(body))
+                held = self.inside(body)
+                if isinstance(body, t.Call):
+                    held = re.sub("^it ", "that ", held)
                 return f"the {name} token {held if held.startswith('that ') else f'where {held}'}"
             case t.Call("previous" | "word_previous" as name, (at,)):
                 what = "copy of" if name == "previous" else "token with the same word up to it as"

@@ -44,8 +44,13 @@ def kind(term: t.Simple, scope: Scope) -> str:
     """
     condition = getattr(term, "condition", None)
     value = getattr(term, "value", None)
-    atoms = [*_atoms(condition), *_atoms(value)]
-    found = [_atom_kind(atom, scope) for atom in atoms if "k" in free_variables(atom)]
+    atoms = [one for one in (*_atoms(condition), *_atoms(value)) if "k" in free_variables(one)]
+    holds = [
+        one
+        for one in atoms
+        if not isinstance(one, t.Not | t.Compare) or getattr(one, "op", "!=") != "!="
+    ]
+    found = [_atom_kind(atom, scope) for atom in holds or atoms]
     return min(found, key=KINDS.index, default="mixed")
 
 
@@ -104,7 +109,7 @@ def linear(node: t.Node) -> dict[str, int] | None:
 
 def _atoms(node: t.Node | None) -> Iterator[t.Node]:
     """Yield the predicates and factors that a condition or value joins."""
-    if isinstance(node, t.And | t.Or | t.Not | t.Product):
+    if isinstance(node, t.And | t.Or | t.Product):
         for child in node.children():
             yield from _atoms(child)
     elif node is not None:
@@ -117,6 +122,10 @@ def _atom_kind(atom: t.Node, scope: Scope) -> str:
     names = {_KIND_OF.get(call.name, "lexical set") for call in calls}
     if "syntactic" in names:
         return "syntactic"
+    for call in calls:
+        if call.name == "match":
+            shifts = {at.variable: at.shift for at in call.args if isinstance(at, t.Position)}
+            return "induction" if shifts.get("k", 0) < shifts.get("q", 0) else "duplicate token"
     match atom:
         case t.Score(name):
             definition, file = scope.score(name)
@@ -128,10 +137,11 @@ def _atom_kind(atom: t.Node, scope: Scope) -> str:
         case t.Affix() | t.Compare(_, _, t.Text()):
             text = atom.right.value if isinstance(atom, t.Compare) else atom.text  # type: ignore[union-attr]
             return "lexical set" if any(map(str.isalnum, text)) or not text else "delimiter"
-        case t.Compare(op, t.Call(first, (t.Position(a, i),)), t.Call(_, (t.Position(b, j),))) if (
-            a != b
-        ):
+        case t.Compare(
+            op, t.Call(first, (t.Position(a, i),)), t.Call(second, (t.Position(b, j),))
+        ) if a != b:
             known = _KIND_OF.get(first, "duplicate token")
+            i, j = i - (first == "word_before"), j - (second == "word_before")
             later = j > i if a == "k" else i > j
             return "induction" if known == "duplicate token" and later and op == "==" else known
         case t.Compare(op, left, right):
@@ -140,8 +150,6 @@ def _atom_kind(atom: t.Node, scope: Scope) -> str:
             form = linear(value)
             if form is not None:
                 return _where(form, lambda x: low <= x <= high)
-        case t.Call("match"):
-            return _match_kind(atom)
     if calls:
         if isinstance(atom, t.Call | t.Between) or names != {"lexical set"}:
             return min(names, key=KINDS.index)
@@ -157,9 +165,6 @@ def _compared(op: str, left: t.Node, right: t.Node, scope: Scope) -> str:
     if op not in ("==", "!=") and "k" in {*(linear(left) or ()), *(linear(right) or ())}:
         return "local"
     calls = [n for one in (left, right) for n in one.walk() if isinstance(n, t.Call)]
-    for call in calls:
-        if call.name == "match":
-            return _match_kind(call)
     after = 0
     for side, sign in ((left, -1), (right, 1)):
         match side:
@@ -170,13 +175,9 @@ def _compared(op: str, left: t.Node, right: t.Node, scope: Scope) -> str:
     found = [_atom_kind(atom, scope) for one in inner for atom in _atoms(one.body)]
     found += [] if inner else [_KIND_OF.get(call.name, "lexical set") for call in calls]
     name = min(found, key=KINDS.index, default="local")
+    if name == "same word" and any(isinstance(one, t.Arithmetic) for one in (left, right)):
+        return "local"
     return "induction" if name == "duplicate token" and after > 0 else name
-
-
-def _match_kind(call: t.Call) -> str:
-    """Return the kind of a test of the equal run of tokens that ends at two positions."""
-    shifts = {at.variable: at.shift for at in call.args if isinstance(at, t.Position)}
-    return "induction" if shifts.get("k", 0) < shifts.get("q", 0) else "duplicate token"
 
 
 def _where(form: dict[str, int], test: Callable[[int], bool]) -> str:
