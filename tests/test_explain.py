@@ -86,8 +86,8 @@ TOLD = [
      "punctuation marks and symbols or the key is the query"),
     (
         "-0.5 * Marks(q) * Words(k)",
-        "from tokens high in Marks (“.”, punctuation, tokens of letters), strongly avoids tokens high in Words "
-        "(articles, punctuation)",
+        "from tokens high in Marks (“.”, punctuation, tokens of letters), strongly avoids tokens high in "
+        "Words (articles, punctuation)",
     ),
 ]  # fmt: skip
 
