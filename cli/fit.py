@@ -62,6 +62,7 @@ STAGES = {
 @click.option("--resume", is_flag=True, help="Go on with a run that was interrupted or cut short.")
 @click.option("--self-contained", is_flag=True,
               help="Write programs with the definitions of the scores that they use inside.")  # fmt: skip
+@click.option("--comments", is_flag=True, help="Write beside each term what it is worth.")
 @options.json_option()
 def fit(
     model: str | None, out: str | None, as_json: bool, dry_run: bool, proposers: str | None,

@@ -15,6 +15,7 @@ COMMANDS = {
     "capture": ("capture", "Store the attention of every head of a model on a text."),
     "score": ("score", "Score programs against captured heads."),
     "show": ("show", "Show the attention matrix of a program on a text."),
+    "explain": ("explain", "Describe a program in plain English."),
     "check": ("check", "Check programs: syntax, types, causality, cost, properties."),
     "fmt": ("fmt", "Rewrite programs in canonical form."),
     "export": ("export", "Write a program as NumPy, PyTorch, FlexAttention, Numba or LaTeX."),

@@ -100,7 +100,7 @@ def print_scores(place: str, name: str | None, as_json: bool) -> None:
             (key, *(str(len(part)) for part in (x.definition.terms, *x.users.values())), x.words)
             for key, x in order
         ]
-        columns = ("score", "lines", "key", "query", "most where")
+        columns = ("score", "lines", "key", "query", "high at")
         options.print_table(columns, rows, left=columns[:1], cut=columns[-1])
         used = sum(one.heads > 0 for one in scores.values())
         click.echo(
@@ -109,7 +109,7 @@ def print_scores(place: str, name: str | None, as_json: bool) -> None:
         )
         return
     one, page = scores[name], click.HelpFormatter(max_width=80)
-    page.write_text(f"Most where {one.words}.")
+    page.write_text(f"High at {one.words}.")
     page.write(f"\n{one.source}\n\n")
     page.write_dl([
         (f"{len(heads)} at the {where}", ", ".join(heads) or "none") for where, heads in one.users.items()

@@ -94,6 +94,16 @@ class Program:
             plan = self._plan = Plan(self.code, batch)
         return plan.square(0)[0]
 
+    def explain(self) -> str:
+        """Describe the program in plain English.
+
+        >>> parse("head first causal:\\n    3 where k == 0").explain()
+        'Strongly looks at the first token.'
+        """
+        from attn_dsl.dsl.english import explain
+
+        return explain(self.tree)
+
     @cached_property
     def code(self) -> Code:
         """The lowered program, which the evaluator runs.

@@ -7,7 +7,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from attn_dsl.compiler.columns import Batch
 from attn_dsl.compiler.evaluate import Plan, unpack
 from attn_dsl.compiler.evaluate import pack as packed
 from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.english import explain
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.parser import parse
 from attn_dsl.eval import results as found
@@ -65,6 +66,8 @@ class ReportData:
     missing: tuple[str, ...] = ()  # names of the heads that were to be searched and have no program
     replacement: str = ""  # the plot of what replacing heads costs, as SVG, where it was measured
     scores: Sequence[ScoreOnText] = ()  # those that heads share
+    # by head, its program in plain English
+    explained: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_run_report(run: Run, capture: str | Path | Capture | None = None) -> Path:
@@ -97,6 +100,10 @@ def report_data(run: Run, capture: Capture) -> ReportData:
         found.summarise(results, seed), run.lacking,
         tuple(f"L{layer}H{head}" for layer, head in run.missing),
         figure(run.path) or "", list(_scores(run, batch)),
+        {
+            r.name: explain(program, [one.share for one in r.terms])
+            for r, program in zip(results, programs, strict=True)
+        },
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attn_dsl.dsl.kinds import told_shares
 from attn_dsl.eval.metrics import decimal
 
 if TYPE_CHECKING:
@@ -30,7 +31,12 @@ def fill(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    environment.filters |= {"dec": decimal, "highlight": highlight, "terms": terms_line}
+    environment.filters |= {
+        "dec": decimal,
+        "highlight": highlight,
+        "terms": terms_line,
+        "shares": told_shares,
+    }
     return environment.get_template(template).render(**values)
 
 

@@ -45,6 +45,18 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
+class TermWorth:
+    """What a term of a head's program is worth on the select texts; a part of a sum is a term."""
+
+    term: int  # its number in the program, from 1
+    source: str
+    # iou_loss, output_r2_loss: what is lost when it alone is left out and the others are refitted
+    iou_loss: float
+    output_r2_loss: float
+    share: float  # of what the program's score lies above that of uniform attention
+
+
+@dataclass(frozen=True, slots=True)
 class LibraryEntry:
     """A program of the shared library."""
 
@@ -75,7 +87,7 @@ class HeadResult:
     test_ious: tuple[float, ...]  # the IoU on each test text
     # controls, controls_output_r2: by control, the mean IoU over test texts and the output R²
     controls: dict[str, float]
-    category: str  # that of the library program nearest to the head
+    category: str  # the kind of attention that carries the program (``dsl.kinds``)
     lookahead: tuple[str, ...]  # features by which a causal program sees ahead
     evals: int
     seconds: float
@@ -85,6 +97,8 @@ class HeadResult:
     test_spreads: tuple[float, ...] = ()
     """… and the summed squares of the head's outputs about their mean."""
     controls_output_r2: dict[str, float] = field(default_factory=dict)
+    terms: tuple[TermWorth, ...] = ()  # of the program, in its order
+    shares: dict[str, float] = field(default_factory=dict)  # of each category, the largest first
 
     @property
     def label(self) -> str:
@@ -130,6 +144,7 @@ class HeadResult:
         )
         for name in ("lookahead", "test_ious", "test_errors", "test_spreads"):
             data[name] = tuple(data.get(name, ()))
+        data["terms"] = tuple(TermWorth(**row) for row in data.get("terms", ()))
         return cls(**data)
 
 

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from attn_dsl.dsl.definitions import Definitions, in_folder, read_definitions
 from attn_dsl.dsl.errors import InputError
+from attn_dsl.dsl.kinds import told_shares
 from attn_dsl.dsl.parser import Resolver
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.files import append, refuse_other_things, table, write
-from attn_dsl.eval.heads import label
+from attn_dsl.eval.heads import label, read_heads
 from attn_dsl.eval.results import Candidate, HeadResult, LibraryEntry
 
 if TYPE_CHECKING:
@@ -176,6 +177,19 @@ class Run:
         found = [self._read(file.stem) for file in (self.path / "state").glob("L*.json")]
         return sorted(found, key=lambda r: (r.layer, r.head))
 
+    def __getitem__(self, head: str) -> HeadResult:
+        """Return the result of a head by its name, as in ``L5H1``.
+
+        Raises:
+            InputError: the run has none for it.
+        """
+        wanted = [pair for _, *pair in read_heads(head)]
+        for result in self.results:
+            if wanted == [[result.layer, result.head]]:
+                return result
+        there = ", ".join(result.name for result in self.results[:3]) or "none yet"
+        raise InputError(f"{self.path} has no program of {head}; its heads: {there}, …")
+
     @property
     def cut_short(self) -> list[str]:
         """The heads whose search did not end."""
@@ -188,12 +202,15 @@ class Run:
         return [(one, head) for one, head in self.info["key"]["heads"] if (one, head) not in done]
 
     def tabulate(self) -> None:
-        """Write ``heads.csv`` and ``pareto.csv`` from what is recorded."""
+        """Write ``heads.csv``, ``pareto.csv`` and ``terms.csv`` from what is recorded."""
         started = time.monotonic()
         results = self.results
-        fronts = [{"layer": r.layer, "head": r.head, **asdict(x)} for r in results for x in r.front]
         self._write("heads.csv", [_head_row(r) for r in results])
-        self._write("pareto.csv", fronts)
+        for name, field in (("pareto.csv", "front"), ("terms.csv", "terms")):
+            rows = (
+                ({"layer": r.layer, "head": r.head}, x) for r in results for x in getattr(r, field)
+            )
+            self._write(name, [head | asdict(x) for head, x in rows])
         now = time.monotonic()
         self._tables_next = now + (now - started) / TABLES_SHARE
 
@@ -222,6 +239,11 @@ class Run:
     def pareto(self) -> pd.DataFrame:
         """``pareto.csv`` as a data frame."""
         return self._read_table("pareto.csv")
+
+    @property
+    def terms(self) -> pd.DataFrame:
+        """``terms.csv`` as a data frame: what each term of each program is worth."""
+        return self._read_table("terms.csv")
 
     def _read_table(self, name: str) -> pd.DataFrame:
         import pandas as pd
@@ -320,6 +342,7 @@ def _head_row(r: HeadResult) -> dict[str, Any]:
         "tv_test": r.test["tv"].mean, "best_control": control, "iou_best_control": control_iou,
         "best_output_control": output_control, "output_r2_best_control": control_r2,
         "evals": r.evals, "cut_short": r.cut_short, "lookahead": r.lookahead,
+        "category_shares": told_shares(r.shares),
     }  # fmt: skip
 
 

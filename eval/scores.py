@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -14,9 +12,9 @@ from attn_dsl.compiler.columns import Batch
 from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.definitions import self_contained, show_definitions
-from attn_dsl.dsl.features import FEATURES
+from attn_dsl.dsl.english import score_gloss
 from attn_dsl.dsl.parser import parse
-from attn_dsl.dsl.printer import definition_lines, expression, quote, show
+from attn_dsl.dsl.printer import definition_lines, show
 from attn_dsl.dsl.scope import Scope
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.files import write
@@ -24,25 +22,6 @@ from attn_dsl.eval.run import VOCABULARY, Run
 
 LEAST_KNOWN = 0.25
 """The share of the tokens that scores name which texts must have, at least."""
-PLACES = {
-    0: ("At", "it "), -1: ("After", "the token before it "), 1: ("Before", "the token after it "),
-    -2: ("SecondAfter", "the second token before it "),
-}  # fmt: skip
-"""How names of scores begin, and what their lines are about, by the shift at which they read features."""
-SIGNS = {
-    ".": "period", ",": "comma", "!": "exclamation", "?": "question", '"': "quote", "'": "apostrophe",
-    ":": "colon", ";": "semicolon", "-": "dash", "\n": "newline", "(": "bracket", ")": "bracket", "": "blank",
-}  # fmt: skip
-"""How names of scores call tokens without letters."""
-
-
-class Phrase(NamedTuple):
-    """A predicate of ``i`` in words."""
-
-    place: str  # ``After``; empty where the predicate has no simple words
-    subject: str  # ``the token before it ``
-    what: str  # ``is in Article``
-    word: str  # ``Article``: the predicate in names
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -67,39 +46,8 @@ class SharedScore:
 
     @property
     def words(self) -> str:
-        """Where it is high, told by its first lines: ``it is " the" or in Article``."""
-        told: dict[str, list[str]] = {}
-        for line in self.definition.terms[:4]:
-            if (line.weight or 0.0) > 0:
-                _, subject, what, _ = phrase(line.condition)
-                told.setdefault(subject, []).append(what)
-        places = []
-        for subject, phrases in told.items():
-            phrases.sort(key=lambda phrase: not phrase.startswith("is "))
-            places.append(subject + " or ".join(phrases).replace(" or is ", " or "))
-        return "; ".join(places) or "nothing holds that it counts"
-
-
-def phrase(predicate: t.Predicate) -> Phrase:
-    """Tell a predicate of ``i`` in words."""
-    shifts = {x.shift for x in predicate.walk() if isinstance(x, t.Position)}
-    place, subject = PLACES.get(shifts.pop(), ("", "")) if len(shifts) == 1 else ("", "")
-    match predicate:
-        case t.Compare("==", t.Call("token"), t.Text(text)):
-            bare = text.strip(" ")
-            what, word = f"is {quote(text)}", re.sub(r"\W", "", bare, flags=re.ASCII)
-            word = word or SIGNS.get(bare, "sign")
-        case t.Member(t.Call("token" | "lower"), t.SetName(word)):
-            what = f"is in {word}"
-        case t.Affix(kind, t.Call("token" | "lower"), text):
-            what, word = f"{kind} with {quote(text)}", f"{kind[:-1]}ing_{text}"
-        case t.Call(word) if FEATURES[word].doc.startswith("it "):
-            what = FEATURES[word].doc.removeprefix("it ")
-        case _:
-            place = ""
-    return (
-        Phrase(place, subject, what, word) if place else Phrase("", "", expression(predicate), "")
-    )
+        """At which tokens it is high, told by its first lines: ``“the”, articles``."""
+        return score_gloss(self.definition)
 
 
 def shared_scores(run: Run) -> dict[str, SharedScore]:
@@ -141,17 +89,34 @@ def comment_vocabulary(run: Run) -> None:
             + (f" ({textwrap.shorten(', '.join(heads), 40, placeholder=' …')})" if heads else "")
             for where, heads in one.users.items()
         )
-        above = f"Most where {one.words}.", f"Heads that use it: {used}."
+        above = f"High at {one.words}.", f"Heads that use it: {used}."
         remarks = t.Remarks(above, one.definition.remarks.beside)
         scores[name] = dataclasses.replace(one.definition, remarks=remarks)
     commented = dataclasses.replace(run.definitions, scores=scores)
     write(run.path / VOCABULARY, show_definitions(commented))
 
 
-def write_self_contained(run: Run) -> None:
-    """Write the programs of a run with the definitions that they need inside, and without ``use``."""
+def write_programs(run: Run, inside: bool, comments: bool) -> None:
+    """Write the programs of a run anew.
+
+    Args:
+        inside: with the definitions that they need, and without ``use``.
+        comments: with the worth of each term beside it.
+    """
     for r in run.results:
-        program = self_contained(parse(r.program, r.label, run.resolve))
+        program = parse(r.program, r.label, run.resolve)
+        if comments and r.terms:
+            left = iter(r.terms)
+            told = (
+                ", ".join(f"{next(left).share:.0%}" for _ in t.parts_of(term))
+                for term in program.terms
+            )
+            terms = tuple(
+                dataclasses.replace(term, remarks=t.Remarks(term.remarks.above, f"worth {share}"))
+                for term, share in zip(program.terms, told, strict=True)
+            )
+            program = dataclasses.replace(program, terms=terms)
+        program = self_contained(program) if inside else program
         write(run.path / "programs" / f"{r.label}.attn", show(program))
 
 

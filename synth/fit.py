@@ -52,6 +52,7 @@ def fit(
     scheduler: str | None = None,
     resume: bool = False,
     self_contained: bool = False,
+    comments: bool = False,
     watch: Watcher | None = None,
 ) -> Run:
     """Find a program for each head of a model, and write a run directory.
@@ -87,6 +88,7 @@ def fit(
             they must see the capture under the same path.
         resume: go on with a run that was interrupted, and search heads again that were cut short.
         self_contained: write programs with the definitions of the scores that they use.
+        comments: write beside each term what it is worth.
         watch: called with progress.
 
     Raises:
@@ -136,7 +138,7 @@ def fit(
                 "--scheduler: a capture in memory cannot be searched on other machines"
             )
         budget = Budget(timeout, started, len(chosen))
-        return _search(session, place, chosen, budget, workers, tell, self_contained)
+        return _search(session, place, chosen, budget, workers, tell, self_contained, comments)
 
 
 def settings_of(
@@ -195,10 +197,10 @@ def with_objective(settings: Settings, capture: Capture) -> Settings:
 
 def _search(
     session: Session, out: Path, chosen: list[tuple[int, int]], budget: Budget, workers: Workers,
-    tell: Watcher, self_contained: bool,
+    tell: Watcher, self_contained: bool, comments: bool,
 ) -> Run:  # fmt: skip
     """Search the heads, and keep the run's status up to date."""
-    from attn_dsl.eval.scores import comment_vocabulary, write_self_contained
+    from attn_dsl.eval.scores import comment_vocabulary, write_programs
     from attn_dsl.synth.llm.record import told
     from attn_dsl.synth.program_cover import shared_library
     from attn_dsl.synth.proposers import registry
@@ -232,8 +234,8 @@ def _search(
     if len(run.results) > 1:
         run.share(shared_library(run.results, session.select, session.test, run.resolve))
     comment_vocabulary(run)
-    if self_contained:
-        write_self_contained(run)
+    if self_contained or comments:
+        write_programs(run, self_contained, comments)
     run.update(
         status="out of time" if run.missing else "done", cut_short=run.cut_short,
         not_reached=[label(*pair) for pair in run.missing],

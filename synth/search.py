@@ -11,6 +11,7 @@ import numpy as np
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.check import check
+from attn_dsl.dsl.kinds import category, kind_shares
 from attn_dsl.dsl.limits import MAX_NODES
 from attn_dsl.dsl.printer import show
 from attn_dsl.eval.metrics import bootstrap
@@ -23,6 +24,7 @@ from attn_dsl.synth.proposer import Fitted, HeadTask, Proposer, pool
 from attn_dsl.synth.proposers import registry
 from attn_dsl.synth.pruning import trim
 from attn_dsl.synth.session import Session
+from attn_dsl.synth.worth import term_worths
 
 
 class Search:
@@ -42,7 +44,7 @@ class Search:
         with self._lock:
             session = self.session
             _ = session.design.packed, self.proposers
-            _ = session.select, session.test, session.nearest
+            _ = session.select, session.test, session.worth_design
 
     def head(
         self,
@@ -74,6 +76,8 @@ class Search:
         test = session.test.metrics(polished[at].program, number)
         errors, spreads = shown.errors[at], shown.spreads
         baselines = controls()
+        terms = term_worths(task, session.worth_design, polished[at].program)
+        shares = kind_shares(polished[at].program, [term.share for term in terms])
         facts = check(polished[at].program, allow_lookahead=settings.allow_lookahead)
         result = HeadResult(
             layer=layer, head=head, program=rows[at].program, nodes=rows[at].nodes,
@@ -82,7 +86,7 @@ class Search:
             | {"output_r2": output_r2(errors[None], spreads[None], settings.seed)},
             test_ious=tuple(float(x) for x in test["iou"]),
             controls={name: iou for name, (iou, _) in baselines.items()},
-            category=self._category(number),
+            category=category(shares), terms=terms, shares=shares,
             lookahead=facts.lookahead, evals=task.evals, seconds=time.monotonic() - started,
             cut_short=task.late or task.short, front=tuple(rows),
             test_errors=tuple(map(float, errors)),
@@ -93,11 +97,6 @@ class Search:
             Candidate(layer, head, f.nodes, f.iou, f.proposer, show(f.program)) for f in found
         ]
         return result, candidates
-
-    def _category(self, number: int) -> str:
-        """Return the category of the program of the library that is nearest to a head."""
-        by_source = {entry.source: entry for entry in self.session.library}
-        return by_source[self.session.nearest.rank(number, [*by_source])[0]].category
 
     def _polish(self, task: HeadTask, found: list[Fitted]) -> list[Fitted]:
         """Adjust the weights of the best programs at every size, and take the front of all.

@@ -22,6 +22,9 @@ from attn_dsl.synth.objective import OBJECTIVES
 from attn_dsl.synth.scores.gains import ScoreGains
 from attn_dsl.synth.sparse_design import TermPlanes
 
+SELECT_ENTRIES = 30_000
+"""On about how many entries of the select split the worth of terms is measured."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -97,6 +100,14 @@ class Session:
     def nearest(self) -> NearestPrograms:
         """Ranks known programs by their IoU with a head."""
         return NearestPrograms(self.design)
+
+    @cached_property
+    def worth_design(self) -> Design:
+        """The rows of the select split that the worth of terms is measured on."""
+        objective = OBJECTIVES[self.settings.objective]
+        return Design(
+            self.capture, self.texts["select"], SELECT_ENTRIES, self.settings.seed, objective
+        )
 
     @cached_property
     def select(self) -> Split:

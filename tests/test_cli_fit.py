@@ -57,7 +57,7 @@ def programs(run: Path) -> dict[str, bytes]:
 
 
 def test_a_run_holds_its_files(run: Path) -> None:
-    names = {"run.json", "heads.csv", "pareto.csv", "candidates.jsonl", "report.html"}
+    names = {"run.json", "heads.csv", "pareto.csv", "terms.csv", "candidates.jsonl", "report.html"}
     assert names <= {file.name for file in run.iterdir()}
     assert programs(run).keys() == {f"L{layer:02d}H{head:02d}.attn" for layer, head in HEADS}
     assert not list(run.rglob("*.part"))

@@ -90,13 +90,11 @@ def test_values_of_scores_on_texts() -> None:
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        ('1 where token(i) == " the"', 'it is " the"'),
-        ("1 where space(i)\n 2 where lower(i) in Article", "it is in Article or has only white space"),
-        ("1 where lower(i-1) in Article", "the token before it is in Article"),
-        ('1 where ends(lower(i-2), "ed")', 'the second token before it ends with "ed"'),
-        ("1 where punct(i) and alpha(i-1)", "punct(i) and alpha(i-1)"),
-        ("1 where digit(i+1)\n -1 where capital(i)", "the token after it has only digits"),
-        ("-1 where digit(i)", "nothing holds that it counts"),
+        ('2 where token(i) == " the"\n 1 where lower(i) in Article', "“the”, articles"),
+        ("1 where lower(i-1) in Article", "what follows articles"),
+        ('1 where ends(lower(i-2), "ed")', "the second token after tokens that end with “ed”"),
+        ("1 where digit(i+1)\n -1 where capital(i)", "what precedes numbers"),
+        ("-1 where digit(i)", "no token"),
     ],
 )  # fmt: skip
 def test_scores_in_words(lines: str, words: str) -> None:
@@ -165,7 +163,7 @@ def test_the_vocabulary_of_a_run_says_what_scores_hold_and_who_uses_them(
     text = (run / "vocabulary.attn").read_text()
     for name, one in shared_scores(Run.open(run)).items():
         above = text[: text.index(f"score {name}:")].splitlines()[-2:]
-        assert above[0] == f"# Most where {one.words}."
+        assert above[0] == f"# High at {one.words}."
         for where, heads in one.users.items():
             assert re.search(rf"\b{len(heads)} at the {where}", above[1])
             assert all(head in above[1] for head in heads[:4])

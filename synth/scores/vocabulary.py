@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -12,7 +13,6 @@ from attn_dsl.dsl.definitions import parse_definitions
 from attn_dsl.dsl.lexicon import lexicon
 from attn_dsl.dsl.limits import MAX_ELEMENT_WEIGHT
 from attn_dsl.dsl.printer import expression, number
-from attn_dsl.eval.scores import phrase
 from attn_dsl.synth.design import Design
 from attn_dsl.synth.scores.dictionary import Dictionary, DictionarySettings, find_dictionary
 from attn_dsl.synth.scores.predicates import chosen
@@ -20,6 +20,13 @@ from attn_dsl.synth.scores.rows import RowsOfHeads
 
 LEAST_HEADS, MOST_HEADS = 32, 400
 """On how many heads scores are found, at least and at most."""
+PLACES = {0: "At", -1: "After", 1: "Before", -2: "SecondAfter"}
+"""How names begin, by the shift at which predicates look."""
+SIGNS = {
+    ".": "period", ",": "comma", "!": "exclamation", "?": "question", '"': "quote", "'": "apostrophe",
+    ":": "colon", ";": "semicolon", "-": "dash", "\n": "newline", "(": "bracket", ")": "bracket", "": "blank",
+}  # fmt: skip
+"""What names call tokens without letters."""
 LEAST = 0.05
 """Members that add less than this to the standard deviation of a score, which is about 1, are left out."""
 
@@ -56,12 +63,28 @@ def definitions(
 
 def _name(telling: Sequence[t.Predicate], taken: set[str]) -> str:
     """Name a score after its most telling members, as in ``After_Determiner``."""
-    place, _, _, word = phrase(telling[0])
+    place, word = _named(telling[0])
     first = f"{place}_{word}"
-    others = [(f"{x.place}_" * (x.place != place), x.word) for x in map(phrase, telling[1:4])]
+    others = [(f"{at}_" * (at != place), what) for at, what in map(_named, telling[1:4])]
     names = first, *(f"{first}_or_{at}{what}" for at, what in others)
     numbered = (f"{first}_{i}" for i in range(2, 1000))
     return next(name for name in (*names, *numbered) if name not in taken)
+
+
+def _named(predicate: t.Predicate) -> tuple[str, str]:
+    """Return what names call the place at which a predicate looks, and what it looks for."""
+    (shift,) = {x.shift for x in predicate.walk() if isinstance(x, t.Position)}
+    match predicate:
+        case t.Compare("==", _, t.Text(text)):
+            bare = text.strip(" ")
+            word = re.sub(r"\W", "", bare, flags=re.ASCII) or SIGNS.get(bare, "sign")
+        case t.Affix(kind, _, text):
+            word = f"{kind[:-1]}ing_{text}"
+        case t.Member(_, t.SetName(word)) | t.Call(word):
+            pass
+        case _:
+            raise TypeError(f"not a predicate of scores: {predicate!r}")
+    return PLACES[shift], word
 
 
 def find_vocabulary(
@@ -80,7 +103,7 @@ def find_vocabulary(
     """
     predicates, values = chosen(design.batch, design.causal)
     rows = RowsOfHeads(design, design.rows_of_heads(_sample(heads, design.capture.n_heads)))
-    places = np.array([phrase(one).place for one in predicates])
+    places = np.array([_named(one)[0] for one in predicates])
     found = find_dictionary(
         rows, values, places, DictionarySettings(), seed, threads, seconds, tick
     )
