@@ -11,14 +11,14 @@ from attn_dsl.cli import options
 @click.argument("model", required=False)
 @options.text_option()
 @options.capture_option()
-@click.option("--threshold", type=click.FloatRange(0, 1), default=0.4, show_default=True,
-              help="The share of its attention that a head gives to the keys of its kind.")  # fmt: skip
+@click.option("--threshold", type=click.FloatRange(0, 1), metavar="X",
+              help="The least share, 0.4 by default, and 0.2 for induction and duplicates.")  # fmt: skip
 @options.max_tokens_option()
 @options.max_texts_option()
 @options.seed_option()
 @options.json_option()
 def detect(
-    model: str | None, text: str | None, capture: str | None, threshold: float, max_tokens: int,
+    model: str | None, text: str | None, capture: str | None, threshold: float | None, max_tokens: int,
     max_texts: int, seed: int, as_json: bool,
 ) -> None:  # fmt: skip
     """Say which heads of MODEL are previous-token, induction, first-token, … heads.

@@ -56,7 +56,9 @@ def print_hypotheses(found: Sequence[Hypothesis], place: str) -> None:
             screen.print(f"\n[bold]{x.label}[/], {x.fitted} weights fitted:")
             screen.print(x.program.rstrip(), markup=False, style="cyan", overflow="fold")
             what = "attention" if lacking else "output"
-            screen.print(f"Where its {what} is furthest from the head's, in errors of a mean query:")
+            screen.print(
+                f"Where its {what} is furthest from the head's, in errors of a mean query:"
+            )
             for one in x.failures:
                 for line in told(one):
                     screen.print(line, markup=False, overflow="fold")

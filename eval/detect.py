@@ -24,8 +24,8 @@ from attn_dsl.eval.controls import offset_means, offsets
 from attn_dsl.eval.metrics import Estimate, bootstrap
 from attn_dsl.eval.shards import normalise_rows
 
-THRESHOLD = 0.4
-"""The share above which a head is of a kind, by default."""
+SOME = 64
+"""On how many texts of ``fit`` the means by distance are taken."""
 LEAST = 30
 """On fewer queries than this no kind is detected."""
 
@@ -40,21 +40,26 @@ class Kind:
     # what the same share is compared with beside uniform attention: ``offset``, the head's own mean
     # by distance; ``neighbour``, what the query before gives to the same keys
     controls: tuple[str, ...] = ()
+    threshold: float = 0.4  # the share above which a head is of the kind
 
 
 KINDS = (
+    Kind("I", "induction", "induction_context", ("offset", "neighbour"), 0.2),
+    Kind("D", "duplicate token", "duplicate_token", ("offset", "neighbour"), 0.2),
     Kind("F", "first-token sink", "first_token", ("offset",)),
     Kind("P", "previous token", "previous_token"),
     Kind("N", "next token", "next_token"),
     Kind("C", "current token", "self_token"),
-    Kind("I", "induction", "induction", ("offset", "neighbour")),
-    Kind("D", "duplicate token", "duplicate_token", ("offset", "neighbour")),
     Kind("S", "separator", "separator", ("offset",)),
     Kind("M", "delimiter", "punctuation", ("offset",)),
     Kind("W", "current word", "same_word", ("offset",)),
     Kind("L", "local", "neighbourhood"),
 )
-"""The kinds, the narrow ones first: a head is shown as the first kind that it is of."""
+"""The kinds; a head is shown as the first kind that it is of.
+
+Those that hold at few queries come first, for such heads rest on the first token at the others; then narrow
+kinds before wide ones.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +111,7 @@ class Detection:
 
 def detect(
     model: str | None = None, text: str | None = None, *,
-    capture: str | Path | Capture | None = None, threshold: float = THRESHOLD, seed: int = 0,
+    capture: str | Path | Capture | None = None, threshold: float | None = None, seed: int = 0,
     **settings: Any,
 ) -> Detection:  # fmt: skip
     """Say which heads of a model are previous-token, induction, … heads, on held-out texts.
@@ -117,7 +122,7 @@ def detect(
     Args:
         model, text: as for ``fit``.
         capture: attention captured before, instead.
-        threshold: the share of its attention that a head of a kind gives to the keys of the kind.
+        threshold: the share that a head of a kind must have, instead of the kind's own.
         seed: decides which texts are held out.
         settings: ``max_tokens`` and others of ``write_capture``.
 
@@ -129,7 +134,7 @@ def detect(
         return _detect(attention, threshold, seed)
 
 
-def _detect(capture: Capture, threshold: float, seed: int) -> Detection:
+def _detect(capture: Capture, threshold: float | None, seed: int) -> Detection:
     texts = capture.split(seed)
     if not texts["test"]:
         raise InputError(f"{capture.n_texts} texts are too few: none is left to test on")
@@ -139,7 +144,7 @@ def _detect(capture: Capture, threshold: float, seed: int) -> Detection:
         [known[kind.program].program for kind in kinds],
         Batch([capture.tokens(i) for i in texts["test"]]),
     )
-    means, longest = offset_means(capture, texts["fit"], range(capture.n_heads))
+    means, longest = offset_means(capture, texts["fit"][:SOME], range(capture.n_heads))
     counts = np.zeros((len(texts["test"]), len(kinds)))
     sums = {
         name: np.zeros((len(texts["test"]), capture.n_heads, len(kinds)))
@@ -168,10 +173,12 @@ def _detect(capture: Capture, threshold: float, seed: int) -> Detection:
             continue
         beside = [sums[name][..., at].sum(0) for name in ("uniform", *kind.controls)]
         controls = np.max(beside, axis=0) / queries[kind.name]
+        least = kind.threshold if threshold is None else threshold
         for number in range(capture.n_heads):
-            share = bootstrap(sums["head"][:, number, at], seed, counts=counts[:, at])
+            with np.errstate(invalid="ignore"):  # resamples without a query have no share
+                share = bootstrap(sums["head"][:, number, at], seed, counts=counts[:, at])
             control = float(controls[number])
-            found = share.low > max(threshold, control)
+            found = share.low > max(least, control)
             place = divmod(number, capture.heads_per_layer)
             every.append(Detected(*place, kind, share, control, found))
     return Detection(

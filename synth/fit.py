@@ -101,9 +101,9 @@ def fit(
         KeyboardInterrupt: interrupted; the heads that were finished are on disk.
     """
     from attn_dsl.eval.capture_write import capture_of
-    from attn_dsl.synth.runs.budget import Budget
     from attn_dsl.synth.given import checked
     from attn_dsl.synth.proposers import registry
+    from attn_dsl.synth.runs.budget import Budget
     from attn_dsl.synth.runs.executors import open_workers
 
     started = time.monotonic()

@@ -30,7 +30,9 @@ def checked(program: Program, capture: Capture, *, every: bool) -> t.Head:
     name, tree = program.name, program.tree
     if program.causal != capture.causal:
         kind = "causal" if capture.causal else "bidirectional"
-        raise InputError(f"{name}: the heads of {capture.name} are {kind}; write `head {name} {kind}`")
+        raise InputError(
+            f"{name}: the heads of {capture.name} are {kind}; write `head {name} {kind}`"
+        )
     as_it_is = "or measure it as it is with `attn-dsl score`"
     if not (tree.weights if every else program.facts.holes):
         raise InputError(

@@ -244,7 +244,11 @@ def _judge_head(
             by_row = np.square(wrong @ capture.contributions(text, number)).sum(-1)
         else:
             by_row = np.abs(wrong).sum(-1) / 2
-        errors[:, at], worst[:, at], peaks[:, at] = by_row.sum(-1), by_row.argmax(-1), by_row.max(-1)
+        errors[:, at], worst[:, at], peaks[:, at] = (
+            by_row.sum(-1),
+            by_row.argmax(-1),
+            by_row.max(-1),
+        )
     spreads = np.full(len(test), np.nan)
     if capture.has_outputs:
         spreads = outputs.spreads(capture, test.texts, [number])[0]

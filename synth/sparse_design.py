@@ -209,7 +209,7 @@ class SparseDesign:
         self, start: np.ndarray, steps: int, mix: float = 1.0,
         stop: Callable[[], bool] = lambda: False, free: np.ndarray | None = None,
     ) -> np.ndarray:  # fmt: skip
-        """Move all parameters uphill, or those that are ``free``, predicting the rows ``steps`` times at most."""
+        """Move all or the ``free`` parameters uphill, predicting the rows ``steps`` times at most."""
 
         def value(x: np.ndarray) -> tuple[float, np.ndarray]:
             objective = self.value(x, mix) - 0.5 * self.ridge * float(x @ x)

@@ -54,7 +54,10 @@ class SharedScores:
 
     def _from(self, start: t.Head, task: HeadTask) -> Iterator[Fitted]:
         """Yield a program at every size, the largest first."""
-        room, known = self.rounds * (self.terms + 3 * self.uses), {d.name: d.value for d in start.sets}
+        room, known = (
+            self.rounds * (self.terms + 3 * self.uses),
+            {d.name: d.value for d in start.sets},
+        )
         parts = (part for term in start.terms for part in t.parts_of(in_place(term, known)))
         terms = tuple(dict.fromkeys(map(bare, parts)))
         empty = dataclasses.replace(task.empty(), uses=(self.use,), scores=start.scores)
