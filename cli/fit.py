@@ -44,7 +44,7 @@ FITTING = (
               "controls and the programs of a run in --out; can be given more than once.")  # fmt: skip
 @click.option("--refit", is_flag=True, help="Fit all weights of --program, not only its holes.")
 @click.option("--extend", is_flag=True,
-              help="Also search, from the programs given: their weights are fitted, terms added.")  # fmt: skip
+              help="Also search, from these programs: weights are fitted, terms added.")  # fmt: skip
 @options.seed_option()
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), metavar="S",
               help="End after S seconds, all included; every head keeps what it has.")  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +65,9 @@ def score(
         known, skipped = [], []
         for file, one in zip(files, programs, strict=True):
             if one.facts.holes:
-                raise InputError(f"{file}: weights are holes (`?`); write numbers, or fit them")
+                raise InputError(
+                    f"{file}: weights are holes (`?`); write numbers, or fit them by fit --program"
+                )
             (known if one.causal == attention.causal else skipped).append((file, one))
         if skipped:
             kind, (file, one) = "causal" if attention.causal else "bidirectional", skipped[0]
@@ -81,8 +82,13 @@ def score(
             raise InputError(f"{attention.n_texts} texts are too few: none is left to test on")
         tokens = [attention.tokens(i) for i in texts]
         warnings = [x for x in (foreign(one.tree, tokens) for _, one in known) if x]
-        rows = _measure(known, attention, chosen, texts, None if as_json else top, seed)
+        found = _measure([one for _, one in known], attention, chosen, texts)
         lacking = attention.lacking
+    rows = [
+        _row(file, one, head, {name: x[:, i, j] for name, x in found.items()}, seed)
+        for i, head in enumerate(chosen)
+        for j, (file, one) in enumerate(known)
+    ]
     for warning in dict.fromkeys(warnings):
         click.echo(f"attn-dsl: warning: {warning}", err=True)
     if as_json:
@@ -106,10 +112,14 @@ def score(
 
 
 def _measure(
-    programs: list[tuple[str, Program]], capture: Capture, heads: list[tuple[int, int]],
-    texts: list[int], top: int | None, seed: int,
-) -> list[dict[str, Any]]:  # fmt: skip
-    """Compare programs with heads by every metric: all, or each program with its ``top`` heads by IoU."""
+    programs: list[Program], capture: Capture, heads: list[tuple[int, int]], texts: list[int]
+) -> dict[str, np.ndarray]:
+    """Compare all programs with all heads.
+
+    Returns:
+        By metric, and by ``errors`` and ``spreads`` of the outputs (nan without values), float64
+        (texts, heads, programs).
+    """
     import os
     from concurrent.futures import ThreadPoolExecutor
 
@@ -118,40 +128,24 @@ def _measure(
     from attn_dsl.compiler.columns import Batch
     from attn_dsl.compiler.evaluate import Plan
     from attn_dsl.eval.outputs import spreads, squared_errors
-    from attn_dsl.eval.score_matrix import METRICS, measure_texts, score_matrix
+    from attn_dsl.eval.score_matrix import METRICS, measure_texts
 
-    every = [layer * capture.heads_per_layer + head for layer, head in heads]
-    batch = Batch([capture.tokens(i) for i in texts])
+    def errors(at: int) -> np.ndarray:
+        return squared_errors(capture, texts[at], numbers, plan.packed(at))
+
+    numbers = [layer * capture.heads_per_layer + head for layer, head in heads]
+    plan = Plan([one.tree for one in programs], Batch([capture.tokens(i) for i in texts]))
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-
-        def rows(places: list[int], some: list[tuple[str, Program]]) -> Iterator[dict[str, Any]]:
-            numbers, plan = [every[i] for i in places], Plan([one.tree for _, one in some], batch)
-
-            def errors(at: int) -> np.ndarray:
-                return squared_errors(capture, texts[at], numbers, plan.packed(at))
-
-            measured = [
-                *measure_texts(
-                    plan, lambda at: capture.attention(texts[at], numbers), METRICS, threads
-                )
-            ]
-            found = {name: np.array([one[name] for one in measured]) for name in METRICS}
-            found["errors"] = found["spreads"] = np.full_like(found["iou"], np.nan)
-            if capture.has_outputs:
-                found["errors"] = np.array([*threads.map(errors, range(len(texts)))])
-                spread = spreads(capture, texts, numbers).T[..., None]
-                found["spreads"] = spread.repeat(len(some), -1)
-            for i, place in enumerate(places):
-                for j, (file, one) in enumerate(some):
-                    own = {name: x[:, i, j] for name, x in found.items()}
-                    yield _row(file, one, heads[place], own, seed)
-
-        if top is None or top >= len(heads):
-            return [*rows([*range(len(heads))], programs)]
-        plan = Plan([one.tree for _, one in programs], batch)
-        means = score_matrix(plan, lambda at: capture.attention(texts[at], every), threads)
-        best = np.argsort(-means, axis=0, kind="stable")[:top].T.tolist()
-        return [row for x, one in zip(best, programs, strict=True) for row in rows(x, [one])]
+        found = list(
+            measure_texts(plan, lambda at: capture.attention(texts[at], numbers), METRICS, threads)
+        )
+        by_metric = {name: np.array([one[name] for one in found]) for name in METRICS}
+        by_metric["errors"] = by_metric["spreads"] = np.full_like(by_metric["iou"], np.nan)
+        if capture.has_outputs:
+            later = threads.submit(spreads, capture, texts, numbers)
+            by_metric["errors"] = np.array(list(threads.map(errors, range(len(texts)))))
+            by_metric["spreads"] = later.result().T[..., None].repeat(len(programs), -1)
+    return by_metric
 
 
 def _row(

@@ -130,7 +130,7 @@ class Program:
         if self.facts.holes:
             raise InputError(
                 f"the program {self.name} has {self.facts.holes} weights to be fitted (`?`); "
-                "write numbers, or fit them to a head with `attn-dsl fit`"
+                "write numbers, or fit them to a head with `attn-dsl fit --program`"
             )
         return Code([self.tree])
 
