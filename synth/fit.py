@@ -304,10 +304,9 @@ def _info(session: Session, heads: Iterable[tuple[int, int]]) -> dict[str, Any]:
     lengths = [len(capture.tokens(i)) for i in range(capture.n_texts)]
     key = {**asdict(settings), "capture": capture.hash, "heads": [list(pair) for pair in heads]}
     key["proposers"] = list(settings.proposers)
-    key["programs"] = list(settings.programs)
-    for name, counts in (("llm", "llm" in settings.proposers), ("programs", settings.programs)):
-        if not counts:
-            del key[name]
+    key["programs"] = list(settings.programs) or None
+    if "llm" not in settings.proposers:
+        del key["llm"]
     packages = ("attn-dsl", "torch", "transformers", "numpy", "numba", "lark")
     return {
         "key": key,

@@ -194,7 +194,7 @@ def test_two_hypotheses_of_one_name_and_several_heads(capture: Capture, here: Pa
 def test_strings_that_no_text_has_are_warned_of(capture: Capture) -> None:
     literal = 'head a causal:\n    ? where token(k) in {"cat", "Dogs"}'
     with pytest.warns(
-        UserWarning, match='2 of 2 strings that token .* as "cat"; did you mean " cat"'
+        UserWarning, match='2 of 2 strings that token .* as "Dogs"; did you mean " cat"'
     ):
         parse(literal).fit(capture, "L0H0")
     with warnings.catch_warnings():
