@@ -59,8 +59,8 @@ def print_hypotheses(found: Sequence[Hypothesis], place: str) -> None:
             screen.print(
                 f"Where its {what} is furthest from the head's, in errors of a mean query:"
             )
-            for one in x.failures:
-                for line in told(one):
+            for failure in x.failures:
+                for line in told(failure):
                     screen.print(line, markup=False, overflow="fold")
     screen.print()
     for name, own in by_name.items():

@@ -62,7 +62,8 @@ def score(
     with options.opened_capture(
         capture, models[0] if models else None, text, max_tokens, max_texts
     ) as attention:
-        known, skipped = [], []
+        known: list[tuple[str, Program]] = []
+        skipped: list[tuple[str, Program]] = []
         for file, one in zip(files, programs, strict=True):
             if one.facts.holes:
                 raise InputError(

@@ -218,7 +218,11 @@ def _judge(
                     for kind in (0, 1)
                 )
                 there = best.get((layer, heads[at]), (math.nan, math.nan))
-                known = {"control": by_iou, "output_control": by_output, "found": there}
+                known: dict[str, Any] = {
+                    "control": by_iou,
+                    "output_control": by_output,
+                    "found": there,
+                }
                 found.append([dataclasses.replace(one, **known) for one in own])
                 tell(Progress("hypotheses", len(found), len(pairs)))
     return [one for by_program in zip(*found, strict=True) for one in by_program]
