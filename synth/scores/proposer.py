@@ -62,8 +62,8 @@ class SharedScores:
         terms = tuple(dict.fromkeys(map(bare, parts)))
         empty = dataclasses.replace(task.empty(), uses=(self.use,), scores=start.scores)
         planes = TermPlanes(task.design, terms, empty, (room, room), self.planes)
-        whole = SetProgram(empty, terms)
-        design, x = SparseDesign(planes, task.rows, whole, self.ridge), np.zeros(len(terms))
+        begun = SetProgram(empty, terms)
+        design, x = SparseDesign(planes, task.rows, begun, self.ridge), np.zeros(len(terms))
         x = design.maximise(x, SETTLE, 0.0, lambda: task.spent)
         began = time.monotonic()
         for _ in range(self.rounds):
