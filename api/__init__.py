@@ -12,14 +12,16 @@ if TYPE_CHECKING:
     from attn_dsl.dsl.errors import AttnDslError, InputError, ProgramError
     from attn_dsl.dsl.tokens import Tokens
     from attn_dsl.eval.capture import Capture
+    from attn_dsl.eval.detect import detect
     from attn_dsl.eval.replace.context import replace_heads
     from attn_dsl.eval.run import Run
     from attn_dsl.synth.fit import fit
+    from attn_dsl.synth.hypothesis import fit_hypotheses
 
 __version__ = "0.1.0"
 __all__ = [
     "AttnDslError", "Capture", "InputError", "Kernel", "Program", "ProgramError", "Run", "Stream",
-    "Tokens", "fit", "load", "parse", "replace_heads",
+    "Tokens", "detect", "fit", "fit_hypotheses", "load", "parse", "replace_heads",
 ]  # fmt: skip
 
 _HOMES = {
@@ -29,9 +31,11 @@ _HOMES = {
     "dsl.errors": "AttnDslError InputError ProgramError",
     "dsl.tokens": "Tokens",
     "eval.capture": "Capture",
+    "eval.detect": "detect",
     "eval.replace.context": "replace_heads",
     "eval.run": "Run",
     "synth.fit": "fit",
+    "synth.hypothesis": "fit_hypotheses",
 }
 
 

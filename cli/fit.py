@@ -23,7 +23,14 @@ STAGES = {
     "prepare": "preparing",
     "scores": "finding shared scores",
     "search": "searching heads",
+    "hypotheses": "testing hypotheses",
 }
+
+
+FITTING = (
+    "text capture heads seed effort max_tokens max_texts device dtype objective allow_lookahead jobs"
+).split()
+"""The settings of a fit that do not belong to the search."""
 
 
 @click.command()
@@ -32,6 +39,12 @@ STAGES = {
 @options.capture_option()
 @click.option("--heads", metavar="LIST", help="Heads to fit, as in L2H3,L4; all by default.")
 @click.option("--out", metavar="DIR", help="Run directory; runs/NAME-TIME by default.")
+@click.option("--program", metavar="FILE", multiple=True,
+              help="Fit the holes of this program instead of searching, and say how well it does beside "
+              "controls and the programs of a run in --out; can be given more than once.")  # fmt: skip
+@click.option("--refit", is_flag=True, help="Fit all weights of --program, not only its holes.")
+@click.option("--extend", is_flag=True,
+              help="Also search, from these programs: weights are fitted, terms added.")  # fmt: skip
 @options.seed_option()
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), metavar="S",
               help="End after S seconds, all included; every head keeps what it has.")  # fmt: skip
@@ -66,19 +79,30 @@ STAGES = {
 @options.json_option()
 def fit(
     model: str | None, out: str | None, as_json: bool, dry_run: bool, proposers: str | None,
-    **settings: Any,
+    program: tuple[str, ...], refit: bool, extend: bool, **settings: Any,
 ) -> None:  # fmt: skip
     """Find a program for each head of MODEL and write a run directory.
 
     MODEL is a Hugging Face id, a directory, FILE.gguf, hf:REPO:FILE.gguf, or an embedded model:
     demo, or smollm2 where its package is installed. Embedded models read the demo model's stories
-    where no --text is given; without MODEL, it is demo.
+    where no --text is given; without MODEL, it is demo. With --program, programs of your own are
+    fitted and judged instead (hypotheses.csv).
     """
     options.quiet_libraries()
     # Heads are searched side by side; threads within a matrix product would only be in their way.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from attn_dsl.cli.hypotheses import json_rows, print_hypotheses
+    from attn_dsl.compiler.program import load
+    from attn_dsl.eval.report import write_run_report
     from attn_dsl.synth import fit as fits
+    from attn_dsl.synth.hypothesis import fit_hypotheses
 
+    if (refit or extend) and not program:
+        raise click.UsageError(
+            "--refit and --extend are for programs of your own: give --program FILE"
+        )
+    if program and not extend:
+        refuse_search_options()
     if out is None:
         stem = Path(model or settings["capture"] or "demo").name
         out = f"runs/{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -90,17 +114,43 @@ def fit(
         print_plan(model, out, suggesting, as_json, **settings)
         return
     screen = options.console(stderr=True)
+    fitting = {name: settings[name] for name in FITTING}
     with interrupt.told(lambda: how_to_go_on(out)), options.progress_bar(screen) as bar:
-        watcher = Watcher(bar)
-        run = fits.fit(model, out=out, watch=watcher, proposers=suggesting, **settings)
-        bar.update(watcher.task, description="writing the report")
-        from attn_dsl.eval.report import write_run_report
-
-        write_run_report(run, settings["capture"])
+        watcher, run = Watcher(bar), None
+        if extend or not program:
+            starts = [load(one, allow_lookahead=settings["allow_lookahead"]) for one in program]
+            run = fits.fit(
+                model, out=out, watch=watcher, proposers=suggesting, programs=starts, **settings
+            )
+            bar.update(watcher.task, description="writing the report")
+            write_run_report(run, settings["capture"])
+        if program:
+            found = fit_hypotheses(
+                program, model, out=out, watch=watcher, refit=refit or extend, **fitting
+            )
     if as_json:
-        options.print_json(summary(run), sort_keys=True)
-    else:
+        data = {} if run is None else summary(run)
+        if program:
+            data["hypotheses"] = json_rows(found)
+        options.print_json(data, sort_keys=True)
+        return
+    if run is not None:
         print_run(run)
+    if program:
+        print_hypotheses(found, out)
+
+
+def refuse_search_options() -> None:
+    """Refuse options that only a search reads, where only hypotheses are fitted."""
+    context = click.get_current_context()
+    for option in context.command.params:
+        name = option.name or ""
+        given = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        if given and name not in (*FITTING, "model", "out", "program", "refit", "as_json"):
+            raise click.UsageError(
+                f"{option.opts[0]} is for the search, and --program alone does not search; leave it "
+                "out, or search from the program with --extend"
+            )
 
 
 def how_to_go_on(out: str) -> str:

@@ -62,23 +62,33 @@ def score(
     with options.opened_capture(
         capture, models[0] if models else None, text, max_tokens, max_texts
     ) as attention:
+        known: list[tuple[str, Program]] = []
+        skipped: list[tuple[str, Program]] = []
         for file, one in zip(files, programs, strict=True):
             if one.facts.holes:
-                raise InputError(f"{file}: weights are holes (`?`); write numbers, or fit them")
-            if one.causal != attention.causal:
-                kind = "causal" if attention.causal else "bidirectional"
-                raise InputError(f"{file}: the model is {kind}; write `head {one.name} {kind}`")
+                raise InputError(
+                    f"{file}: weights are holes (`?`); write numbers, or fit them by fit --program"
+                )
+            (known if one.causal == attention.causal else skipped).append((file, one))
+        if skipped:
+            kind, (file, one) = "causal" if attention.causal else "bidirectional", skipped[0]
+            told = f"{file}: the model is {kind}; write `head {one.name} {kind}`"
+            if not known:
+                raise InputError(told)
+            more = f" (and {len(skipped) - 1} more)" if len(skipped) > 1 else ""
+            click.echo(f"attn-dsl: left out {told}{more}", err=True)
         chosen = parse_heads(heads, attention.n_layers, attention.heads_per_layer)
         texts = attention.split(seed)["test"]
         if not texts:
             raise InputError(f"{attention.n_texts} texts are too few: none is left to test on")
         tokens = [attention.tokens(i) for i in texts]
-        warnings = [x for x in (foreign(one.tree, tokens) for one in programs) if x]
-        found, lacking = _measure(programs, attention, chosen, texts), attention.lacking
+        warnings = [x for x in (foreign(one.tree, tokens) for _, one in known) if x]
+        found = _measure([one for _, one in known], attention, chosen, texts)
+        lacking = attention.lacking
     rows = [
         _row(file, one, head, {name: x[:, i, j] for name, x in found.items()}, seed)
         for i, head in enumerate(chosen)
-        for j, (file, one) in enumerate(zip(files, programs, strict=True))
+        for j, (file, one) in enumerate(known)
     ]
     for warning in dict.fromkeys(warnings):
         click.echo(f"attn-dsl: warning: {warning}", err=True)
@@ -87,7 +97,7 @@ def score(
         return
     shown: list[tuple[str, ...]] = []
     columns = SHOWN if lacking else SHOWN | OUTPUTS
-    for file in dict.fromkeys(files):
+    for file in dict.fromkeys(file for file, _ in known):
         own = sorted((r for r in rows if r["program"] == file), key=lambda r: -r["iou"])[:top]
         name = Path(file).name + (" (looks ahead)" if own[0]["lookahead"] else "")
         for at, r in enumerate(own):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.check import Facts, check
@@ -104,6 +105,29 @@ class Program:
 
         return explain(self.tree)
 
+    def fit(self, capture: Any, head: str, *, refit: bool = False, seed: int = 0) -> Any:
+        """Fit the weights that are holes to a head, and judge the program on held-out texts.
+
+        >>> program = parse("head sink causal:\\n    ? where k == 0")
+        >>> program.fit("captures/gpt2", "L5H1").figures.iou
+        Estimate(mean=0.71, low=0.7, high=0.72, texts=57)
+
+        Args:
+            capture: a ``Capture``, or its directory.
+            head: as in ``L5H1``.
+            refit: fit all weights.
+            seed: decides which texts are held out.
+
+        Returns:
+            The fitted program (``FittedProgram``), whose ``figures`` hold IoU and output R² with
+            their intervals, the best controls, and the queries at which it fails.
+
+        Raises:
+            InputError: it has nothing to fit, is linear, or there is no such head.
+        """
+        fit_program = import_module("attn_dsl.synth.hypothesis").fit_program
+        return fit_program(self, capture, head, refit=refit, seed=seed)
+
     @cached_property
     def code(self) -> Code:
         """The lowered program, which the evaluator runs.
@@ -116,7 +140,7 @@ class Program:
         if self.facts.holes:
             raise InputError(
                 f"the program {self.name} has {self.facts.holes} weights to be fitted (`?`); "
-                "write numbers, or fit them to a head with `attn-dsl fit`"
+                "write numbers, or fit them to a head with `attn-dsl fit --program`"
             )
         return Code([self.tree])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -97,10 +98,16 @@ def bootstrap(
     n = len(values)
     if n == 0:
         return Estimate(math.nan, math.nan, math.nan, 0)
-    picks = np.random.default_rng(seed).integers(0, n, size=(resamples, n))
-    if counts is None:
-        mean, means = values.mean(), values[picks].mean(axis=1)
-    else:
-        mean, means = values.sum() / counts.sum(), values[picks].sum(1) / counts[picks].sum(1)
-    low, high = np.quantile(transform(means), [0.025, 0.975])
+    times = resampled(seed, n, resamples)
+    mean, *means = times @ values / (n if counts is None else times @ counts)
+    low, high = np.quantile(transform(np.array(means)), [0.025, 0.975])
     return Estimate(float(transform(mean)), float(low), float(high), n)
+
+
+@lru_cache(maxsize=4)
+def resampled(seed: int, count: int, resamples: int) -> np.ndarray:
+    """Return how often each of some texts is drawn, float64 (1 + resamples, count); once in row 0."""
+    picks = np.random.default_rng(seed).integers(0, count, size=(resamples, count))
+    places = picks + count * np.arange(resamples)[:, None]
+    times = np.bincount(places.ravel(), minlength=resamples * count).reshape(resamples, count)
+    return np.concatenate([np.ones((1, count)), times])

@@ -14,7 +14,7 @@ from numba import njit
 from attn_dsl.compiler.evaluate import unpack
 from attn_dsl.compiler.jit import FAST
 from attn_dsl.eval.capture import Capture
-from attn_dsl.eval.metrics import Estimate
+from attn_dsl.eval.metrics import Estimate, resampled
 from attn_dsl.eval.shards import n_entries, row_starts
 
 SAME = 1e-9
@@ -127,10 +127,7 @@ def output_r2(
     count = spread.shape[1]
     if not known.any():
         return Estimate(np.nan, np.nan, np.nan, count)
-    picks = np.random.default_rng(seed).integers(0, count, size=(resamples, count))
-    places = picks + count * np.arange(resamples)[:, None]
-    times = np.bincount(places.ravel(), minlength=resamples * count).reshape(resamples, count)
-    every = np.concatenate([np.ones((1, count)), times])
+    every = resampled(seed, count, resamples)
     mean, *means = 1.0 - ((errors[known] @ every.T) / (spread[known] @ every.T)).mean(0)
     low, high = np.quantile(means, [0.025, 0.975])
     return Estimate(float(mean), float(low), float(high), count)

@@ -393,4 +393,4 @@ def refuse_other_work(path: Path, resume: bool) -> None:
         return
     if resume and not path.exists():
         raise InputError(f"{path}: there is no run to resume; leave out --resume to start one")
-    refuse_other_things(path, ("capture", "."), "run")
+    refuse_other_things(path, ("capture", "hypotheses", "."), "run")

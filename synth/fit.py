@@ -10,13 +10,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.errors import AttnDslError, InputError, WorkError
+from attn_dsl.dsl.printer import show
 from attn_dsl.eval.files import write
 from attn_dsl.eval.heads import label, parse_heads, read_heads
 from attn_dsl.eval.run import VOCABULARY, Run, alone, refuse_other_work
 from attn_dsl.synth.runs.progress import Progress, Watcher
 
 if TYPE_CHECKING:
+    from attn_dsl.compiler.program import Program
     from attn_dsl.eval.capture import Capture
     from attn_dsl.synth.llm.options import Options
     from attn_dsl.synth.runs.budget import Budget
@@ -46,6 +49,7 @@ def fit(
     dtype: str = "float32",
     objective: str | None = None,
     proposers: Sequence[str] | None = None,
+    programs: Sequence[Program] = (),
     llm: str | Options | None = None,
     allow_lookahead: bool = False,
     jobs: int | None = None,
@@ -80,6 +84,8 @@ def fit(
         objective: what programs are scored by: ``attention`` (IoU), ``output`` (output R²) or ``both``;
             by default both, and attention where the capture has no values.
         proposers: who suggests programs, by name (``synth.proposers.registry``); the usual ones if None.
+        programs: those from which the proposer ``scores`` starts, instead of from none; it may leave
+            out of them what brings too little.
         llm: the language model of the proposer ``llm``, or all of its options; if it is given and
             no proposers are, ``llm`` is asked beside the usual ones.
         allow_lookahead: accept causal programs that read the whole text.
@@ -97,9 +103,10 @@ def fit(
         KeyboardInterrupt: interrupted; the heads that were finished are on disk.
     """
     from attn_dsl.eval.capture_write import capture_of
+    from attn_dsl.synth.given import checked
+    from attn_dsl.synth.proposers import registry
     from attn_dsl.synth.runs.budget import Budget
     from attn_dsl.synth.runs.executors import open_workers
-    from attn_dsl.synth.session import Session
 
     started = time.monotonic()
     tell = watch or (lambda progress: None)
@@ -107,6 +114,13 @@ def fit(
         seed, max_evals, max_nodes, effort, proposers, llm=llm, allow_lookahead=allow_lookahead,
         objective=objective,
     )  # fmt: skip
+    if programs and not any(registry.find(name).scores for name in settings.proposers):
+        raise InputError("the proposer scores starts from given programs; add it to --proposers")
+    if tables := [x.name for x in programs for term in x.tree.terms if isinstance(term, t.Table)]:
+        raise InputError(
+            f"{tables[0]}: a search cannot start from a table (`by …`); write a term for each of its "
+            "steps, as in `? where q - k <= 3`"
+        )
     if jobs is not None and jobs < 1:
         raise InputError(f"--jobs must be at least 1, not {jobs}")
     place = Path(out)
@@ -125,14 +139,9 @@ def fit(
             with contextlib.suppress(OSError):
                 (place / "capture").rmdir()  # nothing came of it
             raise
-        settings = with_objective(settings, attention)
+        starts = tuple(show(checked(one, attention, every=True)) for one in programs)
         chosen = parse_heads(heads, attention.n_layers, attention.heads_per_layer)
-        session = Session(attention, settings, place)
-        if empty := [name for name, texts in session.texts.items() if not texts]:
-            raise InputError(
-                f"{attention.n_texts} texts are too few: nothing is left to {', '.join(empty)} "
-                "on; give at least 10 texts"
-            )
+        session = ready_session(attention, replace(settings, programs=starts), place)
         if not workers.shares_memory and attention.path is None:
             raise InputError(
                 "--scheduler: a capture in memory cannot be searched on other machines"
@@ -178,6 +187,23 @@ def settings_of(
         seed=seed, proposers=tuple(proposers), max_evals=max_evals, max_nodes=max_nodes,
         effort=effort, allow_lookahead=allow_lookahead, llm=options, objective=objective or "",
     )  # fmt: skip
+
+
+def ready_session(capture: Capture, settings: Settings, run: Path | None = None) -> Session:
+    """Return the session of a capture that has texts to fit, select and test on.
+
+    Raises:
+        InputError: it has not, or lacks the values that the objective needs.
+    """
+    from attn_dsl.synth.session import Session
+
+    session = Session(capture, with_objective(settings, capture), run)
+    if empty := [name for name, texts in session.texts.items() if not texts]:
+        raise InputError(
+            f"{capture.n_texts} texts are too few: nothing is left to {', '.join(empty)} on; give at "
+            "least 10 texts"
+        )
+    return session
 
 
 def with_objective(settings: Settings, capture: Capture) -> Settings:
@@ -280,6 +306,7 @@ def _info(session: Session, heads: Iterable[tuple[int, int]]) -> dict[str, Any]:
     lengths = [len(capture.tokens(i)) for i in range(capture.n_texts)]
     key = {**asdict(settings), "capture": capture.hash, "heads": [list(pair) for pair in heads]}
     key["proposers"] = list(settings.proposers)
+    key["programs"] = list(settings.programs) or None
     if "llm" not in settings.proposers:
         del key["llm"]
     packages = ("attn-dsl", "torch", "transformers", "numpy", "numba", "lark")

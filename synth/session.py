@@ -41,6 +41,7 @@ class Settings:
     entries: int = 150_000
     front: int = 32  # how many programs of a head's front are polished and scored
     allow_lookahead: bool = False  # accept causal programs that read the whole text
+    programs: tuple[str, ...] = ()  # the sources of those from which the search starts
     # how the proposer ``llm`` asks its language model
     llm: Options = field(default_factory=Options)
 

@@ -207,13 +207,14 @@ class SparseDesign:
 
     def maximise(
         self, start: np.ndarray, steps: int, mix: float = 1.0,
-        stop: Callable[[], bool] = lambda: False,
+        stop: Callable[[], bool] = lambda: False, free: np.ndarray | None = None,
     ) -> np.ndarray:  # fmt: skip
-        """Move all parameters uphill; at most ``steps`` times the rows are predicted."""
+        """Move all or the ``free`` parameters uphill, predicting the rows ``steps`` times at most."""
 
         def value(x: np.ndarray) -> tuple[float, np.ndarray]:
             objective = self.value(x, mix) - 0.5 * self.ridge * float(x @ x)
-            return objective, self.scores.gradient(x, self.residual[None]) - self.ridge * x
+            uphill = self.scores.gradient(x, self.residual[None]) - self.ridge * x
+            return objective, uphill if free is None else np.where(free, uphill, 0.0)
 
         if not len(start):
             return start
@@ -268,6 +269,21 @@ def refit(design: Design, rows: HeadRows, program: t.Head, steps: int = 25) -> t
     found = SparseDesign.of(design, rows, parameters)
     program = parameters.written(found.shortened(found.maximise(start, steps)))
     return dataclasses.replace(program, terms=t.joined(program.terms))
+
+
+def fit_holes(design: Design, rows: HeadRows, program: t.Head, steps: int = 40) -> t.Head:
+    """Fit the weights of a program that are holes: to the likelihood, then to the score.
+
+    Args:
+        steps: how often the rows are predicted for each of the two.
+    """
+    free = np.array([weight is None for weight in program.weights])
+    x = np.array([weight or 0.0 for weight in program.weights])
+    parameters = SetProgram(dataclasses.replace(program, terms=()), program.terms)
+    found = SparseDesign.of(design, rows, parameters)
+    for mix in (0.0, 1.0):
+        x = found.maximise(x, steps, mix, free=free)
+    return parameters.written(np.where(free, found.shortened(x), x))
 
 
 @njit(**_OPTIONS)

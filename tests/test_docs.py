@@ -22,6 +22,7 @@ DOCS = ROOT / "docs"
 PAGES = [
     DOCS / "index.md",
     DOCS / "language.in.md",
+    DOCS / "hypothesis.md",
     DOCS / "metrics.md",
     DOCS / "replace.md",
     DOCS / "llm.md",
@@ -68,9 +69,10 @@ def test_every_command_and_option_has_help(name: str) -> None:
 def test_the_contract_of_the_command_line() -> None:
     promised = {
         "fit": "--text --capture --heads --out --seed --timeout --max-evals --max-nodes "
-        "--max-tokens --proposers --allow-lookahead --jobs --resume --json",
+        "--max-tokens --proposers --program --allow-lookahead --jobs --resume --json",
         "capture": "--text --out",
         "score": "--capture --text --json",
+        "detect": "--capture --text --json",
         "show": "--text --html",
         "check": "",
         "fmt": "",

@@ -12,6 +12,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.errors import InputError
+from attn_dsl.dsl.parser import parse
 from attn_dsl.eval.run import VOCABULARY
 from attn_dsl.synth.llm.proposer import Llm
 from attn_dsl.synth.proposer import Proposer
@@ -47,7 +48,8 @@ class Registration:
 def _scores(session: Session) -> SharedScores:
     assert session.definitions is not None
     use = t.Use(VOCABULARY, session.definitions)
-    return SharedScores(session.score_gains, use, session.planes)
+    starts = tuple(parse(source) for source in session.settings.programs)
+    return SharedScores(session.score_gains, use, session.planes, starts)
 
 
 def _llm(session: Session) -> Llm:

@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 
 from attn_dsl.dsl import tree as t
-from attn_dsl.eval.set_parameters import SetProgram
+from attn_dsl.eval.set_parameters import SetProgram, in_place
 from attn_dsl.synth import vocabulary
 from attn_dsl.synth.gains import gain
 from attn_dsl.synth.proposer import Fitted, HeadTask
@@ -38,19 +38,33 @@ class SharedScores:
     scores: ScoreGains  # on the rows of the design
     use: t.Use
     planes: TermPlanes  # of the terms of the vocabulary, on the same rows
+    starts: tuple[t.Head, ...] = ()  # what it grows programs from; from nothing if there is none
     rounds: int = 16
     terms: int = 2  # terms of the vocabulary that are added at once
     uses: int = 1  # uses of scores of each kind that are added at once
     ridge: float = 1.0
     name: str = "scores"
 
-    def propose(self, task: HeadTask) -> Iterator[Fitted]:
+    def propose(self, task: HeadTask) -> Iterator[t.Head | Fitted]:
+        """Yield the programs that it starts from, and those that grow from each."""
+        for start in self.starts:
+            yield dataclasses.replace(start, name=task.name)
+        for start in self.starts or (task.empty(),):
+            yield from self._from(start, task)
+
+    def _from(self, start: t.Head, task: HeadTask) -> Iterator[Fitted]:
         """Yield a program at every size, the largest first."""
         rounds = self.rounds + sum(size < REGROWN for size in SIZES)
         room = rounds * (self.terms + 3 * self.uses)
-        empty = dataclasses.replace(task.empty(), uses=(self.use,))
-        planes = TermPlanes(task.design, (), empty, (room, room), self.planes)
-        design, x = SparseDesign(planes, task.rows, SetProgram(empty), self.ridge), np.zeros(0)
+        start = in_place(start, {one.name: one.value for one in start.sets})
+        terms = tuple(
+            dict.fromkeys(bare(part) for term in start.terms for part in t.parts_of(term))
+        )
+        empty = dataclasses.replace(task.empty(), uses=(self.use,), scores=start.scores)
+        planes = TermPlanes(task.design, terms, empty, (room, room), self.planes)
+        begun = SetProgram(empty, terms)
+        design, x = SparseDesign(planes, task.rows, begun, self.ridge), np.zeros(len(terms))
+        x = design.maximise(x, SETTLE, 0.0, lambda: task.spent)
         began = time.monotonic()
         for _ in range(self.rounds):
             if task.deadline is not None:

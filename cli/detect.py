@@ -1,0 +1,75 @@
+"""`attn-dsl detect`: which heads of a model are of a known kind, as a table and a map."""
+
+from __future__ import annotations
+
+import click
+
+from attn_dsl.cli import options
+
+
+@click.command()
+@click.argument("model", required=False)
+@options.text_option()
+@options.capture_option()
+@click.option("--threshold", type=click.FloatRange(0, 1), metavar="X",
+              help="The least share, 0.4 by default, and 0.2 for induction and duplicates.")  # fmt: skip
+@options.max_tokens_option()
+@options.max_texts_option()
+@options.seed_option()
+@options.json_option()
+def detect(
+    model: str | None, text: str | None, capture: str | None, threshold: float | None, max_tokens: int,
+    max_texts: int, seed: int, as_json: bool,
+) -> None:  # fmt: skip
+    """Say which heads of MODEL are previous-token, induction, first-token, … heads.
+
+    Each kind is a program of the library. Its share is the mean attention of a head on the keys that the
+    program singles out, over the queries where it does, on held-out texts. A head is of a kind where the
+    95 % interval of the share lies above the threshold, above uniform attention and, for kinds that are no
+    matter of distance, above the same share of the head's own mean by distance; for induction and duplicates
+    also above what the query before gives to the same keys.
+
+    MODEL and its texts are as for fit.
+    """
+    options.quiet_libraries()
+    from attn_dsl.eval.detect import detect as detected
+    from attn_dsl.eval.metrics import decimal
+
+    found = detected(
+        model, text, capture=capture, threshold=threshold, seed=seed,
+        **({} if capture else {"max_tokens": max_tokens, "max_texts": max_texts}),
+    )  # fmt: skip
+    kinds = {one.kind.name: one.kind for one in found.every}
+    if as_json:
+        rows = [
+            {
+                "layer": x.layer, "head": x.head, "kind": x.kind.name, "program": x.kind.program,
+                **x.share.named("share"), "control": x.control, "detected": x.detected,
+                "queries": found.queries[x.kind.name], "texts": found.texts,
+            }
+            for x in found.every
+        ]  # fmt: skip
+        options.print_json(rows)
+        return
+    screen = options.console()
+    options.print_table(
+        ("head", "kind", "share", "from", "to", "control", "also"),
+        [
+            (
+                label, own[0].kind.name,
+                *map(decimal, (own[0].share.mean, own[0].share.low, own[0].share.high, own[0].control)),
+                ", ".join(f"{x.kind.name} {decimal(x.share.mean, 2)}" for x in own[1:]),
+            )
+            for label, own in found.heads.items()
+        ],
+        left=("head", "kind", "also"), gap=1,
+    )  # fmt: skip
+    screen.print(f"\n[bold]Map of {found.model}[/], a line for each layer, a letter for each head:")
+    for layer, line in enumerate(found.map):
+        screen.print(f"{layer:>4}  {line}", markup=False)
+    letters = "".join(found.map)
+    counts = ", ".join(f"{k.letter} {k.name} ({letters.count(k.letter)})" for k in kinds.values())
+    screen.print(f"{counts}; . none of these ({letters.count('.')})", markup=False)
+    if rare := [name for name in found.queries if name not in kinds]:
+        screen.print(f"Not told, for these texts have too few cases: {', '.join(rare)}.")
+    screen.print(f"{found.texts} test texts.")
