@@ -40,7 +40,7 @@ CURVE = {
     "best outputs of each front": (),
     "... all heads, chosen programs": ("--chosen", "--fraction", 1),
     "... all heads, tuned": (
-        "--fraction", 1, "--tune", "--tune-text", STORIES, "--tune-texts", 320,
+        "--fraction", 1, "--tune", "--tune-text", STORIES, "--tune-texts", 640,
     ),
 }  # fmt: skip
 """What is replaced: by name, options of ``attn-dsl replace``."""

@@ -145,11 +145,11 @@ def trim(
     parameters = SetProgram(dataclasses.replace(program, terms=()), parts)
     design, x = SparseDesign.of(task.design, task.rows, parameters), np.array(program.weights)
     found, (_, before) = None, worths([(design.program, x)])
-    while (count := len(design.program.terms)) > 1:
+    while count := len(design.program.terms):
         design.value(x)
         inverse = np.linalg.inv(curvature(design))
         alone = worths([without(design.program, x, inverse, [i]) for i in range(count)])[1]
-        idle = [int(i) for i in np.argsort(-alone) if alone[i] > before[0]][: count - 1]
+        idle = [int(i) for i in np.argsort(-alone) if alone[i] > before[0]]
         if not idle:
             break
         several = [without(design.program, x, inverse, idle[: i + 1]) for i in range(len(idle))]

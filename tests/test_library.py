@@ -45,6 +45,7 @@ CASES = [
     ("delimiter_and_first", "^a| b|,| d|@ e"),
     ("induction", "The| cat|^ sat|.| The|@ cat"),
     ("induction", "Cat|^ sat|.| A|@ Cat"),
+    ("induction_context", "See| the| cat|^ sat| by| a| cat|.| See| the|@ cat"),
     ("induction_and_first", "The| cat|^ sat|.| The|@ cat"),
     ("induction_and_first", "^The| cat|@ sat"),
     ("induction_long", "a| x|.| b| x|^!| b|@ x"),
