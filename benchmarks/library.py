@@ -62,7 +62,7 @@ POSITIONS = {
     "k == q": ("self", "itself", "sequential"),
     "k == q-1": ("previous", "the previous token", "sequential"),
     "q - k in 0..1": ("last_two", "itself and the previous token", "sequential"),
-    "k == q-2": ("second_previous", "the second previous token", "sequential"),
+    "k == q-2": ("second_previous", "the token two before", "sequential"),
 }
 SELECTORS = {
     "punct(k)": ("punctuation", "punctuation", "structure"),
@@ -91,7 +91,7 @@ SELECTORS = {
     "word_inside(k)": ("word_inside", "later pieces of words", "structure"),
     "word_final(k)": ("word_final", "ends of words", "structure"),
     "k >= word_first(q)": ("own_word", "the query's word", "structure"),
-    "k == word_first(q) - 1": ("word_before", "the end of the word before", "structure"),
+    "k == word_first(q) - 1": ("word_before", "the last word's end", "structure"),
     "k >= sentence_first(q)": ("own_sentence", "the query's sentence", "structure"),
     "sentence_start(k)": ("sentence_start", "starts of sentences", "structure"),
     "k >= line_first(q)": ("own_line", "the query's line", "structure"),
@@ -141,8 +141,8 @@ def candidates() -> list[t.Head]:
 
 def describe(head: t.Head) -> tuple[str, str, str]:
     """Return a name, a comment and a category for a candidate."""
-    weighed = [re.split(r" where | \* ", line.strip(), maxsplit=1)
-               for line in show(head).splitlines()[1:]]  # fmt: skip
+    lines = [line.strip() for line in show(head).splitlines() if line.startswith(" ")]
+    weighed = [re.split(r" where | \* ", line, maxsplit=1) for line in lines]
     known = POSITIONS | SELECTORS
     names, phrases, categories = zip(*(known[what] for _, what in weighed), strict=True)
     parts = [f"{phrase} {weight}" for phrase, (weight, _) in zip(phrases, weighed, strict=True)]
