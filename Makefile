@@ -38,6 +38,7 @@ bench: .venv/installed-all
 bench-synth: .venv/installed-all
 	$(BIN)/python benchmarks/synthesis.py
 	$(BIN)/python benchmarks/outputs.py
+	$(BIN)/python benchmarks/library.py
 
 docs: .venv/installed
 	$(BIN)/python docs/generate.py

@@ -1,7 +1,8 @@
 """The program library: programs for kinds of heads that have been found in models.
 
 Each is a file of ``grammars/library``, named after its head. It begins with two comments: what the
-head does, and its category. Programs that need spaCy are in the subfolder ``spacy``.
+head does, and its category. Programs that need spaCy are in the subfolder ``spacy``. Those in ``measured``
+have weights with which they describe heads of several models as they are (``benchmarks/library.py``).
 """
 
 from __future__ import annotations
@@ -41,6 +42,11 @@ class LibraryProgram:
     source: str  # its canonical source
     path: str  # its file, relative to the folder ``grammars``
 
+    @property
+    def measured(self) -> bool:
+        """Whether its weights are measured, so that it describes heads without being fitted."""
+        return self.path.startswith("library/measured/")
+
 
 def library(
     visibility: t.Visibility | None = None, *, spacy: bool = False
@@ -68,7 +74,7 @@ def _library(visibility: t.Visibility | None, spacy: bool) -> dict[str, LibraryP
         root = files("attn_dsl.grammars")
         found = [
             _entry(file.read_text(encoding="utf-8"), f"{folder}/{file.name}")
-            for folder in ("library", "library/spacy")[: 1 + spacy]
+            for folder in ("library", "library/measured", "library/spacy")[: 2 + spacy]
             for file in root.joinpath(*folder.split("/")).iterdir()
             if file.name.endswith(".attn")
         ]

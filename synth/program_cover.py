@@ -48,7 +48,9 @@ def shared_library(
     return entries
 
 
-def cover(scores: np.ndarray, enough: float) -> list[int]:
+def cover(
+    scores: np.ndarray, enough: float = np.inf, most: int | None = None, taken: Sequence[int] = ()
+) -> list[int]:
     """Take programs greedily until the mean over heads of the best taken one is enough.
 
     >>> cover(np.array([[0.8, 0.7, 0.1], [0.7, 0.8, 0.1], [0.1, 0.1, 0.9]]), 0.79)
@@ -56,13 +58,19 @@ def cover(scores: np.ndarray, enough: float) -> list[int]:
 
     Args:
         scores: float (heads, programs).
+        enough: the mean at which to stop.
+        most: how many programs are taken at the most; None: all.
+        taken: programs that are taken already.
+
+    Returns:
+        The programs in the order in which they are taken, those that were taken already first.
     """
-    taken: list[int] = []
-    best = np.zeros(len(scores))
-    while best.mean() < enough and len(taken) < scores.shape[1]:
-        taken.append(int(np.maximum(best[:, None], scores).mean(0).argmax()))
-        best = np.maximum(best, scores[:, taken[-1]])
-    return taken
+    found = list(taken)
+    best = scores[:, found].max(1, initial=0.0)
+    while best.mean() < enough and len(found) < min(most or np.inf, scores.shape[1]):
+        found.append(int(np.maximum(best[:, None], scores).mean(0).argmax()))
+        best = np.maximum(best, scores[:, found[-1]])
+    return found
 
 
 def _scores(programs: list[t.Head], split: Split, results: Sequence[HeadResult]) -> np.ndarray:

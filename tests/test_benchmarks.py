@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import re
 import sys
 from pathlib import Path
 
@@ -11,10 +12,12 @@ import numpy as np
 import pytest
 
 import attn_dsl
+from attn_dsl.dsl.library import library as attn_library
+from attn_dsl.dsl.parser import parse
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
-NAMES = "cost evaluator measuring outputs real_model run synthesis".split()
+NAMES = "cost evaluator library measuring outputs real_model run synthesis".split()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -45,3 +48,40 @@ def test_figures_are_those_of_the_run_and_of_rows_picked_on_select(
     shown = [figure.reached for figure in figures(run.path, "a run", {})]
     means = [float(reached.split()[0]) for reached in shown[:3]]
     assert means == pytest.approx(np.mean(expected, axis=0), abs=6e-4)
+
+
+def test_measured_programs_say_what_they_weigh() -> None:
+    from library import MEASURED, describe
+
+    measured = [entry for entry in attn_library().values() if entry.measured]
+    assert len(measured) == MEASURED
+    for entry in measured:
+        name, comment, category = describe(entry.program)
+        assert (entry.doc, entry.category) == (comment, category)
+        assert re.fullmatch(name + r"(_\d+)?", entry.name)
+
+
+def test_a_model_that_is_left_out_picks_nothing() -> None:
+    from library import pick
+
+    one, other = np.float32([[0.0, 0.9, 0.1]]), np.float32([[0.0, 0.1, 0.9]])
+    scores = {("one", 128): one, ("one", 24): one, ("other", 128): other}
+    assert pick(scores, [0], without="one")[:2] == [0, 2]
+    assert pick(scores, [0], without="other")[:2] == [0, 1]
+
+
+def test_heads_are_scored_on_openings_and_with_attention_moved_to_the_first_token() -> None:
+    from library import RESTS, iou
+
+    rows = np.tril(np.ones((4, 4)))
+    uniform = (rows / rows.sum(1, keepdims=True))[None, None]
+    texts = [["a", " b", " c", f" {i}"] for i in range(12)]
+    capture = attn_dsl.Capture.from_arrays(texts, [uniform] * 12, causal=True)
+    programs = [parse("head u causal:\n"), parse("head f causal:\n 9 where k == 0")]
+    programs.append(parse("head later bidirectional:\n 9 where k == q+1"))
+    plain = iou(capture, "test", 3, programs, picking=False)
+    assert plain.shape == (1, 3, len(capture.split(0)["test"]))
+    assert plain[0, 0] == pytest.approx(1) and (plain[0, 2] == 0).all()
+    moved = iou(capture, "select", 3, programs, picking=True)
+    assert moved.shape == (len(RESTS), 3, 1) and moved[0, 0] == pytest.approx(1)
+    assert (np.diff(moved[:, 0, 0]) < 0).all() and (np.diff(moved[:, 1, 0]) > 0).all()

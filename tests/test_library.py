@@ -19,6 +19,7 @@ from attn_dsl.dsl.reference import evaluate
 from attn_dsl.dsl.tokens import Tokens
 
 ALL = library(spacy=True)
+MEASURED = [entry for entry in ALL.values() if entry.measured]
 
 # Tokens are separated by |; @ marks the query, ^ the keys with the top weight.
 CASES = [
@@ -26,18 +27,13 @@ CASES = [
     ("early_tokens", "^a| b|@ c"),
     ("distant_tokens", "^a| b|@ c"),
     ("first_token", "^a| b|@ c"),
-    ("first_tokens", "^a| b| c| d| e|@ f"),
     ("self_token", "a| b|@^ c| d"),
     ("previous_token", "a|^ b|@ c| d"),
     ("second_previous_token", "a|^ b| c|@ d"),
-    ("third_previous_token", "^a| b| c|@ d"),
     ("local_window", "a| b|^ c|^ d|^ e|^ f|^ g|^ h|^ i|@^ j"),
     ("distance_log", "a| b|@^ c"),
     ("distance_linear", "a| b|@^ c"),
-    ("distance_exponential", "a| b|@^ c"),
     ("distance_table", "a|^ b|@ c"),
-    ("previous_and_first", "a| b|^ c|@ d"),
-    ("previous_and_first", "^a|@ b"),
     ("self_and_first", "^a| b|@ c"),
     ("previous_and_self", "a|^ b|@ c"),
     ("local_and_first", "^a| b| c|@ d"),
@@ -53,42 +49,25 @@ CASES = [
     ("induction_soft", "a| x|.| b| x|^!| b|@ x"),
     ("induction_last_copy", "x| y| x|^ z|@ x"),
     ("induction_last_copy", "^a| b|@ c"),
-    ("induction_first_copy", " x|^ y| x| z|@ x"),
-    ("induction_first_copy", "^a| b|@ c"),
     ("induction_word", "Un|do|^ it|.| un|@do"),
-    ("before_copies", "a|^ b| cat| d|@ cat"),
     ("duplicate_token", "a|^ cat| d|@ cat"),
     ("same_token", "a|^ cat| d|@^ cat"),
     ("duplicate_and_first", "a|^ cat| d|@ cat"),
     ("duplicate_and_first", "^a| cat|@ d"),
-    ("last_copy", "a| cat|^ cat|@ cat"),
-    ("first_copy", "a|^ cat| cat|@ cat"),
     ("duplicate_word", "^Un|^do| it|.| un|@do"),
     ("duplicate_word", "<s>|a|\n|\n|^b|@ b"),
     ("repeated_tokens", "a| b| c|^ b|@ d"),
-    ("new_tokens", "^a|^ b| b|@ b"),
     ("same_word", "a|^ un|^believ|@^able"),
     ("current_word_start", "a|^ un|believ|@able"),
     ("previous_word", "a|^ un|^do| it|@'s"),
-    ("previous_word_start", "a|^ un|do|@ it"),
-    ("word_starts", "^a|^ un|do|@^ it"),
-    ("word_pieces", "a| un|^believ|^able|@ it"),
     ("current_sentence", "Go|.|^ He|^ went|@^ off"),
     ("previous_sentence", "Yes|.|^ Go|^.| He|@ went"),
     ("current_sentence_start", "Go|.|^ He| went|@ off"),
-    ("sentence_starts", "^Go| on|.|^ He| went|@ off"),
     ("sentence_ends", 'Go|^.| He| went|^!"| A|@ b'),
     ("last_sentence_end", "Go|.| He|^!| went|@ off"),
     ("last_sentence_end", "^Go| on|@ then"),
     ("punctuation", "A|^,| b|^:| c|@ d"),
-    ("last_punctuation", "A|,| b|^:| c|@ d"),
-    ("last_punctuation", "^A| b|@,"),
-    ("commas", "A|^,| b|:|@ c"),
     ("newlines", "A|^\n|b| c|^\n|@d"),
-    ("last_newline", "A|\n|b| c|^\n|@d"),
-    ("last_newline", "^A| b|@ c"),
-    ("current_line", "A|\n|^b|@^ c"),
-    ("previous_line", "A|\n|^b|^ c|^\n|d|@ e"),
     ("current_line_start", "A|\n|^b| c|@ d"),
     ("line_starts", "^A| a|\n|^b| c|@ d"),
     ("current_paragraph", "A|\n|a|\n|\n|^b|@^ c"),
@@ -98,11 +77,7 @@ CASES = [
     ("matching_bracket", "^f|(|@g"),
     ("matching_bracket", "^f|(|g|(|a|),|@b"),
     ("matching_bracket", '^f|(|"|a|@"'),
-    ("same_brackets", "f|(|g|^[|^a|@^ b"),
-    ("open_marks", "f|^(|g|[|a|]|@ b"),
     ("opening_quote", 'He| said|^ "|Go| on|@ now'),
-    ("same_quotation", 'He| said|^ "|^Go|^ on|@^ now'),
-    ("same_quotation", '^He|^ said| "|Go|"|@^ now'),
     ("names", "The| girl|^ Lily| saw|^ Tom|@ ."),
     ("last_name", "^Lily| saw| The| cat|@ ."),
     ("last_name", "Lily| saw|^ Tom| and|@ a"),
@@ -113,30 +88,16 @@ CASES = [
     ("pronoun_chain", "Ann| said|^ they| saw| him| at|@ their"),
     ("name_mover", "When|^ Mary| and| John| left|,| John| gave| it|@ to"),
     ("repeated_names", "When| Mary| and| John| left|,|^ John| gave| it|@ to"),
-    ("pronouns", "Ann|^ she| his|^ it|@ ran"),
     ("noun_to_determiner", "once| saw|^ the| big|@ dog"),
     ("noun_to_determiner", "^once| a| b| c| d|@ dog"),
-    ("noun_to_preposition", "he| sat|^ under| the| big|@ tree"),
-    ("verb_to_auxiliary", "it|^ was| not|@ seen"),
     ("verb_to_subject", "Tom| left|.|^ She| quickly|@ ran"),
-    ("clause_start", "A| dog|,| big|^ and| very|@ black"),
-    ("clause_start", "^A| very|@ black"),
-    ("conjunctions", "cats|^ and| dogs|^ because|@ they"),
-    ("negation", "I|^ don|^'t| like| it|,|^ no|@ ."),
-    ("prepositions", "he| sat|^ in| it|@ ."),
     ("function_words", "Tom| saw|^ the| dog|@ bark"),
-    ("content_words", "the|^ dog|,| it|@ was"),
-    ("verb_endings", "he|^ walked| there|^ saying|^ gave|@ ."),
     ("reported_speech", "go|,|^ said| Tom|@ ."),
-    ("numbers", "in|^ 1984| he| had|^ two|@ cats"),
-    ("capitalised", "^The| cat|^ Tom|@ saw"),
     ("long_tokens", "a|^ caterpillar| bit|@ him"),
     ("same_shape", "in|^ 1984| and| in|@^ 85"),
     ("keywords", "^if| x|:|^ return|@ x"),
-    ("operators", "x|^ =| y|^ +|@ z"),
     ("last_assignment", "x| =| y|;| z|^ =| w|@ u"),
     ("last_assignment", "^x| y|@ z"),
-    ("last_relation", "x|^ ≤| y|@ z"),
     ("same_identifier", "def| f|(|^my|^_x|):| return| my|@_x"),
     ("same_identifier", "^def| f|(|x|):|@ def"),
     ("same_indentation", "a|:|\n|   |^ b|\n|   |@^ c"),
@@ -144,20 +105,15 @@ CASES = [
     ("enclosing_function", "def| f|():| x|\n|^def| g|():|@ y"),
     # Bidirectional.
     ("next_token", "a|@ b|^ c| d"),
-    ("second_next_token", "a|@ b| c|^ d"),
     ("both_neighbours", "a|^ b|@ c|^ d| e"),
     ("neighbourhood", "a|^ b|^ c|^ d|^ e|@^ f|^ g|^ h|^ i|^ j| k"),
-    ("next_word", "@a|^ un|^do| it"),
     ("next_sentence_end", "Yes|.|@ Go| on|^.| He| went|."),
     ("next_sentence_end", "Yes|.|@ Go|^ on"),
     ("determiner_to_noun", "saw|@ the| very|^ dog| bark"),
     ("final_token", "a|@ b| c|^ d"),
-    ("final_tokens", "[CLS]| a|@ b|^.|^[SEP]"),
     ("special_tokens", "^[CLS]|@ a| b|^[SEP]"),
     ("separator", "[CLS]|@ a|^[SEP]| b|^[SEP]"),
-    ("separator_and_next", "[CLS]|@ a|^ b| c|[SEP]"),
     ("separator_and_previous", "[CLS]|^ a|@ b| c|[SEP]"),
-    ("separator_and_period", "[CLS]|@ a|^.| b|^[SEP]"),
 ]
 
 SPACY_TEXT = "The| old| dog| was| chased| by| un|cles| and| cats|."
@@ -244,10 +200,16 @@ def test_spacy_programs_on_a_sentence_with_an_object(
     assert top_keys(evaluate(ALL[name].program, tokens)[query]) == {expected}
 
 
-def test_every_program_has_a_case() -> None:
+def test_the_library_is_small() -> None:
+    """A reader can read all of it, and weights that were measured stand in short programs."""
+    assert len(library()) <= 120
+    assert max(t.nodes(entry.program) for entry in MEASURED) <= 20
+
+
+def test_every_program_without_measured_weights_has_a_case() -> None:
     cases = {name for name, *_ in [*CASES, *SPACY_CASES]}
     cases |= {"verb_of_object", "object_of_verb", "same_lemma", "pronoun_to_noun"}
-    assert cases == set(ALL)
+    assert cases == {name for name, entry in ALL.items() if entry not in MEASURED}
 
 
 @pytest.mark.parametrize("entry", ALL.values(), ids=ALL)
@@ -285,7 +247,7 @@ def test_a_library_of_one_visibility() -> None:
     assert all(entry.program.causal for entry in causal.values())
     assert not any(entry.program.causal for entry in both.values())
     assert set(both) == set(ALL) and set(causal) < set(ALL)
-    assert not {"next_token", "next_word", "final_token", "determiner_to_noun"} & set(causal)
+    assert not {"next_token", "final_token", "determiner_to_noun"} & set(causal)
     assert {"special_tokens", "both_neighbours", "neighbourhood"} <= set(causal)
     for entry in [*causal.values(), *both.values()]:
         assert entry.source == show(entry.program) == show(parse(entry.source))

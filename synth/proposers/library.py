@@ -1,4 +1,7 @@
-"""The library proposer: suggests the programs of the library that come nearest to a head."""
+"""The library proposer: suggests the programs of the library that come nearest to a head.
+
+Programs with measured weights are left out: many have the same terms, and weights are fitted anyway.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ class Library:
 
     def propose(self, task: HeadTask) -> Iterator[t.Head]:
         """Yield the nearest programs, under the name of the head."""
-        sources = [entry.source for entry in self.programs]
+        sources = [entry.source for entry in self.programs if not entry.measured]
         for source in self.nearest.rank(task.number, sources)[: self.most]:
             program = self.nearest.program(source)
             if program.normaliser == "softmax":
