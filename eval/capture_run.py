@@ -101,7 +101,7 @@ def _run(
     Only one layer's are in memory. A model whose layers are not seen as they multiply is read
     from the maps that it returns in the end.
     """
-    inputs = padded(loaded, list(texts.values()))
+    inputs = padded(loaded.model, list(texts.values()))
     longest, device = inputs["input_ids"].shape[1], loaded.model.device
     rows, layers = [], count()
     for index, ids in texts.items():

@@ -181,7 +181,7 @@ def _probe(network: Any, model: str, family: str, causal: bool) -> tuple[int, in
     try:
         with torch.inference_mode():
             both, alone = (
-                body(network)(**batch(network, chosen), output_attentions=True).attentions or []
+                body(network)(**padded(network, chosen), output_attentions=True).attentions or []
                 for chosen in (texts, texts[1:])
             )
     except (AttributeError, TypeError, ValueError):
@@ -235,7 +235,7 @@ def position_limit(network: Any) -> int | None:
             return func(*args, **(kwargs or {}))
 
     with torch.inference_mode(), Tables():
-        body(network)(**batch(network, [[i % ids_known(network) for i in _OTHERS[0]]]))
+        body(network)(**padded(network, [[i % ids_known(network) for i in _OTHERS[0]]]))
     return min(filter(None, limits), default=None)
 
 
@@ -249,21 +249,13 @@ def body(network: Any) -> Any:
     return getattr(network, network.base_model_prefix, None) or network
 
 
-def padded(loaded: LoadedModel, texts: Sequence[Sequence[int]]) -> dict[str, Any]:
+def padded(network: Any, texts: Sequence[Sequence[int]]) -> dict[str, Any]:
     """Return what a model reads several texts from, padded on the right, on its device."""
-    return batch(loaded.model, texts, loaded.tokenizer.pad_token_id)
-
-
-def batch(
-    network: Any, texts: Sequence[Sequence[int]], padding: int | None = None
-) -> dict[str, Any]:
-    """Return what a model reads texts from; its own id for padding goes before that of its tokenizer."""
     import torch
     from torch.nn.utils.rnn import pad_sequence
 
-    size = ids_known(network)
-    values = (getattr(network.config, "pad_token_id", None), padding)
-    value = next((i for i in values if i is not None and 0 <= i < size), 0)
+    own = getattr(network.config, "pad_token_id", None)
+    value = own if own is not None and 0 <= own < ids_known(network) else 0
     rows = [torch.tensor(text) for text in texts]
     ids = pad_sequence(rows, batch_first=True, padding_value=value)
     mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
