@@ -12,8 +12,7 @@ from typing import Any
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.files import file_hash, first_line
-from attn_dsl.eval.locate import Located, find, locate, max_positions
-from attn_dsl.eval.shipped import EMBEDDED
+from attn_dsl.eval.locate import EMBEDDED, Located, find, locate, max_positions
 
 DTYPES = ("float32", "bfloat16", "float16")
 """The dtypes that models run in."""
@@ -59,19 +58,17 @@ def load_model(model: str, *, device: str = "cpu", dtype: str = "float32") -> Lo
 
     Args:
         model: a hub id (``name`` or ``owner/name``), a local directory, ``FILE.gguf``,
-            ``hf:REPO:FILE.gguf``, or the name of an embedded model (``eval.shipped.EMBEDDED``).
+            ``hf:REPO:FILE.gguf``, or the name of an embedded model (``eval.locate.EMBEDDED``).
         device: where the model runs, as in ``cuda``.
         dtype: of weights and activations, one of ``DTYPES``.
 
     Raises:
-        InputError: the model or a file of it is missing or damaged, or not given by the hub; it
-            has no weights of these kinds or no tokenizer; the attention of this kind of model
-            cannot be read; there is no such device or dtype.
+        InputError: the model, its weights or tokenizer cannot be had, the attention of this kind
+            of model cannot be read, or there is no such device or dtype.
     """
     _check_placement(device, dtype)
     found = locate(model)
-    tokenizer = load_tokenizer(found)
-    network = _weights(found, model, dtype, device)
+    tokenizer, network = load_tokenizer(found), _weights(found, model, dtype, device)
     family = found.config.model_type
     if found.folder is not None and model not in EMBEDDED and not model.startswith("hf:"):
         model = str(Path(model).expanduser().absolute())  # found from every directory
@@ -99,11 +96,7 @@ def _check_placement(device: str, dtype: str) -> None:
 
 
 def load_tokenizer(model: str | Located, *, local: bool = False) -> Any:
-    """Load the tokenizer of a model, without its weights.
-
-    Args:
-        model: as for :func:`load_model`, or what :func:`locate` found.
-        local: take it from this machine only.
+    """Load the tokenizer of a model; ``local``: from this machine only.
 
     Raises:
         InputError: there is no such model, or it has no tokenizer.
@@ -114,13 +107,12 @@ def load_tokenizer(model: str | Located, *, local: bool = False) -> Any:
         name, place, options = model.name, model.place, {**model.options, "config": model.config}
     else:
         name, (_, place, options) = model, find(model)
+    options = options | {"local_files_only": True} if local else options
     looked = "looked for tokenizer.json, tokenizer.model and vocab files"
     if "gguf_file" in options:
         looked = "rebuilt from the GGUF file; give the model's directory or hub id, which have it"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            place, **options | ({"local_files_only": True} if local else {})
-        )
+        tokenizer = AutoTokenizer.from_pretrained(place, **options)
     except Exception as error:
         raise InputError(
             f"{name}: no tokenizer can be loaded ({looked}): {first_line(error)}"
@@ -162,8 +154,7 @@ def _weights(found: Located, model: str, dtype: str, device: str) -> Any:
         raise InputError(f"{model}: its weights cannot be loaded: {first_line(error)}") from error
     own = f"{network.base_model_prefix}." if body(network) is not network else ""
     inside = [key for key in sorted(info["missing_keys"]) if key.startswith(own)]
-    lacking = [key for key in inside if "pooler" not in key]
-    if lacking:
+    if lacking := [key for key in inside if "pooler" not in key]:
         raise InputError(
             f"{model}: the checkpoint lacks {len(lacking)} weights that the configuration asks "
             f"for, such as {lacking[0]}; config.json and the weights do not belong together, or a "
