@@ -144,10 +144,9 @@ def overview(results: Sequence[HeadResult]) -> dict[str, Any]:
     """Take the means over heads, the share of strong heads and each control's mean.
 
     Returns:
-        ``bars`` has name, mean test IoU and kind (program, best or control) of the programs, of
-        the best control of each head and of each control, best first; ``output_bars`` the same of
-        the median output R²; ``categories`` has name, number of heads, mean test IoU and median
-        output R².
+        ``bars`` has name, mean test IoU and kind (program, best or control), best first;
+        ``output_bars`` the same of the median output R²; ``categories`` has name, number of heads,
+        mean test IoU and median output R².
     """
     ious, r2s = ([r.test[name].mean for r in results] for name in ("iou", "output_r2"))
     count = Counter(r.category for r in results)
@@ -208,12 +207,7 @@ def budget_curve(fronts: Sequence[Sequence[FrontRow]]) -> list[tuple[int, float]
 
 
 def _scatter(results: Sequence[HeadResult]) -> dict[str, Any]:
-    """Place heads in two 440 by 250 drawings, with ticks.
-
-    Returns:
-        ``fit``: by nodes and test IoU, with the budget curve. ``outputs``: by test IoU and output
-        R², those below 0 at 0.
-    """
+    """Place heads in two 440 by 250 drawings: by nodes and test IoU, by test IoU and output R²."""
     curve = budget_curve([r.front for r in results])
     most = max([r.nodes for r in results] + [nodes for nodes, _ in curve])
     step = next((s for s in (1, 2, 5, 10, 20, 50, 100, 200, 500) if most / s <= 7), 1000)
