@@ -135,7 +135,8 @@ class Run:
 
     def _repair(self) -> None:
         """Undo what an interruption left half recorded: candidates and programs of heads."""
-        done, kept, file = {r.label for r in self.results}, [], self.path / "candidates.jsonl"
+        done, file = {r.label for r in self.results}, self.path / "candidates.jsonl"
+        kept: list[str] = []
         for part in self.path.rglob(".*.part"):
             part.unlink(missing_ok=True)
         lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []

@@ -215,7 +215,8 @@ def _set_term(term: t.Simple, causal: bool) -> tuple[SetTerm | TableTerm, list[f
             values = [values[0] * share, values[1] * (scale / share if share else 0.0)]
         else:
             values = [values[0] * scale]
-        return SetTerm(lookups, *others, condition=term.condition), [*np.concatenate(values)]
+        factor = others[0] if others else None
+        return SetTerm(lookups, factor, term.condition), [*np.concatenate(values)]
     parts = list(_conjuncts(term.condition))
     for part in parts:
         match part:
