@@ -28,7 +28,7 @@ from attn_dsl.compiler.program import parse
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.printer import show
 from attn_dsl.dsl.tokens import Tokens
-from attn_dsl.eval.minsum import in_lanes, minima
+from attn_dsl.eval.distances import in_lanes, minima
 from attn_dsl.eval.score_matrix import METRICS, measure_text, score_matrix
 from attn_dsl.synth import vocabulary
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from measuring import SHARED, Figure, print_table
 
-from attn_dsl.eval.shipped import embedded
+from attn_dsl.eval.locate import embedded
 from attn_dsl.synth.llm.model import Request
 from attn_dsl.synth.llm.named import open_model
 from attn_dsl.synth.llm.parse_output import programs, whole_terms

@@ -37,32 +37,22 @@ class Capture:
 
     A text here is one window that the model read at once, so a long text counts several times.
     Heads are numbered through all layers: ``layer * heads_per_layer + head``.
-
-    Attributes:
-        name: the model's name.
-        n_layers: layers of the model.
-        heads_per_layer: heads of each layer.
-        causal: whether row q has only the entries 0 … q.
-        records: per text, tokens and where they come from.
-        store: the packed attention of each text.
-        values: of each text the value vectors, [layers * key-value heads, n, head size]; none
-            where they are not kept.
-        projections: of each head L with L Lᵀ = W_O W_Oᵀ, where W_O are its rows of the output
-            projection; [head size, width].
-        meta: what the capture's file says about itself (model, revision, settings, versions).
-        path: the directory, None for a capture in memory.
     """
 
-    name: str
+    name: str  # the model's name
     n_layers: int
     heads_per_layer: int
-    causal: bool
-    records: tuple[Record, ...]
-    store: Shards | tuple[Array, ...]
+    causal: bool  # whether row q has only the entries 0 … q
+    records: tuple[Record, ...]  # per text, tokens and where they come from
+    store: Shards | tuple[Array, ...]  # the packed attention of each text
+    # of each text the value vectors, [layers * key-value heads, n, head size]; none where not kept
     values: Shards | tuple[Array, ...] = ()
+    # of each head L with L Lᵀ = W_O W_Oᵀ, where W_O are its rows of the output projection;
+    # [head size, width]
     projections: Shards | tuple[Array, ...] = ()
+    # what the capture's file says about itself (model, revision, settings, versions)
     meta: Mapping[str, Any] = field(default_factory=dict)
-    path: Path | None = None
+    path: Path | None = None  # the directory, None for a capture in memory
 
     @classmethod
     def open(cls, path: Path | str) -> Capture:
@@ -72,8 +62,7 @@ class Capture:
         300
 
         Raises:
-            InputError: a file is missing, cut off or of another format; its name and the
-                remedy are in the message.
+            InputError: a file is missing, cut off or of another format.
         """
         return cls(**read_capture(Path(path).expanduser()))
 
@@ -166,7 +155,7 @@ class Capture:
             float32, shape [n, head size].
 
         Raises:
-            InputError: the capture has no values, or its file is damaged.
+            InputError: the capture has no values.
         """
         if not self.has_outputs:
             raise InputError(f"{self.path or self.name} has no values of its heads: {self.lacking}")
@@ -194,11 +183,7 @@ class Capture:
 
         Returns:
             float16 (from disk) or float32, shape [n_heads, entries]; the visible entries row by
-            row, n(n+1)/2 of them for a causal model and n*n otherwise. Rows sum to 1 within
-            float16's rounding.
-
-        Raises:
-            InputError: the shard is damaged.
+            row, n(n+1)/2 of them for a causal model and n*n otherwise.
         """
         array = self.store[index]
         wanted = (self.n_heads, n_entries(len(self.tokens(index)), self.causal))
@@ -222,10 +207,10 @@ class Capture:
 
         Args:
             index: which text.
-            heads: numbers of heads, ``layer * heads_per_layer + head``; all if None.
+            heads: numbers of heads; all if None.
 
         Returns:
-            float32, shape [heads, entries]; the visible entries row by row (see :meth:`packed`).
+            float32, shape [heads, entries], as :meth:`packed`.
         """
         packed = self.packed(index)
         values = (packed if heads is None else packed[list(heads)]).astype(np.float32)
@@ -233,10 +218,7 @@ class Capture:
         return values
 
     def matrix(self, index: int, layer: int, head: int) -> npt.NDArray[np.float32]:
-        """Return the attention of one head on one text, rows summing to 1.
-
-        Returns:
-            float32, shape [n, n]: queries down, keys across; zero above a causal diagonal.
+        """Return the attention of one head on one text, float32 [queries, keys], rows summing to 1.
 
         Raises:
             InputError: there is no such layer or head.
@@ -258,25 +240,17 @@ class Capture:
         >>> {part: len(indices) for part, indices in parts.items()}
         {'fit': 179, 'select': 64, 'test': 57}
 
-        All windows of a source text fall into one part. :meth:`split_rule` says what is done
-        where there are too few texts for that.
+        All windows of a source text fall into one part, unless there are too few texts.
         """
-        return self._split(seed)[0]
+        return self.split_and_rule(seed)[0]
 
-    def split_rule(self, seed: int) -> str:
-        """Say what :meth:`split` splits, for reports.
+    def split_and_rule(self, seed: int) -> tuple[dict[Part, list[int]], str]:
+        """Split the texts; say what was split, and how.
 
-        Returns:
-            ``"texts"``: source texts by their hash. ``"windows"``: windows by their hash, since
-            there are fewer than 10 source texts; parts of one text are then in several parts.
-            With ``" by rank"`` behind it, the hash alone would have left a part empty, so the
-            units are ordered by it and cut at 60 and 80 %; with fewer than three of them
-            ``select`` and then ``test`` stay empty.
+        The rule is ``"texts"``, or ``"windows"`` where there are fewer than 10 source texts. With
+        ``" by rank"`` behind it, hashes would have left a part empty, so that texts are ordered by
+        them and cut at 60 and 80 %; of fewer than three, ``select`` and then ``test`` stay empty.
         """
-        return self._split(seed)[1]
-
-    def _split(self, seed: int) -> tuple[dict[Part, list[int]], str]:
-        """Split the texts; say what was split, and how."""
         unit, rule = [record.source_hash for record in self.records], "texts"
         if len(set(unit)) < MIN_SOURCES:
             unit, rule = [record.own_hash for record in self.records], "windows"

@@ -28,8 +28,7 @@ def run_texts(
     """Run groups of texts in batches; give the numbers of the texts of each batch, in order.
 
     What is read of a layer goes to ``keep``, from any thread, as soon as the layer has run. On a
-    CPU there is one batch per thread and one thread per batch: threads inside an operation wait
-    for each other at every step. A batch holds texts of one group only, sorted by length.
+    CPU each batch has a thread. A batch holds texts of one group, which is sorted by length.
 
     Args:
         batch_size: the most texts of a batch; what the device's free memory holds, if None.
@@ -101,7 +100,7 @@ def _run(
     Only one layer's are in memory. A model whose layers are not seen as they multiply is read
     from the maps that it returns in the end.
     """
-    inputs = padded(loaded, list(texts.values()))
+    inputs = padded(loaded.model, list(texts.values()))
     longest, device = inputs["input_ids"].shape[1], loaded.model.device
     rows, layers = [], count()
     for index, ids in texts.items():

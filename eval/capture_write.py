@@ -19,9 +19,9 @@ from attn_dsl.eval import capture_files as files
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.capture_files import Record
 from attn_dsl.eval.files import refuse_other_things, write_bytes
+from attn_dsl.eval.locate import EMBEDDED, stories_path
 from attn_dsl.eval.models import LoadedModel, ids_known, load_model
 from attn_dsl.eval.shards import Array, ShardWriter, n_entries, tensor_name
-from attn_dsl.eval.shipped import EMBEDDED, stories_path
 from attn_dsl.eval.texts import read_texts, text_hash
 from attn_dsl.eval.vocabulary import Vocabulary
 
@@ -45,12 +45,11 @@ def write_capture(
 
     Long texts are cut into consecutive windows. The first windows of all texts come first, in
     the order of the texts, then the second windows and so on, until there are ``max_texts``.
-    Attention is kept as float16, which changes a row by less than 0.0005 of its mass, and written
-    to disk as soon as a layer has run; so are value vectors. Where heads of the architecture do
-    not write the sum of A v W_O, the capture has no values and ``lacking`` says why.
+    Attention and value vectors are kept as float16, and written as soon as a layer has run. Where
+    heads do not write the sum of A v W_O, the capture has no values and ``lacking`` says why.
 
     An interrupted capture goes on where it stopped when it is called again with the same
-    settings; a finished one is returned as it is, even if it is older than values in captures.
+    settings; a finished one is returned as it is.
 
     Args:
         model: a model from ``load_model``, or what it takes.
@@ -64,9 +63,8 @@ def write_capture(
         progress: called with (windows done, windows in all) after each batch.
 
     Raises:
-        InputError: the model cannot be used, the texts give no tokens, ``max_tokens`` is more
-            than the model takes, ``out`` holds something else, disk or memory has no room, or
-            values do not fit into float16.
+        InputError: the model cannot be used, the texts give no tokens, ``out`` holds something
+            else, disk or memory has no room, or values do not fit into float16.
         WorkError: the disk is full, or the model gives attention that is no distribution.
     """
     from safetensors.numpy import save

@@ -67,7 +67,6 @@ def control_scores(
     ``select``: by IoU for the IoU, and by outputs for the output R².
 
     Args:
-        capture: the heads' attention.
         texts: the texts of each split: ``fit``, ``select``, ``test``.
         heads: numbers of heads, ``layer * heads_per_layer + head``.
 
@@ -76,14 +75,12 @@ def control_scores(
     """
     simple, grid = simple_controls(capture.causal), positional_grid(capture.causal)
     picked = _pick(capture, texts["select"], heads, grid)
-    means, longest = offset_means(capture, texts["fit"], heads)
-    mean = means.astype(np.float32) + np.float32(1e-9)
+    means = offset_means(capture, texts["fit"], heads)
     plan = Plan([*simple.values(), *grid], Batch([capture.tokens(i) for i in texts["test"]]))
     scores = np.full((2, len(heads), len(simple) + 3, len(texts["test"])), np.nan)
     for at, text in enumerate(texts["test"]):
-        n, every = len(capture.tokens(text)), plan.packed(at)
-        by_offset = mean[:, offsets(n, capture.causal) + longest]
-        normalise_rows(by_offset, n, capture.causal)
+        every = plan.packed(at)
+        by_offset = rows_by_offset(means, len(capture.tokens(text)), capture.causal)
         for row, (head, own) in enumerate(zip(heads, by_offset, strict=True)):
             predicted = np.concatenate([every[: len(simple)], own[None], every[picked[row]]])
             scores[0, row, :, at] = ious(capture.attention(text, [head]), predicted)[0]
@@ -100,11 +97,7 @@ def control_scores(
 def _pick(
     capture: Capture, texts: Sequence[int], heads: Sequence[int], grid: list[t.Head]
 ) -> np.ndarray:
-    """Return the kernels that are best by IoU and by outputs: places behind the simple controls.
-
-    Returns:
-        int64 (heads, 2).
-    """
+    """Return the places of the kernels that are best by IoU and by outputs, int64 (heads, 2)."""
     plan = Plan(grid, Batch([capture.tokens(i) for i in texts]))
     scores = np.zeros((len(heads), 2, len(grid)))
     for at, text in enumerate(texts):
@@ -120,18 +113,12 @@ def offsets(n: int, causal: bool) -> np.ndarray:
     return pack(np.subtract.outer(np.arange(n), np.arange(n)), causal)
 
 
-def offset_means(
-    capture: Capture, texts: Sequence[int], heads: Sequence[int]
-) -> tuple[np.ndarray, int]:
-    """Average the attention of heads over all pairs of tokens at the same distance.
-
-    Args:
-        texts: those that are averaged over.
-        heads: numbers of heads, ``layer * heads_per_layer + head``.
+def offset_means(capture: Capture, texts: Sequence[int], heads: Sequence[int]) -> np.ndarray:
+    """Average the attention of heads over all pairs of tokens of some texts at the same distance.
 
     Returns:
-        float64 (heads, 2 d + 1), by offset q - k from -d to d; and d, the longest text of the
-        capture.
+        float64 (heads, 2 d + 1), by offset q - k from -d to d, where d is the length of the longest
+        text of the capture.
     """
     longest = max(len(capture.tokens(i)) for i in range(capture.n_texts))
     width = 2 * longest + 1
@@ -141,4 +128,11 @@ def offset_means(
         counts += np.bincount(at, minlength=width)
         for row, values in enumerate(capture.attention(text, heads)):
             sums[row] += np.bincount(at, values, minlength=width)
-    return sums / np.maximum(counts, 1.0), longest
+    return sums / np.maximum(counts, 1.0)
+
+
+def rows_by_offset(means: np.ndarray, n: int, causal: bool) -> np.ndarray:
+    """Return the attention that ``offset_means`` give on n tokens, packed: float32 (heads, entries)."""
+    rows = means.astype(np.float32)[:, offsets(n, causal) + means.shape[1] // 2] + np.float32(1e-9)
+    normalise_rows(rows, n, causal)
+    return rows

@@ -1,8 +1,7 @@
 """Detection: which heads are of a kind that is known from the literature, told by library programs.
 
-The *share* of a kind is the mean attention that a head puts on the keys that the program of the kind
-singles out, over the queries where it singles some out. For induction and previous-token heads this is the
-usual score of the literature, on any text.
+The share of a kind is the mean attention that a head puts on the keys that the kind's program singles out,
+over the queries where it singles some out: for induction and previous-token heads, the usual score.
 """
 
 from __future__ import annotations
@@ -20,9 +19,8 @@ from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.library import library
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.capture_write import capture_of
-from attn_dsl.eval.controls import offset_means, offsets
+from attn_dsl.eval.controls import offset_means, offsets, rows_by_offset
 from attn_dsl.eval.metrics import Estimate, bootstrap
-from attn_dsl.eval.shards import normalise_rows
 
 SOME = 64
 """On how many texts of ``fit`` the means by distance are taken."""
@@ -55,11 +53,7 @@ KINDS = (
     Kind("W", "current word", "same_word", ("offset",)),
     Kind("L", "local", "neighbourhood"),
 )
-"""The kinds; a head is shown as the first kind that it is of.
-
-Those that hold at few queries come first, for such heads rest on the first token at the others; then narrow
-kinds before wide ones.
-"""
+"""The kinds; a head is shown as the first that it is of, so those of few queries and keys come first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,16 +134,12 @@ def _detect(capture: Capture, threshold: float | None, seed: int) -> Detection:
         raise InputError(f"{capture.n_texts} texts are too few: none is left to test on")
     known = library("causal" if capture.causal else "bidirectional")
     kinds = [kind for kind in KINDS if kind.program in known]
-    plan = Plan(
-        [known[kind.program].program for kind in kinds],
-        Batch([capture.tokens(i) for i in texts["test"]]),
-    )
-    means, longest = offset_means(capture, texts["fit"][:SOME], range(capture.n_heads))
+    programs = [known[kind.program].program for kind in kinds]
+    plan = Plan(programs, Batch([capture.tokens(i) for i in texts["test"]]))
+    means = offset_means(capture, texts["fit"][:SOME], range(capture.n_heads))
     counts = np.zeros((len(texts["test"]), len(kinds)))
-    sums = {
-        name: np.zeros((len(texts["test"]), capture.n_heads, len(kinds)))
-        for name in ("head", "uniform", "offset", "neighbour")
-    }
+    shape = len(texts["test"]), capture.n_heads, len(kinds)
+    sums = {name: np.zeros(shape) for name in ("head", "uniform", "offset", "neighbour")}
     for at, text in enumerate(texts["test"]):
         n, own = len(capture.tokens(text)), capture.attention(text)
         distance = offsets(n, capture.causal)
@@ -158,13 +148,11 @@ def _detect(capture: Capture, threshold: float | None, seed: int) -> Detection:
         keys = (plan.packed(at) * visible > 1.0001).T.astype(np.float32)
         rows = np.flatnonzero(k == 0)
         counts[at] = np.add.reduceat(keys, rows).astype(np.bool_).sum(0)
-        by_offset = means[:, distance + longest].astype(np.float32) + np.float32(1e-9)
-        normalise_rows(by_offset, n, capture.causal)
         seen = (q > 0) & ((k < q) if capture.causal else True)  # what the query before sees as well
         above = np.where(seen, np.arange(len(q)) - (q if capture.causal else n), 0)
         sums["head"][at] = own @ keys
         sums["uniform"][at] = (1 / visible) @ keys
-        sums["offset"][at] = by_offset @ keys
+        sums["offset"][at] = rows_by_offset(means, n, capture.causal) @ keys
         sums["neighbour"][at] = (own[:, above] * seen) @ keys
     queries = {kind.name: int(x) for kind, x in zip(kinds, counts.sum(0), strict=True)}
     every = []

@@ -15,17 +15,17 @@ from attn_dsl.dsl.errors import InputError, WorkError
 
 
 def write(path: Path, text: str) -> None:
-    """Write a text file at once: readers see the old one or the new one, never a part.
+    """Write a text file at once: readers see the old one or the new one, never a part."""
+    write_bytes(path, text.encode("utf-8", errors="replace"))
+
+
+def write_bytes(path: Path, data: bytes) -> dict[str, Any]:
+    """Write a file under a temporary name and rename it; return its name, size and SHA-256.
 
     Raises:
         InputError: its folder does not exist.
         WorkError: the disk is full, or the place cannot be written.
     """
-    write_bytes(path, text.encode("utf-8", errors="replace"))
-
-
-def write_bytes(path: Path, data: bytes) -> dict[str, Any]:
-    """Write a file under a temporary name and rename it; return its name, size and SHA-256."""
     if not path.parent.is_dir():
         raise InputError(f"{path.parent} is not a directory; make it first")
     with writing(path):

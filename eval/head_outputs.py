@@ -80,7 +80,7 @@ def forward(loaded: LoadedModel, inputs: dict[str, Any], **options: Any) -> Any:
 def head_outputs(loaded: LoadedModel, values: bool) -> HeadOutputs:
     """Find out, on two short texts, how the heads of a model are read; values where wanted."""
     size, heads = ids_known(loaded.model), loaded.n_heads
-    inputs = padded(loaded, [[i % size for i in text] for text in _TEXTS])
+    inputs = padded(loaded.model, [[i % size for i in text] for text in _TEXTS])
     layers: list[tuple[Any, Any, Any]] = []
     modules: dict[int, Any] = {}  # by layer, the first that takes up the product
 

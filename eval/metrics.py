@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from attn_dsl.eval.minsum import in_lanes, minima
+from attn_dsl.eval.distances import in_lanes, minima
 
 
 def ious(actual: np.ndarray, predicted: np.ndarray) -> np.ndarray:

@@ -12,8 +12,7 @@ from typing import Any
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.files import file_hash, first_line
-from attn_dsl.eval.locate import Located, find, locate, max_positions
-from attn_dsl.eval.shipped import EMBEDDED
+from attn_dsl.eval.locate import EMBEDDED, Located, find, locate, max_positions
 
 DTYPES = ("float32", "bfloat16", "float16")
 """The dtypes that models run in."""
@@ -59,19 +58,17 @@ def load_model(model: str, *, device: str = "cpu", dtype: str = "float32") -> Lo
 
     Args:
         model: a hub id (``name`` or ``owner/name``), a local directory, ``FILE.gguf``,
-            ``hf:REPO:FILE.gguf``, or the name of an embedded model (``eval.shipped.EMBEDDED``).
+            ``hf:REPO:FILE.gguf``, or the name of an embedded model (``eval.locate.EMBEDDED``).
         device: where the model runs, as in ``cuda``.
         dtype: of weights and activations, one of ``DTYPES``.
 
     Raises:
-        InputError: the model or a file of it is missing or damaged, or not given by the hub; it
-            has no weights of these kinds or no tokenizer; the attention of this kind of model
-            cannot be read; there is no such device or dtype.
+        InputError: the model, its weights or tokenizer cannot be had, the attention of this kind
+            of model cannot be read, or there is no such device or dtype.
     """
     _check_placement(device, dtype)
     found = locate(model)
-    tokenizer = load_tokenizer(found)
-    network = _weights(found, model, dtype, device)
+    tokenizer, network = load_tokenizer(found), _weights(found, model, dtype, device)
     family = found.config.model_type
     if found.folder is not None and model not in EMBEDDED and not model.startswith("hf:"):
         model = str(Path(model).expanduser().absolute())  # found from every directory
@@ -99,11 +96,7 @@ def _check_placement(device: str, dtype: str) -> None:
 
 
 def load_tokenizer(model: str | Located, *, local: bool = False) -> Any:
-    """Load the tokenizer of a model, without its weights.
-
-    Args:
-        model: as for :func:`load_model`, or what :func:`locate` found.
-        local: take it from this machine only.
+    """Load the tokenizer of a model; ``local``: from this machine only.
 
     Raises:
         InputError: there is no such model, or it has no tokenizer.
@@ -114,13 +107,12 @@ def load_tokenizer(model: str | Located, *, local: bool = False) -> Any:
         name, place, options = model.name, model.place, {**model.options, "config": model.config}
     else:
         name, (_, place, options) = model, find(model)
+    options = options | {"local_files_only": True} if local else options
     looked = "looked for tokenizer.json, tokenizer.model and vocab files"
     if "gguf_file" in options:
         looked = "rebuilt from the GGUF file; give the model's directory or hub id, which have it"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            place, **options | ({"local_files_only": True} if local else {})
-        )
+        tokenizer = AutoTokenizer.from_pretrained(place, **options)
     except Exception as error:
         raise InputError(
             f"{name}: no tokenizer can be loaded ({looked}): {first_line(error)}"
@@ -162,8 +154,7 @@ def _weights(found: Located, model: str, dtype: str, device: str) -> Any:
         raise InputError(f"{model}: its weights cannot be loaded: {first_line(error)}") from error
     own = f"{network.base_model_prefix}." if body(network) is not network else ""
     inside = [key for key in sorted(info["missing_keys"]) if key.startswith(own)]
-    lacking = [key for key in inside if "pooler" not in key]
-    if lacking:
+    if lacking := [key for key in inside if "pooler" not in key]:
         raise InputError(
             f"{model}: the checkpoint lacks {len(lacking)} weights that the configuration asks "
             f"for, such as {lacking[0]}; config.json and the weights do not belong together, or a "
@@ -181,7 +172,7 @@ def _probe(network: Any, model: str, family: str, causal: bool) -> tuple[int, in
     try:
         with torch.inference_mode():
             both, alone = (
-                body(network)(**batch(network, chosen), output_attentions=True).attentions or []
+                body(network)(**padded(network, chosen), output_attentions=True).attentions or []
                 for chosen in (texts, texts[1:])
             )
     except (AttributeError, TypeError, ValueError):
@@ -235,7 +226,7 @@ def position_limit(network: Any) -> int | None:
             return func(*args, **(kwargs or {}))
 
     with torch.inference_mode(), Tables():
-        body(network)(**batch(network, [[i % ids_known(network) for i in _OTHERS[0]]]))
+        body(network)(**padded(network, [[i % ids_known(network) for i in _OTHERS[0]]]))
     return min(filter(None, limits), default=None)
 
 
@@ -249,21 +240,13 @@ def body(network: Any) -> Any:
     return getattr(network, network.base_model_prefix, None) or network
 
 
-def padded(loaded: LoadedModel, texts: Sequence[Sequence[int]]) -> dict[str, Any]:
+def padded(network: Any, texts: Sequence[Sequence[int]]) -> dict[str, Any]:
     """Return what a model reads several texts from, padded on the right, on its device."""
-    return batch(loaded.model, texts, loaded.tokenizer.pad_token_id)
-
-
-def batch(
-    network: Any, texts: Sequence[Sequence[int]], padding: int | None = None
-) -> dict[str, Any]:
-    """Return what a model reads texts from; its own id for padding goes before that of its tokenizer."""
     import torch
     from torch.nn.utils.rnn import pad_sequence
 
-    size = ids_known(network)
-    values = (getattr(network.config, "pad_token_id", None), padding)
-    value = next((i for i in values if i is not None and 0 <= i < size), 0)
+    own = getattr(network.config, "pad_token_id", None)
+    value = own if own is not None and 0 <= own < ids_known(network) else 0
     rows = [torch.tensor(text) for text in texts]
     ids = pad_sequence(rows, batch_first=True, padding_value=value)
     mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)

@@ -6,7 +6,7 @@ rows of all texts R² = 1 - Σ‖ô_q - o_q‖² / Σ‖o_q - ō‖², with the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numba import njit
@@ -38,9 +38,6 @@ def squared_errors(
 
     Returns:
         float64 (heads, programs).
-
-    Raises:
-        InputError: the capture has no values.
     """
     n = len(capture.tokens(text))
     starts = np.append(row_starts(n, capture.causal), n_entries(n, capture.causal))
@@ -76,20 +73,14 @@ def _add_errors(starts, actual, predicted, values, out):
 def spreads(capture: Capture, texts: Sequence[int], heads: Sequence[int]) -> np.ndarray:
     """Sum, for each text, the squared distances of heads' outputs from their mean over all texts.
 
-    Args:
-        heads: numbers of heads, ``layer * heads_per_layer + head``.
-
     Returns:
         float64 (heads, texts); nan where a head's outputs are all the same.
-
-    Raises:
-        InputError: the capture has no values.
     """
     counts = np.array([len(capture.tokens(i)) for i in texts])
     squares, sums = np.zeros((len(heads), len(texts))), []
     for at, i in enumerate(texts):
-        outputs = (a @ v for a, v in _attention_and_values(capture, i, heads))
-        for row, one in enumerate(outputs):
+        for row, (own, head) in enumerate(zip(capture.attention(i, heads), heads, strict=True)):
+            one = unpack(own, counts[at], capture.causal) @ capture.contributions(i, head)
             squares[row, at] = np.square(one, dtype=np.float64).sum()
             sums.append(one.sum(0, dtype=np.float64))
     sum_of = np.reshape(sums, (len(texts), len(heads), -1)).swapaxes(0, 1)
@@ -97,15 +88,6 @@ def spreads(capture: Capture, texts: Sequence[int], heads: Sequence[int]) -> np.
     found = squares - ((2 * sum_of - counts[:, None] * mean) * mean).sum(-1)
     same = found.sum(1) <= SAME * squares.sum(1)
     return np.where(same[:, None], np.nan, np.maximum(found, 0.0))
-
-
-def _attention_and_values(
-    capture: Capture, text: int, heads: Sequence[int]
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield, for each head, its attention (n, n) and what each key contributes (n, width)."""
-    for own, head in zip(capture.attention(text, heads), heads, strict=True):
-        contributions = capture.contributions(text, head)
-        yield unpack(own, len(contributions), capture.causal), contributions
 
 
 def output_r2(
@@ -118,10 +100,7 @@ def output_r2(
 
     Args:
         errors, spread: float64 (heads, texts), as from ``squared_errors`` and ``spreads``. Heads
-            whose outputs are all the same are left out.
-
-    Returns:
-        The estimate; nan where no head is left.
+            whose outputs are all the same are left out; without any other, the estimate is nan.
     """
     known = np.isfinite(spread).all(1)
     count = spread.shape[1]

@@ -16,9 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attn_dsl.compiler.columns import Batch
-from attn_dsl.compiler.evaluate import Plan, unpack
-from attn_dsl.compiler.evaluate import pack as packed
-from attn_dsl.dsl import tree as t
+from attn_dsl.compiler.evaluate import Plan, pack, unpack
 from attn_dsl.dsl.english import explain
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.parser import parse
@@ -39,29 +37,20 @@ SCORE_TOKENS = 160
 BYTES_PER_HEAD = 20_000
 """How much base64 the matrices of one head may take; longer texts are shown in part."""
 
-ScoreOnText = tuple[SharedScore, tuple[str, ...], npt.NDArray[np.float64]]
-"""A score, the tokens of a text, and its values at the first of them."""
+ScoreOnText = tuple[SharedScore, int, npt.NDArray[np.float64]]
+"""A score, the number of a text, and its values at the first tokens of the text."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Example:
-    """A test text with the head's attention and the program's, both (n, n)."""
-
-    tokens: tuple[str, ...]
-    attention: npt.NDArray[np.float32]
-    program: npt.NDArray[np.float32]
-    iou: float
-
-
-@dataclass(frozen=True, slots=True)
 class ReportData:
     """What a report shows of a run."""
 
     info: Mapping[str, Any]  # what ``run.json`` holds
     results: tuple[HeadResult, ...]  # of the heads, by layer and head
-    # the texts that are shown of each head, by its name as in ``L5H1``
-    examples: Mapping[str, Sequence[Example]]
     summary: found.Summary  # the means over heads
+    texts: tuple[tuple[str, ...], ...]  # the tokens of the texts that are shown
+    # by text, the weights of every head and of its program, packed: float32 (2, heads, entries)
+    weights: tuple[npt.NDArray[np.float32], ...]
     lacking: str | None = None  # why no head's output R² is known; None where that of one is
     missing: tuple[str, ...] = ()  # names of the heads that were to be searched and have no program
     replacement: str = ""  # the plot of what replacing heads costs, as SVG, where it was measured
@@ -91,19 +80,19 @@ def report_data(run: Run, capture: Capture) -> ReportData:
     texts = _example_texts(capture, capture.split(seed)["test"])
     batch = Batch([capture.tokens(i) for i in texts])
     programs = [parse(r.program, r.label, run.resolve) for r in results]
-    shown = {
-        r.name: list(_examples(capture, r, program, texts, batch))
-        for r, program in zip(results, programs, strict=True)
-    }
+    heads = [r.layer * capture.heads_per_layer + r.head for r in results]
+    plan = Plan(programs, batch)
+    pairs = zip(results, programs, strict=True)
     return ReportData(
-        run.info, results, shown,
-        found.summarise(results, seed), run.lacking,
+        run.info, results, found.summarise(results, seed),
+        tuple(tokens.strings for tokens in batch.texts),
+        tuple(
+            np.stack([capture.attention(i, heads), plan.packed(at)]) for at, i in enumerate(texts)
+        ),
+        run.lacking,
         tuple(f"L{layer}H{head}" for layer, head in run.missing),
         figure(run.path) or "", list(_scores(run, batch)),
-        {
-            r.name: explain(program, [one.share for one in r.terms])
-            for r, program in zip(results, programs, strict=True)
-        },
+        {r.name: explain(program, [x.share for x in r.terms]) for r, program in pairs},
     )  # fmt: skip
 
 
@@ -115,19 +104,6 @@ def _example_texts(capture: Capture, texts: Sequence[int]) -> list[int]:
     return [half[i] for i in picks]
 
 
-def _examples(
-    capture: Capture, r: HeadResult, program: t.Head, texts: Sequence[int], batch: Batch
-) -> Iterable[Example]:
-    """Compare a head with its program on some texts."""
-    plan = Plan([program], batch)
-    for at, text in enumerate(texts):
-        tokens = capture.tokens(text)
-        actual = capture.attention(text, [r.layer * capture.heads_per_layer + r.head])
-        own = plan.packed(at)
-        head, ours = (unpack(x[0], len(tokens), capture.causal) for x in (actual, own))
-        yield Example(tokens.strings, head, ours, float(ious(actual, own)[0, 0]))
-
-
 def _scores(run: Run, batch: Batch) -> Iterable[ScoreOnText]:
     """Yield each score of a run with the text on which it varies most, those of most heads first."""
     scores = list(shared_scores(run).values())
@@ -136,11 +112,8 @@ def _scores(run: Run, batch: Batch) -> Iterable[ScoreOnText]:
     values = np.split(score_values(run.definitions, batch), batch.starts[1:-1])
     texts = np.argmax([part.std(0) for part in values], axis=0)
     for s in sorted(range(len(scores)), key=lambda s: -scores[s].heads):
-        yield (
-            scores[s],
-            batch.texts[texts[s]].strings,
-            values[texts[s]][:SCORE_TOKENS, s].astype(float),
-        )
+        at = int(texts[s])
+        yield scores[s], at, values[at][:SCORE_TOKENS, s].astype(float)
 
 
 def render(data: ReportData) -> str:
@@ -153,10 +126,9 @@ def render(data: ReportData) -> str:
     names = [*data.missing, *(r.name for r in data.results)]
     layers, columns = zip(*(map(int, name[1:].split("H")) for name in names), strict=True)
     return fill(
-        "report.html", data=data, info=data.info, results=data.results, missing=data.missing,
-        overview=overview(data.results), layers=sorted(set(layers)), columns=sorted(set(columns)),
-        cut_short=[r.name for r in data.results if r.cut_short],
-        nan=math.nan, cells={r.name: r for r in data.results}, scatter=_scatter(data.results),
+        "report.html", data=data, overview=overview(data.results), scatter=_scatter(data.results),
+        layers=sorted(set(layers)), columns=sorted(set(columns)),
+        cells={r.name: r for r in data.results},
         scores={one.definition.name: one for one, _, _ in data.scores},
         replacement=base64.b64encode(data.replacement.encode()).decode(),
         style=Markup(style), script=Markup(script),
@@ -172,10 +144,9 @@ def overview(results: Sequence[HeadResult]) -> dict[str, Any]:
     """Take the means over heads, the share of strong heads and each control's mean.
 
     Returns:
-        ``bars`` has name, mean test IoU and kind (program, best or control) of the programs, of
-        the best control of each head and of each control, best first; ``output_bars`` the same of
-        the median output R²; ``categories`` has name, number of heads, mean test IoU and median
-        output R².
+        ``bars`` has name, mean test IoU and kind (program, best or control), best first;
+        ``output_bars`` the same of the median output R²; ``categories`` has name, number of heads,
+        mean test IoU and median output R².
     """
     ious, r2s = ([r.test[name].mean for r in results] for name in ("iou", "output_r2"))
     count = Counter(r.category for r in results)
@@ -236,12 +207,7 @@ def budget_curve(fronts: Sequence[Sequence[FrontRow]]) -> list[tuple[int, float]
 
 
 def _scatter(results: Sequence[HeadResult]) -> dict[str, Any]:
-    """Place heads in two 440 by 250 drawings, with ticks.
-
-    Returns:
-        ``fit``: by nodes and test IoU, with the budget curve. ``outputs``: by test IoU and output
-        R², those below 0 at 0.
-    """
+    """Place heads in two 440 by 250 drawings: by nodes and test IoU, by test IoU and output R²."""
     curve = budget_curve([r.front for r in results])
     most = max([r.nodes for r in results] + [nodes for nodes, _ in curve])
     step = next((s for s in (1, 2, 5, 10, 20, 50, 100, 200, 500) if most / s <= 7), 1000)
@@ -274,46 +240,39 @@ def _scatter(results: Sequence[HeadResult]) -> dict[str, Any]:
 # What the page's script reads.
 
 
-def pack(matrix: npt.NDArray[Any], causal: bool) -> str:
-    """Pack weights as base64 of bytes round(255 sqrt(w)), row by row, visible entries only.
+def encode(weights: npt.NDArray[Any]) -> str:
+    """Write weights as base64 of bytes round(255 sqrt(w)), of which small ones get most.
 
-    The square root spends the bytes on small weights; an entry reads back within 1/255.
-
-    >>> pack(np.array([[1.0, 0.0], [0.25, 0.75]]), causal=True)
+    >>> encode(np.array([1.0, 0.25, 0.75]))
     '/4Dd'
     """
-    weights = np.sqrt(np.clip(np.nan_to_num(np.asarray(matrix, dtype=np.float64)), 0.0, 1.0))
-    levels = np.rint(255 * weights).astype(np.uint8)
-    return base64.b64encode(packed(levels, causal).tobytes()).decode()
+    roots = np.sqrt(np.clip(np.asarray(weights, dtype=np.float64), 0.0, 1.0))
+    return base64.b64encode(np.rint(255 * roots).astype(np.uint8).tobytes()).decode()
 
 
 def _payload(data: ReportData) -> dict[str, Any]:
-    """Return what the script draws; each text is there once for all heads."""
+    """Return what the script draws; of long texts, the first tokens."""
     causal = data.info["causal"]
-    texts: dict[tuple[str, ...], int] = {}
-    rows = []
-    for r in data.results:
-        shown = data.examples.get(r.name, ())
-        limit = math.isqrt(int((2 if causal else 1) * BYTES_PER_HEAD * 3 / 8 / max(len(shown), 1)))
-        examples = []
-        for example in shown:
-            n = min(len(example.tokens), limit)
-            examples.append({
-                "text": texts.setdefault(example.tokens, len(texts)), "n": n,
-                "iou": _finite(example.iou), "head": pack(example.attention[:n, :n], causal),
-                "program": pack(example.program[:n, :n], causal),
-            })  # fmt: skip
-        rows.append({
-            "iou": _finite(r.test["iou"].mean), "r2": _finite(r.test["output_r2"].mean),
-            "gain": _finite(r.gain), "jsd": _finite(r.test["jsd"].mean), "id": r.name,
-            "category": r.category, "nodes": r.nodes, "examples": examples,
-        })  # fmt: skip
+    limit = math.isqrt(int((2 if causal else 1) * BYTES_PER_HEAD * 3 / 8 / max(len(data.texts), 1)))
+    examples: list[list[dict[str, Any]]] = [[] for _ in data.results]
+    for at, (text, weights) in enumerate(zip(data.texts, data.weights, strict=True)):
+        n = min(len(text), limit)
+        entries = unpack(np.arange(weights.shape[-1]), len(text), causal)
+        shown = weights[..., pack(entries[:n, :n], causal)]
+        for i, own in enumerate(examples):
+            iou = float(ious(weights[0, i : i + 1], weights[1, i : i + 1])[0, 0])
+            head, program = map(encode, shown[:, i])
+            own.append({"text": at, "n": n, "iou": _finite(iou), "head": head, "program": program})
+    heads = [{
+        "iou": _finite(r.test["iou"].mean), "r2": _finite(r.test["output_r2"].mean),
+        "gain": _finite(r.gain), "jsd": _finite(r.test["jsd"].mean), "id": r.name,
+        "category": r.category, "nodes": r.nodes, "examples": own,
+    } for r, own in zip(data.results, examples, strict=True)]  # fmt: skip
     scores = [{
-        "name": one.definition.name, **one.users, "text": texts.setdefault(text, len(texts)),
-        "values": values.round(2).tolist(),
+        "name": one.definition.name, **one.users, "text": text, "values": values.round(2).tolist(),
     } for one, text, values in data.scores]  # fmt: skip
     return {
-        "causal": causal, "texts": list(texts), "heads": rows, "scores": scores,
+        "causal": causal, "texts": data.texts, "heads": heads, "scores": scores,
         "categories": [name for name, _ in Counter(r.category for r in data.results).most_common()],
     }  # fmt: skip
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -60,8 +60,7 @@ class TermWorth:
 class LibraryEntry:
     """A program of the shared library."""
 
-    # label, nodes, program: whose program it is, its size and source
-    label: str
+    label: str  # of the head whose program it is
     nodes: int
     heads: tuple[str, ...]  # labels of the heads that it describes best of all entries
     # iou_select, iou_test: mean IoU over all heads with the library up to this entry, each head
@@ -183,16 +182,15 @@ def summarise(results: Sequence[HeadResult], seed: int) -> Summary:
     )
 
 
-def mean_known(values: Iterable[float]) -> float:
-    """Return the mean of the finite values; nan if there is none."""
+def mean_known(values: Iterable[float], average: Callable[..., Any] = np.mean) -> float:
+    """Return the mean, or another average, of the finite values; nan if there is none."""
     known = [x for x in values if math.isfinite(x)]
-    return float(np.mean(known)) if known else math.nan
+    return float(average(known)) if known else math.nan
 
 
 def median_known(values: Iterable[float]) -> float:
     """Return the median of the finite values; nan if there is none."""
-    known = [x for x in values if math.isfinite(x)]
-    return float(np.median(known)) if known else math.nan
+    return mean_known(values, np.median)
 
 
 def best_of(controls: Mapping[str, float]) -> tuple[str, float]:

@@ -39,9 +39,7 @@ TABLES_SHARE = 0.05
 class Run:
     """A run directory: settings, results by head, programs.
 
-    Attributes:
-        path: the directory.
-        info: what ``run.json`` holds: settings, versions, hashes, split sizes, status.
+    ``info`` is what ``run.json`` holds: settings, versions, hashes, split sizes, status.
     """
 
     def __init__(self, path: Path, info: dict[str, Any]) -> None:
@@ -78,10 +76,7 @@ class Run:
 
     @classmethod
     def create(cls, path: str | Path, info: Mapping[str, Any]) -> Run:
-        """Make a run directory, or go on with the run in it if its settings are the same.
-
-        Args:
-            info: must have ``key``, which decides whether two runs are the same work.
+        """Make a run directory, or go on with the run in it if its ``key`` in ``info`` is the same.
 
         Raises:
             InputError: the directory holds a run of other settings.
@@ -120,8 +115,10 @@ class Run:
         one was not, or reached a higher score.
         """
         name = result.label
-        if self._state(name).exists() and not _better(result, self._read(name)):
-            return self._read(name)
+        if self._state(name).exists():
+            reached, had = (max(x.score for x in r.front) for r in (result, self._read(name)))
+            if not self._read(name).cut_short or (result.cut_short and not reached > had):
+                return self._read(name)
         lines = [json.dumps(asdict(c), sort_keys=True) for c in candidates]
         append(self.path / "candidates.jsonl", "".join(f"{line}\n" for line in lines))
         self._state(name).parent.mkdir(exist_ok=True)
@@ -138,26 +135,19 @@ class Run:
 
     def _repair(self) -> None:
         """Undo what an interruption left half recorded: candidates and programs of heads."""
-        done = {result.label for result in self.results}
+        done, file = {r.label for r in self.results}, self.path / "candidates.jsonl"
+        kept: list[str] = []
         for part in self.path.rglob(".*.part"):
             part.unlink(missing_ok=True)
-        file = self.path / "candidates.jsonl"
         lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []
-        kept = [line for line in lines if self._origin(line) in done]
+        for line in lines:
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # a line that is cut off
+                data = json.loads(line)
+                kept += [line] if label(data["layer"], data["head"]) in done else []
         if kept != lines:
             write(file, "".join(kept))
         for result in self.results:
-            program = self.path / "programs" / f"{result.label}.attn"
-            if not program.exists() or program.read_text(encoding="utf-8") != result.program:
-                write(program, result.program)
-
-    def _origin(self, line: str) -> str | None:
-        """Return the head of a line of ``candidates.jsonl``; None if it is cut off."""
-        try:
-            data = json.loads(line)
-            return label(data["layer"], data["head"])
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return None
+            write(self.path / "programs" / f"{result.label}.attn", result.program)
 
     def _read(self, name: str) -> HeadResult:
         """Read the result of a head, once."""
@@ -178,11 +168,7 @@ class Run:
         return sorted(found, key=lambda r: (r.layer, r.head))
 
     def __getitem__(self, head: str) -> HeadResult:
-        """Return the result of a head by its name, as in ``L5H1``.
-
-        Raises:
-            InputError: the run has none for it.
-        """
+        """Return the result of a head by its name, as in ``L5H1``; an InputError if there is none."""
         wanted = [pair for _, *pair in read_heads(head)]
         for result in self.results:
             if wanted == [[result.layer, result.head]]:
@@ -207,19 +193,13 @@ class Run:
         results = self.results
         self._write("heads.csv", [_head_row(r) for r in results])
         for name, field in (("pareto.csv", "front"), ("terms.csv", "terms")):
-            rows = (
-                ({"layer": r.layer, "head": r.head}, x) for r in results for x in getattr(r, field)
-            )
-            self._write(name, [head | asdict(x) for head, x in rows])
+            rows = ((r, asdict(one)) for r in results for one in getattr(r, field))
+            self._write(name, [{"layer": r.layer, "head": r.head} | own for r, own in rows])
         now = time.monotonic()
         self._tables_next = now + (now - started) / TABLES_SHARE
 
     def share(self, entries: Sequence[LibraryEntry]) -> None:
-        """Write ``library.csv``: the programs that describe several heads.
-
-        Args:
-            entries: programs of the shared library, in the order in which they were taken.
-        """
+        """Write ``library.csv``: programs that describe several heads, in the order they were taken."""
         rows = [asdict(entry) for entry in entries]
         named = [{"rank": i, "from": row.pop("label"), **row} for i, row in enumerate(rows, 1)]
         self._write("library.csv", named)
@@ -251,11 +231,7 @@ class Run:
         return pd.read_csv(self.path / name)
 
     def program(self, layer: int, head: int) -> Program:
-        """Return the program that was chosen for a head.
-
-        Raises:
-            InputError: the run has none for it.
-        """
+        """Return the program that was chosen for a head; an InputError if the run has none."""
         from attn_dsl.compiler.program import load
 
         return load(
@@ -288,10 +264,7 @@ class Run:
         return found
 
     def open_capture(self, place: str | Path | Capture | None = None) -> Capture:
-        """Open the attention that the run was fitted to.
-
-        Args:
-            place: where it is, if not where the run says; or the capture itself.
+        """Open the attention that the run was fitted to, which may have moved to another place.
 
         Raises:
             InputError: it is not there, or another capture is.
@@ -321,12 +294,6 @@ class Run:
 
     def __repr__(self) -> str:
         return f"<Run {self.path}: {len(self.results)} heads>"
-
-
-def _better(new: HeadResult, old: HeadResult) -> bool:
-    """Say whether a result takes the place of another one of the same head."""
-    reached, had = (max(row.score for row in result.front) for result in (new, old))
-    return old.cut_short and (not new.cut_short or reached > had)
 
 
 def _head_row(r: HeadResult) -> dict[str, Any]:

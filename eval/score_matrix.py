@@ -12,8 +12,7 @@ from concurrent.futures import Executor
 import numpy as np
 
 from attn_dsl.compiler.evaluate import Plan
-from attn_dsl.eval.distances import agreements, divergences, strongest
-from attn_dsl.eval.minsum import in_lanes, minima
+from attn_dsl.eval.distances import agreements, divergences, in_lanes, minima, strongest
 
 METRICS = ("iou", "iou_no_sink", "jsd", "tv", "top1")
 """What programs and heads can be compared by, over the visible entries of a text.
@@ -35,8 +34,6 @@ def measure_text(
     Returns:
         float64 (heads, programs) of each metric, over the visible entries of the text.
     """
-    if unknown := set(metrics) - set(METRICS):
-        raise ValueError(f"unknown metrics: {', '.join(sorted(unknown))}")
     n, shape = int(plan.batch.sizes[text]), (len(heads), plan.size)
     # IoU and tv cost as much together as one of them; jsd costs several times as much.
     sums = {name: np.zeros(shape) for name in ("shared", "first", "jsd", "top1")}
@@ -94,20 +91,14 @@ def _starts(rows: range, n: int, causal: bool) -> np.ndarray:
 
 
 def measure_texts(
-    plan: Plan,
-    heads: Callable[[int], np.ndarray],
-    metrics: Sequence[str] = METRICS,
+    plan: Plan, heads: Callable[[int], np.ndarray], metrics: Sequence[str] = METRICS,
     executor: Executor | None = None,
-) -> Iterator[dict[str, np.ndarray]]:
-    """Compare all programs with all heads on each text of a plan's batch, in order.
+) -> Iterator[dict[str, np.ndarray]]:  # fmt: skip
+    """Yield what ``measure_text`` finds on each text of a plan's batch, in order.
 
     Args:
-        heads: for a text's number, the packed attention of all heads, as ``measure_text`` takes it.
-        metrics: some of ``METRICS``.
+        heads: for a text's number, the packed attention of all heads.
         executor: where texts are measured side by side; threads do, for the work holds no lock.
-
-    Yields:
-        For each text, float64 (heads, programs) of each metric.
     """
 
     def one(text: int) -> dict[str, np.ndarray]:
@@ -136,9 +127,5 @@ def score_matrix(
     Returns:
         float64 (heads, programs).
     """
-    if not len(plan.batch):
-        raise ValueError("there are no texts to score on")
-    total = np.zeros(())
-    for found in measure_texts(plan, heads, ("iou",), executor):
-        total = total + found["iou"]
-    return total / len(plan.batch)
+    total = sum(found["iou"] for found in measure_texts(plan, heads, ("iou",), executor))
+    return np.asarray(total / len(plan.batch))

@@ -29,9 +29,7 @@ class SharedScore:
     """A score of a run, and the heads whose programs use it, named as in ``L5H1``."""
 
     definition: t.ScoreDefinition
-    users: Mapping[
-        str, tuple[str, ...]
-    ]  # the heads that use it at the ``key`` and at the ``query``
+    users: Mapping[str, tuple[str, ...]]  # by ``key`` and ``query``, the heads that use it there
 
     @property
     def heads(self) -> int:
@@ -107,15 +105,12 @@ def write_programs(run: Run, inside: bool, comments: bool) -> None:
         program = parse(r.program, r.label, run.resolve)
         if comments and r.terms:
             left = iter(r.terms)
-            told = (
-                ", ".join(f"{next(left).share:.0%}" for _ in t.parts_of(term))
-                for term in program.terms
-            )
-            terms = tuple(
-                dataclasses.replace(term, remarks=t.Remarks(term.remarks.above, f"worth {share}"))
-                for term, share in zip(program.terms, told, strict=True)
-            )
-            program = dataclasses.replace(program, terms=terms)
+            terms = []
+            for term in program.terms:
+                share = ", ".join(f"{next(left).share:.0%}" for _ in t.parts_of(term))
+                remarks = t.Remarks(term.remarks.above, f"worth {share}")
+                terms.append(dataclasses.replace(term, remarks=remarks))
+            program = dataclasses.replace(program, terms=tuple(terms))
         program = self_contained(program) if inside else program
         write(run.path / "programs" / f"{r.label}.attn", show(program))
 
@@ -148,18 +143,14 @@ def predicate_values(predicates: Sequence[t.Predicate], batch: Batch) -> np.ndar
     Returns:
         float32 (tokens, predicates), 0 or 1.
     """
-    lines = {
-        f"P{j}": t.ScoreDefinition(f"P{j}", (t.Where(1.0, one),))
-        for j, one in enumerate(predicates)
-    }
-    return score_values(t.Definitions({}, lines, "predicates"), batch)
+    lines = (t.ScoreDefinition(f"P{j}", (t.Where(1.0, x),)) for j, x in enumerate(predicates))
+    return score_values(t.Definitions({}, {one.name: one for one in lines}, "predicates"), batch)
 
 
 def foreign(program: t.Head, texts: Sequence[Tokens]) -> str | None:
     """Say that the scores which a program takes from files name tokens that texts do not have.
 
-    Returns:
-        None where at least a quarter of the tokens that are named occur.
+    None where at least a quarter of the tokens that are named occur.
     """
     named = {
         node.right.value

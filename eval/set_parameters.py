@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, TypeVar
 
 import numpy as np
@@ -199,8 +200,12 @@ def _set_term(term: t.Simple, causal: bool) -> tuple[SetTerm | TableTerm, list[f
         return TableTerm(DISTANCE[causal], bounds, term.condition), added.tolist()
     scale = term.weight or 0.0
     if isinstance(term, t.Scaled):
-        uses, factor = set_weights(term)
-        if not uses or not all(isinstance(x.set, t.SetLiteral) for x in uses):
+        value = term.value
+        factors = (value.left, value.right) if isinstance(value, t.Product) else (value,)
+        uses = [x for x in factors if isinstance(x, t.Weight) and isinstance(x.set, t.SetLiteral)]
+        others = [x for x in factors if not isinstance(x, t.Weight)]
+        places = {x.value.args[0].variable for x in uses if _looked_up(x.value)}  # type: ignore[union-attr]
+        if not uses or len(places) < len(factors) - len(others):
             return None
         lookups = tuple(Lookup(x.value, x.set.elements) for x in uses)  # type: ignore[union-attr]
         values = [np.array([*x.set.hundredths().values()]) / 100 for x in uses]  # type: ignore[union-attr]
@@ -210,18 +215,17 @@ def _set_term(term: t.Simple, causal: bool) -> tuple[SetTerm | TableTerm, list[f
             values = [values[0] * share, values[1] * (scale / share if share else 0.0)]
         else:
             values = [values[0] * scale]
+        factor = others[0] if others else None
         return SetTerm(lookups, factor, term.condition), [*np.concatenate(values)]
     parts = list(_conjuncts(term.condition))
-    for i, part in enumerate(parts):
+    for part in parts:
         match part:
-            case t.Member(t.Call(name) as value, t.SetLiteral(elements)) if name in STRINGS:
-                if not _looked_up(value):
-                    continue
-                rest = [x for j, x in enumerate(parts) if j != i]
-                condition = rest.pop(0) if rest else None
-                for other in rest:
-                    condition = t.And(condition, other)  # type: ignore[arg-type]
-                return SetTerm((Lookup(value, elements),), None, condition), [scale] * len(elements)
+            case t.Member(t.Call(name) as call, t.SetLiteral(elements)) if name in STRINGS:
+                if _looked_up(call):
+                    rest = [x for x in parts if x is not part]
+                    condition = reduce(t.And, rest) if rest else None
+                    found = SetTerm((Lookup(call, elements),), None, condition)
+                    return found, [scale] * len(elements)
     return None
 
 
@@ -231,20 +235,6 @@ def _conjuncts(node: t.Predicate) -> Iterator[t.Predicate]:
         yield from _conjuncts(node.right)
     else:
         yield node
-
-
-def set_weights(term: t.Term) -> tuple[list[t.Weight], t.Factor | None]:
-    """Return the weights of sets that a term multiplies, and what else; none if one is not by token."""
-    if not isinstance(term, t.Scaled):
-        return [], None
-    value = term.value
-    parts = (value.left, value.right) if isinstance(value, t.Product) else (value,)
-    uses = [part for part in parts if isinstance(part, t.Weight)]
-    others = [part for part in parts if not isinstance(part, t.Weight)]
-    places = [x.value.args[0].variable for x in uses if _looked_up(x.value)]  # type: ignore[union-attr]
-    if len(set(places)) < len(uses):
-        return [], None
-    return uses, others[0] if others else None
 
 
 def _looked_up(value: t.Call) -> bool:
@@ -275,14 +265,13 @@ class TokenSymbols:
         Returns:
             int32 (tokens of the batch): numbers as in ``set_scores``.
         """
-        symbols = self.of(value)
         table = np.full(len(self.batch.symbols), NONE, dtype=np.int32)
         for i, element in enumerate(elements):
             if element in self.batch.symbols:
                 table[self.batch.symbols[element]] = FIRST + first + i
-        return table[symbols]
+        return table[self._symbols(value)]
 
-    def of(self, value: t.Call) -> np.ndarray:
+    def _symbols(self, value: t.Call) -> np.ndarray:
         """Return the number of the symbol at every token, int32; that of "" outside the text."""
         if value not in self._known:
             (place,) = value.args

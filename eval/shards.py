@@ -56,8 +56,7 @@ class Shards:
     """A tensor of each text in safetensors files; pickling it for a worker sends only the path.
 
     Args:
-        folder: where the files lie.
-        shard_of: the file of each text.
+        shard_of: the file of each text, in the folder.
         kind: how the tensors' names begin: ``attention``, ``values``.
     """
 
@@ -72,11 +71,7 @@ class Shards:
         return map(self.__getitem__, range(len(self.shard_of)))
 
     def __getitem__(self, index: int) -> Array:
-        """Read the tensor of one text from its file, which is mapped into memory.
-
-        Raises:
-            InputError: its file is missing or damaged.
-        """
+        """Read the tensor of one text from its file, which is mapped; an InputError if damaged."""
         from safetensors import SafetensorError, safe_open
 
         file = self.shard_of[index]
@@ -95,10 +90,6 @@ class ShardWriter:
     """A safetensors file whose tensors are written piece by piece, in any order, by any thread.
 
     It gets its name when it is finished. Where it cannot be written, all methods raise a WorkError.
-
-    Args:
-        path: the file.
-        shapes: the shape of each tensor.
     """
 
     def __init__(self, path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:

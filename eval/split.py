@@ -13,18 +13,16 @@ from attn_dsl.dsl import tree as t
 from attn_dsl.eval import outputs
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.metrics import ious
-from attn_dsl.eval.score_matrix import METRICS, measure_text
+from attn_dsl.eval.score_matrix import METRICS, measure_texts
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Programs beside a head."""
+    """Programs beside a head; errors and spreads of outputs are nan without values."""
 
     ious: np.ndarray  # float64 (programs, texts)
-    # float64 (programs, texts), squared errors of the outputs; nan without values
-    errors: np.ndarray
-    # float64 (texts), the summed squares of the head's outputs about their mean
-    spreads: np.ndarray
+    errors: np.ndarray  # float64 (programs, texts), squared errors of the outputs
+    spreads: np.ndarray  # float64 (texts), squares of the head's outputs about their mean
 
     @property
     def output_r2(self) -> np.ndarray:
@@ -44,11 +42,7 @@ class Split:
         return len(self.texts)
 
     def compare(self, programs: Sequence[t.Head], number: int) -> Comparison:
-        """Score programs against a head by IoU and, where the capture has values, by outputs.
-
-        Args:
-            number: of the head, ``layer * heads_per_layer + head``.
-        """
+        """Score programs against a head, given by number, by IoU and, with values, by outputs."""
         capture, shape = self.capture, (len(programs), len(self.texts))
         found, errors, spreads = np.empty(shape), np.full(shape, np.nan), np.full(shape[1], np.nan)
         if programs:
@@ -65,8 +59,5 @@ class Split:
     def metrics(self, program: t.Head, number: int) -> dict[str, np.ndarray]:
         """Score one program by every metric, each float64 (texts,)."""
         plan = Plan([program], self.batch)
-        found = [
-            measure_text(plan, at, self.capture.attention(text, [number]))
-            for at, text in enumerate(self.texts)
-        ]
+        found = [*measure_texts(plan, lambda i: self.capture.attention(self.texts[i], [number]))]
         return {name: np.array([one[name][0, 0] for one in found]) for name in METRICS}

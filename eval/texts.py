@@ -13,8 +13,6 @@ from attn_dsl.eval.files import first_line
 
 Part = Literal["fit", "select", "test"]
 PARTS: tuple[Part, ...] = ("fit", "select", "test")
-_SHARES = (0.6, 0.8)
-"""Upper ends of the shares of fit and select; test has the rest (60/20/20)."""
 
 
 def text_hash(text: str) -> str:
@@ -29,13 +27,9 @@ def hash_fraction(text_hash: str, seed: int) -> float:
 
 
 def split_of(text_hash: str, seed: int) -> Part:
-    """Say which part a text belongs to: weights are fitted, programs picked, figures shown.
-
-    Args:
-        seed: another seed gives another, independent split.
-    """
+    """Say which part a text belongs to (60/20/20); another seed gives an independent split."""
     fraction = hash_fraction(text_hash, seed)
-    return PARTS[sum(fraction >= share for share in _SHARES)]
+    return PARTS[(fraction >= 0.6) + (fraction >= 0.8)]
 
 
 def read_texts(spec: str) -> list[str]:
@@ -53,8 +47,7 @@ def read_texts(spec: str) -> list[str]:
             unless said otherwise; needs the optional package ``datasets``).
 
     Raises:
-        InputError: the file is missing, empty, no text in UTF-8, or of another kind; a line is
-            not a JSON object with a string in ``text``; the data set cannot be had.
+        InputError: the file or data set cannot be had, or is empty, of another kind or damaged.
     """
     path = Path(spec).expanduser()
     kind = path.suffix.lower()

@@ -56,9 +56,8 @@ class Vocabulary:
     ('Once', ' upon', ' a', ' café')
 
     A string depends on the id alone (with word pieces and marked word ends also on the token
-    before), never on the text, so that a model's ids give the same strings without the text.
-    A leading space starts a word. Bytes that are no whole character are written ``<0xE2>``
-    each: the GPT-2 token of the bytes 20 F0 9F is ``" <0xF0><0x9F>"``.
+    before). A leading space starts a word. Bytes that are no whole character are written
+    ``<0xE2>`` each: the GPT-2 token of the bytes 20 F0 9F is ``" <0xF0><0x9F>"``.
 
     Raises:
         InputError: the tokenizer is one of the slow ones, that know no character offsets.
@@ -79,10 +78,7 @@ class Vocabulary:
 
     @cached_property
     def hash(self) -> str:
-        """A hash of what decides how text turns into ids, the same in every process.
-
-        Padding and truncation settings do not count: they are a caller's, and calls change them.
-        """
+        """A hash of what decides how text turns into ids; padding and truncation do not count."""
         spec = {key: self._spec[key] for key in self._spec if key not in ("truncation", "padding")}
         special = sorted(map(str, self.tokenizer.all_special_tokens))
         content = json.dumps([spec, special], sort_keys=True, ensure_ascii=True)
@@ -90,10 +86,7 @@ class Vocabulary:
 
     @cached_property
     def untold(self) -> frozenset[str]:
-        """The features whose values on a text its ids do not tell, found on a probe.
-
-        Word pieces in lower case, for instance, tell neither sentences nor lines.
-        """
+        """The features that ids do not tell: of lower-case word pieces, sentences and lines."""
         (window,) = self.encode(PROBE, 10 * len(PROBE))
         read, told = Analysis(window.tokens), Analysis(self.tokens_of(window.ids))
         own = [name for name, one in FEATURES.items() if not one.extra]
@@ -135,12 +128,10 @@ class Vocabulary:
 
         The windows' slices join to the text. Of a character that is split over several tokens
         only the last piece covers it; white space belongs to the token after it; a special
-        token (``[UNK]`` is one) covers nothing. Special tokens that the tokenizer adds by
-        default are added to each window.
+        token (``[UNK]`` is one) covers nothing. An empty text may give no window.
 
         Args:
-            text: any text; an empty one may give no window.
-            max_tokens: the most tokens of a window, special tokens included.
+            max_tokens: the most tokens of a window, with the special ones that are added to each.
             max_windows: the most windows; what comes behind them is left out.
 
         Raises:

@@ -323,7 +323,7 @@ def _info(session: Session, heads: Iterable[tuple[int, int]]) -> dict[str, Any]:
         "layers": capture.n_layers,
         "heads_per_layer": capture.heads_per_layer,
         "texts": sizes,
-        "split": capture.split_rule(settings.seed),
+        "split": capture.split_and_rule(settings.seed)[1],
         "tokens_per_text": sum(lengths) / max(len(lengths), 1),
         "versions": {name: version(name) for name in packages}
         | {"python": platform.python_version()},

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from attn_dsl.eval.shipped import embedded
+from attn_dsl.eval.locate import embedded
 from attn_dsl.synth.llm.grammar import proposal_grammar
 
 CONTEXT = 4096

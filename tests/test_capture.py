@@ -451,7 +451,7 @@ def numbered(n_sources, windows=1):
 def test_all_windows_of_a_text_fall_into_one_part():
     made = numbered(60, windows=3)
     parts = made.split(seed=0)
-    assert made.split_rule(0) == "texts"
+    assert made.split_and_rule(0)[1] == "texts"
     assert sorted(i for part in parts.values() for i in part) == list(range(180))
     assert all(len(indices) % 3 == 0 and indices for indices in parts.values())
     assert parts != made.split(seed=1) and parts == made.split(seed=0)
@@ -461,7 +461,7 @@ def test_few_texts_are_split_by_window_and_no_part_stays_empty(finished):
     opened = Capture.open(finished)
     for seed in range(20):
         parts = opened.split(seed)
-        assert opened.split_rule(seed).startswith("windows")
+        assert opened.split_and_rule(seed)[1].startswith("windows")
         assert all(parts.values()) and sorted(i for part in parts.values() for i in part) == list(
             range(5)
         )

@@ -183,7 +183,7 @@ def test_padding_and_tokenizers_beyond_the_embedding(tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": None}))
     loaded = load_model(str(folder))
     assert loaded.model.get_input_embeddings().weight.shape[0] == 320
-    assert int(padded(loaded, [[5, 6, 7], [8]])["input_ids"].max()) < 320
+    assert int(padded(loaded.model, [[5, 6, 7], [8]])["input_ids"].max()) < 320
     made = write_capture(loaded, TEXTS, tmp_path / "capture", max_tokens=30)
     with replace_heads(loaded, some()):
         run(loaded.model, torch.tensor([made.ids(0)]))

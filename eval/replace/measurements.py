@@ -115,7 +115,7 @@ class Measurements:
     def _offset_means(self) -> dict[Head, np.ndarray]:
         capture, heads = self.model.capture, self.model.heads
         numbers = [layer * capture.heads_per_layer + head for layer, head in heads]
-        means, _ = offset_means(capture, self.model.splits["fit"], numbers)
+        means = offset_means(capture, self.model.splits["fit"], numbers)
         return dict(zip(heads, means, strict=True))
 
     def _key(self, held_out: HeldOut, kind: str, heads: Sequence[Head], *what: str) -> str:

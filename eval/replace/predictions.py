@@ -48,7 +48,7 @@ def batches(
     start = 0
     for first in range(0, len(order), size):
         chosen = order[first : first + size]
-        call = padded(loaded, [texts[i] for i in chosen])
+        call = padded(loaded.model, [texts[i] for i in chosen])
         counts = [len(places[i]) for i in chosen]
         rows = torch.arange(len(chosen)).repeat_interleave(torch.tensor(counts)).to(device)
         columns = torch.tensor([place for i in chosen for place in places[i]]).to(device)

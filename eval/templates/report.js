@@ -185,7 +185,7 @@ function showToken(token) {
   });
 }
 
-// Undo report.py's pack: bytes of 255 √w, visible entries only. Entries not visible are 0.
+// Undo report.py's encode: bytes of 255 √w, visible entries only. Entries not visible are 0.
 function unpack(text, n) {
   const packed = atob(text), weights = new Float32Array(n * n);
   for (let q = 0, i = 0; q < n; q++) {
