@@ -125,10 +125,10 @@ class Code:
         return np.array(rows, dtype=np.int32).reshape(-1, 5)
 
     def functions(self, length: int) -> np.ndarray:
-        """Return a table of the functions of factors and their values at 0, 1, …, ``length - 1``.
+        """Return number in ``REALS``, rate and values at 0, 1, … of the functions of factors.
 
         Returns:
-            float64 (functions, 2 + at least length): number in ``REALS``, rate, values.
+            float64 (functions, 2 + at least ``length``).
         """
         table = self._tabulated
         if table is None or table.shape[1] < length + 2:

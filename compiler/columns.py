@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -18,18 +18,12 @@ Ints = np.ndarray
 TOKEN = ColumnKey("token")
 SLACK = 16
 """Unused entries after the last token, so that a vector of keys may begin at it."""
-KEPT = 1 << 17
-"""Tokens of single texts whose columns ``batch_of`` keeps, about 1 KiB each."""
-EACH = 256
-"""Tokens that a text counts for besides its own."""
 
 
 class ColumnArrays(NamedTuple):
-    """A column of all texts of a batch, concatenated; see ``dsl.features.Column``.
+    """A column of all texts of a batch, concatenated, int32; see ``dsl.features.Column``.
 
-    All are int32, one entry per token of the batch. A symbol is its number in ``Batch.symbols``, a
-    truth value 0 or 1. ``known`` is a position in its text; ``known`` and ``open`` are 0 for a
-    column that is not partial.
+    A symbol is its number in ``Batch.symbols``. ``known`` and ``open`` are 0 unless it is partial.
     """
 
     settled: Ints
@@ -109,27 +103,10 @@ class Batch:
         return [symbols.setdefault(value, len(symbols)) for value in values]  # type: ignore[arg-type]
 
 
-class Texts:
-    """Batches of single texts, kept until ``limit`` tokens of newer ones need their room."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit, self.size = limit, 0
-        self._batches: OrderedDict[Tokens, Batch] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def __call__(self, tokens: Tokens) -> Batch:
-        """Return the batch of a text; those asked for longest ago make room for a new one."""
-        with self._lock:
-            batch = self._batches.pop(tokens, None)
-            if batch is None:
-                batch, self.size = Batch([tokens]), self.size + len(tokens) + EACH
-            self._batches[tokens] = batch
-            while self.size > self.limit and len(self._batches) > 1:
-                self.size -= len(self._batches.popitem(last=False)[0]) + EACH
-        return batch
-
-
-batch_of = Texts(KEPT)
+@lru_cache(maxsize=128)
+def batch_of(text: Tokens) -> Batch:
+    """Return the batch of a single text; the last 128 are kept, with about 1 KiB a token."""
+    return Batch([text])
 
 
 def features(tokens: Sequence[str] | Tokens, names: Iterable[str]) -> dict[str, list]:
@@ -138,10 +115,9 @@ def features(tokens: Sequence[str] | Tokens, names: Iterable[str]) -> dict[str, 
     >>> features(["Un", "do", " it"], ["word_index", "word"])["word"]
     ['undo', 'undo', 'it']
 
-    Returns:
-        per feature, its n values. A feature that reads ``visible`` text, such as ``word``, has two more
-        lists: ``word_known``, per position the first query that knows the value, and ``word_open``,
-        per query the value at positions that it does not know.
+    A feature that reads ``visible`` text, such as ``word``, has two more lists: ``word_known``, per
+    position the first query that knows the value, and ``word_open``, per query the value at positions
+    that it does not know.
     """
     analysis, lists = Analysis(Tokens.from_strings(tokens)), dict[str, list]()
     for name in names:

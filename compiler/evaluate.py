@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -37,7 +36,7 @@ class Part:
 def parts(
     code: Code, n: int, start: int, arrays: tuple[np.ndarray, ...], first: int = 0
 ) -> Iterator[Part]:
-    """Evaluate programs on one text in parts that fit in the cache.
+    """Evaluate programs on one text, block of rows by block, in parts that fit in the cache.
 
     Args:
         n, start: the number of tokens, and the index of the first one in the columns.
@@ -45,8 +44,7 @@ def parts(
         first: the first row to evaluate.
 
     Yields:
-        the parts: for each block of rows in order, all programs, group by group. The array
-        ``Part.rows`` is overwritten by the next part.
+        The parts. The array ``Part.rows`` is overwritten by the next one.
 
     Raises:
         ValueError: a program has holes.
@@ -65,7 +63,7 @@ def parts(
             out = room[: high - low]
             redo = np.empty((high - low, len(queries)), dtype=np.bool_)
             if evaluate_masses(
-                planes.truths, planes.words, *terms[Kind.TRUTH], planes.values, *terms[Kind.VALUE],
+                planes.truths, planes.words, terms[Kind.TRUTH], planes.values, terms[Kind.VALUE],
                 planes.keys, planes.distances, planes.quick, low, causal, n, queries.start,
                 queries.stop, word, masses, out, redo,
             ):  # fmt: skip
@@ -85,7 +83,7 @@ def _exactly(
     interpreter.evaluate_rows(
         code.instructions, code.plane_rows, code.functions(2 * n), code.used[here],
         code.weights[here], starts.astype(np.int64), code.linear[first + chosen], code.causal, n,
-        start, *arrays, redo[chosen], query, part,
+        start, arrays, redo[chosen], query, part,
     )  # fmt: skip
     out[chosen] = part
 
@@ -144,22 +142,17 @@ class Plan:
         n, start = int(self.batch.sizes[text]), int(self.batch.starts[text])
         return parts(self.code, n, start, self._arrays(text))
 
-    def typed_planes(self, text: int, dtype: Any = np.float32) -> tuple[np.ndarray, np.ndarray]:
-        """Compute the planes on all visible entries of one text.
-
-        Returns:
-            the planes of ``code.truths`` as uint8 (planes, entries), the others as ``dtype``.
-        """
-        made = np.empty((len(self.code.planes), self._entries(text)), dtype=dtype)
+    def typed_planes(self, text: int) -> tuple[np.ndarray, np.ndarray]:
+        """Compute the planes of one text: those of ``code.truths`` as uint8, the others as float32."""
+        made = np.empty((len(self.code.planes), self._entries(text)), dtype=np.float32)
         self._planes(text, np.arange(self.batch.sizes[text]), made)
         return made[self.code.truths].astype(np.uint8), made[~self.code.truths]
 
     def planes(self, rows: Sequence[np.ndarray]) -> np.ndarray:
-        """Compute the planes that the weights multiply on some rows (queries) of every text.
+        """Compute the planes on some rows (queries) of every text; see ``code.programs``.
 
         Returns:
-            float32 (planes, visible entries of these rows of all texts, concatenated);
-            ``code.programs`` has the planes of each program.
+            float32 (planes, visible entries of these rows of all texts, concatenated).
         """
         sizes = self.batch.sizes.tolist()
         counts = [
@@ -177,7 +170,7 @@ class Plan:
         code, n = self.code, int(self.batch.sizes[text])
         interpreter.planes_of_rows(
             code.instructions, code.plane_rows, code.functions(2 * n), self.causal, rows, n,
-            int(self.batch.starts[text]), *self._arrays(text), out,
+            int(self.batch.starts[text]), self._arrays(text), out,
         )  # fmt: skip
 
     def _entries(self, text: int) -> int:

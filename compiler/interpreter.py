@@ -8,9 +8,10 @@ one query fit in the cache, and a new program needs no compiling. The loops work
     planes          int32 (planes, 5): node of the first factor, node of the condition (-1: none),
                     function of the first factor, node (-1: none) and function of the second
     functions       float64 (functions, 2 + length): number in ``REALS``, rate, values at 0, 1, …
-    settled, known, opened   int32 (columns, tokens + 16), see ``dsl.features.Column``
-    marks           int32 (columns, 2): padding value, and whether ``known`` is read
-    match           int32 (n, n), see ``match_table``; (0, 0) if no node is a ``match``
+    columns         a tuple of five arrays:
+        settled, known, opened   int32 (columns, tokens + 16), see ``dsl.features.Column``
+        marks       int32 (columns, 2): padding value, and whether ``known`` is read
+        match       int32 (n, n), see ``match_table``; (0, 0) if no node is a ``match``
 """
 
 from __future__ import annotations
@@ -123,11 +124,12 @@ def room(instructions, n):
 
 
 @njit(**LEAN)
-def run_row(instructions, chosen, registers, q, keys, start, settled, known, opened, marks, match):
+def run_row(instructions, chosen, registers, q, keys, start, columns):
     """Compute the chosen nodes for query ``q``: the values of node i go to ``registers[i, :keys]``.
 
     Loops run over whole vectors, so entries after ``keys`` are overwritten too.
     """
+    settled, known, opened, marks, match = columns
     wide = (keys + WIDTH - 1) // WIDTH * WIDTH
     for i in chosen:
         op, a, b = instructions[i, 0], instructions[i, 1], instructions[i, 2]
@@ -250,8 +252,8 @@ def score_row(used, weights, linear, planes, functions, registers, keys, values,
 
 @njit(**COMPILED)
 def evaluate_rows(
-    instructions, planes, functions, used, weights, offsets, linear, causal, n, start,
-    settled, known, opened, marks, match, wanted, first, out,
+    instructions, planes, functions, used, weights, offsets, linear, causal, n, start, columns,
+    wanted, first, out,
 ):  # fmt: skip
     """Evaluate chosen rows of programs on one text in float64.
 
@@ -269,9 +271,7 @@ def evaluate_rows(
     for q in range(first, first + wanted.shape[1]):
         keys = q + 1 if causal else n
         if wanted[:, q - first].any():
-            run_row(
-                instructions, every, registers, q, keys, start, settled, known, opened, marks, match
-            )
+            run_row(instructions, every, registers, q, keys, start, columns)
         for p in range(offsets.shape[0] - 1):
             if not wanted[p, q - first]:
                 continue
@@ -285,19 +285,14 @@ def evaluate_rows(
 
 
 @njit(**COMPILED)
-def planes_of_rows(
-    instructions, planes, functions, causal, rows, n, start, settled, known, opened, marks, match,
-    out,
-):  # fmt: skip
+def planes_of_rows(instructions, planes, functions, causal, rows, n, start, columns, out):
     """Write some rows of all planes to ``out``, (planes, visible entries of these rows)."""
     registers = room(instructions, n)
     every = np.arange(instructions.shape[0])
     at = 0
     for q in rows:
         keys = q + 1 if causal else n
-        run_row(
-            instructions, every, registers, q, keys, start, settled, known, opened, marks, match
-        )
+        run_row(instructions, every, registers, q, keys, start, columns)
         for p in range(planes.shape[0]):
             fill_plane(planes[p], functions, registers, keys, out[p, at : at + keys])
         at += keys

@@ -12,7 +12,6 @@ from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.check import Facts, check
 from attn_dsl.dsl.definitions import in_folder, read_source
 from attn_dsl.dsl.errors import InputError
-from attn_dsl.dsl.limits import MAX_NODES
 from attn_dsl.dsl.parser import Resolver
 from attn_dsl.dsl.parser import parse as parse_tree
 from attn_dsl.dsl.printer import show
@@ -119,8 +118,8 @@ class Program:
             seed: decides which texts are held out.
 
         Returns:
-            The fitted program (``FittedProgram``), whose ``figures`` hold IoU and output R² with
-            their intervals, the best controls, and the queries at which it fails.
+            A ``FittedProgram``; ``figures`` hold IoU and output R², the best controls, and the queries
+            at which it fails.
 
         Raises:
             InputError: it has nothing to fit, is linear, or there is no such head.
@@ -137,12 +136,15 @@ class Program:
         """
         from attn_dsl.compiler.code import Code
 
+        self.refuse_holes("write numbers, or fit them to a head with `attn-dsl fit --program`")
+        return Code([self.tree])
+
+    def refuse_holes(self, remedy: str) -> None:
+        """Raise an InputError with a remedy if a weight is still a hole."""
         if self.facts.holes:
             raise InputError(
-                f"the program {self.name} has {self.facts.holes} weights to be fitted (`?`); "
-                "write numbers, or fit them to a head with `attn-dsl fit --program`"
+                f"the program {self.name} has {self.facts.holes} weights to be fitted (`?`); {remedy}"
             )
-        return Code([self.tree])
 
     def __reduce__(self) -> tuple:
         return Program, (self.tree, self.facts)
@@ -167,13 +169,9 @@ def _tokens(strings: tuple[str, ...]) -> Tokens:
 
 
 def parse(
-    source: str,
-    name: str = "<program>",
-    *,
-    allow_lookahead: bool = False,
-    max_nodes: int = MAX_NODES,
+    source: str, name: str = "<program>", *, allow_lookahead: bool = False,
     resolve: Resolver | None = None,
-) -> Program:
+) -> Program:  # fmt: skip
     """Parse and check the source of a program; ``name`` stands for it in error messages.
 
     >>> parse("head first causal:\\n    3 where k == 0")
@@ -185,20 +183,15 @@ def parse(
         ProgramError: it is not valid; the message shows the place, the reason and a remedy.
     """
     tree = parse_tree(source, name, resolve)
-    facts = check(
-        tree, source=source, name=name, allow_lookahead=allow_lookahead, max_nodes=max_nodes
-    )
-    return Program(tree, facts)
+    return Program(tree, check(tree, source=source, name=name, allow_lookahead=allow_lookahead))
 
 
-def load(path: str | Path, *, allow_lookahead: bool = False, max_nodes: int = MAX_NODES) -> Program:
+def load(path: str | Path, *, allow_lookahead: bool = False) -> Program:
     """Read a program from a file; the files that it uses lie beside it, or in the folder above.
 
     Raises:
         InputError: the file cannot be read.
         ProgramError: it does not hold a valid program.
     """
-    return parse(
-        read_source(path), str(path), allow_lookahead=allow_lookahead, max_nodes=max_nodes,
-        resolve=in_folder(Path(path).parent),
-    )  # fmt: skip
+    beside = in_folder(Path(path).parent)
+    return parse(read_source(path), str(path), allow_lookahead=allow_lookahead, resolve=beside)

@@ -1,17 +1,7 @@
 """Lanes: vectors of sixteen float32 numbers in Numba functions.
 
-The loop vectoriser of Numba uses half of a 512-bit vector, and handles the ends of short rows one
-entry at a time. Code written in lanes compiles to the widest vectors of the processor. If Numba is
-switched off, the same functions work on NumPy arrays of sixteen numbers.
-
-    >>> import numpy as np
-    >>> from numba import njit
-    >>> @njit
-    ... def sum_of_products(a, b):
-    ...     return total(load(a, 0) * load(b, 0))
-    >>> sum_of_products(np.ones(16, np.float32), np.arange(16, dtype=np.float32))
-    120.0
-
+Code written in lanes compiles to the widest vectors of the processor; Numba's own vectoriser uses half
+of a 512-bit vector. If Numba is switched off, the functions work on NumPy arrays of sixteen numbers.
 Truth values are bits, sixteen in a word of type uint16; the lowest bit is the first lane.
 """
 

@@ -70,15 +70,16 @@ def exponentials(scores, out):
 
 
 @njit(**FINITE)
-def vectors(planes, rows, weights, starts, sums, out):
+def vectors(planes, terms, sums, out):
     """Compute exp of the weighted sum of planes of each program, scaled so that the largest entry is 1.
 
     Args:
         planes: float64 (planes, length), planes by key or by distance.
-        rows, weights, starts: the planes and weights of all programs; the start of each program.
+        terms: as in ``Code.terms``.
         sums: float64 (length), scratch space.
         out: float32 (programs, length or more), 0 after ``length``.
     """
+    rows, weights, starts = terms
     length, width = planes.shape[1], out.shape[1]
     cut, zero = spread(CUT), spread(np.float32(0.0))
     for p in range(out.shape[0]):
@@ -167,21 +168,18 @@ def _powers(values, rows, weights, start, end, low, tails, causal, n, first, las
 
 @njit(**LEAN)
 def evaluate_masses(
-    truths, stride, truth_rows, factors, truth_starts, values, value_rows, weights, value_starts,
-    keys, distances, wanted, program, causal, n, first, last, low, masses, out, redo,
+    truths, stride, truth_terms, values, value_terms, keys, distances, wanted, program, causal, n,
+    first, last, low, masses, out, redo,
 ):  # fmt: skip
     """Evaluate rows of programs from the planes of one text; return whether any row must be redone.
 
     A mass is the product of an entry by key, an entry by distance, the exponential of the weighted
-    VALUE planes, and a factor for each predicate of pairs. The factor is below 1 where a penalty
-    holds, and where a reward does not hold. So no mass is above 1.
+    VALUE planes, and a factor for each predicate of pairs: below 1 where a penalty holds, and where
+    a reward does not. So no mass is above 1.
 
     Args:
-        truths, stride: uint16, the bits of all TRUTH planes, and the words of each.
-        truth_rows, factors, truth_starts: as in ``Code.terms``.
-        values, value_rows, weights, value_starts: the same for VALUE planes.
-        keys, distances: float32 (programs, ...), the vectors of each program.
-        wanted: bool (programs), which programs to evaluate; the rows of others are to be redone.
+        truths, stride, values, keys, distances, wanted: see ``text_planes.TextPlanes``.
+        truth_terms, value_terms: as in ``Code.terms``.
         program: the first program to evaluate; ``out`` has one row per program.
         n, first, last: the number of tokens of the text, and the range of rows.
         low: the first word of these rows in the planes.
@@ -189,6 +187,8 @@ def evaluate_masses(
         out: float32 (programs, entries + 16 or more), the rows without gaps between them.
         redo: bool (programs, rows), set to the rows that must be redone.
     """
+    truth_rows, factors, truth_starts = truth_terms
+    value_rows, weights, value_starts = value_terms
     words = 0
     for q in range(first, last):
         words += ((q + 1 if causal else n) + WIDTH - 1) // WIDTH

@@ -82,13 +82,11 @@ class Stream:
         """Append tokens to the text and compute their rows.
 
         Args:
-            tokens: decoded token strings as for ``Program``, or ``Tokens``. The bytes of a
-                character may be split over several calls.
+            tokens: as for ``Program``. The bytes of a character may be split over several calls.
             special: whether each token string is special; by default those that look so.
 
         Returns:
-            float32 (new tokens, tokens so far): the last rows of the matrix of the whole text; for
-            the code of several programs, (programs, new tokens, tokens so far).
+            float32 (new tokens, tokens so far), with the programs of a ``Code`` as first index.
         """
         skip = 0
         if not isinstance(tokens, Tokens):

@@ -14,7 +14,7 @@ from numba import njit
 
 from attn_dsl.compiler.code import Code, Kind
 from attn_dsl.compiler.interpreter import fill_plane, room, run_row
-from attn_dsl.compiler.jit import COMPILED, LEAN
+from attn_dsl.compiler.jit import COMPILED
 from attn_dsl.compiler.simd import WIDTH, word
 from attn_dsl.compiler.softmax import AHEAD, SCORE_RANGE, vectors
 from attn_dsl.dsl.limits import TERM_LIMIT
@@ -55,9 +55,9 @@ def text_planes(code: Code, n: int, start: int, arrays: tuple, first: int = 0) -
     )
     _fill(
         code.instructions, code.row_nodes, code.plane_rows, code.functions(2 * n), code.places,
-        code.causal, n, first, start, *arrays, np.empty((keys, n)), np.empty((distances, gaps)),
-        made.truths, stride, made.values, *code.terms[Kind.KEY], *code.terms[Kind.DISTANCE],
-        *code.terms[Kind.VALUE], code.linear, made.keys, made.distances, made.quick,
+        code.causal, n, first, start, arrays, np.empty((keys, n)), np.empty((distances, gaps)),
+        made.truths, stride, made.values, code.terms[Kind.KEY], code.terms[Kind.DISTANCE],
+        code.terms[Kind.VALUE], code.linear, made.keys, made.distances, made.quick,
     )  # fmt: skip
     return made
 
@@ -76,23 +76,18 @@ def row_words(rows: int, causal: bool, n: int | None = None) -> int:
     return WIDTH * whole * (whole + 1) // 2 + rest * (whole + 1)
 
 
-@njit(**LEAN)
-def _sizes(planes, out):
-    """Write the largest magnitude of each plane to ``out``."""
-    for p in range(planes.shape[0]):
-        most = 0.0
-        for i in range(planes.shape[1]):
-            most = max(most, abs(planes[p, i]))
-        out[p] = most
-
-
-@njit(**LEAN)
-def _refuse(sizes, planes, weights, starts, limit, quick):
+@njit(**COMPILED)
+def _refuse(planes, terms, limit, quick):
     """Set ``quick`` to False for programs with a term above TERM_LIMIT, or terms that sum above ``limit``."""
+    rows, weights, starts = terms
+    sizes = np.zeros(planes.shape[0])
+    for p in range(planes.shape[0]):
+        for i in range(planes.shape[1]):
+            sizes[p] = max(sizes[p], abs(planes[p, i]))
     for p in range(quick.shape[0]):
         whole = 0.0
         for j in range(starts[p], starts[p + 1]):
-            size = abs(weights[j]) * sizes[planes[j]]
+            size = abs(weights[j]) * sizes[rows[j]]
             whole += size
             if size > TERM_LIMIT:
                 quick[p] = False
@@ -102,10 +97,9 @@ def _refuse(sizes, planes, weights, starts, limit, quick):
 
 @njit(**COMPILED)
 def _fill(
-    instructions, row_nodes, planes, functions, places, causal, n, first, start, settled, known,
-    opened, marks, match, by_key, by_distance, truths, stride, values, key_planes, key_weights,
-    key_starts, distance_planes, distance_weights, distance_starts, value_planes, value_weights,
-    value_starts, linear, keys_out, distances_out, quick,
+    instructions, row_nodes, planes, functions, places, causal, n, first, start, columns, by_key,
+    by_distance, truths, stride, values, key_terms, distance_terms, value_terms, linear, keys_out,
+    distances_out, quick,
 ):  # fmt: skip
     """Compute the planes, and exp of each program's weighted sums by key and by distance."""
     registers = room(instructions, n)
@@ -115,7 +109,7 @@ def _fill(
         q = n - 1 - ahead
         if q < 0:
             break
-        run_row(instructions, every, registers, q, n, start, settled, known, opened, marks, match)
+        run_row(instructions, every, registers, q, n, start, columns)
         for p in range(planes.shape[0]):
             slot = places[p, 1]
             if places[p, 0] == KEY:
@@ -126,9 +120,7 @@ def _fill(
     for q in range(first, n):
         keys = q + 1 if causal else n
         words = (keys + WIDTH - 1) // WIDTH
-        run_row(
-            instructions, row_nodes, registers, q, keys, start, settled, known, opened, marks, match
-        )
+        run_row(instructions, row_nodes, registers, q, keys, start, columns)
         for p in range(planes.shape[0]):
             if places[p, 0] == TRUTH:
                 one = registers[planes[p, 0]]
@@ -144,18 +136,13 @@ def _fill(
                 here = values[places[p, 1], at * WIDTH : at * WIDTH + keys]
                 fill_plane(planes[p], functions, registers, keys, here)
         at += words
-    for p in range(quick.shape[0]):
-        quick[p] = not linear[p]
-    most = max(by_key.shape[0], by_distance.shape[0], values.shape[0])
-    sizes, sums = np.empty(most), np.empty(max(by_key.shape[1], by_distance.shape[1]))
-    _sizes(by_key, sizes)
-    _refuse(sizes, key_planes, key_weights, key_starts, np.inf, quick)
-    vectors(by_key, key_planes, key_weights, key_starts, sums, keys_out)
-    _sizes(by_distance, sizes)
-    _refuse(sizes, distance_planes, distance_weights, distance_starts, np.inf, quick)
-    vectors(by_distance, distance_planes, distance_weights, distance_starts, sums, distances_out)
-    _sizes(values, sizes)
-    _refuse(sizes, value_planes, value_weights, value_starts, SCORE_RANGE, quick)
+    quick[:] = ~linear
+    sums = np.empty(max(by_key.shape[1], by_distance.shape[1]))
+    _refuse(by_key, key_terms, np.inf, quick)
+    vectors(by_key, key_terms, sums, keys_out)
+    _refuse(by_distance, distance_terms, np.inf, quick)
+    vectors(by_distance, distance_terms, sums, distances_out)
+    _refuse(values, value_terms, SCORE_RANGE, quick)
 
 
 @njit(**COMPILED)

@@ -101,7 +101,7 @@ def test_registers_read_what_is_said_of_them(program: t.Head, tokens: Tokens) ->
     for q in range(n):
         registers = np.zeros((len(every), 32), dtype=np.int32)
         keys = q + 1 if program.causal else n
-        interpreter.run_row(code.instructions, every, registers, q, keys, 0, *plan._arrays(0))
+        interpreter.run_row(code.instructions, every, registers, q, keys, 0, plan._arrays(0))
         table[q] = registers[:, :n]
     q, k = np.indices((n, n))
     seen = k <= q if program.causal else k >= 0

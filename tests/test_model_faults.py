@@ -24,7 +24,7 @@ from attn_dsl.eval.capture_write import write_capture
 from attn_dsl.eval.models import load_model, padded
 from attn_dsl.eval.replace.context import obstacle, replace_heads
 from attn_dsl.eval.replace.measure import HeldOut
-from attn_dsl.eval.replace.source import Part
+from attn_dsl.eval.replace.programs import Part
 from attn_dsl.eval.vocabulary import Vocabulary
 
 TEXTS = (

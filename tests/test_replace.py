@@ -15,8 +15,7 @@ from replace_models import CAUSAL, ENCODERS, cache_in, cached
 import attn_dsl
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.replace.context import replace_heads
-from attn_dsl.eval.replace.programs import MeanByOffset, baseline
-from attn_dsl.eval.replace.source import Part
+from attn_dsl.eval.replace.programs import MeanByOffset, Part, baseline
 from attn_dsl.eval.vocabulary import Vocabulary
 
 TEXTS = (

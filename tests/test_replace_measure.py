@@ -24,16 +24,15 @@ from small_models import save_model
 
 from attn_dsl.compiler.program import parse
 from attn_dsl.dsl.errors import InputError
-from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.locate import embedded
 from attn_dsl.eval.models import load_model
 from attn_dsl.eval.replace import curve as curves
-from attn_dsl.eval.replace import experiment, layers, measure
+from attn_dsl.eval.replace import experiment, measure
 from attn_dsl.eval.replace.context import open_controller, replace_heads
 from attn_dsl.eval.replace.experiment import Options, replace_run
 from attn_dsl.eval.replace.measure import HeldOut, Sums
 from attn_dsl.eval.replace.measurements import Measurements
-from attn_dsl.eval.replace.programs import BASELINES, Programs
+from attn_dsl.eval.replace.programs import BASELINES
 from attn_dsl.eval.replace.replaced_model import ReplacedModel, open_replaced_model
 from attn_dsl.eval.vocabulary import Vocabulary
 
@@ -176,70 +175,12 @@ def test_what_is_measured_is_not_measured_again(
             again.measure(held_out, "zero", chosen)
 
 
-# layers and matrices that are known
-
-
 def held_out_of(family: str, folder: Path) -> HeldOut:
     if family == "bert":
         loaded = load_model(str(masked_model(folder / family)))
     else:
         loaded = load_model(str(save_model(folder / family, family)))
     return HeldOut(loaded, ids_of(loaded), batch_size=2)
-
-
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "bert"])
-def test_passes_start_at_the_first_replaced_layer(
-    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    held_out = held_out_of(family, tmp_path)
-    first, last = layers.layers_of(held_out.loaded.model)
-    program = parse("head near causal:\n    3 where k == q-1")
-    runs: list[int] = []
-    _ = held_out.original
-    for number, layer in enumerate((first, last)):
-        layer.register_forward_pre_hook(lambda *_, at=number: runs.append(at))
-        own = next(m for m in layer.modules() if "ttention" in type(m).__name__)
-        own.register_forward_pre_hook(lambda *_, at=number: runs.append(10 + at))
-    for head in ((1, 2), (0, 3)):
-        runs.clear()
-        with replace_heads(held_out.loaded, {head: program}):
-            runs.clear()
-            quick = held_out.sums()
-        assert runs.count(11) == 2 and runs.count(10) == (0 if head[0] else 2)
-        with monkeypatch.context() as patch:
-            patch.setattr(layers, "KEPT_BYTES", 0)
-            whole = HeldOut(held_out.loaded, held_out.ids, batch_size=2).measure({head: program})
-        for found, expected in zip(quick, whole, strict=True):
-            assert found.tolist() == expected.tolist()
-    assert "forward" not in first.__dict__
-
-
-def test_layers_that_need_more_than_the_output_before_them_are_all_run(llama) -> None:
-    first, last = layers.layers_of(llama.model)
-    seen: list[torch.Tensor] = []
-    hooks = [
-        first.self_attn.register_forward_hook(
-            lambda _, args, output: seen.append(output[0][:, -1:])
-        ),
-        last.register_forward_hook(lambda _, args, output: output + seen[-1]),
-    ]
-    try:
-        held_out = HeldOut(llama, ids_of(llama), batch_size=1)
-        _ = held_out.original
-        with held_out._original[2].starting_at(0, 1):
-            assert "forward" not in first.__dict__
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def test_matrices_of_known_texts_are_kept_within_a_bound() -> None:
-    texts = [Tokens.from_strings(["a", " b"]), Tokens.from_strings([" b"])]
-    for keep, known in ((0, False), (16, False), (32, True)):
-        group = Programs([UNIFORM], keep)
-        one, two = group.bundle(texts), group.bundle(texts)
-        assert torch.equal(one, two) and (one.data_ptr() == two.data_ptr()) == known
-        assert not torch.equal(group.bundle(texts[::-1]), one)
 
 
 # orders

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 import attn_dsl
 from attn_dsl import testing
 from attn_dsl.compiler.code import Code
-from attn_dsl.compiler.columns import EACH, Texts
 from attn_dsl.compiler.program import Program
 from attn_dsl.compiler.stream import Stream, newest_rows
 from attn_dsl.dsl import tree as t
@@ -208,16 +207,3 @@ def test_matrices_that_somebody_holds_are_not_written_again() -> None:
     np.testing.assert_array_equal(part, kept[0][0, 0, -1])
     place = bundle.bundle([texts[0]]).data_ptr()
     assert bundle.bundle([texts[1]]).data_ptr() == place
-
-
-def test_texts_are_kept_until_others_take_their_room() -> None:
-    kept = Texts(3 * (EACH + 2))
-    texts = [Tokens.from_strings(["a", string]) for string in "abcd"]
-    batches = [kept(text) for text in texts[:3]]
-    assert kept(texts[0]) is batches[0]
-    kept(texts[3])
-    assert kept(texts[0]) is batches[0] and kept(texts[2]) is batches[2]
-    assert kept(texts[1]) is not batches[1]
-    long = Tokens.from_strings(["a"] * 5 * EACH)
-    assert kept(long) is kept(long)
-    assert kept.size == len(long) + EACH

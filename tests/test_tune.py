@@ -19,9 +19,8 @@ from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.replace.context import replace_heads
 from attn_dsl.eval.replace.experiment import Options, further_texts
 from attn_dsl.eval.replace.measure import HeldOut
-from attn_dsl.eval.replace.programs import Programs
+from attn_dsl.eval.replace.programs import Part, Programs
 from attn_dsl.eval.replace.replaced_model import ReplacedModel, open_replaced_model
-from attn_dsl.eval.replace.source import Part
 from attn_dsl.eval.replace.tunable import Tunable
 from attn_dsl.eval.replace.tune import Epoch, TuneSettings, tune, with_first_token
 from attn_dsl.eval.set_parameters import set_program

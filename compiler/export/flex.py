@@ -30,9 +30,8 @@ def to_flex(program: Program) -> str:
     >>> "def score_mod(score, b, h, q, k):" in to_flex(parse("head a causal:\\n 1 where k == 0"))
     True
 
-    Returns:
-        the source of a module with ``buffers(texts)``, which computes the columns of the texts and the
-        values of quantifiers, and ``functions(buffers)``, which returns ``score_mod`` and ``mask_mod``.
+    Its ``buffers(texts)`` computes the columns of texts and the values of quantifiers, and its
+    ``functions(buffers)`` returns ``score_mod`` and ``mask_mod``.
 
     Raises:
         InputError: FlexAttention cannot compute it; the message says why.

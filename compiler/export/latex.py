@@ -58,12 +58,8 @@ def to_latex(program: Program) -> str:
     \]
     <BLANKLINE>
 
-    Args:
-        program: the program; its holes become theta_1, theta_2, …
-
-    Returns:
-        a displayed formula. Strings are escaped, and characters outside ASCII are written as ``\u00e9``,
-        so that every LaTeX engine reads it.
+    Holes become theta_1, theta_2, … Strings are escaped, and characters outside ASCII are written as
+    ``\u00e9``, so that every LaTeX engine reads the formula.
     """
     program = Program(self_contained(program.tree), program.facts)
     writer, tree = _Formulas(program, ""), program.tree

@@ -5,22 +5,30 @@ The time of compiling a function grows with the square of its size, so each has 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
+
+from attn_dsl.compiler.columns import SLACK, Batch, stack
 from attn_dsl.compiler.export.expressions import Code, Writer
-from attn_dsl.compiler.export.source import comment, refuse_holes, render, wrapped
+from attn_dsl.compiler.export.source import FIT, comment, execute, render, wrapped
 from attn_dsl.compiler.graph import NONE, ColumnKey, Node
 from attn_dsl.compiler.operations import QUANTIFIERS
 from attn_dsl.compiler.program import Program
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.limits import LEAST_MASS, MATCH_LIMIT, TERM_LIMIT
+from attn_dsl.dsl.tokens import Tokens
 
-_DOWN, _UP, _ALL = "k in range(q - 1, -1, -1)", "k in range(q)", "k in range(n)"
-_LOOPS = {
-    "any": (_DOWN, _ALL), "count": (_UP, _ALL), "first": (_UP, _ALL),
-    "last": (_DOWN, "k in range(n - 1, -1, -1)"), "nearest": (_DOWN, "i in range(2, 2 * n)"),
+_FOUND = {
+    "any": ["{x} = 1", "break"], "count": ["{x} += 1"], "first": ["{x} = k", "break"],
+    "last": ["{x} = k"],
+    "nearest": ["{x} = k if {x} < 0 or abs(q - k) < abs(q - {x}) else {x}"],
 }  # fmt: skip
-"""The loop of each quantifier over the keys: in a causal and in a bidirectional program."""
+"""What each quantifier does at a key where its predicate holds, in a loop over all keys."""
+KEPT = 64
+"""The number of compiled functions that are kept. Numba never frees one (about 1 MiB each)."""
 NODES = 60
 """A function with this many nodes, of the syntax tree or of the graph, gets no further term."""
 
@@ -39,7 +47,7 @@ class KernelWriter(Writer):
     form = "scalar"
 
     def __init__(self, program: Program) -> None:
-        refuse_holes(program, "Numba")
+        program.refuse_holes(FIT)
         super().__init__(program, "math")
         self.causal = program.causal
         self.keyless: list[bool] = []
@@ -118,15 +126,11 @@ class KernelWriter(Writer):
         self.lines, self.names = kept[0], kept[1] | self.outer_names
         kind = node.operation.name
         name = self.free(f"{'exists' if kind == 'any' else kind}_1")
-        own = [] if self.causal else ["if k == q:", "    continue"]
-        if kind == "nearest" and not self.causal:
-            own = ["k = q + i // 2 if i % 2 else q - i // 2", "if k < 0 or k >= n:", "    continue"]
-        found = {"count": f"{name} += 1", "any": f"{name} = 1"}.get(kind, f"{name} = k")
-        body = [*own, *body, f"if {condition}:", f"    {found}"]
-        body += [] if kind == "count" else ["    break"]
-        initial = 0 if kind in ("count", "any") else -1
-        loop = _LOOPS[kind][0 if self.causal else 1]
-        self.outer += [f"{name} = {initial}", f"for {loop}:", *(f"    {line}" for line in body)]
+        body = [*([] if self.causal else ["if k == q:", "    continue"]), *body]
+        body += [f"if {condition}:", *(f"    {line.format(x=name)}" for line in _FOUND[kind])]
+        initial, end = 0 if kind in ("count", "any") else -1, "q" if self.causal else "n"
+        self.outer += [f"{name} = {initial}", f"for k in range({end}):"]
+        self.outer += [f"    {line}" for line in body]
         self.names[one] = self.outer_names[one] = name
         return Code(name)
 
@@ -163,17 +167,61 @@ class KernelWriter(Writer):
 
 
 def to_numba(program: Program) -> str:
-    """Write a program as source of a kernel for Numba.
+    """Write a program as source of a ``kernel``, which Numba can compile and Python can run.
 
     >>> from attn_dsl.compiler.program import parse
     >>> source = to_numba(parse("head a causal:\\n 2 where text(k) == text(q)"))
     >>> "def kernel(n, first, start, width, settled, known, opened, out):" in source
     True
 
-    Returns:
-        the source of a module with a function ``kernel``, which Numba can compile and Python can run.
-
     Raises:
         InputError: a weight is a hole.
     """
     return KernelWriter(program).source()
+
+
+class Kernel:
+    """A program as a function compiled by Numba; a call returns its attention matrix on a text.
+
+    Compiling takes 0.3 s and more in each process; calling a ``Program`` needs none.
+
+    >>> from attn_dsl.compiler.program import parse
+    >>> kernel = Kernel(parse("head first causal:\\n    1000 where k == 0"))
+    >>> kernel(["a", " b"])
+    array([[1., 0.],
+           [1., 0.]], dtype=float32)
+
+    ``source`` is the function as Python source, whose docstring describes the arguments of
+    ``function``; ``columns`` are the columns that it reads.
+
+    Raises:
+        InputError: a weight is still a hole.
+    """
+
+    def __init__(self, program: Program) -> None:
+        writer = KernelWriter(program)
+        self.program, self.source, self.columns = program, writer.source(), tuple(writer.arrays)
+        self.function = compiled(self.source)
+
+    def __call__(self, tokens: Sequence[str] | Tokens) -> np.ndarray:
+        """Compute the attention matrix on a text, as ``Program`` does."""
+        n, batch = len(tokens), Batch([Tokens.from_strings(tokens)])
+        columns = stack(self.columns, batch, self.program.causal)
+        settled, known, opened = (np.ascontiguousarray(part[:, :-SLACK]) for part in columns[:3])
+        out = np.zeros((n, n), dtype=np.float32)
+        self.function(n, 0, 0, n, settled, known, opened, out.reshape(-1))
+        return out
+
+
+@lru_cache(maxsize=KEPT)
+def compiled(source: str) -> Callable[..., None]:
+    """Compile the function of a source by ``KernelWriter``. It is executed: never pass any other."""
+    from numba import njit, types
+
+    table, number = types.Array(types.int32, 2, "C"), types.int64
+    signature = types.void(*[number] * 4, *[table] * 3, types.Array(types.float32, 1, "C"))
+    fast = {"nnan", "nsz", "reassoc", "contract"}
+    made: Callable[..., None] = njit(signature, nogil=True, error_model="numpy", fastmath=fast)(
+        execute(source, "kernel")["kernel"]
+    )
+    return made

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from attn_dsl.compiler.export.expressions import Writer
-from attn_dsl.compiler.export.source import refuse_holes, render
+from attn_dsl.compiler.export.source import FIT, render
 from attn_dsl.compiler.program import Program
 
 
@@ -17,12 +17,10 @@ def to_numpy(program: Program) -> str:
     array([[1., 0.],
            [1., 0.]])
 
-    Returns:
-        the source of a module with a function ``attention(tokens)``, which returns float64 (n, n).
-        The module imports attn_dsl only for features that are more than a line of Python.
+    The module imports attn_dsl only for features that are more than a line of Python.
 
     Raises:
         InputError: a weight is a hole.
     """
-    refuse_holes(program, "NumPy")
+    program.refuse_holes(FIT)
     return render("numpy.py", program, **Writer(program, "np").values())

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from attn_dsl.compiler.program import Program
 from attn_dsl.dsl.definitions import self_contained
-from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.limits import LEAST_MASS, MATCH_LIMIT, TERM_LIMIT
 from attn_dsl.dsl.printer import show
 
@@ -18,6 +17,8 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 WIDTH = 100
+FIT = "fit them with `attn-dsl fit`, or export it to torch, where they can be trained"
+"""What to do with the holes of a program, for targets that need numbers."""
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -68,20 +69,6 @@ def wrapped(start: str, items: Iterable[str], end: str) -> str:
     inside = textwrap.wrap(", ".join(item.replace(" ", "\0") for item in items) + ",", WIDTH - 4,
                            break_long_words=False, break_on_hyphens=False)  # fmt: skip
     return "\n".join([start, *(f"    {line}".replace("\0", " ") for line in inside), end])
-
-
-def refuse_holes(program: Program, target: str) -> None:
-    """Raise an error if a program has holes.
-
-    Raises:
-        InputError: a weight is a hole.
-    """
-    if program.facts.holes:
-        raise InputError(
-            f"the program {program.name} has {program.facts.holes} weights to be fitted (`?`), and "
-            f"{target} needs numbers; fit them with `attn-dsl fit`, or export it to torch, where "
-            "they can be trained"
-        )
 
 
 def execute(source: str, name: str) -> dict[str, Any]:

@@ -27,15 +27,9 @@ def to_torch(program: Program) -> str:
     >>> "class Attention(torch.nn.Module):" in source
     True
 
-    Args:
-        program: the program. A hole starts at 0, and in a linear program at 1, because weights of
-            0 have no gradient in a row whose masses are all 0.
-
-    Returns:
-        the source of a module with a class ``Attention``. It has the parameter ``weights``, in source
-        order; ``head(head.columns(tokens))`` is the (n, n) matrix of a text, and
-        ``head(*head.batch(texts))`` the (texts, n, n) matrices of several. The module imports
-        attn_dsl only for features that are more than a line of Python.
+    Its class ``Attention`` has the parameter ``weights``, in source order. A hole starts at 0, and in
+    a linear program at 1: weights of 0 have no gradient in a row whose masses are all 0. The module
+    imports attn_dsl only for features that are more than a line of Python.
     """
     writer = _TorchWriter(program, "torch")
     start = 1.0 if writer.linear else 0.0

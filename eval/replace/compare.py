@@ -16,8 +16,8 @@ from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.heads import parse_heads
 from attn_dsl.eval.replace.context import replace_heads
 from attn_dsl.eval.replace.predictions import batches, log_probabilities
+from attn_dsl.eval.replace.programs import Head
 from attn_dsl.eval.replace.replaced_model import ReplacedModel
-from attn_dsl.eval.replace.source import Head
 from attn_dsl.eval.vocabulary import Vocabulary
 
 MODEL = "model"
@@ -44,7 +44,6 @@ class Comparison:
 
     head: Head
     sides: tuple[str, ...]  # what A and B are called
-    sources: tuple[str, ...]  # their programs, empty for the model's own head
     predictions: tuple[Prediction, ...]  # by position
     kl: float  # mean KL(A || B) of a prediction, nats
     changed: int  # at how many positions the most probable token is another
@@ -69,9 +68,9 @@ def choose_sides(
 ) -> tuple[Head, tuple[Side, ...]]:
     """Find out what A and B are, and into which head they go.
 
-    Each is a file of a program, a head's name (``L2H3``: the run's own program for it), or
-    ``model`` for the model's own head. The head is the one that is given; or one of A and B names
-    it; or it is the head that the run has a program of the same name for, as edited copies do.
+    Each is a file of a program, a head's name (``L2H3``: the run's own program for it), or ``model`` for
+    the model's own head. The head is given, or named by A or B, or that whose program in the run has
+    the name of A or B.
 
     Raises:
         InputError: a file is missing, the run has no such program, or nothing names the head.
@@ -168,7 +167,6 @@ def compare(
         )  # fmt: skip
     perplexity = of_target.double().clamp(min=1e-45).log().mean(0).neg().exp()
     return Comparison(
-        head, tuple(side.name for side in sides),
-        tuple(side.program.source if side.program else "" for side in sides), tuple(predictions),
-        float(kl.double().mean()), sum(p.changed for p in predictions), tuple(perplexity.tolist()),
+        head, tuple(side.name for side in sides), tuple(predictions), float(kl.double().mean()),
+        sum(p.changed for p in predictions), tuple(perplexity.tolist()),
     )  # fmt: skip

@@ -18,8 +18,7 @@ from attn_dsl.eval.models import LoadedModel, body, ids_known, position_limit
 from attn_dsl.eval.replace.adapters import adapter_for
 from attn_dsl.eval.replace.controller import Controller
 from attn_dsl.eval.replace.predictions import refuse_headless
-from attn_dsl.eval.replace.programs import Programs, baseline
-from attn_dsl.eval.replace.source import Head, Part
+from attn_dsl.eval.replace.programs import Head, Part, Programs, baseline
 from attn_dsl.eval.replace.tokens import TokenReader, vocabulary_for
 from attn_dsl.eval.vocabulary import PROBE
 
@@ -59,26 +58,24 @@ def replace_heads(
     >>> with replace_heads(model, {(5, 1): program}, tokenizer=tokenizer) as report:
     ...     logits = model(**tokenizer("Once upon a time", return_tensors="pt")).logits
 
-    Inside, the model is used as ever: forward passes, gradients, ``generate`` with its cache.
-    A replaced head keeps its values and its part of the output projection; what it attends to is
-    what the program says of the tokens that the attention mask leaves, counted from the first of
-    them. Dropout does not touch it. Afterwards the model is as before, also after an exception.
-    A context within another replaces further heads.
+    Inside, the model is used as ever: forward passes, gradients, ``generate`` with its cache. A replaced
+    head keeps its values and its part of the output projection, and attends to what the program says of
+    the tokens that the attention mask leaves; dropout does not touch it. Afterwards the model is as
+    before, also after an exception. A context within another replaces further heads.
 
     Args:
         model: a transformers model, or what ``load_model`` returned.
         heads: by (layer, query head), both from 0: a program, the path of one, or a ``Part`` of
             a source group. In a causal model all must be causal; a bidirectional model takes both.
         tokenizer: the model's; without it, the one that belongs to the model's name is loaded.
-        texts: what the model will read. Word pieces tell less than the text that they were made
-            from, such as its lines: programs that read it need the texts.
+        texts: what the model will read, for programs that read what word pieces do not tell, such
+            as its lines.
 
     Raises:
         InputError: before anything is changed: no such head, a head that is replaced already, a
-            program that sees what a causal head cannot, holes, no tokenizer, a model whose
-            attention cannot be reached. In a forward pass: no input_ids, a text longer than the
-            model's context or with ids that do not tell what a program reads, a cache that was
-            filled outside, another attention implementation.
+            program that sees what a causal head cannot, holes, no tokenizer, a model whose attention
+            cannot be reached. In a forward pass: no input_ids, ids that do not tell what a program
+            reads, a text that is too long, a cache that was filled outside.
         WorkError: the verification failed; the model is as before.
     """
     loaded = model if isinstance(model, LoadedModel) else None
@@ -112,7 +109,8 @@ def replace_heads(
             undo.callback(delattr, stack, _OPEN)
             controller.open(undo)
             adapter.attach(controller, undo)
-        identity = _difference(before, _run(model, ids)[0])
+        off = (before - _run(model, ids)[0]).abs().max()
+        identity = float(off / before.abs().max().clamp(min=1e-30))
         if identity > tolerance:
             raise WorkError(
                 f"with no head replaced, the model's outputs differ by {identity:.1e} of their "
@@ -151,12 +149,8 @@ def obstacle(loaded: LoadedModel) -> str | None:
     return None
 
 
-def parts_of(heads: Mapping[Head, Standing], keep: int = 0) -> dict[Head, Part]:
-    """Turn what was given into parts of groups, all programs of one visibility in one group.
-
-    Args:
-        keep: bytes of matrices that each group of programs keeps.
-    """
+def parts_of(heads: Mapping[Head, Standing]) -> dict[Head, Part]:
+    """Turn what was given into parts of groups, all programs of one visibility in one group."""
     found: dict[Head, Part] = {}
     programs: dict[Head, Program] = {}
     for (layer, head), given in heads.items():
@@ -172,7 +166,7 @@ def parts_of(heads: Mapping[Head, Standing], keep: int = 0) -> dict[Head, Part]:
     for causal in (True, False):
         chosen = sorted(place for place, program in programs.items() if program.causal == causal)
         if chosen:
-            group = Programs([programs[place] for place in chosen], keep)
+            group = Programs([programs[place] for place in chosen])
             found |= {place: Part(group, i) for i, place in enumerate(chosen)}
     return {place: found[place] for place in sorted(found)}
 
@@ -234,11 +228,6 @@ def _run(model: Any, ids: torch.Tensor, **more: Any) -> tuple[torch.Tensor, Any]
     finally:
         for module in training:
             module.training = True
-
-
-def _difference(before: torch.Tensor, after: torch.Tensor) -> float:
-    """Return the largest difference, relative to the largest value."""
-    return float((before - after).abs().max() / before.abs().max().clamp(min=1e-30))
 
 
 def _attention(model: Any, ids: torch.Tensor) -> list[torch.Tensor]:

@@ -14,8 +14,7 @@ import torch
 
 from attn_dsl.compiler.stream import Stream, newest_rows
 from attn_dsl.dsl.errors import InputError
-from attn_dsl.eval.replace.programs import Programs
-from attn_dsl.eval.replace.source import Head, Part, SourceGroup
+from attn_dsl.eval.replace.programs import Head, Part, Programs, SourceGroup
 from attn_dsl.eval.replace.tokens import (
     Inputs,
     TokenReader,
@@ -41,7 +40,6 @@ class _Pass(threading.local):
     mode: Any = None
     attentions = False
     results: dict[SourceGroup, Matrices | tuple[torch.Tensor, ...]] | None = None
-    plain: torch.Tensor | None = None
 
 
 class Controller:
@@ -51,7 +49,6 @@ class Controller:
         members: what stands in each head's place.
         seen: while not None, by layer what stood in the place of its heads in the last pass, and
             the same without what a query cannot see.
-        now: the pass in progress.
         own: the model's own attention on the probe, (heads, queries, keys) per layer.
         check: refuses a model that was changed since; mode: makes what is entered for every pass.
         shares: while not None, a layer's entry says how much of a row of its heads is the program's
@@ -179,7 +176,7 @@ class Controller:
             row = torch.from_numpy(newest_rows(streams, total))[..., : at + 1]
             rows.append(_padded(spread(row, inputs.real[:, : at + 1], 1), total))
         self._streams[group] = dict(zip(texts, streams, strict=True))
-        return group.expand(rows[0] if inputs.count == 1 else torch.cat(rows, dim=2))
+        return rows[0] if inputs.count == 1 else torch.cat(rows, dim=2)
 
     def _streams_of(self, group: Programs, texts: Sequence[tuple[int, ...]]) -> list[Stream]:
         """Return a stream for each text that has read it: one of the last pass, or a new one."""
@@ -190,7 +187,7 @@ class Controller:
             elif text in known:
                 found.append(known[text])
             else:
-                found.append(group.stream())
+                found.append(Stream(group.code))
                 found[-1].read_all(self.reader.text(text))
         return found
 
@@ -222,9 +219,8 @@ class Controller:
         if seen is not None:
             seen = seen[..., -found.shape[2] :, :keys].to(found.device)
             seen = torch.nn.functional.pad(seen, (gone, 0))[..., :total]
-            if now.plain is None:
-                now.plain = inputs.real[:, -inputs.count :, None] & inputs.real[:, None, :]
-            plain = now.plain.to(found.device)
+            real = inputs.real.to(found.device)
+            plain = real[:, -inputs.count :, None] & real[:, None, :]
             if all(group.causal for group, _ in self._layers[layer][1]):
                 plain = plain.tril(total - inputs.count)
             if bool((plain & ~seen).any()):

@@ -15,7 +15,7 @@ from attn_dsl.eval.files import table, write
 from attn_dsl.eval.replace.measure import HeldOut, Outcome, Point, effect
 from attn_dsl.eval.replace.measurements import Measurements, Tell
 from attn_dsl.eval.replace.plot import draw
-from attn_dsl.eval.replace.source import Head
+from attn_dsl.eval.replace.programs import Head
 
 FRACTIONS = (0.05, 0.10, 0.25, 0.40, 0.50, 0.75, 1.0)
 """Shares of heads that the curve shows; the paper's are 0.25, 0.5, 0.75 and 1."""
@@ -30,15 +30,10 @@ def order_heads(
 ) -> list[Head]:
     """Order heads so that those whose programs cost least come first.
 
-    ``gradient``: by ``HeldOut.damages`` on the select texts. ``greedy``: in stages, each of
-    which takes the heads of the least such damage in the model with those replaced that are taken
-    already. ``damage``: by what the loss grows on the select texts when the head alone is replaced.
-    ``iou``: by the IoU of head and program, highest first (the paper's order).
-
-    Args:
-        name: one of ``ORDERS``.
-        select: the select texts.
-        heads: those to order.
+    ``gradient``: by ``HeldOut.damages`` on the select texts. ``greedy``: in stages, each of which takes
+    the heads of the least such damage in the model with those replaced that are taken already.
+    ``damage``: by what the loss grows on the select texts when the head alone is replaced. ``iou``: by
+    the IoU of head and program, highest first (the paper's order).
     """
     if name == "iou":
         return sorted(heads, key=lambda head: (-measurements.model.ious[head], head))
@@ -89,14 +84,7 @@ def measure_curve(
     measurements: Measurements, held_out: HeldOut, orders: Mapping[str, Sequence[Head]],
     fractions: Iterable[float], kinds: Sequence[str], seed: int, tell: Tell,
 ) -> list[Point]:  # fmt: skip
-    """Measure shares of heads replaced by programs and by baselines.
-
-    Args:
-        orders: by name, heads in the order in which they are replaced.
-        fractions: shares of those heads.
-        kinds: what replaces them, as ``Measurements.measure`` knows it.
-        seed: decides the resampling.
-    """
+    """Measure shares of heads, in each of some orders, replaced by programs and by baselines."""
     points: list[Point] = []
     work = list(product(orders, fractions, kinds))
     for order, share, kind in work:

@@ -18,9 +18,8 @@ from attn_dsl.eval.replace import curve
 from attn_dsl.eval.replace.measure import HeldOut, Outcome
 from attn_dsl.eval.replace.measurements import Measurements, Tell
 from attn_dsl.eval.replace.predictions import Ids
-from attn_dsl.eval.replace.programs import BASELINES
+from attn_dsl.eval.replace.programs import BASELINES, Head
 from attn_dsl.eval.replace.replaced_model import ReplacedModel
-from attn_dsl.eval.replace.source import Head
 
 BY_HAND = "by hand"
 WORK = 5.2e11
@@ -113,11 +112,8 @@ def replace_run(
     >>> outcome.points[0].cost
     0.021
 
-    Results are written to ``replacement`` in the run directory: every measurement as soon as it
-    is made, then tables and the plot. What is finished is never measured or tuned again.
-
-    Returns:
-        What was found, and the files that hold it.
+    Results are written to ``replacement`` in the run directory: every measurement as soon as it is made,
+    then tables and the plot; their files are returned. What is finished is never measured again.
 
     Raises:
         InputError: the options do not fit the run.

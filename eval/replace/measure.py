@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -17,9 +19,9 @@ from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.metrics import Estimate, bootstrap
 from attn_dsl.eval.models import LoadedModel
 from attn_dsl.eval.replace import predictions
+from attn_dsl.eval.replace.adapters import adapter_for
 from attn_dsl.eval.replace.context import Standing, open_controller, replace_heads
-from attn_dsl.eval.replace.layers import LayerOutputs, interruptible, quick_products
-from attn_dsl.eval.replace.source import Head
+from attn_dsl.eval.replace.programs import Head
 
 MASKED_SHARE = 0.15
 """The share of an encoder's tokens that are masked and predicted."""
@@ -61,8 +63,7 @@ class Effect:
 def effect(replaced: Sums, original: Sums, seed: int) -> Effect:
     """Compare a model with replaced heads to the original on the same texts.
 
-    The ratio of perplexities is resampled in pairs: a text is drawn for both models at once, so
-    that what makes a text hard for both does not widen the interval.
+    The ratio of perplexities is resampled in pairs: a text is drawn for both models at once.
     """
     by_token = partial(bootstrap, seed=seed, counts=replaced.tokens)
     return Effect(
@@ -118,17 +119,15 @@ class HeldOut:
     >>> effect(held_out.measure({(5, 1): program}), held_out.original, seed=0).ratio.mean
     1.004
 
-    A decoder predicts every token from those before it. Of an encoder with a masked-language-
-    model head, 15 % of the tokens of each text (at least one), drawn by ``seed``, are masked and
-    predicted at once: its perplexity is that of masked tokens.
+    A decoder predicts every token from those before it. Of an encoder, 15 % of the tokens of each text
+    (at least one), drawn by ``seed``, are masked and predicted at once.
 
     Attributes:
         watch: called after each batch that the model has read.
 
     Args:
         ids: per text its token ids, two or more.
-        batch_size: texts that run at once, by default so many that an interruption is heard soon;
-            results depend on it only by rounding.
+        batch_size: texts that run at once, by default so many that an interruption is heard soon.
         seed: decides which tokens of an encoder's texts are masked.
 
     Raises:
@@ -148,7 +147,6 @@ class HeldOut:
         self._predicted = [self._places(one) for one in self.ids]
         size = batch_size or _batch_size(loaded, max(map(len, self.ids), default=1))
         self.batches = predictions.batches(loaded, self.ids, self._predicted, size)
-        self._predictions = sum(map(len, self._predicted))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -165,36 +163,23 @@ class HeldOut:
         return self._original[0]
 
     @cached_property
-    def _original(self) -> tuple[Sums, np.ndarray, LayerOutputs]:
-        """Run the original model outside of any replacement.
-
-        Returns:
-            Its sums, its log-probabilities, and what its layers gave.
-        """
-        layers, reference = LayerOutputs(self.loaded.model), np.empty((0, 0), dtype=np.float32)
-        found = []
+    def _original(self) -> tuple[Sums, np.ndarray]:
+        """Run the original model outside of any replacement: its sums and its log-probabilities."""
+        reference, found = np.empty((0, 0), dtype=np.float32), []
         with torch.no_grad():
             for batch in self.batches:
-                with layers.recording(batch.start):
-                    own = predictions.log_probabilities(self.loaded, batch)
+                own = predictions.log_probabilities(self.loaded, batch)
                 if not len(reference):
-                    first, expected, reference = batch, own, self._allocate(own.shape[-1])
+                    reference = self._allocate(own.shape[-1])
                 reference[batch.start : batch.start + len(own)] = own.cpu().numpy()
                 found.append(_measures(batch.targets, own, own))
                 self.watch()
-            layers.check(
-                first.start, expected, lambda: predictions.log_probabilities(self.loaded, first)
-            )
-        return self._by_text(found), reference, layers
+        return self._by_text(found), reference
 
     def _allocate(self, width: int) -> np.ndarray:
-        """Make a file without a name for the reference predictions, which may be larger than memory.
-
-        Raises:
-            InputError: there is no room for it on the disk.
-        """
-        shape, folder = (self._predictions, width), tempfile.gettempdir()
-        need, free = 4 * self._predictions * width, shutil.disk_usage(folder).free
+        """Make a file without a name for the reference predictions, if the disk has room for it."""
+        shape, folder = (sum(map(len, self._predicted)), width), tempfile.gettempdir()
+        need, free = 4 * math.prod(shape), shutil.disk_usage(folder).free
         if need > free:
             raise InputError(
                 f"{folder} has room for {free / 1e9:.1f} GB, and the predictions of {len(self)} texts take "
@@ -216,7 +201,8 @@ class HeldOut:
         found = []
         with torch.no_grad():
             for batch in self.batches:
-                found.append(_measures(batch.targets, self._reference(batch), self._predict(batch)))
+                predicted = predictions.log_probabilities(self.loaded, batch)
+                found.append(_measures(batch.targets, self._reference(batch), predicted))
                 self.watch()
         return self._by_text(found)
 
@@ -225,19 +211,18 @@ class HeldOut:
 
         Gradients flow to whatever has parameters in it.
         """
-        return _divergence(self._reference(batch), self._predict(batch)).mean()
+        predicted = predictions.log_probabilities(self.loaded, batch)
+        return _divergence(self._reference(batch), predicted).mean()
 
     def damages(
         self, heads: Mapping[Head, Standing], taken: Iterable[Head] = ()
     ) -> dict[Head, float]:
         """Predict by how much each head's program raises KL(original || replaced), from gradients.
 
-        Let a row of a head be a mixture of its own attention and the program's. The derivative of a
-        loss by the program's share is the sum over keys of dLoss/dA[q,k] times the program's attention
-        less the head's. A head's damage is the sum over all rows of all texts of half the square of
-        this derivative of the loss of the texts' own tokens, where the share is 0, plus the derivative
-        of the KL, which is 0 as long as nothing is replaced. The former estimates half the second
-        derivative of the KL (its Fisher information).
+        Let a row of a head be a mixture of its own attention and the program's. A head's damage is the
+        sum over all rows of all texts of half the square of the derivative by the program's share of
+        the loss of the texts' own tokens, plus that of the KL, which is 0 as long as nothing is
+        replaced. The former estimates half the second derivative of the KL (its Fisher information).
 
         Args:
             taken: those of the heads that are replaced meanwhile: their shares are 1.
@@ -249,7 +234,7 @@ class HeldOut:
         model = self.loaded.model
         if taken:
             _ = self.original
-        with interruptible(model), quick_products(), replace_heads(self.loaded, heads):
+        with backward_passes(model), replace_heads(self.loaded, heads):
             controller = open_controller(self.loaded)
             assert controller is not None
             controller.taken = taken
@@ -270,13 +255,6 @@ class HeldOut:
                         found[layer, head] += damage
                 self.watch()
         return found
-
-    def _predict(self, batch: predictions.Batch) -> torch.Tensor:
-        """Run the model as it is now, from the first replaced layer on."""
-        controller = open_controller(self.loaded)
-        first = min((layer for layer, _ in controller.members), default=0) if controller else 0
-        with self._original[2].starting_at(batch.start, first):
-            return predictions.log_probabilities(self.loaded, batch)
 
     def _reference(self, batch: predictions.Batch) -> torch.Tensor:
         part = self._original[1][batch.start : batch.start + len(batch.targets)]
@@ -301,6 +279,26 @@ class HeldOut:
         draw = np.random.default_rng(int.from_bytes(digest[:8], "big"))
         count = max(1, round(MASKED_SHARE * len(free)))
         return sorted(int(at) for at in draw.choice(free, size=count, replace=False))
+
+
+@contextmanager
+def backward_passes(network: Any) -> Iterator[None]:
+    """Make backward passes quick, by products that may round to bfloat16, and let them be interrupted.
+
+    Python, which hears an interruption, is called at each layer.
+    """
+
+    def listen(module: Any, args: Any, output: Any) -> None:
+        for tensor in output if isinstance(output, tuple) else (output,):
+            if isinstance(tensor, torch.Tensor) and tensor.requires_grad:
+                tensor.register_hook(lambda gradient: None)
+
+    with ExitStack() as undo:
+        for layer in adapter_for(network).layers:
+            undo.callback(layer.register_forward_hook(listen).remove)
+        undo.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+        torch.set_float32_matmul_precision("medium")
+        yield
 
 
 def _batch_size(loaded: LoadedModel, longest: int) -> int:

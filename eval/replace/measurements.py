@@ -10,19 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
+from attn_dsl.compiler.program import Program
 from attn_dsl.eval.controls import offset_means
 from attn_dsl.eval.files import append, write_bytes
 from attn_dsl.eval.heads import label
-from attn_dsl.eval.replace.context import parts_of
 from attn_dsl.eval.replace.measure import HeldOut, Sums
-from attn_dsl.eval.replace.programs import MeanByOffset, baseline
+from attn_dsl.eval.replace.programs import Head, MeanByOffset, Part, baseline
 from attn_dsl.eval.replace.replaced_model import ReplacedModel
-from attn_dsl.eval.replace.source import Head, Part
 
 Tell = Callable[[str, int, int], None]
 """Called with what is being done, how far it is, and of how much."""
-MATRIX_BYTES = 1 << 30
-"""How many bytes of the programs' matrices are kept for texts that come again."""
 
 
 class Measurements:
@@ -32,9 +29,9 @@ class Measurements:
     >>> measurements.measure(model.held_out("test"), "uniform", [(0, 1)]).loss
     1.213
 
-    A measurement depends on the model, the texts, and what stands in the place of which heads. All
-    of these are in its key, so programs that were fitted anew are measured anew. Lines are only
-    ever added to the file; a line that an interruption cut short does not count.
+    The key of a measurement tells the model, the texts, and what stands in the place of which heads, so
+    programs that were fitted anew are measured anew. Lines are only ever added to the file; a line that
+    an interruption cut short does not count.
 
     Attributes:
         programs: by kind, by head; the kind ``programs`` are the run's own.
@@ -46,7 +43,6 @@ class Measurements:
     def __init__(self, model: ReplacedModel, file: Path | None = None) -> None:
         self.model, self.file = model, file
         self.programs = {"programs": model.programs}
-        self._parts: dict[str, Mapping[Head, Part]] = {}
         self._known: dict[str, dict[str, list[float]]] = {}
         if file is None or not file.exists():
             return
@@ -99,12 +95,10 @@ class Measurements:
                 append(self.file, json.dumps(entry | {"sums": self._known[key]}) + "\n")
         return self._known[key]
 
-    def standing(self, kind: str, heads: Sequence[Head]) -> Mapping[Head, Part]:
-        """Return what stands in the place of each head: parts of one group for all measurements."""
+    def standing(self, kind: str, heads: Sequence[Head]) -> Mapping[Head, Program | Part]:
+        """Return what stands in the place of each head."""
         if kind in self.programs:
-            if kind not in self._parts:
-                self._parts[kind] = parts_of(self.programs[kind], MATRIX_BYTES)
-            return {head: self._parts[kind][head] for head in heads}
+            return {head: self.programs[kind][head] for head in heads}
         causal = self.model.loaded.causal
         if kind != "mean by offset":
             return baseline(kind, heads, causal)

@@ -1,10 +1,12 @@
-"""Programs and baselines as source groups: what computes the attention of replaced heads."""
+"""Source groups, of programs and of baselines: what computes the attention of replaced heads."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cache
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,13 +15,45 @@ from attn_dsl.compiler.code import Code
 from attn_dsl.compiler.columns import batch_of
 from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.compiler.program import Program
-from attn_dsl.compiler.stream import Stream
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.controls import simple_controls
-from attn_dsl.eval.replace.source import Head, Part, visible
 
+Head = tuple[int, int]
+"""Layer and query head, both from 0."""
 BASELINES = ("uniform", "first token", "mean by offset", "zero")
+
+
+class SourceGroup(Protocol):
+    """The attention of several heads, computed together; ``Part`` is one of them."""
+
+    names: tuple[str, ...]  # of the heads, in order, for reports and errors
+    # whether row q is the same whatever follows q, and zero after q. A model whose heads are
+    # causal takes no other source.
+    causal: bool
+
+    def bundle(self, texts: Sequence[Tokens]) -> torch.Tensor:
+        """Return the matrices of all heads on a batch of texts.
+
+        Returns:
+            float32 (heads, texts, n, n) with n the longest text, on any device: queries by keys.
+            Zero outside of a text and where a query cannot see. Gradients reach the parameters
+            of a group through the model.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """One head of a source group, by its number there."""
+
+    group: SourceGroup
+    number: int
+
+    @property
+    def name(self) -> str:
+        """The head's name in the group."""
+        return self.group.names[self.number]
 
 
 class Programs:
@@ -32,9 +66,6 @@ class Programs:
 
     As many texts are evaluated at once as torch has threads.
 
-    Args:
-        keep: bytes of matrices that are kept for batches of texts that come again.
-
     Attributes:
         programs: in the order of the heads.
         causal: causal and without lookahead; rows can then be computed token by token.
@@ -43,29 +74,17 @@ class Programs:
         InputError: a weight is a hole, or causal and bidirectional programs are mixed.
     """
 
-    def __init__(self, programs: Sequence[Program], keep: int = 0) -> None:
+    def __init__(self, programs: Sequence[Program]) -> None:
         self.programs, self.names = tuple(programs), tuple(p.name for p in programs)
-        self._kept: dict[tuple[Tokens, ...], torch.Tensor] = {}
-        self._free = keep
         if len({p.causal for p in programs}) != 1:
             raise InputError("programs of one group must all be causal or all bidirectional")
         for program in programs:
-            if program.facts.holes:
-                raise InputError(
-                    f"the program {program.name} has {program.facts.holes} weights to be fitted "
-                    "(`?`); write numbers, or fit them to a head with `attn-dsl fit`"
-                )
+            program.refuse_holes("write numbers, or fit them to a head with `attn-dsl fit`")
         self.causal = programs[0].causal and not any(p.facts.lookahead for p in programs)
-        # heads that share a program share its matrix
-        distinct = {tree: i for i, tree in enumerate(dict.fromkeys(p.tree for p in programs))}
-        self._where = [distinct[p.tree] for p in programs]
-        self.code = Code(list(distinct))
+        self.code = Code([p.tree for p in programs])
 
     def bundle(self, texts: Sequence[Tokens]) -> torch.Tensor:
         """Return the matrices of all programs, float32 (programs, texts, n, n)."""
-        if (known := self._kept.get(tuple(texts))) is not None:
-            return self.expand(known)
-        threads = min(torch.get_num_threads(), len(texts))
         n = max(map(len, texts), default=0)
         out = np.zeros((self.code.size, len(texts), n, n), dtype=np.float32)
 
@@ -73,20 +92,14 @@ class Programs:
             Plan(self.code, batch_of(texts[i])).square(0, out[:, i])
 
         self.code.prepare(n)
-        for _ in (_pool(threads).map if threads > 1 else map)(work, range(len(texts))):
-            pass
-        if out.nbytes <= self._free:
-            self._free -= out.nbytes
-            self._kept[tuple(texts)] = torch.from_numpy(out)
-        return self.expand(torch.from_numpy(out))
+        in_threads(work, len(texts))
+        return torch.from_numpy(out)
 
-    def stream(self) -> Stream:
-        """Return a text that grows, for the rows of all distinct programs; see ``expand``."""
-        return Stream(self.code)
 
-    def expand(self, rows: torch.Tensor) -> torch.Tensor:
-        """Turn what was computed by distinct program into one entry per head."""
-        return rows[self._where] if self.code.size < len(self.programs) else rows
+def in_threads(work: Callable[[int], Any], count: int) -> list[Any]:
+    """Call a function with each number below ``count``, on as many threads as torch has."""
+    threads = min(torch.get_num_threads(), count)
+    return list((_pool(threads).map if threads > 1 else map)(work, range(count)))
 
 
 @cache
@@ -131,8 +144,11 @@ class MeanByOffset:
 
     def bundle(self, texts: Sequence[Tokens]) -> torch.Tensor:
         """Return the matrices, float32 (heads, texts, n, n)."""
-        sees = visible([len(text) for text in texts], self.causal)
-        at = torch.arange(sees.shape[-1])
+        lengths = torch.tensor([len(text) for text in texts], dtype=torch.int64)
+        at = torch.arange(max(map(len, texts), default=0))
+        inside = at < lengths[:, None]
+        sees = inside[:, :, None] & inside[:, None, :]
+        sees &= (at[:, None] >= at) | (not self.causal)
         reach = self.masses.shape[1] // 2
         gaps = (at[:, None] - at[None, :]).clamp(-reach, reach) + reach
         mass = torch.where(sees, self.masses[:, None, gaps] + 1e-9, 0.0)

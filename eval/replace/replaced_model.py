@@ -16,7 +16,7 @@ from attn_dsl.eval.heads import label, parse_heads, read_heads
 from attn_dsl.eval.models import LoadedModel, load_model
 from attn_dsl.eval.replace.measure import HeldOut
 from attn_dsl.eval.replace.predictions import refuse_headless
-from attn_dsl.eval.replace.source import Head
+from attn_dsl.eval.replace.programs import Head
 from attn_dsl.eval.results import FrontRow
 from attn_dsl.eval.run import Run
 from attn_dsl.eval.texts import Part, read_texts, text_hash
@@ -87,8 +87,7 @@ class ReplacedModel:
             spec: the texts, as for ``read_texts``.
             max_tokens: of a window; those of the run's capture by default.
             max_texts: the most windows.
-            seen: the splits whose texts are left out.
-            but_not: texts that are left out as well.
+            seen, but_not: the splits, and texts, that are left out.
 
         Returns:
             Per window its token ids; and how many texts were left out.
@@ -132,9 +131,8 @@ def open_replaced_model(
         chosen: take the programs that the run chose instead.
 
     Raises:
-        InputError: the run has no finished head, no model or no attention; the model, its
-            tokenizer or the capture is another; the model predicts no tokens; there is no such
-            device.
+        InputError: the run has no finished head, no model or no attention, or another than those
+            given; the model predicts no tokens; there is no such device.
     """
     opened = Run.open(run)
     if not opened.results:

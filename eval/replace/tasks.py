@@ -21,7 +21,7 @@ from attn_dsl.eval.files import first_line
 from attn_dsl.eval.metrics import Estimate, bootstrap
 from attn_dsl.eval.models import LoadedModel
 from attn_dsl.eval.replace.context import Standing, replace_heads
-from attn_dsl.eval.replace.source import Head
+from attn_dsl.eval.replace.programs import Head
 
 NAMES = {"lambada": "lambada_openai", "siqa": "social_iqa", "arc-easy": "arc_easy"}
 """What the literature calls tasks, and what the harness does."""
@@ -56,8 +56,7 @@ def run_tasks(
         limit: the most items of a task; all by default.
 
     Raises:
-        InputError: the extra ``tasks`` is not installed, there is no such task, or the model is
-            an encoder.
+        InputError: lm-eval is not installed, there is no such task, or the model is an encoder.
         WorkError: the harness failed, for instance since a data set cannot be had.
     """
     if not loaded.causal:

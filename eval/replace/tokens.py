@@ -185,10 +185,7 @@ def spread(matrices: torch.Tensor, real: torch.Tensor, queries: int) -> torch.Te
     Args:
         matrices: (heads, texts, rows, n), without padding: all rows of a text, or the newest one.
         real: bool (texts, places): which places of the batch hold tokens of the text.
-        queries: how many of the last places are wanted as rows.
-
-    Returns:
-        (heads, texts, queries, places), zero where there is padding.
+        queries: how many of the last places are wanted as rows; those of padding are zero.
     """
     width, rows, n = real.shape[1], matrices.shape[2], matrices.shape[3]
     whole = rows == n

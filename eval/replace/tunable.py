@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -22,6 +21,7 @@ from attn_dsl.dsl.definitions import self_contained
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.limits import MAX_ELEMENT_WEIGHT, MAX_WEIGHT
 from attn_dsl.dsl.tokens import Tokens
+from attn_dsl.eval.replace.programs import in_threads
 from attn_dsl.eval.replace.tunable_scores import TunableScores
 from attn_dsl.eval.set_parameters import (
     Lookup,
@@ -62,18 +62,14 @@ class Tunable(torch.nn.Module):
     >>> tunable.weights.grad.tolist()
     [0.25]
 
-    The parameters are those of ``set_program``, so each element of a set and each step of a table by
-    distance has a weight; then those of the lines of each program's scores, which become its own. What
-    they multiply is computed once for a text, for all programs together.
+    The parameters of a program are those of ``set_program``, so each element of a set and each step of a
+    table by distance has a weight; then those of the lines of its scores, which become its own.
 
     Attributes:
         weights: float32, the parameters of all programs; ``starts`` (programs + 1) says whose they are.
             A hole starts at 0.
         limits: float32, the largest magnitude of each.
         originals: the programs as given.
-
-    Args:
-        programs: all causal or all bidirectional.
 
     Raises:
         InputError: visibilities are mixed, or a program is linear.
@@ -151,9 +147,8 @@ class Tunable(torch.nn.Module):
     def scales(self, texts: Sequence[Tokens]) -> np.ndarray:
         """Return the size of what each weight multiplies: its root mean square where it is not 0.
 
-        Returns:
-            float32 (weights,), 1 for a truth value. Of sets the size of their weights is taken; that
-            of a score's line is multiplied by the number of its lines.
+        Of sets the size of their weights is taken; that of a score's line is multiplied by the number
+        of its lines.
         """
         values = self.weights.detach().cpu().numpy()
         planes, scores = (
@@ -184,10 +179,9 @@ class Tunable(torch.nn.Module):
         return found.astype(np.float32)
 
     def written(self, values: np.ndarray, digits: int | None = None) -> list[Program]:
-        """Return the programs with other weights.
+        """Return the programs with other values of ``weights``.
 
         Args:
-            values: of all weights, in the order of ``weights``.
             digits: to how many significant ones the weights of plain terms are rounded; None: not at
                 all. The weights of elements and steps have two after the point.
         """
@@ -254,7 +248,7 @@ class _Attention(torch.autograd.Function):
             _softmax(terms.rows.starts, rows, out[:, i])
             return values, rows
 
-        ctx.told = programs, texts, _in_threads(one, range(len(texts)))
+        ctx.told = programs, texts, in_threads(one, len(texts))
         return torch.from_numpy(out).to(weights)
 
     @staticmethod
@@ -272,7 +266,7 @@ class _Attention(torch.autograd.Function):
             found[programs._lines] += programs.scores.gradient(by_values, held)
             return found[:count]
 
-        found = np.sum(_in_threads(one, range(len(texts))), axis=0)
+        found = np.sum(in_threads(one, len(texts)), axis=0)
         return torch.from_numpy(found).to(programs.weights), None, None, None
 
 
@@ -285,11 +279,6 @@ def _root(sums: np.ndarray) -> np.ndarray:
     """Return the root mean square of what ``_squares`` counted, 1 where there is none."""
     size = np.sqrt(sums[0] / np.maximum(sums[1], 1.0))
     return np.where(size > 0, size, 1.0)
-
-
-def _in_threads(work: Callable[[int], Any], items: Iterable[int]) -> list[Any]:
-    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        return list(threads.map(work, items))
 
 
 @njit(**LEAN)

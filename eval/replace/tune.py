@@ -20,11 +20,10 @@ from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.files import write_bytes
 from attn_dsl.eval.replace.context import Standing, replace_heads
-from attn_dsl.eval.replace.layers import interruptible, quick_products
-from attn_dsl.eval.replace.measure import HeldOut
+from attn_dsl.eval.replace.measure import HeldOut, backward_passes
 from attn_dsl.eval.replace.predictions import Ids
+from attn_dsl.eval.replace.programs import Head, Part
 from attn_dsl.eval.replace.replaced_model import ReplacedModel
-from attn_dsl.eval.replace.source import Head, Part
 from attn_dsl.eval.replace.tunable import Tunable
 
 DIGITS = 3
@@ -80,9 +79,9 @@ def tune(
 ) -> Tuned:  # fmt: skip
     """Adjust the weights of some heads' programs so that the model predicts as it did before.
 
-    All heads are replaced at once, the model's own parameters stay as they are, and the mean
-    KL(original || replaced) of a prediction is minimised on the fit texts by Adam. The weights
-    of the epoch that is best on the select texts are kept. Linear programs stay as they are.
+    All heads are replaced at once, and the mean KL(original || replaced) of a prediction is minimised
+    on the fit texts by Adam. The weights of the epoch that is best on the select texts are kept. The
+    model's own parameters and linear programs stay as they are.
 
     >>> tuned = tune(model, model.heads, TuneSettings())
     >>> tuned.history[0].select_kl, tuned.history[tuned.best].select_kl
@@ -90,8 +89,7 @@ def tune(
 
     Args:
         further: texts to tune on beside the fit texts.
-        state: a file that keeps what an interrupted tuning has done. The same tuning goes on
-            from there; another one must be given another file.
+        state: a file that keeps what an interrupted tuning has done, of one tuning only.
         tick: called after each batch with how many are read, how many will be, and the epochs so far.
 
     Raises:
@@ -118,7 +116,7 @@ def tune(
     done = count(1)
     fit.watch = select.watch = lambda: tick(next(done), total, trainer.history)
     standing |= {head: Part(tunable, number) for number, head in enumerate(chosen)}
-    with interruptible(model.loaded.model), quick_products():
+    with backward_passes(model.loaded.model):
         _ = fit.original, select.original
         with replace_heads(model.loaded, standing):
             if not trainer.history:

@@ -19,8 +19,8 @@ from attn_dsl.eval.metrics import bootstrap
 from attn_dsl.eval.outputs import output_r2
 from attn_dsl.eval.replace.measurements import Tell
 from attn_dsl.eval.replace.predictions import Ids
+from attn_dsl.eval.replace.programs import Head
 from attn_dsl.eval.replace.replaced_model import ReplacedModel
-from attn_dsl.eval.replace.source import Head
 from attn_dsl.eval.replace.tune import Epoch, TuneSettings, tune
 from attn_dsl.eval.split import Split
 
@@ -37,8 +37,7 @@ def tuned_programs(
         folder: holds a folder for each tuning, which is named by the hash of its settings.
 
     Returns:
-        By head, the tuned programs as they were written; and what there is to tell: their folder,
-        the epochs, and IoU on held-out texts before and after.
+        By head, the tuned programs as they were written; and what there is to tell.
     """
     settings = TuneSettings(seed=seed)
     key = {
