@@ -68,7 +68,7 @@ def _elements(span: Span, v: list[Any]) -> t.SetLiteral:
     return t.SetLiteral(tuple(v), span=span)
 
 
-def _node(kind: type[t.Node]) -> Callable[[Span, list[Any]], t.Node]:
+def _node(kind: Callable[..., t.Node]) -> Callable[[Span, list[Any]], t.Node]:
     """Return the function that makes a node whose fields are the values of a rule, in their order."""
     return lambda span, values: kind(*values, span=span)
 

@@ -118,8 +118,7 @@ def _atom_kind(atom: t.Node, scope: Scope) -> str:
             elements = scope.literal(chosen).elements
             marks = sum(not any(map(str.isalnum, element)) for element in elements)
             return "delimiter" if marks > len(elements) / 2 else "lexical set"
-        case t.Affix() | t.Compare(_, _, t.Text()):
-            text = atom.right.value if isinstance(atom, t.Compare) else atom.text  # type: ignore[union-attr]
+        case t.Affix(_, _, text) | t.Compare(_, _, t.Text(text)):
             return "lexical set" if any(map(str.isalnum, text)) or not text else "delimiter"
         case t.Compare(
             op, t.Call(first, (t.Position(a, i),)), t.Call(second, (t.Position(b, j),))
