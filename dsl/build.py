@@ -12,12 +12,10 @@ from lark import Token
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.errors import Span
 
-_VALUES = frozenset(
-    "NAME SET_NAME VISIBILITY NORMALISER VARIABLE COMPARISON EQUALITY AFFIX EXTREMUM STRING HOLE WEIGHT "
-    "BOUND RATE INTEGER BOOL_FEATURE INT_FEATURE SYMBOL_FEATURE PAIR_FEATURE REAL_FUNCTION "
-    "POSITION_QUANTIFIER".split()
+_NAMES = (
+    "NAME SET_NAME VISIBILITY NORMALISER VARIABLE COMPARISON EQUALITY AFFIX EXTREMUM BOOL_FEATURE "
+    "INT_FEATURE SYMBOL_FEATURE PAIR_FEATURE REAL_FUNCTION POSITION_QUANTIFIER"
 )
-"""The terminals that have a value; the others are keywords and punctuation."""
 NOTHING = t.Definitions({}, {}, "")
 _ESCAPE = re.compile(r'\\(u[0-9a-f]{4}|["\\nrt])')
 _UNESCAPED = {"n": "\n", "r": "\r", "t": "\t", '"': '"', "\\": "\\"}
@@ -36,6 +34,13 @@ def unquote(literal: str) -> str:
     )
 
 
+_VALUES: dict[str, Callable[[str], Any]] = {
+    **dict.fromkeys(_NAMES.split(), str), "STRING": unquote, "HOLE": lambda text: None,
+    "WEIGHT": float, "RATE": float, "BOUND": int, "INTEGER": int,
+}  # fmt: skip
+"""The values of terminals; those that are left out are keywords and punctuation."""
+
+
 def _table(span: Span, v: list[Any]) -> t.Table:
     value, *entries = v
     condition = None if isinstance(entries[-1], t.Entry) else entries.pop()
@@ -46,10 +51,6 @@ def _head(span: Span, v: list[Any]) -> t.Head:
     name, visibility, *rest = v
     normaliser: t.Normaliser = rest.pop(0) if rest and isinstance(rest[0], str) else "softmax"
     return t.Head(name, visibility, normaliser, tuple(rest), span=span)
-
-
-def _weight(text: str) -> float | None:
-    return None if text == "?" else float(text)
 
 
 def _arithmetic(op: str, left: t.Int, right: t.Int, span: Span) -> t.Int:
@@ -64,42 +65,39 @@ def _elements(span: Span, v: list[Any]) -> t.SetLiteral:
     if isinstance(v[0], tuple):
         strings, weights = zip(*v, strict=True)
         return t.SetLiteral(strings, weights, span=span)
-    return t.SetLiteral(tuple(map(unquote, v)), span=span)
+    return t.SetLiteral(tuple(v), span=span)
 
 
-NODES: dict[str, Any] = {
-    "part": lambda s, v: t.Part(_weight(v[0]), *v[1:], span=s),
+def _node(kind: Callable[..., t.Node]) -> Callable[[Span, list[Any]], t.Node]:
+    """Return the function that makes a node whose fields are the values of a rule, in their order."""
+    return lambda span, values: kind(*values, span=span)
+
+
+_NODES: dict[str, Callable[[Span, list[Any]], Any]] = {
+    **{rule: _node(kind) for rule, kind in {
+        "part": t.Part, "set_definition": t.SetDefinition, "entry": t.Entry, "or_": t.Or, "and_": t.And,
+        "not_": t.Not, "true": t.Always, "between": t.Between, "member": t.Member, "affix": t.Affix,
+        "set_reference": t.SetName, "product": t.Product, "real": t.Real, "decay": t.Decay,
+        "weight_of": t.Weight, "integer": t.Integer, "variable": t.Position,
+        "quantifier": t.Quantifier, "abs_": t.Absolute, "extremum": t.Extremum, "score_line": t.Where,
+    }.items()},
     "table_term": _table,
-    "set_definition": lambda s, v: t.SetDefinition(v[0], v[1], span=s),
-    "entry": lambda s, v: t.Entry(int(v[0]), _weight(v[1]), span=s),
-    "or_": lambda s, v: t.Or(v[0], v[1], span=s),
-    "and_": lambda s, v: t.And(v[0], v[1], span=s),
-    "not_": lambda s, v: t.Not(v[0], span=s),
     "group": lambda s, v: dataclasses.replace(v[0], span=s),
-    "true": lambda s, v: t.Always(span=s),
     "any_": lambda s, v: t.Quantifier("any", v[0], span=s),
     "compare": lambda s, v: t.Compare(v[1], v[0], v[2], span=s),
-    "compare_string": lambda s, v: t.Compare(v[1], v[0], t.Text(unquote(v[2])), span=s),
-    "between": lambda s, v: t.Between(v[0], int(v[1]), int(v[2]), span=s),
-    "member": lambda s, v: t.Member(v[0], v[1], span=s),
+    "compare_string": lambda s, v: t.Compare(v[1], v[0], t.Text(v[2]), span=s),
     "not_member": lambda s, v: t.Not(t.Member(v[0], v[1], span=s), span=s),
-    "affix": lambda s, v: t.Affix(v[0], v[1], unquote(v[2]), span=s),
     "feature": lambda s, v: t.Call(v[0], tuple(v[1:]), span=s),
-    "set_reference": lambda s, v: t.SetName(v[0], span=s),
     "set_literal": _elements,
-    "product": lambda s, v: t.Product(v[0], v[1], span=s),
-    "real": lambda s, v: t.Real(v[0], v[1], span=s),
-    "decay": lambda s, v: t.Decay(v[0], float(v[1]), span=s),
-    "weight_of": lambda s, v: t.Weight(v[0], v[1], span=s),
     "add": lambda s, v: _arithmetic("+", v[0], v[1], s),
     "subtract": lambda s, v: _arithmetic("-", v[0], v[1], s),
-    "integer": lambda s, v: t.Integer(int(v[0]), span=s),
-    "variable": lambda s, v: t.Position(v[0], span=s),
-    "quantifier": lambda s, v: t.Quantifier(v[0], v[1], span=s),
-    "abs_": lambda s, v: t.Absolute(v[0], span=s),
-    "extremum": lambda s, v: t.Extremum(v[0], v[1], v[2], span=s),
-}
+    "head": _head,
+    "score_definition": lambda s, v: t.ScoreDefinition(v[0], tuple(v[1:]), span=s),
+    "use": lambda s, v: t.Use(v[0], NOTHING, span=s),  # the parser resolves the path
+}  # fmt: skip
 """By rule: a function that makes the node from its span and the values of its parts."""
+_SPANS = {"head": (1, 1), "score_definition": (1, 1), "score_line": (0, -2), "use": (0, -2)}
+"""By rule: the first and the last part that its span covers, such as the name of a head."""
 
 
 def _span(first: Any, last: Any) -> Span:
@@ -124,32 +122,28 @@ def _sum_term(items: list[Any]) -> t.Term:
     return t.Sum(tuple(parts), condition, span=span)
 
 
-def _action(make: Callable[[Span, list[Any]], Any], first: int = 0, last: int = -1) -> Any:
-    """Return the action of a rule; its span is that of the parts from ``first`` to ``last``."""
+def _values(parts: list[Any]) -> list[Any]:
+    """Return the values of the parts of a rule: nodes, and what terminals stand for."""
+    return [
+        _VALUES[part.type](part.value) if isinstance(part, Token) else part
+        for part in parts
+        if not isinstance(part, Token) or part.type in _VALUES
+    ]
 
-    def act(parts: list[Any]) -> Any:
-        values = [
-            part.value if isinstance(part, Token) else part
-            for part in parts
-            if not isinstance(part, Token) or part.type in _VALUES
-        ]
-        return make(_span(parts[first], parts[last]), values)
 
-    return act
+def _action(rule: str) -> Any:
+    """Return the action of a rule that makes a node."""
+    make, (first, last) = _NODES[rule], _SPANS.get(rule, (0, -1))
+    return lambda parts: make(_span(parts[first], parts[last]), _values(parts))
 
 
 ACTIONS: dict[str, Callable[[list[Any]], Any]] = {
-    **{name: _action(make) for name, make in NODES.items()},
+    **{rule: _action(rule) for rule in _NODES},
     **dict.fromkeys(
         "definition line weight predicate conjunction set value factor int".split(),
         lambda parts: parts[0],
     ),
     "sum_term": _sum_term,
-    "head": _action(_head, 1, 1),  # the span of its name
-    "score_definition": _action(lambda s, v: t.ScoreDefinition(v[0], tuple(v[1:]), span=s), 1, 1),
-    "score_line": _action(lambda s, v: t.Where(_weight(v[0]), v[1], span=s), 0, -2),
-    # The parser resolves the path.
-    "use": _action(lambda s, v: t.Use(unquote(v[0]), NOTHING, span=s), 0, -2),
     "score_of": lambda parts: t.Score(
         parts[0].value,
         parts[2].value,
@@ -159,6 +153,6 @@ ACTIONS: dict[str, Callable[[list[Any]], Any]] = {
     "definitions": lambda parts: [part for part in parts if isinstance(part, t.Node)],
     "start": lambda parts: [*(parts[0] if isinstance(parts[0], list) else ()), parts[-1]],
     "condition": lambda parts: parts[1],
-    "element": lambda parts: (unquote(parts[0]), float(parts[2])),
+    "element": lambda parts: tuple(_values(parts)),
 }
 """By rule: the function that Lark calls with its parts, keywords and punctuation included."""

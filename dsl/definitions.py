@@ -88,17 +88,14 @@ def read_source(path: str | Path) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise InputError(
-            f"{path}: no such file; a program is a text file ending in .attn"
-        ) from None
+        wrong = f"{path}: no such file; a program is a text file ending in .attn"
     except IsADirectoryError:
-        raise InputError(f"{path} is a directory; name the programs in it: {path}/*.attn") from None
+        wrong = f"{path} is a directory; name the programs in it: {path}/*.attn"
     except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path}: not UTF-8 text at byte {error.start}; save the program as UTF-8"
-        ) from None
+        wrong = f"{path}: not UTF-8 text at byte {error.start}; save the program as UTF-8"
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+        wrong = f"{path}: cannot be read: {error.strerror}"
+    raise InputError(wrong)
 
 
 def in_folder(folder: str | Path) -> Resolver:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.features import FEATURES
-from attn_dsl.dsl.kinds import free_variables, kind_shares, linear
+from attn_dsl.dsl.kinds import kind_shares, linear
 from attn_dsl.dsl.lexicon import lexicon
 from attn_dsl.dsl.printer import number, quote
 from attn_dsl.dsl.scope import Scope
@@ -19,29 +20,16 @@ SHOWN = 4
 """How many members of a set, or lines of a score, a gloss names."""
 _ANCHORS = {"k": "the key", "q": "the query", "i": "it"}
 _PLURALS = {"is": "are", "has": "have", "begins": "begin", "opens": "open", "closes": "close"}
-_NOUNS = {
-    "punct": "punctuation", "alpha": "tokens of letters", "digit": "numbers", "space": "white space",
-    "newline": "line breaks", "capital": "capitalised tokens", "seen": "repeated tokens",
-    "special": "special tokens", "sentence_start": "first tokens of sentences",
-    "sentence_final": "last tokens of sentences", "line_start": "first tokens of lines",
-    "quoted": "quoted tokens", "word_start": "first pieces of words", "word_final": "last pieces of words",
-}  # fmt: skip
-"""Features of one position, as the tokens at which they hold."""
-_SYMBOLS = {
-    "text": "text", "token": "exact text", "lower": "lower-cased text", "shape": "shape (such as Xx)",
-    "word": "word", "word_before": "previous word", "upos": "part of speech", "dep": "dependency label",
-    "lemma": "dictionary form", "length": "length", "line": "line number", "sentence": "sentence number",
-    "paragraph": "paragraph number", "word_index": "word number", "indent": "indentation",
-    "depth": "depth of brackets",
-}  # fmt: skip
 _ORDERS = {
     "==": ("is", "is not"), "!=": ("is not", "is"), "<": ("is below", "is at least"),
     "<=": ("is at most", "is above"), ">": ("is above", "is at most"), ">=": ("is at least", "is below"),
 }  # fmt: skip
+_STRINGS = ("token", "text", "lower", "word")
+"""Features whose strings stand for themselves."""
+_SIDES = {"==": "", "<": "tokens before ", ">": "tokens after "}
+_DISTANCE = t.Arithmetic("-", t.Position("q"), t.Position("k"))
 _REALS = {"log": "logarithm", "sqrt": "square root", "inv": "inverse"}
-_CUT = re.compile(
-    r", (spaces compared too|as far as visible|from 0|at most 32)|; .*|, without the spaces.*"
-)
+_CUT = r", (spaces compared too|as far as visible|from 0|at most 32|without the spaces.*)|; .*"
 
 
 def explain(program: t.Head, worths: Sequence[float] = ()) -> str:
@@ -58,15 +46,13 @@ def explain(program: t.Head, worths: Sequence[float] = ()) -> str:
     parts = [part for term in program.terms for part in t.parts_of(term)]
     if not parts:
         return "Attends to all tokens that it sees alike."
-    teller = _Teller(Scope.of(program), program.normaliser == "linear")
-    weights = worths or [
-        max((abs(x or 0.0) for x in t.weights_of(part)), default=0.0) for part in parts
-    ]
+    teller = _Teller.of(program)
+    weights = worths or [max(abs(x or 0.0) for x in t.weights_of(part)) for part in parts]
     sentences, small, carried = list[str](), list[str](), 0.0
-    if worths and any(worths):
+    if any(worths):
         kinds = kind_shares(program, worths).items()
-        told = ", ".join(f"{name} ({share:.0%})" for name, share in kinds if share >= 0.05)
-        sentences.append(f"{told.capitalize()}.")
+        shares = ", ".join(f"{name} ({share:.0%})" for name, share in kinds if share >= 0.05)
+        sentences.append(f"{shares.capitalize()}.")
     if teller.linear:
         sentences.append("Shares its attention out by masses.")
     for i in sorted(range(len(parts)), key=lambda i: -weights[i]):
@@ -74,16 +60,18 @@ def explain(program: t.Head, worths: Sequence[float] = ()) -> str:
         told = teller.term(parts[i])
         if teller.brief:
             small.append(told)
-        else:
-            share = f" ({worths[i]:.0%})" if worths else ""
-            sentences.append(f"{told[:1].upper()}{told[1:]}{share}.")
+            continue
+        share = f" ({worths[i]:.0%})" if worths else ""
+        sentences.append(f"{told[:1].upper()}{told[1:]}{share}.")
         carried += worths[i] if worths else 0.0
-    return " ".join([*sentences, *([f"Smaller effects: {'; '.join(small)}."] if small else [])])
+    if small:
+        sentences.append(f"Smaller effects: {'; '.join(small)}.")
+    return " ".join(sentences)
 
 
 def describe(program: t.Head) -> list[str]:
     """Describe each simple term of a program (``tree.parts_of``) by a sentence, in source order."""
-    teller = _Teller(Scope.of(program), program.normaliser == "linear")
+    teller = _Teller.of(program)
     return [teller.term(part) for term in program.terms for part in t.parts_of(term)]
 
 
@@ -103,12 +91,10 @@ def set_gloss(chosen: t.SetLiteral) -> str:
     """
     weights = chosen.weights or (1.0,) * len(chosen.elements)
     pairs = sorted(zip(chosen.elements, weights, strict=True), key=lambda pair: -abs(pair[1]))
-    shown = [
-        token(e) + (f" {number(w)}" if chosen.weights else "")
-        for e, w in pairs[: SHOWN + (len(pairs) == SHOWN + 1)]
-    ]
-    more = f" and {len(pairs) - len(shown)} more" if len(pairs) > len(shown) else ""
-    members = ", ".join(shown) + more
+    shown = pairs[: SHOWN + (len(pairs) == SHOWN + 1)]
+    members = ", ".join(token(e) + f" {number(w)}" * bool(chosen.weights) for e, w in shown)
+    if len(pairs) > len(shown):
+        members += f" and {len(pairs) - len(shown)} more"
     left, names = {e.strip().lower() for e in chosen.elements}, list[str]()
     enough = len(left) // 5
     while len(left) > enough and len(names) < 2:
@@ -118,12 +104,9 @@ def set_gloss(chosen: t.SetLiteral) -> str:
             break
         names.append(best)
         left -= lexicon()[best].elements
-    covered = len(pairs) > 2 and len(left) <= enough
-    return (
-        f"{' and '.join(_lexicon_gloss(name) for name in names)} ({members})"
-        if covered
-        else members
-    )
+    if len(pairs) <= 2 or len(left) > enough:
+        return members
+    return f"{' and '.join(map(_lexicon_gloss, names))} ({members})"
 
 
 def token(string: str) -> str:
@@ -135,15 +118,14 @@ def token(string: str) -> str:
 
 def _lexicon_gloss(name: str) -> str:
     """Return what a set of the lexicon holds, without its examples."""
-    return re.sub(r"^all |:.*|, (negated|alone|for) .*", "", lexicon()[name].doc).replace(
-        "closed classes", "closed-class words"
-    )
+    doc = re.sub(r"^all |:.*|, (negated|alone|for) .*", "", lexicon()[name].doc)
+    return doc.replace("closed classes", "closed-class words")
 
 
-def _conjuncts(node: t.Predicate | None) -> list[t.Predicate]:
-    if isinstance(node, t.And):
-        return _conjuncts(node.left) + _conjuncts(node.right)
-    return [] if node is None or isinstance(node, t.Always) else [node]
+def _owned(doc: str, token: str) -> str:
+    """Return the documentation of a feature with *it* replaced by a token."""
+    whose = "its" if token == "it" else f"{token}'s"
+    return re.sub(r"\bits?\b", lambda found: whose if found[0] == "its" else token, doc)
 
 
 @dataclass(slots=True)
@@ -156,17 +138,22 @@ class _Teller:
     told: set[str] = field(default_factory=set)
     brief: bool = False  # leave glosses out
 
-    # Terms.
+    @classmethod
+    def of(cls, program: t.Head) -> _Teller:
+        return cls(Scope.of(program), program.normaliser == "linear")
+
+    def it(self, variable: str) -> _Teller:
+        """Return one that calls the position of a variable *it*."""
+        return dataclasses.replace(self, anchors={**self.anchors, variable: "it"})
 
     def term(self, term: t.Simple) -> str:
         """Tell a term: from which queries, how strongly, which keys, and by what it grows."""
-        value, froms, keys, ifs, grows, size = (
-            getattr(term, "value", None),
-            *([] for _ in range(4)),
-            1.0,
-        )
-        for one in _conjuncts(term.condition):
-            if free_variables(one) == {"q"} and not isinstance(one, t.Quantifier):
+        froms, keys, ifs, grows = (list[str]() for _ in range(4))
+        size = 1.0
+        for one in t.flat(term.condition or t.Always(), t.And):
+            if isinstance(one, t.Always):
+                continue
+            if t.free_variables(one) == {"q"} and not isinstance(one, t.Quantifier):
                 froms.append(self.tokens(one, "q"))
             elif not keys and (found := self.keys(one)):
                 keys.append(found)
@@ -175,8 +162,8 @@ class _Teller:
         if isinstance(term, t.Table):
             steps = (f"{number(e.weight)} from {e.bound}" for e in term.entries)
             grows.append(f"by {self.number(term.value)} ({', '.join(steps)})")
-            value = None
-        for factor in [value.left, value.right] if isinstance(value, t.Product) else [value]:
+        value = term.value if isinstance(term, t.Scaled) else None
+        for factor in (value.left, value.right) if isinstance(value, t.Product) else (value,):
             if isinstance(factor, t.Score):
                 lines = self.scope.score(factor.name)[0].terms
                 size *= max(abs(line.weight or 0.0) for line in lines)
@@ -236,64 +223,51 @@ class _Teller:
     def keys(self, one: t.Predicate) -> str:
         """Tell the keys of a condition as a noun; empty if it takes a sentence."""
         match one:
-            case t.Compare("==", t.Position("k", 0), other) | t.Compare(
-                "==", other, t.Position("k", 0)
-            ) if "k" not in free_variables(other):
-                return self.place(other)
-            case t.Compare("<" | ">" as op, t.Position("k", 0), other) if "k" not in free_variables(
-                other
-            ):
-                return f"tokens {'before' if op == '<' else 'after'} {self.place(other)}"
+            case t.Compare(op, t.Position("k", 0), other) | t.Compare(
+                "==" as op, other, t.Position("k", 0)
+            ) if op in _SIDES and "k" not in t.free_variables(other):
+                return _SIDES[op] + self.place(other)
             case t.Between(t.Position("k", 0), low, high):
                 return f"tokens {low} to {high} of the text"
-            case t.Between(t.Arithmetic("-", t.Position("q", 0), t.Position("k", 0)), low, high):
-                return (
-                    f"tokens {low} to {high} before the query"
-                    if low
-                    else f"the query and the {high} tokens before it"
-                )
-            case t.Compare(
-                ">=", t.Arithmetic("-", t.Position("q", 0), t.Position("k", 0)), t.Integer(n)
-            ):
+            case t.Between(value, 0, high) if value == _DISTANCE:
+                return f"the query and the {high} tokens before it"
+            case t.Between(value, low, high) if value == _DISTANCE:
+                return f"tokens {low} to {high} before the query"
+            case t.Compare(">=", value, t.Integer(n)) if value == _DISTANCE:
                 return f"tokens at least {n} before the query"
             case t.Compare(
                 "==", t.Call(a, (t.Position("k", shift),)), t.Call(b, (t.Position("q", at),))
             ) if a == b:
                 noun = self.noun(a).removeprefix("position of the ")
-                how = (
-                    f"in the same {noun[:-7]}"
-                    if noun.endswith(" number")
-                    else f"with the same {noun}"
-                )
-                same = f"tokens {how} as {self.place(t.Position('q', at))}"
-                return self.shifted(same, shift)
-        return self.tokens(one, "k") if free_variables(one) == {"k"} else ""
+                how = f"with the same {noun}"
+                if noun.endswith(" number"):
+                    how = f"in the same {noun.removesuffix(' number')}"
+                return self.shifted(f"tokens {how} as {self.place(t.Position('q', at))}", shift)
+        return self.tokens(one, "k") if t.free_variables(one) == {"k"} else ""
 
     def tokens(self, one: t.Predicate, variable: str) -> str:
         """Tell the tokens at which a predicate of one variable holds, in the plural."""
-        shifts = {n.shift for n in one.walk() if isinstance(n, t.Position)}
-        shift = (
-            shifts.pop()
-            if len(shifts) == 1 and not any(isinstance(n, t.Quantifier) for n in one.walk())
-            else 0
-        )
         match one:
-            case t.Call(name, (t.Position(),)):
-                return self.shifted(
-                    _NOUNS.get(name) or f"tokens that {self.holds(name, plural=True)}", shift
-                )
-            case t.Compare("==", t.Call("token" | "text" | "lower", (t.Position(),)), t.Text(text)):
-                return self.shifted(token(text), shift)
-            case t.Member(t.Call("token" | "text" | "lower" | "word", (t.Position(),)), chosen):
-                return self.shifted(self.members(chosen), shift)
-            case t.Compare("==" | ">=" as op, t.Call("length", (t.Position(),)), t.Integer(n)):
-                return self.shifted(f"tokens of length {n}{' or more' * (op == '>=')}", shift)
-            case t.Affix(name, t.Call("token" | "text" | "lower" | "word", (t.Position(),)), text):
-                return self.shifted(f"tokens that {name[:-1]} with {token(text)}", shift)
             case t.Or(left, right):
                 return f"{self.tokens(left, variable)} or {self.tokens(right, variable)}"
-        it = _Teller(self.scope, self.linear, {**self.anchors, variable: "it"}, self.told)
-        return f"any {'query' if variable == 'q' else 'token'} where {it.says(one)}"
+            case t.Call(name, (t.Position(_, shift),)):
+                found = FEATURES[name].noun or f"tokens that {self.holds(name, plural=True)}"
+            case t.Compare("==", t.Call(name, (t.Position(_, shift),)), t.Text(text)) if (
+                name in _STRINGS and name != "word"
+            ):
+                found = token(text)
+            case t.Member(t.Call(name, (t.Position(_, shift),)), chosen) if name in _STRINGS:
+                found = self.members(chosen)
+            case t.Affix(how, t.Call(name, (t.Position(_, shift),)), text) if name in _STRINGS:
+                found = f"tokens that {how[:-1]} with {token(text)}"
+            case t.Compare(
+                "==" | ">=" as op, t.Call("length", (t.Position(_, shift),)), t.Integer(n)
+            ):
+                found = f"tokens of length {n}{' or more' * (op == '>=')}"
+            case _:
+                what = "query" if variable == "q" else "token"
+                return f"any {what} where {self.it(variable).says(one)}"
+        return self.shifted(found, shift)
 
     def shifted(self, tokens: str, shift: int) -> str:
         """Tell the tokens that stand so far after some others, which have a shift of -1 for the next."""
@@ -306,14 +280,11 @@ class _Teller:
 
     def members(self, chosen: t.SetName | t.SetLiteral) -> str:
         """Tell what a set holds; a set of the lexicon by what its documentation says."""
-        if (
-            isinstance(chosen, t.SetName)
-            and chosen.name not in self.scope.sets
-            and self.scope.find(chosen.name)[1] is None
-        ):
+        if not isinstance(chosen, t.SetName):
+            return set_gloss(chosen)
+        if chosen.name not in self.scope.sets and self.scope.find(chosen.name)[1] is None:
             return _lexicon_gloss(chosen.name)
-        name = f"{chosen.name}: " if isinstance(chosen, t.SetName) else ""
-        return name + set_gloss(self.scope.literal(chosen))
+        return f"{chosen.name}: {set_gloss(self.scope.literal(chosen))}"
 
     # Sentences, numbers and places.
 
@@ -329,7 +300,7 @@ class _Teller:
                 word, open_ = ("and", "") if both else ("or", "either ")
                 return f"{open_}{self.says(left, no)} {word} {self.says(right, no)}"
             case t.Quantifier(_, body):
-                return f"{'no' if no else 'some'} token is such that {self.inside(body)}"
+                return f"{'no' if no else 'some'} token is such that {self.it('k').says(body)}"
             case t.Call(name, args):
                 return f"{self.place(args[0])} {self.holds(name, no=no)}"
             case t.Compare(op, left, t.Text(text)):
@@ -352,18 +323,16 @@ class _Teller:
                 return f"{self.symbol(symbol)} {verb} with {token(text)}"
         raise TypeError(f"not a predicate: {p!r}")
 
-    def inside(self, body: t.Predicate) -> str:
-        return _Teller(self.scope, self.linear, {**self.anchors, "k": "it"}, self.told).says(body)
-
     def holds(self, name: str, no: bool = False, plural: bool = False) -> str:
         """Tell what a feature says of its token: ``has only letters``."""
-        verb, _, rest = _CUT.sub("", FEATURES[name].doc).removeprefix("it ").partition(" ")
+        verb, _, rest = re.sub(_CUT, "", FEATURES[name].doc).removeprefix("it ").partition(" ")
         if no:
             return f"is not {rest}" if verb == "is" else f"does not {_PLURALS[verb]} {rest}"
         return f"{_PLURALS[verb] if plural else verb} {rest}"
 
     def noun(self, name: str) -> str:
-        return _SYMBOLS.get(name) or _CUT.sub("", FEATURES[name].doc)
+        feature = FEATURES[name]
+        return feature.noun or re.sub(_CUT, "", feature.doc)
 
     def symbol(self, call: t.Node) -> str:
         """Tell a string, or another feature, of a token."""
@@ -371,37 +340,31 @@ class _Teller:
         at = " and ".join(map(self.place, call.args))
         if call.name == "match":
             return f"the length of the equal run that ends at {at}"
-        whose = "its" if at == "it" else f"{at}'s"
-        if call.name in _SYMBOLS:
-            if " where " in at:
-                return f"the {_SYMBOLS[call.name]} of {at}"
-            return f"{whose} {_SYMBOLS[call.name]}"
-        doc = self.noun(call.name)
-        told = re.sub(r"\bit\b", at, re.sub(r"\bits\b", whose, doc))
-        return f"the {told}" if told != doc or at == "it" else f"the {doc} of {at}"
+        noun = self.noun(call.name)
+        if not FEATURES[call.name].noun:
+            told = _owned(noun, at)
+            return f"the {told}" if told != noun or at == "it" else f"the {noun} of {at}"
+        return f"the {noun} of {at}" if " where " in at else _owned(f"its {noun}", at)
 
     def number(self, x: t.Node) -> str:
         """Tell an integer."""
         form = linear(x) or {}
         if (form.get("q"), form.get("k")) == (1, -1):
-            return "the distance" + (f" plus {form['']}" if form.get("") else "")
+            return f"the distance plus {form['']}" if form.get("") else "the distance"
         match x:
             case t.Integer(value):
                 return str(value)
             case t.Arithmetic(op, left, right):
-                return (
-                    f"{self.number(left)} {'plus' if op == '+' else 'minus'} {self.number(right)}"
-                )
+                sign = "plus" if op == "+" else "minus"
+                return f"{self.number(left)} {sign} {self.number(right)}"
             case t.Absolute(value):
                 told = self.number(value)
-                return (
-                    "the distance either way" if told == "the distance" else f"the size of {told}"
-                )
+                return f"{told} either way" if told == "the distance" else f"the size of {told}"
             case t.Extremum(name, left, right):
                 which = "smaller" if name == "min" else "larger"
                 return f"the {which} of {self.number(left)} and {self.number(right)}"
             case t.Quantifier("count", body):
-                return f"the number of earlier tokens where {self.inside(body)}"
+                return f"the number of earlier tokens where {self.it('k').says(body)}"
             case t.Call():
                 return self.symbol(x)
         return f"the position of {self.place(x)}"
@@ -420,7 +383,7 @@ class _Teller:
             case t.Extremum("max", t.Quantifier() as found, t.Integer(0)):
                 return f"{self.place(found)}, or else the first token"
             case t.Quantifier("nearest" | "first" | "last" as name, body):
-                held = self.inside(body)
+                held = self.it("k").says(body)
                 if isinstance(body, t.Call):
                     held = re.sub("^it ", "that ", held)
                 return f"the {name} token {held if held.startswith('that ') else f'where {held}'}"
@@ -428,9 +391,8 @@ class _Teller:
                 what = "copy of" if name == "previous" else "token with the same word up to it as"
                 return f"the last earlier {what} {self.place(at)}"
             case t.Call(name, (at,)) if FEATURES[name].doc.startswith("position of "):
-                doc = _CUT.sub("", FEATURES[name].doc).removeprefix("position of ")
-                owner = self.place(at)
-                return re.sub(r"\bit\b", owner, re.sub(r"\bits\b", f"{owner}'s", doc))
+                doc = self.noun(name).removeprefix("position of ")
+                return _owned(doc, self.place(at))
             case t.Arithmetic(op, left, t.Integer(value)) if not isinstance(left, t.Arithmetic):
                 return self.shifted(self.place(left), -value if op == "+" else value)
         return f"the token at {self.number(x)}"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.scope import Scope
@@ -24,10 +23,6 @@ _NAMED = {
 }
 _KIND_OF = {name: kind for kind, names in _NAMED.items() for name in names.split()}
 """The kinds of features; all others read what a token is made of."""
-_COMPARE = {
-    "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt,
-    ">=": operator.ge,
-}  # fmt: skip
 _SOME = 64
 """How many positions, and distances either way, a comparison of positions is tried on."""
 
@@ -44,12 +39,9 @@ def kind(term: t.Simple, scope: Scope) -> str:
     """
     condition = getattr(term, "condition", None)
     value = getattr(term, "value", None)
-    atoms = [one for one in (*_atoms(condition), *_atoms(value)) if "k" in free_variables(one)]
-    holds = [
-        one
-        for one in atoms
-        if not isinstance(one, t.Not | t.Compare) or getattr(one, "op", "!=") != "!="
-    ]
+    atoms = [one for one in (*_atoms(condition), *_atoms(value)) if "k" in t.free_variables(one)]
+    denied = [isinstance(x, t.Not) or (isinstance(x, t.Compare) and x.op == "!=") for x in atoms]
+    holds = [one for one, no in zip(atoms, denied, strict=True) if not no]
     found = [_atom_kind(atom, scope) for atom in holds or atoms]
     return min(found, key=KINDS.index, default="mixed")
 
@@ -84,36 +76,28 @@ def told_shares(shares: dict[str, float]) -> str:
     return ", ".join(f"{name} {share:.2g}" for name, share in shares.items() if share >= 0.05)
 
 
-def free_variables(node: t.Node) -> set[str]:
-    """Return the variables of a node outside of quantifiers, whose ``k`` is another one."""
-    if isinstance(node, t.Quantifier):
-        return {"q"}
-    if isinstance(node, t.Position | t.Score):
-        return {node.variable}
-    return {name for child in node.children() for name in free_variables(child)}
+def linear(node: t.Node, other: Callable[[t.Node], str] | None = None) -> dict[str, int] | None:
+    """Return an integer as multiples of variables, and of 1 by the name ``""``.
 
-
-def linear(node: t.Node) -> dict[str, int] | None:
-    """Return an integer as multiples of variables, and of 1 by the name ``""``; None if it is not that."""
+    Other integers in it count as variables that ``other`` names; without it, the result is then None.
+    """
     match node:
         case t.Integer(value):
             return {"": value}
         case t.Position(variable, shift):
             return {variable: 1, "": shift}
         case t.Arithmetic(op, left, right):
-            a, b, sign = linear(left), linear(right), 1 if op == "+" else -1
+            a, b, sign = linear(left, other), linear(right, other), 1 if op == "+" else -1
             if a is not None and b is not None:
                 return {name: a.get(name, 0) + sign * b.get(name, 0) for name in {*a, *b}}
-    return None
+    return {other(node): 1} if other else None
 
 
-def _atoms(node: t.Node | None) -> Iterator[t.Node]:
-    """Yield the predicates and factors that a condition or value joins."""
+def _atoms(node: t.Node | None) -> list[t.Node]:
+    """Return the predicates and factors that a condition or value joins."""
     if isinstance(node, t.And | t.Or | t.Product):
-        for child in node.children():
-            yield from _atoms(child)
-    elif node is not None:
-        yield node
+        return [*_atoms(node.left), *_atoms(node.right)]
+    return [] if node is None else [node]
 
 
 def _atom_kind(atom: t.Node, scope: Scope) -> str:
@@ -134,8 +118,7 @@ def _atom_kind(atom: t.Node, scope: Scope) -> str:
             elements = scope.literal(chosen).elements
             marks = sum(not any(map(str.isalnum, element)) for element in elements)
             return "delimiter" if marks > len(elements) / 2 else "lexical set"
-        case t.Affix() | t.Compare(_, _, t.Text()):
-            text = atom.right.value if isinstance(atom, t.Compare) else atom.text  # type: ignore[union-attr]
+        case t.Affix(_, _, text) | t.Compare(_, _, t.Text(text)):
             return "lexical set" if any(map(str.isalnum, text)) or not text else "delimiter"
         case t.Compare(
             op, t.Call(first, (t.Position(a, i),)), t.Call(second, (t.Position(b, j),))
@@ -144,34 +127,32 @@ def _atom_kind(atom: t.Node, scope: Scope) -> str:
             i, j = i - (first == "word_before"), j - (second == "word_before")
             later = j > i if a == "k" else i > j
             return "induction" if known == "duplicate token" and later and op == "==" else known
-        case t.Compare(op, left, right):
-            return _compared(op, left, right, scope)
+        case t.Compare():
+            return _compared(atom, scope)
         case t.Between(value, low, high) if not calls:
-            form = linear(value)
-            if form is not None:
+            if (form := linear(value)) is not None:
                 return _where(form, lambda x: low <= x <= high)
     if calls:
-        if isinstance(atom, t.Call | t.Between) or names != {"lexical set"}:
-            return min(names, key=KINDS.index)
-        return "lexical set"
-    return "local" if "q" in free_variables(atom) else "positional"
+        return min(names, key=KINDS.index)
+    return "local" if "q" in t.free_variables(atom) else "positional"
 
 
-def _compared(op: str, left: t.Node, right: t.Node, scope: Scope) -> str:
+def _compared(atom: t.Compare, scope: Scope) -> str:
     """Return the kind of a comparison of integers."""
+    op, left, right = atom.op, atom.left, atom.right
     form = linear(t.Arithmetic("-", left, right))  # type: ignore[arg-type]
     if form is not None:
-        return _where(form, lambda x: bool(_COMPARE[op](x, 0)))
+        return _where(form, lambda x: bool(t.COMPARE[op](x, 0)))
     if op not in ("==", "!=") and "k" in {*(linear(left) or ()), *(linear(right) or ())}:
         return "local"
-    calls = [n for one in (left, right) for n in one.walk() if isinstance(n, t.Call)]
+    calls = [n for n in atom.walk() if isinstance(n, t.Call)]
     after = 0
     for side, sign in ((left, -1), (right, 1)):
         match side:
             case t.Position("k", shift) | t.Arithmetic(_, _, t.Integer(shift)):
                 back = isinstance(side, t.Arithmetic) and side.op == "-"
                 after += -sign * shift if back else sign * shift
-    inner = [n for one in (left, right) for n in one.walk() if isinstance(n, t.Quantifier)]
+    inner = [n for n in atom.walk() if isinstance(n, t.Quantifier)]
     found = [_atom_kind(atom, scope) for one in inner for atom in _atoms(one.body)]
     found += [] if inner else [_KIND_OF.get(call.name, "lexical set") for call in calls]
     name = min(found, key=KINDS.index, default="local")
@@ -184,11 +165,8 @@ def _where(form: dict[str, int], test: Callable[[int], bool]) -> str:
     """Return the kind of a test of an integer that is linear in positions."""
     k, q, one = form.get("k", 0), form.get("q", 0), form.get("", 0)
     if not q:
-        return (
-            "first-token sink"
-            if [x for x in range(_SOME) if test(k * x + one)] == [0]
-            else "positional"
-        )
+        first = [x for x in range(_SOME) if test(k * x + one)] == [0]
+        return "first-token sink" if first else "positional"
     far = range(-_SOME, _SOME + 1)  # q - k
     there = [d for d in far if test((k + q) * _SOME + q * d + one)]
     return "previous token" if there == [1] else "local"

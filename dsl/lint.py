@@ -8,6 +8,7 @@ from math import inf
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.errors import ProgramWarning
 from attn_dsl.dsl.features import FEATURES, lower
+from attn_dsl.dsl.kinds import linear
 from attn_dsl.dsl.printer import expression, number, quote
 from attn_dsl.dsl.scope import Scope
 from attn_dsl.dsl.segment import clean
@@ -70,7 +71,7 @@ class _Linter:
             case t.Table(value, entries, condition):
                 form, base = _linear(value)
                 known = self.base(form)
-                for fact in map(self.fact, _flat(condition, t.And) if condition else ()):
+                for fact in map(self.fact, t.flat(condition, t.And) if condition else ()):
                     known = _meet(known, fact[1]) if fact and fact[0] == form else known
                 for entry, after in itertools.zip_longest(entries, entries[1:]):
                     last = after.bound - 1 - base if after else inf
@@ -93,9 +94,11 @@ class _Linter:
         before = len(self.found)
         for part in node.children() if isinstance(node, t.And | t.Or | t.Not) else ():
             self.predicate(part)  # type: ignore[arg-type]
-        for one, other in itertools.combinations(_flat(node, type(node)), 2):
-            if one == other:
-                self.warn(other, f"`{expression(other)}` is written twice", "leave one of them out")
+        if isinstance(node, t.And | t.Or):
+            for one, other in itertools.combinations(t.flat(node, type(node)), 2):
+                if one == other:
+                    again = f"`{expression(other)}` is written twice"
+                    self.warn(other, again, "leave one of them out")
         match node:
             case t.Always():
                 return
@@ -115,7 +118,7 @@ class _Linter:
                 inside = self.holds(value)
                 return None if inside is None else not inside
             case t.And() | t.Or():
-                either, parts = isinstance(node, t.Or), _flat(node, type(node))
+                either, parts = isinstance(node, t.Or), t.flat(node, type(node))
                 found = [self.holds(part) for part in parts]
                 if either in found or (not either and self.contradict(parts)):
                     return either
@@ -174,7 +177,9 @@ class _Linter:
             if isinstance(part, t.Table):
                 continue
             value, where = getattr(part, "value", None), part.condition
-            if self.program.normaliser == "softmax" and not any(map(_reads_key, (value, where))):
+            if self.program.normaliser == "softmax" and not any(
+                "k" in t.free_variables(one) for one in (value, where) if one
+            ):
                 self.warn(part, "this term adds the same to all keys, which softmax takes away")
             fact = self.fact(where) if where else None
             known = (fact[0], _meet(self.base(fact[0]), fact[1])) if fact else where
@@ -209,13 +214,6 @@ def _empty(values: Values) -> bool:
     return values[0] > values[1] if isinstance(values, tuple) else not values
 
 
-def _flat(node: t.Predicate, kind: type) -> list[t.Predicate]:
-    """Return the parts of a conjunction of conjunctions, or of a disjunction of disjunctions."""
-    if kind not in (t.And, t.Or) or not isinstance(node, t.And | t.Or) or type(node) is not kind:
-        return [node]
-    return [*_flat(node.left, kind), *_flat(node.right, kind)]
-
-
 def _text(node: t.Node) -> bool:
     """Return whether a test is of a text."""
     first = node.children()[0]
@@ -224,24 +222,6 @@ def _text(node: t.Node) -> bool:
 
 def _linear(node: t.Int) -> tuple[Form, float]:
     """Return a number as a sum of unknown ones, and a constant."""
-    match node:
-        case t.Integer(value):
-            return (), value
-        case t.Position(variable, shift):
-            return ((variable, 1),), shift
-        case t.Arithmetic(op, left, right):
-            sign = 1 if op == "+" else -1
-            (one, low), (two, high) = _linear(left), _linear(right)
-            counts = dict(one)
-            for name, count in two:
-                counts[name] = counts.get(name, 0) + sign * count
-            pairs = sorted(((name, n) for name, n in counts.items() if n), reverse=True)
-            return tuple(pairs), low + sign * high
-    return ((expression(node), 1),), 0
-
-
-def _reads_key(node: t.Node | None) -> bool:
-    """Return whether the value of a node differs by key; ``k`` in a quantifier is another one."""
-    if node is None or isinstance(node, t.Quantifier):
-        return False
-    return getattr(node, "variable", "") == "k" or any(map(_reads_key, node.children()))
+    counts = linear(node, expression) or {}
+    base = counts.pop("", 0)
+    return tuple(sorted(((name, n) for name, n in counts.items() if n), reverse=True)), base

@@ -20,8 +20,6 @@ It is slow and simple. The compiler and the exports must agree with it to 1e-5.
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Callable
 from typing import Any
 
 from attn_dsl.dsl import tree as t
@@ -31,11 +29,6 @@ from attn_dsl.dsl.functions import FUNCTIONS
 from attn_dsl.dsl.limits import LEAST_MASS, TERM_LIMIT
 from attn_dsl.dsl.scope import Scope
 from attn_dsl.dsl.tokens import Tokens
-
-_COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
-    "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt,
-    ">=": operator.ge,
-}  # fmt: skip
 
 
 def evaluate(program: t.Head, tokens: Tokens) -> list[list[float]]:
@@ -166,16 +159,15 @@ class Interpreter:
         """Evaluate a quantifier at a query; the result is kept, as it does not depend on the key."""
         place = (name, id(body), q)
         if place not in self.found:
-            self.found[place] = self._search(name, body, q)
+            keys = [k for k in self.visible(q) if k != q and self.holds(body, q, k)]
+            self.found[place] = {
+                "count": len(keys),
+                "any": len(keys) > 0,
+                "nearest": min(keys, key=lambda k: (abs(q - k), k), default=-1),
+                "first": min(keys, default=-1),
+                "last": max(keys, default=-1),
+            }[name]
         return self.found[place]
-
-    def _search(self, name: str, body: t.Predicate, q: int) -> int:
-        found = [k for k in self.visible(q) if k != q and self.holds(body, q, k)]
-        if name in ("count", "any"):
-            return len(found) if name == "count" else bool(found)
-        if name == "nearest":
-            return min(found, key=lambda k: (abs(q - k), k), default=-1)
-        return (found[0] if name == "first" else found[-1]) if found else -1
 
     def call(self, node: t.Call, q: int, k: int) -> Value:
         """Evaluate a feature at its positions, as the query sees it."""
@@ -202,7 +194,7 @@ class Interpreter:
             case t.Or(left, right):
                 return self.holds(left, q, k) or self.holds(right, q, k)
             case t.Compare(op, left, right):
-                return _COMPARISONS[op](self.side(left, q, k), self.side(right, q, k))
+                return t.COMPARE[op](self.side(left, q, k), self.side(right, q, k))
             case t.Between(inner, low, high):
                 return low <= self.integer(inner, q, k) <= high
             case t.Member(symbol, chosen):

@@ -128,33 +128,22 @@ def _misnamed(word: str, row: str, column: int, expected: set[str]) -> tuple[str
     """Return what is wrong and a remedy for the name of a head, and for definitions after a head."""
     before = row[: column - 1]
     if expected == {"NAME"} and word[:1].isupper():
-        remedy = f"write `{word.lower()}`; only sets and scores begin with a capital letter"
-        return f"the name of a head begins with a small letter, and `{word}` does not", remedy
+        wrong = f"the name of a head begins with a small letter, and `{word}` does not"
+        return wrong, f"write `{word.lower()}`; only sets and scores begin with a capital letter"
     if expected == {"SET_NAME"} and word[:1].islower() and re.match("(set|score) ", before):
-        remedy = f"write `{word[0].upper()}{word[1:]}`; only heads begin with a small letter"
-        return (
-            f"the name of a set or score begins with a capital letter, and `{word}` does not",
-            remedy,
-        )
-    if expected == {"VISIBILITY"}:
-        if word in ("softmax", "linear", ":"):
-            return (
-                "this head has no name",
-                f"write `head my_head{before.removeprefix('head')}{word}`",
-            )
-        if not word[0].isalpha():
-            return (
-                f"`{word}` does not fit here",
-                "names have letters, digits and `_`: `head my_head causal:`",
-            )
+        wrong = f"the name of a set or score begins with a capital letter, and `{word}` does not"
+        return wrong, f"write `{word[0].upper()}{word[1:]}`; only heads begin with a small letter"
+    if expected == {"VISIBILITY"} and word in ("softmax", "linear", ":"):
+        return "this head has no name", f"write `head my_head{before.removeprefix('head')}{word}`"
+    if expected == {"VISIBILITY"} and not word[0].isalpha():
+        remedy = "names have letters, digits and `_`: `head my_head causal:`"
+        return f"`{word}` does not fit here", remedy
     if "HOLE" in expected and not before.strip():
         if word == "head":
             return "a file holds one head", "write this one in a file of its own"
         if word in ("set", "score"):
-            return (
-                f"a {word} is defined before the head",
-                "move it above the line that begins with `head`",
-            )
+            remedy = "move it above the line that begins with `head`"
+            return f"a {word} is defined before the head", remedy
     return None
 
 
@@ -167,12 +156,8 @@ def _unweighted(row: str, column: int, expected: set[str]) -> tuple[str, str] | 
         term = _as_term(weight, line.strip().removeprefix("-"))
         fitted = ", where `?` is a weight to be fitted" if weight == "?" else ""
         known = re.match(r"\s*-?\s*\(*(\w+)", line)
-        if (
-            term
-            and known
-            and known[1] in (*FEATURES, *KEYWORDS, "q", "k", "i")
-            and known[1] not in _STARTS
-        ):
+        begins = known[1] if known else ""
+        if term and begins in (*FEATURES, *KEYWORDS, "q", "k", "i") and begins not in _STARTS:
             return "a term begins with its weight", f"write `{term}`{fitted}"
         return None
     found = re.match(r"\s*(-?[\d.]+|\?)\s*\*(.+)", line)
@@ -207,53 +192,43 @@ def _is_predicate(part: str) -> bool:
 
 def _weighing(word: str, before: str, after: str, expected: set[str]) -> tuple[str, str] | None:
     """Return what is wrong and a remedy for errors in weighted sets, ``weight`` or products."""
-    plain = f"`{word}` does not fit here"
-    if word in ",:}" and "{" in before and expected & {"COLON", "RBRACE"}:
-        return plain, "give all elements of a set a weight, or none"
-    if word == "?" and "WEIGHT" in expected and "HOLE" not in expected:
-        return (
-            plain,
-            "weights of elements and of scores are numbers; only those of terms are fitted",
+    symbol = _type(word) == "symbol"
+    call = word + (after[: after.find(")") + 1] if after.startswith("(") else "(k)")
+    if "WEIGHT_FUNCTION" in expected and symbol:
+        hint = f"a set can give it a weight: `weight({call}, Starts)`"
+        return f"`{word}` gives a text, which does not fit here", hint
+    scored = "a score is taken at `q` or `k`, which may be shifted: `Noun(k-1)`"
+    if symbol and ")" in after:
+        name = (re.findall(r"\w+", before) or [""])[-1]
+        scored = (
+            f"write `weight({word}{after[: after.find(')') + 1]}, {name})` if `{name}` is a set"
         )
-    if expected == {"WHERE"} or (word == "by" and "WEIGHT" in expected):
-        return plain, "a line of a score is a weight where a predicate holds: `1.5 where punct(i)`"
-    if expected == {"WEIGHT", "HOLE"} and re.search(r"[+-]\s*$", before):
-        return (
-            plain,
-            "a part of a sum begins with a weight; a sum as value is in parentheses: `(q - k)`",
-        )
-    if word == "use":
-        return plain, "files are used in the first lines, before all sets and scores"
     shifted = expected == {"INTEGER"} and re.search(r"[A-Z]\w*\(\s*\w\s*[+-]\s*$", before)
-    if expected == {"VARIABLE"} or shifted:
-        name = re.findall(r"\w+", before)[-1]
-        hint = "a score is taken at `q` or `k`, which may be shifted: `Noun(k-1)`"
-        if _type(word) == "symbol" and ")" in after:
-            hint = (
-                f"write `weight({word}{after[: after.find(')') + 1]}, {name})` if `{name}` is a set"
-            )
-        return plain, hint
-    if word == "*" and "WHERE" in expected:
-        return plain, "a term is a weight times one value or two"
-    if word == "*" and "OR" in expected:
-        return (
-            plain,
-            "a predicate has no products, and the condition of a sum follows its last part",
-        )
-    if re.fullmatch(r"[A-Z]\w*", word) and after.startswith("("):
-        return plain, f"test a set by `token(k) in {word}`; a score is a value: `1 * {word}(k)`"
-    if expected == {"SYMBOL_FEATURE"} and before.endswith("weight("):
-        return plain, "it is a text feature that has a weight: `weight(token(k), Starts)`"
-    if "WEIGHT_FUNCTION" in expected:
-        if _type(word) == "symbol":
-            form = word + (after[: after.find(")") + 1] if after.startswith("(") else "(k)")
-            hint = f"a set can give it a weight: `weight({form}, Starts)`"
-            return f"`{word}` gives a text, which does not fit here", hint
-    elif word == "weight" and re.search(r"\bwhere\b", before):
-        return plain, "only terms have weights of symbols; here, test `token(k) in Starts`"
-    elif word == "weight":
-        return plain, "write it as a value of a term: `1 * weight(token(k), Starts)`"
-    return None
+    named = re.fullmatch(r"[A-Z]\w*", word) and after.startswith("(")
+    weighed = word == "weight" and "WEIGHT_FUNCTION" not in expected
+    hints: list[tuple[object, str]] = [
+        (word in ",:}" and "{" in before and expected & {"COLON", "RBRACE"},
+         "give all elements of a set a weight, or none"),
+        (word == "?" and "WEIGHT" in expected and "HOLE" not in expected,
+         "weights of elements and of scores are numbers; only those of terms are fitted"),
+        (expected == {"WHERE"} or (word == "by" and "WEIGHT" in expected),
+         "a line of a score is a weight where a predicate holds: `1.5 where punct(i)`"),
+        (expected == {"WEIGHT", "HOLE"} and re.search(r"[+-]\s*$", before),
+         "a part of a sum begins with a weight; a sum as value is in parentheses: `(q - k)`"),
+        (word == "use", "files are used in the first lines, before all sets and scores"),
+        (expected == {"VARIABLE"} or shifted, scored),
+        (word == "*" and "WHERE" in expected, "a term is a weight times one value or two"),
+        (word == "*" and "OR" in expected,
+         "a predicate has no products, and the condition of a sum follows its last part"),
+        (named, f"test a set by `token(k) in {word}`; a score is a value: `1 * {word}(k)`"),
+        (expected == {"SYMBOL_FEATURE"} and before.endswith("weight("),
+         "it is a text feature that has a weight: `weight(token(k), Starts)`"),
+        (weighed and re.search(r"\bwhere\b", before),
+         "only terms have weights of symbols; here, test `token(k) in Starts`"),
+        (weighed, "write it as a value of a term: `1 * weight(token(k), Starts)`"),
+    ]  # fmt: skip
+    hint = next((hint for holds, hint in hints if holds), "")
+    return (f"`{word}` does not fit here", hint) if hint else None
 
 
 def _type(call: str) -> str:

@@ -6,6 +6,7 @@ Equality compares structure only: source spans and comments are ignored.
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -119,6 +120,13 @@ class Quantifier(Node):
 
 class Always(Node):
     """The predicate ``true``."""
+
+
+COMPARE: dict[str, Callable[[Any, Any], bool]] = {
+    "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt,
+    ">=": operator.ge,
+}  # fmt: skip
+"""The comparisons of the language."""
 
 
 class Compare(Node):
@@ -473,6 +481,22 @@ def rewrite(node: _N, change: Callable[[Node], Node]) -> _N:
         if new != value:
             changed[name] = new
     return change(dataclasses.replace(node, **changed) if changed else node)  # type: ignore[return-value]
+
+
+def flat(node: Predicate, kind: type[And] | type[Or]) -> list[Predicate]:
+    """Return the parts of a conjunction of conjunctions, or of a disjunction of disjunctions."""
+    if not isinstance(node, kind):
+        return [node]
+    return [*flat(node.left, kind), *flat(node.right, kind)]
+
+
+def free_variables(node: Node) -> set[str]:
+    """Return the variables of a node outside of quantifiers, whose ``k`` is another one."""
+    if isinstance(node, Quantifier):
+        return {"q"}
+    if isinstance(node, Position | Score):
+        return {node.variable}
+    return {name for child in node.children() for name in free_variables(child)}
 
 
 def nodes(node: Node) -> int:

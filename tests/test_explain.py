@@ -82,6 +82,10 @@ TOLD = [
         "1 where word(k) in BeForm and not seen(k)",
         "looks at forms of be if the key does not have an equal token before it",
     ),
+    ("1 where k == nearest(k == line_first(k))",
+     "looks at the nearest token where it is the first token of its line"),
+    ("1 where k == nearest(k == line_first(k-2))",
+     "looks at the nearest token where it is the first token of the token 2 before it's line"),
     ("1 where any(punct(k)) or k == q", "looks at tokens if either some token is such that it has only "
      "punctuation marks and symbols or the key is the query"),
     (
@@ -146,12 +150,7 @@ def test_every_feature_is_told_in_its_own_words() -> None:
         told[name] = [
             english.describe(t.Head("a", "causal", terms=(t.Where(1.0, p),)))[0] for p in tests
         ]
-    alike = {
-        "text",
-        "token",
-        "lower",
-        "word",
-    }  # what they read is a string, which stands for itself
+    alike = {"text", "token", "lower", "word"}  # what they read is a string that stands for itself
     for one, other in itertools.combinations([name for name in told if name not in alike], 2):
         assert told[one][1] != told[other][1], (one, other)
 
