@@ -109,8 +109,8 @@ def replace_heads(
             undo.callback(delattr, stack, _OPEN)
             controller.open(undo)
             adapter.attach(controller, undo)
-        off = (before - _run(model, ids)[0]).abs().max()
-        identity = float(off / before.abs().max().clamp(min=1e-30))
+        change = (before - _run(model, ids)[0]).abs().max()
+        identity = float(change / before.abs().max().clamp(min=1e-30))
         if identity > tolerance:
             raise WorkError(
                 f"with no head replaced, the model's outputs differ by {identity:.1e} of their "

@@ -114,6 +114,7 @@ class Tunable(torch.nn.Module):
                     terms += term.planes()
                     rows += [(first + j, i, -1, -1, 0) for j in range(len(term))]
                     continue
+                assert not isinstance(term, t.Sum)
                 rest, *places = self.scores.split(term, i)
                 terms.append(rest or _EVERYWHERE)
                 rows += [(first + j, i, *places, 0) for j in range(at.stop - at.start)]
