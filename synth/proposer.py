@@ -113,8 +113,7 @@ class HeadTask:
     def measured(self, program: t.Head, proposer: str = "") -> Fitted:
         """Take a program with the weights it has, and measure it on the rows."""
         planes = self.design.planes(program)
-        predicted = np.empty(self.design.entries, dtype=np.float32)
-        w.predict(planes, np.array(program.weights, dtype=np.float64), self.rows.starts, predicted)
+        predicted = w.predicted_rows(planes, program.weights, self.rows.starts)
         return Fitted(program, *self.rows.scores(predicted), predicted, proposer, settled=True)
 
     def polish(self, fitted: Fitted) -> Fitted:

@@ -88,10 +88,8 @@ def curvature(design: SparseDesign) -> np.ndarray:
     """
     numbers = design.planes.numbers(design.program.terms)
     planes = np.array([design.planes.plane(n) for own in numbers for n in own], dtype=np.float32)
-    rows, count = design.rows, len(planes)
-    found = np.zeros((count, count))
-    w.curvature(planes, rows.starts, rows.actual, design.predicted, np.zeros(count), found)
-    return np.tril(found) + np.tril(found, -1).T + design.ridge * np.eye(count)
+    found = w.derivatives(planes, design.rows, design.predicted)[1]
+    return found + design.ridge * np.eye(len(planes))
 
 
 def kept(
@@ -173,9 +171,8 @@ def without(
     """
     slots = [range(at.start, at.stop) for _, at in program.parts()]
     out = [place for i in gone for place in slots[i]]
-    moved = x - inverse[:, out] @ np.linalg.solve(inverse[np.ix_(out, out)], x[out])
     left = tuple(term for i, term in enumerate(program.terms) if i not in gone)
-    return dataclasses.replace(program, terms=left), np.delete(moved, out)
+    return dataclasses.replace(program, terms=left), np.delete(w.without(x, inverse, out), out)
 
 
 def written(program: SetProgram, x: np.ndarray) -> t.Head:

@@ -8,6 +8,7 @@ the one minimum in a few steps. Design matrices are planes: (weights, entries), 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numba import njit
@@ -65,8 +66,8 @@ def predict(planes, weights, starts, out):
 
 
 @njit(**FAST)
-def curvature(planes, starts, actual, predicted, gradient, hessian):
-    """Add up the gradient and Hessian of the cross-entropy over all rows."""
+def _add_derivatives(planes, starts, actual, predicted, gradient, hessian):
+    """Add the gradient and the lower half of the Hessian of the cross-entropy over all rows."""
     t = planes.shape[0]
     mean = np.empty(t)
     weighted = np.empty((t, 1), dtype=np.float32)
@@ -98,6 +99,38 @@ def curvature(planes, starts, actual, predicted, gradient, hessian):
                 hessian[j, l] += s - mean[j] * mean[l]
 
 
+def predicted_rows(
+    planes: np.ndarray, weights: Sequence[float | None] | np.ndarray, starts: np.ndarray
+) -> np.ndarray:
+    """Return the softmax rows of a weighted sum of planes, float32 (entries)."""
+    found = np.empty(planes.shape[1], dtype=np.float32)
+    predict(planes, np.array(weights, dtype=np.float64), starts, found)
+    return found
+
+
+def derivatives(
+    planes: np.ndarray, rows: HeadRows, predicted: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the gradient and Hessian of the cross-entropy, summed over all rows."""
+    count = len(planes)
+    gradient, hessian = np.zeros(count), np.zeros((count, count))
+    _add_derivatives(planes, rows.starts, rows.actual, predicted, gradient, hessian)
+    return gradient, np.tril(hessian) + np.tril(hessian, -1).T
+
+
+def without(x: np.ndarray, inverse: np.ndarray, gone: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Set some weights to 0, and move the others to make up for them to second order.
+
+    This is the optimal brain surgeon of Hassibi and Stork (1993).
+
+    Args:
+        inverse: of the Hessian.
+    """
+    found = x - inverse[:, gone] @ np.linalg.solve(inverse[np.ix_(gone, gone)], x[gone])
+    found[gone] = 0.0
+    return found
+
+
 def fit(
     planes: np.ndarray, rows: HeadRows, start: np.ndarray | None = None, ridge: float = 1e-3,
     steps: int = 12,
@@ -125,9 +158,8 @@ def fit(
 
     value = loss(w)
     for _ in range(steps if t else 0):
-        gradient, hessian = np.zeros(t), np.zeros((t, t))
-        curvature(planes, rows.starts, rows.actual, predicted, gradient, hessian)
-        hessian = (np.tril(hessian) + np.tril(hessian, -1).T) / count + (ridge + 1e-9) * np.eye(t)
+        gradient, hessian = derivatives(planes, rows, predicted)
+        hessian = hessian / count + (ridge + 1e-9) * np.eye(t)
         gradient = gradient / count + ridge * w
         move = np.linalg.solve(hessian, gradient)
         decrement = float(gradient @ move)
