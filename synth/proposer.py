@@ -51,17 +51,9 @@ class HeadTask:
     """
 
     def __init__(
-        self,
-        design: Design,
-        layer: int,
-        head: int,
-        *,
-        seed: int,
-        max_nodes: int,
-        max_evals: int,
-        deadline: float | None = None,
-        stop: threading.Event | None = None,
-    ) -> None:
+        self, design: Design, layer: int, head: int, *, seed: int, max_nodes: int, max_evals: int,
+        deadline: float | None = None, stop: threading.Event | None = None,
+    ) -> None:  # fmt: skip
         self.design, self.layer, self.head = design, layer, head
         self.rows = design.target(layer, head)
         self.name = f"l{layer:02d}h{head:02d}"
@@ -118,16 +110,15 @@ class HeadTask:
 
     def polish(self, fitted: Fitted) -> Fitted:
         """Adjust fitted weights to the objective and round them to two digits where that costs little."""
-        if fitted.settled:
-            planes = self.design.planes(fitted.program)
-            return dataclasses.replace(fitted, program=self.ordered(fitted.program, planes))
-        program = refit(self.design, self.rows, fitted.program)
-        found = self.measured(program, fitted.proposer)
-        planes = self.design.planes(program)
-        return dataclasses.replace(found, program=self.ordered(program, planes), settled=False)
+        if not fitted.settled:
+            program = refit(self.design, self.rows, fitted.program)
+            found = self.measured(program, fitted.proposer)
+            fitted = dataclasses.replace(found, settled=False)
+        return dataclasses.replace(fitted, program=self.ordered(fitted.program))
 
-    def ordered(self, program: t.Head, planes: np.ndarray) -> t.Head:
+    def ordered(self, program: t.Head) -> t.Head:
         """Sort a program's terms, those that move the scores most first."""
+        planes = self.design.planes(program)
         spread = iter(planes.std(axis=1) * np.abs(np.array(program.weights, dtype=np.float64)))
         impact = {
             i: max((next(spread) for _ in t.weights_of(term)), default=0.0)
