@@ -85,7 +85,7 @@ class HeadTask:
         ended = self.stop is not None and self.stop.is_set()
         return self.late or ended or self.evals >= self.max_evals
 
-    def fit(self, program: t.Head, start: np.ndarray | None = None) -> Fitted:
+    def fit(self, program: t.Head) -> Fitted:
         """Fit all weights of a structure to the head: to cross-entropy.
 
         Raises:
@@ -97,7 +97,7 @@ class HeadTask:
         if key not in self._known:
             self.evals += 1
             planes = self.design.planes(program)
-            found, predicted = w.fit(planes, self.rows, start)
+            found, predicted = w.fit(planes, self.rows)
             fitted = program.with_weights([float(x) for x in found])
             self._known[key] = Fitted(fitted, *self.rows.scores(predicted), predicted)
         return self._known[key]

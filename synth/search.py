@@ -58,7 +58,7 @@ class Search:
         return {name: x[:, at] for name, x in self._controls[neighbours].items()}
 
     def head(
-        self, layer: int, neighbours: tuple[int, ...], head: int, deadline: float | None = None
+        self, layer: int, head: int, neighbours: tuple[int, ...], deadline: float | None = None
     ) -> tuple[HeadResult, list[Candidate]]:
         """Search programs for one head.
 

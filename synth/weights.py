@@ -19,6 +19,8 @@ from attn_dsl.synth.objective import HeadRows
 
 LIMIT = 50.0
 """Fitted weights stay within this magnitude: a logit of 50 is certainty."""
+STEPS = 12
+"""The most Newton steps."""
 
 
 @njit(**FINITE)
@@ -131,24 +133,19 @@ def without(x: np.ndarray, inverse: np.ndarray, gone: Sequence[int] | np.ndarray
     return found
 
 
-def fit(
-    planes: np.ndarray, rows: HeadRows, start: np.ndarray | None = None, ridge: float = 1e-3,
-    steps: int = 12,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+def fit(planes: np.ndarray, rows: HeadRows, ridge: float = 1e-3) -> tuple[np.ndarray, np.ndarray]:
     """Find the weights that minimise the cross-entropy to a head's rows, plus a small ridge.
 
     Args:
         planes: float32 (weights, entries).
         rows: the head's rows.
-        start: where to start from.
         ridge: penalty per row on half the squared weights, which keeps them finite.
-        steps: the most Newton steps.
 
     Returns:
         The weights, and the predicted rows (float32, entries).
     """
     t, count = len(planes), len(rows)
-    w = np.zeros(t) if start is None else np.array(start, dtype=np.float64)
+    w = np.zeros(t)
     predicted = np.empty(planes.shape[1], dtype=np.float32)
     target = (planes @ rows.actual).astype(np.float64)
 
@@ -157,7 +154,7 @@ def fit(
         return (normalisers - weights @ target) / count + 0.5 * ridge * float(weights @ weights)
 
     value = loss(w)
-    for _ in range(steps if t else 0):
+    for _ in range(STEPS if t else 0):
         gradient, hessian = derivatives(planes, rows, predicted)
         hessian = hessian / count + (ridge + 1e-9) * np.eye(t)
         gradient = gradient / count + ridge * w

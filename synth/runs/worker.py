@@ -136,7 +136,7 @@ def search_head(task: HeadSearch) -> Outcome:
     deadline = None
     if task.seconds is not None and ends is not None:
         deadline = min(ends, time.monotonic() + max(0.0, task.seconds))
-    result, candidates = search.head(task.layer, task.neighbours, task.head, deadline)
+    result, candidates = search.head(task.layer, task.head, task.neighbours, deadline)
     late = time.monotonic() - deadline if deadline is not None and result.cut_short else 0.0
     return Outcome(result, candidates, late)
 
