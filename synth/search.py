@@ -52,7 +52,7 @@ class Search:
         """Return IoU and output R² of each control with a head, and keep those of its neighbours."""
         with self._scoring:
             if neighbours not in self._controls:
-                found = control_scores(self.session.capture, self.session.texts, neighbours)
+                found = control_scores(self.session.capture, self.session.texts, [*neighbours])
                 self._controls[neighbours] = found
         at = neighbours.index(number)
         return {name: x[:, at] for name, x in self._controls[neighbours].items()}
