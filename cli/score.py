@@ -66,7 +66,7 @@ def score(
         raise InputError("name what to score against: --capture DIR, or MODEL and --text FILE")
     with tempfile.TemporaryDirectory(prefix="attn-dsl-") as folder:
         attention = capture_of(
-            capture, *(models or [None]), text, f"{folder}/capture", max_tokens=max_tokens,
+            capture, models[0] if models else None, text, f"{folder}/capture", max_tokens=max_tokens,
             max_texts=max_texts,
         )  # fmt: skip
         known: list[tuple[str, Program]] = []

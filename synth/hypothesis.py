@@ -266,12 +266,15 @@ def _judge_head(
         error = float(by_row[at][i, query]) * float(test.batch.sizes.sum()) / float(errors[i].sum())
         return Failure(text, query, strings, error, _strongest(own), _strongest(made))
 
-    best = [best_of({name: float(x[at]) for name, x in controls.items()}) for at in (0, 1)]
+    control, output_control = (
+        best_of({name: float(x[at]) for name, x in controls.items()}) for at in (0, 1)
+    )
     return [
         Hypothesis(
             one.name, layer, head, show(one), t.nodes(one),
             len(given.weights) if every else given.weights.count(None), bootstrap(found[i], seed),
-            outputs.output_r2(errors[i : i + 1], spreads[None], seed), *best, reached, failures(i),
+            outputs.output_r2(errors[i : i + 1], spreads[None], seed), control, output_control,
+            reached, failures(i),
         )
         for i, (given, one) in enumerate(zip(programs, fitted, strict=True))
     ]  # fmt: skip

@@ -151,10 +151,10 @@ def trim(
         if not idle:
             break
         several = [without(design.program, x, inverse, idle[: i + 1]) for i in range(len(idle))]
-        program, start = several[int(np.argmax(worths(several)[1]))]
-        smaller = design.with_program(program)
+        less, start = several[int(np.argmax(worths(several)[1]))]
+        smaller = design.with_program(less)
         start = smaller.maximise(start, STEPS)
-        (shown,), now = worths([(program, start)])
+        (shown,), now = worths([(less, start)])
         if now[0] <= before[0]:
             break
         design, x, before, found = smaller, start, now, shown
@@ -170,7 +170,7 @@ def without(
         inverse: of its ``curvature``.
     """
     slots = [range(at.start, at.stop) for _, at in program.parts()]
-    out = [place for i in gone for place in slots[i]]
+    out = np.array([place for i in gone for place in slots[i]])
     left = tuple(term for i, term in enumerate(program.terms) if i not in gone)
     return dataclasses.replace(program, terms=left), np.delete(w.without(x, inverse, out), out)
 

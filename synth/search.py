@@ -140,7 +140,7 @@ class Search:
             return choose(scores, [f.nodes for f in polished], objective.price)
 
         known = scores([f.program for f in polished])
-        best = polished[chosen(known)]
+        best = polished[chosen(known.tolist())]
         if (smaller := trim(task, best.program, scores, objective.price)) is not None:
             polished = [*polished, task.measured(smaller, best.proposer)]
             known = np.append(known, scores([smaller]))

@@ -120,7 +120,7 @@ def derivatives(
     return gradient, np.tril(hessian) + np.tril(hessian, -1).T
 
 
-def without(x: np.ndarray, inverse: np.ndarray, gone: Sequence[int] | np.ndarray) -> np.ndarray:
+def without(x: np.ndarray, inverse: np.ndarray, gone: np.ndarray) -> np.ndarray:
     """Set some weights to 0, and move the others to make up for them to second order.
 
     This is the optimal brain surgeon of Hassibi and Stork (1993).
