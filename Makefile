@@ -36,7 +36,6 @@ bench: .venv/installed-all
 	$(BIN)/python benchmarks/cost.py
 
 bench-synth: .venv/installed-all
-	$(BIN)/python benchmarks/synthesis.py
 	$(BIN)/python benchmarks/outputs.py
 	$(BIN)/python benchmarks/library.py
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
-import hashlib
 import json
 import os
 import platform
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -127,25 +124,6 @@ def slope(sizes: Sequence[float], seconds: Sequence[float]) -> float:
     1.0
     """
     return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
-
-
-def options_of_fits(
-    document: str | None, folder: str, parts: Iterable[str]
-) -> argparse.ArgumentParser:
-    """Return a parser with the options of all benchmarks that fit models."""
-    digest = hashlib.sha256()
-    for file in sorted((ROOT / "synth").rglob("*.py")):
-        digest.update(file.name.encode() + file.read_bytes())
-    made = argparse.ArgumentParser(
-        description=document, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    made.add_argument("--only", choices=[*parts], action="append", help="may be repeated")
-    made.add_argument("--fit", default=[], type=shlex.split, metavar="OPTIONS",
-                      help="more options of attn-dsl fit")  # fmt: skip
-    # Under a hash of the search, so that no old run passes for one of the present code.
-    out = ROOT / "runs/bench" / folder / digest.hexdigest()[:12]
-    made.add_argument("--out", default=out, type=Path, metavar="DIR", help="where runs are kept")
-    return made
 
 
 def rows(result: HeadResult) -> tuple[FrontRow, FrontRow, FrontRow]:

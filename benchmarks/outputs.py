@@ -1,6 +1,7 @@
 """Measures what programs explain of heads, on other texts as well, and what replacing heads costs.
 
     python benchmarks/outputs.py [--only MODEL] [--fit OPTIONS] [--out DIR]
+    python benchmarks/outputs.py --run DIR            the figures of a run that is there
 
 Each model is captured once and fitted as ``attn-dsl fit`` comes. Figures are means over all heads on the
 test texts, with 95 % bootstrap intervals over texts, seed 0, beside how much the shared scores hold. The
@@ -11,16 +12,19 @@ sources, and are not repeated.
 
 from __future__ import annotations
 
+import argparse
+import hashlib
 import json
+import shlex
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import SHARED, STORIES, Figure, kept, options_of_fits, print_table
-from synthesis import figures
+from measuring import KINDS, ROOT, SHARED, STORIES, Figure, kept, print_table, rows
 
+from attn_dsl.dsl.parser import parse
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.metrics import bootstrap
 from attn_dsl.eval.outputs import output_r2
@@ -53,7 +57,7 @@ def measure(name: str, folder: Path, options: list[str]) -> Iterator[Figure]:
     kept(capture, "capture", model, "--text", STORIES, "--max-tokens", tokens)
     out = folder / name
     usage = kept(out, "fit", "--capture", capture, *options)
-    yield from figures(out, name, {})
+    yield from figures(out, name)
     run = Run.open(out)
     if (scores := run.definitions) is not None:
         held = sum(len(one.terms) for one in scores.scores.values())
@@ -69,6 +73,29 @@ def measure(name: str, folder: Path, options: list[str]) -> Iterator[Figure]:
             for file in sorted((place / "replacement").glob("*.json")):
                 yield from growth(json.loads(file.read_text(encoding="utf-8")), what)
             yield Figure("... replacement", str(usage))
+
+
+def figures(path: Path, what: str) -> Iterator[Figure]:
+    """Yield IoU and output R² of a run's programs, and of the best control of each head."""
+    run = Run.open(path)
+    capture = Capture.open(run.info["capture"] or path / "capture")
+    split = Split(capture, capture.split(run.info["key"]["seed"])["test"])
+    fronts = [rows(result) for result in run.results]
+    found = []
+    for front, r in zip(fronts, run.results, strict=True):
+        programs = [parse(row.program, resolve=run.resolve) for row in front]
+        found.append(split.compare(programs, r.layer * capture.heads_per_layer + r.head))
+    spreads = np.array([one.spreads for one in found])
+    for at, kind in enumerate(KINDS):
+        iou = bootstrap(np.mean([one.ious[at] for one in found], axis=0), 0)
+        outputs = output_r2(np.array([one.errors[at] for one in found]), spreads, 0)
+        nodes = np.mean([front[at].nodes for front in fronts])
+        yield Figure(f"{what}: IoU; output R², {kind}, {nodes:.0f} nodes", f"{iou}; {outputs}")
+    best = np.array([
+        [max(known.values()) for known in (r.controls, r.controls_output_r2)] for r in run.results
+    ])  # fmt: skip
+    yield Figure("... best control of each head", "{:.3f}; {:.3f}".format(*best.mean(0)))
+    yield Figure("... heads that were cut short", f"{len(run.cut_short)} of {len(run.results)}")
 
 
 def elsewhere(run: Run, place: Path, model: object, tokens: int) -> Figure:
@@ -99,9 +126,25 @@ def growth(outcome: dict[str, Any], what: str) -> Iterator[Figure]:
 
 def main() -> None:
     """Measure and print a Markdown table."""
-    options = options_of_fits(__doc__, "outputs", MODELS).parse_args()
+    made = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--run", action="append", metavar="DIR", help="may be repeated")
+    made.add_argument("--only", choices=[*MODELS], action="append", help="may be repeated")
+    made.add_argument("--fit", default=[], type=shlex.split, metavar="OPTIONS",
+                      help="more options of attn-dsl fit")  # fmt: skip
+    # Under a hash of the search, so that no old run passes for one of the present code.
+    digest = hashlib.sha256()
+    for file in sorted((ROOT / "synth").rglob("*.py")):
+        digest.update(file.name.encode() + file.read_bytes())
+    out = ROOT / "runs/bench/outputs" / digest.hexdigest()[:12]
+    made.add_argument("--out", default=out, type=Path, metavar="DIR", help="where runs are kept")
+    options = made.parse_args()
     folder = options.out.resolve()
-    print_table(partial(measure, name, folder, options.fit) for name in options.only or MODELS)
+    if options.run:
+        print_table(partial(figures, Path(run), run) for run in options.run)
+    else:
+        print_table(partial(measure, name, folder, options.fit) for name in options.only or MODELS)
 
 
 if __name__ == "__main__":

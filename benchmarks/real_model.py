@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 from measuring import ATTN_DSL, ROOT, STORIES, Figure, kept, print_table
-from synthesis import figures
+from outputs import figures
 
 from attn_dsl.eval.capture import Capture
 from attn_dsl.synth.proposer import HeadTask, pool
@@ -47,7 +47,7 @@ def fit(model: str, text: Path, effort: int, out: Path) -> Iterator[Figure]:
         planned = told["seconds"] - (told["search_seconds"] if name == "capture" else 0.0)
         ratio = f"planned {planned:.0f} s, {planned / usage.wall:.2f} of it"
         yield Figure(f"{name}: {usage}", ratio, "0.67 to 1.5")
-    yield from figures(out / "run", model, {})
+    yield from figures(out / "run", model)
 
 
 def interrupts(phase: str, moments: int, out: Path, *command: object) -> Iterator[Figure]:

@@ -52,16 +52,9 @@ def explain(program: str, head: str | None, allow_lookahead: bool, as_json: bool
     terms = [part for whole in tree.terms for part in t.parts_of(whole)]
     told = [
         {"term": i, "source": show_term(one), "english": english}
-        | (
-            {name: getattr(found.terms[i - 1], name) for name in WORTHS}
-            if found and found.terms
-            else {}
-        )
         for i, (one, english) in enumerate(zip(terms, describe(tree), strict=True), 1)
     ]
+    for row, worth in zip(told, found.terms if found else (), strict=False):
+        row |= {name: getattr(worth, name) for name in ("iou_loss", "output_r2_loss", "share")}
     whole = {"category": found.category, "shares": found.shares} if found else {}
     options.print_json({"program": tree.name, "english": text, **whole, "terms": told})
-
-
-WORTHS = ("iou_loss", "output_r2_loss", "share")
-"""What is told of the worth of a term of a run."""

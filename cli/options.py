@@ -1,23 +1,18 @@
-"""What several commands share: options, opening captures, tables and JSON on the terminal."""
+"""What several commands share: options, tables and JSON on the terminal."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from attn_dsl.dsl.errors import InputError
-
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
     from rich.text import Text
-
-    from attn_dsl.eval.capture import Capture
 
 EVERY = 20.0
 """Seconds from one line of progress to the next where there is no terminal."""
@@ -159,20 +154,3 @@ def quiet_libraries() -> None:
     logging.getLogger("transformers").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="transformers")
     warnings.showwarning = lambda message, *_, **__: click.echo(f"warning: {message}", err=True)
-
-
-@contextmanager
-def opened_capture(
-    capture: str | None, model: str | None, text: str | None, max_tokens: int, max_texts: int
-) -> Iterator[Capture]:
-    """Open a capture, or make one in a folder that goes when the block ends."""
-    import tempfile
-
-    from attn_dsl.eval.capture_write import capture_of
-
-    if capture is None and model is None:
-        raise InputError("name what to score against: --capture DIR, or MODEL and --text FILE")
-    with tempfile.TemporaryDirectory(prefix="attn-dsl-") as folder:
-        yield capture_of(
-            capture, model, text, f"{folder}/capture", max_tokens=max_tokens, max_texts=max_texts
-        )

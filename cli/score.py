@@ -46,7 +46,10 @@ def score(
     Heads are listed by IoU; output R² is the share of what a head writes that the program gives.
     """
     options.quiet_libraries()
+    import tempfile
+
     from attn_dsl.compiler.program import load
+    from attn_dsl.eval.capture_write import capture_of
     from attn_dsl.eval.heads import parse_heads
     from attn_dsl.eval.metrics import decimal
     from attn_dsl.eval.scores import foreign
@@ -59,9 +62,13 @@ def score(
     if len(models) > 1 or not files:
         raise InputError(f"name programs (.attn) and at most one model, not {', '.join(program)}")
     programs = [load(file, allow_lookahead=allow_lookahead) for file in files]
-    with options.opened_capture(
-        capture, models[0] if models else None, text, max_tokens, max_texts
-    ) as attention:
+    if capture is None and not models:
+        raise InputError("name what to score against: --capture DIR, or MODEL and --text FILE")
+    with tempfile.TemporaryDirectory(prefix="attn-dsl-") as folder:
+        attention = capture_of(
+            capture, models[0] if models else None, text, f"{folder}/capture", max_tokens=max_tokens,
+            max_texts=max_texts,
+        )  # fmt: skip
         known: list[tuple[str, Program]] = []
         skipped: list[tuple[str, Program]] = []
         for file, one in zip(files, programs, strict=True):

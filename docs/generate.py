@@ -82,11 +82,11 @@ def feature_tables() -> Iterator[str]:
 def library_tables() -> Iterator[str]:
     """Yield a table of library programs for each category."""
     for category in CATEGORIES:
-        rows = []
-        for entry in library(spacy=True).values():
-            if entry.category == category:
-                mark = " (spaCy)" if entry.path.startswith("library/spacy") else ""
-                rows.append((code(entry.name), entry.doc + mark))
+        rows = [
+            (code(x.name), x.doc + " (spaCy)" * x.path.startswith("library/spacy"))
+            for x in library(spacy=True).values()
+            if x.category == category
+        ]
         yield f"### {category.capitalize()}\n"
         yield table(("program", "what the head does"), rows)
 

@@ -69,11 +69,6 @@ class Design:
         self._planes: OrderedDict[tuple, np.ndarray] = OrderedDict()
         self._lock = threading.Lock()
 
-    @property
-    def key_places(self) -> np.ndarray:
-        """The position of each entry's key in its text, int64 (entries)."""
-        return np.arange(self.entries) - np.repeat(self.starts[:-1], np.diff(self.starts))
-
     @cached_property
     def queries(self) -> np.ndarray:
         """The position of each row's query in its text, int64 (rows)."""
@@ -83,7 +78,8 @@ class Design:
     def entry_bins(self) -> np.ndarray:
         """The bin of distance of each entry (``distance_bins``), uint8 (entries)."""
         firsts = np.array([first for first, _ in bins(self.causal)])
-        distance = np.repeat(self.queries, np.diff(self.starts)) - self.key_places
+        zero = np.repeat(self.starts[:-1] + self.queries, np.diff(self.starts))
+        distance = zero - np.arange(self.entries)
         return (np.searchsorted(firsts, distance, side="right") - 1).astype(np.uint8)
 
     @cached_property

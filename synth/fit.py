@@ -32,33 +32,16 @@ SCORES_SHARE = 0.12
 
 
 def fit(
-    model: str | None = None,
-    text: str | None = None,
-    *,
-    capture: str | Path | Capture | None = None,
-    out: str | Path,
-    heads: str | None = None,
-    seed: int = 0,
-    timeout: float | None = None,
-    max_evals: int = 1600,
-    max_nodes: int = 200,
-    effort: int = 1,
-    max_tokens: int = 128,
-    max_texts: int = 300,
-    device: str = "cpu",
-    dtype: str = "float32",
-    objective: str | None = None,
-    proposers: Sequence[str] | None = None,
-    programs: Sequence[Program] = (),
-    llm: str | Options | None = None,
-    allow_lookahead: bool = False,
-    jobs: int | None = None,
-    scheduler: str | None = None,
-    resume: bool = False,
-    self_contained: bool = False,
-    comments: bool = False,
+    model: str | None = None, text: str | None = None, *, out: str | Path,
+    capture: str | Path | Capture | None = None, heads: str | None = None, seed: int = 0,
+    timeout: float | None = None, max_evals: int = 1600, max_nodes: int = 200, effort: int = 1,
+    max_tokens: int = 128, max_texts: int = 300, device: str = "cpu", dtype: str = "float32",
+    objective: str | None = None, proposers: Sequence[str] | None = None,
+    programs: Sequence[Program] = (), llm: str | Options | None = None,
+    allow_lookahead: bool = False, jobs: int | None = None, scheduler: str | None = None,
+    resume: bool = False, self_contained: bool = False, comments: bool = False,
     watch: Watcher | None = None,
-) -> Run:
+) -> Run:  # fmt: skip
     """Find a program for each head of a model, and write a run directory.
 
     >>> run = fit("gpt2", "stories.jsonl", out="runs/gpt2", heads="L5H1")

@@ -205,61 +205,53 @@ def _judge(
         for r in (run.results if run else ())
     }
     _ = session.design, session.test  # which all threads share
+    tell(Progress("hypotheses", 0, len(pairs)))
     with ThreadPoolExecutor(jobs or os.cpu_count()) as threads:
         for layer, group in itertools.groupby(pairs, key=lambda pair: pair[0]):
-            tell(Progress("hypotheses", len(found), len(pairs)))
             heads = [head for _, head in group]
             numbers = [layer * width + head for head in heads]
             controls = control_scores(session.capture, session.texts, numbers)
-            judged = threads.map(partial(_judge_head, session, programs, refit), numbers)
-            for at, own in enumerate(judged):
-                by_iou, by_output = (
-                    best_of({name: float(x[kind, at]) for name, x in controls.items()})
-                    for kind in (0, 1)
-                )
-                there = best.get((layer, heads[at]), (math.nan, math.nan))
-                known: dict[str, Any] = {
-                    "control": by_iou,
-                    "output_control": by_output,
-                    "found": there,
-                }
-                found.append([dataclasses.replace(one, **known) for one in own])
+            beside = ({name: x[:, at] for name, x in controls.items()} for at in range(len(heads)))
+            reached = (best.get((layer, head), (math.nan, math.nan)) for head in heads)
+            judge = partial(_judge_head, session, programs, refit)
+            for own in threads.map(judge, numbers, beside, reached):
+                found.append(own)
                 tell(Progress("hypotheses", len(found), len(pairs)))
     return [one for by_program in zip(*found, strict=True) for one in by_program]
 
 
 def _judge_head(
-    session: Session, programs: Sequence[t.Head], every: bool, number: int
-) -> list[Hypothesis]:
-    """Fit programs to a head, and measure them on the test texts, controls aside."""
+    session: Session, programs: Sequence[t.Head], every: bool, number: int,
+    controls: dict[str, np.ndarray], reached: tuple[float, float],
+) -> list[Hypothesis]:  # fmt: skip
+    """Fit programs to a head, and measure them on the test texts.
+
+    Args:
+        controls: by name, IoU and output R² of each.
+        reached: IoU and output R² of the program that a search chose.
+    """
     capture, test, seed = session.capture, session.test, session.settings.seed
     layer, head = divmod(number, capture.heads_per_layer)
     rows = session.design.target(layer, head)
     fitted = [_fitted(session, rows, program, every) for program in programs]
     plan = Plan(fitted, test.batch)
-    found, errors = np.empty((2, len(programs), len(test)))
-    worst = np.empty((len(programs), len(test)), dtype=np.int64)
-    peaks = np.empty((len(programs), len(test)))
+    found, by_row = np.empty((len(programs), len(test))), list[np.ndarray]()
     for at, text in enumerate(test.texts):
         actual, predicted = capture.attention(text, [number]), plan.packed(at)
         found[:, at] = ious(actual, predicted)[0]
         wrong = unpack(predicted - actual, len(capture.tokens(text)), capture.causal)
         if capture.has_outputs:
-            by_row = np.square(wrong @ capture.contributions(text, number)).sum(-1)
+            by_row.append(np.square(wrong @ capture.contributions(text, number)).sum(-1))
         else:
-            by_row = np.abs(wrong).sum(-1) / 2
-        errors[:, at], worst[:, at], peaks[:, at] = (
-            by_row.sum(-1),
-            by_row.argmax(-1),
-            by_row.max(-1),
-        )
+            by_row.append(np.abs(wrong).sum(-1) / 2)
+    errors = np.array([one.sum(-1) for one in by_row], dtype=np.float64).T
     spreads = np.full(len(test), np.nan)
     if capture.has_outputs:
         spreads = outputs.spreads(capture, test.texts, [number])[0]
 
     def failures(i: int) -> tuple[Failure, ...]:
         made: dict[tuple[str, ...], Failure] = {}  # by the last tokens: texts begin alike
-        for at in np.argsort(-peaks[i], kind="stable"):
+        for at in np.argsort([-one[i].max() for one in by_row], kind="stable"):
             one = failure(i, int(at))
             made.setdefault(one.tokens[max(0, one.query - 3) : one.query + 1], one)
             if len(made) == WORST:
@@ -267,20 +259,22 @@ def _judge_head(
         return tuple(made.values())
 
     def failure(i: int, at: int) -> Failure:
-        text, query = test.texts[at], int(worst[i, at])
+        text, query = test.texts[at], int(by_row[at][i].argmax())
         strings = capture.tokens(text).strings
         both = np.stack([capture.attention(text, [number])[0], plan.packed(at)[i]])
         own, made = unpack(both, len(strings), capture.causal)[:, query]
-        error = float(peaks[i, at] * test.batch.sizes.sum() / errors[i].sum())
+        error = float(by_row[at][i, query]) * float(test.batch.sizes.sum()) / float(errors[i].sum())
         return Failure(text, query, strings, error, _strongest(own), _strongest(made))
 
-    unknown = ("", math.nan)
+    control, output_control = (
+        best_of({name: float(x[at]) for name, x in controls.items()}) for at in (0, 1)
+    )
     return [
         Hypothesis(
             one.name, layer, head, show(one), t.nodes(one),
             len(given.weights) if every else given.weights.count(None), bootstrap(found[i], seed),
-            outputs.output_r2(errors[i : i + 1], spreads[None], seed), unknown, unknown,
-            (math.nan, math.nan), failures(i),
+            outputs.output_r2(errors[i : i + 1], spreads[None], seed), control, output_control,
+            reached, failures(i),
         )
         for i, (given, one) in enumerate(zip(programs, fitted, strict=True))
     ]  # fmt: skip

@@ -13,11 +13,13 @@ import numpy as np
 
 MEMORY = 8
 """How many earlier steps shape the next."""
+LONGEST = 1.0
+"""How far one weight may move in a step."""
 
 
 def maximise(
     value: Callable[[np.ndarray], tuple[float, np.ndarray]], start: np.ndarray,
-    curvature: np.ndarray, steps: int, longest: float = 1.0,
+    curvature: np.ndarray, steps: int,
     stop: Callable[[], bool] = lambda: False,
 ) -> np.ndarray:  # fmt: skip
     """Return the best point found within ``steps`` evaluations of a function.
@@ -28,7 +30,6 @@ def maximise(
     Args:
         value: returns the function and its gradient; it need not be smooth everywhere.
         curvature: a rough diagonal of the negative Hessian, positive.
-        longest: how far one weight may move in a step.
         stop: asked before each evaluation whether to be content with what is found.
     """
     best, (top, gradient) = start, value(start)
@@ -44,7 +45,7 @@ def maximise(
             past.clear()
             continue
         far = float(np.abs(direction).max())
-        step = min(1.0 if past else min(1.0, reach), longest / far)
+        step = min(1.0 if past else min(1.0, reach), LONGEST / far)
         while spent < steps and not stop():
             trial = best + step * direction
             now, there = value(trial)

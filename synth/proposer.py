@@ -51,17 +51,9 @@ class HeadTask:
     """
 
     def __init__(
-        self,
-        design: Design,
-        layer: int,
-        head: int,
-        *,
-        seed: int,
-        max_nodes: int,
-        max_evals: int,
-        deadline: float | None = None,
-        stop: threading.Event | None = None,
-    ) -> None:
+        self, design: Design, layer: int, head: int, *, seed: int, max_nodes: int, max_evals: int,
+        deadline: float | None = None, stop: threading.Event | None = None,
+    ) -> None:  # fmt: skip
         self.design, self.layer, self.head = design, layer, head
         self.rows = design.target(layer, head)
         self.name = f"l{layer:02d}h{head:02d}"
@@ -93,7 +85,7 @@ class HeadTask:
         ended = self.stop is not None and self.stop.is_set()
         return self.late or ended or self.evals >= self.max_evals
 
-    def fit(self, program: t.Head, start: np.ndarray | None = None) -> Fitted:
+    def fit(self, program: t.Head) -> Fitted:
         """Fit all weights of a structure to the head: to cross-entropy.
 
         Raises:
@@ -105,7 +97,7 @@ class HeadTask:
         if key not in self._known:
             self.evals += 1
             planes = self.design.planes(program)
-            found, predicted = w.fit(planes, self.rows, start)
+            found, predicted = w.fit(planes, self.rows)
             fitted = program.with_weights([float(x) for x in found])
             self._known[key] = Fitted(fitted, *self.rows.scores(predicted), predicted)
         return self._known[key]
@@ -113,22 +105,20 @@ class HeadTask:
     def measured(self, program: t.Head, proposer: str = "") -> Fitted:
         """Take a program with the weights it has, and measure it on the rows."""
         planes = self.design.planes(program)
-        predicted = np.empty(self.design.entries, dtype=np.float32)
-        w.predict(planes, np.array(program.weights, dtype=np.float64), self.rows.starts, predicted)
+        predicted = w.predicted_rows(planes, program.weights, self.rows.starts)
         return Fitted(program, *self.rows.scores(predicted), predicted, proposer, settled=True)
 
     def polish(self, fitted: Fitted) -> Fitted:
         """Adjust fitted weights to the objective and round them to two digits where that costs little."""
-        if fitted.settled:
-            planes = self.design.planes(fitted.program)
-            return dataclasses.replace(fitted, program=self.ordered(fitted.program, planes))
-        program = refit(self.design, self.rows, fitted.program)
-        found = self.measured(program, fitted.proposer)
-        planes = self.design.planes(program)
-        return dataclasses.replace(found, program=self.ordered(program, planes), settled=False)
+        if not fitted.settled:
+            program = refit(self.design, self.rows, fitted.program)
+            found = self.measured(program, fitted.proposer)
+            fitted = dataclasses.replace(found, settled=False)
+        return dataclasses.replace(fitted, program=self.ordered(fitted.program))
 
-    def ordered(self, program: t.Head, planes: np.ndarray) -> t.Head:
+    def ordered(self, program: t.Head) -> t.Head:
         """Sort a program's terms, those that move the scores most first."""
+        planes = self.design.planes(program)
         spread = iter(planes.std(axis=1) * np.abs(np.array(program.weights, dtype=np.float64)))
         impact = {
             i: max((next(spread) for _ in t.weights_of(term)), default=0.0)

@@ -88,10 +88,8 @@ def curvature(design: SparseDesign) -> np.ndarray:
     """
     numbers = design.planes.numbers(design.program.terms)
     planes = np.array([design.planes.plane(n) for own in numbers for n in own], dtype=np.float32)
-    rows, count = design.rows, len(planes)
-    found = np.zeros((count, count))
-    w.curvature(planes, rows.starts, rows.actual, design.predicted, np.zeros(count), found)
-    return np.tril(found) + np.tril(found, -1).T + design.ridge * np.eye(count)
+    found = w.derivatives(planes, design.rows, design.predicted)[1]
+    return found + design.ridge * np.eye(len(planes))
 
 
 def kept(
@@ -153,10 +151,10 @@ def trim(
         if not idle:
             break
         several = [without(design.program, x, inverse, idle[: i + 1]) for i in range(len(idle))]
-        program, start = several[int(np.argmax(worths(several)[1]))]
-        smaller = design.with_program(program)
+        less, start = several[int(np.argmax(worths(several)[1]))]
+        smaller = design.with_program(less)
         start = smaller.maximise(start, STEPS)
-        (shown,), now = worths([(program, start)])
+        (shown,), now = worths([(less, start)])
         if now[0] <= before[0]:
             break
         design, x, before, found = smaller, start, now, shown
@@ -172,10 +170,9 @@ def without(
         inverse: of its ``curvature``.
     """
     slots = [range(at.start, at.stop) for _, at in program.parts()]
-    out = [place for i in gone for place in slots[i]]
-    moved = x - inverse[:, out] @ np.linalg.solve(inverse[np.ix_(out, out)], x[out])
+    out = np.array([place for i in gone for place in slots[i]])
     left = tuple(term for i, term in enumerate(program.terms) if i not in gone)
-    return dataclasses.replace(program, terms=left), np.delete(moved, out)
+    return dataclasses.replace(program, terms=left), np.delete(w.without(x, inverse, out), out)
 
 
 def written(program: SetProgram, x: np.ndarray) -> t.Head:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -14,6 +14,7 @@ from attn_dsl.dsl.check import check
 from attn_dsl.dsl.kinds import category, kind_shares
 from attn_dsl.dsl.limits import MAX_NODES
 from attn_dsl.dsl.printer import show
+from attn_dsl.eval.controls import control_scores
 from attn_dsl.eval.metrics import bootstrap
 from attn_dsl.eval.outputs import output_r2
 from attn_dsl.eval.results import Candidate, FrontRow, HeadResult
@@ -32,7 +33,8 @@ class Search:
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self._lock = threading.Lock()
+        self._lock, self._scoring = threading.Lock(), threading.Lock()
+        self._controls: dict[tuple[int, ...], dict[str, np.ndarray]] = {}
 
     @cached_property
     def proposers(self) -> list[Proposer]:
@@ -46,17 +48,22 @@ class Search:
             _ = session.design.packed, self.proposers
             _ = session.select, session.test, session.worth_design
 
+    def controls(self, number: int, neighbours: tuple[int, ...]) -> dict[str, np.ndarray]:
+        """Return IoU and output R² of each control with a head, and keep those of its neighbours."""
+        with self._scoring:
+            if neighbours not in self._controls:
+                found = control_scores(self.session.capture, self.session.texts, [*neighbours])
+                self._controls[neighbours] = found
+        at = neighbours.index(number)
+        return {name: x[:, at] for name, x in self._controls[neighbours].items()}
+
     def head(
-        self,
-        layer: int,
-        head: int,
-        controls: Callable[[], dict[str, tuple[float, float]]],
-        deadline: float | None = None,
+        self, layer: int, head: int, neighbours: tuple[int, ...], deadline: float | None = None
     ) -> tuple[HeadResult, list[Candidate]]:
         """Search programs for one head.
 
         Args:
-            controls: called at the end: by name, IoU and output R² of each control on the test texts.
+            neighbours: all heads of the layer that the run looks at, whose controls are scored at once.
             deadline: time (``time.monotonic``) after which no more programs are tried.
 
         Returns:
@@ -64,7 +71,8 @@ class Search:
         """
         started = time.monotonic()
         session, settings = self.session, self.session.settings
-        number = layer * session.capture.heads_per_layer + head
+        first = layer * session.capture.heads_per_layer
+        number = first + head
         task = HeadTask(
             session.design, layer, head, seed=settings.seed,
             max_nodes=min(settings.max_nodes, MAX_NODES), max_evals=settings.max_evals,
@@ -75,7 +83,7 @@ class Search:
         at = next(i for i, row in enumerate(rows) if row.chosen)
         test = session.test.metrics(polished[at].program, number)
         errors, spreads = shown.errors[at], shown.spreads
-        baselines = controls()
+        baselines = self.controls(number, tuple(first + one for one in neighbours))
         terms = term_worths(task, session.worth_design, polished[at].program)
         shares = kind_shares(polished[at].program, [term.share for term in terms])
         facts = check(polished[at].program, allow_lookahead=settings.allow_lookahead)
@@ -85,13 +93,13 @@ class Search:
             test={name: bootstrap(values, settings.seed) for name, values in test.items()}
             | {"output_r2": output_r2(errors[None], spreads[None], settings.seed)},
             test_ious=tuple(float(x) for x in test["iou"]),
-            controls={name: iou for name, (iou, _) in baselines.items()},
+            controls={name: float(iou) for name, (iou, _) in baselines.items()},
             category=category(shares), terms=terms, shares=shares,
             lookahead=facts.lookahead, evals=task.evals, seconds=time.monotonic() - started,
             cut_short=task.late or task.short, front=tuple(rows),
             test_errors=tuple(map(float, errors)),
             test_spreads=tuple(map(float, spreads)),
-            controls_output_r2={name: r2 for name, (_, r2) in baselines.items()},
+            controls_output_r2={name: float(r2) for name, (_, r2) in baselines.items()},
         )  # fmt: skip
         candidates = [
             Candidate(layer, head, f.nodes, f.iou, f.proposer, show(f.program)) for f in found
@@ -132,7 +140,7 @@ class Search:
             return choose(scores, [f.nodes for f in polished], objective.price)
 
         known = scores([f.program for f in polished])
-        best = polished[chosen([*known])]
+        best = polished[chosen(known.tolist())]
         if (smaller := trim(task, best.program, scores, objective.price)) is not None:
             polished = [*polished, task.measured(smaller, best.proposer)]
             known = np.append(known, scores([smaller]))

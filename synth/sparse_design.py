@@ -31,6 +31,8 @@ from attn_dsl.synth.rewrite import bare
 _OPTIONS = {**COMPILED, "fastmath": {*SUMS, "arcp", "nnan"}}
 MOST = 64
 """Programs of at most so many weights, those of elements included, have all of them refitted."""
+REFIT, FIT_HOLES = 25, 40
+"""How often the rows are predicted to move all weights of a program, and for each aim of its holes."""
 LIMIT = 60.0
 """The scores of a part that is left out are kept within this magnitude."""
 
@@ -256,33 +258,25 @@ class SparseDesign:
         return found
 
 
-def refit(design: Design, rows: HeadRows, program: t.Head, steps: int = 25) -> t.Head:
-    """Move the weights of a program uphill in score on some rows, and round them where that costs little.
-
-    Args:
-        steps: how often the rows are predicted.
-    """
+def refit(design: Design, rows: HeadRows, program: t.Head) -> t.Head:
+    """Move the weights of a program uphill in score on some rows, and round them where that costs little."""
     parameters, start = set_program(program, plain=False)
     if not parameters.sets or len(start) > MOST:
         start = np.array([x or 0.0 for x in program.weights])
         parameters = SetProgram(dataclasses.replace(program, terms=()), program.terms)
     found = SparseDesign.of(design, rows, parameters)
-    program = parameters.written(found.shortened(found.maximise(start, steps)))
+    program = parameters.written(found.shortened(found.maximise(start, REFIT)))
     return dataclasses.replace(program, terms=t.joined(program.terms))
 
 
-def fit_holes(design: Design, rows: HeadRows, program: t.Head, steps: int = 40) -> t.Head:
-    """Fit the weights of a program that are holes: to the likelihood, then to the score.
-
-    Args:
-        steps: how often the rows are predicted for each of the two.
-    """
+def fit_holes(design: Design, rows: HeadRows, program: t.Head) -> t.Head:
+    """Fit the weights of a program that are holes: to the likelihood, then to the score."""
     free = np.array([weight is None for weight in program.weights])
     x = np.array([weight or 0.0 for weight in program.weights])
     parameters = SetProgram(dataclasses.replace(program, terms=()), program.terms)
     found = SparseDesign.of(design, rows, parameters)
     for mix in (0.0, 1.0):
-        x = found.maximise(x, steps, mix, free=free)
+        x = found.maximise(x, FIT_HOLES, mix, free=free)
     return parameters.written(np.where(free, found.shortened(x), x))
 
 

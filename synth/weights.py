@@ -8,6 +8,7 @@ the one minimum in a few steps. Design matrices are planes: (weights, entries), 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numba import njit
@@ -18,6 +19,8 @@ from attn_dsl.synth.objective import HeadRows
 
 LIMIT = 50.0
 """Fitted weights stay within this magnitude: a logit of 50 is certainty."""
+STEPS = 12
+"""The most Newton steps."""
 
 
 @njit(**FINITE)
@@ -65,8 +68,8 @@ def predict(planes, weights, starts, out):
 
 
 @njit(**FAST)
-def curvature(planes, starts, actual, predicted, gradient, hessian):
-    """Add up the gradient and Hessian of the cross-entropy over all rows."""
+def _add_derivatives(planes, starts, actual, predicted, gradient, hessian):
+    """Add the gradient and the lower half of the Hessian of the cross-entropy over all rows."""
     t = planes.shape[0]
     mean = np.empty(t)
     weighted = np.empty((t, 1), dtype=np.float32)
@@ -98,24 +101,51 @@ def curvature(planes, starts, actual, predicted, gradient, hessian):
                 hessian[j, l] += s - mean[j] * mean[l]
 
 
-def fit(
-    planes: np.ndarray, rows: HeadRows, start: np.ndarray | None = None, ridge: float = 1e-3,
-    steps: int = 12,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+def predicted_rows(
+    planes: np.ndarray, weights: Sequence[float | None] | np.ndarray, starts: np.ndarray
+) -> np.ndarray:
+    """Return the softmax rows of a weighted sum of planes, float32 (entries)."""
+    found = np.empty(planes.shape[1], dtype=np.float32)
+    predict(planes, np.array(weights, dtype=np.float64), starts, found)
+    return found
+
+
+def derivatives(
+    planes: np.ndarray, rows: HeadRows, predicted: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the gradient and Hessian of the cross-entropy, summed over all rows."""
+    count = len(planes)
+    gradient, hessian = np.zeros(count), np.zeros((count, count))
+    _add_derivatives(planes, rows.starts, rows.actual, predicted, gradient, hessian)
+    return gradient, np.tril(hessian) + np.tril(hessian, -1).T
+
+
+def without(x: np.ndarray, inverse: np.ndarray, gone: np.ndarray) -> np.ndarray:
+    """Set some weights to 0, and move the others to make up for them to second order.
+
+    This is the optimal brain surgeon of Hassibi and Stork (1993).
+
+    Args:
+        inverse: of the Hessian.
+    """
+    found = x - inverse[:, gone] @ np.linalg.solve(inverse[np.ix_(gone, gone)], x[gone])
+    found[gone] = 0.0
+    return found
+
+
+def fit(planes: np.ndarray, rows: HeadRows, ridge: float = 1e-3) -> tuple[np.ndarray, np.ndarray]:
     """Find the weights that minimise the cross-entropy to a head's rows, plus a small ridge.
 
     Args:
         planes: float32 (weights, entries).
         rows: the head's rows.
-        start: where to start from.
         ridge: penalty per row on half the squared weights, which keeps them finite.
-        steps: the most Newton steps.
 
     Returns:
         The weights, and the predicted rows (float32, entries).
     """
     t, count = len(planes), len(rows)
-    w = np.zeros(t) if start is None else np.array(start, dtype=np.float64)
+    w = np.zeros(t)
     predicted = np.empty(planes.shape[1], dtype=np.float32)
     target = (planes @ rows.actual).astype(np.float64)
 
@@ -124,10 +154,9 @@ def fit(
         return (normalisers - weights @ target) / count + 0.5 * ridge * float(weights @ weights)
 
     value = loss(w)
-    for _ in range(steps if t else 0):
-        gradient, hessian = np.zeros(t), np.zeros((t, t))
-        curvature(planes, rows.starts, rows.actual, predicted, gradient, hessian)
-        hessian = (np.tril(hessian) + np.tril(hessian, -1).T) / count + (ridge + 1e-9) * np.eye(t)
+    for _ in range(STEPS if t else 0):
+        gradient, hessian = derivatives(planes, rows, predicted)
+        hessian = hessian / count + (ridge + 1e-9) * np.eye(t)
         gradient = gradient / count + ridge * w
         move = np.linalg.solve(hessian, gradient)
         decrement = float(gradient @ move)

@@ -17,7 +17,7 @@ from attn_dsl.dsl.parser import parse
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
-NAMES = "cost evaluator library measuring outputs real_model run synthesis".split()
+NAMES = "cost evaluator library measuring outputs real_model run".split()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -35,7 +35,7 @@ def test_figures_are_those_of_the_run_and_of_rows_picked_on_select(
     small_capture: Path, tmp_path: Path
 ) -> None:
     from measuring import SMALL, rows
-    from synthesis import figures
+    from outputs import figures
 
     run = attn_dsl.fit(capture=small_capture, out=tmp_path / "run", heads="L0")
     expected = []
@@ -45,7 +45,7 @@ def test_figures_are_those_of_the_run_and_of_rows_picked_on_select(
         assert best.score == max(row.score for row in result.front)
         assert small.score == max(row.score for row in result.front if row.nodes <= SMALL)
         expected.append([result.test["iou"].mean, small.iou_test, best.iou_test])
-    shown = [figure.reached for figure in figures(run.path, "a run", {})]
+    shown = [figure.reached for figure in figures(run.path, "a run")]
     means = [float(reached.split()[0]) for reached in shown[:3]]
     assert means == pytest.approx(np.mean(expected, axis=0), abs=6e-4)
 

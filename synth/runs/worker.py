@@ -15,12 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from threadpoolctl import threadpool_limits
 
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.capture import Capture
-from attn_dsl.eval.controls import control_scores
 from attn_dsl.eval.results import Candidate, HeadResult
 from attn_dsl.synth.proposers import registry
 from attn_dsl.synth.search import Search
@@ -77,27 +75,6 @@ class Outcome:
     late: float
 
 
-class Workplace:
-    """What a process keeps for one search."""
-
-    def __init__(self, session: Session) -> None:
-        self.session, self.search = session, Search(session)
-        self._scoring = threading.Lock()
-        self._controls: dict[tuple[int, tuple[int, ...]], dict[str, np.ndarray]] = {}
-
-    def controls(self, task: HeadSearch) -> dict[str, tuple[float, float]]:
-        """Return IoU and output R² of each control with a head."""
-        key = task.layer, task.neighbours
-        with self._scoring:
-            if key not in self._controls:
-                first = task.layer * self.session.capture.heads_per_layer
-                numbers = [first + head for head in task.neighbours]
-                found = control_scores(self.session.capture, self.session.texts, numbers)
-                self._controls[key] = found
-        at = task.neighbours.index(task.head)
-        return {name: (float(x[0, at]), float(x[1, at])) for name, x in self._controls[key].items()}
-
-
 class _Kept:
     """The last ``MOST`` searches that this process worked for, and those at hand.
 
@@ -108,14 +85,14 @@ class _Kept:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._places: OrderedDict[Place, Workplace] = OrderedDict()
+        self._places: OrderedDict[Place, Search] = OrderedDict()
         self._one_thread: threadpool_limits | None = None
 
-    def of(self, place: Place, make: Callable[[], Session]) -> Workplace:
-        """Return the workplace of a search, made if it is not kept."""
+    def of(self, place: Place, make: Callable[[], Session]) -> Search:
+        """Return the search of a place, made if it is not kept."""
         with self._lock:
             if place not in self._places:
-                self._places[place] = Workplace(make())
+                self._places[place] = Search(make())
                 if self._one_thread is None:
                     self._one_thread = threadpool_limits(1, user_api="blas")
             self._places.move_to_end(place)
@@ -123,14 +100,14 @@ class _Kept:
                 self._places.popitem(last=False)
             return self._places[place]
 
-    def drop(self, place: Place) -> Workplace | None:
-        """Drop the workplace of a search."""
+    def drop(self, place: Place) -> Search | None:
+        """Drop the search of a place."""
         with self._lock:
-            workplace = self._places.pop(place, None)
+            search = self._places.pop(place, None)
             if not self._places and self._one_thread is not None:
                 self._one_thread.restore_original_limits()
                 self._one_thread = None
-            return workplace
+            return search
 
 
 _kept = _Kept()
@@ -154,24 +131,21 @@ def search_head(task: HeadSearch) -> Outcome:
             other versions than the one that leads the search.
     """
     ends = None if task.most is None else time.monotonic() + task.most
-    workplace = _kept.of(task.place, lambda: _session(task.place))
-    workplace.search.prepare()
+    search = _kept.of(task.place, lambda: _session(task.place))
+    search.prepare()
     deadline = None
     if task.seconds is not None and ends is not None:
         deadline = min(ends, time.monotonic() + max(0.0, task.seconds))
-
-    result, candidates = workplace.search.head(
-        task.layer, task.head, lambda: workplace.controls(task), deadline
-    )
+    result, candidates = search.head(task.layer, task.head, task.neighbours, deadline)
     late = time.monotonic() - deadline if deadline is not None and result.cut_short else 0.0
     return Outcome(result, candidates, late)
 
 
 def forget(place: Place) -> None:
     """Stop the searches of a place in this process, and drop what is kept for them."""
-    workplace = _kept.drop(place)
-    if workplace is not None:
-        workplace.session.stop.set()
+    search = _kept.drop(place)
+    if search is not None:
+        search.session.stop.set()
 
 
 def _session(place: Place) -> Session:

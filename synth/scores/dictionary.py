@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,16 @@ import numpy as np
 from attn_dsl.synth.distance_bins import bins
 from attn_dsl.synth.scores.rows import COPIES, Parts, RowsOfHeads
 
+SCORES = 64
+"""How many scores are looked for."""
+ELEMENTS, USES = 8, 16
+"""Predicates of a score, and uses of scores by a head, at most."""
+STEPS, TEXTS, RATE = 880, 8, 6e-3
+"""Steps of Adam, which are whole passes over the texts; the texts and the rate of a step."""
+SPARSE = 0.01
+"""How strongly weights of predicates are pulled to 0."""
+STAGES = ((0.4, 4.0), (0.5, 2.5), (0.6, 1.5), (0.7, 1.0))
+"""When parameters are set to 0: the part of all epochs, and how many times as many as in the end are kept."""
 ROLES = ("offer", "first", "query", "key")
 """What a score can be for a head: offered by keys, added to the first token, a side of a product."""
 LAST = 3
@@ -28,22 +38,6 @@ SPREAD = 0.75
 count for less."""
 ROLE_WORTH = {"offer": 1.0, "first": 0.5, "query": 1.0, "key": 1.0}
 """How much a coefficient counts when the largest are kept: the first token is a single key."""
-
-
-@dataclass(frozen=True, slots=True)
-class DictionarySettings:
-    """How a dictionary is found."""
-
-    scores: int = 64
-    elements: int = 8  # predicates of a score, at most
-    uses: int = 16  # of a head
-    steps: int = 880  # of Adam; whole passes over the texts
-    texts: int = 8  # of a step
-    rate: float = 6e-3
-    sparse: float = 0.01  # how strongly weights of predicates are pulled to 0
-    # when parameters are set to 0: the part of all epochs, and how many times as many as in the end
-    # are kept
-    stages: tuple[tuple[float, float], ...] = ((0.4, 4.0), (0.5, 2.5), (0.6, 1.5), (0.7, 1.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,9 +54,8 @@ class Dictionary:
 
 
 def find_dictionary(
-    rows: RowsOfHeads, values: np.ndarray, places: np.ndarray, settings: DictionarySettings,
-    seed: int, threads: int, seconds: float = math.inf,
-    tick: Callable[[int, int], None] = lambda done, total: None,
+    rows: RowsOfHeads, values: np.ndarray, places: np.ndarray, seed: int, threads: int,
+    seconds: float = math.inf, tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> Dictionary:  # fmt: skip
     """Find scores for all heads of some rows.
 
@@ -73,7 +66,7 @@ def find_dictionary(
         seconds: after about so many it ends, with fewer passes over the texts.
         tick: called with how many epochs are done, and how many will be.
     """
-    trainer = _Trainer(rows, values, places, settings, seed, threads)
+    trainer = _Trainer(rows, values, places, seed, threads)
     epoch, started = 0, time.monotonic()
     while epoch < trainer.epochs:
         trainer.epoch(epoch)
@@ -89,17 +82,16 @@ def find_dictionary(
 
 class _Trainer:
     def __init__(
-        self, rows: RowsOfHeads, values: np.ndarray, places: np.ndarray,
-        settings: DictionarySettings, seed: int, threads: int,
-    ) -> None:  # fmt: skip
-        self.rows, self.settings, self.threads = rows, settings, threads
+        self, rows: RowsOfHeads, values: np.ndarray, places: np.ndarray, seed: int, threads: int
+    ) -> None:
+        self.rows, self.threads = rows, threads
         self.places = (places == np.unique(places)[:, None]).astype(np.float32)
         self.rng = np.random.default_rng([seed, 26])
         starts = rows.design.batch.starts
         self.values = [values[a:b] for a, b in itertools.pairwise(starts)]
         self.sample = values[self.rng.permutation(len(values))[:8000]]
         self.spread = (self.sample.std(0) + 1e-3) ** SPREAD
-        heads, scores, count = len(rows.actual), settings.scores, values.shape[1]
+        heads, scores, count = len(rows.actual), SCORES, values.shape[1]
         shapes = {
             "weights": (scores, count), **dict.fromkeys(ROLES, (heads, scores)),
             "constant": (heads,), "distance": (heads, len(bins(rows.design.causal))),
@@ -116,24 +108,23 @@ class _Trainer:
         self.masks = {name: np.ones(shapes[name], np.float32) for name in ("weights", *ROLES)}
         codes, copies = np.arange(1 << len(COPIES)), np.arange(len(COPIES))
         self.bits = ((codes[:, None] >> copies) & 1).astype(np.float32)  # which copies a code means
-        self.steps, self.stages = 0, list(settings.stages)
-        self.epochs = max(1, round(settings.steps / -(-len(self.values) // settings.texts)))
+        self.steps, self.stages = 0, list(STAGES)
+        self.epochs = max(1, round(STEPS / -(-len(self.values) // TEXTS)))
 
     def epoch(self, number: int) -> None:
         """Pass over all texts once."""
-        settings, epochs = self.settings, self.epochs
+        epochs = self.epochs
         while self.stages and number >= int(self.stages[0][0] * epochs):
             self.prune(self.stages.pop(0)[1])
         texts = self.rng.permutation(len(self.values))
         done = number / epochs
-        rate = settings.rate * (1.0 if done < 0.5 else max(0.02, 2 * (1 - done)))
-        for some in _portions(texts, settings.texts):
-            self.step(some, rate)
+        rate = RATE * (1.0 if done < 0.5 else max(0.02, 2 * (1 - done)))
+        for start in range(0, len(texts), TEXTS):
+            self.step(texts[start : start + TEXTS], rate)
         self.normalise()
 
     def step(self, texts: np.ndarray, rate: float) -> None:
         """Move all parameters by the gradient of the likelihood on some texts."""
-        settings = self.settings
         found = self.gradient(texts)
         count = sum(len(self.rows.design.rows[text]) for text in texts)
         self.steps += 1
@@ -145,7 +136,7 @@ class _Trainer:
             size = np.sqrt(second / np.float32(1 - 0.99**self.steps)) + np.float32(1e-8)
             parameter -= np.float32(rate / (1 - 0.9**self.steps)) * first / size
             if name == "weights":
-                pull = np.float32(rate * settings.sparse) / self.spread
+                pull = np.float32(rate * SPARSE) / self.spread
                 np.maximum(parameter - pull, 0.0, out=parameter)
             if name in self.masks:
                 parameter *= self.masks[name]
@@ -168,14 +159,14 @@ class _Trainer:
 
     def prune(self, times: float) -> None:
         """Set to 0 for good what matters least: predicates of scores, and uses of scores by heads."""
-        settings, matter = self.settings, self.parameters["weights"] * self.spread
+        matter = self.parameters["weights"] * self.spread
         there = _largest(matter**2 @ self.places.T, round(times / 1.5)) @ self.places
-        self.masks["weights"] = there * _largest(matter * there, round(times * settings.elements))
+        self.masks["weights"] = there * _largest(matter * there, round(times * ELEMENTS))
         size = {role: np.abs(self.parameters[role]) for role in ROLES}
         norms = {role: np.linalg.norm(size[role], axis=1, keepdims=True) for role in ROLES}
         size["query"], size["key"] = size["query"] * norms["key"], size["key"] * norms["query"]
         joined = np.concatenate([size[role] * ROLE_WORTH[role] for role in ROLES], axis=1)
-        kept = np.split(_largest(joined, round(times * settings.uses)), len(ROLES), axis=1)
+        kept = np.split(_largest(joined, round(times * USES)), len(ROLES), axis=1)
         self.masks |= dict(zip(ROLES, kept, strict=True))
 
     def normalise(self) -> None:
@@ -189,11 +180,6 @@ class _Trainer:
         self.parameters[name] *= by
         self.moments[name][0] /= by  # gradients shrink as parameters grow
         self.moments[name][1] /= by**2
-
-
-def _portions(items: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
 
 
 def _largest(sizes: np.ndarray, count: int) -> np.ndarray:

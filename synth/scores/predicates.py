@@ -10,7 +10,7 @@ from attn_dsl.compiler.columns import Batch
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.lexicon import lexicon
-from attn_dsl.eval.scores import score_values
+from attn_dsl.eval.scores import predicate_values
 
 SHIFTS = {True: (0, -1, -2), False: (0, -1, 1)}
 """Which positions beside its own a score looks at, in causal models and in others."""
@@ -65,11 +65,7 @@ def chosen(batch: Batch, causal: bool) -> tuple[list[t.Predicate], np.ndarray]:
     every = candidates(batch, causal)
     for low in range(0, len(every), AT_ONCE):
         some = every[low : low + AT_ONCE]
-        lines = {
-            f"P{j}": t.ScoreDefinition(f"P{j}", (t.Where(1.0, one),)) for j, one in enumerate(some)
-        }
-        held = score_values(t.Definitions({}, lines, "predicates"), batch).T != 0
-        for one, values in zip(some, held, strict=True):
+        for one, values in zip(some, predicate_values(some, batch).T != 0, strict=True):
             if RARE < values.mean() < 1 - RARE:
                 found.setdefault(np.packbits(values).tobytes(), (one, values))
     columns = [values for _, values in found.values()]

@@ -40,8 +40,7 @@ class SharedScores:
     planes: TermPlanes  # of the terms of the vocabulary, on the same rows
     starts: tuple[t.Head, ...] = ()  # what it grows programs from; from nothing if there is none
     rounds: int = 16
-    terms: int = 2  # terms of the vocabulary that are added at once
-    uses: int = 1  # uses of scores of each kind that are added at once
+    terms: int = 2  # terms of the vocabulary that are added at once, beside a use of each kind
     ridge: float = 1.0
     name: str = "scores"
 
@@ -55,7 +54,7 @@ class SharedScores:
     def _from(self, start: t.Head, task: HeadTask) -> Iterator[Fitted]:
         """Yield a program at every size, the largest first."""
         rounds = self.rounds + sum(size < REGROWN for size in SIZES)
-        room = rounds * (self.terms + 3 * self.uses)
+        room = rounds * (self.terms + 3)
         start = in_place(start, {one.name: one.value for one in start.sets})
         terms = tuple(
             dict.fromkeys(bare(part) for term in start.terms for part in t.parts_of(term))
@@ -88,11 +87,11 @@ class SharedScores:
         predicted, there = design.predicted, design.program.terms
         aim = task.rows.likelihood_aim(predicted)
         extra = self.best_terms(task, predicted, aim, there)
-        kinds: dict[tuple[bool, bool], int] = {}
+        uses: dict[tuple[bool, bool], t.Term] = {}
         for one in self.scores.best(aim - predicted, predicted, 2.0, 4):
-            if one.gain >= LEAST and one.term not in there and kinds.get(one.kind, 0) < self.uses:
-                kinds[one.kind] = kinds.get(one.kind, 0) + 1
-                extra.append(one.term)
+            if one.gain >= LEAST and one.term not in there:
+                uses.setdefault(one.kind, one.term)
+        extra += uses.values()
         if not extra or task.spent:
             return design, x
         design = design.with_program(dataclasses.replace(design.program, terms=(*there, *extra)))

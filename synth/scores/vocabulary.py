@@ -14,7 +14,7 @@ from attn_dsl.dsl.lexicon import lexicon
 from attn_dsl.dsl.limits import MAX_ELEMENT_WEIGHT
 from attn_dsl.dsl.printer import expression, number
 from attn_dsl.synth.design import Design
-from attn_dsl.synth.scores.dictionary import Dictionary, DictionarySettings, find_dictionary
+from attn_dsl.synth.scores.dictionary import Dictionary, find_dictionary
 from attn_dsl.synth.scores.predicates import chosen
 from attn_dsl.synth.scores.rows import RowsOfHeads
 
@@ -104,9 +104,7 @@ def find_vocabulary(
     predicates, values = chosen(design.batch, design.causal)
     rows = RowsOfHeads(design, design.rows_of_heads(_sample(heads, design.capture.n_heads)))
     places = np.array([_named(one)[0] for one in predicates])
-    found = find_dictionary(
-        rows, values, places, DictionarySettings(), seed, threads, seconds, tick
-    )
+    found = find_dictionary(rows, values, places, seed, threads, seconds, tick)
     return definitions(found, predicates, values.std(0))
 
 
