@@ -30,6 +30,7 @@ class SharedScore:
 
     definition: t.ScoreDefinition
     users: Mapping[str, tuple[str, ...]]  # by ``key`` and ``query``, the heads that use it there
+    scope: Scope | None = None  # of its file
 
     @property
     def heads(self) -> int:
@@ -45,7 +46,7 @@ class SharedScore:
     @property
     def words(self) -> str:
         """At which tokens it is high, told by its first lines: ``“the”, articles``."""
-        return score_gloss(self.definition)
+        return score_gloss(self.definition, self.scope)
 
 
 def shared_scores(run: Run) -> dict[str, SharedScore]:
@@ -66,10 +67,12 @@ def shared_scores(run: Run) -> dict[str, SharedScore]:
         for use in {(x.name, x.variable) for x in program.walk() if isinstance(x, t.Score)}:
             if scope.score(use[0])[1] == definitions:
                 users.setdefault(use, []).append(r.name)
-    return {
-        name: SharedScore(one, {at: tuple(users.get((name, at[0]), ())) for at in ("key", "query")})
-        for name, one in definitions.scores.items()
-    }
+    scope = Scope(definitions.sets, definitions.scores)
+    found = {}
+    for name, one in definitions.scores.items():
+        here = {at: tuple(users.get((name, at[0]), ())) for at in ("key", "query")}
+        found[name] = SharedScore(one, here, scope)
+    return found
 
 
 def comment_vocabulary(run: Run) -> None:

@@ -17,6 +17,7 @@ from attn_dsl import fit
 from attn_dsl.compiler.columns import Batch
 from attn_dsl.compiler.program import load, parse
 from attn_dsl.dsl.definitions import in_folder, parse_definitions, read_definitions
+from attn_dsl.dsl.scope import Scope
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval import report
 from attn_dsl.eval.capture import Capture
@@ -99,6 +100,12 @@ def test_values_of_scores_on_texts() -> None:
 )  # fmt: skip
 def test_scores_in_words(lines: str, words: str) -> None:
     assert SharedScore(parse_definitions(f"score S:\n {lines}").scores["S"], {}).words == words
+
+
+def test_words_of_a_score_with_a_set_of_its_file() -> None:
+    file = parse_definitions('set Pets = {" cat", " dog"}\nscore S:\n 1 where token(i) in Pets')
+    scope = Scope(file.sets, file.scores)
+    assert SharedScore(file.scores["S"], {}, scope).words == "Pets: “cat”, “dog”"
 
 
 def test_scores_of_a_run_and_the_heads_that_use_them(run: Path) -> None:
