@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from attn_dsl.compiler.export.numba import Kernel
+    from attn_dsl.compiler.kernel import Kernel
     from attn_dsl.compiler.program import Program, load, parse
     from attn_dsl.compiler.stream import Stream
     from attn_dsl.dsl.errors import AttnDslError, InputError, ProgramError
@@ -25,7 +25,7 @@ __all__ = [
 ]  # fmt: skip
 
 _HOMES = {
-    "compiler.export.numba": "Kernel",
+    "compiler.kernel": "Kernel",
     "compiler.program": "Program load parse",
     "compiler.stream": "Stream",
     "dsl.errors": "AttnDslError InputError ProgramError",

@@ -99,7 +99,7 @@ def set_gloss(chosen: t.SetLiteral) -> str:
     enough = len(left) // 5
     while len(left) > enough and len(names) < 2:
         covers = {name: len(left & one.elements) for name, one in lexicon().items()}
-        best = max(covers, key=lambda name: (covers[name], -len(lexicon()[name].elements)))
+        best = max(covers, key=lambda name: covers[name] / len(lexicon()[name].elements) ** 0.5)
         if 2 * covers[best] < len(left) and covers[best] < 2:
             break
         names.append(best)

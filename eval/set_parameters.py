@@ -265,11 +265,12 @@ class TokenSymbols:
         Returns:
             int32 (tokens of the batch): numbers as in ``set_scores``.
         """
+        symbols = self._symbols(value)  # the batch learns them
         table = np.full(len(self.batch.symbols), NONE, dtype=np.int32)
         for i, element in enumerate(elements):
             if element in self.batch.symbols:
                 table[self.batch.symbols[element]] = FIRST + first + i
-        return table[self._symbols(value)]
+        return table[symbols]
 
     def _symbols(self, value: t.Call) -> np.ndarray:
         """Return the number of the symbol at every token, int32; that of "" outside the text."""

@@ -14,8 +14,9 @@ import pytest
 from exporting import EVERYTHING, TOKENS, TOLERANCE, by_numba, reference
 
 import attn_dsl
-from attn_dsl.compiler.export.numba import Kernel, compiled, to_numba
+from attn_dsl.compiler.export.numba import to_numba
 from attn_dsl.compiler.export.numpy import to_numpy
+from attn_dsl.compiler.kernel import Kernel, compiled
 from attn_dsl.dsl.limits import LEAST_MASS
 from attn_dsl.dsl.tokens import Tokens
 

@@ -5,21 +5,15 @@ The time of compiling a function grows with the square of its size, so each has 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
-import numpy as np
-
-from attn_dsl.compiler.columns import SLACK, Batch, stack
 from attn_dsl.compiler.export.expressions import Code, Writer
-from attn_dsl.compiler.export.source import FIT, comment, execute, render, wrapped
+from attn_dsl.compiler.export.source import FIT, comment, render, wrapped
 from attn_dsl.compiler.graph import NONE, ColumnKey, Node
 from attn_dsl.compiler.operations import QUANTIFIERS
 from attn_dsl.compiler.program import Program
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.limits import LEAST_MASS, MATCH_LIMIT, TERM_LIMIT
-from attn_dsl.dsl.tokens import Tokens
 
 _FOUND = {
     "any": ["{x} = 1", "break"], "count": ["{x} += 1"], "first": ["{x} = k", "break"],
@@ -27,8 +21,6 @@ _FOUND = {
     "nearest": ["{x} = k if {x} < 0 or abs(q - k) < abs(q - {x}) else {x}"],
 }  # fmt: skip
 """What each quantifier does at a key where its predicate holds, in a loop over all keys."""
-KEPT = 64
-"""The number of compiled functions that are kept. Numba never frees one (about 1 MiB each)."""
 NODES = 60
 """A function with this many nodes, of the syntax tree or of the graph, gets no further term."""
 
@@ -178,50 +170,3 @@ def to_numba(program: Program) -> str:
         InputError: a weight is a hole.
     """
     return KernelWriter(program).source()
-
-
-class Kernel:
-    """A program as a function compiled by Numba; a call returns its attention matrix on a text.
-
-    Compiling takes 0.3 s and more in each process; calling a ``Program`` needs none.
-
-    >>> from attn_dsl.compiler.program import parse
-    >>> kernel = Kernel(parse("head first causal:\\n    1000 where k == 0"))
-    >>> kernel(["a", " b"])
-    array([[1., 0.],
-           [1., 0.]], dtype=float32)
-
-    ``source`` is the function as Python source, whose docstring describes the arguments of
-    ``function``; ``columns`` are the columns that it reads.
-
-    Raises:
-        InputError: a weight is still a hole.
-    """
-
-    def __init__(self, program: Program) -> None:
-        writer = KernelWriter(program)
-        self.program, self.source, self.columns = program, writer.source(), tuple(writer.arrays)
-        self.function = compiled(self.source)
-
-    def __call__(self, tokens: Sequence[str] | Tokens) -> np.ndarray:
-        """Compute the attention matrix on a text, as ``Program`` does."""
-        n, batch = len(tokens), Batch([Tokens.from_strings(tokens)])
-        columns = stack(self.columns, batch, self.program.causal)
-        settled, known, opened = (np.ascontiguousarray(part[:, :-SLACK]) for part in columns[:3])
-        out = np.zeros((n, n), dtype=np.float32)
-        self.function(n, 0, 0, n, settled, known, opened, out.reshape(-1))
-        return out
-
-
-@lru_cache(maxsize=KEPT)
-def compiled(source: str) -> Callable[..., None]:
-    """Compile the function of a source by ``KernelWriter``. It is executed: never pass any other."""
-    from numba import njit, types
-
-    table, number = types.Array(types.int32, 2, "C"), types.int64
-    signature = types.void(*[number] * 4, *[table] * 3, types.Array(types.float32, 1, "C"))
-    fast = {"nnan", "nsz", "reassoc", "contract"}
-    made: Callable[..., None] = njit(signature, nogil=True, error_model="numpy", fastmath=fast)(
-        execute(source, "kernel")["kernel"]
-    )
-    return made
