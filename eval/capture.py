@@ -16,7 +16,7 @@ import numpy.typing as npt
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.capture_files import Record, read_capture
-from attn_dsl.eval.shards import REMEDY, Array, Shards, n_entries, normalise_rows
+from attn_dsl.eval.shards import REMEDY, ROW_TOLERANCE, Array, Shards, n_entries, normalise_rows
 from attn_dsl.eval.texts import PARTS, Part, hash_fraction, split_of
 
 _OLDER = "it was made before captures had them; run `attn-dsl capture` into a fresh directory"
@@ -164,7 +164,13 @@ class Capture:
         wanted = (self.n_layers * per_layer, len(self.tokens(index)), len(projection))
         self._check_shape(index, "values", values.shape, wanted)
         shared = self.heads_per_layer // per_layer
-        return values[number // shared].astype(np.float32) @ projection
+        with np.errstate(invalid="ignore"):
+            found: Array = values[number // shared].astype(np.float32) @ projection
+        if not np.isfinite(found).all():
+            raise InputError(
+                f"{self.path or self.name}: values of text {index} are damaged: not finite; {REMEDY}"
+            )
+        return found
 
     def tokens(self, index: int) -> Tokens:
         """Return the tokens of one text."""
@@ -211,10 +217,25 @@ class Capture:
 
         Returns:
             float32, shape [heads, entries], as :meth:`packed`.
+
+        Raises:
+            InputError: entries are negative or not finite, or a row does not sum to 1 within 0.01.
         """
-        packed = self.packed(index)
-        values = (packed if heads is None else packed[list(heads)]).astype(np.float32)
-        normalise_rows(values, len(self.tokens(index)), self.causal)
+        packed, numbers = self.packed(index), range(self.n_heads) if heads is None else [*heads]
+        values = (packed if heads is None else packed[numbers]).astype(np.float32)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            sums = normalise_rows(values, len(self.tokens(index)), self.causal)
+        wrong = ~(np.abs(sums - 1) <= ROW_TOLERANCE)  # also where it is not a number
+        if wrong.any() or values.min(initial=0.0) < 0:
+            head, query = np.argwhere(wrong)[0] if wrong.any() else (0, 0)
+            layer, own = divmod(numbers[head], self.heads_per_layer)
+            what = (
+                f"the row of query {query} of L{layer}H{own} sums to {sums[head, query]:.3g}"
+                if wrong.any() else "there are negative entries"
+            )  # fmt: skip
+            raise InputError(
+                f"{self.path or self.name}: attention of text {index} is damaged: {what}; {REMEDY}"
+            )
         return values
 
     def matrix(self, index: int, layer: int, head: int) -> npt.NDArray[np.float32]:

@@ -12,10 +12,9 @@ from attn_dsl.compiler.evaluate import pack
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.capture_files import Record
+from attn_dsl.eval.shards import ROW_TOLERANCE
 from attn_dsl.eval.texts import text_hash
 
-ROW_TOLERANCE = 0.01
-"""How far a row's sum may be from 1; bfloat16 attention comes within 0.004."""
 _ABOVE = 1e-6
 """Mass above the diagonal, of one entry, from which on a model is not causal."""
 

@@ -18,6 +18,8 @@ from attn_dsl.eval.files import file_hash, part_of, writing
 
 Array = npt.NDArray[Any]
 REMEDY = "run `attn-dsl capture` again into a fresh directory"
+ROW_TOLERANCE = 0.01
+"""How far a row's sum may be from 1; bfloat16 attention comes within 0.004."""
 
 
 def tensor_name(kind: str, index: int) -> str:
@@ -44,12 +46,14 @@ def row_starts(n: int, causal: bool) -> npt.NDArray[np.int64]:
     return q * (q + 1) // 2 if causal else q * n
 
 
-def normalise_rows(values: npt.NDArray[np.float32], n: int, causal: bool) -> None:
-    """Divide packed rows, in the last axis of an array, by their sums, in place."""
-    if n:
-        starts = row_starts(n, causal)
-        lengths = np.arange(1, n + 1) if causal else np.full(n, n)
-        values /= np.repeat(np.add.reduceat(values, starts, axis=-1), lengths, axis=-1)
+def normalise_rows(values: npt.NDArray[np.float32], n: int, causal: bool) -> Array:
+    """Divide packed rows, in the last axis of an array, by their sums, in place; return the sums."""
+    if not n:
+        return values[..., :0]
+    lengths = np.arange(1, n + 1) if causal else np.full(n, n)
+    sums: Array = np.add.reduceat(values, row_starts(n, causal), axis=-1)
+    values /= np.repeat(sums, lengths, axis=-1)
+    return sums
 
 
 class Shards:

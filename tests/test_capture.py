@@ -466,3 +466,27 @@ def test_few_texts_are_split_by_window_and_no_part_stays_empty(finished):
             range(5)
         )
         assert json.dumps(parts)
+
+
+@pytest.mark.parametrize(
+    ("bits", "message"),
+    [(0x7E00, "sums to nan"), (0x7C00, "sums to inf"), (0x0000, "sums to 0"), (0x3C00, "sums to [2-9]"),
+     (0xBC00, "sums to -|negative")],
+)  # fmt: skip
+def test_damaged_numbers_are_never_a_score(finished, tmp_path, bits, message):
+    """NaN, infinity, zeros, ones and negative numbers in place of attention and of values."""
+    shard = "attention-00000.safetensors"
+
+    def change(data: bytes) -> bytes:
+        begin = 8 + int.from_bytes(data[:8], "little")
+        return data[:begin] + bits.to_bytes(2, "little") * ((len(data) - begin) // 2)
+
+    capture = Capture.open(damaged(finished, tmp_path, shard, change))
+    text = next(i for i in range(capture.n_texts) if len(capture.tokens(i)) > 1)
+    with pytest.raises(
+        InputError, match=rf"text {text} is damaged: .*({message}).*attn-dsl capture"
+    ):
+        capture.attention(text)
+    if bits in (0x7E00, 0x7C00):
+        with pytest.raises(InputError, match=r"values of text .* not finite"):
+            capture.contributions(text, 0)
