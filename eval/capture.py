@@ -159,13 +159,13 @@ class Capture:
         """
         if not self.has_outputs:
             raise InputError(f"{self.path or self.name} has no values of its heads: {self.lacking}")
-        values, projection = self.values[index], self.projections[number]
-        per_layer = max(1, len(values) // self.n_layers)
+        projection = self.projections[number]
+        per_layer = max(1, _shape(self.values, index)[0] // self.n_layers)
         wanted = (self.n_layers * per_layer, len(self.tokens(index)), len(projection))
-        self._check_shape(index, "values", values.shape, wanted)
-        shared = self.heads_per_layer // per_layer
+        at = number // (self.heads_per_layer // per_layer)
+        (values,) = self._rows("values", index, wanted, slice(at, at + 1))
         with np.errstate(invalid="ignore"):
-            found: Array = values[number // shared].astype(np.float32) @ projection
+            found: Array = values.astype(np.float32) @ projection
         if not np.isfinite(found).all():
             raise InputError(
                 f"{self.path or self.name}: values of text {index} are damaged: not finite; {REMEDY}"
@@ -191,18 +191,21 @@ class Capture:
             float16 (from disk) or float32, shape [n_heads, entries]; the visible entries row by
             row, n(n+1)/2 of them for a causal model and n*n otherwise.
         """
-        array = self.store[index]
-        wanted = (self.n_heads, n_entries(len(self.tokens(index)), self.causal))
-        self._check_shape(index, "attention", array.shape, wanted)
-        return array
+        return self._attention(index, slice(None))
 
-    def _check_shape(self, index: int, kind: str, shape: tuple, wanted: tuple) -> None:
-        """Refuse a tensor of a text that has not the wanted shape."""
-        if shape != wanted:
+    def _attention(self, index: int, some: slice) -> Array:
+        wanted = (self.n_heads, n_entries(len(self.tokens(index)), self.causal))
+        return self._rows("attention", index, wanted, some)
+
+    def _rows(self, kind: str, index: int, wanted: tuple[int, ...], some: slice) -> Array:
+        """Read some heads' rows of a tensor of a text, which must have the wanted shape."""
+        store = self.store if kind == "attention" else self.values
+        if (shape := _shape(store, index)) != wanted:
             raise InputError(
                 f"text {index} of {self.path or self.name} has {kind} of shape {shape}, not "
                 f"{wanted}; {REMEDY}"
             )
+        return store.rows(index, some) if isinstance(store, Shards) else store[index][some]
 
     def attention(self, index: int, heads: Sequence[int] | None = None) -> npt.NDArray[np.float32]:
         """Return the attention of some heads on one text, packed, with rows that sum to 1.
@@ -221,8 +224,10 @@ class Capture:
         Raises:
             InputError: entries are negative or not finite, or a row does not sum to 1 within 0.01.
         """
-        packed, numbers = self.packed(index), range(self.n_heads) if heads is None else [*heads]
-        values = (packed if heads is None else packed[numbers]).astype(np.float32)
+        numbers = [*range(self.n_heads)] if heads is None else [*heads]
+        first, last = min(numbers, default=0), max(numbers, default=-1) + 1
+        near = self._attention(index, slice(first, last))  # of one head it reads no other
+        values = near[[number - first for number in numbers]].astype(np.float32)
         with np.errstate(divide="ignore", invalid="ignore"):
             sums = normalise_rows(values, len(self.tokens(index)), self.causal)
         wrong = ~(np.abs(sums - 1) <= ROW_TOLERANCE)  # also where it is not a number
@@ -285,3 +290,8 @@ class Capture:
             part_of = {one: PARTS[sum(at >= cut for cut in cuts)] for at, one in enumerate(units)}
         parts = {part: [i for i, u in enumerate(unit) if part_of[u] == part] for part in PARTS}
         return parts, rule
+
+
+def _shape(store: Shards | tuple[Array, ...], index: int) -> tuple[int, ...]:
+    """Return the shape of a tensor of a text."""
+    return store.shape(index) if isinstance(store, Shards) else store[index].shape

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from math import prod
 from pathlib import Path
@@ -76,6 +76,17 @@ class Shards:
 
     def __getitem__(self, index: int) -> Array:
         """Read the tensor of one text from its file, which is mapped; an InputError if damaged."""
+        return self.rows(index, slice(None))
+
+    def shape(self, index: int) -> tuple[int, ...]:
+        """Return the shape of the tensor of one text, which is not read."""
+        return self._read(index, lambda tensor: tuple(tensor.get_shape()))
+
+    def rows(self, index: int, some: slice) -> Array:
+        """Read some rows of the tensor of one text, such as one head's."""
+        return self._read(index, lambda tensor: tensor[some])
+
+    def _read(self, index: int, what: Callable[[Any], Any]) -> Any:
         from safetensors import SafetensorError, safe_open
 
         file = self.shard_of[index]
@@ -83,7 +94,7 @@ class Shards:
         try:
             if file not in self._open:
                 self._open[file] = safe_open(path, framework="np")
-            return self._open[file].get_tensor(tensor_name(self.kind, index))
+            return what(self._open[file].get_slice(tensor_name(self.kind, index)))
         except FileNotFoundError:
             raise InputError(f"{path} is missing; {REMEDY}") from None
         except (OSError, SafetensorError) as error:
