@@ -88,21 +88,17 @@ def fit(
     where no --text is given; without MODEL, it is demo. With --program, programs of your own are
     fitted and judged instead (hypotheses.csv).
     """
-    options.quiet_libraries()
-    # Heads are searched side by side; threads within a matrix product would only be in their way.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from attn_dsl.cli.hypotheses import json_rows, print_hypotheses
-    from attn_dsl.compiler.program import load
-    from attn_dsl.eval.report import write_run_report
-    from attn_dsl.synth import fit as fits
-    from attn_dsl.synth.hypothesis import fit_hypotheses
-
     if (refit or extend) and not program:
         raise click.UsageError(
             "--refit and --extend are for programs of your own: give --program FILE"
         )
     if program and not extend:
         refuse_search_options()
+    options.quiet_libraries()
+    # Heads are searched side by side; threads within a matrix product would only be in their way.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from attn_dsl.synth import fit as fits
+
     if out is None:
         stem = Path(model or settings["capture"] or "demo").name
         out = f"runs/{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -118,6 +114,9 @@ def fit(
     with interrupt.told(lambda: how_to_go_on(out)), options.progress_bar(screen) as bar:
         watcher, run = Watcher(bar), None
         if extend or not program:
+            from attn_dsl.compiler.program import load
+            from attn_dsl.eval.report import write_run_report
+
             starts = [load(one, allow_lookahead=settings["allow_lookahead"]) for one in program]
             run = fits.fit(
                 model, out=out, watch=watcher, proposers=suggesting, programs=starts, **settings
@@ -125,6 +124,9 @@ def fit(
             bar.update(watcher.task, description="writing the report")
             write_run_report(run, settings["capture"])
         if program:
+            from attn_dsl.cli.hypotheses import json_rows, print_hypotheses
+            from attn_dsl.synth.hypothesis import fit_hypotheses
+
             found = fit_hypotheses(
                 program, model, out=out, watch=watcher, refit=refit or extend, **fitting
             )
