@@ -1,6 +1,6 @@
 """Pruning: leaves out the terms that a program loses least score without, until few nodes are left.
 
-What a term is worth is told as by optimal brain surgery (Hassibi and Stork, 1992): the other weights
+What a term is worth is told as by optimal brain surgery (Hassibi and Stork, 1993): the other weights
 are moved to where the program does best without it, by the curvature of the likelihood.
 """
 

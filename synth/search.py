@@ -131,30 +131,27 @@ class Search:
         number, select = task.number, self.session.select
         objective = OBJECTIVES[self.session.settings.objective]
 
-        def scores(programs: Sequence[t.Head]) -> np.ndarray:
+        def measured(programs: Sequence[t.Head]) -> list[tuple[float, float]]:
             found = select.compare(programs, number)
-            pairs = zip(found.ious.mean(1), found.output_r2, strict=True)
-            return np.array([objective.score(float(a), float(b)) for a, b in pairs])
+            return [*zip(found.ious.mean(1).tolist(), found.output_r2.tolist(), strict=True)]
 
-        def chosen(scores: Sequence[float]) -> int:
-            return choose(scores, [f.nodes for f in polished], objective.price)
+        def scores(programs: Sequence[t.Head]) -> np.ndarray:
+            return np.array([objective.score(*one) for one in measured(programs)])
 
-        known = scores([f.program for f in polished])
-        best = polished[chosen(known.tolist())]
+        def chosen(values: Sequence[float]) -> int:
+            return choose(values, [f.nodes for f in polished], objective.price)
+
+        picked = measured([f.program for f in polished])
+        best = polished[chosen([objective.score(*one) for one in picked])]
         if (smaller := trim(task, best.program, scores, objective.price)) is not None:
             polished = [*polished, task.measured(smaller, best.proposer)]
-            known = np.append(known, scores([smaller]))
-        pairs = front([*zip(polished, known, strict=True)], lambda x: x[0].nodes, lambda x: x[1])
-        polished = [f for f, _ in pairs]
-        picked, shown = (
-            split.compare([f.program for f in polished], number)
-            for split in (select, self.session.test)
-        )
-        columns = picked.ious.mean(1), shown.ious.mean(1), picked.output_r2, shown.output_r2
-        found = [
-            (float(a), float(b), float(c), float(d)) for a, b, c, d in zip(*columns, strict=True)
-        ]
-        values = [float(score) for _, score in pairs]
+            picked += measured([smaller])
+        every = [(f, one, objective.score(*one)) for f, one in zip(polished, picked, strict=True)]
+        kept = front(every, lambda x: x[0].nodes, lambda x: x[2])
+        polished, values = [f for f, _, _ in kept], [value for _, _, value in kept]
+        shown = self.session.test.compare([f.program for f in polished], number)
+        columns = zip((one for _, one, _ in kept), shown.ious.mean(1), shown.output_r2, strict=True)
+        found = [(iou, float(test), r2, float(test_r2)) for (iou, r2), test, test_r2 in columns]
         steps, at = gains_by_node(values, [f.nodes for f in polished]), chosen(values)
         rows = [
             FrontRow(
