@@ -60,8 +60,8 @@ class Code:
     (1, ((0, 0),))
     """
 
-    def __init__(self, programs: Sequence[t.Head]) -> None:
-        self.graph = graph = lower(programs)
+    def __init__(self, programs: Sequence[t.Head], causal_searches: bool | None = None) -> None:
+        self.graph = graph = lower(programs, causal_searches)
         numbers: dict[Plane, int] = {}
         planes = [[p for term in terms for p in _planes(graph, term)] for terms in graph.programs]
         # per program, the number of the plane of each weight

@@ -55,7 +55,7 @@ def stages(graph: Graph) -> list[Stage]:
             found.append(Stage.PAIR if hidden else Stage.KEY)
         else:
             read = joined(*(found[operand] for operand in node.operands))
-            if name in ("column", "match") and graph.causal:
+            if name in ("column", "table") and graph.causal:
                 read = Stage.QUERY if read <= Stage.QUERY else Stage.PAIR
             found.append(read)
     return found

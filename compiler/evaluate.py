@@ -20,7 +20,6 @@ BLOCK = 2304
 """The most entries of a block of whole rows. A causal text of 64 tokens is one block."""
 GROUP = 64
 """The most programs of a part; their blocks fit in a second-level cache."""
-NO_MATCH = np.zeros((0, 0), dtype=np.int32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +39,7 @@ def parts(
 
     Args:
         n, start: the number of tokens, and the index of the first one in the columns.
-        arrays: the columns (see ``columns.stack``), and the table of ``match``.
+        arrays: the columns (see ``columns.stack``), and the tables.
         first: the first row to evaluate.
 
     Yields:
@@ -186,10 +185,7 @@ class Plan:
         return stack(self.code.graph.keys, self.batch, self.causal)
 
     def _arrays(self, text: int) -> tuple[np.ndarray, ...]:
-        if not self.code.graph.needs_match:
-            return (*self._columns, NO_MATCH)
-        low, high = self.batch.starts[text : text + 2]
-        return (*self._columns, interpreter.match_table(self.batch.token_ids()[low:high]))
+        return (*self._columns, self.batch.tables(self.code.graph.tables, text))
 
 
 def row_blocks(n: int, causal: bool, start: int = 0) -> Iterator[tuple[range, slice, int]]:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
-from typing import NamedTuple
+from functools import lru_cache
+from typing import ClassVar, NamedTuple
 
 from attn_dsl.compiler.operations import CODES, REALS, ROWS, Operation
 from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.expand import as_functions
 from attn_dsl.dsl.features import FEATURES
+from attn_dsl.dsl.printer import definition_lines
 
 NONE = -1
 """The number of a missing node: no operand, factor or condition."""
@@ -85,6 +87,50 @@ class ColumnKey:
         return int(pad)
 
 
+@dataclass(frozen=True, slots=True)
+class SearchKey:
+    """What a search finds for each position: a column of a text, or a table if it depends on the query.
+
+    The body of a search has no functions and no names of sets but those of the lexicon. ``MATCH`` is the
+    table of ``match``, which no search makes.
+    """
+
+    name: str  # as in ``tree.Search``
+    over: str
+    body: t.Predicate
+    causal: bool  # whether it is part of a causal program
+
+    kind = "search"
+    label = ""
+    partial = False
+    elements: ClassVar[frozenset[tuple[str, int]]] = frozenset()
+
+    @property
+    def at_query(self) -> bool:
+        """Whether ``i`` sees the text as a query there does; else it is seen whole, or up to the query."""
+        return self.causal and self.over in ("<", "<=")
+
+    @property
+    def truth(self) -> bool:
+        """Whether its values are truth values, 0 or 1."""
+        return self.name == "any"
+
+    @property
+    def pad(self) -> int:
+        """What is found for a position that the query does not see."""
+        return -1 if self.name in ("nearest", "first", "last") else 0
+
+    @property
+    def source(self) -> str:
+        """The search in the language: functions, of which the last one is the search for ``i``."""
+        search = t.Search(self.name, self.over, self.body, t.Position("i"))  # type: ignore[arg-type]
+        return "\n".join(definition_lines((), (), as_functions(search)))
+
+
+MATCH = SearchKey("match", "", t.Always(), causal=False)
+Key = ColumnKey | SearchKey
+
+
 @lru_cache(maxsize=512)
 def integers(elements: frozenset[tuple[str, int]]) -> dict[str, int]:
     """Return the integer of each element of a column."""
@@ -115,20 +161,32 @@ class Graph:
     def __init__(self, causal: bool) -> None:
         self.causal = causal
         self.nodes: list[Node] = []  # operands come before the nodes that read them
-        self.columns: dict[ColumnKey, int] = {}  # the columns that nodes read, with their numbers
+        self.columns: dict[Key, int] = {}  # the columns that nodes read, with their numbers
+        self.tables: dict[SearchKey, int] = {}  # the tables that nodes read, with their numbers
         self.programs: list[tuple[Term, ...]] = []  # the terms of each program
         self.heads: list[t.Head] = []  # the syntax tree of each program
         self.scores: dict[int, t.Score] = {}  # the nodes that are values of scores
         self._numbers: dict[tuple[int, ...], int] = {}
 
     @property
-    def keys(self) -> tuple[ColumnKey, ...]:
+    def keys(self) -> tuple[Key, ...]:
         """The columns in the order of their numbers."""
         return tuple(self.columns)
 
-    def column(self, key: ColumnKey) -> int:
+    @property
+    def features(self) -> set[str]:
+        """The names of the features that programs read, in searches too."""
+        bodies = (key.body for key in (*self.columns, *self.tables) if isinstance(key, SearchKey))
+        calls = {n.name for body in bodies for n in body.walk() if isinstance(n, t.Call)}
+        return calls | {key.name for key in self.columns if isinstance(key, ColumnKey)}
+
+    def column(self, key: Key) -> int:
         """Return the number of a column; add it if it is new."""
         return self.columns.setdefault(key, len(self.columns))
+
+    def table(self, key: SearchKey, row: int, column: int) -> int:
+        """Return the node that reads a table at two positions, which are nodes."""
+        return self.add("table", row, column, key.pad, self.tables.setdefault(key, len(self.tables)))
 
     def constant(self, value: int) -> int:
         """Return the node of a constant."""
@@ -180,11 +238,6 @@ class Graph:
             case "column_query" | "column_key" | "column" if self.keys[node.y].kind == "weight":
                 return max(abs(weight) for _, weight in self.keys[node.y].elements)
         return LARGEST
-
-    @cached_property
-    def needs_match(self) -> bool:
-        """Whether any node is a ``match``."""
-        return any(node.op == CODES["match"] for node in self.nodes)
 
 
 _CONSTANT, _NEGATION = CODES["constant"], CODES["negation"]

@@ -11,7 +11,7 @@ one query fit in the cache, and a new program needs no compiling. The loops work
     columns         a tuple of five arrays:
         settled, known, opened   int32 (columns, tokens + 16), see ``dsl.features.Column``
         marks       int32 (columns, 2): padding value, and whether ``known`` is read
-        match       int32 (n, n), see ``match_table``; (0, 0) if no node is a ``match``
+        tables      int32 (tables, n, n), see ``match_table`` and ``extend_searches``
 """
 
 from __future__ import annotations
@@ -32,8 +32,10 @@ END = np.int32(np.iinfo(np.int32).max)
 
 CONST, QUERY, KEY = CODES["constant"], CODES["query"], CODES["key"]
 COLUMN_QUERY, COLUMN_KEY, COLUMN = CODES["column_query"], CODES["column_key"], CODES["column"]
-MATCH, ANY, COUNT = CODES["match"], CODES["any"], CODES["count"]
-NEAREST, FIRST = CODES["nearest"], CODES["first"]
+TABLE, ANY, COUNT = CODES["table"], CODES["any"], CODES["count"]
+NEAREST, FIRST, LAST = CODES["nearest"], CODES["first"], CODES["last"]
+OVER = ("", "<", "<=", ">", ">=")
+"""What the searched position may be compared to the other one, by number; "": any."""
 _PLAIN, _HUNDREDTHS = map([*REALS].index, ("", "hundredths"))
 _CHAINED: dict[str, Any] = {**LEAN, "cache": False}
 """For functions made from the table: Numba caches them with the functions that call them."""
@@ -93,27 +95,71 @@ def extend_match(tokens, table, i):
 
 
 @njit(**LEAN)
-def _search(op, row, q, keys):
-    """Evaluate a quantifier over the truth values of a row, without the query's own position."""
-    count = 0
-    first = -1
-    last = -1
-    nearest = -1
-    for k in range(keys):
-        if row[k] != 0 and k != q:
-            count += 1
-            if first < 0:
-                first = k
-            last = k
-            if nearest < 0 or abs(q - k) < abs(q - nearest):
-                nearest = k
-    if op == ANY:
-        return 1 if count > 0 else 0
+def _found(op, before, i, j):
+    """Return what a search for ``i`` finds with ``j`` besides what it found before."""
     if op == COUNT:
-        return count
-    if op == NEAREST:
-        return nearest
-    return first if op == FIRST else last
+        return before + 1
+    if op == ANY:
+        return 1
+    if op == LAST or before < 0:
+        return j
+    if op == NEAREST and abs(i - j) < abs(i - before):
+        return j
+    return before
+
+
+@njit(**LEAN)
+def _search(op, row, i, low, high, itself):
+    """Search the truth values of a row from ``low`` to ``high`` for position ``i``, or all others."""
+    found = 0 if op in (ANY, COUNT) else -1
+    for j in range(low, high):
+        if row[j] != 0 and (itself or j != i):
+            found = _found(op, found, i, j)
+    return found
+
+
+@njit(**LEAN)
+def _range(over, i, keys):
+    """Return the first position and the end of a search for ``i``; ``over``: a number of ``OVER``."""
+    low = i if over == 4 else i + 1 if over == 3 else 0
+    high = i if over == 1 else i + 1 if over == 2 else keys
+    return low, high
+
+
+@njit(**COMPILED)
+def search_rows(instructions, node, op, over, causal, first, n, start, columns, out):
+    """Write what a search finds for the positions from ``first`` on, as queries there see the text."""
+    registers = room(instructions, n)
+    every = np.arange(instructions.shape[0])
+    for i in range(first, n):
+        keys = i + 1 if causal else n
+        run_row(instructions, every, registers, i, keys, start, columns)
+        low, high = _range(over, i, keys)
+        out[i] = _search(op, registers[node], i, low, high, True)
+
+
+@njit(**COMPILED)
+def extend_searches(
+    instructions, node, swapped, swapped_node, op, over, first, n, start, columns, others, table,
+):  # fmt: skip
+    """Fill the rows of a table from ``first`` on: what a search finds for each position, by query.
+
+    Args:
+        instructions, node: compute the body with ``i`` as query and ``j`` as key; ``swapped`` the other
+            way round.
+        columns, others: those of ``instructions``, and of ``swapped``.
+        table: int32 (n or more, n or more), with the rows before ``first``.
+    """
+    registers, turned = room(instructions, n), room(swapped, n)
+    every, each = np.arange(instructions.shape[0]), np.arange(swapped.shape[0])
+    for q in range(first, n):
+        run_row(swapped, each, turned, q, q + 1, start, others)
+        for i in range(q):
+            before = table[q - 1, i]
+            table[q, i] = _found(op, before, i, q) if turned[swapped_node, i] != 0 else before
+        run_row(instructions, every, registers, q, q + 1, start, columns)
+        low, high = _range(over, q, q + 1)
+        table[q, q] = _search(op, registers[node], q, low, high, True)
 
 
 @njit(**COMPILED)
@@ -129,7 +175,7 @@ def run_row(instructions, chosen, registers, q, keys, start, columns):
 
     Loops run over whole vectors, so entries after ``keys`` are overwritten too.
     """
-    settled, known, opened, marks, match = columns
+    settled, known, opened, marks, tables = columns
     wide = (keys + WIDTH - 1) // WIDTH * WIDTH
     for i in chosen:
         op, a, b = instructions[i, 0], instructions[i, 1], instructions[i, 2]
@@ -176,14 +222,14 @@ def run_row(instructions, chosen, registers, q, keys, start, columns):
                     out[k] = settled[y, start + p]
                 else:
                     out[k] = opened[y, start + q]
-        elif op == MATCH:
+        elif op == TABLE:
             for k in range(keys):
                 p = registers[a, k]
                 r = registers[b, k]
                 inside = p >= 0 and p < keys and r >= 0 and r < keys
-                out[k] = match[p, r] if inside else 0
+                out[k] = tables[y, p, r] if inside else x
         elif op >= ANY:
-            out[:wide] = _search(op, registers[a], q, keys)
+            out[:wide] = _search(op, registers[a], q, 0, keys, False)
         else:
             apply_operation(op, registers, i, a, b, x, y, wide)
 

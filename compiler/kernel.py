@@ -33,7 +33,8 @@ class Kernel:
            [1., 0.]], dtype=float32)
 
     ``source`` is the function as Python source, whose docstring describes the arguments of
-    ``function``; ``columns`` are the columns that it reads.
+    ``function``; ``columns`` are the columns that it reads, and ``tables`` the
+    searches whose tables it reads.
 
     Raises:
         InputError: a weight is still a hole.
@@ -42,6 +43,7 @@ class Kernel:
     def __init__(self, program: Program) -> None:
         writer = KernelWriter(program)
         self.program, self.source, self.columns = program, writer.source(), tuple(writer.arrays)
+        self.tables = tuple(writer.seen)
         self.function = compiled(self.source)
 
     def __call__(self, tokens: Sequence[str] | Tokens) -> np.ndarray:
@@ -50,7 +52,7 @@ class Kernel:
         columns = stack(self.columns, batch, self.program.causal)
         settled, known, opened = (np.ascontiguousarray(part[:, :-SLACK]) for part in columns[:3])
         out = np.zeros((n, n), dtype=np.float32)
-        self.function(n, 0, 0, n, settled, known, opened, out.reshape(-1))
+        self.function(n, 0, 0, n, settled, known, opened, batch.tables(self.tables, 0), out.reshape(-1))
         return out
 
 
@@ -60,7 +62,8 @@ def compiled(source: str) -> Callable[..., None]:
     from numba import njit, types
 
     table, number = types.Array(types.int32, 2, "C"), types.int64
-    signature = types.void(*[number] * 4, *[table] * 3, types.Array(types.float32, 1, "C"))
+    tables = types.Array(types.int32, 3, "C")
+    signature = types.void(*[number] * 4, *[table] * 3, tables, types.Array(types.float32, 1, "C"))
     fast = {"nnan", "nsz", "reassoc", "contract"}
     made: Callable[..., None] = njit(signature, nogil=True, error_model="numpy", fastmath=fast)(
         execute(source, "kernel")["kernel"]

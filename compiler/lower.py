@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
-from attn_dsl.compiler.graph import NONE, ColumnKey, Factor, Graph, Term
+from attn_dsl.compiler.graph import MATCH, NONE, ColumnKey, Factor, Graph, Key, SearchKey, Term
 from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.expand import expand
 from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.scope import Scope
 
@@ -17,8 +18,10 @@ _ARITHMETIC = {"+": "add", "-": "subtract"}
 _EXTREMA = {"min": "minimum", "max": "maximum"}
 
 
-def lower(programs: Sequence[t.Head]) -> Graph:
+def lower(programs: Sequence[t.Head], causal_searches: bool | None = None) -> Graph:
     """Lower programs of one visibility to one graph, in which equal nodes are shared.
+
+    ``causal_searches``: whether searches are those of a causal program; by default, as the programs are.
 
     >>> from attn_dsl.dsl.parser import parse
     >>> graph = lower([parse("head previous causal:\\n 1 where k == q-1")])
@@ -30,7 +33,8 @@ def lower(programs: Sequence[t.Head]) -> Graph:
     """
     if not programs:
         raise ValueError("a graph needs at least one program")
-    lowering = _Lowering(programs[0].causal)
+    causal = programs[0].causal
+    lowering = _Lowering(causal, causal if causal_searches is None else causal_searches)
     for program in programs:
         lowering.program(program)
     return lowering.graph
@@ -51,13 +55,14 @@ def _fold(definition: t.ScoreDefinition, scope: Scope) -> _Folded:
     lines: list[tuple[int, t.Predicate]] = []
     for line in definition.terms:
         amount = round(100 * (line.weight or 0.0))
-        match line.condition:
+        condition = expand(line.condition, scope)
+        match condition:
             case t.Compare("==", t.Call(name, (t.Position("i", shift),)), t.Text(text)):
                 elements: tuple[str, ...] = (text,)
             case t.Member(t.Call(name, (t.Position("i", shift),)), chosen):
                 elements = scope.literal(chosen).elements
             case _:
-                lines.append((amount, line.condition))
+                lines.append((amount, condition))
                 continue
         table = weights.setdefault((name, shift), {})
         for element in elements:
@@ -71,12 +76,12 @@ def _fold(definition: t.ScoreDefinition, scope: Scope) -> _Folded:
 
 @lru_cache(maxsize=1024)
 def _fold_used(file: t.Definitions, name: str) -> _Folded:
-    return _fold(file.scores[name], Scope(file.sets, file.scores))
+    return _fold(file.scores[name], Scope(file.sets, file.scores, (), file.functions))
 
 
 class _Lowering:
-    def __init__(self, causal: bool) -> None:
-        self.graph = Graph(causal)
+    def __init__(self, causal: bool, causal_searches: bool) -> None:
+        self.graph, self.causal_searches = Graph(causal), causal_searches
         self.add = self.graph.add
         self.scope = Scope({}, {})
         # the operation and the shift of each variable; ``i`` changes with the score
@@ -92,13 +97,14 @@ class _Lowering:
         self.graph.programs.append(tuple(map(self.term, parts)))
         self.graph.heads.append(program)
 
-    def term(self, term: t.Simple) -> Term:
+    def term(self, source: t.Simple) -> Term:
+        term = expand(source, self.scope)
         condition = NONE if term.condition is None else self.predicate(term.condition)
         if isinstance(term, t.Where):
-            return Term((), condition, (), term)
+            return Term((), condition, (), source)
         if isinstance(term, t.Table):
             bounds = tuple(entry.bound for entry in term.entries)
-            return Term((Factor(self.integer(term.value)),), condition, bounds, term)
+            return Term((Factor(self.integer(term.value)),), condition, bounds, source)
         value, factors = term.value, []
         for part in (value.left, value.right) if isinstance(value, t.Product) else (value,):
             if isinstance(part, t.Weight) and self.scope.literal(part.set).weights is None:
@@ -106,7 +112,7 @@ class _Lowering:
                 condition = member if condition == NONE else self.add("both", condition, member)
             else:
                 factors.append(self.factor(part))
-        return Term(tuple(factors), condition, (), term)
+        return Term(tuple(factors), condition, (), source)
 
     def factor(self, node: t.Factor) -> Factor:
         if isinstance(node, t.Weight):
@@ -139,7 +145,7 @@ class _Lowering:
         self.graph.scores.setdefault(parts[0], use)
         return self.scores.setdefault(key, parts[0])
 
-    def load(self, key: ColumnKey, position: t.Int) -> int:
+    def load(self, key: Key, position: t.Int) -> int:
         """Return the node that reads a column at a position."""
         column = self.graph.column(key)
         if isinstance(position, t.Position):
@@ -166,10 +172,12 @@ class _Lowering:
                 return self.add(_EXTREMA[name], self.integer(left), self.integer(right))
             case t.Call(name, args):
                 if FEATURES[name].arity == 2:
-                    return self.add("match", self.integer(args[0]), self.integer(args[1]))
+                    return self.graph.table(MATCH, *map(self.integer, args))
                 return self.load(ColumnKey(name), args[0])
             case t.Quantifier(name, body):
                 return self.add(name, self.predicate(body))
+            case t.Search():
+                return self.search(node)
         raise TypeError(f"not an integer: {node!r}")
 
     def predicate(self, node: t.Predicate) -> int:
@@ -196,9 +204,23 @@ class _Lowering:
             case t.Affix(name, symbol, text):
                 key = ColumnKey(symbol.name, name, frozenset([(text, 1)]))
                 return self.load(key, symbol.args[0])
-            case t.Quantifier(name) if name != "any":
+            case t.Quantifier(name) | t.Search(name) if name != "any":
                 return self.add("unequal", self.integer(node), self.graph.constant(0))
         return self.integer(node)  # a call of a bool feature, or `any`
+
+    def search(self, node: t.Search) -> int:
+        """Return the node that reads what a search finds for a position."""
+
+        def closed(one: t.Node) -> t.Node:
+            if isinstance(one, t.SetName) and not self.scope.in_lexicon(one.name):
+                return self.scope.literal(one)
+            return one
+
+        body = t.rewrite(node.body, closed)
+        key = SearchKey(node.name, node.over, body, self.causal_searches)
+        if key.at_query or not key.causal:
+            return self.load(key, node.at)
+        return self.graph.table(key, self.add("query"), self.integer(node.at))
 
 
 def _label(chosen: t.SetName | t.SetLiteral) -> str:

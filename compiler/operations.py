@@ -41,7 +41,7 @@ ROWS: tuple[Operation, ...] = (
     Operation("column_query", 0),  # column y at q + x
     Operation("column_key", 0),  # column y at k + x
     Operation("column", 1),  # column y at position a
-    Operation("match", 2),  # length of the equal runs of tokens that end at a and b
+    Operation("table", 2),  # table y at positions a and b, x outside: what a search finds, or ``match``
     # Arithmetic of whole numbers.
     Operation("add", 2, lambda a, b, x, y: a + b, "{a} + {b}", "", SUM, "{a} + {b}", True),
     Operation("subtract", 2, lambda a, b, x, y: a - b, "{a} - {b}", "", SUM, "{a} - {b}"),

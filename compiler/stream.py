@@ -13,9 +13,9 @@ import numpy as np
 
 from attn_dsl.compiler import interpreter
 from attn_dsl.compiler.code import Code
-from attn_dsl.compiler.columns import SLACK, TOKEN, marks
-from attn_dsl.compiler.evaluate import NO_MATCH, parts
-from attn_dsl.compiler.graph import ColumnKey
+from attn_dsl.compiler.columns import SLACK, TOKEN, finders, marks
+from attn_dsl.compiler.evaluate import parts
+from attn_dsl.compiler.graph import MATCH, ColumnKey
 from attn_dsl.compiler.program import Program
 from attn_dsl.compiler.text_planes import spread_rows
 from attn_dsl.dsl.analysis import Analysis
@@ -45,7 +45,7 @@ class Stream:
     def __init__(self, programs: Program | Code) -> None:
         self.code = programs.code if isinstance(programs, Program) else programs
         self._single = isinstance(programs, Program)
-        ahead = [key.name for key in self.code.graph.keys if FEATURES[key.name].reads == "full"]
+        ahead = [name for name in self.code.graph.features if FEATURES[name].reads == "full"]
         if not self.code.causal or ahead:
             names = ", ".join(head.name for head in self.code.graph.heads)
             why = f"looks ahead ({', '.join(ahead)})" if ahead else "is bidirectional"
@@ -53,12 +53,18 @@ class Stream:
                 f"the program {names} {why}, so its rows change with every token; only causal "
                 "programs that read to the left can be streamed"
             )
-        self._keys = self.code.graph.keys
-        if self.code.graph.needs_match and TOKEN not in self._keys:
-            self._keys = (*self._keys, TOKEN)
+        self._finders = finders(self.code.graph)
+        graphs = [self.code.graph, *(c.graph for one in self._finders.values() for c in one.codes)]
+        keys = [key for graph in graphs for key in graph.keys]
+        tables = dict.fromkeys(key for graph in graphs for key in graph.tables)
+        self._keys = tuple(dict.fromkeys([*keys, TOKEN] if MATCH in tables else keys))
+        self._numbers = {key: number for number, key in enumerate(tables)}
+        for finder in self._finders.values():
+            finder.renumber({key: row for row, key in enumerate(self._keys)}, self._numbers)
         self._users: dict[str, list[tuple[int, ColumnKey]]] = {}
         for row, key in enumerate(self._keys):
-            self._users.setdefault(key.name, []).append((row, key))
+            if isinstance(key, ColumnKey):
+                self._users.setdefault(key.name, []).append((row, key))
         self.reset()
 
     def __len__(self) -> int:
@@ -73,8 +79,8 @@ class Stream:
         self._columns = {name: FEATURES[name].column() for name in self._users}
         self._arrays = np.zeros((3, len(self._keys), _CAPACITY + SLACK), dtype=np.int32)
         self._marks = marks(self._keys, causal=True)
-        side = _CAPACITY if self.code.graph.needs_match else 0
-        self._match = np.zeros((side, side), dtype=np.int32)
+        side = _CAPACITY if self._numbers else 0
+        self._tables = np.zeros((len(self._numbers), side, side), dtype=np.int32)
 
     def append(
         self, tokens: Sequence[str] | Tokens, special: Iterable[bool] | None = None
@@ -114,8 +120,7 @@ class Stream:
         """Compute the rows from query ``first`` on, float32 (programs, rows, tokens so far)."""
         n = len(self)
         out = np.zeros((self.code.size, n - first, n), dtype=np.float32)
-        arrays = (*self._arrays, self._marks, self._match if len(self._match) else NO_MATCH)
-        for part in parts(self.code, n, 0, arrays, first) if n > first else ():
+        for part in parts(self.code, n, 0, self._all, first) if n > first else ():
             low, high = part.queries.start, part.queries.stop
             spread_rows(part.rows, low, True, n, out[part.programs, low - first : high - first])
         return out
@@ -124,7 +129,7 @@ class Stream:
         """Return an independent stream with the same text."""
         twin = copy.copy(self)
         twin._analysis, twin._columns = copy.deepcopy((self._analysis, self._columns))
-        twin._arrays, twin._match = self._arrays.copy(), self._match.copy()
+        twin._arrays, twin._tables = self._arrays.copy(), self._tables.copy()
         twin._symbols, twin._tail = dict(self._symbols), list(self._tail)
         return twin
 
@@ -142,10 +147,21 @@ class Stream:
                 if column.known is not None and column.open is not None:
                     known[row, low:n] = column.known[low:]
                     opened[row, before:n] = [self._number(key, v) for v in column.open[before:]]
-        if len(self._match):
-            tokens = settled[self._keys.index(TOKEN), :n]
+        if MATCH in self._numbers:
+            tokens, table = settled[self._keys.index(TOKEN), :n], self._tables[self._numbers[MATCH]]
             for i in range(before, n):
-                interpreter.extend_match(tokens, self._match, i)
+                interpreter.extend_match(tokens, table, i)
+        for (search, by_query), finder in self._finders.items():
+            if by_query:
+                table = self._tables[self._numbers[search]]
+                finder.extend(before, n, 0, (self._all, self._all), table)
+            else:
+                finder.rows(before, n, 0, self._all, settled[self._keys.index(search)])
+
+    @property
+    def _all(self) -> tuple[np.ndarray, ...]:
+        """The arrays that the interpreter reads."""
+        return *self._arrays, self._marks, self._tables
 
     def _grow(self, tokens: int) -> None:
         """Enlarge the arrays to hold so many tokens."""
@@ -154,8 +170,8 @@ class Stream:
             return
         more = max(capacity, tokens - capacity)
         self._arrays = np.pad(self._arrays, ((0, 0), (0, 0), (0, more)))
-        if len(self._match):
-            self._match = np.pad(self._match, (0, more))
+        if self._numbers:
+            self._tables = np.pad(self._tables, ((0, 0), (0, more), (0, more)))
 
     def _number(self, key: ColumnKey, value: Value) -> int:
         if not isinstance(value, str):

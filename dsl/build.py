@@ -5,18 +5,38 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 from lark import Token
 
 from attn_dsl.dsl import tree as t
-from attn_dsl.dsl.errors import Span
+from attn_dsl.dsl.errors import ProgramTypeError, Span
+from attn_dsl.dsl.features import FEATURES, Type
+from attn_dsl.dsl.scope import type_of
+from attn_dsl.dsl.syntax_errors import RESERVED
 
 _NAMES = (
     "NAME SET_NAME VISIBILITY NORMALISER VARIABLE COMPARISON EQUALITY AFFIX EXTREMUM BOOL_FEATURE "
     "INT_FEATURE SYMBOL_FEATURE PAIR_FEATURE REAL_FUNCTION POSITION_QUANTIFIER"
 )
 NOTHING = t.Definitions({}, {}, "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What is known of a source while it is parsed: its text and name, and the types of definitions so far."""
+
+    source: str
+    name: str
+    types: dict[str, Type]
+
+    def wrong(self, span: Span | None, message: str, hint: str) -> ProgramTypeError:
+        """Return an error at a place of the source."""
+        return ProgramTypeError(message, span, self.source, hint=hint, name=self.name)
+
+
+READING: ContextVar[Reading] = ContextVar("the source that is parsed")
 _ESCAPE = re.compile(r'\\(u[0-9a-f]{4}|["\\nrt])')
 _UNESCAPED = {"n": "\n", "r": "\r", "t": "\t", '"': '"', "\\": "\\"}
 
@@ -68,6 +88,57 @@ def _elements(span: Span, v: list[Any]) -> t.SetLiteral:
     return t.SetLiteral(tuple(v), span=span)
 
 
+def named(token: Token) -> Token:
+    """Give the name of a feature or a definition the terminal of its type; Lark calls it for each such name."""
+    if token.value not in FEATURES:
+        kind = READING.get().types.get(token.value)
+        token.type = f"{kind.upper()}_FEATURE" if kind else "UNKNOWN"
+    return token
+
+
+def _definition(span: Span, v: list[Any]) -> t.Definition:
+    """Make a definition, and note its type for its uses."""
+    name, variable, value = v
+    if variable != "i":
+        raise READING.get().wrong(
+            span, f"the position of `{name}` is called `{variable}`", f"write `def {name}(i) = …`"
+        )
+    if name in RESERVED:
+        raise READING.get().wrong(
+            span, f"`{name}` is a word of the language", "call the function by another name"
+        )
+    READING.get().types[name] = type_of(value, READING.get().types)
+    return t.Definition(name, _owned(value), span=span)
+
+
+def _owned(node: Any) -> Any:
+    """Make searches that name no position but ``j`` searches for ``i``."""
+
+    def own(one: t.Node) -> t.Node:
+        free = isinstance(one, t.Search) and not one.over and one.at == t.Position("q")
+        return dataclasses.replace(one, at=t.Position("i")) if free else one
+
+    return t.rewrite(node, own)
+
+
+def _search(span: Span, v: list[Any]) -> t.Search:
+    """Make a search for the one position that it names besides ``j``, which is called ``i`` in its body."""
+    name, (own, over, other, body) = v
+    if own != t.Position("j") or not isinstance(other, t.Position | None) or (other and other.shift):
+        raise READING.get().wrong(
+            span, "a search is over positions `j`, all or those before or after another one",
+            f"write `{name}(j where …)`, `{name}(j <= k where …)` or the like",
+        )  # fmt: skip
+    variables = {p.variable for p in t.positions(body)} | {other.variable if other else "j"}
+    if len(variables - {"j"}) > 1:
+        raise READING.get().wrong(
+            span, f"a search is for one position, and this one names {' and '.join(map('`{}`'.format, sorted(variables - {'j'})))}",
+            "compare the result of a search with the other position outside of it",
+        )  # fmt: skip
+    at = min(variables - {"j"}, default="q")
+    return t.Search(name, over, t.renamed(body, at, "i"), t.Position(at), span=span)  # type: ignore[arg-type]
+
+
 def _node(kind: Callable[..., t.Node]) -> Callable[[Span, list[Any]], t.Node]:
     """Return the function that makes a node whose fields are the values of a rule, in their order."""
     return lambda span, values: kind(*values, span=span)
@@ -84,6 +155,10 @@ _NODES: dict[str, Callable[[Span, list[Any]], Any]] = {
     "table_term": _table,
     "group": lambda s, v: dataclasses.replace(v[0], span=s),
     "any_": lambda s, v: t.Quantifier("any", v[0], span=s),
+    "any_search": lambda s, v: _search(s, ["any", *v]),
+    "search": _search,
+    "searched": lambda s, v: (v[0], *(v[1:-1] or ("", None)), v[-1]),
+    "function_definition": _definition,
     "compare": lambda s, v: t.Compare(v[1], v[0], v[2], span=s),
     "compare_string": lambda s, v: t.Compare(v[1], v[0], t.Text(v[2]), span=s),
     "not_member": lambda s, v: t.Not(t.Member(v[0], v[1], span=s), span=s),
@@ -92,11 +167,11 @@ _NODES: dict[str, Callable[[Span, list[Any]], Any]] = {
     "add": lambda s, v: _arithmetic("+", v[0], v[1], s),
     "subtract": lambda s, v: _arithmetic("-", v[0], v[1], s),
     "head": _head,
-    "score_definition": lambda s, v: t.ScoreDefinition(v[0], tuple(v[1:]), span=s),
+    "score_definition": lambda s, v: t.ScoreDefinition(v[0], tuple(map(_owned, v[1:])), span=s),
     "use": lambda s, v: t.Use(v[0], NOTHING, span=s),  # the parser resolves the path
 }  # fmt: skip
 """By rule: a function that makes the node from its span and the values of its parts."""
-_SPANS = {"head": (1, 1), "score_definition": (1, 1), "score_line": (0, -2), "use": (0, -2)}
+_SPANS = {"head": (1, 1), "function_definition": (1, 1), "score_definition": (1, 1), "score_line": (0, -2), "use": (0, -2)}
 """By rule: the first and the last part that its span covers, such as the name of a head."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from attn_dsl.dsl import tree as t
@@ -16,11 +17,21 @@ from attn_dsl.dsl.errors import (
     ProgramTypeError,
     did_you_mean,
 )
-from attn_dsl.dsl.features import FEATURES
+from attn_dsl.dsl.expand import expand
+from attn_dsl.dsl.features import FEATURES, Type
 from attn_dsl.dsl.functions import FUNCTIONS
-from attn_dsl.dsl.limits import MAX_COST, MAX_ELEMENT_WEIGHT, MAX_INTEGER, MAX_NODES, MAX_WEIGHT
+from attn_dsl.dsl.limits import (
+    MAX_COST,
+    MAX_DEFINITIONS,
+    MAX_ELEMENT_WEIGHT,
+    MAX_INTEGER,
+    MAX_LEVELS,
+    MAX_NODES,
+    MAX_WEIGHT,
+)
 from attn_dsl.dsl.printer import expression, number, quote
-from attn_dsl.dsl.scope import Scope, looks_ahead, score_reads
+from attn_dsl.dsl.scope import Scope, looks_ahead, score_reads, type_of
+from attn_dsl.dsl.syntax_errors import RESERVED
 
 _FREE = (t.Integer, t.Position, t.Text, t.Always, t.Entry, t.Sum)
 """Nodes that cost nothing. The steps of a table are counted with the table, a sum by its parts."""
@@ -65,7 +76,8 @@ def check(
     """
     checker = _Checker(program, source, name, allow_lookahead)
     checker.run()
-    size, price = t.nodes(program), cost(program)
+    size = t.nodes(program)
+    price = 0 if checker.errors else cost(program)
     if size > max_nodes:
         checker.wrong(program, f"the program has {size:,} nodes; at most {max_nodes:,} are allowed",
                       "drop terms or set elements, or raise --max-nodes", CostError)  # fmt: skip
@@ -86,10 +98,21 @@ def cost(program: t.Head) -> int:
     A feature, function, operator, quantifier or weight is one operation, and ``match`` is four. A
     step of a table is two, a comparison and a weight. Each use of a set is one more per 100
     elements, rounded up. A use of a score is one for each line of its definition. Positions, shifts
-    and whole numbers cost nothing.
+    and whole numbers cost nothing. A use of a function costs what its value does. What a search costs
+    at each pair of positions counts once for the program, and then one for each use.
     """
     scope, total = Scope.of(program), 0
-    for node in itertools.chain.from_iterable(term.walk() for term in program.terms):
+    pending: list[t.Node] = [expand(term, scope) for term in program.terms]
+    pending += [expand(line, scope) for score in program.scores for line in score.terms]
+    searches = set[tuple]()
+    while pending:
+        node = pending.pop()
+        if isinstance(node, t.Search):
+            known = (node.over, node.body) in searches
+            searches.add((node.over, node.body))
+            pending += [node.at] if known else node.children()
+        else:
+            pending += node.children()
         if isinstance(node, t.Table):
             total += 2 * len(node.entries)
         elif isinstance(node, t.SetLiteral):
@@ -110,6 +133,7 @@ class _Checker:
         self.errors: list[ProgramError] = []
         self.lookahead: set[str] = set()
         self.scope = Scope.of(program)
+        self.types: dict[str, Type] = {}  # those of functions that are known so far
         self.variables = "qk"  # the positions that are known in the current term
 
     def wrong(self, node: t.Node, message: str, hint: str = "",
@@ -122,31 +146,92 @@ class _Checker:
             *self.program.scores,
         ]
         names = [one.name for one in definitions]
+        for use in self.program.uses:
+            self.types |= {
+                name: type_of(one.value, self.types) for name, one in use.definitions.functions.items()
+            }
         for i, name in enumerate(names):
             if name in names[:i]:
                 self.wrong(definitions[i], f"`{name}` is defined twice",
                            "rename one of them, or join what they hold")  # fmt: skip
         for use, other in itertools.combinations(self.program.uses, 2):
-            one, two = ({*u.definitions.sets, *u.definitions.scores} for u in (use, other))
+            one, two = (
+                {*u.definitions.sets, *u.definitions.scores, *u.definitions.functions}
+                for u in (use, other)
+            )
             if name := min(one & two, default=""):
                 self.wrong(other, f"`{name}` is also defined in {quote(use.path)}",
                            "rename it in one of the files, or use only one of them")  # fmt: skip
         for one_set in self.program.sets:
             self.weighted(one_set.value)
         self.variables = "i"
+        self.functions()
         for score in self.program.scores:
             for line in score.terms:
                 self.graded(line, line.weight, "a score", "; multiply the score by a larger number")
                 self.nodes(line)
+                for node in expand(line, self.scope).walk() if not self.errors else ():
+                    if isinstance(node, t.Search) and self.program.causal and not node.backwards:
+                        self.later(line, f"`{expression(line.condition)}`")
         self.variables = "qk"
         for term in self.program.terms:
             self.term(term)
             self.nodes(term)
 
-    def nodes(self, term: t.Term) -> None:
-        """Check each node of a term."""
-        for node in term.walk():
+    def functions(self) -> None:
+        """Check the definitions of functions; each may use those before it."""
+        own, levels = self.program.functions, dict[str, int]()
+        sizes = dict[str, int]()
+        for use in self.program.uses:
+            self.grow(use.definitions.functions.values(), levels, sizes)
+        if len(own) > MAX_DEFINITIONS:
+            self.wrong(own[MAX_DEFINITIONS], f"{len(own):,} functions are defined; at most {MAX_DEFINITIONS} may be",
+                       "move those that a program does not use to another file", CostError)  # fmt: skip
+            return
+        for one in own:
+            if one.name in RESERVED:
+                self.wrong(one, f"`{one.name}` is a word of the language", "choose another name")
+            elif one.name in self.types:
+                self.wrong(one, f"`{one.name}` is defined twice", "rename one of them")
+            self.nodes(one.value)
+            if all(n.name in self.types or n.name in FEATURES for n in one.walk() if isinstance(n, t.Call)):
+                self.types[one.name] = type_of(one.value, self.types)
+            if self.errors:
+                continue
+            self.grow([one], levels, sizes)
+            if levels[one.name] > MAX_LEVELS:
+                self.wrong(one, f"`{one.name}` uses functions {levels[one.name]} levels deep; at most {MAX_LEVELS} are allowed",
+                           "define it by features, or by fewer steps", CostError)  # fmt: skip
+            elif sizes[one.name] > MAX_COST:
+                self.wrong(one, f"`{one.name}` has {sizes[one.name]:,} nodes where its functions are written out; "
+                           f"at most {MAX_COST:,} are allowed", "use functions fewer times", CostError)  # fmt: skip
+
+    def grow(
+        self, functions: Iterable[t.Definition], levels: dict[str, int], sizes: dict[str, int]
+    ) -> None:
+        """Add the levels of functions, and their sizes with all functions written out."""
+        for one in functions:
+            used = [n.name for n in one.walk() if isinstance(n, t.Call) and n.name in levels]
+            levels[one.name] = 1 + max((levels[name] for name in used), default=0)
+            sizes[one.name] = t.nodes(one) + sum(sizes[name] for name in used)
+
+    def nodes(self, term: t.Node) -> None:
+        """Check each node of a term or of a definition."""
+        pending = [term]
+        while pending:
+            node = pending.pop()
             self.node(node)
+            if isinstance(node, t.Search):
+                outer, self.variables = self.variables, "ij"
+                self.nodes(node.body)
+                self.variables = outer
+                pending.append(node.at)
+            else:
+                pending += node.children()[::-1]
+        if not self.errors:
+            for node in expand(term, self.scope).walk():
+                if isinstance(node, t.Search) and self.program.causal and not node.backwards:
+                    self.search(node)
 
     def term(self, term: t.Term) -> None:
         for part, weight in ((x, w) for x in t.parts_of(term) for w in t.weights_of(x) if w):
@@ -177,7 +262,7 @@ class _Checker:
             case t.SetLiteral():
                 self.weighted(node)
             case t.Member(t.Call(name)) | t.Affix(_, t.Call(name)) | t.Weight(t.Call(name)):
-                if name in FEATURES and FEATURES[name].type != "symbol":
+                if (name in FEATURES or name in self.types) and type_of(t.Call(name, ()), self.types) != "symbol":
                     self.wrong(node, f"`{name}` is no text feature",
                                "use one such as text(k), token(k) or word(k)")  # fmt: skip
             case t.Position(variable, shift):
@@ -194,13 +279,29 @@ class _Checker:
             case t.Score(name, variable, shift):
                 self.place(node, variable, shift)
                 self.score(node, name)
-            case t.Quantifier(name) if self.variables == "i":
-                self.wrong(node, f"`{name}` searches the keys of a query, and a score has one position",
-                           "use a feature that finds it, or write the quantifier in a term")  # fmt: skip
+            case t.Quantifier(name) if self.variables != "qk":
+                self.wrong(node, f"`{name}(…)` searches the keys of a query, and here is none",
+                           f"search positions: `{name}(j <= i where …)`")  # fmt: skip
             case t.Decay(_, rate) if not 0 < rate < 1:
                 self.wrong(node, f"the rate {rate:g} is not between 0 and 1")
             case _:
                 pass
+
+    def search(self, node: t.Search) -> None:
+        """Check that what a causal search over all positions compares stays the same for later queries."""
+        pending: list[t.Node] = [node.body]
+        while pending:
+            part = pending.pop()
+            search, call = isinstance(part, t.Search), isinstance(part, t.Call)
+            at = [part.at] if search else list(part.args) if call else []
+            fixed = all(isinstance(x, t.Position) and x.shift <= 0 for x in at)
+            changes = FEATURES[part.name].reads == "visible" if call else search and not part.backwards
+            pending += [] if search else part.children()
+            if changes or not fixed:
+                self.wrong(node, f"what it finds at `{part.name}` may change with each query, so that this "
+                           "search over all positions would be made anew for each", "search `j <= i`, which sees what "
+                           "a query at `i` does, or compare features that read to the left", CostError)  # fmt: skip
+                return
 
     def weighted(self, node: t.SetLiteral) -> None:
         """Check the weights of a set's elements."""
@@ -256,9 +357,11 @@ class _Checker:
     def place(self, node: t.Node, variable: str, shift: int) -> None:
         self.bounded(node, shift)
         if variable not in self.variables:
-            remedy = "write `i`, the position of the score"
-            if variable == "i":
-                remedy = "`i` is the position in a score; in a term, write `q` or `k`"
+            remedy = "write `i`, the position that is defined for"
+            if variable == "j":
+                remedy = "`j` is the position that a search is over: `count(j <= k where …)`"
+            elif variable == "i":
+                remedy = "`i` is the position in a definition; in a term, write `q` or `k`"
             self.wrong(node, f"`{variable}` does not fit here", remedy)
 
     def bounded(self, node: t.Node, value: int) -> None:
@@ -268,9 +371,12 @@ class _Checker:
 
     def call(self, node: t.Node, name: str, arity: int) -> None:
         feature = FEATURES.get(name)
+        if name in self.types and arity == 1:
+            self.function(node, name)
+            return
         if feature is None or feature.arity != arity:
             what = f"unknown feature `{name}` of {arity} positions"
-            self.wrong(node, what, did_you_mean(name, FEATURES))
+            self.wrong(node, what, did_you_mean(name, [*FEATURES, *self.types]))
             return
         if feature.reads == "full" and self.program.causal:
             self.full(node, f"`{name}`", name)
@@ -279,6 +385,14 @@ class _Checker:
         if feature.extra and importlib.util.find_spec(feature.extra) is None:
             self.wrong(node, f"`{name}` needs the optional package {feature.extra}",
                        f"pip install 'attn-dsl[{feature.extra}]'")  # fmt: skip
+
+    def function(self, node: t.Call, name: str) -> None:
+        """Check the use of a function; those of the program itself are checked where they are defined."""
+        _, file = self.scope.function(name)
+        inside = expand(node, self.scope).walk() if file and self.program.causal else ()
+        for part in inside:
+            if isinstance(part, t.Call) and FEATURES[part.name].reads == "full":
+                self.full(node, f"the function `{name}` has `{part.name}`, which", part.name)
 
     def full(self, node: t.Node, what: str, feature: str) -> None:
         """Note that a causal program reads the whole text."""

@@ -1,4 +1,4 @@
-"""Files of definitions: the sets and scores that programs share by ``use "vocabulary.attn"``."""
+"""Files of definitions: the sets, functions and scores that programs share by ``use "vocabulary.attn"``."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ def parse_definitions(source: str, name: str = "<definitions>") -> Definitions:
     tree = definitions_tree(source, name)
     check(tree, source=source, name=name, max_nodes=MAX_SOURCE)
     sets = {one.name: one.value for one in tree.sets}
-    scores = {one.name: one for one in tree.scores}
-    digest = hashlib.sha256(repr((sets, scores)).encode()).hexdigest()  # without comments
-    return Definitions(sets, scores, digest)
+    scores, functions = ({one.name: one for one in some} for some in (tree.scores, tree.functions))
+    digest = hashlib.sha256(repr((sets, scores, functions)).encode()).hexdigest()  # without comments
+    return Definitions(sets, scores, digest, functions)
 
 
 def show_definitions(definitions: Definitions) -> str:
     """Write the canonical text of a file of definitions. Comments of sets are not kept."""
     sets = (t.SetDefinition(name, value) for name, value in definitions.sets.items())
-    return "\n".join(definition_lines(sets, definitions.scores.values())) + "\n"
+    return "\n".join(definition_lines(sets, definitions.scores.values(), definitions.functions.values())) + "\n"
 
 
 def only_definitions(source: str) -> bool:
     """Return whether a source has no line ``head …``, so that it is a file of definitions."""
-    lines = set(re.findall(r"^[ \t]*(set|score|head)\b", source, re.M))
+    lines = set(re.findall(r"^[ \t]*(set|score|def|head)\b", source, re.M))
     return bool(lines) and "head" not in lines
 
 
@@ -59,7 +59,7 @@ def canonical(source: str, name: str) -> str:
         return show(parse(source, name, lambda path: Definitions({}, {}, path)))
     tree = definitions_tree(source, name)
     after = (f"# {comment}".rstrip() for comment in tree.after)
-    return "\n".join([*definition_lines(tree.sets, tree.scores), *after]) + "\n"
+    return "\n".join([*definition_lines(tree.sets, tree.scores, tree.functions), *after]) + "\n"
 
 
 def read_definitions(path: str | Path) -> Definitions:
@@ -123,30 +123,35 @@ def self_contained(program: t.Head) -> t.Head:
         return program
     scope = Scope.of(program)
 
-    def alone(score: t.ScoreDefinition, file: t.Definitions) -> t.ScoreDefinition:
+    def alone(one: Any, file: t.Definitions) -> Any:
         own = scope.inside(file)
 
         def named(node: t.Node) -> t.Node:
             same = not isinstance(node, t.SetName) or scope.find(node.name)[0] == own.literal(node)
             return node if same else own.literal(node)  # type: ignore[arg-type]
 
-        return t.rewrite(score, named)
+        return t.rewrite(one, named)
 
     def used(*nodes: t.Node) -> dict[str, tuple[Any, t.Definitions]]:
         """Return what the nodes name and files define."""
-        names = (
-            n.name for node in nodes for n in node.walk() if isinstance(n, t.SetName | t.Score)
-        )
-        found = {name: scope.find(name) for name in names}
-        return {name: (value, file) for name, (value, file) in found.items() if file is not None}
+        found: dict[str, tuple[Any, t.Definitions]] = {}
+        for node in (one for top in nodes for one in top.walk()):
+            if isinstance(node, t.SetName | t.Score | t.Call):
+                find = scope.function if isinstance(node, t.Call) else scope.find
+                value, file = find(node.name)
+                if value is not None and file is not None:
+                    found[node.name] = value, file
+        return found
 
-    named = used(program)
+    named, before = used(program), 0
+    while len(named) > before:  # functions use others
+        before = len(named)
+        named |= used(*(alone(*one) for one in named.values() if not isinstance(one[0], t.SetLiteral)))
+    files = [use.definitions for use in program.uses]
     scores = [alone(*one) for one in named.values() if isinstance(one[0], t.ScoreDefinition)]
-    sets = [
-        t.SetDefinition(name, value)
-        for name, (value, _) in (named | used(*scores)).items()
-        if isinstance(value, t.SetLiteral)
-    ]
+    sets = [t.SetDefinition(name, value) for name, (value, _) in named.items() if isinstance(value, t.SetLiteral)]
+    functions = [alone(one, file) for file in files for one in file.functions.values() if one.name in named]
     return dataclasses.replace(
-        program, sets=(*sets, *program.sets), scores=(*scores, *program.scores), uses=()
-    )
+        program, sets=(*sets, *program.sets), scores=(*scores, *program.scores),
+        functions=(*functions, *program.functions), uses=(),
+    )  # fmt: skip

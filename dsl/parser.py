@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from attn_dsl.dsl import tree as t
-from attn_dsl.dsl.errors import CostError, InputError, ProgramTypeError, Span
-from attn_dsl.dsl.features import FEATURES
+from attn_dsl.dsl.errors import AttnDslError, CostError, InputError, ProgramTypeError, Span
+from attn_dsl.dsl.features import FEATURES, Type
 from attn_dsl.dsl.functions import FUNCTIONS
 from attn_dsl.dsl.limits import MAX_DIGITS, MAX_NESTING, MAX_OPERATORS, MAX_SOURCE
-from attn_dsl.dsl.syntax_errors import explain
+from attn_dsl.dsl.scope import type_of
+from attn_dsl.dsl.syntax_errors import RESERVED, explain
 
 if TYPE_CHECKING:
     from lark import Lark
@@ -24,7 +26,10 @@ Resolver = Callable[[str], t.Definitions]
 """A function that reads the file that a line ``use "…"`` names."""
 _OPERATORS = (t.Or, t.And, t.Not, t.Arithmetic)
 _SPLIT = "split the predicate over several terms"
+_TYPED = ("BOOL_FEATURE", "INT_FEATURE", "SYMBOL_FEATURE")
+_END = "(?![a-z0-9_])"
 _COMMENT_OR_STRING = re.compile(r'"(?:[^"\\\n]|\\.)*"|#[^\n]*')
+_USE = re.compile(r'^[ \t]*use[ \t]*("(?:[^"\\\n]|\\.)*")', re.MULTILINE)
 _BOUNDED = re.compile(rf"{_COMMENT_OR_STRING.pattern}|[()]|[0-9]{{{MAX_DIGITS + 1}}}")
 
 
@@ -46,24 +51,33 @@ def _lark(start: str) -> Lark:
     """Return a parser that makes the nodes of the syntax tree as it reads."""
     from lark import Lark
 
-    from attn_dsl.dsl.build import ACTIONS
+    from attn_dsl.dsl.build import ACTIONS, named
 
     return Lark(
         grammar_text(), parser="lalr", start=start, maybe_placeholders=False, keep_all_tokens=True,
         edit_terminals=_whole_names, transformer=SimpleNamespace(**ACTIONS),
+        lexer_callbacks=dict.fromkeys(_TYPED, named),
     )  # fmt: skip
 
 
 def _whole_names(terminal: Any) -> None:
-    """Make names of features and functions match whole words: not ``sentence`` in ``sentence_start``."""
+    """Make names of features and functions match whole words: not ``sentence`` in ``sentence_start``.
+
+    A feature may also be called by any other name, that of a definition.
+    """
     from lark.lexer import PatternRE
 
     if terminal.name.endswith(("_FEATURE", "_FUNCTION")):
-        pattern = terminal.pattern.to_regexp()
-        terminal.pattern = PatternRE(f"(?:{pattern})(?![a-z0-9_])")
+        pattern = f"(?:{terminal.pattern.to_regexp()}){_END}"
+        if terminal.name in _TYPED:
+            pattern += f"|(?!(?:{'|'.join(sorted(RESERVED))}){_END})[a-z][a-z0-9_]*"
+        terminal.pattern = PatternRE(pattern)
 
 
-def parse(source: str, name: str = "<program>", resolve: Resolver | None = None) -> t.Head:
+def parse(
+    source: str, name: str = "<program>", resolve: Resolver | None = None,
+    prelude: Sequence[t.Use] = (),
+) -> t.Head:  # fmt: skip
     """Parse a program to a syntax tree; ``dsl.check.check`` checks its names, types and limits.
 
     >>> parse("head first causal:\\n  2 where k == 0").terms[0].weight
@@ -72,6 +86,7 @@ def parse(source: str, name: str = "<program>", resolve: Resolver | None = None)
     Args:
         name: stands for the program in error messages; it may be a path.
         resolve: reads the files that the program uses, see ``dsl.definitions.in_folder``.
+        prelude: files of definitions that it may use without naming them.
 
     Raises:
         ProgramSyntaxError: the source does not follow the grammar; the message shows the place.
@@ -79,15 +94,25 @@ def parse(source: str, name: str = "<program>", resolve: Resolver | None = None)
         ProgramTypeError: a file that it uses cannot be read.
         ProgramError: such a file is not valid.
     """
-    tree = _with_comments(_parsed(source, "start", name), source, name)
-    if not tree.uses:
-        return tree
-    uses = tuple(_resolved(use, resolve, source, name) for use in tree.uses)
-    return dataclasses.replace(tree, uses=uses)
+    known = [use.definitions for use in prelude]
+    if resolve and "use" in source:
+        from attn_dsl.dsl.build import unquote
+
+        for found in _USE.finditer(source):
+            with suppress(AttnDslError):  # it is told below, with its place
+                known.append(resolve(unquote(found[1])))
+    tree = _with_comments(_parsed(source, "start", name, known), source, name)
+    uses = [_resolved(use, resolve, source, name) for use in tree.uses]
+    for use in prelude:
+        one = use.definitions
+        names = {getattr(node, "name", "") for node in tree.walk()}
+        if names & {*one.sets, *one.scores, *one.functions} and one not in [u.definitions for u in uses]:
+            uses.append(use)
+    return dataclasses.replace(tree, uses=tuple(uses)) if uses else tree
 
 
 def definitions_tree(source: str, name: str) -> t.Head:
-    """Parse a file of sets and scores to a bidirectional program without terms.
+    """Parse a file of definitions to a bidirectional program without terms.
 
     Raises:
         ProgramSyntaxError, CostError: as for ``parse``.
@@ -106,16 +131,18 @@ def _with_comments(statements: list[Any], source: str, name: str) -> t.Head:
     comments, parts = _Comments(source), dict[type, list[Any]]()
     for part in statements:
         one = comments.attach(part) if part.span else part
+        if isinstance(one, t.Definition):
+            _bound_operators(one.value, source, name)
         if isinstance(one, t.ScoreDefinition | t.Head):
             bounded = (_bound_operators(term, source, name) for term in one.terms)
             one = dataclasses.replace(one, terms=tuple(map(comments.attach, bounded)))
         parts.setdefault(type(one), []).append(one)
-    kinds = t.SetDefinition, t.ScoreDefinition, t.Use
-    sets, scores, uses = (tuple(parts.get(kind, ())) for kind in kinds)
+    kinds = t.SetDefinition, t.ScoreDefinition, t.Use, t.Definition
+    sets, scores, uses, functions = (tuple(parts.get(kind, ())) for kind in kinds)
     after = tuple(text for _, text, _ in comments.comments)
     (head,) = parts[t.Head]
     return t.Head(head.name, head.visibility, head.normaliser, head.terms, sets, scores, uses,
-                  after=after, remarks=head.remarks, span=head.span)  # fmt: skip
+                  functions, after=after, remarks=head.remarks, span=head.span)  # fmt: skip
 
 
 def _resolved(use: t.Use, resolve: Resolver | None, source: str, name: str) -> t.Use:
@@ -142,16 +169,25 @@ def parse_predicate(source: str) -> t.Predicate:
     return _bound_operators(_parsed(source, "predicate", "<predicate>"), source, "<predicate>")
 
 
-def _parsed(source: str, start: str, name: str) -> Any:
-    """Parse a text from a start symbol."""
+def _parsed(source: str, start: str, name: str, known: Sequence[t.Definitions] = ()) -> Any:
+    """Parse a text from a start symbol; the functions of known definitions may be used."""
     from lark.exceptions import UnexpectedInput
+
+    from attn_dsl.dsl.build import READING, Reading
 
     _bound(source, name)
     text = source if start == "predicate" or source.endswith("\n") else source + "\n"
+    types: dict[str, Type] = {}
+    for one in reversed(known):
+        for function in one.functions.values():
+            types[function.name] = type_of(function.value, types)
+    before = READING.set(Reading(source, name, types))
     try:
         return _lark(start).parse(text)
     except UnexpectedInput as error:
         raise explain(error, source, name) from None
+    finally:
+        READING.reset(before)
 
 
 def _bound(source: str, name: str) -> None:

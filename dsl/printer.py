@@ -49,7 +49,7 @@ def show(program: t.Head) -> str:
     lines = []
     for use in program.uses:
         lines += _statement(f"use {quote(use.path)}", use.remarks, "")
-    lines += definition_lines(program.sets, program.scores, bool(lines))
+    lines += definition_lines(program.sets, program.scores, program.functions, bool(lines))
     if lines:
         lines.append("")
     header = f"head {program.name} {program.visibility} {program.normaliser}:"
@@ -61,12 +61,17 @@ def show(program: t.Head) -> str:
 
 
 def definition_lines(
-    sets: Iterable[t.SetDefinition], scores: Iterable[t.ScoreDefinition], apart: bool = False
-) -> list[str]:
-    """Write sets, and then scores, with an empty line before each score; ``apart``: before the sets too."""
-    lines = []
+    sets: Iterable[t.SetDefinition], scores: Iterable[t.ScoreDefinition],
+    functions: Iterable[t.Definition] = (), apart: bool = False,
+) -> list[str]:  # fmt: skip
+    """Write sets, functions and scores, with empty lines between; ``apart``: also before the first ones."""
+    lines: list[str] = []
     for one in sets:
         lines += _statement(f"set {one.name} = {_elements(one.value)}", one.remarks, "")
+    for function in functions:
+        lines += [""] if lines and lines[-1] and not lines[-1].startswith("def ") else []
+        text = f"def {function.name}(i) = {expression(function.value)}"
+        lines += _statement(text, function.remarks, "")
     if apart and lines:
         lines.insert(0, "")
     for score in scores:
@@ -133,6 +138,10 @@ def expression(node: t.Node) -> str:
             return f"{name}({expression(left)}, {expression(right)})"
         case t.Quantifier(name, value) | t.Real(name, value):
             return f"{name}({expression(value)})"
+        case t.Search(name, over, body, t.Position(variable, 0)):
+            named = t.renamed(body, "i", variable)
+            head = f"j {over} {variable}" if over else "j"
+            return f"{name}({head} where {expression(named)})"
         case t.Decay(value, rate):
             return f"decay({expression(value)}, {number(rate)})"
         case t.Weight(symbol, chosen):

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from attn_dsl.dsl import tree as t
-from attn_dsl.dsl.features import FEATURES
+from attn_dsl.dsl.features import FEATURES, Type
 from attn_dsl.dsl.lexicon import lexicon, lexicon_literal
 
 
@@ -20,6 +20,7 @@ class Scope(NamedTuple):
     sets: Mapping[str, t.SetLiteral]
     scores: Mapping[str, t.ScoreDefinition]
     files: tuple[t.Definitions, ...] = ()
+    functions: Mapping[str, t.Definition] = {}
 
     @classmethod
     def of(cls, program: t.Head) -> Scope:
@@ -28,6 +29,7 @@ class Scope(NamedTuple):
             {one.name: one.value for one in program.sets},
             {one.name: one for one in program.scores},
             tuple([use.definitions for use in program.uses]),
+            {one.name: one for one in program.functions},
         )
 
     def find(
@@ -40,6 +42,10 @@ class Scope(NamedTuple):
             if found := file.sets.get(name) or file.scores.get(name):
                 return found, file
         return (lexicon_literal(name) if name in lexicon() else None), None
+
+    def in_lexicon(self, name: str) -> bool:
+        """Return whether a name is that of a set of the lexicon."""
+        return name not in self.sets and not any(name in file.sets for file in self.files)
 
     def literal(self, chosen: t.SetName | t.SetLiteral) -> t.SetLiteral:
         """Return a set that is written out or named, in a checked program."""
@@ -57,12 +63,35 @@ class Scope(NamedTuple):
 
     def inside(self, file: t.Definitions | None) -> Scope:
         """Return the scope in which a score that ``score`` found is evaluated."""
-        return self if file is None else Scope(file.sets, file.scores)
+        return self if file is None else Scope(file.sets, file.scores, (), file.functions)
+
+    def function(self, name: str) -> tuple[t.Definition | None, t.Definitions | None]:
+        """Return the definition of a function (None: there is none), and the used file that has it."""
+        for place in (self, *self.files):
+            if found := place.functions.get(name):
+                return found, None if isinstance(place, Scope) else place
+        return None, None
 
     def names(self) -> list[str]:
         """Return all names that are defined."""
         places: list[Scope | t.Definitions] = [self, *self.files]
         return [*lexicon(), *(name for one in places for name in (*one.sets, *one.scores))]
+
+
+_NUMBERS = (t.Integer, t.Position, t.Arithmetic, t.Absolute, t.Extremum)
+
+
+def type_of(node: t.Node, types: Mapping[str, Type]) -> Type:
+    """Return the type of a predicate, an integer or a symbol.
+
+    Args:
+        types: those of definitions.
+    """
+    if isinstance(node, t.Call):
+        return types[node.name] if node.name in types else FEATURES[node.name].type
+    if isinstance(node, t.Quantifier | t.Search):
+        return "bool" if node.name == "any" else "int"
+    return "int" if isinstance(node, _NUMBERS) else "bool"
 
 
 def looks_ahead(node: t.Node) -> bool:

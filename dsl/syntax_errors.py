@@ -43,12 +43,14 @@ _SYMBOLS = {
     "QMARK": "?",
 }  # fmt: skip
 KEYWORDS = [
-    *"use set score head causal bidirectional softmax linear where by and or not in true any nearest".split(),
+    *"use set score def head causal bidirectional softmax linear where by and or not in true any nearest".split(),
     *"first last count abs min max weight starts ends".split(),
     *FUNCTIONS,
 ]
 _STRING = re.compile(r'"([^"\\\x00-\x1f]|\\["\\nrt]|\\u[0-9a-f]{4})*"')
-_STARTS = ("use", "set", "score", "head", "causal", "bidirectional", "softmax", "linear", "by")
+RESERVED = {*KEYWORDS, *FEATURES, "q", "k", "i", "j", "n"}
+"""The names that no definition may have."""
+_STARTS = ("use", "set", "score", "def", "head", "causal", "bidirectional", "softmax", "linear", "by")
 """Keywords that begin no value or predicate."""
 _TYPES = {"bool": "true or false", "int": "a number", "symbol": "a text"}
 

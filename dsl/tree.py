@@ -33,7 +33,7 @@ class Node:
     def children(self) -> list[Node]:
         """Return the direct children of this node, in source order."""
         found: list[Node] = []
-        for name in _node_fields(type(self)):  # type: ignore[arg-type]
+        for name in node_fields(type(self)):  # type: ignore[arg-type]
             value = getattr(self, name)
             if value.__class__ is tuple:
                 found += value
@@ -58,7 +58,7 @@ _PLAIN = (
 
 
 @lru_cache(maxsize=64)
-def _node_fields(kind: type[Node]) -> tuple[str, ...]:
+def node_fields(kind: type[Node]) -> tuple[str, ...]:
     """Return the names of the fields that hold nodes, None, or tuples of nodes."""
     fields = dataclasses.fields(kind)
     return tuple(f.name for f in fields if f.compare and not str(f.type).startswith(_PLAIN))
@@ -71,9 +71,9 @@ class Integer(Node):
 
 
 class Position(Node):
-    """The position of the query or the key, or that of a score, plus a shift: ``q``, ``k-1``, ``i``."""
+    """A position plus a shift: of the query or key, ``q``, ``k-1``; in definitions and searches ``i``, ``j``."""
 
-    variable: Literal["q", "k", "i"]
+    variable: Literal["q", "k", "i", "j"]
     shift: int = 0
 
 
@@ -100,7 +100,7 @@ class Extremum(Node):
 
 
 class Call(Node):
-    """A feature at one or two positions: ``text(k-1)``, ``match(k-1, q)``."""
+    """A feature or a definition at its positions: ``text(k-1)``, ``match(k-1, q)``, ``rank(k)``."""
 
     name: str
     args: tuple[Int, ...]
@@ -116,6 +116,25 @@ class Quantifier(Node):
 
     name: Literal["nearest", "first", "last", "count", "any"]
     body: Predicate
+
+
+class Search(Node):
+    """A search over positions of the text for one of them: ``count(j <= k where text(j) == text(k))``.
+
+    In ``body``, ``j`` is the position that is searched, and ``i`` the one that is searched for, ``at``.
+    The results are those of ``Quantifier``; ``j`` may be ``i`` itself. A search over all positions, or
+    those after ``i``, finds those that the query sees. A search up to ``i`` sees what a query at ``i`` sees.
+    """
+
+    name: Literal["nearest", "first", "last", "count", "any"]
+    over: Literal["", "<", "<=", ">", ">="]  # what ``j`` is compared to ``i``; "": any
+    body: Predicate
+    at: Int
+
+    @property
+    def backwards(self) -> bool:
+        """Whether only positions up to ``i`` are searched."""
+        return self.over in ("<", "<=")
 
 
 class Always(Node):
@@ -257,8 +276,8 @@ class Product(Node):
     right: Factor
 
 
-Int = Integer | Position | Arithmetic | Absolute | Extremum | Call | Quantifier
-Predicate = Always | Compare | Between | Member | Affix | Not | And | Or | Call | Quantifier
+Int = Integer | Position | Arithmetic | Absolute | Extremum | Call | Quantifier | Search
+Predicate = Always | Compare | Between | Member | Affix | Not | And | Or | Call | Quantifier | Search
 Factor = Int | Real | Decay | Weight | Score
 Value = Factor | Product
 
@@ -348,13 +367,21 @@ class ScoreDefinition(Statement):
     terms: tuple[Where, ...]
 
 
+class Definition(Statement):
+    """The definition of a function of a position ``i``: ``def once(i) = count(j where text(j) == text(i)) == 1``."""
+
+    name: str
+    value: Int | Predicate
+
+
 @dataclass(frozen=True)
 class Definitions:
-    """The sets and scores of a file that programs use; the digest of its content stands for them."""
+    """What a file that programs use defines; the digest of its content stands for it."""
 
     sets: Mapping[str, SetLiteral] = field(compare=False, repr=False)
     scores: Mapping[str, ScoreDefinition] = field(compare=False, repr=False)
     digest: str
+    functions: Mapping[str, Definition] = field(default_factory=dict, compare=False, repr=False)
 
 
 class Use(Statement):
@@ -365,7 +392,7 @@ class Use(Statement):
 
 
 class Head(Statement):
-    """A whole program: sets, and weighted terms whose sum is normalised over the keys of each query.
+    """A whole program: definitions, and weighted terms whose sum is normalised over the keys of each query.
 
     ``after`` holds the comments below the last term.
     """
@@ -377,6 +404,7 @@ class Head(Statement):
     sets: tuple[SetDefinition, ...] = ()
     scores: tuple[ScoreDefinition, ...] = ()
     uses: tuple[Use, ...] = ()
+    functions: tuple[Definition, ...] = ()
     after: tuple[str, ...] = field(default=(), compare=False, repr=False, kw_only=True)
 
     @property
@@ -472,7 +500,7 @@ def rewrite(node: _N, change: Callable[[Node], Node]) -> _N:
     Always()
     """
     changed: dict[str, Any] = {}
-    for name in _node_fields(type(node)):  # type: ignore[arg-type]
+    for name in node_fields(type(node)):  # type: ignore[arg-type]
         value = getattr(node, name)
         if value.__class__ is tuple:
             new: Any = tuple(rewrite(part, change) for part in value)
@@ -491,12 +519,34 @@ def flat(node: Predicate, kind: type[And] | type[Or]) -> list[Predicate]:
 
 
 def free_variables(node: Node) -> set[str]:
-    """Return the variables of a node outside of quantifiers, whose ``k`` is another one."""
+    """Return the variables of a node outside of quantifiers and searches, which have their own."""
     if isinstance(node, Quantifier):
         return {"q"}
+    if isinstance(node, Search):
+        return free_variables(node.at)
     if isinstance(node, Position | Score):
         return {node.variable}
     return {name for child in node.children() for name in free_variables(child)}
+
+
+def positions(node: Node) -> Iterator[Position]:
+    """Yield the positions in a node, outside of the bodies of searches."""
+    if isinstance(node, Position):
+        yield node
+    for child in [node.at] if isinstance(node, Search) else node.children():
+        yield from positions(child)
+
+
+def renamed(node: Any, old: str, new: Literal["q", "k", "i", "j"]) -> Any:
+    """Return a node in which a variable has another name; the bodies of searches have their own."""
+    if isinstance(node, tuple):
+        return tuple(renamed(part, old, new) for part in node)
+    if isinstance(node, Position):
+        return Position(new, node.shift, span=node.span) if node.variable == old else node
+    names = ("at",) if isinstance(node, Search) else node_fields(type(node))
+    parts = {name: getattr(node, name) for name in names}
+    changed = {name: renamed(part, old, new) for name, part in parts.items() if part is not None}
+    return dataclasses.replace(node, **changed) if changed else node
 
 
 def nodes(node: Node) -> int:
@@ -504,7 +554,8 @@ def nodes(node: Node) -> int:
 
     A weight belongs to its term or element, and a shift to its position, so that
     ``2 where text(k-1) == text(q)`` has 6 nodes: term, comparison, two features, two positions.
-    The name of a set, the use of a score and the use of a file are one node each.
+    The name of a set, the use of a score, of a definition and of a file are one node each, and so is
+    the position that a search is over.
 
     >>> nodes(Head("first", "causal", terms=(Where(2.0, Always()),)))
     3

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from attn_dsl.compiler.columns import Batch
+from attn_dsl.compiler.columns import TOKEN, Batch
 from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.dsl import tree as t
 from attn_dsl.synth import vocabulary
@@ -57,7 +57,7 @@ class Design:
             for r, n in zip(self.rows, sizes, strict=True)
         ]
         self.starts = np.concatenate([[0], np.cumsum(np.concatenate(widths))]).astype(np.int64)
-        ids = self.batch.token_ids()
+        ids = self.batch.column(TOKEN).settled
         keys, queries = [], []
         for start, n, rows in zip(self.batch.starts, sizes, self.rows, strict=False):
             here = ids[start : start + n]

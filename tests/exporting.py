@@ -111,8 +111,9 @@ def by_torch(program: Program, tokens: Tokens, dtype: torch.dtype = torch.float6
 def by_numba(program: Program, tokens: Tokens) -> np.ndarray:
     """Run the source of a kernel without compiling it, in a row of texts that are not asked for."""
     made, n, before = KernelWriter(program), len(tokens), Tokens.from_strings(["not", " asked"])
-    arrays = stack(list(made.arrays), Batch([before, tokens, before]), program.causal)[:3]
-    arrays, out = [part[:, :-SLACK] for part in arrays], np.zeros((n, n), "f4")
+    batch = Batch([before, tokens, before])
+    arrays = [part[:, :-SLACK] for part in stack(list(made.arrays), batch, program.causal)[:3]]
+    arrays, out = [*arrays, batch.tables(made.seen, 1)], np.zeros((n, n), "f4")
     execute(made.source(), program.name)["kernel"](n, 0, len(before), n, *arrays, out.reshape(-1))
     return out
 

@@ -37,6 +37,5 @@ def test_spans_are_where_nodes_stand(source: str) -> None:
 def test_too_many_operators_are_counted_by_term() -> None:
     term = " 1 where " + " and ".join(["k == q"] * 60)
     assert len(parser.parse(f"head a causal:\n{term}\n{term}\n").terms) == 2
-    for wide in (term + " and k == q" * 60, term.replace(" and k", "andk") + "andk == q" * 60):
-        with pytest.raises(CostError, match="more than 100 operators in one term"):
-            parser.parse(f"head a causal:\n{wide}\n")
+    with pytest.raises(CostError, match="more than 100 operators in one term"):
+        parser.parse(f"head a causal:\n{term}{' and k == q' * 60}\n")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from attn_dsl.compiler.export.source import wrapped
-from attn_dsl.compiler.graph import ColumnKey
+from attn_dsl.compiler.graph import MATCH, ColumnKey, Key, SearchKey
 from attn_dsl.dsl.features import FEATURES
 
 
@@ -31,16 +31,29 @@ class Columns:
         self.lists: dict[str, str] = {}  # ``Feature.python`` of those that have it, by variable
         self.imported: dict[str, None] = {}  # the features that are imported from attn_dsl
         self.sets: dict[Any, tuple[str, str]] = {}  # variable and definition of each set
-        self._readings: dict[ColumnKey, Reading] = {}
+        self.searches = False  # whether the function that makes searches is imported
+        self._readings: dict[Key, Reading] = {}
 
-    def match(self) -> str:
-        """Return the variable of the table of ``match``."""
-        self.outputs["match"] = "matches(tokens)"
-        return "match"
+    def table(self, key: SearchKey) -> str:
+        """Return the variable of a table."""
+        if key == MATCH:
+            self.outputs["match"] = "matches(tokens)"
+            return "match"
+        return self._search(key)
 
-    def reading(self, key: ColumnKey) -> Reading:
-        """Return the variables of a column."""
+    def _search(self, key: SearchKey) -> str:
         if key not in self._readings:
+            self._readings[key] = Reading(self.free(f"{key.name}_1"))
+            self.searches = True
+            self.outputs[self._readings[key].name] = f"searched(tokens, {key.source!r}, {self.causal})"
+        return self._readings[key].name
+
+    def reading(self, key: Key) -> Reading:
+        """Return the variables of a column."""
+        if isinstance(key, SearchKey):
+            self._search(key)
+        if key not in self._readings:
+            assert isinstance(key, ColumnKey)
             label, before, after = self._test(key)
             label = label if label.isidentifier() and label.isascii() else label[: label.find("_")]
             name = self.free(f"{key.name}_{label}".rstrip("_"))
@@ -59,8 +72,9 @@ class Columns:
             "sets": [text for _, text in self.sets.values()], "outputs": self.outputs,
             "lists": {name: text for name, text in self.lists.items() if name != text},
             "imported": list(self.imported),
+            "imports": ", ".join(["features"] * bool(self.imported) + ["searched"] * self.searches),
             "codes": any("codes(" in value for value in self.outputs.values()),
-            "reads_tokens": bool(self.lists) or "match" in self.outputs,
+            "reads_tokens": self.searches or bool(self.lists) or "match" in self.outputs,
         }  # fmt: skip
 
     def _list(self, name: str, part: str = "") -> str:

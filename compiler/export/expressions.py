@@ -37,7 +37,7 @@ from attn_dsl.dsl.printer import show_term
 
 RESERVED = (
     "Attention WEIGHTS attention columns dtype end feature features k lengths match n np others "
-    "position q read score tokens torch total visible m w at match_at nearest first last count exists "
+    "position q read score tokens torch total visible m w at table_at searched nearest first last count exists "
     "table massed given b h matches codes number tensors stacked searched buffers functions size "
     "start width settled known opened out i j keys scores amount mass math top kernel"
 )
@@ -208,8 +208,8 @@ class Writer:
             at = self.write(node.a) if row.takes else shifted(row.name[7], node.x)
             return self._read(one, at)
         operands = [self.write(operand) for operand in node.operands]
-        if row.name == "match":
-            return self._match(one, *operands)
+        if row.name == "table":
+            return self._seen(one, *operands)
         if row.commutes and row.level == ATOM and self._constant(node.a) is not None:
             operands.reverse()  # a function of an array takes the array first
         low = COMPARISON if row.level == ATOM else max(row.level, COMPARISON + 1)
@@ -256,11 +256,13 @@ class Writer:
         pad = str(bool(key.pad) if key.truth else key.pad)
         return Code(self._call("at", column.name, _position(at), pad, *filter(None, column[1:])))
 
-    def _match(self, one: int, i: Code, j: Code) -> Code:
-        """Write a ``match`` at two positions."""
-        table = self.columns.match()
+    def _seen(self, one: int, i: Code, j: Code) -> Code:
+        """Write an entry of a table."""
+        key = list(self.graph.tables)[self.graph.nodes[one].y]
+        table = self.columns.table(key)
         self.used[table] = None
-        return Code(self._call("match_at", table, _position(i), _position(j)))
+        pad = str(bool(key.pad) if key.truth else key.pad)
+        return Code(self._call("table_at", table, _position(i), _position(j), pad))
 
     def _search(self, one: int, node: Node) -> Code:
         """Write a quantifier as a variable with one value per query."""

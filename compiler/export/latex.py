@@ -8,7 +8,7 @@ from itertools import count
 
 from attn_dsl.compiler.export.expressions import Code, Writer, shifted
 from attn_dsl.compiler.export.source import render
-from attn_dsl.compiler.graph import NONE, ColumnKey, Node, Term
+from attn_dsl.compiler.graph import MATCH, NONE, ColumnKey, Node, SearchKey, Term
 from attn_dsl.compiler.operations import (
     ATOM,
     COMPARISON,
@@ -39,6 +39,7 @@ _SPECIAL = {
 _LEVELS = {level: rank for rank, level in enumerate([DISJUNCTION, CONJUNCTION, COMPARISON])}
 """Binding strength in formulas, the loosest first. Unlike in Python, a comparison binds tighter than
 "and"."""
+_OVER = {"<=": r"\leq", ">=": r"\geq"}
 _COMPARED = _LEVELS[COMPARISON]
 
 
@@ -79,8 +80,8 @@ def to_latex(program: Program) -> str:
 class _Formulas(Writer):
     """Writes terms as formulas, without variables for nodes."""
 
-    form, key = "latex", "k"
-    """The variable of the innermost quantifier."""
+    form, key, query = "latex", "k", "q"
+    """The variable of the innermost quantifier, and that of the query."""
 
     def score(self, name: str) -> Iterator[str]:
         """Yield the lines of the formula of a score: one per term, also for a sum under one condition."""
@@ -151,8 +152,8 @@ class _Formulas(Writer):
         """Write a node as a formula."""
         node = self.graph.nodes[one]
         inner = self.graph.nodes[node.a]
-        if node.operation.name == "key":
-            return shifted(self.key, node.x)
+        if node.operation.name in ("key", "query"):
+            return shifted(self.key if node.operation.name == "key" else self.query, node.x)
         if node.operation.name == "negation" and inner.operation.name.startswith("column"):
             return self._column(inner, negated=True)
         return super().write(one)
@@ -161,9 +162,10 @@ class _Formulas(Writer):
         row = node.operation
         if row.name.startswith("column"):
             return self._column(node)
-        if row.name == "match":
+        if row.name == "table":
             i, j = (self.write(operand).text for operand in node.operands)
-            return Code(rf"\mathrm{{match}}({i}, {j})")
+            key = list(self.graph.tables)[node.y]
+            return Code(rf"\mathrm{{match}}({i}, {j})" if key == MATCH else self._found(key, j))
         level = _LEVELS.get(row.level, row.level)
         low, high = (DISJUNCTION, DISJUNCTION) if level == ATOM else (level, level + 1)
         written = {name: self.write(operand).within(high if name == "b" else low)
@@ -176,11 +178,22 @@ class _Formulas(Writer):
         self.key = outer
         return Code(found)
 
+    def _found(self, key: SearchKey, at: str) -> str:
+        """Write what a search finds for a position."""
+        writer = _Formulas(Program(_body_tree(key), self.program.facts), "")
+        writer.key, writer.query = ("j'" if "j" in at else "j"), at
+        over = f" {_OVER.get(key.over, key.over)} {at}" if key.over else ""
+        (term,) = writer.graph.programs[0]
+        return rf"\operatorname{{{key.name}}}_{{{writer.key}{over}}}({writer._truth(term.condition)})"
+
     def _column(self, node: Node, negated: bool = False) -> Code:
         """Write a column at a position, or its negation."""
         column, variable = self.graph.keys[node.y], node.operation.name[7:8]
-        name = self.key if variable == "k" else variable
+        name = self.key if variable == "k" else self.query
         at = shifted(name, node.x) if variable else self.write(node.a)
+        if isinstance(column, SearchKey):
+            found = Code(self._found(column, at.text))
+            return Code(rf"\lnot {found.within(UNARY)}", UNARY) if negated else found
         value = rf"\mathrm{{{_name(column.name)}}}({at.text})"
         if column.kind == "weight":
             return Code(rf"\operatorname{{weight}}({value}, {_set(column)})")
@@ -194,6 +207,12 @@ class _Formulas(Writer):
             text = _text(min(column.elements)[0])
             found = Code(rf"{value} \text{{ {column.kind} with }} {text}", _COMPARED)
         return Code(rf"\lnot {found.within(UNARY)}", UNARY) if negated else found
+
+
+def _body_tree(key: SearchKey) -> t.Head:
+    """Return a program whose one condition is the body of a search, with ``i`` as query and ``j`` as key."""
+    body = t.renamed(t.renamed(key.body, "i", "q"), "j", "k")
+    return t.Head("search", "bidirectional", terms=(t.Where(1.0, body),))
 
 
 def _added(text: str) -> str:

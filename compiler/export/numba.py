@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from attn_dsl.compiler.export.expressions import Code, Writer
 from attn_dsl.compiler.export.source import FIT, comment, render, wrapped
-from attn_dsl.compiler.graph import NONE, ColumnKey, Node
+from attn_dsl.compiler.graph import MATCH, NONE, ColumnKey, Key, Node, SearchKey
 from attn_dsl.compiler.operations import QUANTIFIERS
 from attn_dsl.compiler.program import Program
 from attn_dsl.dsl import tree as t
@@ -47,7 +47,8 @@ class KernelWriter(Writer):
             name = node.operation.name
             reads = name in ("key", "column_key") or not all(self.keyless[x] for x in node.operands)
             self.keyless.append(name in QUANTIFIERS or not reads)
-        self.arrays: dict[ColumnKey, str] = {}  # the variables of columns, in the order of rows
+        self.arrays: dict[Key, str] = {}  # the variables of columns, in the order of rows
+        self.seen: list[SearchKey] = []  # the tables of searches, in their order
         self.tables: list[str] = []
         self.parts: list[Part] = []  # ``slices``, ``outer`` and ``lines`` are those of the last one
         written, size = self.terms(), NODES
@@ -76,7 +77,7 @@ class KernelWriter(Writer):
         """Add the statements of a node to the loop in which it is computed."""
         (self.outer if self.keyless[one] else self.lines).extend(lines)
 
-    def array(self, key: ColumnKey, part: str = "settled") -> str:
+    def array(self, key: Key, part: str = "settled") -> str:
         """Return the variable of the ``settled``, ``known`` or ``opened`` array of a column."""
         if key not in self.arrays:
             kind = "" if key.kind == "feature" else f"_{key.kind}"
@@ -98,6 +99,17 @@ class KernelWriter(Writer):
         if place not in ("q", "k"):
             text = f"({text} if 0 <= {place} <= {end} else {key.pad})"
         return Code(text)
+
+    def _seen(self, one: int, i: Code, j: Code) -> Code:
+        node = self.graph.nodes[one]
+        key = list(self.graph.tables)[node.y]
+        if key == MATCH:
+            return self._match(one, i, j)
+        if key not in self.seen:
+            self.seen.append(key)
+        place = self.free("position")
+        self.state(one, f"{place} = {j.text}")
+        return Code(f"(tables[{self.seen.index(key)}, q, {place}] if 0 <= {place} <= q else {node.x})")
 
     def _match(self, one: int, i: Code, j: Code) -> Code:
         tokens, end = self.array(ColumnKey("token")), "q" if self.causal else "n - 1"
@@ -151,11 +163,14 @@ class KernelWriter(Writer):
     def source(self) -> str:
         """Return the source of the module."""
         listed = [
-            comment(f"{key.name} {key.kind} {key.label or sorted(key.elements)}")
+            comment(
+                key.source.replace("\n", "; ") if isinstance(key, SearchKey)
+                else f"{key.name} {key.kind} {key.label or sorted(key.elements)}"
+            )
             for key in self.arrays
-        ]
+        ]  # fmt: skip
         return render("numba.py", self.program, tables=self.tables, parts=self.parts,
-                      linear=self.linear, listed=listed)  # fmt: skip
+                      linear=self.linear, listed=listed, seen=[comment(key.source).replace("\n", "; ") for key in self.seen])  # fmt: skip
 
 
 def to_numba(program: Program) -> str:
@@ -163,7 +178,7 @@ def to_numba(program: Program) -> str:
 
     >>> from attn_dsl.compiler.program import parse
     >>> source = to_numba(parse("head a causal:\\n 2 where text(k) == text(q)"))
-    >>> "def kernel(n, first, start, width, settled, known, opened, out):" in source
+    >>> "def kernel(n, first, start, width, settled, known, opened, tables, out):" in source
     True
 
     Raises:

@@ -98,7 +98,7 @@ class Controller:
         self.members = dict(members)
         self._streams.clear()
         groups = {part.group for part in self.members.values() if isinstance(part.group, Programs)}
-        self.reader.read({key.name for group in groups for key in group.code.graph.keys})
+        self.reader.read({name for group in groups for name in group.code.graph.features})
         self._layers = {}
         ordered = sorted(self.members.items(), key=lambda item: item[0])
         for layer, items in groupby(ordered, key=lambda item: item[0][0]):

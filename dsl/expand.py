@@ -1,0 +1,70 @@
+"""Expansion: programs without definitions, in which each use of a function is written out."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, TypeVar
+
+from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.features import FEATURES
+from attn_dsl.dsl.scope import Scope
+
+_T = TypeVar("_T", bound=t.Node)
+
+
+def expand(node: _T, scope: Scope) -> _T:
+    """Return a term or predicate in which functions are replaced by their values.
+
+    >>> from attn_dsl.dsl.parser import parse
+    >>> from attn_dsl.dsl.printer import expression
+    >>> program = parse("def odd(i) = i % 2 == 1\\nhead a causal:\\n 1 where odd(k-1)")
+    >>> expression(expand(program.terms[0], Scope.of(program)).condition)
+    '(k-1) % 2 == 1'
+    """
+    if not scope.functions and not any(file.functions for file in scope.files):
+        return node
+    if not any(isinstance(x, t.Call) and x.name not in FEATURES for x in node.walk()):
+        return node
+    return _expanded(node, scope, None, None)
+
+
+def as_functions(search: t.Search) -> tuple[t.Definition, ...]:
+    """Return functions, the last of which is a search for ``i``; the others are the searches inside."""
+    found: dict[t.Search, str] = {}
+
+    def call(node: t.Node) -> t.Node:
+        if not isinstance(node, t.Search):
+            return node
+        one = dataclasses.replace(node, at=t.Position("i"), span=None)
+        return t.Call(found.setdefault(one, f"found_{len(found) + 1}"), (node.at,))
+
+    t.rewrite(search, call)
+    return tuple(t.Definition(name, value) for value, name in found.items())
+
+
+def _expanded(node: Any, scope: Scope, at: t.Int | None, file: t.Definitions | None) -> Any:
+    """Expand a node, in which ``at`` stands for the position ``i``, and sets are those of ``file``."""
+    match node:
+        case t.Position("i", shift) if at is not None:
+            if isinstance(at, t.Position):
+                return t.Position(at.variable, at.shift + shift, span=node.span)
+            op: Any = "+" if shift > 0 else "-"
+            return t.Arithmetic(op, at, t.Integer(abs(shift))) if shift else at
+        case t.Call(name, (arg,)) if name not in FEATURES:
+            found, where = scope.inside(file).function(name)
+            assert found is not None
+            value = _expanded(found.value, scope, _expanded(arg, scope, at, file), where or file)
+            return dataclasses.replace(value, span=node.span)
+        case t.Search():
+            body = _expanded(node.body, scope, None, file)
+            return dataclasses.replace(node, body=body, at=_expanded(node.at, scope, at, file))
+        case t.SetName(name) if file is not None and name in file.sets:
+            return file.sets[name]
+    changed = {}
+    for name in t.node_fields(type(node)):
+        value = getattr(node, name)
+        if isinstance(value, tuple):
+            changed[name] = tuple(_expanded(one, scope, at, file) for one in value)
+        elif value is not None:
+            changed[name] = _expanded(value, scope, at, file)
+    return dataclasses.replace(node, **changed) if changed else node
