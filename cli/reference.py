@@ -118,8 +118,8 @@ def print_scores(place: str, name: str | None, as_json: bool) -> None:
 
 
 def call(feature: Feature) -> str:
-    """Write how a feature is called: ``word(k)``, ``match(k, q)``."""
-    return f"{feature.name}({'k, q' if feature.arity == 2 else 'k'})"
+    """Write how a feature is called: ``word(k)``, ``match(k, q)``, ``n``."""
+    return feature.name + ("", "(k)", "(k, q)")[feature.arity]
 
 
 def mark(feature: Feature) -> str:

@@ -25,7 +25,7 @@ from typing import Any
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.analysis import Analysis
 from attn_dsl.dsl.features import FEATURES, Column, Value
-from attn_dsl.dsl.functions import FUNCTIONS
+from attn_dsl.dsl.functions import FUNCTIONS, stem
 from attn_dsl.dsl.limits import LEAST_MASS, TERM_LIMIT
 from attn_dsl.dsl.scope import Scope
 from attn_dsl.dsl.tokens import Tokens
@@ -144,6 +144,8 @@ class Interpreter:
             case t.Arithmetic(op, left, right):
                 a, b = self.integer(left, q, k), self.integer(right, q, k)
                 return a + b if op == "+" else a - b
+            case t.Modulo(inner, modulus):
+                return self.integer(inner, q, k) % modulus
             case t.Absolute(inner):
                 return abs(self.integer(inner, q, k))
             case t.Extremum(name, left, right):
@@ -169,8 +171,15 @@ class Interpreter:
             }[name]
         return self.found[place]
 
-    def call(self, node: t.Call, q: int, k: int) -> Value:
-        """Evaluate a feature at its positions, as the query sees it."""
+    def call(self, node: t.Symbol, q: int, k: int) -> Value:
+        """Evaluate a feature at its positions, as the query sees it, or what shortens it."""
+        if isinstance(node, t.Shortened):
+            string = str(self.call(node.value, q, k))
+            if node.name == "stem":
+                return stem(string)
+            return string[: node.length] if node.name == "prefix" else string[-node.length :]
+        if not node.args:
+            return self.n
         feature = FEATURES[node.name]
         at = [self.integer(arg, q, k) for arg in node.args]
         keys = self.visible(q)
@@ -201,6 +210,8 @@ class Interpreter:
                 return self.call(symbol, q, k) in self.scope.literal(chosen).elements
             case t.Affix(name, symbol, text):
                 value = str(self.call(symbol, q, k))
+                if name == "contains":
+                    return text in value
                 return value.startswith(text) if name == "starts" else value.endswith(text)
             case t.Call():
                 return bool(self.call(node, q, k))
@@ -208,8 +219,10 @@ class Interpreter:
                 return bool(self.search(name, body, q))
         raise TypeError(f"not a predicate: {node!r}")
 
-    def side(self, node: t.Int | t.Text, q: int, k: int) -> Value:
+    def side(self, node: t.Int | t.Symbol | t.Text, q: int, k: int) -> Value:
         """Evaluate one side of a comparison."""
         if isinstance(node, t.Text):
             return node.value
-        return self.call(node, q, k) if isinstance(node, t.Call) else self.integer(node, q, k)
+        if isinstance(node, t.Call | t.Shortened):
+            return self.call(node, q, k)
+        return self.integer(node, q, k)

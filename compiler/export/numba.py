@@ -151,7 +151,7 @@ class KernelWriter(Writer):
     def source(self) -> str:
         """Return the source of the module."""
         listed = [
-            comment(f"{key.name} {key.kind} {key.label or sorted(key.elements)}")
+            comment(f"{key.shown} {key.kind} {key.label or sorted(key.elements)}")
             for key in self.arrays
         ]
         return render("numba.py", self.program, tables=self.tables, parts=self.parts,
