@@ -124,7 +124,8 @@ def _atom_kind(atom: t.Node, scope: Scope) -> str:
         case t.Compare(
             op, t.Call(first, (t.Position(a, i),)), t.Call(second, (t.Position(b, j),))
         ) if a != b:
-            known = _KIND_OF.get(first, "duplicate token")
+            same = op in ("==", "!=")
+            known = _KIND_OF.get(first, "duplicate token" if same else "lexical set")
             i, j = i - (first == "word_before"), j - (second == "word_before")
             later = j > i if a == "k" else i > j
             return "induction" if known == "duplicate token" and later and op == "==" else known
