@@ -32,7 +32,7 @@ MARKS = _split(
     """.|,|!|?| (|)|"| "|'|’|“|”|[|]|{|}|...|))|."|.)|:|;|-| -|--|_|=|»|«|。|？|「|」|\\|#"""
 )
 SPACES = ("\n", "\n\n", " ", "  ", "\t", "\r\n", "    ", ".\n", "\n  ", " \n")
-NUMBERS = ("1", " 2", "42", " 1984", "٣", "²")
+NUMBERS = ("1", " two", "42", " 1984", "٣", "²")
 OTHERS = ("中", " 日本", "ß", "İ", "ǅ", "\u0301", "\u200b", "😀", "\u2028", "")
 SPECIALS = ("<s>", "</s>", "<|endoftext|>", "[CLS]", "[SEP]", "<pad>")
 BYTES = ("<0xE2>", "<0x80>", "<0x94>", "<0xC3>", "<0xA9>", "<0x0A>", "<0x20>", "<0x41>", "<0xFF>")
@@ -168,7 +168,7 @@ def features(kind: Type, full: bool = False, extras: Collection[str] = ()) -> li
     ``full`` adds features that read the whole text, ``extras`` those that need these packages.
 
     >>> features("int")[:3]
-    ['length', 'word_index', 'piece']
+    ['length', 'number', 'word_number']
     """
     return [
         f.name
@@ -212,7 +212,7 @@ def _terms(scope: _Scope, positive: bool, holes: bool) -> SearchStrategy[t.Term]
         integer,
         st.builds(t.Real, st.sampled_from(_REAL), integer),
         st.builds(t.Decay, integer, st.integers(1, 999).map(lambda i: i / 1000)),
-        st.builds(t.Weight, _calls(scope, "symbol", 1), _sets(scope)),
+        st.builds(t.Weight, _symbols(scope, 1), _sets(scope)),
         *uses,
     )
     bounds = st.lists(_SMALL, min_size=1, max_size=5, unique=True).map(sorted)
@@ -243,11 +243,14 @@ def _integers(scope: _Scope, depth: int) -> SearchStrategy[t.Int]:
     ]
     if scope.variables == "kq":
         options.append(st.just(t.Arithmetic("-", t.Position("q"), t.Position("k"))))
+    if scope.full:
+        options.append(st.just(t.Call("n", ())))
     if depth:
         below, searches = _integers(scope, depth - 1), ["nearest", "first", "last", "count"]
         options += [
             st.builds(_arithmetic, st.sampled_from("+-"), below, below),
             st.builds(t.Absolute, below),
+            st.builds(t.Modulo, below, st.integers(1, 9) | st.integers(1, _MANY)),
             st.builds(t.Extremum, st.sampled_from(["min", "max"]), below, below),
             _calls(scope, "int", depth - 1),
             st.builds(t.Call, st.just("match"), st.tuples(_ats(scope, below), _ats(scope, below))),
@@ -260,7 +263,7 @@ def _integers(scope: _Scope, depth: int) -> SearchStrategy[t.Int]:
 
 @lru_cache(maxsize=256)
 def _predicates(scope: _Scope, depth: int) -> SearchStrategy[t.Predicate]:
-    symbol, integer = _calls(scope, "symbol", depth), _integers(scope, depth)
+    symbol, integer = _symbols(scope, depth), _integers(scope, depth)
     equal = st.sampled_from(["==", "!="])
     orders = st.sampled_from(["==", "!=", "<", "<=", ">", ">="])
     options: list[SearchStrategy[t.Predicate]] = [
@@ -271,7 +274,7 @@ def _predicates(scope: _Scope, depth: int) -> SearchStrategy[t.Predicate]:
         st.builds(t.Compare, equal, symbol, st.builds(t.Text, _STRINGS)),
         st.builds(t.Member, symbol, _sets(scope)),
         st.builds(lambda i, a, b: t.Between(i, min(a, b), max(a, b)), integer, _SMALL, _SMALL),
-        st.builds(t.Affix, st.sampled_from(["starts", "ends"]), symbol, _STRINGS),
+        st.builds(t.Affix, st.sampled_from(["starts", "ends", "contains"]), symbol, _STRINGS),
     ]
     if depth:
         below = _predicates(scope, depth - 1)
@@ -289,6 +292,14 @@ def _calls(scope: _Scope, kind: Type, depth: int) -> SearchStrategy[t.Call]:
     names = st.sampled_from(features(kind, scope.full, scope.extras))
     at = _integers(scope, depth) if depth else _positions(scope)
     return st.builds(t.Call, names, st.tuples(_ats(scope, at)))
+
+
+def _symbols(scope: _Scope, depth: int) -> SearchStrategy[t.Symbol]:
+    """Draw features of type symbol, and what shortens them once or twice."""
+    call, lengths = _calls(scope, "symbol", depth), st.integers(1, 4) | st.just(64)
+    stem = st.builds(t.Shortened, st.just("stem"), call)
+    cut = st.builds(t.Shortened, st.sampled_from(["prefix", "suffix"]), call | stem, lengths)
+    return call | stem | cut
 
 
 def _ats(scope: _Scope, at: SearchStrategy[t.Int]) -> SearchStrategy[t.Int]:

@@ -16,9 +16,13 @@ if TYPE_CHECKING:
 FUNCTIONS = (
     ("abs(x)", "the magnitude of an integer"),
     ("min(x, y), max(x, y)", "the smaller or the larger of two integers"),
+    ("x % 3", "the remainder of an integer by a whole number, which is never negative"),
     ("nearest(P), first(P), last(P)", "position of that other key where P holds; -1 for none"),
     ("count(P), any(P)", "number of other keys where P holds; whether there is one"),
     ('starts(s, "a"), ends(s, "b")', "whether the symbol s starts or ends with the string"),
+    ('contains(s, "c")', "whether the string is a part of the symbol s"),
+    ("prefix(s, 4), suffix(s, 2)", "the first 4 or the last 2 characters of the symbol s"),
+    ("stem(s)", "the stem of the symbol s, an English word, in lower case"),
     *(
         (f"{f.name}(x{', rate' if f.rated else ''})", f"in terms only: {f.doc}")
         for f in FUNCTIONS_OF_TERMS.values()
@@ -118,8 +122,8 @@ def print_scores(place: str, name: str | None, as_json: bool) -> None:
 
 
 def call(feature: Feature) -> str:
-    """Write how a feature is called: ``word(k)``, ``match(k, q)``."""
-    return f"{feature.name}({'k, q' if feature.arity == 2 else 'k'})"
+    """Write how a feature is called: ``word(k)``, ``match(k, q)``, ``n``."""
+    return feature.name + ("", "(k)", "(k, q)")[feature.arity]
 
 
 def mark(feature: Feature) -> str:

@@ -74,7 +74,8 @@ class Batch:
                 if isinstance(key, SearchKey):
                     made = self._search(key)
                 else:
-                    made = self._feature(key) if key.kind == "feature" else self._test(key)
+                    plain = key.kind == "feature" and not key.functions
+                    made = self._feature(key) if plain else self._test(key)
                 self._columns[key] = made
             return self._columns[key]
 
@@ -127,11 +128,13 @@ class Batch:
         return ColumnArrays(settled, known, opened)
 
     def _test(self, key: ColumnKey) -> ColumnArrays:
-        """Compute a column of another kind: test each symbol once, and look up that of each token."""
+        """Compute a column of another kind: test or shorten each symbol once, and look up each token's."""
         base = self.column(ColumnKey(key.name))
         symbols = self.symbols
         table = np.zeros(len(symbols), dtype=np.int32)
-        if key.kind in ("in", "weight"):
+        if key.kind == "feature":
+            table[:] = self._symbols(list(map(key.symbol, symbols)))
+        elif key.kind in ("in", "weight") and not key.functions:
             weights = integers(key.elements)
             for element in weights.keys() & symbols.keys():
                 table[symbols[element]] = weights[element]

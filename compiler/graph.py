@@ -15,6 +15,7 @@ from attn_dsl.compiler.operations import CODES, REALS, ROWS, Operation
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.expand import as_functions
 from attn_dsl.dsl.features import FEATURES
+from attn_dsl.dsl.functions import shortened
 from attn_dsl.dsl.printer import definition_lines
 
 NONE = -1
@@ -49,13 +50,29 @@ class ColumnKey:
 
     name: str  # of the feature
     # ``feature``: its value; ``in``: whether the symbol is in a set; ``weight``: its weight in a
-    # set, in hundredths; ``starts``, ``ends``: whether it starts or ends with a string
+    # set, in hundredths; ``starts``, ``ends``, ``contains``: whether it does so with a string
     kind: str = "feature"
     # the elements of the set with an integer each: the weight in hundredths for ``weight``, else
-    # 1. For ``starts`` and ``ends``, the one string.
+    # 1. For ``starts``, ``ends`` and ``contains``, the one string.
     elements: frozenset[tuple[str, int]] = frozenset()
     # the name of the set in the program, for exports; "" if it is written out
     label: str = field(default="", compare=False)
+    # the functions that shorten the symbol before, each with its length; see ``tree.unshortened``
+    functions: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def shown(self) -> str:
+        """The feature, and what shortens it: ``prefix(word, 4)``."""
+        found = self.name
+        for name, length in self.functions:
+            found = f"{name}({found}{f', {length}' if length else ''})"
+        return found
+
+    def symbol(self, symbol: str) -> str:
+        """Return a symbol after the functions that shorten it."""
+        for name, length in self.functions:
+            symbol = shortened(symbol, name, length)
+        return symbol
 
     def value(self, symbol: str) -> int:
         """Return the entry of the column for a symbol; only for kinds other than ``feature``.
@@ -63,15 +80,20 @@ class ColumnKey:
         >>> ColumnKey("word", "ends", frozenset({("ing", 1)})).value("going")
         1
         """
+        symbol = self.symbol(symbol)
         if self.kind in ("in", "weight"):
             return integers(self.elements).get(symbol, 0)
         ((text, _),) = self.elements
+        if self.kind == "contains":
+            return int(text in symbol)
         return int(symbol.startswith(text) if self.kind == "starts" else symbol.endswith(text))
 
     @property
     def truth(self) -> bool:
         """Whether its values are truth values, 0 or 1."""
-        return self.kind in ("in", "starts", "ends") or FEATURES[self.name].type == "bool"
+        return (
+            self.kind in ("in", "starts", "ends", "contains") or FEATURES[self.name].type == "bool"
+        )
 
     @property
     def partial(self) -> bool:

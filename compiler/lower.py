@@ -117,8 +117,8 @@ class _Lowering:
     def factor(self, node: t.Factor) -> Factor:
         if isinstance(node, t.Weight):
             pairs = frozenset(self.scope.literal(node.set).hundredths().items())
-            key = ColumnKey(node.value.name, "weight", pairs, _label(node.set))
-            return Factor(self.load(key, node.value.args[0]), "hundredths")
+            found = self.symbol(node.value, "weight", pairs, _label(node.set))
+            return Factor(found, "hundredths")
         if isinstance(node, t.Score):
             return Factor(self.score(node), "hundredths")
         if isinstance(node, t.Real):
@@ -153,11 +153,17 @@ class _Lowering:
             return self.add(f"column_{variable}", x=shift + position.shift, y=column)
         return self.add("column", self.integer(position), y=column)
 
-    def member(self, symbol: t.Call, chosen: t.SetName | t.SetLiteral) -> int:
-        elements = _plain(self.scope.literal(chosen).elements)
-        return self.load(ColumnKey(symbol.name, "in", elements, _label(chosen)), symbol.args[0])
+    def symbol(self, symbol: t.Symbol, kind: str = "feature",
+               elements: frozenset[tuple[str, int]] = frozenset(), label: str = "") -> int:  # fmt: skip
+        """Return the node of a symbol, or of a test of it; see ``ColumnKey``."""
+        call, functions = t.unshortened(symbol)
+        return self.load(ColumnKey(call.name, kind, elements, label, functions), call.args[0])
 
-    def integer(self, node: t.Int) -> int:
+    def member(self, symbol: t.Symbol, chosen: t.SetName | t.SetLiteral) -> int:
+        elements = _plain(self.scope.literal(chosen).elements)
+        return self.symbol(symbol, "in", elements, _label(chosen))
+
+    def integer(self, node: t.Int | t.Symbol) -> int:
         match node:
             case t.Integer(value):
                 return self.graph.constant(value)
@@ -166,10 +172,16 @@ class _Lowering:
                 return self.add(name, x=first + shift)
             case t.Arithmetic(op, left, right):
                 return self.add(_ARITHMETIC[op], self.integer(left), self.integer(right))
+            case t.Modulo(inner, modulus):
+                return self.add("modulo", self.integer(inner), x=modulus)
             case t.Absolute(inner):
                 return self.add("absolute", self.integer(inner))
             case t.Extremum(name, left, right):
                 return self.add(_EXTREMA[name], self.integer(left), self.integer(right))
+            case t.Shortened():
+                return self.symbol(node)
+            case t.Call(name, ()):
+                return self.load(ColumnKey(name), t.Position("q"))
             case t.Call(name, args):
                 if FEATURES[name].arity == 2:
                     return self.graph.table(MATCH, *map(self.integer, args))
@@ -190,9 +202,8 @@ class _Lowering:
                 return self.add("both", self.predicate(left), self.predicate(right))
             case t.Or(left, right):
                 return self.add("either", self.predicate(left), self.predicate(right))
-            case t.Compare(op, t.Call(name, (position,)), t.Text(text)):
-                key = ColumnKey(name, "in", frozenset([(text, 1)]))
-                found = self.load(key, position)
+            case t.Compare(op, t.Call() | t.Shortened() as symbol, t.Text(text)):
+                found = self.symbol(symbol, "in", frozenset([(text, 1)]))
                 return found if op == "==" else self.add("negation", found)
             case t.Compare(op, left, right):
                 a, b = self.integer(left), self.integer(right)  # type: ignore[arg-type]
@@ -202,8 +213,7 @@ class _Lowering:
             case t.Member(symbol, chosen):
                 return self.member(symbol, chosen)
             case t.Affix(name, symbol, text):
-                key = ColumnKey(symbol.name, name, frozenset([(text, 1)]))
-                return self.load(key, symbol.args[0])
+                return self.symbol(symbol, name, frozenset([(text, 1)]))
             case t.Quantifier(name) | t.Search(name) if name != "any":
                 return self.add("unequal", self.integer(node), self.graph.constant(0))
         return self.integer(node)  # a call of a bool feature, or `any`

@@ -46,6 +46,7 @@ ROWS: tuple[Operation, ...] = (
     Operation("add", 2, lambda a, b, x, y: a + b, "{a} + {b}", "", SUM, "{a} + {b}", True),
     Operation("subtract", 2, lambda a, b, x, y: a - b, "{a} - {b}", "", SUM, "{a} - {b}"),
     Operation("times", 1, lambda a, b, x, y: a * x, "{a} * {x}", "", UNARY, r"{x} \cdot [{a}]"),
+    Operation("modulo", 1, lambda a, b, x, y: a % x, "{a} % {x}", "", UNARY, r"{a} \bmod {x}"),
     Operation("absolute", 1, lambda a, b, x, y: abs(a), "abs({a})", "", ATOM, r"\lvert {a} \rvert"),
     Operation("minimum", 2, lambda a, b, x, y: min(a, b), "xp.clip({a}, None, {b})",
               "min({a}, {b})", ATOM, r"\min({a}, {b})", True),

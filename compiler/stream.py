@@ -178,7 +178,7 @@ class Stream:
             return int(value)
         if key.kind != "feature":
             return key.value(value)
-        return self._symbols.setdefault(value, len(self._symbols))
+        return self._symbols.setdefault(key.symbol(value), len(self._symbols))
 
 
 def newest_rows(streams: Iterable[Stream], width: int) -> np.ndarray:

@@ -18,7 +18,8 @@ from attn_dsl.dsl.syntax_errors import RESERVED
 
 _NAMES = (
     "NAME SET_NAME VISIBILITY NORMALISER VARIABLE COMPARISON EQUALITY AFFIX EXTREMUM BOOL_FEATURE "
-    "INT_FEATURE SYMBOL_FEATURE PAIR_FEATURE REAL_FUNCTION POSITION_QUANTIFIER"
+    "INT_FEATURE SYMBOL_FEATURE PAIR_FEATURE TEXT_FEATURE REAL_FUNCTION POSITION_QUANTIFIER "
+    "CUT_FUNCTION STEM_FUNCTION"
 )
 NOTHING = t.Definitions({}, {}, "")
 
@@ -149,8 +150,9 @@ _NODES: dict[str, Callable[[Span, list[Any]], Any]] = {
         "part": t.Part, "set_definition": t.SetDefinition, "entry": t.Entry, "or_": t.Or, "and_": t.And,
         "not_": t.Not, "true": t.Always, "between": t.Between, "member": t.Member, "affix": t.Affix,
         "set_reference": t.SetName, "product": t.Product, "real": t.Real, "decay": t.Decay,
-        "weight_of": t.Weight, "integer": t.Integer, "variable": t.Position,
-        "quantifier": t.Quantifier, "abs_": t.Absolute, "extremum": t.Extremum, "score_line": t.Where,
+        "weight_of": t.Weight, "shortened": t.Shortened, "modulo": t.Modulo, "integer": t.Integer,
+        "variable": t.Position, "quantifier": t.Quantifier, "abs_": t.Absolute, "extremum": t.Extremum,
+        "score_line": t.Where,
     }.items()},
     "table_term": _table,
     "group": lambda s, v: dataclasses.replace(v[0], span=s),
@@ -215,7 +217,7 @@ def _action(rule: str) -> Any:
 ACTIONS: dict[str, Callable[[list[Any]], Any]] = {
     **{rule: _action(rule) for rule in _NODES},
     **dict.fromkeys(
-        "definition line weight predicate conjunction set value factor int".split(),
+        "definition line weight predicate conjunction set value factor int operand".split(),
         lambda parts: parts[0],
     ),
     "sum_term": _sum_term,

@@ -25,6 +25,7 @@ from attn_dsl.dsl.limits import (
     MAX_DEFINITIONS,
     MAX_ELEMENT_WEIGHT,
     MAX_INTEGER,
+    MAX_LENGTH,
     MAX_LEVELS,
     MAX_NODES,
     MAX_WEIGHT,
@@ -261,8 +262,16 @@ class _Checker:
                 self.set_name(node, name)
             case t.SetLiteral():
                 self.weighted(node)
-            case t.Member(t.Call(name)) | t.Affix(_, t.Call(name)) | t.Weight(t.Call(name)):
-                if (name in FEATURES or name in self.types) and type_of(t.Call(name, ()), self.types) != "symbol":
+            case t.Modulo(_, modulus) if not 1 <= modulus <= MAX_INTEGER:
+                self.wrong(node, f"the modulus {modulus} is out of range",
+                           f"divide by a whole number from 1 to {MAX_INTEGER}, as in `k % 2`")  # fmt: skip
+            case t.Shortened(name, _, length) if name != "stem" and not 1 <= length <= MAX_LENGTH:
+                self.wrong(node, f"a {name} of {length} characters is out of range",
+                           f"write a length from 1 to {MAX_LENGTH}, as in `{name}(word(k), 4)`")  # fmt: skip
+            case (t.Member(t.Call(name)) | t.Affix(_, t.Call(name)) | t.Weight(t.Call(name))
+                   | t.Shortened(_, t.Call(name))):  # fmt: skip
+                known = name in FEATURES or name in self.types
+                if known and type_of(t.Call(name, ()), self.types) != "symbol":
                     self.wrong(node, f"`{name}` is no text feature",
                                "use one such as text(k), token(k) or word(k)")  # fmt: skip
             case t.Position(variable, shift):

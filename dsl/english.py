@@ -26,6 +26,7 @@ _ORDERS = {
 }  # fmt: skip
 _STRINGS = ("token", "text", "lower", "word")
 """Features whose strings stand for themselves."""
+_AFFIXES = {"starts": "start with", "ends": "end with", "contains": "contain"}
 _SIDES = {"==": "", "<": "tokens before ", ">": "tokens after "}
 _DISTANCE = t.Arithmetic("-", t.Position("q"), t.Position("k"))
 _REALS = {"log": "logarithm", "sqrt": "square root", "inv": "inverse"}
@@ -114,6 +115,12 @@ def token(string: str) -> str:
     if string and not string.strip():
         return "a line break" if "\n" in string else "white space"
     return f"“{quote(string.strip())[1:-1]}”"
+
+
+def _cut(node: t.Shortened) -> str:
+    """Tell what is left of a symbol."""
+    which = {"prefix": "first", "suffix": "last"}.get(node.name)
+    return f"{which} {node.length} characters" if which else "stem"
 
 
 def _lexicon_gloss(name: str) -> str:
@@ -243,6 +250,10 @@ class _Teller:
                 if noun.endswith(" number"):
                     how = f"in the same {noun.removesuffix(' number')}"
                 return self.shifted(f"tokens {how} as {self.place(t.Position('q', at))}", shift)
+            case t.Compare("==", t.Shortened(_, one) as a, t.Shortened(_, two) as b) if _cut(
+                a
+            ) == _cut(b) and (told := self.keys(t.Compare("==", one, two))):
+                return told.replace("with the same ", f"with the same {_cut(a)} of the ")
         return self.tokens(one, "k") if t.free_variables(one) == {"k"} else ""
 
     def tokens(self, one: t.Predicate, variable: str) -> str:
@@ -259,7 +270,7 @@ class _Teller:
             case t.Member(t.Call(name, (t.Position(_, shift),)), chosen) if name in _STRINGS:
                 found = self.members(chosen)
             case t.Affix(how, t.Call(name, (t.Position(_, shift),)), text) if name in _STRINGS:
-                found = f"tokens that {how[:-1]} with {token(text)}"
+                found = f"tokens that {_AFFIXES[how]} {token(text)}"
             case t.Compare(
                 "==" | ">=" as op, t.Call("length", (t.Position(_, shift),)), t.Integer(n)
             ):
@@ -305,7 +316,9 @@ class _Teller:
                 return f"{self.place(args[0])} {self.holds(name, no=no)}"
             case t.Compare(op, left, t.Text(text)):
                 return f"{self.symbol(left)} {_ORDERS[op][no]} {token(text)}"
-            case t.Compare(op, t.Call() as a, t.Call() as b) if FEATURES[a.name].type == "symbol":
+            case t.Compare(op, t.Call() | t.Shortened() as a, t.Call() | t.Shortened() as b) if (
+                FEATURES[t.unshortened(a)[0].name].type == "symbol"
+            ):
                 return f"{self.symbol(a)} {_ORDERS[op][no]} {self.symbol(b)}"
             case t.Compare("<" | ">" as op, t.Position() as a, b) if not isinstance(b, t.Integer):
                 where = "before" if (op == "<") is not no else "after"
@@ -319,8 +332,8 @@ class _Teller:
             case t.Member(symbol, chosen):
                 return f"{self.symbol(symbol)} is {'not ' * no}among {self.members(chosen)}"
             case t.Affix(name, symbol, text):
-                verb = f"does not {name[:-1]}" if no else name
-                return f"{self.symbol(symbol)} {verb} with {token(text)}"
+                verb = _AFFIXES[name] if no else _AFFIXES[name].replace(name[:-1], name)
+                return f"{self.symbol(symbol)} {'does not ' * no}{verb} {token(text)}"
         raise TypeError(f"not a predicate: {p!r}")
 
     def holds(self, name: str, no: bool = False, plural: bool = False) -> str:
@@ -335,9 +348,11 @@ class _Teller:
         return feature.noun or re.sub(_CUT, "", feature.doc)
 
     def symbol(self, call: t.Node) -> str:
-        """Tell a string, or another feature, of a token."""
+        """Tell a string, or another feature, of a token, or of the text."""
+        if isinstance(call, t.Shortened):
+            return f"the {_cut(call)} of {self.symbol(call.value)}"
         assert isinstance(call, t.Call)
-        at = " and ".join(map(self.place, call.args))
+        at = " and ".join(map(self.place, call.args)) or "the text"
         if call.name == "match":
             return f"the length of the equal run that ends at {at}"
         noun = self.noun(call.name)
@@ -357,6 +372,8 @@ class _Teller:
             case t.Arithmetic(op, left, right):
                 sign = "plus" if op == "+" else "minus"
                 return f"{self.number(left)} {sign} {self.number(right)}"
+            case t.Modulo(value, modulus):
+                return f"the rest of {self.number(value)} divided by {modulus}"
             case t.Absolute(value):
                 told = self.number(value)
                 return f"{told} either way" if told == "the distance" else f"the size of {told}"
@@ -393,6 +410,8 @@ class _Teller:
             case t.Call(name, (at,)) if FEATURES[name].doc.startswith("position of "):
                 doc = self.noun(name).removeprefix("position of ")
                 return _owned(doc, self.place(at))
+            case t.Arithmetic("-", t.Call("n"), t.Integer(1)):
+                return "the last token of the text"
             case t.Arithmetic(op, left, t.Integer(value)) if not isinstance(left, t.Arithmetic):
                 return self.shifted(self.place(left), -value if op == "+" else value)
         return f"the token at {self.number(x)}"

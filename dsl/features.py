@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 from attn_dsl.dsl import syntax
 from attn_dsl.dsl.analysis import Analysis
-from attn_dsl.dsl.limits import MATCH_LIMIT
+from attn_dsl.dsl.limits import MATCH_LIMIT, MAX_NUMBER
 
 Type = Literal["bool", "int", "symbol"]
 Reads = Literal["left", "visible", "full"]
@@ -57,7 +57,7 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """A feature: a function of one position of a text, or of two (``arity`` 2).
+    """A feature: a function of one position of a text, of two (``arity`` 2), or of the text (0).
 
     ``reads`` is the text that its value may depend on: ``left``, up to the position; ``visible``,
     what the query sees; ``full``, all of it. ``values(analysis, start)`` computes the values. It
@@ -134,6 +134,11 @@ def _word(a: Analysis, start: int) -> Change:
     return Change(first, settled, known, a.word_so_far[start:])
 
 
+def _word_number(a: Analysis, start: int) -> Change:
+    first, settled, known, opened = _word(a, start)
+    return Change(first, list(map(number, settled)), known, list(map(number, opened)))
+
+
 def _word_last(a: Analysis, start: int) -> Change:
     first = _last_word(a, start)
     ends = dict(zip(a.word_first[first:], range(first, a.n), strict=True))
@@ -205,6 +210,32 @@ def lower(string: str) -> str:
     return string.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
 
 
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_UNITS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
+    "sixteen seventeen eighteen nineteen"
+)
+_NUMBERS = {
+    **{word: i for i, word in enumerate(_UNITS.split())},
+    **{word: 10 * i for i, word in enumerate(_TENS.split(), 2)},
+    "hundred": 100, "thousand": 1000,
+}  # fmt: skip
+
+
+def number(string: str) -> int:
+    """Return the number that a string writes, in digits or as an English word; -1 if it writes none.
+
+    >>> number("042"), number("Seven"), number("x")
+    (42, 7, -1)
+    """
+    if not string.isdecimal():
+        return _NUMBERS.get(string.lower(), _NONE)
+    found = 0
+    for digit in string:
+        found = min(10 * found + int(digit), MAX_NUMBER)
+    return found
+
+
 def _match(a: Analysis, start: int) -> list[list[int]]:
     places: dict[str, list[int]] = {}
     for i, string in enumerate(a.tokens):
@@ -254,9 +285,13 @@ _ALL = [
             of_string(lambda s: s[:1].isupper()), False, noun="capitalised tokens"),
     Feature("upper", "bool", "left", "it has letters, all of them capitals", "upper(k)",
             of_string(lambda s: s.isupper() and s.upper() != s.lower()), False),
+    Feature("number", "int", "left", "the number that it writes, in digits or as a word; -1 for none",
+            "number(k) < number(q)", of_string(number, _NONE), _NONE, noun="number"),
     # Words and their pieces.
     Feature("word", "symbol", "visible", "its word in lower case, as far as visible",
             "word(k) in Pronoun", _word, "", noun="word"),
+    Feature("word_number", "int", "visible", "the number that its word writes, as far as visible; or -1",
+            "word_number(k) >= 0", _word_number, _NONE, noun="number that the word writes"),
     Feature("word_before", "symbol", "left", "the word before its word, in lower case",
             'word_before(k) == "the"',
             lambda a, i: [a.segments.words[w - 1] if w > 0 else "" for w in a.word[i:]], "",
@@ -335,6 +370,8 @@ _ALL = [
     Feature("from_end", "int", "full", "number of tokens after it", "from_end(k) == 1",
             lambda a, _: [a.n - 1 - i for i in range(a.n)], 0,
             python="[len(tokens) - 1 - i for i in range(len(tokens))]"),
+    Feature("n", "int", "full", "number of tokens of the text", "k == n - 1 - q", lambda a, _: [a.n] * a.n, 0,
+            arity=0, python="[len(tokens) for _ in tokens]", noun="number of tokens"),
     # Syntax, from spaCy.
     Feature("upos", "symbol", "full", "universal part of speech of its word: NOUN, VERB, ...",
             'upos(k) == "NOUN"', lambda a, _: syntax.parse_tokens(a)["upos"], "", extra="spacy",

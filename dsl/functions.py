@@ -1,7 +1,7 @@
 """Term functions: the table ``FUNCTIONS`` of real functions of an integer, such as ``log``.
 
 Only terms may use them. The grammar, error messages, compiler, exports and reference pages are made
-from this table. To add a function, add a row to ``_ALL``.
+from this table. To add a function, add a row to ``_ALL``. ``shortened`` has the functions of symbols.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 
 @dataclass(frozen=True)
@@ -60,3 +60,22 @@ _ALL = [
 
 FUNCTIONS: dict[str, TermFunction] = {function.name: function for function in _ALL}
 """All term functions by name."""
+
+
+def shortened(string: str, name: str, length: int = 0) -> str:
+    """Return the first or last characters of a string, or its stem.
+
+    >>> shortened("running", "prefix", 4), shortened("running", "suffix", 3), shortened("running", "stem")
+    ('runn', 'ing', 'run')
+    """
+    if name == "stem":
+        return stem(string)
+    return string[:length] if name == "prefix" else string[-length:]
+
+
+@lru_cache(maxsize=1 << 16)
+def stem(word: str) -> str:
+    """Return the stem of an English word in lower case, by the Snowball rules (Porter 2001)."""
+    from snowballstemmer.english_stemmer import EnglishStemmer  # one object serves one thread
+
+    return str(EnglishStemmer().stemWord(word.lower()))

@@ -19,7 +19,7 @@ _NAMED = {
     "delimiter": "special punct space newline sentence_start sentence_final line_start opens closes "
     "closed opener quoted quote_first depth",
     "local": "sentence sentence_first line line_first indent paragraph",
-    "positional": "text_final from_end",
+    "positional": "text_final from_end n",
 }
 _KIND_OF = {name: kind for kind, names in _NAMED.items() for name in names.split()}
 """The kinds of features; all others read what a token is made of."""
@@ -102,6 +102,7 @@ def _atoms(node: t.Node | None) -> list[t.Node]:
 
 def _atom_kind(atom: t.Node, scope: Scope) -> str:
     """Return the kind of one predicate or factor in which ``k`` is free."""
+    atom = t.rewrite(atom, lambda node: node.value if isinstance(node, t.Shortened) else node)
     calls = [node for node in atom.walk() if isinstance(node, t.Call)]
     names = {_KIND_OF.get(call.name, "lexical set") for call in calls}
     if "syntactic" in names:
@@ -123,7 +124,8 @@ def _atom_kind(atom: t.Node, scope: Scope) -> str:
         case t.Compare(
             op, t.Call(first, (t.Position(a, i),)), t.Call(second, (t.Position(b, j),))
         ) if a != b:
-            known = _KIND_OF.get(first, "duplicate token")
+            same = op in ("==", "!=")
+            known = _KIND_OF.get(first, "duplicate token" if same else "lexical set")
             i, j = i - (first == "word_before"), j - (second == "word_before")
             later = j > i if a == "k" else i > j
             return "induction" if known == "duplicate token" and later and op == "==" else known
@@ -155,7 +157,8 @@ def _compared(atom: t.Compare, scope: Scope) -> str:
     inner = [n for n in atom.walk() if isinstance(n, t.Quantifier)]
     found = [_atom_kind(atom, scope) for one in inner for atom in _atoms(one.body)]
     found += [] if inner else [_KIND_OF.get(call.name, "lexical set") for call in calls]
-    name = min(found, key=KINDS.index, default="local")
+    default = "local" if "q" in t.free_variables(atom) else "positional"
+    name = min(found, key=KINDS.index, default=default)
     if name == "same word" and any(isinstance(one, t.Arithmetic) for one in (left, right)):
         return "local"
     return "induction" if name == "duplicate token" and after > 0 else name

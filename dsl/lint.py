@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import re
 from math import inf
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.errors import ProgramWarning
 from attn_dsl.dsl.features import FEATURES, lower
+from attn_dsl.dsl.functions import shortened
 from attn_dsl.dsl.kinds import linear
 from attn_dsl.dsl.printer import expression, number, quote
 from attn_dsl.dsl.scope import Scope
@@ -78,14 +80,14 @@ class _Linter:
                     if _empty(_meet(known, (entry.bound - base, last))):
                         self.warn(entry, f"the step {entry.bound} is never reached")
 
-    def strings(self, node: t.Node, call: t.Call, chosen: t.SetName | t.SetLiteral) -> None:
+    def strings(self, node: t.Node, call: t.Symbol, chosen: t.SetName | t.SetLiteral) -> None:
         """Warn of strings that a text feature does not give; those of the lexicon are for several."""
         if isinstance(chosen, t.SetName) and chosen.name not in self.scope.sets:
             return
         elements = self.scope.literal(chosen).elements
         if wrong := [one for one in elements if not _possible(call, one)]:
             shown = ", ".join(map(quote, wrong[:3])) + (" …" if len(wrong) > 3 else "")
-            better = _WRITTEN.get(call.name, str)(wrong[0])
+            better = _written(call, wrong[0])
             hint = f"write {quote(better)}" if _possible(call, better) else "leave it out"
             self.warn(node, f"`{call.name}` never gives {shown}", hint)
 
@@ -104,7 +106,7 @@ class _Linter:
                 return
             case t.Member(call, chosen):
                 self.strings(node, call, chosen)
-            case t.Compare(_, t.Call() as call, t.Text(text)):
+            case t.Compare(_, t.Call() | t.Shortened() as call, t.Text(text)):
                 self.strings(node, call, t.SetLiteral((text,)))
         if len(self.found) == before and (holds := self.holds(node)) is not None:
             self.warn(node, f"`{expression(node)}` {'always' if holds else 'never'} holds")
@@ -145,15 +147,17 @@ class _Linter:
             return 0, 0
         if form == (("q", 1), ("k", -1)):
             return self.nearest, inf
-        name = form[0][0].partition("(")[0] if len(form) == 1 and form[0][1] == 1 else ""
-        feature = FEATURES.get(name)
+        alone = form[0][0] if len(form) == 1 and form[0][1] == 1 else ""
+        if rest := re.search(r" % (\d+)$", alone):
+            return 0, float(rest[1]) - 1
+        feature = FEATURES.get(name := alone.partition("(")[0])
         least = feature.pad if feature and feature.type == "int" else _LEAST.get(name, -inf)
         return float(least), inf
 
     def fact(self, node: t.Predicate) -> tuple[Form | str, Values] | None:
         """Return what a number or a text must be for a predicate to hold; None if it is no such."""
         match node:
-            case t.Compare("==", t.Call() as call, t.Text(text)):
+            case t.Compare("==", t.Call() | t.Shortened() as call, t.Text(text)):
                 return expression(call), frozenset([text] if _possible(call, text) else [])
             case t.Member(call, t.SetLiteral(elements)):
                 return expression(call), frozenset(x for x in elements if _possible(call, x))
@@ -195,12 +199,21 @@ class _Linter:
             seen[key] = part.weight
 
 
-def _possible(call: t.Call, text: str) -> bool:
+def _written(symbol: t.Symbol, text: str) -> str:
+    """Return how a text feature writes a string; a stem is left as it is."""
+    if isinstance(symbol, t.Call):
+        return _WRITTEN.get(symbol.name, str)(text)
+    return text.lower() if symbol.name == "stem" else shortened(text, symbol.name, symbol.length)
+
+
+def _possible(call: t.Symbol, text: str) -> bool:
     """Return whether a text feature can give a string."""
+    if isinstance(call, t.Shortened):
+        return _written(call, text) == text
     if not text:  # before the text, or in no word
         shifted = any(getattr(at, "shift", 1) for at in call.args)
         return shifted or call.name not in ("text", "token", "lower")
-    return _WRITTEN.get(call.name, str)(text) == text
+    return _written(call, text) == text
 
 
 def _meet(one: Values, other: Values) -> Values:
@@ -217,7 +230,8 @@ def _empty(values: Values) -> bool:
 def _text(node: t.Node) -> bool:
     """Return whether a test is of a text."""
     first = node.children()[0]
-    return isinstance(first, t.Call) and FEATURES[first.name].type == "symbol"
+    symbol = isinstance(first, t.Call) and FEATURES[first.name].type == "symbol"
+    return symbol or isinstance(first, t.Shortened)
 
 
 def _linear(node: t.Int) -> tuple[Form, float]:

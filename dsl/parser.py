@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Resolver = Callable[[str], t.Definitions]
 """A function that reads the file that a line ``use "…"`` names."""
-_OPERATORS = (t.Or, t.And, t.Not, t.Arithmetic)
+_OPERATORS = (t.Or, t.And, t.Not, t.Arithmetic, t.Modulo)
 _SPLIT = "split the predicate over several terms"
 _TYPED = ("BOOL_FEATURE", "INT_FEATURE", "SYMBOL_FEATURE")
 _END = "(?![a-z0-9_])"
@@ -40,7 +40,7 @@ def grammar_text() -> str:
     text = files("attn_dsl.grammars").joinpath("attn.lark").read_text(encoding="utf-8")
     names: dict[str, list[str]] = {}
     for f in FEATURES.values():
-        kind = "PAIR" if f.arity == 2 else f.type.upper()
+        kind = {0: "TEXT", 2: "PAIR"}.get(f.arity, f.type.upper())
         names.setdefault(f"{kind}_FEATURE", []).append(f'"{f.name}"')
     names["REAL_FUNCTION"] = [f'"{f.name}"' for f in FUNCTIONS.values() if not f.rated]
     return text + "\n" + "".join(f"{name}: {' | '.join(names[name])}\n" for name in names)

@@ -12,6 +12,7 @@ from attn_dsl.dsl import tree as t
 
 WIDTH = 100
 _SUMS = t.Arithmetic | t.Position
+_FACTORS = _SUMS | t.Modulo
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
@@ -111,7 +112,7 @@ def show_term(term: t.Term) -> str:
 
 def _weighted(part: t.Scaled | t.Part) -> str:
     """Write a weight, times its value if there is one."""
-    value = "" if part.value is None else f" * {_inside(part.value, _SUMS)}"
+    value = "" if part.value is None else f" * {_inside(part.value, _FACTORS)}"
     return number(part.weight) + value
 
 
@@ -122,6 +123,8 @@ def expression(node: t.Node) -> str:
     'q - (k-1)'
     """
     match node:
+        case t.Call(name, ()) | t.SetName(name):
+            return name
         case t.Call(name, args):
             return f"{name}({', '.join(map(expression, args))})"
         case t.Compare(op, left, right):
@@ -132,6 +135,10 @@ def expression(node: t.Node) -> str:
             return variable + (f"{shift:+d}" if shift else "")
         case t.Arithmetic(op, left, right):
             return f"{expression(left)} {op} {_inside(right, _SUMS)}"
+        case t.Modulo(value, modulus):
+            return f"{_inside(value, _SUMS)} % {modulus}"
+        case t.Shortened(name, value, length):
+            return f"{name}({expression(value)}{f', {length}' * (name != 'stem')})"
         case t.Absolute(value):
             return f"abs({expression(value)})"
         case t.Extremum(name, left, right):
@@ -149,7 +156,7 @@ def expression(node: t.Node) -> str:
         case t.Score(name, variable, shift):
             return f"{name}({variable}{f'{shift:+d}' if shift else ''})"
         case t.Product(left, right):
-            return f"{_inside(left, _SUMS)} * {_inside(right, _SUMS)}"
+            return f"{_inside(left, _FACTORS)} * {_inside(right, _FACTORS)}"
         case t.Always():
             return "true"
         case t.Or(left, right):
@@ -168,8 +175,6 @@ def expression(node: t.Node) -> str:
             return f"{name}({expression(symbol)}, {quote(text)})"
         case t.Text(text):
             return quote(text)
-        case t.SetName(name):
-            return name
         case t.SetLiteral():
             return "{" + ", ".join(_items(node)) + "}"
     raise TypeError(f"not an expression: {node!r}")

@@ -29,7 +29,7 @@ from typing import NamedTuple
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.analysis import Analysis
 from attn_dsl.dsl.features import FEATURES, Column, Value
-from attn_dsl.dsl.functions import FUNCTIONS
+from attn_dsl.dsl.functions import FUNCTIONS, stem
 from attn_dsl.dsl.limits import LEAST_MASS, TERM_LIMIT
 from attn_dsl.dsl.scope import Scope, type_of
 from attn_dsl.dsl.tokens import Tokens
@@ -158,6 +158,8 @@ class Interpreter:
             case t.Arithmetic(op, left, right):
                 a, b = self.integer(left, p), self.integer(right, p)
                 return a + b if op == "+" else a - b
+            case t.Modulo(inner, modulus):
+                return self.integer(inner, p) % modulus
             case t.Absolute(inner):
                 return abs(self.integer(inner, p))
             case t.Extremum(name, left, right):
@@ -193,8 +195,15 @@ class Interpreter:
             self.found[place] = _result(node.name, keys, i)
         return self.found[place]
 
-    def call(self, node: t.Call, p: Places) -> Value:
-        """Evaluate a feature or function at its positions, as the query sees the text."""
+    def call(self, node: t.Symbol, p: Places) -> Value:
+        """Evaluate a feature or function as the query sees the text, or what shortens its value."""
+        if isinstance(node, t.Shortened):
+            string = str(self.call(node.value, p))
+            if node.name == "stem":
+                return stem(string)
+            return string[: node.length] if node.name == "prefix" else string[-node.length :]
+        if not node.args:
+            return self.n
         at = [self.integer(arg, p) for arg in node.args]
         if node.name not in FEATURES:
             found, file = self.scope.function(node.name)
@@ -231,6 +240,8 @@ class Interpreter:
                 return self.call(symbol, p) in self.scope.literal(chosen).elements
             case t.Affix(name, symbol, text):
                 value = str(self.call(symbol, p))
+                if name == "contains":
+                    return text in value
                 return value.startswith(text) if name == "starts" else value.endswith(text)
             case t.Call():
                 return bool(self.call(node, p))
@@ -238,11 +249,11 @@ class Interpreter:
                 return bool(self.integer(node, p))
         raise TypeError(f"not a predicate: {node!r}")
 
-    def side(self, node: t.Int | t.Predicate | t.Text, p: Places) -> Value:
+    def side(self, node: t.Int | t.Predicate | t.Symbol | t.Text, p: Places) -> Value:
         """Evaluate one side of a comparison, or the value of a function."""
         if isinstance(node, t.Text):
             return node.value
-        if isinstance(node, t.Call):
+        if isinstance(node, t.Call | t.Shortened):
             return self.call(node, p)
         return self.integer(node, p) if type_of(node, {}) == "int" else self.holds(node, p)
 

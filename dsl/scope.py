@@ -78,7 +78,7 @@ class Scope(NamedTuple):
         return [*lexicon(), *(name for one in places for name in (*one.sets, *one.scores))]
 
 
-_NUMBERS = (t.Integer, t.Position, t.Arithmetic, t.Absolute, t.Extremum)
+_NUMBERS = (t.Integer, t.Position, t.Arithmetic, t.Modulo, t.Absolute, t.Extremum)
 
 
 def type_of(node: t.Node, types: Mapping[str, Type]) -> Type:
@@ -91,6 +91,8 @@ def type_of(node: t.Node, types: Mapping[str, Type]) -> Type:
         return types[node.name] if node.name in types else FEATURES[node.name].type
     if isinstance(node, t.Quantifier | t.Search):
         return "bool" if node.name == "any" else "int"
+    if isinstance(node, t.Shortened):
+        return "symbol"
     return "int" if isinstance(node, _NUMBERS) else "bool"
 
 

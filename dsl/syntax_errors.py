@@ -27,7 +27,8 @@ _WORDS = {
     "SYMBOL_FEATURE": "a text feature such as text(k)", "PAIR_FEATURE": "match(k-1, q)",
     "VARIABLE": "`q` or `k`", "VISIBILITY": "`causal` or `bidirectional`",
     "NORMALISER": "`softmax` or `linear`", "COMPARISON": "`<`, `<=`, `>` or `>=`",
-    "EQUALITY": "`==` or `!=`", "AFFIX": "`starts` or `ends`", "EXTREMUM": "`min` or `max`",
+    "EQUALITY": "`==` or `!=`", "AFFIX": "`starts`, `ends` or `contains`", "TEXT_FEATURE": "`n`",
+    "EXTREMUM": "`min` or `max`",
     "REAL_FUNCTION": _either([f"`{f.name}`" for f in FUNCTIONS.values() if not f.rated]),
     "WEIGHT_FUNCTION": "`weight`",
     "POSITION_QUANTIFIER": "`nearest`, `first`, `last` or `count`", "$END": "the end of the program",
@@ -35,16 +36,17 @@ _WORDS = {
 _GROUPS = [
     ("a predicate", {"BOOL_FEATURE", "NOT", "TRUE", "ANY", "AFFIX"}),
     ("a number such as q - k", {"INTEGER", "VARIABLE", "INT_FEATURE", "ABS", "EXTREMUM",
-                                "POSITION_QUANTIFIER", "PAIR_FEATURE"}),
+                                "POSITION_QUANTIFIER", "PAIR_FEATURE", "TEXT_FEATURE"}),
+    ("a text feature such as text(k)", {"SYMBOL_FEATURE", "CUT_FUNCTION", "STEM_FUNCTION"}),
 ]  # fmt: skip
 _SYMBOLS = {
     "LPAR": "(", "RPAR": ")", "COMMA": ",", "COLON": ":", "EQUAL": "=", "STAR": "*", "PLUS": "+",
     "MINUS": "-", "LSQB": "[", "RSQB": "]", "LBRACE": "{", "RBRACE": "}", "__ANON_0": "..",
-    "QMARK": "?",
+    "QMARK": "?", "PERCENT": "%",
 }  # fmt: skip
 KEYWORDS = [
     *"use set score def head causal bidirectional softmax linear where by and or not in true any nearest".split(),
-    *"first last count abs min max weight starts ends".split(),
+    *"first last count abs min max weight starts ends contains prefix suffix stem".split(),
     *FUNCTIONS,
 ]
 _STRING = re.compile(r'"([^"\\\x00-\x1f]|\\["\\nrt]|\\u[0-9a-f]{4})*"')
@@ -94,10 +96,13 @@ def _diagnose(word: str, row: str, column: int, expected: set[str]) -> tuple[str
         return f"`{word}` is not an operator here", "write `and`, `or`, `not`"
     if word in ("==", "!="):
         return f"`{word}` does not fit here", "a predicate stands alone: `punct(k)`, `not punct(k)`"
+    if expected == {"INTEGER"} and row[: column - 1].rstrip().endswith("%"):
+        return f"`{word}` does not fit here", "`%` divides by a whole number, as in `k % 2`"
     if word == "-" and "INTEGER" in expected:
         return "a whole number has no sign here", "write `< 0`, or a range: `in -1..-1`"
     if re.match(_STRING, row[column - 1 :]):
-        return "a string does not fit here", ""
+        counts = "a number is compared with a number, as in `number(k) == 3`"
+        return "a string does not fit here", counts if "INT_FEATURE" in expected else ""
     if word == '"':
         return "this string does not end, or holds an escape that is not known", (
             'strings end on their line; escapes are \\" \\\\ \\n \\r \\t and \\u0041'
@@ -112,7 +117,7 @@ def _diagnose(word: str, row: str, column: int, expected: set[str]) -> tuple[str
     if weighing := _weighing(word, row[: column - 1], after, expected):
         return weighing
     if (feature := FEATURES.get(word)) is not None:
-        if not after.startswith("("):
+        if feature.arity and not after.startswith("("):
             return f"the feature `{word}` needs a position", f"write `{word}(k)` or `{word}(q)`"
         return f"`{word}` gives {_TYPES[feature.type]}, which does not fit here", ""
     if re.fullmatch(r"[A-Za-z_]\w*", word) and word not in (*KEYWORDS, "q", "k"):
@@ -188,7 +193,7 @@ def _as_term(weight: str, rest: str) -> str:
 
 def _is_predicate(part: str) -> bool:
     """Return whether a part of a term is true or false, by its operators or its first feature."""
-    operator = re.search(r"[=<>]|\b(in|not|any|true|starts|ends|and|or)\b", part)
+    operator = re.search(r"[=<>]|\b(in|not|any|true|starts|ends|contains|and|or)\b", part)
     return bool(operator) or _type(part.strip(" (")) == "bool"
 
 
@@ -223,7 +228,7 @@ def _weighing(word: str, before: str, after: str, expected: set[str]) -> tuple[s
         (word == "*" and "OR" in expected,
          "a predicate has no products, and the condition of a sum follows its last part"),
         (named, f"test a set by `token(k) in {word}`; a score is a value: `1 * {word}(k)`"),
-        (expected == {"SYMBOL_FEATURE"} and before.endswith("weight("),
+        ("SYMBOL_FEATURE" in expected and before.endswith("weight("),
          "it is a text feature that has a weight: `weight(token(k), Starts)`"),
         (weighed and re.search(r"\bwhere\b", before),
          "only terms have weights of symbols; here, test `token(k) in Starts`"),

@@ -85,6 +85,13 @@ class Arithmetic(Node):
     right: Int
 
 
+class Modulo(Node):
+    """The remainder of an integer by a positive whole number, which is never negative: ``k % 2``."""
+
+    value: Int
+    modulus: int
+
+
 class Absolute(Node):
     """The absolute value of an integer: ``abs(q - k)``."""
 
@@ -100,10 +107,18 @@ class Extremum(Node):
 
 
 class Call(Node):
-    """A feature or a definition at its positions: ``text(k-1)``, ``match(k-1, q)``, ``rank(k)``."""
+    """A feature or function at its positions, or of the text: ``text(k-1)``, ``match(k-1, q)``, ``n``."""
 
     name: str
     args: tuple[Int, ...]
+
+
+class Shortened(Node):
+    """The first or last characters of a symbol, or its stem: ``prefix(word(k), 4)``, ``stem(word(k))``."""
+
+    name: Literal["prefix", "suffix", "stem"]
+    value: Symbol
+    length: int = 0  # of a prefix or suffix
 
 
 class Quantifier(Node):
@@ -152,8 +167,8 @@ class Compare(Node):
     """A comparison of two integers, or ``==`` or ``!=`` of two symbols (strings)."""
 
     op: Literal["==", "!=", "<", "<=", ">", ">="]
-    left: Int | Text
-    right: Int | Text
+    left: Int | Symbol | Text
+    right: Int | Symbol | Text
 
 
 class Text(Node):
@@ -208,15 +223,15 @@ class SetLiteral(Node):
 class Member(Node):
     """Whether a symbol is in a set: ``text(k) in Stop``."""
 
-    value: Call
+    value: Symbol
     set: SetName | SetLiteral
 
 
 class Affix(Node):
-    """Whether a symbol starts or ends with a string: ``ends(word(k), "ing")``."""
+    """Whether a symbol starts or ends with a string, or contains it: ``ends(word(k), "ing")``."""
 
-    name: Literal["starts", "ends"]
-    value: Call
+    name: Literal["starts", "ends", "contains"]
+    value: Symbol
     text: str
 
 
@@ -257,7 +272,7 @@ class Decay(Node):
 class Weight(Node):
     """The weight of a symbol in a set, or 0 for other symbols: ``weight(token(k), Starts)``."""
 
-    value: Call
+    value: Symbol
     set: SetName | SetLiteral
 
 
@@ -276,7 +291,8 @@ class Product(Node):
     right: Factor
 
 
-Int = Integer | Position | Arithmetic | Absolute | Extremum | Call | Quantifier | Search
+Int = Integer | Position | Arithmetic | Modulo | Absolute | Extremum | Call | Quantifier | Search
+Symbol = Call | Shortened
 Predicate = Always | Compare | Between | Member | Affix | Not | And | Or | Call | Quantifier | Search
 Factor = Int | Real | Decay | Weight | Score
 Value = Factor | Product
@@ -516,6 +532,18 @@ def flat(node: Predicate, kind: type[And] | type[Or]) -> list[Predicate]:
     if not isinstance(node, kind):
         return [node]
     return [*flat(node.left, kind), *flat(node.right, kind)]
+
+
+def unshortened(symbol: Symbol) -> tuple[Call, tuple[tuple[str, int], ...]]:
+    """Return the feature that a symbol is made of, and the functions that shorten it, in their order.
+
+    >>> unshortened(Shortened("prefix", Call("word", (Position("k"),)), 4))[1]
+    (('prefix', 4),)
+    """
+    if isinstance(symbol, Call):
+        return symbol, ()
+    call, functions = unshortened(symbol.value)
+    return call, (*functions, (symbol.name, symbol.length))
 
 
 def free_variables(node: Node) -> set[str]:

@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 
@@ -237,8 +237,10 @@ def _conjuncts(node: t.Predicate) -> Iterator[t.Predicate]:
         yield node
 
 
-def _looked_up(value: t.Call) -> bool:
+def _looked_up(value: t.Symbol) -> TypeGuard[t.Call]:
     """Say whether a symbol is that of a token near the query or the key, whatever the query sees."""
+    if isinstance(value, t.Shortened):
+        return False
     return isinstance(value.args[0], t.Position) and FEATURES[value.name].reads == "left"
 
 

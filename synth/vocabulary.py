@@ -28,7 +28,8 @@ _CAUSAL_VALUES = [
 _BOTH_DISTANCE = [
     *(f"k == q+{d}" for d in range(1, 9)), "abs(q - k) in 1..1", "abs(q - k) in 1..2",
     "abs(q - k) in 1..4", "abs(q - k) in 2..8", "abs(q - k) >= 16", "k < q", "k > q",
-    "q - k in 1..4", "k - q in 1..4", "text_final(k)", "from_end(k) == 1", "from_end(k) == 2",
+    "q - k in 1..4", "k - q in 1..4", "k == n - q", "k == n - 1 - q", "text_final(k)",
+    "from_end(k) == 1", "from_end(k) == 2",
 ]  # fmt: skip
 _BOTH_VALUES = [
     "log(1 + abs(q - k))", "abs(q - k)", "inv(1 + abs(q - k))", "decay(abs(q - k), 0.5)",
@@ -57,8 +58,9 @@ _SAME = [
     "sentence(k) == sentence(q) - 1", "line(k) == line(q)", "line(k) == line(q) - 1",
     "paragraph(k) == paragraph(q)", "depth(k) == depth(q)", "indent(k) == indent(q)",
     "repeats(k) == repeats(q)", "length(k) == length(q)", "piece(k) == piece(q)",
+    *(f"number(k) >= 0 and number(k) {order} number(q)" for order in ("==", "<", ">")),
 ]  # fmt: skip
-_COUNTS = ["length(k) >= 3", "length(k) >= 5", "piece(k) == 1", "word_repeats(k) == 0",
+_COUNTS = ["word_number(k) >= 0", "length(k) >= 3", "length(k) >= 5", "piece(k) == 1", "word_repeats(k) == 0",
            "repeats(k) >= 2", "depth(k) > 0"]  # fmt: skip
 
 

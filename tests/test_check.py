@@ -65,6 +65,16 @@ def head(*terms: str, kind: str = "causal") -> str:
         (head("2 where punct(k-100001)"), ProgramTypeError, "the number -100001 is out of range"),
         (head("2 where k in 0..100001"), ProgramTypeError, "the number 100001 is out of range"),
         (head("2 where k in -100001..0"), ProgramTypeError, "the number -100001 is out of range"),
+        (head("2 where k % 0 == 1"), ProgramTypeError, "the modulus 0 is out of range"),
+        (head("2 where k % 0 == 1"), ProgramTypeError, "divide by a whole number from 1 to 100000"),
+        (head("2 where k % 100001 == 1"), ProgramTypeError, "the modulus 100001 is out of range"),
+        (head('2 where prefix(word(k), 0) == "a"'), ProgramTypeError, "a prefix of 0 characters"),
+        (
+            head('2 where suffix(word(k), 65) == "a"'),
+            ProgramTypeError,
+            "write a length from 1 to 64",
+        ),
+        (head("2 where k == n - 1 - q"), CausalityError, "`n` reads the whole text"),
         (head("2 where k in 4..1"), ProgramTypeError, "write 1..4"),
         (head("2 * decay(q - k, 0.0)"), ProgramTypeError, "the rate 0 is not between 0 and 1"),
         (
@@ -112,6 +122,10 @@ def test_a_missing_package_is_named() -> None:
         (t.Call("match", (t.Position("k"),)), "`match` of 1 positions"),
         (t.Member(t.Call("punct", (t.Position("k"),)), t.SetName("Modal")), "`punct` is no text"),
         (t.Affix("ends", t.Call("line", (t.Position("k"),)), "s"), "`line` is no text feature"),
+        (
+            t.Compare("==", t.Shortened("stem", t.Call("line", (t.Position("k"),))), t.Text("s")),
+            "`line` is no text feature",
+        ),
     ],
 )
 def test_trees_made_by_hand_are_checked_too(node: t.Predicate, message: str) -> None:

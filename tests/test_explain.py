@@ -32,6 +32,13 @@ KINDS = [
     ("1 where k in 0..3", "positional"),
     ("1 * log(1 + k)", "positional"),
     ("1 where text_final(k)", "positional"),
+    ("1 where k == n - 1 - q", "positional"),
+    ("1 where k % 2 == 0", "positional"),
+    ("1 where (q - k) % 2 == 0", "local"),
+    ("1 where stem(word(k)) == stem(word(q))", "duplicate token"),
+    ("1 where prefix(text(k-1), 3) == prefix(text(q), 3)", "induction"),
+    ('1 where contains(word(k), "in")', "lexical set"),
+    ("1 where number(k) < number(q)", "lexical set"),
     ("1 where q - k == 1", "previous token"),
     ("1 where capital(q) and k == q-1", "previous token"),
     ("1 where text(q) == text(k-1)", "induction"),
@@ -88,6 +95,16 @@ TOLD = [
      "looks at the nearest token where it is the first token of the token 2 before it's line"),
     ("1 where any(punct(k)) or k == q", "looks at tokens if either some token is such that it has only "
      "punctuation marks and symbols or the key is the query"),
+    ("1 where stem(word(k-1)) == stem(word(q))",
+     "looks at what follows tokens with the same stem of the word as the query"),
+    ('1 where prefix(lower(k), 4) == "trea"',
+     "looks at any token where the first 4 characters of its lower-cased text is “trea”"),
+    ('1 where contains(word(k), "in") and not contains(word(q), "in")',
+     "from any query where its word does not contain “in”, looks at tokens that contain “in”"),
+    ("1 where k == n - 1 or k % 2 == 1", "looks at any token where it is the last token of the text or any "
+     "token where the rest of the position of it divided by 2 is 1"),
+    ("1 where number(k) < number(q)",
+     "looks at tokens if the key's number is below the query's number"),
     (
         "-0.5 * Marks(q) * Words(k)",
         "from tokens high in Marks (“.”, punctuation, tokens of letters), strongly avoids tokens high in "

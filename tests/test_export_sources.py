@@ -72,7 +72,7 @@ def test_constants_are_folded() -> None:
     added = [line.strip() for line in to_numpy(program).splitlines() if "score += " in line]
     assert added == [
         "score += 2.0", "score += 1.0 * (at(text, k - 1, 0) == at(text, 0 * q - 1, 0))",
-        "score += 14.0", "score += 2.0", "score += 1.0 * (match_at(match, 0 * q - 1, k) == 0)",
+        "score += 14.0", "score += 2.0", "score += 1.0 * (table_at(match, 0 * q - 1, k, 0) == 0)",
         "score += 3.0", "score += 2.0 * (at(text, 0 * q + 3, 0) == text[q])",
         "score += 1.0 * (k >= np.clip(q - 1, 1, None))",
     ]  # fmt: skip

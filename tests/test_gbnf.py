@@ -154,7 +154,7 @@ def accepts(gbnf: str) -> Callable[[str], bool]:
 def test_what_it_generates_parses(grammar: Grammar) -> None:
     draw, kinds, deepest, too_large = random.Random(0), set[type](), 0, 0
     for i in range(SENTENCES):
-        sentence = grammar.sample(draw, depth=8 + i % 5)
+        sentence = grammar.sample(draw, depth=10 + i % 5)
         try:
             program = parse(sentence, resolve=unread)
         except CostError:  # the parser's limits on size, which no GBNF can state
@@ -164,7 +164,7 @@ def test_what_it_generates_parses(grammar: Grammar) -> None:
         deepest = max(deepest, *map(_depth, program.terms), 0)
     assert kinds >= {t.Where, t.Scaled, t.Table, t.Or, t.And, t.Not, t.Between, t.Member, t.Affix}
     assert kinds >= {t.SetDefinition, t.Quantifier, t.Extremum, t.Absolute, t.Decay, t.Real}
-    assert kinds >= {t.Weight, t.Product, t.Score, t.ScoreDefinition, t.Use}
+    assert kinds >= {t.Modulo, t.Shortened, t.Weight, t.Product, t.Score, t.ScoreDefinition, t.Use}
     assert deepest >= 8
     assert too_large <= SENTENCES // 50
 

@@ -81,7 +81,7 @@ def test_random_walks_end_and_check(tokenizer: Any, causal: bool) -> None:
         assert parse(show(program)) == program
         assert len(program.terms) <= g.MAX_TERMS
         assert set(program.weights) == {None}
-    assert len(set(found)) == WALKS
+    assert len(set(found)) > 0.9 * WALKS
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -103,6 +103,9 @@ def test_the_vocabulary_of_the_search_can_be_proposed(causal: bool) -> None:
         ("? where k == max(nearest(line_start(k) and indent(k) < indent(q) and k < q), 0)", True),
         ("? where any(text(k) == text(q) and k < q)", True),
         ("? * count(punct(k) and k < q)", True),
+        ('? where contains(word(k), "in") and stem(word(k)) == prefix(lower(q), 3)', True),
+        ("? where number(k) % 2 == 0 and (q - k) % 3 == 1", True),
+        ("? where k == n - 1", False),
         ("by q - k [4: ?, 1: ?]", False),
         ("? where q - k in 4..1", False),
         ("? where text_final(k)", False),

@@ -46,6 +46,14 @@ def head(*terms: str) -> str:
         ('not text(k) in {"a"}', t.Not(t.Member(TEXT, t.SetLiteral(("a",))))),
         ('starts(text(k), "un")', t.Affix("starts", TEXT, "un")),
         ('ends(text(k), "")', t.Affix("ends", TEXT, "")),
+        ('contains(text(k), "a")', t.Affix("contains", TEXT, "a")),
+        ('suffix(stem(text(k)), 2) == "a"', t.Compare(
+            "==", t.Shortened("suffix", t.Shortened("stem", TEXT), 2), t.Text("a"))),
+        ("prefix(text(k), 4) in Stop", t.Member(t.Shortened("prefix", TEXT, 4), t.SetName("Stop"))),
+        ("q - 1 % 2 == n", t.Compare(
+            "==", t.Arithmetic("-", Q, t.Modulo(t.Integer(1), 2)), t.Call("n", ()))),
+        ("(q - 1) % 4 % 2 == 0", t.Compare(
+            "==", t.Modulo(t.Modulo(t.Position("q", -1), 4), 2), t.Integer(0))),
         ("k in -3..2", t.Between(K, -3, 2)),
         ("q - k in 1..4", t.Between(t.Arithmetic("-", Q, K), 1, 4)),
         ("not punct(k)", t.Not(PUNCT)),

@@ -78,7 +78,7 @@ def test_random_programs_reach_every_construct_and_feature() -> None:
     kinds: set[type] = set()
     names: set[str] = set()
 
-    @settings(max_examples=300, derandomize=True, phases=[Phase.generate])
+    @settings(max_examples=500, derandomize=True, phases=[Phase.generate])
     @given(programs(holes=True, lookahead=True))
     def collect(program: t.Head) -> None:
         kinds.update(map(type, program.walk()))
@@ -91,4 +91,4 @@ def test_random_programs_reach_every_construct_and_feature() -> None:
     assert names <= ours
     assert len(names) > len(ours) / 2
     drawn = {name for kind in ("bool", "int", "symbol") for name in features(kind, full=True)}
-    assert drawn | {"match"} == ours
+    assert drawn | {"match", "n"} == ours

@@ -56,7 +56,8 @@ class Columns:
             assert isinstance(key, ColumnKey)
             label, before, after = self._test(key)
             label = label if label.isidentifier() and label.isascii() else label[: label.find("_")]
-            name = self.free(f"{key.name}_{label}".rstrip("_"))
+            made = "".join(f"_{how}{length or ''}" for how, length in key.functions)
+            name = self.free(f"{key.name}{made}_{label}".rstrip("_"))
             self.outputs[name] = f"{before}{self._list(key.name)}{after}"
             found = Reading(name)
             if self.causal and key.partial:
@@ -71,11 +72,17 @@ class Columns:
         return {
             "sets": [text for _, text in self.sets.values()], "outputs": self.outputs,
             "lists": {name: text for name, text in self.lists.items() if name != text},
-            "imported": list(self.imported),
-            "imports": ", ".join(["features"] * bool(self.imported) + ["searched"] * self.searches),
+            "imported": list(self.imported), "imports": self._imports(),
             "codes": any("codes(" in value for value in self.outputs.values()),
             "reads_tokens": self.searches or bool(self.lists) or "match" in self.outputs,
         }  # fmt: skip
+
+    def _imports(self) -> list[str]:
+        """Return the lines that import from attn_dsl."""
+        stems = any("stem" in dict(getattr(key, "functions", ())) for key in self._readings)
+        names = ["features"] * bool(self.imported) + ["searched"] * self.searches
+        lines = [f"from attn_dsl.compiler.columns import {', '.join(names)}"] if names else []
+        return [*lines, *["from attn_dsl.dsl.functions import stem"] * stems]
 
     def _list(self, name: str, part: str = "") -> str:
         """Return the source of the list of a feature."""
@@ -88,6 +95,12 @@ class Columns:
 
     def _test(self, key: ColumnKey) -> tuple[str, str, str]:
         """Return a label for what a column makes of a feature, and its source around the list."""
+        string = "string"
+        for how, length in key.functions:
+            part = f"[:{length}]" if how == "prefix" else f"[-{length}:]"
+            string = f"stem({string})" if how == "stem" else string + part
+        if key.functions and key.kind == "feature":
+            return "", f"codes([{string} for string in ", "])"
         if key.kind == "feature":
             return ("", "codes(", ")") if FEATURES[key.name].type == "symbol" else ("", "", "")
         pairs = sorted(key.elements)
@@ -95,10 +108,11 @@ class Columns:
         if key.label or len(pairs) > 1 or key.kind == "weight":
             name = self._set(key, pairs)
         label, test = {
-            "in": (f"in_{label}", f"string in {name}") if name else (f"is_{text}", f"string == {text!r}"),
-            "weight": (f"weight_{label}", f"{name}.get(string, 0)"),
-            "starts": (f"starts_{text}", f"string.startswith({text!r})"),
-            "ends": (f"ends_{text}", f"string.endswith({text!r})"),
+            "in": (f"in_{label}", f"{string} in {name}") if name else (f"is_{text}", f"{string} == {text!r}"),
+            "weight": (f"weight_{label}", f"{name}.get({string}, 0)"),
+            "starts": (f"starts_{text}", f"{string}.startswith({text!r})"),
+            "ends": (f"ends_{text}", f"{string}.endswith({text!r})"),
+            "contains": (f"contains_{text}", f"{text!r} in {string}"),
         }[key.kind]  # fmt: skip
         return label, f"[{test} for string in ", "]"
 

@@ -195,6 +195,8 @@ class _Formulas(Writer):
             found = Code(self._found(column, at.text))
             return Code(rf"\lnot {found.within(UNARY)}", UNARY) if negated else found
         value = rf"\mathrm{{{_name(column.name)}}}({at.text})"
+        for how, length in column.functions:
+            value = rf"\mathrm{{{how}}}({value}{f', {length}' if length else ''})"
         if column.kind == "weight":
             return Code(rf"\operatorname{{weight}}({value}, {_set(column)})")
         if column.kind == "in":
@@ -205,7 +207,8 @@ class _Formulas(Writer):
         found = Code(value)
         if column.kind != "feature":
             text = _text(min(column.elements)[0])
-            found = Code(rf"{value} \text{{ {column.kind} with }} {text}", _COMPARED)
+            verb = column.kind + " with" * (column.kind != "contains")
+            found = Code(rf"{value} \text{{ {verb} }} {text}", _COMPARED)
         return Code(rf"\lnot {found.within(UNARY)}", UNARY) if negated else found
 
 

@@ -165,7 +165,7 @@ class KernelWriter(Writer):
         listed = [
             comment(
                 key.source.replace("\n", "; ") if isinstance(key, SearchKey)
-                else f"{key.name} {key.kind} {key.label or sorted(key.elements)}"
+                else f"{key.shown} {key.kind} {key.label or sorted(key.elements)}"
             )
             for key in self.arrays
         ]  # fmt: skip

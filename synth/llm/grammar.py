@@ -49,17 +49,17 @@ far: "not "? "any(" conjunction ")"
     | SYMBOL_FEATURE "(" pointer ")" IN set
 comparison: COMPARISON | EQUALITY
 
-symbol: SYMBOL_FEATURE "(" POSITION ")"
+symbol: plain | "stem(" plain ")" | CUT "(" plain ", " LENGTH ")"
+plain: SYMBOL_FEATURE "(" POSITION ")"
 set: LEXICON | "{" elements "}"
 
 value: VARIABLE | call | extremum | search | "(" sum ")" | "abs(" sum ")"
     | REAL_FUNCTION "(" ("1 + "? small | search) ")"
     | RATED_FUNCTION "(" small ", " RATE ")"
 
-leaf: POSITION | call
 call: INT_FEATURE "(" POSITION ")" | PAIR_FEATURE "(" POSITION ", " POSITION ")"
 sum: leaf OPERATOR (leaf | NUMBER)
-small: leaf | sum | "abs(" sum ")" | extremum
+small: leaf | sum | "abs(" sum ")" | extremum | (VARIABLE | call | "(" sum ")") " % " MODULUS
 extremum: EXTREMUM "(" leaf ", " (leaf | NUMBER) ")"
 pointer: (search | EXTREMUM "(" search ", " NUMBER ")" | inner) (OPERATOR NUMBER)?
 search: QUANTIFIER "(" conjunction ")"
@@ -71,7 +71,10 @@ OPERATOR: " + " | " - "
 IN: " in " | " not in "
 COMPARISON: " < " | " <= " | " > " | " >= "
 EQUALITY: " == " | " != "
-AFFIX: "starts" | "ends"
+AFFIX: "starts" | "ends" | "contains"
+CUT: "prefix" | "suffix"
+LENGTH: /[1-9]/
+MODULUS: /[2-9]/
 EXTREMUM: "min" | "max"
 QUANTIFIER: "nearest" | "first" | "last" | "count"
 VARIABLE: "q" | "k"
@@ -118,6 +121,7 @@ def proposal_grammar(causal: bool) -> str:
     lines = [
         rf'start: "head {NAME} {visibility} softmax:\n" ' + _up_to("term", MAX_TERMS),
         _RULES.strip(),
+        "leaf: POSITION | call" + ("" if causal else ' | "n" " - 1"?'),
         "elements: " + _up_to("STRING", MAX_ELEMENTS, '", " '),
         *(f"{name}: " + " | ".join(f'"{x}"' for x in some) for name, some in names.items()),
         f"POSITION: /{shifted}/",

@@ -35,9 +35,10 @@ The language:
 Weights are holes `?`: they are fitted afterwards, with any sign. Write structure, at most {terms} terms.
 Positions: q, k, shifted as in q-1, k-1, k+2. Features of a position:
 {features}
-Predicates join by and, or, not. Sets: text(k) in {{"cat", "dog"}}, word(k) in Pronoun. Named sets:
+Predicates join by and, or, not. Parts of strings: contains(word(k), "ing"), prefix(word(k), 3),
+  suffix(word(k), 2), stem(word(k)). Sets: text(k) in {{"cat", "dog"}}, word(k) in Pronoun. Named sets:
   {sets}
-Numbers: q - k, abs(q - k), min(x, 4), max(x, 0), q - k in 1..4, q - k >= 16.
+Numbers: q - k, abs(q - k), min(x, 4), max(x, 0), k % 2, q - k in 1..4, q - k >= 16.
 Search among keys: nearest(P), first(P), last(P) give the position of a key where P holds, -1 if there
   is none, as in k == nearest(punct(k) and k < q); count(P), any(P).
 Values: {values}, or a whole number."""
@@ -106,7 +107,8 @@ def _features(causal: bool) -> str:
     for kind, how in _KINDS.items():
         some = [f for f in usable(causal) if f.type == kind]
         lines.append(f"  {how}:")
-        lines += [f"    {f.name}({'k-1, q' if f.arity == 2 else 'k'}): {f.doc}" for f in some]
+        places = "", "(k)", "(k-1, q)"
+        lines += [f"    {f.name}{places[f.arity]}: {f.doc}" for f in some]
     return "\n".join(lines)
 
 
