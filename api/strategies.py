@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from functools import lru_cache
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.check import check
+from attn_dsl.dsl.errors import ProgramError
 from attn_dsl.dsl.features import FEATURES, Type
 from attn_dsl.dsl.functions import FUNCTIONS
 from attn_dsl.dsl.lexicon import lexicon
+from attn_dsl.dsl.scope import type_of
 from attn_dsl.dsl.tokens import Tokens
 
 
@@ -65,8 +68,10 @@ class _Scope(NamedTuple):
     extras: tuple[str, ...]
     sets: tuple[str, ...]
     scores: tuple[str, ...] = ()
-    variables: str = "kq"  # in a score, ``i``
+    functions: tuple[tuple[str, Type], ...] = ()
+    variables: str = "kq"  # in a definition, ``i``; in a search, ``ij``
     causal: bool = False
+    ahead: bool = True  # whether more may be read than what stays the same for later queries
 
 
 def pieces(unicode: bool = True) -> SearchStrategy[tuple[str, ...]]:
@@ -154,12 +159,35 @@ def programs(
     sets = tuple(t.SetDefinition(name, draw(_SET_LITERALS)) for name in names)
     full = lookahead or seen == "bidirectional"
     scope = _Scope(full, tuple(sorted(extras)), tuple(names), causal=seen == "causal")
-    lines = st.lists(_lines(scope._replace(variables="i")), min_size=1, max_size=4).map(tuple)
+    functions = list[t.Definition]()
+    for name in draw(st.lists(st.sampled_from(["f", "g", "once"]), max_size=3, unique=True)):
+        one = t.Definition(name, draw(_values(scope._replace(variables="i"))))
+        if _valid(t.Head("random", seen, sets=sets, functions=(*functions, one))):
+            functions.append(one)
+            kind = type_of(one.value, dict(scope.functions))
+            scope = scope._replace(functions=(*scope.functions, (name, kind)))
+    lines = st.lists(
+        _lines(scope._replace(variables="i", ahead=False, functions=())), min_size=1, max_size=4
+    ).map(tuple)
     titles = draw(st.lists(st.sampled_from(["S", "Noun"]), max_size=2, unique=True))
     scores = tuple(t.ScoreDefinition(title, draw(lines)) for title in titles)
     scope = scope._replace(scores=tuple(titles))
     terms = draw(st.lists(_terms(scope, form == "linear", holes), max_size=max_terms))
-    return t.Head("random", seen, form, tuple(terms), sets, scores)
+    return t.Head("random", seen, form, tuple(terms), sets, scores, (), tuple(functions))
+
+
+@lru_cache(maxsize=256)
+def _values(scope: _Scope) -> SearchStrategy[t.Int | t.Predicate | t.Symbol]:
+    """Draw what a function may be; not all of it is valid in a causal program."""
+    return st.one_of(_integers(scope, 1), _predicates(scope, 1), _symbols(scope, 0))
+
+
+def _valid(program: t.Head) -> bool:
+    try:
+        check(program)
+    except ProgramError:
+        return False
+    return True
 
 
 def features(kind: Type, full: bool = False, extras: Collection[str] = ()) -> list[str]:
@@ -246,7 +274,7 @@ def _integers(scope: _Scope, depth: int) -> SearchStrategy[t.Int]:
     if scope.full:
         options.append(st.just(t.Call("n", ())))
     if depth:
-        below, searches = _integers(scope, depth - 1), ["nearest", "first", "last", "count"]
+        below, searches = _integers(scope, depth - 1), ("nearest", "first", "last", "count")
         options += [
             st.builds(_arithmetic, st.sampled_from("+-"), below, below),
             st.builds(t.Absolute, below),
@@ -255,10 +283,33 @@ def _integers(scope: _Scope, depth: int) -> SearchStrategy[t.Int]:
             _calls(scope, "int", depth - 1),
             st.builds(t.Call, st.just("match"), st.tuples(_ats(scope, below), _ats(scope, below))),
         ]
+        options.append(_searches(scope, searches))
         if scope.variables == "kq":
             body = _predicates(scope, depth - 1)
             options.append(st.builds(t.Quantifier, st.sampled_from(searches), body))
     return st.one_of(options)
+
+
+@lru_cache(maxsize=256)
+def _searches(scope: _Scope, names: tuple[str, ...]) -> SearchStrategy[t.Search]:
+    """Draw searches over positions for one of them."""
+    variables, back = scope.variables.replace("j", ""), scope.causal and not scope.ahead
+    overs = ["<", "<="] if back or "j" in scope.variables else ["", "<", "<=", ">", ">="]
+
+    @st.composite
+    def searches(draw: st.DrawFn) -> t.Search:
+        over: Any = draw(st.sampled_from(overs))
+        steady = scope.causal and over not in ("<", "<=")
+        inside = scope._replace(variables="ij", ahead=not steady)
+        if steady:
+            inside = inside._replace(functions=())
+        body = draw(_predicates(inside, 0 if scope.variables == "ij" else 1))
+        at = draw(st.sampled_from(variables))
+        if not over and "i" not in {p.variable for p in t.positions(body)}:
+            at = variables.replace("k", "")  # such a search is for the query
+        return t.Search(draw(st.sampled_from(names)), over, body, t.Position(at))  # type: ignore[arg-type]
+
+    return searches()
 
 
 @lru_cache(maxsize=256)
@@ -283,15 +334,22 @@ def _predicates(scope: _Scope, depth: int) -> SearchStrategy[t.Predicate]:
             st.builds(t.And, below, below),
             st.builds(t.Or, below, below),
         ]
+        options.append(_searches(scope, ("any",)))
         if scope.variables == "kq":
             options.append(st.builds(t.Quantifier, st.just("any"), below))
     return st.one_of(options)
 
 
 def _calls(scope: _Scope, kind: Type, depth: int) -> SearchStrategy[t.Call]:
-    names = st.sampled_from(features(kind, scope.full, scope.extras))
-    at = _integers(scope, depth) if depth else _positions(scope)
-    return st.builds(t.Call, names, st.tuples(_ats(scope, at)))
+    steady = scope.causal and not scope.ahead and scope.variables == "ij"
+    names = [
+        name for name in features(kind, scope.full, scope.extras)
+        if not steady or FEATURES[name].reads != "visible"
+    ]  # fmt: skip
+    at = _integers(scope, depth) if depth and not steady else _positions(scope)
+    own = [name for name, of in scope.functions if of == kind]
+    one = st.builds(t.Call, st.sampled_from(names), st.tuples(_ats(scope, at)))
+    return one | st.builds(t.Call, st.sampled_from(own), st.tuples(at)) if own else one
 
 
 def _symbols(scope: _Scope, depth: int) -> SearchStrategy[t.Symbol]:
@@ -304,11 +362,12 @@ def _symbols(scope: _Scope, depth: int) -> SearchStrategy[t.Symbol]:
 
 def _ats(scope: _Scope, at: SearchStrategy[t.Int]) -> SearchStrategy[t.Int]:
     """Draw positions that a feature may read: in a score of a causal program, not after ``i``."""
-    if not scope.causal or scope.variables == "kq":
+    if not scope.causal or scope.ahead:
         return at
 
     def before(node: t.Int) -> t.Int:
-        return t.Position("i", -abs(node.shift)) if isinstance(node, t.Position) else node
+        shifted = isinstance(node, t.Position)
+        return t.Position(node.variable, -abs(node.shift)) if shifted else node  # type: ignore[union-attr]
 
     return at.map(before)
 

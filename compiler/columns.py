@@ -177,7 +177,15 @@ class Finder:
     def rows(self, first: int, n: int, start: int, columns: tuple[Ints, ...], out: Ints) -> None:
         """Fill a column from the position ``first`` on; see ``interpreter.search_rows``."""
         interpreter.search_rows(
-            self.instructions[0], self.nodes[0], *self.kind, self.causal, first, n, start, columns, out
+            self.instructions[0],
+            self.nodes[0],
+            *self.kind,
+            self.causal,
+            first,
+            n,
+            start,
+            columns,
+            out,
         )
 
     def extend(self, first: int, n: int, start: int, columns: Sequence[tuple], table: Ints) -> None:
@@ -250,7 +258,10 @@ def searched(tokens: Sequence[str] | Tokens, source: str, causal: bool) -> list:
     functions = parse_definitions(source).functions
     node = expand(t.Call([*functions][-1], (t.Position("i"),)), Scope({}, {}, (), functions))
     assert isinstance(node, t.Search)
-    key, batch = SearchKey(node.name, node.over, node.body, causal), Batch([Tokens.from_strings(tokens)])
+    key, batch = (
+        SearchKey(node.name, node.over, node.body, causal),
+        Batch([Tokens.from_strings(tokens)]),
+    )
     by_query = causal and not key.at_query
     found = batch.tables([key], 0)[0] if by_query else batch.column(key).settled
     return found.astype(bool if key.truth else int).tolist()

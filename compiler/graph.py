@@ -208,7 +208,9 @@ class Graph:
 
     def table(self, key: SearchKey, row: int, column: int) -> int:
         """Return the node that reads a table at two positions, which are nodes."""
-        return self.add("table", row, column, key.pad, self.tables.setdefault(key, len(self.tables)))
+        return self.add(
+            "table", row, column, key.pad, self.tables.setdefault(key, len(self.tables))
+        )
 
     def constant(self, value: int) -> int:
         """Return the node of a constant."""

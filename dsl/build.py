@@ -125,7 +125,11 @@ def _owned(node: Any) -> Any:
 def _search(span: Span, v: list[Any]) -> t.Search:
     """Make a search for the one position that it names besides ``j``, which is called ``i`` in its body."""
     name, (own, over, other, body) = v
-    if own != t.Position("j") or not isinstance(other, t.Position | None) or (other and other.shift):
+    if (
+        own != t.Position("j")
+        or not isinstance(other, t.Position | None)
+        or (other and other.shift)
+    ):
         raise READING.get().wrong(
             span, "a search is over positions `j`, all or those before or after another one",
             f"write `{name}(j where …)`, `{name}(j <= k where …)` or the like",
@@ -173,7 +177,13 @@ _NODES: dict[str, Callable[[Span, list[Any]], Any]] = {
     "use": lambda s, v: t.Use(v[0], NOTHING, span=s),  # the parser resolves the path
 }  # fmt: skip
 """By rule: a function that makes the node from its span and the values of its parts."""
-_SPANS = {"head": (1, 1), "function_definition": (1, 1), "score_definition": (1, 1), "score_line": (0, -2), "use": (0, -2)}
+_SPANS = {
+    "head": (1, 1),
+    "function_definition": (1, 1),
+    "score_definition": (1, 1),
+    "score_line": (0, -2),
+    "use": (0, -2),
+}
 """By rule: the first and the last part that its span covers, such as the name of a head."""
 
 

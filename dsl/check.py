@@ -149,7 +149,8 @@ class _Checker:
         names = [one.name for one in definitions]
         for use in self.program.uses:
             self.types |= {
-                name: type_of(one.value, self.types) for name, one in use.definitions.functions.items()
+                name: type_of(one.value, self.types)
+                for name, one in use.definitions.functions.items()
             }
         for i, name in enumerate(names):
             if name in names[:i]:
@@ -195,7 +196,11 @@ class _Checker:
             elif one.name in self.types:
                 self.wrong(one, f"`{one.name}` is defined twice", "rename one of them")
             self.nodes(one.value)
-            if all(n.name in self.types or n.name in FEATURES for n in one.walk() if isinstance(n, t.Call)):
+            if all(
+                n.name in self.types or n.name in FEATURES
+                for n in one.walk()
+                if isinstance(n, t.Call)
+            ):
                 self.types[one.name] = type_of(one.value, self.types)
             if self.errors:
                 continue
@@ -304,7 +309,9 @@ class _Checker:
             search, call = isinstance(part, t.Search), isinstance(part, t.Call)
             at = [part.at] if search else list(part.args) if call else []
             fixed = all(isinstance(x, t.Position) and x.shift <= 0 for x in at)
-            changes = FEATURES[part.name].reads == "visible" if call else search and not part.backwards
+            changes = (
+                FEATURES[part.name].reads == "visible" if call else search and not part.backwards
+            )
             pending += [] if search else part.children()
             if changes or not fixed:
                 self.wrong(node, f"what it finds at `{part.name}` may change with each query, so that this "

@@ -33,14 +33,21 @@ def parse_definitions(source: str, name: str = "<definitions>") -> Definitions:
     check(tree, source=source, name=name, max_nodes=MAX_SOURCE)
     sets = {one.name: one.value for one in tree.sets}
     scores, functions = ({one.name: one for one in some} for some in (tree.scores, tree.functions))
-    digest = hashlib.sha256(repr((sets, scores, functions)).encode()).hexdigest()  # without comments
+    digest = hashlib.sha256(
+        repr((sets, scores, functions)).encode()
+    ).hexdigest()  # without comments
     return Definitions(sets, scores, digest, functions)
 
 
 def show_definitions(definitions: Definitions) -> str:
     """Write the canonical text of a file of definitions. Comments of sets are not kept."""
     sets = (t.SetDefinition(name, value) for name, value in definitions.sets.items())
-    return "\n".join(definition_lines(sets, definitions.scores.values(), definitions.functions.values())) + "\n"
+    return (
+        "\n".join(
+            definition_lines(sets, definitions.scores.values(), definitions.functions.values())
+        )
+        + "\n"
+    )
 
 
 def only_definitions(source: str) -> bool:
@@ -146,11 +153,19 @@ def self_contained(program: t.Head) -> t.Head:
     named, before = used(program), 0
     while len(named) > before:  # functions use others
         before = len(named)
-        named |= used(*(alone(*one) for one in named.values() if not isinstance(one[0], t.SetLiteral)))
+        named |= used(
+            *(alone(*one) for one in named.values() if not isinstance(one[0], t.SetLiteral))
+        )
     files = [use.definitions for use in program.uses]
     scores = [alone(*one) for one in named.values() if isinstance(one[0], t.ScoreDefinition)]
-    sets = [t.SetDefinition(name, value) for name, (value, _) in named.items() if isinstance(value, t.SetLiteral)]
-    functions = [alone(one, file) for file in files for one in file.functions.values() if one.name in named]
+    sets = [
+        t.SetDefinition(name, value)
+        for name, (value, _) in named.items()
+        if isinstance(value, t.SetLiteral)
+    ]
+    functions = [
+        alone(one, file) for file in files for one in file.functions.values() if one.name in named
+    ]
     return dataclasses.replace(
         program, sets=(*sets, *program.sets), scores=(*scores, *program.scores),
         functions=(*functions, *program.functions), uses=(),

@@ -106,7 +106,9 @@ def parse(
     for use in prelude:
         one = use.definitions
         names = {getattr(node, "name", "") for node in tree.walk()}
-        if names & {*one.sets, *one.scores, *one.functions} and one not in [u.definitions for u in uses]:
+        if names & {*one.sets, *one.scores, *one.functions} and one not in [
+            u.definitions for u in uses
+        ]:
             uses.append(use)
     return dataclasses.replace(tree, uses=tuple(uses)) if uses else tree
 

@@ -52,7 +52,18 @@ KEYWORDS = [
 _STRING = re.compile(r'"([^"\\\x00-\x1f]|\\["\\nrt]|\\u[0-9a-f]{4})*"')
 RESERVED = {*KEYWORDS, *FEATURES, "q", "k", "i", "j", "n"}
 """The names that no definition may have."""
-_STARTS = ("use", "set", "score", "def", "head", "causal", "bidirectional", "softmax", "linear", "by")
+_STARTS = (
+    "use",
+    "set",
+    "score",
+    "def",
+    "head",
+    "causal",
+    "bidirectional",
+    "softmax",
+    "linear",
+    "by",
+)
 """Keywords that begin no value or predicate."""
 _TYPES = {"bool": "true or false", "int": "a number", "symbol": "a text"}
 

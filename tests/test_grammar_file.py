@@ -19,7 +19,7 @@ from attn_dsl.dsl.functions import FUNCTIONS, TermFunction
 from attn_dsl.dsl.gbnf import to_gbnf
 from attn_dsl.dsl.parser import grammar_text
 from attn_dsl.dsl.printer import show
-from attn_dsl.dsl.reference import Interpreter, evaluate
+from attn_dsl.dsl.reference import Interpreter, Places, evaluate
 from attn_dsl.dsl.syntax_errors import KEYWORDS
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.testing import programs
@@ -130,7 +130,7 @@ def test_functions_are_what_the_reference_says(function: TermFunction, x: int) -
     arguments = f"{x} + 0" if x >= 0 else f"0 - {-x}"
     value = f"{function.name}({arguments}{', 0.5' if function.rated else ''})"
     program = parser.parse(f"head a causal:\n    1 * {value}\n")
-    expected = Interpreter(program, Analysis()).value(program.terms[0].value, 0, 0)
+    expected = Interpreter(program, Analysis()).value(program.terms[0].value, Places(0, 0, 0))
     assert function.value(x, 0.5) == expected
     clamped = np.array([float(max(x, function.least))])
     for module, array in ((np, clamped), (torch, torch.from_numpy(clamped))):

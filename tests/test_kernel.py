@@ -110,7 +110,9 @@ def test_holes_cannot_be_compiled() -> None:
 
 @pytest.mark.skipif("NUMBA_DISABLE_JIT" in os.environ, reason="nothing is compiled")
 def test_memory_holds_the_most_recent_kernels_alone() -> None:
-    source = "def kernel(n, first, start, width, settled, known, opened, tables, out):\n    out[0] = 7\n"
+    source = (
+        "def kernel(n, first, start, width, settled, known, opened, tables, out):\n    out[0] = 7\n"
+    )
     before = compiled.cache_info()
     assert compiled(source) is compiled(source)
     after = compiled.cache_info()

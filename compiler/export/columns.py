@@ -45,7 +45,9 @@ class Columns:
         if key not in self._readings:
             self._readings[key] = Reading(self.free(f"{key.name}_1"))
             self.searches = True
-            self.outputs[self._readings[key].name] = f"searched(tokens, {key.source!r}, {self.causal})"
+            self.outputs[self._readings[key].name] = (
+                f"searched(tokens, {key.source!r}, {self.causal})"
+            )
         return self._readings[key].name
 
     def reading(self, key: Key) -> Reading:
