@@ -31,5 +31,4 @@ class Library:
             program = self.nearest.program(source)
             if program.normaliser == "softmax":
                 terms = [dataclasses.replace(x, remarks=t.NO_REMARKS) for x in program.terms]
-                bare = t.Head(task.name, program.visibility, "softmax", sets=program.sets)
-                yield dataclasses.replace(bare, terms=tuple(terms))
+                yield dataclasses.replace(program, name=task.name, terms=tuple(terms), remarks=t.NO_REMARKS, after=())
