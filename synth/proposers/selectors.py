@@ -52,6 +52,7 @@ class Quantity:
     text: str  # in the language, with ``{i}`` for the position
     name: str = ""  # the function that it may be written as; "" for a feature
     needs: tuple[Quantity, ...] = ()  # the functions that its text uses
+    least: int = 0  # its least value
 
     def at(self, variable: str) -> str:
         """Write it at a position."""
@@ -94,10 +95,10 @@ class Selectors:
                 if task.spent:
                     return
                 before += self.conditions(level, selected & known, known & ~selected)
-                found = [self.fitted(task, one, first) for one in best(before)]
+                found = [one for condition in best(before) for one in self.fitted(task, condition, first)]
                 yield from (one for one in found if one.iou >= ENOUGH)
                 if any(one.iou >= EXACT for one in found):
-                    return
+                    break
 
     def readings(self, actual: np.ndarray) -> Iterator[tuple[Bools, Bools, bool]]:
         """Yield what a head may select, which pairs count, and whether the first token takes what is left.
@@ -116,7 +117,7 @@ class Selectors:
             selected = share > 0.5
             if not other:
                 selected &= ~np.logical_and.reduceat(selected, starts[:-1])[rows]
-            if selected.any():
+            if selected.any() and not selected[~firsts | (not other)].all():
                 yield selected, ~firsts if other else np.ones(len(rows), dtype=bool), other
 
     @cached_property
@@ -129,21 +130,26 @@ class Selectors:
     def levels(self) -> tuple[tuple[Quantity, ...], ...]:
         """The quantities of each level."""
         causal, batch = self.design.causal, self.design.batch
-        counted = Counter(token for text in batch.texts for token in text.strings)
-        tokens = [
-            re.sub("([{}])", r"\1\1", quote(token.lstrip(" ") or token))
-            for token, _ in counted.most_common(TOKENS)
-        ]
+        counted = Counter(
+            token.lstrip(" ") or token
+            for text in batch.texts
+            for token, special in zip(text.strings, text.special, strict=True)
+            if not special
+        )
+        tokens = [re.sub("([{}])", r"\1\1", quote(x)) for x, _ in counted.most_common(TOKENS)]
         features = ["{i}", "number({i})", "depth({i})", "word_index({i})", "{i} % 2", "{i} % 3"]
         features += [] if causal else ["n - {i}"]
-        first = tuple(map(Quantity, features))
+        first = tuple(
+            Quantity(text, least={"n": 1, "number": -1, "word_index": -1}.get(re.split(r"[( ]", text)[0], 0))
+            for text in features
+        )
         ranges = ("j <= {i}", "j < {i}") if causal else ("j", "j <= {i}", "j < {i}")
         own = tuple(
             Quantity(f"count({over} where text(j) == {what})", f"copies_{i}_{j}")
             for (i, what), (j, over) in itertools.product(enumerate(["text({i})", *tokens]), enumerate(ranges))
         )  # fmt: skip
         differences = tuple(
-            Quantity(f"{one.text} - {other.text}", f"excess_{i}_{j}")
+            Quantity(f"{one.text} - {other.text}", f"excess_{i}_{j}", least=-10**5)
             for (i, one), (j, other) in itertools.permutations(enumerate(own[len(ranges) + 1 :: len(ranges)]), 2)
         )  # fmt: skip
         second = (*own, *self.ranks(first[1:4], ranges[:1]), *differences)
@@ -197,11 +203,14 @@ class Selectors:
                 inside, outside = (parts[0][j][i] - parts[1][j] for j in (0, 1))
                 low, high = inside.min(1, keepdims=True), inside.max(1, keepdims=True)
                 under, over = outside < low, outside > high
-                holds = ~(under | over)
-                for j in np.flatnonzero(holds.mean(1) < MOST):
-                    ends = int(low[j, 0]), int(high[j, 0]), bool(under[j].any()), bool(over[j].any())
-                    if text := between(one, right[j], *ends):
-                        yield Condition(text, (one, right[j]), holds[j])
+                sides = {"<=": ~over, ">=": ~under, "==": ~(over | under)}
+                for sign, holds in sides.items():
+                    useful = holds.mean(1) < MOST
+                    if sign == "==":
+                        useful &= under.any(1) & over.any(1)
+                    for j in np.flatnonzero(useful):
+                        if text := between(one, right[j], sign, int(low[j, 0]), int(high[j, 0])):
+                            yield Condition(text, (one, right[j]), holds[j])
 
     def relations(self, level: int, wanted: Bools, others: Bools) -> Iterator[Condition]:
         """Yield conditions that are not about differences: equal tokens, an order with ties by position."""
@@ -226,8 +235,8 @@ class Selectors:
             if plane[wanted].all():
                 yield Condition(text, quantities, plane[others] != 0)
 
-    def fitted(self, task: HeadTask, condition: Condition, first: bool) -> Fitted:
-        """Return the program of a condition, with the weights that fit best.
+    def fitted(self, task: HeadTask, condition: Condition, first: bool) -> list[Fitted]:
+        """Return programs of a condition, with the weights that fit best.
 
         Where the condition holds at the first token too, which takes what is left, it is left out there, or
         it takes what is left only for itself.
@@ -240,7 +249,7 @@ class Selectors:
             terms = [f"1 where {text}" for text in texts if text]
             program = written(self.program(terms, condition.quantities), task.name)
             found.append(weighed(task, program))
-        return max(found, key=lambda one: (round(one.iou, 4), -one.nodes))
+        return found
 
     def holds(self, condition: Condition) -> Bools:
         """Return where a condition holds, by pair."""
@@ -259,7 +268,7 @@ def weighed(task: HeadTask, program: t.Head) -> Fitted:
         return task.rows.scores(rows)[1]
 
     found: tuple[float, ...] = max(grid, key=score)
-    for step in (1.2, 1.1, 1.05) * 2:
+    for step in (1.2, 1.1, 1.05, 1.02, 1.01) * 2:
         steps = itertools.product((1.0, step, 1 / step), repeat=len(planes))
         found = max((tuple(x * y for x, y in zip(found, by, strict=False)) for by in steps), key=score)
     weights = w.rounded(np.minimum(found, w.LIMIT), 3)
@@ -286,37 +295,37 @@ def bracketed(text: str) -> str:
     return f"({text})" if re.search(r" [-+%] ", re.sub(r"\(.*\)", "", text)) else text
 
 
-def between(one: Quantity, other: Quantity, low: int, high: int, under: bool, over: bool) -> str:
+def between(one: Quantity, other: Quantity, sign: str, low: int, high: int) -> str:
     """Write that the difference of two quantities, of the key and the query, is in a range.
 
     Args:
-        under, over: whether the difference of other pairs is ever smaller, or larger.
+        sign: ``<=`` if only ``high`` bounds it, ``>=`` if only ``low`` does, ``==`` if both do.
     """
     mine, yours = one.at("k"), other.at("q")
-    if mine == yours == "0" or not (under or over):
+    if mine == yours == "0":
         return ""
-    signs = {(True, True): "==", (True, False): ">=", (False, True): "<="}
-    if low != high and under and over:
-        if yours == "0" or mine == "0":
-            return f"{mine} in {low}..{high}" if yours == "0" else f"{yours} in {-high}..{-low}"
-        return f"{mine} - {bracketed(yours)} in {low}..{high}"
-    sign, by = signs[under, over], high if over else low
-    if mine == "0":
-        return compare(yours, {"==": "==", ">=": "<=", "<=": ">="}[sign], -by)
+    if mine == "0":  # of the query alone
+        flipped = {"<=": ">=", ">=": "<=", "==": "=="}[sign]
+        return alone(yours, flipped, -high, -low, other.least)
     if yours == "0":
-        return compare(mine, sign, by)
-    if sign == "<=" and by == -1 or sign == ">=" and by == 1:
+        return alone(mine, sign, low, high, one.least)
+    if sign == "==" and low != high:
+        return f"{mine} - {bracketed(yours)} in {low}..{high}"
+    by = low if sign == ">=" else high
+    if (sign, by) in (("<=", -1), (">=", 1)):
         return f"{mine} {sign[0]} {yours}"
     return f"{mine} {sign} {yours}" + (f" {'-' if by < 0 else '+'} {abs(by)}" if by else "")
 
 
-def compare(text: str, sign: str, value: int) -> str:
-    """Write a comparison with a number; those below 0 are moved by one."""
-    if value < 0:
-        if sign == "==":
-            return f"{text} in {value}..{value}"
-        value, sign = (value + 1, "<") if sign == "<=" else (value - 1, ">")
-        return f"{text} {sign} {value}" if value >= 0 else ""
+def alone(text: str, sign: str, low: int, high: int, least: int) -> str:
+    """Write that a quantity is in a range; ``least`` is its least value."""
+    if sign == "<=" and high == least:
+        sign, low = "==", high
+    if sign == "==" and (low < high or low < 0):
+        return f"{text} in {low}..{high}"
+    value = low if sign == ">=" else high
+    if value < 0:  # whole numbers have no sign
+        return f"{text} < 0" if (sign, value) == ("<=", -1) else ""
     return f"{text} {sign} {value}"
 
 
