@@ -26,10 +26,8 @@ _ORDERS = {
 }  # fmt: skip
 _STRINGS = ("token", "text", "lower", "word")
 """Features whose strings stand for themselves."""
-_SIDES = {
-    "==": "{}", "<": "tokens before {}", "<=": "tokens up to {}", ">": "tokens after {}",
-    ">=": "tokens from {} on",
-}  # fmt: skip
+_SIDES = {"==": "{}", "<": "tokens before {}", "<=": "tokens up to {}",
+          ">": "tokens after {}", ">=": "tokens from {} on"}  # fmt: skip
 _MUCH = ("slightly ", "weakly "), ("", ""), ("much ", "strongly ")
 _NOT_ITSELF = t.Compare("!=", t.Position("k"), t.Position("q"))
 _DISTANCE = t.Arithmetic("-", t.Position("q"), t.Position("k"))
@@ -205,8 +203,7 @@ class _Teller:
         level = (abs(weight) >= 0.5) + (abs(weight) >= 2)
         if graded:
             return f"looks {_MUCH[level][0]}{'more' if weight > 0 else 'less'} at"
-        much = _MUCH[level][1]
-        return much + ("looks at" if weight > 0 else "avoids")
+        return _MUCH[level][1] + ("looks at" if weight > 0 else "avoids")
 
     def scored(self, use: t.Score) -> str:
         """Tell the tokens that a score is high at; the gloss comes with its first use."""
