@@ -29,7 +29,7 @@ SPARSE = 0.01
 STAGES = ((0.4, 4.0), (0.5, 2.5), (0.6, 1.5), (0.65, 0.0), (0.7, 1.0))
 """When parameters are set to 0: the part of all epochs, and how many times as many as in the end are kept;
 at 0, held-out rows decide."""
-NEEDED = 1e-3
+NEEDED = 5e-4
 """Dropped is what held-out rows lose by no more than this part of what they gain by all scores."""
 ROLES = ("offer", "first", "query", "key")
 """What a score can be for a head: offered by keys, added to the first token, a side of a product."""
