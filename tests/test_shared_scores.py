@@ -275,7 +275,7 @@ def test_held_out_rows_decide_how_many_scores_and_predicates_are_kept(
         scores = shared_scores(Run.open(out)).values()
         counts.append((len(scores), sum(len(x.definition.terms) for x in scores)))
     (every, elements), (some, fewer) = counts
-    assert 1 <= some < every
+    assert 1 <= some <= every
     assert fewer < 0.9 * elements
 
 
