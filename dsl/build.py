@@ -26,7 +26,7 @@ NOTHING = t.Definitions({}, {}, "")
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """What is known of a source while it is parsed: its text and name, and the types of definitions so far."""
+    """A source that is parsed: its text and name, and the types of functions so far."""
 
     source: str
     name: str
@@ -90,7 +90,7 @@ def _elements(span: Span, v: list[Any]) -> t.SetLiteral:
 
 
 def named(token: Token) -> Token:
-    """Give the name of a feature or a definition the terminal of its type; Lark calls it for each such name."""
+    """Give a feature or a function the terminal of its type; Lark calls it for each such name."""
     if token.value not in FEATURES:
         kind = READING.get().types.get(token.value)
         token.type = f"{kind.upper()}_FEATURE" if kind else "UNKNOWN"
@@ -135,12 +135,12 @@ def _search(span: Span, v: list[Any]) -> t.Search:
             f"write `{name}(j where …)`, `{name}(j <= k where …)` or the like",
         )  # fmt: skip
     variables = {p.variable for p in t.positions(body)} | {other.variable if other else "j"}
-    if len(variables - {"j"}) > 1:
+    if len(others := sorted(variables - {"j"})) > 1:
         raise READING.get().wrong(
-            span, f"a search is for one position, and this one names {' and '.join(map('`{}`'.format, sorted(variables - {'j'})))}",
+            span, f"a search is for one position, and this one names `{others[0]}` and `{others[1]}`",
             "compare the result of a search with the other position outside of it",
         )  # fmt: skip
-    at = min(variables - {"j"}, default="q")
+    at = others[0] if others else "q"
     return t.Search(name, over, t.renamed(body, at, "i"), t.Position(at), span=span)  # type: ignore[arg-type]
 
 

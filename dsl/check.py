@@ -187,7 +187,8 @@ class _Checker:
         for use in self.program.uses:
             self.grow(use.definitions.functions.values(), levels, sizes)
         if len(own) > MAX_DEFINITIONS:
-            self.wrong(own[MAX_DEFINITIONS], f"{len(own):,} functions are defined; at most {MAX_DEFINITIONS} may be",
+            self.wrong(own[MAX_DEFINITIONS],
+                       f"{len(own):,} functions are defined; at most {MAX_DEFINITIONS} may be",
                        "move those that a program does not use to another file", CostError)  # fmt: skip
             return
         for one in own:
@@ -206,11 +207,14 @@ class _Checker:
                 continue
             self.grow([one], levels, sizes)
             if levels[one.name] > MAX_LEVELS:
-                self.wrong(one, f"`{one.name}` uses functions {levels[one.name]} levels deep; at most {MAX_LEVELS} are allowed",
+                self.wrong(one, f"`{one.name}` uses functions {levels[one.name]} levels deep; "
+                           f"at most {MAX_LEVELS} are allowed",
                            "define it by features, or by fewer steps", CostError)  # fmt: skip
             elif sizes[one.name] > MAX_COST:
-                self.wrong(one, f"`{one.name}` has {sizes[one.name]:,} nodes where its functions are written out; "
-                           f"at most {MAX_COST:,} are allowed", "use functions fewer times", CostError)  # fmt: skip
+                self.wrong(one,
+                           f"`{one.name}` has {sizes[one.name]:,} nodes where its functions are written "
+                           f"out; at most {MAX_COST:,} are allowed", "use functions fewer times",
+                           CostError)  # fmt: skip
 
     def grow(
         self, functions: Iterable[t.Definition], levels: dict[str, int], sizes: dict[str, int]
@@ -315,8 +319,9 @@ class _Checker:
             pending += [] if search else part.children()
             if changes or not fixed:
                 self.wrong(node, f"what it finds at `{part.name}` may change with each query, so that this "
-                           "search over all positions would be made anew for each", "search `j <= i`, which sees what "
-                           "a query at `i` does, or compare features that read to the left", CostError)  # fmt: skip
+                           "search over all positions would be made anew for each",
+                           "search `j <= i`, which sees what a query at `i` does, or compare features "
+                           "that read to the left", CostError)  # fmt: skip
                 return
 
     def weighted(self, node: t.SetLiteral) -> None:

@@ -45,8 +45,8 @@ _SYMBOLS = {
     "QMARK": "?", "PERCENT": "%",
 }  # fmt: skip
 KEYWORDS = [
-    *"use set score def head causal bidirectional softmax linear where by and or not in true any nearest".split(),
-    *"first last count abs min max weight starts ends contains prefix suffix stem".split(),
+    *"use set score def head causal bidirectional softmax linear where by and or not in true any".split(),
+    *"nearest first last count abs min max weight starts ends contains prefix suffix stem".split(),
     *FUNCTIONS,
 ]
 _STRING = re.compile(r'"([^"\\\x00-\x1f]|\\["\\nrt]|\\u[0-9a-f]{4})*"')
