@@ -250,10 +250,10 @@ class _Teller:
                 if noun.endswith(" number"):
                     how = f"in the same {noun.removesuffix(' number')}"
                 return self.shifted(f"tokens {how} as {self.place(t.Position('q', at))}", shift)
-            case t.Compare("==", t.Shortened(_, one) as a, t.Shortened(_, two) as b) if _cut(
-                a
-            ) == _cut(b) and (told := self.keys(t.Compare("==", one, two))):
-                return told.replace("with the same ", f"with the same {_cut(a)} of the ")
+            case t.Compare("==", t.Shortened() as first, t.Shortened() as other):
+                told = self.keys(t.Compare("==", first.value, other.value))
+                if _cut(first) == _cut(other) and "with the same " in told:
+                    return told.replace("with the same ", f"with the same {_cut(first)} of the ")
         return self.tokens(one, "k") if t.free_variables(one) == {"k"} else ""
 
     def tokens(self, one: t.Predicate, variable: str) -> str:

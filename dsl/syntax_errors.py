@@ -235,6 +235,8 @@ def _weighing(word: str, before: str, after: str, expected: set[str]) -> tuple[s
          "a part of a sum begins with a weight; a sum as value is in parentheses: `(q - k)`"),
         (word == "use", "files are used in the first lines, before all sets and scores"),
         (expected == {"VARIABLE"} or shifted, scored),
+        (word == "%" and "STAR" in expected,
+         "a remainder as value is in parentheses: `2 * (k % 2)`"),
         (word == "*" and "WHERE" in expected, "a term is a weight times one value or two"),
         (word == "*" and "OR" in expected,
          "a predicate has no products, and the condition of a sum follows its last part"),

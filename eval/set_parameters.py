@@ -207,7 +207,7 @@ def _set_term(term: t.Simple, causal: bool) -> tuple[SetTerm | TableTerm, list[f
         places = {x.value.args[0].variable for x in uses if _looked_up(x.value)}  # type: ignore[union-attr]
         if not uses or len(places) < len(factors) - len(others):
             return None
-        lookups = tuple(Lookup(x.value, x.set.elements) for x in uses)  # type: ignore[union-attr]
+        lookups = tuple(Lookup(x.value, x.set.elements) for x in uses)  # type: ignore[union-attr, arg-type]
         values = [np.array([*x.set.hundredths().values()]) / 100 for x in uses]  # type: ignore[union-attr]
         if len(values) == 2:
             sizes = [max(float(np.abs(x).max()), 0.01) for x in values]

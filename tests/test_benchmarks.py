@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import doctest
-import importlib
+import importlib.util
 import re
 import sys
 from pathlib import Path
@@ -48,6 +48,18 @@ def test_figures_are_those_of_the_run_and_of_rows_picked_on_select(
     shown = [figure.reached for figure in figures(run.path, "a run")]
     means = [float(reached.split()[0]) for reached in shown[:3]]
     assert means == pytest.approx(np.mean(expected, axis=0), abs=6e-4)
+
+
+def test_programs_by_hand_are_what_tracr_compiled() -> None:
+    spec = importlib.util.spec_from_file_location("tracr_run", BENCHMARKS / "tracr/run.py")
+    assert spec is not None and spec.loader is not None
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    captures = benchmark.captures()
+    assert sum(capture.n_heads for capture in captures.values()) == 65
+    for name, capture in captures.items():
+        for head, program in benchmark.by_hand(name, capture).items():
+            assert program is None or benchmark.iou(capture, head, program) > 0.999, (name, head)
 
 
 def test_measured_programs_say_what_they_weigh() -> None:

@@ -214,6 +214,8 @@ def test_holes_are_counted() -> None:
         ("1 where text(k-1) == text(q)", 4),
         ('1 where text(k) == "a"', 3),
         ('1 where starts(text(k), "a")', 3),
+        ('1 where contains(stem(text(k)), "a")', 4),
+        ("1 where (q - k) % 2 == 0", 4),
         ("1 where q - k in 2..8", 3),
         ("1 where match(k-1, q) >= 2", 6),
         ("1 * (q - k)", 2),

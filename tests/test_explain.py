@@ -97,6 +97,8 @@ TOLD = [
      "punctuation marks and symbols or the key is the query"),
     ("1 where stem(word(k-1)) == stem(word(q))",
      "looks at what follows tokens with the same stem of the word as the query"),
+    ("1 where prefix(text(k), 2) == prefix(text(0), 2)", "looks at any token where the first 2 characters "
+     "of its text is the first 2 characters of the first token's text"),
     ('1 where prefix(lower(k), 4) == "trea"',
      "looks at any token where the first 4 characters of its lower-cased text is “trea”"),
     ('1 where contains(word(k), "in") and not contains(word(q), "in")',

@@ -255,3 +255,15 @@ def test_text_after_the_last_token_is_not_read() -> None:
 def test_what_covers_nothing_after_a_special_token_is_in_no_word() -> None:
     text = Tokens.from_strings(["ab", "<s>", "<0xE2>", "c"])
     assert column("word_index", text).settled == [0, -1, -1, 1]
+
+
+@pytest.mark.parametrize(
+    ("string", "value"),
+    [
+        ("0", 0), (" 007", 7), ("٣", 3), ("999999", 999_999), ("9" * 5_000, 999_999), (" Twenty", 20),
+        ("SEVENTEEN", 17), (" hundred", 100), ("thousand", 1000), ("²", -1), ("-1", -1), ("1.5", -1),
+        ("x1", -1), ("million", -1), ("", -1), (" ", -1), ("<s>", -1),
+    ],
+)  # fmt: skip
+def test_numbers_in_digits_and_words(string: str, value: int) -> None:
+    assert column("number", Tokens.from_strings([string])).settled == [value]

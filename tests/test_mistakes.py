@@ -48,6 +48,7 @@ MISTAKES = [
     (head("2 where k == ‹-›1"), "in -1..-1"),
     (head("2 where k == 1‹.›5"), "`.` does not fit"),
     (head('2 where number(k) == ‹"›3"'), "as in `number(k) == 3`"),
+    (head("2 * k ‹%› 2"), "in parentheses: `2 * (k % 2)`"),
     (head("2 where k % ‹q› == 0"), "divides by a whole number, as in `k % 2`"),
     (head("2 where k % ‹-›2 == 0"), "divides by a whole number"),
     (head('2 where prefix(word(k)‹)› == "a"'), "expected: `,`"),

@@ -10,11 +10,14 @@ import pytest
 import torch
 
 from attn_dsl import fit
+from attn_dsl.compiler.columns import Batch
+from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.compiler.program import Program
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.check import check
 from attn_dsl.dsl.library import library
 from attn_dsl.dsl.parser import parse
+from attn_dsl.dsl.printer import show_term
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.controls import NAMES, control_scores, positional_grid
@@ -226,6 +229,18 @@ def test_every_term_of_the_vocabulary_is_valid() -> None:
         for term in terms:
             check(t.Head("x", visibility, "softmax", (term,)))
         assert len(set(terms)) == len(terms)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_terms_of_numbers_are_empty_where_there_are_none(causal: bool) -> None:
+    """So a search on texts without numbers never picks them."""
+    terms = tuple(x for x in vocabulary.terms(causal) if "number" in show_term(x))
+    head = t.Head("numbers", "causal" if causal else "bidirectional", terms=terms)
+    plan = Plan([head], Batch([Tokens.from_strings([" she", " 7", ".", " two", " 9"])]))
+    planes = plan.planes([np.arange(5)])
+    assert len(terms) == 4 and planes.any(axis=1).all()
+    plan = Plan([head], Batch([Tokens.from_strings([" she", " ran", " ho", "me", "."])]))
+    assert not plan.planes([np.arange(5)]).any()
 
 
 def test_a_proposer_of_one_line_is_enough(design: Design) -> None:
