@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from attn_dsl.dsl import tree as t
@@ -26,6 +27,23 @@ def expand(node: _T, scope: Scope) -> _T:
     if not any(isinstance(x, t.Call) and x.name not in FEATURES for x in node.walk()):
         return node
     return _expanded(node, scope, None, None)
+
+
+def expanded_size(node: t.Node, known: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
+    """Return how many nodes ``expand`` would make of a node, and in how many of them ``i`` is free.
+
+    Args:
+        known: both numbers for each function.
+    """
+    if isinstance(node, t.Position):
+        return 1, int(node.variable == "i")
+    sizes = [expanded_size(child, known) for child in node.children()]
+    if isinstance(node, t.Call) and node.name in known and len(sizes) == 1:
+        (size, uses), (argument, inside) = known[node.name], sizes[0]
+        return size + uses * (argument - 1), uses * inside
+    if isinstance(node, t.Search):  # the ``i`` of its body is another one
+        return 1 + sum(size for size, _ in sizes), expanded_size(node.at, known)[1]
+    return 1 + sum(size for size, _ in sizes), sum(uses for _, uses in sizes)
 
 
 def as_functions(search: t.Search) -> tuple[t.Definition, ...]:
@@ -58,8 +76,9 @@ def _expanded(node: Any, scope: Scope, at: t.Int | None, file: t.Definitions | N
         case t.Search():
             body = _expanded(node.body, scope, None, file)
             return dataclasses.replace(node, body=body, at=_expanded(node.at, scope, at, file))
-        case t.SetName(name) if file is not None and name in file.sets:
-            return file.sets[name]
+        case t.SetName(name) if file is not None:
+            own = scope.inside(file).literal(node)
+            return node if scope.find(name)[0] == own else own
     changed = {}
     for name in t.node_fields(type(node)):
         value = getattr(node, name)
