@@ -16,7 +16,7 @@ from attn_dsl.dsl.errors import (
     ProgramTypeError,
     did_you_mean,
 )
-from attn_dsl.dsl.expand import expand, expanded_size
+from attn_dsl.dsl.expand import expand, expanded_size, looks_ahead, score_reads
 from attn_dsl.dsl.features import FEATURES, Type
 from attn_dsl.dsl.functions import FUNCTIONS
 from attn_dsl.dsl.limits import (
@@ -31,7 +31,7 @@ from attn_dsl.dsl.limits import (
     MAX_WEIGHT,
 )
 from attn_dsl.dsl.printer import expression, number, quote
-from attn_dsl.dsl.scope import Scope, looks_ahead, score_reads, type_of
+from attn_dsl.dsl.scope import Scope, type_of
 from attn_dsl.dsl.syntax_errors import RESERVED, reserved
 
 _FREE = (t.Integer, t.Position, t.Text, t.Always, t.Entry, t.Sum)
@@ -249,10 +249,8 @@ class _Checker:
         """Check that a line of a score, in a causal program, reads nothing after its position."""
         if self.errors or not self.program.causal:
             return
-        for node in expand(line, self.scope).walk():
-            if looks_ahead(node) or (isinstance(node, t.Search) and not node.backwards):
-                self.later(line, f"`{expression(line.condition)}`")
-                return
+        if looks_ahead(expand(line, self.scope)):
+            self.later(line, f"`{expression(line.condition)}`")
 
     def term(self, term: t.Term) -> None:
         for part, weight in ((x, w) for x in t.parts_of(term) for w in t.weights_of(x) if w):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from attn_dsl.dsl import tree as t
@@ -44,6 +45,33 @@ def expanded_size(node: t.Node, known: Mapping[str, tuple[int, int]]) -> tuple[i
     if isinstance(node, t.Search):  # the ``i`` of its body is another one
         return 1 + sum(size for size, _ in sizes), expanded_size(node.at, known)[1]
     return 1 + sum(size for size, _ in sizes), sum(uses for _, uses in sizes)
+
+
+def looks_ahead(node: t.Node) -> bool:
+    """Return whether an expanded node reads after ``i``, at a fixed distance or by a search.
+
+    >>> from attn_dsl.dsl.parser import parse_predicate
+    >>> looks_ahead(parse_predicate("text(i+1) == text(i)"))
+    True
+    """
+    if isinstance(node, t.Search):  # one that is backwards sees what a query at its position does
+        return not node.backwards or _after(node.at) or looks_ahead(node.at)
+    here = isinstance(node, t.Call) and any(map(_after, node.args))
+    return here or any(map(looks_ahead, node.children()))
+
+
+def _after(at: t.Int) -> bool:
+    return isinstance(at, t.Position) and at.variable == "i" and at.shift > 0
+
+
+@lru_cache(maxsize=1024)
+def score_reads(file: t.Definitions, name: str) -> tuple[tuple[str, ...], bool]:
+    """Return the features of a file's score that read the whole text, and whether it looks ahead."""
+    scope = Scope(file.sets, file.scores, (), file.functions)
+    lines = [expand(line, scope) for line in file.scores[name].terms]
+    names = {node.name for line in lines for node in line.walk() if isinstance(node, t.Call)}
+    full = sorted(one for one in names if FEATURES[one].reads == "full")
+    return tuple(full), any(map(looks_ahead, lines))
 
 
 def as_functions(search: t.Search) -> tuple[t.Definition, ...]:
