@@ -402,7 +402,7 @@ class _Teller:
             return f"the length of the equal run that ends at {at}"
         noun = self.noun(call.name)
         if call.name not in FEATURES:
-            return f"{'its' if at == 'it' else f"{at}'s"} {noun}"
+            return f"its {noun}" if at == "it" else f"{at}'s {noun}"
         if not FEATURES[call.name].noun:
             told = _owned(noun, at)
             return f"the {told}" if told != noun or at == "it" else f"the {noun} of {at}"
