@@ -196,7 +196,9 @@ class _Checker:
             if one.name in RESERVED:
                 self.wrong(one, reserved(one.name), "call the function by another name")
             elif one.name in self.types:
-                self.wrong(one, f"`{one.name}` is defined twice", "rename one of them")
+                files = [u.path for u in self.program.uses if one.name in u.definitions.functions]
+                where = f"also defined in {quote(files[0])}" if files else "defined twice"
+                self.wrong(one, f"`{one.name}` is {where}", "rename one of them")
             elif all(
                 n.name in self.types or n.name in FEATURES
                 for n in one.walk()

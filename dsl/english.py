@@ -89,6 +89,11 @@ def score_gloss(definition: t.ScoreDefinition, scope: Scope | None = None) -> st
     return ", ".join(told) or "no token"
 
 
+def function_gloss(name: str, scope: Scope) -> str:
+    """Say what a function is, as it is told at its first use."""
+    return _Teller(scope).named(name)[len(name) + 2 : -1]
+
+
 def set_gloss(chosen: t.SetLiteral) -> str:
     """Say what a set holds: sets of the lexicon that cover most of it, and its first members.
 

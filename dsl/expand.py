@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 from attn_dsl.dsl import tree as t
-from attn_dsl.dsl.features import FEATURES
+from attn_dsl.dsl.features import FEATURES, Reads
 from attn_dsl.dsl.scope import Scope
 
 _T = TypeVar("_T", bound=t.Node)
@@ -62,6 +62,25 @@ def looks_ahead(node: t.Node) -> bool:
 
 def _after(at: t.Int) -> bool:
     return isinstance(at, t.Position) and at.variable == "i" and at.shift > 0
+
+
+def reads(node: t.Node) -> Reads:
+    """Return what an expanded node reads, as the table of features says it of them."""
+    calls = [one for one in node.walk() if isinstance(one, t.Call)]
+    if any(FEATURES[call.name].reads == "full" for call in calls):
+        return "full"
+    return "visible" if looks_ahead(node) or _changes(node) else "left"
+
+
+def _changes(node: t.Node) -> bool:
+    """Return whether what an expanded node reads may change as later tokens follow."""
+    if isinstance(node, t.Search) and node.backwards:
+        return _changes(node.at)
+    if isinstance(node, t.Search) or (
+        isinstance(node, t.Call) and FEATURES[node.name].reads == "visible"
+    ):
+        return True
+    return any(map(_changes, node.children()))
 
 
 @lru_cache(maxsize=1024)

@@ -27,6 +27,7 @@ Resolver = Callable[[str], t.Definitions]
 _TYPED = ("BOOL_FEATURE", "INT_FEATURE", "SYMBOL_FEATURE")
 _END = "(?![a-z0-9_])"
 _COMMENT_OR_STRING = re.compile(r'"(?:[^"\\\n]|\\.)*"|#[^\n]*')
+_DEFINED = re.compile(r"^[ \t]*def[ \t]+([a-z]\w*)", re.MULTILINE)
 _USE = re.compile(r'^[ \t]*use[ \t]*("(?:[^"\\\n]|\\.)*")', re.MULTILINE)
 _BOUNDED = re.compile(rf"{_COMMENT_OR_STRING.pattern}|[()]|[0-9]{{{MAX_DIGITS + 1}}}")
 
@@ -101,12 +102,13 @@ def parse(
                 known.append(resolve(unquote(found[1])))
     tree = _with_comments(_parsed(source, "start", name, known), source)
     uses = [_resolved(use, resolve, source, name) for use in tree.uses]
+    if prelude:
+        own = {one.name for one in (*tree.sets, *tree.scores, *tree.functions)}
+        named = {n.name for n in tree.walk() if isinstance(n, t.Call | t.SetName | t.Score)} - own
     for use in prelude:
         one = use.definitions
-        names = {getattr(node, "name", "") for node in tree.walk()}
-        if names & {*one.sets, *one.scores, *one.functions} and one not in [
-            u.definitions for u in uses
-        ]:
+        there = one in [other.definitions for other in uses]
+        if not there and named & {*one.sets, *one.scores, *one.functions}:
             uses.append(use)
     return dataclasses.replace(tree, uses=tuple(uses)) if uses else tree
 
@@ -174,9 +176,11 @@ def _parsed(source: str, start: str, name: str, known: Sequence[t.Definitions] =
     _bound(source, name)
     text = source if start == "predicate" or source.endswith("\n") else source + "\n"
     types: dict[str, Type] = {}
+    own = set(_DEFINED.findall(source)) if known else ()
     for one in reversed(known):
         for function in one.functions.values():
             types[function.name] = type_of(function.value, types)
+    types = {name: kind for name, kind in types.items() if name not in own}
     before = READING.set(Reading(source, name, types))
     try:
         found = _lark(start).parse(text)
