@@ -73,6 +73,11 @@ class _Scope(NamedTuple):
     causal: bool = False
     ahead: bool = True  # whether more may be read than what stays the same for later queries
 
+    @property
+    def steady(self) -> bool:
+        """Whether it is that of a causal search over all positions."""
+        return self.causal and not self.ahead and self.variables == "ij"
+
 
 def pieces(unicode: bool = True) -> SearchStrategy[tuple[str, ...]]:
     """Return a strategy of one token string, or several that belong together, such as pieces of a word."""
@@ -281,7 +286,7 @@ def _integers(scope: _Scope, depth: int) -> SearchStrategy[t.Int]:
             st.builds(t.Modulo, below, st.integers(1, 9) | st.integers(1, _MANY)),
             st.builds(t.Extremum, st.sampled_from(["min", "max"]), below, below),
             _calls(scope, "int", depth - 1),
-            st.builds(t.Call, st.just("match"), st.tuples(_ats(scope, below), _ats(scope, below))),
+            st.builds(t.Call, st.just("match"), st.tuples(*[_ats(scope, below)] * 2)),
         ]
         options.append(_searches(scope, searches))
         if scope.variables == "kq":
@@ -341,12 +346,11 @@ def _predicates(scope: _Scope, depth: int) -> SearchStrategy[t.Predicate]:
 
 
 def _calls(scope: _Scope, kind: Type, depth: int) -> SearchStrategy[t.Call]:
-    steady = scope.causal and not scope.ahead and scope.variables == "ij"
     names = [
         name for name in features(kind, scope.full, scope.extras)
-        if not steady or FEATURES[name].reads != "visible"
+        if not scope.steady or FEATURES[name].reads != "visible"
     ]  # fmt: skip
-    at = _integers(scope, depth) if depth and not steady else _positions(scope)
+    at = _integers(scope, depth) if depth else _positions(scope)
     own = [name for name, of in scope.functions if of == kind]
     one = st.builds(t.Call, st.sampled_from(names), st.tuples(_ats(scope, at)))
     return one | st.builds(t.Call, st.sampled_from(own), st.tuples(at)) if own else one
@@ -364,6 +368,8 @@ def _ats(scope: _Scope, at: SearchStrategy[t.Int]) -> SearchStrategy[t.Int]:
     """Draw positions that a feature may read: in a score of a causal program, not after ``i``."""
     if not scope.causal or scope.ahead:
         return at
+    if scope.steady:
+        at = _positions(scope)
 
     def before(node: t.Int) -> t.Int:
         shifted = isinstance(node, t.Position)

@@ -16,19 +16,21 @@ from attn_dsl.dsl.errors import AttnDslError
 @click.option("--examples", type=click.IntRange(0), default=100, show_default=True,
               help="Texts to test the properties on; 0 leaves the test out.")  # fmt: skip
 @options.seed_option()
+@options.define_option()
 @options.lookahead_option()
 @options.json_option()
 def check(
-    program: tuple[str, ...], examples: int, seed: int, allow_lookahead: bool, as_json: bool
-) -> None:
+    program: tuple[str, ...], examples: int, seed: int, define: tuple[str, ...], allow_lookahead: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Check each PROGRAM: syntax, types, causality, cost, and its properties on random texts.
 
     The properties: every row is a distribution, a causal row is the same whatever follows, and
     the same text gives the same matrix. What fails is shown on the smallest text that shows it.
     Warnings say what never holds, always holds or changes nothing; the exit code stays 0.
-    Of a file of sets and scores, which programs use, syntax and types are checked.
+    Of a file of definitions, which programs use, syntax and types are checked.
     """
-    reports = [_check(file, examples, seed, allow_lookahead) for file in program]
+    reports = [_check(file, examples, seed, define, allow_lookahead) for file in program]
     if as_json:
         options.print_json(reports)
     else:
@@ -38,7 +40,9 @@ def check(
         raise click.exceptions.Exit(code)
 
 
-def _check(file: str, examples: int, seed: int, allow_lookahead: bool) -> dict[str, Any]:
+def _check(
+    file: str, examples: int, seed: int, define: tuple[str, ...], allow_lookahead: bool
+) -> dict[str, Any]:
     """Return what is found in a program, as JSON data."""
     from attn_dsl.compiler.program import load
     from attn_dsl.dsl.definitions import only_definitions, read_definitions, read_source
@@ -48,8 +52,8 @@ def _check(file: str, examples: int, seed: int, allow_lookahead: bool) -> dict[s
         if only_definitions(source := read_source(file)):
             found = read_definitions(file)
             return {"program": file, "valid": True, "sets": len(found.sets), "scores": len(found.scores),
-                    "code": 0}  # fmt: skip
-        loaded = load(file, allow_lookahead=allow_lookahead)
+                    "functions": len(found.functions), "code": 0}  # fmt: skip
+        loaded = load(file, allow_lookahead=allow_lookahead, define=define)
     except AttnDslError as error:
         return {"program": file, "valid": False, "error": str(error), "code": 2}
     facts = loaded.facts
@@ -73,7 +77,8 @@ def _check(file: str, examples: int, seed: int, allow_lookahead: bool) -> dict[s
 def _shown(report: dict[str, Any], examples: int) -> str:
     """Write what is found in a valid program for people."""
     if "scores" in report:
-        return f"{report['program']}: ok\n  {report['sets']} sets, {report['scores']} scores"
+        counts = (f"{report[what]} {what}" for what in ("sets", "functions", "scores"))
+        return f"{report['program']}: ok\n  {', '.join(counts)}"
     holes, ahead, failures = report["holes"], report["lookahead"], report["failures"]
     notes = [
         f"{report['nodes']} nodes", f"{report['cost']} operations per pair", report["visibility"]

@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 @click.option("--head", metavar="HEAD", help="The head that A and B are put into, as in L2H3.")
 @click.option("--replaced", metavar="LIST",
               help="Replace these heads by the run's programs on both sides, as in L2H3,L4.")  # fmt: skip
+@options.define_option()
 @options.moved_model_option()
 @options.moved_capture_option()
 @options.json_option()
 def compare(
-    run: str, a: str, b: str, text: str, head: str | None, replaced: str | None, model: str | None,
-    capture: str | None, as_json: bool,
+    run: str, a: str, b: str, text: str, head: str | None, replaced: str | None,
+    define: tuple[str, ...], model: str | None, capture: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Put A, then B into one head of RUN's model, and show what changes in its predictions.
 
@@ -38,7 +39,7 @@ def compare(
     from attn_dsl.eval.replace.replaced_model import open_replaced_model
 
     opened = open_replaced_model(run, model=model, capture=capture)
-    place, sides = comparing.choose_sides(opened, a, b, head)
+    place, sides = comparing.choose_sides(opened, a, b, head, define)
     chosen = [] if replaced is None else opened.choose_heads(replaced)
     others = {one: opened.programs[one] for one in chosen if one != place}
     found = comparing.compare(opened, place, sides, text, others)

@@ -13,9 +13,12 @@ from attn_dsl.dsl.errors import InputError
 @click.command()
 @click.argument("program")
 @click.argument("head", required=False)
+@options.define_option()
 @options.lookahead_option()
 @options.json_option()
-def explain(program: str, head: str | None, allow_lookahead: bool, as_json: bool) -> None:
+def explain(
+    program: str, head: str | None, define: tuple[str, ...], allow_lookahead: bool, as_json: bool
+) -> None:
     """Describe PROGRAM (.attn), or the program of HEAD in the run directory PROGRAM, in plain English.
 
     A head of a run, named as in L5H1, is told in the order of what its terms are worth: in brackets is
@@ -33,7 +36,7 @@ def explain(program: str, head: str | None, allow_lookahead: bool, as_json: bool
             raise InputError(
                 f"{program}: name a head of the run too, as in `attn-dsl explain {program} L5H1`"
             )
-        tree = load(program, allow_lookahead=allow_lookahead).tree
+        tree = load(program, allow_lookahead=allow_lookahead, define=define).tree
     else:
         from attn_dsl.eval.run import Run
 

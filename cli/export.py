@@ -16,12 +16,15 @@ from attn_dsl.cli import options
               help="What to write: NumPy, a torch module, FlexAttention functions, a kernel for "
                    "Numba, or LaTeX.")  # fmt: skip
 @click.option("--out", metavar="FILE", help="Write to a file instead of the terminal.")
+@options.define_option()
 @options.lookahead_option()
-def export(program: str, to: str, out: str | None, allow_lookahead: bool) -> None:
+def export(
+    program: str, to: str, out: str | None, define: tuple[str, ...], allow_lookahead: bool
+) -> None:
     """Write PROGRAM as source text for another system."""
     from attn_dsl.compiler.program import load
 
-    loaded = load(program, allow_lookahead=allow_lookahead)
+    loaded = load(program, allow_lookahead=allow_lookahead, define=define)
     printer = importlib.import_module(f"attn_dsl.compiler.export.{to}")
     source = getattr(printer, f"to_{to}")(loaded)
     if out is None:

@@ -64,6 +64,7 @@ FITTING = (
 @click.option("--proposers", metavar="LIST",
               help="Who suggests programs: library, scores, llm; all but llm by default.")  # fmt: skip
 @language_model.options
+@options.define_option()
 @options.lookahead_option()
 @click.option("--jobs", type=click.IntRange(1), metavar="N",
               help="Heads searched at once; all cores by default. Results do not depend on it.")  # fmt: skip
@@ -79,7 +80,7 @@ FITTING = (
 @options.json_option()
 def fit(
     model: str | None, out: str | None, as_json: bool, dry_run: bool, proposers: str | None,
-    program: tuple[str, ...], refit: bool, extend: bool, **settings: Any,
+    program: tuple[str, ...], refit: bool, extend: bool, define: tuple[str, ...], **settings: Any,
 ) -> None:  # fmt: skip
     """Find a program for each head of MODEL and write a run directory.
 
@@ -111,13 +112,18 @@ def fit(
         return
     screen = options.console(stderr=True)
     fitting = {name: settings[name] for name in FITTING}
+    starts = []
+    if program:
+        from attn_dsl.compiler.program import load
+
+        starts = [
+            load(one, allow_lookahead=settings["allow_lookahead"], define=define) for one in program
+        ]
     with interrupt.told(lambda: how_to_go_on(out)), options.progress_bar(screen) as bar:
         watcher, run = Watcher(bar), None
         if extend or not program:
-            from attn_dsl.compiler.program import load
             from attn_dsl.eval.report import write_run_report
 
-            starts = [load(one, allow_lookahead=settings["allow_lookahead"]) for one in program]
             run = fits.fit(
                 model, out=out, watch=watcher, proposers=suggesting, programs=starts, **settings
             )
@@ -128,7 +134,7 @@ def fit(
             from attn_dsl.synth.hypothesis import fit_hypotheses
 
             found = fit_hypotheses(
-                program, model, out=out, watch=watcher, refit=refit or extend, **fitting
+                starts, model, out=out, watch=watcher, refit=refit or extend, **fitting
             )
     if as_json:
         data = {} if run is None else summary(run)
@@ -148,7 +154,15 @@ def refuse_search_options() -> None:
     for option in context.command.params:
         name = option.name or ""
         given = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-        if given and name not in (*FITTING, "model", "out", "program", "refit", "as_json"):
+        if given and name not in (
+            *FITTING,
+            "model",
+            "out",
+            "program",
+            "refit",
+            "define",
+            "as_json",
+        ):
             raise click.UsageError(
                 f"{option.opts[0]} is for the search, and --program alone does not search; leave it "
                 "out, or search from the program with --extend"

@@ -40,8 +40,11 @@ READS = {
 @click.argument("score", required=False)
 @click.option("--sets", is_flag=True, help="List the word sets of the lexicon with their words.")
 @click.option("--run", metavar="DIR", help="List the scores that the heads of a run share.")
+@options.define_option()
 @options.json_option()
-def features(score: str | None, sets: bool, run: str | None, as_json: bool) -> None:
+def features(
+    score: str | None, sets: bool, run: str | None, define: tuple[str, ...], as_json: bool
+) -> None:
     """List the vocabulary of the language: features, functions and word sets.
 
     With --run, list the scores that programs of the run share; with a SCORE of it too, show that
@@ -71,6 +74,9 @@ def features(score: str | None, sets: bool, run: str | None, as_json: bool) -> N
             page.write_paragraph()
             own = [f for f in FEATURES.values() if f.reads == reads]
             page.write_dl([(call(f), f"{f.type}: {f.doc}{mark(f)}") for f in own])
+    for file in define:
+        with page.section(f"functions of {file}"):
+            page.write_dl(defined(file))
     with page.section("functions"):
         page.write_dl(FUNCTIONS)
     with page.section("word sets (for word(k) in NAME; --sets lists their words)"):
@@ -119,6 +125,22 @@ def print_scores(place: str, name: str | None, as_json: bool) -> None:
         (f"{len(heads)} at the {where}", ", ".join(heads) or "none") for where, heads in one.users.items()
     ])  # fmt: skip
     click.echo(page.getvalue(), nl=False)
+
+
+def defined(file: str) -> list[tuple[str, str]]:
+    """List the functions of a file of definitions: their types, what they are, and what they read."""
+    from attn_dsl.dsl.definitions import prelude
+    from attn_dsl.dsl.english import function_gloss
+    from attn_dsl.dsl.expand import expand, reads
+    from attn_dsl.dsl.scope import Scope
+
+    (found,) = prelude([file])
+    scope = Scope({}, {}, (found.definitions,))
+    types = scope.types()
+    return [
+        (f"{name}(k)", f"{types[name]}: {function_gloss(name, scope)} ({reads(expand(one.value, scope))})")
+        for name, one in found.definitions.functions.items()
+    ] or [("none", "the file defines sets and scores alone")]  # fmt: skip
 
 
 def call(feature: Feature) -> str:

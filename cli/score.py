@@ -34,11 +34,13 @@ OUTPUTS = {"output_r2": "output R²", "output_r2_low": "from", "output_r2_high":
 @options.max_tokens_option()
 @options.max_texts_option()
 @options.seed_option()
+@options.define_option()
 @options.lookahead_option()
 @options.json_option()
 def score(
     program: tuple[str, ...], text: str | None, capture: str | None, heads: str | None, top: int,
-    max_tokens: int, max_texts: int, seed: int, allow_lookahead: bool, as_json: bool,
+    max_tokens: int, max_texts: int, seed: int, define: tuple[str, ...], allow_lookahead: bool,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Score each PROGRAM (.attn) against the heads of a capture, or of MODEL on a text.
 
@@ -61,7 +63,7 @@ def score(
     models = [name for name in program if name not in files]
     if len(models) > 1 or not files:
         raise InputError(f"name programs (.attn) and at most one model, not {', '.join(program)}")
-    programs = [load(file, allow_lookahead=allow_lookahead) for file in files]
+    programs = [load(file, allow_lookahead=allow_lookahead, define=define) for file in files]
     if capture is None and not models:
         raise InputError("name what to score against: --capture DIR, or MODEL and --text FILE")
     with tempfile.TemporaryDirectory(prefix="attn-dsl-") as folder:

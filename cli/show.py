@@ -22,17 +22,19 @@ WIDE = 30
 @click.option("--text", metavar="TEXT", help="The text itself; a sample by default.")
 @click.option("--tokenizer", metavar="MODEL", help="Cut the text as this model does.")
 @click.option("--html", metavar="FILE", help="Write a page with the matrix instead.")
+@options.define_option()
 @options.lookahead_option()
 def show(
-    program: str, text: str | None, tokenizer: str | None, html: str | None, allow_lookahead: bool
-) -> None:
+    program: str, text: str | None, tokenizer: str | None, html: str | None, define: tuple[str, ...],
+    allow_lookahead: bool,
+) -> None:  # fmt: skip
     """Show the attention matrix of PROGRAM on a text.
 
     Without --tokenizer, the text is cut into words and punctuation marks.
     """
     from attn_dsl.compiler.program import load
 
-    loaded = load(program, allow_lookahead=allow_lookahead)
+    loaded = load(program, allow_lookahead=allow_lookahead, define=define)
     tokens = cut(SAMPLE if text is None else text, tokenizer)
     if not len(tokens):
         raise InputError("--text is empty; give at least one word")

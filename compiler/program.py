@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.check import Facts, check
-from attn_dsl.dsl.definitions import in_folder, read_source
+from attn_dsl.dsl.definitions import in_folder, prelude, read_source
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.parser import Resolver
 from attn_dsl.dsl.parser import parse as parse_tree
@@ -170,28 +170,38 @@ def _tokens(strings: tuple[str, ...]) -> Tokens:
 
 def parse(
     source: str, name: str = "<program>", *, allow_lookahead: bool = False,
-    resolve: Resolver | None = None,
+    resolve: Resolver | None = None, define: Iterable[str | Path] = (),
 ) -> Program:  # fmt: skip
     """Parse and check the source of a program; ``name`` stands for it in error messages.
 
     >>> parse("head first causal:\\n    3 where k == 0")
     <Program first: 5 nodes>
 
-    ``resolve`` reads the files that it uses, as ``dsl.definitions.in_folder`` makes one.
+    Args:
+        resolve: reads the files that it uses, as ``dsl.definitions.in_folder`` makes one.
+        define: files of definitions that it may use without naming them.
 
     Raises:
         ProgramError: it is not valid; the message shows the place, the reason and a remedy.
+        InputError: a file of ``define`` cannot be read.
     """
-    tree = parse_tree(source, name, resolve)
+    tree = parse_tree(source, name, resolve, prelude(define))
     return Program(tree, check(tree, source=source, name=name, allow_lookahead=allow_lookahead))
 
 
-def load(path: str | Path, *, allow_lookahead: bool = False) -> Program:
+def load(
+    path: str | Path, *, allow_lookahead: bool = False, define: Iterable[str | Path] = ()
+) -> Program:
     """Read a program from a file; the files that it uses lie beside it, or in the folder above.
+
+    ``define`` are files of definitions that it may use without naming them; a program that does gets
+    a line ``use`` for them.
 
     Raises:
         InputError: the file cannot be read.
         ProgramError: it does not hold a valid program.
     """
-    beside = in_folder(Path(path).parent)
-    return parse(read_source(path), str(path), allow_lookahead=allow_lookahead, resolve=beside)
+    folder, source = Path(path).parent, read_source(path)
+    tree = parse_tree(source, str(path), in_folder(folder), prelude(define, folder))
+    facts = check(tree, source=source, name=str(path), allow_lookahead=allow_lookahead)
+    return Program(tree, facts)

@@ -11,10 +11,11 @@ from typing import Any
 from lark import Token
 
 from attn_dsl.dsl import tree as t
-from attn_dsl.dsl.errors import ProgramTypeError, Span
+from attn_dsl.dsl.errors import CostError, ProgramTypeError, Span
 from attn_dsl.dsl.features import FEATURES, Type
+from attn_dsl.dsl.limits import MAX_OPERATORS
 from attn_dsl.dsl.scope import type_of
-from attn_dsl.dsl.syntax_errors import RESERVED
+from attn_dsl.dsl.syntax_errors import RESERVED, SPLIT, reserved
 
 _NAMES = (
     "NAME SET_NAME VISIBILITY NORMALISER VARIABLE COMPARISON EQUALITY AFFIX EXTREMUM BOOL_FEATURE "
@@ -26,7 +27,7 @@ NOTHING = t.Definitions({}, {}, "")
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """What is known of a source while it is parsed: its text and name, and the types of definitions so far."""
+    """A source that is parsed: its text and name, and the types of functions so far."""
 
     source: str
     name: str
@@ -38,6 +39,7 @@ class Reading:
 
 
 READING: ContextVar[Reading] = ContextVar("the source that is parsed")
+_OPERATORS = (t.Or, t.And, t.Not, t.Arithmetic, t.Modulo)
 _ESCAPE = re.compile(r'\\(u[0-9a-f]{4}|["\\nrt])')
 _UNESCAPED = {"n": "\n", "r": "\r", "t": "\t", '"': '"', "\\": "\\"}
 
@@ -89,8 +91,22 @@ def _elements(span: Span, v: list[Any]) -> t.SetLiteral:
     return t.SetLiteral(tuple(v), span=span)
 
 
+def bounded(node: Any) -> Any:
+    """Return a term, predicate or integer; raise ``CostError`` if it has too many operators."""
+    line, column, end_line, end_column = node.span
+    if end_line == line and end_column - column <= MAX_OPERATORS:
+        return node  # too short to have so many
+    if sum(isinstance(part, _OPERATORS) for part in node.walk()) > MAX_OPERATORS:
+        what, reading = (
+            f"more than {MAX_OPERATORS} operators in one term or function",
+            READING.get(),
+        )
+        raise CostError(what, node.span, reading.source, name=reading.name, hint=SPLIT)
+    return node
+
+
 def named(token: Token) -> Token:
-    """Give the name of a feature or a definition the terminal of its type; Lark calls it for each such name."""
+    """Give a feature or a function the terminal of its type; Lark calls it for each such name."""
     if token.value not in FEATURES:
         kind = READING.get().types.get(token.value)
         token.type = f"{kind.upper()}_FEATURE" if kind else "UNKNOWN"
@@ -105,15 +121,14 @@ def _definition(span: Span, v: list[Any]) -> t.Definition:
             span, f"the position of `{name}` is called `{variable}`", f"write `def {name}(i) = …`"
         )
     if name in RESERVED:
-        raise READING.get().wrong(
-            span, f"`{name}` is a word of the language", "call the function by another name"
-        )
+        raise READING.get().wrong(span, reserved(name), "call the function by another name")
     READING.get().types[name] = type_of(value, READING.get().types)
     return t.Definition(name, _owned(value), span=span)
 
 
 def _owned(node: Any) -> Any:
     """Make searches that name no position but ``j`` searches for ``i``."""
+    bounded(node)
 
     def own(one: t.Node) -> t.Node:
         free = isinstance(one, t.Search) and not one.over and one.at == t.Position("q")
@@ -125,6 +140,7 @@ def _owned(node: Any) -> Any:
 def _search(span: Span, v: list[Any]) -> t.Search:
     """Make a search for the one position that it names besides ``j``, which is called ``i`` in its body."""
     name, (own, over, other, body) = v
+    bounded(body)
     if (
         own != t.Position("j")
         or not isinstance(other, t.Position | None)
@@ -135,12 +151,12 @@ def _search(span: Span, v: list[Any]) -> t.Search:
             f"write `{name}(j where …)`, `{name}(j <= k where …)` or the like",
         )  # fmt: skip
     variables = {p.variable for p in t.positions(body)} | {other.variable if other else "j"}
-    if len(variables - {"j"}) > 1:
+    if len(others := sorted(variables - {"j"})) > 1:
         raise READING.get().wrong(
-            span, f"a search is for one position, and this one names {' and '.join(map('`{}`'.format, sorted(variables - {'j'})))}",
+            span, f"a search is for one position, and this one names `{others[0]}` and `{others[1]}`",
             "compare the result of a search with the other position outside of it",
         )  # fmt: skip
-    at = min(variables - {"j"}, default="q")
+    at = others[0] if others else "q"
     return t.Search(name, over, t.renamed(body, at, "i"), t.Position(at), span=span)  # type: ignore[arg-type]
 
 
@@ -227,9 +243,10 @@ def _action(rule: str) -> Any:
 ACTIONS: dict[str, Callable[[list[Any]], Any]] = {
     **{rule: _action(rule) for rule in _NODES},
     **dict.fromkeys(
-        "definition line weight predicate conjunction set value factor int operand".split(),
+        "definition weight predicate conjunction set value factor int operand".split(),
         lambda parts: parts[0],
     ),
+    "line": lambda parts: bounded(parts[0]),
     "sum_term": _sum_term,
     "score_of": lambda parts: t.Score(
         parts[0].value,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from attn_dsl.dsl import tree as t
@@ -17,13 +16,14 @@ from attn_dsl.dsl.errors import (
     ProgramTypeError,
     did_you_mean,
 )
-from attn_dsl.dsl.expand import expand
+from attn_dsl.dsl.expand import expand, expanded_size, looks_ahead, score_reads
 from attn_dsl.dsl.features import FEATURES, Type
 from attn_dsl.dsl.functions import FUNCTIONS
 from attn_dsl.dsl.limits import (
     MAX_COST,
     MAX_DEFINITIONS,
     MAX_ELEMENT_WEIGHT,
+    MAX_EXPANDED,
     MAX_INTEGER,
     MAX_LENGTH,
     MAX_LEVELS,
@@ -31,8 +31,8 @@ from attn_dsl.dsl.limits import (
     MAX_WEIGHT,
 )
 from attn_dsl.dsl.printer import expression, number, quote
-from attn_dsl.dsl.scope import Scope, looks_ahead, score_reads, type_of
-from attn_dsl.dsl.syntax_errors import RESERVED
+from attn_dsl.dsl.scope import Scope, type_of
+from attn_dsl.dsl.syntax_errors import RESERVED, reserved
 
 _FREE = (t.Integer, t.Position, t.Text, t.Always, t.Entry, t.Sum)
 """Nodes that cost nothing. The steps of a table are counted with the table, a sum by its parts."""
@@ -134,7 +134,12 @@ class _Checker:
         self.errors: list[ProgramError] = []
         self.lookahead: set[str] = set()
         self.scope = Scope.of(program)
-        self.types: dict[str, Type] = {}  # those of functions that are known so far
+        # of the functions that are known so far: types, depth, size and what of them reads the whole text
+        self.types: dict[str, Type] = {}
+        self.levels: dict[str, int] = {}
+        self.sizes: dict[str, tuple[int, int]] = {}
+        self.whole: dict[str, set[str]] = {}
+        self.seen: set[str] = set()  # those of files that are checked
         self.variables = "qk"  # the positions that are known in the current term
 
     def wrong(self, node: t.Node, message: str, hint: str = "",
@@ -148,10 +153,8 @@ class _Checker:
         ]
         names = [one.name for one in definitions]
         for use in self.program.uses:
-            self.types |= {
-                name: type_of(one.value, self.types)
-                for name, one in use.definitions.functions.items()
-            }
+            for function in use.definitions.functions.values():
+                self.learn(function)
         for i, name in enumerate(names):
             if name in names[:i]:
                 self.wrong(definitions[i], f"`{name}` is defined twice",
@@ -168,13 +171,15 @@ class _Checker:
             self.weighted(one_set.value)
         self.variables = "i"
         self.functions()
+        lines = (line for score in self.program.scores for line in score.terms)
+        sizes = [(expanded_size(one, self.sizes)[0], one) for one in (*lines, *self.program.terms)]
+        if (size := sum(one for one, _ in sizes)) > MAX_EXPANDED and self.sizes and not self.errors:
+            self.large(max(sizes, key=lambda pair: pair[0])[1], "the program", size)
         for score in self.program.scores:
             for line in score.terms:
                 self.graded(line, line.weight, "a score", "; multiply the score by a larger number")
                 self.nodes(line)
-                for node in expand(line, self.scope).walk() if not self.errors else ():
-                    if isinstance(node, t.Search) and self.program.causal and not node.backwards:
-                        self.later(line, f"`{expression(line.condition)}`")
+                self.steady(line)
         self.variables = "qk"
         for term in self.program.terms:
             self.term(term)
@@ -182,44 +187,49 @@ class _Checker:
 
     def functions(self) -> None:
         """Check the definitions of functions; each may use those before it."""
-        own, levels = self.program.functions, dict[str, int]()
-        sizes = dict[str, int]()
-        for use in self.program.uses:
-            self.grow(use.definitions.functions.values(), levels, sizes)
+        own = self.program.functions
         if len(own) > MAX_DEFINITIONS:
-            self.wrong(own[MAX_DEFINITIONS], f"{len(own):,} functions are defined; at most {MAX_DEFINITIONS} may be",
+            self.wrong(own[MAX_DEFINITIONS],
+                       f"{len(own):,} functions are defined; at most {MAX_DEFINITIONS} may be",
                        "move those that a program does not use to another file", CostError)  # fmt: skip
-            return
         for one in own:
             if one.name in RESERVED:
-                self.wrong(one, f"`{one.name}` is a word of the language", "choose another name")
+                self.wrong(one, reserved(one.name), "call the function by another name")
             elif one.name in self.types:
-                self.wrong(one, f"`{one.name}` is defined twice", "rename one of them")
-            self.nodes(one.value)
-            if all(
+                files = [u.path for u in self.program.uses if one.name in u.definitions.functions]
+                where = f"also defined in {quote(files[0])}" if files else "defined twice"
+                self.wrong(one, f"`{one.name}` is {where}", "rename one of them")
+            elif all(
                 n.name in self.types or n.name in FEATURES
                 for n in one.walk()
                 if isinstance(n, t.Call)
             ):
-                self.types[one.name] = type_of(one.value, self.types)
-            if self.errors:
-                continue
-            self.grow([one], levels, sizes)
-            if levels[one.name] > MAX_LEVELS:
-                self.wrong(one, f"`{one.name}` uses functions {levels[one.name]} levels deep; at most {MAX_LEVELS} are allowed",
-                           "define it by features, or by fewer steps", CostError)  # fmt: skip
-            elif sizes[one.name] > MAX_COST:
-                self.wrong(one, f"`{one.name}` has {sizes[one.name]:,} nodes where its functions are written out; "
-                           f"at most {MAX_COST:,} are allowed", "use functions fewer times", CostError)  # fmt: skip
+                self.learn(one)
+                if any(isinstance(error, CostError) for error in self.errors):
+                    continue  # those that use it are too large as well
+                if self.levels[one.name] > MAX_LEVELS:
+                    self.wrong(one, f"`{one.name}` uses functions {self.levels[one.name]} levels deep; "
+                               f"at most {MAX_LEVELS} are allowed",
+                               "define it by features, or by fewer steps", CostError)  # fmt: skip
+                elif (size := self.sizes[one.name][0]) > MAX_EXPANDED:
+                    self.large(one, f"`{one.name}`", size)
+            self.nodes(one.value)
 
-    def grow(
-        self, functions: Iterable[t.Definition], levels: dict[str, int], sizes: dict[str, int]
-    ) -> None:
-        """Add the levels of functions, and their sizes with all functions written out."""
-        for one in functions:
-            used = [n.name for n in one.walk() if isinstance(n, t.Call) and n.name in levels]
-            levels[one.name] = 1 + max((levels[name] for name in used), default=0)
-            sizes[one.name] = t.nodes(one) + sum(sizes[name] for name in used)
+    def large(self, node: t.Node, what: str, size: int) -> None:
+        much = f"{size:,}" if size < 10**12 else "more than 10^12"
+        self.wrong(node,
+                   f"{what} has {much} nodes where functions are written out; {MAX_EXPANDED:,} are allowed",
+                   "use functions fewer times, and not inside of one another", CostError)  # fmt: skip
+
+    def learn(self, one: t.Definition) -> None:
+        """Note what is to be known of a function where it is used."""
+        calls = {n.name for n in one.walk() if isinstance(n, t.Call)}
+        used = calls & self.levels.keys()
+        self.types[one.name] = type_of(one.value, self.types)
+        self.levels[one.name] = 1 + max((self.levels[name] for name in used), default=0)
+        self.sizes[one.name] = expanded_size(one.value, self.sizes)
+        full = {name for name in calls & FEATURES.keys() if FEATURES[name].reads == "full"}
+        self.whole[one.name] = full.union(*(self.whole[name] for name in used))
 
     def nodes(self, term: t.Node) -> None:
         """Check each node of a term or of a definition."""
@@ -232,12 +242,17 @@ class _Checker:
                 self.nodes(node.body)
                 self.variables = outer
                 pending.append(node.at)
+                if not self.errors and self.program.causal and not node.backwards:
+                    self.search(node, expand(node, self.scope))
             else:
                 pending += node.children()[::-1]
-        if not self.errors:
-            for node in expand(term, self.scope).walk():
-                if isinstance(node, t.Search) and self.program.causal and not node.backwards:
-                    self.search(node)
+
+    def steady(self, line: t.Where) -> None:
+        """Check that a line of a score, in a causal program, reads nothing after its position."""
+        if self.errors or not self.program.causal:
+            return
+        if looks_ahead(expand(line, self.scope)):
+            self.later(line, f"`{expression(line.condition)}`")
 
     def term(self, term: t.Term) -> None:
         for part, weight in ((x, w) for x in t.parts_of(term) for w in t.weights_of(x) if w):
@@ -301,22 +316,26 @@ class _Checker:
             case _:
                 pass
 
-    def search(self, node: t.Search) -> None:
+    def search(self, node: t.Node, search: t.Search) -> None:
         """Check that what a causal search over all positions compares stays the same for later queries."""
-        pending: list[t.Node] = [node.body]
+        pending: list[t.Node] = [search.body]
         while pending:
             part = pending.pop()
-            search, call = isinstance(part, t.Search), isinstance(part, t.Call)
-            at = [part.at] if search else list(part.args) if call else []
-            fixed = all(isinstance(x, t.Position) and x.shift <= 0 for x in at)
-            changes = (
-                FEATURES[part.name].reads == "visible" if call else search and not part.backwards
-            )
-            pending += [] if search else part.children()
-            if changes or not fixed:
+            at: list[t.Int] = []
+            changes = False
+            if isinstance(part, t.Search):
+                at, changes = [part.at], not part.backwards
+            elif isinstance(part, t.Call):
+                at, changes = list(part.args), FEATURES[part.name].reads == "visible"
+            else:
+                pending += part.children()
+            if isinstance(part, t.Search | t.Call) and (changes or not all(
+                isinstance(x, t.Position) and x.shift <= 0 for x in at
+            )):  # fmt: skip
                 self.wrong(node, f"what it finds at `{part.name}` may change with each query, so that this "
-                           "search over all positions would be made anew for each", "search `j <= i`, which sees what "
-                           "a query at `i` does, or compare features that read to the left", CostError)  # fmt: skip
+                           "search over all positions would be made anew for each",
+                           "search `j <= i`, which sees what a query at `i` does, or compare features "
+                           "that read to the left", CostError)  # fmt: skip
                 return
 
     def weighted(self, node: t.SetLiteral) -> None:
@@ -396,8 +415,6 @@ class _Checker:
             return
         if feature.reads == "full" and self.program.causal:
             self.full(node, f"`{name}`", name)
-        if self.variables == "i" and self.program.causal and looks_ahead(node):
-            self.later(node, f"`{expression(node)}`")
         if feature.extra and importlib.util.find_spec(feature.extra) is None:
             self.wrong(node, f"`{name}` needs the optional package {feature.extra}",
                        f"pip install 'attn-dsl[{feature.extra}]'")  # fmt: skip
@@ -405,10 +422,14 @@ class _Checker:
     def function(self, node: t.Call, name: str) -> None:
         """Check the use of a function; those of the program itself are checked where they are defined."""
         _, file = self.scope.function(name)
-        inside = expand(node, self.scope).walk() if file and self.program.causal else ()
-        for part in inside:
-            if isinstance(part, t.Call) and FEATURES[part.name].reads == "full":
-                self.full(node, f"the function `{name}` has `{part.name}`, which", part.name)
+        if file is None or not self.program.causal or name in self.seen:
+            return
+        self.seen.add(name)
+        for feature in sorted(self.whole[name]):
+            self.full(node, f"the function `{name}` has `{feature}`, which", feature)
+        for part in expand(t.Call(name, (t.Position("i"),)), self.scope).walk():
+            if isinstance(part, t.Search) and not part.backwards:
+                self.search(node, part)
 
     def full(self, node: t.Node, what: str, feature: str) -> None:
         """Note that a causal program reads the whole text."""

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import os
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -56,14 +57,25 @@ def only_definitions(source: str) -> bool:
     return bool(lines) and "head" not in lines
 
 
-def canonical(source: str, name: str) -> str:
-    """Write a program or a file of definitions in canonical form; used files are not read.
+def canonical(source: str, name: str, define: Iterable[str | Path] = ()) -> str:
+    """Write a program or a file of definitions in canonical form.
+
+    Used files need not be there if they define no functions. A program that uses definitions of
+    ``define`` gets a line that names their file.
 
     Raises:
         ProgramSyntaxError, CostError: the source does not follow the grammar.
     """
     if not only_definitions(source):
-        return show(parse(source, name, lambda path: Definitions({}, {}, path)))
+        find = in_folder(Path(name).parent)
+
+        def resolve(path: str) -> Definitions:
+            try:
+                return find(path)
+            except InputError:
+                return Definitions({}, {}, path)
+
+        return show(parse(source, name, resolve, prelude(define, Path(name).parent)))
     tree = definitions_tree(source, name)
     after = (f"# {comment}".rstrip() for comment in tree.after)
     return "\n".join([*definition_lines(tree.sets, tree.scores, tree.functions), *after]) + "\n"
@@ -103,6 +115,28 @@ def read_source(path: str | Path) -> str:
     except OSError as error:
         wrong = f"{path}: cannot be read: {error.strerror}"
     raise InputError(wrong)
+
+
+def prelude(files: Iterable[str | Path], folder: str | Path | None = None) -> list[t.Use]:
+    """Read files of definitions that a program may use without naming them, as lines ``use`` of it.
+
+    Args:
+        folder: where the program is; the files are named as seen from there.
+
+    Raises:
+        InputError: a file cannot be read, or holds a program.
+        ProgramError: it is not valid.
+    """
+    uses = []
+    for file in files:
+        if not only_definitions(read_source(file)):
+            raise InputError(
+                f"{file} is not a file of definitions, which has sets, functions and scores and no head; "
+                "name one by --define, and programs as usual"
+            )
+        path = str(file) if folder is None else os.path.relpath(file, folder).replace(os.sep, "/")
+        uses.append(t.Use(path, read_definitions(file)))
+    return uses
 
 
 def in_folder(folder: str | Path) -> Resolver:

@@ -12,13 +12,14 @@ from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.kinds import kind_shares, linear
 from attn_dsl.dsl.lexicon import lexicon
 from attn_dsl.dsl.printer import number, quote
-from attn_dsl.dsl.scope import Scope
+from attn_dsl.dsl.scope import Scope, type_of
 
 CARRIED = 0.9
 """The share of a program that is told in sentences; what is left follows as smaller effects."""
 SHOWN = 4
 """How many members of a set, or lines of a score, a gloss names."""
-_ANCHORS = {"k": "the key", "q": "the query", "i": "it"}
+_NAMED = {"k": "the key", "q": "the query"}
+_ANCHORS = {**_NAMED, "i": "it"}
 _PLURALS = {"is": "are", "has": "have", "begins": "begin", "opens": "open", "closes": "close"}
 _ORDERS = {
     "==": ("is", "is not"), "!=": ("is not", "is"), "<": ("is below", "is at least"),
@@ -27,6 +28,10 @@ _ORDERS = {
 _STRINGS = ("token", "text", "lower", "word")
 """Features whose strings stand for themselves."""
 _AFFIXES = {"starts": "start with", "ends": "end with", "contains": "contain"}
+_SEARCHED = {
+    "": "", "<": " before {0}", "<=": " up to {0}", ">": " after {0}", ">=": " from {0} on",
+}  # fmt: skip
+"""By what a search is over: where the tokens are."""
 _SIDES = {"==": "{}", "<": "tokens before {}", "<=": "tokens up to {}",
           ">": "tokens after {}", ">=": "tokens from {} on"}  # fmt: skip
 _MUCH = ("slightly ", "weakly "), ("", ""), ("much ", "strongly ")
@@ -85,6 +90,11 @@ def score_gloss(definition: t.ScoreDefinition, scope: Scope | None = None) -> st
     lines = [line.condition for line in definition.terms if (line.weight or 0.0) > 0]
     told = dict.fromkeys(teller.tokens(line, "i") for line in lines[:SHOWN])
     return ", ".join(told) or "no token"
+
+
+def function_gloss(name: str, scope: Scope) -> str:
+    """Say what a function is, as it is told at its first use."""
+    return _Teller(scope).named(name)[len(name) + 2 : -1]
 
 
 def set_gloss(chosen: t.SetLiteral) -> str:
@@ -233,6 +243,36 @@ class _Teller:
                 return f"by the weight of {self.symbol(symbol)} among {self.members(chosen)}"
         return f"in proportion to {self.number(factor)}"
 
+    def named(self, name: str) -> str:
+        """Call a function by its name; what it means comes with its first use."""
+        words = name.replace("_", " ")
+        if name in self.told or self.brief:
+            return words
+        self.told.add(name)
+        found, file = self.scope.function(name)
+        assert found is not None
+        anchors = {**self.anchors, "i": "the token"}
+        inner = dataclasses.replace(self, scope=self.scope.inside(file), anchors=anchors)
+        if (kind := self.scope.types()[name]) == "bool":
+            return f"{words} ({inner.says(found.value)})"  # type: ignore[arg-type]
+        if kind == "symbol":
+            return f"{words} ({inner.symbol(found.value)})"
+        return f"{words} ({(inner.place if self.points(name) else inner.number)(found.value)})"
+
+    def points(self, name: str) -> bool:
+        """Return whether a name is that of a function that searches for a position."""
+        found, _ = self.scope.function(name)
+        return isinstance(getattr(found, "value", None), t.Search) and found.value.name != "count"  # type: ignore
+
+    def searched(self, search: t.Search, many: bool = True) -> tuple[str, str]:
+        """Tell the tokens that a search is over, and what holds at the ones that it looks for."""
+        here = {name: told for name, told in self.anchors.items() if told != "it"}
+        known = {"i": "the token", "j": "that token"} | _NAMED | here
+        place = dataclasses.replace(self, anchors=known).place(search.at)
+        inner = dataclasses.replace(self, anchors={**self.anchors, "i": place, "j": "it"})
+        tokens = f"token{'s' * many}{_SEARCHED[search.over].format(place)}"
+        return tokens, inner.says(search.body)
+
     # Tokens.
 
     def keys(self, one: t.Predicate) -> str:
@@ -269,6 +309,8 @@ class _Teller:
         match one:
             case t.Or(left, right):
                 return f"{self.tokens(left, variable)} or {self.tokens(right, variable)}"
+            case t.Call(name, (t.Position(_, shift),)) if name not in FEATURES:
+                found = f"tokens where {self.named(name)} holds"
             case t.Call(name, (t.Position(_, shift),)):
                 found = FEATURES[name].noun or f"tokens that {self.holds(name, plural=True)}"
             case t.Compare("==", t.Call(name, (t.Position(_, shift),)), t.Text(text)) if (
@@ -320,12 +362,19 @@ class _Teller:
                 return f"{open_}{self.says(left, no)} {word} {self.says(right, no)}"
             case t.Quantifier(_, body):
                 return f"{'no' if no else 'some'} token is such that {self.it('k').says(body)}"
+            case t.Search():
+                tokens, held = self.searched(p, many=False)
+                return f"{'no' if no else 'some'} {tokens} is such that {held}"
+            case t.Call(name, (at,)) if name not in FEATURES:
+                return (
+                    f"{self.named(name)} {'does not hold' if no else 'holds'} at {self.place(at)}"
+                )
             case t.Call(name, args):
                 return f"{self.place(args[0])} {self.holds(name, no=no)}"
             case t.Compare(op, left, t.Text(text)):
                 return f"{self.symbol(left)} {_ORDERS[op][no]} {token(text)}"
             case t.Compare(op, t.Call() | t.Shortened() as a, t.Call() | t.Shortened() as b) if (
-                FEATURES[t.unshortened(a)[0].name].type == "symbol"
+                type_of(a, self.scope.types()) == "symbol"
             ):
                 return f"{self.symbol(a)} {_ORDERS[op][no]} {self.symbol(b)}"
             case t.Compare("<" | ">" as op, t.Position() as a, b) if not isinstance(b, t.Integer):
@@ -352,7 +401,8 @@ class _Teller:
         return f"{_PLURALS[verb] if plural else verb} {rest}"
 
     def noun(self, name: str) -> str:
-        feature = FEATURES[name]
+        if (feature := FEATURES.get(name)) is None:
+            return self.named(name)
         return feature.noun or re.sub(_CUT, "", feature.doc)
 
     def symbol(self, call: t.Node) -> str:
@@ -364,6 +414,8 @@ class _Teller:
         if call.name == "match":
             return f"the length of the equal run that ends both at {at}"
         noun = self.noun(call.name)
+        if call.name not in FEATURES:
+            return f"its {noun}" if at == "it" else f"{at}'s {noun}"
         if not FEATURES[call.name].noun:
             told = _owned(noun, at)
             return f"the {told}" if told != noun or at == "it" else f"the {noun} of {at}"
@@ -388,6 +440,9 @@ class _Teller:
             case t.Extremum(name, left, right):
                 which = "smaller" if name == "min" else "larger"
                 return f"the {which} of {self.number(left)} and {self.number(right)}"
+            case t.Search("count"):
+                tokens, held = self.searched(x)
+                return f"the number of {tokens} where {held}"
             case t.Quantifier("count", body):
                 return f"the number of earlier tokens where {self.it('k').says(body)}"
             case t.Call():
@@ -397,6 +452,8 @@ class _Teller:
     def place(self, x: t.Node) -> str:
         """Tell the token at a position."""
         match x:
+            case t.Call(name) if self.points(name):
+                return self.symbol(x)
             case t.Position(variable, 0):
                 return self.anchors[variable]
             case t.Position(variable, shift):
@@ -405,7 +462,10 @@ class _Teller:
                 return f"the token{steps} {side} {self.anchors[variable]}"
             case t.Integer(value):
                 return "the first token" if value == 0 else f"token {value} of the text"
-            case t.Extremum("max", t.Quantifier() as found, t.Integer(0)):
+            case t.Search(name):
+                tokens, held = self.searched(x, many=False)
+                return f"the {name} {tokens} where {held}"
+            case t.Extremum("max", t.Quantifier() | t.Search() as found, t.Integer(0)):
                 return f"{self.place(found)}, or else the first token"
             case t.Quantifier("nearest" | "first" | "last" as name, body):
                 held = self.it("k").says(body)
@@ -415,7 +475,9 @@ class _Teller:
             case t.Call("previous" | "word_previous" as name, (at,)):
                 what = "copy of" if name == "previous" else "token with the same word up to it as"
                 return f"the last earlier {what} {self.place(at)}"
-            case t.Call(name, (at,)) if FEATURES[name].doc.startswith("position of "):
+            case t.Call(name, (at,)) if name in FEATURES and FEATURES[name].doc.startswith(
+                "position of "
+            ):
                 doc = self.noun(name).removeprefix("position of ")
                 return _owned(doc, self.place(at))
             case t.Arithmetic("-", t.Call("n"), t.Integer(1)):

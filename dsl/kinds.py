@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.expand import expand
 from attn_dsl.dsl.scope import Scope
 
 KINDS = (
@@ -37,8 +38,8 @@ def kind(term: t.Simple, scope: Scope) -> str:
     Args:
         scope: defines the sets and scores that the term names.
     """
-    condition = getattr(term, "condition", None)
-    value = getattr(term, "value", None)
+    term = expand(term, scope)
+    condition, value = getattr(term, "condition", None), getattr(term, "value", None)
     atoms = [one for one in (*_atoms(condition), *_atoms(value)) if "k" in t.free_variables(one)]
     denied = [isinstance(x, t.Not) or (isinstance(x, t.Compare) and x.op == "!=") for x in atoms]
     holds = [one for one, no in zip(atoms, denied, strict=True) if not no]
@@ -154,7 +155,7 @@ def _compared(atom: t.Compare, scope: Scope) -> str:
             case t.Position("k", shift) | t.Arithmetic(_, _, t.Integer(shift)):
                 back = isinstance(side, t.Arithmetic) and side.op == "-"
                 after += -sign * shift if back else sign * shift
-    inner = [n for n in atom.walk() if isinstance(n, t.Quantifier)]
+    inner = [n for n in atom.walk() if isinstance(n, t.Quantifier | t.Search)]
     found = [_atom_kind(atom, scope) for one in inner for atom in _atoms(one.body)]
     found += [] if inner else [_KIND_OF.get(call.name, "lexical set") for call in calls]
     default = "local" if "q" in t.free_variables(atom) else "positional"
@@ -179,7 +180,7 @@ def _score_kind(definition: t.ScoreDefinition, scope: Scope) -> str:
     """Return the kind of most of what a score holds, by weight: delimiters, or other tokens."""
     weights = {"delimiter": 0.0, "lexical set": 0.0}
     for line in definition.terms:
-        kinds = [_atom_kind(atom, scope) for atom in _atoms(line.condition)]
+        kinds = [_atom_kind(atom, scope) for atom in _atoms(expand(line.condition, scope))]
         name = "delimiter" if kinds and all(x == "delimiter" for x in kinds) else "lexical set"
         weights[name] += abs(line.weight or 0.0)
     return max(weights, key=weights.__getitem__)

@@ -14,12 +14,10 @@ from functools import lru_cache
 from importlib.resources import files
 
 from attn_dsl.dsl import tree as t
-from attn_dsl.dsl.definitions import self_contained
-from attn_dsl.dsl.errors import InputError
-from attn_dsl.dsl.features import FEATURES
+from attn_dsl.dsl.check import check
+from attn_dsl.dsl.errors import InputError, ProgramError
 from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.printer import show
-from attn_dsl.dsl.scope import looks_ahead
 
 CATEGORIES = (
     "first token", "final token", "sequential", "coreference", "syntactic", "uniform",
@@ -118,12 +116,12 @@ def with_visibility(head: t.Head, visibility: t.Visibility) -> t.Head | None:
     if visibility == "bidirectional":
         terms = tuple(map(_far_both_ways, head.terms))
         return dataclasses.replace(head, visibility=visibility, terms=terms)
-    whole = self_contained(head)
-    calls = [node for node in whole.walk() if isinstance(node, t.Call)]
-    full = any(FEATURES[call.name].reads == "full" or looks_ahead(call) for call in calls)
-    if full or _looks_ahead(head):
+    made = dataclasses.replace(t.rewrite(head, _one_way), visibility=visibility)
+    try:
+        check(made)
+    except ProgramError:
         return None
-    return dataclasses.replace(t.rewrite(head, _one_way), visibility=visibility)
+    return None if _looks_ahead(head) else made
 
 
 def _looks_ahead(node: t.Node) -> bool:

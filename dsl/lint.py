@@ -12,7 +12,7 @@ from attn_dsl.dsl.features import FEATURES, lower
 from attn_dsl.dsl.functions import shortened
 from attn_dsl.dsl.kinds import linear
 from attn_dsl.dsl.printer import expression, number, quote
-from attn_dsl.dsl.scope import Scope
+from attn_dsl.dsl.scope import Scope, type_of
 from attn_dsl.dsl.segment import clean
 
 Form = tuple[tuple[str, int], ...]
@@ -20,7 +20,17 @@ Form = tuple[tuple[str, int], ...]
 Values = tuple[float, float] | frozenset[str]
 """What a number or a text may be: a range, ends included, or some strings."""
 
-_LEAST = {"q": 0, "k": 0, "i": 0, "abs": 0, "count": 0, "nearest": -1, "first": -1, "last": -1}
+_LEAST = {
+    "q": 0,
+    "k": 0,
+    "i": 0,
+    "j": 0,
+    "abs": 0,
+    "count": 0,
+    "nearest": -1,
+    "first": -1,
+    "last": -1,
+}
 _WRITTEN = {
     "text": lambda string: string.lstrip(" ") or string,
     "lower": lambda string: lower(string.lstrip(" ") or string),
@@ -41,8 +51,13 @@ def lint(program: t.Head, source: str = "", name: str = "<program>") -> list[Pro
         source, name: the text and the name of the program, for messages.
     """
     linter = _Linter(program, source, name)
-    for node in itertools.chain.from_iterable(x.walk() for x in (*program.scores, *program.terms)):
+    parts = (*program.functions, *program.scores, *program.terms)
+    for node in itertools.chain.from_iterable(x.walk() for x in parts):
         linter.node(node)
+    called = {node.name for part in parts for node in part.walk() if isinstance(node, t.Call)}
+    for one in program.functions:
+        if one.name not in called:
+            linter.warn(one, f"the function `{one.name}` is never used")
     linter.terms()
     return sorted(linter.found, key=lambda one: one.span or (0,))
 
@@ -51,6 +66,7 @@ class _Linter:
     def __init__(self, program: t.Head, source: str, name: str) -> None:
         self.program, self.source, self.name = program, source, name
         self.scope = Scope.of(program)
+        self.types = self.scope.types()
         self.found: list[ProgramWarning] = []
         self.nearest = 0 if program.causal else -inf  # the least distance of a key
 
@@ -64,6 +80,10 @@ class _Linter:
         if condition := getattr(node, "condition", None):
             self.predicate(condition)
         match node:
+            case t.Definition(_, value) if type_of(value, self.types) == "bool":
+                self.predicate(value)  # type: ignore[arg-type]
+            case t.Search(_, _, body):
+                self.predicate(body)
             case t.Quantifier(_, body):
                 self.nearest += self.program.causal  # the query's own key is not searched
                 self.predicate(body)
@@ -161,7 +181,7 @@ class _Linter:
                 return expression(call), frozenset([text] if _possible(call, text) else [])
             case t.Member(call, t.SetLiteral(elements)):
                 return expression(call), frozenset(x for x in elements if _possible(call, x))
-            case t.Compare(op, left, right) if op != "!=" and not _text(node):
+            case t.Compare(op, left, right) if op != "!=" and not self.text(node):
                 form, base = _linear(t.Arithmetic("-", left, right))  # type: ignore[arg-type]
                 low = {"==": 0.0, ">=": 0.0, ">": 1.0}.get(op, -inf)
                 high = {"==": 0.0, "<=": 0.0, "<": -1.0}.get(op, inf)
@@ -173,6 +193,10 @@ class _Linter:
         if form and form[0][1] < 0:
             form, low, high = tuple((x, -count) for x, count in form), -high, -low
         return form, (low, high)
+
+    def text(self, node: t.Node) -> bool:
+        """Return whether a comparison is of texts."""
+        return type_of(node.children()[0], self.types) == "symbol"
 
     def terms(self) -> None:
         """Warn of terms that change nothing, and of terms that differ in their weights alone."""
@@ -225,13 +249,6 @@ def _meet(one: Values, other: Values) -> Values:
 
 def _empty(values: Values) -> bool:
     return values[0] > values[1] if isinstance(values, tuple) else not values
-
-
-def _text(node: t.Node) -> bool:
-    """Return whether a test is of a text."""
-    first = node.children()[0]
-    symbol = isinstance(first, t.Call) and FEATURES[first.name].type == "symbol"
-    return symbol or isinstance(first, t.Shortened)
 
 
 def _linear(node: t.Int) -> tuple[Form, float]:

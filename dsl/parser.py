@@ -15,20 +15,19 @@ from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.errors import AttnDslError, CostError, InputError, ProgramTypeError, Span
 from attn_dsl.dsl.features import FEATURES, Type
 from attn_dsl.dsl.functions import FUNCTIONS
-from attn_dsl.dsl.limits import MAX_DIGITS, MAX_NESTING, MAX_OPERATORS, MAX_SOURCE
+from attn_dsl.dsl.limits import MAX_DIGITS, MAX_NESTING, MAX_SOURCE
 from attn_dsl.dsl.scope import type_of
-from attn_dsl.dsl.syntax_errors import RESERVED, explain
+from attn_dsl.dsl.syntax_errors import RESERVED, SPLIT, explain
 
 if TYPE_CHECKING:
     from lark import Lark
 
 Resolver = Callable[[str], t.Definitions]
 """A function that reads the file that a line ``use "…"`` names."""
-_OPERATORS = (t.Or, t.And, t.Not, t.Arithmetic, t.Modulo)
-_SPLIT = "split the predicate over several terms"
 _TYPED = ("BOOL_FEATURE", "INT_FEATURE", "SYMBOL_FEATURE")
 _END = "(?![a-z0-9_])"
 _COMMENT_OR_STRING = re.compile(r'"(?:[^"\\\n]|\\.)*"|#[^\n]*')
+_DEFINED = re.compile(r"^[ \t]*def[ \t]+([a-z]\w*)", re.MULTILINE)
 _USE = re.compile(r'^[ \t]*use[ \t]*("(?:[^"\\\n]|\\.)*")', re.MULTILINE)
 _BOUNDED = re.compile(rf"{_COMMENT_OR_STRING.pattern}|[()]|[0-9]{{{MAX_DIGITS + 1}}}")
 
@@ -101,14 +100,15 @@ def parse(
         for found in _USE.finditer(source):
             with suppress(AttnDslError):  # it is told below, with its place
                 known.append(resolve(unquote(found[1])))
-    tree = _with_comments(_parsed(source, "start", name, known), source, name)
+    tree = _with_comments(_parsed(source, "start", name, known), source)
     uses = [_resolved(use, resolve, source, name) for use in tree.uses]
+    if prelude:
+        own = {one.name for one in (*tree.sets, *tree.scores, *tree.functions)}
+        named = {n.name for n in tree.walk() if isinstance(n, t.Call | t.SetName | t.Score)} - own
     for use in prelude:
         one = use.definitions
-        names = {getattr(node, "name", "") for node in tree.walk()}
-        if names & {*one.sets, *one.scores, *one.functions} and one not in [
-            u.definitions for u in uses
-        ]:
+        there = one in [other.definitions for other in uses]
+        if not there and named & {*one.sets, *one.scores, *one.functions}:
             uses.append(use)
     return dataclasses.replace(tree, uses=tuple(uses)) if uses else tree
 
@@ -121,23 +121,20 @@ def definitions_tree(source: str, name: str) -> t.Head:
         ProgramTypeError: the file uses another one.
     """
     none = t.Head("definitions", "bidirectional")
-    tree = _with_comments([*_parsed(source, "definitions", name), none], source, name)
+    tree = _with_comments([*_parsed(source, "definitions", name), none], source)
     for use in tree.uses:
         raise ProgramTypeError("a file of definitions cannot use another one", use.span, source,
                                hint="put the definitions that it needs into it", name=name)  # fmt: skip
     return tree
 
 
-def _with_comments(statements: list[Any], source: str, name: str) -> t.Head:
+def _with_comments(statements: list[Any], source: str) -> t.Head:
     """Return a program with its definitions and comments, given its parts in source order."""
     comments, parts = _Comments(source), dict[type, list[Any]]()
     for part in statements:
         one = comments.attach(part) if part.span else part
-        if isinstance(one, t.Definition):
-            _bound_operators(one.value, source, name)
         if isinstance(one, t.ScoreDefinition | t.Head):
-            bounded = (_bound_operators(term, source, name) for term in one.terms)
-            one = dataclasses.replace(one, terms=tuple(map(comments.attach, bounded)))
+            one = dataclasses.replace(one, terms=tuple(map(comments.attach, one.terms)))
         parts.setdefault(type(one), []).append(one)
     kinds = t.SetDefinition, t.ScoreDefinition, t.Use, t.Definition
     sets, scores, uses, functions = (tuple(parts.get(kind, ())) for kind in kinds)
@@ -162,32 +159,34 @@ def _resolved(use: t.Use, resolve: Resolver | None, source: str, name: str) -> t
 
 def parse_term(source: str) -> t.Term:
     """Parse one term, as in ``parse_term("2 where k == 0")``; errors as in ``parse``."""
-    term = _bound_operators(_parsed(source, "line", "<term>"), source, "<term>")
-    return _Comments(source).attach(term)
+    return _Comments(source).attach(_parsed(source, "line", "<term>"))
 
 
 def parse_predicate(source: str) -> t.Predicate:
     """Parse one predicate, as in ``parse_predicate("punct(k) and k < q")``; errors as in ``parse``."""
-    return _bound_operators(_parsed(source, "predicate", "<predicate>"), source, "<predicate>")
+    return _parsed(source, "predicate", "<predicate>")
 
 
 def _parsed(source: str, start: str, name: str, known: Sequence[t.Definitions] = ()) -> Any:
     """Parse a text from a start symbol; the functions of known definitions may be used."""
     from lark.exceptions import UnexpectedInput
 
-    from attn_dsl.dsl.build import READING, Reading
+    from attn_dsl.dsl.build import READING, Reading, bounded
 
     _bound(source, name)
     text = source if start == "predicate" or source.endswith("\n") else source + "\n"
     types: dict[str, Type] = {}
+    own = set(_DEFINED.findall(source)) if known else ()
     for one in reversed(known):
         for function in one.functions.values():
             types[function.name] = type_of(function.value, types)
+    types = {name: kind for name, kind in types.items() if name not in own}
     before = READING.set(Reading(source, name, types))
     try:
-        return _lark(start).parse(text)
+        found = _lark(start).parse(text)
+        return bounded(found) if start == "predicate" else found
     except UnexpectedInput as error:
-        raise explain(error, source, name) from None
+        raise explain(error, source, name, types) from None
     finally:
         READING.reset(before)
 
@@ -203,7 +202,7 @@ def _bound(source: str, name: str) -> None:
     for found in _BOUNDED.finditer(source):
         depth += {"(": 1, ")": -1}.get(found[0], 0)
         if depth > MAX_NESTING:
-            what, hint = f"nested deeper than {MAX_NESTING} levels", _SPLIT
+            what, hint = f"nested deeper than {MAX_NESTING} levels", SPLIT
         elif found[0].isdigit():
             what, hint = f"a number of more than {MAX_DIGITS} digits", ""
         else:
@@ -212,17 +211,6 @@ def _bound(source: str, name: str) -> None:
         line, column = len(before), len(before[-1]) + 1
         span = Span(line, column, line, column + len(found[0]))
         raise CostError(what, span, source, name=name, hint=hint)
-
-
-def _bound_operators(node: Any, source: str, name: str) -> Any:
-    """Return a term or predicate; raise ``CostError`` if it has too many operators."""
-    line, column, end_line, end_column = node.span
-    if end_line == line and end_column - column <= MAX_OPERATORS:
-        return node  # too short to have so many
-    if sum(isinstance(part, _OPERATORS) for part in node.walk()) > MAX_OPERATORS:
-        what = f"more than {MAX_OPERATORS} operators in one term"
-        raise CostError(what, node.span, source, name=name, hint=_SPLIT)
-    return node
 
 
 class _Comments:

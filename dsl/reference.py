@@ -167,7 +167,7 @@ class Interpreter:
                 return min(a, b) if name == "min" else max(a, b)
             case t.Call():
                 return int(self.call(node, p))
-            case t.Quantifier(name, body):
+            case t.Quantifier():
                 return self.quantifier(node, p.view)
             case t.Search():
                 return self.search(node, p)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import NamedTuple
 
 from attn_dsl.dsl import tree as t
@@ -72,6 +71,14 @@ class Scope(NamedTuple):
                 return found, None if isinstance(place, Scope) else place
         return None, None
 
+    def types(self) -> dict[str, Type]:
+        """Return the types of functions."""
+        found: dict[str, Type] = {}
+        for place in (*self.files, self):
+            for one in place.functions.values():
+                found[one.name] = type_of(one.value, found)
+        return found
+
     def names(self) -> list[str]:
         """Return all names that are defined."""
         places: list[Scope | t.Definitions] = [self, *self.files]
@@ -94,18 +101,3 @@ def type_of(node: t.Node, types: Mapping[str, Type]) -> Type:
     if isinstance(node, t.Shortened):
         return "symbol"
     return "int" if isinstance(node, _NUMBERS) else "bool"
-
-
-def looks_ahead(node: t.Node) -> bool:
-    """Return whether a feature is read at a fixed position after that of a score: ``token(i+1)``."""
-    return isinstance(node, t.Call) and any(
-        isinstance(at, t.Position) and at.variable == "i" and at.shift > 0 for at in node.args
-    )
-
-
-@lru_cache(maxsize=1024)
-def score_reads(file: t.Definitions, name: str) -> tuple[tuple[str, ...], bool]:
-    """Return the features of a file's score that read the whole text, and whether any looks ahead."""
-    calls = [node for node in file.scores[name].walk() if isinstance(node, t.Call)]
-    full = sorted({call.name for call in calls if FEATURES[call.name].reads == "full"})
-    return tuple(full), any(map(looks_ahead, calls))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from attn_dsl.dsl.errors import ProgramSyntaxError, Span, did_you_mean, source_lines
-from attn_dsl.dsl.features import FEATURES
+from attn_dsl.dsl.features import FEATURES, Type
 from attn_dsl.dsl.functions import FUNCTIONS
 
 if TYPE_CHECKING:
@@ -45,13 +46,21 @@ _SYMBOLS = {
     "QMARK": "?", "PERCENT": "%",
 }  # fmt: skip
 KEYWORDS = [
-    *"use set score def head causal bidirectional softmax linear where by and or not in true any nearest".split(),
-    *"first last count abs min max weight starts ends contains prefix suffix stem".split(),
+    *"use set score def head causal bidirectional softmax linear where by and or not in true any".split(),
+    *"nearest first last count abs min max weight starts ends contains prefix suffix stem".split(),
     *FUNCTIONS,
 ]
 _STRING = re.compile(r'"([^"\\\x00-\x1f]|\\["\\nrt]|\\u[0-9a-f]{4})*"')
+SPLIT = "split the predicate over several terms or functions"
 RESERVED = {*KEYWORDS, *FEATURES, "q", "k", "i", "j", "n"}
 """The names that no definition may have."""
+
+
+def reserved(name: str) -> str:
+    """Say what a name that no definition may have is."""
+    return f"`{name}` is {'a built-in feature' if name in FEATURES else 'a word of the language'}"
+
+
 _STARTS = (
     "use",
     "set",
@@ -66,10 +75,17 @@ _STARTS = (
 )
 """Keywords that begin no value or predicate."""
 _TYPES = {"bool": "true or false", "int": "a number", "symbol": "a text"}
+_USES = {
+    "bool": "a predicate stands alone: `{0}`, `not {0}`", "int": "compare it, as in `{0} == 1`",
+    "symbol": 'compare it with a text, as in `{0} == "a"`',
+}  # fmt: skip
+"""By type: how a function is used in a predicate."""
 
 
-def explain(error: UnexpectedInput, source: str, name: str) -> ProgramSyntaxError:
-    """Turn an error of Lark into a ``ProgramSyntaxError``."""
+def explain(
+    error: UnexpectedInput, source: str, name: str, types: Mapping[str, Type]
+) -> ProgramSyntaxError:
+    """Turn an error of Lark into a ``ProgramSyntaxError``; ``types`` are those of functions above it."""
     allowed = getattr(error, "accepts", None) or getattr(error, "allowed", None)
     expected = set(allowed or getattr(error, "expected", None) or ())
     line, column = max(int(error.line), 1), max(int(error.column), 1)
@@ -80,7 +96,8 @@ def explain(error: UnexpectedInput, source: str, name: str) -> ProgramSyntaxErro
     at = column
     word, column = _word_at(row, column)
     span = Span(line, column, line, column + max(len(word), 1))
-    message, hint = _diagnose(word, row, column, expected)
+    found = _function(word, lines, line, column, expected, types)
+    message, hint = found or _diagnose(word, row, column, expected)
     fits = _describe(expected) if column == at else ""  # a word may begin like a shorter one
     return ProgramSyntaxError(message, span, source, expected=fits, hint=hint, name=name)
 
@@ -142,11 +159,71 @@ def _diagnose(word: str, row: str, column: int, expected: set[str]) -> tuple[str
     return f"`{word}` does not fit here", ""
 
 
+def _function(
+    word: str, lines: list[str], line: int, column: int, expected: set[str], types: Mapping[str, Type]
+) -> tuple[str, str] | None:  # fmt: skip
+    """Return what is wrong and a remedy for errors in definitions and in uses of functions and features."""
+    row = lines[line - 1]
+    before, after = row[: column - 1].rstrip(), row[column - 1 + len(word) :].lstrip()
+    own = re.match(r"\s*def\b", row)
+    begins = re.compile(rf"\s*def\s+{re.escape(word)}\b")
+    where = [number for number, one in enumerate(lines, 1) if begins.match(one)] if word else []
+    if where and after.startswith("(") and min(where) >= line and expected != {"NAME"}:
+        if min(where) == line:
+            return f"`{word}` uses itself", "a function may use those that are defined above it"
+        remedy = "move its definition up; functions cannot use each other in turn"
+        return f"`{word}` is defined below, in line {min(where)}", remedy
+    if word in types and after.startswith("("):
+        fits = f"`{word}` gives {_TYPES[types[word]]}, which does not fit here"
+        return fits, _USES[types[word]].format(f"{word}(k)")
+    if own and "=" not in before and expected & {"LPAR", "RPAR", "VARIABLE"}:
+        remedy = "a function is defined for one position: `def once(i) = …`"
+        return f"`{word}` does not fit here" if word else "the line ends too early", remedy
+    if own and word in ("weight", "where", "*", "?", "decay", *FUNCTIONS):
+        remedy = "a function is a predicate, a whole number or a text; terms have weights"
+        return f"`{word}` does not fit here", remedy
+    called = re.search(r"(\w+)(\((?:[^()]|\([^()]*\))*\))?$", before)
+    name = called[1] if called else ""
+    kind = types.get(name) or (FEATURES[name].type if name in FEATURES else None)
+    if (
+        kind
+        and called
+        and called[2]
+        and word != ","
+        and not re.match(r"\s*(weight|stem)\b", before)
+    ):
+        wanted = {"symbol": {"EQUALITY"}, "int": {"COMPARISON"}, "bool": {"AND", "OR"}}[kind]
+        if wanted <= expected and (name in types or (kind == "int" and word in ("", "and", "or"))):
+            return f"`{name}` gives {_TYPES[kind]}", _USES[kind].format(name + called[2])
+    compared = re.search(r"(\w+)\([^()]*\)\s*[=!<>]=?$", before)
+    other = types.get(compared[1]) if compared else None
+    if compared and other and (other == "int") is (word == '"'):
+        what = "numbers" if other == "int" else "texts"
+        return f"`{compared[1]}` gives {_TYPES[other]}", f"it is compared with {what} alone"
+    if name in types and called and not called[2]:
+        return f"the function `{name}` needs a position", f"write `{name}(k)` or `{name}(q)`"
+    calling = re.search(r"(\w+)\([^()]*$", before)
+    if calling and calling[1] in types and word == ",":
+        return f"`{calling[1]}` is a function of one position", f"write `{calling[1]}(k)`"
+    if re.search(r"\b(nearest|first|last|count|any)\(\s*j\b[^()]*$", before):
+        remedy = "a search is `count(j where …)`, or with `j < i`, `<=`, `>` or `>=` before `where`"
+        return f"`{word}` does not fit here", remedy
+    near = (
+        did_you_mean(word, types)
+        if re.fullmatch(r"[a-z]\w*", word) and after.startswith("(")
+        else ""
+    )
+    return (
+        (f"unknown feature or function `{word}`", near) if near and word not in RESERVED else None
+    )
+
+
 def _misnamed(word: str, row: str, column: int, expected: set[str]) -> tuple[str, str] | None:
     """Return what is wrong and a remedy for the name of a head, and for definitions after a head."""
     before = row[: column - 1]
     if expected == {"NAME"} and word[:1].isupper():
-        wrong = f"the name of a head begins with a small letter, and `{word}` does not"
+        what = "function" if re.match(r"\s*def\b", before) else "head"
+        wrong = f"the name of a {what} begins with a small letter, and `{word}` does not"
         return wrong, f"write `{word.lower()}`; only sets and scores begin with a capital letter"
     if expected == {"SET_NAME"} and word[:1].islower() and re.match("(set|score) ", before):
         wrong = f"the name of a set or score begins with a capital letter, and `{word}` does not"
@@ -159,9 +236,10 @@ def _misnamed(word: str, row: str, column: int, expected: set[str]) -> tuple[str
     if "HOLE" in expected and not before.strip():
         if word == "head":
             return "a file holds one head", "write this one in a file of its own"
-        if word in ("set", "score"):
+        if word in ("set", "score", "def"):
+            what = "function" if word == "def" else word
             remedy = "move it above the line that begins with `head`"
-            return f"a {word} is defined before the head", remedy
+            return f"a {what} is defined before the head", remedy
     return None
 
 

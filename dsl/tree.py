@@ -71,7 +71,7 @@ class Integer(Node):
 
 
 class Position(Node):
-    """A position plus a shift: of the query or key, ``q``, ``k-1``; in definitions and searches ``i``, ``j``."""
+    """A position plus a shift: ``q``, ``k-1``; in definitions ``i``, and in searches ``i`` and ``j``."""
 
     variable: Literal["q", "k", "i", "j"]
     shift: int = 0
@@ -386,10 +386,10 @@ class ScoreDefinition(Statement):
 
 
 class Definition(Statement):
-    """The definition of a function of a position ``i``: ``def once(i) = count(j where text(j) == text(i)) == 1``."""
+    """A function of a position: ``def once(i) = count(j where text(j) == text(i)) == 1``."""
 
     name: str
-    value: Int | Predicate
+    value: Int | Predicate | Symbol
 
 
 @dataclass(frozen=True)

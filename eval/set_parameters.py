@@ -239,7 +239,7 @@ def _conjuncts(node: t.Predicate) -> Iterator[t.Predicate]:
 
 def _looked_up(value: t.Symbol) -> TypeGuard[t.Call]:
     """Say whether a symbol is that of a token near the query or the key, whatever the query sees."""
-    if isinstance(value, t.Shortened):
+    if isinstance(value, t.Shortened) or value.name not in FEATURES:
         return False
     return isinstance(value.args[0], t.Position) and FEATURES[value.name].reads == "left"
 

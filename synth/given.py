@@ -11,7 +11,9 @@ from attn_dsl.compiler.program import Program
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.definitions import self_contained
 from attn_dsl.dsl.errors import InputError
+from attn_dsl.dsl.expand import expand
 from attn_dsl.dsl.printer import quote
+from attn_dsl.dsl.scope import Scope
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.scores import LEAST_KNOWN, foreign
 
@@ -53,7 +55,8 @@ def checked(program: Program, capture: Capture, *, every: bool) -> t.Head:
 def _unknown_strings(program: t.Head, batch: Batch) -> Iterator[str]:
     """Yield what is wrong with sets of which few strings occur in texts."""
     sets = {one.name: one.value for one in program.sets}
-    for node in (node for term in program.terms for node in term.walk()):
+    scope = Scope.of(program)
+    for node in (node for term in program.terms for node in expand(term, scope).walk()):
         match node:
             case t.Member(t.Call(name), found) | t.Weight(t.Call(name), found):
                 value = sets.get(found.name) if isinstance(found, t.SetName) else found

@@ -171,8 +171,9 @@ class KernelWriter(Writer):
             )
             for key in self.arrays
         ]  # fmt: skip
+        seen = [comment(key.source.replace("\n", "; ")) for key in self.seen]
         return render("numba.py", self.program, tables=self.tables, parts=self.parts,
-                      linear=self.linear, listed=listed, seen=[comment(key.source).replace("\n", "; ") for key in self.seen])  # fmt: skip
+                      linear=self.linear, listed=listed, seen=seen)  # fmt: skip
 
 
 def to_numba(program: Program) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -64,7 +64,7 @@ class Side(NamedTuple):
 
 
 def choose_sides(
-    model: ReplacedModel, a: str, b: str, head: str | None
+    model: ReplacedModel, a: str, b: str, head: str | None, define: Sequence[str] = ()
 ) -> tuple[Head, tuple[Side, ...]]:
     """Find out what A and B are, and into which head they go.
 
@@ -83,7 +83,9 @@ def choose_sides(
         if text == MODEL:
             sides.append(Side("the model's own head", None))
         elif place is None:
-            sides.append(Side(Path(text).name, load(text, allow_lookahead=model.lookahead)))
+            sides.append(
+                Side(Path(text).name, load(text, allow_lookahead=model.lookahead, define=define))
+            )
         else:
             [place] = model.choose_heads(text)
             named.append(place)

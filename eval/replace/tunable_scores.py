@@ -10,9 +10,10 @@ import numpy as np
 
 from attn_dsl.compiler.columns import Batch
 from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.expand import expand, looks_ahead
 from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.limits import MAX_ELEMENT_WEIGHT
-from attn_dsl.dsl.scope import looks_ahead
+from attn_dsl.dsl.scope import Scope
 from attn_dsl.eval.scores import predicate_values
 from attn_dsl.eval.set_parameters import SetProgram, SetTerm
 
@@ -42,7 +43,7 @@ class TunableScores:
         for i, program in enumerate(programs):
             fixed = _fixed(program)
             for one in program.empty.scores:
-                if one.name not in fixed and _tunable(one, program.empty.causal):
+                if one.name not in fixed and _tunable(one, program.empty):
                     self._numbers[i, one.name] = len(self.owners)
                     self.owners.append(i)
                     self.definitions.append(one)
@@ -120,8 +121,10 @@ def _fixed(program: SetProgram) -> set[str]:
     return found
 
 
-def _tunable(score: t.ScoreDefinition, causal: bool) -> bool:
+def _tunable(score: t.ScoreDefinition, program: t.Head) -> bool:
     """Say whether the values of a score at a token are the same for all queries that see it."""
-    calls = [node for node in score.walk() if isinstance(node, t.Call)]
-    full = any(FEATURES[call.name].reads != "left" for call in calls)
-    return not full and not (causal and any(map(looks_ahead, calls)))
+    lines = [expand(line, Scope.of(program)) for line in score.terms]
+    calls = (node for line in lines for node in line.walk() if isinstance(node, t.Call))
+    if any(FEATURES[call.name].reads != "left" for call in calls):
+        return False
+    return not (program.causal and any(map(looks_ahead, lines)))
