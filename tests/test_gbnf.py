@@ -164,7 +164,15 @@ def test_what_it_generates_parses(grammar: Grammar) -> None:
         kinds |= {type(node) for node in program.walk()}
         deepest = max(deepest, *map(_depth, program.terms), 0)
     assert kinds >= {t.Where, t.Scaled, t.Table, t.Or, t.And, t.Not, t.Between, t.Member, t.Affix}
-    assert kinds >= {t.SetDefinition, t.Quantifier, t.Search, t.Extremum, t.Absolute, t.Decay, t.Real}
+    assert kinds >= {
+        t.SetDefinition,
+        t.Quantifier,
+        t.Search,
+        t.Extremum,
+        t.Absolute,
+        t.Decay,
+        t.Real,
+    }
     assert kinds >= {t.Modulo, t.Shortened, t.Weight, t.Product, t.Score, t.ScoreDefinition, t.Use}
     assert deepest >= 8
     assert too_large <= SENTENCES // 50
