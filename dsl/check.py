@@ -395,6 +395,8 @@ class _Checker:
             remedy = "write `i`, the position that is defined for"
             if variable == "j":
                 remedy = "`j` is the position that a search is over: `count(j <= k where …)`"
+            elif self.variables == "ij":
+                remedy = "a search is for one position besides `j`; compare its result with others outside"
             elif variable == "i":
                 remedy = "`i` is the position in a definition; in a term, write `q` or `k`"
             self.wrong(node, f"`{variable}` does not fit here", remedy)
