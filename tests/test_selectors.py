@@ -14,7 +14,7 @@ from attn_dsl.dsl.printer import expression
 from attn_dsl.eval.capture import Capture
 from attn_dsl.synth.design import Design
 from attn_dsl.synth.proposer import Fitted, HeadTask
-from attn_dsl.synth.proposers.selectors import Selectors, opposite
+from attn_dsl.synth.proposers.selectors import Selectors, opposite, within
 
 SELECTORS = {
     "any other token": ("abcd", "text(k) != text(q) and q >= 1 and k >= 1"),
@@ -93,3 +93,11 @@ def test_opposite():
     source = 'not (k < q and text(k) == "a" or not text(k) in {"b"})'
     tree = parse(f"head x causal:\n    1 where {source}\n").terms[0].condition
     assert expression(opposite(tree.value)) == '(k >= q or text(k) != "a") and text(k) in {"b"}'
+
+
+def test_within():
+    """A class of tokens is written by what is in it or, where that is shorter, by what is not."""
+    every = {"", *"abcdef"}
+    assert within("k", {"a", "b"}, every, 8) == 'text(k) in {"a", "b"}'
+    assert within("k-1", every - {"c"}, every, 8) == 'text(k-1) != "c"'
+    assert within("k", every, every, 8) == within("k", {"a", "b"}, every, 1) == ""

@@ -17,7 +17,7 @@ import itertools
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -336,7 +336,7 @@ class Selectors:
         every = {at: set(strings[known]) for at, strings in self.strings.items()}
         for at, strings in self.strings.items():
             chosen = set(strings[wanted])
-            if text := within(at, chosen, every[at]):
+            if text := within(at, chosen, every[at], TOKENS):
                 yield Condition(text, (), np.array([x in chosen for x in strings[others]]))
         if max(map(len, every.values())) > VOCABULARY:
             return
@@ -347,7 +347,7 @@ class Selectors:
             for chosen in sorted(set(keys.values()), key=sorted)
         ]
         texts = [
-            (within("q", own, every["q"]), within("k", chosen, every["k"]))
+            (within("q", own, every["q"], VOCABULARY), within("k", chosen, every["k"], VOCABULARY))
             for own, chosen in groups
         ]
         if 1 < len(groups) <= GROUPS:
@@ -459,11 +459,11 @@ def bounds(
         )
 
 
-def within(at: str, chosen: set[str], every: set[str]) -> str:
-    """Write that the token at a position is one of some; "" if it always is, or they are too many."""
+def within(at: str, chosen: Set[str], every: Set[str], most: int) -> str:
+    """Write that the token at a position is one of some; "" if it always is, or for more than ``most``."""
     left = every - chosen
     fewer = left if len(left) < len(chosen) else chosen
-    if not left or len(fewer) > TOKENS:
+    if not left or len(fewer) > most:
         return ""
     listed = ", ".join(map(quote, sorted(fewer)))
     if len(fewer) == 1:
