@@ -75,7 +75,8 @@ def _whole_names(terminal: Any) -> None:
     if terminal.name.endswith(("_FEATURE", "_FUNCTION")):
         pattern = f"(?:{terminal.pattern.to_regexp()}){_END}"
         if terminal.name in _TYPED:
-            pattern += f"|(?!(?:{'|'.join(sorted(RESERVED))}){_END})[a-z][a-z0-9_]*"
+            taken = "|".join(sorted({*RESERVED, *FEATURES, *FUNCTIONS}))
+            pattern += f"|(?!(?:{taken}){_END})[a-z][a-z0-9_]*"
         terminal.pattern = PatternRE(pattern)
 
 
