@@ -32,7 +32,10 @@ _SEARCHED = {
     "": "", "<": " before {0}", "<=": " up to {0}", ">": " after {0}", ">=": " from {0} on",
 }  # fmt: skip
 """By what a search is over: where the tokens are."""
-_SIDES = {"==": "", "<": "tokens before ", ">": "tokens after "}
+_SIDES = {"==": "{}", "<": "tokens before {}", "<=": "tokens up to {}",
+          ">": "tokens after {}", ">=": "tokens from {} on"}  # fmt: skip
+_MUCH = ("slightly ", "weakly "), ("", ""), ("much ", "strongly ")
+_NOT_ITSELF = t.Compare("!=", t.Position("k"), t.Position("q"))
 _DISTANCE = t.Arithmetic("-", t.Position("q"), t.Position("k"))
 _REALS = {"log": "logarithm", "sqrt": "square root", "inv": "inverse"}
 _CUT = r", (spaces compared too|as far as visible|from 0|at most 32|without the spaces.*)|; .*"
@@ -166,12 +169,14 @@ class _Teller:
     def term(self, term: t.Simple) -> str:
         """Tell a term: from which queries, how strongly, which keys, and by what it grows."""
         froms, keys, ifs, grows = (list[str]() for _ in range(4))
-        size = 1.0
+        size, but, graded = 1.0, "", False
         for one in t.flat(term.condition or t.Always(), t.And):
             if isinstance(one, t.Always):
                 continue
             if t.free_variables(one) == {"q"} and not isinstance(one, t.Quantifier):
                 froms.append(self.tokens(one, "q"))
+            elif one == _NOT_ITSELF:
+                but = f" except {self.anchors['q']} itself"
             elif not keys and (found := self.keys(one)):
                 keys.append(found)
             else:
@@ -187,6 +192,7 @@ class _Teller:
                 high = self.scored(factor)
                 if factor.variable == "q":
                     froms.append(high)
+                    graded = True
                 elif keys:
                     grows.append(f"the more so if {high.replace('tokens high', 'high')}")
                 else:
@@ -197,10 +203,10 @@ class _Teller:
         lead = f"from {', and at once from '.join(froms)}, " if froms else ""
         where = f" if {' and '.join(ifs)}" if ifs else ""
         more = f", {' and '.join(grows)}" if grows else ""
-        return f"{lead}{self.verb(term, size)} {keys[0] if keys else 'tokens'}{where}{more}"
+        return f"{lead}{self.verb(term, size, graded)} {keys[0] if keys else 'tokens'}{but}{where}{more}"
 
-    def verb(self, term: t.Simple, size: float) -> str:
-        """Put the sign and size of the weight in words."""
+    def verb(self, term: t.Simple, size: float, graded: bool) -> str:
+        """Put the sign and size of the weight in words; a score of the query changes what others do."""
         weights = t.weights_of(term)
         if None in weights:
             return "by a weight that is still to be fitted, looks at"
@@ -211,8 +217,10 @@ class _Teller:
         weight = (weights[0] or 0.0) * size
         if not weight:
             return "ignores (weight 0)"
-        much = "strongly " if abs(weight) >= 2 else "weakly " if abs(weight) < 0.5 else ""
-        return much + ("looks at" if weight > 0 else "avoids")
+        level = (abs(weight) >= 0.5) + (abs(weight) >= 2)
+        if graded:
+            return f"looks {_MUCH[level][0]}{'more' if weight > 0 else 'less'} at"
+        return _MUCH[level][1] + ("looks at" if weight > 0 else "avoids")
 
     def scored(self, use: t.Score) -> str:
         """Tell the tokens that a score is high at; the gloss comes with its first use."""
@@ -229,8 +237,8 @@ class _Teller:
             case t.Decay(value, rate):
                 return f"fading by the factor {number(rate)} with each step of {self.number(value)}"
             case t.Real(name, value):
-                much = "less" if name == "inv" else "more"
-                return f"the {much}, the larger {self.number(value)} ({_REALS[name]})"
+                much = "smaller" if name == "inv" else "larger"
+                return f"the more, the {much} {self.number(value)} ({_REALS[name]})"
             case t.Weight(symbol, chosen):
                 return f"by the weight of {self.symbol(symbol)} among {self.members(chosen)}"
         return f"in proportion to {self.number(factor)}"
@@ -273,7 +281,7 @@ class _Teller:
             case t.Compare(op, t.Position("k", 0), other) | t.Compare(
                 "==" as op, other, t.Position("k", 0)
             ) if op in _SIDES and "k" not in t.free_variables(other):
-                return _SIDES[op] + self.place(other)
+                return _SIDES[op].format(self.place(other))
             case t.Between(t.Position("k", 0), low, high):
                 return f"tokens {low} to {high} of the text"
             case t.Between(value, 0, high) if value == _DISTANCE:
@@ -404,7 +412,7 @@ class _Teller:
         assert isinstance(call, t.Call)
         at = " and ".join(map(self.place, call.args)) or "the text"
         if call.name == "match":
-            return f"the length of the equal run that ends at {at}"
+            return f"the length of the equal run that ends both at {at}"
         noun = self.noun(call.name)
         if call.name not in FEATURES:
             return f"its {noun}" if at == "it" else f"{at}'s {noun}"

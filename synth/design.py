@@ -145,7 +145,7 @@ class Design:
             one = drop_unused(
                 dataclasses.replace(program, name="", terms=(t.reweighted(term, repeat(0.0)),))
             )
-            key = one.terms, one.sets, one.scores, one.uses
+            key = one.terms, one.sets, one.scores, one.uses, one.functions
             with self._lock:
                 found = self._planes.get(key)
                 if found is not None:

@@ -40,17 +40,17 @@ def spans(causal: bool) -> list[tuple[int, int]]:
 def condition(first: int, end: int, causal: bool) -> t.Predicate | None:
     """Return the predicate of an interval of bins; None for all of them.
 
-    >>> from attn_dsl.dsl.printer import show_predicate
-    >>> show_predicate(condition(4, 9, causal=True))
+    >>> from attn_dsl.dsl.printer import expression
+    >>> expression(condition(4, 9, causal=True))
     'q - k in 4..9'
     """
     low, high = bins(causal)[first][0], bins(causal)[end - 1][1]
     if low <= (0 if causal else -FAR) and high >= FAR:
         return None
     if low == high:
-        return parse_predicate("k == q" if low == 0 else f"k == q{-low:+d}")
+        return parse_predicate(f"k == q{-low:+d}")
     if high >= FAR:
-        return parse_predicate(f"k - q <= {-low}" if low < 0 else f"q - k >= {low}")
-    if low <= -FAR:
-        return parse_predicate(f"k - q >= {-high}" if high < 0 else f"q - k <= {high}")
+        return parse_predicate("k < q" if low == 1 else f"k <= q{-low:+d}")
+    if low <= (0 if causal else -FAR):
+        return parse_predicate("k > q" if high == -1 else f"k >= q{-high:+d}")
     return parse_predicate(f"q - k in {low}..{high}")

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 SCORES_SHARE = 0.12
 """The most of a limited time in which shared scores are looked for."""
+HELD_OUT_ENTRIES = 15_000
+"""On about how many entries of the select split it is decided which of them are kept."""
 
 
 def fit(
@@ -264,13 +266,16 @@ def _share_scores(
     import os
 
     from attn_dsl.dsl.definitions import show_definitions
+    from attn_dsl.synth.design import Design
     from attn_dsl.synth.scores.vocabulary import find_vocabulary
 
     if run.definitions is not None:
         return
-    width = session.capture.heads_per_layer
+    capture, seed = session.capture, session.settings.seed
+    width = capture.heads_per_layer
+    held_out = Design(capture, session.texts["select"][::2], HELD_OUT_ENTRIES, seed)
     found = find_vocabulary(
-        session.design, [layer * width + head for layer, head in chosen], session.settings.seed,
+        session.design, held_out, [layer * width + head for layer, head in chosen], seed,
         workers.slots if workers.shares_memory else os.cpu_count() or 1,
         math.inf if budget.remaining is None else SCORES_SHARE * max(0.0, budget.remaining),
         lambda done, total: tell(Progress("scores", done, total)),

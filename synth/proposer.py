@@ -18,6 +18,10 @@ from attn_dsl.synth.design import Design
 from attn_dsl.synth.sparse_design import refit
 
 
+EXACT = 0.9995
+"""The IoU from which on nothing better is looked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fitted:
     """A program with fitted weights, and how well it does on the rows it was fitted on."""
@@ -150,10 +154,12 @@ def pool(task: HeadTask, proposers: Iterable[Proposer]) -> list[Fitted]:
     """Collect and fit what all proposers suggest for a head, in the order in which it comes.
 
     What a proposer has fitted itself is kept also when all evaluations or all time is used. A head
-    for which nobody suggests anything has uniform attention.
+    for which nobody suggests anything has uniform attention. A program that is exact ends it.
     """
     found: dict[t.Head, Fitted] = {}
     for proposer in proposers:
+        if any(one.iou >= EXACT for one in found.values()):
+            break
         for proposal in proposer.propose(task):
             if found and task.spent and not isinstance(proposal, Fitted):
                 break

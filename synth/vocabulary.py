@@ -19,7 +19,7 @@ from attn_dsl.dsl.parser import parse_term
 _OFFSETS = [f"k == q-{d}" for d in range(1, 9)]
 _CAUSAL_DISTANCE = [
     "q - k in 1..2", "q - k in 1..4", "q - k in 2..3", "q - k in 2..8", "q - k in 1..16",
-    "q - k in 4..16", "q - k >= 16", "q - k >= 32", "q - k >= 64",
+    "q - k in 4..16", "k <= q-16", "k <= q-32", "k <= q-64",
 ]  # fmt: skip
 _CAUSAL_VALUES = [
     "log(1 + q - k)", "(q - k)", "sqrt(q - k)", "inv(1 + q - k)", "decay(q - k, 0.5)",

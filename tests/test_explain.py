@@ -78,6 +78,11 @@ TOLD = [
     ("1 where text(k-1) == text(q)", "looks at what follows tokens with the same text as the query"),
     ("1 where k == previous(q) + 1", "looks at what follows the last earlier copy of the query"),
     ("1 where q - k in 1..4", "looks at tokens 1 to 4 before the query"),
+    ("1 where k <= q-12", "looks at tokens up to the token 12 before the query"),
+    ("1 where k >= line_first(q)", "looks at tokens from the first token of the query's line on"),
+    ("2 where word(k) == word(q) and k != q",
+     "strongly looks at tokens with the same word as the query except the query itself"),
+    ("1 * inv(1 + q - k)", "looks at tokens, the more, the smaller the distance plus 1 (inverse)"),
     ("1 * decay(q - k, 0.9)", "looks at tokens, fading by the factor 0.9 with each step of the distance"),
     ("-1 * log(1 + q - k)", "avoids tokens, the more, the larger the distance plus 1 (logarithm)"),
     ("by q - k [0: 2, 4: -1]", "weights tokens, by the distance (2 from 0, -1 from 4)"),
@@ -109,7 +114,7 @@ TOLD = [
      "looks at tokens if the key's number is below the query's number"),
     (
         "-0.5 * Marks(q) * Words(k)",
-        "from tokens high in Marks (“.”, punctuation, tokens of letters), strongly avoids tokens high in "
+        "from tokens high in Marks (“.”, punctuation, tokens of letters), looks much less at tokens high in "
         "Words (articles, punctuation)",
     ),
 ]  # fmt: skip

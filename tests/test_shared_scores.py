@@ -23,6 +23,8 @@ from attn_dsl.eval import report
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.run import Run
 from attn_dsl.eval.scores import SharedScore, foreign, score_values, shared_scores
+from attn_dsl.synth.scores import dictionary
+from attn_dsl.synth.scores.vocabulary import _name
 
 VOCABULARY = """set Near = {" cat"}
 
@@ -254,3 +256,35 @@ def test_scores_of_another_tokenizer_are_told(tmp_path: Path) -> None:
     assert foreign(program.tree, [own]) is None
     told = foreign(program.tree, [others])
     assert told is not None and "v.attn names 8 tokens, and 0 of them occur" in told
+
+
+def test_held_out_rows_decide_how_many_scores_and_predicates_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng, head = np.random.default_rng(0), parse('head a causal:\n 3 where token(k) in {" b", " c"}')
+    texts = [
+        Tokens.from_strings([f" {x}" for x in rng.choice([*"abcdefgh"], 24)]) for _ in range(40)
+    ]
+    noisy = [head(text) * rng.lognormal(0, 0.7, (24, 24)) for text in texts]
+    rows = [(x / x.sum(1, keepdims=True)).astype(np.float32)[None, None] for x in noisy]
+    capture, counts = Capture.from_arrays(texts, rows, causal=True), []
+    for needed in (-1.0, 1e-3):  # everything; what held-out rows need
+        monkeypatch.setattr(dictionary, "NEEDED", needed)
+        out = tmp_path / str(needed)
+        fit(capture=capture, out=out, proposers=["scores"], max_nodes=20, max_evals=20, jobs=1)
+        scores = shared_scores(Run.open(out)).values()
+        counts.append((len(scores), sum(len(x.definition.terms) for x in scores)))
+    (every, elements), (some, fewer) = counts
+    assert 1 <= some <= every
+    assert fewer < 0.9 * elements
+
+
+def test_names_say_what_tells_scores_apart() -> None:
+    one, comma, other = (
+        parse_definitions(f"score S:\n 1 where {x}").scores["S"].terms[0].condition
+        for x in ('token(i) == "."', 'token(i) == ","', "digit(i)")
+    )
+    taken = {"At_period": (one, comma)}
+    assert _name([one, comma, other], taken) == "At_period_or_digit"
+    assert _name([one, comma], taken) == "At_period_or_comma"
+    assert _name([one], taken) == "At_period_2"

@@ -43,7 +43,7 @@ def captures() -> dict[str, attn_dsl.Capture]:
 
 
 def by_hand(name: str, capture: attn_dsl.Capture) -> dict[str, attn_dsl.Program | None]:
-    """Return by head the program written by hand; None where the language cannot say it yet."""
+    """Return by head the program written by hand."""
     visibility = "causal" if capture.causal else "bidirectional"
     places = [(x, y) for x in range(capture.n_layers) for y in range(capture.heads_per_layer)]
     unused = attn_dsl.parse(f"head uniform {visibility}:\n")

@@ -13,6 +13,7 @@ from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.library import LibraryProgram
 from attn_dsl.synth.nearest import NearestPrograms
 from attn_dsl.synth.proposer import HeadTask
+from attn_dsl.synth.rewrite import bare
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Library:
         for source in self.nearest.rank(task.number, sources)[: self.most]:
             program = self.nearest.program(source)
             if program.normaliser == "softmax":
-                terms = [dataclasses.replace(x, remarks=t.NO_REMARKS) for x in program.terms]
-                bare = t.Head(task.name, program.visibility, "softmax", sets=program.sets)
-                yield dataclasses.replace(bare, terms=tuple(terms))
+                terms = tuple(map(bare, program.terms))
+                functions = program.functions
+                yield dataclasses.replace(
+                    task.empty(), sets=program.sets, functions=functions, terms=terms
+                )

@@ -17,6 +17,7 @@ from attn_dsl.eval.run import VOCABULARY
 from attn_dsl.synth.llm.proposer import Llm
 from attn_dsl.synth.proposer import Proposer
 from attn_dsl.synth.proposers.library import Library
+from attn_dsl.synth.proposers.selectors import Selectors
 from attn_dsl.synth.scores.proposer import SharedScores
 from attn_dsl.synth.session import Session, Settings
 
@@ -61,6 +62,9 @@ BUILT_IN = (
     Registration(
         "library", lambda s: Library(s.nearest, s.library),
         lambda s: Cost(0.02, 10, measured=True), default=True,
+    ),
+    Registration(
+        "selectors", lambda s: Selectors(s.design, s.settings.seed), lambda s: Cost(0.02, 3), default=True,
     ),
     Registration(
         "scores", _scores, lambda s: Cost(0.9, 14, once=40.0), default=True, scores=True,

@@ -2,7 +2,8 @@
 
 The likelihood of all heads' rows is raised by Adam over the weights of predicates in scores and over
 every head's coefficients; in stages, what matters least of both is set to 0 for good, until a score
-looks at one place: its position, or another at a fixed distance. Weights of predicates are not negative,
+looks at one place: its position, or another at a fixed distance. Rows of texts that are not trained on
+decide how many scores there are, and how many predicates they have. Weights of predicates are not negative,
 so that a score says what it holds; heads may weigh it negatively.
 """
 
@@ -19,16 +20,17 @@ import numpy as np
 from attn_dsl.synth.distance_bins import bins
 from attn_dsl.synth.scores.rows import COPIES, Parts, RowsOfHeads
 
-SCORES = 64
-"""How many scores are looked for."""
-ELEMENTS, USES = 8, 16
-"""Predicates of a score, and uses of scores by a head, at most."""
+SCORES, ELEMENTS, USES = 64, 8, 16
+"""Scores, predicates of a score, and uses of scores by a head, at most."""
 STEPS, TEXTS, RATE = 880, 8, 6e-3
 """Steps of Adam, which are whole passes over the texts; the texts and the rate of a step."""
 SPARSE = 0.01
 """How strongly weights of predicates are pulled to 0."""
-STAGES = ((0.4, 4.0), (0.5, 2.5), (0.6, 1.5), (0.7, 1.0))
-"""When parameters are set to 0: the part of all epochs, and how many times as many as in the end are kept."""
+STAGES = ((0.4, 4.0), (0.5, 2.5), (0.6, 1.5), (0.65, 0.0), (0.7, 1.0))
+"""When parameters are set to 0: the part of all epochs, and how many times as many as in the end are kept;
+at 0, held-out rows decide."""
+NEEDED = 5e-4
+"""Dropped is what held-out rows lose by no more than this part of what they gain by all scores."""
 ROLES = ("offer", "first", "query", "key")
 """What a score can be for a head: offered by keys, added to the first token, a side of a product."""
 LAST = 3
@@ -54,19 +56,19 @@ class Dictionary:
 
 
 def find_dictionary(
-    rows: RowsOfHeads, values: np.ndarray, places: np.ndarray, seed: int, threads: int,
+    rows: RowsOfHeads, held_out: RowsOfHeads, places: np.ndarray, seed: int, threads: int,
     seconds: float = math.inf, tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> Dictionary:  # fmt: skip
     """Find scores for all heads of some rows.
 
     Args:
-        values: float32 (tokens, predicates), of every predicate at every token.
+        held_out: of the same heads, on other texts; they decide how many scores are kept.
         places: (predicates): where each looks, as ``After``; those of a score look at the same place.
         threads: the result does not depend on them.
         seconds: after about so many it ends, with fewer passes over the texts.
         tick: called with how many epochs are done, and how many will be.
     """
-    trainer = _Trainer(rows, values, places, seed, threads)
+    trainer = _Trainer(rows, held_out, places, seed, threads)
     epoch, started = 0, time.monotonic()
     while epoch < trainer.epochs:
         trainer.epoch(epoch)
@@ -82,12 +84,12 @@ def find_dictionary(
 
 class _Trainer:
     def __init__(
-        self, rows: RowsOfHeads, values: np.ndarray, places: np.ndarray, seed: int, threads: int
+        self, rows: RowsOfHeads, held_out: RowsOfHeads, places: np.ndarray, seed: int, threads: int
     ) -> None:
-        self.rows, self.threads = rows, threads
+        self.rows, self.held_out, self.threads = rows, held_out, threads
         self.places = (places == np.unique(places)[:, None]).astype(np.float32)
         self.rng = np.random.default_rng([seed, 26])
-        starts = rows.design.batch.starts
+        starts, values = rows.design.batch.starts, rows.values
         self.values = [values[a:b] for a, b in itertools.pairwise(starts)]
         self.sample = values[self.rng.permutation(len(values))[:8000]]
         self.spread = (self.sample.std(0) + 1e-3) ** SPREAD
@@ -115,7 +117,8 @@ class _Trainer:
         """Pass over all texts once."""
         epochs = self.epochs
         while self.stages and number >= int(self.stages[0][0] * epochs):
-            self.prune(self.stages.pop(0)[1])
+            times = self.stages.pop(0)[1]
+            self.prune(times) if times else self.drop()
         texts = self.rng.permutation(len(self.values))
         done = number / epochs
         rate = RATE * (1.0 if done < 0.5 else max(0.02, 2 * (1 - done)))
@@ -145,9 +148,7 @@ class _Trainer:
         """Return the gradient of the summed cross-entropy of some texts' rows, by all parameters."""
         p, values = self.parameters, np.concatenate([self.values[i] for i in texts])
         scores = values @ p["weights"].T
-        own = {role: p[role] @ scores.T for role in ROLES}
-        own["first"] += p["constant"][:, None]
-        own |= {"distance": p["distance"], "copies": p["copies"] @ self.bits.T}
+        own = self.parts(scores)
         to = {name: np.zeros_like(one) for name, one in own.items()}
         self.rows.add_gradient(texts, Parts(**own), Parts(**to), self.threads)
         to_scores = np.array([to[role].T @ p[role] for role in ROLES]).sum(0)
@@ -156,6 +157,46 @@ class _Trainer:
             "constant": to["first"].sum(1), "distance": to["distance"],
             "copies": to["copies"] @ self.bits,
         }  # fmt: skip
+
+    def parts(self, scores: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the parts (``Parts``) for scores at some tokens."""
+        p = self.parameters
+        own = {role: p[role] @ scores.T for role in ROLES}
+        own["first"] += p["constant"][:, None]
+        return own | {"distance": p["distance"], "copies": p["copies"] @ self.bits.T}
+
+    def drop(self) -> None:
+        """Drop what held-out rows do not need: the weaker half of a score's predicates, or all of them.
+
+        The scores that heads use least go first; the one that they use most stays.
+        """
+        weights, values = self.parameters["weights"], self.held_out.values
+        uses = np.array([self.parameters[role] for role in ROLES])
+        scores, every = values @ weights.T, np.arange(uses.shape[1])
+        parts, none = self.parts(scores), self.parts(np.zeros_like(scores))
+
+        def losses(parts: dict, heads: np.ndarray, s: int, change: np.ndarray) -> np.ndarray:
+            return self.held_out.losses(heads, Parts(**parts), uses[:, :, s], change)
+
+        now, bare = (losses(x, every, 0, np.zeros_like(scores[:, 0])) for x in (parts, none))
+        least = NEEDED * max(0.0, (bare - now).sum())
+        for s in np.argsort(np.abs(uses).sum((0, 1)), kind="stable")[:-1]:
+            heads = np.flatnonzero(uses[:, :, s].any(0))
+            order = np.argsort(-weights[s] * self.spread, kind="stable")
+            for kept in np.count_nonzero(weights[s]) // 2, 0:
+                lost = order[kept:]
+                change = values[:, lost] @ weights[s, lost]
+                found = losses(parts, heads, s, change)
+                if (found - now[heads]).sum() > least:
+                    break
+                weights[s, lost], now[heads] = 0.0, found
+                for role, used in zip(ROLES, uses[:, heads, s, None], strict=True):
+                    parts[role][heads] -= used * change
+        self.masks["weights"] *= weights > 0
+        some = weights.any(1)
+        for name in ("weights", *ROLES):
+            for of in self.parameters, self.moments, self.masks:
+                of[name] = np.compress(some, of[name], axis=-2 if name == "weights" else -1)
 
     def prune(self, times: float) -> None:
         """Set to 0 for good what matters least: predicates of scores, and uses of scores by heads."""
@@ -187,4 +228,4 @@ def _largest(sizes: np.ndarray, count: int) -> np.ndarray:
     if count >= sizes.shape[1]:
         return np.ones_like(sizes, dtype=np.float32)
     least = np.partition(sizes, -count, axis=1)[:, -count, None]
-    return (sizes >= least).astype(np.float32)
+    return ((sizes >= least) & (sizes > 0)).astype(np.float32)

@@ -7,6 +7,7 @@ offer, of what the query's scores add at the first token, and of a product of sc
 from __future__ import annotations
 
 import dataclasses
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -39,14 +40,16 @@ class Parts(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class RowsOfHeads:
-    """The attention of many heads on the rows of a design.
+    """The attention of many heads on the rows of a design, and what predicates say of its tokens.
 
     Attributes:
         actual: float32 (heads, entries).
+        values: float32 (tokens, predicates), of every predicate at every token.
     """
 
     design: Design
     actual: np.ndarray
+    values: np.ndarray
 
     @cached_property
     def entry_copies(self) -> np.ndarray:
@@ -81,6 +84,23 @@ class RowsOfHeads:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(some, shares))
 
+    def losses(
+        self, heads: np.ndarray, parts: Parts, uses: np.ndarray, change: np.ndarray
+    ) -> np.ndarray:
+        """Return the summed cross-entropy of the rows of some heads if one score were lower, float64.
+
+        Args:
+            parts: of all heads, with the score as it is.
+            uses: float32 (roles, heads), of the score by all heads, by the first four of ``Parts``.
+            change: float32 (tokens), how much lower the score is.
+        """
+        design, found = self.design, np.zeros(len(heads))
+        _losses(
+            heads, design.starts, design.firsts, design.queries, self.actual, design.entry_bins,
+            self.entry_copies, uses, change, *parts, found,
+        )  # fmt: skip
+        return found
+
 
 @njit(**FAST)
 def _add_gradient(
@@ -96,17 +116,10 @@ def _add_gradient(
                 p = scratch[: starts[r + 1] - low]
                 a = actual[h, low : starts[r + 1]]
                 own = query[h, q]
-                for k in range(p.shape[0]):
-                    p[k] = (
-                        offer[h, at + k] + own * key[h, at + k]
-                        + distance[h, bins[low + k]] + by_copies[h, copies[low + k]]
-                    )  # fmt: skip
-                p[0] += first[h, q]
-                top = p[0]
-                for k in range(p.shape[0]):
-                    top = max(top, p[k])
-                for k in range(p.shape[0]):
-                    p[k] = max(p[k] - top, np.float32(-80.0))
+                _logits(
+                    p, offer[h, at:], own, key[h, at:], distance[h], bins[low:], by_copies[h],
+                    copies[low:], first[h, q],
+                )  # fmt: skip
                 exponentials(p, p)
                 mass = np.float32(0.0)
                 for k in range(p.shape[0]):
@@ -121,3 +134,42 @@ def _add_gradient(
                     to_distance[h, bins[low + k]] += g
                     to_copies[h, copies[low + k]] += g
                 to_query[h, q] += along
+
+
+@njit(**FAST)
+def _losses(
+    heads, starts, firsts, queries, actual, bins, copies, uses, change, offer, first, query, key,
+    distance, by_copies, losses,
+):  # fmt: skip
+    scratch = np.empty((2, offer.shape[1]), dtype=np.float32)
+    for i, h in enumerate(heads):
+        for r in range(firsts.shape[0]):
+            low, at, size = starts[r], firsts[r], starts[r + 1] - starts[r]
+            q, likely, mass = at + queries[r], np.float32(0.0), np.float32(0.0)
+            own = query[h, q] - uses[2, h] * change[q]
+            p, lowered, by = scratch[0, :size], scratch[1, :size], uses[0, h] + own * uses[3, h]
+            for k in range(size):
+                lowered[k] = offer[h, at + k] - by * change[at + k]
+            _logits(
+                p, lowered, own, key[h, at:], distance[h], bins[low:], by_copies[h], copies[low:],
+                first[h, q] - uses[1, h] * change[q],
+            )  # fmt: skip
+            for k in range(size):
+                likely += actual[h, low + k] * p[k]
+            exponentials(p, p)
+            for k in range(size):
+                mass += p[k]
+            losses[i] += math.log(mass) - likely
+
+
+@njit(**FAST)
+def _logits(out, offer, own, key, distance, bins, by_copies, copies, first):
+    """Write the scores of a row's keys, less the largest of them."""
+    for k in range(out.shape[0]):
+        out[k] = offer[k] + own * key[k] + distance[bins[k]] + by_copies[copies[k]]
+    out[0] += first
+    top = out[0]
+    for k in range(out.shape[0]):
+        top = max(top, out[k])
+    for k in range(out.shape[0]):
+        out[k] = max(out[k] - top, np.float32(-80.0))

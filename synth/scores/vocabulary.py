@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from attn_dsl.dsl.definitions import parse_definitions
 from attn_dsl.dsl.lexicon import lexicon
 from attn_dsl.dsl.limits import MAX_ELEMENT_WEIGHT
 from attn_dsl.dsl.printer import expression, number
+from attn_dsl.eval.scores import predicate_values
 from attn_dsl.synth.design import Design
 from attn_dsl.synth.scores.dictionary import Dictionary, find_dictionary
 from attn_dsl.synth.scores.predicates import chosen
@@ -41,7 +42,7 @@ def definitions(
     """
     counts = sum((uses != 0).sum(0) for uses in dictionary.uses.values())
     lines: list[str] = []
-    taken: set[str] = {*lexicon()}
+    taken: dict[str, Sequence[t.Predicate]] = dict.fromkeys(lexicon(), ())
     for s in np.argsort(-counts, kind="stable"):
         weights = np.clip(
             np.round(dictionary.weights[s].astype(np.float64), 1),
@@ -52,8 +53,9 @@ def definitions(
         order = [j for j in np.argsort(-telling, kind="stable") if telling[j] >= LEAST]
         if not counts[s] or not order:
             continue
-        name = _name([predicates[j] for j in order], taken)
-        taken.add(name)
+        telling_most = [predicates[j] for j in order]
+        name = _name(telling_most, taken)
+        taken[name] = telling_most
         lines.append(f"score {name}:")
         lines += [
             f"    {number(float(weights[j]))} where {expression(predicates[j])}" for j in order
@@ -61,11 +63,12 @@ def definitions(
     return parse_definitions("\n".join(lines) + "\n", "the vocabulary")
 
 
-def _name(telling: Sequence[t.Predicate], taken: set[str]) -> str:
-    """Name a score after its most telling members, as in ``After_Determiner``."""
+def _name(telling: Sequence[t.Predicate], taken: Mapping[str, Sequence[t.Predicate]]) -> str:
+    """Name a score after its most telling members, and what tells it from the score with these."""
     place, word = _named(telling[0])
     first = f"{place}_{word}"
-    others = [(f"{at}_" * (at != place), what) for at, what in map(_named, telling[1:4])]
+    own = sorted(telling[1:], key=lambda one: one in taken.get(first, ()))
+    others = [(f"{at}_" * (at != place), what) for at, what in map(_named, own)]
     names = first, *(f"{first}_or_{at}{what}" for at, what in others)
     numbered = (f"{first}_{i}" for i in range(2, 1000))
     return next(name for name in (*names, *numbered) if name not in taken)
@@ -88,13 +91,14 @@ def _named(predicate: t.Predicate) -> tuple[str, str]:
 
 
 def find_vocabulary(
-    design: Design, heads: Sequence[int], seed: int, threads: int, seconds: float = math.inf,
-    tick: Callable[[int, int], None] = lambda done, total: None,
+    design: Design, held_out: Design, heads: Sequence[int], seed: int, threads: int,
+    seconds: float = math.inf, tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> t.Definitions:  # fmt: skip
     """Find the scores that the heads of a model share.
 
     Args:
         design: the rows that they are found on.
+        held_out: rows of other texts, which decide how many scores there are.
         heads: the heads that are to be searched, by number; others are looked at besides where they
             are few, and some are left out where they are many.
         threads: the result does not depend on them.
@@ -102,9 +106,12 @@ def find_vocabulary(
         tick: called with how much is done, and how much will be.
     """
     predicates, values = chosen(design.batch, design.causal)
-    rows = RowsOfHeads(design, design.rows_of_heads(_sample(heads, design.capture.n_heads)))
+    sample = _sample(heads, design.capture.n_heads)
+    rows = RowsOfHeads(design, design.rows_of_heads(sample), values)
+    other_values = predicate_values(predicates, held_out.batch)
+    others = RowsOfHeads(held_out, held_out.rows_of_heads(sample), other_values)
     places = np.array([_named(one)[0] for one in predicates])
-    found = find_dictionary(rows, values, places, seed, threads, seconds, tick)
+    found = find_dictionary(rows, others, places, seed, threads, seconds, tick)
     return definitions(found, predicates, values.std(0))
 
 
