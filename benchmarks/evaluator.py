@@ -145,7 +145,7 @@ def functions() -> Iterator[Figure]:
         def run(plan: Plan) -> None:
             deque((plan.packed(at) for at in range(40)), maxlen=0)
 
-        cold = least(7, *(lambda p=p: run(Plan(p, Batch(batch))) for p in (own, built_in)))
+        cold = least(7, *(lambda p=p, x=batch: run(Plan(p, Batch(x))) for p in (own, built_in)))
         plans = [Plan(p, Batch(batch)) for p in (own, built_in)]
         warm = least(7, *(lambda plan=plan: run(plan) for plan in plans))
         for name, (ours, theirs) in (("new", cold), ("known", warm)):

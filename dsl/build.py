@@ -128,7 +128,7 @@ def _owned(node: Any) -> Any:
 
     def own(one: t.Node) -> t.Node:
         free = isinstance(one, t.Search) and not one.over and one.at == t.Position("q")
-        return dataclasses.replace(one, at=t.Position("i")) if free else one
+        return dataclasses.replace(one, at=t.Position("i")) if free else one  # type: ignore[call-arg]
 
     return t.rewrite(node, own)
 
@@ -141,7 +141,7 @@ def _search(span: Span, v: list[Any]) -> t.Search:
     at = at or min(
         others, default="q"
     )  # if there is another one, the checker says that it is not known
-    return t.Search(name, over, t.renamed(body, at, "i"), t.Position(at), span=span)
+    return t.Search(name, over, t.renamed(body, at, "i"), t.Position(at), span=span)  # type: ignore[arg-type]
 
 
 def _node(kind: Callable[..., t.Node]) -> Callable[[Span, list[Any]], t.Node]:

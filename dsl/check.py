@@ -406,7 +406,7 @@ class _Checker:
             self.wrong(node, f"the number {value} is out of range",
                        f"whole numbers lie between {-MAX_INTEGER} and {MAX_INTEGER}")  # fmt: skip
 
-    def call(self, node: t.Node, name: str, arity: int) -> None:
+    def call(self, node: t.Call, name: str, arity: int) -> None:
         feature = FEATURES.get(name)
         if name in self.types and arity == 1:
             self.function(node, name)

@@ -33,7 +33,8 @@ def parse_definitions(source: str, name: str = "<definitions>") -> Definitions:
     tree = definitions_tree(source, name)
     check(tree, source=source, name=name, max_nodes=MAX_SOURCE)
     sets = {one.name: one.value for one in tree.sets}
-    scores, functions = ({one.name: one for one in some} for some in (tree.scores, tree.functions))
+    scores = {one.name: one for one in tree.scores}
+    functions = {one.name: one for one in tree.functions}
     digest = hashlib.sha256(
         repr((sets, scores, functions)).encode()
     ).hexdigest()  # without comments

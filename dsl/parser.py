@@ -120,7 +120,7 @@ def parse(
         raise
     uses = [_resolved(use, resolve, source, name) for use in tree.uses]
     if prelude:
-        own = {one.name for one in (*tree.sets, *tree.scores, *tree.functions)}
+        own = {getattr(one, "name", "") for one in (*tree.sets, *tree.scores, *tree.functions)}
         named = {n.name for n in tree.walk() if isinstance(n, t.Call | t.SetName | t.Score)} - own
     for use in prelude:
         one = use.definitions

@@ -153,8 +153,6 @@ def _diagnose(word: str, row: str, column: int, expected: set[str]) -> tuple[str
         if after.startswith("("):
             hint = near or "`attn-dsl features` lists all of them"
             return f"unknown feature or function `{word}`", hint
-        if word == "j":
-            return "unknown variable `j`", "inside a quantifier, `k` is the key that is searched"
         return f"`{word}` is not known here", near
     return f"`{word}` does not fit here", ""
 
