@@ -22,7 +22,7 @@ from attn_dsl.cli import interrupt, options
 )  # fmt: skip
 @options.device_option()
 @options.dtype_option()
-def capture(model: str, text: str | None, out: str, **settings: Any) -> None:
+def capture(model: str, text: Any, out: str, **settings: Any) -> None:
     """Store attention and values of every head of MODEL on a text.
 
     MODEL is as for fit. A capture that was interrupted goes on where it stopped when the same

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from attn_dsl.cli import options
@@ -18,7 +20,7 @@ from attn_dsl.cli import options
 @options.seed_option()
 @options.json_option()
 def detect(
-    model: str | None, text: str | None, capture: str | None, threshold: float | None, max_tokens: int,
+    model: str | None, text: Any, capture: str | None, threshold: float | None, max_tokens: int,
     max_texts: int, seed: int, as_json: bool,
 ) -> None:  # fmt: skip
     """Say which heads of MODEL are previous-token, induction, first-token, … heads.

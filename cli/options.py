@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 EVERY = 20.0
 """Seconds from one line of progress to the next where there is no terminal."""
 text_option = partial(
-    click.option, "--text", metavar="FILE",
-    help="Text to read: .txt (paragraphs), .jsonl (field text) or hf:dataset[:split[:column]].",
+    click.option, "--text", metavar="SPEC", multiple=True, type=click.Path(),
+    callback=lambda ctx, param, given: given[0] if len(given) == 1 else given or None,
+    help="Text to read: .txt (paragraphs), .jsonl (field text), .md or source code, a directory or "
+    '"pattern" of these, or hf:dataset[:split[:column]]; can be given more than once.',
 )  # fmt: skip
 capture_option = partial(
     click.option, "--capture", metavar="DIR", help="Attention captured before, instead of MODEL."

@@ -37,7 +37,7 @@ OUTPUTS = {"output_r2": "output R²", "output_r2_low": "from", "output_r2_high":
 @options.lookahead_option()
 @options.json_option()
 def score(
-    program: tuple[str, ...], text: str | None, capture: str | None, heads: str | None, top: int,
+    program: tuple[str, ...], text: Any, capture: str | None, heads: str | None, top: int,
     max_tokens: int, max_texts: int, seed: int, allow_lookahead: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Score each PROGRAM (.attn) against the heads of a capture, or of MODEL on a text.

@@ -21,6 +21,7 @@ from attn_dsl.synth.runs.progress import Progress, Watcher
 if TYPE_CHECKING:
     from attn_dsl.compiler.program import Program
     from attn_dsl.eval.capture import Capture
+    from attn_dsl.eval.texts import Spec
     from attn_dsl.synth.llm.options import Options
     from attn_dsl.synth.runs.budget import Budget
     from attn_dsl.synth.runs.executors import Workers
@@ -32,7 +33,7 @@ SCORES_SHARE = 0.12
 
 
 def fit(
-    model: str | None = None, text: str | None = None, *, out: str | Path,
+    model: str | None = None, text: Spec | None = None, *, out: str | Path,
     capture: str | Path | Capture | None = None, heads: str | None = None, seed: int = 0,
     timeout: float | None = None, max_evals: int = 1600, max_nodes: int = 200, effort: int = 1,
     max_tokens: int = 128, max_texts: int = 300, device: str = "cpu", dtype: str = "float32",
@@ -51,8 +52,8 @@ def fit(
     Args:
         model: a Hugging Face id, a directory, a GGUF file or an embedded model, as for
             ``load_model``; None for the demo model.
-        text: a .txt or .jsonl file, or ``hf:dataset``; None for an embedded model, which reads the
-            demo model's stories.
+        text: files, directories or ``hf:dataset``, one or several, as for ``read_texts``; None for
+            an embedded model, which reads the demo model's stories.
         capture: attention captured before, instead of a model and a text.
         out: the run directory.
         heads: ``"L2H3,L4"``; all by default.

@@ -38,7 +38,8 @@ TEXTS = [
         "text binary", fit_text("a.txt"), ("a.txt is not UTF-8", "byte 2", "iconv"),
         file("a.txt", b"ab\xff\x00\x01"),
     ),
-    Case("text a directory", fit_text("."), (". is a directory", ".jsonl")),
+    Case("text a directory without texts", fit_text("a"), ("a is a directory", "no texts", ".jsonl"),
+         file("a/b.svg", "a")),
     Case("text of another kind", fit_text("a.csv"), ("a.csv", ".txt", ".jsonl"), file("a.csv", "a")),
     Case(
         "JSONL line broken", fit_text("a.jsonl"), ("a.jsonl:2", "not a JSON object", '{"text":'),

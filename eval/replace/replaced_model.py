@@ -19,7 +19,7 @@ from attn_dsl.eval.replace.predictions import refuse_headless
 from attn_dsl.eval.replace.programs import Head
 from attn_dsl.eval.results import FrontRow
 from attn_dsl.eval.run import Run
-from attn_dsl.eval.texts import Part, read_texts, text_hash
+from attn_dsl.eval.texts import Part, Spec, read_texts, text_hash
 from attn_dsl.eval.vocabulary import Vocabulary
 
 
@@ -78,8 +78,8 @@ class ReplacedModel:
         return kept
 
     def unseen_windows(
-        self, spec: str, max_tokens: int | None, max_texts: int,
-        seen: Sequence[Part] = ("fit", "select"), but_not: str | None = None,
+        self, spec: Spec, max_tokens: int | None, max_texts: int,
+        seen: Sequence[Part] = ("fit", "select"), but_not: Spec | None = None,
     ) -> tuple[list[tuple[int, ...]], int]:  # fmt: skip
         """Cut a user's texts into windows, leaving out those that the run has seen.
 
