@@ -135,8 +135,17 @@ def mark(feature: Feature) -> str:
 @click.option("--gbnf", is_flag=True, help="As GBNF, the format of llama.cpp.")
 @click.option("--proposal", type=click.Choice(["causal", "bidirectional"]),
               help="The part of it in which language models write programs for such a head.")  # fmt: skip
-def grammar(gbnf: bool, proposal: str | None) -> None:
-    """Print the grammar of the language, in Lark's format or as GBNF."""
+@click.option("--textmate", "for_editors", is_flag=True,
+              help="For the colours of editors such as VS Code: a TextMate grammar (JSON).")  # fmt: skip
+def grammar(gbnf: bool, proposal: str | None, for_editors: bool) -> None:
+    """Print the grammar of the language: for Lark, as GBNF, or for editors."""
+    if for_editors:
+        from attn_dsl.cli.editors import textmate
+
+        if gbnf or proposal:
+            raise InputError("--textmate stands alone; leave out --gbnf and --proposal")
+        options.print_json(textmate())
+        return
     from attn_dsl.dsl.parser import grammar_text
 
     text = grammar_text()
