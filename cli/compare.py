@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @click.argument("run")
 @click.argument("a")
 @click.argument("b")
-@click.option("--text", required=True, metavar="TEXT", help="The text itself.")
+@options.on_option(required=True, help="The text itself.")
 @click.option("--head", metavar="HEAD", help="The head that A and B are put into, as in L2H3.")
 @click.option("--replaced", metavar="LIST",
               help="Replace these heads by the run's programs on both sides, as in L2H3,L4.")  # fmt: skip
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @options.moved_capture_option()
 @options.json_option()
 def compare(
-    run: str, a: str, b: str, text: str, head: str | None, replaced: str | None, model: str | None,
+    run: str, a: str, b: str, on: str, head: str | None, replaced: str | None, model: str | None,
     capture: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Put A, then B into one head of RUN's model, and show what changes in its predictions.
@@ -41,7 +41,7 @@ def compare(
     place, sides = comparing.choose_sides(opened, a, b, head)
     chosen = [] if replaced is None else opened.choose_heads(replaced)
     others = {one: opened.programs[one] for one in chosen if one != place}
-    found = comparing.compare(opened, place, sides, text, others)
+    found = comparing.compare(opened, place, sides, on, others)
     if as_json:
         options.print_json(found.to_json())
     else:

@@ -244,7 +244,7 @@ def print_run(run: Run) -> None:
         ],
     )  # fmt: skip
     screen.print()
-    screen.print(best.program, markup=False, style="cyan", overflow="fold")
+    options.print_program(best.program)
     for line in told(run):
         screen.print(line, markup=False)
     screen.print(f"Run: {run.path}    Report: {run.report}", markup=False, soft_wrap=True)

@@ -5,15 +5,28 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from attn_dsl.dsl.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
     from rich.text import Text
 
+    from attn_dsl.compiler.program import Program
+    from attn_dsl.eval.results import HeadResult
+    from attn_dsl.eval.run import Run
+
+STYLES = {
+    "comment": "italic color(66)", "string": "color(64)", "number": "color(166)", "type": "color(131)",
+    "word": "color(98)", "function": "color(32)", "call": "color(32)", "definition": "bold",
+    "variable": "bold",
+}  # fmt: skip
+"""How kinds of lexemes are shown; the colours are legible on white, black and dark grey."""
 EVERY = 20.0
 """Seconds from one line of progress to the next where there is no terminal."""
 text_option = partial(
@@ -22,6 +35,7 @@ text_option = partial(
     help="Text to read: .txt (paragraphs), .jsonl (field text), .md or source code, a directory or "
     '"pattern" of these, or hf:dataset[:split[:column]]; can be given more than once.',
 )  # fmt: skip
+on_option = partial(click.option, "--on", metavar="TEXT")
 capture_option = partial(
     click.option, "--capture", metavar="DIR", help="Attention captured before, instead of MODEL."
 )
@@ -51,7 +65,8 @@ json_option = partial(
 moved_model_option = partial(
     click.option, "--model", metavar="MODEL", help="The run's model, if it has been moved."
 )
-moved_capture_option = partial(
+moved_on_option = partial(click.option, "--on", metavar="TEXT")
+capture_option = partial(
     click.option, "--capture", metavar="DIR", help="The run's attention, if it has been moved."
 )
 seed_option = partial(
@@ -65,6 +80,39 @@ def console(stderr: bool = False) -> Console:
     from rich.console import Console
 
     return Console(stderr=stderr, highlight=False, soft_wrap=False)
+
+
+def print_program(source: str) -> None:
+    """Print a program in colours, where there are any."""
+    from rich.text import Text
+
+    from attn_dsl.dsl.highlighting import marked
+
+    text = Text.assemble(*((part, STYLES.get(kind, "")) for kind, part in marked(source)))
+    console().print(text, overflow="fold")
+
+
+def open_program(
+    place: str, head: str | None, command: str, allow_lookahead: bool
+) -> tuple[Program, Run | None, HeadResult | None]:
+    """Open a file of a program, or a run and its program of a head.
+
+    Raises:
+        InputError: there is none, or it is a run and no head is named.
+    """
+    from attn_dsl.compiler.program import load
+
+    if head is not None:
+        from attn_dsl.eval.run import Run
+
+        run = Run.open(place)
+        found = run[head]
+        return run.program(found.layer, found.head), run, found
+    if Path(place).is_dir():
+        raise InputError(
+            f"{place}: name a head of the run too, as in `attn-dsl {command} {place} L5H1`"
+        )
+    return load(place, allow_lookahead=allow_lookahead), None, None
 
 
 def print_json(value: Any, **settings: Any) -> None:

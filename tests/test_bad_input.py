@@ -180,7 +180,7 @@ PROGRAMS += [
         "score: against two things", ("score", "a.attn", "{model}", *SCORE),
         ("either --capture, or MODEL",), OK,
     ),
-    Case("show: empty text", ("show", "a.attn", "--text", ""), ("--text is empty",), OK),
+    Case("show: empty text", ("show", "a.attn", "--on", ""), ("--on is empty",), OK),
     Case(
         "show: no tokenizer", ("show", "a.attn", "--tokenizer", "./none"),
         ("./none is not a directory",), OK,

@@ -142,7 +142,7 @@ def open_replaced_model(
         raise InputError(
             f"{attention.path} holds no token ids, so no model can read its texts again"
         )
-    loaded = _open_model(opened, attention, model, device, dtype)
+    loaded = open_model(opened, attention, model, device, dtype)
     refuse_headless(loaded)
     loaded.model.requires_grad_(False)
     programs, ious = {}, {}
@@ -171,9 +171,18 @@ def _by_output(row: FrontRow) -> float:
     return row.iou_select if math.isnan(row.output_r2_select) else row.output_r2_select
 
 
-def _open_model(
-    run: Run, capture: Capture, model: str | None, device: str, dtype: str | None
+def open_model(
+    run: Run,
+    capture: Capture,
+    model: str | None = None,
+    device: str = "cpu",
+    dtype: str | None = None,
 ) -> LoadedModel:
+    """Load the model of a run's capture.
+
+    Raises:
+        InputError: it cannot be loaded, or is another one.
+    """
     dtype = dtype or capture.meta.get("settings", {}).get("dtype", "float32")
     try:
         loaded = load_model(
