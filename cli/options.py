@@ -65,8 +65,7 @@ json_option = partial(
 moved_model_option = partial(
     click.option, "--model", metavar="MODEL", help="The run's model, if it has been moved."
 )
-moved_on_option = partial(click.option, "--on", metavar="TEXT")
-capture_option = partial(
+moved_capture_option = partial(
     click.option, "--capture", metavar="DIR", help="The run's attention, if it has been moved."
 )
 seed_option = partial(

@@ -53,8 +53,10 @@ def show(
             )
         tokens, actual = read_head(run, found, on, model, capture)
         drawn = WIDE if on is None and loaded.causal else len(tokens)
-        test = f"IoU {found.test['iou']} on the test texts"
-        more = f", {test}, output R² {found.test['output_r2']}" if not run.lacking else f", {test}"
+        outputs = "" if run.lacking else f", output R² {found.test['output_r2'].with_interval}"
+        more = (
+            f"\nIoU {found.test['iou'].with_interval}{outputs} on {len(found.test_ious)} test texts"
+        )
     else:
         tokens = cut(SAMPLE if on is None else on, tokenizer)
         drawn = len(tokens)

@@ -220,7 +220,8 @@ def _search(
     settings, capture = session.settings, session.capture
     path = None if capture.path is None else str(capture.path.resolve())
     place = Place(path, capture.hash, settings, versions(settings.proposers), str(out.resolve()))
-    run = Run.create(out, _info(session, chosen))
+    written = {"self_contained": self_contained, "comments": comments}
+    run = Run.create(out, _info(session, chosen) | {"written": written})
     here = at_hand(place, session) if workers.shares_memory else contextlib.nullcontext()
     tell(Progress("prepare", 0, len(chosen)))
     try:
@@ -298,7 +299,7 @@ def _info(session: Session, heads: Iterable[tuple[int, int]]) -> dict[str, Any]:
         "key": key,
         "status": "running",
         "model": capture.name,
-        "capture": str(capture.path) if capture.path else None,
+        "capture": str(capture.path.resolve()) if capture.path else None,
         "capture_settings": {
             k: v for k, v in capture.meta.items() if isinstance(v, str | int | float | bool)
         },
