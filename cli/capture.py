@@ -7,13 +7,13 @@ from typing import Any
 
 import click
 
-from attn_dsl.cli import interrupt, options
+from attn_dsl.cli import completion, interrupt, options
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=completion.models)
 @options.text_option()
-@click.option("--out", required=True, metavar="DIR", help="Where to store the capture.")
+@click.option("--out", required=True, **options.DIR, help="Where to store the capture.")
 @options.max_tokens_option()
 @options.max_texts_option()
 @click.option(

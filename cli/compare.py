@@ -6,19 +6,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from attn_dsl.cli import options
+from attn_dsl.cli import completion, options
 
 if TYPE_CHECKING:
     from attn_dsl.eval.replace.compare import Comparison
 
 
 @click.command()
-@click.argument("run")
-@click.argument("a")
-@click.argument("b")
+@click.argument("run", shell_complete=completion.runs)
+@click.argument("a", shell_complete=completion.heads)
+@click.argument("b", shell_complete=completion.heads)
 @options.on_option(required=True, help="The text itself.")
-@click.option("--head", metavar="HEAD", help="The head that A and B are put into, as in L2H3.")
-@click.option("--replaced", metavar="LIST",
+@click.option("--head", metavar="HEAD", shell_complete=completion.heads,
+              help="The head that A and B are put into, as in L2H3.")  # fmt: skip
+@click.option("--replaced", **options.HEADS,
               help="Replace these heads by the run's programs on both sides, as in L2H3,L4.")  # fmt: skip
 @options.moved_model_option()
 @options.moved_capture_option()

@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from attn_dsl.cli import options
+from attn_dsl.cli import completion, options
 
 
 @click.command()
-@click.argument("model", required=False)
+@click.argument("model", shell_complete=completion.models, required=False)
 @options.text_option()
 @options.capture_option()
 @click.option("--threshold", type=click.FloatRange(0, 1), metavar="X",

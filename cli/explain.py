@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from attn_dsl.cli import options
+from attn_dsl.cli import completion, options
 
 
 @click.command()
-@click.argument("program")
-@click.argument("head", required=False)
+@click.argument("program", shell_complete=completion.programs)
+@click.argument("head", shell_complete=completion.heads, required=False)
 @options.lookahead_option()
 @options.json_option()
 def explain(program: str, head: str | None, allow_lookahead: bool, as_json: bool) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from attn_dsl.cli import interrupt, language_model, options
+from attn_dsl.cli import completion, interrupt, language_model, options
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -39,12 +39,12 @@ RECALLED = "proposers objective seed max_evals max_nodes effort allow_lookahead"
 
 
 @click.command()
-@click.argument("model", required=False)
+@click.argument("model", shell_complete=completion.models, required=False)
 @options.text_option()
 @options.capture_option()
-@click.option("--heads", metavar="LIST", help="Heads to fit, as in L2H3,L4; all by default.")
-@click.option("--out", metavar="DIR", help="Run directory; runs/NAME-TIME by default.")
-@click.option("--program", metavar="FILE", multiple=True,
+@click.option("--heads", **options.HEADS, help="Heads to fit, as in L2H3,L4; all by default.")
+@click.option("--out", **options.DIR, help="Run directory; runs/NAME-TIME by default.")
+@click.option("--program", **options.FILE, multiple=True,
               help="Fit the holes of this program instead of searching, and say how well it does beside "
               "controls and the programs of a run in --out; can be given more than once.")  # fmt: skip
 @click.option("--refit", is_flag=True, help="Fit all weights of --program, not only its holes.")

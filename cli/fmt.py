@@ -7,9 +7,11 @@ from pathlib import Path
 
 import click
 
+from attn_dsl.cli import completion
+
 
 @click.command()
-@click.argument("program", nargs=-1, required=True)
+@click.argument("program", shell_complete=completion.programs, nargs=-1, required=True)
 @click.option("--check", "only_check", is_flag=True,
               help="Change nothing; exit 1 if a program is not in canonical form.")  # fmt: skip
 def fmt(program: tuple[str, ...], only_check: bool) -> None:

@@ -25,6 +25,7 @@ COMMANDS = {
     "report": ("report", "Write the HTML report of a run."),
     "features": ("reference", "List the vocabulary: features, functions, word sets."),
     "grammar": ("reference", "Print the grammar of the language."),
+    "completion": ("completion", "Print the script by which a shell completes commands."),
 }
 """Commands: the module of `cli/` that holds each, and its help in the overview."""
 

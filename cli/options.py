@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from attn_dsl.cli import completion
 from attn_dsl.dsl.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,6 +30,10 @@ STYLES = {
 """How kinds of lexemes are shown; the colours are legible on white, black and dark grey."""
 EVERY = 20.0
 """Seconds from one line of progress to the next where there is no terminal."""
+FILE: dict[str, Any] = {"metavar": "FILE", "type": click.Path()}
+DIR: dict[str, Any] = {"metavar": "DIR", "type": click.Path()}
+HEADS: dict[str, Any] = {"metavar": "LIST", "shell_complete": completion.heads}
+"""What options of files, directories and heads have in common: shells complete them."""
 text_option = partial(
     click.option, "--text", metavar="SPEC", multiple=True, type=click.Path(),
     callback=lambda ctx, param, given: given[0] if len(given) == 1 else given or None,
@@ -37,7 +42,7 @@ text_option = partial(
 )  # fmt: skip
 on_option = partial(click.option, "--on", metavar="TEXT")
 capture_option = partial(
-    click.option, "--capture", metavar="DIR", help="Attention captured before, instead of MODEL."
+    click.option, "--capture", help="Attention captured before, instead of MODEL.", **DIR
 )
 max_tokens_option = partial(
     click.option, "--max-tokens", type=click.IntRange(2), default=128, show_default=True,
@@ -66,7 +71,7 @@ moved_model_option = partial(
     click.option, "--model", metavar="MODEL", help="The run's model, if it has been moved."
 )
 moved_capture_option = partial(
-    click.option, "--capture", metavar="DIR", help="The run's attention, if it has been moved."
+    click.option, "--capture", help="The run's attention, if it has been moved.", **DIR
 )
 seed_option = partial(
     click.option, "--seed", type=click.IntRange(0), default=0, show_default=True,
@@ -125,7 +130,7 @@ def print_table(
     columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *,
     left: Collection[str] = (), cut: str | None = None, gap: int = 2,
 ) -> None:  # fmt: skip
-    """Print a table, its columns aligned to the right.
+    """Print a table, its columns aligned to the right; what is too wide becomes several tables.
 
     Args:
         left: the columns of text, which are aligned to the left.
@@ -146,9 +151,21 @@ def print_table(
             table.add_column(name, overflow="fold")
         else:
             table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
+    kept = list(rows)
+    for row in kept:
         table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
-    console().print(table)
+    screen = console()
+    needed = screen.measure(table, options=screen.options.update(max_width=1000)).minimum
+    names = [at for at, name in enumerate(columns) if name in left]
+    others = [at for at in range(len(columns)) if at not in names]
+    if needed <= screen.width or len(others) < 2 or cut is not None:
+        screen.print(table)
+        return
+    half = (len(others) + 1) // 2
+    for part in (others[:half], others[half:]):
+        chosen = sorted(names[:2] + part)
+        some = [[row[at] for at in chosen] for row in kept]
+        print_table([columns[at] for at in chosen], some, left=left, gap=gap)
 
 
 def progress_bar(screen: Console) -> Progress:

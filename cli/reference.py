@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from attn_dsl.cli import options
+from attn_dsl.cli import completion, options
 from attn_dsl.dsl.errors import InputError, did_you_mean
 from attn_dsl.dsl.functions import FUNCTIONS as FUNCTIONS_OF_TERMS
 
@@ -39,7 +39,8 @@ READS = {
 @click.command()
 @click.argument("score", required=False)
 @click.option("--sets", is_flag=True, help="List the word sets of the lexicon with their words.")
-@click.option("--run", metavar="DIR", help="List the scores that the heads of a run share.")
+@click.option("--run", metavar="DIR", shell_complete=completion.runs,
+              help="List the scores that the heads of a run share.")  # fmt: skip
 @options.json_option()
 def features(score: str | None, sets: bool, run: str | None, as_json: bool) -> None:
     """List the vocabulary of the language: features, functions and word sets.
@@ -107,10 +108,10 @@ def print_scores(place: str, name: str | None, as_json: bool) -> None:
         columns = ("score", "lines", "key", "query", "high at")
         options.print_table(columns, rows, left=columns[:1], cut=columns[-1])
         used = sum(one.heads > 0 for one in scores.values())
-        click.echo(
-            f"\nkey, query: how many heads use the score there. {used} of {len(scores)} scores are "
-            f"used.\n`attn-dsl features --run {place} SCORE` shows one."
+        options.console().print(
+            f"\nkey, query: how many heads use the score there. {used} of {len(scores)} are used."
         )
+        click.echo(f"`attn-dsl features --run {place} SCORE` shows one.")
         return
     one, page = scores[name], click.HelpFormatter(max_width=80)
     page.write_text(f"High at {one.words}.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from attn_dsl.cli import options
+from attn_dsl.cli import completion, options
 from attn_dsl.dsl.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,11 +25,11 @@ WIDE = 30
 
 
 @click.command()
-@click.argument("program")
-@click.argument("head", required=False)
+@click.argument("program", shell_complete=completion.programs)
+@click.argument("head", shell_complete=completion.heads, required=False)
 @options.on_option(help="The text itself; by default a sample, of a run one of its test texts.")
 @click.option("--tokenizer", metavar="MODEL", help="Cut the text of a PROGRAM as this model does.")
-@click.option("--html", metavar="FILE", help="Write a page with the matrix instead.")
+@click.option("--html", **options.FILE, help="Write a page with the matrix instead.")
 @options.moved_model_option()
 @options.moved_capture_option()
 @options.lookahead_option()
@@ -77,14 +77,14 @@ def show(
     screen.print(
         f"{facts.nodes} nodes, {facts.cost} operations per pair{ahead}{more}\n", markup=False
     )
-    for line in draw(tokens.strings[:drawn], matrix):
+    for line in draw(tokens.strings[:drawn], matrix, screen.width):
         screen.print(line, markup=False, overflow="crop", no_wrap=True)
     if actual is not None:
         import numpy as np
 
         iou = float(np.minimum(matrix, actual).sum() / np.maximum(matrix, actual).sum())
         screen.print(f"\nThe head itself on this text, IoU {iou:.3f}:")
-        for line in draw(tokens.strings[:drawn], actual)[1:]:
+        for line in draw(tokens.strings[:drawn], actual, screen.width)[1:]:
             screen.print(line, markup=False, overflow="crop", no_wrap=True)
 
 
@@ -133,21 +133,22 @@ def cut(text: str, tokenizer: str | None) -> Any:
     return windows[0].tokens
 
 
-def draw(strings: tuple[str, ...], matrix: Any) -> list[str]:
+def draw(strings: tuple[str, ...], matrix: Any, columns: int = 80) -> list[str]:
     """Draw a matrix with characters: dark is strong; long texts by their strongest keys."""
     names = [visible(s) for s in strings]
     wide = max(len(name) for name in names)
-    if len(names) <= WIDE:
+    whole = len(names) <= min(WIDE, (columns - wide - 4) // 2)
+    if whole:
         lines = ["each row is a query, each column a key; dark is strong, @ is all weight"]
         lines.append(f"{'':>{wide}}    " + "".join(f"{i % 100:>2}" for i in range(len(names))))
     else:
         lines = ["each query with the keys that it attends to most"]
     for q, name in enumerate(names):
-        if len(names) <= WIDE:
+        if whole:
             levels = (round(float(w) ** 0.5 * (len(SHADES) - 1)) for w in matrix[q])
             lines.append(f"{name:>{wide}} {q:>2} " + "".join(f" {SHADES[x]}" for x in levels))
             continue
-        best = sorted(range(len(names)), key=lambda k: (-matrix[q, k], k))[:4]
+        best = sorted(range(len(names)), key=lambda k: (-matrix[q, k], k))[: columns // 20]
         keys = "  ".join(f"{names[k]}@{k} {matrix[q, k]:.2f}" for k in best if matrix[q, k] >= 0.01)
         lines.append(f"{q:>4} {name:>{wide}}  {keys}")
     return lines

@@ -266,9 +266,30 @@ RUNS = [
         damaged("run", setting("run.json", key=None)),
     ),
     Case(
-        "report of a run of another version", ("report", "run"), ("run.json: format 99",),
+        "report of a run of another version", ("report", "run"),
+        ("run.json: format 99", "pip install --upgrade attn-dsl"),
         damaged("run", setting("run.json", format=99)),
     ),
+    Case("show of a run that is gone", ("show", "none", "L0H0"), ("none: no such directory",)),
+    Case("show of a run without a head", ("show", "{run}"), ("name a head", "attn-dsl show {run} L5H1")),
+    Case("show of a head that is not there", ("show", "{run}", "L9H9"), ("no program of L9H9", "L0H0")),
+    Case(
+        "show of a damaged run", ("show", "run", "L0H0"), ("run.json: damaged",),
+        damaged("run", cut("run.json")),
+    ),
+    Case(
+        "show of a run that lacks a program", ("show", "run", "L0H0"),
+        ("L00H00.attn: no such file",), damaged("run", remove("programs/L00H00.attn")),
+    ),
+    Case(
+        "resume of a run of another version", ("fit", "--resume", "run"), ("run.json: format 99",),
+        damaged("run", setting("run.json", format=99)),
+    ),
+    Case("a sentence longer than the context", ("show", "{run}", "L0H0", "--on", "dog " * 600),
+         ("--on has", "takes", "shorten it")),
+    Case("no sentence", ("show", "{run}", "L0H0", "--on", " "), ("--on is too short",)),
+    Case("a tokenizer for a run", ("show", "{run}", "L0H0", "--tokenizer", "demo"),
+         ("--tokenizer is for a program",)),
     Case(
         "report of a run with a damaged head", ("report", "run"),
         ("L00H00.json: damaged", "--resume"), damaged("run", cut("state/L00H00.json")),

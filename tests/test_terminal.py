@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -57,6 +58,82 @@ def first(tmp_path: Path) -> Path:
     file = tmp_path / "first.attn"
     file.write_text(FIRST)
     return file
+
+
+# completion
+
+
+def complete(words: str, folder: Path) -> list[str]:
+    """Return what bash is offered for the last word of a line."""
+    line = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split(" ")) - 1)}
+    done = subprocess.run(
+        [sys.executable, "-m", "attn_dsl.cli"], cwd=folder, capture_output=True, text=True, check=True,
+        env={**os.environ, **line, "_ATTN_DSL_COMPLETE": "bash_complete"}, timeout=60,
+    )  # fmt: skip
+    return done.stdout.split()
+
+
+def test_commands_runs_and_heads_are_completed(small_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "one").symlink_to(small_run)
+    (tmp_path / "note.attn").touch()
+    for words, offered in {
+        "attn-dsl sh": "show", "attn-dsl show runs/o": "runs/one", "attn-dsl report ru": "runs/one",
+        "attn-dsl explain runs/one L1": "L1H0 L1H1", "attn-dsl show runs/one l0h3": "L0H3",
+        "attn-dsl replace runs/one --heads L0H1,L1": "L0H1,L1H0 L0H1,L1H1",
+        "attn-dsl fit d": "demo", "attn-dsl fit --resu": "--resume",
+    }.items():  # fmt: skip
+        found = [one.partition(",")[::2] for one in complete(words, tmp_path)]
+        assert found == [("plain", one) for one in offered.split()], words
+    assert complete("attn-dsl show note", tmp_path) == ["file,note"], "the shell looks for files"
+    assert complete("attn-dsl fit --text no", tmp_path) == ["file,no"]
+
+
+def test_completion_takes_a_moment(small_run: Path, tmp_path: Path) -> None:
+    words = f"attn-dsl show {small_run} L1"
+    seconds = []
+    for _ in range(3):
+        before = os.times()
+        complete(words, tmp_path)
+        after = os.times()
+        seconds.append(
+            after.children_user
+            + after.children_system
+            - before.children_user
+            - before.children_system
+        )
+    assert min(seconds) < 0.3, "of processor time: others may be at work"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_script_for_a_shell_is_printed(shell: str) -> None:
+    script = succeed("completion", shell)
+    assert f"_ATTN_DSL_COMPLETE={shell}_complete" in script
+    if shutil.which(shell):
+        subprocess.run([shell, "-n"], input=script, text=True, check=True)
+
+
+# widths
+
+
+@pytest.mark.parametrize("columns", [80, 60])
+def test_what_is_printed_fits_the_terminal(
+    small_run: Path, small_capture: Path, first: Path, tmp_path: Path, columns: int
+) -> None:
+    out = tmp_path / "r"
+    commands = [
+        ("show", first), ("show", small_run, "L0H1"), ("explain", small_run, "L0H1"),
+        ("score", first, "--capture", small_capture), ("detect", "--capture", small_capture),
+        ("fit", "--capture", small_capture, "--heads", "L0H1", "--max-evals", "2", "--out", out),
+        ("fit", "--capture", small_capture, "--heads", "L0H1", "--program", first, "--refit", "--out", out),
+        ("features", "--run", small_run),
+    ]  # fmt: skip
+    for command in commands:
+        outcome = attn_dsl(*command, columns=columns)
+        assert outcome.code == 0, outcome.err
+        long = [line for line in outcome.out.splitlines() if len(line) > columns]
+        assert not [line for line in long if str(tmp_path.parent.parent) not in line], command
+        assert "…" not in outcome.out or command[0] in ("fit", "features"), "nothing is cut off"
 
 
 # colours
