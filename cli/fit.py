@@ -200,13 +200,7 @@ def recalled(out: str, given: Collection[str]) -> tuple[dict[str, Any], list[Pro
 
 
 def how_to_go_on(out: str, searches: bool, whole: bool, kept: list[str]) -> str:
-    """Say how an interrupted fit is continued.
-
-    Args:
-        searches: whether it searches, so that ``--resume`` goes on with it.
-        whole: whether ``run.json`` does not hold all that the command says.
-        kept: the options that it never holds.
-    """
+    """Say how an interrupted fit is continued: by ``run.json`` and ``kept``, or by the ``whole`` command."""
     if not Path(out).exists():
         return "nothing was found yet"
     resume = [("--resume",)] if searches else []

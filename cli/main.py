@@ -14,7 +14,7 @@ COMMANDS = {
     "fit": ("fit", "Find a program for each head of a model."),
     "capture": ("capture", "Store the attention of every head of a model on a text."),
     "score": ("score", "Score programs against captured heads."),
-    "detect": ("detect", "Say which heads of a model are of a known kind, such as induction."),
+    "detect": ("detect", "Say which heads are of a known kind, such as induction."),
     "show": ("show", "Show the attention matrix of a program on a text."),
     "explain": ("explain", "Describe a program in plain English."),
     "check": ("check", "Check programs: syntax, types, causality, cost, properties."),
