@@ -7,13 +7,13 @@ from typing import Any
 
 import click
 
-from attn_dsl.cli import interrupt, options
+from attn_dsl.cli import completion, interrupt, options
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=completion.models)
 @options.text_option()
-@click.option("--out", required=True, metavar="DIR", help="Where to store the capture.")
+@click.option("--out", required=True, **options.DIR, help="Where to store the capture.")
 @options.max_tokens_option()
 @options.max_texts_option()
 @click.option(
@@ -22,7 +22,7 @@ from attn_dsl.cli import interrupt, options
 )  # fmt: skip
 @options.device_option()
 @options.dtype_option()
-def capture(model: str, text: str | None, out: str, **settings: Any) -> None:
+def capture(model: str, text: Any, out: str, **settings: Any) -> None:
     """Store attention and values of every head of MODEL on a text.
 
     MODEL is as for fit. A capture that was interrupted goes on where it stopped when the same

@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from attn_dsl.cli import options
+from attn_dsl.cli import completion, options
 from attn_dsl.dsl.errors import AttnDslError
 
 
 @click.command()
-@click.argument("program", nargs=-1, required=True)
+@click.argument("program", shell_complete=completion.programs, nargs=-1, required=True)
 @click.option("--examples", type=click.IntRange(0), default=100, show_default=True,
               help="Texts to test the properties on; 0 leaves the test out.")  # fmt: skip
 @options.seed_option()

@@ -6,26 +6,27 @@ from typing import TYPE_CHECKING
 
 import click
 
-from attn_dsl.cli import options
+from attn_dsl.cli import completion, options
 
 if TYPE_CHECKING:
     from attn_dsl.eval.replace.compare import Comparison
 
 
 @click.command()
-@click.argument("run")
-@click.argument("a")
-@click.argument("b")
-@click.option("--text", required=True, metavar="TEXT", help="The text itself.")
-@click.option("--head", metavar="HEAD", help="The head that A and B are put into, as in L2H3.")
-@click.option("--replaced", metavar="LIST",
+@click.argument("run", shell_complete=completion.runs)
+@click.argument("a", shell_complete=completion.heads)
+@click.argument("b", shell_complete=completion.heads)
+@options.on_option(required=True, help="The text itself.")
+@click.option("--head", metavar="HEAD", shell_complete=completion.heads,
+              help="The head that A and B are put into, as in L2H3.")  # fmt: skip
+@click.option("--replaced", **options.HEADS,
               help="Replace these heads by the run's programs on both sides, as in L2H3,L4.")  # fmt: skip
 @options.define_option()
 @options.moved_model_option()
 @options.moved_capture_option()
 @options.json_option()
 def compare(
-    run: str, a: str, b: str, text: str, head: str | None, replaced: str | None,
+    run: str, a: str, b: str, on: str, head: str | None, replaced: str | None,
     define: tuple[str, ...], model: str | None, capture: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Put A, then B into one head of RUN's model, and show what changes in its predictions.
@@ -42,7 +43,7 @@ def compare(
     place, sides = comparing.choose_sides(opened, a, b, head, define)
     chosen = [] if replaced is None else opened.choose_heads(replaced)
     others = {one: opened.programs[one] for one in chosen if one != place}
-    found = comparing.compare(opened, place, sides, text, others)
+    found = comparing.compare(opened, place, sides, on, others)
     if as_json:
         options.print_json(found.to_json())
     else:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from attn_dsl.cli import options
+from attn_dsl.cli import completion, options
 
 
 @click.command()
-@click.argument("model", required=False)
+@click.argument("model", shell_complete=completion.models, required=False)
 @options.text_option()
 @options.capture_option()
 @click.option("--threshold", type=click.FloatRange(0, 1), metavar="X",
@@ -18,7 +20,7 @@ from attn_dsl.cli import options
 @options.seed_option()
 @options.json_option()
 def detect(
-    model: str | None, text: str | None, capture: str | None, threshold: float | None, max_tokens: int,
+    model: str | None, text: Any, capture: str | None, threshold: float | None, max_tokens: int,
     max_texts: int, seed: int, as_json: bool,
 ) -> None:  # fmt: skip
     """Say which heads of MODEL are previous-token, induction, first-token, … heads.

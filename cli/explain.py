@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
-from attn_dsl.cli import options
-from attn_dsl.dsl.errors import InputError
+from attn_dsl.cli import completion, options
 
 
 @click.command()
-@click.argument("program")
-@click.argument("head", required=False)
+@click.argument("program", shell_complete=completion.programs)
+@click.argument("head", shell_complete=completion.heads, required=False)
 @options.define_option()
 @options.lookahead_option()
 @options.json_option()
@@ -24,30 +21,18 @@ def explain(
     A head of a run, named as in L5H1, is told in the order of what its terms are worth: in brackets is
     the share of what the program explains.
     """
-    from attn_dsl.compiler.program import load
     from attn_dsl.dsl import tree as t
     from attn_dsl.dsl.english import describe
     from attn_dsl.dsl.english import explain as in_english
     from attn_dsl.dsl.printer import show_term
 
-    found = None
-    if head is None:
-        if Path(program).is_dir():
-            raise InputError(
-                f"{program}: name a head of the run too, as in `attn-dsl explain {program} L5H1`"
-            )
-        tree = load(program, allow_lookahead=allow_lookahead, define=define).tree
-    else:
-        from attn_dsl.eval.run import Run
-
-        run = Run.open(program)
-        found = run[head]
-        tree = run.program(found.layer, found.head).tree
-        if not found.terms:
-            click.echo(
-                "attn-dsl: warning: this run was made before the worth of terms was measured, so terms come "
-                "in the order of their weights; run `attn-dsl fit` again", err=True,
-            )  # fmt: skip
+    loaded, _, found = options.open_program(program, head, "explain", allow_lookahead, define)
+    tree = loaded.tree
+    if found and not found.terms:
+        click.echo(
+            "attn-dsl: warning: this run was made before the worth of terms was measured, so terms come "
+            "in the order of their weights; run `attn-dsl fit` again", err=True,
+        )  # fmt: skip
     text = in_english(tree, [one.share for one in found.terms] if found else ())
     if not as_json:
         options.console().print(text, markup=False)

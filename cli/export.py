@@ -7,15 +7,15 @@ from pathlib import Path
 
 import click
 
-from attn_dsl.cli import options
+from attn_dsl.cli import completion, options
 
 
 @click.command()
-@click.argument("program")
+@click.argument("program", shell_complete=completion.programs)
 @click.option("--to", required=True, type=click.Choice(["numpy", "torch", "flex", "numba", "latex"]),
               help="What to write: NumPy, a torch module, FlexAttention functions, a kernel for "
                    "Numba, or LaTeX.")  # fmt: skip
-@click.option("--out", metavar="FILE", help="Write to a file instead of the terminal.")
+@click.option("--out", **options.FILE, help="Write to a file instead of the terminal.")
 @options.define_option()
 @options.lookahead_option()
 def export(

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from attn_dsl.cli import interrupt, language_model, options
+from attn_dsl.cli import completion, interrupt, language_model, options
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
+    from attn_dsl.compiler.program import Program
     from attn_dsl.eval.run import Run
     from attn_dsl.synth.runs.progress import Progress
 
@@ -31,15 +34,17 @@ FITTING = (
     "text capture heads seed effort max_tokens max_texts device dtype objective allow_lookahead jobs"
 ).split()
 """The settings of a fit that do not belong to the search."""
+RECALLED = "proposers objective seed max_evals max_nodes effort allow_lookahead".split()
+"""Those that ``run.json`` holds under their names."""
 
 
 @click.command()
-@click.argument("model", required=False)
+@click.argument("model", shell_complete=completion.models, required=False)
 @options.text_option()
 @options.capture_option()
-@click.option("--heads", metavar="LIST", help="Heads to fit, as in L2H3,L4; all by default.")
-@click.option("--out", metavar="DIR", help="Run directory; runs/NAME-TIME by default.")
-@click.option("--program", metavar="FILE", multiple=True,
+@click.option("--heads", **options.HEADS, help="Heads to fit, as in L2H3,L4; all by default.")
+@click.option("--out", **options.DIR, help="Run directory; runs/NAME-TIME by default.")
+@click.option("--program", **options.FILE, multiple=True,
               help="Fit the holes of this program instead of searching, and say how well it does beside "
               "controls and the programs of a run in --out; can be given more than once.")  # fmt: skip
 @click.option("--refit", is_flag=True, help="Fit all weights of --program, not only its holes.")
@@ -73,7 +78,9 @@ FITTING = (
               "see the run directory or --capture under the same path.")  # fmt: skip
 @click.option("--dry-run", is_flag=True,
               help="Only print what would be done and what it takes: disk, memory, time.")  # fmt: skip
-@click.option("--resume", is_flag=True, help="Go on with a run that was interrupted or cut short.")
+@click.option("--resume", is_flag=True,
+              help="Go on with the run in --out, or RUN in the place of MODEL, that was interrupted or "
+              "cut short; options that are not given are as they were.")  # fmt: skip
 @click.option("--self-contained", is_flag=True,
               help="Write programs with the definitions of the scores that they use inside.")  # fmt: skip
 @click.option("--comments", is_flag=True, help="Write beside each term what it is worth.")
@@ -89,11 +96,17 @@ def fit(
     where no --text is given; without MODEL, it is demo. With --program, programs of your own are
     fitted and judged instead (hypotheses.csv).
     """
+    given = given_options()
+    starts: list[Program] = []
+    if settings["resume"] and out is None and model and (Path(model) / "run.json").is_file():
+        out, model = model, None
+        del given["model"]
+    searches = extend or not program
     if (refit or extend) and not program:
         raise click.UsageError(
             "--refit and --extend are for programs of your own: give --program FILE"
         )
-    if program and not extend:
+    if not searches:
         refuse_search_options()
     options.quiet_libraries()
     # Heads are searched side by side; threads within a matrix product would only be in their way.
@@ -105,6 +118,10 @@ def fit(
         out = f"runs/{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     suggesting = None if proposers is None else list(options.name_list(proposers))
     settings["llm"] = language_model.chosen(settings, suggesting)
+    if settings["resume"] and (Path(out) / "run.json").is_file() and searches:
+        was, starts = recalled(out, given)
+        suggesting = was.pop("proposers") if proposers is None else suggesting
+        settings |= was
     if dry_run:
         from attn_dsl.cli.plan import print_plan
 
@@ -112,16 +129,17 @@ def fit(
         return
     screen = options.console(stderr=True)
     fitting = {name: settings[name] for name in FITTING}
-    starts = []
+    kept = [f"{given[name]}={settings[name]}" for name in ("jobs", "scheduler") if name in given]
+    kept += ["--json"] * as_json
+    how = partial(how_to_go_on, out, searches, bool(program), kept)
     if program:
         from attn_dsl.compiler.program import load
 
-        starts = [
-            load(one, allow_lookahead=settings["allow_lookahead"], define=define) for one in program
-        ]
-    with interrupt.told(lambda: how_to_go_on(out)), options.progress_bar(screen) as bar:
+        ahead = settings["allow_lookahead"]
+        starts = [load(one, allow_lookahead=ahead, define=define) for one in program]
+    with interrupt.told(how), options.progress_bar(screen) as bar:
         watcher, run = Watcher(bar), None
-        if extend or not program:
+        if searches:
             from attn_dsl.eval.report import write_run_report
 
             run = fits.fit(
@@ -150,30 +168,48 @@ def fit(
 
 def refuse_search_options() -> None:
     """Refuse options that only a search reads, where only hypotheses are fitted."""
-    context = click.get_current_context()
-    for option in context.command.params:
-        name = option.name or ""
-        given = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-        if given and name not in (
-            *FITTING,
-            "model",
-            "out",
-            "program",
-            "refit",
-            "define",
-            "as_json",
-        ):
+    for name, option in given_options().items():
+        if name not in (*FITTING, "model", "out", "program", "refit", "define", "as_json"):
             raise click.UsageError(
-                f"{option.opts[0]} is for the search, and --program alone does not search; leave it "
+                f"{option} is for the search, and --program alone does not search; leave it "
                 "out, or search from the program with --extend"
             )
 
 
-def how_to_go_on(out: str) -> str:
-    """Say how an interrupted fit is continued."""
+def given_options() -> dict[str, str]:
+    """Return the options and arguments that the command line gives, by name, as they are written."""
+    context, given = click.get_current_context(), click.core.ParameterSource.COMMANDLINE
+    named = ((one.name or "", one.opts[0]) for one in context.command.params)
+    return {name: opt for name, opt in named if context.get_parameter_source(name) is given}
+
+
+def recalled(out: str, given: Collection[str]) -> tuple[dict[str, Any], list[Program]]:
+    """Return the settings of a run that are not given, and the programs that its search starts from."""
+    from attn_dsl.compiler.program import parse
+    from attn_dsl.eval.run import Run
+    from attn_dsl.synth.llm.options import Options
+
+    run = Run.open(out)
+    key = run.info["key"]
+    was = {name: key[name] for name in RECALLED if name in key} | run.info.get("written", {})
+    was["heads"] = ",".join(f"L{layer}H{head}" for layer, head in key["heads"])
+    if "llm" in key and not any(name.startswith("llm_") for name in given):
+        was["llm"] = Options(**key["llm"])
+    if not {"model", "text", "capture"} & set(given):
+        was["capture"] = str(run.open_capture().path)
+    ahead = key["allow_lookahead"]
+    starts = [parse(x, allow_lookahead=ahead, resolve=run.resolve) for x in key["programs"] or ()]
+    return {name: x for name, x in was.items() if name not in given}, starts
+
+
+def how_to_go_on(out: str, searches: bool, whole: bool, kept: list[str]) -> str:
+    """Say how an interrupted fit is continued: by ``run.json`` and ``kept``, or by the ``whole`` command."""
     if not Path(out).exists():
         return "nothing was found yet"
-    command = interrupt.same_command(("--out", out), ("--resume",))
+    resume = [("--resume",)] if searches else []
+    command = interrupt.same_command(("--out", out), *resume)
+    if searches and not whole and (Path(out) / "run.json").exists():
+        command = shlex.join(["attn-dsl", "fit", "--resume", "--out", out, *kept])
     return f"what is finished is in {out}. Go on with:\n{command}"
 
 
@@ -258,7 +294,7 @@ def print_run(run: Run) -> None:
         ],
     )  # fmt: skip
     screen.print()
-    screen.print(best.program, markup=False, style="cyan", overflow="fold")
+    options.print_program(best.program)
     for line in told(run):
         screen.print(line, markup=False)
     screen.print(f"Run: {run.path}    Report: {run.report}", markup=False, soft_wrap=True)

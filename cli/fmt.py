@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from attn_dsl.cli import options
+from attn_dsl.cli import completion, options
 
 
 @click.command()
-@click.argument("program", nargs=-1, required=True)
+@click.argument("program", shell_complete=completion.programs, nargs=-1, required=True)
 @click.option("--check", "only_check", is_flag=True,
               help="Change nothing; exit 1 if a program is not in canonical form.")  # fmt: skip
 @options.define_option()

@@ -54,7 +54,7 @@ def print_hypotheses(found: Sequence[Hypothesis], place: str) -> None:
     for own in by_name.values():
         for x in own[:SHOWN]:
             screen.print(f"\n[bold]{x.label}[/], {x.fitted} weights fitted:")
-            screen.print(x.program.rstrip(), markup=False, style="cyan", overflow="fold")
+            options.print_program(x.program.rstrip())
             what = "attention" if lacking else "output"
             screen.print(
                 f"Where its {what} is furthest from the head's, in errors of a mean query:"

@@ -14,17 +14,18 @@ COMMANDS = {
     "fit": ("fit", "Find a program for each head of a model."),
     "capture": ("capture", "Store the attention of every head of a model on a text."),
     "score": ("score", "Score programs against captured heads."),
-    "detect": ("detect", "Say which heads of a model are of a known kind, such as induction."),
+    "detect": ("detect", "Say which heads are of a known kind, such as induction."),
     "show": ("show", "Show the attention matrix of a program on a text."),
     "explain": ("explain", "Describe a program in plain English."),
     "check": ("check", "Check programs: syntax, types, causality, cost, properties."),
     "fmt": ("fmt", "Rewrite programs in canonical form."),
-    "export": ("export", "Write a program as NumPy, PyTorch, FlexAttention, Numba or LaTeX."),
-    "replace": ("replace", "Put programs in the place of heads; measure what the model loses."),
+    "export": ("export", "Write a program as NumPy, PyTorch, Flex, Numba or LaTeX."),
+    "replace": ("replace", "Put programs in the place of heads; measure what is lost."),
     "compare": ("compare", "Show what an edited program changes in the model's predictions."),
     "report": ("report", "Write the HTML report of a run."),
     "features": ("reference", "List the vocabulary: features, functions, word sets."),
     "grammar": ("reference", "Print the grammar of the language."),
+    "completion": ("completion", "Print the script by which a shell completes commands."),
 }
 """Commands: the module of `cli/` that holds each, and its help in the overview."""
 

@@ -5,23 +5,44 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from attn_dsl.cli import completion
+from attn_dsl.dsl.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
     from rich.text import Text
 
+    from attn_dsl.compiler.program import Program
+    from attn_dsl.eval.results import HeadResult
+    from attn_dsl.eval.run import Run
+
+STYLES = {
+    "comment": "italic color(66)", "string": "color(64)", "number": "color(166)", "type": "color(131)",
+    "word": "color(98)", "function": "color(32)", "call": "color(32)", "definition": "bold",
+    "variable": "bold",
+}  # fmt: skip
+"""How kinds of lexemes are shown; the colours are legible on white, black and dark grey."""
 EVERY = 20.0
 """Seconds from one line of progress to the next where there is no terminal."""
+FILE: dict[str, Any] = {"metavar": "FILE", "type": click.Path()}
+DIR: dict[str, Any] = {"metavar": "DIR", "type": click.Path()}
+HEADS: dict[str, Any] = {"metavar": "LIST", "shell_complete": completion.heads}
+"""What options of files, directories and heads have in common: shells complete them."""
 text_option = partial(
-    click.option, "--text", metavar="FILE",
-    help="Text to read: .txt (paragraphs), .jsonl (field text) or hf:dataset[:split[:column]].",
+    click.option, "--text", metavar="SPEC", multiple=True, type=click.Path(),
+    callback=lambda ctx, param, given: given[0] if len(given) == 1 else given or None,
+    help="Text to read: .txt (paragraphs), .jsonl (field text), .md or source code, a directory or "
+    '"pattern" of these, or hf:dataset[:split[:column]]; can be given more than once.',
 )  # fmt: skip
+on_option = partial(click.option, "--on", metavar="TEXT")
 capture_option = partial(
-    click.option, "--capture", metavar="DIR", help="Attention captured before, instead of MODEL."
+    click.option, "--capture", help="Attention captured before, instead of MODEL.", **DIR
 )
 max_tokens_option = partial(
     click.option, "--max-tokens", type=click.IntRange(2), default=128, show_default=True,
@@ -54,7 +75,7 @@ moved_model_option = partial(
     click.option, "--model", metavar="MODEL", help="The run's model, if it has been moved."
 )
 moved_capture_option = partial(
-    click.option, "--capture", metavar="DIR", help="The run's attention, if it has been moved."
+    click.option, "--capture", help="The run's attention, if it has been moved.", **DIR
 )
 seed_option = partial(
     click.option, "--seed", type=click.IntRange(0), default=0, show_default=True,
@@ -69,6 +90,39 @@ def console(stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False, soft_wrap=False)
 
 
+def print_program(source: str) -> None:
+    """Print a program in colours, where there are any."""
+    from rich.text import Text
+
+    from attn_dsl.dsl.highlighting import marked
+
+    text = Text.assemble(*((part, STYLES.get(kind, "")) for kind, part in marked(source)))
+    console().print(text, overflow="fold")
+
+
+def open_program(
+    place: str, head: str | None, command: str, allow_lookahead: bool, define: tuple[str, ...]
+) -> tuple[Program, Run | None, HeadResult | None]:
+    """Open a file of a program, or a run and its program of a head.
+
+    Raises:
+        InputError: there is none, or it is a run and no head is named.
+    """
+    from attn_dsl.compiler.program import load
+
+    if head is not None:
+        from attn_dsl.eval.run import Run
+
+        run = Run.open(place)
+        found = run[head]
+        return run.program(found.layer, found.head), run, found
+    if Path(place).is_dir():
+        raise InputError(
+            f"{place}: name a head of the run too, as in `attn-dsl {command} {place} L5H1`"
+        )
+    return load(place, allow_lookahead=allow_lookahead, define=define), None, None
+
+
 def print_json(value: Any, **settings: Any) -> None:
     """Print JSON, with the settings of ``json.dumps``."""
     import json
@@ -80,7 +134,7 @@ def print_table(
     columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *,
     left: Collection[str] = (), cut: str | None = None, gap: int = 2,
 ) -> None:  # fmt: skip
-    """Print a table, its columns aligned to the right.
+    """Print a table, its columns aligned to the right; what is too wide becomes several tables.
 
     Args:
         left: the columns of text, which are aligned to the left.
@@ -101,9 +155,21 @@ def print_table(
             table.add_column(name, overflow="fold")
         else:
             table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
+    kept = list(rows)
+    for row in kept:
         table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
-    console().print(table)
+    screen = console()
+    needed = screen.measure(table, options=screen.options.update(max_width=1000)).minimum
+    names = [at for at, name in enumerate(columns) if name in left]
+    others = [at for at in range(len(columns)) if at not in names]
+    if needed <= screen.width or len(others) < 2 or cut is not None:
+        screen.print(table)
+        return
+    half = (len(others) + 1) // 2
+    for part in (others[:half], others[half:]):
+        chosen = sorted(names[:2] + part)
+        some = [[row[at] for at in chosen] for row in kept]
+        print_table([columns[at] for at in chosen], some, left=left, gap=gap)
 
 
 def progress_bar(screen: Console) -> Progress:

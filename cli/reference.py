@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from attn_dsl.cli import options
+from attn_dsl.cli import completion, options
 from attn_dsl.dsl.errors import InputError, did_you_mean
 from attn_dsl.dsl.functions import FUNCTIONS as FUNCTIONS_OF_TERMS
 
@@ -43,7 +43,8 @@ READS = {
 @click.command()
 @click.argument("score", required=False)
 @click.option("--sets", is_flag=True, help="List the word sets of the lexicon with their words.")
-@click.option("--run", metavar="DIR", help="List the scores that the heads of a run share.")
+@click.option("--run", metavar="DIR", shell_complete=completion.runs,
+              help="List the scores that the heads of a run share.")  # fmt: skip
 @options.define_option()
 @options.json_option()
 def features(
@@ -117,10 +118,10 @@ def print_scores(place: str, name: str | None, as_json: bool) -> None:
         columns = ("score", "lines", "key", "query", "high at")
         options.print_table(columns, rows, left=columns[:1], cut=columns[-1])
         used = sum(one.heads > 0 for one in scores.values())
-        click.echo(
-            f"\nkey, query: how many heads use the score there. {used} of {len(scores)} scores are "
-            f"used.\n`attn-dsl features --run {place} SCORE` shows one."
+        options.console().print(
+            f"\nkey, query: how many heads use the score there. {used} of {len(scores)} are used."
         )
+        click.echo(f"`attn-dsl features --run {place} SCORE` shows one.")
         return
     one, page = scores[name], click.HelpFormatter(max_width=80)
     page.write_text(f"High at {one.words}.")
@@ -161,8 +162,17 @@ def mark(feature: Feature) -> str:
 @click.option("--gbnf", is_flag=True, help="As GBNF, the format of llama.cpp.")
 @click.option("--proposal", type=click.Choice(["causal", "bidirectional"]),
               help="The part of it in which language models write programs for such a head.")  # fmt: skip
-def grammar(gbnf: bool, proposal: str | None) -> None:
-    """Print the grammar of the language, in Lark's format or as GBNF."""
+@click.option("--textmate", "for_editors", is_flag=True,
+              help="For the colours of editors such as VS Code: a TextMate grammar (JSON).")  # fmt: skip
+def grammar(gbnf: bool, proposal: str | None, for_editors: bool) -> None:
+    """Print the grammar of the language: for Lark, as GBNF, or for editors."""
+    if for_editors:
+        from attn_dsl.cli.editors import textmate
+
+        if gbnf or proposal:
+            raise InputError("--textmate stands alone; leave out --gbnf and --proposal")
+        options.print_json(textmate())
+        return
     from attn_dsl.dsl.parser import grammar_text
 
     text = grammar_text()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from attn_dsl.cli import interrupt, options
+from attn_dsl.cli import completion, interrupt, options
 
 if TYPE_CHECKING:
     from attn_dsl.eval.replace.measure import Outcome, Point
@@ -20,10 +20,10 @@ TITLES = {"programs": "Programs", "tuned": "Tuned programs"}
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", shell_complete=completion.runs)
 @click.option("--fraction", type=float, metavar="F",
               help="Replace this share of the heads, as in 0.25; without it, the whole curve.")  # fmt: skip
-@click.option("--heads", metavar="LIST",
+@click.option("--heads", **options.HEADS,
               help="Replace these heads, as in L2H3,L4; with --fraction, a share of them.")  # fmt: skip
 @click.option("--nodes", type=click.IntRange(1), metavar="N",
               help="Take programs of at most N nodes; of each head's front, the one is taken that "
@@ -52,7 +52,7 @@ TITLES = {"programs": "Programs", "tuned": "Tuned programs"}
 @options.moved_capture_option()
 @options.device_option()
 @options.dtype_option(default=None, help="Of the model, as for fit; by default as the run had it.")
-@click.option("--out", metavar="DIR", help="Where the results go; RUN itself by default.")
+@click.option("--out", **options.DIR, help="Where the results go; RUN itself by default.")
 @options.seed_option()
 @options.json_option()
 def replace(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from attn_dsl.cli import options
+from attn_dsl.cli import completion, options
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", shell_complete=completion.runs)
 @options.moved_capture_option()
 def report(run: str, capture: str | None) -> None:
     """Write report.html of RUN, one file that needs nothing but itself."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from attn_dsl.cli import options
+from attn_dsl.cli import completion, options
 from attn_dsl.dsl.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,10 +25,10 @@ OUTPUTS = {"output_r2": "output R²", "output_r2_low": "from", "output_r2_high":
 
 
 @click.command()
-@click.argument("program", nargs=-1, required=True)
+@click.argument("program", shell_complete=completion.programs, nargs=-1, required=True)
 @options.text_option()
 @options.capture_option()
-@click.option("--heads", metavar="LIST", help="Heads to score against, as in L2H3,L4.")
+@click.option("--heads", **options.HEADS, help="Heads to score against, as in L2H3,L4.")
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True,
               help="How many heads to list for each program.")  # fmt: skip
 @options.max_tokens_option()
@@ -38,7 +38,7 @@ OUTPUTS = {"output_r2": "output R²", "output_r2_low": "from", "output_r2_high":
 @options.lookahead_option()
 @options.json_option()
 def score(
-    program: tuple[str, ...], text: str | None, capture: str | None, heads: str | None, top: int,
+    program: tuple[str, ...], text: Any, capture: str | None, heads: str | None, top: int,
     max_tokens: int, max_texts: int, seed: int, define: tuple[str, ...], allow_lookahead: bool,
     as_json: bool,
 ) -> None:  # fmt: skip

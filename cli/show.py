@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from attn_dsl.cli import options
+from attn_dsl.cli import completion, options
 from attn_dsl.dsl.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from attn_dsl.dsl.tokens import Tokens
+    from attn_dsl.eval.results import HeadResult
+    from attn_dsl.eval.run import Run
 
 SAMPLE = 'Tom and Mia went to the park. "Look, a dog!" said Tom. Mia saw the dog and smiled at Tom.'
 SHADES = " .:-=+*#%@"
@@ -18,26 +25,44 @@ WIDE = 30
 
 
 @click.command()
-@click.argument("program")
-@click.option("--text", metavar="TEXT", help="The text itself; a sample by default.")
-@click.option("--tokenizer", metavar="MODEL", help="Cut the text as this model does.")
-@click.option("--html", metavar="FILE", help="Write a page with the matrix instead.")
+@click.argument("program", shell_complete=completion.programs)
+@click.argument("head", shell_complete=completion.heads, required=False)
+@options.on_option(help="The text itself; by default a sample, of a run one of its test texts.")
+@click.option("--tokenizer", metavar="MODEL", help="Cut the text of a PROGRAM as this model does.")
+@click.option("--html", **options.FILE, help="Write a page with the matrix instead.")
 @options.define_option()
+@options.moved_model_option()
+@options.moved_capture_option()
 @options.lookahead_option()
 def show(
-    program: str, text: str | None, tokenizer: str | None, html: str | None, define: tuple[str, ...],
-    allow_lookahead: bool,
+    program: str, head: str | None, on: str | None, tokenizer: str | None, html: str | None,
+    define: tuple[str, ...], model: str | None, capture: str | None, allow_lookahead: bool,
 ) -> None:  # fmt: skip
-    """Show the attention matrix of PROGRAM on a text.
+    """Show the attention matrix of PROGRAM (.attn) on a text.
 
-    Without --tokenizer, the text is cut into words and punctuation marks.
+    With HEAD, as in L5H1, PROGRAM is a run directory: show the run's program of that head, and below
+    it what the head itself does. With --on, the run's model reads the text.
+
+    Without --tokenizer, the text of a PROGRAM is cut into words and punctuation marks.
     """
-    from attn_dsl.compiler.program import load
-
-    loaded = load(program, allow_lookahead=allow_lookahead, define=define)
-    tokens = cut(SAMPLE if text is None else text, tokenizer)
+    loaded, run, found = options.open_program(program, head, "show", allow_lookahead, define)
+    actual, more = None, ""
+    if run is not None and found is not None:
+        if tokenizer is not None:
+            raise InputError(
+                f"--tokenizer is for a program; {program} has the tokenizer of its model"
+            )
+        tokens, actual = read_head(run, found, on, model, capture)
+        drawn = WIDE if on is None and loaded.causal else len(tokens)
+        outputs = "" if run.lacking else f", output R² {found.test['output_r2'].with_interval}"
+        more = (
+            f"\nIoU {found.test['iou'].with_interval}{outputs} on {len(found.test_ious)} test texts"
+        )
+    else:
+        tokens = cut(SAMPLE if on is None else on, tokenizer)
+        drawn = len(tokens)
     if not len(tokens):
-        raise InputError("--text is empty; give at least one word")
+        raise InputError("--on is empty; give at least one word")
     matrix = loaded(tokens)
     if html is not None:
         from attn_dsl.eval.files import write
@@ -47,12 +72,52 @@ def show(
         click.echo(html)
         return
     screen = options.console()
-    screen.print(loaded.source, markup=False, style="cyan", overflow="fold")
+    options.print_program(loaded.source)
     facts = loaded.facts
     ahead = f", looks ahead by {', '.join(facts.lookahead)}" if facts.lookahead else ""
-    screen.print(f"{facts.nodes} nodes, {facts.cost} operations per pair{ahead}\n")
-    for line in draw(tokens.strings, matrix):
+    screen.print(
+        f"{facts.nodes} nodes, {facts.cost} operations per pair{ahead}{more}\n", markup=False
+    )
+    for line in draw(tokens.strings[:drawn], matrix, screen.width):
         screen.print(line, markup=False, overflow="crop", no_wrap=True)
+    if actual is not None:
+        import numpy as np
+
+        iou = float(np.minimum(matrix, actual).sum() / np.maximum(matrix, actual).sum())
+        screen.print(f"\nThe head itself on this text, IoU {iou:.3f}:")
+        for line in draw(tokens.strings[:drawn], actual, screen.width)[1:]:
+            screen.print(line, markup=False, overflow="crop", no_wrap=True)
+
+
+def read_head(
+    run: Run, found: HeadResult, on: str | None, model: str | None, capture: str | None
+) -> tuple[Tokens, np.ndarray]:
+    """Return a text and the attention of a head on it.
+
+    Without a text it is the test text on which the IoU of the run's program is the median.
+
+    Raises:
+        InputError: attention or model of the run are gone, or the text is too short or too long.
+    """
+    options.quiet_libraries()
+    attention = run.open_capture(capture)
+    place = found.layer, found.head
+    if on is None:
+        middle = sorted(range(len(found.test_ious)), key=found.test_ious.__getitem__)[
+            len(found.test_ious) // 2
+        ]
+        text = attention.split(run.info["key"]["seed"])["test"][middle]
+        return attention.tokens(text), attention.matrix(text, *place)
+    import tempfile
+
+    from attn_dsl.eval.capture_write import write_capture
+    from attn_dsl.eval.replace.replaced_model import open_model
+
+    loaded = open_model(run, attention, model)
+    count = len(loaded.ids_of(on, "--on"))
+    with tempfile.TemporaryDirectory(prefix="attn-dsl-") as folder:
+        read = write_capture(loaded, [on], folder, max_tokens=count, values=False)
+        return read.tokens(0), read.matrix(0, *place)
 
 
 def cut(text: str, tokenizer: str | None) -> Any:
@@ -69,21 +134,22 @@ def cut(text: str, tokenizer: str | None) -> Any:
     return windows[0].tokens
 
 
-def draw(strings: tuple[str, ...], matrix: Any) -> list[str]:
+def draw(strings: tuple[str, ...], matrix: Any, columns: int = 80) -> list[str]:
     """Draw a matrix with characters: dark is strong; long texts by their strongest keys."""
     names = [visible(s) for s in strings]
     wide = max(len(name) for name in names)
-    if len(names) <= WIDE:
+    whole = len(names) <= min(WIDE, (columns - wide - 4) // 2)
+    if whole:
         lines = ["each row is a query, each column a key; dark is strong, @ is all weight"]
         lines.append(f"{'':>{wide}}    " + "".join(f"{i % 100:>2}" for i in range(len(names))))
     else:
         lines = ["each query with the keys that it attends to most"]
     for q, name in enumerate(names):
-        if len(names) <= WIDE:
+        if whole:
             levels = (round(float(w) ** 0.5 * (len(SHADES) - 1)) for w in matrix[q])
             lines.append(f"{name:>{wide}} {q:>2} " + "".join(f" {SHADES[x]}" for x in levels))
             continue
-        best = sorted(range(len(names)), key=lambda k: (-matrix[q, k], k))[:4]
+        best = sorted(range(len(names)), key=lambda k: (-matrix[q, k], k))[: columns // 20]
         keys = "  ".join(f"{names[k]}@{k} {matrix[q, k]:.2f}" for k in best if matrix[q, k] >= 0.01)
         lines.append(f"{q:>4} {name:>{wide}}  {keys}")
     return lines

@@ -22,7 +22,7 @@ from attn_dsl.eval.files import refuse_other_things, write_bytes
 from attn_dsl.eval.locate import EMBEDDED, stories_path
 from attn_dsl.eval.models import LoadedModel, ids_known, load_model
 from attn_dsl.eval.shards import Array, ShardWriter, n_entries, tensor_name
-from attn_dsl.eval.texts import read_texts, text_hash
+from attn_dsl.eval.texts import KNOWN, Spec, read_texts, text_hash
 from attn_dsl.eval.vocabulary import Vocabulary
 
 SHARD_BYTES = 64 * 2**20
@@ -180,7 +180,7 @@ def write_capture(
 
 
 def capture_of(
-    capture: str | Path | Capture | None, model: str | None, text: str | None, out: Path | str,
+    capture: str | Path | Capture | None, model: str | None, text: Spec | None, out: Path | str,
     **settings: Any,
 ) -> Capture:  # fmt: skip
     """Return the capture that is given, or run a model over texts; without any, the demo model.
@@ -198,11 +198,11 @@ def capture_of(
     return write_capture(model, texts, out, **settings)
 
 
-def model_and_texts(model: str | None, text: str | None) -> tuple[str, list[str]]:
+def model_and_texts(model: str | None, text: Spec | None) -> tuple[str, list[str]]:
     """Return the model and the texts to read: the demo model, and stories for embedded models."""
     model = model or "demo"
     if text is None and model not in EMBEDDED:
-        raise InputError("a model needs a text to read: --text FILE (.txt, .jsonl or hf:dataset)")
+        raise InputError(f"a model needs a text to read: --text FILE ({KNOWN}), DIR or hf:dataset")
     return model, read_texts(text or str(stories_path()))
 
 

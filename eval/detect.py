@@ -21,6 +21,7 @@ from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.capture_write import capture_of
 from attn_dsl.eval.controls import offset_means, offsets, rows_by_offset
 from attn_dsl.eval.metrics import Estimate, bootstrap
+from attn_dsl.eval.texts import Spec
 
 SOME = 64
 """On how many texts of ``fit`` the means by distance are taken."""
@@ -104,7 +105,7 @@ class Detection:
 
 
 def detect(
-    model: str | None = None, text: str | None = None, *,
+    model: str | None = None, text: Spec | None = None, *,
     capture: str | Path | Capture | None = None, threshold: float | None = None, seed: int = 0,
     **settings: Any,
 ) -> Detection:  # fmt: skip

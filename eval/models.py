@@ -45,6 +45,14 @@ class LoadedModel:
                 f"{what} has {count} tokens, and {self.name} takes {self.max_positions}; shorten it"
             )
 
+    def ids_of(self, text: str, what: str) -> list[int]:
+        """Return the ids of a text; an InputError if it has fewer than two, or more than the model takes."""
+        ids = list(self.tokenizer(text).input_ids)
+        if len(ids) < 2 or not text.strip():
+            raise InputError(f"{what} is too short; give at least two tokens")
+        self.check_length(len(ids), what)
+        return ids
+
 
 def load_model(model: str, *, device: str = "cpu", dtype: str = "float32") -> LoadedModel:
     """Load a model and its tokenizer.

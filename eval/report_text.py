@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attn_dsl.dsl.highlighting import marked
 from attn_dsl.dsl.kinds import told_shares
 from attn_dsl.eval.metrics import decimal
 
@@ -52,14 +52,6 @@ def program_page(program: Program, tokens: Sequence[str], matrix: np.ndarray) ->
     return fill("program.html", program=program, names=names, rows=rows)
 
 
-_LEXEME = re.compile(
-    r"""(?P<c>\#[^\n]*) | (?P<s>"(?:[^"\\\n]|\\.)*") | (?P<n>-?\b\d+(?:\.\d+)?|\?)
-      | (?P<w>\b(?:use|set|score|head|causal|bidirectional|softmax|linear|where|by|and|or|not|in|true)\b)
-      | (?P<v>\b[qki]\b) | (?P<f>\b[a-z_][a-z0-9_]*(?=\()) | (?P<t>\b[A-Z]\w*)""",
-    re.VERBOSE,
-)
-
-
 def highlight(source: str, scores: Collection[str] = ()) -> Markup:
     """Mark a program's comments, strings, numbers, words, variables, features, sets and scores.
 
@@ -70,16 +62,16 @@ def highlight(source: str, scores: Collection[str] = ()) -> Markup:
     """
     from markupsafe import Markup, escape
 
-    out, end = Markup(), 0
-    for found in _LEXEME.finditer(source):
-        out += escape(source[end : found.start()])
-        kind, text = found.lastgroup, found.group()
+    out = Markup()
+    for kind, text in marked(source):
+        if kind in ("", "name", "operator", "mark"):
+            out += escape(text)
+            continue
         link = (
             '<a class="{0}" href="#score-{1}">{1}</a>' if text in scores else '<b class="{}">{}</b>'
         )
-        out += Markup(link).format(kind, text)
-        end = found.end()
-    return out + escape(source[end:])
+        out += Markup(link).format("f" if kind in ("call", "definition") else kind[0], text)
+    return out
 
 
 def terms_line(source: str, limit: int = 160) -> str:

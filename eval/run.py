@@ -66,7 +66,8 @@ class Run:
             info = json.loads(file.read_text(encoding="utf-8"))
             if info["format"] != FORMAT:
                 raise InputError(
-                    f"{file}: format {info['format']}, and this version reads {FORMAT}"
+                    f"{file}: format {info['format']}, and this version reads {FORMAT}; the run is of "
+                    "another version of attn-dsl (pip install --upgrade attn-dsl)"
                 )
             if lacking := [name for name in NEEDED if name not in info]:
                 raise ValueError(f"it lacks {', '.join(lacking)}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Literal
@@ -13,6 +15,14 @@ from attn_dsl.eval.files import first_line
 
 Part = Literal["fit", "select", "test"]
 PARTS: tuple[Part, ...] = ("fit", "select", "test")
+Spec = str | Sequence[str]
+"""What texts are read from: a file, a pattern, a directory or a data set, or several of these."""
+WHOLE = (
+    ".md .rst .tex .py .pyi .js .jsx .ts .tsx .java .kt .c .h .cc .cpp .hpp .cs .go .rs .rb .php .swift "
+    ".scala .lua .pl .r .jl .hs .ml .el .lisp .sh .sql .html .css .toml .yaml .yml .attn"
+).split()
+"""Suffixes of files that are one text each: Markdown and source code."""
+KNOWN = f".txt (separated by blank lines), .jsonl (field `text`), {WHOLE[0]} or source code"
 
 
 def text_hash(text: str) -> str:
@@ -32,8 +42,8 @@ def split_of(text_hash: str, seed: int) -> Part:
     return PARTS[(fraction >= 0.6) + (fraction >= 0.8)]
 
 
-def read_texts(spec: str) -> list[str]:
-    """Read texts from a ``.txt`` or ``.jsonl`` file or from a data set.
+def read_texts(spec: Spec) -> list[str]:
+    """Read texts from files, directories or data sets.
 
     >>> from tempfile import mkdtemp
     >>> path = Path(mkdtemp()) / "two.txt"
@@ -43,27 +53,57 @@ def read_texts(spec: str) -> list[str]:
 
     Args:
         spec: a ``.txt`` file (texts separated by blank lines), a ``.jsonl`` file (field
-            ``text``), or ``hf:dataset[:split[:column]]`` (split ``train``, column ``text``
-            unless said otherwise; needs the optional package ``datasets``).
+            ``text``), a file of Markdown or source code (one text), a directory of these (hidden
+            files left out), a pattern such as ``"docs/**/*.md"``, or
+            ``hf:dataset[:split[:column]]`` (split ``train``, column ``text`` unless said
+            otherwise; needs the optional package ``datasets``); or several of these.
 
     Raises:
         InputError: the file or data set cannot be had, or is empty, of another kind or damaged.
     """
-    path = Path(spec).expanduser()
-    kind = path.suffix.lower()
+    if not isinstance(spec, str):
+        return [text for one in spec for text in read_texts(one)]
+    texts = []
     if spec.startswith("hf:"):
         texts = _read_dataset(spec)
-    elif kind not in (".txt", ".jsonl") and path.is_file():
-        raise InputError(
-            f"{spec}: texts are read from .txt (separated by blank lines) or .jsonl (field "
-            f"`text`), not from {path.suffix or 'a file without suffix'}; rename or convert it"
-        )
     else:
-        content = _decoded(path, spec)
-        texts = _paragraphs(content) if kind == ".txt" else _json_lines(content, spec)
+        for name in _files(spec):
+            texts += _read_file(name)
     if not texts:
         raise InputError(f"{spec} holds no text; it is empty or all blank")
     return texts
+
+
+def _files(spec: str) -> list[str]:
+    """Return the files that a path or pattern means; of directories and patterns, those of known kinds."""
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        found = [p for p in path.rglob("*") if "/." not in f"/{p.relative_to(path).as_posix()}"]
+    elif not path.exists() and glob.has_magic(spec):
+        found = [Path(name) for name in glob.iglob(str(path), recursive=True)]
+    else:
+        return [spec]
+    kinds = (".txt", ".jsonl", *WHOLE)
+    names = sorted(str(p) for p in found if p.suffix.lower() in kinds and p.is_file())
+    if not names:
+        what = "is a directory" if path.is_dir() else "is a pattern"
+        raise InputError(f"{spec} {what} that gives no texts; they are read from {KNOWN}")
+    return names
+
+
+def _read_file(spec: str) -> list[str]:
+    """Read the texts of one file."""
+    path = Path(spec).expanduser()
+    kind = path.suffix.lower()
+    if kind not in (".txt", ".jsonl", *WHOLE) and path.is_file():
+        raise InputError(
+            f"{spec}: texts are read from {KNOWN}, not from "
+            f"{path.suffix or 'a file without suffix'}; rename or convert it"
+        )
+    content = _decoded(path, spec)
+    if kind in WHOLE:
+        return [content] if content.strip() else []
+    return _paragraphs(content) if kind == ".txt" else _json_lines(content, spec)
 
 
 def _decoded(path: Path, spec: str) -> str:
@@ -72,11 +112,9 @@ def _decoded(path: Path, spec: str) -> str:
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         folder = path.parent.iterdir() if path.parent.is_dir() else ()
-        names = sorted(p.name for p in folder if p.suffix in (".txt", ".jsonl"))
+        names = sorted(p.name for p in folder if p.suffix in (".txt", ".jsonl", *WHOLE))
         hint = did_you_mean(path.name, names) or "check the path"
         raise InputError(f"{spec} does not exist; {hint}") from None
-    except IsADirectoryError:
-        raise InputError(f"{spec} is a directory; give a .txt or .jsonl file in it") from None
     except OSError as error:
         raise InputError(f"{spec} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -21,6 +21,7 @@ from attn_dsl.synth.runs.progress import Progress, Watcher
 if TYPE_CHECKING:
     from attn_dsl.compiler.program import Program
     from attn_dsl.eval.capture import Capture
+    from attn_dsl.eval.texts import Spec
     from attn_dsl.synth.llm.options import Options
     from attn_dsl.synth.runs.budget import Budget
     from attn_dsl.synth.runs.executors import Workers
@@ -34,7 +35,7 @@ HELD_OUT_ENTRIES = 15_000
 
 
 def fit(
-    model: str | None = None, text: str | None = None, *, out: str | Path,
+    model: str | None = None, text: Spec | None = None, *, out: str | Path,
     capture: str | Path | Capture | None = None, heads: str | None = None, seed: int = 0,
     timeout: float | None = None, max_evals: int = 1600, max_nodes: int = 200, effort: int = 1,
     max_tokens: int = 128, max_texts: int = 300, device: str = "cpu", dtype: str = "float32",
@@ -53,8 +54,8 @@ def fit(
     Args:
         model: a Hugging Face id, a directory, a GGUF file or an embedded model, as for
             ``load_model``; None for the demo model.
-        text: a .txt or .jsonl file, or ``hf:dataset``; None for an embedded model, which reads the
-            demo model's stories.
+        text: files, directories or ``hf:dataset``, one or several, as for ``read_texts``; None for
+            an embedded model, which reads the demo model's stories.
         capture: attention captured before, instead of a model and a text.
         out: the run directory.
         heads: ``"L2H3,L4"``; all by default.
@@ -221,7 +222,8 @@ def _search(
     settings, capture = session.settings, session.capture
     path = None if capture.path is None else str(capture.path.resolve())
     place = Place(path, capture.hash, settings, versions(settings.proposers), str(out.resolve()))
-    run = Run.create(out, _info(session, chosen))
+    written = {"self_contained": self_contained, "comments": comments}
+    run = Run.create(out, _info(session, chosen) | {"written": written})
     here = at_hand(place, session) if workers.shares_memory else contextlib.nullcontext()
     tell(Progress("prepare", 0, len(chosen)))
     try:
@@ -302,7 +304,7 @@ def _info(session: Session, heads: Iterable[tuple[int, int]]) -> dict[str, Any]:
         "key": key,
         "status": "running",
         "model": capture.name,
-        "capture": str(capture.path) if capture.path else None,
+        "capture": str(capture.path.resolve()) if capture.path else None,
         "capture_settings": {
             k: v for k, v in capture.meta.items() if isinstance(v, str | int | float | bool)
         },

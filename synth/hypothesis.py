@@ -30,6 +30,7 @@ from attn_dsl.eval.heads import label, parse_heads
 from attn_dsl.eval.metrics import Estimate, bootstrap, ious
 from attn_dsl.eval.results import best_of
 from attn_dsl.eval.run import Run, alone
+from attn_dsl.eval.texts import Spec
 from attn_dsl.synth.fit import ready_session, settings_of
 from attn_dsl.synth.given import checked
 from attn_dsl.synth.objective import HeadRows
@@ -127,7 +128,7 @@ def fit_program(
 
 
 def fit_hypotheses(
-    programs: Sequence[str | Path | Program], model: str | None = None, text: str | None = None, *,
+    programs: Sequence[str | Path | Program], model: str | None = None, text: Spec | None = None, *,
     out: str | Path, capture: str | Path | Capture | None = None, heads: str | None = None,
     refit: bool = False, seed: int = 0, effort: int = 1, max_tokens: int = 128,
     max_texts: int = 300, device: str = "cpu", dtype: str = "float32",

@@ -127,4 +127,5 @@ def fit(*changed: str) -> tuple[str, ...]:
 
 
 def fit_text(text: str) -> tuple[str, ...]:
-    return fit("--text", text)
+    """Return the arguments of a fit to other texts."""
+    return tuple(text if part == "{texts}" else part for part in fit())

@@ -28,8 +28,8 @@ class Outcome:
     err: str
 
 
-def attn_dsl(*args: object, stdin: str = "") -> Outcome:
-    """Run `attn-dsl` on a terminal of 80 columns, as a shell would."""
+def attn_dsl(*args: object, stdin: str = "", columns: int = 80) -> Outcome:
+    """Run `attn-dsl` on a terminal of so many columns, as a shell would."""
     from attn_dsl.cli.main import main
 
     out, err = io.StringIO(), io.StringIO()
@@ -38,7 +38,7 @@ def attn_dsl(*args: object, stdin: str = "") -> Outcome:
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
         mock.patch.object(sys, "stdin", io.StringIO(stdin)),
-        mock.patch.dict(os.environ, {"COLUMNS": "80"}),
+        mock.patch.dict(os.environ, {"COLUMNS": str(columns)}),
     ):
         try:
             main([str(arg) for arg in args])

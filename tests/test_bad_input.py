@@ -38,7 +38,8 @@ TEXTS = [
         "text binary", fit_text("a.txt"), ("a.txt is not UTF-8", "byte 2", "iconv"),
         file("a.txt", b"ab\xff\x00\x01"),
     ),
-    Case("text a directory", fit_text("."), (". is a directory", ".jsonl")),
+    Case("text a directory without texts", fit_text("a"), ("a is a directory", "no texts", ".jsonl"),
+         file("a/b.svg", "a")),
     Case("text of another kind", fit_text("a.csv"), ("a.csv", ".txt", ".jsonl"), file("a.csv", "a")),
     Case(
         "JSONL line broken", fit_text("a.jsonl"), ("a.jsonl:2", "not a JSON object", '{"text":'),
@@ -179,7 +180,7 @@ PROGRAMS += [
         "score: against two things", ("score", "a.attn", "{model}", *SCORE),
         ("either --capture, or MODEL",), OK,
     ),
-    Case("show: empty text", ("show", "a.attn", "--text", ""), ("--text is empty",), OK),
+    Case("show: empty text", ("show", "a.attn", "--on", ""), ("--on is empty",), OK),
     Case(
         "show: no tokenizer", ("show", "a.attn", "--tokenizer", "./none"),
         ("./none is not a directory",), OK,
@@ -265,9 +266,30 @@ RUNS = [
         damaged("run", setting("run.json", key=None)),
     ),
     Case(
-        "report of a run of another version", ("report", "run"), ("run.json: format 99",),
+        "report of a run of another version", ("report", "run"),
+        ("run.json: format 99", "pip install --upgrade attn-dsl"),
         damaged("run", setting("run.json", format=99)),
     ),
+    Case("show of a run that is gone", ("show", "none", "L0H0"), ("none: no such directory",)),
+    Case("show of a run without a head", ("show", "{run}"), ("name a head", "run L5H1`")),
+    Case("show of a head that is not there", ("show", "{run}", "L9H9"), ("no program of L9H9", "L0H0")),
+    Case(
+        "show of a damaged run", ("show", "run", "L0H0"), ("run.json: damaged",),
+        damaged("run", cut("run.json")),
+    ),
+    Case(
+        "show of a run that lacks a program", ("show", "run", "L0H0"),
+        ("L00H00.attn: no such file",), damaged("run", remove("programs/L00H00.attn")),
+    ),
+    Case(
+        "resume of a run of another version", ("fit", "--resume", "run"), ("run.json: format 99",),
+        damaged("run", setting("run.json", format=99)),
+    ),
+    Case("a sentence longer than the context", ("show", "{run}", "L0H0", "--on", "dog " * 600),
+         ("--on has", "takes", "shorten it")),
+    Case("no sentence", ("show", "{run}", "L0H0", "--on", " "), ("--on is too short",)),
+    Case("a tokenizer for a run", ("show", "{run}", "L0H0", "--tokenizer", "demo"),
+         ("--tokenizer is for a program",)),
     Case(
         "report of a run with a damaged head", ("report", "run"),
         ("L00H00.json: damaged", "--resume"), damaged("run", cut("state/L00H00.json")),

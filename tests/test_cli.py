@@ -64,20 +64,20 @@ def test_show_draws_the_matrix_of_a_sample(here: Path) -> None:
 
 
 def test_show_draws_the_text_that_is_given(here: Path) -> None:
-    rows = succeed("show", "induction.attn", "--text", "a\n\tb a").splitlines()[-4:]
+    rows = succeed("show", "induction.attn", "--on", "a\n\tb a").splitlines()[-4:]
     assert [row.split()[:2] for row in rows] == [["a", "0"], ["↵", "1"], ["⇥b", "2"], ["·a", "3"]]
     assert rows[3].split()[2:] == ["@"]
 
 
 def test_show_names_the_strongest_keys_of_a_long_text(here: Path) -> None:
-    out = succeed("show", "induction.attn", "--text", "one two three four " * 12)
+    out = succeed("show", "induction.attn", "--on", "one two three four " * 12)
     assert_narrow(out)
     assert "each query with the keys that it attends to most" in out
     assert re.search(r"^ +4 +·one  ·two@1 1\.00$", out, re.MULTILINE), out
 
 
 def test_show_cuts_the_text_as_a_model_does(here: Path, small_model: Callable) -> None:
-    out = succeed("show", "induction.attn", "--text", "the cat", "--tokenizer", small_model("gpt2"))
+    out = succeed("show", "induction.attn", "--on", "the cat", "--tokenizer", small_model("gpt2"))
     rows = [line.split()[0] for line in out.splitlines()[-3:]]
     assert rows == ["<s>", "the", "·cat"]
 
@@ -89,7 +89,7 @@ def test_show_marks_programs_that_look_ahead(here: Path) -> None:
 
 
 def test_show_writes_a_page_that_needs_nothing_else(here: Path) -> None:
-    args = ("--html", "page.html", "--text", "<u>the</u> the", "--allow-lookahead")
+    args = ("--html", "page.html", "--on", "<u>the</u> the", "--allow-lookahead")
     assert succeed("show", "induction.attn", *args) == "page.html\n"
     text = (here / "page.html").read_text(encoding="utf-8")
     page = Page(text)

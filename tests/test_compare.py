@@ -83,11 +83,11 @@ def test_the_models_own_head_and_the_runs_program(opened: ReplacedModel) -> None
 
 def test_the_command_prints_a_table(demo_run: Path, edited: tuple[Path, Path]) -> None:
     a, b = edited
-    out = succeed("compare", demo_run, a, b, "--text", REPEATED)
+    out = succeed("compare", demo_run, a, b, "--on", REPEATED)
     assert all(len(line.rstrip()) <= 80 for line in out.splitlines())
     assert "head L1H0" in out and "A: back1.attn" in out
     assert "The most probable token changes at" in out
-    data = json.loads(succeed("compare", demo_run, a, b, "--text", REPEATED, "--json"))
+    data = json.loads(succeed("compare", demo_run, a, b, "--on", REPEATED, "--json"))
     assert data["head"] == "L1H0" and data["changed"] == sum(
         p["changed"] for p in data["predictions"]
     )
@@ -97,7 +97,7 @@ def test_the_command_prints_a_table(demo_run: Path, edited: tuple[Path, Path]) -
 def test_an_encoder_is_compared_word_by_word(tmp_path: Path) -> None:
     model = masked_model(tmp_path / "bert")
     run = small_run(lambda family: model, tmp_path)
-    command = ("compare", run, "model", "L1H2", "--text", "the cat sat on the mat")
+    command = ("compare", run, "model", "L1H2", "--on", "the cat sat on the mat")
     assert "masked" in succeed(*command)
     data = json.loads(succeed(*command, "--json"))
     assert [p["target"].strip() for p in data["predictions"]] == "the cat sat on the mat".split()
@@ -111,7 +111,7 @@ def test_bad_input(
     other.write_text(a.read_text().replace("l01h00", "mine"))
     both = tmp_path / "both.attn"
     both.write_text("head x bidirectional:\n    1 where k == q+1\n")
-    text = ("--text", REPEATED)
+    text = ("--on", REPEATED)
     for args, message in [
         ((a, tmp_path / "none.attn", *text), "no such file"),
         ((other, other, *text), "say so by --head"),
@@ -119,8 +119,8 @@ def test_bad_input(
         (("L0H0", a, *text), "has no program for L0H0"),
         (("L9H0", a, *text), "there is no L9H0"),
         ((a, b, *text, "--head", "L1"), "--head names one head"),
-        ((a, b, "--text", "  "), "--text is too short"),
-        ((a, b, "--text", "dog " * 600), "shorten it"),
+        ((a, b, "--on", "  "), "--on is too short"),
+        ((a, b, "--on", "dog " * 600), "shorten it"),
         ((a, both, *text, "--head", "L1H0"), "bidirectional"),
         ((a, b, *text, "--model", small_model("gpt2")), "with other weights"),
     ]:

@@ -74,14 +74,14 @@ def test_the_contract_of_the_command_line() -> None:
         "capture": "--text --out",
         "score": "--capture --text --json",
         "detect": "--capture --text --json",
-        "show": "--text --html",
+        "show": "--on --html",
         "check": "",
         "fmt": "",
         "replace": "--fraction --heads --tune --tasks --text --json",
-        "compare": "--text --json",
+        "compare": "--on --json",
         "report": "",
         "features": "",
-        "grammar": "--gbnf",
+        "grammar": "--gbnf --textmate",
     }
     for name, wanted in promised.items():
         assert set(wanted.split()) <= set(options(name)), name

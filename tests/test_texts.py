@@ -82,3 +82,36 @@ def test_split_is_60_20_20_and_depends_on_the_seed_and_the_content_alone():
     again = [split_of(one, 1) for one in hashes]
     same = sum(a == b for a, b in zip(parts, again, strict=True)) / len(parts)
     assert 0.40 < same < 0.48  # independent: .6² + 2 · .2²
+
+
+def test_markdown_and_source_code_are_one_text_each(tmp_path):
+    (tmp_path / "a.md").write_text("# One\n\ntwo\n")
+    (tmp_path / "b.py").write_text("x = 1\n\n\ny = 2\n")
+    (tmp_path / "c.md").write_text("\n")
+    assert read_texts(str(tmp_path / "a.md")) == ["# One\n\ntwo\n"]
+    assert read_texts(str(tmp_path / "b.py")) == ["x = 1\n\n\ny = 2\n"]
+    with pytest.raises(InputError, match="holds no text"):
+        read_texts(str(tmp_path / "c.md"))
+
+
+def test_directories_patterns_and_several_of_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files = {
+        "docs/a.md": "A", "docs/in/b.txt": "B\n\nC", "docs/in/c.svg": "no", "docs/.git/d.md": "no",
+        "docs/.e.md": "no", "docs/f.jsonl": '{"text": "F"}\n', "docs/[1].md": "G",
+    }  # fmt: skip
+    for name, content in files.items():
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content)
+    assert read_texts("docs") == ["G", "A", "F", "B", "C"]
+    assert read_texts("docs/*") == ["G", "A", "F"]
+    assert read_texts("docs/**/*.txt") == ["B", "C"]
+    assert read_texts("docs/[1].md") == ["G"], "a file of that name comes before the pattern"
+    assert read_texts(("docs/f.jsonl", "docs/in")) == ["F", "B", "C"]
+    for nothing in ("docs/*.py", "docs/.git/in", "docs/in/*.svg"):
+        with pytest.raises(InputError, match=r"gives no texts; .*\.jsonl|does not exist"):
+            read_texts(nothing)
+    (tmp_path / "docs/in/latin.txt").write_bytes(b"\xe9")
+    with pytest.raises(InputError, match=r"docs/in/latin\.txt is not UTF-8"):
+        read_texts("docs")

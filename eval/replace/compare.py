@@ -135,10 +135,7 @@ def compare(
         InputError: the text is too short, or longer than the model's context.
     """
     loaded = model.loaded
-    ids = list(loaded.tokenizer(text).input_ids)
-    if len(ids) < 2 or not text.strip():
-        raise InputError("--text is too short; give at least two tokens")
-    loaded.check_length(len(ids), "--text")
+    ids = loaded.ids_of(text, "--on")
     special = set() if loaded.causal else set(loaded.tokenizer.all_special_ids)
     places = [i for i in range(int(loaded.causal), len(ids)) if ids[i] not in special]
     if loaded.causal:

@@ -20,6 +20,7 @@ from attn_dsl.eval.replace.measurements import Measurements, Tell
 from attn_dsl.eval.replace.predictions import Ids
 from attn_dsl.eval.replace.programs import BASELINES, Head
 from attn_dsl.eval.replace.replaced_model import ReplacedModel
+from attn_dsl.eval.texts import Spec
 
 BY_HAND = "by hand"
 WORK = 5.2e11
@@ -43,12 +44,12 @@ class Options:
     orders: tuple[str, ...] = ("greedy",)
     tune: bool = False
     # tune_text, tune_texts: what to tune on beside the run's fit texts; the most windows of it
-    tune_text: str | None = None
+    tune_text: Spec | None = None
     tune_texts: int = 600
     tasks: tuple[str, ...] = ()
     task_limit: int | None = None
     # text, max_tokens: the user's own text instead of the test texts; how it is cut
-    text: str | None = None
+    text: Spec | None = None
     max_tokens: int | None = None
     # the most windows to measure on, and to order heads by; by default so many that parameters
     # times tokens are at most ``WORK``, and ``FEWEST`` or more
@@ -178,7 +179,8 @@ def _texts(model: ReplacedModel, options: Options) -> tuple[HeldOut, list[str]]:
         ids, notes = model.ids("test"), []
         name = "the test texts"
     else:
-        name, most = Path(options.text).name, options.max_texts or MOST
+        given = [options.text] if isinstance(options.text, str) else options.text
+        name, most = ", ".join(Path(one).name for one in given), options.max_texts or MOST
         ids, left_out = model.unseen_windows(options.text, options.max_tokens, most)
         notes = [f"Measured on {name}."]
         if left_out:

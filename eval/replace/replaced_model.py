@@ -19,7 +19,7 @@ from attn_dsl.eval.replace.predictions import refuse_headless
 from attn_dsl.eval.replace.programs import Head
 from attn_dsl.eval.results import FrontRow
 from attn_dsl.eval.run import Run
-from attn_dsl.eval.texts import Part, read_texts, text_hash
+from attn_dsl.eval.texts import Part, Spec, read_texts, text_hash
 from attn_dsl.eval.vocabulary import Vocabulary
 
 
@@ -78,8 +78,8 @@ class ReplacedModel:
         return kept
 
     def unseen_windows(
-        self, spec: str, max_tokens: int | None, max_texts: int,
-        seen: Sequence[Part] = ("fit", "select"), but_not: str | None = None,
+        self, spec: Spec, max_tokens: int | None, max_texts: int,
+        seen: Sequence[Part] = ("fit", "select"), but_not: Spec | None = None,
     ) -> tuple[list[tuple[int, ...]], int]:  # fmt: skip
         """Cut a user's texts into windows, leaving out those that the run has seen.
 
@@ -142,7 +142,7 @@ def open_replaced_model(
         raise InputError(
             f"{attention.path} holds no token ids, so no model can read its texts again"
         )
-    loaded = _open_model(opened, attention, model, device, dtype)
+    loaded = open_model(opened, attention, model, device, dtype)
     refuse_headless(loaded)
     loaded.model.requires_grad_(False)
     programs, ious = {}, {}
@@ -171,9 +171,18 @@ def _by_output(row: FrontRow) -> float:
     return row.iou_select if math.isnan(row.output_r2_select) else row.output_r2_select
 
 
-def _open_model(
-    run: Run, capture: Capture, model: str | None, device: str, dtype: str | None
+def open_model(
+    run: Run,
+    capture: Capture,
+    model: str | None = None,
+    device: str = "cpu",
+    dtype: str | None = None,
 ) -> LoadedModel:
+    """Load the model of a run's capture.
+
+    Raises:
+        InputError: it cannot be loaded, or is another one.
+    """
     dtype = dtype or capture.meta.get("settings", {}).get("dtype", "float32")
     try:
         loaded = load_model(

@@ -13,6 +13,7 @@ from typing import Any
 
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.heads import parse_heads
+from attn_dsl.eval.texts import Spec
 from attn_dsl.synth import vocabulary
 from attn_dsl.synth.proposers import registry
 from attn_dsl.synth.runs.speed import product_speed, vector_speed
@@ -43,7 +44,7 @@ BYTES_A_TOKEN = 4.0
 
 
 def plan(
-    model: str | None, text: str | None, capture: str | Path | None, settings: Settings,
+    model: str | None, text: Spec | None, capture: str | Path | None, settings: Settings,
     *, out: str | Path, heads: str | None, max_tokens: int, max_texts: int, jobs: int | None,
     timeout: float | None, dtype: str = "float32",
 ) -> dict[str, Any]:  # fmt: skip
@@ -135,7 +136,7 @@ def _of_capture(capture: str | Path) -> Found:
     return about, made.causal, tuple(len(made.tokens(i)) for i in range(made.n_texts)), 0
 
 
-def _of_model(model: str | None, text: str | None, max_tokens: int, max_texts: int) -> Found:
+def _of_model(model: str | None, text: Spec | None, max_tokens: int, max_texts: int) -> Found:
     from attn_dsl.eval.capture_write import model_and_texts
     from attn_dsl.eval.locate import locate, max_positions
 
