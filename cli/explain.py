@@ -39,7 +39,7 @@ def explain(program: str, head: str | None, allow_lookahead: bool, as_json: bool
 
         run = Run.open(program)
         found = run[head]
-        tree = run.program(found.layer, found.head).tree
+        tree = found.program.tree
         if not found.terms:
             click.echo(
                 "attn-dsl: warning: this run was made before the worth of terms was measured, so terms come "
