@@ -77,7 +77,7 @@ def _panel(
         x, y = start + q * CELL + 10, TOP + q * CELL
         parts.append(f'<text x="{start - 6}" y="{y + 10}" class="k">{name}</text>')
         parts.append(f'<text transform="translate({x} {TOP - 6}) rotate(-90)">{name}</text>')
-        for k in np.flatnonzero(matrix[q] >= 0.0004):
+        for k in np.flatnonzero(matrix[q] >= 0.0004).tolist():
             size = (
                 f'width="{CELL - 1}" height="{CELL - 1}" fill-opacity="{matrix[q, k] ** 0.5:.2f}"'
             )
@@ -163,7 +163,7 @@ class Difference:
 
 def difference(old: Program, new: Program, text: str | Sequence[str] | None) -> Difference:
     """Compare two programs, on a text if one is given; see ``Program.diff``."""
-    changes = difflib.ndiff(*(x.source.splitlines() for x in (old, new)))
+    changes = difflib.ndiff(old.source.splitlines(), new.source.splitlines())
     picture = None
     if text is not None:
         tokens = Tokens.from_text(text)

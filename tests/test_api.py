@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -215,6 +217,23 @@ def test_tokens_and_detections_show_themselves(capture: Capture) -> None:
     found = attn_dsl.detect(capture=capture)
     shown(found)
     assert len(found.to_frame()) == len(found.every)
+
+
+def test_the_example_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for slow, quick in (
+        ("max_evals=40", "max_evals=2"),
+        ('"L1"', '"L1H1"'),
+        ("texts=60", "texts=12"),
+    ):
+        code = code.replace(slow, quick)
+    exec(code, names)
+    head = names["run"]["L1H1"]
+    for name in re.findall(r"`(\w+)`|`(\w+)\(", page.split("| `run[", 1)[1].split("\n", 1)[0]):
+        assert hasattr(head, "".join(name)), name
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)

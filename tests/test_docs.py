@@ -23,6 +23,7 @@ PAGES = [
     DOCS / "index.md",
     DOCS / "language.in.md",
     DOCS / "hypothesis.md",
+    DOCS / "python.md",
     DOCS / "metrics.md",
     DOCS / "replace.md",
     DOCS / "llm.md",
