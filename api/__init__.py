@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from attn_dsl.dsl.errors import AttnDslError, InputError, ProgramError
     from attn_dsl.dsl.tokens import Tokens
     from attn_dsl.eval.capture import Capture
+    from attn_dsl.eval.capture_write import capture
     from attn_dsl.eval.detect import detect
     from attn_dsl.eval.replace.context import replace_heads
     from attn_dsl.eval.run import Run
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "AttnDslError", "Capture", "InputError", "Kernel", "Program", "ProgramError", "Run", "Stream",
-    "Tokens", "detect", "fit", "fit_hypotheses", "load", "parse", "replace_heads",
+    "Tokens", "capture", "detect", "fit", "fit_hypotheses", "load", "parse", "replace_heads",
 ]  # fmt: skip
 
 _HOMES = {
@@ -31,6 +32,7 @@ _HOMES = {
     "dsl.errors": "AttnDslError InputError ProgramError",
     "dsl.tokens": "Tokens",
     "eval.capture": "Capture",
+    "eval.capture_write": "capture",
     "eval.detect": "detect",
     "eval.replace.context": "replace_heads",
     "eval.run": "Run",
@@ -45,3 +47,7 @@ def __getattr__(name: str) -> Any:
         if name in names.split():
             return getattr(importlib.import_module(f"attn_dsl.{home}"), name)
     raise AttributeError(f"module 'attn_dsl' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__", "testing"]

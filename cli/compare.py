@@ -54,7 +54,7 @@ def print_comparison(found: Comparison, model: str, causal: bool) -> None:
     """Print a comparison in 80 columns; what changed is bold."""
     from rich.text import Text
 
-    from attn_dsl.cli.show import visible
+    from attn_dsl.eval.pictures import visible
 
     screen = options.console()
     layer, head = found.head

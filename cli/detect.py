@@ -38,20 +38,12 @@ def detect(
     from attn_dsl.eval.metrics import decimal
 
     found = detected(
-        model, text, capture=capture, threshold=threshold, seed=seed,
-        **({} if capture else {"max_tokens": max_tokens, "max_texts": max_texts}),
+        model, text, capture=capture, threshold=threshold, seed=seed, max_tokens=max_tokens,
+        max_texts=max_texts,
     )  # fmt: skip
     kinds = {one.kind.name: one.kind for one in found.every}
     if as_json:
-        rows = [
-            {
-                "layer": x.layer, "head": x.head, "kind": x.kind.name, "program": x.kind.program,
-                **x.share.named("share"), "control": x.control, "detected": x.detected,
-                "queries": found.queries[x.kind.name], "texts": found.texts,
-            }
-            for x in found.every
-        ]  # fmt: skip
-        options.print_json(rows)
+        options.print_json(found.rows())
         return
     screen = options.console()
     options.print_table(

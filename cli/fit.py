@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import time
 from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
@@ -20,15 +19,6 @@ if TYPE_CHECKING:
     from attn_dsl.compiler.program import Program
     from attn_dsl.eval.run import Run
     from attn_dsl.synth.runs.progress import Progress
-
-STAGES = {
-    "capture": "reading attention",
-    "prepare": "preparing",
-    "scores": "finding shared scores",
-    "search": "searching heads",
-    "hypotheses": "testing hypotheses",
-}
-
 
 FITTING = (
     "text capture heads seed effort max_tokens max_texts device dtype objective allow_lookahead jobs"
@@ -114,8 +104,7 @@ def fit(
     from attn_dsl.synth import fit as fits
 
     if out is None:
-        stem = Path(model or settings["capture"] or "demo").name
-        out = f"runs/{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+        out = fits.fresh_place(model, settings["capture"])
     suggesting = None if proposers is None else list(options.name_list(proposers))
     settings["llm"] = language_model.chosen(settings, suggesting)
     if settings["resume"] and (Path(out) / "run.json").is_file() and searches:
@@ -223,6 +212,7 @@ class Watcher:
     def __call__(self, progress: Progress) -> None:
         """Show how far a fit is."""
         from attn_dsl.eval.metrics import decimal
+        from attn_dsl.synth.runs.progress import STAGES
 
         what, done, total = STAGES[progress.stage], progress.done, progress.total
         self.bar.update(self.task, description=what, completed=done, total=total)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from attn_dsl.cli import options
-from attn_dsl.cli.show import visible
+from attn_dsl.eval.pictures import visible
 
 if TYPE_CHECKING:
     from attn_dsl.synth.hypothesis import Failure, Hypothesis

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,7 +124,7 @@ def cut(text: str, tokenizer: str | None) -> Any:
     if tokenizer is None:
         from attn_dsl.dsl.tokens import Tokens
 
-        return Tokens.from_strings(re.findall(r"[ \t]?(?:\w+|[^\w\s])|\s", text))
+        return Tokens.from_text(text)
     options.quiet_libraries()
     from attn_dsl.eval.models import load_tokenizer
     from attn_dsl.eval.vocabulary import Vocabulary
@@ -136,6 +135,8 @@ def cut(text: str, tokenizer: str | None) -> Any:
 
 def draw(strings: tuple[str, ...], matrix: Any, columns: int = 80) -> list[str]:
     """Draw a matrix with characters: dark is strong; long texts by their strongest keys."""
+    from attn_dsl.eval.pictures import visible
+
     names = [visible(s) for s in strings]
     wide = max(len(name) for name in names)
     whole = len(names) <= min(WIDE, (columns - wide - 4) // 2)
@@ -153,10 +154,3 @@ def draw(strings: tuple[str, ...], matrix: Any, columns: int = 80) -> list[str]:
         keys = "  ".join(f"{names[k]}@{k} {matrix[q, k]:.2f}" for k in best if matrix[q, k] >= 0.01)
         lines.append(f"{q:>4} {name:>{wide}}  {keys}")
     return lines
-
-
-def visible(string: str) -> str:
-    """Write a token so that spaces and line breaks can be seen, at most 14 characters long."""
-    text = string.replace("\n", "\u21b5").replace("\t", "\u21e5")
-    text = ("\u00b7" + text[1:]) if text.startswith(" ") else text
-    return text if len(text) <= 14 else text[:13] + "\u2026"

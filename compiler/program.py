@@ -104,16 +104,18 @@ class Program:
 
         return explain(self.tree)
 
-    def fit(self, capture: Any, head: str, *, refit: bool = False, seed: int = 0) -> Any:
+    def fit(
+        self, capture: Any, head: str | tuple[int, int], *, refit: bool = False, seed: int = 0
+    ) -> Any:
         """Fit the weights that are holes to a head, and judge the program on held-out texts.
 
         >>> program = parse("head sink causal:\\n    ? where k == 0")
         >>> program.fit("captures/gpt2", "L5H1").figures.iou  # doctest: +SKIP
-        Estimate(mean=0.71, low=0.7, high=0.72, texts=57)
+        0.710 [0.700, 0.720] (57 texts)
 
         Args:
             capture: a ``Capture``, or its directory.
-            head: as in ``L5H1``.
+            head: as in ``"L5H1"`` or ``(5, 1)``.
             refit: fit all weights.
             seed: decides which texts are held out.
 
@@ -126,6 +128,46 @@ class Program:
         """
         fit_program = import_module("attn_dsl.synth.hypothesis").fit_program
         return fit_program(self, capture, head, refit=refit, seed=seed)
+
+    def score(self, capture: Any, head: str | tuple[int, int], *, seed: int = 0) -> Any:
+        """Judge the program as it is on held-out texts; arguments and errors are those of ``fit``.
+
+        >>> parse("head sink causal:\\n 8 where k == 0").score("captures/gpt2", "L5H1")  # doctest: +SKIP
+        <Hypothesis sink on L5H1: IoU 0.710 [0.700, 0.720] (57 texts), best control 0.650, …>
+        """
+        fit_program = import_module("attn_dsl.synth.hypothesis").fit_program
+        return fit_program(self, capture, head, seed=seed, as_it_is=True).figures
+
+    def plot(
+        self, text: Any, capture: Any = None, head: str | tuple[int, int] | None = None
+    ) -> Any:
+        """Draw the attention matrix on a text, and that of a head of a capture beside it.
+
+        >>> parse("head first causal:\\n    3 where k == 0").plot("Tom saw Mia.")
+        <Picture on 4 tokens: first>
+
+        Args:
+            text: a sentence, token strings, or the number of a text of the capture. Without a capture
+                a sentence is cut into words and marks; with one, the capture's model reads it.
+
+        Raises:
+            InputError: there is no such head or text, or the model cannot be loaded.
+        """
+        return import_module("attn_dsl.eval.pictures").plot(self, text, capture, head)
+
+    def diff(self, other: Program, text: Any = None) -> Any:
+        """Compare with what the program became: its lines, and both matrices on a text if one is given.
+
+        >>> one, two = (parse(f"head a causal:\\n    {w} where k == 0") for w in (1, 3))
+        >>> print(one.diff(two))
+          head a causal softmax:
+        -     1 where k == 0
+        +     3 where k == 0
+        """
+        return import_module("attn_dsl.eval.pictures").difference(self, other, text)
+
+    def _repr_html_(self) -> str:
+        return str(import_module("attn_dsl.eval.notebook").program_html(self.tree, repr(self)))
 
     @cached_property
     def code(self) -> Code:

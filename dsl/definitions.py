@@ -35,9 +35,8 @@ def parse_definitions(source: str, name: str = "<definitions>") -> Definitions:
     sets = {one.name: one.value for one in tree.sets}
     scores = {one.name: one for one in tree.scores}
     functions = {one.name: one for one in tree.functions}
-    digest = hashlib.sha256(
-        repr((sets, scores, functions)).encode()
-    ).hexdigest()  # without comments
+    content = (sets, scores, functions) if functions else (sets, scores)  # without comments
+    digest = hashlib.sha256(repr(content).encode()).hexdigest()
     return Definitions(sets, scores, digest, functions)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 SPECIAL_STRINGS = frozenset(
@@ -15,6 +16,9 @@ SPECIAL_STRINGS = frozenset(
 
 _SPECIAL_PIPES = re.compile(r"<\|[A-Za-z0-9_]+\|>")
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_WORDS = re.compile(r"[ \t]?(?:\w+|[^\w\s])|\s")
+_SHOWN = 24
+"""The most tokens that ``repr`` shows."""
 
 
 def looks_special(string: str) -> bool:
@@ -26,7 +30,7 @@ def looks_special(string: str) -> bool:
     return string in SPECIAL_STRINGS or _SPECIAL_PIPES.fullmatch(string) is not None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Tokens(Sequence[str]):
     """The tokens of one text: their strings, and the characters of the text that each one covers.
 
@@ -90,8 +94,25 @@ class Tokens(Sequence[str]):
             at += len(piece)
         return cls(strings, "".join(parts), tuple(spans), marks)
 
+    @classmethod
+    def from_text(cls, text: str | Iterable[str]) -> Tokens:
+        """Cut a text into words and marks, as no model does; token strings are taken as they are.
+
+        >>> Tokens.from_text("Tom's dog.")
+        <Tokens 5: 'Tom', "'", 's', ' dog', '.'>
+        """
+        return cls.from_strings(_WORDS.findall(text) if isinstance(text, str) else text)
+
     def __len__(self) -> int:
         return len(self.strings)
+
+    def __repr__(self) -> str:
+        more = ", …" if len(self) > _SHOWN else ""
+        return f"<Tokens {len(self)}: {', '.join(map(repr, self.strings[:_SHOWN]))}{more}>"
+
+    def _repr_html_(self) -> str:
+        cell = '<span style="border:1px solid #8886;white-space:pre" title="{}">{}</span>'
+        return "".join(cell.format(i, escape(s)) for i, s in enumerate(self.strings))
 
     def __getitem__(self, index: Any) -> Any:
         return self.strings[index]

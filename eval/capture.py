@@ -16,6 +16,7 @@ import numpy.typing as npt
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.capture_files import Record, read_capture
+from attn_dsl.eval.notebook import Tabular
 from attn_dsl.eval.shards import REMEDY, ROW_TOLERANCE, Array, Shards, n_entries, normalise_rows
 from attn_dsl.eval.texts import PARTS, Part, hash_fraction, split_of
 
@@ -25,8 +26,8 @@ MIN_SOURCES = 10
 """With fewer source texts than this, windows are split instead of texts."""
 
 
-@dataclass(frozen=True, eq=False)
-class Capture:
+@dataclass(frozen=True, eq=False, repr=False)
+class Capture(Tabular):
     """The attention of every head of one model on a number of texts.
 
     >>> capture = Capture.from_arrays([["a", " b"]], [[[[[1, 0], [0.5, 0.5]]]]])
@@ -110,6 +111,23 @@ class Capture:
     def n_heads(self) -> int:
         """How many heads there are in all layers together."""
         return self.n_layers * self.heads_per_layer
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """Layer and number of every head."""
+        return [divmod(number, self.heads_per_layer) for number in range(self.n_heads)]
+
+    def rows(self) -> list[Mapping[str, Any]]:
+        """Return a row for each text: number, number of its source text, tokens, and the text."""
+        return [
+            {"number": i, "source": r.source, "tokens": len(r.tokens), "text": r.tokens.text}
+            for i, r in enumerate(self.records)
+        ]  # fmt: skip
+
+    def __repr__(self) -> str:
+        kept = "attention and values" if self.has_outputs else "attention"
+        heads = f"{self.n_layers} layers of {self.heads_per_layer} heads"
+        return f"<Capture of {self.name}: {kept} of {heads} on {self.n_texts} texts>"
 
     @cached_property
     def hash(self) -> str:

@@ -7,11 +7,14 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
+from functools import lru_cache, partial
 from hashlib import sha256
 from importlib import metadata
 from itertools import zip_longest
 from math import prod
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from attn_dsl.dsl.errors import InputError
@@ -21,11 +24,14 @@ from attn_dsl.eval.capture_files import Record
 from attn_dsl.eval.files import refuse_other_things, write_bytes
 from attn_dsl.eval.locate import EMBEDDED, stories_path
 from attn_dsl.eval.models import LoadedModel, ids_known, load_model
+from attn_dsl.eval.notebook import notebook_progress
 from attn_dsl.eval.shards import Array, ShardWriter, n_entries, tensor_name
 from attn_dsl.eval.texts import KNOWN, Spec, read_texts, text_hash
 from attn_dsl.eval.vocabulary import Vocabulary
 
 SHARD_BYTES = 64 * 2**20
+LONGEST = 512
+"""The most tokens of a sentence that ``read_text`` takes."""
 _KIND_OF_SETTING = {
     "revision": "the model's weights", "tokenizer_hash": "the tokenizer",
     "max_tokens": "--max-tokens", "windows": "the texts or their number", "dtype": "--dtype",
@@ -179,9 +185,34 @@ def write_capture(
     return Capture.open(out)
 
 
+def capture(
+    model: str, text: Spec | None = None, *, out: str | Path, texts: Sequence[str] | None = None,
+    max_tokens: int = 128, max_texts: int = 300, values: bool = True, device: str = "cpu",
+    dtype: str = "float32",
+    progress: Callable[[int, int], None] | None = None,
+) -> Capture:  # fmt: skip
+    """Store attention and values of every head of a model on texts, as `attn-dsl capture` does.
+
+    >>> capture("demo", texts=["Once upon a time, Tom saw Mia."], out="captures/demo")
+    <Capture of demo-gpt2: attention and values of 2 layers of 4 heads on 1 texts>
+
+    Model and text are as for ``fit``, everything else as for ``write_capture``; ``texts`` are texts
+    themselves instead. A capture that was interrupted goes on; notebooks show a progress bar.
+    """
+    if texts is not None:
+        return write_capture(
+            model, texts, out, max_tokens=max_tokens, max_texts=max_texts, values=values,
+            device=device, dtype=dtype, progress=progress,
+        )  # fmt: skip
+    return capture_of(
+        None, model, text, out, max_tokens=max_tokens, max_texts=max_texts, values=values,
+        device=device, dtype=dtype, progress=progress,
+    )  # fmt: skip
+
+
 def capture_of(
-    capture: str | Path | Capture | None, model: str | None, text: Spec | None, out: Path | str,
-    **settings: Any,
+    capture: str | Path | Capture | None, model: str | None, text: Spec | None, out: Path | str, *,
+    progress: Callable[[int, int], None] | None = None, **settings: Any,
 ) -> Capture:  # fmt: skip
     """Return the capture that is given, or run a model over texts; without any, the demo model.
 
@@ -195,7 +226,34 @@ def capture_of(
         warn_of(found.meta.get("not_replaceable"))
         return found
     model, texts = model_and_texts(model, text)
-    return write_capture(model, texts, out, **settings)
+    if progress is None and (shown := notebook_progress()):
+        progress = partial(shown, "reading attention")
+    return write_capture(model, texts, out, progress=progress, **settings)
+
+
+@lru_cache(maxsize=1)
+def _model_of(source: str, dtype: str) -> LoadedModel:
+    """Load a model on the CPU; the last one is kept, so that a second text is read at once."""
+    return load_model(source, dtype=dtype)
+
+
+def read_text(capture: Capture, text: str) -> Capture:
+    """Run the model of a capture over one other text; return a capture of that text, in memory.
+
+    Raises:
+        InputError: the capture was made from arrays, or the text is too long.
+    """
+    if not (source := capture.meta.get("source")):
+        raise InputError(
+            f"{capture.name} was made from arrays, and no model reads a sentence; give a text's number"
+        )
+    loaded = _model_of(str(source), str(capture.meta["settings"]["dtype"]))
+    longest = min(LONGEST, loaded.max_positions or LONGEST)
+    with TemporaryDirectory(prefix="attn-dsl-") as folder:
+        found = write_capture(loaded, [text], folder, max_tokens=longest, max_texts=2)
+        if found.n_texts > 1:
+            raise InputError(f"the text has more than {longest} tokens; give a shorter one")
+        return replace(found, store=(found.packed(0),), values=(), projections=(), path=None)
 
 
 def model_and_texts(model: str | None, text: Spec | None) -> tuple[str, list[str]]:

@@ -6,6 +6,7 @@ over the queries where it singles some out: for induction and previous-token hea
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,8 +22,11 @@ from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.capture_write import capture_of
 from attn_dsl.eval.controls import offset_means, offsets, rows_by_offset
 from attn_dsl.eval.metrics import Estimate, bootstrap
+from attn_dsl.eval.notebook import Tabular
 from attn_dsl.eval.texts import Spec
 
+SHOWN = 200
+"""About how many characters of detected heads ``repr`` shows."""
 SOME = 64
 """On how many texts of ``fit`` the means by distance are taken."""
 LEAST = 30
@@ -74,8 +78,8 @@ class Detected:
         return f"L{self.layer}H{self.head}"
 
 
-@dataclass(frozen=True, slots=True)
-class Detection:
+@dataclass(frozen=True, slots=True, repr=False)
+class Detection(Tabular):
     """Every kind with every head of a model, by kind and then by head."""
 
     model: str
@@ -94,6 +98,22 @@ class Detection:
                 found[one.label] = (*found.get(one.label, ()), one)
         return found
 
+    def rows(self) -> list[Mapping[str, Any]]:
+        """Return a row for each kind and head, those detected first."""
+        return [
+            {
+                "layer": x.layer, "head": x.head, "kind": x.kind.name, "program": x.kind.program,
+                **x.share.named("share"), "control": x.control, "detected": x.detected,
+                "queries": self.queries[x.kind.name], "texts": self.texts,
+            }
+            for x in sorted(self.every, key=lambda x: not x.detected)
+        ]  # fmt: skip
+
+    def __repr__(self) -> str:
+        told = ", ".join(f"{label} {kinds[0].kind.name}" for label, kinds in self.heads.items())
+        few = told if len(told) < SHOWN else f"{told[:SHOWN].rpartition(',')[0]}, …"
+        return f"<Detection in {self.model}: {few or 'no head of a known kind'}>"
+
     @property
     def map(self) -> list[str]:
         """A line by layer with a letter by head: that of its first kind, or a dot."""
@@ -107,7 +127,7 @@ class Detection:
 def detect(
     model: str | None = None, text: Spec | None = None, *,
     capture: str | Path | Capture | None = None, threshold: float | None = None, seed: int = 0,
-    **settings: Any,
+    max_tokens: int = 128, max_texts: int = 300, device: str = "cpu", dtype: str = "float32",
 ) -> Detection:  # fmt: skip
     """Say which heads of a model are previous-token, induction, … heads, on held-out texts.
 
@@ -119,13 +139,16 @@ def detect(
         capture: attention captured before, instead.
         threshold: the share that a head of a kind must have, instead of the kind's own.
         seed: decides which texts are held out.
-        settings: ``max_tokens`` and others of ``write_capture``.
+        max_tokens, max_texts, device, dtype: as for ``fit``.
 
     Raises:
         InputError: too few texts, or something that was given cannot be used.
     """
     with TemporaryDirectory(prefix="attn-dsl-") as folder:
-        attention = capture_of(capture, model, text, f"{folder}/capture", **settings)
+        attention = capture_of(
+            capture, model, text, f"{folder}/capture", max_tokens=max_tokens, max_texts=max_texts,
+            device=device, dtype=dtype,
+        )  # fmt: skip
         return _detect(attention, threshold, seed)
 
 

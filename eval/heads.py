@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
-from attn_dsl.dsl.errors import InputError
+from attn_dsl.dsl.errors import InputError, did_you_mean
 
 
 def label(layer: int, head: int) -> str:
     """Name a head, as in ``L05H01``."""
     return f"L{layer:02d}H{head:02d}"
+
+
+def one_head(
+    head: str | tuple[int, int], known: Sequence[tuple[int, int]], where: str
+) -> tuple[int, int]:
+    """Return layer and number of one of the known heads; else an InputError with names near it.
+
+    >>> one_head("l02h07", [(2, 6), (2, 7)], "the run")
+    (2, 7)
+    """
+    found = re.fullmatch(r"\s*[Ll](\d+)\.?[Hh](\d+)\s*", head) if isinstance(head, str) else None
+    pair = tuple(map(int, found.groups())) if found else head
+    if pair in known:
+        return known[known.index(pair)]
+    names = [f"L{layer}H{number}" for layer, number in known]
+    pair_given = isinstance(head, tuple) and len(head) == 2
+    name = "L{}H{}".format(*head) if pair_given else str(head)
+    near = did_you_mean(name, names) or f"its heads: {', '.join(names[:3]) or 'none yet'}, …"
+    raise InputError(f"{where} has no head {name}; {near}")
 
 
 def parse_heads(text: str | None, layers: int, heads: int) -> list[tuple[int, int]]:

@@ -45,11 +45,11 @@ def decimal(value: float | None, digits: int = 3, sign: bool = False) -> str:
     return f"{value:{'+z' if sign else 'z'}.{digits}f}".replace("-", "−")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Estimate:
     """A mean over texts with its 95 % bootstrap interval and the number of texts.
 
-    >>> print(Estimate(0.5, 0.45, 0.55, 60))
+    >>> Estimate(0.5, 0.45, 0.55, 60)
     0.500 [0.450, 0.550] (60 texts)
     """
 
@@ -58,7 +58,7 @@ class Estimate:
     high: float
     texts: int
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"{self.with_interval} ({self.texts} texts)"
 
     @property
@@ -84,9 +84,9 @@ def bootstrap(
     """Estimate a mean over texts and its 95 % percentile interval by resampling texts.
 
     >>> bootstrap(np.array([0.5, 0.5, 0.5]), seed=0)
-    Estimate(mean=0.5, low=0.5, high=0.5, texts=3)
+    0.500 [0.500, 0.500] (3 texts)
     >>> bootstrap(np.array([2.0, 4.0]), seed=0, counts=np.array([1, 2]))
-    Estimate(mean=2.0, low=2.0, high=2.0, texts=2)
+    2.000 [2.000, 2.000] (2 texts)
 
     Args:
         values: one value per text.

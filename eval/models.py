@@ -138,7 +138,10 @@ def _weights(found: Located, model: str, dtype: str, device: str) -> Any:
     """Load the weights, refusing pickles and checkpoints that leave layers at random."""
     import torch
     from safetensors import SafetensorError
+    from transformers.utils import logging
 
+    was = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     try:
         network, info = found.loader.from_pretrained(
             found.place, config=found.config, dtype=getattr(torch, dtype), use_safetensors=True,
@@ -160,6 +163,9 @@ def _weights(found: Located, model: str, dtype: str, device: str) -> Any:
         ) from error
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise InputError(f"{model}: its weights cannot be loaded: {first_line(error)}") from error
+    finally:
+        if was:
+            logging.enable_progress_bar()
     own = f"{network.base_model_prefix}." if body(network) is not network else ""
     inside = [key for key in sorted(info["missing_keys"]) if key.startswith(own)]
     if lacking := [key for key in inside if "pooler" not in key]:

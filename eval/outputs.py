@@ -96,7 +96,7 @@ def output_r2(
     """Estimate output R², averaged over heads, and its 95 % interval by resampling texts.
 
     >>> output_r2(np.array([[1.0, 2.0]]), np.array([[4.0, 8.0]]), seed=0)
-    Estimate(mean=0.75, low=0.75, high=0.75, texts=2)
+    0.750 [0.750, 0.750] (2 texts)
 
     Args:
         errors, spread: float64 (heads, texts), as from ``squared_errors`` and ``spreads``. Heads

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from attn_dsl.eval.heads import label
-from attn_dsl.eval.metrics import Estimate, bootstrap
+from attn_dsl.eval.metrics import Estimate, bootstrap, decimal
 from attn_dsl.eval.outputs import output_r2
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class FrontRow:
     """One program of a head's Pareto front: IoU and output R² (nan without values) on each split."""
 
@@ -30,6 +30,11 @@ class FrontRow:
     chosen: bool
     proposer: str
     program: str
+
+    def __repr__(self) -> str:
+        iou, r2 = map(decimal, (self.iou_test, self.output_r2_test))
+        chosen = ", chosen" if self.chosen else ""
+        return f"<{self.nodes} nodes: IoU {iou}, output R² {r2}{chosen}>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,7 @@ class LibraryEntry:
     program: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class HeadResult:
     """The outcome for one head; every metric but ``iou_fit`` and ``iou_select`` is held out."""
 
@@ -123,6 +128,9 @@ class HeadResult:
     def gain(self) -> float:
         """How far the program's test IoU lies above that of the best control."""
         return self.test["iou"].mean - self.best_control[1]
+
+    def __repr__(self) -> str:
+        return f"<HeadResult {self.name}: IoU {self.test['iou']}, {self.nodes} nodes>"
 
     def to_json(self) -> str:
         """Write the result as one JSON object."""

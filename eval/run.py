@@ -8,22 +8,21 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from attn_dsl.compiler.program import Program, load
 from attn_dsl.dsl.definitions import Definitions, in_folder, read_definitions
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.kinds import told_shares
 from attn_dsl.dsl.parser import Resolver
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.files import append, refuse_other_things, table, write
-from attn_dsl.eval.heads import label, read_heads
+from attn_dsl.eval.heads import label, one_head
+from attn_dsl.eval.notebook import Tabular
 from attn_dsl.eval.results import Candidate, HeadResult, LibraryEntry
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from attn_dsl.compiler.program import Program
+from attn_dsl.eval.run_head import RunHead
 
 FORMAT = 1
 NEEDED = ("key", "status", "model", "capture", "causal", "texts", "split", "tokens_per_text")
@@ -36,8 +35,8 @@ TABLES_SHARE = 0.05
 """The most of a run's time that goes into writing its tables while it runs."""
 
 
-class Run:
-    """A run directory: settings, results by head, programs.
+class Run(Tabular):
+    """A run directory: settings, results by head, programs; ``for head in run`` goes through them.
 
     ``info`` is what ``run.json`` holds: settings, versions, hashes, split sizes, status.
     """
@@ -168,14 +167,35 @@ class Run:
         found = [self._read(file.stem) for file in (self.path / "state").glob("L*.json")]
         return sorted(found, key=lambda r: (r.layer, r.head))
 
-    def __getitem__(self, head: str) -> HeadResult:
-        """Return the result of a head by its name, as in ``L5H1``; an InputError if there is none."""
-        wanted = [pair for _, *pair in read_heads(head)]
-        for result in self.results:
-            if wanted == [[result.layer, result.head]]:
-                return result
-        there = ", ".join(result.name for result in self.results[:3]) or "none yet"
-        raise InputError(f"{self.path} has no program of {head}; its heads: {there}, …")
+    def __getitem__(self, head: str | tuple[int, int]) -> RunHead:
+        """Return a head by a name as ``"L5H1"`` or ``"l05h01"``, or as ``(5, 1)``.
+
+        >>> Run.open("runs/demo")["L5H1"]
+        <Head L5H1: IoU 0.712, output R² 0.640, 31 nodes, position>
+
+        Raises:
+            InputError: the run has no such head; the message names those near it.
+        """
+        there = [(r.layer, r.head) for r in self.results]
+        return self._head(self._read(label(*one_head(head, there, str(self.path)))))
+
+    def _head(self, result: HeadResult) -> RunHead:
+        file = self.path / "programs" / f"{result.label}.attn"
+        ahead = bool(self.info["key"].get("allow_lookahead"))
+        read = partial(load, file, allow_lookahead=ahead)
+        return RunHead(result, self.info["key"]["seed"], read, self.open_capture)
+
+    def __iter__(self) -> Iterator[RunHead]:
+        return map(self._head, self.results)
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    def __contains__(self, head: object) -> bool:
+        return any(head in (r.name, r.label, (r.layer, r.head)) for r in self.results)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return [r.name for r in self.results]
 
     @property
     def cut_short(self) -> list[str]:
@@ -192,7 +212,7 @@ class Run:
         """Write ``heads.csv``, ``pareto.csv`` and ``terms.csv`` from what is recorded."""
         started = time.monotonic()
         results = self.results
-        self._write("heads.csv", [_head_row(r) for r in results])
+        self._write("heads.csv", self.rows())
         for name, field in (("pareto.csv", "front"), ("terms.csv", "terms")):
             rows = ((r, asdict(one)) for r in results for one in getattr(r, field))
             self._write(name, [{"layer": r.layer, "head": r.head} | own for r, own in rows])
@@ -211,34 +231,14 @@ class Run:
         if rows:
             write(self.path / name, table(rows[0], (row.values() for row in rows)))
 
-    @property
-    def heads(self) -> pd.DataFrame:
-        """``heads.csv`` as a data frame."""
-        return self._read_table("heads.csv")
+    def rows(self) -> list[Mapping[str, Any]]:
+        """Return the rows of ``heads.csv``, those of a run's data frame."""
+        return [_head_row(r) for r in self.results]
 
-    @property
-    def pareto(self) -> pd.DataFrame:
-        """``pareto.csv`` as a data frame."""
-        return self._read_table("pareto.csv")
-
-    @property
-    def terms(self) -> pd.DataFrame:
-        """``terms.csv`` as a data frame: what each term of each program is worth."""
-        return self._read_table("terms.csv")
-
-    def _read_table(self, name: str) -> pd.DataFrame:
-        import pandas as pd
-
-        return pd.read_csv(self.path / name)
-
-    def program(self, layer: int, head: int) -> Program:
-        """Return the program that was chosen for a head; an InputError if the run has none."""
-        from attn_dsl.compiler.program import load
-
-        return load(
-            self.path / "programs" / f"{label(layer, head)}.attn",
-            allow_lookahead=bool(self.info["key"].get("allow_lookahead")),
-        )
+    def program(self, head: str | int | tuple[int, int], number: int | None = None) -> Program:
+        """Return the program of a head, given as for ``run[…]``, or as a layer and a number."""
+        pair = head if isinstance(head, str | tuple) or number is None else (head, number)
+        return self[pair].program  # type: ignore[index]
 
     @property
     def resolve(self) -> Resolver:
@@ -294,7 +294,7 @@ class Run:
         return self.path / "report.html"
 
     def __repr__(self) -> str:
-        return f"<Run {self.path}: {len(self.results)} heads>"
+        return f"<Run {self.path}: {len(self.results)} heads of {self.info['model']}>"
 
 
 def _head_row(r: HeadResult) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from attn_dsl.dsl.printer import definition_lines, show
 from attn_dsl.dsl.scope import Scope
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.files import write
+from attn_dsl.eval.notebook import with_worths
 from attn_dsl.eval.run import VOCABULARY, Run
 
 LEAST_KNOWN = 0.25
@@ -107,13 +108,7 @@ def write_programs(run: Run, inside: bool, comments: bool) -> None:
     for r in run.results:
         program = parse(r.program, r.label, run.resolve)
         if comments and r.terms:
-            left = iter(r.terms)
-            terms = []
-            for term in program.terms:
-                share = ", ".join(f"{next(left).share:.0%}" for _ in t.parts_of(term))
-                remarks = t.Remarks(term.remarks.above, f"worth {share}")
-                terms.append(dataclasses.replace(term, remarks=remarks))
-            program = dataclasses.replace(program, terms=tuple(terms))
+            program = with_worths(program, [one.share for one in r.terms])
         program = self_contained(program) if inside else program
         write(run.path / "programs" / f"{r.label}.attn", show(program))
 

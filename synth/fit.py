@@ -16,7 +16,7 @@ from attn_dsl.dsl.printer import show
 from attn_dsl.eval.files import write
 from attn_dsl.eval.heads import label, parse_heads, read_heads
 from attn_dsl.eval.run import VOCABULARY, Run, alone, refuse_other_work
-from attn_dsl.synth.runs.progress import Progress, Watcher
+from attn_dsl.synth.runs.progress import Progress, Watcher, watcher_here
 
 if TYPE_CHECKING:
     from attn_dsl.compiler.program import Program
@@ -35,7 +35,7 @@ HELD_OUT_ENTRIES = 15_000
 
 
 def fit(
-    model: str | None = None, text: Spec | None = None, *, out: str | Path,
+    model: str | None = None, text: Spec | None = None, *, out: str | Path | None = None,
     capture: str | Path | Capture | None = None, heads: str | None = None, seed: int = 0,
     timeout: float | None = None, max_evals: int = 1600, max_nodes: int = 200, effort: int = 1,
     max_tokens: int = 128, max_texts: int = 300, device: str = "cpu", dtype: str = "float32",
@@ -48,7 +48,7 @@ def fit(
     """Find a program for each head of a model, and write a run directory.
 
     >>> run = fit("gpt2", "stories.jsonl", out="runs/gpt2", heads="L5H1")
-    >>> run.program(5, 1)
+    >>> run["L5H1"].program
     <Program l05h01: 38 nodes>
 
     Args:
@@ -57,7 +57,7 @@ def fit(
         text: files, directories or ``hf:dataset``, one or several, as for ``read_texts``; None for
             an embedded model, which reads the demo model's stories.
         capture: attention captured before, instead of a model and a text.
-        out: the run directory.
+        out: the run directory; ``runs/NAME-TIME`` by default.
         heads: ``"L2H3,L4"``; all by default.
         seed: decides everything that is drawn.
         timeout: seconds for everything, after which every head keeps what it has; a run that was
@@ -81,7 +81,7 @@ def fit(
         resume: go on with a run that was interrupted, and search heads again that were cut short.
         self_contained: write programs with the definitions of the scores that they use.
         comments: write beside each term what it is worth.
-        watch: called with progress.
+        watch: called with progress; notebooks show a bar where it is None.
 
     Raises:
         InputError: something that was given cannot be used; the message says what and why.
@@ -95,7 +95,7 @@ def fit(
     from attn_dsl.synth.runs.executors import open_workers
 
     started = time.monotonic()
-    tell = watch or (lambda progress: None)
+    tell = watch or watcher_here()
     settings = settings_of(
         seed, max_evals, max_nodes, effort, proposers, llm=llm, allow_lookahead=allow_lookahead,
         objective=objective,
@@ -109,7 +109,7 @@ def fit(
         )
     if jobs is not None and jobs < 1:
         raise InputError(f"--jobs must be at least 1, not {jobs}")
-    place = Path(out)
+    place = Path(out or fresh_place(model, capture))
     refuse_other_work(place, resume)
     if heads is not None:
         read_heads(heads)
@@ -134,6 +134,12 @@ def fit(
             )
         budget = Budget(timeout, started, len(chosen))
         return _search(session, place, chosen, budget, workers, tell, self_contained, comments)
+
+
+def fresh_place(model: str | None, capture: str | Path | Capture | None) -> str:
+    """Return a run directory that nothing is in: the name of the model or capture, and the time."""
+    name = model or (capture if isinstance(capture, str | Path) else None) or "demo"
+    return f"runs/{Path(name).name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def settings_of(

@@ -18,16 +18,17 @@ from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.scores import LEAST_KNOWN, foreign
 
 
-def checked(program: Program, capture: Capture, *, every: bool) -> t.Head:
+def checked(program: Program, capture: Capture, *, every: bool, as_it_is: bool = False) -> t.Head:
     """Return a program that can be fitted to the heads of a capture, without ``use``.
 
     It warns of strings and scores that do not fit the texts.
 
     Args:
         every: whether all weights are fitted, and not only holes.
+        as_it_is: whether it is only measured.
 
     Raises:
-        InputError: it has another visibility, nothing to fit, or is linear.
+        InputError: it has another visibility; or it is to be fitted, and has nothing to fit or is linear.
     """
     name, tree = program.name, program.tree
     if program.causal != capture.causal:
@@ -35,15 +36,18 @@ def checked(program: Program, capture: Capture, *, every: bool) -> t.Head:
         raise InputError(
             f"{name}: the heads of {capture.name} are {kind}; write `head {name} {kind}`"
         )
-    as_it_is = "or measure it as it is with `attn-dsl score`"
+    if as_it_is:
+        program.refuse_holes("write numbers, or call its method `fit`")
+        return self_contained(tree)
+    instead = "or measure it as it is with `attn-dsl score`"
     if not (tree.weights if every else program.facts.holes):
         raise InputError(
             f"{name} has no weight to fit; write `?` for weights that are to be fitted, give --refit "
-            f"to fit all that it has, {as_it_is}"
+            f"to fit all that it has, {instead}"
         )
     if tree.normaliser != "softmax":
         raise InputError(
-            f"{name} is linear, and only softmax programs are fitted; write `softmax`, {as_it_is}"
+            f"{name} is linear, and only softmax programs are fitted; write `softmax`, {instead}"
         )
     texts = [capture.tokens(i) for i in range(capture.n_texts)]
     for warning in (foreign(tree, texts), *_unknown_strings(tree, Batch(texts))):

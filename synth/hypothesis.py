@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -26,15 +26,16 @@ from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.capture_write import capture_of
 from attn_dsl.eval.controls import control_scores
 from attn_dsl.eval.files import refuse_other_things, table, write
-from attn_dsl.eval.heads import label, parse_heads
-from attn_dsl.eval.metrics import Estimate, bootstrap, ious
+from attn_dsl.eval.heads import label, one_head, parse_heads
+from attn_dsl.eval.metrics import Estimate, bootstrap, decimal, ious
+from attn_dsl.eval.notebook import Tabular
 from attn_dsl.eval.results import best_of
 from attn_dsl.eval.run import Run, alone
 from attn_dsl.eval.texts import Spec
 from attn_dsl.synth.fit import ready_session, settings_of
 from attn_dsl.synth.given import checked
 from attn_dsl.synth.objective import HeadRows
-from attn_dsl.synth.runs.progress import Progress, Watcher
+from attn_dsl.synth.runs.progress import Progress, Watcher, watcher_here
 from attn_dsl.synth.session import Session
 from attn_dsl.synth.sparse_design import fit_holes, refit
 
@@ -61,8 +62,8 @@ class Failure:
     program: tuple[tuple[int, float], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Hypothesis:
+@dataclass(frozen=True, slots=True, repr=False)
+class Hypothesis(Tabular):
     """What is found of one hypothesis and one head; every figure but ``found`` is of the test texts."""
 
     name: str  # of the program
@@ -84,6 +85,15 @@ class Hypothesis:
     def label(self) -> str:
         """The head's name, as in ``L5H1``."""
         return f"L{self.layer}H{self.head}"
+
+    def __repr__(self) -> str:
+        control = f"best control {decimal(self.control[1])}"
+        r2 = f"output R² {self.output_r2.with_interval}"
+        return f"<Hypothesis {self.name} on {self.label}: IoU {self.iou}, {control}, {r2}>"
+
+    def rows(self) -> list[Mapping[str, Any]]:
+        """Return its only row."""
+        return [self.row()]
 
     def row(self) -> dict[str, Any]:
         """Return the figures by column, as ``hypotheses.csv`` has them."""
@@ -110,18 +120,19 @@ class FittedProgram(Program):
         super().__init__(program.tree, program.facts)
         self.figures = figures
 
+    def __repr__(self) -> str:
+        return f"<FittedProgram {self.name}: {self.nodes} nodes, {self.figures!r}>"
+
 
 def fit_program(
-    program: Program, capture: Capture | str | Path, head: str, *, refit: bool = False,
-    seed: int = 0, objective: str | None = None,
+    program: Program, capture: Capture | str | Path, head: str | tuple[int, int], *, seed: int = 0,
+    refit: bool = False, as_it_is: bool = False, objective: str | None = None,
 ) -> FittedProgram:  # fmt: skip
-    """Fit a program to one head; see ``Program.fit``."""
+    """Fit a program to one head, or measure it as it is; see ``Program.fit`` and ``Program.score``."""
     ahead = bool(program.facts.lookahead)
     attention = capture if isinstance(capture, Capture) else Capture.open(capture)
-    pairs = parse_heads(head, attention.n_layers, attention.heads_per_layer)
-    if len(pairs) != 1:
-        raise InputError(f"{head} names {len(pairs)} heads; name one of them, as in L5H1")
-    tree = checked(program, attention, every=refit)
+    pairs = [one_head(head, attention.pairs, attention.name)]
+    tree = checked(program, attention, every=refit, as_it_is=as_it_is)
     settings = settings_of(seed, 1, 1, 1, None, allow_lookahead=ahead, objective=objective)
     (found,) = _judge(ready_session(attention, settings), [tree], pairs, refit)
     return FittedProgram(parse(found.program, program.name, allow_lookahead=ahead), found)
@@ -164,7 +175,7 @@ def fit_hypotheses(
     names = [one.name for one in loaded]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise InputError(f"two programs are called {twice}; rename the head of one of them")
-    place, tell = Path(out), watch or (lambda progress: None)
+    place, tell = Path(out), watch or watcher_here()
     settings = settings_of(
         seed, 1, 1, effort, None, allow_lookahead=allow_lookahead, objective=objective
     )

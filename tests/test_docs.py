@@ -24,6 +24,7 @@ PAGES = [
     DOCS / "language.in.md",
     DOCS / "features.md",
     DOCS / "hypothesis.md",
+    DOCS / "python.md",
     DOCS / "metrics.md",
     DOCS / "replace.md",
     DOCS / "llm.md",

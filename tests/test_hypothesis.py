@@ -186,7 +186,7 @@ def test_hypotheses_that_cannot_be_tested(
 def test_two_hypotheses_of_one_name_and_several_heads(capture: Capture, here: Path) -> None:
     with pytest.raises(InputError, match="two programs are called open"):
         package.fit_hypotheses(["open.attn", parse(OPEN)], capture=capture, out="out")
-    with pytest.raises(InputError, match="names 2 heads"):
+    with pytest.raises(InputError, match="has no head L0; did you mean"):
         parse(OPEN).fit(capture, "L0")
     assert attn_dsl("fit", "--refit").code == 2
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from attn_dsl.eval.notebook import notebook_progress
+
 if TYPE_CHECKING:
     from attn_dsl.eval.results import HeadResult
 
@@ -14,10 +16,24 @@ if TYPE_CHECKING:
 class Progress:
     """How far a fit is."""
 
-    stage: str  # ``capture``, ``prepare``, ``scores`` or ``search``
+    stage: str  # one of ``STAGES``
     done: int  # texts, passes or heads
     total: int
     result: HeadResult | None = None  # the head that was just finished, if any
 
 
 Watcher = Callable[[Progress], None]
+STAGES = {
+    "capture": "reading attention",
+    "prepare": "preparing",
+    "scores": "finding shared scores",
+    "search": "searching heads",
+    "hypotheses": "testing hypotheses",
+}
+"""What is said of each stage."""
+
+
+def watcher_here() -> Watcher:
+    """Return a watcher that shows a bar in a notebook, and nothing elsewhere."""
+    shown = notebook_progress()
+    return lambda x: shown(STAGES[x.stage], x.done, x.total) if shown else None

@@ -1,0 +1,173 @@
+"""Pictures of attention matrices on a text, as SVG, and differences of programs."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import numpy as np
+
+from attn_dsl.compiler.program import Program
+from attn_dsl.dsl.errors import InputError
+from attn_dsl.dsl.tokens import Tokens
+from attn_dsl.eval.capture import Capture
+from attn_dsl.eval.files import write
+from attn_dsl.eval.heads import one_head
+from attn_dsl.eval.metrics import decimal, ious
+from attn_dsl.eval.report_text import highlight
+
+CELL, LABEL, GAP, TOP, BAR = 13, 84, 36, 92, 30
+MOST = 64
+"""Of longer texts, so many tokens are drawn."""
+_STYLE = (
+    "<style>.attn-dsl rect{fill:#2f74c8}.attn-dsl .v{fill:#c3622f}.attn-dsl text"
+    "{font:10px ui-monospace,monospace;fill:currentColor}.attn-dsl .k{text-anchor:end}"
+    ".attn-dsl .t{font:600 13px system-ui,sans-serif}</style>"
+)
+_DARK = "<style>@media(prefers-color-scheme:dark){svg{color:#ddd}}</style>"
+_CHANGES = {"-": "#d6453d44", "+": "#2f8f5b44", " ": "transparent"}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Picture:
+    """Attention matrices on one text, side by side: a query to a row, a key to a column.
+
+    Darker is more weight, by its square root. Notebooks show it; each cell tells query, key and weight.
+    """
+
+    tokens: Tokens
+    matrices: Mapping[str, np.ndarray]  # by title, (n, n)
+    bars: Sequence[float] = ()  # a number for each key, drawn below the matrices
+
+    @property
+    def svg(self) -> str:
+        """The picture as SVG; of long texts the first tokens."""
+        n = min(len(self.tokens), MOST)
+        wide, high = LABEL + n * CELL, TOP + 8 + n * CELL + BAR * bool(len(self.bars))
+        drawn = [
+            _panel(matrix[:n, :n], self.tokens[:n], title, at * (wide + GAP), self.bars[:n])
+            for at, (title, matrix) in enumerate(self.matrices.items())
+        ]
+        size = f'width="{len(drawn) * (wide + GAP)}" height="{high}"'
+        head = f'<svg xmlns="http://www.w3.org/2000/svg" class="attn-dsl" {size} role="img">'
+        return "\n".join([head + _STYLE, *drawn, "</svg>\n"])
+
+    def save(self, path: str | Path) -> None:
+        """Write the picture to an ``.svg`` file, which is legible on light and on dark."""
+        write(Path(path), self.svg.replace(_STYLE, _STYLE + _DARK, 1))
+
+    def _repr_html_(self) -> str:
+        more = f"the first {MOST} of {len(self.tokens)} tokens" if len(self.tokens) > MOST else ""
+        return f'<div style="overflow-x:auto">{more}{self.svg}</div>'
+
+    def __repr__(self) -> str:
+        return f"<Picture on {len(self.tokens)} tokens: {'; '.join(self.matrices)}>"
+
+
+def _panel(
+    matrix: np.ndarray, tokens: Sequence[str], title: str, left: int, bars: Sequence[float]
+) -> str:
+    """Draw one matrix, its tokens at the rows and above the columns, and bars below it."""
+    names, start = [escape(visible(token)) for token in tokens], left + LABEL
+    parts = [f'<text x="{left}" y="14" class="t">{escape(title)}</text>']
+    for q, name in enumerate(names):
+        x, y = start + q * CELL + 10, TOP + q * CELL
+        parts.append(f'<text x="{start - 6}" y="{y + 10}" class="k">{name}</text>')
+        parts.append(f'<text transform="translate({x} {TOP - 6}) rotate(-90)">{name}</text>')
+        for k in np.flatnonzero(matrix[q] >= 0.0004).tolist():
+            size = (
+                f'width="{CELL - 1}" height="{CELL - 1}" fill-opacity="{matrix[q, k] ** 0.5:.2f}"'
+            )
+            told = f"<title>{name} → {names[k]}: {matrix[q, k]:.3f}</title>"
+            parts.append(f'<rect x="{start + k * CELL}" y="{y}" {size}>{told}</rect>')
+    low = TOP + len(names) * CELL + 6
+    for k, value in enumerate(bars):
+        height = BAR * value / max(bars)
+        place = f'x="{start + k * CELL}" y="{low + BAR - height:.1f}"'
+        parts.append(f'<rect {place} width="{CELL - 1}" height="{height:.1f}" class="v"/>')
+    if len(bars):
+        parts.append(f'<text x="{start - 6}" y="{low + 24}" class="k">value</text>')
+    return "\n".join(parts)
+
+
+def visible(string: str) -> str:
+    """Write a token so that spaces and line breaks can be seen, at most 14 characters long."""
+    text = string.replace("\n", "↵").replace("\t", "⇥")
+    text = ("·" + text[1:]) if text.startswith(" ") else text
+    return text if len(text) <= 14 else text[:13] + "…"
+
+
+def plot(
+    program: Program, text: str | int | Sequence[str], capture: Capture | str | Path | None = None,
+    head: str | tuple[int, int] | None = None,
+) -> Picture:  # fmt: skip
+    """Draw a program's attention on a text, and a head's beside it; see ``Program.plot``."""
+    if capture is None:
+        if head is not None or isinstance(text, int):
+            raise InputError("a head, or a text by its number, is one of a capture; give capture=")
+        tokens = Tokens.from_text(text)
+        return Picture(tokens, {program.name: program(tokens)})
+    capture = capture if isinstance(capture, Capture) else Capture.open(capture)
+    if not isinstance(text, int):
+        from attn_dsl.eval.capture_write import read_text
+
+        capture, text = read_text(capture, Tokens.from_text(text).text), 0
+    if not 0 <= text < capture.n_texts:
+        raise InputError(
+            f"{capture.name} has no text {text}; they go from 0 to {capture.n_texts - 1}"
+        )
+    tokens, matrices = capture.tokens(text), {}
+    made, title = program(tokens), program.name
+    if head is not None:
+        layer, own = one_head(head, capture.pairs, capture.name)
+        real = capture.matrix(text, layer, own)
+        iou = ious(real.reshape(1, -1), made.reshape(1, -1))[0, 0]
+        matrices[f"{capture.name}, L{layer}H{own}"] = real
+        title += f": IoU {decimal(float(iou), 2)} on this text"
+    return Picture(tokens, {**matrices, title: made})
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Difference:
+    """What changed from one program to another; ``str`` tells it, and notebooks show it."""
+
+    lines: tuple[
+        str, ...
+    ]  # of both sources, behind ``"  "`` (kept), ``"- "`` (gone) or ``"+ "`` (new)
+    picture: Picture | None  # both matrices on a text
+
+    def __str__(self) -> str:
+        told = list(self.lines)
+        if self.picture:
+            old, new = self.picture.matrices.values()
+            apart = np.abs(old - new).sum(-1) / 2
+            q = int(apart.argmax())
+            told.append(
+                f"Rows differ by {apart.mean():.3f} in the mean (total variation), most that of query "
+                f"{q} {visible(self.picture.tokens[q])}, by {apart[q]:.3f}."
+            )
+        return "\n".join(told)
+
+    def __repr__(self) -> str:
+        gone, new = (sum(line[0] == mark for line in self.lines) for mark in "-+")
+        return f"<Difference: {gone} lines gone, {new} new>"
+
+    def _repr_html_(self) -> str:
+        line = '<div style="background:{}">{}{}</div>'
+        lines = (line.format(_CHANGES[x[0]], x[:2], highlight(x[2:])) for x in self.lines)
+        return f"<pre>{''.join(lines)}</pre>{self.picture._repr_html_() if self.picture else ''}"
+
+
+def difference(old: Program, new: Program, text: str | Sequence[str] | None) -> Difference:
+    """Compare two programs, on a text if one is given; see ``Program.diff``."""
+    changes = difflib.ndiff(old.source.splitlines(), new.source.splitlines())
+    picture = None
+    if text is not None:
+        tokens = Tokens.from_text(text)
+        picture = Picture(
+            tokens, {f"{old.name}, before": old(tokens), f"{new.name}, after": new(tokens)}
+        )
+    return Difference(tuple(x for x in changes if x[0] != "?"), picture)
