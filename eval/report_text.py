@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attn_dsl.dsl.kinds import told_shares
 from attn_dsl.eval.metrics import decimal
 
 if TYPE_CHECKING:
@@ -34,8 +33,6 @@ def fill(template: str, **values: Any) -> str:
     environment.filters |= {
         "dec": decimal,
         "highlight": highlight,
-        "terms": terms_line,
-        "shares": told_shares,
     }
     return environment.get_template(template).render(**values)
 
@@ -52,18 +49,21 @@ def program_page(program: Program, tokens: Sequence[str], matrix: np.ndarray) ->
     return fill("program.html", program=program, names=names, rows=rows)
 
 
-_LEXEME = re.compile(
-    r"""(?P<c>\#[^\n]*) | (?P<s>"(?:[^"\\\n]|\\.)*") | (?P<n>-?\b\d+(?:\.\d+)?|\?)
-      | (?P<w>\b(?:use|set|score|head|causal|bidirectional|softmax|linear|where|by|and|or|not|in|true)\b)
-      | (?P<v>\b[qki]\b) | (?P<f>\b[a-z_][a-z0-9_]*(?=\()) | (?P<t>\b[A-Z]\w*)""",
-    re.VERBOSE,
-)
+LEXEMES = {
+    "c": r"#[^\n]*",
+    "s": r'"(?:[^"\\\n]|\\.)*"',
+    "n": r"-?\b\d+(?:\.\d+)?|\?",
+    "w": r"\b(?:use|set|def|score|head|causal|bidirectional|softmax|linear|where|by|and|or|not|in|true)\b",
+    "v": r"\b[qkij]\b",
+    "f": r"\b[a-z_][a-z0-9_]*(?=\()",
+    "t": r"\b[A-Z]\w*",
+}
+"""By CSS class, comments, strings, numbers, words, variables, features, and names of sets and scores."""
+_LEXEME = re.compile("|".join(f"(?P<{name}>{pattern})" for name, pattern in LEXEMES.items()))
 
 
-def highlight(source: str, scores: Collection[str] = ()) -> Markup:
-    """Mark a program's comments, strings, numbers, words, variables, features, sets and scores.
-
-    Scores of these names are links to ``#score-NAME``.
+def highlight(source: str) -> Markup:
+    """Mark the parts of a program by the classes of ``LEXEMES``.
 
     >>> highlight("2 where k == 0")
     Markup('<b class="n">2</b> <b class="w">where</b> <b class="v">k</b> == <b class="n">0</b>')
@@ -72,12 +72,8 @@ def highlight(source: str, scores: Collection[str] = ()) -> Markup:
 
     out, end = Markup(), 0
     for found in _LEXEME.finditer(source):
-        out += escape(source[end : found.start()])
-        kind, text = found.lastgroup, found.group()
-        link = (
-            '<a class="{0}" href="#score-{1}">{1}</a>' if text in scores else '<b class="{}">{}</b>'
-        )
-        out += Markup(link).format(kind, text)
+        mark = Markup('<b class="{}">{}</b>').format(found.lastgroup, found.group())
+        out += escape(source[end : found.start()]) + mark
         end = found.end()
     return out + escape(source[end:])
 
