@@ -75,6 +75,12 @@ def test_a_head_is_found_chosen_and_read(browser: Any, file: Path, data: ReportD
     browser.fill("#filter", "iou>2")
     assert browser.locator("#heads tbody tr[data-id]").count() == 0
     browser.fill("#filter", "")
+    browser.click("#heads th button:text-is('IoU')")
+    ious = [
+        float(cell) for cell in browser.locator("#heads tbody td:nth-child(4)").all_inner_texts()
+    ]
+    assert ious == sorted(ious, reverse=True) and len(ious) == len(data.pages)
+    browser.click("#heads th button:text-is('head')")
     browser.click("#views button[data-view=category]")
     assert browser.locator("#map a").first.inner_text() == data.results[0].category
     browser.click(f"#heads tr[data-id={name}] td.terms")

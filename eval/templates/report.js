@@ -305,7 +305,7 @@ const COLUMNS = [
   ["category", "kind", (head) => head.category, 1, (head) => [chip(head.category), ...flags(head)]],
 ];
 const scroller = find("#heads-scroll"), body = find("#heads tbody");
-let shown = data.heads, sorted = [0, 1], printing = false;
+let order = data.heads, shown = order, sorted = [0, 1], printing = false;
 
 function drawRows() {
   const first = printing ? 0 : clamp(Math.floor(scroller.scrollTop / ROW) - 6, 0, shown.length), last = printing ? shown.length : Math.min(shown.length, first + Math.ceil(scroller.clientHeight / ROW) + 12);
@@ -318,14 +318,19 @@ function drawRows() {
   body.replaceChildren(space(first), ...rows, space(shown.length - last));
 }
 
-function arrange() {
+function sort() {
   const [column, up] = sorted, key = COLUMNS[column][2];
   const compare = (a, b) => {
     const [x, y] = [key(a), key(b)];
     if (x === null || y === null) return (x === null) - (y === null);
     return up * (typeof x === "string" ? x.localeCompare(y) : x - y);
   };
-  shown = data.heads.filter(matcher(find("#filter").value)).sort(compare);
+  order = [...data.heads].sort(compare);
+  arrange();
+}
+
+function arrange() {
+  shown = order.filter(matcher(find("#filter").value));
   const left = new Set(shown);
   for (const head of data.heads) {
     if (head.off === !left.has(head)) continue;
@@ -343,7 +348,7 @@ find("#heads thead").append(make("tr", {}, ...COLUMNS.map(([name, kind, key, fir
     sorted = [column, sorted[0] === column ? -sorted[1] : first];
     for (const other of all("[aria-sort]", header.parentNode)) other.removeAttribute("aria-sort");
     header.setAttribute("aria-sort", sorted[1] > 0 ? "ascending" : "descending");
-    arrange();
+    sort();
   });
   return header;
 })));
