@@ -1,13 +1,17 @@
-"""The report of a run: one self-contained HTML file with every head's program and matrices."""
+"""The report of a run: one self-contained HTML file with every head's programs and matrices."""
 
 from __future__ import annotations
 
 import base64
+import csv
 import hashlib
+import json
 import math
+import re
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -17,28 +21,63 @@ import numpy.typing as npt
 
 from attn_dsl.compiler.columns import Batch
 from attn_dsl.compiler.evaluate import Plan, pack, unpack
-from attn_dsl.dsl.english import explain
+from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.definitions import self_contained
+from attn_dsl.dsl.english import describe, explain
 from attn_dsl.dsl.errors import InputError
+from attn_dsl.dsl.kinds import told_shares
 from attn_dsl.dsl.parser import parse
+from attn_dsl.dsl.printer import definition_lines, show
 from attn_dsl.eval import results as found
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.files import write
-from attn_dsl.eval.metrics import ious
+from attn_dsl.eval.metrics import Estimate, ious
 from attn_dsl.eval.replace.curve import figure
-from attn_dsl.eval.report_text import TEMPLATES, fill
+from attn_dsl.eval.report_text import TEMPLATES, fill, lexeme_classes
 from attn_dsl.eval.results import FrontRow, HeadResult, best_of, mean_known, median_known
 from attn_dsl.eval.run import Run
 from attn_dsl.eval.scores import SharedScore, score_values, shared_scores
 
-EXAMPLES = 3
-"""How many test texts are shown of each head."""
+CANDIDATES = 8
+"""On how many test texts all heads are compared; of each head, the best and the worst are shown."""
+TOKENS = (20, 60)
+"""The fewest and the most tokens that are shown of a text."""
+ROOM = (3_100_000, 11_500)
+"""How many bytes all matrices take, and those of one head: the larger of the two sums counts."""
+PACKED = 0.6
+"""The bytes that one entry of a matrix takes in the file, compressed and in base64."""
 SCORE_TOKENS = 160
 """At how many tokens of a text the values of a score are shown."""
-BYTES_PER_HEAD = 20_000
-"""How much base64 the matrices of one head may take; longer texts are shown in part."""
 
 ScoreOnText = tuple[SharedScore, int, npt.NDArray[np.float64]]
 """A score, the number of a text, and its values at the first tokens of the text."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Example:
+    """A head and the programs of its front on the first n tokens of a text."""
+
+    text: int  # its number among the texts of the report
+    n: int
+    ious: tuple[float, ...]  # of each program on these tokens
+    # uint8 (1 + programs, visible entries): round(255 sqrt(w)) of the head and of each program
+    levels: npt.NDArray[np.uint8]
+    # of each key, the norm of what it gives to the head's output; None without values
+    norms: npt.NDArray[np.float32] | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeadPage:
+    """What the page of one head shows beside its result."""
+
+    result: HeadResult
+    programs: tuple[t.Head, ...]  # of the front, by nodes
+    examples: tuple[Example, ...]  # where the chosen program fits best, and where worst
+
+    @property
+    def front(self) -> list[FrontRow]:
+        """The rows of the front, by nodes."""
+        return sorted(self.result.front, key=lambda row: row.nodes)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,17 +85,20 @@ class ReportData:
     """What a report shows of a run."""
 
     info: Mapping[str, Any]  # what ``run.json`` holds
-    results: tuple[HeadResult, ...]  # of the heads, by layer and head
+    pages: tuple[HeadPage, ...]  # of the heads, by layer and head
     summary: found.Summary  # the means over heads
     texts: tuple[tuple[str, ...], ...]  # the tokens of the texts that are shown
-    # by text, the weights of every head and of its program, packed: float32 (2, heads, entries)
-    weights: tuple[npt.NDArray[np.float32], ...]
     lacking: str | None = None  # why no head's output R² is known; None where that of one is
     missing: tuple[str, ...] = ()  # names of the heads that were to be searched and have no program
     replacement: str = ""  # the plot of what replacing heads costs, as SVG, where it was measured
     scores: Sequence[ScoreOnText] = ()  # those that heads share
-    # by head, its program in plain English
-    explained: Mapping[str, str] = field(default_factory=dict)
+    definitions: t.Definitions | None = None  # that programs of the run use
+    library: Sequence[Mapping[str, str]] = ()  # the rows of ``library.csv``, heads named as in L5H1
+
+    @property
+    def results(self) -> list[HeadResult]:
+        """The results of all heads."""
+        return [page.result for page in self.pages]
 
 
 def write_run_report(run: Run, capture: str | Path | Capture | None = None) -> Path:
@@ -76,32 +118,80 @@ def write_run_report(run: Run, capture: str | Path | Capture | None = None) -> P
 
 def report_data(run: Run, capture: Capture) -> ReportData:
     """Gather the contents of a run's report."""
-    seed, results = run.info["key"]["seed"], tuple(run.results)
-    texts = _example_texts(capture, capture.split(seed)["test"])
+    seed, results = run.info["key"]["seed"], run.results
+    most = shown_tokens(results, capture.causal)
+    texts = _candidates(capture, capture.split(seed)["test"], most)
     batch = Batch([capture.tokens(i) for i in texts])
-    programs = [parse(r.program, r.label, run.resolve) for r in results]
-    heads = [r.layer * capture.heads_per_layer + r.head for r in results]
-    plan = Plan(programs, batch)
-    pairs = zip(results, programs, strict=True)
     return ReportData(
-        run.info, results, found.summarise(results, seed),
-        tuple(tokens.strings for tokens in batch.texts),
-        tuple(
-            np.stack([capture.attention(i, heads), plan.packed(at)]) for at, i in enumerate(texts)
-        ),
-        run.lacking,
-        tuple(f"L{layer}H{head}" for layer, head in run.missing),
-        figure(run.path) or "", list(_scores(run, batch)),
-        {r.name: explain(program, [x.share for x in r.terms]) for r, program in pairs},
+        run.info, tuple(_head_pages(run, capture, texts, batch, most)),
+        found.summarise(results, seed), tuple(tokens.strings for tokens in batch.texts),
+        run.lacking, tuple(f"L{layer}H{head}" for layer, head in run.missing),
+        figure(run.path) or "", list(_scores(run, batch)), run.definitions, _library(run),
     )  # fmt: skip
 
 
-def _example_texts(capture: Capture, texts: Sequence[int]) -> list[int]:
-    """Take the shortest, a middling and the longest of the shorter half of the test texts."""
-    order = sorted(texts, key=lambda i: (len(capture.tokens(i)), i))
-    half = order[: max(EXAMPLES, len(order) // 2)]
-    picks = np.linspace(0, len(half) - 1, min(EXAMPLES, len(half))).astype(int)
-    return [half[i] for i in picks]
+def shown_tokens(results: Sequence[HeadResult], causal: bool) -> int:
+    """Return of how many tokens of a text all matrices find room in a report."""
+    matrices = sum(2 * (1 + len(r.front)) for r in results)
+    entries = max(ROOM[0], ROOM[1] * len(results)) / (PACKED * matrices)
+    return int(np.clip(math.isqrt(int(entries * (2 if causal else 1))), *TOKENS))
+
+
+def _candidates(capture: Capture, texts: Sequence[int], most: int) -> list[int]:
+    """Take test texts of other sources that are long enough, or the nearest to it; spread over all."""
+
+    def lacks(i: int) -> int:
+        n = len(capture.tokens(i))
+        return max(most - n, 0) if capture.causal else abs(most - n)
+
+    first = {capture.text_hash(i): i for i in reversed(texts)}.values()
+    order = sorted(first if len(first) >= CANDIDATES else texts, key=lambda i: (lacks(i), i))
+    near = [i for i in order if lacks(i) <= lacks(order[:CANDIDATES][-1])]
+    picks = np.linspace(0, len(near) - 1, min(CANDIDATES, len(near))).astype(int)
+    return [near[i] for i in picks]
+
+
+def _head_pages(
+    run: Run, capture: Capture, texts: Sequence[int], batch: Batch, most: int
+) -> Iterable[HeadPage]:
+    """Yield the page of each head, with the texts where its program fits best and worst."""
+    results, causal = run.results, capture.causal
+    numbers = [r.layer * capture.heads_per_layer + r.head for r in results]
+    chosen = Plan([parse(r.program, r.label, run.resolve) for r in results], batch)
+    shown, fit, attention = [], [], []
+    for at, i in enumerate(texts):
+        predicted = chosen.packed(at)
+        entries = unpack(np.arange(predicted.shape[-1]), len(batch.texts[at]), causal)
+        shown.append(pack(entries[:most, :most], causal))
+        attention.append(capture.attention(i, numbers)[:, shown[at]])
+        pairs = zip(attention[at], predicted[:, shown[at]], strict=True)
+        fit.append([float(ious(head[None], program[None])[0, 0]) for head, program in pairs])
+    for h, r in enumerate(results):
+        rows = sorted(r.front, key=lambda row: row.nodes)
+        programs = tuple(parse(row.program, r.label, run.resolve) for row in rows)
+        order = sorted(range(len(texts)), key=lambda at: -fit[at][h])
+        examples = []
+        for at in dict.fromkeys((order[0], order[-1])):
+            predicted = Plan(programs, batch).packed(at)[:, shown[at]]
+            head, n = attention[at][h : h + 1], min(most, len(batch.texts[at]))
+            norms = None
+            if capture.has_outputs:
+                norms = np.linalg.norm(capture.contributions(texts[at], numbers[h]), axis=1)[:n]
+            own = tuple(ious(head, predicted)[0].tolist())
+            examples.append(Example(at, n, own, levels(np.vstack([head, predicted])), norms))
+        yield HeadPage(r, programs, tuple(examples))
+
+
+def _library(run: Run) -> list[dict[str, str]]:
+    """Read ``library.csv`` where there is one, with the heads named as in ``L5H1``."""
+    file = run.path / "library.csv"
+    rows = (
+        csv.DictReader(file.read_text(encoding="utf-8").splitlines(True)) if file.is_file() else ()
+    )
+    named = (
+        (row, re.sub(r"\b([LH])0(?=\d)|(?<=\d)(H)0(?=\d)", r"\1\2", row["heads"])) for row in rows
+    )
+    return [{**row, "heads": heads} for row, heads in named]
 
 
 def _scores(run: Run, batch: Batch) -> Iterable[ScoreOnText]:
@@ -126,9 +216,8 @@ def render(data: ReportData) -> str:
     names = [*data.missing, *(r.name for r in data.results)]
     layers, columns = zip(*(map(int, name[1:].split("H")) for name in names), strict=True)
     return fill(
-        "report.html", data=data, overview=overview(data.results), scatter=_scatter(data.results),
-        layers=sorted(set(layers)), columns=sorted(set(columns)),
-        cells={r.name: r for r in data.results},
+        "report.html", data=data, overview=overview(data.results), layers=sorted(set(layers)),
+        columns=sorted(set(columns)), cells={r.name: r for r in data.results},
         scores={one.definition.name: one for one, _, _ in data.scores},
         replacement=base64.b64encode(data.replacement.encode()).decode(),
         style=Markup(style), script=Markup(script),
@@ -203,79 +292,114 @@ def budget_curve(fronts: Sequence[Sequence[FrontRow]]) -> list[tuple[int, float]
     return curve
 
 
-# Drawings, as coordinates that the template puts into SVG.
-
-
-def _scatter(results: Sequence[HeadResult]) -> dict[str, Any]:
-    """Place heads in two 440 by 250 drawings: by nodes and test IoU, by test IoU and output R²."""
-    curve = budget_curve([r.front for r in results])
-    most = max([r.nodes for r in results] + [nodes for nodes, _ in curve])
-    step = next((s for s in (1, 2, 5, 10, 20, 50, 100, 200, 500) if most / s <= 7), 1000)
-    top = step * max(1, math.ceil(most / step))
-
-    def x(nodes: float, most: float = top) -> float:
-        return round(38 + 392 * nodes / most, 1)
-
-    def y(score: float) -> float:
-        return round(214 - 204 * max(score, 0.0), 1)
-
-    path = ""
-    for index, (nodes, iou) in enumerate(curve):
-        path += f"H{x(nodes)}V{y(iou)}" if index else f"M{x(nodes)} {y(iou)}"
-    scores = [(r, r.test["iou"].mean, r.test["output_r2"].mean) for r in results]
-    quarters = [value / 4 for value in range(5)]
-    fit = {
-        "dots": [(r, x(r.nodes), y(iou)) for r, iou, _ in scores if math.isfinite(iou)],
-        "xticks": [(value, x(value)) for value in range(0, top + 1, step)],
-        "curve": path + (f"H{x(top)}" if path else ""),
-    }
-    outputs = {
-        "dots": [(r, x(iou, 1), y(r2)) for r, iou, r2 in scores if math.isfinite(iou + r2)],
-        "xticks": [(f"{value:g}", x(value, 1)) for value in quarters],
-        "curve": "",
-    }
-    return {"fit": fit, "outputs": outputs, "yticks": [(value, y(value)) for value in quarters]}
-
-
 # What the page's script reads.
 
 
-def encode(weights: npt.NDArray[Any]) -> str:
-    """Write weights as base64 of bytes round(255 sqrt(w)), of which small ones get most.
+def levels(weights: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Return weights as round(255 sqrt(w)), of which small ones get most.
 
-    >>> encode(np.array([1.0, 0.25, 0.75]))
-    '/4Dd'
+    >>> levels(np.array([1.0, 0.25, 0.75])).tolist()
+    [255, 128, 221]
     """
     roots = np.sqrt(np.clip(np.asarray(weights, dtype=np.float64), 0.0, 1.0))
-    return base64.b64encode(np.rint(255 * roots).astype(np.uint8).tobytes()).decode()
+    return np.rint(255 * roots).astype(np.uint8)
+
+
+def packed(data: bytes) -> str:
+    """Compress bytes (zlib) and write them as base64."""
+    return base64.b64encode(zlib.compress(data, 9)).decode()
 
 
 def _payload(data: ReportData) -> dict[str, Any]:
-    """Return what the script draws; of long texts, the first tokens."""
-    causal = data.info["causal"]
-    limit = math.isqrt(int((2 if causal else 1) * BYTES_PER_HEAD * 3 / 8 / max(len(data.texts), 1)))
-    examples: list[list[dict[str, Any]]] = [[] for _ in data.results]
-    for at, (text, weights) in enumerate(zip(data.texts, data.weights, strict=True)):
-        n = min(len(text), limit)
-        entries = unpack(np.arange(weights.shape[-1]), len(text), causal)
-        shown = weights[..., pack(entries[:n, :n], causal)]
-        for i, own in enumerate(examples):
-            iou = float(ious(weights[0, i : i + 1], weights[1, i : i + 1])[0, 0])
-            head, program = map(encode, shown[:, i])
-            own.append({"text": at, "n": n, "iou": _finite(iou), "head": head, "program": program})
-    heads = [{
-        "iou": _finite(r.test["iou"].mean), "r2": _finite(r.test["output_r2"].mean),
-        "gain": _finite(r.gain), "jsd": _finite(r.test["jsd"].mean), "id": r.name,
-        "category": r.category, "nodes": r.nodes, "examples": own,
-    } for r, own in zip(data.results, examples, strict=True)]  # fmt: skip
+    """Return what the script draws: a row per head, and the page of each head, compressed."""
     scores = [{
-        "name": one.definition.name, **one.users, "text": text, "values": values.round(2).tolist(),
+        "name": one.definition.name, **one.users, "source": one.source,
+        "text": text, "values": values.round(2).tolist(),
     } for one, text, values in data.scores]  # fmt: skip
+    own = data.definitions
+    shown = definition_lines(
+        (t.SetDefinition(*one) for one in own.sets.items()), own.scores.values(), own.functions.values()
+    ) if own else []  # fmt: skip
     return {
-        "causal": causal, "texts": data.texts, "heads": heads, "scores": scores,
+        "causal": data.info["causal"], "texts": data.texts, "lexemes": lexeme_classes(), "scores": scores,
+        "heads": [_row(page, own) for page in data.pages],
+        "definitions": "\n".join(shown).split("\n\n") if shown else [],
+        "curve": budget_curve([page.front for page in data.pages]),
+        "library": [row["program"] for row in data.library],
         "categories": [name for name, _ in Counter(r.category for r in data.results).most_common()],
     }  # fmt: skip
 
 
+def _row(page: HeadPage, definitions: t.Definitions | None) -> dict[str, Any]:
+    """Return the row of a head in the table, and its page."""
+    r, (control, rival), (output, output_rival) = (
+        page.result, page.result.best_control, page.result.best_output_control,
+    )  # fmt: skip
+    controls = [
+        [name, _finite(iou), _finite(r.controls_output_r2.get(name, math.nan))]
+        for name, iou in r.controls.items()
+    ]
+    detail = {
+        "controls": controls, "terms": _terms(page), "seconds": _finite(r.seconds),
+        "front": _front(page, definitions),
+        "examples": [{
+            "text": one.text, "n": one.n, "ious": [*map(_finite, one.ious)],
+            "norms": None if one.norms is None else np.rint(
+                9999 * one.norms / max(float(one.norms.max(initial=0.0)), 1e-30)
+            ).astype(int).tolist(),
+        } for one in page.examples],
+    }  # fmt: skip
+    maps = b""
+    for one in page.examples:  # programs that follow each other are alike: keep what changes
+        changes = one.levels.copy()
+        changes[2:] -= one.levels[1:-1]
+        maps += changes.tobytes()
+    return {
+        "id": r.name, "layer": r.layer, "head": r.head, "category": r.category, "nodes": r.nodes,
+        "iou": _interval(r.test["iou"]), "r2": _interval(r.test["output_r2"]),
+        **{name: _finite(r.test[name].mean) for name in ("iou_no_sink", "jsd", "top1")},
+        "gain": _finite(r.gain), "control": [control, _finite(rival)],
+        "output": [output, _finite(output_rival)], "shares": told_shares(r.shares),
+        "ahead": r.lookahead, "cut": r.cut_short, "program": r.program,
+        "detail": packed(json.dumps(detail, separators=(",", ":")).encode()),
+        "maps": packed(maps),
+    }  # fmt: skip
+
+
+def _front(page: HeadPage, definitions: t.Definitions | None) -> list[dict[str, Any]]:
+    """Return the programs of a head's front with figures and explanation.
+
+    Programs that name a set as the definitions of the run do are written out in full, too.
+    """
+    rows = []
+    for row, program in zip(page.front, page.programs, strict=True):
+        worths = [one.share for one in page.result.terms] if row.chosen else ()
+        same = definitions and definitions.sets.keys() & {one.name for one in program.sets}
+        rows.append({
+            "nodes": row.nodes, "chosen": row.chosen, "by": row.proposer, "program": row.program,
+            "iou": [*map(_finite, (row.iou_fit, row.iou_select, row.iou_test))],
+            "r2": [*map(_finite, (row.output_r2_select, row.output_r2_test))],
+            "told": explain(program, worths),
+            "full": show(self_contained(program)) if same else None,
+        })  # fmt: skip
+    return rows
+
+
+def _terms(page: HeadPage) -> list[list[Any]]:
+    """Return of each term of the chosen program its line, description and worth."""
+    chosen = [p for p, row in zip(page.programs, page.front, strict=True) if row.chosen]
+    if not page.result.terms or not chosen:
+        return []
+    lines = [at for at, term in enumerate(chosen[0].terms) for _ in t.parts_of(term)]
+    return [
+        [line, told, *map(_finite, (one.share, one.iou_loss, one.output_r2_loss))]
+        for line, told, one in zip(lines, describe(chosen[0]), page.result.terms, strict=True)
+    ]
+
+
+def _interval(one: Estimate) -> list[float | None]:
+    return [*map(_finite, (one.mean, one.low, one.high))]
+
+
 def _finite(value: float) -> float | None:
-    return round(float(value), 5) if math.isfinite(value) else None
+    return round(float(value), 4) if math.isfinite(value) else None

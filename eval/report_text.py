@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attn_dsl.dsl.highlighting import marked
-from attn_dsl.dsl.kinds import told_shares
+from attn_dsl.dsl.highlighting import lexemes, marked
 from attn_dsl.eval.metrics import decimal
 
 if TYPE_CHECKING:
@@ -34,8 +33,6 @@ def fill(template: str, **values: Any) -> str:
     environment.filters |= {
         "dec": decimal,
         "highlight": highlight,
-        "terms": terms_line,
-        "shares": told_shares,
     }
     return environment.get_template(template).render(**values)
 
@@ -52,10 +49,22 @@ def program_page(program: Program, tokens: Sequence[str], matrix: np.ndarray) ->
     return fill("program.html", program=program, names=names, rows=rows)
 
 
-def highlight(source: str, scores: Collection[str] = ()) -> Markup:
-    """Mark a program's comments, strings, numbers, words, variables, features, sets and scores.
+PLAIN = ("", "name", "operator", "mark")
+"""The kinds of lexemes that have no colour."""
 
-    Scores of these names are links to ``#score-NAME``.
+
+def css_class(kind: str) -> str:
+    """Return the class of a kind of lexeme in pages."""
+    return "f" if kind in ("call", "definition") else kind[0]
+
+
+def lexeme_classes() -> list[tuple[str, str]]:
+    """Return class and regular expression of each kind of lexeme, for scripts; some have no class."""
+    return [("" if kind in PLAIN else css_class(kind), regex) for kind, regex in lexemes().items()]
+
+
+def highlight(source: str) -> Markup:
+    """Mark a program's comments, strings, numbers, words, variables, features, sets and scores.
 
     >>> highlight("2 where k == 0")
     Markup('<b class="n">2</b> <b class="w">where</b> <b class="v">k</b> == <b class="n">0</b>')
@@ -64,13 +73,10 @@ def highlight(source: str, scores: Collection[str] = ()) -> Markup:
 
     out = Markup()
     for kind, text in marked(source):
-        if kind in ("", "name", "operator", "mark"):
-            out += escape(text)
-            continue
-        link = (
-            '<a class="{0}" href="#score-{1}">{1}</a>' if text in scores else '<b class="{}">{}</b>'
-        )
-        out += Markup(link).format("f" if kind in ("call", "definition") else kind[0], text)
+        mark = escape(text)
+        if kind not in PLAIN:
+            mark = Markup('<b class="{}">{}</b>').format(css_class(kind), text)
+        out += mark
     return out
 
 

@@ -7,7 +7,8 @@ import json
 import math
 import re
 import shutil
-import subprocess
+import zlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ from attn_dsl.compiler.evaluate import pack
 from attn_dsl.eval import report, report_text
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.metrics import Estimate
-from attn_dsl.eval.report import ReportData
-from attn_dsl.eval.results import FrontRow
+from attn_dsl.eval.report import Example, ReportData
+from attn_dsl.eval.results import FrontRow, HeadResult
 from attn_dsl.eval.run import Run
 from attn_dsl.eval.score_matrix import METRICS
 
@@ -47,16 +48,51 @@ def page(html: str) -> Page:
 
 def changed(data: ReportData, **changes: Any) -> ReportData:
     """The report with something else in the result of every head."""
-    return replace(data, results=tuple(replace(r, **changes) for r in data.results))
+    return with_results(data, [replace(r, **changes) for r in data.results])
 
 
-def with_random_text(data: ReportData, n: int, causal: bool, times: int = 1) -> ReportData:
-    """The report with texts of n tokens, and random attention of heads and programs on them."""
-    weights = np.random.default_rng(n).random((2, len(data.results), n, n), dtype=np.float32) ** 4
-    weights = np.tril(weights) if causal else weights
-    packed = pack(weights / weights.sum(-1, keepdims=True), causal)
-    texts, info = (tuple(map(str, range(n))),) * times, {**data.info, "causal": causal}
-    return replace(data, texts=texts, weights=(packed,) * times, info=info, scores=())
+def with_results(data: ReportData, results: Sequence[HeadResult]) -> ReportData:
+    """The report with other results of its heads, or with more heads."""
+    pages = (replace(data.pages[i % len(data.pages)], result=r) for i, r in enumerate(results))
+    return replace(data, pages=tuple(pages))
+
+
+def with_random_text(data: ReportData, n: int, causal: bool) -> ReportData:
+    """The report with one text of n tokens, and random attention of heads and programs on it."""
+    draw, pages = np.random.default_rng(n), []
+    for page in data.pages:
+        weights = draw.random((1 + len(page.programs), n, n), dtype=np.float32) ** 4
+        weights = np.tril(weights) if causal else weights
+        levels = report.levels(pack(weights / weights.sum(-1, keepdims=True), causal))
+        example = Example(0, n, (0.5,) * len(page.programs), levels, draw.random(n))
+        pages.append(replace(page, examples=(example,)))
+    info = {**data.info, "causal": causal}
+    return replace(
+        data, texts=(tuple(map(str, range(n))),), pages=tuple(pages), info=info, scores=()
+    )
+
+
+def inflated(text: str) -> bytes:
+    return zlib.decompress(base64.b64decode(text))
+
+
+def detail(row: dict[str, Any]) -> dict[str, Any]:
+    """What the page of a head shows."""
+    found: dict[str, Any] = json.loads(inflated(row["detail"]))
+    return found
+
+
+def maps(row: dict[str, Any], causal: bool) -> list[npt.NDArray[np.uint8]]:
+    """The levels of a head and its programs on each of its texts, as the script reads them."""
+    data, found = np.frombuffer(inflated(row["maps"]), np.uint8), []
+    page = detail(row)
+    for example in page["examples"]:
+        n, count = example["n"], 1 + len(page["front"])
+        entries = n * (n + 1) // 2 if causal else n * n
+        one, data = data[: count * entries].reshape(count, -1), data[count * entries :]
+        found.append(np.vstack([one[:1], np.cumsum(one[1:], axis=0, dtype=np.uint8)]))
+    assert not data.size
+    return found
 
 
 def test_html_is_balanced_and_needs_nothing_from_elsewhere(html: str, page: Page) -> None:
@@ -78,14 +114,26 @@ def test_only_the_page_s_own_script_may_run(page: Page) -> None:
     assert "script-src 'sha256-" in policy
 
 
-def test_all_heads_are_in_map_table_and_sections(data: ReportData, page: Page) -> None:
-    for r in data.results:
-        assert page.ids.count(r.name) == 1
-        links = [a for tag, a in page.elements if tag == "a" and a.get("href") == f"#{r.name}"]
-        assert len(links) >= 3
-        assert report_text.decimal(r.test["iou"].mean) in page.text
-        assert r.program in page.text
-    assert [row["id"] for row in page.payload["heads"]] == [r.name for r in data.results]
+def test_all_heads_are_in_the_map_and_have_a_page(data: ReportData, page: Page) -> None:
+    links = [a["data-id"] for tag, a in page.elements if tag == "a" and "data-id" in a]
+    assert links == [r.name for r in data.results] == [row["id"] for row in page.payload["heads"]]
+    for r, row in zip(data.results, page.payload["heads"], strict=True):
+        assert row["program"] == r.program
+        front = detail(row)["front"]
+        assert [one["program"] for one in front if one["chosen"]] == [r.program]
+        assert {one["program"] for one in front} == {one.program for one in r.front}
+        assert [one["nodes"] for one in front] == sorted(one.nodes for one in r.front)
+        assert all(one["told"] for one in front)
+
+
+def test_each_term_has_its_line_and_worth(data: ReportData, page: Page) -> None:
+    for r, row in zip(data.results, page.payload["heads"], strict=True):
+        terms = detail(row)["terms"]
+        assert [share for _, _, share, *_ in terms] == [round(one.share, 4) for one in r.terms]
+        lines = [line for line in r.program.split("\nhead ")[-1].split("\n")[1:] if line]
+        for (line, told, *_), one in zip(terms, r.terms, strict=True):
+            assert told
+            assert one.source.lstrip("-")[:3] in lines[line]
 
 
 def test_summary_names_sample_sizes_interval_and_best_control(data: ReportData, page: Page) -> None:
@@ -97,51 +145,65 @@ def test_summary_names_sample_sizes_interval_and_best_control(data: ReportData, 
     assert "look ahead" not in text
     marked = Page(report.render(changed(data, lookahead=("closed",))))
     assert "Programs that look ahead: L0H0, L0H1" in marked.text
-    assert "lookahead: closed" in marked.text
+    assert marked.payload["heads"][0]["ahead"] == ["closed"]
 
 
 @pytest.mark.parametrize("causal", [True, False])
-def test_matrices_read_back_within_a_level(data: ReportData, causal: bool) -> None:
+def test_matrices_read_back(data: ReportData, causal: bool) -> None:
     shown = with_random_text(data, 7, causal)
     payload = Page(report.render(shown)).payload
     assert payload["causal"] is causal
-    assert tuple(payload["texts"][0]) == shown.texts[0]
-    for i, row in enumerate(payload["heads"]):
-        (packed,) = row["examples"]
-        for name, weights in zip(("head", "program"), shown.weights[0][:, i], strict=True):
-            levels = np.frombuffer(base64.b64decode(packed[name]), np.uint8)
-            np.testing.assert_allclose((levels / 255) ** 2, weights, atol=1 / 255)
+    for page, row in zip(shown.pages, payload["heads"], strict=True):
+        (levels,) = maps(row, causal)
+        np.testing.assert_array_equal(levels, page.examples[0].levels)
+    weights = np.linspace(0, 1, 50)
+    np.testing.assert_allclose((report.levels(weights) / 255) ** 2, weights, atol=1 / 255)
 
 
-def test_examples_are_what_head_and_program_do(
+def test_examples_are_what_head_and_programs_do_where_they_fit_best_and_worst(
     data: ReportData, page: Page, small_run: Path, small_capture: Path
 ) -> None:
-    capture = Capture.open(small_capture)
+    run, capture = Run.open(small_run), Capture.open(small_capture)
     texts = {capture.tokens(i).strings: i for i in capture.split(0)["test"]}
-    assert len(data.texts) == report.EXAMPLES
-    for i, r in enumerate(data.results):
-        program = Run.open(small_run).program(r.layer, r.head)
-        examples = page.payload["heads"][i]["examples"]
-        for strings, weights, shown in zip(data.texts, data.weights, examples, strict=True):
-            assert tuple(page.payload["texts"][shown["text"]]) == strings
-            actual = capture.matrix(texts[strings], r.layer, r.head)
-            np.testing.assert_allclose(weights[0, i], pack(actual, True), atol=1e-6)
-            predicted: npt.NDArray[np.float32] = program(capture.tokens(texts[strings]))
-            np.testing.assert_allclose(weights[1, i], pack(predicted, True), atol=1e-5)
-            iou = np.minimum(actual, predicted).sum() / np.maximum(actual, predicted).sum()
-            assert shown["iou"] == pytest.approx(iou, abs=1e-4)
+    for own, row in zip(data.pages, page.payload["heads"], strict=True):
+        r, (best, worst) = own.result, own.examples
+        chosen = next(i for i, one in enumerate(own.front) if one.chosen)
+        fits = []
+        for strings in data.texts:
+            n = min(len(strings), report.TOKENS[1])
+            actual, predicted = (
+                pack(matrix[:n, :n], True)
+                for matrix in (
+                    capture.matrix(texts[strings], r.layer, r.head),
+                    run.program(r.layer, r.head)(capture.tokens(texts[strings])),
+                )
+            )
+            fits.append(np.minimum(actual, predicted).sum() / np.maximum(actual, predicted).sum())
+            for levels, one in zip(maps(row, True), own.examples, strict=True):
+                if data.texts[one.text] == strings:
+                    np.testing.assert_allclose((levels[0] / 255) ** 2, actual, atol=1 / 255)
+                    np.testing.assert_allclose(
+                        (levels[chosen + 1] / 255) ** 2, predicted, atol=0.005
+                    )
+        assert best.ious[chosen] == pytest.approx(max(fits), abs=1e-4)
+        assert worst.ious[chosen] == pytest.approx(min(fits), abs=1e-4)
+        number = r.layer * capture.heads_per_layer + r.head
+        norms = np.linalg.norm(capture.contributions(texts[data.texts[best.text]], number), axis=1)
+        assert detail(row)["examples"][0]["norms"] == pytest.approx(
+            9999 * norms / max(norms), abs=1
+        )
 
 
 def test_heads_without_a_program_and_cut_short_are_listed(data: ReportData) -> None:
-    results = tuple(replace(r, cut_short=r.name in ("L0H1", "L0H2", "L1H0")) for r in data.results)
-    page = Page(report.render(replace(data, results=results, missing=("L2H0", "L2H2"))))
+    results = [replace(r, cut_short=r.name in ("L0H1", "L0H2", "L1H0")) for r in data.results]
+    page = Page(report.render(replace(with_results(data, results), missing=("L2H0", "L2H2"))))
     assert "2 heads were not reached and have no program: L2H0, L2H2" in page.text
     assert "--resume" in page.text
     assert "The search of 3 heads was cut short" in page.text
     assert "L0H1, L0H2, L1H0" in page.text
     marked = [a for _, a in page.elements if a.get("class") == "missing"]
     assert [a["title"] for a in marked] == ["L2H0 was not reached", "L2H2 was not reached"]
-    assert page.text.count("cut short") == 1 + 3
+    assert sum(row["cut"] for row in page.payload["heads"]) == 3
     many = tuple(f"L{layer}H{head}" for layer in range(3, 9) for head in range(8))
     page = Page(report.render(replace(data, missing=many)))
     assert "L3H0, L3H1, L3H2 and 45 others" in page.text
@@ -193,13 +255,15 @@ def test_the_report_of_a_run_lists_what_is_missing_and_shows_its_replacement(
 def test_hostile_strings_stay_text(data: ReportData, tmp_path: Path) -> None:
     evil = '</script><script>alert(1)</script><img src=x onerror="alert(2)">\'&amp;'
     source = f'head a causal softmax:\n    2 where text(k) == "{evil}"  # {evil}\n'
-    front = tuple(replace(row, program=source) for row in data.results[0].front)
+    fronts = ((r, tuple(replace(row, program=source) for row in r.front)) for r in data.results)
+    strange = with_results(data, [replace(r, front=front) for r, front in fronts])
     strange = changed(
-        data, program=source, category=evil, controls={evil: 0.99}, lookahead=(evil,), front=front
+        strange, program=source, category=evil, controls={evil: 0.99}, lookahead=(evil,)
     )
     info = {**data.info, "model": evil, "created": evil, "key": {evil: [evil]}}
-    strange = with_random_text(replace(strange, info=info), len(HOSTILE), True)
-    strange = replace(strange, texts=(HOSTILE,))
+    entry = dict.fromkeys(("from", "heads", "nodes", "iou_test", "program"), evil)
+    strange = replace(strange, info=info, library=[entry])
+    strange = replace(with_random_text(strange, len(HOSTILE), True), texts=(HOSTILE,))
     path = tmp_path / "report.html"
     report.write(path, report.render(strange))
     page = Page(path.read_text(encoding="utf-8"))
@@ -207,47 +271,54 @@ def test_hostile_strings_stay_text(data: ReportData, tmp_path: Path) -> None:
     assert len(page.scripts) == 2
     assert not any(tag == "img" or "onerror" in attrs for tag, attrs in page.elements)
     assert page.text.count(evil) >= 8
-    assert source in page.text
+    assert page.payload["heads"][0]["program"] == source
     assert list(HOSTILE) in page.payload["texts"]
     assert "<" not in page.scripts[0]
 
 
-@pytest.mark.parametrize(("n", "causal"), [(48, True), (64, False)])
-def test_size_of_a_report_of_144_heads(data: ReportData, n: int, causal: bool) -> None:
-    results = tuple(replace(data.results[0], layer=i // 12, head=i % 12) for i in range(144))
-    html = report.render(with_random_text(replace(data, results=results), n, causal, 3))
-    assert len(html.encode()) < 5_000_000
-    examples = [example for row in Page(html).payload["heads"] for example in row["examples"]]
-    assert {example["n"] for example in examples} == {48 if causal else 50}
+@pytest.mark.parametrize(("heads", "megabytes"), [(270, 5), (1024, 20)])
+def test_size_of_a_report(data: ReportData, heads: int, megabytes: int) -> None:
+    """With fronts of 14 programs, random matrices, which compress badly, on as many tokens as fit."""
+    page = data.pages[0]
+    rows = [
+        (replace(row, chosen=i == 13), page.programs[0])
+        for i, row in enumerate(page.front[:1] * 14)
+    ]
+    result = replace(page.result, front=tuple(row for row, _ in rows), terms=())
+    n = report.shown_tokens([result] * heads, True)
+    assert report.TOKENS[0] <= n < report.TOKENS[1]
+    page = replace(page, result=result, programs=tuple(program for _, program in rows))
+    shown = with_random_text(replace(data, pages=(page,)), n, True).pages[0]
+    shown = replace(shown, examples=shown.examples * 2)
+    pages = (
+        replace(shown, result=replace(result, layer=i // 32, head=i % 32)) for i in range(heads)
+    )
+    assert len(report.render(replace(data, pages=tuple(pages))).encode()) < 1e6 * megabytes
 
 
 def test_missing_figures_and_parts_are_dashes(data: ReportData) -> None:
+    one = replace(data, pages=(replace(data.pages[0], programs=()),))
     bare = changed(
-        data, program="head a causal softmax:\n", iou_fit=math.nan, iou_select=math.nan,
+        one, program="head a causal softmax:\n", iou_fit=math.nan, iou_select=math.nan,
         test=dict.fromkeys((*METRICS, "output_r2"), NAN), category="", controls={}, front=(),
     )  # fmt: skip
     summary = replace(data.summary, iou=NAN, output_r2=NAN, output_r2_median=math.nan)
-    page = Page(report.render(replace(bare, results=bare.results[:1], summary=summary)))
+    page = Page(report.render(replace(bare, summary=summary)))
     assert page.open == []
-    assert page.payload["heads"][0]["iou"] is None
-    assert "no terms: uniform" in page.text
+    assert page.payload["heads"][0]["iou"] == [None] * 3
     assert "nan" not in page.text
 
 
-def test_output_r2_stands_beside_iou(data: ReportData, html: str, page: Page) -> None:
+def test_output_r2_stands_beside_iou(data: ReportData, page: Page) -> None:
     text = " ".join(page.text.split())
     assert f"is {data.summary.output_r2.with_interval} in the mean and" in text
-    header = [
-        " ".join(cell.split()) for cell in re.findall(r"<th[^>]*>(.*?)</th>", html, re.DOTALL)
-    ]
-    assert sum("output R²" in cell for cell in header) == 1, "one sortable column"
     for r, row in zip(data.results, page.payload["heads"], strict=True):
         r2, (control, best) = r.test["output_r2"], r.best_output_control
-        assert row["r2"] == pytest.approx(r2.mean, abs=1e-5)
-        assert f"output R² {r2.with_interval}" in text
-        assert f"{report_text.decimal(r2.mean - best, sign=True)} against {control}" in text
-    front = [row for r in data.results for row in r.front]
-    assert all(report_text.decimal(row.output_r2_test) in page.text for row in front)
+        assert row["r2"] == pytest.approx([r2.mean, r2.low, r2.high], abs=1e-4)
+        assert row["output"] == [control, pytest.approx(best, abs=1e-4)]
+        front = sorted(r.front, key=lambda one: one.nodes)
+        found = [one["r2"][1] for one in detail(row)["front"]]
+        assert found == pytest.approx([one.output_r2_test for one in front], abs=1e-4)
 
 
 def test_outputs_far_below_zero_are_short_and_averaged_by_the_median(data: ReportData) -> None:
@@ -255,23 +326,25 @@ def test_outputs_far_below_zero_are_short_and_averaged_by_the_median(data: Repor
     test = {**data.results[0].test, "output_r2": low}
     results = [replace(data.results[0], test=test, controls_output_r2={"uniform": -6_000.0})]
     results += [replace(r, controls_output_r2={"uniform": 0.25}) for r in data.results[1:]]
-    page = Page(report.render(replace(data, results=tuple(results))))
-    assert "output R² < −10 [< −10, < −10]" in " ".join(page.text.split())
+    page = Page(report.render(with_results(data, results)))
+    assert page.payload["heads"][0]["r2"] == [-13_000.0, -20_000.0, -9_000.0]
     assert not re.search(r"[-−]\d{3,}", page.text.split("How this was measured")[0])
     assert report.overview(results)["output_bars"][1][:2] == ("uniform", 0.25)
     assert report.overview([results[0]])["explained"] == 0
 
 
 def test_a_run_without_values_says_so_once_and_shows_no_output_r2(data: ReportData) -> None:
-    bare = tuple(
+    bare = [
         replace(r, test={**r.test, "output_r2": NAN}, controls_output_r2={}) for r in data.results
+    ]
+    page = Page(
+        report.render(replace(with_results(data, bare), lacking="it has no values; do this"))
     )
-    page = Page(report.render(replace(data, results=bare, lacking="it has no values; do this")))
     shown = page.text.split("How this was measured")[0]
     assert "Output R² is not known: it has no values; do this." in shown
     assert shown.lower().count("output r²") == 1
     assert not any(a.get("data-view") == "r2" for _, a in page.elements)
-    assert {row["r2"] for row in page.payload["heads"]} == {None}
+    assert all(row["r2"] == [None] * 3 for row in page.payload["heads"])
     assert report.overview(bare)["explained"] == 0
     assert page.open == []
 
@@ -323,9 +396,3 @@ def test_budget_curve_takes_the_best_selected_within_the_budget() -> None:
     )
     assert [nodes for nodes, _ in curve] == [4, 5, 6]
     assert [iou for _, iou in curve] == pytest.approx([0.3, 0.3, 0.5])
-
-
-@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
-def test_the_script_parses() -> None:
-    command = ["node", "--check", str(report_text.TEMPLATES / "report.js")]
-    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
