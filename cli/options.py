@@ -115,8 +115,8 @@ def open_program(
 
         run = Run.open(place)
         found = run[head]
-        return run.program(found.layer, found.head), run, found
-    if Path(place).is_dir():
+        return found.program, run, found.result
+    if (Path(place) / "run.json").is_file():
         raise InputError(
             f"{place}: name a head of the run too, as in `attn-dsl {command} {place} L5H1`"
         )

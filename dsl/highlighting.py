@@ -48,7 +48,7 @@ def lexemes() -> dict[str, str]:
         "function": words([*called, *listed(*BUILT_IN)]) + call,
         "word": words([word for word in keywords if word not in called]),
         "call": rf"\b{regex('NAME')}{call}",
-        "variable": words([*listed("VARIABLE"), *listed("TEXT_FEATURE")]),
+        "variable": words([*listed("VARIABLE"), *listed("SEARCHED"), *listed("TEXT_FEATURE")]),
         "name": rf"\b{regex('NAME')}",
         "operator": "|".join(map(re.escape, operators)),
         "mark": r"[()\[\]{},:]",

@@ -82,7 +82,7 @@ def test_functions_have_the_options_of_their_commands_as_typed_arguments(name: s
     assert all(one.annotation is not one.empty for one in arguments.values())
     assert all(one.kind != one.VAR_KEYWORD for one in arguments.values())
     command = cli.get_command(None, name)  # type: ignore[arg-type]
-    apart = {"as_json", "dry_run", "program", "refit", "extend", "llm_options"}
+    apart = {"as_json", "define", "dry_run", "program", "refit", "extend", "llm_options"}
     options = {x.name for x in command.params} - apart  # type: ignore[union-attr]
     options = {x for x in options if not str(x).startswith("llm_")}
     assert options <= set(arguments), options - set(arguments)

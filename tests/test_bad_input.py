@@ -272,7 +272,7 @@ RUNS = [
     ),
     Case("show of a run that is gone", ("show", "none", "L0H0"), ("none: no such directory",)),
     Case("show of a run without a head", ("show", "{run}"), ("name a head", "run L5H1`")),
-    Case("show of a head that is not there", ("show", "{run}", "L9H9"), ("no program of L9H9", "L0H0")),
+    Case("show of a head that is not there", ("show", "{run}", "L9H9"), ("has no head L9H9", "L0H0")),
     Case(
         "show of a damaged run", ("show", "run", "L0H0"), ("run.json: damaged",),
         damaged("run", cut("run.json")),

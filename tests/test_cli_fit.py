@@ -144,11 +144,11 @@ def test_candidates_are_kept(run: Path) -> None:
 
 def test_the_run_opens_in_python(run: Path) -> None:
     opened = package.Run.open(run)
-    assert list(opened.heads["iou_test"]) == pytest.approx(
-        [float(row["iou_test"]) for row in rows(run / "heads.csv")]
+    assert list(opened.to_frame()["iou_test"]) == pytest.approx(
+        [float(row["iou_test"]) for row in rows(run / "heads.csv")], abs=1e-6
     )
-    assert len(opened.pareto) == len(rows(run / "pareto.csv"))
-    assert opened.program(1, 2)(["the", " cat"]).shape == (2, 2)
+    assert sum(len(one.front) for one in opened) == len(rows(run / "pareto.csv"))
+    assert opened.program((1, 2))(["the", " cat"]).shape == (2, 2)
 
 
 def test_the_report_can_be_written_again_where_the_run_was_moved(

@@ -9,7 +9,8 @@ from attn_dsl.dsl import parser
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.errors import CostError, Span
 
-SOURCES = sorted({case.source for case in cases.CASES})
+SOURCES = sorted({x.source for x in cases.CASES if "def " not in x.source and "(j" not in x.source})
+"""Without functions and searches, whose parts mean something only where they stand."""
 
 
 def sliced(source: str, span: Span) -> str:
