@@ -14,7 +14,7 @@ from attn_dsl.dsl.printer import expression
 from attn_dsl.eval.capture import Capture
 from attn_dsl.synth.design import Design
 from attn_dsl.synth.proposer import Fitted, HeadTask
-from attn_dsl.synth.proposers.selectors import Selectors, opposite, within
+from attn_dsl.synth.selectors.proposer import Selectors, opposite, within
 
 SELECTORS = {
     "any other token": ("abcd", "text(k) != text(q) and q >= 1 and k >= 1"),

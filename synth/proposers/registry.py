@@ -17,8 +17,8 @@ from attn_dsl.eval.run import VOCABULARY
 from attn_dsl.synth.llm.proposer import Llm
 from attn_dsl.synth.proposer import Proposer
 from attn_dsl.synth.proposers.library import Library
-from attn_dsl.synth.proposers.selectors import Selectors
 from attn_dsl.synth.scores.proposer import SharedScores
+from attn_dsl.synth.selectors.proposer import Selectors
 from attn_dsl.synth.session import Session, Settings
 
 GROUP = "attn_dsl.proposers"
