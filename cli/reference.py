@@ -19,6 +19,10 @@ FUNCTIONS = (
     ("x % 3", "the remainder of an integer by a whole number, which is never negative"),
     ("nearest(P), first(P), last(P)", "position of that other key where P holds; -1 for none"),
     ("count(P), any(P)", "number of other keys where P holds; whether there is one"),
+    (
+        "count(j < k where P)",
+        "the same over positions j, for one other position; or j <= k, >, >=, j alone",
+    ),
     ('starts(s, "a"), ends(s, "b")', "whether the symbol s starts or ends with the string"),
     ('contains(s, "c")', "whether the string is a part of the symbol s"),
     ("prefix(s, 4), suffix(s, 2)", "the first 4 or the last 2 characters of the symbol s"),

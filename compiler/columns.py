@@ -241,10 +241,10 @@ def features(tokens: Sequence[str] | Tokens, names: Iterable[str]) -> dict[str, 
     return lists
 
 
-def searched(tokens: Sequence[str] | Tokens, source: str, causal: bool) -> list:
+def search_column(tokens: Sequence[str] | Tokens, source: str, causal: bool) -> list:
     """Compute what a search finds. Exported modules import this function.
 
-    >>> searched(["a", "b", "a"], "def found(i) = count(j <= i where text(j) == text(i))", True)
+    >>> search_column(["a", "b", "a"], "def found(i) = count(j <= i where text(j) == text(i))", True)
     [1, 1, 2]
 
     Args:

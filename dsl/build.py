@@ -18,7 +18,7 @@ from attn_dsl.dsl.scope import type_of
 from attn_dsl.dsl.syntax_errors import RESERVED, SPLIT, reserved
 
 _NAMES = (
-    "NAME SET_NAME VISIBILITY NORMALISER VARIABLE COMPARISON EQUALITY AFFIX EXTREMUM BOOL_FEATURE "
+    "NAME SET_NAME VISIBILITY NORMALISER VARIABLE SEARCHED COMPARISON EQUALITY AFFIX EXTREMUM BOOL_FEATURE "
     "INT_FEATURE SYMBOL_FEATURE PAIR_FEATURE TEXT_FEATURE REAL_FUNCTION POSITION_QUANTIFIER "
     "CUT_FUNCTION STEM_FUNCTION"
 )
@@ -115,11 +115,7 @@ def named(token: Token) -> Token:
 
 def _definition(span: Span, v: list[Any]) -> t.Definition:
     """Make a definition, and note its type for its uses."""
-    name, variable, value = v
-    if variable != "i":
-        raise READING.get().wrong(
-            span, f"the position of `{name}` is called `{variable}`", f"write `def {name}(i) = …`"
-        )
+    name, value = v
     if name in RESERVED:
         raise READING.get().wrong(span, reserved(name), "call the function by another name")
     READING.get().types[name] = type_of(value, READING.get().types)
@@ -132,31 +128,19 @@ def _owned(node: Any) -> Any:
 
     def own(one: t.Node) -> t.Node:
         free = isinstance(one, t.Search) and not one.over and one.at == t.Position("q")
-        return dataclasses.replace(one, at=t.Position("i")) if free else one
+        return dataclasses.replace(one, at=t.Position("i")) if free else one  # type: ignore[call-arg]
 
     return t.rewrite(node, own)
 
 
 def _search(span: Span, v: list[Any]) -> t.Search:
     """Make a search for the one position that it names besides ``j``, which is called ``i`` in its body."""
-    name, (own, over, other, body) = v
+    name, (over, at, body) = v
     bounded(body)
-    if (
-        own != t.Position("j")
-        or not isinstance(other, t.Position | None)
-        or (other and other.shift)
-    ):
-        raise READING.get().wrong(
-            span, "a search is over positions `j`, all or those before or after another one",
-            f"write `{name}(j where …)`, `{name}(j <= k where …)` or the like",
-        )  # fmt: skip
-    variables = {p.variable for p in t.positions(body)} | {other.variable if other else "j"}
-    if len(others := sorted(variables - {"j"})) > 1:
-        raise READING.get().wrong(
-            span, f"a search is for one position, and this one names `{others[0]}` and `{others[1]}`",
-            "compare the result of a search with the other position outside of it",
-        )  # fmt: skip
-    at = others[0] if others else "q"
+    others = {p.variable for p in t.positions(body)} - {"j"}
+    at = at or min(
+        others, default="q"
+    )  # if there is another one, the checker says that it is not known
     return t.Search(name, over, t.renamed(body, at, "i"), t.Position(at), span=span)  # type: ignore[arg-type]
 
 
@@ -179,7 +163,7 @@ _NODES: dict[str, Callable[[Span, list[Any]], Any]] = {
     "any_": lambda s, v: t.Quantifier("any", v[0], span=s),
     "any_search": lambda s, v: _search(s, ["any", *v]),
     "search": _search,
-    "searched": lambda s, v: (v[0], *(v[1:-1] or ("", None)), v[-1]),
+    "searched": lambda s, v: (*(v[1:-1] or ("", None)), v[-1]),
     "function_definition": _definition,
     "compare": lambda s, v: t.Compare(v[1], v[0], v[2], span=s),
     "compare_string": lambda s, v: t.Compare(v[1], v[0], t.Text(v[2]), span=s),

@@ -395,6 +395,8 @@ class _Checker:
             remedy = "write `i`, the position that is defined for"
             if variable == "j":
                 remedy = "`j` is the position that a search is over: `count(j <= k where …)`"
+            elif self.variables == "ij":
+                remedy = "a search is for one position besides `j`; compare its result with others outside"
             elif variable == "i":
                 remedy = "`i` is the position in a definition; in a term, write `q` or `k`"
             self.wrong(node, f"`{variable}` does not fit here", remedy)
@@ -404,7 +406,7 @@ class _Checker:
             self.wrong(node, f"the number {value} is out of range",
                        f"whole numbers lie between {-MAX_INTEGER} and {MAX_INTEGER}")  # fmt: skip
 
-    def call(self, node: t.Node, name: str, arity: int) -> None:
+    def call(self, node: t.Call, name: str, arity: int) -> None:
         feature = FEATURES.get(name)
         if name in self.types and arity == 1:
             self.function(node, name)

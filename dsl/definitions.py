@@ -13,7 +13,7 @@ from typing import Any
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.check import check
-from attn_dsl.dsl.errors import InputError
+from attn_dsl.dsl.errors import InputError, ProgramSyntaxError
 from attn_dsl.dsl.limits import MAX_SOURCE
 from attn_dsl.dsl.parser import Resolver, definitions_tree, parse
 from attn_dsl.dsl.printer import definition_lines, show
@@ -33,7 +33,8 @@ def parse_definitions(source: str, name: str = "<definitions>") -> Definitions:
     tree = definitions_tree(source, name)
     check(tree, source=source, name=name, max_nodes=MAX_SOURCE)
     sets = {one.name: one.value for one in tree.sets}
-    scores, functions = ({one.name: one for one in some} for some in (tree.scores, tree.functions))
+    scores = {one.name: one for one in tree.scores}
+    functions = {one.name: one for one in tree.functions}
     digest = hashlib.sha256(
         repr((sets, scores, functions)).encode()
     ).hexdigest()  # without comments
@@ -67,7 +68,7 @@ def canonical(source: str, name: str, define: Iterable[str | Path] = ()) -> str:
         ProgramSyntaxError, CostError: the source does not follow the grammar.
     """
     if not only_definitions(source):
-        find = in_folder(Path(name).parent)
+        find, uses = in_folder(Path(name).parent), prelude(define, Path(name).parent)
 
         def resolve(path: str) -> Definitions:
             try:
@@ -75,7 +76,12 @@ def canonical(source: str, name: str, define: Iterable[str | Path] = ()) -> str:
             except InputError:
                 return Definitions({}, {}, path)
 
-        return show(parse(source, name, resolve, prelude(define, Path(name).parent)))
+        try:
+            return show(parse(source, name, resolve, uses))
+        except ProgramSyntaxError:
+            return show(
+                parse(source, name, find, uses)
+            )  # raises what is wrong with a file, if that is it
     tree = definitions_tree(source, name)
     after = (f"# {comment}".rstrip() for comment in tree.after)
     return "\n".join([*definition_lines(tree.sets, tree.scores, tree.functions), *after]) + "\n"

@@ -127,7 +127,7 @@ def _expanded(node: Any, scope: Scope, at: t.Int | None, file: t.Definitions | N
             own = scope.inside(file).literal(node)
             return node if scope.find(name)[0] == own else own
     changed = {}
-    for name in t.node_fields(type(node)):
+    for name in t.node_fields(type(node)):  # type: ignore[arg-type]
         value = getattr(node, name)
         if isinstance(value, tuple):
             changed[name] = tuple(_expanded(one, scope, at, file) for one in value)

@@ -4,7 +4,9 @@ GBNF has no tokens, no ignored white space and no left recursion. So white space
 between the symbols (at least one blank between two words, an indentation after a line end), and
 direct left recursion becomes repetition. White space and empty lines are bounded, so that a sampler
 cannot loop on them. Comments are left out. The result contains every canonical program without
-comments. The parser's limits on size and nesting are not in it. Only what these grammars use of
+comments and functions of its own: what a function may be used for depends on its definition, which
+no such grammar can state, so definitions of functions are left out. The parser's limits on size and
+nesting are not in it. Only what these grammars use of
 Lark's notation is converted; no rule may match the empty text.
 """
 
@@ -22,6 +24,7 @@ _REGEX = re.compile(
     rf"(?P<set>\[(?:{_ESCAPE}|[^]\\])+\])|(?P<char>{_ESCAPE}|[^][(){{}}|*+?.^$\\])"
     r"|\((?:\?:|(?!\?))|[|)]|(?:[*+?]|\{\d+(?:,\d*)?\})(?![*+?])"
 )
+_FUNCTIONS = re.compile(r"^(    \| )?function_definition\b.*\n", re.M)
 _SIGNS = {"?": (0, 1), "*": (0, None), "+": (1, None)}
 
 
@@ -48,7 +51,7 @@ def to_gbnf(grammar_text: str) -> str:
     Raises:
         ValueError: the grammar uses a part of Lark's notation that is not converted.
     """
-    names, rules, blanks = _read(grammar_text)
+    names, rules, blanks = _read(_FUNCTIONS.sub("", grammar_text))
     spacing = _Spacing(rules, blanks is not None)
     rules |= {new: spacing.spaced(rules[new]) for name, new in names.items() if name.islower()}
     if blanks is not None:

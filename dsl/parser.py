@@ -6,13 +6,19 @@ import dataclasses
 import re
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import lru_cache
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from attn_dsl.dsl import tree as t
-from attn_dsl.dsl.errors import AttnDslError, CostError, InputError, ProgramTypeError, Span
+from attn_dsl.dsl.errors import (
+    AttnDslError,
+    CostError,
+    InputError,
+    ProgramSyntaxError,
+    ProgramTypeError,
+    Span,
+)
 from attn_dsl.dsl.features import FEATURES, Type
 from attn_dsl.dsl.functions import FUNCTIONS
 from attn_dsl.dsl.limits import MAX_DIGITS, MAX_NESTING, MAX_SOURCE
@@ -70,7 +76,8 @@ def _whole_names(terminal: Any) -> None:
     if terminal.name.endswith(("_FEATURE", "_FUNCTION")):
         pattern = f"(?:{terminal.pattern.to_regexp()}){_END}"
         if terminal.name in _TYPED:
-            pattern += f"|(?!(?:{'|'.join(sorted(RESERVED))}){_END})[a-z][a-z0-9_]*"
+            taken = "|".join(sorted({*RESERVED, *FEATURES, *FUNCTIONS}))
+            pattern += f"|(?!(?:{taken}){_END})[a-z][a-z0-9_]*"
         terminal.pattern = PatternRE(pattern)
 
 
@@ -94,17 +101,27 @@ def parse(
         ProgramTypeError: a file that it uses cannot be read.
         ProgramError: such a file is not valid.
     """
-    known = [use.definitions for use in prelude]
+    known, wrong = [use.definitions for use in prelude], list[t.Use]()
     if resolve and "use" in source:
-        from attn_dsl.dsl.build import unquote
+        from attn_dsl.dsl.build import NOTHING, unquote
 
         for found in _USE.finditer(source):
-            with suppress(AttnDslError):  # it is told below, with its place
-                known.append(resolve(unquote(found[1])))
-    tree = _with_comments(_parsed(source, "start", name, known), source)
+            path, before = unquote(found[1]), source[: found.start(1)].split("\n")
+            try:
+                known.append(resolve(path))
+            except AttnDslError:
+                line, column = len(before), len(before[-1]) + 1
+                span = Span(line, column, line, column + len(found[1]))
+                wrong.append(t.Use(path, NOTHING, span=span))
+    try:
+        tree = _with_comments(_parsed(source, "start", name, known), source)
+    except ProgramSyntaxError:
+        for use in wrong:
+            _resolved(use, resolve, source, name)  # raises what is wrong with it
+        raise
     uses = [_resolved(use, resolve, source, name) for use in tree.uses]
     if prelude:
-        own = {one.name for one in (*tree.sets, *tree.scores, *tree.functions)}
+        own = {getattr(one, "name", "") for one in (*tree.sets, *tree.scores, *tree.functions)}
         named = {n.name for n in tree.walk() if isinstance(n, t.Call | t.SetName | t.Score)} - own
     for use in prelude:
         one = use.definitions

@@ -255,7 +255,7 @@ class Interpreter:
             return node.value
         if isinstance(node, t.Call | t.Shortened):
             return self.call(node, p)
-        return self.integer(node, p) if type_of(node, {}) == "int" else self.holds(node, p)
+        return self.integer(node, p) if type_of(node, {}) == "int" else self.holds(node, p)  # type: ignore[arg-type]
 
 
 def _result(name: str, found: list[int], at: int) -> int:

@@ -66,7 +66,8 @@ class Scope(NamedTuple):
 
     def function(self, name: str) -> tuple[t.Definition | None, t.Definitions | None]:
         """Return the definition of a function (None: there is none), and the used file that has it."""
-        for place in (self, *self.files):
+        places: tuple[Scope | t.Definitions, ...] = (self, *self.files)
+        for place in places:
             if found := place.functions.get(name):
                 return found, None if isinstance(place, Scope) else place
         return None, None
@@ -74,7 +75,8 @@ class Scope(NamedTuple):
     def types(self) -> dict[str, Type]:
         """Return the types of functions."""
         found: dict[str, Type] = {}
-        for place in (*self.files, self):
+        places: tuple[Scope | t.Definitions, ...] = (*self.files, self)
+        for place in places:
             for one in place.functions.values():
                 found[one.name] = type_of(one.value, found)
         return found

@@ -27,7 +27,7 @@ _WORDS = {
     "NAME": "a name such as induction", "BOOL_FEATURE": "a true-or-false feature such as punct(k)",
     "INT_FEATURE": "a numeric feature such as sentence(k)",
     "SYMBOL_FEATURE": "a text feature such as text(k)", "PAIR_FEATURE": "match(k-1, q)",
-    "VARIABLE": "`q` or `k`", "VISIBILITY": "`causal` or `bidirectional`",
+    "VARIABLE": "`q` or `k`", "SEARCHED": "`j`", "I": "`i`", "VISIBILITY": "`causal` or `bidirectional`",
     "NORMALISER": "`softmax` or `linear`", "COMPARISON": "`<`, `<=`, `>` or `>=`",
     "EQUALITY": "`==` or `!=`", "AFFIX": "`starts`, `ends` or `contains`", "TEXT_FEATURE": "`n`",
     "EXTREMUM": "`min` or `max`",
@@ -37,7 +37,7 @@ _WORDS = {
 }  # fmt: skip
 _GROUPS = [
     ("a predicate", {"BOOL_FEATURE", "NOT", "TRUE", "ANY", "AFFIX"}),
-    ("a number such as q - k", {"INTEGER", "VARIABLE", "INT_FEATURE", "ABS", "EXTREMUM",
+    ("a number such as q - k", {"INTEGER", "VARIABLE", "SEARCHED", "INT_FEATURE", "ABS", "EXTREMUM",
                                 "POSITION_QUANTIFIER", "PAIR_FEATURE", "TEXT_FEATURE"}),
     ("a text feature such as text(k)", {"SYMBOL_FEATURE", "CUT_FUNCTION", "STEM_FUNCTION"}),
 ]  # fmt: skip
@@ -155,8 +155,6 @@ def _diagnose(word: str, row: str, column: int, expected: set[str]) -> tuple[str
         if after.startswith("("):
             hint = near or "`attn-dsl features` lists all of them"
             return f"unknown feature or function `{word}`", hint
-        if word == "j":
-            return "unknown variable `j`", "inside a quantifier, `k` is the key that is searched"
         return f"`{word}` is not known here", near
     return f"`{word}` does not fit here", ""
 
@@ -178,7 +176,7 @@ def _function(
     if word in types and after.startswith("("):
         fits = f"`{word}` gives {_TYPES[types[word]]}, which does not fit here"
         return fits, _USES[types[word]].format(f"{word}(k)")
-    if own and "=" not in before and expected & {"LPAR", "RPAR", "VARIABLE"}:
+    if own and "=" not in before and expected & {"LPAR", "RPAR", "I"}:
         remedy = "a function is defined for one position: `def once(i) = …`"
         return f"`{word}` does not fit here" if word else "the line ends too early", remedy
     if own and word in ("weight", "where", "*", "?", "decay", *FUNCTIONS):
@@ -207,7 +205,7 @@ def _function(
     calling = re.search(r"(\w+)\([^()]*$", before)
     if calling and calling[1] in types and word == ",":
         return f"`{calling[1]}` is a function of one position", f"write `{calling[1]}(k)`"
-    if re.search(r"\b(nearest|first|last|count|any)\(\s*j\b[^()]*$", before):
+    if re.search(r"\b(nearest|first|last|count|any)\(\s*[qkij]\b[^()]*$", before):
         remedy = "a search is `count(j where …)`, or with `j < i`, `<=`, `>` or `>=` before `where`"
         return f"`{word}` does not fit here", remedy
     near = (

@@ -573,7 +573,7 @@ def renamed(node: Any, old: str, new: Literal["q", "k", "i", "j"]) -> Any:
         return tuple(renamed(part, old, new) for part in node)
     if isinstance(node, Position):
         return Position(new, node.shift, span=node.span) if node.variable == old else node
-    names = ("at",) if isinstance(node, Search) else node_fields(type(node))
+    names = ("at",) if isinstance(node, Search) else node_fields(type(node))  # type: ignore[arg-type]
     parts = {name: getattr(node, name) for name in names}
     changed = {name: renamed(part, old, new) for name, part in parts.items() if part is not None}
     return dataclasses.replace(node, **changed) if changed else node

@@ -17,7 +17,6 @@ from attn_dsl.synth import weights as w
 from attn_dsl.synth.design import Design
 from attn_dsl.synth.sparse_design import refit
 
-
 EXACT = 0.9995
 """The IoU from which on nothing better is looked for."""
 

@@ -66,9 +66,11 @@ def hard(name: str, predicate: str, tokens: Sequence[str], *keys: Iterable[int],
     return Case(name, source, tuple(tokens), picks(*keys))
 
 
-def both(name: str, predicate: str, tokens: Sequence[str], *keys: Iterable[int]) -> Case:
+def both(
+    name: str, predicate: str, tokens: Sequence[str], *keys: Iterable[int], sets: str = ""
+) -> Case:
     """Make a bidirectional case of a predicate, as ``hard`` does."""
-    return hard(name, predicate, tokens, *keys, visibility="bidirectional")
+    return hard(name, predicate, tokens, *keys, visibility="bidirectional", sets=sets)
 
 
 def soft(name: str, terms: str, tokens: Sequence[str], expected: Mapping, visibility: str = "causal",
@@ -89,6 +91,10 @@ E = math.e
 ALL3 = ({0}, {0, 1}, {0, 1, 2})
 EVERY3 = ({0, 1, 2},) * 3
 FIRST3 = ({0},) * 3
+
+RANK = "def rank(i) = count(j where number(j) < number(i))\n"
+ONCE = "def once(i) = count(j where text(j) == text(i)) == 1\n"
+HEIGHT = 'def height(i) = count(j <= i where text(j) == "(") - count(j <= i where text(j) == ")")\n'
 
 CASES: tuple[Case, ...] = (
     # No terms, no tokens.
@@ -398,6 +404,32 @@ CASES: tuple[Case, ...] = (
     hard("after the previous copy", "k == previous(q) + 1", (" a", " b", " a"), {0}, {0}, {1}),
     hard("tokens with and without a space differ", "seen(k)", ("a", " a"), {0}, {0, 1}),
     hard("seen before", "seen(k)", ABAB, {0}, {0, 1}, {2}, {2, 3}),
+    # Functions, and searches over positions.
+    both("numbers in order", "rank(k) == q", ("3", " 1", " 2"), {1}, {2}, {0}, sets=RANK),
+    both("the same without a function", "count(j where number(j) < number(k)) == q", ("3", " 1", " 2"),
+         {1}, {2}, {0}),
+    hard("ranks among what the query sees", "rank(k) == 0", ("3", " 1", " 2"), {0}, {1}, {1}, sets=RANK),
+    hard("heights of brackets", "height(k) == height(q)", (")", "(", "(", ")"),
+         {0}, {1}, {2}, {1, 3}, sets=HEIGHT),
+    hard("below zero", "height(k) < 0", (")", "(", "a"), {0}, {0}, {0}, sets=HEIGHT),
+    both("what occurs once", "once(k)", ABAB[:3], *({1},) * 3, sets=ONCE),
+    hard("what occurs once so far", "once(k)", ABAB[:3], {0}, {0, 1}, {1}, sets=ONCE),
+    hard("a function of a function", "odd_one(k) and not once(q)", ABAB[:3], {0}, {0, 1}, {1},
+         sets=ONCE + "def odd_one(i) = once(i) and i % 2 == 1\n"),
+    hard("a function that is a text", 'start(k-1) == start(q)', (" an", " x", " am"), {0}, {0, 1}, {1},
+         sets="def start(i) = prefix(text(i), 1)\n"),
+    hard("a function at what was found", "text(copy(q) + 1) == text(k)", ABAB, {0}, {0}, {1}, {0, 2},
+         sets="def copy(i) = last(j < i where text(j) == text(i))\n"),
+    hard("a position before the text", "back(k) == 0", ABC, {0}, {0, 1}, {0, 1},
+         sets="def back(i) = count(j <= i where text(j-1) == \"b\")\ndef unused(i) = 3\n"),
+    both("positions after", "k == first(j > q where punct(j))", (".", "a", ".", "."),
+         {2}, {2}, {3}, {0, 1, 2, 3}),
+    hard("positions after, as far as visible", "k == last(j >= k where punct(j))", (".", "a", "."),
+         {0}, {0}, {2}),
+    hard("nearest of positions", "k == nearest(j where text(j) == \"a\")", ("a", "b", "a"), {0}, {0}, {2}),
+    hard("whether there is one", "any(j < k where text(j) == text(k))", ABAB, {0}, {0, 1}, {2}, {2, 3}),
+    soft("a function in a score", "1 * S(k)", ABAB[:3], masses([E], [E, E], [E, E, 1]),
+         sets="def new(i) = count(j < i where text(j) == text(i)) == 0\nscore S:\n 1 where new(i)\n"),
     # The end of the text, which only a bidirectional head sees.
     both("the end of the text", "text_final(k)", ABC, {2}, {2}, {2}),
     both("from the end", "from_end(k) == 1", ABC, {1}, {1}, {1}),

@@ -22,6 +22,7 @@ DOCS = ROOT / "docs"
 PAGES = [
     DOCS / "index.md",
     DOCS / "language.in.md",
+    DOCS / "features.md",
     DOCS / "hypothesis.md",
     DOCS / "metrics.md",
     DOCS / "replace.md",

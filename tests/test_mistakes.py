@@ -36,7 +36,6 @@ MISTAKES = [
     (head('2 where ‹txt›(k) == "a"'), "did you mean `text`"),
     (head("2 where ‹blue›(k)"), "`attn-dsl features` lists all of them"),
     (head("2 where punct‹›"), "ends too early"),
-    (head("2 where punct(‹j›)"), "`k` is the key that is searched"),
     (head("2 where text(k)‹›"), "expected: `==` or `!=`, `in` or `not`"),
     (head("2 where k == 0 or‹›"), "expected: a predicate"),
     (head("2 where (k == 0‹›"), "`)`"),

@@ -270,7 +270,9 @@ def test_programs_may_share_their_scores_by_a_file(
     """A program means the same if its scores, and their sets, stand in a file that it uses."""
     if not program.scores:
         return
-    whole = t.Head("v", "bidirectional", sets=program.sets, scores=program.scores)
+    whole = t.Head(
+        "v", "bidirectional", sets=program.sets, scores=program.scores, functions=program.functions
+    )
     file = parse_definitions(show(whole).split("head ")[0])
     changed = {"uses": (t.Use("v", file),), "scores": (), "sets": program.sets if sets else ()}
     shared = t.Head(program.name, program.visibility, program.normaliser, program.terms, **changed)
@@ -284,7 +286,7 @@ def test_programs_may_share_their_scores_by_a_file(
 def test_commands_take_files_of_definitions(run: Path) -> None:
     program, file = run / "programs" / "L5H4.attn", run / "vocabulary.attn"
     shown = succeed("check", "--examples", 5, program, file)
-    assert "22 nodes" in shown and "1 sets, 2 scores" in shown
+    assert "22 nodes" in shown and "1 sets, 0 functions, 2 scores" in shown
     succeed("fmt", "--check", program, file)
     assert "\\mathrm{Noun}(i) &= 1.4" in succeed("export", "--to", "latex", program)
     file.unlink()

@@ -46,7 +46,7 @@ class Columns:
             self._readings[key] = Reading(self.free(f"{key.name}_1"))
             self.searches = True
             self.outputs[self._readings[key].name] = (
-                f"searched(tokens, {key.source!r}, {self.causal})"
+                f"search_column(tokens, {key.source!r}, {self.causal})"
             )
         return self._readings[key].name
 
@@ -82,7 +82,7 @@ class Columns:
     def _imports(self) -> list[str]:
         """Return the lines that import from attn_dsl."""
         stems = any("stem" in dict(getattr(key, "functions", ())) for key in self._readings)
-        names = ["features"] * bool(self.imported) + ["searched"] * self.searches
+        names = ["features"] * bool(self.imported) + ["search_column"] * self.searches
         lines = [f"from attn_dsl.compiler.columns import {', '.join(names)}"] if names else []
         return [*lines, *["from attn_dsl.dsl.functions import stem"] * stems]
 

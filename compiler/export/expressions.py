@@ -37,7 +37,7 @@ from attn_dsl.dsl.printer import show_term
 
 RESERVED = (
     "Attention WEIGHTS attention columns dtype end feature features k lengths match n np others "
-    "position q read score tokens torch total visible m w at table_at searched nearest first last count "
+    "position q read score tokens torch total visible m w at table_at search_column nearest first last count "
     "exists table massed given b h matches codes number tensors stacked searched buffers functions size "
     "start width settled known opened out i j keys scores amount mass math top kernel"
 )

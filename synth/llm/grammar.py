@@ -1,7 +1,9 @@
 """The grammar that completions follow: a part of the language in which every text checks and ends.
 
 Names of features and functions come from their tables; features that a head of the given visibility
-may not use are left out. White space is that of the canonical printer, weights are holes, and terms,
+may not use are left out, and searches over positions compare what no later token changes. There are no
+definitions of functions: what fits where a name is used depends on its definition, and a search may
+be written where it is used. White space is that of the canonical printer, weights are holes, and terms,
 nesting, sets and strings are bounded. It keeps to what Lark, llguidance and the converter to GBNF
 all read.
 """
@@ -41,19 +43,20 @@ literal: "not "? BOOL_FEATURE "(" POSITION ")"
     | "not "? small comparison (small | NUMBER)
     | "not "? symbol EQUALITY (symbol | STRING)
     | symbol IN set
-far: "not "? "any(" conjunction ")"
+far: "not "? "any(" (conjunction | seek) ")"
     | "not "? BOOL_FEATURE "(" pointer ")"
     | "not "? leaf comparison pointer
     | "not "? pointer comparison (leaf | NUMBER)
     | "not "? symbol EQUALITY SYMBOL_FEATURE "(" pointer ")"
     | SYMBOL_FEATURE "(" pointer ")" IN set
+    | searched OPERATOR searched comparison NUMBER
 comparison: COMPARISON | EQUALITY
 
 symbol: plain | "stem(" plain ")" | CUT "(" plain ", " LENGTH ")"
 plain: SYMBOL_FEATURE "(" POSITION ")"
 set: LEXICON | "{" elements "}"
 
-value: VARIABLE | call | extremum | search | "(" sum ")" | "abs(" sum ")"
+value: VARIABLE | call | extremum | search | searched | "(" sum ")" | "abs(" sum ")"
     | REAL_FUNCTION "(" ("1 + "? small | search) ")"
     | RATED_FUNCTION "(" small ", " RATE ")"
 
@@ -61,14 +64,25 @@ call: INT_FEATURE "(" POSITION ")" | PAIR_FEATURE "(" POSITION ", " POSITION ")"
 sum: leaf OPERATOR (leaf | NUMBER)
 small: leaf | sum | "abs(" sum ")" | extremum | (VARIABLE | call | "(" sum ")") " % " MODULUS
 extremum: EXTREMUM "(" leaf ", " (leaf | NUMBER) ")"
-pointer: (search | EXTREMUM "(" search ", " NUMBER ")" | inner) (OPERATOR NUMBER)?
+pointer: (search | searched | EXTREMUM "(" search ", " NUMBER ")" | inner) (OPERATOR NUMBER)?
 search: QUANTIFIER "(" conjunction ")"
+searched: QUANTIFIER "(" seek ")"
+seek: "j" (COMPARISON "k")? " where " for_key (" and " for_key)?
+    | "j" (COMPARISON "q")? " where " for_query (" and " for_query)?
+for_key: fact | LEFT_SYMBOL "(j" BACK? ")" EQUALITY LEFT_SYMBOL "(k" BACK? ")"
+    | LEFT_INT "(j" BACK? ")" comparison LEFT_INT "(k" BACK? ")"
+for_query: fact | LEFT_SYMBOL "(j" BACK? ")" EQUALITY LEFT_SYMBOL "(q" BACK? ")"
+    | LEFT_INT "(j" BACK? ")" comparison LEFT_INT "(q" BACK? ")"
+fact: "not "? LEFT_BOOL "(j" BACK? ")"
+    | LEFT_SYMBOL "(j" BACK? ")" (EQUALITY STRING | IN set)
+    | LEFT_INT "(j" BACK? ")" comparison NUMBER
 inner: INT_FEATURE "(" INT_FEATURE "(" POSITION ")" (OPERATOR NUMBER)? ")"
     | PAIR_FEATURE "(" INT_FEATURE "(" POSITION ")" (OPERATOR NUMBER)? ", " POSITION ")"
 
 INDENT: "    "
 OPERATOR: " + " | " - "
 IN: " in " | " not in "
+BACK: "-" /1[0-9]|[1-9]/
 COMPARISON: " < " | " <= " | " > " | " >= "
 EQUALITY: " == " | " != "
 AFFIX: "starts" | "ends" | "contains"
@@ -81,7 +95,7 @@ VARIABLE: "q" | "k"
 NUMBER: /0|[1-9][0-9]?/
 RATE: /0\.[0-9]?[1-9]/
 """
-_SHIFT = "(1[0-9]|[1-9])"
+_SHIFT = "([1-9]|[1-5][0-9]|6[0-4])"
 _CHARACTER = r'[^"\\\x00-\x1f\x7f\x85\u2028\u2029]|\\["\\nrt]'
 
 
@@ -105,6 +119,12 @@ def proposal_grammar(causal: bool) -> str:
     names = {
         **{
             f"{kind.upper()}_FEATURE": [f.name for f in features if f.type == kind and f.arity == 1]
+            for kind in ("bool", "int", "symbol")
+        },
+        **{
+            f"LEFT_{kind.upper()}": [
+                f.name for f in features if f.type == kind and f.reads == "left" and f.arity == 1
+            ]
             for kind in ("bool", "int", "symbol")
         },
         "PAIR_FEATURE": [f.name for f in features if f.arity == 2],

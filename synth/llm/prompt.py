@@ -41,6 +41,8 @@ Predicates join by and, or, not. Parts of strings: contains(word(k), "ing"), pre
 Numbers: q - k, abs(q - k), min(x, 4), max(x, 0), k % 2, q - k in 1..4, q - k >= 16.
 Search among keys: nearest(P), first(P), last(P) give the position of a key where P holds, -1 if there
   is none, as in k == nearest(punct(k) and k < q); count(P), any(P).
+Search over positions j for one other position: count(j < k where text(j) == text(k)),
+  count(j where number(j) < number(k)) == q, k == last(j < q where punct(j)).
 Values: {values}, or a whole number."""
 
 _EXAMPLES = """\
