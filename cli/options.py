@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,33 +20,9 @@ text_option = partial(
     click.option, "--text", metavar="FILE",
     help="Text to read: .txt (paragraphs), .jsonl (field text) or hf:dataset[:split[:column]].",
 )  # fmt: skip
-
-
-def _capture_option(text: str) -> Callable[[], Callable[[Any], Any]]:
-    """Make an option for a capture that is opened, beside it --verify."""
-
-    def verify(context: click.Context, _: click.Parameter, asked: bool) -> None:
-        from attn_dsl.eval.capture_files import (
-            VERIFY,  # read where a capture is opened, workers included
-        )
-
-        if asked and not os.environ.get(VERIFY):
-            os.environ[VERIFY] = "1"
-            context.call_on_close(lambda: os.environ.pop(VERIFY, None))
-
-    def decorate(command: Any) -> Any:
-        told = (
-            "Compare all files of the capture with their hashes, not only those that are new here."
-        )
-        flag = click.option(
-            "--verify", is_flag=True, expose_value=False, callback=verify, help=told
-        )
-        return click.option("--capture", metavar="DIR", help=text)(flag(command))
-
-    return lambda: decorate
-
-
-capture_option = _capture_option("Attention captured before, instead of MODEL.")
+capture_option = partial(
+    click.option, "--capture", metavar="DIR", help="Attention captured before, instead of MODEL."
+)
 max_tokens_option = partial(
     click.option, "--max-tokens", type=click.IntRange(2), default=128, show_default=True,
     help="Longer texts are cut into windows of so many tokens.",
@@ -78,7 +53,9 @@ json_option = partial(
 moved_model_option = partial(
     click.option, "--model", metavar="MODEL", help="The run's model, if it has been moved."
 )
-moved_capture_option = _capture_option("The run's attention, if it has been moved.")
+moved_capture_option = partial(
+    click.option, "--capture", metavar="DIR", help="The run's attention, if it has been moved."
+)
 seed_option = partial(
     click.option, "--seed", type=click.IntRange(0), default=0, show_default=True,
     help="Decides everything that is drawn: the split, samples, resampling.",

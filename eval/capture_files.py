@@ -24,8 +24,6 @@ from attn_dsl.eval.shards import REMEDY, Shards, Verified
 
 META_FILE, TEXTS_FILE, PARTIAL_FILE = "capture.json", "texts.jsonl", "capture.partial.json"
 PROJECTIONS_FILE = "projections.safetensors"
-VERIFY = "ATTN_DSL_VERIFY"
-"""Environment variable by which all files of a capture are hashed when it is opened."""
 FORMAT, VERSION = "attn-dsl-capture", 1
 _APART = ("not_replaceable", "source", "libraries", "max_texts", "projections", "hash")
 """What the hash of a capture leaves out: where it came from, with which libraries, and what follows."""
@@ -53,11 +51,8 @@ class Meta:
     texts: File
     shards: tuple[File, ...]
     projections: File | None = None
-    source: str = ""
     max_tokens: int = 128
     settings: dict[str, Any] = field(default_factory=dict)
-    lacking: str | None = None
-    not_replaceable: str | None = None
 
     @property
     def files(self) -> list[File]:
@@ -131,7 +126,7 @@ def read_capture(path: Path) -> dict[str, Any]:
             raise InputError(f"{place} is {what}: it should have {one.bytes} bytes; {REMEDY}")
     verified = Verified(path, {one.file: one.sha256 for one in whole.files})
     verified.check(whole.texts.file)
-    if os.environ.get(VERIFY):
+    if os.environ.get("ATTN_DSL_VERIFY"):
         with ThreadPoolExecutor(os.cpu_count()) as threads:
             list(threads.map(lambda one: verified.check(one.file, again=True), whole.files))
     records = []

@@ -113,7 +113,9 @@ def unsealed(text: str) -> dict[str, Any]:
 
 def cut_off(line: bytes, error: BaseException) -> bool:
     """Return whether an interruption can have cut a line of JSON off, which cannot be read for an error."""
-    return isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)) and not line.endswith(b"\n")
+    return isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)) and not line.endswith(
+        b"\n"
+    )
 
 
 def typed(kind: Any, value: Any, name: str = "it") -> Any:
@@ -134,7 +136,7 @@ def typed(kind: Any, value: Any, name: str = "it") -> Any:
     if kind is Any or (type(value) is kind and not args) or (kind is float and type(value) is int):
         return float(value) if kind is float else value
     if is_dataclass(kind) and isinstance(value, dict):
-        types = _types(kind)
+        types: dict[str, Any] = _types(kind)  # type: ignore[arg-type]
         if lacking := [
             one.name for one in fields(kind)
             if one.name not in value and one.default is MISSING and one.default_factory is MISSING

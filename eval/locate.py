@@ -198,38 +198,30 @@ def _check_weights(place: str, folder: Path | None, config: Any, options: dict[s
     from safetensors import SafetensorError, safe_open
     from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, cached_file
 
-    found = {
-        name: cached_file(
-            place, name, _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-            **{key: options[key] for key in ("revision", "local_files_only") if key in options},
-        )
-        for name in (
-            "adapter_config.json",
-            SAFE_WEIGHTS_INDEX_NAME,
-            str(getattr(config, "transformers_weights", None) or SAFE_WEIGHTS_INDEX_NAME),
-        )
-    }  # fmt: skip
-    if found.pop("adapter_config.json"):
+    known = {key: options[key] for key in ("revision", "local_files_only") if key in options}
+    known |= dict.fromkeys(
+        ("_raise_exceptions_for_missing_entries", "_raise_exceptions_for_connection_errors"), False
+    )
+    if cached_file(place, "adapter_config.json", **known):
         raise InputError(
             f"{place} holds an adapter (adapter_config.json); merge it into its model with "
             "`merge_and_unload`, and save that with `save_pretrained`"
         )
     files = {path.name for path in folder.glob("model*.safetensors")} if folder else set()
-    for index in (Path(path) for path in found.values() if path and path.endswith(".json")):
-        try:
-            weights = json.loads(index.read_text(encoding="utf-8"))
-            named = set(typed(dict[str, str], weights["weight_map"]).values())
-        except UNREADABLE as error:
-            raise InputError(f"{index} is damaged: {error}; copy or download it again") from error
-        if wrong := sorted(
-            name for name in named if not name.endswith(".safetensors") or Path(name).name != name
-        ):
+    name = getattr(config, "transformers_weights", None) or SAFE_WEIGHTS_INDEX_NAME
+    index = cached_file(place, name, **known)
+    try:
+        if index and index.endswith(".json"):
+            weights = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]
+            files |= set(typed(dict[str, str], weights, "weight_map").values())
+    except UNREADABLE as error:
+        raise InputError(f"{index} is damaged: {error}; copy or download it again") from error
+    for name in sorted(files):
+        if not name.endswith(".safetensors") or Path(name).name != name:
             raise InputError(
-                f"{index} names {wrong[0]}, which is no safetensors file of its directory and could run code "
+                f"{index} names {name}, which is no safetensors file of its directory and could run code "
                 "when read; save the model again with `save_pretrained`"
             )
-        files |= named if folder else set()
     for path in (folder / name for name in sorted(files)) if folder else ():
         try:
             safe_open(path, framework="np")

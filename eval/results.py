@@ -144,12 +144,7 @@ class HeadResult:
         later = {"output_r2_select": math.nan, "output_r2_test": math.nan}
         data["front"] = [{**later, "score": row["iou_select"], **row} for row in data["front"]]
         found: HeadResult = typed(cls, data)
-        scores = [
-            found.iou_fit,
-            found.iou_select,
-            *found.test_ious,
-            *(row.score for row in found.front),
-        ]
+        scores = [found.iou_select, *found.test_ious, *(row.score for row in found.front)]
         if not (found.front and "iou" in found.test and all(map(math.isfinite, scores))):
             raise ValueError("it lacks a front or scores, or a score is not finite")
         if len({found.test["iou"].texts, len(found.test_ious)}) > 1:

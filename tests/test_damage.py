@@ -40,15 +40,14 @@ def whole(
 def test_no_damage_is_accepted_and_none_ends_in_a_traceback(
     whole: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:
-    """Each damage is tried on one of the commands that read the file, and on all where many are tried."""
+    """Each damage is tried on one of the commands that read the file."""
     run, said = whole
     draw, found = random.Random(SEED), []
     for damage in islice(damages(run, SEED), CASES):
-        readers = READERS[damage.file.split("/")[0]]
-        for command in readers if CASES > 200 else [draw.choice(readers)]:
-            broken = copied(run, tmp_path / "run", damage)
-            if wrong := judge(damage, command, broken, said[command]):
-                found.append(f"{command}: {damage.name}: {wrong}")
+        command = draw.choice(READERS[damage.file.split("/")[0]])
+        broken = copied(run, tmp_path / "run", damage)
+        if wrong := judge(damage, command, broken, said[command]):
+            found.append(f"{command}: {damage.name}: {wrong}")
     assert not found, "\n".join(found)
 
 
@@ -74,7 +73,7 @@ def test_verify_hashes_what_other_processes_have_verified(
     os.utime(shard, ns=(state.st_atime_ns, state.st_mtime_ns))
     args = ("score", run / "programs" / "L00H01.attn", "--capture", run / "capture")
     succeed(*args)
-    outcome = attn_dsl(*args, "--verify")
+    outcome = attn_dsl("--verify", *args)
     assert outcome.code == 2
     assert f"{shard} is damaged: its content does not have its hash" in outcome.err
     succeed(*args)
