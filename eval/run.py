@@ -18,15 +18,31 @@ from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.kinds import told_shares
 from attn_dsl.dsl.parser import Resolver
 from attn_dsl.eval.capture import Capture
-from attn_dsl.eval.files import append, refuse_other_things, table, write
+from attn_dsl.eval.files import (
+    UNREADABLE,
+    append,
+    cut_off,
+    refuse_other_things,
+    sealed,
+    table,
+    typed,
+    unsealed,
+    write,
+    write_bytes,
+)  # fmt: skip
 from attn_dsl.eval.heads import label, one_head
 from attn_dsl.eval.notebook import Tabular
 from attn_dsl.eval.results import Candidate, HeadResult, LibraryEntry
 from attn_dsl.eval.run_head import RunHead
 
 FORMAT = 1
-NEEDED = ("key", "status", "model", "capture", "causal", "texts", "split", "tokens_per_text")
-"""What every ``run.json`` has beside its format."""
+NEEDED = {
+    "key": dict[str, Any], "status": str, "model": str, "capture": str | None, "causal": bool,
+    "texts": dict[str, int], "split": str, "tokens_per_text": float,
+}  # fmt: skip
+"""What every ``run.json`` has beside its format, and of which type; and what its ``key`` has."""
+KEY = {"capture": str, "seed": int, "heads": tuple[tuple[int, int], ...]}
+_MENDING = "if you changed it yourself, remove its sha256; else"
 NOT_MEASURED = "this run was made before it was measured; run `attn-dsl fit` again"
 LOCK = ".lock"
 VOCABULARY = "vocabulary.attn"
@@ -62,7 +78,7 @@ class Run(Tabular):
             what = "not a run (it has no run.json)" if path.exists() else "no such directory"
             raise InputError(f"{path}: {what}; `attn-dsl fit --out DIR` makes one")
         try:
-            info = json.loads(file.read_text(encoding="utf-8"))
+            info = unsealed(file.read_text(encoding="utf-8"))
             if info["format"] != FORMAT:
                 raise InputError(
                     f"{file}: format {info['format']}, and this version reads {FORMAT}; the run is of "
@@ -70,8 +86,13 @@ class Run(Tabular):
                 )
             if lacking := [name for name in NEEDED if name not in info]:
                 raise ValueError(f"it lacks {', '.join(lacking)}")
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{file}: damaged ({error}); run `attn-dsl fit` again") from None
+            for fields, types in ((info, NEEDED), (info["key"], KEY)):
+                for name, kind in types.items():
+                    typed(kind, fields[name], f"`{name}`")
+        except UNREADABLE as error:
+            raise InputError(
+                f"{file}: damaged ({error}); {_MENDING} run `attn-dsl fit` again"
+            ) from None
         return cls(path, info)
 
     @classmethod
@@ -106,7 +127,9 @@ class Run(Tabular):
     def update(self, **changes: Any) -> None:
         """Change ``run.json``."""
         self.info.update(changes)
-        write(self.path / "run.json", json.dumps(self.info, indent=1, sort_keys=True) + "\n")
+        write(
+            self.path / "run.json", json.dumps(sealed(self.info), indent=1, sort_keys=True) + "\n"
+        )
 
     def add(self, result: HeadResult, candidates: Iterable[Candidate]) -> HeadResult:
         """Record the search of one head, and return its result.
@@ -136,16 +159,23 @@ class Run(Tabular):
     def _repair(self) -> None:
         """Undo what an interruption left half recorded: candidates and programs of heads."""
         done, file = {r.label for r in self.results}, self.path / "candidates.jsonl"
-        kept: list[str] = []
+        kept: list[bytes] = []
         for part in self.path.rglob(".*.part"):
             part.unlink(missing_ok=True)
-        lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []
-        for line in lines:
-            with contextlib.suppress(ValueError, KeyError, TypeError):  # a line that is cut off
-                data = json.loads(line)
-                kept += [line] if label(data["layer"], data["head"]) in done else []
+        content = file.read_bytes() if file.exists() else b""
+        lines = content.splitlines(keepends=True)
+        for number, line in enumerate(lines, 1):
+            try:
+                found: Candidate = typed(Candidate, json.loads(line))
+                kept += [line] if label(found.layer, found.head) in done else []
+            except UNREADABLE as error:
+                if not cut_off(line, error):
+                    raise InputError(
+                        f"{file}:{number}: damaged ({error}); delete this line and go on with "
+                        "`attn-dsl fit --resume`"
+                    ) from None
         if kept != lines:
-            write(file, "".join(kept))
+            write_bytes(file, b"".join(kept))
         for result in self.results:
             write(self.path / "programs" / f"{result.label}.attn", result.program)
 
@@ -154,10 +184,13 @@ class Run(Tabular):
         if name not in self._results:
             file = self._state(name)
             try:
-                self._results[name] = HeadResult.from_json(file.read_text(encoding="utf-8"))
-            except (ValueError, KeyError, TypeError) as error:
+                found = HeadResult.from_json(file.read_text(encoding="utf-8"))
+                if found.label != name:
+                    raise ValueError(f"it is of the head {found.label}")
+                self._results[name] = found
+            except (OSError, *UNREADABLE) as error:
                 raise InputError(
-                    f"{file}: damaged ({error}); delete it and go on with `attn-dsl fit --resume`"
+                    f"{file}: damaged ({error}); {_MENDING} delete it and go on with `attn-dsl fit --resume`"
                 ) from None
         return self._results[name]
 
