@@ -24,7 +24,7 @@ COMMANDS = {
     "show": ("show", "{run}/programs/L00H01.attn"),
     "score": ("score", "{run}/programs/L00H01.attn", "--capture", "{run}/capture"),
     "detect": ("detect", "--capture", "{run}/capture"),
-    "compare": ("compare", "{run}", "L0H1", "model", "--text", "the cat sat"),
+    "compare": ("compare", "{run}", "L0H1", "model", "--on", "the cat sat"),
     "replace": ("replace", "{run}", "--fraction", "0.5", "--order", "iou", "--max-texts", "2"),
     "resume": ("fit", "--capture", "{run}/capture", *SETTINGS, "--jobs", "1", "--out", "{run}", "--resume"),
 }  # fmt: skip
