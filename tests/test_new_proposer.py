@@ -1,4 +1,4 @@
-"""A proposer of another package: the one of the page on the search, found by its entry point."""
+"""A proposer of another package: the one of the page on proposers, found by its entry point."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from attn_dsl.eval.capture import Capture
 from attn_dsl.synth.proposers import registry
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = (ROOT / "docs/synthesis.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs/proposers.md").read_text(encoding="utf-8")
 WORDS = "the cat saw a dog . Tom and Mia ran to the park , and she said hi to him !".split()
 
 
