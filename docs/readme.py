@@ -43,11 +43,19 @@ def table_figures(table: str) -> dict[str, str]:
     for what, reached in re.findall(r"^\| (.*?) \| (.*?) \|$", table, re.MULTILINE):
         if fit := re.fullmatch(r"(\w+): IoU; output R², (as chosen|any size), (\d+) nodes", what):
             about, kind = fit[1], fit[2].split()[-1]
-            found |= dict(zip((f"{about}_{kind}_iou", f"{about}_{kind}_r2"), reached.split("; ")))
+            found |= dict(
+                zip((f"{about}_{kind}_iou", f"{about}_{kind}_r2"), reached.split("; "), strict=True)
+            )
             if kind == "chosen":
                 found[f"{about}_nodes"] = fit[3]
         elif what == "... best control of each head":
-            found |= dict(zip((f"{about}_control_iou", f"{about}_control_r2"), reached.split("; ")))
+            found |= dict(
+                zip(
+                    (f"{about}_control_iou", f"{about}_control_r2"),
+                    reached.split("; "),
+                    strict=True,
+                )
+            )
         elif what.startswith("... shared scores"):
             found[f"{about}_predicates"] = reached.split("; ")[1]
         elif what.startswith("... as chosen, on "):

@@ -135,12 +135,12 @@ def test_commands_in_pages_parse() -> None:
 
 BLOCK = re.compile(r"^(?:<!-- ([^\n]*) -->\n)?```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 """A note in a comment, the language of a fenced block, and the block."""
+RUNNABLE = [x for x in PAGES if ".in." not in x.name and BLOCK.search(x.read_text("utf-8"))]
 LIMITS = {"fit": ["--max-texts", "20", "--max-evals", "60"], "capture": ["--max-texts", "20"]}
 """Options with which commands are run, where the page does not give them."""
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if ".in." not in page.name and BLOCK.search(page.read_text())],
-                         ids=lambda page: page.stem)  # fmt: skip
+@pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: page.stem)
 def test_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the blocks of a page in order, in one folder; notes above them say what differs.
 
@@ -189,6 +189,15 @@ def test_no_block_is_of_a_kind_that_is_not_run() -> None:
     for page in PAGES:
         found = re.findall(r"^```(\w*)\n.*?^```$", page.read_text(), re.MULTILINE | re.DOTALL)
         assert set(found) <= kinds, page.name
+
+
+def test_every_page_is_in_the_navigation_and_every_figure_in_the_benchmarks() -> None:
+    nav = re.findall(r": ([\w.]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert sorted(nav) == sorted(x.name for x in DOCS.glob("*.md") if ".in." not in x.name)
+    measured = (ROOT / "benchmarks/README.md").read_text(encoding="utf-8").replace(" |", "")
+    told = json.loads((DOCS / "readme.json").read_text(encoding="utf-8"))
+    for name, value in list(told.items())[8:]:
+        assert value.replace(" %", "") in measured, f"{name} is not in benchmarks/README.md"
 
 
 def _command_lines(text: str) -> list[str]:
