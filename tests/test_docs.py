@@ -21,7 +21,7 @@ from attn_dsl.cli.main import COMMANDS, cli
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
-GENERATED = {"cli.md", "language.md", "api.md"}
+GENERATED = {"cli.md", "language.md", "api.md", "readme.in.md"}
 PAGES = [
     *sorted(page for page in DOCS.glob("*.md") if page.name not in GENERATED),
     ROOT / "README.md",
