@@ -193,6 +193,6 @@ def _read_meta(path: Path) -> tuple[dict[str, Any], Meta]:
                 raise ValueError(f"it names a file outside of its directory: {one.file!r}")
     except FileNotFoundError:
         raise InputError(f"{path} holds no capture: {META_FILE} is missing; {REMEDY}") from None
-    except UNREADABLE as error:
+    except (OSError, *UNREADABLE) as error:
         raise InputError(f"{file} is damaged: {error}; {REMEDY}") from error
     return meta, whole

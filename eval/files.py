@@ -111,6 +111,16 @@ def unsealed(text: str) -> dict[str, Any]:
     return {key: value for key, value in data.items() if key != "sha256"}
 
 
+def lines_of(path: Path) -> list[bytes]:
+    """Return the lines of a file, none where it does not exist; an InputError if it cannot be read."""
+    try:
+        return path.read_bytes().splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}; remove it") from error
+
+
 def cut_off(line: bytes, error: BaseException) -> bool:
     """Return whether an interruption can have cut a line of JSON off, which cannot be read for an error."""
     return isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)) and not line.endswith(

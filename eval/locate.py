@@ -198,10 +198,12 @@ def _check_weights(place: str, folder: Path | None, config: Any, options: dict[s
     from safetensors import SafetensorError, safe_open
     from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, cached_file
 
-    known = {key: options[key] for key in ("revision", "local_files_only") if key in options}
-    known |= dict.fromkeys(
-        ("_raise_exceptions_for_missing_entries", "_raise_exceptions_for_connection_errors"), False
-    )
+    known: dict[str, Any] = {
+        key: x for key, x in options.items() if key in ("revision", "local_files_only")
+    }
+    known |= {
+        f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors")
+    }
     if cached_file(place, "adapter_config.json", **known):
         raise InputError(
             f"{place} holds an adapter (adapter_config.json); merge it into its model with "

@@ -22,6 +22,7 @@ from attn_dsl.eval.files import (
     UNREADABLE,
     append,
     cut_off,
+    lines_of,
     refuse_other_things,
     sealed,
     table,
@@ -162,8 +163,7 @@ class Run(Tabular):
         kept: list[bytes] = []
         for part in self.path.rglob(".*.part"):
             part.unlink(missing_ok=True)
-        content = file.read_bytes() if file.exists() else b""
-        lines = content.splitlines(keepends=True)
+        lines = lines_of(file)
         for number, line in enumerate(lines, 1):
             try:
                 found: Candidate = typed(Candidate, json.loads(line))

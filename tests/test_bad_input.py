@@ -53,6 +53,14 @@ TEXTS = [
         file("a.jsonl", '{"txt": "a b"}\n'),
     ),
     Case(
+        "half of a surrogate pair", fit_text("a.jsonl"), ("a.jsonl:1", "\\ud800", "UTF-8"),
+        file("a.jsonl", '{"text": "a \\ud800 b"}\n'),
+    ),
+    Case(
+        "deep JSON", fit_text("a.jsonl"), ("a.jsonl:1", "not a JSON object"),
+        file("a.jsonl", "[" * 1_000_000 + "\n"),
+    ),
+    Case(
         "too few texts", fit_text("a.txt"), ("2 texts are too few", "at least 10"),
         file("a.txt", "the cat sat\n\nthe dog ran"), leaves=("out",),
     ),

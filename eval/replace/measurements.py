@@ -15,7 +15,16 @@ import numpy as np
 from attn_dsl.compiler.program import Program
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.controls import offset_means
-from attn_dsl.eval.files import UNREADABLE, append, cut_off, sealed, typed, unsealed, write_bytes
+from attn_dsl.eval.files import (
+    UNREADABLE,
+    append,
+    cut_off,
+    lines_of,
+    sealed,
+    typed,
+    unsealed,
+    write_bytes,
+)
 from attn_dsl.eval.heads import label
 from attn_dsl.eval.replace.measure import HeldOut, Sums
 from attn_dsl.eval.replace.programs import Head, MeanByOffset, Part, baseline
@@ -47,10 +56,10 @@ class Measurements:
         self.model, self.file = model, file
         self.programs = {"programs": model.programs}
         self._known: dict[str, dict[str, list[float]]] = {}
-        if file is None or not file.exists():
+        if file is None:
             return
-        content = file.read_bytes()
-        for number, line in enumerate(content.splitlines(keepends=True), 1):
+        lines = lines_of(file)
+        for number, line in enumerate(lines, 1):
             try:
                 entry = unsealed(line.decode())
                 sums = typed(dict[str, tuple[float, ...]], entry["sums"])
@@ -61,7 +70,7 @@ class Measurements:
                 self._known[typed(str, entry["key"])] = entry["sums"]
             except UNREADABLE as error:
                 if cut_off(line, error):
-                    write_bytes(file, content.removesuffix(line))
+                    write_bytes(file, b"".join(lines[:-1]))
                     return
                 raise InputError(
                     f"{file}:{number}: damaged ({error}); delete this line, and it is measured again"
