@@ -71,7 +71,7 @@ def test_the_contract_of_the_command_line() -> None:
         "capture": "--text --out",
         "score": "--capture --text --json",
         "detect": "--capture --text --json",
-        "show": "--text --html",
+        "show": "--on --html",
         "check": "",
         "fmt": "",
         "replace": "--fraction --heads --tune --tasks --text --json",
