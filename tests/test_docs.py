@@ -75,7 +75,7 @@ def test_the_contract_of_the_command_line() -> None:
         "check": "",
         "fmt": "",
         "replace": "--fraction --heads --tune --tasks --text --json",
-        "compare": "--text --json",
+        "compare": "--on --json",
         "report": "",
         "features": "",
         "grammar": "--gbnf",
