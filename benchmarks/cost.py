@@ -8,8 +8,6 @@ of query and key and by the cost that the checker counts. A second part measures
 program grows with its nodes.
 """
 
-from __future__ import annotations
-
 import random
 import sys
 from collections.abc import Callable, Iterator
@@ -47,10 +45,8 @@ def constructs() -> Iterator[tuple[str, str]]:
         if feature.arity == 1 and not feature.extra:
             for place, position in POSITIONS.items():
                 condition = f"{name}({position}){BY_TYPE[feature.type]}"
-                yield (
-                    f"`{name}` at {place}",
-                    f"1 where {condition}" + " and k != 1" * (place == "q"),
-                )
+                yield (f"`{name}` at {place}",
+                       f"1 where {condition}" + " and k != 1" * (place == "q"))  # fmt: skip
     lines = [line for line in EVERYTHING.split("\n") if line.startswith("    ")]
     yield from ((f"`{term.strip()}`", term) for term in [*lines, *CORNERS])
     yield "a set of 150", f"1 where text(k) in {elements(150)}"
@@ -68,10 +64,8 @@ def honesty() -> Iterator[Figure]:
     """The time of each construct by pair and unit of cost, the worst first; the figure is of it."""
     text, rows = Tokens.from_strings(random.Random(0).choices(WORDS, k=TOKENS)), []
     for kind in ("causal", "bidirectional"):
-        empty, pairs = (
-            program("", kind),
-            TOKENS**2 if kind != "causal" else TOKENS * (TOKENS + 1) / 2,
-        )
+        empty, pairs = (program("", kind),
+                        TOKENS**2 if kind != "causal" else TOKENS * (TOKENS + 1) / 2)  # fmt: skip
         for name, term in constructs():
             made = program(term, kind)
             whole, nothing = least(ROUNDS, lambda p=made: p(text), lambda p=empty: p(text))
@@ -89,8 +83,7 @@ def lowering() -> Iterator[Figure]:
     programs: dict[str, Callable[[int], str]] = {
         "steps of a table": lambda n: f"by q - k {steps(n - 10)}",
         "terms": lambda n: "\n ".join(pair.format(i=i) for i in range(n // 9)),
-        "elements of a set": lambda n: f"0.1 where text(k) in {elements(n - 10)}",
-    }
+        "elements of a set": lambda n: f"0.1 where text(k) in {elements(n - 10)}"}  # fmt: skip
     for name, write in programs.items():
         trees = [program(write(n), "causal").tree for n in SIZES]
         times = least(ROUNDS, *(lambda tree=tree: Program.from_tree(tree)(["a"]) for tree in trees))

@@ -7,8 +7,6 @@ printed, in seconds of a core that this thread had, for others may use the machi
 line on two cores is wall time.
 """
 
-from __future__ import annotations
-
 import os
 import random
 import resource
@@ -100,10 +98,8 @@ def papers_iou(actual: np.ndarray, predicted: np.ndarray) -> float:
 def evaluation() -> Iterator[Figure]:
     """Ten-term programs in a batch of 1,000, at 64 and 512 tokens, and against the paper's way."""
     plans = {n: Plan(programs(1000), Batch(texts(1, n))) for n in (64, 512)}
-    short, long = (
-        least(200, lambda plan=plan: deque(plan.parts(0), maxlen=0))[0] / 1000
-        for plan in plans.values()
-    )
+    short, long = (least(200, lambda plan=plan: deque(plan.parts(0), maxlen=0))[0] / 1000
+                   for plan in plans.values())  # fmt: skip
     (theirs,) = least(10, lambda: papers_program(list(texts(1, 64)[0].strings)))
     yield Figure("a ten-term program on 64 tokens", f"{short * 1e6:.2f} us", "under 3 us")
     yield Figure("a ten-term program on 512 tokens", f"{long * 1e6:.2f} us")
@@ -157,9 +153,8 @@ def matrix() -> Iterator[Figure]:
     """1,000 programs x 144 heads x 100 texts of 64 tokens, on two cores."""
     plan, attention = Plan(programs(1000), Batch(texts(100, 64))), heads(144, 64)
     with ThreadPoolExecutor(2) as executor:
-        (wall,) = least(
-            5, lambda: score_matrix(plan, lambda _: attention, executor), clock=time.perf_counter
-        )
+        (wall,) = least(5, lambda: score_matrix(plan, lambda _: attention, executor),
+                        clock=time.perf_counter)  # fmt: skip
     name = "1,000 programs x 144 heads x 100 texts, 2 cores"
     yield Figure(name, f"{wall:.2f} s", "under 4 s")
 

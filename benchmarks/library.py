@@ -8,8 +8,6 @@ model takes its best program on its select texts; its IoU is that on the test te
 the candidates that all models together pick, which the library ships. Captures are kept in ``--out``.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import random
@@ -35,12 +33,9 @@ from attn_dsl.eval.score_matrix import measure_texts
 from attn_dsl.synth.program_cover import cover
 
 MODELS: dict[str, tuple[object, int]] = {
-    "demo": ("demo", 128),
-    "stories260k": (SHARED / "models/stories260k", 128),
-    "babyllama-char": (SHARED / "models/babyllama-char", 128),
-    "minilm": (SHARED / "models/minilm-l6", 64),
-    "smollm2": ("smollm2", 128),
-}
+    "demo": ("demo", 128), "stories260k": (SHARED / "models/stories260k", 128),
+    "babyllama-char": (SHARED / "models/babyllama-char", 128), "minilm": (SHARED / "models/minilm-l6", 64),
+    "smollm2": ("smollm2", 128)}  # fmt: skip
 """By name, the model and the tokens of a text."""
 TARGETS = {("smollm2", 128): "library at least 0.52", ("smollm2", 24): "library at least 0.69"}
 OPENING = 24
@@ -51,19 +46,17 @@ TEXTS, HEADS, RESTS = 5, 80, (0.0, 0.4, 0.8)
 """Of each model, the texts and at most how many heads candidates are picked on, and which shares of
 a head's attention are moved to the first token: large models rest there more than small ones."""
 
-POSITIONS = {
-    "k == 0": ("first", "the first token", "first token"),
-    "log(1 + q - k)": ("log_distance", "log distance", "sequential"),
-    "(q - k)": ("distance", "distance", "sequential"),
-    "decay(q - k, 0.8)": ("decay", "decay of 0.8 a token", "sequential"),
-    "decay(q - k, 0.95)": ("slow_decay", "decay of 0.95 a token", "sequential"),
-    "q - k in 0..7": ("last_eight", "the last eight tokens", "sequential"),
-    "q - k in 1..4": ("four_before", "the four before", "sequential"),
-    "k == q": ("self", "itself", "sequential"),
-    "k == q-1": ("previous", "the previous token", "sequential"),
-    "q - k in 0..1": ("last_two", "itself and the previous token", "sequential"),
-    "k == q-2": ("second_previous", "the token two before", "sequential"),
-}
+POSITIONS = {"k == 0": ("first", "the first token", "first token"),
+             "log(1 + q - k)": ("log_distance", "log distance", "sequential"),
+             "(q - k)": ("distance", "distance", "sequential"),
+             "decay(q - k, 0.8)": ("decay", "decay of 0.8 a token", "sequential"),
+             "decay(q - k, 0.95)": ("slow_decay", "decay of 0.95 a token", "sequential"),
+             "q - k in 0..7": ("last_eight", "the last eight tokens", "sequential"),
+             "q - k in 1..4": ("four_before", "the four before", "sequential"),
+             "k == q": ("self", "itself", "sequential"),
+             "k == q-1": ("previous", "the previous token", "sequential"),
+             "q - k in 0..1": ("last_two", "itself and the previous token", "sequential"),
+             "k == q-2": ("second_previous", "the token two before", "sequential")}  # fmt: skip
 SELECTORS = {
     "punct(k)": ("punctuation", "punctuation", "structure"),
     "newline(k)": ("newline", "line breaks", "structure"),
@@ -132,9 +125,8 @@ def candidates() -> list[t.Head]:
         + [f"{choose.choice(WEIGHTS)} where {x}" for x in choose.sample(selectors, number)]
         for number in choose.choices((1, 2), k=CANDIDATES)
     ]
-    sources = dict.fromkeys(
-        "".join(f" {term}\n" for term in terms if term) for terms in positional + sampled
-    )
+    sources = dict.fromkeys("".join(f" {term}\n" for term in terms if term)
+                            for terms in positional + sampled)  # fmt: skip
     made = [parse(f"head candidate causal:\n{terms}") for terms in sources]
     return [head for head in made if head.terms and t.nodes(head) <= MOST_NODES]
 
@@ -163,9 +155,8 @@ def write(heads: Sequence[t.Head], folder: Path) -> None:
         (folder / f"{name}.attn").write_text(text, encoding="utf-8")
 
 
-def iou(
-    capture: Capture, part: str, tokens: int, programs: Sequence[t.Head], picking: bool
-) -> np.ndarray:
+def iou(capture: Capture, part: str, tokens: int, programs: Sequence[t.Head],
+        picking: bool) -> np.ndarray:  # fmt: skip
     """Score programs with heads on the openings of texts, float32 (heads, programs, texts).
 
     Programs that have no meaning in the visibility of the model have the score 0.
@@ -213,9 +204,8 @@ def conditions(captures: dict[str, Capture]) -> Iterator[tuple[str, int]]:
             yield name, OPENING
 
 
-def pick(
-    scores: dict[tuple[str, int], np.ndarray], known: Sequence[int], without: str | None
-) -> list[int]:
+def pick(scores: dict[tuple[str, int], np.ndarray], known: Sequence[int],
+         without: str | None) -> list[int]:  # fmt: skip
     """Pick candidates that help the heads of all models but one most; each model counts alike."""
     used = [some for (name, _), some in scores.items() if name != without]
     rows = np.concatenate([some / len(some) for some in used])
@@ -237,9 +227,8 @@ def held_out(capture: Capture, tokens: int, groups: dict[str, list[t.Head]]) -> 
 
 def main() -> None:
     """Measure and print a Markdown table."""
-    made = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    made = argparse.ArgumentParser(description=__doc__,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     made.add_argument("--out", default=ROOT / "runs/bench/library", type=Path, metavar="DIR",
                       help="where captures are kept")  # fmt: skip
     made.add_argument("--write", type=Path, metavar="DIR", help="where the programs are written")
@@ -252,10 +241,8 @@ def main() -> None:
     teaching = [entry.program for entry in library().values() if not entry.measured]
     programs = teaching + candidates()
     known = range(len(teaching))
-    scores = {
-        (name, tokens): iou(captures[name], "select", tokens, programs, picking=True)[:, :, 0]
-        for name, tokens in conditions(captures)
-    }
+    scores = {(name, tokens): iou(captures[name], "select", tokens, programs, picking=True)[:, :, 0]
+              for name, tokens in conditions(captures)}  # fmt: skip
 
     def leave_out(name: str, tokens: int) -> Iterator[Figure]:
         taken = [programs[i] for i in pick(scores, known, without=name)]
@@ -263,9 +250,8 @@ def main() -> None:
             "library": taken, "teaching programs": teaching, "positional grid": positional_grid(True),
         }  # fmt: skip
         reached = held_out(captures[name], tokens, groups)
-        yield Figure(
-            f"{name}, {tokens} tokens", "; ".join(reached), TARGETS.get((name, tokens), "-")
-        )
+        yield Figure(f"{name}, {tokens} tokens", "; ".join(reached),
+                     TARGETS.get((name, tokens), "-"))  # fmt: skip
 
     print_table(partial(leave_out, *condition) for condition in scores)
     if options.write is not None:

@@ -8,8 +8,6 @@ last whole term if it was cut off. **speed**: the models that are named as for `
 demo model and stories260k. Times are those of a core that this process had.
 """
 
-from __future__ import annotations
-
 import argparse
 import time
 from collections.abc import Iterator

@@ -102,9 +102,8 @@ def kept(out: Path, *arguments: object) -> Usage:
     return usage
 
 
-def least(
-    rounds: int, *sides: Callable[[], object], clock: Callable[[], float] = time.thread_time
-) -> list[float]:
+def least(rounds: int, *sides: Callable[[], object],
+          clock: Callable[[], float] = time.thread_time) -> list[float]:  # fmt: skip
     """Time functions in turns, after one call of each; return the least seconds of each."""
     times = [float("inf")] * len(sides)
     for side in sides:

@@ -10,8 +10,6 @@ heads tuned through the model. Runs are kept in ``--out``, by default under a ha
 sources, and are not repeated.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import json
@@ -31,11 +29,9 @@ from attn_dsl.eval.outputs import output_r2
 from attn_dsl.eval.run import Run
 from attn_dsl.eval.split import Split
 
-MODELS: dict[str, tuple[object, int]] = {
-    "smollm2": ("smollm2", 128),
-    "stories260k": (SHARED / "models/stories260k", 128),
-    "minilm": (SHARED / "models/minilm-l6", 64),
-}
+MODELS: dict[str, tuple[object, int]] = {"smollm2": ("smollm2", 128),
+                                         "stories260k": (SHARED / "models/stories260k", 128),
+                                         "minilm": (SHARED / "models/minilm-l6", 64)}  # fmt: skip
 """By name, the model and the tokens of a text."""
 WINDOWS = 30
 OTHER = SHARED / "text/wikitext2-valid.txt", 60
@@ -61,9 +57,8 @@ def measure(name: str, folder: Path, options: list[str]) -> Iterator[Figure]:
     run = Run.open(out)
     if (scores := run.definitions) is not None:
         held = sum(len(one.terms) for one in scores.scores.values())
-        yield Figure(
-            "... shared scores; what they hold", f"{len(scores.scores)}; {held} predicates"
-        )
+        yield Figure("... shared scores; what they hold",
+                     f"{len(scores.scores)}; {held} predicates")  # fmt: skip
     yield Figure("... fit", str(usage))
     if name == "smollm2":
         yield elsewhere(run, folder / f"{name}-other", model, tokens)
@@ -103,12 +98,8 @@ def elsewhere(run: Run, place: Path, model: object, tokens: int) -> Figure:
     text, count = OTHER
     kept(place, "capture", model, "--text", text, "--max-tokens", tokens, "--max-texts", count)
     split = Split(capture := Capture.open(place), range(count))
-    found = [
-        split.compare(
-            [run.program(r.layer, r.head).tree], r.layer * capture.heads_per_layer + r.head
-        )
-        for r in run.results
-    ]
+    found = [split.compare([run.program(r.layer, r.head).tree], r.layer * capture.heads_per_layer + r.head)
+             for r in run.results]  # fmt: skip
     iou = bootstrap(np.mean([one.ious[0] for one in found], axis=0), 0)
     outputs = output_r2(
         np.array([x.errors[0] for x in found]), np.array([x.spreads for x in found]), 0
@@ -126,9 +117,8 @@ def growth(outcome: dict[str, Any], what: str) -> Iterator[Figure]:
 
 def main() -> None:
     """Measure and print a Markdown table."""
-    made = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    made = argparse.ArgumentParser(description=__doc__,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     made.add_argument("--run", action="append", metavar="DIR", help="may be repeated")
     made.add_argument("--only", choices=[*MODELS], action="append", help="may be repeated")
     made.add_argument("--fit", default=[], type=shlex.split, metavar="OPTIONS",

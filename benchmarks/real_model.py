@@ -6,8 +6,6 @@ MODEL is `smollm2` by default. A capture and a run that are finished are kept fo
 last rows are what each proposer takes for a head, for the ``Cost`` in ``synth/proposers/registry.py``.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import shutil
@@ -34,10 +32,8 @@ LONGEST = 30.0
 
 def fit(model: str, text: Path, effort: int, out: Path) -> Iterator[Figure]:
     """Plan a capture and a fit, make them, and say what they took and found."""
-    for name, source in {
-        "capture": (model, "--text", text),
-        "run": ("--capture", out / "capture", "--effort", effort),
-    }.items():
+    for name, source in {"capture": (model, "--text", text),
+                         "run": ("--capture", out / "capture", "--effort", effort)}.items():  # fmt: skip
         plan = subprocess.run(
             [*map(str, (*ATTN_DSL, "fit", *source, "--dry-run", "--json"))],
             capture_output=True, check=True,
@@ -98,12 +94,10 @@ def main() -> None:
     options = parser.parse_args()
     out = options.out.resolve()
     given = "--capture", out / "capture"
-    phases = {
-        "capture": ("capture", options.model, "--text", options.text),
-        "search": ("fit", *given, "--effort", options.effort),
-        "replacement": ("replace", out / "run", *given),
-        "tuning": ("replace", out / "run", *given, "--tune", "--fraction", 1),
-    }
+    phases = {"capture": ("capture", options.model, "--text", options.text),
+              "search": ("fit", *given, "--effort", options.effort),
+              "replacement": ("replace", out / "run", *given),
+              "tuning": ("replace", out / "run", *given, "--tune", "--fraction", 1)}  # fmt: skip
     print_table([
         partial(fit, options.model, options.text, options.effort, out),
         *(partial(interrupts, name, options.moments, out, *x) for name, x in phases.items()),

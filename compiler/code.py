@@ -5,8 +5,6 @@ condition holds, else 0. Each step of a table has a plane of its own. Programs s
 plane is stored in a form that depends on what it reads (``Kind``), such as one vector by key.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from enum import IntEnum
 from functools import cached_property, lru_cache
@@ -214,10 +212,8 @@ def _planes(graph: Graph, term: Term) -> list[Plane]:
     """Return the plane of each weight of a term."""
     if term.bounds:
         node, ends = term.factors[0].node, [*(b - 1 for b in term.bounds[1:]), _LAST]
-        steps = [
-            graph.add("between", node, x=low, y=high)
-            for low, high in zip(term.bounds, ends, strict=True)
-        ]
+        steps = [graph.add("between", node, x=low, y=high)
+                 for low, high in zip(term.bounds, ends, strict=True)]  # fmt: skip
         return [Plane(Factor(step), term.condition, truth=True) for step in steps]
     if not term.factors:
         return [Plane(Factor(term.condition), truth=True)]

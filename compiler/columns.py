@@ -1,7 +1,5 @@
 """Columns: features of a batch of texts as int32 arrays, each computed at its first use."""
 
-from __future__ import annotations
-
 import itertools
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -176,17 +174,8 @@ class Finder:
 
     def rows(self, first: int, n: int, start: int, columns: tuple[Ints, ...], out: Ints) -> None:
         """Fill a column from the position ``first`` on; see ``interpreter.search_rows``."""
-        interpreter.search_rows(
-            self.instructions[0],
-            self.nodes[0],
-            *self.kind,
-            self.causal,
-            first,
-            n,
-            start,
-            columns,
-            out,
-        )
+        interpreter.search_rows(self.instructions[0], self.nodes[0], *self.kind, self.causal, first, n, start,
+                                columns, out)  # fmt: skip
 
     def extend(self, first: int, n: int, start: int, columns: Sequence[tuple], table: Ints) -> None:
         """Fill the rows of a table from ``first`` on; see ``interpreter.extend_searches``."""
@@ -258,10 +247,8 @@ def search_column(tokens: Sequence[str] | Tokens, source: str, causal: bool) -> 
     functions = parse_definitions(source).functions
     node = expand(t.Call([*functions][-1], (t.Position("i"),)), Scope({}, {}, (), functions))
     assert isinstance(node, t.Search)
-    key, batch = (
-        SearchKey(node.name, node.over, node.body, causal),
-        Batch([Tokens.from_strings(tokens)]),
-    )
+    key, batch = (SearchKey(node.name, node.over, node.body, causal),
+                  Batch([Tokens.from_strings(tokens)]))  # fmt: skip
     by_query = causal and not key.at_query
     found = batch.tables([key], 0)[0] if by_query else batch.column(key).settled
     return found.astype(bool if key.truth else int).tolist()

@@ -5,8 +5,6 @@ q - k alone is another. A score that depends on the query alone shifts its whole
 not need it. Only other nodes are computed for every pair of query and key.
 """
 
-from __future__ import annotations
-
 from enum import IntEnum
 
 from attn_dsl.compiler.graph import Graph, Node

@@ -1,7 +1,5 @@
 """The evaluator: attention matrices of programs on texts, and the planes that weights multiply."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,9 +30,8 @@ class Part:
     rows: np.ndarray  # float32 (programs, entries), padded with zeros to whole vectors
 
 
-def parts(
-    code: Code, n: int, start: int, arrays: tuple[np.ndarray, ...], first: int = 0
-) -> Iterator[Part]:
+def parts(code: Code, n: int, start: int, arrays: tuple[np.ndarray, ...],
+          first: int = 0) -> Iterator[Part]:  # fmt: skip
     """Evaluate programs on one text, block of rows by block, in parts that fit in the cache.
 
     Args:
@@ -154,10 +151,8 @@ class Plan:
             float32 (planes, visible entries of these rows of all texts, concatenated).
         """
         sizes = self.batch.sizes.tolist()
-        counts = [
-            int((chosen + 1).sum()) if self.causal else len(chosen) * n
-            for chosen, n in zip(rows, sizes, strict=True)
-        ]
+        counts = [int((chosen + 1).sum()) if self.causal else len(chosen) * n
+                  for chosen, n in zip(rows, sizes, strict=True)]  # fmt: skip
         out, at = np.empty((len(self.code.planes), sum(counts)), dtype=np.float32), 0
         for text, (chosen, count) in enumerate(zip(rows, counts, strict=True)):
             self._planes(text, np.asarray(chosen, dtype=np.int64), out[:, at : at + count])

@@ -4,8 +4,6 @@ The evaluator and all exports read this graph; ``lower.py`` builds it from synta
 referred to by its number. Equal nodes are stored once, and constants are folded.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -91,9 +89,8 @@ class ColumnKey:
     @property
     def truth(self) -> bool:
         """Whether its values are truth values, 0 or 1."""
-        return (
-            self.kind in ("in", "starts", "ends", "contains") or FEATURES[self.name].type == "bool"
-        )
+        return (self.kind in ("in", "starts", "ends", "contains")
+                or FEATURES[self.name].type == "bool")  # fmt: skip
 
     @property
     def partial(self) -> bool:
@@ -208,9 +205,8 @@ class Graph:
 
     def table(self, key: SearchKey, row: int, column: int) -> int:
         """Return the node that reads a table at two positions, which are nodes."""
-        return self.add(
-            "table", row, column, key.pad, self.tables.setdefault(key, len(self.tables))
-        )
+        return self.add("table", row, column, key.pad,
+                        self.tables.setdefault(key, len(self.tables)))  # fmt: skip
 
     def constant(self, value: int) -> int:
         """Return the node of a constant."""

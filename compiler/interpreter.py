@@ -14,8 +14,6 @@ one query fit in the cache, and a new program needs no compiling. The loops work
         tables      int32 (tables, n, n), see ``match_table`` and ``extend_searches``
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
@@ -66,10 +64,8 @@ apply_operation = _dispatch(
 
 
 real_value = _dispatch(
-    "x, rate",
-    {kind: f"return f{kind}(x, rate)" for kind in range(len(REALS))},
-    {f"f{kind}": function.value for kind, function in enumerate(REALS.values())},
-)
+    "x, rate", {kind: f"return f{kind}(x, rate)" for kind in range(len(REALS))},
+    {f"f{kind}": function.value for kind, function in enumerate(REALS.values())})  # fmt: skip
 
 
 @njit(**COMPILED)

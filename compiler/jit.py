@@ -1,7 +1,5 @@
 """Options of the functions that Numba compiles."""
 
-from __future__ import annotations
-
 from typing import Any
 
 COMPILED: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}

@@ -4,8 +4,6 @@ Compiling takes 0.3 s and more, 30 ms for each term, in each process: nothing is
 Calling a ``Program`` needs no compiling; a kernel is for callers that need a compiled function.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
@@ -67,7 +65,6 @@ def compiled(source: str) -> Callable[..., None]:
     tables = types.Array(types.int32, 3, "C")
     signature = types.void(*[number] * 4, *[table] * 3, tables, types.Array(types.float32, 1, "C"))
     fast = {"nnan", "nsz", "reassoc", "contract"}
-    made: Callable[..., None] = njit(signature, nogil=True, error_model="numpy", fastmath=fast)(
-        execute(source, "kernel")["kernel"]
-    )
+    made: Callable[..., None] = njit(signature, nogil=True, error_model="numpy",
+                                     fastmath=fast)(execute(source, "kernel")["kernel"])  # fmt: skip
     return made

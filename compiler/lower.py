@@ -1,7 +1,5 @@
 """Lowering: the only translation of syntax trees to the graph of operations."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -67,10 +65,8 @@ def _fold(definition: t.ScoreDefinition, scope: Scope) -> _Folded:
         table = weights.setdefault((name, shift), {})
         for element in elements:
             table[element] = table.get(element, 0) + amount
-    columns = (
-        (ColumnKey(name, "weight", frozenset(table.items()), definition.name), shift)
-        for (name, shift), table in weights.items()
-    )
+    columns = ((ColumnKey(name, "weight", frozenset(table.items()), definition.name), shift)
+               for (name, shift), table in weights.items())  # fmt: skip
     return tuple(columns), tuple(lines)
 
 

@@ -5,8 +5,6 @@ from this table. All values are integers; false and true are 0 and 1. ``a`` and 
 of an operation, ``x`` and ``y`` the constants of its node.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

@@ -138,9 +138,8 @@ class Program:
         fit_program = import_module("attn_dsl.synth.hypothesis").fit_program
         return fit_program(self, capture, head, seed=seed, as_it_is=True).figures
 
-    def plot(
-        self, text: Any, capture: Any = None, head: str | tuple[int, int] | None = None
-    ) -> Any:
+    def plot(self, text: Any, capture: Any = None,
+             head: str | tuple[int, int] | None = None) -> Any:  # fmt: skip
         """Draw the attention matrix on a text, and that of a head of a capture beside it.
 
         >>> parse("head first causal:\\n    3 where k == 0").plot("Tom saw Mia.")
@@ -231,9 +230,8 @@ def parse(
     return Program(tree, check(tree, source=source, name=name, allow_lookahead=allow_lookahead))
 
 
-def load(
-    path: str | Path, *, allow_lookahead: bool = False, define: Iterable[str | Path] = ()
-) -> Program:
+def load(path: str | Path, *, allow_lookahead: bool = False,
+         define: Iterable[str | Path] = ()) -> Program:  # fmt: skip
     """Read a program from a file; the files that it uses lie beside it, or in the folder above.
 
     ``define`` are files of definitions that it may use without naming them; a program that does gets

@@ -5,8 +5,6 @@ of a 512-bit vector. If Numba is switched off, the functions work on NumPy array
 Truth values are bits, sixteen in a word of type uint16; the lowest bit is the first lane.
 """
 
-from __future__ import annotations
-
 import inspect
 import math
 import operator

@@ -6,8 +6,6 @@ or by distance need one exponential per token, not per pair. Rows whose masses a
 float32 are left to ``interpreter``.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

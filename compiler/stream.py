@@ -49,10 +49,8 @@ class Stream:
         if not self.code.causal or ahead:
             names = ", ".join(head.name for head in self.code.graph.heads)
             why = f"looks ahead ({', '.join(ahead)})" if ahead else "is bidirectional"
-            raise InputError(
-                f"the program {names} {why}, so its rows change with every token; only causal "
-                "programs that read to the left can be streamed"
-            )
+            raise InputError(f"the program {names} {why}, so its rows change with every token; only causal "
+                             "programs that read to the left can be streamed")  # fmt: skip
         self._finders = finders(self.code.graph)
         graphs = [self.code.graph, *(c.graph for one in self._finders.values() for c in one.codes)]
         keys = [key for graph in graphs for key in graph.keys]
@@ -82,9 +80,8 @@ class Stream:
         side = _CAPACITY if self._numbers else 0
         self._tables = np.zeros((len(self._numbers), side, side), dtype=np.int32)
 
-    def append(
-        self, tokens: Sequence[str] | Tokens, special: Iterable[bool] | None = None
-    ) -> np.ndarray:
+    def append(self, tokens: Sequence[str] | Tokens,
+               special: Iterable[bool] | None = None) -> np.ndarray:  # fmt: skip
         """Append tokens to the text and compute their rows.
 
         Args:

@@ -5,8 +5,6 @@ in the same layout. Planes by key and by distance are vectors; of these, only th
 program's weighted sum is kept.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,14 +43,11 @@ def text_planes(code: Code, n: int, start: int, arrays: tuple, first: int = 0) -
     _, keys, distances, truths, values = counts.tolist()
     length = max(-(-n // WIDTH), 1) * WIDTH + WIDTH
     gaps = n if code.causal else max(2 * n - 1, 0)
-    made = TextPlanes(
-        np.zeros(truths * stride, dtype=np.uint16),
-        np.zeros((values, stride * WIDTH), dtype=np.float32),
-        stride,
-        np.empty((code.size, length), dtype=np.float32),
-        np.empty((code.size, max(-(-gaps // WIDTH), 1) * WIDTH + WIDTH), dtype=np.float32),
-        np.empty(code.size, dtype=np.bool_),
-    )
+    made = TextPlanes(np.zeros(truths * stride, dtype=np.uint16),
+                      np.zeros((values, stride * WIDTH), dtype=np.float32), stride,
+                      np.empty((code.size, length), dtype=np.float32),
+                      np.empty((code.size, max(-(-gaps // WIDTH), 1) * WIDTH + WIDTH), dtype=np.float32),
+                      np.empty(code.size, dtype=np.bool_))  # fmt: skip
     _fill(
         code.instructions, code.row_nodes, code.plane_rows, code.functions(2 * n), code.places,
         code.causal, n, first, start, arrays, np.empty((keys, n)), np.empty((distances, gaps)),

@@ -165,10 +165,8 @@ class Analysis:
     def firsts(self, name: str, labels: list[int], start: int) -> list[int]:
         """Return for each token the first solid token with its label, or the token itself."""
         first, pairs = self.memory[name], zip(labels[start:], self.solid[start:], strict=True)
-        return [
-            (first.setdefault if solid else first.get)(label, i)
-            for i, (label, solid) in enumerate(pairs, start)
-        ]
+        return [(first.setdefault if solid else first.get)(label, i)
+                for i, (label, solid) in enumerate(pairs, start)]  # fmt: skip
 
     def count(self, name: str, items: Iterable[str | None], start: int) -> list[tuple[int, int]]:
         """Return the number of equal earlier items and the last one (or -1); None equals no item."""

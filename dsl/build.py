@@ -1,7 +1,5 @@
 """The builder: for each rule of the grammar, the function that makes its node of the syntax tree."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Callable
@@ -20,8 +18,7 @@ from attn_dsl.dsl.syntax_errors import RESERVED, SPLIT, reserved
 _NAMES = (
     "NAME SET_NAME VISIBILITY NORMALISER VARIABLE SEARCHED COMPARISON EQUALITY AFFIX EXTREMUM BOOL_FEATURE "
     "INT_FEATURE SYMBOL_FEATURE PAIR_FEATURE TEXT_FEATURE REAL_FUNCTION POSITION_QUANTIFIER "
-    "CUT_FUNCTION STEM_FUNCTION"
-)
+    "CUT_FUNCTION STEM_FUNCTION")  # fmt: skip
 NOTHING = t.Definitions({}, {}, "")
 
 
@@ -97,10 +94,8 @@ def bounded(node: Any) -> Any:
     if end_line == line and end_column - column <= MAX_OPERATORS:
         return node  # too short to have so many
     if sum(isinstance(part, _OPERATORS) for part in node.walk()) > MAX_OPERATORS:
-        what, reading = (
-            f"more than {MAX_OPERATORS} operators in one term or function",
-            READING.get(),
-        )
+        what, reading = (f"more than {MAX_OPERATORS} operators in one term or function",
+                         READING.get())  # fmt: skip
         raise CostError(what, node.span, reading.source, name=reading.name, hint=SPLIT)
     return node
 
@@ -177,13 +172,8 @@ _NODES: dict[str, Callable[[Span, list[Any]], Any]] = {
     "use": lambda s, v: t.Use(v[0], NOTHING, span=s),  # the parser resolves the path
 }  # fmt: skip
 """By rule: a function that makes the node from its span and the values of its parts."""
-_SPANS = {
-    "head": (1, 1),
-    "function_definition": (1, 1),
-    "score_definition": (1, 1),
-    "score_line": (0, -2),
-    "use": (0, -2),
-}
+_SPANS = {"head": (1, 1), "function_definition": (1, 1), "score_definition": (1, 1), "score_line": (0, -2),
+          "use": (0, -2)}  # fmt: skip
 """By rule: the first and the last part that its span covers, such as the name of a head."""
 
 
@@ -211,11 +201,8 @@ def _sum_term(items: list[Any]) -> t.Term:
 
 def _values(parts: list[Any]) -> list[Any]:
     """Return the values of the parts of a rule: nodes, and what terminals stand for."""
-    return [
-        _VALUES[part.type](part.value) if isinstance(part, Token) else part
-        for part in parts
-        if not isinstance(part, Token) or part.type in _VALUES
-    ]
+    return [_VALUES[part.type](part.value) if isinstance(part, Token) else part for part in parts
+            if not isinstance(part, Token) or part.type in _VALUES]  # fmt: skip
 
 
 def _action(rule: str) -> Any:

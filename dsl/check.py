@@ -1,7 +1,5 @@
 """The checker: names, types, causality, complexity and cost of a program, before it runs."""
 
-from __future__ import annotations
-
 import importlib.util
 import itertools
 import math
@@ -53,13 +51,9 @@ class Facts:
 
 
 def check(
-    program: t.Head,
-    *,
-    source: str = "",
-    name: str = "<program>",
-    allow_lookahead: bool = False,
+    program: t.Head, *, source: str = "", name: str = "<program>", allow_lookahead: bool = False,
     max_nodes: int = MAX_NODES,
-) -> Facts:
+) -> Facts:  # fmt: skip
     """Check a parsed program; return its complexity, cost, holes and lookahead features.
 
     >>> from attn_dsl.dsl.parser import parse
@@ -148,9 +142,7 @@ class _Checker:
 
     def run(self) -> None:
         definitions: list[t.SetDefinition | t.ScoreDefinition] = [
-            *self.program.sets,
-            *self.program.scores,
-        ]
+            *self.program.sets, *self.program.scores]  # fmt: skip
         names = [one.name for one in definitions]
         for use in self.program.uses:
             for function in use.definitions.functions.values():
@@ -160,10 +152,8 @@ class _Checker:
                 self.wrong(definitions[i], f"`{name}` is defined twice",
                            "rename one of them, or join what they hold")  # fmt: skip
         for use, other in itertools.combinations(self.program.uses, 2):
-            one, two = (
-                {*u.definitions.sets, *u.definitions.scores, *u.definitions.functions}
-                for u in (use, other)
-            )
+            one, two = ({*u.definitions.sets, *u.definitions.scores, *u.definitions.functions}
+                        for u in (use, other))  # fmt: skip
             if name := min(one & two, default=""):
                 self.wrong(other, f"`{name}` is also defined in {quote(use.path)}",
                            "rename it in one of the files, or use only one of them")  # fmt: skip
@@ -199,11 +189,8 @@ class _Checker:
                 files = [u.path for u in self.program.uses if one.name in u.definitions.functions]
                 where = f"also defined in {quote(files[0])}" if files else "defined twice"
                 self.wrong(one, f"`{one.name}` is {where}", "rename one of them")
-            elif all(
-                n.name in self.types or n.name in FEATURES
-                for n in one.walk()
-                if isinstance(n, t.Call)
-            ):
+            elif all(n.name in self.types or n.name in FEATURES for n in one.walk()
+                     if isinstance(n, t.Call)):  # fmt: skip
                 self.learn(one)
                 if any(isinstance(error, CostError) for error in self.errors):
                     continue  # those that use it are too large as well

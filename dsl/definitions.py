@@ -1,7 +1,5 @@
 """Files of definitions: the sets, functions and scores that programs share by ``use "vocabulary.attn"``."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import os
@@ -43,12 +41,8 @@ def parse_definitions(source: str, name: str = "<definitions>") -> Definitions:
 def show_definitions(definitions: Definitions) -> str:
     """Write the canonical text of a file of definitions. Comments of sets are not kept."""
     sets = (t.SetDefinition(name, value) for name, value in definitions.sets.items())
-    return (
-        "\n".join(
-            definition_lines(sets, definitions.scores.values(), definitions.functions.values())
-        )
-        + "\n"
-    )
+    return ("\n".join(definition_lines(sets, definitions.scores.values(), definitions.functions.values()))
+            + "\n")  # fmt: skip
 
 
 def only_definitions(source: str) -> bool:
@@ -137,8 +131,7 @@ def prelude(files: Iterable[str | Path], folder: str | Path | None = None) -> li
         if not only_definitions(read_source(file)):
             raise InputError(
                 f"{file} is not a file of definitions, which has sets, functions and scores and no head; "
-                "name one by --define, and programs as usual"
-            )
+                "name one by --define, and programs as usual")  # fmt: skip
         path = str(file) if folder is None else os.path.relpath(file, folder).replace(os.sep, "/")
         uses.append(t.Use(path, read_definitions(file)))
     return uses
@@ -152,10 +145,8 @@ def in_folder(folder: str | Path) -> Resolver:
         for place in (here / path, here.parent / path):
             if "\0" not in path and place.is_file():
                 return read_definitions(place)
-        raise InputError(
-            f"{path!r} is in neither {here} nor {here.parent}; put the file there, or put the "
-            "definitions that the program needs into it"
-        )
+        raise InputError(f"{path!r} is in neither {here} nor {here.parent}; put the file there, or put the "
+                         "definitions that the program needs into it")  # fmt: skip
 
     return resolve
 
@@ -193,15 +184,11 @@ def self_contained(program: t.Head) -> t.Head:
     while len(named) > before:  # functions use others
         before = len(named)
         named |= used(
-            *(alone(*one) for one in named.values() if not isinstance(one[0], t.SetLiteral))
-        )
+            *(alone(*one) for one in named.values() if not isinstance(one[0], t.SetLiteral)))  # fmt: skip
     files = [use.definitions for use in program.uses]
     scores = [alone(*one) for one in named.values() if isinstance(one[0], t.ScoreDefinition)]
-    sets = [
-        t.SetDefinition(name, value)
-        for name, (value, _) in named.items()
-        if isinstance(value, t.SetLiteral)
-    ]
+    sets = [t.SetDefinition(name, value) for name, (value, _) in named.items()
+            if isinstance(value, t.SetLiteral)]  # fmt: skip
     functions = [
         alone(one, file) for file in files for one in file.functions.values() if one.name in named
     ]

@@ -290,9 +290,8 @@ class _Teller:
                 return f"tokens {low} to {high} before the query"
             case t.Compare(">=", value, t.Integer(n)) if value == _DISTANCE:
                 return f"tokens at least {n} before the query"
-            case t.Compare(
-                "==", t.Call(a, (t.Position("k", shift),)), t.Call(b, (t.Position("q", at),))
-            ) if a == b:
+            case t.Compare("==", t.Call(a, (t.Position("k", shift),)),
+                           t.Call(b, (t.Position("q", at),))) if a == b:  # fmt: skip
                 noun = self.noun(a).removeprefix("position of the ")
                 how = f"with the same {noun}"
                 if noun.endswith(" number"):
@@ -313,9 +312,8 @@ class _Teller:
                 found = f"tokens where {self.named(name)} holds"
             case t.Call(name, (t.Position(_, shift),)):
                 found = FEATURES[name].noun or f"tokens that {self.holds(name, plural=True)}"
-            case t.Compare("==", t.Call(name, (t.Position(_, shift),)), t.Text(text)) if (
-                name in _STRINGS and name != "word"
-            ):
+            case t.Compare("==", t.Call(name, (t.Position(_, shift),)),
+                           t.Text(text)) if (name in _STRINGS and name != "word"):  # fmt: skip
                 found = token(text)
             case t.Member(t.Call(name, (t.Position(_, shift),)), chosen) if name in _STRINGS:
                 found = self.members(chosen)
@@ -374,8 +372,7 @@ class _Teller:
             case t.Compare(op, left, t.Text(text)):
                 return f"{self.symbol(left)} {_ORDERS[op][no]} {token(text)}"
             case t.Compare(op, t.Call() | t.Shortened() as a, t.Call() | t.Shortened() as b) if (
-                type_of(a, self.scope.types()) == "symbol"
-            ):
+                    type_of(a, self.scope.types()) == "symbol"):  # fmt: skip
                 return f"{self.symbol(a)} {_ORDERS[op][no]} {self.symbol(b)}"
             case t.Compare("<" | ">" as op, t.Position() as a, b) if not isinstance(b, t.Integer):
                 where = "before" if (op == "<") is not no else "after"

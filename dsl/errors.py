@@ -1,7 +1,5 @@
 """Errors: exceptions whose messages show the place, what was expected, and a remedy."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 from typing import NamedTuple

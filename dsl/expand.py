@@ -1,7 +1,5 @@
 """Expansion: programs without definitions, in which each use of a function is written out."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from functools import lru_cache
@@ -76,9 +74,8 @@ def _changes(node: t.Node) -> bool:
     """Return whether what an expanded node reads may change as later tokens follow."""
     if isinstance(node, t.Search) and node.backwards:
         return _changes(node.at)
-    if isinstance(node, t.Search) or (
-        isinstance(node, t.Call) and FEATURES[node.name].reads == "visible"
-    ):
+    if isinstance(node, t.Search) or (isinstance(node, t.Call)
+                                      and FEATURES[node.name].reads == "visible"):  # fmt: skip
         return True
     return any(map(_changes, node.children()))
 

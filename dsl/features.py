@@ -5,8 +5,6 @@ from this table. To add a feature, add an entry to ``_ALL``. Texts may grow toke
 feature computes the values of new tokens from an ``Analysis`` and updates its ``Column``.
 """
 
-from __future__ import annotations
-
 import itertools
 import unicodedata
 from collections.abc import Callable
@@ -115,8 +113,7 @@ def of_string(value: Callable[[str], Value], special: Value = False) -> Callable
     """
     return lambda a, start: [
         special if mark else value(string)
-        for string, mark in zip(a.strings[start:], a.special[start:], strict=True)
-    ]
+        for string, mark in zip(a.strings[start:], a.special[start:], strict=True)]  # fmt: skip
 
 
 def _starts(a: Analysis, firsts: list[int], start: int) -> list[bool]:
@@ -211,10 +208,8 @@ def lower(string: str) -> str:
 
 
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
-_UNITS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
-    "sixteen seventeen eighteen nineteen"
-)
+_UNITS = ("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
+          "sixteen seventeen eighteen nineteen")  # fmt: skip
 _NUMBERS = {
     **{word: i for i, word in enumerate(_UNITS.split())},
     **{word: 10 * i for i, word in enumerate(_TENS.split(), 2)},

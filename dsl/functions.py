@@ -4,8 +4,6 @@ Only terms may use them. The grammar, error messages, compiler, exports and refe
 from this table. To add a function, add a row to ``_ALL``. ``shortened`` has the functions of symbols.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable

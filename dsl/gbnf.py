@@ -20,10 +20,8 @@ from typing import Any, Literal
 
 _SPACING = {"ws": (0, 2), "gap": (1, 2), "indent": (0, 8)}  # the fewest and the most blanks
 _ESCAPE = r"\\(?:x..|u....|[nrt\W])"
-_REGEX = re.compile(
-    rf"(?P<set>\[(?:{_ESCAPE}|[^]\\])+\])|(?P<char>{_ESCAPE}|[^][(){{}}|*+?.^$\\])"
-    r"|\((?:\?:|(?!\?))|[|)]|(?:[*+?]|\{\d+(?:,\d*)?\})(?![*+?])"
-)
+_REGEX = re.compile(rf"(?P<set>\[(?:{_ESCAPE}|[^]\\])+\])|(?P<char>{_ESCAPE}|[^][(){{}}|*+?.^$\\])"
+                    r"|\((?:\?:|(?!\?))|[|)]|(?:[*+?]|\{\d+(?:,\d*)?\})(?![*+?])")  # fmt: skip
 _FUNCTIONS = re.compile(r"^(    \| )?function_definition\b.*\n", re.M)
 _SIGNS = {"?": (0, 1), "*": (0, None), "+": (1, None)}
 
@@ -69,10 +67,8 @@ def _read(text: str) -> tuple[dict[str, str], dict[str, _Node], _Node | None]:
     trees |= {str(name): tree for name, (tree, _) in grammar.term_defs}
     ignored = [trees.pop(str(name)) for name in grammar.ignore]
     names = {name: _new_name(name, {*trees, *_SPACING}) for name in trees}
-    rules = {
-        new: _without_left_recursion(new, _converted(trees[name], names))
-        for name, new in names.items()
-    }
+    rules = {new: _without_left_recursion(new, _converted(trees[name], names))
+             for name, new in names.items()}  # fmt: skip
     return names, rules, _converted(ignored[0], names) if ignored else None
 
 

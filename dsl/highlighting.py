@@ -1,7 +1,5 @@
 """Highlighting: the kinds of lexemes of a program, from the grammar and the table of features."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -39,20 +37,15 @@ def lexemes() -> dict[str, str]:
     signs = set(re.findall(r'"([^\w"\s]+)"', literal)) - set("()[]{},:?")
     operators = sorted(signs, key=lambda sign: (-len(sign), sign))
     call = r"(?=[ \t]*\()"
-    return {
-        "comment": r"#[^\n]*",
-        "string": regex("STRING"),
-        "number": rf"(?:(?<![\w)])-)?\b{regex('WEIGHT').removeprefix('-?')}|\?",
-        "definition": rf"(?:(?<=\bhead )|(?<=\bdef )){regex('NAME')}",
-        "type": rf"\b{regex('SET_NAME')}",
-        "function": words([*called, *listed(*BUILT_IN)]) + call,
-        "word": words([word for word in keywords if word not in called]),
-        "call": rf"\b{regex('NAME')}{call}",
-        "variable": words([*listed("VARIABLE"), *listed("SEARCHED"), *listed("TEXT_FEATURE")]),
-        "name": rf"\b{regex('NAME')}",
-        "operator": "|".join(map(re.escape, operators)),
-        "mark": r"[()\[\]{},:]",
-    }
+    return {"comment": r"#[^\n]*", "string": regex("STRING"),
+            "number": rf"(?:(?<![\w)])-)?\b{regex('WEIGHT').removeprefix('-?')}|\?",
+            "definition": rf"(?:(?<=\bhead )|(?<=\bdef )){regex('NAME')}", "type": rf"\b{regex('SET_NAME')}",
+            "function": words([*called, *listed(*BUILT_IN)]) + call,
+            "word": words([word for word in keywords if word not in called]),
+            "call": rf"\b{regex('NAME')}{call}",
+            "variable": words([*listed("VARIABLE"), *listed("SEARCHED"), *listed("TEXT_FEATURE")]),
+            "name": rf"\b{regex('NAME')}", "operator": "|".join(map(re.escape, operators)),
+            "mark": r"[()\[\]{},:]"}  # fmt: skip
 
 
 @lru_cache(maxsize=1)

@@ -1,7 +1,5 @@
 """Kinds of attention: what a term does in the field's words, by rules over its tree."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 from attn_dsl.dsl import tree as t
@@ -122,9 +120,8 @@ def _atom_kind(atom: t.Node, scope: Scope) -> str:
             return "delimiter" if marks > len(elements) / 2 else "lexical set"
         case t.Affix(_, _, text) | t.Compare(_, _, t.Text(text)):
             return "lexical set" if any(map(str.isalnum, text)) or not text else "delimiter"
-        case t.Compare(
-            op, t.Call(first, (t.Position(a, i),)), t.Call(second, (t.Position(b, j),))
-        ) if a != b:
+        case t.Compare(op, t.Call(first, (t.Position(a, i),)),
+                       t.Call(second, (t.Position(b, j),))) if a != b:  # fmt: skip
             same = op in ("==", "!=")
             known = _KIND_OF.get(first, "duplicate token" if same else "lexical set")
             i, j = i - (first == "word_before"), j - (second == "word_before")

@@ -4,8 +4,6 @@ A file of ``grammars/lexicon`` has one table per set: ``doc`` (what it holds), `
 ``union`` (sets whose words it includes). A word with an apostrophe is included with a curly one too.
 """
 
-from __future__ import annotations
-
 import tomllib
 from dataclasses import dataclass
 from functools import lru_cache
@@ -52,10 +50,8 @@ def lexicon() -> dict[str, WordSet]:
         curly = [word.replace("'", "\u2019") for word in words if any(map(str.isalpha, word))]
         return frozenset(words).union(curly, *parts)
 
-    return {
-        name: WordSet(name, table["doc"], elements(name), file)
-        for name, (file, table) in sorted(tables.items())
-    }
+    return {name: WordSet(name, table["doc"], elements(name), file)
+            for name, (file, table) in sorted(tables.items())}  # fmt: skip
 
 
 @lru_cache(maxsize=256)

@@ -5,8 +5,6 @@ head does, and its category. Programs that need spaCy are in the subfolder ``spa
 have weights with which they describe heads of several models as they are (``benchmarks/library.py``).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from dataclasses import dataclass
@@ -46,9 +44,8 @@ class LibraryProgram:
         return self.path.startswith("library/measured/")
 
 
-def library(
-    visibility: t.Visibility | None = None, *, spacy: bool = False
-) -> dict[str, LibraryProgram]:
+def library(visibility: t.Visibility | None = None, *,
+            spacy: bool = False) -> dict[str, LibraryProgram]:  # fmt: skip
     """Return the programs of the library by name, sorted.
 
     >>> library()["induction"].category
@@ -70,12 +67,10 @@ def library(
 def _library(visibility: t.Visibility | None, spacy: bool) -> dict[str, LibraryProgram]:
     if visibility is None:
         root = files("attn_dsl.grammars")
-        found = [
-            _entry(file.read_text(encoding="utf-8"), f"{folder}/{file.name}")
-            for folder in ("library", "library/measured", "library/spacy")[: 2 + spacy]
-            for file in root.joinpath(*folder.split("/")).iterdir()
-            if file.name.endswith(".attn")
-        ]
+        found = [_entry(file.read_text(encoding="utf-8"), f"{folder}/{file.name}")
+                 for folder in ("library", "library/measured", "library/spacy")[: 2 + spacy]
+                 for file in root.joinpath(*folder.split("/")).iterdir()
+                 if file.name.endswith(".attn")]  # fmt: skip
         return {entry.name: entry for entry in sorted(found, key=lambda entry: entry.name)}
     typed = {}
     for name, entry in _library(None, spacy).items():

@@ -1,7 +1,5 @@
 """Lint: parts of a valid program that never hold, always hold, or change nothing."""
 
-from __future__ import annotations
-
 import itertools
 import re
 from math import inf
@@ -20,23 +18,12 @@ Form = tuple[tuple[str, int], ...]
 Values = tuple[float, float] | frozenset[str]
 """What a number or a text may be: a range, ends included, or some strings."""
 
-_LEAST = {
-    "q": 0,
-    "k": 0,
-    "i": 0,
-    "j": 0,
-    "abs": 0,
-    "count": 0,
-    "nearest": -1,
-    "first": -1,
-    "last": -1,
-}
-_WRITTEN = {
-    "text": lambda string: string.lstrip(" ") or string,
-    "lower": lambda string: lower(string.lstrip(" ") or string),
-    "word": lambda string: clean(string.strip()),
-    "word_before": lambda string: clean(string.strip()),
-}
+_LEAST = {"q": 0, "k": 0, "i": 0, "j": 0, "abs": 0, "count": 0, "nearest": -1, "first": -1,
+          "last": -1}  # fmt: skip
+_WRITTEN = {"text": lambda string: string.lstrip(" ") or string,
+            "lower": lambda string: lower(string.lstrip(" ") or string),
+            "word": lambda string: clean(string.strip()),
+            "word_before": lambda string: clean(string.strip())}  # fmt: skip
 """How text features write a string that they give."""
 
 
@@ -72,8 +59,7 @@ class _Linter:
 
     def warn(self, node: t.Node, message: str, hint: str = "leave it out") -> None:
         self.found.append(
-            ProgramWarning(message, node.span, self.source, hint=hint, name=self.name)
-        )
+            ProgramWarning(message, node.span, self.source, hint=hint, name=self.name))  # fmt: skip
 
     def node(self, node: t.Node) -> None:
         """Look at what a node tests."""
@@ -206,8 +192,7 @@ class _Linter:
                 continue
             value, where = getattr(part, "value", None), part.condition
             if self.program.normaliser == "softmax" and not any(
-                "k" in t.free_variables(one) for one in (value, where) if one
-            ):
+                    "k" in t.free_variables(one) for one in (value, where) if one):  # fmt: skip
                 self.warn(part, "this term adds the same to all keys, which softmax takes away")
             fact = self.fact(where) if where else None
             known = (fact[0], _meet(self.base(fact[0]), fact[1])) if fact else where
@@ -215,11 +200,8 @@ class _Linter:
             if key in seen:
                 one, two = seen[key], part.weight
                 both = "?" if one is None or two is None else number(round(one + two, 6))
-                self.warn(
-                    part,
-                    "an earlier term differs in its weight alone",
-                    f"write one, of weight {both}",
-                )
+                self.warn(part, "an earlier term differs in its weight alone",
+                          f"write one, of weight {both}")  # fmt: skip
             seen[key] = part.weight
 
 

@@ -1,7 +1,5 @@
 """The printer: the canonical source of a syntax tree. Parsing it gives an equal tree."""
 
-from __future__ import annotations
-
 import re
 import textwrap
 from collections.abc import Iterable

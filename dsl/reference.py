@@ -21,8 +21,6 @@ It is slow and simple. The compiler and the exports must agree with it to 1e-5.
   of its keys, divided by their total; uniform over the keys that the query sees if the total is 0.
 """
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 
@@ -136,9 +134,8 @@ class Interpreter:
         definition, file = self.scope.score(node.name)
         at, outer = p._replace(i=getattr(p, node.variable) + node.shift), self.scope
         self.scope = outer.inside(file)
-        found = sum(
-            (line.weight or 0.0) * self.holds(line.condition, at) for line in definition.terms
-        )
+        found = sum((line.weight or 0.0) * self.holds(line.condition, at)
+                    for line in definition.terms)  # fmt: skip
         self.scope = outer
         return found
 
@@ -260,10 +257,6 @@ class Interpreter:
 
 def _result(name: str, found: list[int], at: int) -> int:
     """Return what a search finds: the positions where its predicate holds, seen from one of them."""
-    return {
-        "count": len(found),
-        "any": len(found) > 0,
-        "nearest": min(found, key=lambda j: (abs(at - j), j), default=-1),
-        "first": min(found, default=-1),
-        "last": max(found, default=-1),
-    }[name]
+    return {"count": len(found), "any": len(found) > 0,
+            "nearest": min(found, key=lambda j: (abs(at - j), j), default=-1),
+            "first": min(found, default=-1), "last": max(found, default=-1)}[name]  # fmt: skip

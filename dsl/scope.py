@@ -24,16 +24,12 @@ class Scope(NamedTuple):
     @classmethod
     def of(cls, program: t.Head) -> Scope:
         """Return the scope of a program."""
-        return cls(
-            {one.name: one.value for one in program.sets},
-            {one.name: one for one in program.scores},
-            tuple([use.definitions for use in program.uses]),
-            {one.name: one for one in program.functions},
-        )
+        return cls({one.name: one.value for one in program.sets}, {one.name: one for one in program.scores},
+                   tuple([use.definitions for use in program.uses]),
+                   {one.name: one for one in program.functions})  # fmt: skip
 
-    def find(
-        self, name: str
-    ) -> tuple[t.SetLiteral | t.ScoreDefinition | None, t.Definitions | None]:
+    def find(self,
+             name: str) -> tuple[t.SetLiteral | t.ScoreDefinition | None, t.Definitions | None]:  # fmt: skip
         """Return what a name means (None: nothing), and the used file that defines it, if one does."""
         if found := self.sets.get(name) or self.scores.get(name):
             return found, None

@@ -5,8 +5,6 @@ grow without a change of earlier labels, and labels do not depend on the tokeniz
 features of kind ``left`` are causal.
 """
 
-from __future__ import annotations
-
 import unicodedata
 from collections.abc import Iterable
 from functools import lru_cache

@@ -3,8 +3,6 @@
 spaCy gets the words of ``dsl/segment.py``, not those of its own tokenizer.
 """
 
-from __future__ import annotations
-
 import os
 from functools import lru_cache
 from typing import Any

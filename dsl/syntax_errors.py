@@ -62,18 +62,8 @@ def reserved(name: str) -> str:
     return f"`{name}` is {'a built-in feature' if name in FEATURES else 'a word of the language'}"
 
 
-_STARTS = (
-    "use",
-    "set",
-    "score",
-    "def",
-    "head",
-    "causal",
-    "bidirectional",
-    "softmax",
-    "linear",
-    "by",
-)
+_STARTS = ("use", "set", "score", "def", "head", "causal", "bidirectional", "softmax", "linear",
+           "by")  # fmt: skip
 """Keywords that begin no value or predicate."""
 _TYPES = {"bool": "true or false", "int": "a number", "symbol": "a text"}
 _USES = {
@@ -83,9 +73,8 @@ _USES = {
 """By type: how a function is used in a predicate."""
 
 
-def explain(
-    error: UnexpectedInput, source: str, name: str, types: Mapping[str, Type]
-) -> ProgramSyntaxError:
+def explain(error: UnexpectedInput, source: str, name: str,
+            types: Mapping[str, Type]) -> ProgramSyntaxError:  # fmt: skip
     """Turn an error of Lark into a ``ProgramSyntaxError``; ``types`` are those of functions above it."""
     allowed = getattr(error, "accepts", None) or getattr(error, "allowed", None)
     expected = set(allowed or getattr(error, "expected", None) or ())
@@ -135,8 +124,7 @@ def _diagnose(word: str, row: str, column: int, expected: set[str]) -> tuple[str
         return "a string does not fit here", counts if "INT_FEATURE" in expected else ""
     if word == '"':
         return "this string does not end, or holds an escape that is not known", (
-            'strings end on their line; escapes are \\" \\\\ \\n \\r \\t and \\u0041'
-        )
+            'strings end on their line; escapes are \\" \\\\ \\n \\r \\t and \\u0041')  # fmt: skip
     if word == "'":
         return "strings are written with double quotes", 'write "…"'
     if len(word) == 1 and not word.isprintable():
@@ -185,13 +173,8 @@ def _function(
     called = re.search(r"(\w+)(\((?:[^()]|\([^()]*\))*\))?$", before)
     name = called[1] if called else ""
     kind = types.get(name) or (FEATURES[name].type if name in FEATURES else None)
-    if (
-        kind
-        and called
-        and called[2]
-        and word != ","
-        and not re.match(r"\s*(weight|stem)\b", before)
-    ):
+    if (kind and called and called[2] and word != ","
+        and not re.match(r"\s*(weight|stem)\b", before)):  # fmt: skip
         wanted = {"symbol": {"EQUALITY"}, "int": {"COMPARISON"}, "bool": {"AND", "OR"}}[kind]
         if wanted <= expected and (name in types or (kind == "int" and word in ("", "and", "or"))):
             return f"`{name}` gives {_TYPES[kind]}", _USES[kind].format(name + called[2])
@@ -208,11 +191,8 @@ def _function(
     if re.search(r"\b(nearest|first|last|count|any)\(\s*[qkij]\b[^()]*$", before):
         remedy = "a search is `count(j where …)`, or with `j < i`, `<=`, `>` or `>=` before `where`"
         return f"`{word}` does not fit here", remedy
-    near = (
-        did_you_mean(word, types)
-        if re.fullmatch(r"[a-z]\w*", word) and after.startswith("(")
-        else ""
-    )
+    near = (did_you_mean(word, types) if re.fullmatch(r"[a-z]\w*", word) and after.startswith("(")
+            else "")  # fmt: skip
     return (
         (f"unknown feature or function `{word}`", near) if near and word not in RESERVED else None
     )
@@ -297,8 +277,7 @@ def _weighing(word: str, before: str, after: str, expected: set[str]) -> tuple[s
     if symbol and ")" in after:
         name = (re.findall(r"\w+", before) or [""])[-1]
         scored = (
-            f"write `weight({word}{after[: after.find(')') + 1]}, {name})` if `{name}` is a set"
-        )
+            f"write `weight({word}{after[: after.find(')') + 1]}, {name})` if `{name}` is a set")  # fmt: skip
     shifted = expected == {"INTEGER"} and re.search(r"[A-Z]\w*\(\s*\w\s*[+-]\s*$", before)
     named = re.fullmatch(r"[A-Z]\w*", word) and after.startswith("(")
     weighed = word == "weight" and "WEIGHT_FUNCTION" not in expected

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-SPECIAL_STRINGS = frozenset(
-    "<s> </s> <unk> <pad> <mask> <bos> <eos> <cls> <sep> "
-    "[CLS] [SEP] [PAD] [MASK] [UNK] [BOS] [EOS]".split()
-)
+SPECIAL_STRINGS = frozenset("<s> </s> <unk> <pad> <mask> <bos> <eos> <cls> <sep> "
+                            "[CLS] [SEP] [PAD] [MASK] [UNK] [BOS] [EOS]".split())  # fmt: skip
 """Token strings that count as special tokens if the caller does not say which tokens are special."""
 
 _SPECIAL_PIPES = re.compile(r"<\|[A-Za-z0-9_]+\|>")
@@ -57,10 +55,8 @@ class Tokens(Sequence[str]):
         end = 0
         for start, stop in self.spans:
             if start < end or stop < start or stop > len(self.text):
-                raise ValueError(
-                    f"token spans must follow each other inside the text of {len(self.text)} "
-                    f"characters, but ({start}, {stop}) comes after {end}"
-                )
+                raise ValueError(f"token spans must follow each other inside the text of {len(self.text)} "
+                                 f"characters, but ({start}, {stop}) comes after {end}")  # fmt: skip
             end = stop
 
     @classmethod

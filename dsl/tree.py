@@ -498,10 +498,8 @@ def joined(terms: Sequence[Term]) -> tuple[Term, ...]:
     for condition, here in places.items():
         group = [terms[i] for i in here]
         simple: list[Any] = [part for term in group for part in parts_of(term)]
-        remarks = Remarks(
-            tuple(line for part in simple for line in part.remarks.above),
-            " ".join(filter(None, (part.remarks.beside for part in simple))),
-        )
+        remarks = Remarks(tuple(line for part in simple for line in part.remarks.above),
+                          " ".join(filter(None, (part.remarks.beside for part in simple))))  # fmt: skip
         parts = tuple(Part(one.weight, getattr(one, "value", None)) for one in simple)
         whole = Sum(parts, condition, remarks=remarks)
         if nodes(whole) < sum(map(nodes, group)):

@@ -52,10 +52,8 @@ class Design:
         share = min(1.0, entries / max(total, 1))
         rng = np.random.default_rng(seed)
         self.rows = [np.sort(rng.permutation(n)[: max(1, round(share * n))]) for n in sizes]
-        widths = [
-            r + 1 if self.causal else np.full(len(r), n)
-            for r, n in zip(self.rows, sizes, strict=True)
-        ]
+        widths = [r + 1 if self.causal else np.full(len(r), n)
+                  for r, n in zip(self.rows, sizes, strict=True)]  # fmt: skip
         self.starts = np.concatenate([[0], np.cumsum(np.concatenate(widths))]).astype(np.int64)
         ids = self.batch.column(TOKEN).settled
         keys, queries = [], []
@@ -143,8 +141,7 @@ class Design:
         parts = []
         for term in (part for whole in program.terms for part in t.parts_of(whole)):
             one = drop_unused(
-                dataclasses.replace(program, name="", terms=(t.reweighted(term, repeat(0.0)),))
-            )
+                dataclasses.replace(program, name="", terms=(t.reweighted(term, repeat(0.0)),)))  # fmt: skip
             key = one.terms, one.sets, one.scores, one.uses, one.functions
             with self._lock:
                 found = self._planes.get(key)

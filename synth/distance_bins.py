@@ -1,7 +1,5 @@
 """Distance bins: intervals of ``q - k``, and their predicates."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 from attn_dsl.dsl import tree as t

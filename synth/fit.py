@@ -105,8 +105,7 @@ def fit(
     if tables := [x.name for x in programs for term in x.tree.terms if isinstance(term, t.Table)]:
         raise InputError(
             f"{tables[0]}: a search cannot start from a table (`by …`); write a term for each of its "
-            "steps, as in `? where q - k <= 3`"
-        )
+            "steps, as in `? where q - k <= 3`")  # fmt: skip
     if jobs is not None and jobs < 1:
         raise InputError(f"--jobs must be at least 1, not {jobs}")
     place = Path(out or fresh_place(model, capture))
@@ -130,8 +129,7 @@ def fit(
         session = ready_session(attention, replace(settings, programs=starts), place)
         if not workers.shares_memory and attention.path is None:
             raise InputError(
-                "--scheduler: a capture in memory cannot be searched on other machines"
-            )
+                "--scheduler: a capture in memory cannot be searched on other machines")  # fmt: skip
         budget = Budget(timeout, started, len(chosen))
         return _search(session, place, chosen, budget, workers, tell, self_contained, comments)
 
@@ -208,8 +206,7 @@ def with_objective(settings: Settings, capture: Capture) -> Settings:
     if objective != "attention" and not capture.has_outputs:
         raise InputError(
             f"--objective {objective} needs the values of heads, and {capture.path or capture.name} "
-            f"has none: {capture.lacking}; or give --objective attention"
-        )
+            f"has none: {capture.lacking}; or give --objective attention")  # fmt: skip
     return replace(settings, objective=objective)
 
 
@@ -246,8 +243,7 @@ def _search(
     if not run.results:
         raise WorkError(
             f"--timeout {budget.limit:g}: the time was over before any head was finished; give more "
-            "and go on with --resume"
-        )
+            "and go on with --resume")  # fmt: skip
     if "llm" in settings.proposers:
         run.update(llm=told(out))
     if len(run.results) > 1:

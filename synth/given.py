@@ -1,7 +1,5 @@
 """Given programs: whether programs of one's own can be fitted to the heads of a capture."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator
 
@@ -34,8 +32,7 @@ def checked(program: Program, capture: Capture, *, every: bool, as_it_is: bool =
     if program.causal != capture.causal:
         kind = "causal" if capture.causal else "bidirectional"
         raise InputError(
-            f"{name}: the heads of {capture.name} are {kind}; write `head {name} {kind}`"
-        )
+            f"{name}: the heads of {capture.name} are {kind}; write `head {name} {kind}`")  # fmt: skip
     if as_it_is:
         program.refuse_holes("write numbers, or call its method `fit`")
         return self_contained(tree)
@@ -43,8 +40,7 @@ def checked(program: Program, capture: Capture, *, every: bool, as_it_is: bool =
     if not (tree.weights if every else program.facts.holes):
         raise InputError(
             f"{name} has no weight to fit; write `?` for weights that are to be fitted, give --refit "
-            f"to fit all that it has, {instead}"
-        )
+            f"to fit all that it has, {instead}")  # fmt: skip
     if tree.normaliser != "softmax":
         raise InputError(
             f"{name} is linear, and only softmax programs are fitted; write `softmax`, {instead}"

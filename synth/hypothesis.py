@@ -1,7 +1,5 @@
 """Hypotheses: programs of one's own, fitted to heads and judged on test texts beside controls."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import math
@@ -168,10 +166,8 @@ def fit_hypotheses(
         InputError: a program does not fit the heads or has nothing to fit, or something else that
             was given cannot be used; the message says what and why.
     """
-    loaded = [
-        one if isinstance(one, Program) else load(one, allow_lookahead=allow_lookahead)
-        for one in programs
-    ]
+    loaded = [one if isinstance(one, Program) else load(one, allow_lookahead=allow_lookahead)
+              for one in programs]  # fmt: skip
     names = [one.name for one in loaded]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise InputError(f"two programs are called {twice}; rename the head of one of them")
@@ -184,10 +180,8 @@ def fit_hypotheses(
         if run is None:
             refuse_other_things(place, ("capture", FOLDER, "."), "run")
         elif run.info["key"]["seed"] != seed:
-            raise InputError(
-                f"{place} was split by --seed {run.info['key']['seed']}; give the same, so that "
-                "hypotheses and its programs are compared on the same texts"
-            )
+            raise InputError(f"{place} was split by --seed {run.info['key']['seed']}; give the same, so that "
+                             "hypotheses and its programs are compared on the same texts")  # fmt: skip
         if run is not None and capture is None and model is None:
             attention = run.open_capture()
         else:
@@ -212,10 +206,8 @@ def _judge(
 ) -> list[Hypothesis]:  # fmt: skip
     """Fit all programs to all heads, and measure them on the test texts."""
     width, found = session.capture.heads_per_layer, list[list[Hypothesis]]()
-    best = {
-        (r.layer, r.head): (r.test["iou"].mean, r.test["output_r2"].mean)
-        for r in (run.results if run else ())
-    }
+    best = {(r.layer, r.head): (r.test["iou"].mean, r.test["output_r2"].mean)
+            for r in (run.results if run else ())}  # fmt: skip
     _ = session.design, session.test  # which all threads share
     tell(Progress("hypotheses", 0, len(pairs)))
     with ThreadPoolExecutor(jobs or os.cpu_count()) as threads:

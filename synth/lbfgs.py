@@ -4,8 +4,6 @@ Nocedal and Wright, Numerical Optimization (2006), algorithms 7.4 and 7.5, with 
 to start from and a line search that only ever accepts what is better.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable
 
@@ -67,9 +65,8 @@ def maximise(
     return best
 
 
-def _direction(
-    gradient: np.ndarray, past: deque[tuple[np.ndarray, np.ndarray, float]], curvature: np.ndarray
-) -> np.ndarray:
+def _direction(gradient: np.ndarray, past: deque[tuple[np.ndarray, np.ndarray, float]],
+               curvature: np.ndarray) -> np.ndarray:  # fmt: skip
     """Multiply the gradient by the approximate inverse of the negative Hessian."""
     d = gradient.copy()
     factors = []

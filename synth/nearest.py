@@ -1,7 +1,5 @@
 """Known programs, ranked by how near their attention comes to a head as they are."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Sequence
 

@@ -49,9 +49,8 @@ class Outputs:
     spread: float  # summed squared distance of the rows' outputs from their mean
 
     @classmethod
-    def of(
-        cls, values: np.ndarray, firsts: np.ndarray, starts: np.ndarray, actual: np.ndarray
-    ) -> Outputs | None:
+    def of(cls, values: np.ndarray, firsts: np.ndarray, starts: np.ndarray,
+           actual: np.ndarray) -> Outputs | None:  # fmt: skip
         """Make them for rows of attention; None if the outputs of all rows are the same."""
         keys = np.arange(starts[-1]) - np.repeat(starts[:-1] - firsts, np.diff(starts))
         outputs = np.add.reduceat(values[keys] * actual[:, None], starts[:-1])

@@ -1,7 +1,5 @@
 """Pareto fronts: the best program at every size, and the one that is chosen of them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from operator import attrgetter
@@ -32,9 +30,8 @@ def front(
     return kept
 
 
-def thinned(
-    items: Sequence[T], count: int, score: Callable[[T], float] = attrgetter("score")
-) -> list[T]:
+def thinned(items: Sequence[T], count: int,
+            score: Callable[[T], float] = attrgetter("score")) -> list[T]:  # fmt: skip
     """Return at most so many items of a front: those go first that improve least on the one before.
 
     >>> thinned([(1, 0.2), (5, 0.5), (6, 0.51), (9, 0.7)], 3, lambda x: x[1])

@@ -20,9 +20,8 @@ COVER = 0.95
 """Share of the heads' mean IoU that a shared library must give."""
 
 
-def shared_library(
-    results: Sequence[HeadResult], select: Split, test: Split, resolve: Resolver | None = None
-) -> list[LibraryEntry]:
+def shared_library(results: Sequence[HeadResult], select: Split, test: Split,
+                   resolve: Resolver | None = None) -> list[LibraryEntry]:  # fmt: skip
     """Find the fewest of the heads' chosen programs that give 95 % of their mean IoU, as they are.
 
     Programs are taken one by one, each the one that raises the mean over heads most (the paper
@@ -48,9 +47,8 @@ def shared_library(
     return entries
 
 
-def cover(
-    scores: np.ndarray, enough: float = np.inf, most: int | None = None, taken: Sequence[int] = ()
-) -> list[int]:
+def cover(scores: np.ndarray, enough: float = np.inf, most: int | None = None,
+          taken: Sequence[int] = ()) -> list[int]:  # fmt: skip
     """Take programs greedily until the mean over heads of the best taken one is enough.
 
     >>> cover(np.array([[0.8, 0.7, 0.1], [0.7, 0.8, 0.1], [0.1, 0.1, 0.9]]), 0.79)

@@ -1,7 +1,5 @@
 """Proposers: the interface by which programs for a head are suggested, and what they may use."""
 
-from __future__ import annotations
-
 import dataclasses
 import threading
 import time
@@ -123,10 +121,8 @@ class HeadTask:
         """Sort a program's terms, those that move the scores most first."""
         planes = self.design.planes(program)
         spread = iter(planes.std(axis=1) * np.abs(np.array(program.weights, dtype=np.float64)))
-        impact = {
-            i: max((next(spread) for _ in t.weights_of(term)), default=0.0)
-            for i, term in enumerate(program.terms)
-        }
+        impact = {i: max((next(spread) for _ in t.weights_of(term)), default=0.0)
+                  for i, term in enumerate(program.terms)}  # fmt: skip
         order = sorted(impact, key=lambda i: (-round(impact[i], 6), i))
         return dataclasses.replace(program, terms=tuple(program.terms[i] for i in order))
 
@@ -168,6 +164,5 @@ def pool(task: HeadTask, proposers: Iterable[Proposer]) -> list[Fitted]:
             fitted = proposal if isinstance(proposal, Fitted) else task.fit(program)
             found.setdefault(
                 fitted.program,
-                dataclasses.replace(fitted, proposer=fitted.proposer or proposer.name),
-            )
+                dataclasses.replace(fitted, proposer=fitted.proposer or proposer.name))  # fmt: skip
     return list(found.values()) or [dataclasses.replace(task.fit(task.empty()), proposer="uniform")]

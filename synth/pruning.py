@@ -4,8 +4,6 @@ What a term is worth is told as by optimal brain surgery (Hassibi and Stork, 199
 are moved to where the program does best without it, by the curvature of the likelihood.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -94,9 +92,8 @@ def curvature(design: SparseDesign) -> np.ndarray:
     return found + design.ridge * np.eye(len(planes))
 
 
-def kept(
-    terms: Sequence[t.Term], x: np.ndarray, losses: np.ndarray, bend: np.ndarray, room: int
-) -> tuple[tuple[t.Term, ...], np.ndarray]:
+def kept(terms: Sequence[t.Term], x: np.ndarray, losses: np.ndarray, bend: np.ndarray,
+         room: int) -> tuple[tuple[t.Term, ...], np.ndarray]:  # fmt: skip
     """Leave out terms, those that lose least by node first, until the others have room.
 
     Args:
@@ -121,9 +118,8 @@ def kept(
     return tuple(terms[i] for i in left), x[left]
 
 
-def trim(
-    task: HeadTask, program: t.Head, score: Callable[[Sequence[t.Head]], np.ndarray], price: float
-) -> t.Head | None:
+def trim(task: HeadTask, program: t.Head, score: Callable[[Sequence[t.Head]], np.ndarray],
+         price: float) -> t.Head | None:  # fmt: skip
     """Leave out of a program the terms that are not worth their nodes on other texts.
 
     The terms that are not worth theirs alone are left out together as far as that pays, until every
@@ -181,9 +177,8 @@ def simplified(program: t.Head, batch: Batch) -> t.Head:
     return program
 
 
-def without(
-    program: SetProgram, x: np.ndarray, inverse: np.ndarray, gone: Sequence[int]
-) -> tuple[SetProgram, np.ndarray]:
+def without(program: SetProgram, x: np.ndarray, inverse: np.ndarray,
+            gone: Sequence[int]) -> tuple[SetProgram, np.ndarray]:  # fmt: skip
     """Return a program without some terms, and its weights, moved to make up for them.
 
     Args:

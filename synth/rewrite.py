@@ -1,7 +1,5 @@
 """Rewriting: trees with some of their nodes changed."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator
 from itertools import repeat
@@ -22,12 +20,8 @@ def drop_unused(program: t.Head) -> t.Head:
                 used |= {n.name for n in one.walk() if isinstance(n, kinds)}
                 kept[-1].append(one)
     sets = tuple(d for d in program.sets if d.name in used)
-    uses = tuple(
-        one
-        for one in program.uses
-        for d in [one.definitions]
-        if not used.isdisjoint({*d.sets, *d.scores, *d.functions})
-    )
+    uses = tuple(one for one in program.uses for d in [one.definitions]
+                 if not used.isdisjoint({*d.sets, *d.scores, *d.functions}))  # fmt: skip
     scores, functions = tuple(kept[0]), tuple(kept[1][::-1])
     return dataclasses.replace(program, sets=sets, scores=scores, uses=uses, functions=functions)
 

@@ -1,7 +1,5 @@
 """The search for one head: pool what the proposers suggest, keep the front, choose, score."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Sequence
@@ -57,9 +55,8 @@ class Search:
         at = neighbours.index(number)
         return {name: x[:, at] for name, x in self._controls[neighbours].items()}
 
-    def head(
-        self, layer: int, head: int, neighbours: tuple[int, ...], deadline: float | None = None
-    ) -> tuple[HeadResult, list[Candidate]]:
+    def head(self, layer: int, head: int, neighbours: tuple[int, ...],
+             deadline: float | None = None) -> tuple[HeadResult, list[Candidate]]:  # fmt: skip
         """Search programs for one head.
 
         Args:
@@ -118,9 +115,8 @@ class Search:
         polished = front([task.polish(f) for f in best])
         return thinned(polished, most)
 
-    def _score(
-        self, task: HeadTask, polished: list[Fitted]
-    ) -> tuple[list[Fitted], list[FrontRow], Comparison]:
+    def _score(self, task: HeadTask,
+               polished: list[Fitted]) -> tuple[list[Fitted], list[FrontRow], Comparison]:  # fmt: skip
         """Score programs on the select split, keep the front and choose; score those on the test split.
 
         Of the program that is chosen, terms that are not worth their nodes on the select split go.

@@ -1,7 +1,5 @@
 """The session: what decides a search, and what the searches of all heads of a capture share."""
 
-from __future__ import annotations
-
 import threading
 from dataclasses import dataclass, field
 from functools import cached_property

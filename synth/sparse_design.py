@@ -62,10 +62,8 @@ class TermPlanes:
         self._numbers: dict[t.Term, tuple[int, ...]] = {}
         self._name(terms)
         truths, values = (count + more for count, more in zip(self._counts, room, strict=True))
-        self.arrays = Planes(
-            np.empty((truths, design.entries), np.uint8),
-            np.empty((values, design.entries), np.float32),
-        )
+        self.arrays = Planes(np.empty((truths, design.entries), np.uint8),
+                             np.empty((values, design.entries), np.float32))  # fmt: skip
         self.queries = design.firsts + design.queries
         self.rows = Rows(design.starts, design.firsts)
         self.symbols = TokenSymbols(design.batch, design.causal)
@@ -123,9 +121,8 @@ class SparseDesign:
         ridge: pull of every parameter to 0, in nats by squared weight.
     """
 
-    def __init__(
-        self, planes: TermPlanes, rows: HeadRows, program: SetProgram, ridge: float = 0.1
-    ) -> None:
+    def __init__(self, planes: TermPlanes, rows: HeadRows, program: SetProgram,
+                 ridge: float = 0.1) -> None:  # fmt: skip
         self.planes, self.rows, self.program, self.ridge = planes, rows, program, ridge
         self.predicted = np.empty(len(rows.actual), dtype=np.float32)
         self.residual = np.empty(len(rows.actual), dtype=np.float32)
@@ -245,11 +242,8 @@ class SparseDesign:
         before = self.rows.row_scores(self.predicted).sum()
         found = np.empty(len(x))
         for i in range(len(x)):
-            own = dataclasses.replace(
-                self.scores,
-                terms=self.scores.terms[i : i + 1],
-                weights=self.scores.weights[i : i + 1],
-            )
+            own = dataclasses.replace(self.scores, terms=self.scores.terms[i : i + 1],
+                                      weights=self.scores.weights[i : i + 1])  # fmt: skip
             score = np.zeros_like(self.predicted)
             own.add(x, score[None])
             changed = np.exp(np.clip(-score, -LIMIT, LIMIT))

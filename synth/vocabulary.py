@@ -4,8 +4,6 @@ They are written in the language itself. Every true-or-false feature is among th
 functions that no line names are tried in one way; to let the search try more, add a line.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import numpy as np
@@ -66,20 +64,15 @@ _COUNTS = ["word_number(k) >= 0", "length(k) >= 3", "length(k) >= 5", "piece(k) 
 
 def _truths(variable: str, shift: str = "") -> list[str]:
     """Every true-or-false feature that needs no extra, at a position."""
-    return [
-        f"{f.name}({variable}{shift})"
-        for f in FEATURES.values()
-        if f.type == "bool" and f.reads != "full" and not f.extra
-    ]
+    return [f"{f.name}({variable}{shift})" for f in FEATURES.values()
+            if f.type == "bool" and f.reads != "full" and not f.extra]  # fmt: skip
 
 
 def _classes(variable: str) -> list[str]:
     """Every word set of the lexicon that is about prose or punctuation."""
-    return [
-        f"{'word' if entry.file == 'english.toml' else 'text'}({variable}) in {name}"
-        for name, entry in lexicon().items()
-        if entry.file in ("english.toml", "punctuation.toml")
-    ]
+    return [f"{'word' if entry.file == 'english.toml' else 'text'}({variable}) in {name}"
+            for name, entry in lexicon().items()
+            if entry.file in ("english.toml", "punctuation.toml")]  # fmt: skip
 
 
 def _others(listed: list[str]) -> list[str]:

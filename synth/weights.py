@@ -5,8 +5,6 @@ With ``softmax`` the cross-entropy between a head's rows and a program's is conv
 the one minimum in a few steps. Design matrices are planes: (weights, entries), row by row.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
@@ -101,18 +99,16 @@ def _add_derivatives(planes, starts, actual, predicted, gradient, hessian):
                 hessian[j, l] += s - mean[j] * mean[l]
 
 
-def predicted_rows(
-    planes: np.ndarray, weights: Sequence[float | None] | np.ndarray, starts: np.ndarray
-) -> np.ndarray:
+def predicted_rows(planes: np.ndarray, weights: Sequence[float | None] | np.ndarray,
+                   starts: np.ndarray) -> np.ndarray:  # fmt: skip
     """Return the softmax rows of a weighted sum of planes, float32 (entries)."""
     found = np.empty(planes.shape[1], dtype=np.float32)
     predict(planes, np.array(weights, dtype=np.float64), starts, found)
     return found
 
 
-def derivatives(
-    planes: np.ndarray, rows: HeadRows, predicted: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def derivatives(planes: np.ndarray, rows: HeadRows,
+                predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Return the gradient and Hessian of the cross-entropy, summed over all rows."""
     count = len(planes)
     gradient, hessian = np.zeros(count), np.zeros((count, count))

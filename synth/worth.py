@@ -1,7 +1,5 @@
 """Worth of terms: what a program loses on other texts without one of its terms, the others refitted."""
 
-from __future__ import annotations
-
 import dataclasses
 from itertools import pairwise
 
@@ -64,10 +62,8 @@ def term_worths(task: HeadTask, select: Design, program: t.Head) -> tuple[TermWo
     alone = [figures(without(x, spread, group)) for group in left.values()]
     losses, before = np.zeros(len(terms)), score(*whole)
     while left:
-        cost = {
-            i: x[group] @ np.linalg.solve(spread[np.ix_(group, group)], x[group])
-            for i, group in left.items()
-        }
+        cost = {i: x[group] @ np.linalg.solve(spread[np.ix_(group, group)], x[group])
+                for i, group in left.items()}  # fmt: skip
         least = min(cost, key=cost.__getitem__)
         x = without(x, spread, left.pop(least))
         now = score(*figures(x))
@@ -76,8 +72,5 @@ def term_worths(task: HeadTask, select: Design, program: t.Head) -> tuple[TermWo
             spread = inverse(x)
     shares = losses / (losses.sum() or 1.0)
     return tuple(
-        TermWorth(
-            i + 1, show_term(term), whole[0] - alone[i][0], whole[1] - alone[i][1], float(shares[i])
-        )
-        for i, term in enumerate(terms)
-    )
+        TermWorth(i + 1, show_term(term), whole[0] - alone[i][0], whole[1] - alone[i][1], float(shares[i]))
+        for i, term in enumerate(terms))  # fmt: skip

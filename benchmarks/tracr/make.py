@@ -12,8 +12,6 @@ and 0 for others. BOS has c/2 in an aggregate, so that rows that select nothing 
 selector width. It is never selected, and its own row selects nothing. Unused heads are uniform.
 """
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Iterator, Sequence
@@ -37,22 +35,18 @@ TOLERANCE = 1e-5
 
 TOKENS = rasp.tokens
 SORT = {"max_seq_len": LONGEST, "min_key": 1}
-PROGRAMS = {
-    "length": (lib.make_length(), LETTERS),
-    "reverse": (lib.make_reverse(TOKENS), LETTERS),
-    "hist": (lib.make_hist(), LETTERS),
-    "count": (lib.make_count(TOKENS, "a"), LETTERS),
-    "count_less_freq": (lib.make_count_less_freq(2), LETTERS),
-    "sort_unique": (lib.make_sort_unique(TOKENS, TOKENS), NUMBERS),
-    "sort": (lib.make_sort(TOKENS, TOKENS, **SORT), NUMBERS),
-    "sort_freq": (lib.make_sort_freq(LONGEST), LETTERS),
-    "pair_balance": (lib.make_pair_balance(TOKENS, "(", ")"), "()a"),
-    "shuffle_dyck": (lib.make_shuffle_dyck(["()", "{}"]), "(){}"),
-    "frac_prevs": (lib.make_frac_prevs(TOKENS == "a"), LETTERS),
-    "shift_by": (lib.shift_by(2, TOKENS), LETTERS),
-    "detect_pattern": (lib.detect_pattern(TOKENS, "abc"), "abc"),
-    "hist_causal": (lib.make_hist(), LETTERS),
-}
+PROGRAMS = {"length": (lib.make_length(), LETTERS), "reverse": (lib.make_reverse(TOKENS), LETTERS),
+            "hist": (lib.make_hist(), LETTERS), "count": (lib.make_count(TOKENS, "a"), LETTERS),
+            "count_less_freq": (lib.make_count_less_freq(2), LETTERS),
+            "sort_unique": (lib.make_sort_unique(TOKENS, TOKENS), NUMBERS),
+            "sort": (lib.make_sort(TOKENS, TOKENS, **SORT), NUMBERS),
+            "sort_freq": (lib.make_sort_freq(LONGEST), LETTERS),
+            "pair_balance": (lib.make_pair_balance(TOKENS, "(", ")"), "()a"),
+            "shuffle_dyck": (lib.make_shuffle_dyck(["()", "{}"]), "(){}"),
+            "frac_prevs": (lib.make_frac_prevs(TOKENS == "a"), LETTERS),
+            "shift_by": (lib.shift_by(2, TOKENS), LETTERS),
+            "detect_pattern": (lib.detect_pattern(TOKENS, "abc"), "abc"),
+            "hist_causal": (lib.make_hist(), LETTERS)}  # fmt: skip
 """By name, the program and its vocabulary."""
 CAUSAL = "frac_prevs", "shift_by", "detect_pattern", "hist_causal"
 
@@ -92,32 +86,26 @@ def main() -> None:
     tensors, about = {}, {}
     for name, (program, vocabulary) in PROGRAMS.items():
         causal = name in CAUSAL
-        model = compile_rasp_to_model(
-            program, set(vocabulary), LONGEST, causal, compiler_bos=BOS, mlp_exactness=EXACTNESS
-        )
+        model = compile_rasp_to_model(program, set(vocabulary), LONGEST, causal, compiler_bos=BOS,
+                                      mlp_exactness=EXACTNESS)  # fmt: skip
         texts = texts_of(vocabulary, repeats=name != "sort_unique")
         outputs = [model.apply([BOS, *text]).attn_logits for text in texts]
         attention = [np.concatenate(jax.nn.softmax(np.array(x)[:, 0], axis=-1)) for x in outputs]
         config = model.model_config
         coldness = 100 / config.key_size**0.5
-        expected = {
-            one.label: [predicted(one(text), bos, coldness, causal) for text in texts]
-            for one, bos in selectors(program)
-        }
+        expected = {one.label: [predicted(one(text), bos, coldness, causal) for text in texts]
+                    for one, bos in selectors(program)}  # fmt: skip
         expected["unused"] = [
             predicted(np.zeros((len(text), len(text))), 0, 1, causal) for text in texts
         ]
         for head in range(config.num_layers * config.num_heads):
-            errors = {
-                label: max(np.abs(a[head] - b).max() for a, b in zip(attention, rows, strict=True))
-                for label, rows in expected.items()
-            }
+            errors = {label: max(np.abs(a[head] - b).max() for a, b in zip(attention, rows, strict=True))
+                      for label, rows in expected.items()}  # fmt: skip
             label = min(errors, key=errors.get)
             layer, own = divmod(head, config.num_heads)
             print(f"{name} L{layer}H{own} {label} {errors[label]:.1e}", flush=True)
             assert errors[label] < TOLERANCE, (
-                "the head is none that the program's selectors explain"
-            )
+                "the head is none that the program's selectors explain")  # fmt: skip
         shape = (config.num_layers, config.num_heads, -1)
         flat = np.concatenate([a.reshape(len(a), -1) for a in attention], axis=1)
         tensors[name] = flat.reshape(shape).astype(np.float16)

@@ -7,8 +7,6 @@ hand. Each program of RASP is a model of its own, fitted as ``attn-dsl fit`` com
 scores the programs written by hand and fits nothing.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import resource
@@ -36,8 +34,7 @@ def captures() -> dict[str, attn_dsl.Capture]:
         ends = np.cumsum([len(text) ** 2 for text in texts])[:-1]
         rows = [
             part.reshape(layers, heads, len(text), len(text))
-            for part, text in zip(np.split(attention[name], ends, axis=2), texts, strict=True)
-        ]
+            for part, text in zip(np.split(attention[name], ends, axis=2), texts, strict=True)]  # fmt: skip
         found[name] = attn_dsl.Capture.from_arrays(texts, rows, causal=about["causal"], name=name)
     return found
 
@@ -79,9 +76,8 @@ def processor_time() -> float:
 
 def rows(name: str, capture: attn_dsl.Capture, out: Path | None) -> Iterator[tuple[float, str]]:
     """Yield the IoU and the line of a table for each head: of its fit, or without ``out`` by hand."""
-    results = (
-        {} if out is None else {x.name: x for x in attn_dsl.fit(capture=capture, out=out).results}
-    )
+    results = ({} if out is None
+               else {x.name: x for x in attn_dsl.fit(capture=capture, out=out).results})  # fmt: skip
     for head, program in by_hand(name, capture).items():
         hand = "-" if program is None else str(program.nodes)
         if out is None:
@@ -96,9 +92,8 @@ def rows(name: str, capture: attn_dsl.Capture, out: Path | None) -> Iterator[tup
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawTextHelpFormatter)  # fmt: skip
     parser.add_argument("--only", help="one program of RASP")
     parser.add_argument("--by-hand", action="store_true", help="score what was written by hand")
     parser.add_argument("--out", type=Path, help="where runs are kept; nowhere by default")

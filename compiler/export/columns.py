@@ -4,8 +4,6 @@ Exported arrays hold no strings. A test of a symbol becomes a list of truth valu
 symbols that are compared become numbers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -46,8 +44,7 @@ class Columns:
             self._readings[key] = Reading(self.free(f"{key.name}_1"))
             self.searches = True
             self.outputs[self._readings[key].name] = (
-                f"search_column(tokens, {key.source!r}, {self.causal})"
-            )
+                f"search_column(tokens, {key.source!r}, {self.causal})")  # fmt: skip
         return self._readings[key].name
 
     def reading(self, key: Key) -> Reading:

@@ -7,8 +7,6 @@ queries and keys), ``n`` (length), ``end`` (the last key that a query sees) and 
 that a quantifier searches). Other targets are subclasses of ``Writer``.
 """
 
-from __future__ import annotations
-
 import keyword
 import math
 import re
@@ -39,8 +37,7 @@ RESERVED = (
     "Attention WEIGHTS attention columns dtype end feature features k lengths match n np others "
     "position q read score tokens torch total visible m w at table_at search_column nearest first last count "
     "exists table massed given b h matches codes number tensors stacked searched buffers functions size "
-    "start width settled known opened out i j keys scores amount mass math top kernel"
-)
+    "start width settled known opened out i j keys scores amount mass math top kernel")  # fmt: skip
 """Names that exported modules use for themselves, so no variable may have them."""
 _NAMES = {"add": "value", "subtract": "value", "any": "exists"}
 

@@ -1,7 +1,5 @@
 """FlexAttention: a softmax program as the ``score_mod`` and ``mask_mod`` of a fused kernel."""
 
-from __future__ import annotations
-
 from attn_dsl.compiler.export.expressions import Code, Writer
 from attn_dsl.compiler.export.source import render
 from attn_dsl.compiler.graph import Node
@@ -38,15 +36,12 @@ def to_flex(program: Program) -> str:
     """
     reasons = []
     if program.tree.normaliser == "linear":
-        reasons.append(
-            "it is linear, and FlexAttention normalises rows by softmax; export it to torch or "
-            "numpy, or write it with softmax"
-        )
+        reasons.append("it is linear, and FlexAttention normalises rows by softmax; export it to torch or "
+                       "numpy, or write it with softmax")  # fmt: skip
     if program.facts.holes:
         reasons.append(
             f"{program.facts.holes} of its weights are to be fitted (`?`), and score_mod needs "
-            "numbers; fit them with `attn-dsl fit`, or export it to torch to train them"
-        )
+            "numbers; fit them with `attn-dsl fit`, or export it to torch to train them")  # fmt: skip
     if reasons:
         raise InputError(
             f"the program {program.name} cannot be exported to FlexAttention: {'; and '.join(reasons)}"

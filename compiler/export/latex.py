@@ -1,7 +1,5 @@
 r"""LaTeX: writes a program as displayed formulas, for a paper or a notebook (needs amsmath)."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable, Iterator
 from itertools import count

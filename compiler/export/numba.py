@@ -3,8 +3,6 @@
 The time of compiling a function grows with the square of its size, so each has a few terms only.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from attn_dsl.compiler.export.expressions import Code, Writer
@@ -110,20 +108,15 @@ class KernelWriter(Writer):
         place = self.free("position")
         self.state(one, f"{place} = {j.text}")
         return Code(
-            f"(tables[{self.seen.index(key)}, q, {place}] if 0 <= {place} <= q else {node.x})"
-        )
+            f"(tables[{self.seen.index(key)}, q, {place}] if 0 <= {place} <= q else {node.x})")  # fmt: skip
 
     def _match(self, one: int, i: Code, j: Code) -> Code:
         tokens, end = self.array(ColumnKey("token")), "q" if self.causal else "n - 1"
         name = self.names[one] = self.free("match_1")
         self.outer_names |= {one: name} if self.keyless[one] else {}
-        self.state(
-            one,
-            f"i, j, {name} = {i.text}, {j.text}, 0",
-            f"if max(i, j) <= {end}:",
-            f"    while {name} < {MATCH_LIMIT} and min(i, j) >= 0 and {tokens}[i] == {tokens}[j]:",
-            f"        i, j, {name} = i - 1, j - 1, {name} + 1",
-        )
+        self.state(one, f"i, j, {name} = {i.text}, {j.text}, 0", f"if max(i, j) <= {end}:",
+                   f"    while {name} < {MATCH_LIMIT} and min(i, j) >= 0 and {tokens}[i] == {tokens}[j]:",
+                   f"        i, j, {name} = i - 1, j - 1, {name} + 1")  # fmt: skip
         return Code(name)
 
     def _search(self, one: int, node: Node) -> Code:
@@ -142,10 +135,8 @@ class KernelWriter(Writer):
 
     def _table(self, one: int, bounds: tuple[int, ...], weights: list[str]) -> str:
         place = len(self.tables) // 2 + 1
-        self.tables += [
-            wrapped(f"BOUNDS_{place} = np.array([", map(str, bounds), "])"),
-            wrapped(f"WEIGHTS_{place} = np.array([", ["0.0", *weights], "])"),
-        ]
+        self.tables += [wrapped(f"BOUNDS_{place} = np.array([", map(str, bounds), "])"),
+                        wrapped(f"WEIGHTS_{place} = np.array([", ["0.0", *weights], "])")]  # fmt: skip
         found = f'np.searchsorted(BOUNDS_{place}, {self.write(one).text}, side="right")'
         return f"WEIGHTS_{place}[{found}]"
 

@@ -1,7 +1,5 @@
 """NumPy: writes a program as a function from token strings to an attention matrix."""
 
-from __future__ import annotations
-
 from attn_dsl.compiler.export.expressions import Writer
 from attn_dsl.compiler.export.source import FIT, render
 from attn_dsl.compiler.program import Program

@@ -1,7 +1,5 @@
 """torch: writes a program as a module with trainable weights, for any device and batches of texts."""
 
-from __future__ import annotations
-
 from attn_dsl.compiler.export.expressions import Writer
 from attn_dsl.compiler.export.source import render, wrapped
 from attn_dsl.compiler.program import Program

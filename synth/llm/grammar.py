@@ -8,8 +8,6 @@ nesting, sets and strings are bounded. It keeps to what Lark, llguidance and the
 all read.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 from attn_dsl.dsl.features import FEATURES, Feature
@@ -138,17 +136,12 @@ def proposal_grammar(causal: bool) -> str:
     ends = sorted({*steps, *range(0 if causal else 1 - LOWEST, LOWEST)})
     tables = (rf"{low}: \?" + "".join(rf"(, {x}: \?)?" for x in steps if x > low) for low in steps)
     ranges = (rf"{low}\.\.({'|'.join(str(x) for x in ends if x >= low)})" for low in ends)
-    lines = [
-        rf'start: "head {NAME} {visibility} softmax:\n" ' + _up_to("term", MAX_TERMS),
-        _RULES.strip(),
-        "leaf: POSITION | call" + ("" if causal else ' | "n" " - 1"?'),
-        "elements: " + _up_to("STRING", MAX_ELEMENTS, '", " '),
-        *(f"{name}: " + " | ".join(f'"{x}"' for x in some) for name, some in names.items()),
-        f"POSITION: /{shifted}/",
-        f"TABLE: /{'|'.join(tables)}/",
-        f"RANGE: /{'|'.join(ranges)}/",
-        f'STRING: /"({_CHARACTER}){{1,{MAX_STRING}}}"/',
-    ]
+    lines = [rf'start: "head {NAME} {visibility} softmax:\n" ' + _up_to("term", MAX_TERMS), _RULES.strip(),
+             "leaf: POSITION | call" + ("" if causal else ' | "n" " - 1"?'),
+             "elements: " + _up_to("STRING", MAX_ELEMENTS, '", " '),
+             *(f"{name}: " + " | ".join(f'"{x}"' for x in some) for name, some in names.items()),
+             f"POSITION: /{shifted}/", f"TABLE: /{'|'.join(tables)}/", f"RANGE: /{'|'.join(ranges)}/",
+             f'STRING: /"({_CHARACTER}){{1,{MAX_STRING}}}"/']  # fmt: skip
     return "\n".join(lines) + "\n"
 
 

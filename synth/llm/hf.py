@@ -1,7 +1,5 @@
 """Language models by transformers: any causal one, by id or directory, on CPU or GPU."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import inspect
@@ -36,8 +34,7 @@ class Transformers(LocalModel):
         known = {*(ends if isinstance(ends, list) else [ends]), self._words.eos_token_id} - {None}
         if not known or not self._words.is_fast:
             raise InputError(
-                f"--llm {where}: token masks need a fast tokenizer with an end of text"
-            )
+                f"--llm {where}: token masks need a fast tokenizer with an end of text")  # fmt: skip
         size = int(self._model.get_output_embeddings().weight.shape[0])
         tokenizer = from_tokenizer(
             self._words, n_vocab=size, eos_token=sorted(known), slices=SLICES
@@ -93,10 +90,8 @@ class Transformers(LocalModel):
             owner = torch.tensor(owners)
             seen = (owner == -1) | (owner == torch.tensor(slots)[:, None])
             near = torch.tensor(here)[:, None] - torch.tensor(places) < self._window
-            masks = [
-                (~cells * torch.finfo(dtype).min).to(self.device, dtype)[None, None]
-                for cells in (seen, seen & near)
-            ]
+            masks = [(~cells * torch.finfo(dtype).min).to(self.device, dtype)[None, None]
+                     for cells in (seen, seen & near)]  # fmt: skip
             by_kind = dict(zip(("full_attention", "sliding_attention"), masks, strict=True))
             position = torch.tensor([here], device=self.device)
             mask = by_kind if self._mixed else masks[1]
@@ -125,7 +120,5 @@ def _load(where: str, device: str) -> Any:
         model: Any = AutoModelForCausalLM.from_pretrained(where, dtype=kind, use_safetensors=True)
         return model.to(device).eval()
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, AssertionError) as error:
-        raise InputError(
-            f"--llm {where} --llm-device {device}: cannot be loaded as a causal language model: "
-            f"{first_line(error)}"
-        ) from None
+        raise InputError(f"--llm {where} --llm-device {device}: cannot be loaded as a causal language model: "
+                         f"{first_line(error)}") from None  # fmt: skip

@@ -4,8 +4,6 @@ Completions are sequences of one batch that share the cells of the prompt's keys
 llama.cpp's own samplers and grammars play no part.
 """
 
-from __future__ import annotations
-
 import ctypes
 import hashlib
 import os
@@ -83,10 +81,8 @@ class LlamaCpp(LocalModel):
 
         api, vocabulary = self._api, self._vocabulary
         ends = api.llama_vocab_bos(vocabulary), api.llama_vocab_eos(vocabulary)
-        first, last = (
-            api.llama_vocab_get_text(vocabulary, x).decode("utf-8", "replace") if x >= 0 else ""
-            for x in ends
-        )
+        first, last = (api.llama_vocab_get_text(vocabulary, x).decode("utf-8", "replace") if x >= 0 else ""
+                       for x in ends)  # fmt: skip
         formatter = Jinja2ChatFormatter(template, eos_token=last, bos_token=first)
         written = formatter(messages=[{"role": "user", "content": prompt}]).prompt
         return written.removeprefix(first)  # the tokenizer puts it there itself

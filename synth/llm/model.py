@@ -1,7 +1,5 @@
 """The interface of a language model: a request in, completions out."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol

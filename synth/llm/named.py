@@ -1,7 +1,5 @@
 """Names of language models: what kind of model each stands for, and how it is opened."""
 
-from __future__ import annotations
-
 import importlib.util
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """How a language model is asked: the options of the proposer ``llm``, on the command line as well."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, field, fields
 from typing import Any

@@ -1,7 +1,5 @@
 """From what a model wrote to a program: whole, cut off at its limit, or wrapped in other text."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Iterable, Iterator

@@ -4,8 +4,6 @@ What does not fit the budget, counted by the model's own tokenizer, is left out:
 summary and examples, then the page.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Sequence
 
@@ -72,9 +70,8 @@ _KINDS = {
 }  # fmt: skip
 
 
-def head_prompt(
-    task: HeadTask, count: Callable[[str], int], budget: int, best: Sequence[Fitted] = ()
-) -> str:
+def head_prompt(task: HeadTask, count: Callable[[str], int], budget: int,
+                best: Sequence[Fitted] = ()) -> str:  # fmt: skip
     """Write the longest prompt of at most ``budget`` tokens for a head, or else the shortest.
 
     ``best`` are programs that were fitted before, the best first: the prompt asks for better ones.

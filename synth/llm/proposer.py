@@ -4,8 +4,6 @@ After each round the model is shown its best programs so far, and the rows on wh
 right and wrong.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import threading

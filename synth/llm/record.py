@@ -5,8 +5,6 @@ completions. A request that is recorded is not sent again, so an interrupted run
 it had, and ``replay:RUN`` gives another run the completions of that one, without a model.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json
@@ -30,9 +28,8 @@ class Record:
         self.path = None if folder is None else folder / FOLDER / f"{head}.jsonl"
         self.lines = [] if self.path is None or not self.path.is_file() else _read(self.path)
 
-    def completions(
-        self, model: LanguageModel, number: int, request: Request, stop: Callable[[], bool]
-    ) -> Iterator[Completion]:
+    def completions(self, model: LanguageModel, number: int, request: Request,
+                    stop: Callable[[], bool]) -> Iterator[Completion]:  # fmt: skip
         """Yield what the model writes in a round, or wrote; record it unless ``stop`` cut it short.
 
         Raises:
@@ -85,12 +82,9 @@ def told(folder: Path) -> dict[str, Any]:
     """Return what a run says about its language model: which, how many completions, failures."""
     lines = [x for file in sorted((folder / FOLDER).glob("*.jsonl")) for x in _read(file)]
     completions = [c for line in lines for c in line["completions"]]
-    found: dict[str, Any] = {
-        "models": sorted({f"{line['model']} ({line['fingerprint']})" for line in lines}),
-        "completions": len(completions),
-        "tokens": sum(c["tokens"] for c in completions),
-        "truncated": sum(c["truncated"] for c in completions),
-    }
+    found: dict[str, Any] = {"models": sorted({f"{line['model']} ({line['fingerprint']})" for line in lines}),
+                             "completions": len(completions), "tokens": sum(c["tokens"] for c in completions),
+                             "truncated": sum(c["truncated"] for c in completions)}  # fmt: skip
     with contextlib.suppress(OSError, ValueError):
         found["failed"] = json.loads((folder / FOLDER / "failed.json").read_text(encoding="utf-8"))
     return found

@@ -3,8 +3,6 @@
 A completion depends on its own stream and the model's logits, not on the completions beside it.
 """
 
-from __future__ import annotations
-
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
@@ -46,8 +44,7 @@ class Writing:
         if room < LEAST:
             raise ModelError(
                 f"the model's context leaves {max(0, room)} tokens for a program behind its prompt; lower "
-                "--prompt-tokens, or use a model with a longer context"
-            )
+                "--prompt-tokens, or use a model with a longer context")  # fmt: skip
         self.tokenizer, self.request = tokenizer, request
         self.most = min(room, request.max_tokens)
         self.tokens: list[list[int]] = [[] for _ in range(request.count)]
@@ -115,10 +112,8 @@ class Writing:
 
     def completions(self) -> list[Completion]:
         """Return what was written."""
-        return [
-            Completion(self.tokenizer.decode_str(tokens), len(tokens), not ended)
-            for tokens, ended in zip(self.tokens, self.ended, strict=True)
-        ]
+        return [Completion(self.tokenizer.decode_str(tokens), len(tokens), not ended)
+                for tokens, ended in zip(self.tokens, self.ended, strict=True)]  # fmt: skip
 
 
 def draw(logits: np.ndarray, uniform: float, temperature: float) -> int:

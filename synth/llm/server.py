@@ -4,8 +4,6 @@ A server that takes a grammar is given one, as GBNF made from the proposal gramm
 for in what the others write.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Callable, Iterator
@@ -95,11 +93,9 @@ class Server:
             return send(**how)
         except (self._api.OpenAIError, ValueError, TypeError, AttributeError, LookupError) as error:
             said = " ".join(str(error.__cause__ or error).split())[:300]
-            raise ModelError(
-                f"{self.url}: no answer of an OpenAI-compatible server ({type(error).__name__}: "
-                f"{said}); is it running, and does the URL end in /v1? It had {TIMEOUT:g} s; "
-                "--completion-tokens asks for less"
-            ) from None
+            raise ModelError(f"{self.url}: no answer of an OpenAI-compatible server ({type(error).__name__}: "
+                             f"{said}); is it running, and does the URL end in /v1? It had {TIMEOUT:g} s; "
+                             "--completion-tokens asks for less") from None  # fmt: skip
 
     def _constraint(self, causal: bool) -> dict[str, Any]:
         """Return what tells the server the grammar; nothing if it takes none."""

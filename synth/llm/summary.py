@@ -4,8 +4,6 @@ It has shares of attention by predicate against chance, pairs of tokens among th
 and rows. Everything is from the fit split.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 
@@ -39,11 +37,9 @@ class Summary:
         self.widths = np.diff(self.starts)
         self.queries = self.design.queries
         self.row_of = np.repeat(np.arange(len(self.widths)), self.widths)
-        parts = {
-            "Shares of its attention where a predicate holds (by chance):": self._preferences(),
-            "Strong pairs, query token -> key token:": self._pairs(),
-            "Rows, with the keys that it attends to most:": self._rows(),
-        }
+        parts = {"Shares of its attention where a predicate holds (by chance):": self._preferences(),
+                 "Strong pairs, query token -> key token:": self._pairs(),
+                 "Rows, with the keys that it attends to most:": self._rows()}  # fmt: skip
         self.parts = {title: [*itertools.islice(part, LONGEST)] for title, part in parts.items()}
 
     def lines(self, most: int) -> list[str]:

@@ -3,8 +3,6 @@
 Programs with measured weights are left out: many have the same terms, and weights are fitted anyway.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

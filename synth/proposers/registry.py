@@ -4,8 +4,6 @@ A package of its own adds a proposer by an entry point of the group ``attn_dsl.p
 ``Registration``. Its name then works wherever those of the built-in ones do.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -117,8 +115,6 @@ def _load(point: EntryPoint) -> Registration:
             f"--proposers: {point.name}, of the package {package}, cannot be loaded: {error!r}"
         ) from error
     if not isinstance(found, Registration) or found.name != point.name:
-        raise InputError(
-            f"--proposers: {point.name}, of the package {package}, must name a "
-            f"attn_dsl.synth.proposers.registry.Registration called {point.name!r}"
-        )
+        raise InputError(f"--proposers: {point.name}, of the package {package}, must name a "
+                         f"attn_dsl.synth.proposers.registry.Registration called {point.name!r}")  # fmt: skip
     return found

@@ -4,8 +4,6 @@ What heads do not use goes to those after them. Where the time is over, heads wi
 within a grace.
 """
 
-from __future__ import annotations
-
 import time
 
 GRACE = 0.03

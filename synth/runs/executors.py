@@ -3,8 +3,6 @@
 Both run the same function through the ``concurrent.futures.Executor`` interface.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import gc
@@ -98,10 +96,8 @@ class Cluster(Workers):
 
     def unusable(self, error: ImportError) -> InputError:
         """Explain that a worker lacks this package, or has another version of it."""
-        return InputError(
-            f"--scheduler {self.address}: a worker cannot run the search ({error}); install "
-            "attn-dsl of the same version on every worker"
-        )
+        return InputError(f"--scheduler {self.address}: a worker cannot run the search ({error}); install "
+                          "attn-dsl of the same version on every worker")  # fmt: skip
 
     @contextlib.contextmanager
     def _reaching(self) -> Iterator[None]:
@@ -114,10 +110,8 @@ class Cluster(Workers):
             raise self._gone() from None
 
     def _gone(self) -> WorkError:
-        return WorkError(
-            f"the scheduler at {self.address} went away; what is finished is kept: go on with "
-            "--resume"
-        )
+        return WorkError(f"the scheduler at {self.address} went away; what is finished is kept: go on with "
+                         "--resume")  # fmt: skip
 
     def everywhere(self, work: Callable[..., Any], *arguments: Any) -> None:
         """Run a function on every worker; a cluster that is gone needs it no more."""
@@ -163,8 +157,7 @@ def _connected(address: str) -> Iterator[Any]:
         gc.collect()
         raise InputError(
             f"--scheduler {address}: no scheduler answers there ({why}); start one by "
-            "`dask scheduler` and workers by `dask worker ADDRESS`, or leave the option out"
-        )
+            "`dask scheduler` and workers by `dask worker ADDRESS`, or leave the option out")  # fmt: skip
     try:
         yield client
     finally:
@@ -181,18 +174,14 @@ def _check_workers(cluster: Cluster) -> None:
         _aside(cluster.client.wait_for_workers, 1, timeout=WORKERS)
         found = _aside(cluster.client.run, versions)
     except OSError:
-        raise InputError(
-            f"--scheduler {address}: the scheduler has no workers; start some by "
-            f"`dask worker {address}`"
-        ) from None
+        raise InputError(f"--scheduler {address}: the scheduler has no workers; start some by "
+                         f"`dask worker {address}`") from None  # fmt: skip
     except ImportError as error:
         raise cluster.unusable(error) from None
     for worker, theirs in sorted(found.items()):
         if wrong := different(versions(), theirs):
-            raise InputError(
-                f"--scheduler {address}: the worker {worker} has {wrong}; install the same "
-                "versions everywhere"
-            )
+            raise InputError(f"--scheduler {address}: the worker {worker} has {wrong}; install the same "
+                             "versions everywhere")  # fmt: skip
 
 
 def _aside(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:

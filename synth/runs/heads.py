@@ -1,7 +1,5 @@
 """The search of all heads: shared out over workers, in any order, each recorded as it is finished."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 from collections import deque

@@ -4,8 +4,6 @@ Times come from what `benchmarks/real_model.py` measured on one core, and from t
 cores beside that one, which is measured while planning.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from pathlib import Path

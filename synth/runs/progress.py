@@ -23,13 +23,8 @@ class Progress:
 
 
 Watcher = Callable[[Progress], None]
-STAGES = {
-    "capture": "reading attention",
-    "prepare": "preparing",
-    "scores": "finding shared scores",
-    "search": "searching heads",
-    "hypotheses": "testing hypotheses",
-}
+STAGES = {"capture": "reading attention", "prepare": "preparing", "scores": "finding shared scores",
+          "search": "searching heads", "hypotheses": "testing hypotheses"}  # fmt: skip
 """What is said of each stage."""
 
 

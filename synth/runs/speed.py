@@ -1,7 +1,5 @@
 """The speed of this machine, measured in a second, on as many cores as a fit uses."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor

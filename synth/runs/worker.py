@@ -4,8 +4,6 @@ A process keeps the sessions of the last searches it worked for, so that what th
 share (features, planes, scores of the controls) is made once in each process.
 """
 
-from __future__ import annotations
-
 import contextlib
 import socket
 import threading
@@ -160,8 +158,7 @@ def _session(place: Place) -> Session:
     except InputError as error:
         raise InputError(
             f"the worker on {here} cannot read the capture: {error}. On a cluster the capture must "
-            "lie on a file system that all workers share, under the same path"
-        ) from None
+            "lie on a file system that all workers share, under the same path") from None  # fmt: skip
     return Session(capture, place.settings, None if place.run is None else Path(place.run))
 
 
@@ -172,8 +169,5 @@ def different(wanted: tuple[tuple[str, str], ...], found: tuple[tuple[str, str],
     'numpy 2.1 (2.0 here)'
     """
     have = dict(found)
-    return ", ".join(
-        f"{name} {have.get(name, 'missing')} ({version} here)"
-        for name, version in wanted
-        if have.get(name) != version
-    )
+    return ", ".join(f"{name} {have.get(name, 'missing')} ({version} here)" for name, version in wanted
+                     if have.get(name) != version)  # fmt: skip

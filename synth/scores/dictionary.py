@@ -7,8 +7,6 @@ decide how many scores there are, and how many predicates they have. Weights of 
 so that a score says what it holds; heads may weigh it negatively.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import time
@@ -99,9 +97,8 @@ class _Trainer:
             "constant": (heads,), "distance": (heads, len(bins(rows.design.causal))),
             "copies": (heads, len(COPIES)),
         }  # fmt: skip
-        self.parameters = {
-            name: np.zeros(shape, dtype=np.float32) for name, shape in shapes.items()
-        }
+        self.parameters = {name: np.zeros(shape, dtype=np.float32)
+                           for name, shape in shapes.items()}  # fmt: skip
         drawn = {"weights": count, "query": scores, "key": scores}
         for name, size in drawn.items():
             draw = self.rng.normal(0.0, size**-0.5, shapes[name])

@@ -4,8 +4,6 @@ A use adds ``w * A(q) * B(k)`` on an interval of distances or at the first token
 left out. Gains are counted to second order in w, from the rows and the gradient by their scores.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -61,9 +59,8 @@ class ScoreGains:
         found = [(condition(*one, causal), _within(one, count)) for one in dict.fromkeys(every)]
         return [*found, (FIRST, np.zeros(count, dtype=np.float32))]
 
-    def best(
-        self, residual: np.ndarray, predicted: np.ndarray, ridge: float, count: int
-    ) -> list[ScoreUse]:
+    def best(self, residual: np.ndarray, predicted: np.ndarray, ridge: float,
+             count: int) -> list[ScoreUse]:  # fmt: skip
         """Return the uses that gain most for their size, at most ``count`` of each kind.
 
         Args:

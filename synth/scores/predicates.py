@@ -1,7 +1,5 @@
 """The predicates of a position that scores weigh, and their values on texts."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import numpy as np
@@ -32,9 +30,8 @@ def candidates(batch: Batch, causal: bool) -> list[t.Predicate]:
     counts = Counter(string for text in batch.texts for string in text.strings)
     here = t.Position("i")
     token, lower = t.Call("token", (here,)), t.Call("lower", (here,))
-    base: list[t.Predicate] = [
-        t.Compare("==", token, t.Text(string)) for string, _ in counts.most_common(FREQUENT)
-    ]
+    base: list[t.Predicate] = [t.Compare("==", token, t.Text(string))
+                               for string, _ in counts.most_common(FREQUENT)]  # fmt: skip
     base += [
         t.Member(lower, t.SetName(name)) for name, entry in lexicon().items() if entry.file in PROSE
     ]

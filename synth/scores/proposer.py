@@ -1,7 +1,5 @@
 """The proposer of shared scores: grows a program of their uses and terms of the vocabulary, and prunes it."""
 
-from __future__ import annotations
-
 import dataclasses
 import time
 from collections.abc import Iterator
@@ -57,8 +55,7 @@ class SharedScores:
         room = rounds * (self.terms + 3)
         start = in_place(start, {one.name: one.value for one in start.sets})
         terms = tuple(
-            dict.fromkeys(bare(part) for term in start.terms for part in t.parts_of(term))
-        )
+            dict.fromkeys(bare(part) for term in start.terms for part in t.parts_of(term)))  # fmt: skip
         empty = dataclasses.replace(task.empty(), uses=(self.use,), scores=start.scores)
         planes = TermPlanes(task.design, terms, empty, (room, room), self.planes)
         begun = SetProgram(empty, terms)
@@ -79,9 +76,8 @@ class SharedScores:
             task.evals += 1
             yield task.measured(written(smaller.program, found))
 
-    def grown(
-        self, task: HeadTask, design: SparseDesign, x: np.ndarray
-    ) -> tuple[SparseDesign, np.ndarray]:
+    def grown(self, task: HeadTask, design: SparseDesign,
+              x: np.ndarray) -> tuple[SparseDesign, np.ndarray]:  # fmt: skip
         """Add the terms and uses of scores that gain most, and move all weights."""
         design.value(x, 0.0)
         predicted, there = design.predicted, design.program.terms
@@ -100,9 +96,8 @@ class SharedScores:
         x = design.maximise(x, GROW, 0.0, lambda: task.spent)
         return design, x
 
-    def best_terms(
-        self, task: HeadTask, predicted: np.ndarray, aim: np.ndarray, there: tuple[t.Term, ...]
-    ) -> list[t.Term]:
+    def best_terms(self, task: HeadTask, predicted: np.ndarray, aim: np.ndarray,
+                   there: tuple[t.Term, ...]) -> list[t.Term]:  # fmt: skip
         """Return the terms of the vocabulary that gain most likelihood."""
         g, h = task.design.packed.moments(aim, predicted)
         alone = gain(g, h, 2.0 + 1e-3 * len(task.rows))

@@ -4,8 +4,6 @@ The score of a key is the sum of a profile over distance, of copies of tokens, o
 offer, of what the query's scores add at the first token, and of a product of scores of both.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -84,9 +82,8 @@ class RowsOfHeads:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(some, shares))
 
-    def losses(
-        self, heads: np.ndarray, parts: Parts, uses: np.ndarray, change: np.ndarray
-    ) -> np.ndarray:
+    def losses(self, heads: np.ndarray, parts: Parts, uses: np.ndarray,
+               change: np.ndarray) -> np.ndarray:  # fmt: skip
         """Return the summed cross-entropy of the rows of some heads if one score were lower, float64.
 
         Args:

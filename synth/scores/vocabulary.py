@@ -1,7 +1,5 @@
 """The vocabulary of a run: shared scores as definitions of the language, named by what they hold."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -32,9 +30,8 @@ LEAST = 0.05
 """Members that add less than this to the standard deviation of a score, which is about 1, are left out."""
 
 
-def definitions(
-    dictionary: Dictionary, predicates: Sequence[t.Predicate], spread: np.ndarray
-) -> t.Definitions:
+def definitions(dictionary: Dictionary, predicates: Sequence[t.Predicate],
+                spread: np.ndarray) -> t.Definitions:  # fmt: skip
     """Write the scores that heads use as definitions, those that most use first.
 
     Args:
@@ -44,11 +41,8 @@ def definitions(
     lines: list[str] = []
     taken: dict[str, Sequence[t.Predicate]] = dict.fromkeys(lexicon(), ())
     for s in np.argsort(-counts, kind="stable"):
-        weights = np.clip(
-            np.round(dictionary.weights[s].astype(np.float64), 1),
-            -MAX_ELEMENT_WEIGHT,
-            MAX_ELEMENT_WEIGHT,
-        )
+        weights = np.clip(np.round(dictionary.weights[s].astype(np.float64), 1), -MAX_ELEMENT_WEIGHT,
+                          MAX_ELEMENT_WEIGHT)  # fmt: skip
         telling = np.abs(weights) * spread
         order = [j for j in np.argsort(-telling, kind="stable") if telling[j] >= LEAST]
         if not counts[s] or not order:

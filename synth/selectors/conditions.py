@@ -55,8 +55,7 @@ def best(conditions: Sequence[Condition]) -> list[Condition]:
     found = sorted(conditions, key=lambda one: (one.holds.sum(), one.size))
     exact = [one for one in found if not one.holds.any()]
     several = list(
-        {one.holds.tobytes(): one for one in reversed(found) if one.holds.any()}.values()
-    )[::-1]
+        {one.holds.tobytes(): one for one in reversed(found) if one.holds.any()}.values())[::-1]  # fmt: skip
     several = [*several[:PAIRS], *sorted(several[PAIRS:], key=lambda one: one.size)[:PAIRS]]
     holds = np.array([one.holds for one in several], dtype=np.float32)
 
@@ -69,20 +68,16 @@ def best(conditions: Sequence[Condition]) -> list[Condition]:
 
     both = together()
     if not exact and not both:
-        both = [
-            one
-            for third in sorted(several, key=lambda one: one.size)[:THIRDS]
-            for one in together(third)
-        ]
+        both = [one for third in sorted(several, key=lambda one: one.size)[:THIRDS]
+                for one in together(third)]  # fmt: skip
     return sorted(exact + both, key=lambda one: one.size)[:TRIED] or found[:1]
 
 
 def joined(conditions: Sequence[Condition]) -> Condition:
     """Return a condition that holds for no other pair: that some hold."""
     text = " and ".join(one.text for one in conditions)
-    return Condition(
-        text, tuple(q for one in conditions for q in one.quantities), np.zeros(1, dtype=bool)
-    )
+    return Condition(text, tuple(q for one in conditions for q in one.quantities),
+                     np.zeros(1, dtype=bool))  # fmt: skip
 
 
 def bounds(

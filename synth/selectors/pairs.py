@@ -4,8 +4,6 @@ Quantities come in levels of growing cost. Level 0 has features of the language,
 places of tokens, level 2 ranks by those.
 """
 
-from __future__ import annotations
-
 import itertools
 import re
 import threading
@@ -48,9 +46,8 @@ class Pairs:
     def strings(self) -> dict[str, np.ndarray]:
         """The string of the token at the key, the query and next to them, for each pair."""
         design = self.design
-        texts = [
-            [token.lstrip(" ") or token for token in one.strings] for one in design.batch.texts
-        ]
+        texts = [[token.lstrip(" ") or token for token in one.strings]
+                 for one in design.batch.texts]  # fmt: skip
         padded = np.array(["", *itertools.chain(*([*text, ""] for text in texts))], dtype=object)
         starts = np.cumsum([1, *(len(text) + 1 for text in texts)])[design.text_of_rows]
         starts = np.repeat(starts, np.diff(design.starts))
@@ -64,50 +61,36 @@ class Pairs:
     def levels(self) -> tuple[tuple[Quantity, ...], ...]:
         """The quantities of each level."""
         causal, batch = self.design.causal, self.design.batch
-        counted = Counter(
-            token.lstrip(" ") or token
-            for text in batch.texts
-            for token, special in zip(text.strings, text.special, strict=True)
-            if not special
-        )
+        counted = Counter(token.lstrip(" ") or token for text in batch.texts
+                          for token, special in zip(text.strings, text.special, strict=True)
+                          if not special)  # fmt: skip
         tokens = [re.sub("([{}])", r"\1\1", quote(x)) for x, _ in counted.most_common(TOKENS)]
         least = dict.fromkeys(
             ("number({i})", "word_index({i})", "previous({i})", "opener({i})"), -1
         )
         features = ["{i}", "{i} % 2", "{i} % 3", *least, "depth({i})", "repeats({i})"]
-        features += [
-            "number({i}) % 2",
-            "number({i}-1)",
-            "{i} - number({i})",
-            *([] if causal else ["n - {i}"]),
-        ]
+        features += ["number({i}) % 2", "number({i}-1)", "{i} - number({i})",
+                     *([] if causal else ["n - {i}"])]  # fmt: skip
         first = tuple(Quantity(text, least=least.get(text, 0)) for text in features)
         around = ("j <= {i}", "j < {i}") if causal else ("j", "j <= {i}", "j < {i}", "j > {i}")
         places = [("last", "j < {i}"), ("first", "j <= {i}" if causal else "j")]
         places += [] if causal else [("first", "j > {i}"), ("last", "j")]
         same, listed = "text(j) == text({i})", [f"text(j) == {token}" for token in tokens]
         tests = list(enumerate([same, "not seen(j)", "text(j) != text(j-1)", *listed]))
-        copies = {
-            (test, over): Quantity(f"count({over} where {test})", f"copies_{i}_{j}")
-            for (i, test), (j, over) in itertools.product(tests, enumerate(around))
-        }
-        found = [
-            Quantity(f"{name}({over} where {test})", f"place_{i}_{j}", least=-1)
-            for (i, test), (j, (name, over)) in itertools.product(tests, enumerate(places))
-        ]
-        behind = [
-            Quantity(f"{{i}} - {places[1][0]}({places[1][1]} where {test})", f"behind_{i}")
-            for i, test in enumerate(listed)
-        ]
+        copies = {(test, over): Quantity(f"count({over} where {test})", f"copies_{i}_{j}")
+                  for (i, test), (j, over) in itertools.product(tests, enumerate(around))}  # fmt: skip
+        found = [Quantity(f"{name}({over} where {test})", f"place_{i}_{j}", least=-1)
+                 for (i, test), (j, (name, over)) in itertools.product(tests, enumerate(places))]  # fmt: skip
+        behind = [Quantity(f"{{i}} - {places[1][0]}({places[1][1]} where {test})", f"behind_{i}")
+                  for i, test in enumerate(listed)]  # fmt: skip
         differences = [
             Quantity(f"{one.text} - {other.text}", f"excess_{i}", least=-(10**5))
             for i, (one, other) in enumerate(
                 itertools.permutations([copies[test, "j <= {i}"] for test in listed], 2)
             )
         ]
-        ranked = [
-            one for one in first if one.text in ("number({i})", "depth({i})", "word_index({i})")
-        ]
+        ranked = [one for one in first
+                  if one.text in ("number({i})", "depth({i})", "word_index({i})")]  # fmt: skip
         orders = self.ranks(ranked, around[:1]) + self.ranks(ranked[:1], ("j < {i}",))
         second = (*copies.values(), *orders, *found, *behind, *differences)
         counts = [copies[test, over] for test in (same, tests[2][1]) for over in around[:3]]
@@ -117,14 +100,12 @@ class Pairs:
     def different(self, quantities: Sequence[Quantity]) -> tuple[Quantity, ...]:
         """Leave out quantities that are constant, or differ from one before by a constant."""
         planes = self.values(quantities, "k")
-        found = {
-            (x - x[0]).tobytes(): one for one, x in zip(quantities[::-1], planes[::-1], strict=True)
-        }
+        found = {(x - x[0]).tobytes(): one
+                 for one, x in zip(quantities[::-1], planes[::-1], strict=True)}  # fmt: skip
         return tuple(one for key, one in reversed(found.items()) if any(key))
 
-    def ranks(
-        self, quantities: Sequence[Quantity], ranges: Sequence[str], ends: Sequence[str] = ("",)
-    ) -> tuple[Quantity, ...]:
+    def ranks(self, quantities: Sequence[Quantity], ranges: Sequence[str],
+              ends: Sequence[str] = ("",)) -> tuple[Quantity, ...]:  # fmt: skip
         """Return how many positions have a smaller, larger or equal quantity; ties may go by position."""
         found = list[Quantity]()
         for one, over, end in itertools.product(quantities, ranges, ends):
@@ -134,8 +115,7 @@ class Pairs:
                 text = f"({text}){end}" if end else text
                 name = f"rank_{len(found)}_{one.name}_{len(over)}"
                 found.append(
-                    Quantity(f"count({over} where {text})", name, (one,) if one.name else ())
-                )
+                    Quantity(f"count({over} where {text})", name, (one,) if one.name else ()))  # fmt: skip
         return tuple(found)
 
     def values(self, quantities: Sequence[Quantity], variable: str) -> np.ndarray:

@@ -10,8 +10,6 @@ has features of the language, level 1 counts, ranks and positions of tokens, lev
 Heads that do not select cost next to nothing and are left to other proposers.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
@@ -68,11 +66,9 @@ class Selectors:
                     if task.spent:
                         return
                     before += self.conditions(
-                        level, *((others, wanted) if denied else (wanted, others))
-                    )
-                    found = [
-                        one for x in best(before) for one in self.fitted(task, x, first, denied)
-                    ]
+                        level, *((others, wanted) if denied else (wanted, others)))  # fmt: skip
+                    found = [one for x in best(before)
+                             for one in self.fitted(task, x, first, denied)]  # fmt: skip
                     exact = [one for one in found if one.iou >= EXACT]
                     yield from exact or (one for one in found if one.iou >= ENOUGH)
                     if exact:
@@ -115,21 +111,16 @@ class Selectors:
         for text, one, holds in self.pairs.orders(level) if level < 2 else ():
             if holds[wanted].all():
                 yield Condition(text, (one,), holds[others])
-        here, below = (
-            self.pairs.levels[level],
-            tuple(itertools.chain([NOTHING], *self.pairs.levels[:level])),
-        )
+        here, below = (self.pairs.levels[level],
+                       tuple(itertools.chain([NOTHING], *self.pairs.levels[:level])))  # fmt: skip
         counts = [one for one in here if level == 0 or one.name.startswith(("copies", "rank"))]
         compared: list[tuple[Sequence[Quantity], Sequence[Quantity], str]] = []
         if level == 0:
             compared += [((*here, NOTHING), (*here, NOTHING), "kq")]
             compared += [((one,), here[i + 1 :], "qq") for i, one in enumerate(here[:-1])]
         else:
-            compared += [
-                (here, below, "kq"),
-                (below, here, "kq"),
-                *(((one,), (one,), "kq") for one in here),
-            ]
+            compared += [(here, below, "kq"), (below, here, "kq"),
+                         *(((one,), (one,), "kq") for one in here)]  # fmt: skip
         if level < 2:
             compared += [((one,), counts[i + 1 :], "kk") for i, one in enumerate(counts[:-1])]
         for left, right, (a, b) in [(x, y, tuple(at)) for x, y, at in compared]:
@@ -154,17 +145,12 @@ class Selectors:
         if max(map(len, every.values())) > VOCABULARY:
             return
         pairs = set(
-            zip(self.pairs.strings["q"][wanted], self.pairs.strings["k"][wanted], strict=True)
-        )
+            zip(self.pairs.strings["q"][wanted], self.pairs.strings["k"][wanted], strict=True))  # fmt: skip
         keys = {x: frozenset(y for q, y in pairs if q == x) for x, _ in pairs}
-        groups = [
-            ({x for x in keys if keys[x] == chosen}, chosen)
-            for chosen in sorted(set(keys.values()), key=sorted)
-        ]
-        texts = [
-            (within("q", own, every["q"], VOCABULARY), within("k", chosen, every["k"], VOCABULARY))
-            for own, chosen in groups
-        ]
+        groups = [({x for x in keys if keys[x] == chosen}, chosen)
+                  for chosen in sorted(set(keys.values()), key=sorted)]  # fmt: skip
+        texts = [(within("q", own, every["q"], VOCABULARY), within("k", chosen, every["k"], VOCABULARY))
+                 for own, chosen in groups]  # fmt: skip
         if 1 < len(groups) <= GROUPS:
             held = zip(
                 self.pairs.strings["q"][others], self.pairs.strings["k"][others], strict=True
@@ -172,9 +158,8 @@ class Selectors:
             text = " or ".join(" and ".join(filter(None, both)) for both in texts)
             yield Condition(f"({text})", (), np.array([pair in pairs for pair in held]))
 
-    def fitted(
-        self, task: HeadTask, condition: Condition, first: bool, denied: bool
-    ) -> list[Fitted]:
+    def fitted(self, task: HeadTask, condition: Condition, first: bool,
+               denied: bool) -> list[Fitted]:  # fmt: skip
         """Return programs of a condition, or of its opposite, with the weights that fit best.
 
         Where the first token takes what is left, the condition is left out there and for its own query; or
@@ -184,11 +169,8 @@ class Selectors:
         forms = {(text, "k == 0"): None} if first else {(text, ""): None}
         if first:
             holds = self.pairs.truths([text], condition.quantities)[0]
-            behind = (
-                " and q >= 1"
-                if holds[(self.pairs.queries == 0) & (self.pairs.keys > 0)].any()
-                else ""
-            )
+            behind = (" and q >= 1" if holds[(self.pairs.queries == 0) & (self.pairs.keys > 0)].any()
+                      else "")  # fmt: skip
             also = " and k >= 1" if holds[self.pairs.keys == 0].any() else ""
             forms |= {(text + behind + also, "k == 0"): None, (text, "q == 0 and k == 0"): None}
         found = []
