@@ -8,10 +8,8 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def front(
-    items: Sequence[T], size: Callable[[T], int] = attrgetter("nodes"),
-    score: Callable[[T], float] = attrgetter("score"), least: float = 0.0,
-) -> list[T]:  # fmt: skip
+def front(items: Sequence[T], size: Callable[[T], int] = attrgetter("nodes"),
+          score: Callable[[T], float] = attrgetter("score"), least: float = 0.0) -> list[T]:  # fmt: skip
     """Return the items that score better than all that are not larger, smallest first.
 
     >>> front([(5, 0.5), (9, 0.4), (9, 0.7), (20, 0.8)], lambda x: x[0], lambda x: x[1])
