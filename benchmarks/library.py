@@ -38,8 +38,7 @@ MODELS: dict[str, tuple[object, int]] = {
     "smollm2": ("smollm2", 128)}  # fmt: skip
 """By name, the model and the tokens of a text."""
 TARGETS = {("smollm2", 128): "library at least 0.52", ("smollm2", 24): "library at least 0.69"}
-OPENING = 24
-"""Tokens of the short texts, on which causal models are measured as well."""
+OPENING = 24  # tokens of the short texts, on which causal models are measured as well
 CANDIDATES, MEASURED, MOST_NODES = 8000, 49, 20
 """How many candidates are drawn, how many the library takes of them, and how large they may be."""
 TEXTS, HEADS, RESTS = 5, 80, (0.0, 0.4, 0.8)
@@ -102,16 +101,12 @@ SELECTORS = {
 }  # fmt: skip
 """What heads look at: by what is weighted, its name, a phrase, and a category of the library."""
 FIRST = [f"{weight} where k == 0" for weight in range(2, 10)]
-NEAR = [
-    *(f"{weight} * log(1 + q - k)" for weight in (-0.5, -1, -2)),
-    *(f"{weight} * (q - k)" for weight in (-0.03, -0.1, -0.3, -0.8)),
-    "3 * decay(q - k, 0.8)", "6 * decay(q - k, 0.8)", "3 * decay(q - k, 0.95)",
-    "2 where q - k in 0..7", "4 where q - k in 0..7", "3 where q - k in 1..4",
-]  # fmt: skip
-HERE = [
-    "2 where k == q", "4 where k == q", "-3 where k == q", "3 where k == q-1", "7 where k == q-1",
-    "2 where q - k in 0..1", "5 where q - k in 0..1", "3 where k == q-2",
-]  # fmt: skip
+NEAR = [*(f"{weight} * log(1 + q - k)" for weight in (-0.5, -1, -2)),
+        *(f"{weight} * (q - k)" for weight in (-0.03, -0.1, -0.3, -0.8)), "3 * decay(q - k, 0.8)",
+        "6 * decay(q - k, 0.8)", "3 * decay(q - k, 0.95)", "2 where q - k in 0..7", "4 where q - k in 0..7",
+        "3 where q - k in 1..4"]  # fmt: skip
+HERE = ["2 where k == q", "4 where k == q", "-3 where k == q", "3 where k == q-1", "7 where k == q-1",
+        "2 where q - k in 0..1", "5 where q - k in 0..1", "3 where k == q-2"]  # fmt: skip
 WEIGHTS = ("1", "2", "3", "5", "-1", "-2")
 
 
@@ -120,11 +115,9 @@ def candidates() -> list[t.Head]:
     choose = random.Random(0)
     positional = [[*some] for some in product(["", *FIRST], ["", *NEAR], ["", *HERE])]
     selectors = [*SELECTORS]
-    sampled = [
-        choose.choice(positional)
-        + [f"{choose.choice(WEIGHTS)} where {x}" for x in choose.sample(selectors, number)]
-        for number in choose.choices((1, 2), k=CANDIDATES)
-    ]
+    sampled = [choose.choice(positional)
+               + [f"{choose.choice(WEIGHTS)} where {x}" for x in choose.sample(selectors, number)]
+               for number in choose.choices((1, 2), k=CANDIDATES)]  # fmt: skip
     sources = dict.fromkeys("".join(f" {term}\n" for term in terms if term)
                             for terms in positional + sampled)  # fmt: skip
     made = [parse(f"head candidate causal:\n{terms}") for terms in sources]
@@ -246,9 +239,8 @@ def main() -> None:
 
     def leave_out(name: str, tokens: int) -> Iterator[Figure]:
         taken = [programs[i] for i in pick(scores, known, without=name)]
-        groups = {
-            "library": taken, "teaching programs": teaching, "positional grid": positional_grid(True),
-        }  # fmt: skip
+        groups = {"library": taken, "teaching programs": teaching,
+                  "positional grid": positional_grid(True)}  # fmt: skip
         reached = held_out(captures[name], tokens, groups)
         yield Figure(f"{name}, {tokens} tokens", "; ".join(reached),
                      TARGETS.get((name, tokens), "-"))  # fmt: skip

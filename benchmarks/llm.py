@@ -23,10 +23,8 @@ from attn_dsl.synth.llm.named import open_model
 from attn_dsl.synth.llm.parse_output import programs, whole_terms
 from attn_dsl.synth.llm.sampling import SLICES, Writing
 
-TOKENIZERS = {
-    "demo model": embedded("demo"), "SentencePiece": SHARED / "models/stories260k",
-    "GPT-2": SHARED / "models/gpt2-tokenizer",
-}  # fmt: skip
+TOKENIZERS = {"demo model": embedded("demo"), "SentencePiece": SHARED / "models/stories260k",
+              "GPT-2": SHARED / "models/gpt2-tokenizer"}  # fmt: skip
 MODELS = (embedded("demo"), SHARED / "models/stories260k", SHARED / "models/stories260k.gguf")
 
 
@@ -77,10 +75,8 @@ def main() -> None:
     torch.set_num_threads(1)
     words = {name: where for name, where in TOKENIZERS.items() if where.exists()}
     models = args.models or [str(where) for where in MODELS if where.exists()]
-    print_table([
-        *(partial(masks, name, where, args.count) for name, where in words.items()),
-        *(partial(speed, spec, args.samples) for spec in models),
-    ])  # fmt: skip
+    print_table([*(partial(masks, name, where, args.count) for name, where in words.items()),
+                 *(partial(speed, spec, args.samples) for spec in models)])  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -65,10 +65,9 @@ def print_table(measures: Iterable[Callable[[], Iterable[Figure]]]) -> None:
 def run(*command: object, **environment: str) -> Usage:
     """Run a process to its end; end with its last message if it fails."""
     started, first, last = time.perf_counter(), None, ""
-    process = subprocess.Popen(
-        [str(part) for part in command], env=os.environ | environment, text=True,
-        cwd=tempfile.gettempdir(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    )  # fmt: skip
+    process = subprocess.Popen([str(part) for part in command], env=os.environ | environment, text=True,
+                               cwd=tempfile.gettempdir(), stdout=subprocess.DEVNULL,
+                               stderr=subprocess.PIPE)  # fmt: skip
     assert process.stderr is not None
     for line in process.stderr:
         last = line.strip() or last

@@ -37,12 +37,9 @@ WINDOWS = 30
 OTHER = SHARED / "text/wikitext2-valid.txt", 60
 """Texts that programs were not fitted on, and how many windows of them are scored."""
 CURVE = {
-    "best outputs of each front": (),
-    "... all heads, chosen programs": ("--chosen", "--fraction", 1),
-    "... all heads, tuned": (
-        "--fraction", 1, "--tune", "--tune-text", STORIES, "--tune-texts", 640,
-    ),
-}  # fmt: skip
+    "best outputs of each front": (), "... all heads, chosen programs": ("--chosen", "--fraction", 1),
+    "... all heads, tuned":
+        ("--fraction", 1, "--tune", "--tune-text", STORIES, "--tune-texts", 640)}  # fmt: skip
 """What is replaced: by name, options of ``attn-dsl replace``."""
 
 
@@ -86,9 +83,8 @@ def figures(path: Path, what: str) -> Iterator[Figure]:
         outputs = output_r2(np.array([one.errors[at] for one in found]), spreads, 0)
         nodes = np.mean([front[at].nodes for front in fronts])
         yield Figure(f"{what}: IoU; output R², {kind}, {nodes:.0f} nodes", f"{iou}; {outputs}")
-    best = np.array([
-        [max(known.values()) for known in (r.controls, r.controls_output_r2)] for r in run.results
-    ])  # fmt: skip
+    best = np.array([[max(known.values()) for known in (r.controls, r.controls_output_r2)]
+                     for r in run.results])  # fmt: skip
     yield Figure("... best control of each head", "{:.3f}; {:.3f}".format(*best.mean(0)))
     yield Figure("... heads that were cut short", f"{len(run.cut_short)} of {len(run.results)}")
 

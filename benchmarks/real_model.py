@@ -26,18 +26,15 @@ from attn_dsl.synth.proposers import registry
 from attn_dsl.synth.search import Search
 from attn_dsl.synth.session import Session, Settings
 
-LONGEST = 30.0
-"""Interrupts come within so many seconds of a phase."""
+LONGEST = 30.0  # interrupts come within so many seconds of a phase
 
 
 def fit(model: str, text: Path, effort: int, out: Path) -> Iterator[Figure]:
     """Plan a capture and a fit, make them, and say what they took and found."""
     for name, source in {"capture": (model, "--text", text),
                          "run": ("--capture", out / "capture", "--effort", effort)}.items():  # fmt: skip
-        plan = subprocess.run(
-            [*map(str, (*ATTN_DSL, "fit", *source, "--dry-run", "--json"))],
-            capture_output=True, check=True,
-        )  # fmt: skip
+        plan = subprocess.run([*map(str, (*ATTN_DSL, "fit", *source, "--dry-run", "--json"))],
+                              capture_output=True, check=True)  # fmt: skip
         told = json.loads(plan.stdout)
         usage = kept(out / name, "capture" if name == "capture" else "fit", *source)
         planned = told["seconds"] - (told["search_seconds"] if name == "capture" else 0.0)
@@ -52,10 +49,9 @@ def interrupts(phase: str, moments: int, out: Path, *command: object) -> Iterato
     for moment in np.linspace(0.5, LONGEST, moments):
         shutil.rmtree(left, ignore_errors=True)
         process = subprocess.Popen(
-            [*map(str, (*ATTN_DSL, *command, "--out", left))],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )  # fmt: skip
+            [*map(str, (*ATTN_DSL, *command, "--out", left))], stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # fmt: skip
         time.sleep(moment)
         started = time.monotonic()
         process.send_signal(signal.SIGINT)
@@ -98,11 +94,9 @@ def main() -> None:
               "search": ("fit", *given, "--effort", options.effort),
               "replacement": ("replace", out / "run", *given),
               "tuning": ("replace", out / "run", *given, "--tune", "--fraction", 1)}  # fmt: skip
-    print_table([
-        partial(fit, options.model, options.text, options.effort, out),
-        *(partial(interrupts, name, options.moments, out, *x) for name, x in phases.items()),
-        partial(proposers, out, options.effort),
-    ])  # fmt: skip
+    print_table([partial(fit, options.model, options.text, options.effort, out),
+                 *(partial(interrupts, name, options.moments, out, *x) for name, x in phases.items()),
+                 partial(proposers, out, options.effort)])  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -18,8 +18,7 @@ from attn_dsl.compiler.lower import lower
 from attn_dsl.compiler.operations import REALS
 from attn_dsl.dsl import tree as t
 
-_LAST = 2**31 - 1
-"""The upper bound of the last step of a table."""
+_LAST = 2**31 - 1  # the upper bound of the last step of a table
 _NUMBERS = {name: number for number, name in enumerate(REALS)}
 
 
@@ -43,10 +42,8 @@ class Kind(IntEnum):
     VALUE = 4  # a number for each pair
 
 
-_KINDS = {
-    Stage.CONSTANT: Kind.NONE, Stage.QUERY: Kind.NONE, Stage.KEY: Kind.KEY,
-    Stage.DISTANCE: Kind.DISTANCE,
-}  # fmt: skip
+_KINDS = {Stage.CONSTANT: Kind.NONE, Stage.QUERY: Kind.NONE, Stage.KEY: Kind.KEY,
+          Stage.DISTANCE: Kind.DISTANCE}  # fmt: skip
 
 
 class Code:
@@ -63,15 +60,13 @@ class Code:
         numbers: dict[Plane, int] = {}
         planes = [[p for term in terms for p in _planes(graph, term)] for terms in graph.programs]
         # per program, the number of the plane of each weight
-        self.programs = tuple(
-            tuple(numbers.setdefault(plane, len(numbers)) for plane in those) for those in planes
-        )
+        self.programs = tuple(tuple(numbers.setdefault(plane, len(numbers)) for plane in those)
+                              for those in planes)  # fmt: skip
         self.planes = tuple(numbers)  # the distinct planes
         self.linear = np.array([p.normaliser == "linear" for p in programs], dtype=np.bool_)
         # the weights of all programs, concatenated; NaN for a hole
-        self.weights = np.array(
-            [np.nan if w is None else w for p in programs for w in p.weights], dtype=np.float64
-        )
+        self.weights = np.array([np.nan if w is None else w for p in programs for w in p.weights],
+                                dtype=np.float64)  # fmt: skip
         # the plane of each weight
         self.used = np.array([p for planes in self.programs for p in planes], dtype=np.int64)
         # the start of each program in ``weights`` and ``used``, int64 (programs + 1)
@@ -113,13 +108,8 @@ class Code:
     def plane_rows(self) -> np.ndarray:
         """The planes for the interpreter, int32 (planes, 5); see ``interpreter``."""
         number = self._functions
-        rows = [
-            (
-                p.factor.node, p.condition, number[p.factor.function, p.factor.rate],
-                p.other.node, number[p.other.function, p.other.rate],
-            )
-            for p in self.planes
-        ]  # fmt: skip
+        rows = [(p.factor.node, p.condition, number[p.factor.function, p.factor.rate],
+                 p.other.node, number[p.other.function, p.other.rate]) for p in self.planes]  # fmt: skip
         return np.array(rows, dtype=np.int32).reshape(-1, 5)
 
     def functions(self, length: int) -> np.ndarray:

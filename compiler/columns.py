@@ -22,10 +22,8 @@ from attn_dsl.dsl.tokens import Tokens
 
 Ints = np.ndarray
 TOKEN = ColumnKey("token")
-TABLES_KEPT = 1 << 26
-"""About how many bytes of tables a batch keeps."""
-SLACK = 16
-"""Unused entries after the last token, so that a vector of keys may begin at it."""
+TABLES_KEPT = 1 << 26  # about how many bytes of tables a batch keeps
+SLACK = 16  # unused entries after the last token, so that a vector of keys may begin at it
 
 
 class ColumnArrays(NamedTuple):
@@ -179,10 +177,8 @@ class Finder:
 
     def extend(self, first: int, n: int, start: int, columns: Sequence[tuple], table: Ints) -> None:
         """Fill the rows of a table from ``first`` on; see ``interpreter.extend_searches``."""
-        interpreter.extend_searches(
-            self.instructions[0], self.nodes[0], self.instructions[1], self.nodes[1], *self.kind, first, n,
-            start, *columns, table,
-        )  # fmt: skip
+        interpreter.extend_searches(self.instructions[0], self.nodes[0], self.instructions[1], self.nodes[1],
+                                    *self.kind, first, n, start, *columns, table)  # fmt: skip
 
 
 def finders(graph: Graph) -> dict[tuple[SearchKey, bool], Finder]:

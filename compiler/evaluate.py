@@ -16,8 +16,7 @@ from attn_dsl.dsl import tree as t
 
 BLOCK = 2304
 """The most entries of a block of whole rows. A causal text of 64 tokens is one block."""
-GROUP = 64
-"""The most programs of a part; their blocks fit in a second-level cache."""
+GROUP = 64  # the most programs of a part; their blocks fit in a second-level cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,29 +57,23 @@ def parts(code: Code, n: int, start: int, arrays: tuple[np.ndarray, ...],
             high = min(low + GROUP, code.size)
             out = room[: high - low]
             redo = np.empty((high - low, len(queries)), dtype=np.bool_)
-            if evaluate_masses(
-                planes.truths, planes.words, terms[Kind.TRUTH], planes.values, terms[Kind.VALUE],
-                planes.keys, planes.distances, planes.quick, low, causal, n, queries.start,
-                queries.stop, word, masses, out, redo,
-            ):  # fmt: skip
+            if evaluate_masses(planes.truths, planes.words, terms[Kind.TRUTH], planes.values,
+                               terms[Kind.VALUE], planes.keys, planes.distances, planes.quick, low, causal, n,
+                               queries.start, queries.stop, word, masses, out, redo):  # fmt: skip
                 _exactly(code, n, start, arrays, queries.start, low, redo, out)
             yield Part(slice(low, high), queries, here, out[:, :width])
 
 
-def _exactly(
-    code: Code, n: int, start: int, arrays: tuple[np.ndarray, ...], query: int, first: int,
-    redo: np.ndarray, out: np.ndarray,
-) -> None:  # fmt: skip
+def _exactly(code: Code, n: int, start: int, arrays: tuple[np.ndarray, ...], query: int, first: int,
+             redo: np.ndarray, out: np.ndarray) -> None:  # fmt: skip
     """Evaluate again, in float64, the rows from ``query`` on that ``redo`` marks; write them to ``out``."""
     chosen = np.flatnonzero(redo.any(1))
     here = np.isin(code.owner, first + chosen)
     starts = np.concatenate([[0], np.cumsum(np.diff(code.offsets)[first + chosen])])
     part = out[chosen]
-    interpreter.evaluate_rows(
-        code.instructions, code.plane_rows, code.functions(2 * n), code.used[here],
-        code.weights[here], starts.astype(np.int64), code.linear[first + chosen], code.causal, n,
-        start, arrays, redo[chosen], query, part,
-    )  # fmt: skip
+    interpreter.evaluate_rows(code.instructions, code.plane_rows, code.functions(2 * n), code.used[here],
+                              code.weights[here], starts.astype(np.int64), code.linear[first + chosen],
+                              code.causal, n, start, arrays, redo[chosen], query, part)  # fmt: skip
     out[chosen] = part
 
 
@@ -164,8 +157,7 @@ class Plan:
         code, n = self.code, int(self.batch.sizes[text])
         interpreter.planes_of_rows(
             code.instructions, code.plane_rows, code.functions(2 * n), self.causal, rows, n,
-            int(self.batch.starts[text]), self._arrays(text), out,
-        )  # fmt: skip
+            int(self.batch.starts[text]), self._arrays(text), out)  # fmt: skip
 
     def _entries(self, text: int) -> int:
         return int(self.batch.entries(self.causal)[text])

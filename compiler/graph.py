@@ -16,10 +16,8 @@ from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.functions import shortened
 from attn_dsl.dsl.printer import definition_lines
 
-NONE = -1
-"""The number of a missing node: no operand, factor or condition."""
-LARGEST = 2.0**31
-"""No integer of a checked program is larger in magnitude."""
+NONE = -1  # the number of a missing node: no operand, factor or condition
+LARGEST = 2.0**31  # no integer of a checked program is larger in magnitude
 
 
 class Node(NamedTuple):
@@ -261,5 +259,4 @@ class Graph:
 
 
 _CONSTANT, _NEGATION = CODES["constant"], CODES["negation"]
-_CONNECTIVES = {CODES["both"]: 1, CODES["either"]: 0}
-"""The neutral truth value of each connective."""
+_CONNECTIVES = {CODES["both"]: 1, CODES["either"]: 0}  # the neutral truth value of each connective

@@ -25,8 +25,7 @@ from attn_dsl.compiler.operations import CODES, REALS, ROWS
 from attn_dsl.compiler.simd import WIDTH, settle
 from attn_dsl.dsl.limits import LEAST_MASS, MATCH_LIMIT, TERM_LIMIT
 
-END = np.int32(np.iinfo(np.int32).max)
-"""A number after all positions."""
+END = np.int32(np.iinfo(np.int32).max)  # a number after all positions
 
 CONST, QUERY, KEY = CODES["constant"], CODES["query"], CODES["key"]
 COLUMN_QUERY, COLUMN_KEY, COLUMN = CODES["column_query"], CODES["column_key"], CODES["column"]
@@ -135,9 +134,8 @@ def search_rows(instructions, node, op, over, causal, first, n, start, columns, 
 
 
 @njit(**COMPILED)
-def extend_searches(
-    instructions, node, swapped, swapped_node, op, over, first, n, start, columns, others, table,
-):  # fmt: skip
+def extend_searches(instructions, node, swapped, swapped_node, op, over, first, n, start, columns, others,
+                    table):  # fmt: skip
     """Fill the rows of a table from ``first`` on: what a search finds for each position, by query.
 
     Args:
@@ -293,10 +291,8 @@ def score_row(used, weights, linear, planes, functions, registers, keys, values,
 
 
 @njit(**COMPILED)
-def evaluate_rows(
-    instructions, planes, functions, used, weights, offsets, linear, causal, n, start, columns,
-    wanted, first, out,
-):  # fmt: skip
+def evaluate_rows(instructions, planes, functions, used, weights, offsets, linear, causal, n, start, columns,
+                  wanted, first, out):  # fmt: skip
     """Evaluate chosen rows of programs on one text in float64.
 
     Args:
@@ -318,10 +314,8 @@ def evaluate_rows(
             if not wanted[p, q - first]:
                 continue
             low, high = offsets[p], offsets[p + 1]
-            score_row(
-                used[low:high], weights[low:high], linear[p], planes, functions, registers, keys,
-                values, scores,
-            )  # fmt: skip
+            score_row(used[low:high], weights[low:high], linear[p], planes, functions, registers, keys,
+                      values, scores)  # fmt: skip
             normalise(scores, keys, linear[p], out[p, at : at + keys])
         at += keys
 

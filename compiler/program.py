@@ -104,9 +104,8 @@ class Program:
 
         return explain(self.tree)
 
-    def fit(
-        self, capture: Any, head: str | tuple[int, int], *, refit: bool = False, seed: int = 0
-    ) -> Any:
+    def fit(self, capture: Any, head: str | tuple[int, int], *, refit: bool = False,
+            seed: int = 0) -> Any:  # fmt: skip
         """Fit the weights that are holes to a head, and judge the program on held-out texts.
 
         >>> program = parse("head sink causal:\\n    ? where k == 0")
@@ -209,10 +208,8 @@ def _tokens(strings: tuple[str, ...]) -> Tokens:
     return Tokens.from_strings(strings)
 
 
-def parse(
-    source: str, name: str = "<program>", *, allow_lookahead: bool = False,
-    resolve: Resolver | None = None, define: Iterable[str | Path] = (),
-) -> Program:  # fmt: skip
+def parse(source: str, name: str = "<program>", *, allow_lookahead: bool = False,
+          resolve: Resolver | None = None, define: Iterable[str | Path] = ()) -> Program:  # fmt: skip
     """Parse and check the source of a program; ``name`` stands for it in error messages.
 
     >>> parse("head first causal:\\n    3 where k == 0")

@@ -26,17 +26,14 @@ from attn_dsl.compiler.simd import (
     total,
 )
 
-BLOCK = 1024
-"""The most entries of a block of whole rows (at least one row)."""
+BLOCK = 1024  # the most entries of a block of whole rows (at least one row)
 SCORE_RANGE = 100.0
 """Limit on the sum of |weight| * |value| over planes of kind VALUE: float32 is exact to 1e-5 here."""
-DEPTH = 60.0
-"""Logits more than this below the largest of their vector have mass 0."""
+DEPTH = 60.0  # logits more than this below the largest of their vector have mass 0
 CUT = np.float32(math.exp(-DEPTH) * 1.001)
 LEAST = np.float32(1e-14)
 """Rows with a smaller sum of masses are evaluated again: the masses cut to 0 may matter."""
-LOWEST = np.float32(-1e30)
-"""A number below all scores."""
+LOWEST = np.float32(-1e30)  # a number below all scores
 AHEAD = 8
 """Words of truth values in one step of a loop; arrays have so many more words at their end."""
 TAILS = np.array([(1 << count) - 1 for count in range(WIDTH + 1)], dtype=np.uint16)
@@ -165,10 +162,8 @@ def _powers(values, rows, weights, start, end, low, tails, causal, n, first, las
 
 
 @njit(**LEAN)
-def evaluate_masses(
-    truths, stride, truth_terms, values, value_terms, keys, distances, wanted, program, causal, n,
-    first, last, low, masses, out, redo,
-):  # fmt: skip
+def evaluate_masses(truths, stride, truth_terms, values, value_terms, keys, distances, wanted, program,
+                    causal, n, first, last, low, masses, out, redo):  # fmt: skip
     """Evaluate rows of programs from the planes of one text; return whether any row must be redone.
 
     A mass is the product of an entry by key, an entry by distance, the exponential of the weighted
@@ -201,16 +196,12 @@ def evaluate_masses(
         if wanted[p]:
             fresh = value_starts[p] == value_starts[p + 1]
             if not fresh:
-                _powers(
-                    values, value_rows, weights, value_starts[p], value_starts[p + 1], low * WIDTH,
-                    tails, causal, n, first, last, masses,
-                )  # fmt: skip
+                _powers(values, value_rows, weights, value_starts[p], value_starts[p + 1], low * WIDTH, tails,
+                        causal, n, first, last, masses)  # fmt: skip
             j = 2 * p
             if fresh or truth_starts[j] < truth_starts[j + 2]:
-                _products(
-                    truths, stride, truth_rows, factors, truth_starts[j], truth_starts[j + 1],
-                    truth_starts[j + 2], low, words, fresh, masses,
-                )  # fmt: skip
+                _products(truths, stride, truth_rows, factors, truth_starts[j], truth_starts[j + 1],
+                          truth_starts[j + 2], low, words, fresh, masses)  # fmt: skip
             for q in range(first, last):
                 count, behind, rows = q + 1 if causal else n, n - 1 - q, zero
                 for k in range(0, count, WIDTH):

@@ -23,8 +23,7 @@ from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.features import FEATURES, Value
 from attn_dsl.dsl.tokens import Tokens
 
-_CAPACITY = 64
-"""The number of tokens that the first arrays have room for."""
+_CAPACITY = 64  # the number of tokens that the first arrays have room for
 
 
 class Stream:

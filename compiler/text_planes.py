@@ -48,12 +48,10 @@ def text_planes(code: Code, n: int, start: int, arrays: tuple, first: int = 0) -
                       np.empty((code.size, length), dtype=np.float32),
                       np.empty((code.size, max(-(-gaps // WIDTH), 1) * WIDTH + WIDTH), dtype=np.float32),
                       np.empty(code.size, dtype=np.bool_))  # fmt: skip
-    _fill(
-        code.instructions, code.row_nodes, code.plane_rows, code.functions(2 * n), code.places,
-        code.causal, n, first, start, arrays, np.empty((keys, n)), np.empty((distances, gaps)),
-        made.truths, stride, made.values, code.terms[Kind.KEY], code.terms[Kind.DISTANCE],
-        code.terms[Kind.VALUE], code.linear, made.keys, made.distances, made.quick,
-    )  # fmt: skip
+    _fill(code.instructions, code.row_nodes, code.plane_rows, code.functions(2 * n), code.places, code.causal,
+          n, first, start, arrays, np.empty((keys, n)), np.empty((distances, gaps)), made.truths, stride,
+          made.values, code.terms[Kind.KEY], code.terms[Kind.DISTANCE], code.terms[Kind.VALUE], code.linear,
+          made.keys, made.distances, made.quick)  # fmt: skip
     return made
 
 
@@ -91,11 +89,9 @@ def _refuse(planes, terms, limit, quick):
 
 
 @njit(**COMPILED)
-def _fill(
-    instructions, row_nodes, planes, functions, places, causal, n, first, start, columns, by_key,
-    by_distance, truths, stride, values, key_terms, distance_terms, value_terms, linear, keys_out,
-    distances_out, quick,
-):  # fmt: skip
+def _fill(instructions, row_nodes, planes, functions, places, causal, n, first, start, columns, by_key,
+          by_distance, truths, stride, values, key_terms, distance_terms, value_terms, linear, keys_out,
+          distances_out, quick):  # fmt: skip
     """Compute the planes, and exp of each program's weighted sums by key and by distance."""
     registers = room(instructions, n)
     every = np.arange(instructions.shape[0])

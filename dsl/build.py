@@ -49,15 +49,13 @@ def unquote(literal: str) -> str:
     """
     if "\\" not in literal:
         return literal[1:-1]
-    return _ESCAPE.sub(
-        lambda m: _UNESCAPED.get(m.group(1)) or chr(int(m.group(1)[1:], 16)), literal[1:-1]
-    )
+    return _ESCAPE.sub(lambda m: _UNESCAPED.get(m.group(1)) or chr(int(m.group(1)[1:], 16)),
+                       literal[1:-1])  # fmt: skip
 
 
-_VALUES: dict[str, Callable[[str], Any]] = {
-    **dict.fromkeys(_NAMES.split(), str), "STRING": unquote, "HOLE": lambda text: None,
-    "WEIGHT": float, "RATE": float, "BOUND": int, "INTEGER": int,
-}  # fmt: skip
+_VALUES: dict[str, Callable[[str], Any]] = {**dict.fromkeys(_NAMES.split(), str), "STRING": unquote,
+                                            "HOLE": lambda text: None, "WEIGHT": float, "RATE": float,
+                                            "BOUND": int, "INTEGER": int}  # fmt: skip
 """The values of terminals; those that are left out are keywords and punctuation."""
 
 
@@ -151,8 +149,7 @@ _NODES: dict[str, Callable[[Span, list[Any]], Any]] = {
         "set_reference": t.SetName, "product": t.Product, "real": t.Real, "decay": t.Decay,
         "weight_of": t.Weight, "shortened": t.Shortened, "modulo": t.Modulo, "integer": t.Integer,
         "variable": t.Position, "quantifier": t.Quantifier, "abs_": t.Absolute, "extremum": t.Extremum,
-        "score_line": t.Where,
-    }.items()},
+        "score_line": t.Where}.items()},
     "table_term": _table,
     "group": lambda s, v: dataclasses.replace(v[0], span=s),
     "any_": lambda s, v: t.Quantifier("any", v[0], span=s),
@@ -213,21 +210,14 @@ def _action(rule: str) -> Any:
 
 ACTIONS: dict[str, Callable[[list[Any]], Any]] = {
     **{rule: _action(rule) for rule in _NODES},
-    **dict.fromkeys(
-        "definition weight predicate conjunction set value factor int operand".split(),
-        lambda parts: parts[0],
-    ),
+    **dict.fromkeys("definition weight predicate conjunction set value factor int operand".split(),
+                    lambda parts: parts[0]),
     "line": lambda parts: bounded(parts[0]),
     "sum_term": _sum_term,
-    "score_of": lambda parts: t.Score(
-        parts[0].value,
-        parts[2].value,
-        int("".join(parts[3:-1]) or 0),
-        span=_span(parts[0], parts[-1]),
-    ),
+    "score_of": lambda parts: t.Score(parts[0].value, parts[2].value, int("".join(parts[3:-1]) or 0),
+                                      span=_span(parts[0], parts[-1])),
     "definitions": lambda parts: [part for part in parts if isinstance(part, t.Node)],
     "start": lambda parts: [*(parts[0] if isinstance(parts[0], list) else ()), parts[-1]],
     "condition": lambda parts: parts[1],
-    "element": lambda parts: tuple(_values(parts)),
-}
+    "element": lambda parts: tuple(_values(parts))}  # fmt: skip
 """By rule: the function that Lark calls with its parts, keywords and punctuation included."""

@@ -2,10 +2,10 @@
 
 import importlib.util
 import itertools
-import math
 from dataclasses import dataclass
 
 from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.cost import cost
 from attn_dsl.dsl.errors import (
     CausalityError,
     CostError,
@@ -32,9 +32,6 @@ from attn_dsl.dsl.printer import expression, number, quote
 from attn_dsl.dsl.scope import Scope, type_of
 from attn_dsl.dsl.syntax_errors import RESERVED, reserved
 
-_FREE = (t.Integer, t.Position, t.Text, t.Always, t.Entry, t.Sum)
-"""Nodes that cost nothing. The steps of a table are counted with the table, a sum by its parts."""
-
 
 @dataclass(frozen=True, slots=True)
 class Facts:
@@ -50,10 +47,8 @@ class Facts:
     lookahead: tuple[str, ...]  # of a causal program: its features that read the whole text
 
 
-def check(
-    program: t.Head, *, source: str = "", name: str = "<program>", allow_lookahead: bool = False,
-    max_nodes: int = MAX_NODES,
-) -> Facts:  # fmt: skip
+def check(program: t.Head, *, source: str = "", name: str = "<program>", allow_lookahead: bool = False,
+          max_nodes: int = MAX_NODES) -> Facts:  # fmt: skip
     """Check a parsed program; return its complexity, cost, holes and lookahead features.
 
     >>> from attn_dsl.dsl.parser import parse
@@ -79,46 +74,11 @@ def check(
     if price > MAX_COST:
         checker.wrong(program,
                       f"the program needs {price:,} operations per query and key; {MAX_COST:,} are allowed",
-                      "drop terms, or use sets instead of long chains of comparisons",
-                      CostError)  # fmt: skip
+                      "drop terms, or use sets instead of long chains of comparisons", CostError)  # fmt: skip
     if checker.errors:
         raise checker.errors[0] if len(checker.errors) == 1 else ProgramErrors(checker.errors)
     holes = sum(weight is None for weight in program.weights)
     return Facts(size, price, holes, tuple(sorted(checker.lookahead)))
-
-
-def cost(program: t.Head) -> int:
-    """Return the cost of a program: its number of operations for each pair of query and key.
-
-    A feature, function, operator, quantifier or weight is one operation, and ``match`` is four. A
-    step of a table is two, a comparison and a weight. Each use of a set is one more per 100
-    elements, rounded up. A use of a score is one for each line of its definition. Positions, shifts
-    and whole numbers cost nothing. A use of a function costs what its value does. What a search costs
-    at each pair of positions counts once for the program, and then one for each use.
-    """
-    scope, total = Scope.of(program), 0
-    pending: list[t.Node] = [expand(term, scope) for term in program.terms]
-    pending += [expand(line, scope) for score in program.scores for line in score.terms]
-    searches = set[tuple]()
-    while pending:
-        node = pending.pop()
-        if isinstance(node, t.Search):
-            known = (node.over, node.body) in searches
-            searches.add((node.over, node.body))
-            pending += [node.at] if known else node.children()
-        else:
-            pending += node.children()
-        if isinstance(node, t.Table):
-            total += 2 * len(node.entries)
-        elif isinstance(node, t.SetLiteral):
-            total += math.ceil(len(node.elements) / 100)
-        elif isinstance(node, t.SetName):
-            total += math.ceil(len(getattr(scope.find(node.name)[0], "elements", ())) / 100)
-        elif isinstance(node, t.Score):
-            total += len(getattr(scope.find(node.name)[0], "terms", ()))
-        elif not isinstance(node, _FREE):
-            total += 4 if isinstance(node, t.Call) and node.name == "match" else 1
-    return total
 
 
 class _Checker:
@@ -316,9 +276,8 @@ class _Checker:
                 at, changes = list(part.args), FEATURES[part.name].reads == "visible"
             else:
                 pending += part.children()
-            if isinstance(part, t.Search | t.Call) and (changes or not all(
-                isinstance(x, t.Position) and x.shift <= 0 for x in at
-            )):  # fmt: skip
+            if isinstance(part, t.Search | t.Call) and (
+                    changes or not all(isinstance(x, t.Position) and x.shift <= 0 for x in at)):  # fmt: skip
                 self.wrong(node, f"what it finds at `{part.name}` may change with each query, so that this "
                            "search over all positions would be made anew for each",
                            "search `j <= i`, which sees what a query at `i` does, or compare features "

@@ -189,10 +189,7 @@ def self_contained(program: t.Head) -> t.Head:
     scores = [alone(*one) for one in named.values() if isinstance(one[0], t.ScoreDefinition)]
     sets = [t.SetDefinition(name, value) for name, (value, _) in named.items()
             if isinstance(value, t.SetLiteral)]  # fmt: skip
-    functions = [
-        alone(one, file) for file in files for one in file.functions.values() if one.name in named
-    ]
-    return dataclasses.replace(
-        program, sets=(*sets, *program.sets), scores=(*scores, *program.scores),
-        functions=(*functions, *program.functions), uses=(),
-    )  # fmt: skip
+    functions = [alone(one, file) for file in files for one in file.functions.values()
+                 if one.name in named]  # fmt: skip
+    return dataclasses.replace(program, sets=(*sets, *program.sets), scores=(*scores, *program.scores),
+                               functions=(*functions, *program.functions), uses=())  # fmt: skip

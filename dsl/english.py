@@ -16,21 +16,17 @@ from attn_dsl.dsl.scope import Scope, type_of
 
 CARRIED = 0.9
 """The share of a program that is told in sentences; what is left follows as smaller effects."""
-SHOWN = 4
-"""How many members of a set, or lines of a score, a gloss names."""
+SHOWN = 4  # how many members of a set, or lines of a score, a gloss names
 _NAMED = {"k": "the key", "q": "the query"}
 _ANCHORS = {**_NAMED, "i": "it"}
 _PLURALS = {"is": "are", "has": "have", "begins": "begin", "opens": "open", "closes": "close"}
-_ORDERS = {
-    "==": ("is", "is not"), "!=": ("is not", "is"), "<": ("is below", "is at least"),
-    "<=": ("is at most", "is above"), ">": ("is above", "is at most"), ">=": ("is at least", "is below"),
-}  # fmt: skip
-_STRINGS = ("token", "text", "lower", "word")
-"""Features whose strings stand for themselves."""
+_ORDERS = {"==": ("is", "is not"), "!=": ("is not", "is"), "<": ("is below", "is at least"),
+           "<=": ("is at most", "is above"), ">": ("is above", "is at most"),
+           ">=": ("is at least", "is below")}  # fmt: skip
+_STRINGS = ("token", "text", "lower", "word")  # features whose strings stand for themselves
 _AFFIXES = {"starts": "start with", "ends": "end with", "contains": "contain"}
-_SEARCHED = {
-    "": "", "<": " before {0}", "<=": " up to {0}", ">": " after {0}", ">=": " from {0} on",
-}  # fmt: skip
+_SEARCHED = {"": "", "<": " before {0}", "<=": " up to {0}", ">": " after {0}",
+             ">=": " from {0} on"}  # fmt: skip
 """By what a search is over: where the tokens are."""
 _SIDES = {"==": "{}", "<": "tokens before {}", "<=": "tokens up to {}",
           ">": "tokens after {}", ">=": "tokens from {} on"}  # fmt: skip
@@ -319,9 +315,8 @@ class _Teller:
                 found = self.members(chosen)
             case t.Affix(how, t.Call(name, (t.Position(_, shift),)), text) if name in _STRINGS:
                 found = f"tokens that {_AFFIXES[how]} {token(text)}"
-            case t.Compare(
-                "==" | ">=" as op, t.Call("length", (t.Position(_, shift),)), t.Integer(n)
-            ):
+            case t.Compare("==" | ">=" as op, t.Call("length", (t.Position(_, shift),)),
+                           t.Integer(n)):  # fmt: skip
                 found = f"tokens of length {n}{' or more' * (op == '>=')}"
             case _:
                 what = "query" if variable == "q" else "token"
@@ -473,8 +468,7 @@ class _Teller:
                 what = "copy of" if name == "previous" else "token with the same word up to it as"
                 return f"the last earlier {what} {self.place(at)}"
             case t.Call(name, (at,)) if name in FEATURES and FEATURES[name].doc.startswith(
-                "position of "
-            ):
+                    "position of "):  # fmt: skip
                 doc = self.noun(name).removeprefix("position of ")
                 return _owned(doc, self.place(at))
             case t.Arithmetic("-", t.Call("n"), t.Integer(1)):

@@ -210,11 +210,9 @@ def lower(string: str) -> str:
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 _UNITS = ("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
           "sixteen seventeen eighteen nineteen")  # fmt: skip
-_NUMBERS = {
-    **{word: i for i, word in enumerate(_UNITS.split())},
-    **{word: 10 * i for i, word in enumerate(_TENS.split(), 2)},
-    "hundred": 100, "thousand": 1000,
-}  # fmt: skip
+_NUMBERS = {**{word: i for i, word in enumerate(_UNITS.split())},
+            **{word: 10 * i for i, word in enumerate(_TENS.split(), 2)}, "hundred": 100,
+            "thousand": 1000}  # fmt: skip
 
 
 def number(string: str) -> int:
@@ -380,5 +378,4 @@ _ALL = [
             "k == syntax_head(q)", lambda a, _: syntax.parse_tokens(a)["syntax_head"], _NONE, extra="spacy"),
 ]  # fmt: skip
 
-FEATURES: dict[str, Feature] = {feature.name: feature for feature in _ALL}
-"""All features by name."""
+FEATURES: dict[str, Feature] = {feature.name: feature for feature in _ALL}  # all features by name

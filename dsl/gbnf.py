@@ -1,12 +1,11 @@
 """GBNF: turns the grammars of attention programs into the format of llama.cpp.
 
-GBNF has no tokens, no ignored white space and no left recursion. So white space is written out
-between the symbols (at least one blank between two words, an indentation after a line end), and
-direct left recursion becomes repetition. White space and empty lines are bounded, so that a sampler
-cannot loop on them. Comments are left out. The result contains every canonical program without
-comments and functions of its own: what a function may be used for depends on its definition, which
-no such grammar can state, so definitions of functions are left out. The parser's limits on size and
-nesting are not in it. Only what these grammars use of
+GBNF has no tokens, no ignored white space and no left recursion. So white space is written out between the
+symbols (at least one blank between two words, an indentation after a line end), and direct left recursion
+becomes repetition. White space and empty lines are bounded, so that a sampler cannot loop on them. Comments
+are left out. The result contains every canonical program without comments and functions of its own: what a
+function may be used for depends on its definition, which no such grammar can state, so definitions of
+functions are left out. The parser's limits on size and nesting are not in it. Only what these grammars use of
 Lark's notation is converted; no rule may match the empty text.
 """
 

@@ -6,10 +6,8 @@ from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.expand import expand
 from attn_dsl.dsl.scope import Scope
 
-KINDS = (
-    "syntactic", "first-token sink", "previous token", "induction", "same word", "duplicate token",
-    "delimiter", "lexical set", "local", "positional", "mixed", "uniform",
-)  # fmt: skip
+KINDS = ("syntactic", "first-token sink", "previous token", "induction", "same word", "duplicate token",
+         "delimiter", "lexical set", "local", "positional", "mixed", "uniform")  # fmt: skip
 """The kinds; of those that the parts of a term have, the first one is that of the term."""
 _NAMED = {
     "syntactic": "upos dep lemma syntax_head",
@@ -22,8 +20,7 @@ _NAMED = {
 }
 _KIND_OF = {name: kind for kind, names in _NAMED.items() for name in names.split()}
 """The kinds of features; all others read what a token is made of."""
-_SOME = 64
-"""How many positions, and distances either way, a comparison of positions is tried on."""
+_SOME = 64  # how many positions, and distances either way, a comparison of positions is tried on
 
 
 def kind(term: t.Simple, scope: Scope) -> str:

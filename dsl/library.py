@@ -17,10 +17,8 @@ from attn_dsl.dsl.errors import InputError, ProgramError
 from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.printer import show
 
-CATEGORIES = (
-    "first token", "final token", "sequential", "coreference", "syntactic", "uniform",
-    "repetition", "lexical", "structure",
-)  # fmt: skip
+CATEGORIES = ("first token", "final token", "sequential", "coreference", "syntactic", "uniform", "repetition",
+              "lexical", "structure")  # fmt: skip
 """The categories of programs: six from the literature, and three more."""
 
 _CATEGORY = "category: "

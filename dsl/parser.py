@@ -59,11 +59,9 @@ def _lark(start: str) -> Lark:
 
     from attn_dsl.dsl.build import ACTIONS, named
 
-    return Lark(
-        grammar_text(), parser="lalr", start=start, maybe_placeholders=False, keep_all_tokens=True,
-        edit_terminals=_whole_names, transformer=SimpleNamespace(**ACTIONS),
-        lexer_callbacks=dict.fromkeys(_TYPED, named),
-    )  # fmt: skip
+    return Lark(grammar_text(), parser="lalr", start=start, maybe_placeholders=False, keep_all_tokens=True,
+                edit_terminals=_whole_names, transformer=SimpleNamespace(**ACTIONS),
+                lexer_callbacks=dict.fromkeys(_TYPED, named))  # fmt: skip
 
 
 def _whole_names(terminal: Any) -> None:
@@ -81,10 +79,8 @@ def _whole_names(terminal: Any) -> None:
         terminal.pattern = PatternRE(pattern)
 
 
-def parse(
-    source: str, name: str = "<program>", resolve: Resolver | None = None,
-    prelude: Sequence[t.Use] = (),
-) -> t.Head:  # fmt: skip
+def parse(source: str, name: str = "<program>", resolve: Resolver | None = None,
+          prelude: Sequence[t.Use] = ()) -> t.Head:  # fmt: skip
     """Parse a program to a syntax tree; ``dsl.check.check`` checks its names, types and limits.
 
     >>> parse("head first causal:\\n  2 where k == 0").terms[0].weight
@@ -166,9 +162,8 @@ def _resolved(use: t.Use, resolve: Resolver | None, source: str, name: str) -> t
     """Return a line ``use`` with the definitions of its file."""
     if resolve is None:
         raise ProgramTypeError(
-            f"the program is not read from a file, so {use.path!r} has no place", use.span, source,
-            name=name, hint="save the program beside that file and load it, or put the definitions in it",
-        )  # fmt: skip
+            f"the program is not read from a file, so {use.path!r} has no place", use.span, source, name=name,
+            hint="save the program beside that file and load it, or put the definitions in it")  # fmt: skip
     try:
         return dataclasses.replace(use, definitions=resolve(use.path))
     except InputError as error:
@@ -212,10 +207,8 @@ def _parsed(source: str, start: str, name: str, known: Sequence[t.Definitions] =
 def _bound(source: str, name: str) -> None:
     """Raise ``CostError`` if a source is too long, too deeply nested, or has too long a number."""
     if len(source) > MAX_SOURCE:
-        raise CostError(
-            f"the source has {len(source):,} characters; at most {MAX_SOURCE:,} are read",
-            name=name, hint="keep large token sets out of programs, or split them",
-        )  # fmt: skip
+        raise CostError(f"the source has {len(source):,} characters; at most {MAX_SOURCE:,} are read",
+                        name=name, hint="keep large token sets out of programs, or split them")  # fmt: skip
     depth = 0
     for found in _BOUNDED.finditer(source):
         depth += {"(": 1, ")": -1}.get(found[0], 0)

@@ -59,10 +59,8 @@ def show(program: t.Head) -> str:
     return "\n".join(lines) + "\n"
 
 
-def definition_lines(
-    sets: Iterable[t.SetDefinition], scores: Iterable[t.ScoreDefinition],
-    functions: Iterable[t.Definition] = (), apart: bool = False,
-) -> list[str]:  # fmt: skip
+def definition_lines(sets: Iterable[t.SetDefinition], scores: Iterable[t.ScoreDefinition],
+                     functions: Iterable[t.Definition] = (), apart: bool = False) -> list[str]:  # fmt: skip
     """Write sets, functions and scores, with empty lines between; ``apart``: also before the first ones."""
     lines: list[str] = []
     for one in sets:

@@ -6,8 +6,7 @@ It is slow and simple. The compiler and the exports must agree with it to 1e-5.
 - At a position that the query does not see, a feature has its padding value: the empty string,
   false, -1 for positions and indices, or 0.
 - A quantifier searches the keys that the query sees, except the query's own position. Of two keys
-  at the same distance, the one before the query is the nearest. If no key is found, the position
-  is -1.
+  at the same distance, the one before the query is the nearest. If no key is found, the position is -1.
 - A function at a position is its value where ``i`` is that position.
 - A search for a position ``i`` goes over the positions ``j`` that the query sees, ``i`` among them, or
   over those before or after ``i``. One up to ``i`` finds what a query at ``i`` would. If the query does not

@@ -28,8 +28,8 @@ class Scope(NamedTuple):
                    tuple([use.definitions for use in program.uses]),
                    {one.name: one for one in program.functions})  # fmt: skip
 
-    def find(self,
-             name: str) -> tuple[t.SetLiteral | t.ScoreDefinition | None, t.Definitions | None]:  # fmt: skip
+    def find(self, name: str) -> tuple[t.SetLiteral | t.ScoreDefinition | None,
+                                       t.Definitions | None]:  # fmt: skip
         """Return what a name means (None: nothing), and the used file that defines it, if one does."""
         if found := self.sets.get(name) or self.scores.get(name):
             return found, None

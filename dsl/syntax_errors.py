@@ -20,41 +20,35 @@ def _either(parts: list[str]) -> str:
     return " or ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
 
 
-_WORDS = {
-    "_NL": "the end of the line", "WEIGHT": "a weight such as 1.5", "HOLE": "a hole `?`",
-    "BOUND": "a whole number", "INTEGER": "a whole number", "RATE": "a rate such as 0.9",
-    "STRING": 'a string such as "the"', "SET_NAME": "a name such as Pronoun",
-    "NAME": "a name such as induction", "BOOL_FEATURE": "a true-or-false feature such as punct(k)",
-    "INT_FEATURE": "a numeric feature such as sentence(k)",
-    "SYMBOL_FEATURE": "a text feature such as text(k)", "PAIR_FEATURE": "match(k-1, q)",
-    "VARIABLE": "`q` or `k`", "SEARCHED": "`j`", "I": "`i`", "VISIBILITY": "`causal` or `bidirectional`",
-    "NORMALISER": "`softmax` or `linear`", "COMPARISON": "`<`, `<=`, `>` or `>=`",
-    "EQUALITY": "`==` or `!=`", "AFFIX": "`starts`, `ends` or `contains`", "TEXT_FEATURE": "`n`",
-    "EXTREMUM": "`min` or `max`",
-    "REAL_FUNCTION": _either([f"`{f.name}`" for f in FUNCTIONS.values() if not f.rated]),
-    "WEIGHT_FUNCTION": "`weight`",
-    "POSITION_QUANTIFIER": "`nearest`, `first`, `last` or `count`", "$END": "the end of the program",
-}  # fmt: skip
+_WORDS = {"_NL": "the end of the line", "WEIGHT": "a weight such as 1.5", "HOLE": "a hole `?`",
+          "BOUND": "a whole number", "INTEGER": "a whole number", "RATE": "a rate such as 0.9",
+          "STRING": 'a string such as "the"', "SET_NAME": "a name such as Pronoun",
+          "NAME": "a name such as induction", "BOOL_FEATURE": "a true-or-false feature such as punct(k)",
+          "INT_FEATURE": "a numeric feature such as sentence(k)",
+          "SYMBOL_FEATURE": "a text feature such as text(k)", "PAIR_FEATURE": "match(k-1, q)",
+          "VARIABLE": "`q` or `k`", "SEARCHED": "`j`", "I": "`i`",
+          "VISIBILITY": "`causal` or `bidirectional`", "NORMALISER": "`softmax` or `linear`",
+          "COMPARISON": "`<`, `<=`, `>` or `>=`", "EQUALITY": "`==` or `!=`",
+          "AFFIX": "`starts`, `ends` or `contains`", "TEXT_FEATURE": "`n`", "EXTREMUM": "`min` or `max`",
+          "REAL_FUNCTION": _either([f"`{f.name}`" for f in FUNCTIONS.values() if not f.rated]),
+          "WEIGHT_FUNCTION": "`weight`", "POSITION_QUANTIFIER": "`nearest`, `first`, `last` or `count`",
+          "$END": "the end of the program"}  # fmt: skip
 _GROUPS = [
     ("a predicate", {"BOOL_FEATURE", "NOT", "TRUE", "ANY", "AFFIX"}),
     ("a number such as q - k", {"INTEGER", "VARIABLE", "SEARCHED", "INT_FEATURE", "ABS", "EXTREMUM",
                                 "POSITION_QUANTIFIER", "PAIR_FEATURE", "TEXT_FEATURE"}),
     ("a text feature such as text(k)", {"SYMBOL_FEATURE", "CUT_FUNCTION", "STEM_FUNCTION"}),
 ]  # fmt: skip
-_SYMBOLS = {
-    "LPAR": "(", "RPAR": ")", "COMMA": ",", "COLON": ":", "EQUAL": "=", "STAR": "*", "PLUS": "+",
-    "MINUS": "-", "LSQB": "[", "RSQB": "]", "LBRACE": "{", "RBRACE": "}", "__ANON_0": "..",
-    "QMARK": "?", "PERCENT": "%",
-}  # fmt: skip
+_SYMBOLS = {"LPAR": "(", "RPAR": ")", "COMMA": ",", "COLON": ":", "EQUAL": "=", "STAR": "*", "PLUS": "+",
+            "MINUS": "-", "LSQB": "[", "RSQB": "]", "LBRACE": "{", "RBRACE": "}", "__ANON_0": "..",
+            "QMARK": "?", "PERCENT": "%"}  # fmt: skip
 KEYWORDS = [
     *"use set score def head causal bidirectional softmax linear where by and or not in true any".split(),
     *"nearest first last count abs min max weight starts ends contains prefix suffix stem".split(),
-    *FUNCTIONS,
-]
+    *FUNCTIONS]  # fmt: skip
 _STRING = re.compile(r'"([^"\\\x00-\x1f]|\\["\\nrt]|\\u[0-9a-f]{4})*"')
 SPLIT = "split the predicate over several terms or functions"
-RESERVED = {*KEYWORDS, *FEATURES, "q", "k", "i", "j", "n"}
-"""The names that no definition may have."""
+RESERVED = {*KEYWORDS, *FEATURES, "q", "k", "i", "j", "n"}  # the names that no definition may have
 
 
 def reserved(name: str) -> str:
@@ -66,10 +60,8 @@ _STARTS = ("use", "set", "score", "def", "head", "causal", "bidirectional", "sof
            "by")  # fmt: skip
 """Keywords that begin no value or predicate."""
 _TYPES = {"bool": "true or false", "int": "a number", "symbol": "a text"}
-_USES = {
-    "bool": "a predicate stands alone: `{0}`, `not {0}`", "int": "compare it, as in `{0} == 1`",
-    "symbol": 'compare it with a text, as in `{0} == "a"`',
-}  # fmt: skip
+_USES = {"bool": "a predicate stands alone: `{0}`, `not {0}`", "int": "compare it, as in `{0} == 1`",
+         "symbol": 'compare it with a text, as in `{0} == "a"`'}  # fmt: skip
 """By type: how a function is used in a predicate."""
 
 
@@ -147,10 +139,8 @@ def _diagnose(word: str, row: str, column: int, expected: set[str]) -> tuple[str
     return f"`{word}` does not fit here", ""
 
 
-def _function(
-    word: str, lines: list[str], row: str, line: int, column: int, expected: set[str],
-    types: Mapping[str, Type],
-) -> tuple[str, str] | None:  # fmt: skip
+def _function(word: str, lines: list[str], row: str, line: int, column: int, expected: set[str],
+              types: Mapping[str, Type]) -> tuple[str, str] | None:  # fmt: skip
     """Return what is wrong and a remedy for errors in definitions and in uses of functions and features."""
     before, after = row[: column - 1].rstrip(), row[column - 1 + len(word) :].lstrip()
     own = re.match(r"\s*def\b", row)
@@ -193,9 +183,8 @@ def _function(
         return f"`{word}` does not fit here", remedy
     near = (did_you_mean(word, types) if re.fullmatch(r"[a-z]\w*", word) and after.startswith("(")
             else "")  # fmt: skip
-    return (
-        (f"unknown feature or function `{word}`", near) if near and word not in RESERVED else None
-    )
+    return ((f"unknown feature or function `{word}`", near) if near and word not in RESERVED
+            else None)  # fmt: skip
 
 
 def _misnamed(word: str, row: str, column: int, expected: set[str]) -> tuple[str, str] | None:

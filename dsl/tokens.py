@@ -15,8 +15,7 @@ SPECIAL_STRINGS = frozenset("<s> </s> <unk> <pad> <mask> <bos> <eos> <cls> <sep>
 _SPECIAL_PIPES = re.compile(r"<\|[A-Za-z0-9_]+\|>")
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _WORDS = re.compile(r"[ \t]?(?:\w+|[^\w\s])|\s")
-_SHOWN = 24
-"""The most tokens that ``repr`` shows."""
+_SHOWN = 24  # the most tokens that ``repr`` shows
 
 
 def looks_special(string: str) -> bool:
@@ -35,10 +34,9 @@ class Tokens(Sequence[str]):
     >>> Tokens.from_strings(["<s>", "Once", " upon", "."]).text
     'Once upon.'
 
-    In ``strings`` a leading space starts a word, and ``<0xE2>`` is one byte of a character that is
-    split over several tokens. Spans are in order and do not overlap. Special tokens cover no
-    characters. Of a split character only the token with its last byte covers it, so that no token
-    depends on bytes after it.
+    In ``strings`` a leading space starts a word, and ``<0xE2>`` is one byte of a character that is split over
+    several tokens. Spans are in order and do not overlap. Special tokens cover no characters. Of a split
+    character only the token with its last byte covers it, so that no token depends on bytes after it.
 
     Raises:
         ValueError: the lengths differ, or the spans overlap or leave the text.

@@ -52,9 +52,8 @@ class Node:
 
 
 # Prefixes of the type annotations of fields that hold no nodes.
-_PLAIN = (
-    "int", "str", "float", "Literal", "Visibility", "Normaliser", "Definitions", "tuple[str", "tuple[float"
-)  # fmt: skip
+_PLAIN = ("int", "str", "float", "Literal", "Visibility", "Normaliser", "Definitions", "tuple[str",
+          "tuple[float")  # fmt: skip
 
 
 @lru_cache(maxsize=64)
@@ -156,10 +155,9 @@ class Always(Node):
     """The predicate ``true``."""
 
 
-COMPARE: dict[str, Callable[[Any, Any], bool]] = {
-    "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt,
-    ">=": operator.ge,
-}  # fmt: skip
+COMPARE: dict[str, Callable[[Any, Any], bool]] = {"==": operator.eq, "!=": operator.ne, "<": operator.lt,
+                                                  "<=": operator.le, ">": operator.gt,
+                                                  ">=": operator.ge}  # fmt: skip
 """The comparisons of the language."""
 
 
@@ -293,9 +291,8 @@ class Product(Node):
 
 Int = Integer | Position | Arithmetic | Modulo | Absolute | Extremum | Call | Quantifier | Search
 Symbol = Call | Shortened
-Predicate = (
-    Always | Compare | Between | Member | Affix | Not | And | Or | Call | Quantifier | Search
-)
+Predicate = (Always | Compare | Between | Member | Affix | Not | And | Or | Call | Quantifier
+             | Search)  # fmt: skip
 Factor = Int | Real | Decay | Weight | Score
 Value = Factor | Product
 
@@ -580,10 +577,9 @@ def renamed(node: Any, old: str, new: Literal["q", "k", "i", "j"]) -> Any:
 def nodes(node: Node) -> int:
     """Return the complexity of a program or a part of it: its nodes, plus one per element of its sets.
 
-    A weight belongs to its term or element, and a shift to its position, so that
-    ``2 where text(k-1) == text(q)`` has 6 nodes: term, comparison, two features, two positions.
-    The name of a set, the use of a score, of a definition and of a file are one node each, and so is
-    the position that a search is over.
+    A weight belongs to its term or element, and a shift to its position, so that ``2 where text(k-1) ==
+    text(q)`` has 6 nodes: term, comparison, two features, two positions. The name of a set, the use of a
+    score, of a definition and of a file are one node each, and so is the position that a search is over.
 
     >>> nodes(Head("first", "causal", terms=(Where(2.0, Always()),)))
     3

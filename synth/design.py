@@ -1,31 +1,25 @@
 """The design: the rows of attention that a search fits on, and the planes of its terms there."""
 
-from __future__ import annotations
-
 import dataclasses
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import repeat
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from attn_dsl.compiler.columns import TOKEN, Batch
 from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.dsl import tree as t
+from attn_dsl.eval.capture import Capture
 from attn_dsl.synth import vocabulary
 from attn_dsl.synth.distance_bins import bins
 from attn_dsl.synth.gains import Packed
 from attn_dsl.synth.objective import OBJECTIVES, HeadRows, Objective, Outputs
 from attn_dsl.synth.rewrite import drop_unused
 
-if TYPE_CHECKING:
-    from attn_dsl.eval.capture import Capture
-
-CACHED_PLANES = 512
-"""How many planes of terms outside the vocabulary are kept."""
+CACHED_PLANES = 512  # how many planes of terms outside the vocabulary are kept
 
 
 class Design:
@@ -40,10 +34,8 @@ class Design:
         query_symbols: int32 (rows): the token string of each row's query.
     """
 
-    def __init__(
-        self, capture: Capture, texts: Sequence[int], entries: int, seed: int,
-        objective: Objective = OBJECTIVES["attention"],
-    ) -> None:  # fmt: skip
+    def __init__(self, capture: Capture, texts: Sequence[int], entries: int, seed: int,
+                 objective: Objective = OBJECTIVES["attention"]) -> None:  # fmt: skip
         self.capture, self.texts, self.causal = capture, tuple(texts), capture.causal
         self.objective = objective
         self.batch = Batch([capture.tokens(i) for i in texts])

@@ -28,23 +28,20 @@ if TYPE_CHECKING:
     from attn_dsl.synth.session import Session, Settings
 
 
-SCORES_SHARE = 0.12
-"""The most of a limited time in which shared scores are looked for."""
+SCORES_SHARE = 0.12  # the most of a limited time in which shared scores are looked for
 HELD_OUT_ENTRIES = 15_000
 """On about how many entries of the select split it is decided which of them are kept."""
 
 
-def fit(
-    model: str | None = None, text: Spec | None = None, *, out: str | Path | None = None,
-    capture: str | Path | Capture | None = None, heads: str | None = None, seed: int = 0,
-    timeout: float | None = None, max_evals: int = 1600, max_nodes: int = 200, effort: int = 1,
-    max_tokens: int = 128, max_texts: int = 300, device: str = "cpu", dtype: str = "float32",
-    objective: str | None = None, proposers: Sequence[str] | None = None,
-    programs: Sequence[Program] = (), llm: str | Options | None = None,
-    allow_lookahead: bool = False, jobs: int | None = None, scheduler: str | None = None,
-    resume: bool = False, self_contained: bool = False, comments: bool = False,
-    watch: Watcher | None = None,
-) -> Run:  # fmt: skip
+def fit(model: str | None = None, text: Spec | None = None, *, out: str | Path | None = None,
+        capture: str | Path | Capture | None = None, heads: str | None = None, seed: int = 0,
+        timeout: float | None = None, max_evals: int = 1600, max_nodes: int = 200, effort: int = 1,
+        max_tokens: int = 128, max_texts: int = 300, device: str = "cpu", dtype: str = "float32",
+        objective: str | None = None, proposers: Sequence[str] | None = None,
+        programs: Sequence[Program] = (), llm: str | Options | None = None, allow_lookahead: bool = False,
+        jobs: int | None = None, scheduler: str | None = None, resume: bool = False,
+        self_contained: bool = False, comments: bool = False,
+        watch: Watcher | None = None) -> Run:  # fmt: skip
     """Find a program for each head of a model, and write a run directory.
 
     >>> run = fit("gpt2", "stories.jsonl", out="runs/gpt2", heads="L5H1")
@@ -96,10 +93,8 @@ def fit(
 
     started = time.monotonic()
     tell = watch or watcher_here()
-    settings = settings_of(
-        seed, max_evals, max_nodes, effort, proposers, llm=llm, allow_lookahead=allow_lookahead,
-        objective=objective,
-    )  # fmt: skip
+    settings = settings_of(seed, max_evals, max_nodes, effort, proposers, llm=llm,
+                           allow_lookahead=allow_lookahead, objective=objective)  # fmt: skip
     if programs and not any(registry.find(name).scores for name in settings.proposers):
         raise InputError("the proposer scores starts from given programs; add it to --proposers")
     if tables := [x.name for x in programs for term in x.tree.terms if isinstance(term, t.Table)]:
@@ -115,11 +110,9 @@ def fit(
     with open_workers(jobs, scheduler) as workers, alone(place):
         refuse_other_work(place, resume)
         try:
-            attention = capture_of(
-                capture, model, text, place / "capture", max_tokens=max_tokens,
-                max_texts=max_texts, device=device, dtype=dtype,
-                progress=lambda done, total: tell(Progress("capture", done, total)),
-            )  # fmt: skip
+            attention = capture_of(capture, model, text, place / "capture", max_tokens=max_tokens,
+                                   max_texts=max_texts, device=device, dtype=dtype,
+                                   progress=lambda i, n: tell(Progress("capture", i, n)))  # fmt: skip
         except AttnDslError:
             with contextlib.suppress(OSError):
                 (place / "capture").rmdir()  # nothing came of it
@@ -140,10 +133,9 @@ def fresh_place(model: str | None, capture: str | Path | Capture | None) -> str:
     return f"runs/{Path(name).name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def settings_of(
-    seed: int, max_evals: int, max_nodes: int, effort: int, proposers: Sequence[str] | None, *,
-    allow_lookahead: bool, llm: str | Options | None = None, objective: str | None = None,
-) -> Settings:  # fmt: skip
+def settings_of(seed: int, max_evals: int, max_nodes: int, effort: int, proposers: Sequence[str] | None, *,
+                allow_lookahead: bool, llm: str | Options | None = None,
+                objective: str | None = None) -> Settings:  # fmt: skip
     """Return the settings of a search; see ``fit``.
 
     Raises:
@@ -173,10 +165,9 @@ def settings_of(
         check_spec(options.model)
     elif llm is not None:
         raise InputError("--llm is for the proposer llm; add it to --proposers, or leave that out")
-    return Settings(
-        seed=seed, proposers=tuple(proposers), max_evals=max_evals, max_nodes=max_nodes,
-        effort=effort, allow_lookahead=allow_lookahead, llm=options, objective=objective or "",
-    )  # fmt: skip
+    return Settings(seed=seed, proposers=tuple(proposers), max_evals=max_evals, max_nodes=max_nodes,
+                    effort=effort, allow_lookahead=allow_lookahead, llm=options,
+                    objective=objective or "")  # fmt: skip
 
 
 def ready_session(capture: Capture, settings: Settings, run: Path | None = None) -> Session:
@@ -191,8 +182,7 @@ def ready_session(capture: Capture, settings: Settings, run: Path | None = None)
     if empty := [name for name, texts in session.texts.items() if not texts]:
         raise InputError(
             f"{capture.n_texts} texts are too few: nothing is left to {', '.join(empty)} on; give at "
-            "least 10 texts"
-        )
+            "least 10 texts")  # fmt: skip
     return session
 
 
@@ -210,10 +200,8 @@ def with_objective(settings: Settings, capture: Capture) -> Settings:
     return replace(settings, objective=objective)
 
 
-def _search(
-    session: Session, out: Path, chosen: list[tuple[int, int]], budget: Budget, workers: Workers,
-    tell: Watcher, self_contained: bool, comments: bool,
-) -> Run:  # fmt: skip
+def _search(session: Session, out: Path, chosen: list[tuple[int, int]], budget: Budget, workers: Workers,
+            tell: Watcher, self_contained: bool, comments: bool) -> Run:  # fmt: skip
     """Search the heads, and keep the run's status up to date."""
     from attn_dsl.eval.scores import comment_vocabulary, write_programs
     from attn_dsl.synth.llm.record import told
@@ -251,17 +239,13 @@ def _search(
     comment_vocabulary(run)
     if self_contained or comments:
         write_programs(run, self_contained, comments)
-    run.update(
-        status="out of time" if run.missing else "done", cut_short=run.cut_short,
-        not_reached=[label(*pair) for pair in run.missing],
-    )  # fmt: skip
+    run.update(status="out of time" if run.missing else "done", cut_short=run.cut_short,
+               not_reached=[label(*pair) for pair in run.missing])  # fmt: skip
     return run
 
 
-def _share_scores(
-    run: Run, session: Session, chosen: list[tuple[int, int]], budget: Budget, workers: Workers,
-    tell: Watcher,
-) -> None:  # fmt: skip
+def _share_scores(run: Run, session: Session, chosen: list[tuple[int, int]], budget: Budget, workers: Workers,
+                  tell: Watcher) -> None:  # fmt: skip
     """Find the scores that heads share, and write them to the run; once found, they stay.
 
     Raises:
@@ -282,8 +266,7 @@ def _share_scores(
         session.design, held_out, [layer * width + head for layer, head in chosen], seed,
         workers.slots if workers.shares_memory else os.cpu_count() or 1,
         math.inf if budget.remaining is None else SCORES_SHARE * max(0.0, budget.remaining),
-        lambda done, total: tell(Progress("scores", done, total)),
-    )  # fmt: skip
+        lambda i, n: tell(Progress("scores", i, n)))  # fmt: skip
     write(run.path / VOCABULARY, show_definitions(found))
     run.update(vocabulary=found.digest)
 
@@ -303,21 +286,13 @@ def _info(session: Session, heads: Iterable[tuple[int, int]]) -> dict[str, Any]:
         del key["llm"]
     packages = ("attn-dsl", "torch", "transformers", "numpy", "numba", "lark")
     return {
-        "key": key,
-        "status": "running",
-        "model": capture.name,
+        "key": key, "status": "running", "model": capture.name,
         "capture": str(capture.path.resolve()) if capture.path else None,
-        "capture_settings": {
-            k: v for k, v in capture.meta.items() if isinstance(v, str | int | float | bool)
-        },
-        "lacking": capture.lacking,
-        "causal": capture.causal,
-        "layers": capture.n_layers,
-        "heads_per_layer": capture.heads_per_layer,
-        "texts": sizes,
+        "capture_settings": {name: value for name, value in capture.meta.items()
+                             if isinstance(value, str | int | float | bool)},
+        "lacking": capture.lacking, "causal": capture.causal, "layers": capture.n_layers,
+        "heads_per_layer": capture.heads_per_layer, "texts": sizes,
         "split": capture.split_and_rule(settings.seed)[1],
         "tokens_per_text": sum(lengths) / max(len(lengths), 1),
-        "versions": {name: version(name) for name in packages}
-        | {"python": platform.python_version()},
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
+        "versions": {name: version(name) for name in packages} | {"python": platform.python_version()},
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}  # fmt: skip

@@ -72,8 +72,6 @@ def _unknown_strings(program: t.Head, batch: Batch) -> Iterator[str]:
         if len(missing) > (1 - LEAST_KNOWN) * len(named):
             near = {s for x in missing for s in (f" {x}", x.strip(), x.lower(), f" {x.lower()}")}
             meant = " or ".join(quote(s) for s in sorted(near & there)[:3])
-            yield (
-                f"{len(missing)} of {len(named)} strings that {name} is compared with are not in "
-                f"these texts, as {quote(missing[0])}; "
-                + (f"did you mean {meant}?" if meant else "another tokenizer may cut them")
-            )
+            yield (f"{len(missing)} of {len(named)} strings that {name} is compared with are not in "
+                   f"these texts, as {quote(missing[0])}; "
+                   + (f"did you mean {meant}?" if meant else "another tokenizer may cut them"))  # fmt: skip

@@ -37,12 +37,9 @@ from attn_dsl.synth.runs.progress import Progress, Watcher, watcher_here
 from attn_dsl.synth.session import Session
 from attn_dsl.synth.sparse_design import fit_holes, refit
 
-WORST = 5
-"""How many queries are shown where a hypothesis fails, each of another text."""
-STRONGEST = 3
-"""How many keys of each of them are shown."""
-FOLDER = "hypotheses"
-"""What the folder of fitted programs is called, and the table beside it."""
+WORST = 5  # how many queries are shown where a hypothesis fails, each of another text
+STRONGEST = 3  # how many keys of each of them are shown
+FOLDER = "hypotheses"  # what the folder of fitted programs is called, and the table beside it
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +93,11 @@ class Hypothesis(Tabular):
     def row(self) -> dict[str, Any]:
         """Return the figures by column, as ``hypotheses.csv`` has them."""
         (control, iou), (output_control, r2) = self.control, self.output_control
-        return {
-            "program": self.name, "layer": self.layer, "head": self.head, "nodes": self.nodes,
-            "fitted": self.fitted, **self.iou.named("iou_test"),
-            **self.output_r2.named("output_r2"), "best_control": control, "iou_best_control": iou,
-            "best_output_control": output_control, "output_r2_best_control": r2,
-            "iou_found": self.found[0], "output_r2_found": self.found[1], "holds": self.holds,
-            "texts_test": self.iou.texts,
-        }  # fmt: skip
+        return {"program": self.name, "layer": self.layer, "head": self.head, "nodes": self.nodes,
+                "fitted": self.fitted, **self.iou.named("iou_test"), **self.output_r2.named("output_r2"),
+                "best_control": control, "iou_best_control": iou, "best_output_control": output_control,
+                "output_r2_best_control": r2, "iou_found": self.found[0], "output_r2_found": self.found[1],
+                "holds": self.holds, "texts_test": self.iou.texts}  # fmt: skip
 
     @property
     def holds(self) -> bool:
@@ -122,10 +116,9 @@ class FittedProgram(Program):
         return f"<FittedProgram {self.name}: {self.nodes} nodes, {self.figures!r}>"
 
 
-def fit_program(
-    program: Program, capture: Capture | str | Path, head: str | tuple[int, int], *, seed: int = 0,
-    refit: bool = False, as_it_is: bool = False, objective: str | None = None,
-) -> FittedProgram:  # fmt: skip
+def fit_program(program: Program, capture: Capture | str | Path, head: str | tuple[int, int], *,
+                seed: int = 0, refit: bool = False, as_it_is: bool = False,
+                objective: str | None = None) -> FittedProgram:  # fmt: skip
     """Fit a program to one head, or measure it as it is; see ``Program.fit`` and ``Program.score``."""
     ahead = bool(program.facts.lookahead)
     attention = capture if isinstance(capture, Capture) else Capture.open(capture)
@@ -136,19 +129,16 @@ def fit_program(
     return FittedProgram(parse(found.program, program.name, allow_lookahead=ahead), found)
 
 
-def fit_hypotheses(
-    programs: Sequence[str | Path | Program], model: str | None = None, text: Spec | None = None, *,
-    out: str | Path, capture: str | Path | Capture | None = None, heads: str | None = None,
-    refit: bool = False, seed: int = 0, effort: int = 1, max_tokens: int = 128,
-    max_texts: int = 300, device: str = "cpu", dtype: str = "float32",
-    objective: str | None = None, allow_lookahead: bool = False, jobs: int | None = None,
-    watch: Watcher | None = None,
-) -> list[Hypothesis]:  # fmt: skip
+def fit_hypotheses(programs: Sequence[str | Path | Program], model: str | None = None,
+                   text: Spec | None = None, *, out: str | Path, capture: str | Path | Capture | None = None,
+                   heads: str | None = None, refit: bool = False, seed: int = 0, effort: int = 1,
+                   max_tokens: int = 128, max_texts: int = 300, device: str = "cpu", dtype: str = "float32",
+                   objective: str | None = None, allow_lookahead: bool = False, jobs: int | None = None,
+                   watch: Watcher | None = None) -> list[Hypothesis]:  # fmt: skip
     """Fit each program to each of some heads, and write what is found beside controls.
 
     ``hypotheses.csv`` and the fitted programs (``hypotheses/NAME-L05H01.attn``) go to a directory. If
-    it holds a finished run, its capture is read where no other is given, and its programs are
-    compared with.
+    it holds a finished run, its capture is read where no other is given, and its programs are compared with.
 
     >>> fit_hypotheses(["sink.attn"], "demo", out="runs/sink", heads="L1H1")[0].holds
     True
@@ -172,9 +162,8 @@ def fit_hypotheses(
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise InputError(f"two programs are called {twice}; rename the head of one of them")
     place, tell = Path(out), watch or watcher_here()
-    settings = settings_of(
-        seed, 1, 1, effort, None, allow_lookahead=allow_lookahead, objective=objective
-    )
+    settings = settings_of(seed, 1, 1, effort, None, allow_lookahead=allow_lookahead,
+                           objective=objective)  # fmt: skip
     with alone(place):
         run = Run.open(place) if (place / "run.json").exists() else None
         if run is None:
@@ -185,11 +174,9 @@ def fit_hypotheses(
         if run is not None and capture is None and model is None:
             attention = run.open_capture()
         else:
-            attention = capture_of(
-                capture, model, text, place / "capture", max_tokens=max_tokens,
-                max_texts=max_texts, device=device, dtype=dtype,
-                progress=lambda done, total: tell(Progress("capture", done, total)),
-            )  # fmt: skip
+            attention = capture_of(capture, model, text, place / "capture", max_tokens=max_tokens,
+                                   max_texts=max_texts, device=device, dtype=dtype,
+                                   progress=lambda i, n: tell(Progress("capture", i, n)))  # fmt: skip
             if run is not None:
                 run.open_capture(attention)
         trees = [checked(one, attention, every=refit) for one in loaded]
@@ -200,10 +187,9 @@ def fit_hypotheses(
     return found
 
 
-def _judge(
-    session: Session, programs: Sequence[t.Head], pairs: Sequence[tuple[int, int]], refit: bool,
-    run: Run | None = None, jobs: int | None = None, tell: Watcher = lambda progress: None,
-) -> list[Hypothesis]:  # fmt: skip
+def _judge(session: Session, programs: Sequence[t.Head], pairs: Sequence[tuple[int, int]], refit: bool,
+           run: Run | None = None, jobs: int | None = None,
+           tell: Watcher = lambda progress: None) -> list[Hypothesis]:  # fmt: skip
     """Fit all programs to all heads, and measure them on the test texts."""
     width, found = session.capture.heads_per_layer, list[list[Hypothesis]]()
     best = {(r.layer, r.head): (r.test["iou"].mean, r.test["output_r2"].mean)
@@ -224,10 +210,9 @@ def _judge(
     return [one for by_program in zip(*found, strict=True) for one in by_program]
 
 
-def _judge_head(
-    session: Session, programs: Sequence[t.Head], every: bool, number: int,
-    controls: dict[str, np.ndarray], reached: tuple[float, float],
-) -> list[Hypothesis]:  # fmt: skip
+def _judge_head(session: Session, programs: Sequence[t.Head], every: bool, number: int,
+                controls: dict[str, np.ndarray],
+                reached: tuple[float, float]) -> list[Hypothesis]:  # fmt: skip
     """Fit programs to a head, and measure them on the test texts.
 
     Args:
@@ -270,18 +255,14 @@ def _judge_head(
         error = float(by_row[at][i, query]) * float(test.batch.sizes.sum()) / float(errors[i].sum())
         return Failure(text, query, strings, error, _strongest(own), _strongest(made))
 
-    control, output_control = (
-        best_of({name: float(x[at]) for name, x in controls.items()}) for at in (0, 1)
-    )
+    control, output_control = (best_of({name: float(x[at]) for name, x in controls.items()})
+                               for at in (0, 1))  # fmt: skip
     return [
-        Hypothesis(
-            one.name, layer, head, show(one), t.nodes(one),
-            len(given.weights) if every else given.weights.count(None), bootstrap(found[i], seed),
-            outputs.output_r2(errors[i : i + 1], spreads[None], seed), control, output_control,
-            reached, failures(i),
-        )
-        for i, (given, one) in enumerate(zip(programs, fitted, strict=True))
-    ]  # fmt: skip
+        Hypothesis(one.name, layer, head, show(one), t.nodes(one),
+                   len(given.weights) if every else given.weights.count(None), bootstrap(found[i], seed),
+                   outputs.output_r2(errors[i : i + 1], spreads[None], seed), control, output_control,
+                   reached, failures(i))
+        for i, (given, one) in enumerate(zip(programs, fitted, strict=True))]  # fmt: skip
 
 
 def _fitted(session: Session, rows: HeadRows, program: t.Head, every: bool) -> t.Head:

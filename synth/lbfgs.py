@@ -9,17 +9,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-MEMORY = 8
-"""How many earlier steps shape the next."""
-LONGEST = 1.0
-"""How far one weight may move in a step."""
+MEMORY = 8  # how many earlier steps shape the next
+LONGEST = 1.0  # how far one weight may move in a step
 
 
-def maximise(
-    value: Callable[[np.ndarray], tuple[float, np.ndarray]], start: np.ndarray,
-    curvature: np.ndarray, steps: int,
-    stop: Callable[[], bool] = lambda: False,
-) -> np.ndarray:  # fmt: skip
+def maximise(value: Callable[[np.ndarray], tuple[float, np.ndarray]], start: np.ndarray,
+             curvature: np.ndarray, steps: int,
+             stop: Callable[[], bool] = lambda: False) -> np.ndarray:  # fmt: skip
     """Return the best point found within ``steps`` evaluations of a function.
 
     >>> maximise(lambda x: (-float(x @ x), -2 * x), np.array([3.0, -4.0]), np.full(2, 2.0), 20).round(6)

@@ -11,8 +11,7 @@ from attn_dsl.dsl.parser import parse
 from attn_dsl.eval.metrics import ious
 from attn_dsl.synth.design import Design
 
-ENTRIES = 60_000
-"""On about how many entries of the fit split programs are compared with a head."""
+ENTRIES = 60_000  # on about how many entries of the fit split programs are compared with a head
 
 
 class NearestPrograms:

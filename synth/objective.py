@@ -32,11 +32,8 @@ class Objective:
         return (self.attention * iou + self.output * output_r2) / (self.attention + self.output)
 
 
-OBJECTIVES = {
-    "attention": Objective(1.0, 0.0, 0.001),
-    "output": Objective(0.0, 0.5, 0.002),
-    "both": Objective(1.0, 0.3, 0.0016),
-}  # fmt: skip
+OBJECTIVES = {"attention": Objective(1.0, 0.0, 0.001), "output": Objective(0.0, 0.5, 0.002),
+              "both": Objective(1.0, 0.3, 0.0016)}  # fmt: skip
 """The objectives by name."""
 
 
@@ -92,9 +89,8 @@ class HeadRows:
         if self.outputs is None:
             return math.nan
         scale, outputs = weight * len(self) / self.outputs.spread, self.outputs
-        error = _output_residual(
-            self.starts, outputs.firsts, self.actual, predicted, outputs.values, scale, residual
-        )
+        error = _output_residual(self.starts, outputs.firsts, self.actual, predicted, outputs.values, scale,
+                                 residual)  # fmt: skip
         return float(1.0 - error / outputs.spread)
 
     def row_scores(self, predicted: np.ndarray) -> np.ndarray:
@@ -106,10 +102,8 @@ class HeadRows:
         outputs, scale = self.outputs or _NO_OUTPUTS, 0.0
         if self.outputs is not None:
             scale = self.objective.output * len(self) / self.outputs.spread
-        return _row_scores(
-            self.starts, outputs.firsts, self.actual, predicted, outputs.values,
-            np.float32(self.objective.attention), np.float32(scale),
-        )  # fmt: skip
+        return _row_scores(self.starts, outputs.firsts, self.actual, predicted, outputs.values,
+                           np.float32(self.objective.attention), np.float32(scale))  # fmt: skip
 
     def likelihood_aim(self, predicted: np.ndarray) -> np.ndarray:
         """Return what rows should move towards: ``aim - predicted`` is a gradient by the scores.

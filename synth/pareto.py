@@ -8,10 +8,8 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def front(
-    items: Sequence[T], size: Callable[[T], int] = attrgetter("nodes"),
-    score: Callable[[T], float] = attrgetter("score"), least: float = 0.0,
-) -> list[T]:  # fmt: skip
+def front(items: Sequence[T], size: Callable[[T], int] = attrgetter("nodes"),
+          score: Callable[[T], float] = attrgetter("score"), least: float = 0.0) -> list[T]:  # fmt: skip
     """Return the items that score better than all that are not larger, smallest first.
 
     Items whose score is not a number are left out.

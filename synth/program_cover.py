@@ -1,9 +1,6 @@
 """The shared library of a run: few programs that describe many heads."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,12 +9,9 @@ from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.parser import Resolver, parse
 from attn_dsl.eval.results import HeadResult, LibraryEntry
 from attn_dsl.eval.score_matrix import score_matrix
+from attn_dsl.eval.split import Split
 
-if TYPE_CHECKING:
-    from attn_dsl.eval.split import Split
-
-COVER = 0.95
-"""Share of the heads' mean IoU that a shared library must give."""
+COVER = 0.95  # share of the heads' mean IoU that a shared library must give
 
 
 def shared_library(results: Sequence[HeadResult], select: Split, test: Split,
@@ -36,14 +30,11 @@ def shared_library(results: Sequence[HeadResult], select: Split, test: Split,
         best = picked[:, taken[: at + 1]].argmax(1)
         rows = np.arange(len(results))
         chosen = np.array(taken)[best]
-        entries.append(
-            LibraryEntry(
-                results[program].label, results[program].nodes,
-                tuple(r.label for r, mine in zip(results, final, strict=True) if mine == at),
-                float(picked[rows, chosen].mean()), float(shown[rows, chosen].mean()),
-                results[program].program,
-            )
-        )  # fmt: skip
+        entries.append(LibraryEntry(
+            results[program].label, results[program].nodes,
+            tuple(r.label for r, mine in zip(results, final, strict=True) if mine == at),
+            float(picked[rows, chosen].mean()), float(shown[rows, chosen].mean()),
+            results[program].program))  # fmt: skip
     return entries
 
 

@@ -15,8 +15,7 @@ from attn_dsl.synth import weights as w
 from attn_dsl.synth.design import Design
 from attn_dsl.synth.sparse_design import refit
 
-EXACT = 0.9995
-"""The IoU from which on nothing better is looked for."""
+EXACT = 0.9995  # the IoU from which on nothing better is looked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +50,8 @@ class HeadTask:
         stop: set when the whole run is to end.
     """
 
-    def __init__(
-        self, design: Design, layer: int, head: int, *, seed: int, max_nodes: int, max_evals: int,
-        deadline: float | None = None, stop: threading.Event | None = None,
-    ) -> None:  # fmt: skip
+    def __init__(self, design: Design, layer: int, head: int, *, seed: int, max_nodes: int, max_evals: int,
+                 deadline: float | None = None, stop: threading.Event | None = None) -> None:  # fmt: skip
         self.design, self.layer, self.head = design, layer, head
         self.rows = design.target(layer, head)
         self.name = f"l{layer:02d}h{head:02d}"

@@ -10,20 +10,16 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from attn_dsl.compiler.columns import Batch
-from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.dsl import tree as t
 from attn_dsl.eval.set_parameters import SetProgram
 from attn_dsl.synth import weights as w
 from attn_dsl.synth.proposer import HeadTask
-from attn_dsl.synth.rewrite import drop_unused, without_a_part
+from attn_dsl.synth.rewrite import drop_unused
 from attn_dsl.synth.sparse_design import SparseDesign
 
-REGROWN = 45
-"""Programs of fewer nodes are given terms before they are pruned."""
+REGROWN = 45  # programs of fewer nodes are given terms before they are pruned
 
-STEPS = 12
-"""How often the rows are predicted to move the weights of a program that was trimmed."""
+STEPS = 12  # how often the rows are predicted to move the weights of a program that was trimmed
 
 
 def sizes_of(terms: Sequence[t.Term]) -> list[int]:
@@ -123,7 +119,7 @@ def trim(task: HeadTask, program: t.Head, score: Callable[[Sequence[t.Head]], np
     """Leave out of a program the terms that are not worth their nodes on other texts.
 
     The terms that are not worth theirs alone are left out together as far as that pays, until every
-    term is worth its nodes. Then what is left is ``simplified`` on the texts of the task.
+    term is worth its nodes.
 
     Args:
         score: of programs, on the other texts.
@@ -156,25 +152,7 @@ def trim(task: HeadTask, program: t.Head, score: Callable[[Sequence[t.Head]], np
         if now[0] <= before[0]:
             break
         design, x, before, found = smaller, start, now, shown
-    shown = simplified(found or program, task.design.batch)
-    return shown if shown != program else None
-
-
-def simplified(program: t.Head, batch: Batch) -> t.Head:
-    """Leave out the parts of conditions without which the matrices on some texts stay the same.
-
-    Of a conjunction a part goes that holds wherever the others do; of a disjunction, one that never
-    holds, or holds only where another one does.
-    """
-    for i, term in enumerate(program.terms):
-        for condition in without_a_part(term.condition or t.Always()):
-            terms = [*program.terms]
-            terms[i] = dataclasses.replace(term, condition=condition)
-            shorter = drop_unused(dataclasses.replace(program, terms=t.joined(terms)))
-            plan = Plan([program, shorter], batch)
-            if all(np.allclose(a, b, 0.0, 1e-6) for a, b in map(plan.packed, range(len(batch)))):
-                return simplified(shorter, batch)
-    return program
+    return found
 
 
 def without(program: SetProgram, x: np.ndarray, inverse: np.ndarray,

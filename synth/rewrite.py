@@ -1,7 +1,6 @@
 """Rewriting: trees with some of their nodes changed."""
 
 import dataclasses
-from collections.abc import Iterator
 from itertools import repeat
 from typing import Any
 
@@ -29,14 +28,3 @@ def drop_unused(program: t.Head) -> t.Head:
 def bare(term: t.Term) -> t.Term:
     """Return a term with holes for its weights, and without comments."""
     return dataclasses.replace(t.reweighted(term, repeat(None)), remarks=t.NO_REMARKS)
-
-
-def without_a_part(predicate: t.Predicate) -> Iterator[t.Predicate]:
-    """Yield a predicate without one side of each conjunction and disjunction, one at a time."""
-    match predicate:
-        case t.Not(value):
-            yield from map(t.Not, without_a_part(value))
-        case t.And(left, right) | t.Or(left, right):
-            yield from (left, right)
-            yield from (type(predicate)(less, right) for less in without_a_part(left))
-            yield from (type(predicate)(left, less) for less in without_a_part(right))

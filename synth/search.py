@@ -70,11 +70,9 @@ class Search:
         session, settings = self.session, self.session.settings
         first = layer * session.capture.heads_per_layer
         number = first + head
-        task = HeadTask(
-            session.design, layer, head, seed=settings.seed,
-            max_nodes=min(settings.max_nodes, MAX_NODES), max_evals=settings.max_evals,
-            deadline=deadline, stop=session.stop,
-        )  # fmt: skip
+        task = HeadTask(session.design, layer, head, seed=settings.seed,
+                        max_nodes=min(settings.max_nodes, MAX_NODES), max_evals=settings.max_evals,
+                        deadline=deadline, stop=session.stop)  # fmt: skip
         found = pool(task, self.proposers)
         polished, rows, shown = self._score(task, self._polish(task, found))
         at = next(i for i, row in enumerate(rows) if row.chosen)
@@ -94,13 +92,10 @@ class Search:
             category=category(shares), terms=terms, shares=shares,
             lookahead=facts.lookahead, evals=task.evals, seconds=time.monotonic() - started,
             cut_short=task.late or task.short, front=tuple(rows),
-            test_errors=tuple(map(float, errors)),
-            test_spreads=tuple(map(float, spreads)),
-            controls_output_r2={name: float(r2) for name, (_, r2) in baselines.items()},
-        )  # fmt: skip
-        candidates = [
-            Candidate(layer, head, f.nodes, f.iou, f.proposer, show(f.program)) for f in found
-        ]
+            test_errors=tuple(map(float, errors)), test_spreads=tuple(map(float, spreads)),
+            controls_output_r2={name: float(r2) for name, (_, r2) in baselines.items()})  # fmt: skip
+        candidates = [Candidate(layer, head, f.nodes, f.iou, f.proposer, show(f.program))
+                      for f in found]  # fmt: skip
         return result, candidates
 
     def _polish(self, task: HeadTask, found: list[Fitted]) -> list[Fitted]:
@@ -149,11 +144,6 @@ class Search:
         columns = zip((one for _, one, _ in kept), shown.ious.mean(1), shown.output_r2, strict=True)
         found = [(iou, float(test), r2, float(test_r2)) for (iou, r2), test, test_r2 in columns]
         steps, at = gains_by_node(values, [f.nodes for f in polished]), chosen(values)
-        rows = [
-            FrontRow(
-                f.nodes, f.iou, *found[i], values[i], steps[i], i == at, f.proposer,
-                show(f.program),
-            )
-            for i, f in enumerate(polished)
-        ]  # fmt: skip
+        rows = [FrontRow(f.nodes, f.iou, *found[i], values[i], steps[i], i == at, f.proposer, show(f.program))
+                for i, f in enumerate(polished)]  # fmt: skip
         return polished, rows, shown

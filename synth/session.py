@@ -35,8 +35,7 @@ class Settings:
     max_evals: int = 1600  # how many programs are fitted to a head at the most
     max_nodes: int = 200  # the largest program
     effort: int = 1  # how many times ``entries`` the weights are fitted on
-    # how many entries of the fit split the weights are fitted on, by effort
-    entries: int = 150_000
+    entries: int = 150_000  # how many entries of the fit split the weights are fitted on, by effort
     front: int = 32  # how many programs of a head's front are polished and scored
     allow_lookahead: bool = False  # accept causal programs that read the whole text
     programs: tuple[str, ...] = ()  # the sources of those from which the search starts
@@ -67,10 +66,8 @@ class Session:
     def design(self) -> Design:
         """The rows that programs are fitted on."""
         settings = self.settings
-        return Design(
-            self.capture, self.texts["fit"], settings.sampled, settings.seed,
-            OBJECTIVES[settings.objective],
-        )  # fmt: skip
+        return Design(self.capture, self.texts["fit"], settings.sampled, settings.seed,
+                      OBJECTIVES[settings.objective])  # fmt: skip
 
     @cached_property
     def definitions(self) -> t.Definitions | None:
@@ -104,9 +101,8 @@ class Session:
     def worth_design(self) -> Design:
         """The rows of the select split that the worth of terms is measured on."""
         objective = OBJECTIVES[self.settings.objective]
-        return Design(
-            self.capture, self.texts["select"], SELECT_ENTRIES, self.settings.seed, objective
-        )
+        return Design(self.capture, self.texts["select"], SELECT_ENTRIES, self.settings.seed,
+                      objective)  # fmt: skip
 
     @cached_property
     def select(self) -> Split:

@@ -33,8 +33,7 @@ MOST = 64
 """Programs of at most so many weights, those of elements included, have all of them refitted."""
 REFIT, FIT_HOLES = 25, 40
 """How often the rows are predicted to move all weights of a program, and for each aim of its holes."""
-LIMIT = 60.0
-"""The scores of a part that is left out are kept within this magnitude."""
+LIMIT = 60.0  # the scores of a part that is left out are kept within this magnitude
 
 
 class TermPlanes:
@@ -53,10 +52,8 @@ class TermPlanes:
         known: planes of the same design that may be copied.
     """
 
-    def __init__(
-        self, design: Design, terms: Sequence[t.Term], empty: t.Head | None = None,
-        room: tuple[int, int] = (0, 0), known: TermPlanes | None = None,
-    ) -> None:  # fmt: skip
+    def __init__(self, design: Design, terms: Sequence[t.Term], empty: t.Head | None = None,
+                 room: tuple[int, int] = (0, 0), known: TermPlanes | None = None) -> None:  # fmt: skip
         self.design, self.empty, self.known = design, empty or design.empty, known
         self._counts = [0, 0]
         self._numbers: dict[t.Term, tuple[int, ...]] = {}
@@ -174,8 +171,7 @@ class SparseDesign:
         return SetScores(
             planes.rows, planes.arrays, np.array(terms, dtype=np.int64).reshape(-1, 5),
             np.array(weights, dtype=np.int64),
-            *(np.array(sides[x], dtype=np.int32).reshape(-1, widths[x]) for x in "qk"),
-        )  # fmt: skip
+            *(np.array(sides[x], dtype=np.int32).reshape(-1, widths[x]) for x in "qk"))  # fmt: skip
 
     def value(self, x: np.ndarray, mix: float = 1.0) -> float:
         """Predict the rows, and return the objective.
@@ -187,10 +183,8 @@ class SparseDesign:
         self.predicted[:] = 0.0
         self.scores.add(x, self.predicted[None])
         rows, weights = self.rows, self.rows.objective
-        objective, shared = _objective(
-            rows.starts, rows.actual, 1.0 - mix, 2.0 * mix * weights.attention, self.predicted,
-            self.residual,
-        )  # fmt: skip
+        objective, shared = _objective(rows.starts, rows.actual, 1.0 - mix, 2.0 * mix * weights.attention,
+                                       self.predicted, self.residual)  # fmt: skip
         share = 2.0 * mix * weights.output
         output_r2 = math.nan
         if share and rows.outputs is not None:
@@ -204,10 +198,9 @@ class SparseDesign:
         """Return a bound of the diagonal of the curvature of the cross-entropy, by the last rows."""
         return self.scores.gradient(x, self.predicted[None], squared=True)
 
-    def maximise(
-        self, start: np.ndarray, steps: int, mix: float = 1.0,
-        stop: Callable[[], bool] = lambda: False, free: np.ndarray | None = None,
-    ) -> np.ndarray:  # fmt: skip
+    def maximise(self, start: np.ndarray, steps: int, mix: float = 1.0,
+                 stop: Callable[[], bool] = lambda: False,
+                 free: np.ndarray | None = None) -> np.ndarray:  # fmt: skip
         """Move all or the ``free`` parameters uphill, predicting the rows ``steps`` times at most."""
 
         def value(x: np.ndarray) -> tuple[float, np.ndarray]:

@@ -15,10 +15,8 @@ from attn_dsl.compiler.jit import FAST, FINITE
 from attn_dsl.compiler.softmax import block_end, exponentials
 from attn_dsl.synth.objective import HeadRows
 
-LIMIT = 50.0
-"""Fitted weights stay within this magnitude: a logit of 50 is certainty."""
-STEPS = 12
-"""The most Newton steps."""
+LIMIT = 50.0  # fitted weights stay within this magnitude: a logit of 50 is certainty
+STEPS = 12  # the most Newton steps
 
 
 @njit(**FINITE)

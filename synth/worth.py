@@ -13,8 +13,7 @@ from attn_dsl.synth.design import Design
 from attn_dsl.synth.objective import HeadRows
 from attn_dsl.synth.proposer import HeadTask
 
-ENTRIES = 15_000
-"""On about how many entries of the fit rows weights are refitted."""
+ENTRIES = 15_000  # on about how many entries of the fit rows weights are refitted
 RIDGE = 1e-3
 """Added to the diagonal of the curvature per row, so that collinear terms have one solution."""
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 
 from attn_dsl.dsl import tree as t
-from attn_dsl.dsl.check import Facts, check, cost
+from attn_dsl.dsl.check import Facts, check
+from attn_dsl.dsl.cost import cost
 from attn_dsl.dsl.errors import (
     CausalityError,
     CostError,

@@ -17,7 +17,7 @@ from attn_dsl.compiler.export.source import execute
 from attn_dsl.compiler.lower import lower
 from attn_dsl.compiler.program import Program, load, parse
 from attn_dsl.dsl import tree as t
-from attn_dsl.dsl.check import cost
+from attn_dsl.dsl.cost import cost
 from attn_dsl.dsl.definitions import (
     canonical,
     parse_definitions,

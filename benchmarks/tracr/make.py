@@ -30,8 +30,7 @@ BOS, TEXTS, LONGEST = "<s>", 80, 10
 EXACTNESS = 1000
 """Of Tracr's MLPs; with the usual 100 they do not tell a count of 10 from 9, and of 8 from 7 not surely."""
 LETTERS, NUMBERS = "abcd", (2, 3, 5, 7, 9, 10, 12, 20, 35, 41, 86, 100)
-TOLERANCE = 1e-5
-"""The most that an entry may differ from what the head's selector predicts."""
+TOLERANCE = 1e-5  # the most that an entry may differ from what the head's selector predicts
 
 TOKENS = rasp.tokens
 SORT = {"max_seq_len": LONGEST, "min_key": 1}
@@ -95,9 +94,8 @@ def main() -> None:
         coldness = 100 / config.key_size**0.5
         expected = {one.label: [predicted(one(text), bos, coldness, causal) for text in texts]
                     for one, bos in selectors(program)}  # fmt: skip
-        expected["unused"] = [
-            predicted(np.zeros((len(text), len(text))), 0, 1, causal) for text in texts
-        ]
+        expected["unused"] = [predicted(np.zeros((len(text), len(text))), 0, 1, causal)
+                              for text in texts]  # fmt: skip
         for head in range(config.num_layers * config.num_heads):
             errors = {label: max(np.abs(a[head] - b).max() for a, b in zip(attention, rows, strict=True))
                       for label, rows in expected.items()}  # fmt: skip
@@ -109,10 +107,8 @@ def main() -> None:
         shape = (config.num_layers, config.num_heads, -1)
         flat = np.concatenate([a.reshape(len(a), -1) for a in attention], axis=1)
         tensors[name] = flat.reshape(shape).astype(np.float16)
-        about[name] = {
-            "causal": causal, "coldness": coldness,
-            "texts": [[BOS, *(f" {token}" for token in text)] for text in texts],
-        }  # fmt: skip
+        about[name] = {"causal": causal, "coldness": coldness,
+                       "texts": [[BOS, *(f" {token}" for token in text)] for text in texts]}  # fmt: skip
     save_file(tensors, HERE / "attention.safetensors")
     lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(one)}" for name, one in about.items())
     (HERE / "texts.json").write_text("{\n" + lines + "\n}\n", encoding="utf-8")

@@ -21,8 +21,7 @@ from safetensors.numpy import load_file
 import attn_dsl
 
 HERE = Path(__file__).parent
-TARGET = 0.999
-"""The IoU that each head is to reach."""
+TARGET = 0.999  # the IoU that each head is to reach
 
 
 def captures() -> dict[str, attn_dsl.Capture]:
@@ -100,9 +99,8 @@ def main() -> None:
     options = parser.parse_args()
     chosen = {n: c for n, c in captures().items() if options.only in (None, n)}
     scores = []
-    print(
-        "| head | IoU (test texts) | nodes | by hand | program |\n|---|---|---|---|---|", flush=True
-    )
+    print("| head | IoU (test texts) | nodes | by hand | program |\n|---|---|---|---|---|",
+          flush=True)  # fmt: skip
     started = processor_time()
     with tempfile.TemporaryDirectory() as folder:
         for name, capture in chosen.items():

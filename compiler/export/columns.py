@@ -68,13 +68,11 @@ class Columns:
 
     def values(self) -> dict[str, Any]:
         """Return the values for the template ``columns``."""
-        return {
-            "sets": [text for _, text in self.sets.values()], "outputs": self.outputs,
-            "lists": {name: text for name, text in self.lists.items() if name != text},
-            "imported": list(self.imported), "imports": self._imports(),
-            "codes": any("codes(" in value for value in self.outputs.values()),
-            "reads_tokens": self.searches or bool(self.lists) or "match" in self.outputs,
-        }  # fmt: skip
+        return {"sets": [text for _, text in self.sets.values()], "outputs": self.outputs,
+                "lists": {name: text for name, text in self.lists.items() if name != text},
+                "imported": list(self.imported), "imports": self._imports(),
+                "codes": any("codes(" in value for value in self.outputs.values()),
+                "reads_tokens": self.searches or bool(self.lists) or "match" in self.outputs}  # fmt: skip
 
     def _imports(self) -> list[str]:
         """Return the lines that import from attn_dsl."""
@@ -111,8 +109,7 @@ class Columns:
             "weight": (f"weight_{label}", f"{name}.get({string}, 0)"),
             "starts": (f"starts_{text}", f"{string}.startswith({text!r})"),
             "ends": (f"ends_{text}", f"{string}.endswith({text!r})"),
-            "contains": (f"contains_{text}", f"{text!r} in {string}"),
-        }[key.kind]  # fmt: skip
+            "contains": (f"contains_{text}", f"{text!r} in {string}")}[key.kind]  # fmt: skip
         return label, f"[{test} for string in ", "]"
 
     def _set(self, key: ColumnKey, pairs: list[tuple[str, int]]) -> str:

@@ -72,10 +72,8 @@ class Writer:
     """The attribute of ``Operation`` that is written: ``array``, ``scalar`` or ``latex``."""
     trained = False
     """Whether the weights may change after the export, so that they are not written as numbers."""
-    addition = "score += {}"
-    """The statement that adds an expression to the score of a pair."""
-    row = ""
-    """The source of the index of the text before other indices, such as ``b, ``."""
+    addition = "score += {}"  # the statement that adds an expression to the score of a pair
+    row = ""  # the source of the index of the text before other indices, such as ``b, ``
 
     def __init__(self, program: Program, xp: str) -> None:
         self.program, self.graph, self.xp = program, lower([program.tree]), xp
@@ -107,13 +105,10 @@ class Writer:
 
     def values(self, **more: Any) -> dict[str, Any]:
         """Write all terms; return the values for the templates."""
-        return {
-            "terms": [*chain(*self.terms())], **self.columns.values(), "xp": self.xp, "row": self.row,
-            "helpers": self.helpers, "used": list(self.used), "lines": self.lines,
-            "searches": list(self.searches.values()), "linear": self.linear,
-            "keep": "keepdims=True" if self.xp == "np" else "keepdim=True",
-            **more,
-        }  # fmt: skip
+        return {"terms": [*chain(*self.terms())], **self.columns.values(), "xp": self.xp, "row": self.row,
+                "helpers": self.helpers, "used": list(self.used), "lines": self.lines,
+                "searches": list(self.searches.values()), "linear": self.linear,
+                "keep": "keepdims=True" if self.xp == "np" else "keepdim=True", **more}  # fmt: skip
 
     def terms(self) -> Iterator[list[str]]:
         """Yield the statements of each term: the term in the language, and what adds it if it is not 0."""

@@ -21,19 +21,14 @@ from attn_dsl.dsl.definitions import self_contained
 from attn_dsl.dsl.functions import FUNCTIONS
 from attn_dsl.dsl.printer import number
 
-LONG = 110
-"""A condition with more characters is broken over lines at its connectives."""
-IN_LINE = 8
-"""The number of elements of a set on one line."""
+LONG = 110  # a condition with more characters is broken over lines at its connectives
+IN_LINE = 8  # the number of elements of a set on one line
 
-_SPECIAL = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
-    "%": r"\%", "_": r"\_", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}",
-    " ": r"\(\sqcup\)", '"': "{\"}", "'": "'{}",
-    "`": "`{}", "<": r"\textless{}", ">": r"\textgreater{}", "-": r"-{}",
-    "?": "?{}", "!": "!{}", "\n": r"\textbackslash{}n", "\t": r"\textbackslash{}t",
-    "\r": r"\textbackslash{}r", "[": "{[}", "]": "{]}", ",": ",{}", "|": r"\textbar{}",
-}  # fmt: skip
+_SPECIAL = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%",
+            "_": r"\_", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", " ": r"\(\sqcup\)",
+            '"': "{\"}", "'": "'{}", "`": "`{}", "<": r"\textless{}", ">": r"\textgreater{}", "-": r"-{}",
+            "?": "?{}", "!": "!{}", "\n": r"\textbackslash{}n", "\t": r"\textbackslash{}t",
+            "\r": r"\textbackslash{}r", "[": "{[}", "]": "{]}", ",": ",{}", "|": r"\textbar{}"}  # fmt: skip
 _LEVELS = {level: rank for rank, level in enumerate([DISJUNCTION, CONJUNCTION, COMPARISON])}
 """Binding strength in formulas, the loosest first. Unlike in Python, a comparison binds tighter than
 "and"."""
@@ -67,12 +62,9 @@ def to_latex(program: Program) -> str:
         "latex.tex", program, linear=writer.linear, searches=names & set(QUANTIFIERS),
         scaled=any(isinstance(term.source, t.Scaled) for term in writer.graph.programs[0]),
         weighs=any(isinstance(node, t.Weight) for node in tree.walk()),
-        rows=[
-            *writer.score(("m" if writer.linear else "s") + "_{qk}"),
-            *(row for one in tree.scores for row in _score_rows(one, program)),
-            *map(_set_row, tree.sets),
-        ],
-    )  # fmt: skip
+        rows=[*writer.score(("m" if writer.linear else "s") + "_{qk}"),
+              *(row for one in tree.scores for row in _score_rows(one, program)),
+              *map(_set_row, tree.sets)])  # fmt: skip
 
 
 class _Formulas(Writer):
@@ -86,11 +78,8 @@ class _Formulas(Writer):
         holes, terms, rows = count(1), iter(self.graph.programs[0]), list[str]()
         for whole in self.program.tree.terms:
             parts = [next(terms) for _ in t.parts_of(whole)]
-            texts = [
-                self._term(x, [rf"\theta_{{{next(holes)}}}" if w is None else number(w)
-                               for w in t.weights_of(x.source)])
-                for x in parts
-            ]  # fmt: skip
+            texts = [self._term(x, [rf"\theta_{{{next(holes)}}}" if w is None else number(w)
+                                    for w in t.weights_of(x.source)]) for x in parts]  # fmt: skip
             brackets = [self._bracket(x.condition) for x in parts]
             if len(parts) > 1 and brackets[0] and len(set(brackets)) == 1:
                 texts = [f"({texts[0]}{''.join(map(_added, texts[1:]))})"]

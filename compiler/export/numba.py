@@ -13,11 +13,9 @@ from attn_dsl.compiler.program import Program
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.limits import LEAST_MASS, MATCH_LIMIT, TERM_LIMIT
 
-_FOUND = {
-    "any": ["{x} = 1", "break"], "count": ["{x} += 1"], "first": ["{x} = k", "break"],
-    "last": ["{x} = k"],
-    "nearest": ["{x} = k if {x} < 0 or abs(q - k) < abs(q - {x}) else {x}"],
-}  # fmt: skip
+_FOUND = {"any": ["{x} = 1", "break"], "count": ["{x} += 1"], "first": ["{x} = k", "break"],
+          "last": ["{x} = k"],
+          "nearest": ["{x} = k if {x} < 0 or abs(q - k) < abs(q - {x}) else {x}"]}  # fmt: skip
 """What each quantifier does at a key where its predicate holds, in a loop over all keys."""
 NODES = 60
 """A function with this many nodes, of the syntax tree or of the graph, gets no further term."""
@@ -155,13 +153,9 @@ class KernelWriter(Writer):
 
     def source(self) -> str:
         """Return the source of the module."""
-        listed = [
-            comment(
-                key.source.replace("\n", "; ") if isinstance(key, SearchKey)
-                else f"{key.shown} {key.kind} {key.label or sorted(key.elements)}"
-            )
-            for key in self.arrays
-        ]  # fmt: skip
+        listed = [comment(key.source.replace("\n", "; ") if isinstance(key, SearchKey)
+                          else f"{key.shown} {key.kind} {key.label or sorted(key.elements)}")
+                  for key in self.arrays]  # fmt: skip
         seen = [comment(key.source.replace("\n", "; ")) for key in self.seen]
         return render("numba.py", self.program, tables=self.tables, parts=self.parts,
                       linear=self.linear, listed=listed, seen=seen)  # fmt: skip

@@ -26,10 +26,8 @@ _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udff
 def _templates() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    made = Environment(
-        loader=PackageLoader("attn_dsl.compiler", "export"), undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
-    )  # fmt: skip
+    made = Environment(loader=PackageLoader("attn_dsl.compiler", "export"), undefined=StrictUndefined,
+                       trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)  # fmt: skip
     made.filters["inside"] = lambda text, levels: textwrap.indent(text, "    " * levels)
     return made
 
@@ -42,10 +40,8 @@ def render(template: str, program: Program, **values: Any) -> str:
     source = show(self_contained(program.tree))
     shown = [f"#     {line}".rstrip() for line in comment(source).split("\n")[:-1]]
     return _templates().get_template(f"{template}.j2").render(
-        name=program.name, shown=shown, ahead=", ".join(program.facts.lookahead),
-        causal=program.causal, term_limit=f"{TERM_LIMIT:g}", least_mass=LEAST_MASS,
-        match_limit=MATCH_LIMIT, **values,
-    )  # fmt: skip
+        name=program.name, shown=shown, ahead=", ".join(program.facts.lookahead), causal=program.causal,
+        term_limit=f"{TERM_LIMIT:g}", least_mass=LEAST_MASS, match_limit=MATCH_LIMIT, **values)  # fmt: skip
 
 
 def comment(text: str) -> str:

@@ -1,11 +1,10 @@
 """The grammar that completions follow: a part of the language in which every text checks and ends.
 
-Names of features and functions come from their tables; features that a head of the given visibility
-may not use are left out, and searches over positions compare what no later token changes. There are no
-definitions of functions: what fits where a name is used depends on its definition, and a search may
-be written where it is used. White space is that of the canonical printer, weights are holes, and terms,
-nesting, sets and strings are bounded. It keeps to what Lark, llguidance and the converter to GBNF
-all read.
+Names of features and functions come from their tables; features that a head of the given visibility may not
+use are left out, and searches over positions compare what no later token changes. There are no definitions of
+functions: what fits where a name is used depends on its definition, and a search may be written where it is
+used. White space is that of the canonical printer, weights are holes, and terms, nesting, sets and strings
+are bounded. It keeps to what Lark, llguidance and the converter to GBNF all read.
 """
 
 from functools import lru_cache
@@ -14,16 +13,13 @@ from attn_dsl.dsl.features import FEATURES, Feature
 from attn_dsl.dsl.functions import FUNCTIONS
 from attn_dsl.dsl.lexicon import lexicon
 
-NAME = "proposed"
-"""What a proposed program is called until it belongs to a head."""
+NAME = "proposed"  # what a proposed program is called until it belongs to a head
 MAX_TERMS = 8
 """The most terms; the costliest program of so many stays within ``dsl.limits.MAX_COST``."""
-MAX_ELEMENTS, MAX_STRING = 24, 24
-"""The most elements of a set, the most characters of a string."""
+MAX_ELEMENTS, MAX_STRING = 24, 24  # the most elements of a set, the most characters of a string
 LADDER = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 """The steps that tables and ranges are made of, and for bidirectional heads their negatives."""
-LOWEST = 10
-"""Ranges may begin at every number below it as well."""
+LOWEST = 10  # ranges may begin at every number below it as well
 
 _RULES = r"""
 term: INDENT "? where " predicate "\n"
@@ -114,22 +110,16 @@ def proposal_grammar(causal: bool) -> str:
     start: "head proposed causal softmax:\n" term (term (term (term (term (term (term (term)?)?)?)?)?)?)?
     """
     features, functions = usable(causal), FUNCTIONS.values()
+    kinds = {kind: [f for f in features if f.type == kind and f.arity == 1]
+             for kind in ("bool", "int", "symbol")}  # fmt: skip
     names = {
-        **{
-            f"{kind.upper()}_FEATURE": [f.name for f in features if f.type == kind and f.arity == 1]
-            for kind in ("bool", "int", "symbol")
-        },
-        **{
-            f"LEFT_{kind.upper()}": [
-                f.name for f in features if f.type == kind and f.reads == "left" and f.arity == 1
-            ]
-            for kind in ("bool", "int", "symbol")
-        },
+        **{f"{kind.upper()}_FEATURE": [f.name for f in some] for kind, some in kinds.items()},
+        **{f"LEFT_{kind.upper()}": [f.name for f in some if f.reads == "left"]
+           for kind, some in kinds.items()},
         "PAIR_FEATURE": [f.name for f in features if f.arity == 2],
         "REAL_FUNCTION": [f.name for f in functions if not f.rated],
         "RATED_FUNCTION": [f.name for f in functions if f.rated],
-        "LEXICON": [*lexicon()],
-    }
+        "LEXICON": [*lexicon()]}  # fmt: skip
     visibility = "causal" if causal else "bidirectional"
     shifted = f"q(-{_SHIFT})?|k([-+]{_SHIFT})?" if causal else f"[qk]([-+]{_SHIFT})?"
     steps = LADDER if causal else sorted({*LADDER, *(-x for x in LADDER)})

@@ -36,9 +36,8 @@ class Transformers(LocalModel):
             raise InputError(
                 f"--llm {where}: token masks need a fast tokenizer with an end of text")  # fmt: skip
         size = int(self._model.get_output_embeddings().weight.shape[0])
-        tokenizer = from_tokenizer(
-            self._words, n_vocab=size, eos_token=sorted(known), slices=SLICES
-        )
+        tokenizer = from_tokenizer(self._words, n_vocab=size, eos_token=sorted(known),
+                                   slices=SLICES)  # fmt: skip
         text = self._model.config.get_text_config()
         context = int(getattr(text, "max_position_embeddings", 0) or 4096)
         super().__init__(where, context, tokenizer)

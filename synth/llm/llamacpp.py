@@ -22,8 +22,7 @@ from attn_dsl.eval.locate import find
 from attn_dsl.synth.llm.model import ModelError
 from attn_dsl.synth.llm.sampling import SIDE_BY_SIDE, SLICES, LocalModel, Row, Writing
 
-CACHE_BYTES = 1 << 30
-"""Memory for the keys and values of completions that are written side by side."""
+CACHE_BYTES = 1 << 30  # memory for the keys and values of completions that are written side by side
 SMALL = 100_000_000
 """Models of fewer weights run on one thread: more would only wait for each other."""
 

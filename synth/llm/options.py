@@ -22,13 +22,10 @@ class Options:
 
     model: str = _option(
         "", "--llm", "Let a language model propose programs too: a directory, a Hugging Face id, "
-        "FILE.gguf, hf:REPO:FILE.gguf, URL#MODEL of a server, replay:RUN.",
-    )  # fmt: skip
+        "FILE.gguf, hf:REPO:FILE.gguf, URL#MODEL of a server, replay:RUN.")  # fmt: skip
     samples: int = _option(64, "--samples", "Completions for a head, all rounds together", 1)
-    rounds: int = _option(
-        2, "--llm-rounds", "Ask the model so often, from the second time on with its best programs "
-        "and where they are wrong", 1,
-    )  # fmt: skip
+    rounds: int = _option(2, "--llm-rounds", "Ask the model so often, from the second time on with its best "
+                          "programs and where they are wrong", 1)  # fmt: skip
     prompt_tokens: int = _option(
         3000, "--prompt-tokens", "The longest prompt, in the model's own tokens", 32
     )

@@ -14,8 +14,7 @@ from attn_dsl.synth.llm.grammar import MAX_TERMS, NAME, usable
 from attn_dsl.synth.llm.summary import Summary
 from attn_dsl.synth.proposer import Fitted, HeadTask
 
-LINES = (40, 20, 10, 5)
-"""Lines of each part of the summary; the most that fit are written."""
+LINES = (40, 20, 10, 5)  # lines of each part of the summary; the most that fit are written
 ASK = "Write the program of this head, nothing else:"
 
 _INTRODUCTION = """\
@@ -63,11 +62,8 @@ A head of verbs that looks back at subjects, within the sentence:
     ? where k == nearest(punct(k) and k < q)
     by {gap} [0: ?, 1: ?, 2: ?, 4: ?, 8: ?]"""
 
-_KINDS = {
-    "symbol": "strings; compare with ==, !=, a \"string\", or in a set",
-    "bool": "true or false",
-    "int": "whole numbers; compare with ==, !=, <, <=, >, >=",
-}  # fmt: skip
+_KINDS = {"symbol": "strings; compare with ==, !=, a \"string\", or in a set", "bool": "true or false",
+          "int": "whole numbers; compare with ==, !=, <, <=, >, >="}  # fmt: skip
 
 
 def head_prompt(task: HeadTask, count: Callable[[str], int], budget: int,
@@ -81,17 +77,13 @@ def head_prompt(task: HeadTask, count: Callable[[str], int], budget: int,
         "head": f"head {NAME} {'causal' if task.causal else 'bidirectional'} softmax:",
         "gap": "q - k" if task.causal else "abs(q - k)", "terms": MAX_TERMS,
         "values": ", ".join(f.example for f in FUNCTIONS.values()),
-        "sets": ", ".join(
-            e.name for e in lexicon().values() if e.file in ("english.toml", "punctuation.toml")
-        ),
-    }  # fmt: skip
+        "sets": ", ".join(e.name for e in lexicon().values()
+                          if e.file in ("english.toml", "punctuation.toml"))}  # fmt: skip
     page = _PAGE.format(**fields, features=_features(task.causal))
     tried = _tried(best)
     told = "\n".join([tried, *summary.compared(best[0])]) if best else ""
-    for parts in (
-        [_INTRODUCTION, page, _EXAMPLES.format(**fields), told], [_INTRODUCTION, page, told],
-        [_INTRODUCTION, told], [_INTRODUCTION, tried], [],
-    ):  # fmt: skip
+    for parts in ([_INTRODUCTION, page, _EXAMPLES.format(**fields), told], [_INTRODUCTION, page, told],
+                  [_INTRODUCTION, told], [_INTRODUCTION, tried], []):  # fmt: skip
         for lines in LINES if parts else (2, 0):
             about = "\n".join(["The head:", *summary.lines(lines)])
             text = "\n\n".join(part for part in (*parts, about, ASK) if part) + "\n"

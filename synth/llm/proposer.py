@@ -22,10 +22,8 @@ from attn_dsl.synth.llm.record import Record, failed
 from attn_dsl.synth.proposer import Fitted, HeadTask
 
 _log = logging.getLogger("attn_dsl")
-SHARE = 0.6
-"""The most of a head's time that goes into writing; the rest is for fitting."""
-SHOWN = 3
-"""The number of programs that a refinement shows."""
+SHARE = 0.6  # the most of a head's time that goes into writing; the rest is for fitting
+SHOWN = 3  # the number of programs that a refinement shows
 
 
 class Llm:
@@ -42,10 +40,8 @@ class Llm:
 
     name = "llm"
 
-    def __init__(
-        self, options: Options, *, run: Path | None = None, alone: bool = True,
-        model: LanguageModel | None = None,
-    ) -> None:  # fmt: skip
+    def __init__(self, options: Options, *, run: Path | None = None, alone: bool = True,
+                 model: LanguageModel | None = None) -> None:  # fmt: skip
         self.options, self.run, self.alone = options, run, alone
         self._model, self._lock, self._failed = model, threading.Lock(), False
 
@@ -105,10 +101,9 @@ class Llm:
         options, ends = self.options, math.inf
         share, more = divmod(options.samples, options.rounds)
         best = sorted(samples, key=lambda f: (-f.score, f.nodes))[:SHOWN]
-        request = Request(
-            self.prompt(task, best), task.causal, share + (number < more), task.seed * 16 + number,
-            options.temperature, options.completion_tokens,
-        )  # fmt: skip
+        request = Request(self.prompt(task, best), task.causal, share + (number < more),
+                          task.seed * 16 + number, options.temperature,
+                          options.completion_tokens)  # fmt: skip
         if task.deadline is not None:
             ends = time.monotonic() + SHARE * (task.deadline - time.monotonic())
 

@@ -46,10 +46,8 @@ class Record:
             found.append(asdict(completion))
             yield completion
         if self.path is not None and not stop():
-            self.lines.append({
-                "key": key, "model": model.name, "fingerprint": model.fingerprint, "round": number,
-                **asdict(request), "completions": found,
-            })  # fmt: skip
+            self.lines.append({"key": key, "model": model.name, "fingerprint": model.fingerprint,
+                               "round": number, **asdict(request), "completions": found})  # fmt: skip
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 write(self.path, "".join(f"{json.dumps(line)}\n" for line in self.lines))
@@ -65,8 +63,7 @@ class Record:
         if not self.lines:
             raise ModelError(
                 f"{self.path} has no completions; choose --heads as in that run, or name the model "
-                "instead of replay:"
-            )
+                "instead of replay:")  # fmt: skip
         return [*{line["round"]: _completions(line) for line in self.lines}.values()]
 
 

@@ -18,8 +18,7 @@ from attn_dsl.synth.llm.model import Completion, ModelError, Request
 
 SLICES = [rf'[^"\\\x00-\x1f\x7f\x85\u2028\u2029]{{1,{most}}}' for most in (4, 8, 16)]
 """What strings are made of: llguidance looks up whole groups of such tokens at once."""
-LEAST = 16
-"""The fewest tokens that a program can be written in."""
+LEAST = 16  # the fewest tokens that a program can be written in
 SIDE_BY_SIDE = 16
 """The most completions that are written side by side: each looks at the cells of all."""
 Row = tuple[int, int, int]
@@ -84,10 +83,9 @@ class Writing:
         ids = (used[bits >> 5] << 5) + (bits & 31)
         return ids[: np.searchsorted(ids, self.tokenizer.vocab_size)]
 
-    def fill(
-        self, slots: Sequence[int], numbers: Iterable[int], begin: np.ndarray,
-        read: Callable[[list[Row]], Iterable[np.ndarray]], stop: Callable[[], bool],
-    ) -> None:  # fmt: skip
+    def fill(self, slots: Sequence[int], numbers: Iterable[int], begin: np.ndarray,
+             read: Callable[[list[Row]], Iterable[np.ndarray]],
+             stop: Callable[[], bool]) -> None:  # fmt: skip
         """Write completions side by side in slots; as one ends, the next begins in its place.
 
         Args:

@@ -15,14 +15,10 @@ from attn_dsl.synth.llm.grammar import proposal_grammar
 from attn_dsl.synth.llm.model import Completion, ModelError, Request
 from attn_dsl.synth.llm.parse_output import extracted
 
-TIMEOUT = 300.0
-"""How many seconds an answer may take."""
-AT_ONCE = 4
-"""Requests on their way at the same time."""
-CONTEXT = 8192
-"""Tokens of context that are assumed where the server does not say."""
-CHARACTERS = 3
-"""Characters that are counted as a token: the server's tokenizer is not at hand."""
+TIMEOUT = 300.0  # how many seconds an answer may take
+AT_ONCE = 4  # requests on their way at the same time
+CONTEXT = 8192  # tokens of context that are assumed where the server does not say
+CHARACTERS = 3  # characters that are counted as a token: the server's tokenizer is not at hand
 
 
 class Server:
@@ -72,12 +68,10 @@ class Server:
         if stop():
             return Completion("", 0, True)
         constraint = self._constraint(request.causal)
-        text, cut, tokens = self._ask(
-            self._chat, model=self.model, temperature=request.temperature,
-            messages=[{"role": "user", "content": request.prompt}],
-            seed=(request.seed + number) % 2**31, max_tokens=request.max_tokens,
-            extra_body=constraint,
-        )  # fmt: skip
+        text, cut, tokens = self._ask(self._chat, model=self.model, temperature=request.temperature,
+                                      messages=[{"role": "user", "content": request.prompt}],
+                                      seed=(request.seed + number) % 2**31, max_tokens=request.max_tokens,
+                                      extra_body=constraint)  # fmt: skip
         return Completion(text if constraint else extracted(text), tokens, cut)
 
     def _chat(self, **how: Any) -> tuple[str, bool, int]:

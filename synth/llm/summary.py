@@ -14,14 +14,10 @@ from attn_dsl.dsl.printer import expression, quote
 from attn_dsl.synth import vocabulary
 from attn_dsl.synth.proposer import Fitted, HeadTask
 
-TOP = 0.025
-"""The share of the largest weights that pairs of tokens are drawn from."""
-LONGEST = 40
-"""The most lines of a part."""
-BEST, WORST = 3, 5
-"""Rows on which a program does best and worst that are shown."""
-CONTEXT, KEYS = 10, 4
-"""Tokens before a query, and keys, that a row shows."""
+TOP = 0.025  # the share of the largest weights that pairs of tokens are drawn from
+LONGEST = 40  # the most lines of a part
+BEST, WORST = 3, 5  # rows on which a program does best and worst that are shown
+CONTEXT, KEYS = 10, 4  # tokens before a query, and keys, that a row shows
 
 
 class Summary:

@@ -31,6 +31,5 @@ class Library:
             if program.normaliser == "softmax":
                 terms = tuple(map(bare, program.terms))
                 functions = program.functions
-                yield dataclasses.replace(
-                    task.empty(), sets=program.sets, functions=functions, terms=terms
-                )
+                yield dataclasses.replace(task.empty(), sets=program.sets, functions=functions,
+                                          terms=terms)  # fmt: skip

@@ -57,20 +57,12 @@ def _llm(session: Session) -> Llm:
 
 
 BUILT_IN = (
-    Registration(
-        "library", lambda s: Library(s.nearest, s.library),
-        lambda s: Cost(0.02, 10, measured=True), default=True,
-    ),
-    Registration(
-        "selectors", lambda s: Selectors(s.design, s.settings.seed), lambda s: Cost(0.02, 3), default=True,
-    ),
-    Registration(
-        "scores", _scores, lambda s: Cost(0.9, 14, once=40.0), default=True, scores=True,
-    ),
-    Registration(
-        "llm", _llm, lambda s: Cost(0.25 * s.llm.samples, s.llm.samples, once=10.0),
-    ),
-)  # fmt: skip
+    Registration("library", lambda s: Library(s.nearest, s.library),
+                 lambda s: Cost(0.02, 10, measured=True), default=True),
+    Registration("selectors", lambda s: Selectors(s.design, s.settings.seed),
+                 lambda s: Cost(0.02, 3), default=True),
+    Registration("scores", _scores, lambda s: Cost(0.9, 14, once=40.0), default=True, scores=True),
+    Registration("llm", _llm, lambda s: Cost(0.25 * s.llm.samples, s.llm.samples, once=10.0)))  # fmt: skip
 """The proposers of this package, in the order in which they are asked by default."""
 DEFAULT = tuple(one.name for one in BUILT_IN if one.default)
 

@@ -6,8 +6,7 @@ within a grace.
 
 import time
 
-GRACE = 0.03
-"""By how much of the limit heads that have no result yet may overrun it …"""
+GRACE = 0.03  # by how much of the limit heads that have no result yet may overrun it …
 LEAST_GRACE = 5.0
 """… or by so many seconds, if that is more: a result for every head matters more then."""
 KEPT_BACK = 0.1

@@ -16,10 +16,8 @@ from attn_dsl.dsl.errors import AttnDslError, InputError, WorkError
 from attn_dsl.eval.files import first_line
 
 EXTRA = "pip install 'attn-dsl[cluster]'"
-CONNECT = 10
-"""Seconds to wait for a scheduler's answer."""
-WORKERS = 60
-"""Seconds to wait for the first worker of a cluster."""
+CONNECT = 10  # seconds to wait for a scheduler's answer
+WORKERS = 60  # seconds to wait for the first worker of a cluster
 
 
 class Workers:
@@ -86,8 +84,7 @@ class Cluster(Workers):
             return WorkError(
                 f"workers at {self.address} died again and again ({error.last_worker.address} was "
                 "the last); they may be short of memory. What is finished is kept: go on with "
-                "--resume"
-            )
+                "--resume")  # fmt: skip
         if isinstance(error, CancelledError) or self.client.status != "running":
             return self._gone()
         if isinstance(error, ImportError):

@@ -16,15 +16,12 @@ from attn_dsl.synth.runs.worker import HeadSearch, Outcome, Place, forget, searc
 
 LEAST_AGAIN = 5.0
 """The least seconds for a head that has a result; to write down another takes some of them."""
-TRIES = 3
-"""How often a head is begun again when the workers that search it die."""
-LOOK = 5.0
-"""Seconds after which a cluster is asked how many workers it has now."""
+TRIES = 3  # how often a head is begun again when the workers that search it die
+LOOK = 5.0  # seconds after which a cluster is asked how many workers it has now
 
 
-def search_heads(
-    run: Run, place: Place, chosen: Sequence[Pair], budget: Budget, workers: Workers, tell: Watcher
-) -> None:
+def search_heads(run: Run, place: Place, chosen: Sequence[Pair], budget: Budget, workers: Workers,
+                 tell: Watcher) -> None:  # fmt: skip
     """Search the heads of a run that have no result yet, then again those that were cut short."""
     run.tabulate()
     _Search(run, place, chosen, budget, workers, tell).search()
@@ -33,10 +30,8 @@ def search_heads(
 class _Search:
     """A search on its way."""
 
-    def __init__(
-        self, run: Run, place: Place, chosen: Sequence[Pair], budget: Budget, workers: Workers,
-        tell: Watcher,
-    ) -> None:  # fmt: skip
+    def __init__(self, run: Run, place: Place, chosen: Sequence[Pair], budget: Budget, workers: Workers,
+                 tell: Watcher) -> None:  # fmt: skip
         self.run, self.place, self.total = run, place, len(chosen)
         self.budget, self.workers, self.tell = budget, workers, tell
         cut_short = {(result.layer, result.head): result.cut_short for result in run.results}
@@ -76,9 +71,8 @@ class _Search:
             pair = self.left.pop(0)
             if again and seconds is not None and seconds <= 0:
                 continue  # it keeps what it has
-            task = HeadSearch(
-                self.place, *pair, self.neighbours[pair[0]], seconds, self.budget.remaining
-            )
+            task = HeadSearch(self.place, *pair, self.neighbours[pair[0]], seconds,
+                              self.budget.remaining)  # fmt: skip
             self.pending[self.workers.submit(search_head, task)] = task
 
     def _take(self, future: Future[Outcome]) -> None:

@@ -17,35 +17,24 @@ from attn_dsl.synth.proposers import registry
 from attn_dsl.synth.runs.speed import product_speed, vector_speed
 from attn_dsl.synth.session import Settings
 
-START_SECONDS = 4.0
-"""Imports, a tokenizer, the features of the texts."""
+START_SECONDS = 4.0  # imports, a tokenizer, the features of the texts
 VECTOR_SPEED = 2.1e9
 """The ``vector_speed`` of the core that the seconds below, and those of proposers, are of."""
 THREADS = 0.8
 """What each of several threads does of the work of a single one: they wait for each other at times."""
-PRODUCTS = 0.65
-"""A model's operations a second, as a part of ``product_speed``."""
-LOAD_BYTES = 4e8
-"""Bytes of weights that are read and converted in a second."""
-SCORE_SECONDS = 2.2e-7
-"""The search of a head: seconds by entry of the select and test texts."""
-OUTPUTS = 1.35
-"""By how much a search takes longer that looks at outputs."""
-BASE_BYTES = 0.7e9
-"""A process with the libraries loaded, and the features of its texts."""
-HEAD_BYTES = 2.5e8
-"""What the search of one head takes besides."""
-FITTED = 0.6
-"""The share of the texts that programs are fitted on."""
-BYTES_A_TOKEN = 4.0
-"""Bytes of text in a token, where no tokenizer is at hand."""
+PRODUCTS = 0.65  # a model's operations a second, as a part of ``product_speed``
+LOAD_BYTES = 4e8  # bytes of weights that are read and converted in a second
+SCORE_SECONDS = 2.2e-7  # the search of a head: seconds by entry of the select and test texts
+OUTPUTS = 1.35  # by how much a search takes longer that looks at outputs
+BASE_BYTES = 0.7e9  # a process with the libraries loaded, and the features of its texts
+HEAD_BYTES = 2.5e8  # what the search of one head takes besides
+FITTED = 0.6  # the share of the texts that programs are fitted on
+BYTES_A_TOKEN = 4.0  # bytes of text in a token, where no tokenizer is at hand
 
 
-def plan(
-    model: str | None, text: Spec | None, capture: str | Path | None, settings: Settings,
-    *, out: str | Path, heads: str | None, max_tokens: int, max_texts: int, jobs: int | None,
-    timeout: float | None, dtype: str = "float32",
-) -> dict[str, Any]:  # fmt: skip
+def plan(model: str | None, text: Spec | None, capture: str | Path | None, settings: Settings, *,
+         out: str | Path, heads: str | None, max_tokens: int, max_texts: int, jobs: int | None,
+         timeout: float | None, dtype: str = "float32") -> dict[str, Any]:  # fmt: skip
     """Plan a fit; the arguments are those of ``fit``.
 
     Returns:
@@ -106,15 +95,13 @@ def plan(
     if timeout is not None and seconds > timeout:
         warnings.append(f"--timeout {timeout:g} will cut the search short")
     names = ("max_evals", "max_nodes", "effort")
-    return {
-        **about, **{name: getattr(settings, name) for name in names}, "heads": len(chosen),
-        "proposers": list(costs), "jobs": workers, "texts": len(lengths), "tokens": sum(lengths),
-        "capture_bytes": capture_bytes, "free_bytes": free, "memory_bytes": round(memory),
-        "machine_bytes": machine, "capture_seconds": capture_seconds,
-        "search_seconds": search_seconds, "timeout": timeout, "warnings": warnings,
-        "seconds": seconds if timeout is None else min(seconds, timeout),
-        "guessed": [name for name, cost in costs.items() if not cost.measured],
-    }  # fmt: skip
+    return {**about, **{name: getattr(settings, name) for name in names}, "heads": len(chosen),
+            "proposers": list(costs), "jobs": workers, "texts": len(lengths), "tokens": sum(lengths),
+            "capture_bytes": capture_bytes, "free_bytes": free, "memory_bytes": round(memory),
+            "machine_bytes": machine, "capture_seconds": capture_seconds, "search_seconds": search_seconds,
+            "timeout": timeout, "warnings": warnings,
+            "seconds": seconds if timeout is None else min(seconds, timeout),
+            "guessed": [name for name, cost in costs.items() if not cost.measured]}  # fmt: skip
 
 
 Found = tuple[dict[str, Any], bool, tuple[int, ...], int]
@@ -126,11 +113,9 @@ def _of_capture(capture: str | Path) -> Found:
     from attn_dsl.eval.capture import Capture
 
     made = Capture.open(capture)
-    about = {
-        "model": made.name, "family": str(made.meta.get("family", "capture")), "counted": True,
-        "layers": made.n_layers, "heads_per_layer": made.heads_per_layer, "parameters": None,
-        "not_replaceable": made.meta.get("not_replaceable"),
-    }  # fmt: skip
+    about = {"model": made.name, "family": str(made.meta.get("family", "capture")), "counted": True,
+             "layers": made.n_layers, "heads_per_layer": made.heads_per_layer, "parameters": None,
+             "not_replaceable": made.meta.get("not_replaceable")}  # fmt: skip
     return about, made.causal, tuple(len(made.tokens(i)) for i in range(made.n_texts)), 0
 
 
@@ -144,21 +129,17 @@ def _of_model(model: str | None, text: Spec | None, max_tokens: int, max_texts: 
     if limit is not None and max_tokens > limit:
         raise InputError(
             f"{name} takes {limit} tokens at most, not {max_tokens}; use --max-tokens {limit} or "
-            "less"
-        )
+            "less")  # fmt: skip
     counted = _count(found, texts, max_tokens, max_texts)
     parameters, multiplied, predicts = count_parameters(found)
     config, heads = found.config, found.config.num_attention_heads
     shared = getattr(config, "num_key_value_heads", None) or heads
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
     headless = None if predicts else "it has no language-model head, so it predicts no tokens"
-    about = {
-        "model": found.name,
-        "family": config.model_type, "layers": config.num_hidden_layers,
-        "heads_per_layer": heads, "parameters": parameters,
-        "value_numbers": config.num_hidden_layers * shared * size,
-        "counted": counted is not None, "not_replaceable": headless,
-    }  # fmt: skip
+    about = {"model": found.name, "family": config.model_type, "layers": config.num_hidden_layers,
+             "heads_per_layer": heads, "parameters": parameters,
+             "value_numbers": config.num_hidden_layers * shared * size, "counted": counted is not None,
+             "not_replaceable": headless}  # fmt: skip
     return about, found.causal, counted or _estimate(texts, max_tokens, max_texts), multiplied
 
 

@@ -7,8 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-SECONDS = 0.4
-"""How long each speed is measured."""
+SECONDS = 0.4  # how long each speed is measured
 
 
 @lru_cache(maxsize=8)

@@ -22,8 +22,7 @@ from attn_dsl.synth.proposers import registry
 from attn_dsl.synth.search import Search
 from attn_dsl.synth.session import Session, Settings
 
-MOST = 2
-"""How many sessions a process keeps."""
+MOST = 2  # how many sessions a process keeps
 PACKAGES = ("attn-dsl", "numpy", "numba")
 """What must be of the same version everywhere, so that every process gives the same bytes."""
 

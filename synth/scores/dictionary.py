@@ -22,8 +22,7 @@ SCORES, ELEMENTS, USES = 64, 8, 16
 """Scores, predicates of a score, and uses of scores by a head, at most."""
 STEPS, TEXTS, RATE = 880, 8, 6e-3
 """Steps of Adam, which are whole passes over the texts; the texts and the rate of a step."""
-SPARSE = 0.01
-"""How strongly weights of predicates are pulled to 0."""
+SPARSE = 0.01  # how strongly weights of predicates are pulled to 0
 STAGES = ((0.4, 4.0), (0.5, 2.5), (0.6, 1.5), (0.65, 0.0), (0.7, 1.0))
 """When parameters are set to 0: the part of all epochs, and how many times as many as in the end are kept;
 at 0, held-out rows decide."""
@@ -31,8 +30,7 @@ NEEDED = 5e-4
 """Dropped is what held-out rows lose by no more than this part of what they gain by all scores."""
 ROLES = ("offer", "first", "query", "key")
 """What a score can be for a head: offered by keys, added to the first token, a side of a product."""
-LAST = 3
-"""The passes over the texts that are left, at least, where the time is short."""
+LAST = 3  # the passes over the texts that are left, at least, where the time is short
 SPREAD = 0.75
 """The exponent of a predicate's standard deviation, beside its weight, in how much it matters: rare ones
 count for less."""
@@ -53,10 +51,9 @@ class Dictionary:
     uses: dict[str, np.ndarray]
 
 
-def find_dictionary(
-    rows: RowsOfHeads, held_out: RowsOfHeads, places: np.ndarray, seed: int, threads: int,
-    seconds: float = math.inf, tick: Callable[[int, int], None] = lambda done, total: None,
-) -> Dictionary:  # fmt: skip
+def find_dictionary(rows: RowsOfHeads, held_out: RowsOfHeads, places: np.ndarray, seed: int, threads: int,
+                    seconds: float = math.inf,
+                    tick: Callable[[int, int], None] = lambda i, n: None) -> Dictionary:  # fmt: skip
     """Find scores for all heads of some rows.
 
     Args:
@@ -81,9 +78,8 @@ def find_dictionary(
 
 
 class _Trainer:
-    def __init__(
-        self, rows: RowsOfHeads, held_out: RowsOfHeads, places: np.ndarray, seed: int, threads: int
-    ) -> None:
+    def __init__(self, rows: RowsOfHeads, held_out: RowsOfHeads, places: np.ndarray, seed: int,
+                 threads: int) -> None:  # fmt: skip
         self.rows, self.held_out, self.threads = rows, held_out, threads
         self.places = (places == np.unique(places)[:, None]).astype(np.float32)
         self.rng = np.random.default_rng([seed, 26])
@@ -92,11 +88,9 @@ class _Trainer:
         self.sample = values[self.rng.permutation(len(values))[:8000]]
         self.spread = (self.sample.std(0) + 1e-3) ** SPREAD
         heads, scores, count = len(rows.actual), SCORES, values.shape[1]
-        shapes = {
-            "weights": (scores, count), **dict.fromkeys(ROLES, (heads, scores)),
-            "constant": (heads,), "distance": (heads, len(bins(rows.design.causal))),
-            "copies": (heads, len(COPIES)),
-        }  # fmt: skip
+        shapes = {"weights": (scores, count), **dict.fromkeys(ROLES, (heads, scores)), "constant": (heads,),
+                  "distance": (heads, len(bins(rows.design.causal))),
+                  "copies": (heads, len(COPIES))}  # fmt: skip
         self.parameters = {name: np.zeros(shape, dtype=np.float32)
                            for name, shape in shapes.items()}  # fmt: skip
         drawn = {"weights": count, "query": scores, "key": scores}
@@ -149,11 +143,9 @@ class _Trainer:
         to = {name: np.zeros_like(one) for name, one in own.items()}
         self.rows.add_gradient(texts, Parts(**own), Parts(**to), self.threads)
         to_scores = np.array([to[role].T @ p[role] for role in ROLES]).sum(0)
-        return {
-            **{role: to[role] @ scores for role in ROLES}, "weights": to_scores.T @ values,
-            "constant": to["first"].sum(1), "distance": to["distance"],
-            "copies": to["copies"] @ self.bits,
-        }  # fmt: skip
+        return {**{role: to[role] @ scores for role in ROLES}, "weights": to_scores.T @ values,
+                "constant": to["first"].sum(1), "distance": to["distance"],
+                "copies": to["copies"] @ self.bits}  # fmt: skip
 
     def parts(self, scores: np.ndarray) -> dict[str, np.ndarray]:
         """Return the parts (``Parts``) for scores at some tokens."""

@@ -70,10 +70,8 @@ class ScoreGains:
         members = np.array([inside for _, inside in self.intervals], dtype=np.float32)
         shape = len(members), len(self.queries), self.columns.shape[1]
         sums = np.zeros((2, *shape), dtype=np.float32)
-        _moments(
-            self.design.starts, self.design.firsts, self.design.entry_bins, residual, predicted,
-            self.columns, members, len(members) - 1, *sums,
-        )  # fmt: skip
+        _moments(self.design.starts, self.design.firsts, self.design.entry_bins, residual, predicted,
+                 self.columns, members, len(members) - 1, *sums)  # fmt: skip
         squared = self.queries**2
         found: list[ScoreUse] = []
         for (where, _), slope, curve in zip(self.intervals, *sums, strict=True):

@@ -12,17 +12,14 @@ from attn_dsl.eval.scores import predicate_values
 
 SHIFTS = {True: (0, -1, -2), False: (0, -1, 1)}
 """Which positions beside its own a score looks at, in causal models and in others."""
-FREQUENT = 128
-"""How many of the most frequent tokens are told by name."""
+FREQUENT = 128  # how many of the most frequent tokens are told by name
 ENDINGS = "ed", "ing", "ly", "s", "er"
 BROAD = "alpha", "seen", "space", "upper", "word_inside", "word_start"
 """Features that hold of tokens with little in common, which scores do not weigh."""
-PROSE = "english.toml", "punctuation.toml"
-"""The files of the lexicon whose sets are looked at."""
+PROSE = "english.toml", "punctuation.toml"  # the files of the lexicon whose sets are looked at
 RARE = 1e-3
 """A predicate that holds at a smaller share of the positions, or at all but that, is left out."""
-AT_ONCE = 64
-"""How many predicates are evaluated at once, which bounds the memory."""
+AT_ONCE = 64  # how many predicates are evaluated at once, which bounds the memory
 
 
 def candidates(batch: Batch, causal: bool) -> list[t.Predicate]:
@@ -32,13 +29,10 @@ def candidates(batch: Batch, causal: bool) -> list[t.Predicate]:
     token, lower = t.Call("token", (here,)), t.Call("lower", (here,))
     base: list[t.Predicate] = [t.Compare("==", token, t.Text(string))
                                for string, _ in counts.most_common(FREQUENT)]  # fmt: skip
-    base += [
-        t.Member(lower, t.SetName(name)) for name, entry in lexicon().items() if entry.file in PROSE
-    ]
-    base += [
-        t.Call(f.name, (here,)) for f in FEATURES.values()
-        if f.type == "bool" and f.reads == "left" and f.arity == 1 and not f.extra and f.name not in BROAD
-    ]  # fmt: skip
+    base += [t.Member(lower, t.SetName(name)) for name, entry in lexicon().items()
+             if entry.file in PROSE]  # fmt: skip
+    base += [t.Call(f.name, (here,)) for f in FEATURES.values() if f.type == "bool" and f.reads == "left"
+             and f.arity == 1 and not f.extra and f.name not in BROAD]  # fmt: skip
     base += [t.Affix("ends", lower, ending) for ending in ENDINGS]
     return [shifted(one, shift) for shift in SHIFTS[causal] for one in base]
 

@@ -23,10 +23,8 @@ SIZES = 190, 140, 100, 75, 55, 45, 35, 28, 22, 17, 13
 GROW, SETTLE, ADJUST = 8, 20, 10
 """How often the rows are predicted while weights are moved: after each addition, when the program is
 complete, and at each size."""
-GROWTH = 0.4
-"""The most of a limited time in which a program is grown; the rest is for pruning."""
-LEAST = 4.0
-"""Nats that a term must gain to be added."""
+GROWTH = 0.4  # the most of a limited time in which a program is grown; the rest is for pruning
+LEAST = 4.0  # nats that a term must gain to be added
 
 
 @dataclass(frozen=True)

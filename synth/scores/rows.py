@@ -19,9 +19,8 @@ from attn_dsl.compiler.softmax import exponentials
 from attn_dsl.dsl.parser import parse_term
 from attn_dsl.synth.design import Design
 
-COPIES = (
-    "1 where text(k) == text(q)", "1 where text(k-1) == text(q)", "1 where match(k-1, q) >= 2",
-)  # fmt: skip
+COPIES = ("1 where text(k) == text(q)", "1 where text(k-1) == text(q)",
+          "1 where match(k-1, q) >= 2")  # fmt: skip
 """What every head may weigh besides scores: copies of the query's token, and what follows them."""
 
 
@@ -73,10 +72,8 @@ class RowsOfHeads:
         rows = np.array([[self.text_starts[i], self.text_starts[i + 1]] for i in texts])
 
         def some(heads: np.ndarray) -> None:
-            _add_gradient(
-                heads, rows, firsts, design.starts, design.queries, self.actual, design.entry_bins,
-                self.entry_copies, *parts, *gradient,
-            )  # fmt: skip
+            _add_gradient(heads, rows, firsts, design.starts, design.queries, self.actual, design.entry_bins,
+                          self.entry_copies, *parts, *gradient)  # fmt: skip
 
         shares = np.array_split(np.arange(len(self.actual)), threads)
         with ThreadPoolExecutor(threads) as pool:
@@ -92,18 +89,15 @@ class RowsOfHeads:
             change: float32 (tokens), how much lower the score is.
         """
         design, found = self.design, np.zeros(len(heads))
-        _losses(
-            heads, design.starts, design.firsts, design.queries, self.actual, design.entry_bins,
-            self.entry_copies, uses, change, *parts, found,
-        )  # fmt: skip
+        _losses(heads, design.starts, design.firsts, design.queries, self.actual, design.entry_bins,
+                self.entry_copies, uses, change, *parts, found)  # fmt: skip
         return found
 
 
 @njit(**FAST)
-def _add_gradient(
-    heads, rows, firsts, starts, queries, actual, bins, copies, offer, first, query, key, distance,
-    by_copies, to_offer, to_first, to_query, to_key, to_distance, to_copies,
-):  # fmt: skip
+def _add_gradient(heads, rows, firsts, starts, queries, actual, bins, copies, offer, first, query, key,
+                  distance, by_copies, to_offer, to_first, to_query, to_key, to_distance,
+                  to_copies):  # fmt: skip
     scratch = np.empty(offer.shape[1], dtype=np.float32)
     for h in heads:
         for j in range(rows.shape[0]):
@@ -113,10 +107,8 @@ def _add_gradient(
                 p = scratch[: starts[r + 1] - low]
                 a = actual[h, low : starts[r + 1]]
                 own = query[h, q]
-                _logits(
-                    p, offer[h, at:], own, key[h, at:], distance[h], bins[low:], by_copies[h],
-                    copies[low:], first[h, q],
-                )  # fmt: skip
+                _logits(p, offer[h, at:], own, key[h, at:], distance[h], bins[low:], by_copies[h],
+                        copies[low:], first[h, q])  # fmt: skip
                 exponentials(p, p)
                 mass = np.float32(0.0)
                 for k in range(p.shape[0]):
@@ -134,10 +126,8 @@ def _add_gradient(
 
 
 @njit(**FAST)
-def _losses(
-    heads, starts, firsts, queries, actual, bins, copies, uses, change, offer, first, query, key,
-    distance, by_copies, losses,
-):  # fmt: skip
+def _losses(heads, starts, firsts, queries, actual, bins, copies, uses, change, offer, first, query, key,
+            distance, by_copies, losses):  # fmt: skip
     scratch = np.empty((2, offer.shape[1]), dtype=np.float32)
     for i, h in enumerate(heads):
         for r in range(firsts.shape[0]):
@@ -147,10 +137,8 @@ def _losses(
             p, lowered, by = scratch[0, :size], scratch[1, :size], uses[0, h] + own * uses[3, h]
             for k in range(size):
                 lowered[k] = offer[h, at + k] - by * change[at + k]
-            _logits(
-                p, lowered, own, key[h, at:], distance[h], bins[low:], by_copies[h], copies[low:],
-                first[h, q] - uses[1, h] * change[q],
-            )  # fmt: skip
+            _logits(p, lowered, own, key[h, at:], distance[h], bins[low:], by_copies[h], copies[low:],
+                    first[h, q] - uses[1, h] * change[q])  # fmt: skip
             for k in range(size):
                 likely += actual[h, low + k] * p[k]
             exponentials(p, p)

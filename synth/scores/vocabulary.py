@@ -17,14 +17,12 @@ from attn_dsl.synth.scores.dictionary import Dictionary, find_dictionary
 from attn_dsl.synth.scores.predicates import chosen
 from attn_dsl.synth.scores.rows import RowsOfHeads
 
-LEAST_HEADS, MOST_HEADS = 32, 400
-"""On how many heads scores are found, at least and at most."""
+LEAST_HEADS, MOST_HEADS = 32, 400  # on how many heads scores are found, at least and at most
 PLACES = {0: "At", -1: "After", 1: "Before", -2: "SecondAfter"}
 """How names begin, by the shift at which predicates look."""
-SIGNS = {
-    ".": "period", ",": "comma", "!": "exclamation", "?": "question", '"': "quote", "'": "apostrophe",
-    ":": "colon", ";": "semicolon", "-": "dash", "\n": "newline", "(": "bracket", ")": "bracket", "": "blank",
-}  # fmt: skip
+SIGNS = {".": "period", ",": "comma", "!": "exclamation", "?": "question", '"': "quote", "'": "apostrophe",
+         ":": "colon", ";": "semicolon", "-": "dash", "\n": "newline", "(": "bracket", ")": "bracket",
+         "": "blank"}  # fmt: skip
 """What names call tokens without letters."""
 LEAST = 0.05
 """Members that add less than this to the standard deviation of a score, which is about 1, are left out."""
@@ -51,9 +49,8 @@ def definitions(dictionary: Dictionary, predicates: Sequence[t.Predicate],
         name = _name(telling_most, taken)
         taken[name] = telling_most
         lines.append(f"score {name}:")
-        lines += [
-            f"    {number(float(weights[j]))} where {expression(predicates[j])}" for j in order
-        ]
+        lines += [f"    {number(float(weights[j]))} where {expression(predicates[j])}"
+                  for j in order]  # fmt: skip
     return parse_definitions("\n".join(lines) + "\n", "the vocabulary")
 
 
@@ -84,10 +81,9 @@ def _named(predicate: t.Predicate) -> tuple[str, str]:
     return PLACES[shift], word
 
 
-def find_vocabulary(
-    design: Design, held_out: Design, heads: Sequence[int], seed: int, threads: int,
-    seconds: float = math.inf, tick: Callable[[int, int], None] = lambda done, total: None,
-) -> t.Definitions:  # fmt: skip
+def find_vocabulary(design: Design, held_out: Design, heads: Sequence[int], seed: int, threads: int,
+                    seconds: float = math.inf,
+                    tick: Callable[[int, int], None] = lambda i, n: None) -> t.Definitions:  # fmt: skip
     """Find the scores that the heads of a model share.
 
     Args:
@@ -113,7 +109,6 @@ def _sample(heads: Sequence[int], count: int) -> list[int]:
     """Take the heads that scores are found on: those that are searched, neither too few nor too many."""
     if len(heads) > MOST_HEADS:
         return [heads[i * len(heads) // MOST_HEADS] for i in range(MOST_HEADS)]
-    others = (
-        [i * count // LEAST_HEADS for i in range(LEAST_HEADS)] if len(heads) < LEAST_HEADS else []
-    )
+    others = ([i * count // LEAST_HEADS for i in range(LEAST_HEADS)] if len(heads) < LEAST_HEADS
+              else [])  # fmt: skip
     return sorted({*heads, *others})

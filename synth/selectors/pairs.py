@@ -19,8 +19,7 @@ from attn_dsl.dsl.printer import quote
 from attn_dsl.synth.design import Design
 from attn_dsl.synth.selectors.conditions import Bools, Quantity, bracketed
 
-TOKENS = 8
-"""How many of the most frequent tokens are counted."""
+TOKENS = 8  # how many of the most frequent tokens are counted
 
 
 class Pairs:
@@ -52,10 +51,8 @@ class Pairs:
         starts = np.cumsum([1, *(len(text) + 1 for text in texts)])[design.text_of_rows]
         starts = np.repeat(starts, np.diff(design.starts))
         shifts = {"": 0, "-1": -1} | ({} if design.causal else {"+1": 1})
-        return {
-            f"{name}{text}": padded[starts + at + shift]
-            for text, shift in shifts.items() for name, at in (("k", self.keys), ("q", self.queries))
-        }  # fmt: skip
+        return {f"{name}{text}": padded[starts + at + shift] for text, shift in shifts.items()
+                for name, at in (("k", self.keys), ("q", self.queries))}  # fmt: skip
 
     @cached_property
     def levels(self) -> tuple[tuple[Quantity, ...], ...]:
@@ -83,12 +80,9 @@ class Pairs:
                  for (i, test), (j, (name, over)) in itertools.product(tests, enumerate(places))]  # fmt: skip
         behind = [Quantity(f"{{i}} - {places[1][0]}({places[1][1]} where {test})", f"behind_{i}")
                   for i, test in enumerate(listed)]  # fmt: skip
-        differences = [
-            Quantity(f"{one.text} - {other.text}", f"excess_{i}", least=-(10**5))
-            for i, (one, other) in enumerate(
-                itertools.permutations([copies[test, "j <= {i}"] for test in listed], 2)
-            )
-        ]
+        before = [copies[test, "j <= {i}"] for test in listed]
+        differences = [Quantity(f"{one.text} - {other.text}", f"excess_{i}", least=-(10**5))
+                       for i, (one, other) in enumerate(itertools.permutations(before, 2))]  # fmt: skip
         ranked = [one for one in first
                   if one.text in ("number({i})", "depth({i})", "word_index({i})")]  # fmt: skip
         orders = self.ranks(ranked, around[:1]) + self.ranks(ranked[:1], ("j < {i}",))
@@ -151,9 +145,8 @@ class Pairs:
     def orders(self, level: int) -> Iterator[tuple[str, Quantity, Bools]]:
         """Yield the orders of keys and queries by a quantity, ties by position, and where they hold."""
         here = self.levels[level]
-        for one, mine, yours in zip(
-            here, self.values(here, "k"), self.values(here, "q"), strict=True
-        ):
+        for one, mine, yours in zip(here, self.values(here, "k"), self.values(here, "q"),
+                                    strict=True):  # fmt: skip
             tie = (mine == yours) & (self.keys < self.queries)
             for sign, holds in (("<", (mine < yours) | tie), (">", (mine > yours) | tie)):
                 x, y = one.at("k"), one.at("q")
@@ -161,7 +154,5 @@ class Pairs:
 
     def truths(self, texts: Sequence[str], quantities: Sequence[Quantity]) -> Bools:
         """Return where predicates hold, by pair (predicates, entries)."""
-        return (
-            self.design.compute(self.program([f"1 where {text}" for text in texts], quantities))
-            != 0
-        )
+        program = self.program([f"1 where {text}" for text in texts], quantities)
+        return self.design.compute(program) != 0

@@ -32,8 +32,7 @@ from attn_dsl.synth.selectors.conditions import (
 )
 from attn_dsl.synth.selectors.pairs import TOKENS, Pairs
 
-ENTRIES = 8_000
-"""On about how many entries quantities are compared."""
+ENTRIES = 8_000  # on about how many entries quantities are compared
 CLEAR, ALMOST = 0.1, 0.98
 """A key is selected if its weight is this near to the largest of its row, and not if it is this near to
 0; and the share of rows in which all keys must be one or the other."""
@@ -152,9 +151,8 @@ class Selectors:
         texts = [(within("q", own, every["q"], VOCABULARY), within("k", chosen, every["k"], VOCABULARY))
                  for own, chosen in groups]  # fmt: skip
         if 1 < len(groups) <= GROUPS:
-            held = zip(
-                self.pairs.strings["q"][others], self.pairs.strings["k"][others], strict=True
-            )
+            held = zip(self.pairs.strings["q"][others], self.pairs.strings["k"][others],
+                       strict=True)  # fmt: skip
             text = " or ".join(" and ".join(filter(None, both)) for both in texts)
             yield Condition(f"({text})", (), np.array([pair in pairs for pair in held]))
 
@@ -194,9 +192,8 @@ def weighed(task: HeadTask, program: t.Head) -> Fitted:
     found: tuple[float, ...] = max(grid, key=score)
     for step in (1.2, 1.1, 1.05, 1.02, 1.01) * 2:
         steps = itertools.product((1.0, step, 1 / step), repeat=len(planes))
-        found = max(
-            (tuple(x * y for x, y in zip(found, by, strict=False)) for by in steps), key=score
-        )
+        found = max((tuple(x * y for x, y in zip(found, by, strict=False)) for by in steps),
+                    key=score)  # fmt: skip
     weights = w.rounded(np.minimum(found, w.LIMIT), 3)
     return task.measured(program.with_weights([float(x) for x in weights]))
 
