@@ -47,9 +47,8 @@ READS = {
               help="List the scores that the heads of a run share.")  # fmt: skip
 @options.define_option()
 @options.json_option()
-def features(
-    score: str | None, sets: bool, run: str | None, define: tuple[str, ...], as_json: bool
-) -> None:
+def features(score: str | None, sets: bool, run: str | None, define: tuple[str, ...],
+             as_json: bool) -> None:  # fmt: skip
     """List the vocabulary of the language: features, functions and word sets.
 
     With --run, list the scores that programs of the run share; with a SCORE of it too, show that
@@ -104,17 +103,13 @@ def print_scores(place: str, name: str | None, as_json: bool) -> None:
         hint = did_you_mean(name, scores) or f"`attn-dsl features --run {place}` lists them"
         raise InputError(f"{run.path / VOCABULARY} has no score {name}; {hint}")
     if as_json:
-        options.print_json([
-            {"name": key, "source": x.source, "words": x.words, "heads": x.users}
-            for key, x in scores.items() if name in (None, key)
-        ])  # fmt: skip
+        options.print_json([{"name": key, "source": x.source, "words": x.words, "heads": x.users}
+                               for key, x in scores.items() if name in (None, key)])  # fmt: skip
         return
     if name is None:
         order = sorted(scores.items(), key=lambda item: -item[1].heads)
-        rows = [
-            (key, *(str(len(part)) for part in (x.definition.terms, *x.users.values())), x.words)
-            for key, x in order
-        ]
+        counts = ((key, (x.definition.terms, *x.users.values()), x.words) for key, x in order)
+        rows = [(key, *(str(len(part)) for part in parts), words) for key, parts, words in counts]
         columns = ("score", "lines", "key", "query", "high at")
         options.print_table(columns, rows, left=columns[:1], cut=columns[-1])
         used = sum(one.heads > 0 for one in scores.values())
@@ -126,9 +121,8 @@ def print_scores(place: str, name: str | None, as_json: bool) -> None:
     one, page = scores[name], click.HelpFormatter(max_width=80)
     page.write_text(f"High at {one.words}.")
     page.write(f"\n{one.source}\n\n")
-    page.write_dl([
-        (f"{len(heads)} at the {where}", ", ".join(heads) or "none") for where, heads in one.users.items()
-    ])  # fmt: skip
+    page.write_dl([(f"{len(heads)} at the {where}", ", ".join(heads) or "none")
+                      for where, heads in one.users.items()])  # fmt: skip
     click.echo(page.getvalue(), nl=False)
 
 

@@ -100,14 +100,10 @@ class Detection(Tabular):
 
     def rows(self) -> list[Mapping[str, Any]]:
         """Return a row for each kind and head, those detected first."""
-        return [
-            {
-                "layer": x.layer, "head": x.head, "kind": x.kind.name, "program": x.kind.program,
-                **x.share.named("share"), "control": x.control, "detected": x.detected,
-                "queries": self.queries[x.kind.name], "texts": self.texts,
-            }
-            for x in sorted(self.every, key=lambda x: not x.detected)
-        ]  # fmt: skip
+        return [{"layer": x.layer, "head": x.head, "kind": x.kind.name, "program": x.kind.program,
+                    **x.share.named("share"), "control": x.control, "detected": x.detected,
+                    "queries": self.queries[x.kind.name], "texts": self.texts}
+                for x in sorted(self.every, key=lambda x: not x.detected)]  # fmt: skip
 
     def __repr__(self) -> str:
         told = ", ".join(f"{label} {kinds[0].kind.name}" for label, kinds in self.heads.items())
@@ -118,17 +114,13 @@ class Detection(Tabular):
     def map(self) -> list[str]:
         """A line by layer with a letter by head: that of its first kind, or a dot."""
         first = {label: kinds[0].kind.letter for label, kinds in self.heads.items()}
-        return [
-            "".join(first.get(f"L{layer}H{head}", ".") for head in range(self.heads_per_layer))
-            for layer in range(self.layers)
-        ]
+        return ["".join(first.get(f"L{layer}H{head}", ".") for head in range(self.heads_per_layer))
+                for layer in range(self.layers)]  # fmt: skip
 
 
-def detect(
-    model: str | None = None, text: Spec | None = None, *,
-    capture: str | Path | Capture | None = None, threshold: float | None = None, seed: int = 0,
-    max_tokens: int = 128, max_texts: int = 300, device: str = "cpu", dtype: str = "float32",
-) -> Detection:  # fmt: skip
+def detect(model: str | None = None, text: Spec | None = None, *, capture: str | Path | Capture | None = None,
+           threshold: float | None = None, seed: int = 0, max_tokens: int = 128, max_texts: int = 300,
+           device: str = "cpu", dtype: str = "float32") -> Detection:  # fmt: skip
     """Say which heads of a model are previous-token, induction, … heads, on held-out texts.
 
     >>> detect("demo").heads["L1H1"][0].kind.name
@@ -145,10 +137,8 @@ def detect(
         InputError: too few texts, or something that was given cannot be used.
     """
     with TemporaryDirectory(prefix="attn-dsl-") as folder:
-        attention = capture_of(
-            capture, model, text, f"{folder}/capture", max_tokens=max_tokens, max_texts=max_texts,
-            device=device, dtype=dtype,
-        )  # fmt: skip
+        attention = capture_of(capture, model, text, f"{folder}/capture", max_tokens=max_tokens,
+                               max_texts=max_texts, device=device, dtype=dtype)  # fmt: skip
         return _detect(attention, threshold, seed)
 
 
@@ -193,7 +183,5 @@ def _detect(capture: Capture, threshold: float | None, seed: int) -> Detection:
             found = share.low > max(least, control)
             place = divmod(number, capture.heads_per_layer)
             every.append(Detected(*place, kind, share, control, found))
-    return Detection(
-        capture.name, capture.n_layers, capture.heads_per_layer, len(texts["test"]), tuple(every),
-        queries,
-    )  # fmt: skip
+    return Detection(capture.name, capture.n_layers, capture.heads_per_layer, len(texts["test"]),
+                     tuple(every), queries)  # fmt: skip

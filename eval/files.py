@@ -55,10 +55,8 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         with suppress(OSError):
             part_of(path).unlink(missing_ok=True)
-        raise WorkError(
-            f"{path} cannot be written: {error.strerror}; what was finished before is kept, "
-            "run the command again (`fit` with --resume) to go on"
-        ) from error
+        raise WorkError(f"{path} cannot be written: {error.strerror}; what was finished before is kept, "
+                        "run the command again (`fit` with --resume) to go on") from error  # fmt: skip
 
 
 def refuse_other_things(place: Path, mine: tuple[str, ...], what: str) -> None:

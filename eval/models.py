@@ -81,11 +81,9 @@ def load_model(model: str, *, device: str = "cpu", dtype: str = "float32") -> Lo
     if found.folder is not None and model not in EMBEDDED and not model.startswith("hf:"):
         model = str(Path(model).expanduser().absolute())  # found from every directory
     n_layers, n_heads = _probe(network, model, family, found.causal)
-    return LoadedModel(
-        model=network, tokenizer=tokenizer, name=found.name, source=model,
-        revision=_revision(found), family=family, causal=found.causal,
-        n_layers=n_layers, n_heads=n_heads, max_positions=position_limit(network),
-    )  # fmt: skip
+    return LoadedModel(model=network, tokenizer=tokenizer, name=found.name, source=model,
+                       revision=_revision(found), family=family, causal=found.causal, n_layers=n_layers,
+                       n_heads=n_heads, max_positions=position_limit(network))  # fmt: skip
 
 
 def _check_placement(device: str, dtype: str) -> None:
@@ -99,8 +97,7 @@ def _check_placement(device: str, dtype: str) -> None:
     except (RuntimeError, AssertionError, TypeError) as error:
         raise InputError(
             f"--device {device} cannot be used with {dtype} ({first_line(error)}); try cpu, or cuda "
-            "on a machine with a GPU"
-        ) from None
+            "on a machine with a GPU") from None  # fmt: skip
 
 
 def load_tokenizer(model: str | Located, *, local: bool = False) -> Any:
@@ -123,14 +120,11 @@ def load_tokenizer(model: str | Located, *, local: bool = False) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(place, **options)
     except Exception as error:
         raise InputError(
-            f"{name}: no tokenizer can be loaded ({looked}): {first_line(error)}"
-        ) from error
+            f"{name}: no tokenizer can be loaded ({looked}): {first_line(error)}") from error  # fmt: skip
     # a directory without tokenizer files can give a tokenizer that knows nothing
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
-        raise InputError(
-            f"{name}: no tokenizer: {looked}; save it beside the weights with "
-            "`tokenizer.save_pretrained`"
-        )
+        raise InputError(f"{name}: no tokenizer: {looked}; save it beside the weights with "
+                         "`tokenizer.save_pretrained`")  # fmt: skip
     return tokenizer
 
 
@@ -145,22 +139,18 @@ def _weights(found: Located, model: str, dtype: str, device: str) -> Any:
     try:
         network, info = found.loader.from_pretrained(
             found.place, config=found.config, dtype=getattr(torch, dtype), use_safetensors=True,
-            attn_implementation="eager", output_loading_info=True, **found.options,
-        )  # fmt: skip
+            attn_implementation="eager", output_loading_info=True, **found.options)  # fmt: skip
         if "gguf_file" in found.options:  # dequantised by now, which lets it be moved
             network.hf_quantizer, network.is_quantized = None, False
             del network.config.quantization_config
         network.to(device)
     except SafetensorError as error:
-        raise InputError(
-            f"{model}: a safetensors file is damaged or cut off ({first_line(error)}); copy or "
-            "download it again"
-        ) from error
+        raise InputError(f"{model}: a safetensors file is damaged or cut off ({first_line(error)}); copy or "
+                         "download it again") from error  # fmt: skip
     except ImportError as error:
         raise InputError(
             f"{model}: its weights are quantised, or need a package that is not there "
-            f"({first_line(error)}); use the checkpoint in full precision"
-        ) from error
+            f"({first_line(error)}); use the checkpoint in full precision") from error  # fmt: skip
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise InputError(f"{model}: its weights cannot be loaded: {first_line(error)}") from error
     finally:
@@ -172,8 +162,7 @@ def _weights(found: Located, model: str, dtype: str, device: str) -> Any:
         raise InputError(
             f"{model}: the checkpoint lacks {len(lacking)} weights that the configuration asks "
             f"for, such as {lacking[0]}; config.json and the weights do not belong together, or a "
-            "part of them is not there"
-        )
+            "part of them is not there")  # fmt: skip
     # a head on top that the checkpoint lacks would predict at random
     return (network if len(inside) == len(info["missing_keys"]) else body(network)).eval()
 
@@ -185,16 +174,13 @@ def _probe(network: Any, model: str, family: str, causal: bool) -> tuple[int, in
     texts = [[i % ids_known(network) for i in text] for text in _OTHERS]
     try:
         with torch.inference_mode():
-            both, alone = (
-                body(network)(**padded(network, chosen), output_attentions=True).attentions or []
-                for chosen in (texts, texts[1:])
-            )
+            both, alone = (body(network)(**padded(network, chosen), output_attentions=True).attentions or []
+                           for chosen in (texts, texts[1:]))  # fmt: skip
     except (AttributeError, TypeError, ValueError):
         both, alone = [], []
     except (RuntimeError, IndexError) as error:
         raise InputError(
-            f"{model}: it cannot be run on a few words: {first_line(error)}"
-        ) from error
+            f"{model}: it cannot be run on a few words: {first_line(error)}") from error  # fmt: skip
     shapes = {None if matrix is None else tuple(matrix.shape) for matrix in alone}
     shape = shapes.pop() if len(shapes) == 1 else None
     if shape is None or shape[2:] != (4, 4):
@@ -214,8 +200,7 @@ def _probe(network: Any, model: str, family: str, causal: bool) -> tuple[int, in
         if problem:
             raise InputError(
                 f"{model}: attention in layer {layer} of this {family} model cannot be described: "
-                f"{problem}; attn-dsl works with models like GPT-2, Llama, GPT-NeoX, BERT"
-            )
+                f"{problem}; attn-dsl works with models like GPT-2, Llama, GPT-NeoX, BERT")  # fmt: skip
     return len(alone), shape[1]
 
 
@@ -230,9 +215,8 @@ def position_limit(network: Any) -> int | None:
     limits = [max_positions(network.config) or 0]
 
     class Tables(TorchFunctionMode):
-        def __torch_function__(
-            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-        ) -> Any:
+        def __torch_function__(self, func: Any, types: Any, args: Any = (),
+                               kwargs: Any = None) -> Any:  # fmt: skip
             if func is torch.nn.functional.embedding:
                 places, rows = args[0].reshape(-1, args[0].shape[-1])[0], len(args[1])
                 if len(places) > 1 and bool((places.diff() == 1).all()) and rows >= limits[0]:

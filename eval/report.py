@@ -122,12 +122,11 @@ def report_data(run: Run, capture: Capture) -> ReportData:
     most = shown_tokens(results, capture.causal)
     texts = _candidates(capture, capture.split(seed)["test"], most)
     batch = Batch([capture.tokens(i) for i in texts])
-    return ReportData(
-        run.info, tuple(_head_pages(run, capture, texts, batch, most)),
-        found.summarise(results, seed), tuple(tokens.strings for tokens in batch.texts),
-        run.lacking, tuple(f"L{layer}H{head}" for layer, head in run.missing),
-        figure(run.path) or "", list(_scores(run, batch)), run.definitions, _library(run),
-    )  # fmt: skip
+    return ReportData(run.info, tuple(_head_pages(run, capture, texts, batch, most)),
+                      found.summarise(results, seed), tuple(tokens.strings for tokens in batch.texts),
+                      run.lacking, tuple(f"L{layer}H{head}" for layer, head in run.missing),
+                      figure(run.path) or "", list(_scores(run, batch)), run.definitions,
+                      _library(run))  # fmt: skip
 
 
 def shown_tokens(results: Sequence[HeadResult], causal: bool) -> int:
@@ -151,9 +150,8 @@ def _candidates(capture: Capture, texts: Sequence[int], most: int) -> list[int]:
     return [near[i] for i in picks]
 
 
-def _head_pages(
-    run: Run, capture: Capture, texts: Sequence[int], batch: Batch, most: int
-) -> Iterable[HeadPage]:
+def _head_pages(run: Run, capture: Capture, texts: Sequence[int], batch: Batch,
+                most: int) -> Iterable[HeadPage]:  # fmt: skip
     """Yield the page of each head, with the texts where its program fits best and worst."""
     results, causal = run.results, capture.causal
     numbers = [r.layer * capture.heads_per_layer + r.head for r in results]
@@ -185,12 +183,10 @@ def _head_pages(
 def _library(run: Run) -> list[dict[str, str]]:
     """Read ``library.csv`` where there is one, with the heads named as in ``L5H1``."""
     file = run.path / "library.csv"
-    rows = (
-        csv.DictReader(file.read_text(encoding="utf-8").splitlines(True)) if file.is_file() else ()
-    )
-    named = (
-        (row, re.sub(r"\b([LH])0(?=\d)|(?<=\d)(H)0(?=\d)", r"\1\2", row["heads"])) for row in rows
-    )
+    rows = (csv.DictReader(file.read_text(encoding="utf-8").splitlines(True)) if file.is_file()
+            else ())  # fmt: skip
+    named = ((row, re.sub(r"\b([LH])0(?=\d)|(?<=\d)(H)0(?=\d)", r"\1\2", row["heads"]))
+             for row in rows)  # fmt: skip
     return [{**row, "heads": heads} for row, heads in named]
 
 
@@ -211,19 +207,16 @@ def render(data: ReportData) -> str:
     from markupsafe import Markup
 
     script, style = (
-        (TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.js", "report.css")
-    )
+        (TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.js", "report.css"))  # fmt: skip
     names = [*data.missing, *(r.name for r in data.results)]
     layers, columns = zip(*(map(int, name[1:].split("H")) for name in names), strict=True)
-    return fill(
-        "report.html", data=data, overview=overview(data.results), layers=sorted(set(layers)),
-        columns=sorted(set(columns)), cells={r.name: r for r in data.results},
-        scores={one.definition.name: one for one, _, _ in data.scores},
-        replacement=base64.b64encode(data.replacement.encode()).decode(),
-        style=Markup(style), script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        payload=_payload(data),
-    )  # fmt: skip
+    return fill("report.html", data=data, overview=overview(data.results), layers=sorted(set(layers)),
+                columns=sorted(set(columns)), cells={r.name: r for r in data.results},
+                scores={one.definition.name: one for one, _, _ in data.scores},
+                replacement=base64.b64encode(data.replacement.encode()).decode(), style=Markup(style),
+                script=Markup(script),
+                script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+                payload=_payload(data))  # fmt: skip
 
 
 # What the page says of all heads together.
@@ -240,30 +233,22 @@ def overview(results: Sequence[HeadResult]) -> dict[str, Any]:
     ious, r2s = ([r.test[name].mean for r in results] for name in ("iou", "output_r2"))
     count = Counter(r.category for r in results)
     own = {name: [r.category == name for r in results] for name in count}
-    return {
-        "means": {name: mean_known(r.test[name].mean for r in results) for name in results[0].test},
-        "nodes": mean_known(r.nodes for r in results),
-        "strong": sum(iou >= 0.75 for iou in ious),
-        "explained": sum(r2 >= 0.5 for r2 in r2s),
-        "above": sum(r.gain > 0 for r in results),
-        "bars": _bars(mean_known, ious, [r.controls for r in results]),
-        "output_bars": _bars(median_known, r2s, [r.controls_output_r2 for r in results]),
-        "categories": [
-            (name, number, mean_known(compress(ious, own[name])), median_known(compress(r2s, own[name])))
-            for name, number in count.most_common()
-        ],
-    }  # fmt: skip
+    return {"means": {name: mean_known(r.test[name].mean for r in results) for name in results[0].test},
+            "nodes": mean_known(r.nodes for r in results), "strong": sum(iou >= 0.75 for iou in ious),
+            "explained": sum(r2 >= 0.5 for r2 in r2s), "above": sum(r.gain > 0 for r in results),
+            "bars": _bars(mean_known, ious, [r.controls for r in results]),
+            "output_bars": _bars(median_known, r2s, [r.controls_output_r2 for r in results]),
+            "categories": [
+                (name, number, mean_known(compress(ious, own[name])), median_known(compress(r2s, own[name])))
+                for name, number in count.most_common()]}  # fmt: skip
 
 
-def _bars(
-    average: Callable[[Iterable[float]], float], programs: Sequence[float],
-    controls: Sequence[Mapping[str, float]],
-) -> list[tuple[str, float, str]]:  # fmt: skip
+def _bars(average: Callable[[Iterable[float]], float], programs: Sequence[float],
+          controls: Sequence[Mapping[str, float]]) -> list[tuple[str, float, str]]:  # fmt: skip
     """Average the programs, the best control of each head and each control over heads."""
     names = dict.fromkeys(name for one in controls for name in one)
-    rows = [
-        (name, average(one.get(name, math.nan) for one in controls), "control") for name in names
-    ]
+    rows = [(name, average(one.get(name, math.nan) for one in controls), "control")
+            for name in names]  # fmt: skip
     rows.sort(key=lambda row: row[1] if math.isfinite(row[1]) else -math.inf, reverse=True)
     if len(rows) > 1:
         best = (best_of(one)[1] for one in controls)
@@ -312,29 +297,24 @@ def packed(data: bytes) -> str:
 
 def _payload(data: ReportData) -> dict[str, Any]:
     """Return what the script draws: a row per head, and the page of each head, compressed."""
-    scores = [{
-        "name": one.definition.name, **one.users, "source": one.source,
-        "text": text, "values": values.round(2).tolist(),
-    } for one, text, values in data.scores]  # fmt: skip
+    scores = [{"name": one.definition.name, **one.users, "source": one.source, "text": text,
+                  "values": values.round(2).tolist()} for one, text, values in data.scores]  # fmt: skip
     own = data.definitions
-    shown = definition_lines(
-        (t.SetDefinition(*one) for one in own.sets.items()), own.scores.values(), own.functions.values()
-    ) if own else []  # fmt: skip
-    return {
-        "causal": data.info["causal"], "texts": data.texts, "lexemes": lexeme_classes(), "scores": scores,
-        "heads": [_row(page, own) for page in data.pages],
-        "definitions": "\n".join(shown).split("\n\n") if shown else [],
-        "curve": budget_curve([page.front for page in data.pages]),
-        "library": [row["program"] for row in data.library],
-        "categories": [name for name, _ in Counter(r.category for r in data.results).most_common()],
-    }  # fmt: skip
+    shown = definition_lines((t.SetDefinition(*one) for one in own.sets.items()), own.scores.values(),
+                             own.functions.values()) if own else []  # fmt: skip
+    return {"causal": data.info["causal"], "texts": data.texts, "lexemes": lexeme_classes(), "scores": scores,
+            "heads": [_row(page, own) for page in data.pages],
+            "definitions": "\n".join(shown).split("\n\n") if shown else [],
+            "curve": budget_curve([page.front for page in data.pages]),
+            "library": [row["program"] for row in data.library],
+            "categories": [name for name, _ in Counter(r.category for r in data.results).most_common()]
+            }  # fmt: skip
 
 
 def _row(page: HeadPage, definitions: t.Definitions | None) -> dict[str, Any]:
     """Return the row of a head in the table, and its page."""
-    r, (control, rival), (output, output_rival) = (
-        page.result, page.result.best_control, page.result.best_output_control,
-    )  # fmt: skip
+    r, (control, rival), (output, output_rival) = (page.result, page.result.best_control,
+                                                   page.result.best_output_control)  # fmt: skip
     controls = [
         [name, _finite(iou), _finite(r.controls_output_r2.get(name, math.nan))]
         for name, iou in r.controls.items()
@@ -354,16 +334,14 @@ def _row(page: HeadPage, definitions: t.Definitions | None) -> dict[str, Any]:
         changes = one.levels.copy()
         changes[2:] -= one.levels[1:-1]
         maps += changes.tobytes()
-    return {
-        "id": r.name, "layer": r.layer, "head": r.head, "category": r.category, "nodes": r.nodes,
-        "iou": _interval(r.test["iou"]), "r2": _interval(r.test["output_r2"]),
-        **{name: _finite(r.test[name].mean) for name in ("iou_no_sink", "jsd", "top1")},
-        "gain": _finite(r.gain), "control": [control, _finite(rival)],
-        "output": [output, _finite(output_rival)], "shares": told_shares(r.shares),
-        "ahead": r.lookahead, "cut": r.cut_short, "program": r.program,
-        "detail": packed(json.dumps(detail, separators=(",", ":")).encode()),
-        "maps": packed(maps),
-    }  # fmt: skip
+    return {"id": r.name, "layer": r.layer, "head": r.head, "category": r.category, "nodes": r.nodes,
+            "iou": _interval(r.test["iou"]), "r2": _interval(r.test["output_r2"]),
+            **{name: _finite(r.test[name].mean) for name in ("iou_no_sink", "jsd", "top1")},
+            "gain": _finite(r.gain), "control": [control, _finite(rival)],
+            "output": [output, _finite(output_rival)], "shares": told_shares(r.shares), "ahead": r.lookahead,
+            "cut": r.cut_short, "program": r.program,
+            "detail": packed(json.dumps(detail, separators=(",", ":")).encode()),
+            "maps": packed(maps)}  # fmt: skip
 
 
 def _front(page: HeadPage, definitions: t.Definitions | None) -> list[dict[str, Any]]:
@@ -375,13 +353,11 @@ def _front(page: HeadPage, definitions: t.Definitions | None) -> list[dict[str, 
     for row, program in zip(page.front, page.programs, strict=True):
         worths = [one.share for one in page.result.terms] if row.chosen else ()
         same = definitions and definitions.sets.keys() & {one.name for one in program.sets}
-        rows.append({
-            "nodes": row.nodes, "chosen": row.chosen, "by": row.proposer, "program": row.program,
-            "iou": [*map(_finite, (row.iou_fit, row.iou_select, row.iou_test))],
-            "r2": [*map(_finite, (row.output_r2_select, row.output_r2_test))],
-            "told": explain(program, worths),
-            "full": show(self_contained(program)) if same else None,
-        })  # fmt: skip
+        rows.append({"nodes": row.nodes, "chosen": row.chosen, "by": row.proposer, "program": row.program,
+                        "iou": [*map(_finite, (row.iou_fit, row.iou_select, row.iou_test))],
+                        "r2": [*map(_finite, (row.output_r2_select, row.output_r2_test))],
+                        "told": explain(program, worths),
+                        "full": show(self_contained(program)) if same else None})  # fmt: skip
     return rows
 
 

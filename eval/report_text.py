@@ -22,18 +22,11 @@ def fill(template: str, **values: Any) -> str:
     """Return a page that is made from a file in ``TEMPLATES``; strings in it are escaped."""
     import jinja2
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True,
+                                     undefined=jinja2.StrictUndefined, trim_blocks=True,
+                                     lstrip_blocks=True)  # fmt: skip
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    environment.filters |= {
-        "dec": decimal,
-        "highlight": highlight,
-    }
+    environment.filters |= {"dec": decimal, "highlight": highlight}
     return environment.get_template(template).render(**values)
 
 

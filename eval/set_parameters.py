@@ -24,10 +24,8 @@ from attn_dsl.dsl.limits import MAX_ELEMENT_WEIGHT
 from attn_dsl.eval.set_scores import FIRST, NONE
 
 N = TypeVar("N", bound=t.Node)
-DISTANCE = {
-    True: t.Arithmetic("-", t.Position("q"), t.Position("k")),
-    False: t.Arithmetic("-", t.Position("k"), t.Position("q")),
-}
+DISTANCE = {True: t.Arithmetic("-", t.Position("q"), t.Position("k")),
+            False: t.Arithmetic("-", t.Position("k"), t.Position("q"))}  # fmt: skip
 """What tables are about whose steps are parameters, in causal programs and in others."""
 STRINGS = ("token", "text")
 """Features whose sets without weights are given some."""

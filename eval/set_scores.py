@@ -178,9 +178,7 @@ def _dot_plane(plane, truths, values, low, row):
 
 
 @njit(**_OPTIONS)
-def _add(
-    terms, limited, weights, queries, keys, truths, values, starts, firsts, ones, room, out
-):  # fmt: skip
+def _add(terms, limited, weights, queries, keys, truths, values, starts, firsts, ones, room, out):
     for j in range(terms.shape[0]):
         program, plane, query, key, hidden = terms[j]
         if query < 0 and key < 0 and hidden == 0 and not limited[j]:
@@ -210,10 +208,8 @@ def _add(
 
 
 @njit(**_OPTIONS)
-def _gradients(
-    terms, limited, weights, queries, keys, inside, truths, values, starts, firsts, ones, room, spare,
-    given, squared, weights_out, queries_out, keys_out,
-):  # fmt: skip
+def _gradients(terms, limited, weights, queries, keys, inside, truths, values, starts, firsts, ones, room,
+               spare, given, squared, weights_out, queries_out, keys_out):  # fmt: skip
     """Add up gradients; a term that is at its limit does not change with its parameters."""
     one, zero = np.float32(1.0), np.float32(0.0)
     for j in range(terms.shape[0]):

@@ -96,10 +96,8 @@ def _read_file(spec: str) -> list[str]:
     path = Path(spec).expanduser()
     kind = path.suffix.lower()
     if kind not in (".txt", ".jsonl", *WHOLE) and path.is_file():
-        raise InputError(
-            f"{spec}: texts are read from {KNOWN}, not from "
-            f"{path.suffix or 'a file without suffix'}; rename or convert it"
-        )
+        raise InputError(f"{spec}: texts are read from {KNOWN}, not from "
+                         f"{path.suffix or 'a file without suffix'}; rename or convert it")  # fmt: skip
     content = _decoded(path, spec)
     if kind in WHOLE:
         return [content] if content.strip() else []
@@ -118,10 +116,8 @@ def _decoded(path: Path, spec: str) -> str:
     except OSError as error:
         raise InputError(f"{spec} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise InputError(
-            f"{spec} is not UTF-8: byte {error.start} cannot be read; convert it, "
-            f"for example with `iconv -f LATIN1 -t UTF-8`"
-        ) from error
+        raise InputError(f"{spec} is not UTF-8: byte {error.start} cannot be read; convert it, "
+                         f"for example with `iconv -f LATIN1 -t UTF-8`") from error  # fmt: skip
 
 
 def _paragraphs(content: str) -> list[str]:
@@ -140,10 +136,8 @@ def _json_lines(content: str, spec: str) -> list[str]:
             if not isinstance(texts[-1], str):
                 raise TypeError("`text` must be a string")
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{spec}:{number}: not a JSON object with a string in the field `text`, such as "
-                f'{{"text": "Once upon a time"}}, but {line[:40]}'
-            ) from error
+            raise InputError(f"{spec}:{number}: not a JSON object with a string in the field `text`, such as "
+                             f'{{"text": "Once upon a time"}}, but {line[:40]}') from error  # fmt: skip
     return [text for text in texts if text.strip()]
 
 
@@ -156,10 +150,8 @@ def _read_dataset(spec: str) -> list[str]:
     try:
         import datasets  # type: ignore[import-not-found, import-untyped, unused-ignore]
     except ImportError as error:
-        raise InputError(
-            f"{spec} needs the package `datasets`: run `pip install datasets`, or give a .txt "
-            "or .jsonl file"
-        ) from error
+        raise InputError(f"{spec} needs the package `datasets`: run `pip install datasets`, or give a .txt "
+                         "or .jsonl file") from error  # fmt: skip
     try:
         rows = datasets.load_dataset(name, split=split)
     except Exception as error:  # the package raises many unrelated classes

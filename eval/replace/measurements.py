@@ -65,9 +65,8 @@ class Measurements:
         found = self._once(held_out, kind, heads, made)
         return Sums(**{name: np.array(values) for name, values in found.items()})
 
-    def damages(
-        self, held_out: HeldOut, heads: Sequence[Head], taken: Sequence[Head] = ()
-    ) -> dict[Head, float]:
+    def damages(self, held_out: HeldOut, heads: Sequence[Head],
+                taken: Sequence[Head] = ()) -> dict[Head, float]:  # fmt: skip
         """Return the damage of the programs of some heads by gradients, or look it up.
 
         Args:
@@ -82,10 +81,8 @@ class Measurements:
         found = self._once(held_out, "programs", heads, made, *what)
         return dict(zip(sorted(heads), found["damage"], strict=True))
 
-    def _once(
-        self, held_out: HeldOut, kind: str, heads: Sequence[Head],
-        made: Callable[[], dict[str, list[float]]], *what: str,
-    ) -> dict[str, list[float]]:  # fmt: skip
+    def _once(self, held_out: HeldOut, kind: str, heads: Sequence[Head],
+              made: Callable[[], dict[str, list[float]]], *what: str) -> dict[str, list[float]]:  # fmt: skip
         """Make a measurement and keep it, unless it is there; ``what`` it is, if no ``Sums``."""
         key = self._key(held_out, kind, heads, *what)
         if key not in self._known:
