@@ -207,16 +207,19 @@ def render(data: ReportData) -> str:
     from markupsafe import Markup
 
     script, style = (
-        (TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.js", "report.css"))  # fmt: skip
+        (TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.js", "report.css")
+    )
     names = [*data.missing, *(r.name for r in data.results)]
     layers, columns = zip(*(map(int, name[1:].split("H")) for name in names), strict=True)
-    return fill("report.html", data=data, overview=overview(data.results), layers=sorted(set(layers)),
-                columns=sorted(set(columns)), cells={r.name: r for r in data.results},
-                scores={one.definition.name: one for one, _, _ in data.scores},
-                replacement=base64.b64encode(data.replacement.encode()).decode(), style=Markup(style),
-                script=Markup(script),
-                script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-                payload=_payload(data))  # fmt: skip
+    return fill(
+        "report.html", data=data, overview=overview(data.results), layers=sorted(set(layers)),
+        columns=sorted(set(columns)), cells={r.name: r for r in data.results},
+        scores={one.definition.name: one for one, _, _ in data.scores},
+        replacement=base64.b64encode(data.replacement.encode()).decode(),
+        style=Markup(style), script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        payload=_payload(data),
+    )  # fmt: skip
 
 
 # What the page says of all heads together.
@@ -302,19 +305,21 @@ def _payload(data: ReportData) -> dict[str, Any]:
     own = data.definitions
     shown = definition_lines((t.SetDefinition(*one) for one in own.sets.items()), own.scores.values(),
                              own.functions.values()) if own else []  # fmt: skip
-    return {"causal": data.info["causal"], "texts": data.texts, "lexemes": lexeme_classes(), "scores": scores,
-            "heads": [_row(page, own) for page in data.pages],
-            "definitions": "\n".join(shown).split("\n\n") if shown else [],
-            "curve": budget_curve([page.front for page in data.pages]),
-            "library": [row["program"] for row in data.library],
-            "categories": [name for name, _ in Counter(r.category for r in data.results).most_common()]
-            }  # fmt: skip
+    return {
+        "causal": data.info["causal"], "texts": data.texts, "lexemes": lexeme_classes(), "scores": scores,
+        "heads": [_row(page, own) for page in data.pages],
+        "definitions": "\n".join(shown).split("\n\n") if shown else [],
+        "curve": budget_curve([page.front for page in data.pages]),
+        "library": [row["program"] for row in data.library],
+        "categories": [name for name, _ in Counter(r.category for r in data.results).most_common()],
+    }  # fmt: skip
 
 
 def _row(page: HeadPage, definitions: t.Definitions | None) -> dict[str, Any]:
     """Return the row of a head in the table, and its page."""
-    r, (control, rival), (output, output_rival) = (page.result, page.result.best_control,
-                                                   page.result.best_output_control)  # fmt: skip
+    r, (control, rival), (output, output_rival) = (
+        page.result, page.result.best_control, page.result.best_output_control,
+    )  # fmt: skip
     controls = [
         [name, _finite(iou), _finite(r.controls_output_r2.get(name, math.nan))]
         for name, iou in r.controls.items()
@@ -334,14 +339,16 @@ def _row(page: HeadPage, definitions: t.Definitions | None) -> dict[str, Any]:
         changes = one.levels.copy()
         changes[2:] -= one.levels[1:-1]
         maps += changes.tobytes()
-    return {"id": r.name, "layer": r.layer, "head": r.head, "category": r.category, "nodes": r.nodes,
-            "iou": _interval(r.test["iou"]), "r2": _interval(r.test["output_r2"]),
-            **{name: _finite(r.test[name].mean) for name in ("iou_no_sink", "jsd", "top1")},
-            "gain": _finite(r.gain), "control": [control, _finite(rival)],
-            "output": [output, _finite(output_rival)], "shares": told_shares(r.shares), "ahead": r.lookahead,
-            "cut": r.cut_short, "program": r.program,
-            "detail": packed(json.dumps(detail, separators=(",", ":")).encode()),
-            "maps": packed(maps)}  # fmt: skip
+    return {
+        "id": r.name, "layer": r.layer, "head": r.head, "category": r.category, "nodes": r.nodes,
+        "iou": _interval(r.test["iou"]), "r2": _interval(r.test["output_r2"]),
+        **{name: _finite(r.test[name].mean) for name in ("iou_no_sink", "jsd", "top1")},
+        "gain": _finite(r.gain), "control": [control, _finite(rival)],
+        "output": [output, _finite(output_rival)], "shares": told_shares(r.shares),
+        "ahead": r.lookahead, "cut": r.cut_short, "program": r.program,
+        "detail": packed(json.dumps(detail, separators=(",", ":")).encode()),
+        "maps": packed(maps),
+    }  # fmt: skip
 
 
 def _front(page: HeadPage, definitions: t.Definitions | None) -> list[dict[str, Any]]:
@@ -353,11 +360,13 @@ def _front(page: HeadPage, definitions: t.Definitions | None) -> list[dict[str, 
     for row, program in zip(page.front, page.programs, strict=True):
         worths = [one.share for one in page.result.terms] if row.chosen else ()
         same = definitions and definitions.sets.keys() & {one.name for one in program.sets}
-        rows.append({"nodes": row.nodes, "chosen": row.chosen, "by": row.proposer, "program": row.program,
-                        "iou": [*map(_finite, (row.iou_fit, row.iou_select, row.iou_test))],
-                        "r2": [*map(_finite, (row.output_r2_select, row.output_r2_test))],
-                        "told": explain(program, worths),
-                        "full": show(self_contained(program)) if same else None})  # fmt: skip
+        rows.append({
+            "nodes": row.nodes, "chosen": row.chosen, "by": row.proposer, "program": row.program,
+            "iou": [*map(_finite, (row.iou_fit, row.iou_select, row.iou_test))],
+            "r2": [*map(_finite, (row.output_r2_select, row.output_r2_test))],
+            "told": explain(program, worths),
+            "full": show(self_contained(program)) if same else None,
+        })  # fmt: skip
     return rows
 
 

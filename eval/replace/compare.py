@@ -113,8 +113,10 @@ def _one_head(text: str, shape: tuple[int, int]) -> Head | None:
     return place
 
 
-def compare(model: ReplacedModel, head: Head, sides: tuple[Side, ...], text: str,
-            others: Mapping[Head, Program] | None = None) -> Comparison:  # fmt: skip
+def compare(
+    model: ReplacedModel, head: Head, sides: tuple[Side, ...], text: str,
+    others: Mapping[Head, Program] | None = None,
+) -> Comparison:  # fmt: skip
     """Compare the model's predictions on a text with one thing or another in a head.
 
     >>> head, sides = choose_sides(model, "L5H1", "edited.attn", None)
