@@ -1,9 +1,8 @@
 """Set parameters: the weights of a program's terms and of its sets' elements, as one vector.
 
-``1.2 where token(k) in {"a", "b"}`` has no fewer nodes than ``1 * weight(token(k), {"a": 2, "b": -1})``,
-so every element of a set may have a weight of its own.
-``set_scores`` computes with the vector; ``set_program`` and ``SetProgram.written`` go from a program to
-its vector and back.
+``1.2 where token(k) in {"a", "b"}`` has no fewer nodes than ``1 * weight(token(k), {"a": 2, "b": -1})``, so
+every element of a set may have a weight of its own. ``set_scores`` computes with the vector; ``set_program``
+and ``SetProgram.written`` go from a program to its vector and back.
 """
 
 from __future__ import annotations

@@ -52,11 +52,10 @@ def read_texts(spec: Spec) -> list[str]:
     ['Once upon\\na time.', 'The end.']
 
     Args:
-        spec: a ``.txt`` file (texts separated by blank lines), a ``.jsonl`` file (field
-            ``text``), a file of Markdown or source code (one text), a directory of these (hidden
-            files left out), a pattern such as ``"docs/**/*.md"``, or
-            ``hf:dataset[:split[:column]]`` (split ``train``, column ``text`` unless said
-            otherwise; needs the optional package ``datasets``); or several of these.
+        spec: a ``.txt`` file (texts separated by blank lines), a ``.jsonl`` file (field ``text``), a file of
+            Markdown or source code (one text), a directory of these (hidden files left out), a pattern such
+            as ``"docs/**/*.md"``, or ``hf:dataset[:split[:column]]`` (split ``train``, column ``text`` unless
+            said otherwise; needs the optional package ``datasets``); or several of these.
 
     Raises:
         InputError: the file or data set cannot be had, or is empty, of another kind or damaged.

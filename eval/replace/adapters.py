@@ -125,11 +125,7 @@ class _Softmax(TorchFunctionMode):
 
 
 def adapter_for(model: Any) -> Adapter:
-    """Find out how to reach the attention of a model.
-
-    Raises:
-        InputError: it cannot be reached.
-    """
+    """Find out how to reach the attention of a model; an InputError if it cannot be reached."""
     config = model.config
     name = f"a {getattr(config, 'model_type', type(model).__name__)} model"
     if any(getattr(config, key, False) for key in ("is_encoder_decoder", "add_cross_attention")):

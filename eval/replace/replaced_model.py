@@ -167,11 +167,7 @@ def _by_output(row: FrontRow) -> float:
 
 def open_model(run: Run, capture: Capture, model: str | None = None, device: str = "cpu",
                dtype: str | None = None) -> LoadedModel:  # fmt: skip
-    """Load the model of a run's capture.
-
-    Raises:
-        InputError: it cannot be loaded, or is another one.
-    """
+    """Load the model of a run's capture; an InputError if it cannot be loaded, or is another one."""
     dtype = dtype or capture.meta.get("settings", {}).get("dtype", "float32")
     try:
         loaded = load_model(model or str(capture.meta.get("source", "")), device=device,

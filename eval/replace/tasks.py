@@ -35,8 +35,7 @@ class TaskResult:
     metric: str
     before: Estimate
     after: Estimate
-    # after minus before, with an interval over items drawn in pairs; of a perplexity the ratio,
-    # as a growth
+    # after minus before, with an interval over items drawn in pairs; of a perplexity the ratio, as a growth
     difference: Estimate
     higher_is_better: bool = True  # which way is good
 

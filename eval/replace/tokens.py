@@ -1,8 +1,7 @@
 """Tokens of a forward pass: from a model's input and its key-value cache to what programs read.
 
-A cache holds keys and values, and programs read tokens. While heads are replaced, a layer of ids
-is added to each cache of the model: whatever crops, repeats or reorders the cache (beam search)
-does so with its ids.
+A cache holds keys and values, and programs read tokens. While heads are replaced, a layer of ids is added to
+each cache of the model: whatever crops, repeats or reorders the cache (beam search) does so with its ids.
 """
 
 from __future__ import annotations
