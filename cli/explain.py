@@ -28,9 +28,8 @@ def explain(program: str, head: str | None, define: tuple[str, ...], allow_looka
     loaded, _, found = options.open_program(program, head, "explain", allow_lookahead, define)
     tree = loaded.tree
     if found and not found.terms:
-        click.echo(
-            "attn-dsl: warning: this run was made before the worth of terms was measured, so terms come "
-            "in the order of their weights; run `attn-dsl fit` again", err=True)  # fmt: skip
+        click.echo("attn-dsl: warning: this run was made before the worth of terms was measured, so terms "
+                   "come in the order of their weights; run `attn-dsl fit` again", err=True)  # fmt: skip
     text = in_english(tree, [one.share for one in found.terms] if found else ())
     if not as_json:
         options.console().print(text, markup=False)

@@ -59,9 +59,8 @@ def print_hypotheses(found: Sequence[Hypothesis], place: str) -> None:
     for name, own in by_name.items():
         holds = [x.label for x in own if x.holds]
         which = f": {', '.join(holds)}" if holds and len(holds) < len(own) else ""
-        screen.print(
-            f"{name}: above every control, its whole interval, on {len(holds)} of {len(own)} heads{which}.",
-            markup=False)  # fmt: skip
+        screen.print(f"{name}: above every control, its whole interval, on {len(holds)} of {len(own)} "
+                     f"heads{which}.", markup=False)  # fmt: skip
     if lacking:
         screen.print("Output R² is not known: the capture has no values of heads that vary.")
     texts = found[0].iou.texts

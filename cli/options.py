@@ -48,13 +48,11 @@ max_tokens_option = partial(click.option, "--max-tokens", type=click.IntRange(2)
 max_texts_option = partial(click.option, "--max-texts", type=click.IntRange(1), default=300,
                            show_default=True,
                            help="Read at most so many windows, first windows first.")  # fmt: skip
-lookahead_option = partial(
-    click.option, "--allow-lookahead", is_flag=True,
-    help="Let causal programs use features that read the whole text; they are marked.")  # fmt: skip
-define_option = partial(
-    click.option, "--define", metavar="FILE", multiple=True,
-    help="A file of definitions that programs may use without naming it; can be given more than once.",
-)  # fmt: skip
+lookahead_option = partial(click.option, "--allow-lookahead", is_flag=True, help="Let causal programs use "
+                           "features that read the whole text; they are marked.")  # fmt: skip
+define_option = partial(click.option, "--define", metavar="FILE", multiple=True,
+                        help="A file of definitions that programs may use without naming it; can be given "
+                        "more than once.")  # fmt: skip
 device_option = partial(click.option, "--device", metavar="NAME", default="cpu", show_default=True,
                         help="Where the model runs, as in cuda.")  # fmt: skip
 dtype_option = partial(

@@ -96,9 +96,8 @@ def print_scores(place: str, name: str | None, as_json: bool) -> None:
     run = Run.open(place)
     scores = shared_scores(run)
     if not scores:
-        raise InputError(
-            f"{place}: its programs share no scores; `attn-dsl fit` finds them with the proposer scores"
-        )
+        raise InputError(f"{place}: its programs share no scores; `attn-dsl fit` finds them with the "
+                         "proposer scores")  # fmt: skip
     if name is not None and name not in scores:
         hint = did_you_mean(name, scores) or f"`attn-dsl features --run {place}` lists them"
         raise InputError(f"{run.path / VOCABULARY} has no score {name}; {hint}")
@@ -113,9 +112,8 @@ def print_scores(place: str, name: str | None, as_json: bool) -> None:
         columns = ("score", "lines", "key", "query", "high at")
         options.print_table(columns, rows, left=columns[:1], cut=columns[-1])
         used = sum(one.heads > 0 for one in scores.values())
-        options.console().print(
-            f"\nkey, query: how many heads use the score there. {used} of {len(scores)} are used."
-        )
+        options.console().print(f"\nkey, query: how many heads use the score there. {used} of {len(scores)} "
+                                "are used.")  # fmt: skip
         click.echo(f"`attn-dsl features --run {place} SCORE` shows one.")
         return
     one, page = scores[name], click.HelpFormatter(max_width=80)

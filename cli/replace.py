@@ -25,17 +25,15 @@ TITLES = {"programs": "Programs", "tuned": "Tuned programs"}
               help="Replace this share of the heads, as in 0.25; without it, the whole curve.")  # fmt: skip
 @click.option("--heads", **options.HEADS,
               help="Replace these heads, as in L2H3,L4; with --fraction, a share of them.")  # fmt: skip
-@click.option("--nodes", type=click.IntRange(1), metavar="N",
-              help="Take programs of at most N nodes; of each head's front, the one is taken that "
-              "serves the output best.")  # fmt: skip
+@click.option("--nodes", type=click.IntRange(1), metavar="N", help="Take programs of at most N nodes; of "
+              "each head's front, the one is taken that serves the output best.")  # fmt: skip
 @click.option("--chosen", is_flag=True, help="Take the programs that the run chose instead.")
 @click.option("--order", "orders", default="greedy", show_default=True, metavar="LIST",
               help="Which heads come first: greedy, gradient, damage, iou, or several.")  # fmt: skip
 @click.option("--tune", is_flag=True,
               help="Tune the weights of all replaced programs through the model.")  # fmt: skip
-@click.option("--tune-text", metavar="SPEC",
-              help="Tune on further texts, given as for --text; those of the run's select and test "
-              "splits are left out.")  # fmt: skip
+@click.option("--tune-text", metavar="SPEC", help="Tune on further texts, given as for --text; those of the "
+              "run's select and test splits are left out.")  # fmt: skip
 @click.option("--tune-texts", type=click.IntRange(1), default=600, show_default=True, metavar="N",
               help="Tune on at most N windows of --tune-text.")  # fmt: skip
 @click.option("--tasks", metavar="LIST",

@@ -69,9 +69,8 @@ def score(program: tuple[str, ...], text: Any, capture: str | None, heads: str |
         skipped: list[tuple[str, Program]] = []
         for file, one in zip(files, programs, strict=True):
             if one.facts.holes:
-                raise InputError(
-                    f"{file}: weights are holes (`?`); write numbers, or fit them by fit --program"
-                )
+                raise InputError(f"{file}: weights are holes (`?`); write numbers, or fit them by fit "
+                                 "--program")  # fmt: skip
             (known if one.causal == attention.causal else skipped).append((file, one))
         if skipped:
             kind, (file, one) = "causal" if attention.causal else "bidirectional", skipped[0]

@@ -52,9 +52,8 @@ def show(program: str, head: str | None, on: str | None, tokenizer: str | None, 
         tokens, actual = read_head(run, found, on, model, capture)
         drawn = WIDE if on is None and loaded.causal else len(tokens)
         outputs = "" if run.lacking else f", output R² {found.test['output_r2'].with_interval}"
-        more = (
-            f"\nIoU {found.test['iou'].with_interval}{outputs} on {len(found.test_ious)} test texts"
-        )
+        more = (f"\nIoU {found.test['iou'].with_interval}{outputs} on {len(found.test_ious)} test "
+                "texts")  # fmt: skip
     else:
         tokens = cut(SAMPLE if on is None else on, tokenizer)
         drawn = len(tokens)

@@ -73,9 +73,8 @@ def refuse_other_things(place: Path, mine: tuple[str, ...], what: str) -> None:
         raise InputError(f"{place} is a file; give a new directory for the {what} by --out")
     names = [file.name for file in place.iterdir()] if place.is_dir() else []
     if others := sorted(name for name in names if not name.startswith(mine)):
-        raise InputError(
-            f"{place} holds other things ({others[0]}) and no {what}; give a new directory by --out"
-        )
+        raise InputError(f"{place} holds other things ({others[0]}) and no {what}; give a new directory by "
+                         "--out")  # fmt: skip
 
 
 def first_line(error: BaseException) -> str:

@@ -41,9 +41,8 @@ class LoadedModel:
     def check_length(self, count: int, what: str) -> None:
         """Refuse, as an InputError, what has more tokens than the model takes."""
         if self.max_positions is not None and count > self.max_positions:
-            raise InputError(
-                f"{what} has {count} tokens, and {self.name} takes {self.max_positions}; shorten it"
-            )
+            raise InputError(f"{what} has {count} tokens, and {self.name} takes {self.max_positions}; "
+                             "shorten it")  # fmt: skip
 
     def ids_of(self, text: str, what: str) -> list[int]:
         """Return the ids of a text; an InputError if it has fewer than two, or more than the model takes."""
@@ -95,9 +94,8 @@ def _check_placement(device: str, dtype: str) -> None:
     try:
         torch.zeros(1, device=device, dtype=getattr(torch, dtype)).item()
     except (RuntimeError, AssertionError, TypeError) as error:
-        raise InputError(
-            f"--device {device} cannot be used with {dtype} ({first_line(error)}); try cpu, or cuda "
-            "on a machine with a GPU") from None  # fmt: skip
+        raise InputError(f"--device {device} cannot be used with {dtype} ({first_line(error)}); try cpu, or "
+                         "cuda on a machine with a GPU") from None  # fmt: skip
 
 
 def load_tokenizer(model: str | Located, *, local: bool = False) -> Any:
@@ -159,10 +157,9 @@ def _weights(found: Located, model: str, dtype: str, device: str) -> Any:
     own = f"{network.base_model_prefix}." if body(network) is not network else ""
     inside = [key for key in sorted(info["missing_keys"]) if key.startswith(own)]
     if lacking := [key for key in inside if "pooler" not in key]:
-        raise InputError(
-            f"{model}: the checkpoint lacks {len(lacking)} weights that the configuration asks "
-            f"for, such as {lacking[0]}; config.json and the weights do not belong together, or a "
-            "part of them is not there")  # fmt: skip
+        raise InputError(f"{model}: the checkpoint lacks {len(lacking)} weights that the configuration asks "
+                         f"for, such as {lacking[0]}; config.json and the weights do not belong together, or "
+                         "a part of them is not there")  # fmt: skip
     # a head on top that the checkpoint lacks would predict at random
     return (network if len(inside) == len(info["missing_keys"]) else body(network)).eval()
 
@@ -184,10 +181,9 @@ def _probe(network: Any, model: str, family: str, causal: bool) -> tuple[int, in
     shapes = {None if matrix is None else tuple(matrix.shape) for matrix in alone}
     shape = shapes.pop() if len(shapes) == 1 else None
     if shape is None or shape[2:] != (4, 4):
-        raise InputError(
-            f"{model}: attention of a {family} model cannot be read: transformers gives no matrix "
-            "per head for every layer; attn-dsl works with models like GPT-2, Llama, GPT-NeoX, BERT"
-        )
+        raise InputError(f"{model}: attention of a {family} model cannot be read: transformers gives no "
+                         "matrix per head for every layer; attn-dsl works with models like GPT-2, Llama, "
+                         "GPT-NeoX, BERT")  # fmt: skip
     slack, problem = 1e-3 if network.dtype == torch.float32 else 3e-2, ""
     for layer, (one, beside) in enumerate(zip(alone, both, strict=True)):
         found, off = one.float(), float((one - beside[1:, :, :4, :4]).float().abs().max())

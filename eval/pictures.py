@@ -137,9 +137,8 @@ class Difference:
             old, new = self.picture.matrices.values()
             apart = np.abs(old - new).sum(-1) / 2
             q = int(apart.argmax())
-            told.append(
-                f"Rows differ by {apart.mean():.3f} in the mean (total variation), most that of query "
-                f"{q} {visible(self.picture.tokens[q])}, by {apart[q]:.3f}.")  # fmt: skip
+            told.append(f"Rows differ by {apart.mean():.3f} in the mean (total variation), most that of "
+                        f"query {q} {visible(self.picture.tokens[q])}, by {apart[q]:.3f}.")  # fmt: skip
         return "\n".join(told)
 
     def __repr__(self) -> str:

@@ -153,7 +153,6 @@ def foreign(program: t.Head, texts: Sequence[Tokens]) -> str | None:
     if len(there) >= LEAST_KNOWN * len(named):
         return None
     files = ", ".join(use.path for use in program.uses)
-    return (
-        f"{files} names {len(named)} tokens, and {len(there)} of them occur in these texts: its scores were "
-        "found with another tokenizer or on other text; fit the model anew, or score it on texts like those"
-    )
+    return (f"{files} names {len(named)} tokens, and {len(there)} of them occur in these texts: its scores "
+            "were found with another tokenizer or on other text; fit the model anew, or score it on texts "
+            "like those")  # fmt: skip

@@ -17,10 +17,9 @@ Part = Literal["fit", "select", "test"]
 PARTS: tuple[Part, ...] = ("fit", "select", "test")
 Spec = str | Sequence[str]
 """What texts are read from: a file, a pattern, a directory or a data set, or several of these."""
-WHOLE = (
-    ".md .rst .tex .py .pyi .js .jsx .ts .tsx .java .kt .c .h .cc .cpp .hpp .cs .go .rs .rb .php .swift "
-    ".scala .lua .pl .r .jl .hs .ml .el .lisp .sh .sql .html .css .toml .yaml .yml .attn"
-).split()
+WHOLE = (".md .rst .tex .py .pyi .js .jsx .ts .tsx .java .kt .c .h .cc .cpp .hpp .cs .go .rs .rb .php "
+         ".swift .scala .lua .pl .r .jl .hs .ml .el .lisp .sh .sql .html .css .toml .yaml .yml "
+         ".attn").split()  # fmt: skip
 """Suffixes of files that are one text each: Markdown and source code."""
 KNOWN = f".txt (separated by blank lines), .jsonl (field `text`), {WHOLE[0]} or source code"
 
@@ -154,9 +153,8 @@ def _read_dataset(spec: str) -> list[str]:
     try:
         rows = datasets.load_dataset(name, split=split)
     except Exception as error:  # the package raises many unrelated classes
-        raise InputError(
-            f"{spec}: the data set `{name}` (split `{split}`) cannot be loaded: {first_line(error)}"
-        ) from error
+        raise InputError(f"{spec}: the data set `{name}` (split `{split}`) cannot be loaded: "
+                         f"{first_line(error)}") from error  # fmt: skip
     if column not in rows.column_names:
         shown = ", ".join(f"`{name}`" for name in rows.column_names)
         raise InputError(f"{spec}: no column `{column}`; the columns are {shown}")

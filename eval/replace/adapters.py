@@ -50,10 +50,9 @@ class Adapter:
 
         def check() -> None:
             if [getattr(config, attribute) for config in self._configs] != names:
-                raise InputError(
-                    "the model's attention implementation was changed while heads are replaced, which "
-                    "brings its own heads back; call set_attn_implementation before replace_heads"
-                )
+                raise InputError("the model's attention implementation was changed while heads are "
+                                 "replaced, which brings its own heads back; call set_attn_implementation "
+                                 "before replace_heads")  # fmt: skip
 
         controller.check = check
         controller.mode = None if self.layers else lambda: _Softmax(controller)

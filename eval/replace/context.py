@@ -83,9 +83,8 @@ def replace_heads(model: Any, heads: Mapping[Head, Standing], *, tokenizer: Any 
     from transformers import PreTrainedModel
 
     if not isinstance(model, PreTrainedModel):
-        raise InputError(
-            f"a {type(model).__name__} is no transformers model; give the model itself, not what "
-            "is wrapped around it")  # fmt: skip
+        raise InputError(f"a {type(model).__name__} is no transformers model; give the model itself, not "
+                         "what is wrapped around it")  # fmt: skip
     stack = body(model)
     nested = hasattr(stack, _OPEN)
     if nested:
@@ -226,10 +225,9 @@ def _attention(model: Any, ids: torch.Tensor) -> list[torch.Tensor]:
         found = []
     if not found or [one.shape[2:] for one in found] != [(n, n)] * layers:
         kind = getattr(model.config, "model_type", type(model).__name__)
-        raise InputError(
-            f"the attention of a {kind} model cannot be reached: of its {layers} layers, "
-            f"{len(found)} give a matrix of tokens per head; heads can be replaced in models like "
-            "GPT-2, Llama, GPT-NeoX, BLOOM, BERT and RoBERTa")  # fmt: skip
+        raise InputError(f"the attention of a {kind} model cannot be reached: of its {layers} layers, "
+                         f"{len(found)} give a matrix of tokens per head; heads can be replaced in models "
+                         "like GPT-2, Llama, GPT-NeoX, BLOOM, BERT and RoBERTa")  # fmt: skip
     return [one[0].float().cpu() for one in found]
 
 
@@ -257,10 +255,9 @@ def _attention_error(model: Any, ids: torch.Tensor, controller: Controller,
         apart = float((actual[layer][head] - used).abs().max())
         beyond = float((used * hidden).sum(-1).max())
         if not (off <= ATTENTION_TOLERANCE and apart <= rounding and beyond <= rounding):
-            raise WorkError(
-                f"L{layer}H{head} used an attention that differs by {max(off, apart):.1e} from that "
-                f"of {part.name}, and {beyond:.1e} of a row goes to tokens that no head of the "
-                "layer sees; the model is as before")  # fmt: skip
+            raise WorkError(f"L{layer}H{head} used an attention that differs by {max(off, apart):.1e} from "
+                            f"that of {part.name}, and {beyond:.1e} of a row goes to tokens that no head of "
+                            "the layer sees; the model is as before")  # fmt: skip
         worst = max(worst, off)
     return worst
 

@@ -71,9 +71,8 @@ class Controller:
         self._caches: weakref.WeakSet = weakref.WeakSet()
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        raise InputError(
-            "a model cannot be copied or pickled while heads are replaced; do it before or after "
-            "replace_heads, or replace heads in the copy")  # fmt: skip
+        raise InputError("a model cannot be copied or pickled while heads are replaced; do it before or "
+                         "after replace_heads, or replace heads in the copy")  # fmt: skip
 
     def open(self, undo: ExitStack) -> None:
         """Listen to the model's forward passes, until ``undo`` is closed."""
@@ -201,10 +200,9 @@ class Controller:
         """
         now, inputs = self.now, self.now.inputs
         if now.results is None or inputs is None:
-            raise InputError(
-                "a layer with replaced heads was run outside of a forward pass of the model (by "
-                "itself, or by gradient checkpointing); programs need the tokens: call the model, "
-                "without checkpointing")  # fmt: skip
+            raise InputError("a layer with replaced heads was run outside of a forward pass of the model "
+                             "(by itself, or by gradient checkpointing); programs need the tokens: call the "
+                             "model, without checkpointing")  # fmt: skip
         parts = [_rows(now.results[group], numbers) for group, numbers in self._layers[layer][1]]
         found = parts[0] if len(parts) == 1 else torch.cat(parts)
         given, total = found, found.shape[-1]

@@ -171,9 +171,8 @@ def _texts(model: ReplacedModel, options: Options) -> tuple[HeldOut, list[str]]:
         ids, left_out = model.unseen_windows(options.text, options.max_tokens, most)
         notes = [f"Measured on {name}."]
         if left_out:
-            notes.append(
-                f"{left_out} of its texts were left out: programs were fitted or picked on them."
-            )
+            notes.append(f"{left_out} of its texts were left out: programs were fitted or picked on "
+                         "them.")  # fmt: skip
     chosen = _some(model, options, ids)
     if len(chosen) < len(ids):
         notes.append(f"Measured on {len(chosen)} of {len(ids)} windows of {name}; --max-texts N.")

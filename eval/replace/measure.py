@@ -175,10 +175,9 @@ class HeldOut:
         shape, folder = (sum(map(len, self._predicted)), width), tempfile.gettempdir()
         need, free = 4 * math.prod(shape), shutil.disk_usage(folder).free
         if need > free:
-            raise InputError(
-                f"{folder} has room for {free / 1e9:.1f} GB, and the predictions of {len(self)} texts take "
-                f"{need / 1e9:.1f} GB; take fewer texts, or set TMPDIR to a folder on a larger disk"
-            )
+            raise InputError(f"{folder} has room for {free / 1e9:.1f} GB, and the predictions of {len(self)} "
+                             f"texts take {need / 1e9:.1f} GB; take fewer texts, or set TMPDIR to a folder "
+                             "on a larger disk")  # fmt: skip
         with tempfile.TemporaryFile() as file:
             return np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
 

@@ -86,6 +86,5 @@ def refuse_headless(loaded: LoadedModel) -> None:
         raise InputError(f"{loaded.name} has no language-model head, so it predicts no tokens and has no "
                          "perplexity; use a checkpoint with one (…ForCausalLM or …ForMaskedLM)")  # fmt: skip
     if not loaded.causal and loaded.tokenizer.mask_token_id is None:
-        raise InputError(
-            f"{loaded.name}: its tokenizer has no mask token, so that no token can be masked and "
-            "predicted; set `mask_token` in its tokenizer_config.json")  # fmt: skip
+        raise InputError(f"{loaded.name}: its tokenizer has no mask token, so that no token can be masked "
+                         "and predicted; set `mask_token` in its tokenizer_config.json")  # fmt: skip

@@ -182,8 +182,7 @@ def open_model(run: Run, capture: Capture, model: str | None = None, device: str
     for name, what in shown.items():
         known = str(capture.meta.get(name))
         if known != own[name]:
-            raise InputError(
-                f"{run.path} was fitted to {capture.name} with {what} "
-                f"({known[:12]}, and {loaded.source} has {own[name][:12]}); give the model that it "
-                "was fitted to by --model")  # fmt: skip
+            raise InputError(f"{run.path} was fitted to {capture.name} with {what} ({known[:12]}, and "
+                             f"{loaded.source} has {own[name][:12]}); give the model that it was fitted to "
+                             "by --model")  # fmt: skip
     return loaded

@@ -65,10 +65,9 @@ class TokenReader:
 
     def _refuse_untold(self) -> None:
         if self.untold:
-            raise InputError(
-                f"the programs read {', '.join(sorted(self.untold))}, and the ids of this tokenizer "
-                "do not tell that of a text; give the texts that the model is to read: "
-                "replace_heads(model, heads, texts=[...])")  # fmt: skip
+            raise InputError(f"the programs read {', '.join(sorted(self.untold))}, and the ids of this "
+                             "tokenizer do not tell that of a text; give the texts that the model is to "
+                             "read: replace_heads(model, heads, texts=[...])")  # fmt: skip
 
 
 def masked(tokens: Tokens, hidden: Sequence[bool], string: str) -> Tokens:
@@ -101,10 +100,9 @@ def vocabulary_for(model: Any, tokenizer: Any) -> Vocabulary:
             raise InputError(f"no tokenizer for the model {name} ({error}); {remedy}") from error
     rows, vocabulary = ids_known(model), Vocabulary(tokenizer)
     if (largest := max(vocabulary.encode(PROBE, len(PROBE))[0].ids)) >= rows:
-        raise InputError(
-            f"the tokenizer gives ids up to {largest:,} for a few words, and the model knows only "
-            f"{rows:,}: they do not belong together; give the tokenizer that the model was trained with"
-        )
+        raise InputError(f"the tokenizer gives ids up to {largest:,} for a few words, and the model knows "
+                         f"only {rows:,}: they do not belong together; give the tokenizer that the model was "
+                         "trained with")  # fmt: skip
     return vocabulary
 
 
