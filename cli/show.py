@@ -62,9 +62,10 @@ def show(program: str, head: str | None, on: str | None, tokenizer: str | None, 
     matrix = loaded(tokens)
     if html is not None:
         from attn_dsl.eval.files import write
-        from attn_dsl.eval.report_text import program_page
+        from attn_dsl.eval.pictures import program_page
 
-        write(Path(html), program_page(loaded, tokens.strings, matrix))
+        matrices = {loaded.name: matrix} | ({} if actual is None else {"the head": actual})
+        write(Path(html), program_page(loaded, tokens, matrices))
         click.echo(html)
         return
     screen = options.console()

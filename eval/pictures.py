@@ -17,11 +17,13 @@ from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.files import write
 from attn_dsl.eval.heads import one_head
 from attn_dsl.eval.metrics import decimal, ious
-from attn_dsl.eval.report_text import highlight
+from attn_dsl.eval.notebook import program_html
+from attn_dsl.eval.report_text import fill, highlight
 
 CELL, LABEL, GAP, TOP, BAR = 13, 84, 36, 92, 30
 MOST = 64
-"""Of longer texts, so many tokens are drawn."""
+_NAMESPACE = ' xmlns="http://www.w3.org/2000/svg"'
+"""Of an SVG file; pages know it."""
 _STYLE = ("<style>.attn-dsl rect{fill:#2f74c8}.attn-dsl .v{fill:#c3622f}.attn-dsl text"
           "{font:10px ui-monospace,monospace;fill:currentColor}.attn-dsl .k{text-anchor:end}"
           ".attn-dsl .t{font:600 13px system-ui,sans-serif}</style>")  # fmt: skip
@@ -39,16 +41,17 @@ class Picture:
     tokens: Tokens
     matrices: Mapping[str, np.ndarray]  # by title, (n, n)
     bars: Sequence[float] = ()  # a number for each key, drawn below the matrices
+    most: int = MOST  # of longer texts, so many tokens are drawn
 
     @property
     def svg(self) -> str:
         """The picture as SVG; of long texts the first tokens."""
-        n = min(len(self.tokens), MOST)
+        n = min(len(self.tokens), self.most)
         wide, high = LABEL + n * CELL, TOP + 8 + n * CELL + BAR * bool(len(self.bars))
         drawn = [_panel(matrix[:n, :n], self.tokens[:n], title, at * (wide + GAP),
                      self.bars[:n]) for at, (title, matrix) in enumerate(self.matrices.items())]  # fmt: skip
         size = f'width="{len(drawn) * (wide + GAP)}" height="{high}"'
-        head = f'<svg xmlns="http://www.w3.org/2000/svg" class="attn-dsl" {size} role="img">'
+        head = f'<svg{_NAMESPACE} class="attn-dsl" {size} role="img">'
         return "\n".join([head + _STYLE, *drawn, "</svg>\n"])
 
     def save(self, path: str | Path) -> None:
@@ -56,11 +59,21 @@ class Picture:
         write(Path(path), self.svg.replace(_STYLE, _STYLE + _DARK, 1))
 
     def _repr_html_(self) -> str:
-        more = f"the first {MOST} of {len(self.tokens)} tokens" if len(self.tokens) > MOST else ""
+        cut = len(self.tokens) > self.most
+        more = f"the first {self.most} of {len(self.tokens)} tokens" if cut else ""
         return f'<div style="overflow-x:auto">{more}{self.svg}</div>'
 
     def __repr__(self) -> str:
         return f"<Picture on {len(self.tokens)} tokens: {'; '.join(self.matrices)}>"
+
+
+def program_page(program: Program, tokens: Tokens, matrices: Mapping[str, np.ndarray]) -> str:
+    """Return a page for one program and matrices on one text, whole; cells tell query, key and weight."""
+    from markupsafe import Markup
+
+    picture = Picture(tokens, matrices, most=len(tokens))._repr_html_().replace(_NAMESPACE, "")
+    source = Markup(program_html(program.tree, ""))
+    return fill("program.html", program=program, source=source, picture=Markup(picture))
 
 
 def _panel(matrix: np.ndarray, tokens: Sequence[str], title: str, left: int,
