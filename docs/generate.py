@@ -1,11 +1,14 @@
-"""Writes the reference pages from the code: `cli.md` from click, `language.md` from the registry.
+"""Writes the reference pages from the code, and the README from its figures.
 
-`language.in.md` holds what is written by hand; `{{name}}` in it stands for a constant of the code
-or a table made here. Run it by `make docs`; a test compares the pages with what it would write.
+`cli.md` comes from click, `language.md` from the registry, `api.md` from the public names. What is
+written by hand is in `language.in.md` and `readme.in.md`; `{{name}}` in them stands for a constant
+of the code, a table made here, or a figure of `readme.json`, which `docs/readme.py` measures. Run
+it by `make docs`; a test compares the pages with what it would write.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,6 +16,7 @@ from pathlib import Path
 import click
 from click.testing import CliRunner
 
+import attn_dsl
 from attn_dsl.cli.main import COMMANDS, cli
 from attn_dsl.cli.reference import FUNCTIONS, READS, call, mark
 from attn_dsl.dsl import limits
@@ -60,11 +64,28 @@ def language_page() -> str:
         ),
         "library": "\n".join(library_tables()),
     }
-    template = (FOLDER / "language.in.md").read_text(encoding="utf-8")
-    unknown = set(re.findall(r"\{\{(\w+)\}\}", template)) ^ set(parts)
+    return NOTE + "\n" + filled("language.in.md", parts)
+
+
+def readme() -> str:
+    """Return the README."""
+    return filled("readme.in.md", json.loads((FOLDER / "readme.json").read_text(encoding="utf-8")))
+
+
+def filled(template: str, parts: dict[str, str]) -> str:
+    """Return a page written by hand with its `{{name}}` filled in."""
+    page = (FOLDER / template).read_text(encoding="utf-8")
+    unknown = set(re.findall(r"\{\{(\w+)\}\}", page)) ^ set(parts)
     if unknown:
-        raise ValueError(f"language.in.md and docs/generate.py differ in {', '.join(unknown)}")
-    return NOTE + "\n" + re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]].rstrip(), template)
+        raise ValueError(f"{template} and its figures differ in {', '.join(sorted(unknown))}")
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]].rstrip(), page)
+
+
+def api_page() -> str:
+    """Return `api.md`, which mkdocstrings fills from the docstrings."""
+    names = [*attn_dsl.__all__, "testing"]
+    parts = [f"## {name}\n\n::: attn_dsl.{name}\n" for name in names]
+    return "\n".join([NOTE, "# The Python API\n", *parts])
 
 
 def feature_tables() -> Iterator[str]:
@@ -114,7 +135,9 @@ def fence(text: str) -> str:
     return f"```text\n{text.rstrip()}\n```\n"
 
 
-PAGES = {"cli.md": cli_page, "language.md": language_page}
+PAGES = {
+    "cli.md": cli_page, "language.md": language_page, "api.md": api_page, "../README.md": readme,
+}  # fmt: skip
 """The generated pages and what makes them."""
 
 
@@ -122,7 +145,7 @@ def main() -> None:
     """Write all pages."""
     for name, page in PAGES.items():
         (FOLDER / name).write_text(page(), encoding="utf-8")
-        click.echo(f"docs/{name}")
+        click.echo((FOLDER / name).resolve().name)
 
 
 if __name__ == "__main__":

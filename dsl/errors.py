@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 from typing import NamedTuple
 
-MAX_SHOWN = 160  # the most characters of a source line that a message shows
+from attn_dsl.dsl.limits import MAX_ERRORS, MAX_SHOWN
 
 
 class AttnDslError(Exception):
@@ -105,7 +105,12 @@ class ProgramErrors(ProgramError):
         super().__init__(first.message, first.span, first.source, name=first.name)
 
     def __str__(self) -> str:
-        return "\n".join(map(str, self.errors))
+        more = len(self.errors) - MAX_ERRORS
+        told = [
+            *map(str, self.errors[:MAX_ERRORS]),
+            *([f"… and {more:,} more errors"] * (more > 0)),
+        ]
+        return "\n".join(told)
 
 
 def context(source: str, span: Span) -> list[str]:

@@ -15,6 +15,9 @@ MAX_EXPANDED = (
 )
 MAX_DEFINITIONS = 100  # the most functions that a program or a file of definitions defines
 MAX_LEVELS = 10  # how deep the uses of functions in functions may go
+MAX_SHOWN = 160  # the most characters of a source line that a message shows
+MAX_ERRORS = 50  # the most errors of a program that a message shows
+MAX_ROW = 1_000  # the most characters before and after an error that a hint is made from
 MAX_DIGITS = 400  # the longest number, in digits, that is read
 TERM_LIMIT = 10_000.0  # the largest magnitude that one term adds to a score
 MATCH_LIMIT = 32  # the largest value of ``match``

@@ -32,10 +32,11 @@ Resolver = Callable[[str], t.Definitions]
 """A function that reads the file that a line ``use "…"`` names."""
 _TYPED = ("BOOL_FEATURE", "INT_FEATURE", "SYMBOL_FEATURE")
 _END = "(?![a-z0-9_])"
-_COMMENT_OR_STRING = re.compile(r'"(?:[^"\\\n]|\\.)*"|#[^\n]*')
+_COMMENT_OR_STRING = re.compile(r'"(?:[^"\\\n]|\\.)*+"?|#[^\n]*')
+"""Of a string that does not end, the rest of its line; otherwise each of its quotes would be tried."""
 _DEFINED = re.compile(r"^[ \t]*def[ \t]+([a-z]\w*)", re.MULTILINE)
 _USE = re.compile(r'^[ \t]*use[ \t]*("(?:[^"\\\n]|\\.)*")', re.MULTILINE)
-_BOUNDED = re.compile(rf"{_COMMENT_OR_STRING.pattern}|[()]|[0-9]{{{MAX_DIGITS + 1}}}")
+_BOUNDED = re.compile(rf"{_COMMENT_OR_STRING.pattern}|[()]|(?<![0-9])[0-9]{{{MAX_DIGITS + 1}}}")
 
 
 def grammar_text() -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from attn_dsl.dsl.errors import ProgramSyntaxError, Span, did_you_mean, source_lines
 from attn_dsl.dsl.features import FEATURES, Type
 from attn_dsl.dsl.functions import FUNCTIONS
+from attn_dsl.dsl.limits import MAX_ROW
 
 if TYPE_CHECKING:
     from lark.exceptions import UnexpectedInput
@@ -92,12 +93,13 @@ def explain(
     lines = source_lines(source)
     if line > len(lines) or getattr(getattr(error, "token", None), "type", "") == "$END":
         line, column = len(lines), len(lines[-1]) + 1
-    row = lines[line - 1]
-    at = column
-    word, column = _word_at(row, column)
-    span = Span(line, column, line, column + max(len(word), 1))
-    found = _function(word, lines, line, column, expected, types)
+    at, cut = column, max(0, column - 1 - MAX_ROW)
+    row = lines[line - 1][cut : column + MAX_ROW]
+    word, column = _word_at(row, column - cut)
+    found = _function(word, lines, row, line, column, expected, types)
     message, hint = found or _diagnose(word, row, column, expected)
+    column += cut
+    span = Span(line, column, line, column + max(len(word), 1))
     fits = _describe(expected) if column == at else ""  # a word may begin like a shorter one
     return ProgramSyntaxError(message, span, source, expected=fits, hint=hint, name=name)
 
@@ -158,10 +160,10 @@ def _diagnose(word: str, row: str, column: int, expected: set[str]) -> tuple[str
 
 
 def _function(
-    word: str, lines: list[str], line: int, column: int, expected: set[str], types: Mapping[str, Type]
+    word: str, lines: list[str], row: str, line: int, column: int, expected: set[str],
+    types: Mapping[str, Type],
 ) -> tuple[str, str] | None:  # fmt: skip
     """Return what is wrong and a remedy for errors in definitions and in uses of functions and features."""
-    row = lines[line - 1]
     before, after = row[: column - 1].rstrip(), row[column - 1 + len(word) :].lstrip()
     own = re.match(r"\s*def\b", row)
     begins = re.compile(rf"\s*def\s+{re.escape(word)}\b")

@@ -21,11 +21,11 @@ from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval import capture_files as files
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.capture_files import Record
-from attn_dsl.eval.files import refuse_other_things, write_bytes
+from attn_dsl.eval.files import UNREADABLE, refuse_other_things, write_bytes
 from attn_dsl.eval.locate import EMBEDDED, stories_path
 from attn_dsl.eval.models import LoadedModel, ids_known, load_model
 from attn_dsl.eval.notebook import notebook_progress
-from attn_dsl.eval.shards import Array, ShardWriter, n_entries, tensor_name
+from attn_dsl.eval.shards import Array, ShardWriter, Verified, n_entries, tensor_name
 from attn_dsl.eval.texts import KNOWN, Spec, read_texts, text_hash
 from attn_dsl.eval.vocabulary import Vocabulary
 
@@ -131,6 +131,7 @@ def write_capture(
         and (out / shard["file"]).is_file()
         and (out / shard["file"]).stat().st_size == shard["bytes"]
     }
+    resumed = set(done)
     todo = {file: indices for file, indices in plan.items() if file not in done}
     needed = sum(sizes[i] for group in todo.values() for i in group)
     if needed > (free := shutil.disk_usage(out).free):
@@ -176,10 +177,14 @@ def write_capture(
         each = enumerate(heads.projections.reshape(-1, *heads.projections.shape[2:]))
         data = save({tensor_name("projections", number): one for number, one in each})
         meta["projections"] = write_bytes(out / files.PROJECTIONS_FILE, data)
-    # Where it came from, with which libraries, and what follows from the weights is left out.
-    apart = (*told, "source", "libraries", "max_texts", "projections")
-    content = {key: meta[key] for key in meta if key not in apart}
-    meta["hash"] = sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    meta["hash"] = files.content_hash(meta)
+    written = [one for name in ("texts", "projections") if (one := meta.get(name))] + meta["shards"]
+    verified = Verified(out, {one["file"]: one["sha256"] for one in written})
+    for file in verified.hashes:
+        if file in resumed:  # it was finished before an interruption
+            verified.check(file, again=True)
+        else:
+            verified.note(file)
     write_bytes(out / files.META_FILE, (json.dumps(meta, indent=1) + "\n").encode())
     (out / files.PARTIAL_FILE).unlink(missing_ok=True)
     return Capture.open(out)
@@ -318,7 +323,7 @@ def _same_work(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
         there.setdefault("values", path.name == files.META_FILE and wanted["values"])
     except FileNotFoundError:
         return {}
-    except (ValueError, KeyError, TypeError) as error:
+    except UNREADABLE as error:
         raise InputError(
             f"{path} is damaged: {error}; remove the directory or give another"
         ) from error

@@ -5,11 +5,15 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import MISSING, fields, is_dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from attn_dsl.dsl.errors import InputError, WorkError
 
@@ -81,6 +85,83 @@ def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its class."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+UNREADABLE = ValueError, KeyError, TypeError, RecursionError, OverflowError
+"""What reading JSON that is damaged can raise: wrong syntax, fields and types, deep nesting, huge numbers."""
+
+
+def sealed(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an object of JSON with a hash of itself in the field ``sha256``, for ``unsealed``."""
+    own = {key: value for key, value in data.items() if key != "sha256"}
+    text = json.dumps(own, sort_keys=True)
+    return {**own, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def unsealed(text: str) -> dict[str, Any]:
+    """Read what ``sealed`` wrote, or an object without a hash; a ValueError if it was changed since."""
+    data = json.loads(text)
+    if not isinstance(data, dict):
+        raise ValueError("it is no JSON object")
+    if data.get("sha256", own := sealed(data)["sha256"]) != own:
+        raise ValueError("it was changed: its content does not have its sha256")
+    return {key: value for key, value in data.items() if key != "sha256"}
+
+
+def lines_of(path: Path) -> list[bytes]:
+    """Return the lines of a file, none where it does not exist; an InputError if it cannot be read."""
+    try:
+        return path.read_bytes().splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}; remove it") from error
+
+
+def cut_off(line: bytes, error: BaseException) -> bool:
+    """Return whether an interruption can have cut a line of JSON off, which cannot be read for an error."""
+    return isinstance(error,
+                      (json.JSONDecodeError, UnicodeDecodeError)) and not line.endswith(b"\n")  # fmt: skip
+
+
+def typed(kind: Any, value: Any, name: str = "it") -> Any:
+    """Make a value of a type, such as a dataclass, from what JSON gives.
+
+    >>> typed(tuple[tuple[int, int], ...], [[0, 1], [1, 0]])
+    ((0, 1), (1, 0))
+
+    Fields of a dataclass that have defaults may be missing.
+
+    Raises:
+        ValueError: it has other types or fields; the message names the field.
+    """
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is UnionType:
+        kind = NoneType if value is None else next(one for one in args if one is not NoneType)
+        return typed(kind, value, name)
+    if kind is Any or (type(value) is kind and not args) or (kind is float and type(value) is int):
+        return float(value) if kind is float else value
+    if is_dataclass(kind) and isinstance(value, dict):
+        types: dict[str, Any] = _types(kind)  # type: ignore[arg-type]
+        if lacking := [one.name for one in fields(kind) if one.name not in value and one.default is MISSING
+                       and one.default_factory is MISSING]:  # fmt: skip
+            raise ValueError(f"{name} lacks {', '.join(lacking)}")
+        known = {one.name: typed(types[one.name], value[one.name], f"`{one.name}`")
+                 for one in fields(kind) if one.name in value}  # fmt: skip
+        if others := sorted(value.keys() - known.keys()):
+            raise ValueError(f"{name} has a field `{others[0]}`, which is not known")
+        return kind(**known)  # type: ignore[operator]
+    if origin is tuple and isinstance(value, list):
+        each = args[:1] * len(value) if args[-1] is ... else args
+        if len(each) == len(value):
+            return tuple(typed(one, part, name) for one, part in zip(each, value, strict=True))
+    if origin is dict and isinstance(value, dict):
+        return {key: typed(args[1], part, f"`{key}`") for key, part in value.items()}
+    wanted = "object" if origin is dict or is_dataclass(kind) else getattr(kind, "__name__", kind)
+    raise ValueError(f"{name} is no {wanted}, but {str(value)[:40]!r}")
+
+
+_types = lru_cache(maxsize=64)(get_type_hints)
 
 
 def file_hash(path: Path) -> str:

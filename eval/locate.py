@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from attn_dsl.dsl.errors import InputError, did_you_mean
-from attn_dsl.eval.files import first_line
+from attn_dsl.eval.files import UNREADABLE, first_line, typed
+from attn_dsl.eval.shards import damage
 
 EMBEDDED = {
     "demo": ("attn-dsl", "attn_dsl.demo", "demo-gpt2"),
@@ -83,6 +85,8 @@ def locate(model: str, *, weights: bool = True) -> Located:
     if file is not None and hasattr(config, "n_ctx"):
         config.n_positions = config.n_ctx  # GPT-2's length, read as another name
     loader, causal = _loader(config, model)
+    if weights and file is None:
+        _check_weights(place, folder, config, options)
     return Located(place, folder, options, config, loader, causal)
 
 
@@ -175,6 +179,52 @@ def _check_folder(folder: Path, weights: bool) -> None:
         raise InputError(
             f"{folder} holds no weights in model.safetensors or model-00001-of-*.safetensors{found}; "
             "save the model again with `save_pretrained`, which writes safetensors")  # fmt: skip
+
+
+def _check_weights(place: str, folder: Path | None, config: Any, options: dict[str, Any]) -> None:
+    """Make sure that all weights that would be loaded are safetensors, by content, before any is.
+
+    Raises:
+        InputError: an index names another file, such as a pickle; a file is damaged, or has tensors that
+            overlap or leave it; or there is only an adapter, whose model is elsewhere.
+    """
+    from safetensors import SafetensorError, safe_open
+    from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, cached_file
+
+    known: dict[str, Any] = {
+        key: x for key, x in options.items() if key in ("revision", "local_files_only")
+    }
+    known |= {
+        f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors")
+    }
+    if cached_file(place, "adapter_config.json", **known):
+        raise InputError(
+            f"{place} holds an adapter (adapter_config.json); merge it into its model with "
+            "`merge_and_unload`, and save that with `save_pretrained`"
+        )
+    files = {path.name for path in folder.glob("model*.safetensors")} if folder else set()
+    name = getattr(config, "transformers_weights", None) or SAFE_WEIGHTS_INDEX_NAME
+    index = cached_file(place, name, **known)
+    try:
+        if index and index.endswith(".json"):
+            weights = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]
+            files |= set(typed(dict[str, str], weights, "weight_map").values())
+    except UNREADABLE as error:
+        raise InputError(f"{index} is damaged: {error}; copy or download it again") from error
+    for name in sorted(files):
+        if not name.endswith(".safetensors") or Path(name).name != name:
+            raise InputError(
+                f"{index} names {name}, which is no safetensors file of its directory and could run code "
+                "when read; save the model again with `save_pretrained`"
+            )
+    for path in (folder / name for name in sorted(files)) if folder else ():
+        try:
+            safe_open(path, framework="np")
+        except (OSError, SafetensorError) as error:
+            raise InputError(
+                f"{path}: a safetensors file is missing, damaged or cut off ({damage(path, error)}); copy or "
+                "download it again"
+            ) from error
 
 
 def _hub_options(model: str, file: str = "config.json") -> dict[str, Any]:

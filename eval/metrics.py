@@ -29,7 +29,7 @@ def ious(actual: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     minima(in_lanes(actual), in_lanes(predicted), shared)
     whole = actual.sum(1, dtype=np.float64)[:, None] + predicted.sum(1, dtype=np.float64)[None]
     with np.errstate(invalid="ignore"):
-        return np.where(whole > 0, shared / (whole - shared), 1.0)
+        return np.where(whole == 0, 1.0, shared / (whole - shared))  # what is not a number stays so
 
 
 def decimal(value: float | None, digits: int = 3, sign: bool = False) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from attn_dsl.eval.files import sealed, typed, unsealed
 from attn_dsl.eval.heads import label
 from attn_dsl.eval.metrics import Estimate, bootstrap, decimal
 from attn_dsl.eval.outputs import output_r2
@@ -134,24 +135,29 @@ class HeadResult:
 
     def to_json(self) -> str:
         """Write the result as one JSON object."""
-        return json.dumps(asdict(self), indent=1, sort_keys=True)
+        return json.dumps(sealed(asdict(self)), indent=1, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> HeadResult:
-        """Read what ``to_json`` wrote, also before output R² was measured."""
-        data: dict[str, Any] = json.loads(text)
+        """Read what ``to_json`` wrote, also before output R² was measured.
+
+        Raises:
+            ValueError, KeyError, TypeError, RecursionError, OverflowError: it is damaged.
+        """
+        data = unsealed(text)
         for name in ("stability", "unfinished"):
             data.pop(name, None)
-        unknown = Estimate(math.nan, math.nan, math.nan, len(data["test_ious"]))
-        data["test"] = {name: Estimate(**value) for name, value in data["test"].items()}
+        unknown = asdict(Estimate(math.nan, math.nan, math.nan, len(data["test_ious"])))
         data["test"].setdefault("output_r2", unknown)
         later = {"output_r2_select": math.nan, "output_r2_test": math.nan}
-        data["front"] = tuple(
-            FrontRow(**{**later, "score": row["iou_select"], **row}) for row in data["front"])  # fmt: skip
-        for name in ("lookahead", "test_ious", "test_errors", "test_spreads"):
-            data[name] = tuple(data.get(name, ()))
-        data["terms"] = tuple(TermWorth(**row) for row in data.get("terms", ()))
-        return cls(**data)
+        data["front"] = [{**later, "score": row["iou_select"], **row} for row in data["front"]]
+        found: HeadResult = typed(cls, data)
+        scores = [found.iou_select, *found.test_ious, *(row.score for row in found.front)]
+        if not (found.front and "iou" in found.test and all(map(math.isfinite, scores))):
+            raise ValueError("it lacks a front or scores, or a score is not finite")
+        if len({found.test["iou"].texts, len(found.test_ious)}) > 1:
+            raise ValueError("it does not have one IoU a test text")
+        return found
 
 
 @dataclass(frozen=True, slots=True)

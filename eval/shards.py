@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from math import prod
@@ -14,10 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from attn_dsl.dsl.errors import InputError
-from attn_dsl.eval.files import file_hash, part_of, writing
+from attn_dsl.eval.files import UNREADABLE, file_hash, first_line, part_of, writing
 
 Array = npt.NDArray[Any]
 REMEDY = "run `attn-dsl capture` again into a fresh directory"
+MAX_HEADER = 2**27
+"""The most bytes of a header of a safetensors file that are read, as in the library."""
+VERIFIED_FILE = ".verified"
 ROW_TOLERANCE = 0.01
 """How far a row's sum may be from 1; bfloat16 attention comes within 0.004."""
 
@@ -56,20 +60,70 @@ def normalise_rows(values: npt.NDArray[np.float32], n: int, causal: bool) -> Arr
     return sums
 
 
+class Verified:
+    """The files of a capture whose content was compared with its hash.
+
+    A file is hashed when it is first read. The file ``.verified`` in the directory, where it can be written,
+    tells later processes which sizes and times of change the verified files had.
+
+    Args:
+        hashes: by file, its SHA-256.
+    """
+
+    def __init__(self, folder: Path, hashes: Mapping[str, str]) -> None:
+        self.folder, self.hashes = folder, dict(hashes)
+        self._locks = {name: Lock() for name in hashes}
+        self._whole: set[str] = set()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Verified, (self.folder, self.hashes)
+
+    def check(self, file: str, again: bool = False) -> None:
+        """Compare a file with its hash, once; ``again``: also where another process has done it.
+
+        Raises:
+            InputError: its content is another.
+        """
+        with self._locks[file]:
+            if file in self._whole:
+                return
+            path, notes = self.folder / file, ""
+            with suppress(OSError):
+                notes = (self.folder / VERIFIED_FILE).read_text(encoding="utf-8", errors="replace")
+            if again or self._line(file) not in notes:
+                if file_hash(path) != self.hashes[file]:
+                    raise InputError(f"{path} is damaged: its content does not have its hash; "
+                                     f"{REMEDY}")  # fmt: skip
+                self.note(file)
+            self._whole.add(file)
+
+    def note(self, file: str) -> None:
+        """Tell later processes that a file has its hash."""
+        with suppress(OSError), (self.folder / VERIFIED_FILE).open("a", encoding="utf-8") as out:
+            out.write(self._line(file))
+
+    def _line(self, file: str) -> str:
+        state = (self.folder / file).stat()
+        return f"{self.hashes[file]} {state.st_size} {state.st_mtime_ns} {file}\n"
+
+
 class Shards:
     """A tensor of each text in safetensors files; pickling it for a worker sends only the path.
 
     Args:
         shard_of: the file of each text, in the folder.
         kind: how the tensors' names begin: ``attention``, ``values``.
+        verified: compares files with their hashes.
     """
 
-    def __init__(self, folder: Path, shard_of: Sequence[str], kind: str) -> None:
+    def __init__(self, folder: Path, shard_of: Sequence[str], kind: str,
+                 verified: Verified) -> None:  # fmt: skip
         self.folder, self.shard_of, self.kind = folder, tuple(shard_of), kind
+        self.verified = verified
         self._open: dict[str, Any] = {}  # at most all files, mapped and not read
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Shards, (self.folder, self.shard_of, self.kind)
+        return Shards, (self.folder, self.shard_of, self.kind, self.verified)
 
     def __iter__(self) -> Iterator[Array]:
         return map(self.__getitem__, range(len(self.shard_of)))
@@ -93,12 +147,32 @@ class Shards:
         path = self.folder / file
         try:
             if file not in self._open:
+                self.verified.check(file)
                 self._open[file] = safe_open(path, framework="np")
             return what(self._open[file].get_slice(tensor_name(self.kind, index)))
         except FileNotFoundError:
             raise InputError(f"{path} is missing; {REMEDY}") from None
-        except (OSError, SafetensorError) as error:
-            raise InputError(f"{path} is damaged: {error}; {REMEDY}") from error
+        except (OSError, SafetensorError, TypeError, ValueError) as error:
+            raise InputError(f"{path} is damaged: {damage(path, error)}; {REMEDY}") from error
+
+
+def damage(path: Path, error: BaseException) -> str:
+    """Say what is wrong with a safetensors file; if offsets of a tensor are, with which."""
+    with suppress(*UNREADABLE, OSError), path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(min(length, MAX_HEADER)))
+        room = path.stat().st_size - 8 - length
+        for name, tensor in header.items() if length <= MAX_HEADER else ():
+            if name != "__metadata__":
+                start, end = tensor["data_offsets"]
+                bits = re.search(r"[0-9]+", tensor["dtype"])
+                size = prod(tensor["shape"]) * (int(bits[0]) if bits else 8) // 8
+                if not 0 <= start <= end <= room:
+                    return f"the tensor `{name}` lies outside of the file"
+                if end - start != size:
+                    return (f"the tensor `{name}` has {end - start} bytes, and its shape needs "
+                            f"{size}")  # fmt: skip
+    return first_line(error)
 
 
 class ShardWriter:

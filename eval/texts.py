@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from attn_dsl.dsl.errors import InputError, did_you_mean
-from attn_dsl.eval.files import first_line
+from attn_dsl.eval.files import UNREADABLE, first_line
 
 Part = Literal["fit", "select", "test"]
 PARTS: tuple[Part, ...] = ("fit", "select", "test")
@@ -114,8 +114,8 @@ def _decoded(path: Path, spec: str) -> str:
     except OSError as error:
         raise InputError(f"{spec} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{spec} is not UTF-8: byte {error.start} cannot be read; convert it, "
-                         f"for example with `iconv -f LATIN1 -t UTF-8`") from error  # fmt: skip
+        raise InputError(f"{spec} is not UTF-8: byte {error.start} cannot be read; convert it, for example "
+                         "with `iconv -f LATIN1 -t UTF-8`") from error  # fmt: skip
 
 
 def _paragraphs(content: str) -> list[str]:
@@ -133,7 +133,12 @@ def _json_lines(content: str, spec: str) -> list[str]:
             texts.append(json.loads(line)["text"] if line.strip() else "")
             if not isinstance(texts[-1], str):
                 raise TypeError("`text` must be a string")
-        except (ValueError, KeyError, TypeError) as error:
+            texts[-1].encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"{spec}:{number}: half of a surrogate pair "
+                             f"(\\u{ord(error.object[error.start]):04x}), which is no character; write the "
+                             "file again as UTF-8") from error  # fmt: skip
+        except UNREADABLE as error:
             raise InputError(f"{spec}:{number}: not a JSON object with a string in the field `text`, such as "
                              f'{{"text": "Once upon a time"}}, but {line[:40]}') from error  # fmt: skip
     return [text for text in texts if text.strip()]

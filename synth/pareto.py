@@ -16,6 +16,8 @@ def front(
 ) -> list[T]:  # fmt: skip
     """Return the items that score better than all that are not larger, smallest first.
 
+    Items whose score is not a number are left out.
+
     >>> front([(5, 0.5), (9, 0.4), (9, 0.7), (20, 0.8)], lambda x: x[0], lambda x: x[1])
     [(5, 0.5), (9, 0.7), (20, 0.8)]
 
@@ -23,6 +25,7 @@ def front(
         least: by how much an item must be better than the one before.
     """
     kept: list[T] = []
+    items = [item for item in items if not math.isnan(score(item))]
     for item in sorted(items, key=lambda x: (size(x), -score(x))):
         if not kept or score(item) > score(kept[-1]) + least:
             kept.append(item)
@@ -49,10 +52,13 @@ def thinned(
 def choose(scores: Sequence[float], sizes: Sequence[int], price: float) -> int:
     """Return which row of a front to take: the best score less a price for every node.
 
+    A score that is not a number is worse than any other.
+
     >>> choose([0.3, 0.69, 0.7], [3, 9, 40], price=0.0005)
     1
     """
-    return max(range(len(scores)), key=lambda i: (scores[i] - price * sizes[i], -sizes[i]))
+    known = [-math.inf if math.isnan(score) else score for score in scores]
+    return max(range(len(scores)), key=lambda i: (known[i] - price * sizes[i], -sizes[i]))
 
 
 def gains_by_node(scores: Sequence[float], sizes: Sequence[int]) -> list[float]:

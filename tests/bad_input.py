@@ -10,6 +10,8 @@ from pathlib import Path
 
 from llm_models import save_gguf
 
+from attn_dsl.eval.capture_files import content_hash
+
 FIT = ("fit", "{model}", "--text", "{texts}", "--out", "out", "--max-tokens", "32")
 SHORT = ("--heads", "L0H0", "--max-evals", "2")
 SCORE = ("--capture", "{run}/capture")
@@ -68,6 +70,17 @@ def model(**changes: object) -> Callable[[Path], None]:
     return prepare
 
 
+def tensors(**header: object) -> bytes:
+    """Return a safetensors file of 16 bytes of data with a header."""
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + bytes(16)
+
+
+def tensor(start: int, end: int, size: int) -> dict[str, object]:
+    """Return what a header says of a tensor of float32."""
+    return {"dtype": "F32", "shape": [size], "data_offsets": [start, end]}
+
+
 def gguf(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
     """Prepare a changed copy of the model as ``model.gguf``."""
 
@@ -106,6 +119,9 @@ def setting(name: str, **values: object) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         fields = json.loads((folder / name).read_text()) | values
         kept = {key: value for key, value in fields.items() if value is not None}
+        kept.pop("sha256", None)
+        if "hash" in kept:
+            kept["hash"] = content_hash(kept)
         (folder / name).write_text(json.dumps(kept))
 
     return change

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,8 @@ from bad_input import (
     no_preparation,
     remove,
     setting,
+    tensor,
+    tensors,
 )
 from command_line import Outcome, attn_dsl, snapshot, succeed, write_texts
 
@@ -48,6 +51,14 @@ TEXTS = [
     Case(
         "JSONL without text", fit_text("a.jsonl"), ("a.jsonl:1", "the field `text`", '{"txt"'),
         file("a.jsonl", '{"txt": "a b"}\n'),
+    ),
+    Case(
+        "half of a surrogate pair", fit_text("a.jsonl"), ("a.jsonl:1", "\\ud800", "UTF-8"),
+        file("a.jsonl", '{"text": "a \\ud800 b"}\n'),
+    ),
+    Case(
+        "deep JSON", fit_text("a.jsonl"), ("a.jsonl:1", "not a JSON object"),
+        file("a.jsonl", "[" * 1_000_000 + "\n"),
     ),
     Case(
         "too few texts", fit_text("a.txt"), ("2 texts are too few", "at least 10"),
@@ -106,6 +117,41 @@ MODELS = [
     Case(
         "weights cut off", FIT_MODEL, ("model", "cut off", "again"),
         model(model__safetensors=b"\x80\x02\x00\x00\x00\x00\x00\x00{"),
+    ),
+    Case(
+        "index of weights that names a pickle", FIT_MODEL,
+        ("model.safetensors.index.json names weights.bin", "no safetensors file", "save_pretrained"),
+        model(model__safetensors=None, weights__bin=b"\x80\x02", other__safetensors=b"",
+              model__safetensors__index__json=b'{"weight_map": {"a": "weights.bin"}}'),
+    ),
+    Case(
+        "index of weights that leaves the directory", FIT_MODEL, ("names ../a.safetensors", "again"),
+        model(model__safetensors__index__json=b'{"weight_map": {"a": "../a.safetensors"}}'),
+    ),
+    Case(
+        "pickle by the name of safetensors", FIT_MODEL, ("model/model.safetensors: ", "damaged", "again"),
+        model(model__safetensors=pickle.dumps({"a": [0] * 100})),
+    ),
+    Case(
+        "tensors that overlap", FIT_MODEL, ("model/model.safetensors", "tensor `b`", "again"),
+        model(model__safetensors=tensors(a=tensor(0, 8, 2), b=tensor(4, 16, 3))),
+    ),
+    Case(
+        "tensor outside of its file", FIT_MODEL, ("model.safetensors", "`a` lies outside", "again"),
+        model(model__safetensors=tensors(a=tensor(0, 32, 8))),
+    ),
+    Case(
+        "tensor of another size than its shape", FIT_MODEL, ("`a` has 16 bytes", "needs 12", "again"),
+        model(model__safetensors=tensors(a=tensor(0, 16, 3))),
+    ),
+    Case(
+        "code of its own", FIT_MODEL, ("needs code of its own", "attn-dsl does not do"),
+        model(config__json={"model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine"}},
+              mine__py=b"raise SystemExit(3)"),
+    ),
+    Case(
+        "an adapter", FIT_MODEL, ("adapter_config.json", "merge_and_unload"),
+        model(adapter_config__json=b"{}"),
     ),
     Case(
         "encoder-decoder", FIT_MODEL, ("encoder-decoder model (t5)", "GPT-2", "BERT"),
@@ -248,7 +294,7 @@ RUNS = [
         "resume with another capture",
         ("fit", "--capture", "capture", "--out", "{run}", "--resume", *SHORT),
         ("holds a run with other settings", "capture: ", "--out"),
-        damaged("capture", setting("capture.json", hash="0" * 64)),
+        damaged("capture", setting("capture.json", family="other")),
     ),
     Case(
         "resume with another seed", fit("--out", "{run}", "--resume", "--seed", "7"),

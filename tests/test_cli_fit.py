@@ -16,6 +16,7 @@ from fitting import assert_same, started, wait_for
 from fitting import rows as head_rows
 
 import attn_dsl as package
+from attn_dsl.eval.files import sealed
 from attn_dsl.eval.texts import text_hash
 
 PROMISED = (
@@ -160,7 +161,7 @@ def test_the_report_can_be_written_again_where_the_run_was_moved(
     shutil.copytree(run, moved)
     info = json.loads((moved / "run.json").read_text())
     info["capture"] = "gone/capture"
-    (moved / "run.json").write_text(json.dumps(info))
+    (moved / "run.json").write_text(json.dumps(sealed(info)))
     (moved / "report.html").unlink()
     monkeypatch.chdir(tmp_path)
     assert succeed("report", "moved") == "moved/report.html\n"

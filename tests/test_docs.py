@@ -7,27 +7,23 @@ import importlib.util
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import click
 import pytest
+from command_line import succeed
 
 import attn_dsl
 from attn_dsl.cli.main import COMMANDS, cli
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
+GENERATED = {"cli.md", "language.md", "api.md", "readme.in.md"}
 PAGES = [
-    DOCS / "index.md",
-    DOCS / "language.in.md",
-    DOCS / "features.md",
-    DOCS / "hypothesis.md",
-    DOCS / "python.md",
-    DOCS / "metrics.md",
-    DOCS / "replace.md",
-    DOCS / "llm.md",
+    *sorted(page for page in DOCS.glob("*.md") if page.name not in GENERATED),
     ROOT / "README.md",
 ]
 
@@ -82,7 +78,7 @@ def test_the_contract_of_the_command_line() -> None:
         "compare": "--on --json",
         "report": "",
         "features": "",
-        "grammar": "--gbnf --textmate",
+        "grammar": "--gbnf",
     }
     for name, wanted in promised.items():
         assert set(wanted.split()) <= set(options(name)), name
@@ -135,6 +131,70 @@ def test_commands_in_pages_parse() -> None:
                 assert not name.startswith("--") or name in [*options(words[0]), "--help"], line
             lines += 1
     assert lines or not (ROOT / "README.md").exists()
+
+
+BLOCK = re.compile(r"^(?:<!-- ([^\n]*) -->\n)?```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+"""A note in a comment, the language of a fenced block, and the block."""
+RUNNABLE = [x for x in PAGES if ".in." not in x.name and BLOCK.search(x.read_text("utf-8"))]
+
+
+@pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: page.stem)
+def test_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the blocks of a page in order, in one folder; notes above them say what differs.
+
+    ``file: NAME`` saves a block, ``not run: REASON`` passes over it, and ``test: a=b c=d`` puts b
+    in the place of a. Output that the page shows is compared where nothing was replaced.
+    """
+    monkeypatch.chdir(tmp_path)
+    texts = (ROOT / "demo/stories.jsonl").read_text(encoding="utf-8").splitlines()[:20]
+    for name in ("stories.jsonl", "more.jsonl"):
+        Path(name).write_text("\n".join(texts), encoding="utf-8")
+    names: dict[str, object] = {"__name__": "page"}
+    for note, language, block in BLOCK.findall(page.read_text(encoding="utf-8")):
+        kind, _, rest = note.partition(": ")
+        if kind == "file":
+            Path(rest).write_text(block, encoding="utf-8")
+        replaced = [pair.split("=") for pair in rest.split()] if kind == "test" else []
+        if kind == "not run" or language not in ("python", "console"):
+            assert kind != "not run" or rest, "a block that is not run needs a reason"
+            continue
+        for old, new in replaced:
+            assert old in block, f"{page.name}: {old} is not in the block"
+            block = block.replace(old, new)
+        if language == "python":
+            exec(compile(block, page.name, "exec"), names)
+        else:
+            _run_console(block, compare=not replaced)
+
+
+def _run_console(block: str, compare: bool) -> None:
+    for part in re.split(r"^\$ ", block.replace("\\\n", ""), flags=re.MULTILINE)[1:]:
+        line, _, output = part.partition("\n")
+        words = shlex.split(line, comments=True)
+        if words[0] == "cp":
+            shutil.copy(*words[1:])
+            continue
+        assert words[0] == "attn-dsl", line
+        searches = words[1] == "fit" and ("--program" not in words or "--extend" in words)
+        printed = succeed(*words[1:], *(["--max-evals", 60] if searches else []))
+        if compare and output.strip():
+            assert printed.rstrip() == output.rstrip(), line
+
+
+def test_no_block_is_of_a_kind_that_is_not_run() -> None:
+    kinds = {"python", "console", "text", "attn", "toml", "yaml", "json"}
+    for page in PAGES:
+        found = re.findall(r"^```(\w*)\n.*?^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+        assert set(found) <= kinds, page.name
+
+
+def test_every_page_is_in_the_navigation_and_every_figure_in_the_benchmarks() -> None:
+    nav = re.findall(r": ([\w.]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert sorted(nav) == sorted(x.name for x in DOCS.glob("*.md") if ".in." not in x.name)
+    measured = (ROOT / "benchmarks/README.md").read_text(encoding="utf-8").replace(" |", "")
+    told = json.loads((DOCS / "readme.json").read_text(encoding="utf-8"))
+    for name, value in list(told.items())[8:]:
+        assert value.replace(" %", "") in measured, f"{name} is not in benchmarks/README.md"
 
 
 def _command_lines(text: str) -> list[str]:

@@ -205,7 +205,7 @@ def test_strings_that_no_text_has_are_warned_of(capture: Capture) -> None:
 
 def test_the_program_of_the_page_is_one_that_can_be_fitted() -> None:
     programs = re.findall(
-        r"```text\n(head .*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL
+        r"```attn\n(head .*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL
     )
     assert len(programs) >= 2
     assert parse(programs[0]).facts.holes

@@ -1,4 +1,4 @@
-"""A proposer of another package: the one of the page on the search, found by its entry point."""
+"""A proposer of another package: the one of the page on proposers, found by its entry point."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from attn_dsl.eval.capture import Capture
 from attn_dsl.synth.proposers import registry
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = (ROOT / "docs/synthesis.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs/proposers.md").read_text(encoding="utf-8")
+SEARCH = (ROOT / "docs/synthesis.md").read_text(encoding="utf-8")
 WORDS = "the cat saw a dog . Tom and Mia ran to the park , and she said hi to him !".split()
 
 
@@ -107,12 +108,12 @@ def test_one_that_cannot_be_used_is_named(
     assert "Traceback" not in outcome.err
 
 
-def test_the_page_names_every_proposer() -> None:
-    listed = set(re.findall(r"^- \*\*([\w-]+)\*\*", PAGE, re.M))
+def test_the_page_on_the_search_names_every_proposer() -> None:
+    listed = set(re.findall(r"^- \*\*([\w-]+)\*\*", SEARCH, re.M))
     assert {one.name for one in registry.BUILT_IN} <= listed
 
 
-def test_the_files_that_the_page_names_exist() -> None:
-    names = set(re.findall(r"`((?:synth|eval|dsl|benchmarks|tests)/[\w./]+)`", PAGE))
+def test_the_files_that_the_pages_name_exist() -> None:
+    names = set(re.findall(r"`((?:synth|eval|dsl|benchmarks|tests)/[\w./]+)`", SEARCH + PAGE))
     assert len(names) > 10
     assert [name for name in names if not (ROOT / name).exists()] == []

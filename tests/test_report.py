@@ -21,6 +21,7 @@ from command_line import Page
 from attn_dsl.compiler.evaluate import pack
 from attn_dsl.eval import report, report_text
 from attn_dsl.eval.capture import Capture
+from attn_dsl.eval.files import sealed
 from attn_dsl.eval.metrics import Estimate
 from attn_dsl.eval.report import Example, ReportData
 from attn_dsl.eval.results import FrontRow, HeadResult
@@ -240,7 +241,7 @@ def test_the_report_of_a_run_lists_what_is_missing_and_shows_its_replacement(
     for file in run.glob("state/L01H01.json"):
         file.unlink()
     short = run / "state" / "L00H02.json"
-    short.write_text(json.dumps({**json.loads(short.read_text()), "cut_short": True}))
+    short.write_text(json.dumps(sealed({**json.loads(short.read_text()), "cut_short": True})))
     (run / "replacement").mkdir()
     outcome = Outcome({}, Estimate(3.0, 2.9, 3.1, 5), 100, ())
     (run / "replacement" / "curve.svg").write_text(draw(outcome))
@@ -356,7 +357,7 @@ def test_runs_from_before_output_r2_was_measured_still_render(
     shutil.copytree(small_run, run)
     info = json.loads((run / "run.json").read_text())
     del info["lacking"]
-    (run / "run.json").write_text(json.dumps(info))
+    (run / "run.json").write_text(json.dumps(sealed(info)))
     for file in run.glob("state/L*.json"):
         old = json.loads(file.read_text())
         for name in ("test_errors", "test_spreads", "controls_output_r2"):
@@ -364,7 +365,7 @@ def test_runs_from_before_output_r2_was_measured_still_render(
         del old["test"]["output_r2"]
         for row in old["front"]:
             del row["output_r2_select"], row["output_r2_test"], row["score"]
-        file.write_text(json.dumps(old))
+        file.write_text(json.dumps(sealed(old)))
     page = Page(report.write_run_report(Run.open(run), small_capture).read_text(encoding="utf-8"))
     assert page.open == []
     assert "Output R² is not known: this run was made before it was measured" in page.text

@@ -16,6 +16,7 @@ from fitting import LABELS, SETTINGS, assert_same, rows, started, wait_for
 import attn_dsl as package
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.capture import Capture
+from attn_dsl.eval.files import sealed
 from attn_dsl.eval.run import alone
 
 
@@ -68,11 +69,11 @@ def test_a_run_of_several_rounds_still_opens(small_run: Path, tmp_path: Path) ->
     shutil.copytree(small_run, out)
     info = json.loads((out / "run.json").read_text())
     info["key"]["rounds"] = 2
-    (out / "run.json").write_text(json.dumps(info))
+    (out / "run.json").write_text(json.dumps(sealed(info)))
     (out / "state" / "round1").mkdir()
     for name in LABELS:
         file = out / "state" / f"{name}.json"
-        text = json.dumps({**json.loads(file.read_text()), "unfinished": {"greedy": 1.5}})
+        text = json.dumps(sealed({**json.loads(file.read_text()), "unfinished": {"greedy": 1.5}}))
         (file.parent / "round1" / file.name).write_text("{}")
         file.write_text(text)
     opened = package.Run.open(out)

@@ -21,6 +21,7 @@ from attn_dsl.dsl.scope import Scope
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval import report
 from attn_dsl.eval.capture import Capture
+from attn_dsl.eval.files import sealed
 from attn_dsl.eval.run import Run
 from attn_dsl.eval.scores import SharedScore, foreign, score_values, shared_scores
 from attn_dsl.synth.scores import dictionary
@@ -162,7 +163,7 @@ def test_errors_name_what_is_wrong_with_the_scores_of_a_run(run: Path) -> None:
     assert "vocabulary.attn is gone" in refused("--run", run)
     info = json.loads((run / "run.json").read_text())
     del info["vocabulary"]
-    (run / "run.json").write_text(json.dumps(info))
+    (run / "run.json").write_text(json.dumps(sealed(info)))
     assert "share no scores" in refused("--run", run)
 
 

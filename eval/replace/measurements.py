@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from attn_dsl.compiler.program import Program
+from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.controls import offset_means
-from attn_dsl.eval.files import append, write_bytes
+from attn_dsl.eval.files import (
+    UNREADABLE,
+    append,
+    cut_off,
+    lines_of,
+    sealed,
+    typed,
+    unsealed,
+    write_bytes,
+)
 from attn_dsl.eval.heads import label
 from attn_dsl.eval.replace.measure import HeldOut, Sums
 from attn_dsl.eval.replace.programs import Head, MeanByOffset, Part, baseline
@@ -44,14 +56,25 @@ class Measurements:
         self.model, self.file = model, file
         self.programs = {"programs": model.programs}
         self._known: dict[str, dict[str, list[float]]] = {}
-        if file is None or not file.exists():
+        if file is None:
             return
-        content = file.read_bytes()
-        if not content.endswith(b"\n"):
-            content = content[: content.rfind(b"\n") + 1]
-            write_bytes(file, content)
-        for entry in map(json.loads, content.splitlines()):
-            self._known[entry["key"]] = entry["sums"]
+        lines = lines_of(file)
+        for number, line in enumerate(lines, 1):
+            try:
+                entry = unsealed(line.decode())
+                sums = typed(dict[str, tuple[float, ...]], entry["sums"])
+                known = sums.keys() in ({"damage"}, {*Sums._fields})
+                alike = len({*map(len, sums.values())}) == 1
+                if not (known and alike and all(map(math.isfinite, chain(*sums.values())))):
+                    raise ValueError("sums are missing, not finite, or not as many of each kind")
+                self._known[typed(str, entry["key"])] = entry["sums"]
+            except UNREADABLE as error:
+                if cut_off(line, error):
+                    write_bytes(file, b"".join(lines[:-1]))
+                    return
+                raise InputError(
+                    f"{file}:{number}: damaged ({error}); delete this line, and it is measured again"
+                ) from None
 
     def measure(self, held_out: HeldOut, kind: str, heads: Sequence[Head]) -> Sums:
         """Measure heads replaced by a kind (in ``programs``, or a baseline), or look it up."""
@@ -89,7 +112,7 @@ class Measurements:
             self._known[key] = made()
             entry = {"key": key, "what": ", ".join([*what[:1], kind, f"{len(heads)} heads"])}
             if self.file is not None:
-                append(self.file, json.dumps(entry | {"sums": self._known[key]}) + "\n")
+                append(self.file, json.dumps(sealed(entry | {"sums": self._known[key]})) + "\n")
         return self._known[key]
 
     def standing(self, kind: str, heads: Sequence[Head]) -> Mapping[Head, Program | Part]:

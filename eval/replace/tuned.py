@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from attn_dsl.compiler.program import Program, load
-from attn_dsl.eval.files import table, write
+from attn_dsl.dsl.errors import InputError
+from attn_dsl.eval.files import UNREADABLE, sealed, table, unsealed, write
 from attn_dsl.eval.heads import label
 from attn_dsl.eval.metrics import bootstrap
 from attn_dsl.eval.outputs import output_r2
@@ -47,9 +48,14 @@ def tuned_programs(model: ReplacedModel, heads: Sequence[Head], further: Sequenc
     if not (folder / FILE).exists():
         folder.mkdir(parents=True, exist_ok=True)
         found = _tune(model, files, settings, further, folder / STATE, tell)
-        write(folder / FILE, json.dumps(found, indent=1) + "\n")
+        write(folder / FILE, json.dumps(sealed(found), indent=1) + "\n")
         (folder / STATE).unlink(missing_ok=True)
-    found = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    try:
+        found = unsealed((folder / FILE).read_text(encoding="utf-8"))
+    except UNREADABLE as error:
+        raise InputError(
+            f"{folder / FILE}: damaged ({error}); remove it, and the programs are tuned again"
+        ) from None
     found["folder"] = f"{folder.parent.name}/{folder.name}"
     return {h: load(f, allow_lookahead=model.lookahead) for h, f in files.items()}, found
 

@@ -12,9 +12,8 @@ from attn_dsl.dsl.errors import AttnDslError, ProgramError
 from attn_dsl.dsl.parser import parse
 from attn_dsl.synth.llm.model import Completion
 
-_FENCE = re.compile(r"```[^\n]*\n(.*?)(?:```|\Z)", re.S)
 _BEGINS = re.compile(r"^(?:set [A-Z]|head [a-z])", re.M)
-_PROGRAM = re.compile(r"(?:(?:set |head |\s|\}|#).*\n|\n)*")
+_PROGRAM = re.compile(r"(?:(?:set |head |\s|\}|#).*\n|\n)*+")
 
 
 def read(text: str, *, causal: bool) -> t.Head:
@@ -69,7 +68,8 @@ def extracted(answer: str) -> str:
     head a causal:
      2 where k == 0
     """
-    blocks = [block for block in _FENCE.findall(answer) if _BEGINS.search(block)]
+    fenced = (part.partition("\n")[2] for part in answer.split("```")[1::2])
+    blocks = [block for block in fenced if _BEGINS.search(block)]
     text = blocks[-1] if blocks else answer
     begins = _BEGINS.search(text)
     found = begins and _PROGRAM.match(f"{text.rstrip()}\n", begins.start())

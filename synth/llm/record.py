@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from attn_dsl.dsl.errors import InputError, WorkError
-from attn_dsl.eval.files import write
+from attn_dsl.eval.files import UNREADABLE, write
 from attn_dsl.synth.llm.grammar import proposal_grammar
 from attn_dsl.synth.llm.model import Completion, LanguageModel, ModelError, Request
 
@@ -108,5 +108,5 @@ def _read(path: Path) -> list[dict[str, Any]]:
     """
     try:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
+    except (OSError, *UNREADABLE) as error:
         raise InputError(f"{path} cannot be read ({error}); remove it to ask again") from None

@@ -1,0 +1,79 @@
+"""Damaged runs and captures: one message with the file and a remedy, never a traceback or a result."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import attn_dsl, succeed
+from damage import COMMANDS, READERS, copied, damages, judge, result, run_command
+
+from attn_dsl.eval.metrics import ious
+from attn_dsl.synth.pareto import choose, front
+
+CASES = int(os.environ.get("ATTN_DSL_DAMAGES", "60"))
+SEED = int(os.environ.get("ATTN_DSL_SEED", "0"))
+
+
+@pytest.fixture(scope="module")
+def whole(
+    small_run: Path, small_capture: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, str]]:
+    """A run with its capture and measurements of replacement inside, and what each command says of it."""
+    run = tmp_path_factory.mktemp("damage") / "run"
+    shutil.copytree(small_run, run)
+    shutil.copytree(small_capture, run / "capture")
+    said = {}
+    for name in sorted(COMMANDS, key="replace".__ne__):
+        run_command(name, run)  # what it writes is there from now on
+        outcome = run_command(name, run)
+        assert outcome.code == 0, outcome.err
+        said[name] = result(name, run, outcome)
+    return run, said
+
+
+def test_no_damage_is_accepted_and_none_ends_in_a_traceback(
+    whole: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    """Each damage is tried on one of the commands that read the file."""
+    run, said = whole
+    draw, found = random.Random(SEED), []
+    for damage in islice(damages(run, SEED), CASES):
+        command = draw.choice(READERS[damage.file.split("/")[0]])
+        broken = copied(run, tmp_path / "run", damage)
+        if wrong := judge(damage, command, broken, said[command]):
+            found.append(f"{command}: {damage.name}: {wrong}")
+    assert not found, "\n".join(found)
+
+
+def test_programs_that_are_not_numbers_never_win() -> None:
+    """NaN is no better than anything, whichever comes first."""
+    nan = float("nan")
+    for scores in ([nan, 0.2, 0.5], [0.2, nan, 0.5], [0.2, 0.5, nan]):
+        assert choose(scores, [1, 2, 3], 0.0) == scores.index(0.5)
+        assert front([*enumerate(scores)], lambda x: x[0], lambda x: x[1])[-1][1] == 0.5
+    bad, good = np.float32([[nan, nan]]), np.float32([[0.5, 0.5]])
+    assert np.isnan([ious(bad, good), ious(good, bad)]).all()
+
+
+def test_verify_hashes_what_other_processes_have_verified(
+    whole: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    """A byte that changes without a change of the file's time is found by --verify."""
+    run = shutil.copytree(whole[0], tmp_path / "run")
+    shard = run / "capture" / "attention-00000.safetensors"
+    state, data = shard.stat(), bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    os.utime(shard, ns=(state.st_atime_ns, state.st_mtime_ns))
+    args = ("score", run / "programs" / "L00H01.attn", "--capture", run / "capture")
+    succeed(*args)
+    outcome = attn_dsl("--verify", *args)
+    assert outcome.code == 2
+    assert f"{shard} is damaged: its content does not have its hash" in outcome.err
+    succeed(*args)
