@@ -259,8 +259,6 @@ def _not_a_distribution(row: np.ndarray, tolerance: float) -> str:
     return f"sums to {total:.6g}" if abs(total - 1) > tolerance * max(1, len(row) / 100) else ""
 
 
-__all__ = [
-    "CONTINUATIONS", "PROPERTIES", "Counterexample", "assert_causal",
-    "assert_equivalent", "assert_invariant", "assert_row_stochastic", "check_properties", "each",
-    "features", "matrix_of", "pieces", "programs", "smallest", "texts", "tokens", "weights",
-]  # fmt: skip
+__all__ = ["CONTINUATIONS", "PROPERTIES", "Counterexample", "assert_causal", "assert_equivalent",
+           "assert_invariant", "assert_row_stochastic", "check_properties", "each", "features", "matrix_of",
+           "pieces", "programs", "smallest", "texts", "tokens", "weights"]  # fmt: skip

@@ -22,11 +22,9 @@ if TYPE_CHECKING:
     from attn_dsl.eval.results import HeadResult
     from attn_dsl.eval.run import Run
 
-STYLES = {
-    "comment": "italic color(66)", "string": "color(64)", "number": "color(166)", "type": "color(131)",
-    "word": "color(98)", "function": "color(32)", "call": "color(32)", "definition": "bold",
-    "variable": "bold",
-}  # fmt: skip
+STYLES = {"comment": "italic color(66)", "string": "color(64)", "number": "color(166)", "type": "color(131)",
+          "word": "color(98)", "function": "color(32)", "call": "color(32)", "definition": "bold",
+          "variable": "bold"}  # fmt: skip
 """How kinds of lexemes are shown; the colours are legible on white, black and dark grey."""
 EVERY = 20.0
 """Seconds from one line of progress to the next where there is no terminal."""

