@@ -20,25 +20,15 @@ if TYPE_CHECKING:
     from attn_dsl.synth.hypothesis import fit_hypotheses
 
 __version__ = "0.1.0"
-__all__ = [
-    "AttnDslError", "Capture", "InputError", "Kernel", "Program", "ProgramError", "Run", "Stream",
-    "Tokens", "capture", "detect", "fit", "fit_hypotheses", "load", "parse", "replace_heads",
-]  # fmt: skip
+__all__ = ["AttnDslError", "Capture", "InputError", "Kernel", "Program", "ProgramError", "Run", "Stream",
+           "Tokens", "capture", "detect", "fit", "fit_hypotheses", "load", "parse",
+           "replace_heads"]  # fmt: skip
 
-_HOMES = {
-    "compiler.kernel": "Kernel",
-    "compiler.program": "Program load parse",
-    "compiler.stream": "Stream",
-    "dsl.errors": "AttnDslError InputError ProgramError",
-    "dsl.tokens": "Tokens",
-    "eval.capture": "Capture",
-    "eval.capture_write": "capture",
-    "eval.detect": "detect",
-    "eval.replace.context": "replace_heads",
-    "eval.run": "Run",
-    "synth.fit": "fit",
-    "synth.hypothesis": "fit_hypotheses",
-}
+_HOMES = {"compiler.kernel": "Kernel", "compiler.program": "Program load parse", "compiler.stream": "Stream",
+          "dsl.errors": "AttnDslError InputError ProgramError", "dsl.tokens": "Tokens",
+          "eval.capture": "Capture", "eval.capture_write": "capture", "eval.detect": "detect",
+          "eval.replace.context": "replace_heads", "eval.run": "Run", "synth.fit": "fit",
+          "synth.hypothesis": "fit_hypotheses"}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

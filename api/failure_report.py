@@ -48,10 +48,8 @@ def row_of(program: Program, tokens: Text, query: int) -> np.ndarray:
     return np.asarray(matrix_of(program, tokens)[query])
 
 
-def assert_same(
-    what: str, text: Tokens, left: np.ndarray, right: np.ndarray, tolerance: float,
-    label: str, note: str = "",
-) -> None:  # fmt: skip
+def assert_same(what: str, text: Tokens, left: np.ndarray, right: np.ndarray, tolerance: float, label: str,
+                note: str = "") -> None:  # fmt: skip
     """Assert that two matrices are equal up to a tolerance; the error shows the row that differs most."""
     if not is_close(left, right, tolerance):
         q, k = divmod(largest_difference(left, right), len(text))
@@ -70,10 +68,8 @@ def largest_difference(left: np.ndarray, right: np.ndarray) -> int:
         return int(np.argmax(np.nan_to_num(np.abs(left - right), nan=np.inf)))
 
 
-def failure(
-    message: str, text: Tokens, query: int, key: int | None = None, note: str = "",
-    **rows: np.ndarray,
-) -> AssertionError:  # fmt: skip
+def failure(message: str, text: Tokens, query: int, key: int | None = None, note: str = "",
+            **rows: np.ndarray) -> AssertionError:  # fmt: skip
     """Make the error for a wrong row: a message, the text, the query, the key, and a table.
 
     ``rows`` are one or two rows of weights with their labels. The table shows the keys where one row

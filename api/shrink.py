@@ -21,10 +21,8 @@ SIMPLE_TOKENS = ("a", " b", ".")
 """The tokens that shrinking puts in place of others, the simplest first."""
 
 
-def smallest(
-    strategy: SearchStrategy[T], condition: Callable[[T], bool], max_examples: int = 1000,
-    seed: int = 0, *, phases: tuple[Phase, ...] = (Phase.generate, Phase.shrink),
-) -> T:  # fmt: skip
+def smallest(strategy: SearchStrategy[T], condition: Callable[[T], bool], max_examples: int = 1000,
+             seed: int = 0, *, phases: tuple[Phase, ...] = (Phase.generate, Phase.shrink)) -> T:  # fmt: skip
     """Return the simplest value that is found of a strategy and meets a condition.
 
     >>> from attn_dsl.testing import tokens
@@ -34,16 +32,14 @@ def smallest(
     Raises:
         hypothesis.errors.NoSuchExample: none of ``max_examples`` values meets the condition.
     """
-    settings = hypothesis.settings(
-        max_examples=max_examples, database=None, deadline=None, derandomize=False,
-        phases=phases, suppress_health_check=list(hypothesis.HealthCheck),
-    )  # fmt: skip
+    settings = hypothesis.settings(max_examples=max_examples, database=None, deadline=None, derandomize=False,
+                                   phases=phases,
+                                   suppress_health_check=list(hypothesis.HealthCheck))  # fmt: skip
     return hypothesis.find(strategy, condition, settings=settings, random=Random(seed))
 
 
-def failing_text(
-    test: Callable[[Tokens], object], max_examples: int, seed: int, max_size: int
-) -> tuple[Tokens, Exception] | None:
+def failing_text(test: Callable[[Tokens], object], max_examples: int, seed: int,
+                 max_size: int) -> tuple[Tokens, Exception] | None:  # fmt: skip
     """Return a small text on which a test raises an exception, and the exception; None if none is found."""
     failures: list[tuple[Tokens, Exception]] = []
 
@@ -70,11 +66,9 @@ def _shrink_text(text: Tokens, fails: Callable[[Tokens], bool]) -> None:
         again = False
         for i in reversed(range(len(strings))):
             simpler = [*itertools.takewhile(strings[i].__ne__, SIMPLE_TOKENS)]
-            for changed in (
-                [*strings[:i], *strings[i + 1 :]],
-                *([s if x == strings[i] else x for x in strings] for s in simpler),
-                *([*strings[:i], s, *strings[i + 1 :]] for s in simpler),
-            ):
+            for changed in ([*strings[:i], *strings[i + 1 :]],
+                            *([s if x == strings[i] else x for x in strings] for s in simpler),
+                            *([*strings[:i], s, *strings[i + 1 :]] for s in simpler)):  # fmt: skip
                 if fails(Tokens.from_strings(changed)):
                     strings, again = changed, True
                     break

@@ -27,13 +27,10 @@ def _split(joined: str) -> tuple[str, ...]:
     return tuple(joined.split("|"))
 
 
-WORDS = _split(
-    "a|b| the| she| it| a| cat|The| dog| and|She| Tom| is| don't|n't|'s| e.g|Mr| U|ing|s|ed|un|UP"
-    "| McD|x1|é"
-)
+WORDS = _split("a|b| the| she| it| a| cat|The| dog| and|She| Tom| is| don't|n't|'s| e.g|Mr| U|ing|s|ed|un|UP"
+               "| McD|x1|é")  # fmt: skip
 MARKS = _split(
-    """.|,|!|?| (|)|"| "|'|’|“|”|[|]|{|}|...|))|."|.)|:|;|-| -|--|_|=|»|«|。|？|「|」|\\|#"""
-)
+    """.|,|!|?| (|)|"| "|'|’|“|”|[|]|{|}|...|))|."|.)|:|;|-| -|--|_|=|»|«|。|？|「|」|\\|#""")  # fmt: skip
 SPACES = ("\n", "\n\n", " ", "  ", "\t", "\r\n", "    ", ".\n", "\n  ", " \n")
 NUMBERS = ("1", " two", "42", " 1984", "٣", "²")
 OTHERS = ("中", " 日本", "ß", "İ", "ǅ", "\u0301", "\u200b", "😀", "\u2028", "")
@@ -42,8 +39,7 @@ BYTES = ("<0xE2>", "<0x80>", "<0x94>", "<0xC3>", "<0xA9>", "<0x0A>", "<0x20>", "
 TOGETHER = (
     *map(_split, ("un|do", " re|do|ing", " it|'|s", ".| The", '.|"| She', "(|a|)", " [|b|](|c|))")),
     *map(_split, ('"|Hi|"', " “|x|”", "{|}", "\n|    |x", ".|\n|\n", "<s>|a", "e.g|.| it")),
-    *map(_split, (" no|.| 2", "<0xE2>|<0x80>|<0x94>", " caf|<0xC3>|<0xA9>", "<0xF0>|<0x9F>")),
-)
+    *map(_split, (" no|.| 2", "<0xE2>|<0x80>|<0x94>", " caf|<0xC3>|<0xA9>", "<0xF0>|<0x9F>")))  # fmt: skip
 
 _COMPARABLE = _split('the|she|a|cat|.|,|(|"|\n||ing|Xx|x| the|é')
 _REAL = [name for name, function in FUNCTIONS.items() if not function.rated]
@@ -53,12 +49,9 @@ _STRINGS = st.sampled_from(_COMPARABLE) | st.text(max_size=4)
 _SMALL = st.integers(-3, 6) | st.integers(-_MANY, _MANY)
 _SHIFTS = st.just(0) | st.integers(-3, 2) | _SMALL
 _SET_WEIGHTS = (st.integers(-300, 300) | st.integers(-10_000, 10_000)).map(lambda i: i / 100)
-_SET_LITERALS = st.one_of(
-    st.lists(_STRINGS, min_size=1, max_size=5).map(lambda e: t.SetLiteral(tuple(e))),
-    st.dictionaries(_STRINGS, _SET_WEIGHTS, min_size=1, max_size=5).map(
-        lambda d: t.SetLiteral(tuple(d), tuple(d.values()))
-    ),
-)
+_SET_LITERALS = st.one_of(st.lists(_STRINGS, min_size=1, max_size=5).map(lambda e: t.SetLiteral(tuple(e))),
+                          st.dictionaries(_STRINGS, _SET_WEIGHTS, min_size=1, max_size=5).map(
+                              lambda d: t.SetLiteral(tuple(d), tuple(d.values()))))  # fmt: skip
 
 
 class _Scope(NamedTuple):
@@ -87,10 +80,8 @@ def pieces(unicode: bool = True) -> SearchStrategy[tuple[str, ...]]:
 
 
 @st.composite
-def tokens(
-    draw: st.DrawFn, max_size: int = 24, min_size: int = 0, unicode: bool = True,
-    gaps: bool = False,
-) -> Tokens:  # fmt: skip
+def tokens(draw: st.DrawFn, max_size: int = 24, min_size: int = 0, unicode: bool = True,
+           gaps: bool = False) -> Tokens:  # fmt: skip
     """Return a strategy of the tokens of a text. Few are distinct, so that tokens recur.
 
     >>> from attn_dsl.testing import smallest
@@ -137,11 +128,9 @@ def texts(max_size: int = 40) -> SearchStrategy[str]:
 
 
 @st.composite
-def programs(
-    draw: st.DrawFn, visibility: t.Visibility | None = None,
-    normaliser: t.Normaliser | None = None, max_terms: int = 4, holes: bool = False,
-    lookahead: bool = False, extras: Collection[str] = (),
-) -> t.Head:  # fmt: skip
+def programs(draw: st.DrawFn, visibility: t.Visibility | None = None, normaliser: t.Normaliser | None = None,
+             max_terms: int = 4, holes: bool = False, lookahead: bool = False,
+             extras: Collection[str] = ()) -> t.Head:  # fmt: skip
     """Return a strategy of valid programs, with every construct and feature of the language.
 
     >>> from attn_dsl.dsl.printer import show
@@ -171,9 +160,8 @@ def programs(
             functions.append(one)
             kind = type_of(one.value, dict(scope.functions))
             scope = scope._replace(functions=(*scope.functions, (name, kind)))
-    lines = st.lists(
-        _lines(scope._replace(variables="i", ahead=False, functions=())), min_size=1, max_size=4
-    ).map(tuple)
+    lines = st.lists(_lines(scope._replace(variables="i", ahead=False, functions=())), min_size=1,
+                     max_size=4).map(tuple)  # fmt: skip
     titles = draw(st.lists(st.sampled_from(["S", "Noun"]), max_size=2, unique=True))
     scores = tuple(t.ScoreDefinition(title, draw(lines)) for title in titles)
     scope = scope._replace(scores=tuple(titles))
@@ -203,12 +191,8 @@ def features(kind: Type, full: bool = False, extras: Collection[str] = ()) -> li
     >>> features("int")[:3]
     ['length', 'number', 'word_number']
     """
-    return [
-        f.name
-        for f in FEATURES.values()
-        if f.type == kind and f.arity == 1
-        and (full or f.reads != "full") and (not f.extra or f.extra in extras)
-    ]  # fmt: skip
+    return [f.name for f in FEATURES.values() if f.type == kind and f.arity == 1
+            and (full or f.reads != "full") and (not f.extra or f.extra in extras)]  # fmt: skip
 
 
 @lru_cache(maxsize=8)
@@ -216,11 +200,9 @@ def weights(positive: bool = False, holes: bool = False) -> SearchStrategy[float
     """Draw weights with few decimals. Most are small; some are at the bounds."""
     low = 0 if positive else -1
     usual: list[SearchStrategy[float | None]] = [
-        st.integers(5 * low, 5).map(float),
-        st.integers(500 * low, 500).map(lambda i: i / 100),
+        st.integers(5 * low, 5).map(float), st.integers(500 * low, 500).map(lambda i: i / 100),
         st.integers(1_000_000 * low, 1_000_000).map(lambda i: i / 1000),
-        st.sampled_from([0.0, 0.001, 1000.0, 1000.0 * low]),
-    ]
+        st.sampled_from([0.0, 0.001, 1000.0, 1000.0 * low])]  # fmt: skip
     return st.one_of([*usual, st.none()] if holes else usual)
 
 
@@ -242,52 +224,38 @@ def _terms(scope: _Scope, positive: bool, holes: bool) -> SearchStrategy[t.Term]
     names = map(st.just, scope.scores)
     uses = [st.builds(t.Score, name, st.sampled_from("kq"), _SHIFTS) for name in names]
     factor: SearchStrategy[t.Factor] = st.one_of(
-        integer,
-        st.builds(t.Real, st.sampled_from(_REAL), integer),
+        integer, st.builds(t.Real, st.sampled_from(_REAL), integer),
         st.builds(t.Decay, integer, st.integers(1, 999).map(lambda i: i / 1000)),
-        st.builds(t.Weight, _symbols(scope, 1), _sets(scope)),
-        *uses,
-    )
+        st.builds(t.Weight, _symbols(scope, 1), _sets(scope)), *uses)  # fmt: skip
     bounds = st.lists(_SMALL, min_size=1, max_size=5, unique=True).map(sorted)
     steps = st.lists(weight, min_size=5, max_size=5)
     entries = st.builds(lambda bounds, steps: tuple(map(t.Entry, bounds, steps)), bounds, steps)
     values = st.one_of(factor, st.builds(t.Product, factor, factor))
     scaled = st.builds(t.Part, weight, factor)
-    parts, sums = (
-        st.lists(part, min_size=2, max_size=4).map(tuple)
-        for part in (st.builds(t.Part, weight) | scaled, scaled)
-    )
-    return st.one_of(
-        st.builds(t.Where, weight, _predicates(scope, 2)),
-        st.builds(t.Scaled, weight, values, condition),
-        st.builds(t.Sum, parts, _predicates(scope, 1)),
-        st.builds(t.Sum, sums),
-        st.builds(t.Table, integer, entries, condition),
-        *(st.builds(t.Scaled, weight, use, condition) for use in uses),
-    )
+    parts, sums = (st.lists(part, min_size=2, max_size=4).map(tuple)
+                   for part in (st.builds(t.Part, weight) | scaled, scaled))  # fmt: skip
+    return st.one_of(st.builds(t.Where, weight, _predicates(scope, 2)),
+                     st.builds(t.Scaled, weight, values, condition),
+                     st.builds(t.Sum, parts, _predicates(scope, 1)), st.builds(t.Sum, sums),
+                     st.builds(t.Table, integer, entries, condition),
+                     *(st.builds(t.Scaled, weight, use, condition) for use in uses))  # fmt: skip
 
 
 @lru_cache(maxsize=256)
 def _integers(scope: _Scope, depth: int) -> SearchStrategy[t.Int]:
-    options: list[SearchStrategy[t.Int]] = [
-        st.builds(t.Integer, st.integers(0, 9) | st.integers(0, _MANY)),
-        _positions(scope),
-        _calls(scope, "int", 0),
-    ]
+    options: list[SearchStrategy[t.Int]] = [st.builds(t.Integer, st.integers(0, 9) | st.integers(0, _MANY)),
+                                            _positions(scope), _calls(scope, "int", 0)]  # fmt: skip
     if scope.variables == "kq":
         options.append(st.just(t.Arithmetic("-", t.Position("q"), t.Position("k"))))
     if scope.full:
         options.append(st.just(t.Call("n", ())))
     if depth:
         below, searches = _integers(scope, depth - 1), ("nearest", "first", "last", "count")
-        options += [
-            st.builds(_arithmetic, st.sampled_from("+-"), below, below),
-            st.builds(t.Absolute, below),
-            st.builds(t.Modulo, below, st.integers(1, 9) | st.integers(1, _MANY)),
-            st.builds(t.Extremum, st.sampled_from(["min", "max"]), below, below),
-            _calls(scope, "int", depth - 1),
-            st.builds(t.Call, st.just("match"), st.tuples(*[_ats(scope, below)] * 2)),
-        ]
+        options += [st.builds(_arithmetic, st.sampled_from("+-"), below, below), st.builds(t.Absolute, below),
+                    st.builds(t.Modulo, below, st.integers(1, 9) | st.integers(1, _MANY)),
+                    st.builds(t.Extremum, st.sampled_from(["min", "max"]), below, below),
+                    _calls(scope, "int", depth - 1),
+                    st.builds(t.Call, st.just("match"), st.tuples(*[_ats(scope, below)] * 2))]  # fmt: skip
         options.append(_searches(scope, searches))
         if scope.variables == "kq":
             body = _predicates(scope, depth - 1)
@@ -323,22 +291,16 @@ def _predicates(scope: _Scope, depth: int) -> SearchStrategy[t.Predicate]:
     equal = st.sampled_from(["==", "!="])
     orders = st.sampled_from(["==", "!=", "<", "<=", ">", ">="])
     options: list[SearchStrategy[t.Predicate]] = [
-        st.just(t.Always()),
-        st.builds(t.Compare, orders, integer, integer),
-        _calls(scope, "bool", depth),
+        st.just(t.Always()), st.builds(t.Compare, orders, integer, integer), _calls(scope, "bool", depth),
         st.builds(t.Compare, equal, symbol, symbol),
         st.builds(t.Compare, equal, symbol, st.builds(t.Text, _STRINGS)),
         st.builds(t.Member, symbol, _sets(scope)),
         st.builds(lambda i, a, b: t.Between(i, min(a, b), max(a, b)), integer, _SMALL, _SMALL),
-        st.builds(t.Affix, st.sampled_from(["starts", "ends", "contains"]), symbol, _STRINGS),
-    ]
+        st.builds(t.Affix, st.sampled_from(["starts", "ends", "contains"]), symbol, _STRINGS)]  # fmt: skip
     if depth:
         below = _predicates(scope, depth - 1)
-        options += [
-            st.builds(t.Not, below),
-            st.builds(t.And, below, below),
-            st.builds(t.Or, below, below),
-        ]
+        options += [st.builds(t.Not, below), st.builds(t.And, below, below),
+                    st.builds(t.Or, below, below)]  # fmt: skip
         options.append(_searches(scope, ("any",)))
         if scope.variables == "kq":
             options.append(st.builds(t.Quantifier, st.just("any"), below))
@@ -346,10 +308,8 @@ def _predicates(scope: _Scope, depth: int) -> SearchStrategy[t.Predicate]:
 
 
 def _calls(scope: _Scope, kind: Type, depth: int) -> SearchStrategy[t.Call]:
-    names = [
-        name for name in features(kind, scope.full, scope.extras)
-        if not scope.steady or FEATURES[name].reads != "visible"
-    ]  # fmt: skip
+    names = [name for name in features(kind, scope.full, scope.extras) if not scope.steady
+             or FEATURES[name].reads != "visible"]  # fmt: skip
     at = _integers(scope, depth) if depth else _positions(scope)
     own = [name for name, of in scope.functions if of == kind]
     one = st.builds(t.Call, st.sampled_from(names), st.tuples(_ats(scope, at)))

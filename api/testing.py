@@ -96,9 +96,8 @@ def assert_causal(program: Program, tokens: Text, tolerance: float = 1e-5) -> No
                 raise failure(message, text, q, k, note, row=row, changed=again)
 
 
-def assert_equivalent(
-    a: Program, b: Program, tokens: Text | None = None, tolerance: float = 1e-5
-) -> None:
+def assert_equivalent(a: Program, b: Program, tokens: Text | None = None,
+                      tolerance: float = 1e-5) -> None:  # fmt: skip
     """Assert that two programs have the same matrix on a text, or on a hundred random texts.
 
     Without ``tokens``, the error shows the smallest text found on which the matrices differ.
@@ -116,9 +115,8 @@ def assert_equivalent(
     assert_same("not equivalent", text, left, right, tolerance, "second")
 
 
-def assert_invariant(
-    program: Program, transform: Callable[[Tokens], Text], tokens: Text, tolerance: float = 1e-5
-) -> None:
+def assert_invariant(program: Program, transform: Callable[[Tokens], Text], tokens: Text,
+                     tolerance: float = 1e-5) -> None:  # fmt: skip
     """Assert that a program has the same matrix on a text and on the transformed text.
 
     >>> from attn_dsl.dsl.parser import parse
@@ -170,10 +168,8 @@ class Counterexample:
         return self.message
 
 
-def check_properties(
-    program: Program, max_examples: int = 100, seed: int = 0, causal: bool | None = None,
-    max_size: int = 12,
-) -> list[Counterexample]:  # fmt: skip
+def check_properties(program: Program, max_examples: int = 100, seed: int = 0, causal: bool | None = None,
+                     max_size: int = 12) -> list[Counterexample]:  # fmt: skip
     """Search for texts on which a program violates one of ``PROPERTIES``, and shrink them.
 
     >>> from attn_dsl.dsl.parser import parse
@@ -224,12 +220,9 @@ def _deterministic(program: Program, text: Tokens) -> None:
 
 
 _TESTS: dict[str, Callable[[Program, Tokens], object]] = {
-    "total": matrix_of,
-    "finite": lambda program, text: _assert_rows("finite", program, text, np.inf),
-    "row-stochastic": assert_row_stochastic,
-    "deterministic": _deterministic,
-    "causal": assert_causal,
-}
+    "total": matrix_of, "finite": lambda program, text: _assert_rows("finite", program, text, np.inf),
+    "row-stochastic": assert_row_stochastic, "deterministic": _deterministic, "causal": assert_causal
+}  # fmt: skip
 
 
 def _counterexample(name: str, program: Program, text: Tokens, error: Exception) -> Counterexample:
@@ -253,10 +246,8 @@ def _looks_ahead(tree: t.Head) -> bool:
 def _append(text: Tokens, strings: Sequence[str]) -> Tokens:
     more, at = Tokens.from_strings(strings), len(text.text)
     spans = tuple((start + at, end + at) for start, end in more.spans)
-    return Tokens(
-        text.strings + more.strings, text.text + more.text, text.spans + spans,
-        text.special + more.special,
-    )  # fmt: skip
+    return Tokens(text.strings + more.strings, text.text + more.text, text.spans + spans,
+                  text.special + more.special)  # fmt: skip
 
 
 def _not_a_distribution(row: np.ndarray, tolerance: float) -> str:
@@ -268,8 +259,6 @@ def _not_a_distribution(row: np.ndarray, tolerance: float) -> str:
     return f"sums to {total:.6g}" if abs(total - 1) > tolerance * max(1, len(row) / 100) else ""
 
 
-__all__ = [
-    "CONTINUATIONS", "PROPERTIES", "Counterexample", "assert_causal",
-    "assert_equivalent", "assert_invariant", "assert_row_stochastic", "check_properties", "each",
-    "features", "matrix_of", "pieces", "programs", "smallest", "texts", "tokens", "weights",
-]  # fmt: skip
+__all__ = ["CONTINUATIONS", "PROPERTIES", "Counterexample", "assert_causal", "assert_equivalent",
+           "assert_invariant", "assert_row_stochastic", "check_properties", "each", "features", "matrix_of",
+           "pieces", "programs", "smallest", "texts", "tokens", "weights"]  # fmt: skip

@@ -16,10 +16,8 @@ from attn_dsl.cli import completion, interrupt, options
 @click.option("--out", required=True, **options.DIR, help="Where to store the capture.")
 @options.max_tokens_option()
 @options.max_texts_option()
-@click.option(
-    "--no-values", "values", flag_value=False, default=True,
-    help="Leave out value vectors, without which what heads write cannot be measured.",
-)  # fmt: skip
+@click.option("--no-values", "values", flag_value=False, default=True,
+              help="Leave out value vectors, without which what heads write cannot be measured.")  # fmt: skip
 @options.device_option()
 @options.dtype_option()
 def capture(model: str, text: Any, out: str, **settings: Any) -> None:
@@ -36,12 +34,9 @@ def capture(model: str, text: Any, out: str, **settings: Any) -> None:
         task = bar.add_task("reading attention", total=None)
         made = capture_of(
             None, model, text, out, **settings,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )  # fmt: skip
+            progress=lambda done, total: bar.update(task, completed=done, total=total))  # fmt: skip
     size = sum(file.stat().st_size for file in Path(out).rglob("*") if file.is_file())
-    click.echo(
-        f"{made.n_texts} texts, {made.n_layers} layers of {made.heads_per_layer} heads, "
-        f"{size / 1e6:.0f} MB in {out}"
-    )
+    click.echo(f"{made.n_texts} texts, {made.n_layers} layers of {made.heads_per_layer} heads, "
+               f"{size / 1e6:.0f} MB in {out}")  # fmt: skip
     if settings["values"] and made.lacking is not None:
         click.echo(f"no values of heads: {made.lacking}")

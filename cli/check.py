@@ -19,10 +19,8 @@ from attn_dsl.dsl.errors import AttnDslError
 @options.define_option()
 @options.lookahead_option()
 @options.json_option()
-def check(
-    program: tuple[str, ...], examples: int, seed: int, define: tuple[str, ...], allow_lookahead: bool,
-    as_json: bool,
-) -> None:  # fmt: skip
+def check(program: tuple[str, ...], examples: int, seed: int, define: tuple[str, ...], allow_lookahead: bool,
+          as_json: bool) -> None:  # fmt: skip
     """Check each PROGRAM: syntax, types, causality, cost, and its properties on random texts.
 
     The properties: every row is a distribution, a causal row is the same whatever follows, and
@@ -40,9 +38,8 @@ def check(
         raise click.exceptions.Exit(code)
 
 
-def _check(
-    file: str, examples: int, seed: int, define: tuple[str, ...], allow_lookahead: bool
-) -> dict[str, Any]:
+def _check(file: str, examples: int, seed: int, define: tuple[str, ...],
+           allow_lookahead: bool) -> dict[str, Any]:  # fmt: skip
     """Return what is found in a program, as JSON data."""
     from attn_dsl.compiler.program import load
     from attn_dsl.dsl.definitions import only_definitions, read_definitions, read_source
@@ -62,16 +59,12 @@ def _check(
         from attn_dsl.testing import check_properties
 
         failures = [str(one) for one in check_properties(loaded, max_examples=examples, seed=seed)]
-    return {
-        "program": file, "valid": True, "nodes": facts.nodes, "cost": facts.cost,
-        "visibility": "causal" if loaded.causal else "bidirectional", "holes": facts.holes,
-        "lookahead": list(facts.lookahead), "failures": failures, "code": 1 if failures else 0,
-        "warnings": [
-            {"message": one.message, "line": one.span and one.span.line,
-             "column": one.span and one.span.column, "help": one.hint, "shown": str(one)}
-            for one in lint(loaded.tree, source, file)
-        ],
-    }  # fmt: skip
+    return {"program": file, "valid": True, "nodes": facts.nodes, "cost": facts.cost,
+            "visibility": "causal" if loaded.causal else "bidirectional", "holes": facts.holes,
+            "lookahead": list(facts.lookahead), "failures": failures, "code": 1 if failures else 0,
+            "warnings": [{"message": one.message, "line": one.span and one.span.line,
+                    "column": one.span and one.span.column, "help": one.hint, "shown": str(one)}
+                for one in lint(loaded.tree, source, file)]}  # fmt: skip
 
 
 def _shown(report: dict[str, Any], examples: int) -> str:
@@ -80,9 +73,8 @@ def _shown(report: dict[str, Any], examples: int) -> str:
         counts = (f"{report[what]} {what}" for what in ("sets", "functions", "scores"))
         return f"{report['program']}: ok\n  {', '.join(counts)}"
     holes, ahead, failures = report["holes"], report["lookahead"], report["failures"]
-    notes = [
-        f"{report['nodes']} nodes", f"{report['cost']} operations per pair", report["visibility"]
-    ]  # fmt: skip
+    notes = [f"{report['nodes']} nodes", f"{report['cost']} operations per pair",
+             report["visibility"]]  # fmt: skip
     if holes:
         weights = "weight" if holes == 1 else "weights"
         notes.append(f"{holes} {weights} to be fitted, so its properties are not tested")

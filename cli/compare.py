@@ -25,10 +25,9 @@ if TYPE_CHECKING:
 @options.moved_model_option()
 @options.moved_capture_option()
 @options.json_option()
-def compare(
-    run: str, a: str, b: str, on: str, head: str | None, replaced: str | None,
-    define: tuple[str, ...], model: str | None, capture: str | None, as_json: bool,
-) -> None:  # fmt: skip
+def compare(run: str, a: str, b: str, on: str, head: str | None, replaced: str | None,
+            define: tuple[str, ...], model: str | None, capture: str | None,
+            as_json: bool) -> None:  # fmt: skip
     """Put A, then B into one head of RUN's model, and show what changes in its predictions.
 
     A and B are programs (.attn), a head's name such as L2H3 for the run's own program, or `model`
@@ -63,18 +62,14 @@ def print_comparison(found: Comparison, model: str, causal: bool) -> None:
     rows = []
     for p in found.predictions:
         tops = zip(p.top, p.top_probability, strict=True)
-        cells = [
-            *(visible(string) for string in (p.token, p.target)[-len(names) :]),
-            *(f"{value:.3f}" for value in p.target_probability),
-            *(f"{visible(token)[:11]} {value:.2f}" for token, value in tops), f"{p.kl:.3f}",
-        ]  # fmt: skip
+        cells = [*(visible(string) for string in (p.token, p.target)[-len(names) :]),
+                 *(f"{value:.3f}" for value in p.target_probability),
+                 *(f"{visible(token)[:11]} {value:.2f}" for token, value in tops), f"{p.kl:.3f}"]  # fmt: skip
         rows.append([Text(cell, style="bold" if p.changed else "") for cell in cells])
     best = ("top in A", "top in B")
     columns = (*names, "p in A", "p in B", *best, "KL")
     options.print_table(columns, rows, left=(*names, *best), gap=1)
     before, after = found.perplexity
-    screen.print(
-        f"\nThe most probable token changes at {found.changed} of {len(found.predictions)} "
-        f"positions.\nMean KL(A || B) {found.kl:.3f} nats; perplexity {before:.2f} with A, "
-        f"{after:.2f} with B."
-    )
+    screen.print(f"\nThe most probable token changes at {found.changed} of {len(found.predictions)} "
+                 f"positions.\nMean KL(A || B) {found.kl:.3f} nats; perplexity {before:.2f} with A, "
+                 f"{after:.2f} with B.")  # fmt: skip

@@ -19,10 +19,8 @@ from attn_dsl.cli import completion, options
 @options.max_texts_option()
 @options.seed_option()
 @options.json_option()
-def detect(
-    model: str | None, text: Any, capture: str | None, threshold: float | None, max_tokens: int,
-    max_texts: int, seed: int, as_json: bool,
-) -> None:  # fmt: skip
+def detect(model: str | None, text: Any, capture: str | None, threshold: float | None, max_tokens: int,
+           max_texts: int, seed: int, as_json: bool) -> None:  # fmt: skip
     """Say which heads of MODEL are previous-token, induction, first-token, … heads.
 
     Each kind is a program of the library. Its share is the mean attention of a head on the keys that the
@@ -37,27 +35,20 @@ def detect(
     from attn_dsl.eval.detect import detect as detected
     from attn_dsl.eval.metrics import decimal
 
-    found = detected(
-        model, text, capture=capture, threshold=threshold, seed=seed, max_tokens=max_tokens,
-        max_texts=max_texts,
-    )  # fmt: skip
+    found = detected(model, text, capture=capture, threshold=threshold, seed=seed, max_tokens=max_tokens,
+                     max_texts=max_texts)  # fmt: skip
     kinds = {one.kind.name: one.kind for one in found.every}
     if as_json:
         options.print_json(found.rows())
         return
     screen = options.console()
-    options.print_table(
-        ("head", "kind", "share", "from", "to", "control", "also"),
-        [
-            (
-                label, own[0].kind.name,
-                *map(decimal, (own[0].share.mean, own[0].share.low, own[0].share.high, own[0].control)),
-                ", ".join(f"{x.kind.name} {decimal(x.share.mean, 2)}" for x in own[1:]),
-            )
-            for label, own in found.heads.items()
-        ],
-        left=("head", "kind", "also"), gap=1,
-    )  # fmt: skip
+    rows = []
+    for label, (x, *others) in found.heads.items():
+        figures = map(decimal, (x.share.mean, x.share.low, x.share.high, x.control))
+        also = ", ".join(f"{y.kind.name} {decimal(y.share.mean, 2)}" for y in others)
+        rows.append((label, x.kind.name, *figures, also))
+    columns = ("head", "kind", "share", "from", "to", "control", "also")
+    options.print_table(columns, rows, left=("head", "kind", "also"), gap=1)
     screen.print(f"\n[bold]Map of {found.model}[/], a line for each layer, a letter for each head:")
     for layer, line in enumerate(found.map):
         screen.print(f"{layer:>4}  {line}", markup=False)

@@ -11,18 +11,12 @@ from attn_dsl.dsl.highlighting import lexemes
 
 KINDS = {
     "comment": (token.Comment.Single, "comment.line.number-sign"),
-    "string": (token.String.Double, "string.quoted.double"),
-    "number": (token.Number, "constant.numeric"),
+    "string": (token.String.Double, "string.quoted.double"), "number": (token.Number, "constant.numeric"),
     "definition": (token.Name.Function, "entity.name.function"),
-    "type": (token.Name.Class, "entity.name.type"),
-    "function": (token.Name.Builtin, "support.function"),
-    "word": (token.Keyword, "keyword.control"),
-    "call": (token.Name.Function, "entity.name.function"),
-    "variable": (token.Name.Variable, "variable.parameter"),
-    "name": (token.Name, "variable.other"),
-    "operator": (token.Operator, "keyword.operator"),
-    "mark": (token.Punctuation, "punctuation"),
-}
+    "type": (token.Name.Class, "entity.name.type"), "function": (token.Name.Builtin, "support.function"),
+    "word": (token.Keyword, "keyword.control"), "call": (token.Name.Function, "entity.name.function"),
+    "variable": (token.Name.Variable, "variable.parameter"), "name": (token.Name, "variable.other"),
+    "operator": (token.Operator, "keyword.operator"), "mark": (token.Punctuation, "punctuation")}  # fmt: skip
 """By kind of lexeme, the token of Pygments and the scope of TextMate."""
 
 
@@ -37,6 +31,5 @@ class AttnLexer(RegexLexer):  # type: ignore[misc]
 def textmate() -> dict[str, Any]:
     """Return the TextMate grammar of programs as JSON data."""
     patterns = [
-        {"match": regex, "name": f"{KINDS[kind][1]}.attn"} for kind, regex in lexemes().items()
-    ]
+        {"match": regex, "name": f"{KINDS[kind][1]}.attn"} for kind, regex in lexemes().items()]  # fmt: skip
     return {"name": "attn", "scopeName": "source.attn", "fileTypes": ["attn"], "patterns": patterns}

@@ -13,9 +13,8 @@ from attn_dsl.cli import completion, options
 @options.define_option()
 @options.lookahead_option()
 @options.json_option()
-def explain(
-    program: str, head: str | None, define: tuple[str, ...], allow_lookahead: bool, as_json: bool
-) -> None:
+def explain(program: str, head: str | None, define: tuple[str, ...], allow_lookahead: bool,
+            as_json: bool) -> None:  # fmt: skip
     """Describe PROGRAM (.attn), or the program of HEAD in the run directory PROGRAM, in plain English.
 
     A head of a run, named as in L5H1, is told in the order of what its terms are worth: in brackets is
@@ -29,10 +28,8 @@ def explain(
     loaded, _, found = options.open_program(program, head, "explain", allow_lookahead, define)
     tree = loaded.tree
     if found and not found.terms:
-        click.echo(
-            "attn-dsl: warning: this run was made before the worth of terms was measured, so terms come "
-            "in the order of their weights; run `attn-dsl fit` again", err=True,
-        )  # fmt: skip
+        click.echo("attn-dsl: warning: this run was made before the worth of terms was measured, so terms "
+                   "come in the order of their weights; run `attn-dsl fit` again", err=True)  # fmt: skip
     text = in_english(tree, [one.share for one in found.terms] if found else ())
     if not as_json:
         options.console().print(text, markup=False)

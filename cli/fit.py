@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from attn_dsl.eval.run import Run
     from attn_dsl.synth.runs.progress import Progress
 
-FITTING = (
-    "text capture heads seed effort max_tokens max_texts device dtype objective allow_lookahead jobs"
-).split()
+FITTING = ("text capture heads seed effort max_tokens max_texts device dtype objective allow_lookahead "
+           "jobs").split()  # fmt: skip
 """The settings of a fit that do not belong to the search."""
 RECALLED = "proposers objective seed max_evals max_nodes effort allow_lookahead".split()
 """Those that ``run.json`` holds under their names."""
@@ -68,17 +67,15 @@ RECALLED = "proposers objective seed max_evals max_nodes effort allow_lookahead"
               "see the run directory or --capture under the same path.")  # fmt: skip
 @click.option("--dry-run", is_flag=True,
               help="Only print what would be done and what it takes: disk, memory, time.")  # fmt: skip
-@click.option("--resume", is_flag=True,
-              help="Go on with the run in --out, or RUN in the place of MODEL, that was interrupted or "
-              "cut short; options that are not given are as they were.")  # fmt: skip
+@click.option("--resume", is_flag=True, help="Go on with the run in --out, or RUN in the place of MODEL, "
+              "that was interrupted or cut short; options that are not given are as they were.")  # fmt: skip
 @click.option("--self-contained", is_flag=True,
               help="Write programs with the definitions of the scores that they use inside.")  # fmt: skip
 @click.option("--comments", is_flag=True, help="Write beside each term what it is worth.")
 @options.json_option()
-def fit(
-    model: str | None, out: str | None, as_json: bool, dry_run: bool, proposers: str | None,
-    program: tuple[str, ...], refit: bool, extend: bool, define: tuple[str, ...], **settings: Any,
-) -> None:  # fmt: skip
+def fit(model: str | None, out: str | None, as_json: bool, dry_run: bool, proposers: str | None,
+        program: tuple[str, ...], refit: bool, extend: bool, define: tuple[str, ...],
+        **settings: Any) -> None:  # fmt: skip
     """Find a program for each head of MODEL and write a run directory.
 
     MODEL is a Hugging Face id, a directory, FILE.gguf, hf:REPO:FILE.gguf, or an embedded model:
@@ -93,9 +90,8 @@ def fit(
         del given["model"]
     searches = extend or not program
     if (refit or extend) and not program:
-        raise click.UsageError(
-            "--refit and --extend are for programs of your own: give --program FILE"
-        )
+        raise click.UsageError("--refit and --extend are for programs of your own: give --program "
+                               "FILE")  # fmt: skip
     if not searches:
         refuse_search_options()
     options.quiet_libraries()
@@ -131,18 +127,16 @@ def fit(
         if searches:
             from attn_dsl.eval.report import write_run_report
 
-            run = fits.fit(
-                model, out=out, watch=watcher, proposers=suggesting, programs=starts, **settings
-            )
+            run = fits.fit(model, out=out, watch=watcher, proposers=suggesting, programs=starts,
+                           **settings)  # fmt: skip
             bar.update(watcher.task, description="writing the report")
             write_run_report(run, settings["capture"])
         if program:
             from attn_dsl.cli.hypotheses import json_rows, print_hypotheses
             from attn_dsl.synth.hypothesis import fit_hypotheses
 
-            found = fit_hypotheses(
-                starts, model, out=out, watch=watcher, refit=refit or extend, **fitting
-            )
+            found = fit_hypotheses(starts, model, out=out, watch=watcher, refit=refit or extend,
+                                   **fitting)  # fmt: skip
     if as_json:
         data = {} if run is None else summary(run)
         if program:
@@ -159,10 +153,8 @@ def refuse_search_options() -> None:
     """Refuse options that only a search reads, where only hypotheses are fitted."""
     for name, option in given_options().items():
         if name not in (*FITTING, "model", "out", "program", "refit", "define", "as_json"):
-            raise click.UsageError(
-                f"{option} is for the search, and --program alone does not search; leave it "
-                "out, or search from the program with --extend"
-            )
+            raise click.UsageError(f"{option} is for the search, and --program alone does not search; leave "
+                                   "it out, or search from the program with --extend")  # fmt: skip
 
 
 def given_options() -> dict[str, str]:
@@ -220,18 +212,13 @@ class Watcher:
         if r is None or self.shown.get(r.label) == r.program:
             return
         if not self.shown:
-            self.bar.console.print(
-                "head    IoU on test texts     control  output R²  control  nodes  category"
-            )
+            self.bar.console.print("head    IoU on test texts     control  output R²  control  nodes  "
+                                   "category")  # fmt: skip
         self.shown[r.label] = r.program
-        control, r2, of_outputs = (
-            decimal(x)
-            for x in (r.best_control[1], r.test["output_r2"].mean, r.best_output_control[1])
-        )
-        self.bar.console.print(
-            f"{r.label}  {r.test['iou'].with_interval:20}  {control:>7}  {r2:>9}  {of_outputs:>7}  "
-            f"{r.nodes:5}  {r.category}"
-        )
+        control, r2, of_outputs = (decimal(x) for x in (r.best_control[1], r.test["output_r2"].mean,
+                                       r.best_output_control[1]))  # fmt: skip
+        self.bar.console.print(f"{r.label}  {r.test['iou'].with_interval:20}  {control:>7}  {r2:>9}  "
+                               f"{of_outputs:>7}  {r.nodes:5}  {r.category}")  # fmt: skip
 
 
 def summary(run: Run) -> dict[str, Any]:
@@ -241,14 +228,12 @@ def summary(run: Run) -> dict[str, Any]:
     found = summarise(run.results, run.info["key"]["seed"])
     told = {name: run.info[name] for name in ("model", "status", "texts", "tokens_per_text")}
     later = {name: run.info.get(name, []) for name in ("cut_short", "not_reached")}
-    return {
-        "run": str(run.path), **told, "heads": len(run.results), **found.iou.named("iou_test"),
-        **found.output_r2.named("output_r2"),
-        "output_r2_median": None if run.lacking else found.output_r2_median, "nodes": found.nodes,
-        "controls": found.controls,
-        "controls_output_r2_median": {} if run.lacking else found.controls_output_r2,
-        "library": run.info.get("library"), "llm": run.info.get("llm"), **later,
-    }  # fmt: skip
+    return {"run": str(run.path), **told, "heads": len(run.results), **found.iou.named("iou_test"),
+            **found.output_r2.named("output_r2"),
+            "output_r2_median": None if run.lacking else found.output_r2_median, "nodes": found.nodes,
+            "controls": found.controls,
+            "controls_output_r2_median": {} if run.lacking else found.controls_output_r2,
+            "library": run.info.get("library"), "llm": run.info.get("llm"), **later}  # fmt: skip
 
 
 def print_run(run: Run) -> None:
@@ -259,30 +244,16 @@ def print_run(run: Run) -> None:
     screen, results, known = options.console(), run.results, not run.lacking
     options.print_table(
         ("head", "IoU", "no sink", "control", *("output R²", "control") * known, "nodes", "terms"),
-        [
-            (
-                r.label,
-                *map(decimal, (r.test["iou"].mean, r.test["iou_no_sink"].mean, r.best_control[1])),
-                *map(decimal, (r.test["output_r2"].mean, r.best_output_control[1]) * known),
-                str(r.nodes), terms_line(r.program),
-            )
-            for r in results
-        ],
-        left=("head",), cut="terms",
-    )  # fmt: skip
+        [(r.label, *map(decimal, (r.test["iou"].mean, r.test["iou_no_sink"].mean, r.best_control[1])),
+                *map(decimal, (r.test["output_r2"].mean, r.best_output_control[1]) * known), str(r.nodes),
+                terms_line(r.program)) for r in results], left=("head",), cut="terms")  # fmt: skip
     best = max(results, key=lambda r: r.gain)
     screen.print(f"\n[bold]Hall of fame of {best.label}[/], furthest above its best control:")
     options.print_table(
         ("nodes", "IoU select", "test", *("output R² select", "test") * known, "gain/node", ""),
-        [
-            (
-                str(row.nodes), decimal(row.iou_select), decimal(row.iou_test),
-                *map(decimal, (row.output_r2_select, row.output_r2_test) * known),
-                f"{row.gain_by_node:.4f}", "<- chosen" if row.chosen else "",
-            )
-            for row in best.front
-        ],
-    )  # fmt: skip
+        [(str(row.nodes), decimal(row.iou_select), decimal(row.iou_test),
+                *map(decimal, (row.output_r2_select, row.output_r2_test) * known), f"{row.gain_by_node:.4f}",
+                "<- chosen" if row.chosen else "") for row in best.front])  # fmt: skip
     screen.print()
     options.print_program(best.program)
     for line in told(run):
@@ -296,11 +267,9 @@ def told(run: Run) -> Iterator[str]:
     from attn_dsl.eval.results import summarise
 
     info, found = run.info, summarise(run.results, run.info["key"]["seed"])
-    yield (
-        f"{len(run.results)} heads, mean IoU {found.iou}, {found.nodes:.0f} nodes in the mean; "
-        f"{info['tokens_per_text']:.0f} tokens a text; fitted on {info['texts']['fit']}, picked on "
-        f"{info['texts']['select']}."
-    )
+    yield (f"{len(run.results)} heads, mean IoU {found.iou}, {found.nodes:.0f} nodes in the mean; "
+           f"{info['tokens_per_text']:.0f} tokens a text; fitted on {info['texts']['fit']}, picked on "
+           f"{info['texts']['select']}.")  # fmt: skip
     means = ", ".join(f"{name} {value:.3f}" for name, value in found.controls.items())
     yield f"Controls on the same texts: {means}."
     if run.lacking:
@@ -310,16 +279,12 @@ def told(run: Run) -> Iterator[str]:
         medians = (f"{name} {decimal(x)}" for name, x in found.controls_output_r2.items())
         yield f"Output R² of the controls, medians over heads: {', '.join(medians)}."
     if library := info.get("library"):
-        yield (
-            f"{library['programs']} of the programs, each for several heads as it is, give 95 % of "
-            "the mean IoU (library.csv)."
-        )
+        yield (f"{library['programs']} of the programs, each for several heads as it is, give 95 % of the "
+               "mean IoU (library.csv).")  # fmt: skip
     llm = info.get("llm") or {}
     if llm.get("completions"):
-        yield (
-            f"Language model {', '.join(llm['models'])}: {llm['completions']} completions, "
-            f"{llm['truncated']} of them cut off at their limit."
-        )
+        yield (f"Language model {', '.join(llm['models'])}: {llm['completions']} completions, "
+               f"{llm['truncated']} of them cut off at their limit.")  # fmt: skip
     if failed := llm.get("failed"):
         yield f"The proposer llm failed at {failed['head']}: {failed['error']}"
     if short := info.get("cut_short"):

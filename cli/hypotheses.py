@@ -21,14 +21,10 @@ SHOWN = 3
 
 def json_rows(found: Iterable[Hypothesis]) -> list[dict[str, Any]]:
     """Return hypotheses as JSON data: the columns of the table, the program, where it fails."""
-    return [
-        {
-            **{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in x.row().items()},
-            "source": x.program,
-            "failures": [asdict(one) | {"tokens": context(one)} for one in x.failures],
-        }
-        for x in found
-    ]  # fmt: skip
+    return [{**{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in x.row().items()},
+             "source": x.program,
+             "failures": [asdict(one) | {"tokens": context(one)} for one in x.failures]}
+            for x in found]  # fmt: skip
 
 
 def print_hypotheses(found: Sequence[Hypothesis], place: str) -> None:
@@ -47,18 +43,15 @@ def print_hypotheses(found: Sequence[Hypothesis], place: str) -> None:
                 figures += [x.output_r2.mean, x.output_control[1], x.found[1]]
             rows.append(("" if at else visible(name), x.label, *map(decimal, figures)))
     outputs = () if lacking else ("output R²", "control", "found")
-    options.print_table(
-        ("program", "head", "IoU", "from", "to", "control", "found", *outputs), rows,
-        left=("program", "head"), gap=1,
-    )  # fmt: skip
+    options.print_table(("program", "head", "IoU", "from", "to", "control", "found", *outputs), rows,
+                        left=("program", "head"), gap=1)  # fmt: skip
     for own in by_name.values():
         for x in own[:SHOWN]:
             screen.print(f"\n[bold]{x.label}[/], {x.fitted} weights fitted:")
             options.print_program(x.program.rstrip())
             what = "attention" if lacking else "output"
             screen.print(
-                f"Where its {what} is furthest from the head's, in errors of a mean query:"
-            )
+                f"Where its {what} is furthest from the head's, in errors of a mean query:")  # fmt: skip
             for failure in x.failures:
                 for line in told(failure):
                     screen.print(line, markup=False, overflow="fold")
@@ -66,10 +59,8 @@ def print_hypotheses(found: Sequence[Hypothesis], place: str) -> None:
     for name, own in by_name.items():
         holds = [x.label for x in own if x.holds]
         which = f": {', '.join(holds)}" if holds and len(holds) < len(own) else ""
-        screen.print(
-            f"{name}: above every control, its whole interval, on {len(holds)} of {len(own)} heads{which}.",
-            markup=False,
-        )  # fmt: skip
+        screen.print(f"{name}: above every control, its whole interval, on {len(holds)} of {len(own)} "
+                     f"heads{which}.", markup=False)  # fmt: skip
     if lacking:
         screen.print("Output R² is not known: the capture has no values of heads that vary.")
     texts = found[0].iou.texts

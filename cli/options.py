@@ -22,11 +22,9 @@ if TYPE_CHECKING:
     from attn_dsl.eval.results import HeadResult
     from attn_dsl.eval.run import Run
 
-STYLES = {
-    "comment": "italic color(66)", "string": "color(64)", "number": "color(166)", "type": "color(131)",
-    "word": "color(98)", "function": "color(32)", "call": "color(32)", "definition": "bold",
-    "variable": "bold",
-}  # fmt: skip
+STYLES = {"comment": "italic color(66)", "string": "color(64)", "number": "color(166)", "type": "color(131)",
+          "word": "color(98)", "function": "color(32)", "call": "color(32)", "definition": "bold",
+          "variable": "bold"}  # fmt: skip
 """How kinds of lexemes are shown; the colours are legible on white, black and dark grey."""
 EVERY = 20.0
 """Seconds from one line of progress to the next where there is no terminal."""
@@ -38,49 +36,34 @@ text_option = partial(
     click.option, "--text", metavar="SPEC", multiple=True, type=click.Path(),
     callback=lambda ctx, param, given: given[0] if len(given) == 1 else given or None,
     help="Text to read: .txt (paragraphs), .jsonl (field text), .md or source code, a directory or "
-    '"pattern" of these, or hf:dataset[:split[:column]]; can be given more than once.',
-)  # fmt: skip
+    '"pattern" of these, or hf:dataset[:split[:column]]; can be given more than once.')  # fmt: skip
 on_option = partial(click.option, "--on", metavar="TEXT")
-capture_option = partial(
-    click.option, "--capture", help="Attention captured before, instead of MODEL.", **DIR
-)
-max_tokens_option = partial(
-    click.option, "--max-tokens", type=click.IntRange(2), default=128, show_default=True,
-    help="Longer texts are cut into windows of so many tokens.",
-)  # fmt: skip
-max_texts_option = partial(
-    click.option, "--max-texts", type=click.IntRange(1), default=300, show_default=True,
-    help="Read at most so many windows, first windows first.",
-)  # fmt: skip
-lookahead_option = partial(
-    click.option, "--allow-lookahead", is_flag=True,
-    help="Let causal programs use features that read the whole text; they are marked.",
-)  # fmt: skip
-define_option = partial(
-    click.option, "--define", metavar="FILE", multiple=True,
-    help="A file of definitions that programs may use without naming it; can be given more than once.",
-)  # fmt: skip
-device_option = partial(
-    click.option, "--device", metavar="NAME", default="cpu", show_default=True,
-    help="Where the model runs, as in cuda.",
-)  # fmt: skip
+capture_option = partial(click.option, "--capture", help="Attention captured before, instead of MODEL.",
+                         **DIR)  # fmt: skip
+max_tokens_option = partial(click.option, "--max-tokens", type=click.IntRange(2), default=128,
+                            show_default=True,
+                            help="Longer texts are cut into windows of so many tokens.")  # fmt: skip
+max_texts_option = partial(click.option, "--max-texts", type=click.IntRange(1), default=300,
+                           show_default=True,
+                           help="Read at most so many windows, first windows first.")  # fmt: skip
+lookahead_option = partial(click.option, "--allow-lookahead", is_flag=True, help="Let causal programs use "
+                           "features that read the whole text; they are marked.")  # fmt: skip
+define_option = partial(click.option, "--define", metavar="FILE", multiple=True,
+                        help="A file of definitions that programs may use without naming it; can be given "
+                        "more than once.")  # fmt: skip
+device_option = partial(click.option, "--device", metavar="NAME", default="cpu", show_default=True,
+                        help="Where the model runs, as in cuda.")  # fmt: skip
 dtype_option = partial(
     click.option, "--dtype", metavar="NAME", default="float32", show_default=True,
-    help="Of the model's weights and activations: float32, bfloat16 or float16.",
-)  # fmt: skip
-json_option = partial(
-    click.option, "--json", "as_json", is_flag=True, help="Print JSON instead of a table."
-)
-moved_model_option = partial(
-    click.option, "--model", metavar="MODEL", help="The run's model, if it has been moved."
-)
-moved_capture_option = partial(
-    click.option, "--capture", help="The run's attention, if it has been moved.", **DIR
-)
-seed_option = partial(
-    click.option, "--seed", type=click.IntRange(0), default=0, show_default=True,
-    help="Decides everything that is drawn: the split, samples, resampling.",
-)  # fmt: skip
+    help="Of the model's weights and activations: float32, bfloat16 or float16.")  # fmt: skip
+json_option = partial(click.option, "--json", "as_json", is_flag=True,
+                      help="Print JSON instead of a table.")  # fmt: skip
+moved_model_option = partial(click.option, "--model", metavar="MODEL",
+                             help="The run's model, if it has been moved.")  # fmt: skip
+moved_capture_option = partial(click.option, "--capture", help="The run's attention, if it has been moved.",
+                               **DIR)  # fmt: skip
+seed_option = partial(click.option, "--seed", type=click.IntRange(0), default=0, show_default=True,
+                      help="Decides everything that is drawn: the split, samples, resampling.")  # fmt: skip
 
 
 def console(stderr: bool = False) -> Console:
@@ -100,9 +83,8 @@ def print_program(source: str) -> None:
     console().print(text, overflow="fold")
 
 
-def open_program(
-    place: str, head: str | None, command: str, allow_lookahead: bool, define: tuple[str, ...]
-) -> tuple[Program, Run | None, HeadResult | None]:
+def open_program(place: str, head: str | None, command: str, allow_lookahead: bool,
+                 define: tuple[str, ...]) -> tuple[Program, Run | None, HeadResult | None]:  # fmt: skip
     """Open a file of a program, or a run and its program of a head.
 
     Raises:
@@ -118,8 +100,7 @@ def open_program(
         return found.program, run, found.result
     if (Path(place) / "run.json").is_file():
         raise InputError(
-            f"{place}: name a head of the run too, as in `attn-dsl {command} {place} L5H1`"
-        )
+            f"{place}: name a head of the run too, as in `attn-dsl {command} {place} L5H1`")  # fmt: skip
     return load(place, allow_lookahead=allow_lookahead, define=define), None, None
 
 
@@ -130,10 +111,8 @@ def print_json(value: Any, **settings: Any) -> None:
     click.echo(json.dumps(value, indent=1, **settings))
 
 
-def print_table(
-    columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *,
-    left: Collection[str] = (), cut: str | None = None, gap: int = 2,
-) -> None:  # fmt: skip
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, left: Collection[str] = (),
+                cut: str | None = None, gap: int = 2) -> None:  # fmt: skip
     """Print a table, its columns aligned to the right; what is too wide becomes several tables.
 
     Args:
@@ -145,9 +124,8 @@ def print_table(
     from rich.text import Text
 
     padding = (0, gap, 0, 0)
-    table = Table(
-        box=None, pad_edge=False, header_style="bold", padding=padding, expand=cut is not None
-    )
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=padding,
+                  expand=cut is not None)  # fmt: skip
     for name in columns:
         if name == cut:
             table.add_column(name, overflow="ellipsis", no_wrap=True, ratio=1)
@@ -185,9 +163,8 @@ def progress_bar(screen: Console) -> Progress:
         def update(self, task_id: TaskID, **fields: Any) -> None:
             super().update(task_id, **fields)
             task, now = self.tasks[task_id], time.monotonic()
-            if screen.is_terminal or (
-                self.told[0] == task.description and now < self.told[1] + EVERY
-            ):
+            if screen.is_terminal or (self.told[0] == task.description
+                                      and now < self.told[1] + EVERY):  # fmt: skip
                 return
             self.told = task.description, now
             count = f" {task.completed:g} of {task.total:g}" if task.total else ""
@@ -195,11 +172,9 @@ def progress_bar(screen: Console) -> Progress:
             more = f", about {left / 60:.0f} min to go" if left and left > 60 else ""
             print(f"{task.description}{count}, {task.elapsed or 0:.0f} s{more}", file=screen.file)
 
-    return Shown(
-        rich.TextColumn("{task.description:<24}"), rich.BarColumn(bar_width=None),
-        rich.MofNCompleteColumn(), rich.TimeElapsedColumn(), rich.TimeRemainingColumn(),
-        console=screen, transient=True, speed_estimate_period=600,
-    )  # fmt: skip
+    return Shown(rich.TextColumn("{task.description:<24}"), rich.BarColumn(bar_width=None),
+                 rich.MofNCompleteColumn(), rich.TimeElapsedColumn(), rich.TimeRemainingColumn(),
+                 console=screen, transient=True, speed_estimate_period=600)  # fmt: skip
 
 
 def name_list(text: str | None) -> tuple[str, ...]:

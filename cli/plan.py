@@ -12,21 +12,17 @@ from attn_dsl.cli import options
 ESTIMATE = "Times are estimates, from the speed of this machine at this moment; heads differ."
 
 
-def print_plan(
-    model: str | None, out: str, proposers: Sequence[str] | None, as_json: bool, **given: Any
-) -> None:
+def print_plan(model: str | None, out: str, proposers: Sequence[str] | None, as_json: bool,
+               **given: Any) -> None:  # fmt: skip
     """Print what a fit of these settings would do, as names and values or as JSON."""
     from attn_dsl.synth.fit import settings_of
     from attn_dsl.synth.runs.plan import plan
 
-    settings = settings_of(
-        given["seed"], given["max_evals"], given["max_nodes"], given["effort"], proposers,
-        llm=given["llm"], allow_lookahead=given["allow_lookahead"], objective=given["objective"],
-    )  # fmt: skip
-    found = plan(
-        model, given["text"], given["capture"], settings, out=out,
-        **{key: given[key] for key in ("heads", "max_tokens", "max_texts", "jobs", "timeout", "dtype")},
-    )  # fmt: skip
+    settings = settings_of(given["seed"], given["max_evals"], given["max_nodes"], given["effort"], proposers,
+                           llm=given["llm"], allow_lookahead=given["allow_lookahead"],
+                           objective=given["objective"])  # fmt: skip
+    more = {key: given[key] for key in "heads max_tokens max_texts jobs timeout dtype".split()}
+    found = plan(model, given["text"], given["capture"], settings, out=out, **more)
     estimate = ESTIMATE
     if found["guessed"]:
         estimate += f" Not measured but guessed: {', '.join(found['guessed'])}."
@@ -54,17 +50,14 @@ def lines(plan: dict[str, Any]) -> list[tuple[str, str]]:
         parts = f"capture {time(plan['capture_seconds'])}, {parts}"
         disk = f"{size(plan['capture_bytes'])} for the capture, {size(plan['free_bytes'])} free"
     limit = "" if plan["timeout"] is None else f", at most {time(plan['timeout'])}"
-    return [
-        ("model", f"{plan['model']} ({plan['family']}): {heads}"),
-        ("text", f"{plan['texts']:,} windows, {plan['tokens']:,} tokens{count}"),
-        ("search", f"{plan['heads']} heads, {plan['jobs']} at once; at most "
-         f"{plan['max_evals']} programs each"),
-        ("", f"effort {plan['effort']}, at most {plan['max_nodes']:,} nodes, by "
-         f"{', '.join(plan['proposers'])}"),
-        ("disk", disk),
-        ("memory", f"{size(plan['memory_bytes'])}, of {size(plan['machine_bytes'])}"),
-        ("time", f"about {time(plan['seconds'])}{limit} ({parts})"),
-    ]  # fmt: skip
+    return [("model", f"{plan['model']} ({plan['family']}): {heads}"),
+            ("text", f"{plan['texts']:,} windows, {plan['tokens']:,} tokens{count}"),
+            ("search", f"{plan['heads']} heads, {plan['jobs']} at once; at most "
+                f"{plan['max_evals']} programs each"),
+            ("", f"effort {plan['effort']}, at most {plan['max_nodes']:,} nodes, by "
+                f"{', '.join(plan['proposers'])}"), ("disk", disk),
+            ("memory", f"{size(plan['memory_bytes'])}, of {size(plan['machine_bytes'])}"),
+            ("time", f"about {time(plan['seconds'])}{limit} ({parts})")]  # fmt: skip
 
 
 def time(seconds: float) -> str:

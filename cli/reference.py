@@ -19,25 +19,17 @@ FUNCTIONS = (
     ("x % 3", "the remainder of an integer by a whole number, which is never negative"),
     ("nearest(P), first(P), last(P)", "position of that other key where P holds; -1 for none"),
     ("count(P), any(P)", "number of other keys where P holds; whether there is one"),
-    (
-        "count(j < k where P)",
-        "the same over positions j, for one other position; or j <= k, >, >=, j alone",
-    ),
+    ("count(j < k where P)", "the same over positions j, for one other position; or j <= k, >, >=, j alone"),
     ('starts(s, "a"), ends(s, "b")', "whether the symbol s starts or ends with the string"),
     ('contains(s, "c")', "whether the string is a part of the symbol s"),
     ("prefix(s, 4), suffix(s, 2)", "the first 4 or the last 2 characters of the symbol s"),
     ("stem(s)", "the stem of the symbol s, an English word, in lower case"),
-    *(
-        (f"{f.name}(x{', rate' if f.rated else ''})", f"in terms only: {f.doc}")
-        for f in FUNCTIONS_OF_TERMS.values()
-    ),
-    ("weight(s, Starts)", "in terms only: the weight of the symbol s in a set, else 0"),
-)
-READS = {
-    "left": "depends on the text up to its position",
-    "visible": "depends on the text that the query sees",
-    "full": "depends on the whole text: not in causal programs, unless --allow-lookahead",
-}
+    *((f"{f.name}(x{', rate' if f.rated else ''})", f"in terms only: {f.doc}")
+        for f in FUNCTIONS_OF_TERMS.values()),
+    ("weight(s, Starts)", "in terms only: the weight of the symbol s in a set, else 0"))  # fmt: skip
+READS = {"left": "depends on the text up to its position",
+         "visible": "depends on the text that the query sees",
+         "full": "depends on the whole text: not in causal programs, unless --allow-lookahead"}  # fmt: skip
 
 
 @click.command()
@@ -47,9 +39,8 @@ READS = {
               help="List the scores that the heads of a run share.")  # fmt: skip
 @options.define_option()
 @options.json_option()
-def features(
-    score: str | None, sets: bool, run: str | None, define: tuple[str, ...], as_json: bool
-) -> None:
+def features(score: str | None, sets: bool, run: str | None, define: tuple[str, ...],
+             as_json: bool) -> None:  # fmt: skip
     """List the vocabulary of the language: features, functions and word sets.
 
     With --run, list the scores that programs of the run share; with a SCORE of it too, show that
@@ -97,38 +88,31 @@ def print_scores(place: str, name: str | None, as_json: bool) -> None:
     run = Run.open(place)
     scores = shared_scores(run)
     if not scores:
-        raise InputError(
-            f"{place}: its programs share no scores; `attn-dsl fit` finds them with the proposer scores"
-        )
+        raise InputError(f"{place}: its programs share no scores; `attn-dsl fit` finds them with the "
+                         "proposer scores")  # fmt: skip
     if name is not None and name not in scores:
         hint = did_you_mean(name, scores) or f"`attn-dsl features --run {place}` lists them"
         raise InputError(f"{run.path / VOCABULARY} has no score {name}; {hint}")
     if as_json:
-        options.print_json([
-            {"name": key, "source": x.source, "words": x.words, "heads": x.users}
-            for key, x in scores.items() if name in (None, key)
-        ])  # fmt: skip
+        options.print_json([{"name": key, "source": x.source, "words": x.words, "heads": x.users}
+                               for key, x in scores.items() if name in (None, key)])  # fmt: skip
         return
     if name is None:
         order = sorted(scores.items(), key=lambda item: -item[1].heads)
-        rows = [
-            (key, *(str(len(part)) for part in (x.definition.terms, *x.users.values())), x.words)
-            for key, x in order
-        ]
+        counts = ((key, (x.definition.terms, *x.users.values()), x.words) for key, x in order)
+        rows = [(key, *(str(len(part)) for part in parts), words) for key, parts, words in counts]
         columns = ("score", "lines", "key", "query", "high at")
         options.print_table(columns, rows, left=columns[:1], cut=columns[-1])
         used = sum(one.heads > 0 for one in scores.values())
-        options.console().print(
-            f"\nkey, query: how many heads use the score there. {used} of {len(scores)} are used."
-        )
+        options.console().print(f"\nkey, query: how many heads use the score there. {used} of {len(scores)} "
+                                "are used.")  # fmt: skip
         click.echo(f"`attn-dsl features --run {place} SCORE` shows one.")
         return
     one, page = scores[name], click.HelpFormatter(max_width=80)
     page.write_text(f"High at {one.words}.")
     page.write(f"\n{one.source}\n\n")
-    page.write_dl([
-        (f"{len(heads)} at the {where}", ", ".join(heads) or "none") for where, heads in one.users.items()
-    ])  # fmt: skip
+    page.write_dl([(f"{len(heads)} at the {where}", ", ".join(heads) or "none")
+                      for where, heads in one.users.items()])  # fmt: skip
     click.echo(page.getvalue(), nl=False)
 
 

@@ -25,17 +25,15 @@ TITLES = {"programs": "Programs", "tuned": "Tuned programs"}
               help="Replace this share of the heads, as in 0.25; without it, the whole curve.")  # fmt: skip
 @click.option("--heads", **options.HEADS,
               help="Replace these heads, as in L2H3,L4; with --fraction, a share of them.")  # fmt: skip
-@click.option("--nodes", type=click.IntRange(1), metavar="N",
-              help="Take programs of at most N nodes; of each head's front, the one is taken that "
-              "serves the output best.")  # fmt: skip
+@click.option("--nodes", type=click.IntRange(1), metavar="N", help="Take programs of at most N nodes; of "
+              "each head's front, the one is taken that serves the output best.")  # fmt: skip
 @click.option("--chosen", is_flag=True, help="Take the programs that the run chose instead.")
 @click.option("--order", "orders", default="greedy", show_default=True, metavar="LIST",
               help="Which heads come first: greedy, gradient, damage, iou, or several.")  # fmt: skip
 @click.option("--tune", is_flag=True,
               help="Tune the weights of all replaced programs through the model.")  # fmt: skip
-@click.option("--tune-text", metavar="SPEC",
-              help="Tune on further texts, given as for --text; those of the run's select and test "
-              "splits are left out.")  # fmt: skip
+@click.option("--tune-text", metavar="SPEC", help="Tune on further texts, given as for --text; those of the "
+              "run's select and test splits are left out.")  # fmt: skip
 @click.option("--tune-texts", type=click.IntRange(1), default=600, show_default=True, metavar="N",
               help="Tune on at most N windows of --tune-text.")  # fmt: skip
 @click.option("--tasks", metavar="LIST",
@@ -55,11 +53,9 @@ TITLES = {"programs": "Programs", "tuned": "Tuned programs"}
 @click.option("--out", **options.DIR, help="Where the results go; RUN itself by default.")
 @options.seed_option()
 @options.json_option()
-def replace(
-    run: str, orders: str, tasks: str | None, nodes: int | None, chosen: bool,
-    model: str | None, capture: str | None, device: str, dtype: str | None, out: str | None,
-    as_json: bool, **asked: Any,
-) -> None:  # fmt: skip
+def replace(run: str, orders: str, tasks: str | None, nodes: int | None, chosen: bool, model: str | None,
+            capture: str | None, device: str, dtype: str | None, out: str | None, as_json: bool,
+            **asked: Any) -> None:  # fmt: skip
     """Put the programs of RUN in the place of its model's heads and measure what is lost.
 
     Perplexity, KL to the original model and top-1 agreement, on the texts that the programs never
@@ -69,10 +65,8 @@ def replace(
     from attn_dsl.eval.replace.experiment import Options, replace_run
     from attn_dsl.eval.replace.replaced_model import open_replaced_model
 
-    asked_for = Options(
-        orders=options.name_list(orders), tasks=options.name_list(tasks),
-        out=None if out is None else Path(out), **asked,
-    )  # fmt: skip
+    asked_for = Options(orders=options.name_list(orders), tasks=options.name_list(tasks),
+                        out=None if out is None else Path(out), **asked)  # fmt: skip
     screen = options.console(stderr=True)
     how = f"what was measured is kept. Go on with:\n{interrupt.same_command()}"
     with interrupt.told(lambda: how), options.progress_bar(screen) as bar:
@@ -81,10 +75,8 @@ def replace(
         def tell(what: str, done: int, total: int) -> None:
             bar.update(stage, description=what, completed=done, total=total)
 
-        opened = open_replaced_model(
-            run, model=model, capture=capture, device=device, dtype=dtype, nodes=nodes,
-            chosen=chosen,
-        )  # fmt: skip
+        opened = open_replaced_model(run, model=model, capture=capture, device=device, dtype=dtype,
+                                     nodes=nodes, chosen=chosen)  # fmt: skip
         outcome, files = replace_run(opened, asked_for, tell)
     if as_json:
         options.print_json(asdict(outcome))
@@ -96,11 +88,9 @@ def print_outcome(outcome: Outcome, files: Iterable[Path], causal: bool, own: bo
     """Print an outcome in 80 columns: growth of perplexity, then all measures of the programs."""
     screen = options.console()
     before = outcome.original
-    screen.print(
-        f"{outcome.settings['model']} as it is: perplexity {'' if causal else 'of masked tokens '}"
-        f"{before.mean:.2f} [{before.low:.2f}, {before.high:.2f}]\n({before.texts} "
-        f"{'test' if own else 'held-out'} texts, {outcome.tokens:,} predictions).\n"
-    )
+    screen.print(f"{outcome.settings['model']} as it is: perplexity {'' if causal else 'of masked tokens '}"
+                 f"{before.mean:.2f} [{before.low:.2f}, {before.high:.2f}]\n({before.texts} "
+                 f"{'test' if own else 'held-out'} texts, {outcome.tokens:,} predictions).\n")  # fmt: skip
     for order in dict.fromkeys(point.order for point in outcome.points):
         points = [point for point in outcome.points if point.order == order]
         taken = TAKEN.get(order, order)
@@ -134,9 +124,8 @@ def print_growth(points: Sequence[Point]) -> None:
         start = [str(len(point.heads)), f"{100 * point.fraction:.3g} %"]
         ratio = point.effect.ratio
         cell = growth(ratio.mean, ratio.low, ratio.high)
-        rows.setdefault(point.heads, start).append(
-            cell if point.source in TITLES else growth(ratio.mean)
-        )
+        shown = cell if point.source in TITLES else growth(ratio.mean)
+        rows.setdefault(point.heads, start).append(shown)
     columns = ("heads", "share", *(HEADINGS.get(s, s) for s in sources))
     options.print_table(columns, rows.values(), gap=1)
 
@@ -161,10 +150,8 @@ def interval(found: Mapping[str, float], style: str) -> str:
 def print_measures(points: Sequence[Point]) -> None:
     """Print fractions down, measures across, each with its interval."""
     measures = (("perplexity", ".2f"), ("kl", ".3f"), ("top1", ".3f"))
-    rows = [
-        (str(len(p.heads)), *(interval(asdict(getattr(p.effect, name)), d) for name, d in measures))
-        for p in points
-    ]
+    rows = [(str(len(p.heads)), *(interval(asdict(getattr(p.effect, name)), d) for name, d in measures))
+            for p in points]  # fmt: skip
     options.print_table(("heads", "perplexity", "KL, nats", "top-1 agreement"), rows, gap=1)
 
 
@@ -174,12 +161,10 @@ def print_tuning(tuning: dict[str, Any]) -> None:
     first, best = tuning["history"][0], tuning["history"][tuning["best"]]
     before, after = tuning["mean_iou_before"], tuning["mean_iou_after"]
     what = "lowers" if after["mean"] < before["mean"] else "raises"
-    screen.print(
-        f"Tuned on {tuning['texts']} texts in {len(tuning['history']) - 1} epochs, "
-        f"{tuning['seconds']:.0f} s: KL on the select "
-        f"texts {first['select_kl']:.3f} -> {best['select_kl']:.3f}. It {what} the programs' mean "
-        f"IoU with their heads from {before['mean']:.3f} to {after['mean']:.3f}.\n"
-    )
+    screen.print(f"Tuned on {tuning['texts']} texts in {len(tuning['history']) - 1} epochs, "
+                 f"{tuning['seconds']:.0f} s: KL on the select "
+                 f"texts {first['select_kl']:.3f} -> {best['select_kl']:.3f}. It {what} the programs' mean "
+                 f"IoU with their heads from {before['mean']:.3f} to {after['mean']:.3f}.\n")  # fmt: skip
 
 
 def print_tasks(tasks: Sequence[dict[str, Any]]) -> None:
@@ -188,11 +173,9 @@ def print_tasks(tasks: Sequence[dict[str, Any]]) -> None:
     for row in tasks:
         before, after, change = row["before"], row["after"], row["difference"]
         known = change["low"] == change["low"]  # not a number where items have none
-        rows.append((
-            row["task"] + (" (tuned)" if row["source"] == "tuned" else ""), row["metric"],
-            str(row["heads"]),
-            str(before["texts"]), f"{before['mean']:.3f}", f"{after['mean']:.3f}",
-            interval(change, "+.3f") if known else f"{change['mean']:+.3f}",
-        ))  # fmt: skip
+        rows.append(
+            (row["task"] + (" (tuned)" if row["source"] == "tuned" else ""), row["metric"], str(row["heads"]),
+                str(before["texts"]), f"{before['mean']:.3f}", f"{after['mean']:.3f}",
+                interval(change, "+.3f") if known else f"{change['mean']:+.3f}"))  # fmt: skip
     columns = ("task", "metric", "heads", "items", "before", "after", "difference")
     options.print_table(columns, rows, left=columns[:2], gap=1)

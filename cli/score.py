@@ -16,10 +16,8 @@ if TYPE_CHECKING:
     from attn_dsl.compiler.program import Program
     from attn_dsl.eval.capture import Capture
 
-SHOWN = {
-    "iou": "IoU", "iou_low": "from", "iou_high": "to", "iou_no_sink": "no sink", "jsd": "JSD",
-    "top1": "top-1",
-}  # fmt: skip
+SHOWN = {"iou": "IoU", "iou_low": "from", "iou_high": "to", "iou_no_sink": "no sink", "jsd": "JSD",
+         "top1": "top-1"}  # fmt: skip
 OUTPUTS = {"output_r2": "output R²", "output_r2_low": "from", "output_r2_high": "to"}
 """The figures of the table, with the heads of their columns; those of captures with values."""
 
@@ -37,11 +35,9 @@ OUTPUTS = {"output_r2": "output R²", "output_r2_low": "from", "output_r2_high":
 @options.define_option()
 @options.lookahead_option()
 @options.json_option()
-def score(
-    program: tuple[str, ...], text: Any, capture: str | None, heads: str | None, top: int,
-    max_tokens: int, max_texts: int, seed: int, define: tuple[str, ...], allow_lookahead: bool,
-    as_json: bool,
-) -> None:  # fmt: skip
+def score(program: tuple[str, ...], text: Any, capture: str | None, heads: str | None, top: int,
+          max_tokens: int, max_texts: int, seed: int, define: tuple[str, ...], allow_lookahead: bool,
+          as_json: bool) -> None:  # fmt: skip
     """Score each PROGRAM (.attn) against the heads of a capture, or of MODEL on a text.
 
     The last argument may be MODEL, as for fit. All numbers come from the test split of the texts.
@@ -56,10 +52,8 @@ def score(
     from attn_dsl.eval.metrics import decimal
     from attn_dsl.eval.scores import foreign
 
-    files = [
-        name for name in program
-        if name.endswith(".attn") or (Path(name).is_file() and not name.endswith(".gguf"))
-    ]  # fmt: skip
+    files = [name for name in program if name.endswith(".attn")
+             or (Path(name).is_file() and not name.endswith(".gguf"))]  # fmt: skip
     models = [name for name in program if name not in files]
     if len(models) > 1 or not files:
         raise InputError(f"name programs (.attn) and at most one model, not {', '.join(program)}")
@@ -67,17 +61,14 @@ def score(
     if capture is None and not models:
         raise InputError("name what to score against: --capture DIR, or MODEL and --text FILE")
     with tempfile.TemporaryDirectory(prefix="attn-dsl-") as folder:
-        attention = capture_of(
-            capture, models[0] if models else None, text, f"{folder}/capture", max_tokens=max_tokens,
-            max_texts=max_texts,
-        )  # fmt: skip
+        attention = capture_of(capture, models[0] if models else None, text, f"{folder}/capture",
+                               max_tokens=max_tokens, max_texts=max_texts)  # fmt: skip
         known: list[tuple[str, Program]] = []
         skipped: list[tuple[str, Program]] = []
         for file, one in zip(files, programs, strict=True):
             if one.facts.holes:
-                raise InputError(
-                    f"{file}: weights are holes (`?`); write numbers, or fit them by fit --program"
-                )
+                raise InputError(f"{file}: weights are holes (`?`); write numbers, or fit them by fit "
+                                 "--program")  # fmt: skip
             (known if one.causal == attention.causal else skipped).append((file, one))
         if skipped:
             kind, (file, one) = "causal" if attention.causal else "bidirectional", skipped[0]
@@ -121,9 +112,8 @@ def score(
         screen.print(f"Output R² is not known: {lacking}.", markup=False)
 
 
-def _measure(
-    programs: list[Program], capture: Capture, heads: list[tuple[int, int]], texts: list[int]
-) -> dict[str, np.ndarray]:
+def _measure(programs: list[Program], capture: Capture, heads: list[tuple[int, int]],
+             texts: list[int]) -> dict[str, np.ndarray]:  # fmt: skip
     """Compare all programs with all heads.
 
     Returns:
@@ -140,15 +130,16 @@ def _measure(
     from attn_dsl.eval.outputs import spreads, squared_errors
     from attn_dsl.eval.score_matrix import METRICS, measure_texts
 
+    def attention(at: int) -> np.ndarray:
+        return capture.attention(texts[at], numbers)
+
     def errors(at: int) -> np.ndarray:
         return squared_errors(capture, texts[at], numbers, plan.packed(at))
 
     numbers = [layer * capture.heads_per_layer + head for layer, head in heads]
     plan = Plan([one.tree for one in programs], Batch([capture.tokens(i) for i in texts]))
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        found = list(
-            measure_texts(plan, lambda at: capture.attention(texts[at], numbers), METRICS, threads)
-        )
+        found = list(measure_texts(plan, attention, METRICS, threads))
         by_metric = {name: np.array([one[name] for one in found]) for name in METRICS}
         by_metric["errors"] = by_metric["spreads"] = np.full_like(by_metric["iou"], np.nan)
         if capture.has_outputs:
@@ -158,17 +149,14 @@ def _measure(
     return by_metric
 
 
-def _row(
-    file: str, program: Program, head: tuple[int, int], metrics: dict[str, np.ndarray], seed: int
-) -> dict[str, Any]:
+def _row(file: str, program: Program, head: tuple[int, int], metrics: dict[str, np.ndarray],
+         seed: int) -> dict[str, Any]:  # fmt: skip
     """Return what is said of one program on one head; an output R² of None is not known."""
     from attn_dsl.eval.metrics import bootstrap
     from attn_dsl.eval.outputs import output_r2
 
     iou, errors, spread = (metrics.pop(name)[None] for name in ("iou", "errors", "spreads"))
-    return {
-        "program": file, "nodes": program.nodes, "layer": head[0], "head": head[1],
-        **bootstrap(iou[0], seed).named("iou"), **output_r2(errors, spread, seed).named("output_r2"),
-        **{name: float(values.mean()) for name, values in metrics.items()},
-        "texts": len(iou[0]), "lookahead": list(program.facts.lookahead),
-    }  # fmt: skip
+    return {"program": file, "nodes": program.nodes, "layer": head[0], "head": head[1],
+            **bootstrap(iou[0], seed).named("iou"), **output_r2(errors, spread, seed).named("output_r2"),
+            **{name: float(values.mean()) for name, values in metrics.items()}, "texts": len(iou[0]),
+            "lookahead": list(program.facts.lookahead)}  # fmt: skip

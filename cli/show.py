@@ -33,10 +33,9 @@ WIDE = 30
 @options.moved_model_option()
 @options.moved_capture_option()
 @options.lookahead_option()
-def show(
-    program: str, head: str | None, on: str | None, tokenizer: str | None, html: str | None,
-    define: tuple[str, ...], model: str | None, capture: str | None, allow_lookahead: bool,
-) -> None:  # fmt: skip
+def show(program: str, head: str | None, on: str | None, tokenizer: str | None, html: str | None,
+         define: tuple[str, ...], model: str | None, capture: str | None,
+         allow_lookahead: bool) -> None:  # fmt: skip
     """Show the attention matrix of PROGRAM (.attn) on a text.
 
     With HEAD, as in L5H1, PROGRAM is a run directory: show the run's program of that head, and below
@@ -49,14 +48,12 @@ def show(
     if run is not None and found is not None:
         if tokenizer is not None:
             raise InputError(
-                f"--tokenizer is for a program; {program} has the tokenizer of its model"
-            )
+                f"--tokenizer is for a program; {program} has the tokenizer of its model")  # fmt: skip
         tokens, actual = read_head(run, found, on, model, capture)
         drawn = WIDE if on is None and loaded.causal else len(tokens)
         outputs = "" if run.lacking else f", output R² {found.test['output_r2'].with_interval}"
-        more = (
-            f"\nIoU {found.test['iou'].with_interval}{outputs} on {len(found.test_ious)} test texts"
-        )
+        more = (f"\nIoU {found.test['iou'].with_interval}{outputs} on {len(found.test_ious)} test "
+                "texts")  # fmt: skip
     else:
         tokens = cut(SAMPLE if on is None else on, tokenizer)
         drawn = len(tokens)
@@ -65,18 +62,18 @@ def show(
     matrix = loaded(tokens)
     if html is not None:
         from attn_dsl.eval.files import write
-        from attn_dsl.eval.report_text import program_page
+        from attn_dsl.eval.pictures import program_page
 
-        write(Path(html), program_page(loaded, tokens.strings, matrix))
+        matrices = {loaded.name: matrix} | ({} if actual is None else {"the head": actual})
+        write(Path(html), program_page(loaded, tokens, matrices))
         click.echo(html)
         return
     screen = options.console()
     options.print_program(loaded.source)
     facts = loaded.facts
     ahead = f", looks ahead by {', '.join(facts.lookahead)}" if facts.lookahead else ""
-    screen.print(
-        f"{facts.nodes} nodes, {facts.cost} operations per pair{ahead}{more}\n", markup=False
-    )
+    screen.print(f"{facts.nodes} nodes, {facts.cost} operations per pair{ahead}{more}\n",
+                 markup=False)  # fmt: skip
     for line in draw(tokens.strings[:drawn], matrix, screen.width):
         screen.print(line, markup=False, overflow="crop", no_wrap=True)
     if actual is not None:
@@ -88,9 +85,8 @@ def show(
             screen.print(line, markup=False, overflow="crop", no_wrap=True)
 
 
-def read_head(
-    run: Run, found: HeadResult, on: str | None, model: str | None, capture: str | None
-) -> tuple[Tokens, np.ndarray]:
+def read_head(run: Run, found: HeadResult, on: str | None, model: str | None,
+              capture: str | None) -> tuple[Tokens, np.ndarray]:  # fmt: skip
     """Return a text and the attention of a head on it.
 
     Without a text it is the test text on which the IoU of the run's program is the median.
@@ -102,9 +98,8 @@ def read_head(
     attention = run.open_capture(capture)
     place = found.layer, found.head
     if on is None:
-        middle = sorted(range(len(found.test_ious)), key=found.test_ious.__getitem__)[
-            len(found.test_ious) // 2
-        ]
+        middle = sorted(range(len(found.test_ious)),
+                        key=found.test_ious.__getitem__)[len(found.test_ious) // 2]  # fmt: skip
         text = attention.split(run.info["key"]["seed"])["test"][middle]
         return attention.tokens(text), attention.matrix(text, *place)
     import tempfile

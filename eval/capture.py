@@ -68,16 +68,9 @@ class Capture(Tabular):
         return cls(**read_capture(Path(path).expanduser()))
 
     @classmethod
-    def from_arrays(
-        cls,
-        tokens: Sequence[Sequence[str] | Tokens],
-        attention: Any,
-        *,
-        values: Any = None,
-        projections: Any = None,
-        causal: bool | None = None,
-        name: str = "arrays",
-    ) -> Capture:
+    def from_arrays(cls, tokens: Sequence[Sequence[str] | Tokens], attention: Any, *, values: Any = None,
+                    projections: Any = None, causal: bool | None = None,
+                    name: str = "arrays") -> Capture:  # fmt: skip
         """Make a capture from attention that comes from anywhere else; see the class.
 
         Args:
@@ -119,10 +112,8 @@ class Capture(Tabular):
 
     def rows(self) -> list[Mapping[str, Any]]:
         """Return a row for each text: number, number of its source text, tokens, and the text."""
-        return [
-            {"number": i, "source": r.source, "tokens": len(r.tokens), "text": r.tokens.text}
-            for i, r in enumerate(self.records)
-        ]  # fmt: skip
+        return [{"number": i, "source": r.source, "tokens": len(r.tokens),
+                    "text": r.tokens.text} for i, r in enumerate(self.records)]  # fmt: skip
 
     def __repr__(self) -> str:
         kept = "attention and values" if self.has_outputs else "attention"
@@ -185,9 +176,8 @@ class Capture(Tabular):
         with np.errstate(invalid="ignore"):
             found: Array = values.astype(np.float32) @ projection
         if not np.isfinite(found).all():
-            raise InputError(
-                f"{self.path or self.name}: values of text {index} are damaged: not finite; {REMEDY}"
-            )
+            raise InputError(f"{self.path or self.name}: values of text {index} are damaged: not finite; "
+                             f"{REMEDY}")  # fmt: skip
         return found
 
     def tokens(self, index: int) -> Tokens:
@@ -219,10 +209,8 @@ class Capture(Tabular):
         """Read some heads' rows of a tensor of a text, which must have the wanted shape."""
         store = self.store if kind == "attention" else self.values
         if (shape := _shape(store, index)) != wanted:
-            raise InputError(
-                f"text {index} of {self.path or self.name} has {kind} of shape {shape}, not "
-                f"{wanted}; {REMEDY}"
-            )
+            raise InputError(f"text {index} of {self.path or self.name} has {kind} of shape {shape}, not "
+                             f"{wanted}; {REMEDY}")  # fmt: skip
         return store.rows(index, some) if isinstance(store, Shards) else store[index][some]
 
     def attention(self, index: int, heads: Sequence[int] | None = None) -> npt.NDArray[np.float32]:
@@ -252,13 +240,10 @@ class Capture(Tabular):
         if wrong.any() or values.min(initial=0.0) < 0:
             head, query = np.argwhere(wrong)[0] if wrong.any() else (0, 0)
             layer, own = divmod(numbers[head], self.heads_per_layer)
-            what = (
-                f"the row of query {query} of L{layer}H{own} sums to {sums[head, query]:.3g}"
-                if wrong.any() else "there are negative entries"
-            )  # fmt: skip
-            raise InputError(
-                f"{self.path or self.name}: attention of text {index} is damaged: {what}; {REMEDY}"
-            )
+            what = (f"the row of query {query} of L{layer}H{own} sums to "
+                    f"{sums[head, query]:.3g}" if wrong.any() else "there are negative entries")  # fmt: skip
+            raise InputError(f"{self.path or self.name}: attention of text {index} is damaged: {what}; "
+                             f"{REMEDY}")  # fmt: skip
         return values
 
     def matrix(self, index: int, layer: int, head: int) -> npt.NDArray[np.float32]:
@@ -268,10 +253,8 @@ class Capture(Tabular):
             InputError: there is no such layer or head.
         """
         if not (0 <= layer < self.n_layers and 0 <= head < self.heads_per_layer):
-            raise InputError(
-                f"{self.name} has no head L{layer}H{head}: layers go from 0 to "
-                f"{self.n_layers - 1}, heads from 0 to {self.heads_per_layer - 1}"
-            )
+            raise InputError(f"{self.name} has no head L{layer}H{head}: layers go from 0 to "
+                             f"{self.n_layers - 1}, heads from 0 to {self.heads_per_layer - 1}")  # fmt: skip
         from attn_dsl.compiler.evaluate import unpack
 
         values = self.attention(index, [layer * self.heads_per_layer + head])[0]

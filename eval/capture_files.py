@@ -78,12 +78,10 @@ class Record:
 
     def to_json(self) -> str:
         """Write the record as one line of JSON."""
-        fields = {
-            "source": self.source, "window": self.window, "source_hash": self.source_hash,
-            "text": self.tokens.text, "ids": self.ids, "strings": self.tokens.strings,
-            "spans": self.tokens.spans,
-            "special": [number for number, mark in enumerate(self.tokens.special) if mark],
-        }  # fmt: skip
+        fields = {"source": self.source, "window": self.window, "source_hash": self.source_hash,
+                  "text": self.tokens.text, "ids": self.ids, "strings": self.tokens.strings,
+                  "spans": self.tokens.spans,
+                  "special": [number for number, mark in enumerate(self.tokens.special) if mark]}  # fmt: skip
         return json.dumps(fields, ensure_ascii=True, separators=(",", ":"))
 
     @classmethod
@@ -99,10 +97,9 @@ class Record:
         return cls(tokens, read["source_hash"], read["source"], read["window"], ids)
 
 
-_RECORD = {
-    "source": int, "window": int, "source_hash": str, "text": str, "ids": tuple[int, ...],
-    "strings": tuple[str, ...], "spans": tuple[tuple[int, int], ...], "special": tuple[int, ...],
-}  # fmt: skip
+_RECORD = {"source": int, "window": int, "source_hash": str, "text": str, "ids": tuple[int, ...],
+           "strings": tuple[str, ...], "spans": tuple[tuple[int, int], ...],
+           "special": tuple[int, ...]}  # fmt: skip
 
 
 def content_hash(meta: Mapping[str, Any]) -> str:
@@ -135,29 +132,19 @@ def read_capture(path: Path) -> dict[str, Any]:
             try:
                 records.append(Record.from_json(line))
             except UNREADABLE as error:
-                raise InputError(
-                    f"{path / TEXTS_FILE}:{number} is damaged: {error}; {REMEDY}"
-                ) from error
+                raise InputError(f"{path / TEXTS_FILE}:{number} is damaged: {error}; "
+                                 f"{REMEDY}") from error  # fmt: skip
     shard_of = {index: shard.file for shard in whole.shards for index in shard.texts}
     if sorted(shard_of) != [*range(len(records))] or len(records) != whole.n_texts:
-        raise InputError(
-            f"{path / TEXTS_FILE} has {len(records)} texts, {META_FILE} speaks of "
-            f"{whole.n_texts} and of attention for {len(shard_of)}; {REMEDY}"
-        )
+        raise InputError(f"{path / TEXTS_FILE} has {len(records)} texts, {META_FILE} speaks of "
+                         f"{whole.n_texts} and of attention for {len(shard_of)}; {REMEDY}")  # fmt: skip
     shards = [shard_of[index] for index in range(len(records))]
     one_file = [PROJECTIONS_FILE] * (whole.n_layers * whole.heads_per_layer)
-    outputs = {
-        "values": Shards(path, shards, "values", verified),
-        "projections": Shards(path, one_file, "projections", verified),
-    }
-    return {
-        **{key: meta[key] for key in ("name", "n_layers", "heads_per_layer", "causal")},
-        "records": tuple(records),
-        "store": Shards(path, shards, "attention", verified),
-        **(outputs if whole.projections else {}),
-        "meta": meta,
-        "path": path,
-    }
+    outputs = {"values": Shards(path, shards, "values", verified),
+               "projections": Shards(path, one_file, "projections", verified)}  # fmt: skip
+    return {**{key: meta[key] for key in ("name", "n_layers", "heads_per_layer", "causal")},
+            "records": tuple(records), "store": Shards(path, shards, "attention", verified),
+            **(outputs if whole.projections else {}), "meta": meta, "path": path}  # fmt: skip
 
 
 def _read_meta(path: Path) -> tuple[dict[str, Any], Meta]:
@@ -169,19 +156,15 @@ def _read_meta(path: Path) -> tuple[dict[str, Any], Meta]:
         what = "is a file, not the directory of a capture" if path.exists() else "does not exist"
         raise InputError(f"{path} {what}; {hint}")
     if not file.exists() and (path / PARTIAL_FILE).exists():
-        raise InputError(
-            f"{path} holds an unfinished capture; run the same `attn-dsl capture` again "
-            "and it goes on where it stopped"
-        )
+        raise InputError(f"{path} holds an unfinished capture; run the same `attn-dsl capture` again and it "
+                         "goes on where it stopped")  # fmt: skip
     try:
         meta = json.loads(file.read_text(encoding="utf-8"))
         if meta["format"] != FORMAT:
             raise ValueError("it does not describe a capture")
         if meta["version"] != VERSION:
-            raise InputError(
-                f"{file} has format version {meta['version']}, this attn-dsl reads version "
-                f"{VERSION}; {REMEDY}, or use the attn-dsl that wrote it"
-            )
+            raise InputError(f"{file} has format version {meta['version']}, this attn-dsl reads version "
+                             f"{VERSION}; {REMEDY}, or use the attn-dsl that wrote it")  # fmt: skip
         known = [one.name for one in fields(Meta)]
         whole: Meta = typed(Meta, {key: meta[key] for key in known if key in meta})
         if meta.get("hash", own := content_hash(meta)) != own:

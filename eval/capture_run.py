@@ -21,10 +21,9 @@ Keep = Callable[..., None]
 values are kept its value vectors, float16 (key-value heads, n, head size)."""
 
 
-def run_texts(
-    loaded: LoadedModel, heads: HeadOutputs, ids: Sequence[Sequence[int]],
-    groups: Iterable[Sequence[int]], keep: Keep, batch_size: int | None = None,
-) -> Generator[list[int], None, None]:  # fmt: skip
+def run_texts(loaded: LoadedModel, heads: HeadOutputs, ids: Sequence[Sequence[int]],
+              groups: Iterable[Sequence[int]], keep: Keep,
+              batch_size: int | None = None) -> Generator[list[int], None, None]:  # fmt: skip
     """Run groups of texts in batches; give the numbers of the texts of each batch, in order.
 
     What is read of a layer goes to ``keep``, from any thread, as soon as the layer has run. On a
@@ -41,10 +40,9 @@ def run_texts(
     workers, most = (threads, batch_size or 8) if device.type == "cpu" else (1, batch_size or 64)
     room, longest = free_bytes(device), max(map(len, ids))
     if (needed := text_bytes(loaded.n_heads, longest)) > room:
-        raise InputError(
-            f"a text of {longest} tokens takes {needed / 2**20:,.0f} MiB in a layer of {loaded.name}"
-            f", {device} has {room / 2**20:,.0f} MiB free; use a lower --max-tokens"
-        )
+        raise InputError(f"a text of {longest} tokens takes {needed / 2**20:,.0f} MiB in a layer of "
+                         f"{loaded.name}, {device} has {room / 2**20:,.0f} MiB free; use a lower "
+                         "--max-tokens")  # fmt: skip
     stop = Event()
 
     def keep_on(*layer: Any) -> None:
@@ -61,8 +59,7 @@ def run_texts(
     try:
         batches = (
             batch for group in groups
-            for batch in _batches(loaded.n_heads, ids, group, room // (2 * workers), most)
-        )  # fmt: skip
+            for batch in _batches(loaded.n_heads, ids, group, room // (2 * workers), most))  # fmt: skip
         running = deque(pool.submit(work, batch) for batch in islice(batches, 2 * workers))
         while running:
             done = running.popleft().result()
@@ -79,9 +76,8 @@ def text_bytes(heads: int, n: int) -> int:
     return 4 * heads * n * (4 * n + 20 * 128)
 
 
-def _batches(
-    heads: int, ids: Sequence[Sequence[int]], texts: Sequence[int], room: int, most: int
-) -> Iterator[list[int]]:
+def _batches(heads: int, ids: Sequence[Sequence[int]], texts: Sequence[int], room: int,
+             most: int) -> Iterator[list[int]]:  # fmt: skip
     """Cut texts, which are sorted by length, so that a batch fits into the room."""
     left = list(texts)
     while left:
@@ -92,9 +88,8 @@ def _batches(
         del left[:size]
 
 
-def _run(
-    loaded: LoadedModel, heads: HeadOutputs, texts: Mapping[int, Sequence[int]], keep: Keep
-) -> None:
+def _run(loaded: LoadedModel, heads: HeadOutputs, texts: Mapping[int, Sequence[int]],
+         keep: Keep) -> None:  # fmt: skip
     """Run texts and hand over each layer's attention and values when they are there.
 
     Only one layer's are in memory. A model whose layers are not seen as they multiply is read
@@ -117,10 +112,9 @@ def _run(
             if heads.projections is not None:
                 read.append(values[row, :: heads.group, :n].half().cpu().numpy())
                 if not np.isfinite(read[1]).all():
-                    raise InputError(
-                        f"{loaded.name}: value vectors in layer {layer} are not finite or too "
-                        "large for float16; capture attention alone by --no-values"
-                    )
+                    raise InputError(f"{loaded.name}: value vectors in layer {layer} are not finite or too "
+                                     "large for float16; capture attention alone by "
+                                     "--no-values")  # fmt: skip
             keep(index, layer, *read)
 
     if heads.from_products:
@@ -130,18 +124,14 @@ def _run(
         for maps in forward(loaded, inputs, output_attentions=True).attentions:
             take(maps)
     if (found := next(layers)) != loaded.n_layers:
-        raise WorkError(
-            f"{loaded.name}: attention of {found} layers was found, not of {loaded.n_layers}; this "
-            "model's heads cannot be captured"
-        )
+        raise WorkError(f"{loaded.name}: attention of {found} layers was found, not of {loaded.n_layers}; "
+                        "this model's heads cannot be captured")  # fmt: skip
 
 
 def _check_rows(loaded: LoadedModel, layer: int, values: Any, n: int) -> None:
     """Make sure that the visible entries of n rows sum to n: nothing hidden, nothing NaN."""
     worst = float((values.sum(1) - n).abs().max()) / n
     if not worst <= max(1e-3, torch.finfo(loaded.model.dtype).eps):
-        raise WorkError(
-            f"{loaded.name}: attention in layer {layer} does not sum to 1 over the tokens that "
-            + ("a causal model sees" if loaded.causal else "are there")
-            + f" (off by {worst:.2g} a row); this model's heads cannot be captured"
-        )
+        raise WorkError(f"{loaded.name}: attention in layer {layer} does not sum to 1 over the tokens "
+                        "that " + ("a causal model sees" if loaded.causal else "are there") + " (off by "
+                        f"{worst:.2g} a row); this model's heads cannot be captured")  # fmt: skip

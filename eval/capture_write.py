@@ -39,11 +39,10 @@ _KIND_OF_SETTING = {
 }  # fmt: skip
 
 
-def write_capture(
-    model: str | LoadedModel, texts: Sequence[str], out: Path | str, *, max_tokens: int = 128,
-    max_texts: int = 300, values: bool = True, device: str = "cpu", dtype: str = "float32",
-    batch_size: int | None = None, progress: Callable[[int, int], None] | None = None,
-) -> Capture:  # fmt: skip
+def write_capture(model: str | LoadedModel, texts: Sequence[str], out: Path | str, *, max_tokens: int = 128,
+                  max_texts: int = 300, values: bool = True, device: str = "cpu", dtype: str = "float32",
+                  batch_size: int | None = None,
+                  progress: Callable[[int, int], None] | None = None) -> Capture:  # fmt: skip
     """Run a model over texts and store attention and values of every head in a directory.
 
     >>> write_capture("openai-community/gpt2", ["Once upon a time", "The end."], out).n_heads
@@ -95,16 +94,12 @@ def write_capture(
     vocabulary = Vocabulary(loaded.tokenizer)
     records = choose_windows(vocabulary, texts, max_tokens, max_texts)
     if (largest := max(max(record.ids) for record in records)) >= ids_known(loaded.model):
-        raise InputError(
-            f"{loaded.name} knows {ids_known(loaded.model)} token ids, but its tokenizer gave "
-            f"{largest}; the tokenizer belongs to another model"
-        )
+        raise InputError(f"{loaded.name} knows {ids_known(loaded.model)} token ids, but its tokenizer gave "
+                         f"{largest}; the tokenizer belongs to another model")  # fmt: skip
     windows = [(record.source, record.window, record.source_hash, record.ids) for record in records]
-    settings = {
-        "revision": loaded.revision, "tokenizer_hash": vocabulary.hash, "max_tokens": max_tokens,
-        "windows": sha256(json.dumps(windows).encode()).hexdigest(),
-        "dtype": str(loaded.model.dtype).removeprefix("torch."), "values": values,
-    }  # fmt: skip
+    settings = {"revision": loaded.revision, "tokenizer_hash": vocabulary.hash, "max_tokens": max_tokens,
+                "windows": sha256(json.dumps(windows).encode()).hexdigest(),
+                "dtype": str(loaded.model.dtype).removeprefix("torch."), "values": values}  # fmt: skip
     if _same_work(out / files.META_FILE, settings):
         return Capture.open(out)
     heads, rows = head_outputs(loaded, values), loaded.n_layers * loaded.n_heads
@@ -124,21 +119,15 @@ def write_capture(
             filled = 0
         group.append(index)
         filled += sizes[index]
-    done = {
-        shard["file"]: shard
-        for shard in _same_work(out / files.PARTIAL_FILE, settings).get("shards", ())
-        if plan.get(shard["file"]) == shard["texts"]
-        and (out / shard["file"]).is_file()
-        and (out / shard["file"]).stat().st_size == shard["bytes"]
-    }
+    done = {shard["file"]: shard for shard in _same_work(out / files.PARTIAL_FILE, settings).get("shards", ())
+            if plan.get(shard["file"]) == shard["texts"] and (out / shard["file"]).is_file()
+            and (out / shard["file"]).stat().st_size == shard["bytes"]}  # fmt: skip
     resumed = set(done)
     todo = {file: indices for file, indices in plan.items() if file not in done}
     needed = sum(sizes[i] for group in todo.values() for i in group)
     if needed > (free := shutil.disk_usage(out).free):
-        raise InputError(
-            f"the capture needs {needed / 2**20:,.0f} MiB, {out} has {free / 2**20:,.0f} MiB free; "
-            "use fewer texts or tokens, or another disk"
-        )
+        raise InputError(f"the capture needs {needed / 2**20:,.0f} MiB, {out} has {free / 2**20:,.0f} MiB "
+                         "free; use fewer texts or tokens, or another disk")  # fmt: skip
     ids, total = [record.ids for record in records], len(records)
     seen = total - sum(map(len, todo.values()))
     writers: dict[int, ShardWriter] = {}  # by text
@@ -190,12 +179,10 @@ def write_capture(
     return Capture.open(out)
 
 
-def capture(
-    model: str, text: Spec | None = None, *, out: str | Path, texts: Sequence[str] | None = None,
-    max_tokens: int = 128, max_texts: int = 300, values: bool = True, device: str = "cpu",
-    dtype: str = "float32",
-    progress: Callable[[int, int], None] | None = None,
-) -> Capture:  # fmt: skip
+def capture(model: str, text: Spec | None = None, *, out: str | Path, texts: Sequence[str] | None = None,
+            max_tokens: int = 128, max_texts: int = 300, values: bool = True, device: str = "cpu",
+            dtype: str = "float32",
+            progress: Callable[[int, int], None] | None = None) -> Capture:  # fmt: skip
     """Store attention and values of every head of a model on texts, as `attn-dsl capture` does.
 
     >>> capture("demo", texts=["Once upon a time, Tom saw Mia."], out="captures/demo")
@@ -205,20 +192,14 @@ def capture(
     themselves instead. A capture that was interrupted goes on; notebooks show a progress bar.
     """
     if texts is not None:
-        return write_capture(
-            model, texts, out, max_tokens=max_tokens, max_texts=max_texts, values=values,
-            device=device, dtype=dtype, progress=progress,
-        )  # fmt: skip
-    return capture_of(
-        None, model, text, out, max_tokens=max_tokens, max_texts=max_texts, values=values,
-        device=device, dtype=dtype, progress=progress,
-    )  # fmt: skip
+        return write_capture(model, texts, out, max_tokens=max_tokens, max_texts=max_texts, values=values,
+                             device=device, dtype=dtype, progress=progress)  # fmt: skip
+    return capture_of(None, model, text, out, max_tokens=max_tokens, max_texts=max_texts, values=values,
+                      device=device, dtype=dtype, progress=progress)  # fmt: skip
 
 
-def capture_of(
-    capture: str | Path | Capture | None, model: str | None, text: Spec | None, out: Path | str, *,
-    progress: Callable[[int, int], None] | None = None, **settings: Any,
-) -> Capture:  # fmt: skip
+def capture_of(capture: str | Path | Capture | None, model: str | None, text: Spec | None, out: Path | str, *,
+               progress: Callable[[int, int], None] | None = None, **settings: Any) -> Capture:  # fmt: skip
     """Return the capture that is given, or run a model over texts; without any, the demo model.
 
     Raises:
@@ -296,11 +277,8 @@ def choose_windows(
         by_text: list[list[Record]] = []
         for source, text in enumerate(texts if len(found) < max_texts else ()):
             own, windows = text_hash(text), vocabulary.encode(text, max_tokens, max_windows=most)
-            kept = [
-                Record(window.tokens, own, source, number, window.ids)
-                for number, window in enumerate(windows)
-                if len(window.ids) > 1 and not all(window.tokens.special)
-            ]
+            kept = [Record(window.tokens, own, source, number, window.ids) for number, window in enumerate(
+                        windows) if len(window.ids) > 1 and not all(window.tokens.special)]  # fmt: skip
             by_text += [kept] if kept else []
             if len(by_text) == max_texts:
                 break
@@ -324,32 +302,23 @@ def _same_work(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except UNREADABLE as error:
-        raise InputError(
-            f"{path} is damaged: {error}; remove the directory or give another"
-        ) from error
-    shown = ", ".join(
-        f"{_KIND_OF_SETTING[key]} ({str(there.get(key))[:10]} there, {str(value)[:10]} now)"
-        for key, value in wanted.items()
-        if there.get(key) != value
-    )
+        raise InputError(f"{path} is damaged: {error}; remove the directory or give "
+                         "another") from error  # fmt: skip
+    shown = ", ".join(f"{_KIND_OF_SETTING[key]} ({str(there.get(key))[:10]} there, {str(value)[:10]} "
+                      "now)" for key, value in wanted.items() if there.get(key) != value)  # fmt: skip
     if shown:
-        raise InputError(
-            f"{path.parent} holds a capture of other settings; what differs: {shown}. Give another "
-            "directory, or remove this one first"
-        )
+        raise InputError(f"{path.parent} holds a capture of other settings; what differs: {shown}. Give "
+                         "another directory, or remove this one first")  # fmt: skip
     return dict(found)
 
 
-def _meta(
-    loaded: LoadedModel, settings: dict[str, Any], max_texts: int, records: Sequence[Record]
-) -> dict[str, Any]:
+def _meta(loaded: LoadedModel, settings: dict[str, Any], max_texts: int,
+          records: Sequence[Record]) -> dict[str, Any]:  # fmt: skip
     """Describe a capture, all but its files."""
     libraries = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
-    return {
-        "format": files.FORMAT, "version": files.VERSION, "name": loaded.name,
-        "source": loaded.source, "revision": loaded.revision, "family": loaded.family,
-        "n_layers": loaded.n_layers, "heads_per_layer": loaded.n_heads, "causal": loaded.causal,
-        "tokenizer_hash": settings["tokenizer_hash"], "max_tokens": settings["max_tokens"],
-        "max_texts": max_texts, "n_texts": len(records), "dtype": "float16", "settings": settings,
-        "libraries": {name: metadata.version(name) for name in libraries},
-    }  # fmt: skip
+    return {"format": files.FORMAT, "version": files.VERSION, "name": loaded.name, "source": loaded.source,
+            "revision": loaded.revision, "family": loaded.family, "n_layers": loaded.n_layers,
+            "heads_per_layer": loaded.n_heads, "causal": loaded.causal,
+            "tokenizer_hash": settings["tokenizer_hash"], "max_tokens": settings["max_tokens"],
+            "max_texts": max_texts, "n_texts": len(records), "dtype": "float16", "settings": settings,
+            "libraries": {name: metadata.version(name) for name in libraries}}  # fmt: skip

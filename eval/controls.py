@@ -35,11 +35,9 @@ NAMES = ("uniform", "first token", "previous token", "mean by offset", "position
 def simple_controls(causal: bool) -> dict[str, t.Head]:
     """Return the controls that are one fixed program."""
     visibility = "causal" if causal else "bidirectional"
-    return {
-        "uniform": parse(f"head uniform {visibility} linear:\n"),
-        "first token": parse(f"head first {visibility} linear:\n 1 where k == 0"),
-        "previous token": parse(f"head previous {visibility} linear:\n 1 where k == q-1"),
-    }
+    return {"uniform": parse(f"head uniform {visibility} linear:\n"),
+            "first token": parse(f"head first {visibility} linear:\n 1 where k == 0"),
+            "previous token": parse(f"head previous {visibility} linear:\n 1 where k == q-1")}  # fmt: skip
 
 
 def positional_grid(causal: bool) -> list[t.Head]:
@@ -49,18 +47,13 @@ def positional_grid(causal: bool) -> list[t.Head]:
     72
     """
     visibility = "causal" if causal else "bidirectional"
-    return [
-        parse(
-            f"head positional {visibility} softmax:\n -{decay} * abs(q - k)\n"
-            f" {itself} where k == q\n {first} where k == 0"
-        )
-        for decay, itself, first in product(DECAYS, SELF, FIRST)
-    ]
+    return [parse(f"head positional {visibility} softmax:\n -{decay} * abs(q - k)\n"
+                f" {itself} where k == q\n {first} where k == 0")
+            for decay, itself, first in product(DECAYS, SELF, FIRST)]  # fmt: skip
 
 
-def control_scores(
-    capture: Capture, texts: Mapping[Any, Sequence[int]], heads: Sequence[int]
-) -> dict[str, np.ndarray]:
+def control_scores(capture: Capture, texts: Mapping[Any, Sequence[int]],
+                   heads: Sequence[int]) -> dict[str, np.ndarray]:  # fmt: skip
     """Score every control against heads on the test texts.
 
     Means by offset are taken over the texts of ``fit``. The positional kernel is picked on those of
@@ -94,9 +87,8 @@ def control_scores(
     return {name: found[:, :, i] for i, name in enumerate(NAMES)}
 
 
-def _pick(
-    capture: Capture, texts: Sequence[int], heads: Sequence[int], grid: list[t.Head]
-) -> np.ndarray:
+def _pick(capture: Capture, texts: Sequence[int], heads: Sequence[int],
+          grid: list[t.Head]) -> np.ndarray:  # fmt: skip
     """Return the places of the kernels that are best by IoU and by outputs, int64 (heads, 2)."""
     plan = Plan(grid, Batch([capture.tokens(i) for i in texts]))
     scores = np.zeros((len(heads), 2, len(grid)))

@@ -49,15 +49,10 @@ class Kind:
 KINDS = (
     Kind("I", "induction", "induction_context", ("offset", "neighbour"), 0.2),
     Kind("D", "duplicate token", "duplicate_token", ("offset", "neighbour"), 0.2),
-    Kind("F", "first-token sink", "first_token", ("offset",)),
-    Kind("P", "previous token", "previous_token"),
-    Kind("N", "next token", "next_token"),
-    Kind("C", "current token", "self_token"),
-    Kind("S", "separator", "separator", ("offset",)),
-    Kind("M", "delimiter", "punctuation", ("offset",)),
-    Kind("W", "current word", "same_word", ("offset",)),
-    Kind("L", "local", "neighbourhood"),
-)
+    Kind("F", "first-token sink", "first_token", ("offset",)), Kind("P", "previous token", "previous_token"),
+    Kind("N", "next token", "next_token"), Kind("C", "current token", "self_token"),
+    Kind("S", "separator", "separator", ("offset",)), Kind("M", "delimiter", "punctuation", ("offset",)),
+    Kind("W", "current word", "same_word", ("offset",)), Kind("L", "local", "neighbourhood"))  # fmt: skip
 """The kinds; a head is shown as the first that it is of, so those of few queries and keys come first."""
 
 
@@ -100,14 +95,10 @@ class Detection(Tabular):
 
     def rows(self) -> list[Mapping[str, Any]]:
         """Return a row for each kind and head, those detected first."""
-        return [
-            {
-                "layer": x.layer, "head": x.head, "kind": x.kind.name, "program": x.kind.program,
-                **x.share.named("share"), "control": x.control, "detected": x.detected,
-                "queries": self.queries[x.kind.name], "texts": self.texts,
-            }
-            for x in sorted(self.every, key=lambda x: not x.detected)
-        ]  # fmt: skip
+        return [{"layer": x.layer, "head": x.head, "kind": x.kind.name, "program": x.kind.program,
+                    **x.share.named("share"), "control": x.control, "detected": x.detected,
+                    "queries": self.queries[x.kind.name], "texts": self.texts}
+                for x in sorted(self.every, key=lambda x: not x.detected)]  # fmt: skip
 
     def __repr__(self) -> str:
         told = ", ".join(f"{label} {kinds[0].kind.name}" for label, kinds in self.heads.items())
@@ -118,17 +109,13 @@ class Detection(Tabular):
     def map(self) -> list[str]:
         """A line by layer with a letter by head: that of its first kind, or a dot."""
         first = {label: kinds[0].kind.letter for label, kinds in self.heads.items()}
-        return [
-            "".join(first.get(f"L{layer}H{head}", ".") for head in range(self.heads_per_layer))
-            for layer in range(self.layers)
-        ]
+        return ["".join(first.get(f"L{layer}H{head}", ".") for head in range(self.heads_per_layer))
+                for layer in range(self.layers)]  # fmt: skip
 
 
-def detect(
-    model: str | None = None, text: Spec | None = None, *,
-    capture: str | Path | Capture | None = None, threshold: float | None = None, seed: int = 0,
-    max_tokens: int = 128, max_texts: int = 300, device: str = "cpu", dtype: str = "float32",
-) -> Detection:  # fmt: skip
+def detect(model: str | None = None, text: Spec | None = None, *, capture: str | Path | Capture | None = None,
+           threshold: float | None = None, seed: int = 0, max_tokens: int = 128, max_texts: int = 300,
+           device: str = "cpu", dtype: str = "float32") -> Detection:  # fmt: skip
     """Say which heads of a model are previous-token, induction, … heads, on held-out texts.
 
     >>> detect("demo").heads["L1H1"][0].kind.name
@@ -145,10 +132,8 @@ def detect(
         InputError: too few texts, or something that was given cannot be used.
     """
     with TemporaryDirectory(prefix="attn-dsl-") as folder:
-        attention = capture_of(
-            capture, model, text, f"{folder}/capture", max_tokens=max_tokens, max_texts=max_texts,
-            device=device, dtype=dtype,
-        )  # fmt: skip
+        attention = capture_of(capture, model, text, f"{folder}/capture", max_tokens=max_tokens,
+                               max_texts=max_texts, device=device, dtype=dtype)  # fmt: skip
         return _detect(attention, threshold, seed)
 
 
@@ -193,7 +178,5 @@ def _detect(capture: Capture, threshold: float | None, seed: int) -> Detection:
             found = share.low > max(least, control)
             place = divmod(number, capture.heads_per_layer)
             every.append(Detected(*place, kind, share, control, found))
-    return Detection(
-        capture.name, capture.n_layers, capture.heads_per_layer, len(texts["test"]), tuple(every),
-        queries,
-    )  # fmt: skip
+    return Detection(capture.name, capture.n_layers, capture.heads_per_layer, len(texts["test"]),
+                     tuple(every), queries)  # fmt: skip

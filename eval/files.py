@@ -59,10 +59,8 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         with suppress(OSError):
             part_of(path).unlink(missing_ok=True)
-        raise WorkError(
-            f"{path} cannot be written: {error.strerror}; what was finished before is kept, "
-            "run the command again (`fit` with --resume) to go on"
-        ) from error
+        raise WorkError(f"{path} cannot be written: {error.strerror}; what was finished before is kept, "
+                        "run the command again (`fit` with --resume) to go on") from error  # fmt: skip
 
 
 def refuse_other_things(place: Path, mine: tuple[str, ...], what: str) -> None:
@@ -79,9 +77,8 @@ def refuse_other_things(place: Path, mine: tuple[str, ...], what: str) -> None:
         raise InputError(f"{place} is a file; give a new directory for the {what} by --out")
     names = [file.name for file in place.iterdir()] if place.is_dir() else []
     if others := sorted(name for name in names if not name.startswith(mine)):
-        raise InputError(
-            f"{place} holds other things ({others[0]}) and no {what}; give a new directory by --out"
-        )
+        raise InputError(f"{place} holds other things ({others[0]}) and no {what}; give a new directory by "
+                         "--out")  # fmt: skip
 
 
 def first_line(error: BaseException) -> str:
@@ -123,9 +120,8 @@ def lines_of(path: Path) -> list[bytes]:
 
 def cut_off(line: bytes, error: BaseException) -> bool:
     """Return whether an interruption can have cut a line of JSON off, which cannot be read for an error."""
-    return isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)) and not line.endswith(
-        b"\n"
-    )
+    return isinstance(error,
+                      (json.JSONDecodeError, UnicodeDecodeError)) and not line.endswith(b"\n")  # fmt: skip
 
 
 def typed(kind: Any, value: Any, name: str = "it") -> Any:
@@ -147,10 +143,8 @@ def typed(kind: Any, value: Any, name: str = "it") -> Any:
         return float(value) if kind is float else value
     if is_dataclass(kind) and isinstance(value, dict):
         types: dict[str, Any] = _types(kind)  # type: ignore[arg-type]
-        if lacking := [
-            one.name for one in fields(kind)
-            if one.name not in value and one.default is MISSING and one.default_factory is MISSING
-        ]:  # fmt: skip
+        if lacking := [one.name for one in fields(kind) if one.name not in value and one.default is MISSING
+                       and one.default_factory is MISSING]:  # fmt: skip
             raise ValueError(f"{name} lacks {', '.join(lacking)}")
         known = {one.name: typed(types[one.name], value[one.name], f"`{one.name}`")
                  for one in fields(kind) if one.name in value}  # fmt: skip

@@ -15,13 +15,8 @@ from attn_dsl.eval.shards import Array
 
 SOFTMAX = (torch.nn.functional.softmax, torch.softmax, torch.Tensor.softmax)
 """What layers may call to make probabilities."""
-_PRODUCTS = (
-    torch.matmul,
-    torch.Tensor.matmul,
-    torch.Tensor.__matmul__,
-    torch.bmm,
-    torch.Tensor.bmm,
-)
+_PRODUCTS = (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.bmm,
+             torch.Tensor.bmm)  # fmt: skip
 _TEXTS = ((7, 10, 6, 11), (9, 5, 11, 7))
 """Ids of the texts that a model is tried on."""
 
@@ -53,9 +48,8 @@ class Products(TorchFunctionMode):
         super().__init__()
         self.shape, self.take, self.expected = shape, take, False
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (),
+                           kwargs: dict | None = None) -> Any:  # fmt: skip
         found = func(*args, **(kwargs or {}))
         if func in SOFTMAX:
             self.expected |= self._is_map(found)
@@ -116,17 +110,12 @@ def head_outputs(loaded: LoadedModel, values: bool) -> HeadOutputs:
         by_head = matrix.double().unflatten(0, (heads, -1))
         projections.append(torch.linalg.qr(by_head.mT, mode="r")[1].mT.float())
     if why:
-        lacking = (
-            f"heads of this {loaded.family} model are not known to write the sum of A v W_O: {why}; "
-            "only their attention can be measured"
-        )
+        lacking = (f"heads of this {loaded.family} model are not known to write the sum of A v W_O: {why}; "
+                   "only their attention can be measured")  # fmt: skip
         return HeadOutputs(seen, lacking=lacking)
-    group = next(
-        size
-        for size in range(heads, 0, -1)
-        if heads % size == 0
-        and all(torch.equal(one, one[:, ::size].repeat_interleave(size, 1)) for one in vectors)
-    )
+    group = next(size for size in range(heads, 0, -1) if heads % size == 0
+                 and all(torch.equal(one, one[:, ::size].repeat_interleave(size, 1))
+                         for one in vectors))  # fmt: skip
     return HeadOutputs(True, group, torch.stack(projections).cpu().numpy())
 
 

@@ -13,9 +13,8 @@ def label(layer: int, head: int) -> str:
     return f"L{layer:02d}H{head:02d}"
 
 
-def one_head(
-    head: str | tuple[int, int], known: Sequence[tuple[int, int]], where: str
-) -> tuple[int, int]:
+def one_head(head: str | tuple[int, int], known: Sequence[tuple[int, int]],
+             where: str) -> tuple[int, int]:  # fmt: skip
     """Return layer and number of one of the known heads; else an InputError with names near it.
 
     >>> one_head("l02h07", [(2, 6), (2, 7)], "the run")
@@ -47,10 +46,8 @@ def parse_heads(text: str | None, layers: int, heads: int) -> list[tuple[int, in
     for part, layer, one in read_heads(text):
         for head in range(heads) if one is None else [one]:
             if layer >= layers or head >= heads:
-                raise InputError(
-                    f"--heads: there is no {part}; the model has layers 0 to {layers - 1} with "
-                    f"heads 0 to {heads - 1}"
-                )
+                raise InputError(f"--heads: there is no {part}; the model has layers 0 to {layers - 1} with "
+                                 f"heads 0 to {heads - 1}")  # fmt: skip
             chosen.add((layer, head))
     return sorted(chosen)
 
@@ -66,8 +63,7 @@ def read_heads(text: str) -> list[tuple[str, int, int | None]]:
         found = re.fullmatch(r"[Ll](\d+)(?:\.?[Hh](\d+))?", part)
         if not found:
             raise InputError(
-                f"--heads: cannot read {part!r}; write L2H3 for a head, L4 for a layer"
-            )
+                f"--heads: cannot read {part!r}; write L2H3 for a head, L4 for a layer")  # fmt: skip
         parts.append((part, int(found[1]), None if found[2] is None else int(found[2])))
     if not parts:
         raise InputError("--heads names no head; write L2H3 for a head, L4 for a layer")

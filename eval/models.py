@@ -41,9 +41,8 @@ class LoadedModel:
     def check_length(self, count: int, what: str) -> None:
         """Refuse, as an InputError, what has more tokens than the model takes."""
         if self.max_positions is not None and count > self.max_positions:
-            raise InputError(
-                f"{what} has {count} tokens, and {self.name} takes {self.max_positions}; shorten it"
-            )
+            raise InputError(f"{what} has {count} tokens, and {self.name} takes {self.max_positions}; "
+                             "shorten it")  # fmt: skip
 
     def ids_of(self, text: str, what: str) -> list[int]:
         """Return the ids of a text; an InputError if it has fewer than two, or more than the model takes."""
@@ -81,11 +80,9 @@ def load_model(model: str, *, device: str = "cpu", dtype: str = "float32") -> Lo
     if found.folder is not None and model not in EMBEDDED and not model.startswith("hf:"):
         model = str(Path(model).expanduser().absolute())  # found from every directory
     n_layers, n_heads = _probe(network, model, family, found.causal)
-    return LoadedModel(
-        model=network, tokenizer=tokenizer, name=found.name, source=model,
-        revision=_revision(found), family=family, causal=found.causal,
-        n_layers=n_layers, n_heads=n_heads, max_positions=position_limit(network),
-    )  # fmt: skip
+    return LoadedModel(model=network, tokenizer=tokenizer, name=found.name, source=model,
+                       revision=_revision(found), family=family, causal=found.causal, n_layers=n_layers,
+                       n_heads=n_heads, max_positions=position_limit(network))  # fmt: skip
 
 
 def _check_placement(device: str, dtype: str) -> None:
@@ -97,10 +94,8 @@ def _check_placement(device: str, dtype: str) -> None:
     try:
         torch.zeros(1, device=device, dtype=getattr(torch, dtype)).item()
     except (RuntimeError, AssertionError, TypeError) as error:
-        raise InputError(
-            f"--device {device} cannot be used with {dtype} ({first_line(error)}); try cpu, or cuda "
-            "on a machine with a GPU"
-        ) from None
+        raise InputError(f"--device {device} cannot be used with {dtype} ({first_line(error)}); try cpu, or "
+                         "cuda on a machine with a GPU") from None  # fmt: skip
 
 
 def load_tokenizer(model: str | Located, *, local: bool = False) -> Any:
@@ -123,14 +118,11 @@ def load_tokenizer(model: str | Located, *, local: bool = False) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(place, **options)
     except Exception as error:
         raise InputError(
-            f"{name}: no tokenizer can be loaded ({looked}): {first_line(error)}"
-        ) from error
+            f"{name}: no tokenizer can be loaded ({looked}): {first_line(error)}") from error  # fmt: skip
     # a directory without tokenizer files can give a tokenizer that knows nothing
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
-        raise InputError(
-            f"{name}: no tokenizer: {looked}; save it beside the weights with "
-            "`tokenizer.save_pretrained`"
-        )
+        raise InputError(f"{name}: no tokenizer: {looked}; save it beside the weights with "
+                         "`tokenizer.save_pretrained`")  # fmt: skip
     return tokenizer
 
 
@@ -145,22 +137,18 @@ def _weights(found: Located, model: str, dtype: str, device: str) -> Any:
     try:
         network, info = found.loader.from_pretrained(
             found.place, config=found.config, dtype=getattr(torch, dtype), use_safetensors=True,
-            attn_implementation="eager", output_loading_info=True, **found.options,
-        )  # fmt: skip
+            attn_implementation="eager", output_loading_info=True, **found.options)  # fmt: skip
         if "gguf_file" in found.options:  # dequantised by now, which lets it be moved
             network.hf_quantizer, network.is_quantized = None, False
             del network.config.quantization_config
         network.to(device)
     except SafetensorError as error:
-        raise InputError(
-            f"{model}: a safetensors file is damaged or cut off ({first_line(error)}); copy or "
-            "download it again"
-        ) from error
+        raise InputError(f"{model}: a safetensors file is damaged or cut off ({first_line(error)}); copy or "
+                         "download it again") from error  # fmt: skip
     except ImportError as error:
         raise InputError(
             f"{model}: its weights are quantised, or need a package that is not there "
-            f"({first_line(error)}); use the checkpoint in full precision"
-        ) from error
+            f"({first_line(error)}); use the checkpoint in full precision") from error  # fmt: skip
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise InputError(f"{model}: its weights cannot be loaded: {first_line(error)}") from error
     finally:
@@ -169,11 +157,9 @@ def _weights(found: Located, model: str, dtype: str, device: str) -> Any:
     own = f"{network.base_model_prefix}." if body(network) is not network else ""
     inside = [key for key in sorted(info["missing_keys"]) if key.startswith(own)]
     if lacking := [key for key in inside if "pooler" not in key]:
-        raise InputError(
-            f"{model}: the checkpoint lacks {len(lacking)} weights that the configuration asks "
-            f"for, such as {lacking[0]}; config.json and the weights do not belong together, or a "
-            "part of them is not there"
-        )
+        raise InputError(f"{model}: the checkpoint lacks {len(lacking)} weights that the configuration asks "
+                         f"for, such as {lacking[0]}; config.json and the weights do not belong together, or "
+                         "a part of them is not there")  # fmt: skip
     # a head on top that the checkpoint lacks would predict at random
     return (network if len(inside) == len(info["missing_keys"]) else body(network)).eval()
 
@@ -185,23 +171,19 @@ def _probe(network: Any, model: str, family: str, causal: bool) -> tuple[int, in
     texts = [[i % ids_known(network) for i in text] for text in _OTHERS]
     try:
         with torch.inference_mode():
-            both, alone = (
-                body(network)(**padded(network, chosen), output_attentions=True).attentions or []
-                for chosen in (texts, texts[1:])
-            )
+            both, alone = (body(network)(**padded(network, chosen), output_attentions=True).attentions or []
+                           for chosen in (texts, texts[1:]))  # fmt: skip
     except (AttributeError, TypeError, ValueError):
         both, alone = [], []
     except (RuntimeError, IndexError) as error:
         raise InputError(
-            f"{model}: it cannot be run on a few words: {first_line(error)}"
-        ) from error
+            f"{model}: it cannot be run on a few words: {first_line(error)}") from error  # fmt: skip
     shapes = {None if matrix is None else tuple(matrix.shape) for matrix in alone}
     shape = shapes.pop() if len(shapes) == 1 else None
     if shape is None or shape[2:] != (4, 4):
-        raise InputError(
-            f"{model}: attention of a {family} model cannot be read: transformers gives no matrix "
-            "per head for every layer; attn-dsl works with models like GPT-2, Llama, GPT-NeoX, BERT"
-        )
+        raise InputError(f"{model}: attention of a {family} model cannot be read: transformers gives no "
+                         "matrix per head for every layer; attn-dsl works with models like GPT-2, Llama, "
+                         "GPT-NeoX, BERT")  # fmt: skip
     slack, problem = 1e-3 if network.dtype == torch.float32 else 3e-2, ""
     for layer, (one, beside) in enumerate(zip(alone, both, strict=True)):
         found, off = one.float(), float((one - beside[1:, :, :4, :4]).float().abs().max())
@@ -214,8 +196,7 @@ def _probe(network: Any, model: str, family: str, causal: bool) -> tuple[int, in
         if problem:
             raise InputError(
                 f"{model}: attention in layer {layer} of this {family} model cannot be described: "
-                f"{problem}; attn-dsl works with models like GPT-2, Llama, GPT-NeoX, BERT"
-            )
+                f"{problem}; attn-dsl works with models like GPT-2, Llama, GPT-NeoX, BERT")  # fmt: skip
     return len(alone), shape[1]
 
 
@@ -230,9 +211,8 @@ def position_limit(network: Any) -> int | None:
     limits = [max_positions(network.config) or 0]
 
     class Tables(TorchFunctionMode):
-        def __torch_function__(
-            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-        ) -> Any:
+        def __torch_function__(self, func: Any, types: Any, args: Any = (),
+                               kwargs: Any = None) -> Any:  # fmt: skip
             if func is torch.nn.functional.embedding:
                 places, rows = args[0].reshape(-1, args[0].shape[-1])[0], len(args[1])
                 if len(places) > 1 and bool((places.diff() == 1).all()) and rows >= limits[0]:

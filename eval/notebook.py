@@ -22,8 +22,7 @@ EVERY = 0.2
 """Seconds from one update of a progress bar to the next."""
 _STYLE = (
     ".attn-dsl pre b{font-weight:600}.attn-dsl .c{opacity:.6}.attn-dsl .s{color:#2f8f5b}"
-    ".attn-dsl .n{color:#c4611f}.attn-dsl .w{color:#8a63c4}.attn-dsl pre{white-space:pre-wrap}"
-)
+    ".attn-dsl .n{color:#c4611f}.attn-dsl .w{color:#8a63c4}.attn-dsl pre{white-space:pre-wrap}")  # fmt: skip
 
 
 class Tabular:

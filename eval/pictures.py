@@ -17,16 +17,16 @@ from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.files import write
 from attn_dsl.eval.heads import one_head
 from attn_dsl.eval.metrics import decimal, ious
-from attn_dsl.eval.report_text import highlight
+from attn_dsl.eval.notebook import program_html
+from attn_dsl.eval.report_text import fill, highlight
 
 CELL, LABEL, GAP, TOP, BAR = 13, 84, 36, 92, 30
 MOST = 64
-"""Of longer texts, so many tokens are drawn."""
-_STYLE = (
-    "<style>.attn-dsl rect{fill:#2f74c8}.attn-dsl .v{fill:#c3622f}.attn-dsl text"
-    "{font:10px ui-monospace,monospace;fill:currentColor}.attn-dsl .k{text-anchor:end}"
-    ".attn-dsl .t{font:600 13px system-ui,sans-serif}</style>"
-)
+_NAMESPACE = ' xmlns="http://www.w3.org/2000/svg"'
+"""Of an SVG file; pages know it."""
+_STYLE = ("<style>.attn-dsl rect{fill:#2f74c8}.attn-dsl .v{fill:#c3622f}.attn-dsl text"
+          "{font:10px ui-monospace,monospace;fill:currentColor}.attn-dsl .k{text-anchor:end}"
+          ".attn-dsl .t{font:600 13px system-ui,sans-serif}</style>")  # fmt: skip
 _DARK = "<style>@media(prefers-color-scheme:dark){svg{color:#ddd}}</style>"
 _CHANGES = {"-": "#d6453d44", "+": "#2f8f5b44", " ": "transparent"}
 
@@ -41,18 +41,17 @@ class Picture:
     tokens: Tokens
     matrices: Mapping[str, np.ndarray]  # by title, (n, n)
     bars: Sequence[float] = ()  # a number for each key, drawn below the matrices
+    most: int = MOST  # of longer texts, so many tokens are drawn
 
     @property
     def svg(self) -> str:
         """The picture as SVG; of long texts the first tokens."""
-        n = min(len(self.tokens), MOST)
+        n = min(len(self.tokens), self.most)
         wide, high = LABEL + n * CELL, TOP + 8 + n * CELL + BAR * bool(len(self.bars))
-        drawn = [
-            _panel(matrix[:n, :n], self.tokens[:n], title, at * (wide + GAP), self.bars[:n])
-            for at, (title, matrix) in enumerate(self.matrices.items())
-        ]
+        drawn = [_panel(matrix[:n, :n], self.tokens[:n], title, at * (wide + GAP),
+                     self.bars[:n]) for at, (title, matrix) in enumerate(self.matrices.items())]  # fmt: skip
         size = f'width="{len(drawn) * (wide + GAP)}" height="{high}"'
-        head = f'<svg xmlns="http://www.w3.org/2000/svg" class="attn-dsl" {size} role="img">'
+        head = f'<svg{_NAMESPACE} class="attn-dsl" {size} role="img">'
         return "\n".join([head + _STYLE, *drawn, "</svg>\n"])
 
     def save(self, path: str | Path) -> None:
@@ -60,16 +59,25 @@ class Picture:
         write(Path(path), self.svg.replace(_STYLE, _STYLE + _DARK, 1))
 
     def _repr_html_(self) -> str:
-        more = f"the first {MOST} of {len(self.tokens)} tokens" if len(self.tokens) > MOST else ""
+        cut = len(self.tokens) > self.most
+        more = f"the first {self.most} of {len(self.tokens)} tokens" if cut else ""
         return f'<div style="overflow-x:auto">{more}{self.svg}</div>'
 
     def __repr__(self) -> str:
         return f"<Picture on {len(self.tokens)} tokens: {'; '.join(self.matrices)}>"
 
 
-def _panel(
-    matrix: np.ndarray, tokens: Sequence[str], title: str, left: int, bars: Sequence[float]
-) -> str:
+def program_page(program: Program, tokens: Tokens, matrices: Mapping[str, np.ndarray]) -> str:
+    """Return a page for one program and matrices on one text, whole; cells tell query, key and weight."""
+    from markupsafe import Markup
+
+    picture = Picture(tokens, matrices, most=len(tokens))._repr_html_().replace(_NAMESPACE, "")
+    source = Markup(program_html(program.tree, ""))
+    return fill("program.html", program=program, source=source, picture=Markup(picture))
+
+
+def _panel(matrix: np.ndarray, tokens: Sequence[str], title: str, left: int,
+           bars: Sequence[float]) -> str:  # fmt: skip
     """Draw one matrix, its tokens at the rows and above the columns, and bars below it."""
     names, start = [escape(visible(token)) for token in tokens], left + LABEL
     parts = [f'<text x="{left}" y="14" class="t">{escape(title)}</text>']
@@ -100,10 +108,8 @@ def visible(string: str) -> str:
     return text if len(text) <= 14 else text[:13] + "…"
 
 
-def plot(
-    program: Program, text: str | int | Sequence[str], capture: Capture | str | Path | None = None,
-    head: str | tuple[int, int] | None = None,
-) -> Picture:  # fmt: skip
+def plot(program: Program, text: str | int | Sequence[str], capture: Capture | str | Path | None = None,
+         head: str | tuple[int, int] | None = None) -> Picture:  # fmt: skip
     """Draw a program's attention on a text, and a head's beside it; see ``Program.plot``."""
     if capture is None:
         if head is not None or isinstance(text, int):
@@ -117,8 +123,7 @@ def plot(
         capture, text = read_text(capture, Tokens.from_text(text).text), 0
     if not 0 <= text < capture.n_texts:
         raise InputError(
-            f"{capture.name} has no text {text}; they go from 0 to {capture.n_texts - 1}"
-        )
+            f"{capture.name} has no text {text}; they go from 0 to {capture.n_texts - 1}")  # fmt: skip
     tokens, matrices = capture.tokens(text), {}
     made, title = program(tokens), program.name
     if head is not None:
@@ -145,10 +150,8 @@ class Difference:
             old, new = self.picture.matrices.values()
             apart = np.abs(old - new).sum(-1) / 2
             q = int(apart.argmax())
-            told.append(
-                f"Rows differ by {apart.mean():.3f} in the mean (total variation), most that of query "
-                f"{q} {visible(self.picture.tokens[q])}, by {apart[q]:.3f}."
-            )
+            told.append(f"Rows differ by {apart.mean():.3f} in the mean (total variation), most that of "
+                        f"query {q} {visible(self.picture.tokens[q])}, by {apart[q]:.3f}.")  # fmt: skip
         return "\n".join(told)
 
     def __repr__(self) -> str:
@@ -168,6 +171,5 @@ def difference(old: Program, new: Program, text: str | Sequence[str] | None) -> 
     if text is not None:
         tokens = Tokens.from_text(text)
         picture = Picture(
-            tokens, {f"{old.name}, before": old(tokens), f"{new.name}, after": new(tokens)}
-        )
+            tokens, {f"{old.name}, before": old(tokens), f"{new.name}, after": new(tokens)})  # fmt: skip
     return Difference(tuple(x for x in changes if x[0] != "?"), picture)

@@ -122,12 +122,11 @@ def report_data(run: Run, capture: Capture) -> ReportData:
     most = shown_tokens(results, capture.causal)
     texts = _candidates(capture, capture.split(seed)["test"], most)
     batch = Batch([capture.tokens(i) for i in texts])
-    return ReportData(
-        run.info, tuple(_head_pages(run, capture, texts, batch, most)),
-        found.summarise(results, seed), tuple(tokens.strings for tokens in batch.texts),
-        run.lacking, tuple(f"L{layer}H{head}" for layer, head in run.missing),
-        figure(run.path) or "", list(_scores(run, batch)), run.definitions, _library(run),
-    )  # fmt: skip
+    return ReportData(run.info, tuple(_head_pages(run, capture, texts, batch, most)),
+                      found.summarise(results, seed), tuple(tokens.strings for tokens in batch.texts),
+                      run.lacking, tuple(f"L{layer}H{head}" for layer, head in run.missing),
+                      figure(run.path) or "", list(_scores(run, batch)), run.definitions,
+                      _library(run))  # fmt: skip
 
 
 def shown_tokens(results: Sequence[HeadResult], causal: bool) -> int:
@@ -151,9 +150,8 @@ def _candidates(capture: Capture, texts: Sequence[int], most: int) -> list[int]:
     return [near[i] for i in picks]
 
 
-def _head_pages(
-    run: Run, capture: Capture, texts: Sequence[int], batch: Batch, most: int
-) -> Iterable[HeadPage]:
+def _head_pages(run: Run, capture: Capture, texts: Sequence[int], batch: Batch,
+                most: int) -> Iterable[HeadPage]:  # fmt: skip
     """Yield the page of each head, with the texts where its program fits best and worst."""
     results, causal = run.results, capture.causal
     numbers = [r.layer * capture.heads_per_layer + r.head for r in results]
@@ -185,12 +183,10 @@ def _head_pages(
 def _library(run: Run) -> list[dict[str, str]]:
     """Read ``library.csv`` where there is one, with the heads named as in ``L5H1``."""
     file = run.path / "library.csv"
-    rows = (
-        csv.DictReader(file.read_text(encoding="utf-8").splitlines(True)) if file.is_file() else ()
-    )
-    named = (
-        (row, re.sub(r"\b([LH])0(?=\d)|(?<=\d)(H)0(?=\d)", r"\1\2", row["heads"])) for row in rows
-    )
+    rows = (csv.DictReader(file.read_text(encoding="utf-8").splitlines(True)) if file.is_file()
+            else ())  # fmt: skip
+    named = ((row, re.sub(r"\b([LH])0(?=\d)|(?<=\d)(H)0(?=\d)", r"\1\2", row["heads"]))
+             for row in rows)  # fmt: skip
     return [{**row, "heads": heads} for row, heads in named]
 
 
@@ -240,30 +236,22 @@ def overview(results: Sequence[HeadResult]) -> dict[str, Any]:
     ious, r2s = ([r.test[name].mean for r in results] for name in ("iou", "output_r2"))
     count = Counter(r.category for r in results)
     own = {name: [r.category == name for r in results] for name in count}
-    return {
-        "means": {name: mean_known(r.test[name].mean for r in results) for name in results[0].test},
-        "nodes": mean_known(r.nodes for r in results),
-        "strong": sum(iou >= 0.75 for iou in ious),
-        "explained": sum(r2 >= 0.5 for r2 in r2s),
-        "above": sum(r.gain > 0 for r in results),
-        "bars": _bars(mean_known, ious, [r.controls for r in results]),
-        "output_bars": _bars(median_known, r2s, [r.controls_output_r2 for r in results]),
-        "categories": [
-            (name, number, mean_known(compress(ious, own[name])), median_known(compress(r2s, own[name])))
-            for name, number in count.most_common()
-        ],
-    }  # fmt: skip
+    return {"means": {name: mean_known(r.test[name].mean for r in results) for name in results[0].test},
+            "nodes": mean_known(r.nodes for r in results), "strong": sum(iou >= 0.75 for iou in ious),
+            "explained": sum(r2 >= 0.5 for r2 in r2s), "above": sum(r.gain > 0 for r in results),
+            "bars": _bars(mean_known, ious, [r.controls for r in results]),
+            "output_bars": _bars(median_known, r2s, [r.controls_output_r2 for r in results]),
+            "categories": [
+                (name, number, mean_known(compress(ious, own[name])), median_known(compress(r2s, own[name])))
+                for name, number in count.most_common()]}  # fmt: skip
 
 
-def _bars(
-    average: Callable[[Iterable[float]], float], programs: Sequence[float],
-    controls: Sequence[Mapping[str, float]],
-) -> list[tuple[str, float, str]]:  # fmt: skip
+def _bars(average: Callable[[Iterable[float]], float], programs: Sequence[float],
+          controls: Sequence[Mapping[str, float]]) -> list[tuple[str, float, str]]:  # fmt: skip
     """Average the programs, the best control of each head and each control over heads."""
     names = dict.fromkeys(name for one in controls for name in one)
-    rows = [
-        (name, average(one.get(name, math.nan) for one in controls), "control") for name in names
-    ]
+    rows = [(name, average(one.get(name, math.nan) for one in controls), "control")
+            for name in names]  # fmt: skip
     rows.sort(key=lambda row: row[1] if math.isfinite(row[1]) else -math.inf, reverse=True)
     if len(rows) > 1:
         best = (best_of(one)[1] for one in controls)
@@ -312,14 +300,11 @@ def packed(data: bytes) -> str:
 
 def _payload(data: ReportData) -> dict[str, Any]:
     """Return what the script draws: a row per head, and the page of each head, compressed."""
-    scores = [{
-        "name": one.definition.name, **one.users, "source": one.source,
-        "text": text, "values": values.round(2).tolist(),
-    } for one, text, values in data.scores]  # fmt: skip
+    scores = [{"name": one.definition.name, **one.users, "source": one.source, "text": text,
+                  "values": values.round(2).tolist()} for one, text, values in data.scores]  # fmt: skip
     own = data.definitions
-    shown = definition_lines(
-        (t.SetDefinition(*one) for one in own.sets.items()), own.scores.values(), own.functions.values()
-    ) if own else []  # fmt: skip
+    shown = definition_lines((t.SetDefinition(*one) for one in own.sets.items()), own.scores.values(),
+                             own.functions.values()) if own else []  # fmt: skip
     return {
         "causal": data.info["causal"], "texts": data.texts, "lexemes": lexeme_classes(), "scores": scores,
         "heads": [_row(page, own) for page in data.pages],

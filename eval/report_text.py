@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +9,7 @@ from attn_dsl.dsl.highlighting import lexemes, marked
 from attn_dsl.eval.metrics import decimal
 
 if TYPE_CHECKING:
-    import numpy as np
     from markupsafe import Markup
-
-    from attn_dsl.compiler.program import Program
 
 TEMPLATES = Path(__file__).with_name("templates")
 
@@ -22,31 +18,12 @@ def fill(template: str, **values: Any) -> str:
     """Return a page that is made from a file in ``TEMPLATES``; strings in it are escaped."""
     import jinja2
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True,
+                                     undefined=jinja2.StrictUndefined, trim_blocks=True,
+                                     lstrip_blocks=True)  # fmt: skip
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    environment.filters |= {
-        "dec": decimal,
-        "highlight": highlight,
-    }
+    environment.filters["dec"] = decimal
     return environment.get_template(template).render(**values)
-
-
-def program_page(program: Program, tokens: Sequence[str], matrix: np.ndarray) -> str:
-    """Return a page for one program on one text; each cell tells its query, key and weight.
-
-    Args:
-        tokens: the n token strings.
-        matrix: (n, n), the program's weights.
-    """
-    names = [t.replace("\n", "\u21b5").replace(" ", "\u00b7") for t in tokens]
-    rows = [row[: q + 1] if program.causal else row for q, row in enumerate(matrix.tolist())]
-    return fill("program.html", program=program, names=names, rows=rows)
 
 
 PLAIN = ("", "name", "operator", "mark")

@@ -179,20 +179,15 @@ def summarise(results: Sequence[HeadResult], seed: int) -> Summary:
     """Average the results of some heads, which must share their test texts."""
     by_text = np.mean([r.test_ious for r in results], axis=0)
     unknown = (math.nan,) * len(by_text)
-    errors, spreads = (
-        np.array([getattr(r, name) or unknown for r in results])
-        for name in ("test_errors", "test_spreads")
-    )
+    errors, spreads = (np.array([getattr(r, name) or unknown for r in results])
+                       for name in ("test_errors", "test_spreads"))  # fmt: skip
     names = list(results[0].controls)
     found = ((r.controls_output_r2.get(name, math.nan) for r in results) for name in names)
     return Summary(
-        bootstrap(by_text, seed),
-        output_r2(errors, spreads, seed),
-        median_known(r.test["output_r2"].mean for r in results),
-        float(np.mean([r.nodes for r in results])),
+        bootstrap(by_text, seed), output_r2(errors, spreads, seed),
+        median_known(r.test["output_r2"].mean for r in results), float(np.mean([r.nodes for r in results])),
         {name: float(np.mean([r.controls[name] for r in results])) for name in names},
-        {name: median_known(values) for name, values in zip(names, found, strict=True)},
-    )
+        {name: median_known(values) for name, values in zip(names, found, strict=True)})  # fmt: skip
 
 
 def mean_known(values: Iterable[float], average: Callable[..., Any] = np.mean) -> float:

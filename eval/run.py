@@ -37,10 +37,8 @@ from attn_dsl.eval.results import Candidate, HeadResult, LibraryEntry
 from attn_dsl.eval.run_head import RunHead
 
 FORMAT = 1
-NEEDED = {
-    "key": dict[str, Any], "status": str, "model": str, "capture": str | None, "causal": bool,
-    "texts": dict[str, int], "split": str, "tokens_per_text": float,
-}  # fmt: skip
+NEEDED = {"key": dict[str, Any], "status": str, "model": str, "capture": str | None, "causal": bool,
+          "texts": dict[str, int], "split": str, "tokens_per_text": float}  # fmt: skip
 """What every ``run.json`` has beside its format, and of which type; and what its ``key`` has."""
 KEY = {"capture": str, "seed": int, "heads": tuple[tuple[int, int], ...]}
 _MENDING = "if you changed it yourself, remove its sha256; else"
@@ -81,19 +79,17 @@ class Run(Tabular):
         try:
             info = unsealed(file.read_text(encoding="utf-8"))
             if info["format"] != FORMAT:
-                raise InputError(
-                    f"{file}: format {info['format']}, and this version reads {FORMAT}; the run is of "
-                    "another version of attn-dsl (pip install --upgrade attn-dsl)"
-                )
+                raise InputError(f"{file}: format {info['format']}, and this version reads {FORMAT}; the run "
+                                 "is of another version of attn-dsl (pip install --upgrade "
+                                 "attn-dsl)")  # fmt: skip
             if lacking := [name for name in NEEDED if name not in info]:
                 raise ValueError(f"it lacks {', '.join(lacking)}")
             for fields, types in ((info, NEEDED), (info["key"], KEY)):
                 for name, kind in types.items():
                     typed(kind, fields[name], f"`{name}`")
         except UNREADABLE as error:
-            raise InputError(
-                f"{file}: damaged ({error}); {_MENDING} run `attn-dsl fit` again"
-            ) from None
+            raise InputError(f"{file}: damaged ({error}); {_MENDING} run `attn-dsl fit` "
+                             "again") from None  # fmt: skip
         return cls(path, info)
 
     @classmethod
@@ -107,16 +103,11 @@ class Run(Tabular):
         if (path / "run.json").exists():
             old = cls.open(path)
             there = old.info["key"]
-            wrong = [
-                f"{name}: {there.get(name)!r} there, {value!r} now"
-                for name, value in info["key"].items()
-                if there.get(name) != value
-            ]
+            wrong = [f"{name}: {there.get(name)!r} there, {value!r} "
+                     "now" for name, value in info["key"].items() if there.get(name) != value]  # fmt: skip
             if wrong:
-                raise InputError(
-                    f"{path} holds a run with other settings ({'; '.join(wrong)}); repeat those to "
-                    "resume it, or choose another --out"
-                )
+                raise InputError(f"{path} holds a run with other settings ({'; '.join(wrong)}); repeat those "
+                                 "to resume it, or choose another --out")  # fmt: skip
             old._repair()
             return old
         run = cls(path, {"format": FORMAT, **info})
@@ -128,9 +119,8 @@ class Run(Tabular):
     def update(self, **changes: Any) -> None:
         """Change ``run.json``."""
         self.info.update(changes)
-        write(
-            self.path / "run.json", json.dumps(sealed(self.info), indent=1, sort_keys=True) + "\n"
-        )
+        write(self.path / "run.json",
+              json.dumps(sealed(self.info), indent=1, sort_keys=True) + "\n")  # fmt: skip
 
     def add(self, result: HeadResult, candidates: Iterable[Candidate]) -> HeadResult:
         """Record the search of one head, and return its result.
@@ -170,10 +160,8 @@ class Run(Tabular):
                 kept += [line] if label(found.layer, found.head) in done else []
             except UNREADABLE as error:
                 if not cut_off(line, error):
-                    raise InputError(
-                        f"{file}:{number}: damaged ({error}); delete this line and go on with "
-                        "`attn-dsl fit --resume`"
-                    ) from None
+                    raise InputError(f"{file}:{number}: damaged ({error}); delete this line and go on with "
+                                     "`attn-dsl fit --resume`") from None  # fmt: skip
         if kept != lines:
             write_bytes(file, b"".join(kept))
         for result in self.results:
@@ -189,9 +177,8 @@ class Run(Tabular):
                     raise ValueError(f"it is of the head {found.label}")
                 self._results[name] = found
             except (OSError, *UNREADABLE) as error:
-                raise InputError(
-                    f"{file}: damaged ({error}); {_MENDING} delete it and go on with `attn-dsl fit --resume`"
-                ) from None
+                raise InputError(f"{file}: damaged ({error}); {_MENDING} delete it and go on with `attn-dsl "
+                                 "fit --resume`") from None  # fmt: skip
         return self._results[name]
 
     @property
@@ -291,10 +278,8 @@ class Run(Tabular):
         found = read_definitions(file) if file.exists() else None
         if found is None or found.digest != known:
             what = "is gone" if found is None else "was changed"
-            raise InputError(
-                f"{file} {what}, and the programs of the run were found with it; put it back, or fit "
-                "into a fresh directory"
-            )
+            raise InputError(f"{file} {what}, and the programs of the run were found with it; put it back, "
+                             "or fit into a fresh directory")  # fmt: skip
         return found
 
     def open_capture(self, place: str | Path | Capture | None = None) -> Capture:
@@ -334,17 +319,14 @@ def _head_row(r: HeadResult) -> dict[str, Any]:
     """Return a head's row of ``heads.csv``; scores from ``iou_test`` on are means over texts."""
     iou, (control, control_iou) = r.test["iou"], r.best_control
     output_control, control_r2 = r.best_output_control
-    return {
-        "layer": r.layer, "head": r.head, "program": f"programs/{r.label}.attn", "nodes": r.nodes,
-        "iou_fit": r.iou_fit, "iou_select": r.iou_select, **iou.named("iou_test"),
-        "iou_no_sink": r.test["iou_no_sink"].mean, **r.test["output_r2"].named("output_r2"),
-        "jsd_test": r.test["jsd"].mean, "top1_test": r.test["top1"].mean,
-        "category": r.category, "seconds": round(r.seconds, 2), "texts_test": iou.texts,
-        "tv_test": r.test["tv"].mean, "best_control": control, "iou_best_control": control_iou,
-        "best_output_control": output_control, "output_r2_best_control": control_r2,
-        "evals": r.evals, "cut_short": r.cut_short, "lookahead": r.lookahead,
-        "category_shares": told_shares(r.shares),
-    }  # fmt: skip
+    return {"layer": r.layer, "head": r.head, "program": f"programs/{r.label}.attn", "nodes": r.nodes,
+            "iou_fit": r.iou_fit, "iou_select": r.iou_select, **iou.named("iou_test"),
+            "iou_no_sink": r.test["iou_no_sink"].mean, **r.test["output_r2"].named("output_r2"),
+            "jsd_test": r.test["jsd"].mean, "top1_test": r.test["top1"].mean, "category": r.category,
+            "seconds": round(r.seconds, 2), "texts_test": iou.texts, "tv_test": r.test["tv"].mean,
+            "best_control": control, "iou_best_control": control_iou, "best_output_control": output_control,
+            "output_r2_best_control": control_r2, "evals": r.evals, "cut_short": r.cut_short,
+            "lookahead": r.lookahead, "category_shares": told_shares(r.shares)}  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -362,14 +344,11 @@ def alone(path: Path) -> Iterator[None]:
         lock = FileLock(path / LOCK, timeout=0)
         lock.acquire()
     except Timeout:
-        raise InputError(
-            f"{path}: another process is working on this run; wait until it ends, or interrupt "
-            "it and go on with --resume"
-        ) from None
+        raise InputError(f"{path}: another process is working on this run; wait until it ends, or interrupt "
+                         "it and go on with --resume") from None  # fmt: skip
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot be made or written: {error.strerror}; choose another --out"
-        ) from None
+        raise InputError(f"{path}: cannot be made or written: {error.strerror}; choose another "
+                         "--out") from None  # fmt: skip
     try:
         yield
     finally:
@@ -388,9 +367,8 @@ def refuse_other_work(path: Path, resume: bool) -> None:
     """
     if (path / "run.json").exists():
         if not resume:
-            raise InputError(
-                f"{path} already holds a run; go on with it by --resume, or choose another --out"
-            )
+            raise InputError(f"{path} already holds a run; go on with it by --resume, or choose another "
+                             "--out")  # fmt: skip
         return
     if resume and not path.exists():
         raise InputError(f"{path}: there is no run to resume; leave out --resume to start one")

@@ -22,9 +22,8 @@ IoU (sum of minima by sum of maxima), IoU without the first column, mean Jensen-
 """
 
 
-def measure_text(
-    plan: Plan, text: int, heads: np.ndarray, metrics: Sequence[str] = METRICS
-) -> dict[str, np.ndarray]:
+def measure_text(plan: Plan, text: int, heads: np.ndarray,
+                 metrics: Sequence[str] = METRICS) -> dict[str, np.ndarray]:  # fmt: skip
     """Compare all programs of a plan with heads on one text, in one pass.
 
     Args:
@@ -60,13 +59,9 @@ def measure_text(
             _add(sums["top1"], here, agreements, best, strongest(part.rows, starts))
     both = whole[0][:, None] + whole[1]
     rest = both - column[0][:, None] - column[1]
-    found = {
-        "iou": _ratio(sums["shared"], both),
-        "iou_no_sink": _ratio(sums["shared"] - sums["first"], rest),
-        "jsd": sums["jsd"] / max(n, 1),
-        "tv": (both - 2 * sums["shared"]) / max(2 * n, 1),
-        "top1": sums["top1"] / n if n else np.ones(shape),
-    }
+    found = {"iou": _ratio(sums["shared"], both), "iou_no_sink": _ratio(sums["shared"] - sums["first"], rest),
+             "jsd": sums["jsd"] / max(n, 1), "tv": (both - 2 * sums["shared"]) / max(2 * n, 1),
+             "top1": sums["top1"] / n if n else np.ones(shape)}  # fmt: skip
     return {name: found[name] for name in metrics}
 
 
@@ -90,10 +85,8 @@ def _starts(rows: range, n: int, causal: bool) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
-def measure_texts(
-    plan: Plan, heads: Callable[[int], np.ndarray], metrics: Sequence[str] = METRICS,
-    executor: Executor | None = None,
-) -> Iterator[dict[str, np.ndarray]]:  # fmt: skip
+def measure_texts(plan: Plan, heads: Callable[[int], np.ndarray], metrics: Sequence[str] = METRICS,
+                  executor: Executor | None = None) -> Iterator[dict[str, np.ndarray]]:  # fmt: skip
     """Yield what ``measure_text`` finds on each text of a plan's batch, in order.
 
     Args:
@@ -109,9 +102,8 @@ def measure_texts(
     yield from map(one, texts) if executor is None else executor.map(one, texts)
 
 
-def score_matrix(
-    plan: Plan, heads: Callable[[int], np.ndarray], executor: Executor | None = None
-) -> np.ndarray:
+def score_matrix(plan: Plan, heads: Callable[[int], np.ndarray],
+                 executor: Executor | None = None) -> np.ndarray:  # fmt: skip
     """Average the IoU of all programs with all heads over the texts of a plan's batch.
 
     >>> from attn_dsl.compiler.columns import Batch

@@ -86,12 +86,10 @@ def comment_vocabulary(run: Run) -> None:
         return
     scores = {}
     for name, one in shared_scores(run).items():
-        used = ", ".join(
-            f"{len(heads)} at the {where}"
-            + (f" ({textwrap.shorten(', '.join(heads), 40, placeholder=' …')})" if heads else "")
-            for where, heads in one.users.items()
-        )
-        above = f"High at {one.words}.", f"Heads that use it: {used}."
+        named = ((at, heads, textwrap.shorten(", ".join(heads), 40, placeholder=" …"))
+                 for at, heads in one.users.items())  # fmt: skip
+        told = (f"{len(heads)} at the {at}{some and f' ({some})'}" for at, heads, some in named)
+        above = f"High at {one.words}.", f"Heads that use it: {', '.join(told)}."
         remarks = t.Remarks(above, one.definition.remarks.beside)
         scores[name] = dataclasses.replace(one.definition, remarks=remarks)
     commented = dataclasses.replace(run.definitions, scores=scores)
@@ -124,12 +122,10 @@ def score_values(definitions: t.Definitions, batch: Batch) -> np.ndarray:
     Returns:
         float32 (tokens, scores), all texts concatenated.
     """
-    program = t.Head(
-        "scores", "bidirectional",
-        sets=tuple([t.SetDefinition(*one) for one in definitions.sets.items()]),
-        terms=tuple([t.Scaled(1.0, t.Score(name, "k")) for name in definitions.scores]),
-        scores=tuple(definitions.scores.values()),
-    )  # fmt: skip
+    program = t.Head("scores", "bidirectional",
+                     sets=tuple([t.SetDefinition(*one) for one in definitions.sets.items()]),
+                     terms=tuple([t.Scaled(1.0, t.Score(name, "k")) for name in definitions.scores]),
+                     scores=tuple(definitions.scores.values()))  # fmt: skip
     plan = Plan([program], batch)
     planes = plan.planes([np.arange(n)[-1:] for n in batch.sizes])
     return planes[list(plan.code.programs[0])].T
@@ -150,18 +146,13 @@ def foreign(program: t.Head, texts: Sequence[Tokens]) -> str | None:
 
     None where at least a quarter of the tokens that are named occur.
     """
-    named = {
-        node.right.value
-        for use in program.uses
-        for score in use.definitions.scores.values()
-        for node in score.walk()
-        if isinstance(node, t.Compare) and isinstance(node.right, t.Text)
-    }
+    named = {node.right.value for use in program.uses for score in use.definitions.scores.values()
+             for node in score.walk() if isinstance(node, t.Compare)
+             and isinstance(node.right, t.Text)}  # fmt: skip
     there = named & {string for text in texts for string in text.strings}
     if len(there) >= LEAST_KNOWN * len(named):
         return None
     files = ", ".join(use.path for use in program.uses)
-    return (
-        f"{files} names {len(named)} tokens, and {len(there)} of them occur in these texts: its scores were "
-        "found with another tokenizer or on other text; fit the model anew, or score it on texts like those"
-    )
+    return (f"{files} names {len(named)} tokens, and {len(there)} of them occur in these texts: its scores "
+            "were found with another tokenizer or on other text; fit the model anew, or score it on texts "
+            "like those")  # fmt: skip

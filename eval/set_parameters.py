@@ -1,9 +1,8 @@
 """Set parameters: the weights of a program's terms and of its sets' elements, as one vector.
 
-``1.2 where token(k) in {"a", "b"}`` has no fewer nodes than ``1 * weight(token(k), {"a": 2, "b": -1})``,
-so every element of a set may have a weight of its own.
-``set_scores`` computes with the vector; ``set_program`` and ``SetProgram.written`` go from a program to
-its vector and back.
+``1.2 where token(k) in {"a", "b"}`` has no fewer nodes than ``1 * weight(token(k), {"a": 2, "b": -1})``, so
+every element of a set may have a weight of its own. ``set_scores`` computes with the vector; ``set_program``
+and ``SetProgram.written`` go from a program to its vector and back.
 """
 
 from __future__ import annotations
@@ -24,10 +23,8 @@ from attn_dsl.dsl.limits import MAX_ELEMENT_WEIGHT
 from attn_dsl.eval.set_scores import FIRST, NONE
 
 N = TypeVar("N", bound=t.Node)
-DISTANCE = {
-    True: t.Arithmetic("-", t.Position("q"), t.Position("k")),
-    False: t.Arithmetic("-", t.Position("k"), t.Position("q")),
-}
+DISTANCE = {True: t.Arithmetic("-", t.Position("q"), t.Position("k")),
+            False: t.Arithmetic("-", t.Position("k"), t.Position("q"))}  # fmt: skip
 """What tables are about whose steps are parameters, in causal programs and in others."""
 STRINGS = ("token", "text")
 """Features whose sets without weights are given some."""

@@ -45,10 +45,9 @@ class SetScores:
 
     rows: Rows
     planes: Planes
-    # int64 (terms, 5): the program whose score it adds to; the plane, -1 for none, from 0 on a
-    # row of ``planes.values`` and from -2 downwards one of ``planes.truths``; the rows of
-    # ``queries`` and ``keys`` that it reads, -1 for none; and how many of a row's last keys it
-    # does not see
+    # int64 (terms, 5): the program whose score it adds to; the plane, -1 for none, from 0 on a row of
+    # ``planes.values`` and from -2 downwards one of ``planes.truths``; the rows of ``queries`` and ``keys``
+    # that it reads, -1 for none; and how many of a row's last keys it does not see
     terms: np.ndarray
     weights: np.ndarray  # int64 (terms): the numbers of their weights
     # queries, keys: int32 (places, rows) and (places, tokens): numbers of parameters
@@ -91,9 +90,8 @@ class SetScores:
 
         Args:
             given: float32 (programs, entries).
-            squared: square what each parameter is multiplied by. With the predicted rows as ``given``
-                this is about a diagonal of the curvature: a variance where no key is looked up, else
-                a second moment.
+            squared: square what each parameter is multiplied by. With the predicted rows as ``given`` this is
+                about a diagonal of the curvature: a variance where no key is looked up, else a second moment.
         """
         tables = self._tables(x, squared)
         outs = [np.zeros(one.shape, dtype=np.float32) for one in tables]
@@ -178,9 +176,7 @@ def _dot_plane(plane, truths, values, low, row):
 
 
 @njit(**_OPTIONS)
-def _add(
-    terms, limited, weights, queries, keys, truths, values, starts, firsts, ones, room, out
-):  # fmt: skip
+def _add(terms, limited, weights, queries, keys, truths, values, starts, firsts, ones, room, out):
     for j in range(terms.shape[0]):
         program, plane, query, key, hidden = terms[j]
         if query < 0 and key < 0 and hidden == 0 and not limited[j]:
@@ -210,10 +206,8 @@ def _add(
 
 
 @njit(**_OPTIONS)
-def _gradients(
-    terms, limited, weights, queries, keys, inside, truths, values, starts, firsts, ones, room, spare,
-    given, squared, weights_out, queries_out, keys_out,
-):  # fmt: skip
+def _gradients(terms, limited, weights, queries, keys, inside, truths, values, starts, firsts, ones, room,
+               spare, given, squared, weights_out, queries_out, keys_out):  # fmt: skip
     """Add up gradients; a term that is at its limit does not change with its parameters."""
     one, zero = np.float32(1.0), np.float32(0.0)
     for j in range(terms.shape[0]):

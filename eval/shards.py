@@ -92,9 +92,8 @@ class Verified:
                 notes = (self.folder / VERIFIED_FILE).read_text(encoding="utf-8", errors="replace")
             if again or self._line(file) not in notes:
                 if file_hash(path) != self.hashes[file]:
-                    raise InputError(
-                        f"{path} is damaged: its content does not have its hash; {REMEDY}"
-                    )
+                    raise InputError(f"{path} is damaged: its content does not have its hash; "
+                                     f"{REMEDY}")  # fmt: skip
                 self.note(file)
             self._whole.add(file)
 
@@ -117,9 +116,8 @@ class Shards:
         verified: compares files with their hashes.
     """
 
-    def __init__(
-        self, folder: Path, shard_of: Sequence[str], kind: str, verified: Verified
-    ) -> None:
+    def __init__(self, folder: Path, shard_of: Sequence[str], kind: str,
+                 verified: Verified) -> None:  # fmt: skip
         self.folder, self.shard_of, self.kind = folder, tuple(shard_of), kind
         self.verified = verified
         self._open: dict[str, Any] = {}  # at most all files, mapped and not read
@@ -172,9 +170,8 @@ def damage(path: Path, error: BaseException) -> str:
                 if not 0 <= start <= end <= room:
                     return f"the tensor `{name}` lies outside of the file"
                 if end - start != size:
-                    return (
-                        f"the tensor `{name}` has {end - start} bytes, and its shape needs {size}"
-                    )
+                    return (f"the tensor `{name}` has {end - start} bytes, and its shape needs "
+                            f"{size}")  # fmt: skip
     return first_line(error)
 
 

@@ -17,10 +17,9 @@ Part = Literal["fit", "select", "test"]
 PARTS: tuple[Part, ...] = ("fit", "select", "test")
 Spec = str | Sequence[str]
 """What texts are read from: a file, a pattern, a directory or a data set, or several of these."""
-WHOLE = (
-    ".md .rst .tex .py .pyi .js .jsx .ts .tsx .java .kt .c .h .cc .cpp .hpp .cs .go .rs .rb .php .swift "
-    ".scala .lua .pl .r .jl .hs .ml .el .lisp .sh .sql .html .css .toml .yaml .yml .attn"
-).split()
+WHOLE = (".md .rst .tex .py .pyi .js .jsx .ts .tsx .java .kt .c .h .cc .cpp .hpp .cs .go .rs .rb .php "
+         ".swift .scala .lua .pl .r .jl .hs .ml .el .lisp .sh .sql .html .css .toml .yaml .yml "
+         ".attn").split()  # fmt: skip
 """Suffixes of files that are one text each: Markdown and source code."""
 KNOWN = f".txt (separated by blank lines), .jsonl (field `text`), {WHOLE[0]} or source code"
 
@@ -52,11 +51,10 @@ def read_texts(spec: Spec) -> list[str]:
     ['Once upon\\na time.', 'The end.']
 
     Args:
-        spec: a ``.txt`` file (texts separated by blank lines), a ``.jsonl`` file (field
-            ``text``), a file of Markdown or source code (one text), a directory of these (hidden
-            files left out), a pattern such as ``"docs/**/*.md"``, or
-            ``hf:dataset[:split[:column]]`` (split ``train``, column ``text`` unless said
-            otherwise; needs the optional package ``datasets``); or several of these.
+        spec: a ``.txt`` file (texts separated by blank lines), a ``.jsonl`` file (field ``text``), a file of
+            Markdown or source code (one text), a directory of these (hidden files left out), a pattern such
+            as ``"docs/**/*.md"``, or ``hf:dataset[:split[:column]]`` (split ``train``, column ``text`` unless
+            said otherwise; needs the optional package ``datasets``); or several of these.
 
     Raises:
         InputError: the file or data set cannot be had, or is empty, of another kind or damaged.
@@ -96,10 +94,8 @@ def _read_file(spec: str) -> list[str]:
     path = Path(spec).expanduser()
     kind = path.suffix.lower()
     if kind not in (".txt", ".jsonl", *WHOLE) and path.is_file():
-        raise InputError(
-            f"{spec}: texts are read from {KNOWN}, not from "
-            f"{path.suffix or 'a file without suffix'}; rename or convert it"
-        )
+        raise InputError(f"{spec}: texts are read from {KNOWN}, not from "
+                         f"{path.suffix or 'a file without suffix'}; rename or convert it")  # fmt: skip
     content = _decoded(path, spec)
     if kind in WHOLE:
         return [content] if content.strip() else []
@@ -118,10 +114,8 @@ def _decoded(path: Path, spec: str) -> str:
     except OSError as error:
         raise InputError(f"{spec} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise InputError(
-            f"{spec} is not UTF-8: byte {error.start} cannot be read; convert it, "
-            f"for example with `iconv -f LATIN1 -t UTF-8`"
-        ) from error
+        raise InputError(f"{spec} is not UTF-8: byte {error.start} cannot be read; convert it, for example "
+                         "with `iconv -f LATIN1 -t UTF-8`") from error  # fmt: skip
 
 
 def _paragraphs(content: str) -> list[str]:
@@ -141,15 +135,12 @@ def _json_lines(content: str, spec: str) -> list[str]:
                 raise TypeError("`text` must be a string")
             texts[-1].encode()
         except UnicodeEncodeError as error:
-            raise InputError(
-                f"{spec}:{number}: half of a surrogate pair (\\u{ord(error.object[error.start]):04x}), which "
-                "is no character; write the file again as UTF-8"
-            ) from error
+            raise InputError(f"{spec}:{number}: half of a surrogate pair "
+                             f"(\\u{ord(error.object[error.start]):04x}), which is no character; write the "
+                             "file again as UTF-8") from error  # fmt: skip
         except UNREADABLE as error:
-            raise InputError(
-                f"{spec}:{number}: not a JSON object with a string in the field `text`, such as "
-                f'{{"text": "Once upon a time"}}, but {line[:40]}'
-            ) from error
+            raise InputError(f"{spec}:{number}: not a JSON object with a string in the field `text`, such as "
+                             f'{{"text": "Once upon a time"}}, but {line[:40]}') from error  # fmt: skip
     return [text for text in texts if text.strip()]
 
 
@@ -162,16 +153,13 @@ def _read_dataset(spec: str) -> list[str]:
     try:
         import datasets  # type: ignore[import-not-found, import-untyped, unused-ignore]
     except ImportError as error:
-        raise InputError(
-            f"{spec} needs the package `datasets`: run `pip install datasets`, or give a .txt "
-            "or .jsonl file"
-        ) from error
+        raise InputError(f"{spec} needs the package `datasets`: run `pip install datasets`, or give a .txt "
+                         "or .jsonl file") from error  # fmt: skip
     try:
         rows = datasets.load_dataset(name, split=split)
     except Exception as error:  # the package raises many unrelated classes
-        raise InputError(
-            f"{spec}: the data set `{name}` (split `{split}`) cannot be loaded: {first_line(error)}"
-        ) from error
+        raise InputError(f"{spec}: the data set `{name}` (split `{split}`) cannot be loaded: "
+                         f"{first_line(error)}") from error  # fmt: skip
     if column not in rows.column_names:
         shown = ", ".join(f"`{name}`" for name in rows.column_names)
         raise InputError(f"{spec}: no column `{column}`; the columns are {shown}")

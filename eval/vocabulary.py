@@ -67,8 +67,7 @@ class Vocabulary:
         if not getattr(tokenizer, "is_fast", False):
             raise InputError(
                 f"the tokenizer {type(tokenizer).__name__} gives no character offsets; convert "
-                "it to a `tokenizer.json` (a fast tokenizer of transformers) and try again"
-            )
+                "it to a `tokenizer.json` (a fast tokenizer of transformers) and try again")  # fmt: skip
         self.tokenizer = tokenizer
         self._spec: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
         self._kind = _kind(self._spec)
@@ -139,17 +138,13 @@ class Vocabulary:
         """
         added = self.tokenizer.num_special_tokens_to_add()
         if max_tokens <= added:
-            raise InputError(
-                f"windows of {max_tokens} tokens leave no room: the tokenizer adds {added} "
-                f"special tokens to each; allow at least {added + 1}"
-            )
+            raise InputError(f"windows of {max_tokens} tokens leave no room: the tokenizer adds {added} "
+                             f"special tokens to each; allow at least {added + 1}")  # fmt: skip
         side, self.tokenizer.truncation_side = self.tokenizer.truncation_side, "right"
         try:
-            encoding = self.tokenizer(
-                text, truncation=True, max_length=max_tokens, stride=0, padding=False,
-                return_overflowing_tokens=True, return_offsets_mapping=True,
-                return_special_tokens_mask=True,
-            )  # fmt: skip
+            encoding = self.tokenizer(text, truncation=True, max_length=max_tokens, stride=0, padding=False,
+                                      return_overflowing_tokens=True, return_offsets_mapping=True,
+                                      return_special_tokens_mask=True)  # fmt: skip
         finally:
             self.tokenizer.truncation_side = side
         # one window more is looked at: the rest of a split character may stand there
@@ -211,10 +206,8 @@ class Vocabulary:
 def _strings(pieces: Sequence[_Piece]) -> tuple[str, ...]:
     """Write pieces as strings, adding the spaces that a vocabulary leaves to context."""
     ended = [False, *(piece.ends for piece in pieces)]  # whether the piece before ends a word
-    return tuple(
-        " " + piece.string if end and not (piece.joins or piece.special) else piece.string
-        for end, piece in zip(ended, pieces, strict=False)
-    )
+    return tuple(" " + piece.string if end and not (piece.joins or piece.special) else piece.string
+                 for end, piece in zip(ended, pieces, strict=False))  # fmt: skip
 
 
 def _kind(spec: dict[str, Any]) -> str:
@@ -249,9 +242,8 @@ def _write_bytes(raw: bytes) -> str:
     return _ESCAPED.sub(lambda found: f"<0x{ord(found[0]) - 0xDC00:02X}>", text)
 
 
-def _place(
-    strings: Sequence[str], offsets: Sequence[tuple[int, int]], special: Sequence[bool], text: str
-) -> list[tuple[int, int]]:
+def _place(strings: Sequence[str], offsets: Sequence[tuple[int, int]], special: Sequence[bool],
+           text: str) -> list[tuple[int, int]]:  # fmt: skip
     """Turn a tokenizer's offsets into spans that follow each other without overlap.
 
     The pieces of a split character all come with that character's offsets; only the last keeps

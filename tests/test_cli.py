@@ -98,7 +98,7 @@ def test_show_writes_a_page_that_needs_nothing_else(here: Path) -> None:
     assert not tags & {"script", "link", "img"}
     assert "u" not in tags, "the text is escaped"
     assert not re.search(r"https?://|@import|url\(", text)
-    assert text.count("<tr") >= 8
+    assert text.count("<rect") >= 8
 
 
 # check

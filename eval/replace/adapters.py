@@ -50,10 +50,9 @@ class Adapter:
 
         def check() -> None:
             if [getattr(config, attribute) for config in self._configs] != names:
-                raise InputError(
-                    "the model's attention implementation was changed while heads are replaced, which "
-                    "brings its own heads back; call set_attn_implementation before replace_heads"
-                )
+                raise InputError("the model's attention implementation was changed while heads are "
+                                 "replaced, which brings its own heads back; call set_attn_implementation "
+                                 "before replace_heads")  # fmt: skip
 
         controller.check = check
         controller.mode = None if self.layers else lambda: _Softmax(controller)
@@ -111,9 +110,8 @@ class _Softmax(TorchFunctionMode):
         self.controller, self.layer = controller, -1
         self.scores: Any = None
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (),
+                           kwargs: dict | None = None) -> Any:  # fmt: skip
         found = func(*args, **(kwargs or {}))
         if func not in (*SOFTMAX, torch.nn.functional.dropout):
             return found
@@ -126,28 +124,21 @@ class _Softmax(TorchFunctionMode):
 
 
 def adapter_for(model: Any) -> Adapter:
-    """Find out how to reach the attention of a model.
-
-    Raises:
-        InputError: it cannot be reached.
-    """
+    """Find out how to reach the attention of a model; an InputError if it cannot be reached."""
     config = model.config
     name = f"a {getattr(config, 'model_type', type(model).__name__)} model"
     if any(getattr(config, key, False) for key in ("is_encoder_decoder", "add_cross_attention")):
         raise InputError(
             f"{name} attends to a second text (cross-attention); heads can be replaced in "
-            "models with one stack of layers: decoders like GPT-2 or Llama, encoders like BERT"
-        )
+            "models with one stack of layers: decoders like GPT-2 or Llama, encoders like BERT")  # fmt: skip
     if not getattr(config, "num_attention_heads", 0):
         raise InputError(f"the attention of {name} cannot be reached: it has no attention heads")
     layers = [m for m in body(model).modules() if _asks_for_function(m)]
     whole = len(layers) == int(getattr(config, "num_hidden_layers", 0))
     adapter = Adapter(model, layers if whole else [])
     if whole and adapter.implementation not in ("eager", "sdpa"):
-        raise InputError(
-            f"the model uses {adapter.implementation} attention, which works without a mask of "
-            'tokens; call model.set_attn_implementation("sdpa") first'
-        )
+        raise InputError(f"the model uses {adapter.implementation} attention, which works without a mask of "
+                         'tokens; call model.set_attn_implementation("sdpa") first')  # fmt: skip
     return adapter
 
 

@@ -63,9 +63,8 @@ class Side(NamedTuple):
     program: Program | None
 
 
-def choose_sides(
-    model: ReplacedModel, a: str, b: str, head: str | None, define: Sequence[str] = ()
-) -> tuple[Head, tuple[Side, ...]]:
+def choose_sides(model: ReplacedModel, a: str, b: str, head: str | None,
+                 define: Sequence[str] = ()) -> tuple[Head, tuple[Side, ...]]:  # fmt: skip
     """Find out what A and B are, and into which head they go.
 
     Each is a file of a program, a head's name (``L2H3``: the run's own program for it), or ``model`` for
@@ -83,9 +82,8 @@ def choose_sides(
         if text == MODEL:
             sides.append(Side("the model's own head", None))
         elif place is None:
-            sides.append(
-                Side(Path(text).name, load(text, allow_lookahead=model.lookahead, define=define))
-            )
+            sides.append(Side(Path(text).name,
+                             load(text, allow_lookahead=model.lookahead, define=define)))  # fmt: skip
         else:
             [place] = model.choose_heads(text)
             named.append(place)
@@ -159,13 +157,8 @@ def compare(
     for i, place in enumerate(places):
         a, b = (vocabulary.tokens_of([token]).strings[0] for token in tokens[i].tolist())
         predictions.append(
-            Prediction(
-                strings[place - loaded.causal], strings[place], (a, b), tuple(best[i].tolist()),
-                tuple(of_target[i].tolist()), float(kl[i]), a != b,
-            )
-        )  # fmt: skip
+            Prediction(strings[place - loaded.causal], strings[place], (a, b), tuple(best[i].tolist()),
+                tuple(of_target[i].tolist()), float(kl[i]), a != b))  # fmt: skip
     perplexity = of_target.double().clamp(min=1e-45).log().mean(0).neg().exp()
-    return Comparison(
-        head, tuple(side.name for side in sides), tuple(predictions), float(kl.double().mean()),
-        sum(p.changed for p in predictions), tuple(perplexity.tolist()),
-    )  # fmt: skip
+    return Comparison(head, tuple(side.name for side in sides), tuple(predictions), float(kl.double().mean()),
+                      sum(p.changed for p in predictions), tuple(perplexity.tolist()))  # fmt: skip

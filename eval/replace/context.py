@@ -50,9 +50,8 @@ class Replacement:
 
 
 @contextmanager
-def replace_heads(
-    model: Any, heads: Mapping[Head, Standing], *, tokenizer: Any = None, texts: Sequence[str] = ()
-) -> Iterator[Replacement]:
+def replace_heads(model: Any, heads: Mapping[Head, Standing], *, tokenizer: Any = None,
+                  texts: Sequence[str] = ()) -> Iterator[Replacement]:  # fmt: skip
     """Put programs in the place of heads of a live transformers model.
 
     >>> with replace_heads(model, {(5, 1): program}, tokenizer=tokenizer) as report:
@@ -84,10 +83,8 @@ def replace_heads(
     from transformers import PreTrainedModel
 
     if not isinstance(model, PreTrainedModel):
-        raise InputError(
-            f"a {type(model).__name__} is no transformers model; give the model itself, not what "
-            "is wrapped around it"
-        )
+        raise InputError(f"a {type(model).__name__} is no transformers model; give the model itself, not "
+                         "what is wrapped around it")  # fmt: skip
     stack = body(model)
     nested = hasattr(stack, _OPEN)
     if nested:
@@ -114,8 +111,7 @@ def replace_heads(
         if identity > tolerance:
             raise WorkError(
                 f"with no head replaced, the model's outputs differ by {identity:.1e} of their "
-                "size from its own, so its attention is not understood; nothing was replaced"
-            )
+                "size from its own, so its attention is not understood; nothing was replaced")  # fmt: skip
         if not nested:
             controller.own = _attention(model, ids)
         causal = not any(bool(layer.triu(1).any()) for layer in controller.own)
@@ -125,10 +121,8 @@ def replace_heads(
         undo.callback(controller.set_members, outer)
         controller.set_members(outer | parts)
         off = _attention_error(model, ids, controller, parts)
-        yield Replacement(
-            tuple(parts), tuple(part.name for part in parts.values()), adapter.implementation,
-            causal, identity, off,
-        )  # fmt: skip
+        yield Replacement(tuple(parts), tuple(part.name for part in parts.values()), adapter.implementation,
+                          causal, identity, off)  # fmt: skip
 
 
 def open_controller(model: LoadedModel) -> Controller | None:
@@ -161,8 +155,7 @@ def parts_of(heads: Mapping[Head, Standing]) -> dict[Head, Part]:
         else:
             raise InputError(
                 f"L{layer}H{head}: a {type(given).__name__} cannot stand in the place of a head; "
-                "give a program, the path of one, or a part of a source group"
-            )
+                "give a program, the path of one, or a part of a source group")  # fmt: skip
     for causal in (True, False):
         chosen = sorted(place for place, program in programs.items() if program.causal == causal)
         if chosen:
@@ -171,21 +164,16 @@ def parts_of(heads: Mapping[Head, Standing]) -> dict[Head, Part]:
     return {place: found[place] for place in sorted(found)}
 
 
-def _check_heads(
-    parts: Mapping[Head, Part], own: Sequence[torch.Tensor], outer: Mapping[Head, Part]
-) -> None:
+def _check_heads(parts: Mapping[Head, Part], own: Sequence[torch.Tensor],
+                 outer: Mapping[Head, Part]) -> None:  # fmt: skip
     layers, count = len(own), len(own[0])
     for layer, head in parts:
         if not (0 <= layer < layers and 0 <= head < count):
-            raise InputError(
-                f"there is no head L{layer}H{head}: the model has {layers} layers (0 to "
-                f"{layers - 1}) of {count} heads (0 to {count - 1})"
-            )
+            raise InputError(f"there is no head L{layer}H{head}: the model has {layers} layers (0 to "
+                             f"{layers - 1}) of {count} heads (0 to {count - 1})")  # fmt: skip
         if (layer, head) in outer:
-            raise InputError(
-                f"the head L{layer}H{head} is replaced already by an outer replace_heads; leave "
-                "that context first"
-            )
+            raise InputError(f"the head L{layer}H{head} is replaced already by an outer replace_heads; leave "
+                             "that context first")  # fmt: skip
 
 
 def _check_visibility(parts: Mapping[Head, Part]) -> None:
@@ -200,9 +188,7 @@ def _check_visibility(parts: Mapping[Head, Part]) -> None:
             why = f"looks ahead ({ahead})" if ahead else "is bidirectional"
             raise InputError(
                 f"the program {part.name} for L{layer}H{head} {why}, but the heads of this model "
-                "see only what precedes them; write it `causal`, with features that read to the "
-                "left"
-            )
+                "see only what precedes them; write it `causal`, with features that read left")  # fmt: skip
 
 
 def _probe_ids(model: Any, controller: Controller) -> torch.Tensor:
@@ -239,17 +225,14 @@ def _attention(model: Any, ids: torch.Tensor) -> list[torch.Tensor]:
         found = []
     if not found or [one.shape[2:] for one in found] != [(n, n)] * layers:
         kind = getattr(model.config, "model_type", type(model).__name__)
-        raise InputError(
-            f"the attention of a {kind} model cannot be reached: of its {layers} layers, "
-            f"{len(found)} give a matrix of tokens per head; heads can be replaced in models like "
-            "GPT-2, Llama, GPT-NeoX, BLOOM, BERT and RoBERTa"
-        )
+        raise InputError(f"the attention of a {kind} model cannot be reached: of its {layers} layers, "
+                         f"{len(found)} give a matrix of tokens per head; heads can be replaced in models "
+                         "like GPT-2, Llama, GPT-NeoX, BLOOM, BERT and RoBERTa")  # fmt: skip
     return [one[0].float().cpu() for one in found]
 
 
-def _attention_error(
-    model: Any, ids: torch.Tensor, controller: Controller, parts: Mapping[Head, Part]
-) -> float:
+def _attention_error(model: Any, ids: torch.Tensor, controller: Controller,
+                     parts: Mapping[Head, Part]) -> float:  # fmt: skip
     """Return how far what replaced heads use is from their programs; a WorkError if it is far."""
     controller.seen = {}
     try:
@@ -258,15 +241,10 @@ def _attention_error(
         controller.seen = None
     tokens = controller.reader.text(tuple(ids[0].tolist()))
     with torch.no_grad():
-        whole = {
-            group: {
-                number: torch.from_numpy(group.programs[number](tokens))
-                for number in {part.number for part in parts.values() if part.group is group}
-            }
-            if isinstance(group, Programs)
-            else group.bundle([tokens])[:, 0].float().cpu()
-            for group in {part.group for part in parts.values()}
-        }
+        whole = {group: {number: torch.from_numpy(group.programs[number](tokens))
+                     for number in {part.number for part in parts.values() if part.group is group}}
+                 if isinstance(group, Programs) else group.bundle([tokens])[:, 0].float().cpu()
+                 for group in {part.group for part in parts.values()}}  # fmt: skip
     worst, rounding = 0.0, ATTENTION_TOLERANCE if model.dtype == torch.float32 else 2e-2
     for (layer, head), part in parts.items():
         if layer not in seen:
@@ -277,11 +255,9 @@ def _attention_error(
         apart = float((actual[layer][head] - used).abs().max())
         beyond = float((used * hidden).sum(-1).max())
         if not (off <= ATTENTION_TOLERANCE and apart <= rounding and beyond <= rounding):
-            raise WorkError(
-                f"L{layer}H{head} used an attention that differs by {max(off, apart):.1e} from that "
-                f"of {part.name}, and {beyond:.1e} of a row goes to tokens that no head of the "
-                "layer sees; the model is as before"
-            )
+            raise WorkError(f"L{layer}H{head} used an attention that differs by {max(off, apart):.1e} from "
+                            f"that of {part.name}, and {beyond:.1e} of a row goes to tokens that no head of "
+                            "the layer sees; the model is as before")  # fmt: skip
         worst = max(worst, off)
     return worst
 

@@ -71,10 +71,8 @@ class Controller:
         self._caches: weakref.WeakSet = weakref.WeakSet()
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        raise InputError(
-            "a model cannot be copied or pickled while heads are replaced; do it before or after "
-            "replace_heads, or replace heads in the copy"
-        )
+        raise InputError("a model cannot be copied or pickled while heads are replaced; do it before or "
+                         "after replace_heads, or replace heads in the copy")  # fmt: skip
 
     def open(self, undo: ExitStack) -> None:
         """Listen to the model's forward passes, until ``undo`` is closed."""
@@ -122,13 +120,10 @@ class Controller:
         now.inputs = inputs = read_inputs(given, past)
         total = inputs.ids.shape[1]
         if self.max_positions is not None and total > self.max_positions:
-            raise InputError(
-                f"a text of {total} tokens is longer than the model's context of "
-                f"{self.max_positions}; cut the text, or generate fewer tokens"
-            )
+            raise InputError(f"a text of {total} tokens is longer than the model's context of "
+                             f"{self.max_positions}; cut the text, or generate fewer tokens")  # fmt: skip
         now.attentions = inputs.attentions or bool(
-            getattr(self.body.config, "output_attentions", False)
-        )
+            getattr(self.body.config, "output_attentions", False))  # fmt: skip
         now.results = {}
         for group in dict.fromkeys(part.group for part in self.members.values()):
             streamed = past is not None and isinstance(group, Programs) and group.causal
@@ -205,11 +200,9 @@ class Controller:
         """
         now, inputs = self.now, self.now.inputs
         if now.results is None or inputs is None:
-            raise InputError(
-                "a layer with replaced heads was run outside of a forward pass of the model (by "
-                "itself, or by gradient checkpointing); programs need the tokens: call the model, "
-                "without checkpointing"
-            )
+            raise InputError("a layer with replaced heads was run outside of a forward pass of the model "
+                             "(by itself, or by gradient checkpointing); programs need the tokens: call the "
+                             "model, without checkpointing")  # fmt: skip
         parts = [_rows(now.results[group], numbers) for group, numbers in self._layers[layer][1]]
         found = parts[0] if len(parts) == 1 else torch.cat(parts)
         given, total = found, found.shape[-1]
@@ -229,10 +222,8 @@ class Controller:
             self.seen[layer] = given, found
         return _padded(found[..., gone:], keys)
 
-    def attend(
-        self, layer: int, original: Callable, module: Any, query: Any, key: Any, value: Any,
-        mask: Any, **kwargs: Any,
-    ) -> tuple[Any, Any]:  # fmt: skip
+    def attend(self, layer: int, original: Callable, module: Any, query: Any, key: Any, value: Any, mask: Any,
+               **kwargs: Any) -> tuple[Any, Any]:  # fmt: skip
         """Compute a layer's attention; ``original`` is the function for the heads that are kept.
 
         Returns:

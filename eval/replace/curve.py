@@ -25,9 +25,8 @@ STAGES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
 """Shares of heads that the greedy order has taken after each of its stages."""
 
 
-def order_heads(
-    name: str, measurements: Measurements, select: HeldOut, heads: Sequence[Head], tell: Tell
-) -> list[Head]:
+def order_heads(name: str, measurements: Measurements, select: HeldOut, heads: Sequence[Head],
+                tell: Tell) -> list[Head]:  # fmt: skip
     """Order heads so that those whose programs cost least come first.
 
     ``gradient``: by ``HeldOut.damages`` on the select texts. ``greedy``: in stages, each of which takes
@@ -80,10 +79,9 @@ def count_of(fraction: float, heads: int) -> int:
     return max(1, math.floor(fraction * heads + 0.5))
 
 
-def measure_curve(
-    measurements: Measurements, held_out: HeldOut, orders: Mapping[str, Sequence[Head]],
-    fractions: Iterable[float], kinds: Sequence[str], seed: int, tell: Tell,
-) -> list[Point]:  # fmt: skip
+def measure_curve(measurements: Measurements, held_out: HeldOut, orders: Mapping[str, Sequence[Head]],
+                  fractions: Iterable[float], kinds: Sequence[str], seed: int,
+                  tell: Tell) -> list[Point]:  # fmt: skip
     """Measure shares of heads, in each of some orders, replaced by programs and by baselines."""
     points: list[Point] = []
     work = list(product(orders, fractions, kinds))
@@ -100,10 +98,8 @@ def save(outcome: Outcome, folder: Path, stem: str) -> list[Path]:
     """Write an outcome as JSON, CSV and, where it is a curve, SVG; return the files."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = [point.row() for point in outcome.points]
-    files = {
-        f"{stem}.csv": table(rows[0], (row.values() for row in rows)),
-        f"{stem}.json": json.dumps(asdict(outcome), indent=1) + "\n",
-    }
+    files = {f"{stem}.csv": table(rows[0], (row.values() for row in rows)),
+             f"{stem}.json": json.dumps(asdict(outcome), indent=1) + "\n"}  # fmt: skip
     if len({point.fraction for point in outcome.points}) > 1:
         files[f"{stem}.svg"] = draw(outcome) + "\n"
     for name, content in files.items():

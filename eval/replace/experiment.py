@@ -79,12 +79,9 @@ class Options:
         ('fraction-0.25-tuned', 'heads-L2H3-L4')
         """
         one = not self.by_hand and len(self.fractions) == 1
-        parts = [
-            f"heads-{self.heads}" if self.heads else "" if one or self.tasks else "curve",
-            f"fraction-{self.fractions[0]:g}" if one else "",
-            "tasks" if self.tasks else "",
-            "tuned" if self.tune else "",
-        ]
+        parts = [f"heads-{self.heads}" if self.heads else "" if one or self.tasks else "curve",
+                 f"fraction-{self.fractions[0]:g}" if one else "", "tasks" if self.tasks else "",
+                 "tuned" if self.tune else ""]  # fmt: skip
         return re.sub(r"[^\w.]+", "-", "-".join(filter(None, parts))).strip("-")[:100]
 
     def check(self) -> None:
@@ -92,21 +89,18 @@ class Options:
         wrong = [name for name in self.orders if name not in curve.ORDERS]
         if wrong or not self.orders:
             raise InputError(
-                f"--order: there is no {', '.join(wrong)}; known: {', '.join(curve.ORDERS)}"
-            )
+                f"--order: there is no {', '.join(wrong)}; known: {', '.join(curve.ORDERS)}")  # fmt: skip
         if self.fraction is not None and not 0 < self.fraction <= 1:
             raise InputError(
-                f"--fraction is a share of the heads above 0 and up to 1, not {self.fraction}"
-            )
+                f"--fraction is a share of the heads above 0 and up to 1, not {self.fraction}")  # fmt: skip
         if self.tune_text is not None and not self.tune:
             raise InputError("--tune-text says what to tune on; give --tune as well")
         if self.out is not None and self.out.is_file():
             raise InputError(f"{self.out} is a file; give a directory by --out")
 
 
-def replace_run(
-    model: ReplacedModel, options: Options, tell: Tell = lambda what, done, total: None
-) -> tuple[Outcome, list[Path]]:
+def replace_run(model: ReplacedModel, options: Options,
+                tell: Tell = lambda what, done, total: None) -> tuple[Outcome, list[Path]]:  # fmt: skip
     """Measure what a run's model loses when programs stand in the place of its heads.
 
     >>> outcome, files = replace_run(open_replaced_model("runs/demo"), Options(fraction=0.25))
@@ -134,17 +128,11 @@ def replace_run(
     if not options.by_hand and (options.fraction != 1 or len(options.orders) > 1):
         some = _some(model, options, model.ids("select"))[:ORDER_TEXTS]
         select = HeldOut(model.loaded, some, seed=model.seed)
-        ranked = {
-            name: curve.order_heads(name, measurements, select, heads, tell)
-            for name in options.orders
-        }
+        ranked = {name: curve.order_heads(name, measurements, select, heads, tell)
+                  for name in options.orders}  # fmt: skip
     kinds = ["programs", *BASELINES]
-    extra: dict[str, Any] = {
-        "spearman": {
-            f"{one}, {other}": curve.spearman(ranked[one], ranked[other])
-            for one, other in combinations(ranked, 2)
-        }
-    }
+    extra: dict[str, Any] = {"spearman": {f"{one}, {other}": curve.spearman(ranked[one], ranked[other])
+                                 for one, other in combinations(ranked, 2)}}  # fmt: skip
     if options.tune:
         from attn_dsl.eval.replace.tuned import tuned_programs
 
@@ -158,9 +146,8 @@ def replace_run(
         if len(ranked) > 1 and len(chosen) < len(last):
             ranked = {order: last}
             notes.append(f"Weights were tuned for the heads in the order of {order} only.")
-    points = curve.measure_curve(
-        measurements, held_out, ranked, options.fractions, kinds, options.seed, tell
-    )
+    points = curve.measure_curve(measurements, held_out, ranked, options.fractions, kinds, options.seed,
+                                 tell)  # fmt: skip
     if options.tasks:
         choices = list(dict.fromkeys(point.heads for point in points))
         extra["tasks"] = _tasks(measurements, choices, options, tell)
@@ -184,9 +171,8 @@ def _texts(model: ReplacedModel, options: Options) -> tuple[HeldOut, list[str]]:
         ids, left_out = model.unseen_windows(options.text, options.max_tokens, most)
         notes = [f"Measured on {name}."]
         if left_out:
-            notes.append(
-                f"{left_out} of its texts were left out: programs were fitted or picked on them."
-            )
+            notes.append(f"{left_out} of its texts were left out: programs were fitted or picked on "
+                         "them.")  # fmt: skip
     chosen = _some(model, options, ids)
     if len(chosen) < len(ids):
         notes.append(f"Measured on {len(chosen)} of {len(ids)} windows of {name}; --max-texts N.")
@@ -203,45 +189,37 @@ def further_texts(model: ReplacedModel, options: Options) -> list[tuple[int, ...
     """Return the windows to tune on beside the fit texts: none that is picked or measured on."""
     if options.tune_text is None:
         return []
-    ids, _ = model.unseen_windows(
-        options.tune_text, options.max_tokens, options.tune_texts, ("fit", "select", "test"),
-        but_not=options.text,
-    )  # fmt: skip
+    ids, _ = model.unseen_windows(options.tune_text, options.max_tokens, options.tune_texts,
+                                  ("fit", "select", "test"), but_not=options.text)  # fmt: skip
     return ids
 
 
-def _settings(
-    model: ReplacedModel, options: Options, heads: Sequence[Head], held_out: HeldOut
-) -> dict[str, Any]:
+def _settings(model: ReplacedModel, options: Options, heads: Sequence[Head],
+              held_out: HeldOut) -> dict[str, Any]:  # fmt: skip
     """Return all that decides the figures."""
     sources = "".join(model.programs[head].source for head in heads)
     given = asdict(options)
     for name in ("out", "max_tokens", "max_texts"):  # no figure, or one of the texts'
         del given[name]
-    return {
-        **{name: list(x) if isinstance(x, tuple) else x for name, x in given.items()},
-        "model": model.loaded.name,
-        "revision": model.loaded.revision,
-        "programs": hashlib.sha256(sources.encode()).hexdigest(),
-        "heads": [f"L{layer}H{head}" for layer, head in heads],
-        "orders": [BY_HAND] if options.by_hand else list(options.orders),
-        "texts": held_out.hash,
-    }
+    return {**{name: list(x) if isinstance(x, tuple) else x for name, x in given.items()},
+            "model": model.loaded.name, "revision": model.loaded.revision,
+            "programs": hashlib.sha256(sources.encode()).hexdigest(),
+            "heads": [f"L{layer}H{head}" for layer, head in heads],
+            "orders": [BY_HAND] if options.by_hand else list(options.orders),
+            "texts": held_out.hash}  # fmt: skip
 
 
-def _tasks(
-    measurements: Measurements, choices: Sequence[Sequence[Head]], options: Options, tell: Tell
-) -> list[dict[str, Any]]:
+def _tasks(measurements: Measurements, choices: Sequence[Sequence[Head]], options: Options,
+           tell: Tell) -> list[dict[str, Any]]:  # fmt: skip
     """Score tasks with the programs of each choice, and the tuned ones where there are any."""
     from attn_dsl.eval.replace.tasks import run_tasks
 
     tell("scoring tasks", 0, 1)
     kinds = ("programs", "tuned") if options.tune else ("programs",)
     work = list(product(choices, kinds))
-    results = run_tasks(
-        measurements.model.loaded, [measurements.standing(kind, heads) for heads, kind in work],
-        options.tasks, options.seed, options.task_limit,
-    )  # fmt: skip
+    results = run_tasks(measurements.model.loaded,
+                        [measurements.standing(kind, heads) for heads, kind in work], options.tasks,
+                        options.seed, options.task_limit)  # fmt: skip
     return [
         {"heads": len(heads), "source": kind, **asdict(result)}
         for (heads, kind), every in zip(work, results, strict=True)

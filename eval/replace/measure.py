@@ -66,13 +66,9 @@ def effect(replaced: Sums, original: Sums, seed: int) -> Effect:
     The ratio of perplexities is resampled in pairs: a text is drawn for both models at once.
     """
     by_token = partial(bootstrap, seed=seed, counts=replaced.tokens)
-    return Effect(
-        by_token(replaced.nll, transform=np.exp),
-        by_token(replaced.nll - original.nll, transform=np.exp),
-        by_token(replaced.kl),
-        by_token(replaced.agree),
-        int(replaced.tokens.sum()),
-    )
+    return Effect(by_token(replaced.nll, transform=np.exp),
+                  by_token(replaced.nll - original.nll, transform=np.exp), by_token(replaced.kl),
+                  by_token(replaced.agree), int(replaced.tokens.sum()))  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +131,8 @@ class HeldOut:
             or a text is longer than the model's context.
     """
 
-    def __init__(
-        self, loaded: LoadedModel, ids: Sequence[predictions.Ids], *, batch_size: int | None = None,
-        seed: int = 0,
-    ) -> None:  # fmt: skip
+    def __init__(self, loaded: LoadedModel, ids: Sequence[predictions.Ids], *, batch_size: int | None = None,
+                 seed: int = 0) -> None:  # fmt: skip
         self.loaded, self.ids, self.seed = loaded, tuple(map(tuple, ids)), seed
         predictions.refuse_headless(loaded)
         for number, one in enumerate(self.ids):
@@ -181,10 +175,9 @@ class HeldOut:
         shape, folder = (sum(map(len, self._predicted)), width), tempfile.gettempdir()
         need, free = 4 * math.prod(shape), shutil.disk_usage(folder).free
         if need > free:
-            raise InputError(
-                f"{folder} has room for {free / 1e9:.1f} GB, and the predictions of {len(self)} texts take "
-                f"{need / 1e9:.1f} GB; take fewer texts, or set TMPDIR to a folder on a larger disk"
-            )
+            raise InputError(f"{folder} has room for {free / 1e9:.1f} GB, and the predictions of {len(self)} "
+                             f"texts take {need / 1e9:.1f} GB; take fewer texts, or set TMPDIR to a folder "
+                             "on a larger disk")  # fmt: skip
         with tempfile.TemporaryFile() as file:
             return np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
 
@@ -214,9 +207,8 @@ class HeldOut:
         predicted = predictions.log_probabilities(self.loaded, batch)
         return _divergence(self._reference(batch), predicted).mean()
 
-    def damages(
-        self, heads: Mapping[Head, Standing], taken: Iterable[Head] = ()
-    ) -> dict[Head, float]:
+    def damages(self, heads: Mapping[Head, Standing],
+                taken: Iterable[Head] = ()) -> dict[Head, float]:  # fmt: skip
         """Predict by how much each head's program raises KL(original || replaced), from gradients.
 
         Let a row of a head be a mixture of its own attention and the program's. A head's damage is the

@@ -72,9 +72,8 @@ class Measurements:
                 if cut_off(line, error):
                     write_bytes(file, b"".join(lines[:-1]))
                     return
-                raise InputError(
-                    f"{file}:{number}: damaged ({error}); delete this line, and it is measured again"
-                ) from None
+                raise InputError(f"{file}:{number}: damaged ({error}); delete this line, and it is measured "
+                                 "again") from None  # fmt: skip
 
     def measure(self, held_out: HeldOut, kind: str, heads: Sequence[Head]) -> Sums:
         """Measure heads replaced by a kind (in ``programs``, or a baseline), or look it up."""
@@ -88,9 +87,8 @@ class Measurements:
         found = self._once(held_out, kind, heads, made)
         return Sums(**{name: np.array(values) for name, values in found.items()})
 
-    def damages(
-        self, held_out: HeldOut, heads: Sequence[Head], taken: Sequence[Head] = ()
-    ) -> dict[Head, float]:
+    def damages(self, held_out: HeldOut, heads: Sequence[Head],
+                taken: Sequence[Head] = ()) -> dict[Head, float]:  # fmt: skip
         """Return the damage of the programs of some heads by gradients, or look it up.
 
         Args:
@@ -105,10 +103,8 @@ class Measurements:
         found = self._once(held_out, "programs", heads, made, *what)
         return dict(zip(sorted(heads), found["damage"], strict=True))
 
-    def _once(
-        self, held_out: HeldOut, kind: str, heads: Sequence[Head],
-        made: Callable[[], dict[str, list[float]]], *what: str,
-    ) -> dict[str, list[float]]:  # fmt: skip
+    def _once(self, held_out: HeldOut, kind: str, heads: Sequence[Head],
+              made: Callable[[], dict[str, list[float]]], *what: str) -> dict[str, list[float]]:  # fmt: skip
         """Make a measurement and keep it, unless it is there; ``what`` it is, if no ``Sums``."""
         key = self._key(held_out, kind, heads, *what)
         if key not in self._known:

@@ -40,20 +40,16 @@ def draw(outcome: Outcome) -> str:
     for (name, colour, source), points in _series(outcome).items():
         upper = [(p.fraction, p.effect.ratio.high - 1) for p in points]
         lower = [(p.fraction, p.effect.ratio.low - 1) for p in reversed(points)]
-        lines.append({
-            "name": name, "colour": colour, "source": source, "cost": points[-1].cost,
-            "path": path((p.fraction, p.cost) for p in points),
-            "band": "" if source in BASELINES else path(upper + lower),
-        })  # fmt: skip
+        lines.append({"name": name, "colour": colour, "source": source, "cost": points[-1].cost,
+                         "path": path((p.fraction, p.cost) for p in points),
+                         "band": "" if source in BASELINES else path(upper + lower)})  # fmt: skip
     above = math.inf
     for line in sorted(lines, key=lambda line: y(line["cost"]), reverse=True):
         above = line["y"] = min(y(line["cost"]) + 4, above - LINE)  # no two labels overlap
     shares = sorted({0.0, *(point.fraction for point in outcome.points)})
     ticks = [10.0**power for power in range(-3, 5) if low <= 10.0**power <= high]
-    return fill(
-        "curve.svg", original=outcome.original, shares=[(share, x(share)) for share in shares],
-        ticks=[(cost, y(cost)) for cost in ticks], lines=lines,
-    )  # fmt: skip
+    return fill("curve.svg", original=outcome.original, shares=[(share, x(share)) for share in shares],
+                ticks=[(cost, y(cost)) for cost in ticks], lines=lines)  # fmt: skip
 
 
 def _series(outcome: Outcome) -> dict[tuple[str, str, str], list[Point]]:

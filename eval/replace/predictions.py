@@ -29,9 +29,8 @@ class Batch:
     start: int  # the number of the first prediction among those of all batches
 
 
-def batches(
-    loaded: LoadedModel, texts: Sequence[Ids], places: Sequence[Sequence[int]], size: int = 8
-) -> list[Batch]:
+def batches(loaded: LoadedModel, texts: Sequence[Ids], places: Sequence[Sequence[int]],
+            size: int = 8) -> list[Batch]:  # fmt: skip
     """Arrange texts in batches of similar lengths.
 
     A decoder predicts the token at a place from those before it. An encoder predicts it from the
@@ -84,12 +83,8 @@ def log_probabilities(loaded: LoadedModel, batch: Batch) -> torch.Tensor:
 def refuse_headless(loaded: LoadedModel) -> None:
     """Refuse, as an InputError, a model that predicts no tokens."""
     if loaded.model.get_output_embeddings() is None:
-        raise InputError(
-            f"{loaded.name} has no language-model head, so it predicts no tokens and has no "
-            "perplexity; use a checkpoint with one (…ForCausalLM or …ForMaskedLM)"
-        )
+        raise InputError(f"{loaded.name} has no language-model head, so it predicts no tokens and has no "
+                         "perplexity; use a checkpoint with one (…ForCausalLM or …ForMaskedLM)")  # fmt: skip
     if not loaded.causal and loaded.tokenizer.mask_token_id is None:
-        raise InputError(
-            f"{loaded.name}: its tokenizer has no mask token, so that no token can be masked and "
-            "predicted; set `mask_token` in its tokenizer_config.json"
-        )
+        raise InputError(f"{loaded.name}: its tokenizer has no mask token, so that no token can be masked "
+                         "and predicted; set `mask_token` in its tokenizer_config.json")  # fmt: skip

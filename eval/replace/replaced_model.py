@@ -77,10 +77,9 @@ class ReplacedModel:
             raise InputError(f"--heads: {self.run.path} has no program for {which}")
         return kept
 
-    def unseen_windows(
-        self, spec: Spec, max_tokens: int | None, max_texts: int,
-        seen: Sequence[Part] = ("fit", "select"), but_not: Spec | None = None,
-    ) -> tuple[list[tuple[int, ...]], int]:  # fmt: skip
+    def unseen_windows(self, spec: Spec, max_tokens: int | None, max_texts: int,
+                       seen: Sequence[Part] = ("fit", "select"),
+                       but_not: Spec | None = None) -> tuple[list[tuple[int, ...]], int]:  # fmt: skip
         """Cut a user's texts into windows, leaving out those that the run has seen.
 
         Args:
@@ -102,20 +101,16 @@ class ReplacedModel:
             known |= set(map(text_hash, read_texts(but_not)))
         fresh = [text for text in texts if text_hash(text) not in known]
         if not fresh:
-            raise InputError(
-                f"{spec}: the run's {', '.join(seen)} texts, or those that are measured on, are "
-                "all there is in it; give others"
-            )
+            raise InputError(f"{spec}: the run's {', '.join(seen)} texts, or those that are measured on, are "
+                             "all there is in it; give others")  # fmt: skip
         records = choose_windows(Vocabulary(self.loaded.tokenizer), fresh, most, max_texts)
         self.texts.update((record.ids, record.tokens) for record in records)
         return [record.ids for record in records], len(texts) - len(fresh)
 
 
-def open_replaced_model(
-    run: str | Path, *, model: str | None = None, capture: str | Path | None = None,
-    device: str = "cpu", dtype: str | None = None, nodes: int | None = None,
-    chosen: bool = False,
-) -> ReplacedModel:  # fmt: skip
+def open_replaced_model(run: str | Path, *, model: str | None = None, capture: str | Path | None = None,
+                        device: str = "cpu", dtype: str | None = None, nodes: int | None = None,
+                        chosen: bool = False) -> ReplacedModel:  # fmt: skip
     """Open a run together with its model and capture, and make sure that they belong together.
 
     >>> model = open_replaced_model("runs/demo")
@@ -140,8 +135,7 @@ def open_replaced_model(
     attention = opened.open_capture(capture)
     if not all(attention.ids(i) for i in range(attention.n_texts)):
         raise InputError(
-            f"{attention.path} holds no token ids, so no model can read its texts again"
-        )
+            f"{attention.path} holds no token ids, so no model can read its texts again")  # fmt: skip
     loaded = open_model(opened, attention, model, device, dtype)
     refuse_headless(loaded)
     loaded.model.requires_grad_(False)
@@ -171,37 +165,24 @@ def _by_output(row: FrontRow) -> float:
     return row.iou_select if math.isnan(row.output_r2_select) else row.output_r2_select
 
 
-def open_model(
-    run: Run,
-    capture: Capture,
-    model: str | None = None,
-    device: str = "cpu",
-    dtype: str | None = None,
-) -> LoadedModel:
-    """Load the model of a run's capture.
-
-    Raises:
-        InputError: it cannot be loaded, or is another one.
-    """
+def open_model(run: Run, capture: Capture, model: str | None = None, device: str = "cpu",
+               dtype: str | None = None) -> LoadedModel:  # fmt: skip
+    """Load the model of a run's capture; an InputError if it cannot be loaded, or is another one."""
     dtype = dtype or capture.meta.get("settings", {}).get("dtype", "float32")
     try:
-        loaded = load_model(
-            model or str(capture.meta.get("source", "")), device=device, dtype=str(dtype)
-        )
+        loaded = load_model(model or str(capture.meta.get("source", "")), device=device,
+                            dtype=str(dtype))  # fmt: skip
     except InputError as error:
         if model is not None:
             raise
         raise InputError(
-            f"{run.path}: its model cannot be loaded ({error}); give it by --model"
-        ) from None
+            f"{run.path}: its model cannot be loaded ({error}); give it by --model") from None  # fmt: skip
     own = {"revision": loaded.revision, "tokenizer_hash": Vocabulary(loaded.tokenizer).hash}
     shown = {"revision": "other weights or settings", "tokenizer_hash": "another tokenizer"}
     for name, what in shown.items():
         known = str(capture.meta.get(name))
         if known != own[name]:
-            raise InputError(
-                f"{run.path} was fitted to {capture.name} with {what} "
-                f"({known[:12]}, and {loaded.source} has {own[name][:12]}); give the model that it "
-                "was fitted to by --model"
-            )
+            raise InputError(f"{run.path} was fitted to {capture.name} with {what} ({known[:12]}, and "
+                             f"{loaded.source} has {own[name][:12]}); give the model that it was fitted to "
+                             "by --model")  # fmt: skip
     return loaded

@@ -35,16 +35,13 @@ class TaskResult:
     metric: str
     before: Estimate
     after: Estimate
-    # after minus before, with an interval over items drawn in pairs; of a perplexity the ratio,
-    # as a growth
+    # after minus before, with an interval over items drawn in pairs; of a perplexity the ratio, as a growth
     difference: Estimate
     higher_is_better: bool = True  # which way is good
 
 
-def run_tasks(
-    loaded: LoadedModel, choices: Sequence[Mapping[Head, Standing]], tasks: Sequence[str], seed: int,
-    limit: int | None = None,
-) -> list[list[TaskResult]]:  # fmt: skip
+def run_tasks(loaded: LoadedModel, choices: Sequence[Mapping[Head, Standing]], tasks: Sequence[str],
+              seed: int, limit: int | None = None) -> list[list[TaskResult]]:  # fmt: skip
     """Score tasks with the model as it is and with each choice of heads replaced.
 
     >>> run_tasks(loaded, [quarter, every], ["piqa", "my_task.yaml"], seed=0)[0][0].before.mean
@@ -68,15 +65,9 @@ def run_tasks(
         for heads in choices:
             with replace_heads(loaded, heads):
                 found.append(_evaluate(loaded, manager, names, limit))
-    return [
-        [
-            _compare(task, key, before, after, seed)
-            for task in before["samples"]
-            for key, value in sorted(before["results"][task].items())
-            if isinstance(value, int | float) and "," in key and "_stderr," not in key
-        ]
-        for after in found
-    ]
+    return [[_compare(task, key, before, after, seed) for task in before["samples"]
+                for key, value in sorted(before["results"][task].items()) if isinstance(value, int | float)
+                and "," in key and "_stderr," not in key] for after in found]  # fmt: skip
 
 
 def _manager(tasks: Sequence[str]) -> tuple[Any, list[str]]:
@@ -84,10 +75,8 @@ def _manager(tasks: Sequence[str]) -> tuple[Any, list[str]]:
     try:
         from lm_eval.tasks import TaskManager
     except ImportError as error:
-        raise InputError(
-            f"--tasks {tasks[0]} needs lm-evaluation-harness ({error.name} is missing): "
-            "run `pip install 'attn-dsl[tasks]'`"
-        ) from None
+        raise InputError(f"--tasks {tasks[0]} needs lm-evaluation-harness ({error.name} is missing): "
+                         "run `pip install 'attn-dsl[tasks]'`") from None  # fmt: skip
     files = [task for task in tasks if task.endswith((".yaml", ".yml"))]
     names = [_task_of(task) if task in files else NAMES.get(task.lower(), task) for task in tasks]
     folders = [str(Path(file).expanduser().resolve().parent) for file in files]
@@ -112,42 +101,29 @@ def _task_of(file: str) -> str:
     return found[1]
 
 
-def _evaluate(
-    loaded: LoadedModel, manager: Any, names: list[str], limit: int | None
-) -> dict[str, Any]:
+def _evaluate(loaded: LoadedModel, manager: Any, names: list[str],
+              limit: int | None) -> dict[str, Any]:  # fmt: skip
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
 
-    model = HFLM(
-        pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=8,
-        max_length=loaded.max_positions, device=str(loaded.model.device),
-    )  # fmt: skip
+    model = HFLM(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=8,
+                 max_length=loaded.max_positions, device=str(loaded.model.device))  # fmt: skip
     try:
-        return dict(simple_evaluate(
-            model=model, tasks=list(names), task_manager=manager, limit=limit, bootstrap_iters=0,
-            log_samples=True,
-        ))  # fmt: skip
+        return dict(simple_evaluate(model=model, tasks=list(names), task_manager=manager, limit=limit,
+                        bootstrap_iters=0, log_samples=True))  # fmt: skip
     except Exception as error:  # data sets fail in many unrelated ways
         raise WorkError(
             f"--tasks {','.join(names)}: lm-evaluation-harness failed: {first_line(error)}; its "
-            "data sets are downloaded from the hub when they are first used"
-        ) from error
+            "data sets are downloaded from the hub when they are first used") from error  # fmt: skip
 
 
-def _compare(
-    task: str, key: str, before: Mapping[str, Any], after: Mapping[str, Any], seed: int
-) -> TaskResult:
+def _compare(task: str, key: str, before: Mapping[str, Any], after: Mapping[str, Any],
+             seed: int) -> TaskResult:  # fmt: skip
     """Compare one metric of a task item by item; without an interval if items have no number."""
     metric, _, chosen = key.partition(",")
     better = bool(before.get("higher_is_better", {}).get(task, {}).get(metric, True))
-    values = [
-        [
-            sample.get(metric)
-            for sample in sorted(run["samples"][task], key=lambda s: s["doc_id"])
-            if sample.get("filter", chosen) == chosen
-        ]
-        for run in (before, after)
-    ]
+    values = [[sample.get(metric) for sample in sorted(run["samples"][task], key=lambda s: s["doc_id"])
+                  if sample.get("filter", chosen) == chosen] for run in (before, after)]  # fmt: skip
     if not values[0] or not all(isinstance(x, int | float) for side in values for x in side):
         figures = [float(run["results"][task][key]) for run in (before, after)]
         figures.append(figures[1] - figures[0])

@@ -1,8 +1,7 @@
 """Tokens of a forward pass: from a model's input and its key-value cache to what programs read.
 
-A cache holds keys and values, and programs read tokens. While heads are replaced, a layer of ids
-is added to each cache of the model: whatever crops, repeats or reorders the cache (beam search)
-does so with its ids.
+A cache holds keys and values, and programs read tokens. While heads are replaced, a layer of ids is added to
+each cache of the model: whatever crops, repeats or reorders the cache (beam search) does so with its ids.
 """
 
 from __future__ import annotations
@@ -66,11 +65,9 @@ class TokenReader:
 
     def _refuse_untold(self) -> None:
         if self.untold:
-            raise InputError(
-                f"the programs read {', '.join(sorted(self.untold))}, and the ids of this tokenizer "
-                "do not tell that of a text; give the texts that the model is to read: "
-                "replace_heads(model, heads, texts=[...])"
-            )
+            raise InputError(f"the programs read {', '.join(sorted(self.untold))}, and the ids of this "
+                             "tokenizer do not tell that of a text; give the texts that the model is to "
+                             "read: replace_heads(model, heads, texts=[...])")  # fmt: skip
 
 
 def masked(tokens: Tokens, hidden: Sequence[bool], string: str) -> Tokens:
@@ -103,10 +100,9 @@ def vocabulary_for(model: Any, tokenizer: Any) -> Vocabulary:
             raise InputError(f"no tokenizer for the model {name} ({error}); {remedy}") from error
     rows, vocabulary = ids_known(model), Vocabulary(tokenizer)
     if (largest := max(vocabulary.encode(PROBE, len(PROBE))[0].ids)) >= rows:
-        raise InputError(
-            f"the tokenizer gives ids up to {largest:,} for a few words, and the model knows only "
-            f"{rows:,}: they do not belong together; give the tokenizer that the model was trained with"
-        )
+        raise InputError(f"the tokenizer gives ids up to {largest:,} for a few words, and the model knows "
+                         f"only {rows:,}: they do not belong together; give the tokenizer that the model was "
+                         "trained with")  # fmt: skip
     return vocabulary
 
 
@@ -129,20 +125,16 @@ def read_inputs(given: Mapping[str, Any], past: torch.Tensor | None) -> Inputs:
     """
     new, mask = given.get("input_ids"), given.get("attention_mask")
     if new is None:
-        raise InputError(
-            "the model was called without input_ids (with inputs_embeds): programs read tokens; "
-            "pass input_ids, or leave the context to run the model on embeddings"
-        )
+        raise InputError("the model was called without input_ids (with inputs_embeds): programs read tokens; "
+                         "pass input_ids, or leave the context to run the model on embeddings")  # fmt: skip
     new = new.reshape(-1, new.shape[-1]).cpu()
     ids = new if past is None else torch.cat([past.cpu(), new], dim=1)
     count, positions = new.shape[1], given.get("position_ids")
     if mask is not None:
         real = _tokens_in(mask, len(ids), ids.shape[1], count).cpu()
     elif past is None and positions is not None and bool((positions.diff(dim=-1) != 1).any()):
-        raise InputError(
-            "position_ids start again within a row, so several texts are packed into it; give "
-            "programs one text per row, with an attention mask for padding"
-        )
+        raise InputError("position_ids start again within a row, so several texts are packed into it; give "
+                         "programs one text per row, with an attention mask for padding")  # fmt: skip
     else:
         real = torch.ones_like(ids, dtype=torch.bool)
     return Inputs(ids, real, count, bool(given.get("output_attentions")))
@@ -164,11 +156,9 @@ def _tokens_in(mask: Any, texts: int, total: int, count: int) -> torch.Tensor:
         padding = ~real[:, -count:, None]  # rows of padding may hold anything
         if shape[1] == 1 and bool((padding | (seen == earlier & real[:, None, :])).all()):
             return real
-    raise InputError(
-        f"the attention mask ({shape or type(mask).__name__}) is neither one 0 or 1 per token "
-        f"({texts} x {total}) nor the causal mask made of one: what a program may see cannot be "
-        "read from it; pass one 0 or 1 per token"
-    )
+    raise InputError(f"the attention mask ({shape or type(mask).__name__}) is neither one 0 or 1 per token "
+                     f"({texts} x {total}) nor the causal mask made of one: what a program may see cannot be "
+                     "read from it; pass one 0 or 1 per token")  # fmt: skip
 
 
 def unpadded(ids: torch.Tensor, real: torch.Tensor) -> list[tuple[int, ...]]:
@@ -217,8 +207,7 @@ def ids_in(cache: Any) -> torch.Tensor | None:
     if layer is None or layer.get_seq_length() != length:
         raise InputError(
             f"the key-value cache holds {length} tokens that were read before heads were replaced, "
-            "and the programs do not know them; start with an empty cache inside of the context"
-        )
+            "and the programs do not know them; start with an empty cache inside of the context")  # fmt: skip
     ids: torch.Tensor = layer.keys[:, 0, :, 0]
     return ids
 

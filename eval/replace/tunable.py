@@ -125,9 +125,8 @@ class Tunable(torch.nn.Module):
         truths = int(code.truths.sum())
         made = np.array(rows, dtype=np.int64).reshape(-1, 5)
         self._numbers = made[:, 0]
-        self._terms = np.insert(
-            made[:, 1:], 1, np.where(plane < truths, -2 - plane, plane - truths), axis=1
-        )
+        self._terms = np.insert(made[:, 1:], 1, np.where(plane < truths, -2 - plane, plane - truths),
+                                axis=1)  # fmt: skip
 
     def _places(self, term: SetTerm, first: int) -> tuple[int, int, int]:
         """Note the sets of a term; return the place of its query's and its key's, and the hidden keys."""
@@ -152,10 +151,8 @@ class Tunable(torch.nn.Module):
         of its lines.
         """
         values = self.weights.detach().cpu().numpy()
-        planes, scores = (
-            np.zeros((2, len(self._code.planes))),
-            np.zeros((2, len(self.scores.owners))),
-        )
+        planes, scores = (np.zeros((2, len(self._code.planes))),
+                          np.zeros((2, len(self.scores.owners))))  # fmt: skip
         for one in self._known(texts).values():
             planes[:, ~self._code.truths] += _squares(one.terms.planes.values)
             scores += _squares(self.scores.values(values[self._lines], one.held))
@@ -173,9 +170,8 @@ class Tunable(torch.nn.Module):
         # so that a score moves as much as a weight, whatever the number of its lines
         lines = np.diff(self.scores.starts)
         found[self._lines] = np.repeat(other[: len(lines)] * lines, lines)
-        for size, part, (_, first) in zip(
-            other[len(self.scores.owners) :], sets, self._lookups, strict=False
-        ):
+        for size, part, (_, first) in zip(other[len(self.scores.owners) :], sets, self._lookups,
+                                          strict=False):  # fmt: skip
             found[first : first + len(part)] = size
         return found.astype(np.float32)
 
@@ -211,17 +207,15 @@ class Tunable(torch.nn.Module):
         for i, text in enumerate(missing):
             n, count, here = len(text), len(self.scores.owners), slice(*batch.starts[i : i + 2])
             # values of scores are looked up behind the parameters, see ``_Attention``
-            values = (
-                FIRST + len(self.weights) + np.arange(count * n, dtype=np.int32).reshape(count, n)
-            )
+            values = np.arange(count * n, dtype=np.int32).reshape(count, n)
+            values += FIRST + len(self.weights)
             reads = np.concatenate([values, every[:, here]])
             some = np.append(reads.any(1), True)[self._terms[:, 2:4]].all(1)  # else there is none
             planes = Planes(*plan.typed_planes(i))
             starts = np.append(row_starts(n, self.causal), n_entries(n, self.causal))
-            terms = SetScores(
-                Rows(starts, np.zeros(n, dtype=np.int64)), planes, self._terms[some],
-                self._numbers[some], reads, reads, np.abs(planes.values).max(1, initial=0.0),
-            )  # fmt: skip
+            terms = SetScores(Rows(starts, np.zeros(n, dtype=np.int64)), planes, self._terms[some],
+                              self._numbers[some], reads, reads,
+                              np.abs(planes.values).max(1, initial=0.0))  # fmt: skip
             found[text] = Known(terms, held[here])
             size = sum(part.nbytes for part in (*planes, reads, held[here]))
             if size <= self._free:
@@ -234,10 +228,8 @@ class _Attention(torch.autograd.Function):
     """The matrices of all programs, text by text on all threads of torch."""
 
     @staticmethod
-    def forward(
-        ctx: Any, weights: torch.Tensor, programs: Tunable, texts: list[Known],
-        shape: tuple[int, ...],
-    ) -> torch.Tensor:  # fmt: skip
+    def forward(ctx: Any, weights: torch.Tensor, programs: Tunable, texts: list[Known],
+                shape: tuple[int, ...]) -> torch.Tensor:  # fmt: skip
         given, out = weights.detach().cpu().numpy(), np.zeros(shape, dtype=np.float32)
         scores, lines = programs.scores, given[programs._lines]
 

@@ -52,10 +52,8 @@ class TunableScores:
         self.weights = np.array([line.weight or 0.0 for line in lines])
         self.predicates = tuple(dict.fromkeys(line.condition for line in lines))
         number = {predicate: j for j, predicate in enumerate(self.predicates)}
-        self._at = (
-            np.array([number[line.condition] for line in lines], dtype=np.int64),
-            np.repeat(np.arange(len(self.definitions)), np.diff(self.starts)),
-        )
+        self._at = (np.array([number[line.condition] for line in lines], dtype=np.int64),
+                    np.repeat(np.arange(len(self.definitions)), np.diff(self.starts)))  # fmt: skip
 
     def of(self, program: int) -> slice:
         """Return the lines of a program's scores."""

@@ -73,10 +73,8 @@ class Tuned:
     best: int  # the epoch whose weights were kept
 
 
-def tune(
-    model: ReplacedModel, heads: Sequence[Head], settings: TuneSettings, further: Sequence[Ids] = (),
-    *, state: Path | None = None, tick: Tick = lambda done, total, history: None,
-) -> Tuned:  # fmt: skip
+def tune(model: ReplacedModel, heads: Sequence[Head], settings: TuneSettings, further: Sequence[Ids] = (), *,
+         state: Path | None = None, tick: Tick = lambda done, total, history: None) -> Tuned:  # fmt: skip
     """Adjust the weights of some heads' programs so that the model predicts as it did before.
 
     All heads are replaced at once, and the mean KL(original || replaced) of a prediction is minimised
@@ -146,12 +144,8 @@ def _without_small(original: Program, tuned: Program | None) -> Program:
     """Take the term that tuning added from a program if its weight stayed small."""
     if tuned is None or _has_first_token(original):
         return tuned or original
-    terms = (
-        part
-        for term in tuned.tree.terms
-        for part in t.parts_of(term)
-        if not (_of_first_token(part) and abs(t.weights_of(part)[0] or 0.0) < LEAST_FIRST)
-    )
+    terms = (part for term in tuned.tree.terms for part in t.parts_of(term)
+             if not (_of_first_token(part) and abs(t.weights_of(part)[0] or 0.0) < LEAST_FIRST))  # fmt: skip
     return _with_terms(tuned, t.joined([*terms]))
 
 

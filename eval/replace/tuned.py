@@ -28,10 +28,8 @@ from attn_dsl.eval.split import Split
 FILE, STATE = "tuned.json", "state.safetensors"
 
 
-def tuned_programs(
-    model: ReplacedModel, heads: Sequence[Head], further: Sequence[Ids], folder: Path, seed: int,
-    tell: Tell,
-) -> tuple[dict[Head, Program], dict[str, Any]]:  # fmt: skip
+def tuned_programs(model: ReplacedModel, heads: Sequence[Head], further: Sequence[Ids], folder: Path,
+                   seed: int, tell: Tell) -> tuple[dict[Head, Program], dict[str, Any]]:  # fmt: skip
     """Tune the programs of some heads and write them, or read what was written before.
 
     Args:
@@ -41,14 +39,10 @@ def tuned_programs(
         By head, the tuned programs as they were written; and what there is to tell.
     """
     settings = TuneSettings(seed=seed)
-    key = {
-        "revision": model.loaded.revision,
-        "capture": model.capture.hash,
-        "programs": [model.programs[head].source for head in heads],
-        "heads": [label(*head) for head in heads],
-        "further texts": further,
-        **asdict(settings),
-    }
+    key = {"revision": model.loaded.revision, "capture": model.capture.hash,
+           "programs": [model.programs[head].source for head in heads],
+           "heads": [label(*head) for head in heads], "further texts": further,
+           **asdict(settings)}  # fmt: skip
     folder /= hashlib.sha256(json.dumps(key).encode()).hexdigest()[:8]
     files = {head: folder / f"{label(*head)}.attn" for head in heads}
     if not (folder / FILE).exists():
@@ -59,17 +53,14 @@ def tuned_programs(
     try:
         found = unsealed((folder / FILE).read_text(encoding="utf-8"))
     except UNREADABLE as error:
-        raise InputError(
-            f"{folder / FILE}: damaged ({error}); remove it, and the programs are tuned again"
-        ) from None
+        raise InputError(f"{folder / FILE}: damaged ({error}); remove it, and the programs are tuned "
+                         "again") from None  # fmt: skip
     found["folder"] = f"{folder.parent.name}/{folder.name}"
     return {h: load(f, allow_lookahead=model.lookahead) for h, f in files.items()}, found
 
 
-def _tune(
-    model: ReplacedModel, files: Mapping[Head, Path], settings: TuneSettings,
-    further: Sequence[Ids], state: Path, tell: Tell,
-) -> dict[str, Any]:  # fmt: skip
+def _tune(model: ReplacedModel, files: Mapping[Head, Path], settings: TuneSettings, further: Sequence[Ids],
+          state: Path, tell: Tell) -> dict[str, Any]:  # fmt: skip
     """Tune, write the programs and their table, and return what there is to tell."""
     heads, started = list(files), time.monotonic()
 
@@ -84,8 +75,7 @@ def _tune(
     split, per_layer = Split(model.capture, model.splits["test"]), model.capture.heads_per_layer
     numbers = [(head, head[0] * per_layer + head[1]) for head in heads]
     compared = [
-        split.compare([model.programs[head].tree, tuned[head].tree], n) for head, n in numbers
-    ]
+        split.compare([model.programs[head].tree, tuned[head].tree], n) for head, n in numbers]  # fmt: skip
     before, after = np.array([one.ious for one in compared]).swapaxes(0, 1)
     rows = []
     for head, one in zip(heads, compared, strict=True):
@@ -96,12 +86,7 @@ def _tune(
             row |= outputs.named(f"output_r2_{when}")
         rows.append(row | {"texts": len(model.splits["test"])})
     write(state.parent / "tuned.csv", table(rows[0], (row.values() for row in rows)))
-    return {
-        "heads": rows,
-        "mean_iou_before": asdict(bootstrap(before.mean(0), model.seed)),
-        "mean_iou_after": asdict(bootstrap(after.mean(0), model.seed)),
-        "history": [epoch._asdict() for epoch in done.history],
-        "best": done.best,
-        "seconds": seconds,
-        "texts": len(model.splits["fit"]) + len(further),
-    }
+    return {"heads": rows, "mean_iou_before": asdict(bootstrap(before.mean(0), model.seed)),
+            "mean_iou_after": asdict(bootstrap(after.mean(0), model.seed)),
+            "history": [epoch._asdict() for epoch in done.history], "best": done.best, "seconds": seconds,
+            "texts": len(model.splits["fit"]) + len(further)}  # fmt: skip

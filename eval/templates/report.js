@@ -233,11 +233,7 @@ function drawMap() {
   find("#map-legend").replaceChildren(...(kinds ? data.categories.map(chip) : [text(low), legend, text(high)]));
 }
 
-on(all("#views button"), "click", (button) => {
-  view = button.dataset.view;
-  press(all("#views button"), button);
-  drawMap();
-});
+on(all("#views button"), "click", (button) => { view = button.dataset.view; press(all("#views button"), button); drawMap(); });
 
 // Programs in colours; names of shared scores link to them.
 
@@ -265,10 +261,7 @@ function drawScore(root) {
 
 const drawScores = () => all(".score[data-score][open]").forEach(drawScore);
 on(all(".score[data-score]"), "toggle", (root) => root.open && drawScore(root));
-on(all(".on-map"), "click", (link) => {
-  find("#filter").value = link.closest(".score").dataset.score + "(";
-  arrange();
-});
+on(all(".on-map"), "click", (link) => { find("#filter").value = link.closest(".score").dataset.score + "("; arrange(); });
 
 // The table of heads. Only the rows in sight are elements, so that filtering and sorting cost no more for many heads.
 
@@ -440,9 +433,7 @@ class HeadPage {
     const cells = [row.nodes, ...[row.iou[1], row.iou[2], ...(known ? row.r2 : [])].map((x) => number(x, 3))];
     const line = make("tr", { tabindex: 0, role: "button", "aria-label": `Program of ${row.nodes} nodes` }, ...cells.map((text) => make("td", { class: "number" }, text)), make("td", { class: "terms" }, make("code", {}, terms(row.program).slice(0, 120))));
     line.addEventListener("click", () => this.choose(at));
-    line.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" || event.key === " ") this.choose(at), event.preventDefault();
-    });
+    line.addEventListener("keydown", (event) => { if (event.key === "Enter" || event.key === " ") this.choose(at), event.preventDefault(); });
     return line;
   }
 
@@ -529,10 +520,7 @@ class HeadPage {
     this.draw();
   }
 
-  showShares(share) {
-    this.share = share;
-    this.draw();
-  }
+  showShares(share) { this.share = share; this.draw(); }
 
   makeStrips() {
     this.marks = {};
@@ -577,17 +565,12 @@ class HeadPage {
     box.style.cssText = `display: ${q === null || k === null ? "none" : "block"}; transform: translate(${x}, ${y}); width: ${w}; height: ${h}`;
   }
 
-  showPin() {
-    for (const { pin } of this.frames) this.place(pin, 0, this.pinned, this.n, 1);
-  }
+  showPin() { for (const { pin } of this.frames) this.place(pin, 0, this.pinned, this.n, 1); }
 
   // Show one cell; without one, the pinned row; without that, how to use this.
   point(q, k) {
     this.cursor = q === null || k === null ? null : [q, k];
-    for (const { row, column } of this.frames) {
-      this.place(row, 0, q, this.n, 1);
-      this.place(column, k, q === null ? null : 0, 1, this.n);
-    }
+    for (const { row, column } of this.frames) { this.place(row, 0, q, this.n, 1); this.place(column, k, q === null ? null : 0, 1, this.n); }
     const query = q ?? this.pinned, { head, program } = this.weights, parts = [];
     this.colourStrips(query);
     if (query === null) return this.readout.replaceChildren("Point at a cell for its weights; click on a row or a token to pin a query.");
@@ -605,10 +588,7 @@ class HeadPage {
       }
     }
     let low = 0, high = 0;
-    for (let i = query * this.n; i < (query + 1) * this.n; i++) {
-      low += Math.min(head[i], program[i]);
-      high += Math.max(head[i], program[i]);
-    }
+    for (let i = query * this.n; i < (query + 1) * this.n; i++) { low += Math.min(head[i], program[i]); high += Math.max(head[i], program[i]); }
     entry("IoU of the row", make("b", {}, number(low / high)));
     this.readout.replaceChildren(...parts);
   }
@@ -625,11 +605,7 @@ class HeadPage {
     }
   }
 
-  pin(q) {
-    this.pinned = q === this.pinned ? null : q;
-    this.showPin();
-    this.point(null, null);
-  }
+  pin(q) { this.pinned = q === this.pinned ? null : q; this.showPin(); this.point(null, null); }
 }
 
 // The address chooses what is shown: #L11H6 a head, #L11H6/16 its program of 16 nodes, others a part of the overview.
