@@ -164,7 +164,7 @@ class LiveRun:
         """
         program = self._parse(head, source)[1]
         run, here = self.run.path.resolve(), Path.cwd()
-        place = (here / file.strip()).resolve()
+        place = (here / (file.strip() if file.isprintable() else "")).resolve()
         inside = place.is_relative_to(run)
         if not (inside or place.is_relative_to(here)) or place.suffix != ".attn":
             raise InputError(f"{file!r}: give the name of an .attn file in {here} or in {run}")

@@ -43,7 +43,7 @@ function latest(work) {
 let live = null; // the matrices of the edited program
 
 function panel(of) {
-  const { head } = of, own = () => selfContained(of.page.front[of.at] ?? head);
+  const { head } = of, own = () => (of.page.front[of.at] ?? head).program;
   const sentence = make("input", { value: typed.sentence ?? "", "aria-label": "Sentence", placeholder: "A sentence for the model; without one, a text of the run" });
   const source = make("textarea", { rows: 8, spellcheck: "false", "aria-label": "Program" });
   const file = make("input", { name: "file", "aria-label": "File", value: `${head.id.toLowerCase()}.attn` });
