@@ -73,7 +73,7 @@ install: .venv/installed
 	touch $@
 
 .venv/installed-all: .venv/installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,llm,openai,spacy,cluster,tasks]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,llm,openai,spacy,cluster,tasks,view]'
 	touch $@
 
 clean:

@@ -42,7 +42,7 @@ def compare(run: str, a: str, b: str, on: str, head: str | None, replaced: str |
     place, sides = comparing.choose_sides(opened, a, b, head, define)
     chosen = [] if replaced is None else opened.choose_heads(replaced)
     others = {one: opened.programs[one] for one in chosen if one != place}
-    found = comparing.compare(opened, place, sides, on, others)
+    found = comparing.compare(opened.loaded, place, sides, on, others)
     if as_json:
         options.print_json(found.to_json())
     else:

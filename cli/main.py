@@ -23,6 +23,7 @@ COMMANDS = {
     "replace": ("replace", "Put programs in the place of heads; measure what is lost."),
     "compare": ("compare", "Show what an edited program changes in the model's predictions."),
     "report": ("report", "Write the HTML report of a run."),
+    "view": ("view", "Serve the report of a run: type a sentence, edit a program."),
     "features": ("reference", "List the vocabulary: features, functions, word sets."),
     "grammar": ("reference", "Print the grammar of the language."),
     "completion": ("completion", "Print the script by which a shell completes commands."),

@@ -7,15 +7,16 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from hashlib import sha256
 from importlib import metadata
 from itertools import zip_longest
 from math import prod
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval import capture_files as files
@@ -28,6 +29,9 @@ from attn_dsl.eval.notebook import notebook_progress
 from attn_dsl.eval.shards import Array, ShardWriter, Verified, n_entries, tensor_name
 from attn_dsl.eval.texts import KNOWN, Spec, read_texts, text_hash
 from attn_dsl.eval.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from attn_dsl.eval.head_outputs import HeadOutputs
 
 SHARD_BYTES = 64 * 2**20
 LONGEST = 512
@@ -217,29 +221,67 @@ def capture_of(capture: str | Path | Capture | None, model: str | None, text: Sp
     return write_capture(model, texts, out, progress=progress, **settings)
 
 
+@dataclass(frozen=True, eq=False)
+class TextReader:
+    """A model that is run over one text after another."""
+
+    loaded: LoadedModel
+    vocabulary: Vocabulary
+    heads: HeadOutputs
+
+    @classmethod
+    def of(cls, loaded: LoadedModel) -> TextReader:
+        """Find out how the heads of a model are read."""
+        from attn_dsl.eval.head_outputs import head_outputs
+
+        return cls(loaded, Vocabulary(loaded.tokenizer), head_outputs(loaded, True))
+
+    def read(self, text: str) -> Capture:
+        """Return a capture of one text, in memory, with value vectors where the model has them.
+
+        Raises:
+            InputError: the text is too short or too long.
+        """
+        from attn_dsl.eval.capture_run import run_texts
+
+        loaded, heads = self.loaded, self.heads
+        longest = min(LONGEST, loaded.max_positions or LONGEST)
+        record, *more = choose_windows(self.vocabulary, [text], longest, 2)
+        if more:
+            raise InputError(f"the text has more than {longest} tokens; give a shorter one")
+        layers: list[tuple[Array, ...]] = []
+
+        def keep(index: int, layer: int, *read: Array) -> None:
+            layers.append(read)
+
+        with closing(run_texts(loaded, heads, [record.ids], [[0]], keep)) as batches:
+            list(batches)
+        attention, *values = map(np.concatenate, zip(*layers, strict=True))
+        own = heads.projections
+        return Capture(
+            loaded.name, loaded.n_layers, loaded.n_heads, loaded.causal, (record,), (attention,),
+            tuple(values), () if own is None else tuple(own.reshape(-1, *own.shape[2:])),
+            {"lacking": heads.lacking},
+        )  # fmt: skip
+
+
 @lru_cache(maxsize=1)
-def _model_of(source: str, dtype: str) -> LoadedModel:
+def _reader_of(source: str, dtype: str) -> TextReader:
     """Load a model on the CPU; the last one is kept, so that a second text is read at once."""
-    return load_model(source, dtype=dtype)
+    return TextReader.of(load_model(source, dtype=dtype))
 
 
 def read_text(capture: Capture, text: str) -> Capture:
     """Run the model of a capture over one other text; return a capture of that text, in memory.
 
     Raises:
-        InputError: the capture was made from arrays, or the text is too long.
+        InputError: the capture was made from arrays, or the text is too short or too long.
     """
     if not (source := capture.meta.get("source")):
         raise InputError(
             f"{capture.name} was made from arrays, and no model reads a sentence; give a text's number"
         )
-    loaded = _model_of(str(source), str(capture.meta["settings"]["dtype"]))
-    longest = min(LONGEST, loaded.max_positions or LONGEST)
-    with TemporaryDirectory(prefix="attn-dsl-") as folder:
-        found = write_capture(loaded, [text], folder, max_tokens=longest, max_texts=2)
-        if found.n_texts > 1:
-            raise InputError(f"the text has more than {longest} tokens; give a shorter one")
-        return replace(found, store=(found.packed(0),), values=(), projections=(), path=None)
+    return _reader_of(str(source), str(capture.meta["settings"]["dtype"])).read(text)
 
 
 def model_and_texts(model: str | None, text: Spec | None) -> tuple[str, list[str]]:

@@ -110,14 +110,14 @@ def write_run_report(run: Run, capture: str | Path | Capture | None = None) -> P
     Raises:
         InputError: the capture is gone, or is another one; the message says what to give.
     """
-    if not run.results:
-        raise InputError(f"{run.path}: no head is finished yet; go on with `attn-dsl fit --resume`")
     write(run.report, render(report_data(run, run.open_capture(capture))))
     return run.report
 
 
 def report_data(run: Run, capture: Capture) -> ReportData:
-    """Gather the contents of a run's report."""
+    """Gather the contents of a run's report; an InputError if no head is finished."""
+    if not run.results:
+        raise InputError(f"{run.path}: no head is finished yet; go on with `attn-dsl fit --resume`")
     seed, results = run.info["key"]["seed"], run.results
     most = shown_tokens(results, capture.causal)
     texts = _candidates(capture, capture.split(seed)["test"], most)
@@ -202,13 +202,15 @@ def _scores(run: Run, batch: Batch) -> Iterable[ScoreOnText]:
         yield scores[s], at, values[at][:SCORE_TOKENS, s].astype(float)
 
 
-def render(data: ReportData) -> str:
-    """Return a report as HTML that needs nothing but itself."""
+def render(data: ReportData, live: bool = False) -> str:
+    """Return a report as HTML that needs nothing but itself, or as a live page that asks its server."""
     from markupsafe import Markup
 
-    script, style = (
-        (TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.js", "report.css")
+    script, style, more = (
+        (TEMPLATES / name).read_text(encoding="utf-8")
+        for name in ("report.js", "report.css", "view.js")
     )
+    script += more if live else ""
     names = [*data.missing, *(r.name for r in data.results)]
     layers, columns = zip(*(map(int, name[1:].split("H")) for name in names), strict=True)
     return fill(
@@ -218,7 +220,7 @@ def render(data: ReportData) -> str:
         replacement=base64.b64encode(data.replacement.encode()).decode(),
         style=Markup(style), script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        payload=_payload(data),
+        payload=_payload(data), live=live,
     )  # fmt: skip
 
 
@@ -321,34 +323,39 @@ def _row(page: HeadPage, definitions: t.Definitions | None) -> dict[str, Any]:
         page.result, page.result.best_control, page.result.best_output_control,
     )  # fmt: skip
     controls = [
-        [name, _finite(iou), _finite(r.controls_output_r2.get(name, math.nan))]
+        [name, finite(iou), finite(r.controls_output_r2.get(name, math.nan))]
         for name, iou in r.controls.items()
     ]
     detail = {
-        "controls": controls, "terms": _terms(page), "seconds": _finite(r.seconds),
+        "controls": controls, "terms": _terms(page), "seconds": finite(r.seconds),
         "front": _front(page, definitions),
-        "examples": [{
-            "text": one.text, "n": one.n, "ious": [*map(_finite, one.ious)],
-            "norms": None if one.norms is None else np.rint(
-                9999 * one.norms / max(float(one.norms.max(initial=0.0)), 1e-30)
-            ).astype(int).tolist(),
-        } for one in page.examples],
     }  # fmt: skip
-    maps = b""
-    for one in page.examples:  # programs that follow each other are alike: keep what changes
-        changes = one.levels.copy()
-        changes[2:] -= one.levels[1:-1]
-        maps += changes.tobytes()
     return {
         "id": r.name, "layer": r.layer, "head": r.head, "category": r.category, "nodes": r.nodes,
         "iou": _interval(r.test["iou"]), "r2": _interval(r.test["output_r2"]),
-        **{name: _finite(r.test[name].mean) for name in ("iou_no_sink", "jsd", "top1")},
-        "gain": _finite(r.gain), "control": [control, _finite(rival)],
-        "output": [output, _finite(output_rival)], "shares": told_shares(r.shares),
+        **{name: finite(r.test[name].mean) for name in ("iou_no_sink", "jsd", "top1")},
+        "gain": finite(r.gain), "control": [control, finite(rival)],
+        "output": [output, finite(output_rival)], "shares": told_shares(r.shares),
         "ahead": r.lookahead, "cut": r.cut_short, "program": r.program,
-        "detail": packed(json.dumps(detail, separators=(",", ":")).encode()),
-        "maps": packed(maps),
+        **pack_page(detail, page.examples),
     }  # fmt: skip
+
+
+def pack_page(detail: Mapping[str, Any], examples: Sequence[Example]) -> dict[str, str]:
+    """Write details and examples of a head's page as its script reads them."""
+    told = [{
+        "text": one.text, "n": one.n, "ious": [*map(finite, one.ious)],
+        "norms": None if one.norms is None else np.rint(
+            9999 * one.norms / max(float(one.norms.max(initial=0.0)), 1e-30)
+        ).astype(int).tolist(),
+    } for one in examples]  # fmt: skip
+    maps = b""
+    for one in examples:  # programs that follow each other are alike: keep what changes
+        changes = one.levels.copy()
+        changes[2:] -= one.levels[1:-1]
+        maps += changes.tobytes()
+    data = json.dumps({**detail, "examples": told}, separators=(",", ":"))
+    return {"detail": packed(data.encode()), "maps": packed(maps)}
 
 
 def _front(page: HeadPage, definitions: t.Definitions | None) -> list[dict[str, Any]]:
@@ -362,8 +369,8 @@ def _front(page: HeadPage, definitions: t.Definitions | None) -> list[dict[str, 
         same = definitions and definitions.sets.keys() & {one.name for one in program.sets}
         rows.append({
             "nodes": row.nodes, "chosen": row.chosen, "by": row.proposer, "program": row.program,
-            "iou": [*map(_finite, (row.iou_fit, row.iou_select, row.iou_test))],
-            "r2": [*map(_finite, (row.output_r2_select, row.output_r2_test))],
+            "iou": [*map(finite, (row.iou_fit, row.iou_select, row.iou_test))],
+            "r2": [*map(finite, (row.output_r2_select, row.output_r2_test))],
             "told": explain(program, worths),
             "full": show(self_contained(program)) if same else None,
         })  # fmt: skip
@@ -377,14 +384,15 @@ def _terms(page: HeadPage) -> list[list[Any]]:
         return []
     lines = [at for at, term in enumerate(chosen[0].terms) for _ in t.parts_of(term)]
     return [
-        [line, told, *map(_finite, (one.share, one.iou_loss, one.output_r2_loss))]
+        [line, told, *map(finite, (one.share, one.iou_loss, one.output_r2_loss))]
         for line, told, one in zip(lines, describe(chosen[0]), page.result.terms, strict=True)
     ]
 
 
 def _interval(one: Estimate) -> list[float | None]:
-    return [*map(_finite, (one.mean, one.low, one.high))]
+    return [*map(finite, (one.mean, one.low, one.high))]
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """Round a number to four digits; None where it is not known."""
     return round(float(value), 4) if math.isfinite(value) else None

@@ -53,24 +53,27 @@ def test_looking_two_tokens_back_changes_predictions_of_repeated_text(
     a, b = map(str, edited)
     head, sides = comparing.choose_sides(opened, a, b, None)
     assert head == (1, 0)
-    found = comparing.compare(opened, head, sides, REPEATED)
+    found = comparing.compare(opened.loaded, head, sides, REPEATED)
     assert found.changed > 0 and found.kl > 0.01
     # the copy is predicted better when the head looks at what followed the last copy
     half = len(found.predictions) // 2
     later = found.predictions[half:]
     right = [sum(p.target_probability[side] for p in later) for side in (0, 1)]
     assert right[0] > right[1]
-    same = comparing.compare(opened, head, (sides[0], sides[0]), REPEATED)
+    same = comparing.compare(opened.loaded, head, (sides[0], sides[0]), REPEATED)
     assert same.changed == 0 and same.kl == 0.0
     others = {(2, 7): opened.programs[2, 7]}
-    assert comparing.compare(opened, head, sides, REPEATED, others).perplexity != found.perplexity
+    assert (
+        comparing.compare(opened.loaded, head, sides, REPEATED, others).perplexity
+        != found.perplexity
+    )
 
 
 def test_the_models_own_head_and_the_runs_program(opened: ReplacedModel) -> None:
     head, sides = comparing.choose_sides(opened, "model", "L2H7", None)
     assert head == (2, 7) and sides[0].program is None
     assert sides[1].program == opened.programs[2, 7]
-    found = comparing.compare(opened, head, sides, REPEATED)
+    found = comparing.compare(opened.loaded, head, sides, REPEATED)
     ids = opened.loaded.tokenizer(REPEATED).input_ids
     with torch.inference_mode():
         own = torch.softmax(opened.loaded.model(input_ids=torch.tensor([ids])).logits[0], -1)

@@ -77,6 +77,7 @@ def test_the_contract_of_the_command_line() -> None:
         "replace": "--fraction --heads --tune --tasks --text --json",
         "compare": "--on --json",
         "report": "",
+        "view": "--port --no-browser",
         "features": "",
         "grammar": "--gbnf",
     }
@@ -212,10 +213,23 @@ def test_all_public_names_import() -> None:
         _ = attn_dsl.nothing_of_this_name  # type: ignore[attr-defined]
 
 
-HEAVY = ("torch", "numba", "transformers", "llama_cpp", "pandas", "rich", "numpy", "lark")
+HEAVY = (
+    "torch",
+    "numba",
+    "transformers",
+    "llama_cpp",
+    "pandas",
+    "rich",
+    "numpy",
+    "lark",
+    "starlette",
+    "uvicorn",
+)
 
 
-@pytest.mark.parametrize("args", [["--help"], ["--version"], ["fit", "--help"], ["nosuch"]])
+@pytest.mark.parametrize(
+    "args", [["--help"], ["--version"], ["fit", "--help"], ["view", "--help"], ["nosuch"]]
+)
 def test_help_imports_nothing_heavy(args: list[str]) -> None:
     code = (
         "import json, sys\n"

@@ -14,6 +14,7 @@ import torch
 from attn_dsl.compiler.program import Program, load
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.heads import parse_heads
+from attn_dsl.eval.models import LoadedModel
 from attn_dsl.eval.replace.context import replace_heads
 from attn_dsl.eval.replace.predictions import batches, log_probabilities
 from attn_dsl.eval.replace.programs import Head
@@ -114,13 +115,13 @@ def _one_head(text: str, shape: tuple[int, int]) -> Head | None:
 
 
 def compare(
-    model: ReplacedModel, head: Head, sides: tuple[Side, ...], text: str,
+    loaded: LoadedModel, head: Head, sides: tuple[Side, ...], text: str,
     others: Mapping[Head, Program] | None = None,
 ) -> Comparison:  # fmt: skip
     """Compare the model's predictions on a text with one thing or another in a head.
 
     >>> head, sides = choose_sides(model, "L5H1", "edited.attn", None)
-    >>> compare(model, head, sides, "one two one two").changed
+    >>> compare(model.loaded, head, sides, "one two one two").changed
     2
 
     A decoder predicts the next token at every position. An encoder predicts each token from the
@@ -132,7 +133,6 @@ def compare(
     Raises:
         InputError: the text is too short, or longer than the model's context.
     """
-    loaded = model.loaded
     ids = loaded.ids_of(text, "--on")
     special = set() if loaded.causal else set(loaded.tokenizer.all_special_ids)
     places = [i for i in range(int(loaded.causal), len(ids)) if ids[i] not in special]
