@@ -245,8 +245,7 @@ def search_column(tokens: Sequence[str] | Tokens, source: str, causal: bool) -> 
     assert isinstance(node, t.Search)
     key, batch = (SearchKey(node.name, node.over, node.body, causal),
                   Batch([Tokens.from_strings(tokens)]))  # fmt: skip
-    by_query = causal and not key.at_query
-    found = batch.tables([key], 0)[0] if by_query else batch.column(key).settled
+    found = batch.tables([key], 0)[0] if key.by_query else batch.column(key).settled
     return found.astype(bool if key.truth else int).tolist()
 
 

@@ -125,7 +125,12 @@ class SearchKey:
     @property
     def at_query(self) -> bool:
         """Whether ``i`` sees the text as a query there does; else it is seen whole, or up to the query."""
-        return self.causal and self.over in ("<", "<=")
+        return self.causal and self.over in t.BACKWARDS
+
+    @property
+    def by_query(self) -> bool:
+        """Whether what is found depends on the query, so that it takes a table."""
+        return self.causal and not self.at_query
 
     @property
     def truth(self) -> bool:

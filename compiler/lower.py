@@ -71,7 +71,7 @@ def _fold(definition: t.ScoreDefinition, scope: Scope) -> _Folded:
 
 @lru_cache(maxsize=1024)
 def _fold_used(file: t.Definitions, name: str) -> _Folded:
-    return _fold(file.scores[name], Scope(file.sets, file.scores, (), file.functions))
+    return _fold(file.scores[name], Scope.of_file(file))
 
 
 class _Lowering:
@@ -223,7 +223,7 @@ class _Lowering:
 
         body = t.rewrite(node.body, closed)
         key = SearchKey(node.name, node.over, body, self.causal_searches)
-        if key.at_query or not key.causal:
+        if not key.by_query:
             return self.load(key, node.at)
         return self.graph.table(key, self.add("query"), self.integer(node.at))
 

@@ -92,8 +92,8 @@ def bounded(node: Any) -> Any:
     if end_line == line and end_column - column <= MAX_OPERATORS:
         return node  # too short to have so many
     if sum(isinstance(part, _OPERATORS) for part in node.walk()) > MAX_OPERATORS:
-        what, reading = (f"more than {MAX_OPERATORS} operators in one term or function",
-                         READING.get())  # fmt: skip
+        reading = READING.get()
+        what = f"more than {MAX_OPERATORS} operators in one term or function"
         raise CostError(what, node.span, reading.source, name=reading.name, hint=SPLIT)
     return node
 
@@ -131,9 +131,7 @@ def _search(span: Span, v: list[Any]) -> t.Search:
     name, (over, at, body) = v
     bounded(body)
     others = {p.variable for p in t.positions(body)} - {"j"}
-    at = at or min(
-        others, default="q"
-    )  # if there is another one, the checker says that it is not known
+    at = at or min(others, default="q")  # of another one, the checker says that it is not known
     return t.Search(name, over, t.renamed(body, at, "i"), t.Position(at), span=span)  # type: ignore[arg-type]
 
 

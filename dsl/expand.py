@@ -83,7 +83,7 @@ def _changes(node: t.Node) -> bool:
 @lru_cache(maxsize=1024)
 def score_reads(file: t.Definitions, name: str) -> tuple[tuple[str, ...], bool]:
     """Return the features of a file's score that read the whole text, and whether it looks ahead."""
-    scope = Scope(file.sets, file.scores, (), file.functions)
+    scope = Scope.of_file(file)
     lines = [expand(line, scope) for line in file.scores[name].terms]
     names = {node.name for line in lines for node in line.walk() if isinstance(node, t.Call)}
     full = sorted(one for one in names if FEATURES[one].reads == "full")

@@ -19,10 +19,10 @@ from attn_dsl.dsl.errors import (
     ProgramTypeError,
     Span,
 )
-from attn_dsl.dsl.features import FEATURES, Type
+from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.functions import FUNCTIONS
 from attn_dsl.dsl.limits import MAX_DIGITS, MAX_NESTING, MAX_SOURCE
-from attn_dsl.dsl.scope import type_of
+from attn_dsl.dsl.scope import Scope
 from attn_dsl.dsl.syntax_errors import RESERVED, SPLIT, explain
 
 if TYPE_CHECKING:
@@ -67,15 +67,16 @@ def _lark(start: str) -> Lark:
 def _whole_names(terminal: Any) -> None:
     """Make names of features and functions match whole words: not ``sentence`` in ``sentence_start``.
 
-    A feature may also be called by any other name, that of a definition.
+    A feature may also be called by any other name, that of a definition. Words of the language without a
+    blank between them, as in ``q - kin 1 .. 2``, are no such name: token masks let them through.
     """
     from lark.lexer import PatternRE
 
     if terminal.name.endswith(("_FEATURE", "_FUNCTION")):
         pattern = f"(?:{terminal.pattern.to_regexp()}){_END}"
         if terminal.name in _TYPED:
-            taken = "|".join(sorted({*RESERVED, *FEATURES, *FUNCTIONS}))
-            pattern += f"|(?!(?:{taken}){_END})[a-z][a-z0-9_]*"
+            taken = "|".join(sorted({*RESERVED, *FEATURES, *FUNCTIONS}, key=len, reverse=True))
+            pattern += f"|(?!(?:{taken}){_END}|(?:{taken})++{_END}(?![ \\t]*[(]))[a-z][a-z0-9_]*"
         terminal.pattern = PatternRE(pattern)
 
 
@@ -188,12 +189,9 @@ def _parsed(source: str, start: str, name: str, known: Sequence[t.Definitions] =
 
     _bound(source, name)
     text = source if start == "predicate" or source.endswith("\n") else source + "\n"
-    types: dict[str, Type] = {}
     own = set(_DEFINED.findall(source)) if known else ()
-    for one in reversed(known):
-        for function in one.functions.values():
-            types[function.name] = type_of(function.value, types)
-    types = {name: kind for name, kind in types.items() if name not in own}
+    used = Scope({}, {}, tuple(known)).types()
+    types = {name: kind for name, kind in used.items() if name not in own}
     before = READING.set(Reading(source, name, types))
     try:
         found = _lark(start).parse(text)

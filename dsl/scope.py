@@ -28,6 +28,11 @@ class Scope(NamedTuple):
                    tuple([use.definitions for use in program.uses]),
                    {one.name: one for one in program.functions})  # fmt: skip
 
+    @classmethod
+    def of_file(cls, file: t.Definitions) -> Scope:
+        """Return the scope of a file of definitions."""
+        return cls(file.sets, file.scores, (), file.functions)
+
     def find(self, name: str) -> tuple[t.SetLiteral | t.ScoreDefinition | None,
                                        t.Definitions | None]:  # fmt: skip
         """Return what a name means (None: nothing), and the used file that defines it, if one does."""
@@ -58,7 +63,7 @@ class Scope(NamedTuple):
 
     def inside(self, file: t.Definitions | None) -> Scope:
         """Return the scope in which a score that ``score`` found is evaluated."""
-        return self if file is None else Scope(file.sets, file.scores, (), file.functions)
+        return self if file is None else Scope.of_file(file)
 
     def function(self, name: str) -> tuple[t.Definition | None, t.Definitions | None]:
         """Return the definition of a function (None: there is none), and the used file that has it."""
@@ -71,7 +76,7 @@ class Scope(NamedTuple):
     def types(self) -> dict[str, Type]:
         """Return the types of functions."""
         found: dict[str, Type] = {}
-        places: tuple[Scope | t.Definitions, ...] = (*self.files, self)
+        places: tuple[Scope | t.Definitions, ...] = (*reversed(self.files), self)  # first files win
         for place in places:
             for one in place.functions.values():
                 found[one.name] = type_of(one.value, found)

@@ -132,6 +132,10 @@ class Quantifier(Node):
     body: Predicate
 
 
+BACKWARDS = ("<", "<=")
+"""How ``j`` is compared to ``i`` in searches of positions up to ``i`` alone."""
+
+
 class Search(Node):
     """A search over positions of the text for one of them: ``count(j <= k where text(j) == text(k))``.
 
@@ -148,7 +152,7 @@ class Search(Node):
     @property
     def backwards(self) -> bool:
         """Whether only positions up to ``i`` are searched."""
-        return self.over in ("<", "<=")
+        return self.over in BACKWARDS
 
 
 class Always(Node):

@@ -68,7 +68,7 @@ def shared_scores(run: Run) -> dict[str, SharedScore]:
         for use in {(x.name, x.variable) for x in program.walk() if isinstance(x, t.Score)}:
             if scope.score(use[0])[1] == definitions:
                 users.setdefault(use, []).append(r.name)
-    scope = Scope(definitions.sets, definitions.scores)
+    scope = Scope.of_file(definitions)
     found = {}
     for name, one in definitions.scores.items():
         here = {at: tuple(users.get((name, at[0]), ())) for at in ("key", "query")}

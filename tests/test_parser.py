@@ -171,6 +171,15 @@ def test_layout_is_free() -> None:
     assert parse(source.replace("\n", "\r\n")) == program
 
 
+@pytest.mark.parametrize(
+    ("glued", "apart"),
+    [("q - kin 1 .. 2", "q - k in 1 .. 2"), ("notq == k", "not q == k"), ("nottrue", "not true"),
+     ("trueand k == 0", "true and k == 0")],
+)  # fmt: skip
+def test_words_of_the_language_need_no_blank_between_them(glued: str, apart: str) -> None:
+    assert parse_predicate(glued) == parse_predicate(apart)
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_the_cases_print_and_parse_back(case) -> None:  # type: ignore[no-untyped-def]
     program = parse(case.source)

@@ -107,8 +107,13 @@ def test_scores_in_words(lines: str, words: str) -> None:
 
 def test_words_of_a_score_with_a_set_of_its_file() -> None:
     file = parse_definitions('set Pets = {" cat", " dog"}\nscore S:\n 1 where token(i) in Pets')
-    scope = Scope(file.sets, file.scores)
-    assert SharedScore(file.scores["S"], {}, scope).words == "Pets: “cat”, “dog”"
+    words = SharedScore(file.scores["S"], {}, Scope.of_file(file)).words
+    assert words == "Pets: “cat”, “dog”"
+
+
+def test_words_of_a_score_with_a_function_of_its_file() -> None:
+    file = parse_definitions("def low(i) = depth(i) < 2\nscore S:\n 1 where low(i)")
+    assert "low" in SharedScore(file.scores["S"], {}, Scope.of_file(file)).words
 
 
 def test_scores_of_a_run_and_the_heads_that_use_them(run: Path) -> None:
