@@ -77,9 +77,9 @@ def show(program: str, head: str | None, on: str | None, tokenizer: str | None, 
     for line in draw(tokens.strings[:drawn], matrix, screen.width):
         screen.print(line, markup=False, overflow="crop", no_wrap=True)
     if actual is not None:
-        import numpy as np
+        from attn_dsl.eval.metrics import ious
 
-        iou = float(np.minimum(matrix, actual).sum() / np.maximum(matrix, actual).sum())
+        iou = ious(actual.reshape(1, -1), matrix.reshape(1, -1))[0, 0]
         screen.print(f"\nThe head itself on this text, IoU {iou:.3f}:")
         for line in draw(tokens.strings[:drawn], actual, screen.width)[1:]:
             screen.print(line, markup=False, overflow="crop", no_wrap=True)
@@ -102,16 +102,13 @@ def read_head(run: Run, found: HeadResult, on: str | None, model: str | None,
                         key=found.test_ious.__getitem__)[len(found.test_ious) // 2]  # fmt: skip
         text = attention.split(run.info["key"]["seed"])["test"][middle]
         return attention.tokens(text), attention.matrix(text, *place)
-    import tempfile
-
-    from attn_dsl.eval.capture_write import write_capture
+    from attn_dsl.eval.capture_write import TextReader
     from attn_dsl.eval.replace.replaced_model import open_model
 
     loaded = open_model(run, attention, model)
     count = len(loaded.ids_of(on, "--on"))
-    with tempfile.TemporaryDirectory(prefix="attn-dsl-") as folder:
-        read = write_capture(loaded, [on], folder, max_tokens=count, values=False)
-        return read.tokens(0), read.matrix(0, *place)
+    read = TextReader.of(loaded).read(on, count)
+    return read.tokens(0), read.matrix(0, *place)
 
 
 def cut(text: str, tokenizer: str | None) -> Any:

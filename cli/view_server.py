@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from attn_dsl.compiler.columns import Batch, batch_of
+from attn_dsl.compiler.columns import batch_of
 from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.compiler.program import Program, parse
 from attn_dsl.dsl.definitions import self_contained
@@ -29,9 +29,9 @@ from attn_dsl.eval.capture_write import TextReader
 from attn_dsl.eval.files import write
 from attn_dsl.eval.metrics import ious
 from attn_dsl.eval.models import LoadedModel
-from attn_dsl.eval.outputs import spreads, squared_errors
 from attn_dsl.eval.report import Example, finite, levels, pack_page
 from attn_dsl.eval.run import VOCABULARY, Run
+from attn_dsl.eval.split import Split
 from attn_dsl.synth.given import checked
 
 HOST = "127.0.0.1"
@@ -60,8 +60,7 @@ class LiveRun:
         split = capture.split(run.info["key"]["seed"])
         texts = split["select"] or split["fit"]
         picks = np.linspace(0, len(texts) - 1, min(SAMPLE, len(texts))).astype(int)
-        self.sample = [texts[i] for i in picks]
-        self.batch = Batch([capture.tokens(i) for i in self.sample])
+        self.sample = Split(capture, [texts[i] for i in picks])
         self.turn = Lock()  # the model does one thing at a time
         self._read = lru_cache(maxsize=4)(lambda text: self.reader.read(text))
         self._scored = lru_cache(maxsize=256)(self._score)
@@ -93,7 +92,7 @@ class LiveRun:
     def _text(self, text: str) -> tuple[Capture, int]:
         """Return a capture with the text in it, and its number there."""
         if not text.strip():
-            return self.capture, self.sample[0]
+            return self.capture, self.sample.texts[0]
         with self.turn:
             return self._read(text), 0
 
@@ -136,13 +135,8 @@ class LiveRun:
 
     def _score(self, number: int, program: Program) -> tuple[float | None, float | None]:
         """Return IoU and output R² of a program on the sample."""
-        plan, own, texts = Plan(program.code, self.batch), [number], self.sample
-        pairs = [(i, plan.packed(at)) for at, i in enumerate(texts)]
-        iou = np.mean([ious(self.capture.attention(i, own), one)[0, 0] for i, one in pairs])
-        if not self.capture.has_outputs:
-            return finite(iou), None
-        error = sum(squared_errors(self.capture, i, own, one)[0, 0] for i, one in pairs)
-        return finite(iou), finite(1.0 - error / spreads(self.capture, texts, own).sum())
+        found = self.sample.compare([program.tree], number)
+        return finite(found.ious.mean()), finite(found.output_r2[0])
 
     def model(self, head: str, source: str, text: str) -> dict[str, Any]:
         """Compare what the model predicts with its own head, and with a program in its place."""

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 SHARD_BYTES = 64 * 2**20
 LONGEST = 512
-"""The most tokens of a sentence that ``read_text`` takes."""
+"""The most tokens of a sentence, where nothing else is said."""
 _KIND_OF_SETTING = {
     "revision": "the model's weights", "tokenizer_hash": "the tokenizer",
     "max_tokens": "--max-tokens", "windows": "the texts or their number", "dtype": "--dtype",
@@ -236,8 +236,11 @@ class TextReader:
 
         return cls(loaded, Vocabulary(loaded.tokenizer), head_outputs(loaded, True))
 
-    def read(self, text: str) -> Capture:
+    def read(self, text: str, longest: int = LONGEST) -> Capture:
         """Return a capture of one text, in memory, with value vectors where the model has them.
+
+        Args:
+            longest: the most tokens of the text.
 
         Raises:
             InputError: the text is too short or too long.
@@ -245,7 +248,7 @@ class TextReader:
         from attn_dsl.eval.capture_run import run_texts
 
         loaded, heads = self.loaded, self.heads
-        longest = min(LONGEST, loaded.max_positions or LONGEST)
+        longest = min(longest, loaded.max_positions or longest)
         record, *more = choose_windows(self.vocabulary, [text], longest, 2)
         if more:
             raise InputError(f"the text has more than {longest} tokens; give a shorter one")
