@@ -19,7 +19,7 @@ fit: .venv/installed
 test: .venv/installed-all lint check
 
 check: .venv/installed-all
-	$(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 damage: .venv/installed-all
 	ATTN_DSL_DAMAGES=1000 $(BIN)/python -m pytest tests/test_damage.py
