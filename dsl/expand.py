@@ -123,11 +123,4 @@ def _expanded(node: Any, scope: Scope, at: t.Int | None, file: t.Definitions | N
         case t.SetName(name) if file is not None:
             own = scope.inside(file).literal(node)
             return node if scope.find(name)[0] == own else own
-    changed = {}
-    for name in t.node_fields(type(node)):  # type: ignore[arg-type]
-        value = getattr(node, name)
-        if isinstance(value, tuple):
-            changed[name] = tuple(_expanded(one, scope, at, file) for one in value)
-        elif value is not None:
-            changed[name] = _expanded(value, scope, at, file)
-    return dataclasses.replace(node, **changed) if changed else node
+    return t.with_children(node, lambda part: _expanded(part, scope, at, file))

@@ -516,16 +516,23 @@ def rewrite(node: _N, change: Callable[[Node], Node]) -> _N:
     >>> rewrite(Not(Not(Always())), lambda node: node.value if isinstance(node, Not) else node)
     Always()
     """
+    return change(with_children(node, lambda part: rewrite(part, change)))  # type: ignore[return-value]
+
+
+def with_children(node: _N, change: Callable[[Any], Any]) -> _N:
+    """Return a node in which each direct child is replaced by ``change(child)``."""
     changed: dict[str, Any] = {}
     for name in node_fields(type(node)):  # type: ignore[arg-type]
         value = getattr(node, name)
         if value.__class__ is tuple:
-            new: Any = tuple(rewrite(part, change) for part in value)
+            new = tuple(map(change, value))
+            same = all(map(operator.is_, new, value))
         else:
-            new = value and rewrite(value, change)
-        if new != value:
+            new = value and change(value)
+            same = new is value
+        if not same:
             changed[name] = new
-    return change(dataclasses.replace(node, **changed) if changed else node)  # type: ignore[return-value]
+    return dataclasses.replace(node, **changed) if changed else node
 
 
 def flat(node: Predicate, kind: type[And] | type[Or]) -> list[Predicate]:
@@ -568,14 +575,11 @@ def positions(node: Node) -> Iterator[Position]:
 
 def renamed(node: Any, old: str, new: Literal["q", "k", "i", "j"]) -> Any:
     """Return a node in which a variable has another name; the bodies of searches have their own."""
-    if isinstance(node, tuple):
-        return tuple(renamed(part, old, new) for part in node)
     if isinstance(node, Position):
-        return Position(new, node.shift, span=node.span) if node.variable == old else node
-    names = ("at",) if isinstance(node, Search) else node_fields(type(node))  # type: ignore[arg-type]
-    parts = {name: getattr(node, name) for name in names}
-    changed = {name: renamed(part, old, new) for name, part in parts.items() if part is not None}
-    return dataclasses.replace(node, **changed) if changed else node
+        return dataclasses.replace(node, variable=new) if node.variable == old else node
+    if isinstance(node, Search):
+        return dataclasses.replace(node, at=renamed(node.at, old, new))
+    return with_children(node, lambda part: renamed(part, old, new))
 
 
 def nodes(node: Node) -> int:

@@ -214,7 +214,7 @@ def _set_term(term: t.Simple, causal: bool) -> tuple[SetTerm | TableTerm, list[f
             values = [values[0] * scale]
         factor = others[0] if others else None
         return SetTerm(lookups, factor, term.condition), [*np.concatenate(values)]
-    parts = list(_conjuncts(term.condition))
+    parts = t.flat(term.condition, t.And)
     for part in parts:
         match part:
             case t.Member(t.Call(name) as call, t.SetLiteral(elements)) if name in STRINGS:
@@ -224,14 +224,6 @@ def _set_term(term: t.Simple, causal: bool) -> tuple[SetTerm | TableTerm, list[f
                     found = SetTerm((Lookup(call, elements),), None, condition)
                     return found, [scale] * len(elements)
     return None
-
-
-def _conjuncts(node: t.Predicate) -> Iterator[t.Predicate]:
-    if isinstance(node, t.And):
-        yield from _conjuncts(node.left)
-        yield from _conjuncts(node.right)
-    else:
-        yield node
 
 
 def _looked_up(value: t.Symbol) -> TypeGuard[t.Call]:
