@@ -162,11 +162,6 @@ class Plan:
     def _entries(self, text: int) -> int:
         return int(self.batch.entries(self.causal)[text])
 
-    def prepare(self) -> None:
-        """Compute the arrays that all texts share, so that threads only read them."""
-        self.code.prepare(int(self.batch.sizes.max(initial=0)))
-        _ = self._columns
-
     @cached_property
     def _columns(self) -> tuple[np.ndarray, ...]:
         return stack(self.code.graph.keys, self.batch, self.causal)

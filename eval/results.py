@@ -139,21 +139,15 @@ class HeadResult:
 
     @classmethod
     def from_json(cls, text: str) -> HeadResult:
-        """Read what ``to_json`` wrote, also before output R² was measured.
+        """Read what ``to_json`` wrote.
 
         Raises:
             ValueError, KeyError, TypeError, RecursionError, OverflowError: it is damaged.
         """
-        data = unsealed(text)
-        for name in ("stability", "unfinished"):
-            data.pop(name, None)
-        unknown = asdict(Estimate(math.nan, math.nan, math.nan, len(data["test_ious"])))
-        data["test"].setdefault("output_r2", unknown)
-        later = {"output_r2_select": math.nan, "output_r2_test": math.nan}
-        data["front"] = [{**later, "score": row["iou_select"], **row} for row in data["front"]]
-        found: HeadResult = typed(cls, data)
+        found: HeadResult = typed(cls, unsealed(text))
         scores = [found.iou_select, *found.test_ious, *(row.score for row in found.front)]
-        if not (found.front and "iou" in found.test and all(map(math.isfinite, scores))):
+        measured = found.front and found.test.keys() >= {"iou", "output_r2"}
+        if not (measured and all(map(math.isfinite, scores))):
             raise ValueError("it lacks a front or scores, or a score is not finite")
         if len({found.test["iou"].texts, len(found.test_ious)}) > 1:
             raise ValueError("it does not have one IoU a test text")

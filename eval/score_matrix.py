@@ -7,7 +7,6 @@ so that no program's matrix goes to memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor
 
 import numpy as np
 
@@ -85,25 +84,18 @@ def _starts(rows: range, n: int, causal: bool) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
-def measure_texts(plan: Plan, heads: Callable[[int], np.ndarray], metrics: Sequence[str] = METRICS,
-                  executor: Executor | None = None) -> Iterator[dict[str, np.ndarray]]:  # fmt: skip
+def measure_texts(plan: Plan, heads: Callable[[int], np.ndarray],
+                  metrics: Sequence[str] = METRICS) -> Iterator[dict[str, np.ndarray]]:  # fmt: skip
     """Yield what ``measure_text`` finds on each text of a plan's batch, in order.
 
     Args:
         heads: for a text's number, the packed attention of all heads.
-        executor: where texts are measured side by side; threads do, for the work holds no lock.
     """
-
-    def one(text: int) -> dict[str, np.ndarray]:
-        return measure_text(plan, text, heads(text), metrics)
-
-    plan.prepare()
-    texts = range(len(plan.batch))
-    yield from map(one, texts) if executor is None else executor.map(one, texts)
+    for text in range(len(plan.batch)):
+        yield measure_text(plan, text, heads(text), metrics)
 
 
-def score_matrix(plan: Plan, heads: Callable[[int], np.ndarray],
-                 executor: Executor | None = None) -> np.ndarray:  # fmt: skip
+def score_matrix(plan: Plan, heads: Callable[[int], np.ndarray]) -> np.ndarray:
     """Average the IoU of all programs with all heads over the texts of a plan's batch.
 
     >>> from attn_dsl.compiler.columns import Batch
@@ -114,10 +106,10 @@ def score_matrix(plan: Plan, heads: Callable[[int], np.ndarray],
     array([[1.]])
 
     Args:
-        heads, executor: as ``measure_texts`` takes them.
+        heads: as ``measure_texts`` takes them.
 
     Returns:
         float64 (heads, programs).
     """
-    total = sum(found["iou"] for found in measure_texts(plan, heads, ("iou",), executor))
+    total = sum(found["iou"] for found in measure_texts(plan, heads, ("iou",)))
     return np.asarray(total / len(plan.batch))

@@ -10,6 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.errors import InputError
+from attn_dsl.dsl.library import library
 from attn_dsl.dsl.parser import parse
 from attn_dsl.eval.run import VOCABULARY
 from attn_dsl.synth.llm.proposer import Llm
@@ -44,6 +45,11 @@ class Registration:
     scores: bool = False  # whether it uses scores that heads share
 
 
+def _library(session: Session) -> Library:
+    known = library("causal" if session.capture.causal else "bidirectional").values()
+    return Library(session.design, [one.program for one in known if not one.measured])
+
+
 def _scores(session: Session) -> SharedScores:
     assert session.definitions is not None
     use = t.Use(VOCABULARY, session.definitions)
@@ -57,8 +63,7 @@ def _llm(session: Session) -> Llm:
 
 
 BUILT_IN = (
-    Registration("library", lambda s: Library(s.nearest, s.library),
-                 lambda s: Cost(0.02, 10, measured=True), default=True),
+    Registration("library", _library, lambda s: Cost(0.02, 10, measured=True), default=True),
     Registration("selectors", lambda s: Selectors(s.design, s.settings.seed),
                  lambda s: Cost(0.02, 3), default=True),
     Registration("scores", _scores, lambda s: Cost(0.9, 14, once=40.0), default=True, scores=True),
