@@ -6,8 +6,6 @@ place of (*, +), and is computed like one: blocks of entries that stay in cache,
 sums that stay in registers, so that each loaded entry is used four times.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numba import njit
 

@@ -1,7 +1,5 @@
 """Heads of a model: how they are named, and how a choice of them is read."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

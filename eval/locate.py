@@ -1,7 +1,5 @@
 """Finding models: what a name means, the configuration, and the class that loads it."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from importlib.util import find_spec

@@ -1,7 +1,5 @@
 """Metrics of a text, and their means over texts with the uncertainty that the sample leaves."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Models: loading a transformers model so that the attention of every head can be read."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping, Sequence

@@ -4,8 +4,6 @@ A head writes o_q = Σ_k A[q,k] v_k W_O at query q, a program in its place ô_q 
 rows of all texts R² = 1 - Σ‖ô_q - o_q‖² / Σ‖o_q - ō‖², with the mean ō of the head's own outputs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -4,8 +4,6 @@ Programs are evaluated in groups whose rows stay in cache and are compared with 
 so that no program's matrix goes to memory.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np

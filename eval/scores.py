@@ -1,7 +1,5 @@
 """The scores that the heads of a run share: what they hold, who uses them, and their values on texts."""
 
-from __future__ import annotations
-
 import dataclasses
 import textwrap
 from collections.abc import Mapping, Sequence

@@ -5,8 +5,6 @@ every element of a set may have a weight of its own. ``set_scores`` computes wit
 and ``SetProgram.written`` go from a program to its vector and back.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

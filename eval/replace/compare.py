@@ -1,7 +1,5 @@
 """Comparison: what changes in a model's predictions when one head's program is edited."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext

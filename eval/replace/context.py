@@ -1,7 +1,5 @@
 """The context manager that puts programs in the place of heads, checks it, and undoes it."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager

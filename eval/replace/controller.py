@@ -1,7 +1,5 @@
 """The controller of a model with replaced heads: computes their attention once per forward pass."""
 
-from __future__ import annotations
-
 import inspect
 import threading
 import weakref

@@ -1,7 +1,5 @@
 """The curve: perplexity against the share of heads that are replaced, in some order of them."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence

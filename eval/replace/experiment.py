@@ -1,7 +1,5 @@
 """The experiment: a run's heads replaced, measured, tuned and tasked, with all results on disk."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Sequence

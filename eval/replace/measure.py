@@ -1,7 +1,5 @@
 """Measures: what a model's predictions lose on held-out text when heads are replaced."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import shutil

@@ -1,7 +1,5 @@
 """Measurements of a replaced model: each is made once and kept on disk."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

@@ -1,7 +1,5 @@
 """The plot of a curve: growth of perplexity on a logarithmic axis against heads replaced, as SVG."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from typing import Any

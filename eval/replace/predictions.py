@@ -1,7 +1,5 @@
 """Predictions: a model's log-probabilities of chosen tokens of texts, in padded batches."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Source groups, of programs and of baselines: what computes the attention of replaced heads."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The replaced model: a run's model, its programs, and the texts that each split holds."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Tasks of lm-evaluation-harness, scored before and after heads are replaced."""
 
-from __future__ import annotations
-
 import logging
 import math
 import os

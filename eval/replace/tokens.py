@@ -4,8 +4,6 @@ A cache holds keys and values, and programs read tokens. While heads are replace
 each cache of the model: whatever crops, repeats or reorders the cache (beam search) does so with its ids.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """Tunable programs: the weights of many softmax programs as parameters of one torch module."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple

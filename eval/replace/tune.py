@@ -3,8 +3,6 @@
 Structure stays as it is, but for a weight on the first token in programs that have none.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Tuned programs on disk: new `.attn` files, their IoU before and after."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import time
