@@ -76,18 +76,13 @@ class Controller:
         """Listen to the model's forward passes, until ``undo`` is closed."""
         from transformers import PreTrainedModel
 
-        undo.callback(self._forget)
+        undo.callback(lambda: [forget_ids(cache) for cache in self._caches])
         # a model may call the decoder inside its stack of layers, as OPT does
         for module in self.body.modules():
             if isinstance(module, PreTrainedModel) and module.main_input_name == "input_ids":
                 before, after = module.register_forward_pre_hook, module.register_forward_hook
                 undo.callback(before(self._before, with_kwargs=True).remove)
                 undo.callback(after(self._after, with_kwargs=True, always_call=True).remove)
-
-    def _forget(self) -> None:
-        """Leave caches as they were."""
-        for cache in list(self._caches):
-            forget_ids(cache)
 
     def set_members(self, members: Mapping[Head, Part]) -> None:
         """Say which heads are replaced from now on."""

@@ -18,7 +18,7 @@ from attn_dsl.eval.metrics import Estimate, bootstrap
 from attn_dsl.eval.models import LoadedModel
 from attn_dsl.eval.replace import predictions
 from attn_dsl.eval.replace.adapters import adapter_for
-from attn_dsl.eval.replace.context import Standing, open_controller, replace_heads
+from attn_dsl.eval.replace.context import Standing, replace_heads
 from attn_dsl.eval.replace.programs import Head
 
 MASKED_SHARE = 0.15
@@ -224,9 +224,8 @@ class HeldOut:
         model = self.loaded.model
         if taken:
             _ = self.original
-        with backward_passes(model), replace_heads(self.loaded, heads):
-            controller = open_controller(self.loaded)
-            assert controller is not None
+        with backward_passes(model), replace_heads(self.loaded, heads) as replaced:
+            controller = replaced.controller
             controller.taken = taken
             for batch in predictions.batches(self.loaded, self.ids, self._predicted, 2):
                 controller.shares = {}

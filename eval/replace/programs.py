@@ -100,10 +100,7 @@ def in_threads(work: Callable[[int], Any], count: int) -> list[Any]:
     return list((_pool(threads).map if threads > 1 else map)(work, range(count)))
 
 
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    """Return threads that wait for work; one pool for each number of threads."""
-    return ThreadPoolExecutor(threads, thread_name_prefix="attn-dsl")
+_pool = cache(ThreadPoolExecutor)  # one pool for each number of threads
 
 
 class Zero:

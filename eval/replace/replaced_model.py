@@ -15,7 +15,6 @@ from attn_dsl.eval.models import LoadedModel, load_model
 from attn_dsl.eval.replace.measure import HeldOut
 from attn_dsl.eval.replace.predictions import refuse_headless
 from attn_dsl.eval.replace.programs import Head
-from attn_dsl.eval.results import FrontRow
 from attn_dsl.eval.run import Run
 from attn_dsl.eval.texts import Part, Spec, read_texts, text_hash
 from attn_dsl.eval.vocabulary import Vocabulary
@@ -149,18 +148,14 @@ def open_replaced_model(run: str | Path, *, model: str | None = None, capture: s
         if not fitting:
             least = min(row.nodes for row in result.front)
             raise InputError(f"--nodes: the smallest program of {label(*place)} has {least} nodes")
-        best = max(fitting, key=_by_output)
+        best = max(fitting, key=lambda row: row.iou_select if math.isnan(row.output_r2_select)
+                   else row.output_r2_select)  # fmt: skip
         programs[place] = parse(best.program, allow_lookahead=lookahead, resolve=opened.resolve)
         ious[place] = best.iou_select
     seed = int(opened.info["key"]["seed"])
     texts = {attention.ids(i): attention.tokens(i) for i in range(attention.n_texts)}
     loaded = replace(loaded, texts=texts)
     return ReplacedModel(opened, loaded, attention, programs, ious, seed, texts)
-
-
-def _by_output(row: FrontRow) -> float:
-    """Return the output R² of a program on the select texts; its IoU where that is not known."""
-    return row.iou_select if math.isnan(row.output_r2_select) else row.output_r2_select
 
 
 def open_model(run: Run, capture: Capture, model: str | None = None, device: str = "cpu",

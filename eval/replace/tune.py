@@ -143,17 +143,14 @@ def _without_small(original: Program, tuned: Program | None) -> Program:
     if tuned is None or _has_first_token(original):
         return tuned or original
     terms = (part for term in tuned.tree.terms for part in t.parts_of(term)
-             if not (_of_first_token(part) and abs(t.weights_of(part)[0] or 0.0) < LEAST_FIRST))  # fmt: skip
+             if part.condition != FIRST_TOKEN.condition or isinstance(part, t.Table | t.Scaled)
+             or abs(part.weight or 0.0) >= LEAST_FIRST)  # fmt: skip
     return _with_terms(tuned, t.joined([*terms]))
 
 
 def _has_first_token(program: Program) -> bool:
     parts = (part for term in program.tree.terms for part in t.parts_of(term))
-    return any(map(_of_first_token, parts))
-
-
-def _of_first_token(term: t.Term) -> bool:
-    return isinstance(term, t.Where) and term.condition == FIRST_TOKEN.condition
+    return any(isinstance(x, t.Where) and x.condition == FIRST_TOKEN.condition for x in parts)
 
 
 def _with_terms(program: Program, terms: tuple[t.Term, ...]) -> Program:
