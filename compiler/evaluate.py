@@ -40,12 +40,7 @@ def parts(code: Code, n: int, start: int, arrays: tuple[np.ndarray, ...],
 
     Yields:
         The parts. The array ``Part.rows`` is overwritten by the next one.
-
-    Raises:
-        ValueError: a program has holes.
     """
-    if np.isnan(code.weights).any():
-        raise ValueError("a program has holes; fit its weights first")
     planes, terms, causal = text_planes(code, n, start, arrays, first), code.terms, code.causal
     blocks = list(row_blocks(n, causal, first))
     widest = max((padded(here.stop - here.start) for _, here, _ in blocks), default=0)
@@ -161,6 +156,11 @@ class Plan:
 
     def _entries(self, text: int) -> int:
         return int(self.batch.entries(self.causal)[text])
+
+    def prepare(self) -> None:
+        """Compute the arrays that all texts share, so that threads only read them."""
+        self.code.prepare(int(self.batch.sizes.max(initial=0)))
+        _ = self._columns
 
     @cached_property
     def _columns(self) -> tuple[np.ndarray, ...]:

@@ -24,12 +24,7 @@ def lower(programs: Sequence[t.Head], causal_searches: bool | None = None) -> Gr
     >>> graph = lower([parse("head previous causal:\\n 1 where k == q-1")])
     >>> [node.operation.name for node in graph.nodes]
     ['key', 'query', 'equal']
-
-    Raises:
-        ValueError: there are no programs, or they differ in visibility.
     """
-    if not programs:
-        raise ValueError("a graph needs at least one program")
     causal = programs[0].causal
     lowering = _Lowering(causal, causal if causal_searches is None else causal_searches)
     for program in programs:
@@ -85,8 +80,6 @@ class _Lowering:
         self.scores: dict[tuple, int] = {}
 
     def program(self, program: t.Head) -> None:
-        if program.causal != self.graph.causal:
-            raise ValueError("programs of one graph must share their visibility")
         self.scope = Scope.of(program)
         parts = (part for term in program.terms for part in t.parts_of(term))
         self.graph.programs.append(tuple(map(self.term, parts)))

@@ -437,13 +437,7 @@ class Head(Statement):
         return tuple(w for term in self.terms for w in weights_of(term))
 
     def with_weights(self, weights: list[float]) -> Head:
-        """Return the program with other weights, in the order of ``self.weights``.
-
-        Raises:
-            ValueError: the number of weights differs.
-        """
-        if len(weights) != (count := len(self.weights)):
-            raise ValueError(f"the program has {count} weights, {len(weights)} were given")
+        """Return the program with other weights, as many as ``self.weights`` and in their order."""
         left = iter(weights)
         terms = tuple(reweighted(term, left) for term in self.terms)
         return dataclasses.replace(self, terms=terms)
