@@ -75,11 +75,7 @@ def shared_scores(run: Run) -> dict[str, SharedScore]:
 
 
 def comment_vocabulary(run: Run) -> None:
-    """Write above each score of a run's vocabulary where it is high and which heads use it.
-
-    Raises:
-        InputError: the file of the scores is gone or was changed.
-    """
+    """Write above each score of a run's vocabulary where it is high and which heads use it."""
     if run.definitions is None:
         return
     scores = {}
@@ -130,20 +126,13 @@ def score_values(definitions: t.Definitions, batch: Batch) -> np.ndarray:
 
 
 def predicate_values(predicates: Sequence[t.Predicate], batch: Batch) -> np.ndarray:
-    """Compute which predicates of a position ``i`` hold at every token, as ``score_values`` sees it.
-
-    Returns:
-        float32 (tokens, predicates), 0 or 1.
-    """
+    """Compute which predicates of ``i`` hold at every token, float32 (tokens, predicates), 0 or 1."""
     lines = (t.ScoreDefinition(f"P{j}", (t.Where(1.0, x),)) for j, x in enumerate(predicates))
     return score_values(t.Definitions({}, {one.name: one for one in lines}, "predicates"), batch)
 
 
 def foreign(program: t.Head, texts: Sequence[Tokens]) -> str | None:
-    """Say that the scores which a program takes from files name tokens that texts do not have.
-
-    None where at least a quarter of the tokens that are named occur.
-    """
+    """Say that most of the tokens that a program's used scores name are not in texts; None where they are."""
     named = {node.right.value for use in program.uses for score in use.definitions.scores.values()
              for node in score.walk() if isinstance(node, t.Compare)
              and isinstance(node.right, t.Text)}  # fmt: skip

@@ -213,12 +213,7 @@ def _judge(session: Session, programs: Sequence[t.Head], pairs: Sequence[tuple[i
 def _judge_head(session: Session, programs: Sequence[t.Head], every: bool, number: int,
                 controls: dict[str, np.ndarray],
                 reached: tuple[float, float]) -> list[Hypothesis]:  # fmt: skip
-    """Fit programs to a head, and measure them on the test texts.
-
-    Args:
-        controls: by name, IoU and output R² of each.
-        reached: IoU and output R² of the program that a search chose.
-    """
+    """Fit programs to a head, and measure them beside controls and what a search ``reached``."""
     capture, test, seed = session.capture, session.test, session.settings.seed
     layer, head = divmod(number, capture.heads_per_layer)
     rows = session.design.target(layer, head)

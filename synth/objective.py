@@ -94,11 +94,7 @@ class HeadRows:
         return float(1.0 - error / outputs.spread)
 
     def row_scores(self, predicted: np.ndarray) -> np.ndarray:
-        """Return the part of each row in the objective: weighted mass less squared error of output.
-
-        Returns:
-            float64 (rows).
-        """
+        """Return the part of each row in the objective: weighted mass less squared error of output."""
         outputs, scale = self.outputs or _NO_OUTPUTS, 0.0
         if self.outputs is not None:
             scale = self.objective.output * len(self) / self.outputs.spread
@@ -106,10 +102,7 @@ class HeadRows:
                            np.float32(self.objective.attention), np.float32(scale))  # fmt: skip
 
     def likelihood_aim(self, predicted: np.ndarray) -> np.ndarray:
-        """Return what rows should move towards: ``aim - predicted`` is a gradient by the scores.
-
-        It is that of the likelihood, and of what outputs weigh in the objective.
-        """
+        """Return the aim of which ``aim - predicted`` is the gradient of likelihood and outputs by scores."""
         out = self.actual.copy()
         self.output_residual(predicted, out, self.objective.output)
         return out

@@ -31,11 +31,10 @@ def sizes_of(terms: Sequence[t.Term]) -> list[int]:
     >>> sizes_of([parse_term("1 where k == 0"), parse_term("2 * log(q) where k == 0")])
     [2, 4]
     """
-    conditions = [getattr(term, "condition", None) for term in terms]
-    shared = Counter(conditions)
+    shared = Counter(term.condition for term in terms)
     found: list[int] = []
-    for term, condition in zip(terms, conditions, strict=True):
-        size = t.nodes(term)
+    for term in terms:
+        size, condition = t.nodes(term), term.condition
         if condition is not None and shared[condition] > 1:
             size += (shared[condition] == 2) - t.nodes(condition)  # the sum is a node
         found.append(size)
@@ -77,11 +76,7 @@ def pruned(
 
 
 def curvature(design: SparseDesign) -> np.ndarray:
-    """Return the curvature of the cross-entropy by the weights, at the rows that were predicted last.
-
-    Returns:
-        float64 (weights, weights).
-    """
+    """Return the curvature of the cross-entropy by the weights, at the rows that were predicted last."""
     numbers = design.planes.numbers(design.program.terms)
     planes = np.array([design.planes.plane(n) for own in numbers for n in own], dtype=np.float32)
     found = w.derivatives(planes, design.rows, design.predicted)[1]
@@ -157,11 +152,7 @@ def trim(task: HeadTask, program: t.Head, score: Callable[[Sequence[t.Head]], np
 
 def without(program: SetProgram, x: np.ndarray, inverse: np.ndarray,
             gone: Sequence[int]) -> tuple[SetProgram, np.ndarray]:  # fmt: skip
-    """Return a program without some terms, and its weights, moved to make up for them.
-
-    Args:
-        inverse: of its ``curvature``.
-    """
+    """Return a program without some terms, and its weights, moved to make up (``weights.without``)."""
     slots = [range(at.start, at.stop) for _, at in program.parts()]
     out = np.array([place for i in gone for place in slots[i]])
     left = tuple(term for i, term in enumerate(program.terms) if i not in gone)

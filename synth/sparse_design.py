@@ -226,11 +226,7 @@ class SparseDesign:
         return x
 
     def losses(self, x: np.ndarray) -> np.ndarray:
-        """Return what the objective loses without each of the program's plain terms of one weight.
-
-        Returns:
-            float64 (terms).
-        """
+        """Return what the objective loses without each of the program's plain terms of one weight."""
         self.value(x)
         before = self.rows.row_scores(self.predicted).sum()
         found = np.empty(len(x))

@@ -40,15 +40,10 @@ ROLE_WORTH = {"offer": 1.0, "first": 0.5, "query": 1.0, "key": 1.0}
 
 @dataclass(frozen=True, eq=False)
 class Dictionary:
-    """Scores and heads' coefficients.
+    """Scores and heads' coefficients."""
 
-    Attributes:
-        weights: float32 (scores, predicates).
-        uses: by role, float32 (heads, scores).
-    """
-
-    weights: np.ndarray
-    uses: dict[str, np.ndarray]
+    weights: np.ndarray  # float32 (scores, predicates)
+    uses: dict[str, np.ndarray]  # by role, float32 (heads, scores)
 
 
 def find_dictionary(rows: RowsOfHeads, held_out: RowsOfHeads, places: np.ndarray, seed: int, threads: int,
