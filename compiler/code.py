@@ -113,11 +113,7 @@ class Code:
         return np.array(rows, dtype=np.int32).reshape(-1, 5)
 
     def functions(self, length: int) -> np.ndarray:
-        """Return number in ``REALS``, rate and values at 0, 1, … of the functions of factors.
-
-        Returns:
-            float64 (functions, 2 + at least ``length``).
-        """
+        """Return number in ``REALS``, rate, and ``length`` values or more, by function of factors, float64."""
         table = self._tabulated
         if table is None or table.shape[1] < length + 2:
             size = max(64, 1 << (length - 1).bit_length())

@@ -97,11 +97,7 @@ class Plan:
         return self.code.size
 
     def packed(self, text: int) -> np.ndarray:
-        """Evaluate all programs on one text, without the entries that queries do not see.
-
-        Returns:
-            float32 (programs, entries): the visible entries of each matrix, row by row.
-        """
+        """Evaluate all programs on one text: the visible entries row by row, float32 (programs, entries)."""
         out = np.empty((self.size, self._entries(text)), dtype=np.float32)
         for part in self.parts(text):
             here = part.entries
@@ -133,11 +129,7 @@ class Plan:
         return made[self.code.truths].astype(np.uint8), made[~self.code.truths]
 
     def planes(self, rows: Sequence[np.ndarray]) -> np.ndarray:
-        """Compute the planes on some rows (queries) of every text; see ``code.programs``.
-
-        Returns:
-            float32 (planes, visible entries of these rows of all texts, concatenated).
-        """
+        """Compute the planes on some rows of all texts, concatenated: float32 (planes, visible entries)."""
         sizes = self.batch.sizes.tolist()
         counts = [int((chosen + 1).sum()) if self.causal else len(chosen) * n
                   for chosen, n in zip(rows, sizes, strict=True)]  # fmt: skip

@@ -21,7 +21,7 @@ SAME = 1e-9
 
 def squared_errors(capture: Capture, text: int, heads: Sequence[int],
                    predicted: np.ndarray) -> np.ndarray:  # fmt: skip
-    """Sum the squared errors of heads' outputs on a text with programs in their place.
+    """Sum the squared errors of heads' outputs on a text with programs there: float64 (heads, programs).
 
     >>> capture = Capture.from_arrays(
     ...     [["a", " b"]], [[[[[1, 0], [0.5, 0.5]]]]], values=[[[[[0, 0], [2, 0]]]]]
@@ -32,9 +32,6 @@ def squared_errors(capture: Capture, text: int, heads: Sequence[int],
     Args:
         heads: numbers of heads, ``layer * heads_per_layer + head``.
         predicted: float32 (programs, entries): the programs' attention, packed.
-
-    Returns:
-        float64 (heads, programs).
     """
     n = len(capture.tokens(text))
     starts = np.append(row_starts(n, capture.causal), n_entries(n, capture.causal))

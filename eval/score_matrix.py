@@ -22,14 +22,11 @@ IoU (sum of minima by sum of maxima), IoU without the first column, mean Jensen-
 
 def measure_text(plan: Plan, text: int, heads: np.ndarray,
                  metrics: Sequence[str] = METRICS) -> dict[str, np.ndarray]:  # fmt: skip
-    """Compare all programs of a plan with heads on one text, in one pass.
+    """Compare all programs of a plan with heads on one text: each metric, float64 (heads, programs).
 
     Args:
         heads: float32 (heads, entries): packed attention, rows summing to 1.
         metrics: some of ``METRICS``.
-
-    Returns:
-        float64 (heads, programs) of each metric, over the visible entries of the text.
     """
     n, shape = int(plan.batch.sizes[text]), (len(heads), plan.size)
     # IoU and tv cost as much together as one of them; jsd costs several times as much.
@@ -98,7 +95,7 @@ def measure_texts(plan: Plan, heads: Callable[[int], np.ndarray], metrics: Seque
 
 
 def score_matrix(plan: Plan, heads: Callable[[int], np.ndarray]) -> np.ndarray:
-    """Average the IoU of all programs with all heads over the texts of a plan's batch.
+    """Average the IoU of all heads with all programs over the texts of a plan's batch, float64.
 
     >>> from attn_dsl.compiler.columns import Batch
     >>> from attn_dsl.dsl.parser import parse
@@ -109,9 +106,6 @@ def score_matrix(plan: Plan, heads: Callable[[int], np.ndarray]) -> np.ndarray:
 
     Args:
         heads: as ``measure_texts`` takes them.
-
-    Returns:
-        float64 (heads, programs).
     """
     total = sum(found["iou"] for found in measure_texts(plan, heads, ("iou",)))
     return np.asarray(total / len(plan.batch))

@@ -106,15 +106,12 @@ def write_programs(run: Run, inside: bool, comments: bool) -> None:
 
 
 def score_values(definitions: t.Definitions, batch: Batch) -> np.ndarray:
-    """Compute the values of scores at every token, as the last query of its text sees it.
+    """Compute scores at every token, as the last query of its text sees it: float32 (tokens, scores).
 
     >>> score_values(parse_definitions("score S:\\n 2 where capital(i)"),
     ...              Batch([Tokens.from_strings(["A", " b"])]))
     array([[2.],
            [0.]], dtype=float32)
-
-    Returns:
-        float32 (tokens, scores), all texts concatenated.
     """
     program = t.Head("scores", "bidirectional",
                      sets=tuple([t.SetDefinition(*one) for one in definitions.sets.items()]),

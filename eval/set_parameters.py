@@ -161,13 +161,10 @@ def in_place(node: N, sets: Mapping[str, t.SetLiteral]) -> N:
 
 
 def set_program(program: t.Head, *, plain: bool = True) -> tuple[SetProgram, np.ndarray]:
-    """Return a program with the elements of its sets as parameters; each part of a sum is a term.
+    """Return a program with the elements of its sets as parameters, and these; each part of a sum is a term.
 
     Args:
         plain: give the elements of sets without weights some as well, and take steps of tables.
-
-    Returns:
-        The program, and the parameters that compute the same.
     """
     program = in_place(program, {d.name: d.value for d in program.sets})
     terms: list[t.Term] = []
@@ -244,15 +241,12 @@ class TokenSymbols:
         self._known: dict[t.Call, np.ndarray] = {}
 
     def numbers(self, value: t.Call, elements: Sequence[str], first: int) -> np.ndarray:
-        """Return which parameter the symbol at every token looks up.
+        """Return which parameter each token looks up, int32, by the numbers of ``set_scores``.
 
         Args:
             value: a feature of a query or key, which may be shifted.
             elements: the strings of a set.
             first: the parameter of the first of them.
-
-        Returns:
-            int32 (tokens of the batch): numbers as in ``set_scores``.
         """
         symbols = self._symbols(value)  # the batch learns them
         table = np.full(len(self.batch.symbols), NONE, dtype=np.int32)

@@ -85,16 +85,13 @@ def curvature(design: SparseDesign) -> np.ndarray:
 
 def kept(terms: Sequence[t.Term], x: np.ndarray, losses: np.ndarray, bend: np.ndarray,
          room: int) -> tuple[tuple[t.Term, ...], np.ndarray]:  # fmt: skip
-    """Leave out terms, those that lose least by node first, until the others have room.
+    """Leave out terms that lose least by node until there is room; return the others, with weights moved.
 
     Args:
         x: their weights.
         losses: of each alone, while the other weights stay.
         bend: their ``curvature``.
         room: how many nodes the terms that stay may have.
-
-    Returns:
-        The terms that stay, and their weights, moved to make up for those that went.
     """
     x, inverse, left = x.copy(), np.linalg.inv(bend), list(range(len(x)))
     # from the likelihood that is lost to second order to the score
@@ -111,7 +108,7 @@ def kept(terms: Sequence[t.Term], x: np.ndarray, losses: np.ndarray, bend: np.nd
 
 def trim(task: HeadTask, program: t.Head, score: Callable[[Sequence[t.Head]], np.ndarray],
          price: float) -> t.Head | None:  # fmt: skip
-    """Leave out of a program the terms that are not worth their nodes on other texts.
+    """Leave out the terms that are not worth their nodes on other texts; None if all are worth theirs.
 
     The terms that are not worth theirs alone are left out together as far as that pays, until every
     term is worth its nodes.
@@ -119,9 +116,6 @@ def trim(task: HeadTask, program: t.Head, score: Callable[[Sequence[t.Head]], np
     Args:
         score: of programs, on the other texts.
         price: the score that a node must bring.
-
-    Returns:
-        The smaller program; None if all of it is worth its nodes.
     """
 
     def worths(every: Sequence[tuple[SetProgram, np.ndarray]]) -> tuple[list[t.Head], np.ndarray]:

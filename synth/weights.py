@@ -128,15 +128,12 @@ def without(x: np.ndarray, inverse: np.ndarray, gone: np.ndarray) -> np.ndarray:
 
 
 def fit(planes: np.ndarray, rows: HeadRows, ridge: float = 1e-3) -> tuple[np.ndarray, np.ndarray]:
-    """Find the weights that minimise the cross-entropy to a head's rows, plus a small ridge.
+    """Find the weights that minimise the cross-entropy to a head's rows; return them and the predicted rows.
 
     Args:
         planes: float32 (weights, entries).
         rows: the head's rows.
         ridge: penalty per row on half the squared weights, which keeps them finite.
-
-    Returns:
-        The weights, and the predicted rows (float32, entries).
     """
     t, count = len(planes), len(rows)
     w = np.zeros(t)

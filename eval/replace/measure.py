@@ -207,7 +207,7 @@ class HeldOut:
 
     def damages(self, heads: Mapping[Head, Standing],
                 taken: Iterable[Head] = ()) -> dict[Head, float]:  # fmt: skip
-        """Predict by how much each head's program raises KL(original || replaced), from gradients.
+        """Predict how many nats each head's program adds to KL(original || replaced) in all, from gradients.
 
         Let a row of a head be a mixture of its own attention and the program's. A head's damage is the
         sum over all rows of all texts of half the square of the derivative by the program's share of
@@ -216,9 +216,6 @@ class HeldOut:
 
         Args:
             taken: those of the heads that are replaced meanwhile: their shares are 1.
-
-        Returns:
-            By head, nats, summed over the predictions of all texts.
         """
         found, taken = dict.fromkeys(sorted(heads), 0.0), frozenset(taken)
         model = self.loaded.model

@@ -77,16 +77,13 @@ class ReplacedModel:
     def unseen_windows(self, spec: Spec, max_tokens: int | None, max_texts: int,
                        seen: Sequence[Part] = ("fit", "select"),
                        but_not: Spec | None = None) -> tuple[list[tuple[int, ...]], int]:  # fmt: skip
-        """Cut a user's texts into windows, leaving out those that the run has seen.
+        """Cut a user's texts into windows of ids; leave out the texts that the run has seen, and count these.
 
         Args:
             spec: the texts, as for ``read_texts``.
             max_tokens: of a window; those of the run's capture by default.
             max_texts: the most windows.
             seen, but_not: the splits, and texts, that are left out.
-
-        Returns:
-            Per window its token ids; and how many texts were left out.
         """
         from attn_dsl.eval.capture_write import choose_windows
 

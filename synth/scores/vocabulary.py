@@ -65,11 +65,7 @@ def shifted(node: t.Predicate, shift: int) -> t.Predicate:
 
 
 def chosen(batch: Batch, causal: bool) -> tuple[list[t.Predicate], np.ndarray]:
-    """Return the candidates that hold neither too rarely nor nearly always, once each.
-
-    Returns:
-        The predicates, and their values at every token: float32 (tokens, predicates).
-    """
+    """Return candidates that hold neither too rarely nor nearly always, and their values at every token."""
     found: dict[bytes, tuple[t.Predicate, np.ndarray]] = {}
     every = candidates(batch, causal)
     for low in range(0, len(every), AT_ONCE):
