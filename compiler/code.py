@@ -57,6 +57,7 @@ class Code:
 
     def __init__(self, programs: Sequence[t.Head], causal_searches: bool | None = None) -> None:
         self.graph = graph = lower(programs, causal_searches)
+        self.causal, self.size = graph.causal, len(programs)
         numbers: dict[Plane, int] = {}
         planes = [[p for term in terms for p in _planes(graph, term)] for terms in graph.programs]
         # per program, the number of the plane of each weight
@@ -72,16 +73,6 @@ class Code:
         # the start of each program in ``weights`` and ``used``, int64 (programs + 1)
         lengths = [len(planes) for planes in self.programs]
         self.offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-
-    @property
-    def causal(self) -> bool:
-        """Whether the programs are causal."""
-        return self.graph.causal
-
-    @property
-    def size(self) -> int:
-        """The number of programs."""
-        return len(self.programs)
 
     @cached_property
     def instructions(self) -> np.ndarray:
@@ -113,7 +104,7 @@ class Code:
         return np.array(rows, dtype=np.int32).reshape(-1, 5)
 
     def functions(self, length: int) -> np.ndarray:
-        """Return number in ``REALS``, rate, and ``length`` values or more, by function of factors, float64."""
+        """Return number in ``REALS``, rate, and ``length`` values or more of each function, float64."""
         table = self._tabulated
         if table is None or table.shape[1] < length + 2:
             size = max(64, 1 << (length - 1).bit_length())

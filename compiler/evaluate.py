@@ -84,17 +84,7 @@ class Plan:
 
     def __init__(self, programs: Sequence[t.Head] | Code, batch: Batch) -> None:
         self.code = programs if isinstance(programs, Code) else Code(programs)
-        self.batch = batch
-
-    @property
-    def causal(self) -> bool:
-        """Whether the programs are causal."""
-        return self.code.causal
-
-    @property
-    def size(self) -> int:
-        """The number of programs."""
-        return self.code.size
+        self.causal, self.size, self.batch = self.code.causal, self.code.size, batch
 
     def packed(self, text: int) -> np.ndarray:
         """Evaluate all programs on one text: the visible entries row by row, float32 (programs, entries)."""

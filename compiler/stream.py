@@ -131,8 +131,12 @@ class Stream:
 
     def _update(self) -> None:
         """Update the columns after tokens were appended to the analysis."""
-        n = len(self)
-        self._grow(n)
+        n, capacity = len(self), self._arrays.shape[2] - SLACK
+        if n > capacity:
+            more = max(capacity, n - capacity)
+            self._arrays = np.pad(self._arrays, ((0, 0), (0, 0), (0, more)))
+            if self._numbers:
+                self._tables = np.pad(self._tables, ((0, 0), (0, more), (0, more)))
         settled, known, opened = self._arrays
         before, self._read_tokens = self._read_tokens, n
         for name, users in self._users.items():
@@ -158,16 +162,6 @@ class Stream:
     def _all(self) -> tuple[np.ndarray, ...]:
         """The arrays that the interpreter reads."""
         return *self._arrays, self._marks, self._tables
-
-    def _grow(self, tokens: int) -> None:
-        """Enlarge the arrays to hold so many tokens."""
-        capacity = self._arrays.shape[2] - SLACK
-        if tokens <= capacity:
-            return
-        more = max(capacity, tokens - capacity)
-        self._arrays = np.pad(self._arrays, ((0, 0), (0, 0), (0, more)))
-        if self._numbers:
-            self._tables = np.pad(self._tables, ((0, 0), (0, more), (0, more)))
 
     def _number(self, key: ColumnKey, value: Value) -> int:
         if not isinstance(value, str):

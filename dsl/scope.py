@@ -43,10 +43,6 @@ class Scope(NamedTuple):
                 return found, file
         return (lexicon_literal(name) if name in lexicon() else None), None
 
-    def in_lexicon(self, name: str) -> bool:
-        """Return whether a name is that of a set of the lexicon."""
-        return name not in self.sets and not any(name in file.sets for file in self.files)
-
     def literal(self, chosen: t.SetName | t.SetLiteral) -> t.SetLiteral:
         """Return a set that is written out or named, in a checked program."""
         if isinstance(chosen, t.SetLiteral):

@@ -29,7 +29,7 @@ class Design:
         objective: what programs are scored by on the rows.
         batch: the texts.
         rows: per text, the queries that are taken.
-        starts: int64 (rows + 1): where each row's entries start.
+        starts: int64 (rows + 1): where each row's entries start; ``entries`` is the end.
         key_symbols: int32 (entries): the token string of each entry's key.
         query_symbols: int32 (rows): the token string of each row's query.
     """
@@ -47,6 +47,7 @@ class Design:
         widths = [r + 1 if self.causal else np.full(len(r), n)
                   for r, n in zip(self.rows, sizes, strict=True)]  # fmt: skip
         self.starts = np.concatenate([[0], np.cumsum(np.concatenate(widths))]).astype(np.int64)
+        self.entries = int(self.starts[-1])
         ids = self.batch.column(TOKEN).settled
         keys, queries = [], []
         for start, n, rows in zip(self.batch.starts, sizes, self.rows, strict=False):
@@ -81,11 +82,6 @@ class Design:
     def text_of_rows(self) -> np.ndarray:
         """Which text each row is of, int64 (rows)."""
         return np.repeat(np.arange(len(self.rows)), [len(rows) for rows in self.rows])
-
-    @property
-    def entries(self) -> int:
-        """How many entries the rows have."""
-        return int(self.starts[-1])
 
     def target(self, layer: int, head: int) -> HeadRows:
         """Return a head's attention on the rows, each normalised to sum to 1, and its outputs.

@@ -167,7 +167,9 @@ class _Formulas(Writer):
 
     def _found(self, key: SearchKey, at: str) -> str:
         """Write what a search finds for a position."""
-        writer = _Formulas(Program(_body_tree(key), self.program.facts), "")
+        body = t.Where(1.0, t.renamed(t.renamed(key.body, "i", "q"), "j", "k"))
+        tree = t.Head("search", "bidirectional", terms=(body,))
+        writer = _Formulas(Program(tree, self.program.facts), "")
         writer.key, writer.query = ("j'" if "j" in at else "j"), at
         over = f" {_OVER.get(key.over, key.over)} {at}" if key.over else ""
         (term,) = writer.graph.programs[0]
@@ -199,12 +201,6 @@ class _Formulas(Writer):
             verb = column.kind + " with" * (column.kind != "contains")
             found = Code(rf"{value} \text{{ {verb} }} {text}", _COMPARED)
         return Code(rf"\lnot {found.within(UNARY)}", UNARY) if negated else found
-
-
-def _body_tree(key: SearchKey) -> t.Head:
-    """Return a program whose one condition is the body of a search, with ``i`` as query and ``j`` as key."""
-    body = t.renamed(t.renamed(key.body, "i", "q"), "j", "k")
-    return t.Head("search", "bidirectional", terms=(t.Where(1.0, body),))
 
 
 def _added(text: str) -> str:
