@@ -47,13 +47,7 @@ _KINDS = {Stage.CONSTANT: Kind.NONE, Stage.QUERY: Kind.NONE, Stage.KEY: Kind.KEY
 
 
 class Code:
-    """Programs of one visibility, lowered and laid out as arrays.
-
-    >>> from attn_dsl.dsl.parser import parse
-    >>> code = Code([parse("head a causal:\\n 2 where k == 0\\n 1 where k == 0")])
-    >>> len(code.planes), code.programs
-    (1, ((0, 0),))
-    """
+    """Programs of one visibility, lowered and laid out as arrays."""
 
     def __init__(self, programs: Sequence[t.Head], causal_searches: bool | None = None) -> None:
         self.graph = graph = lower(programs, causal_searches)

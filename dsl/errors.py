@@ -135,11 +135,7 @@ def context(source: str, span: Span) -> list[str]:
 
 
 def source_lines(source: str) -> list[str]:
-    """Split a source into lines as the parser counts them, without line ends.
-
-    >>> source_lines("a\\r\\nb\\x0cc\\n")
-    ['a', 'b\\x0cc']
-    """
+    """Split a source into lines as the parser counts them, without line ends."""
     lines = [line.removesuffix("\r") for line in source.split("\n")]
     return lines[:-1] if len(lines) > 1 and not lines[-1] else lines
 

@@ -46,12 +46,7 @@ def expanded_size(node: t.Node, known: Mapping[str, tuple[int, int]]) -> tuple[i
 
 
 def looks_ahead(node: t.Node) -> bool:
-    """Return whether an expanded node reads after ``i``, at a fixed distance or by a search.
-
-    >>> from attn_dsl.dsl.parser import parse_predicate
-    >>> looks_ahead(parse_predicate("text(i+1) == text(i)"))
-    True
-    """
+    """Return whether an expanded node reads after ``i``, at a fixed distance or by a search."""
     if isinstance(node, t.Search):  # one that is backwards sees what a query at its position does
         return not node.backwards or _after(node.at) or looks_ahead(node.at)
     here = isinstance(node, t.Call) and any(map(_after, node.args))

@@ -58,11 +58,7 @@ def kind_shares(program: t.Head, worths: Sequence[float]) -> dict[str, float]:
 
 
 def category(shares: dict[str, float]) -> str:
-    """Return the kind that carries at least half of a program, or else ``mixed``.
-
-    >>> category({"first-token sink": 0.6, "local": 0.3})
-    'first-token sink'
-    """
+    """Return the kind that carries at least half of a program, or else ``mixed``."""
     name, share = next(iter(shares.items()))
     return name if share >= 0.5 else "mixed"
 

@@ -24,11 +24,7 @@ class WordSet:
 
 @lru_cache(maxsize=1)
 def lexicon() -> dict[str, WordSet]:
-    """Return all sets of the lexicon by name, sorted by name.
-
-    >>> "she" in lexicon()["Pronoun"].elements
-    True
-    """
+    """Return all sets of the lexicon by name, sorted by name."""
     from importlib.resources import files
 
     tables: dict[str, tuple[str, dict[str, Any]]] = {}
@@ -50,9 +46,5 @@ def lexicon() -> dict[str, WordSet]:
 
 @lru_cache(maxsize=256)
 def lexicon_literal(name: str) -> SetLiteral:
-    """Return a set of the lexicon as a node of the syntax tree.
-
-    >>> "she" in lexicon_literal("Pronoun").elements
-    True
-    """
+    """Return a set of the lexicon as a node of the syntax tree."""
     return SetLiteral(tuple(lexicon()[name].elements))

@@ -212,11 +212,7 @@ class SetLiteral(Node):
         object.__setattr__(self, "weights", tuple(weight for _, weight in pairs))
 
     def hundredths(self) -> dict[str, int]:
-        """Return the weight of each element in hundredths, which is an integer in a valid program.
-
-        >>> SetLiteral((".", "?"), (2.1, -0.7)).hundredths()
-        {'.': 210, '?': -70}
-        """
+        """Return the weight of each element in hundredths, which is an integer in a valid program."""
         if self.weights is None:
             return dict.fromkeys(self.elements, 100)
         return {e: round(100 * w) for e, w in zip(self.elements, self.weights, strict=True)}
@@ -505,11 +501,7 @@ def joined(terms: Sequence[Term]) -> tuple[Term, ...]:
 
 
 def rewrite(node: _N, change: Callable[[Node], Node]) -> _N:
-    """Return a tree in which each node is replaced by ``change(node)``, children before parents.
-
-    >>> rewrite(Not(Not(Always())), lambda node: node.value if isinstance(node, Not) else node)
-    Always()
-    """
+    """Return a tree in which each node is replaced by ``change(node)``, children before parents."""
     return change(with_children(node, lambda part: rewrite(part, change)))  # type: ignore[return-value]
 
 
@@ -537,11 +529,7 @@ def flat(node: Predicate, kind: type[And] | type[Or]) -> list[Predicate]:
 
 
 def unshortened(symbol: Symbol) -> tuple[Call, tuple[tuple[str, int], ...]]:
-    """Return the feature that a symbol is made of, and the functions that shorten it, in their order.
-
-    >>> unshortened(Shortened("prefix", Call("word", (Position("k"),)), 4))[1]
-    (('prefix', 4),)
-    """
+    """Return the feature that a symbol is made of, and the functions that shorten it, in their order."""
     if isinstance(symbol, Call):
         return symbol, ()
     call, functions = unshortened(symbol.value)

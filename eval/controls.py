@@ -41,11 +41,7 @@ def simple_controls(causal: bool) -> dict[str, t.Head]:
 
 
 def positional_grid(causal: bool) -> list[t.Head]:
-    """Return the 72 kernels: distance decay, weight on self, bonus for the first token.
-
-    >>> len(positional_grid(causal=True))
-    72
-    """
+    """Return the 72 kernels: distance decay, weight on self, bonus for the first token."""
     visibility = "causal" if causal else "bidirectional"
     return [parse(f"head positional {visibility} softmax:\n -{decay} * abs(q - k)\n"
                 f" {itself} where k == q\n {first} where k == 0")

@@ -38,9 +38,6 @@ class Located:
 def embedded(name: str) -> Path:
     """Return the directory or GGUF file of an embedded model; its package is not imported.
 
-    >>> embedded("demo").name
-    'demo-gpt2'
-
     Raises:
         InputError: the package is not installed, or does not hold the model.
     """

@@ -12,11 +12,7 @@ FAR = 1 << 20
 
 @lru_cache(maxsize=2)
 def bins(causal: bool) -> tuple[tuple[int, int], ...]:
-    """Return the bins of ``q - k``, first and last distance of each.
-
-    >>> bins(causal=True)[6:8]
-    ((6, 6), (7, 7))
-    """
+    """Return the bins of ``q - k``, first and last distance of each."""
     ends = [*(step - 1 for step in STEPS[1:]), FAR]
     right = tuple(zip(STEPS, ends, strict=True))
     if causal:

@@ -48,9 +48,6 @@ def choose(scores: Sequence[float], sizes: Sequence[int], price: float) -> int:
     """Return which row of a front to take: the best score less a price for every node.
 
     A score that is not a number is worse than any other.
-
-    >>> choose([0.3, 0.69, 0.7], [3, 9, 40], price=0.0005)
-    1
     """
     known = [-math.inf if math.isnan(score) else score for score in scores]
     return max(range(len(scores)), key=lambda i: (known[i] - price * sizes[i], -sizes[i]))

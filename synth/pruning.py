@@ -26,10 +26,6 @@ def sizes_of(terms: Sequence[t.Term]) -> list[int]:
     """Return by how many nodes a program is smaller without each of its terms.
 
     Terms of one condition become a sum (``tree.joined``), in which the condition is written once.
-
-    >>> from attn_dsl.dsl.parser import parse_term
-    >>> sizes_of([parse_term("1 where k == 0"), parse_term("2 * log(q) where k == 0")])
-    [2, 4]
     """
     shared = Counter(term.condition for term in terms)
     found: list[int] = []

@@ -169,9 +169,5 @@ def fit(planes: np.ndarray, rows: HeadRows, ridge: float = 1e-3) -> tuple[np.nda
 
 
 def rounded(weights: np.ndarray, digits: int = 2) -> np.ndarray:
-    """Round weights to significant digits.
-
-    >>> rounded(np.array([1.2345, -0.04567, 0.0]))
-    array([ 1.2  , -0.046,  0.   ])
-    """
+    """Round weights to significant digits."""
     return np.array([float(f"{w:.{digits}g}") for w in weights])

@@ -49,11 +49,7 @@ class Code(NamedTuple):
     level: int = ATOM
 
     def within(self, level: int) -> str:
-        """Return the source, in parentheses if it binds looser than ``level``.
-
-        >>> Code("q - k", SUM).within(UNARY)
-        '(q - k)'
-        """
+        """Return the source, in parentheses if it binds looser than ``level``."""
         return self.text if self.level >= level else f"({self.text})"
 
 

@@ -291,10 +291,6 @@ def within(matrices: Matrices, seen: torch.Tensor) -> Matrices:
     """Keep what a query sees, each row summing to what it did before.
 
     A row with nothing that its query sees becomes uniform, as an empty row does in a program.
-
-    >>> seen = torch.tensor([[[True, False], [False, True]]])
-    >>> within(torch.tensor([[[[1.0, 0.0], [0.5, 0.5]]]]), seen).tolist()
-    [[[[1.0, 0.0], [0.0, 1.0]]]]
     """
     total = matrices.sum(-1, keepdim=True)
     kept = matrices * seen

@@ -65,21 +65,13 @@ def steps(what: str, total: int, tell: Tell) -> Callable[[], None]:
 
 
 def spearman(order: Sequence[Head], other: Sequence[Head]) -> float:
-    """Return the rank correlation of two orders of the same heads.
-
-    >>> spearman([(0, 0), (0, 1), (1, 0)], [(0, 0), (1, 0), (0, 1)])
-    0.5
-    """
+    """Return the rank correlation of two orders of the same heads."""
     place = {head: i for i, head in enumerate(other)}
     return float(np.corrcoef(range(len(order)), [place[head] for head in order])[0, 1])
 
 
 def count_of(fraction: float, heads: int) -> int:
-    """Return how many heads a share is, at least one.
-
-    >>> count_of(0.25, 40), count_of(0.05, 12)
-    (10, 1)
-    """
+    """Return how many heads a share is, at least one."""
     return max(1, math.floor(fraction * heads + 0.5))
 
 

@@ -58,11 +58,7 @@ class ReplacedModel:
         return HeldOut(self.loaded, self.ids(part), seed=self.seed)
 
     def choose_heads(self, text: str | None) -> list[Head]:
-        """Read a choice of heads; an InputError if the run has no program for one that is named.
-
-        >>> model.choose_heads("L2H3,L4")
-        [(2, 3), (4, 0), (4, 1)]
-        """
+        """Read a choice of heads; an InputError if the run has no program for one that is named."""
         if text is None:
             return self.heads
         chosen = parse_heads(text, self.loaded.n_layers, self.loaded.n_heads)

@@ -125,14 +125,7 @@ def tune(model: ReplacedModel, heads: Sequence[Head], settings: TuneSettings, fu
 
 
 def with_first_token(program: Program) -> Program:
-    """Give a program a term for the first token if it has none.
-
-    >>> from attn_dsl.compiler.program import parse
-    >>> print(with_first_token(parse("head a causal:\\n    1 where k == q")).source)
-    head a causal softmax:
-        1 where k == q
-        0 where k == 0
-    """
+    """Give a program a term for the first token if it has none."""
     if _has_first_token(program):
         return program
     return _with_terms(program, (*program.tree.terms, FIRST_TOKEN))
