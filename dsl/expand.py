@@ -29,11 +29,7 @@ def expand(node: _T, scope: Scope) -> _T:
 
 
 def expanded_size(node: t.Node, known: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
-    """Return how many nodes ``expand`` would make of a node, and in how many of them ``i`` is free.
-
-    Args:
-        known: both numbers for each function.
-    """
+    """Return how many nodes ``expand`` would make, and in how many ``i`` is free; ``known``: by function."""
     if isinstance(node, t.Position):
         return 1, int(node.variable == "i")
     sizes = [expanded_size(child, known) for child in node.children()]

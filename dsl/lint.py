@@ -33,9 +33,6 @@ def lint(program: t.Head, source: str = "", name: str = "<program>") -> list[Pro
     >>> from attn_dsl.dsl.parser import parse
     >>> print(lint(parse("head a causal:\\n 1 where k > q"))[0].message)
     `k > q` never holds
-
-    Args:
-        source, name: the text and the name of the program, for messages.
     """
     linter = _Linter(program, source, name)
     parts = (*program.functions, *program.scores, *program.terms)

@@ -88,11 +88,7 @@ _NUMBERS = (t.Integer, t.Position, t.Arithmetic, t.Modulo, t.Absolute, t.Extremu
 
 
 def type_of(node: t.Node, types: Mapping[str, Type]) -> Type:
-    """Return the type of a predicate, an integer or a symbol.
-
-    Args:
-        types: those of definitions.
-    """
+    """Return the type of a predicate, an integer or a symbol."""
     if isinstance(node, t.Call):
         return types[node.name] if node.name in types else FEATURES[node.name].type
     if isinstance(node, t.Quantifier | t.Search):

@@ -156,10 +156,6 @@ class Capture(Tabular):
         >>> (capture.matrix(0, 0, 0) @ capture.contributions(0, 0)).tolist()
         [[3.0, 0.0], [2.0, 2.0]]
 
-        Args:
-            index: which text.
-            number: which head, ``layer * heads_per_layer + head``.
-
         Returns:
             float32, shape [n, head size].
 
@@ -219,10 +215,6 @@ class Capture(Tabular):
         >>> capture = Capture.from_arrays([["a", " b"]], [[[[[1, 0], [0.5, 0.5]]]]])
         >>> capture.attention(0, [0]).tolist()
         [[1.0, 0.5, 0.5]]
-
-        Args:
-            index: which text.
-            heads: numbers of heads; all if None.
 
         Returns:
             float32, shape [heads, entries], as :meth:`packed`.

@@ -239,9 +239,6 @@ class TextReader:
     def read(self, text: str, longest: int = LONGEST) -> Capture:
         """Return a capture of one text, in memory, with value vectors where the model has them.
 
-        Args:
-            longest: the most tokens of the text.
-
         Raises:
             InputError: the text is too short or too long.
         """

@@ -111,11 +111,6 @@ def divergences(actual, predicted, starts, out):
     Half the divergence of a pair of entries is (a + b) / 4 times
     (1 + r) log2(1 + r) + (1 - r) log2(1 - r) with r = (a - b) / (a + b): no term is negative, so
     that nothing is lost where two rows are nearly the same.
-
-    Args:
-        actual, predicted: float32 (heads, entries) and (programs, entries).
-        starts: int64 (rows + 1), where each row starts.
-        out: float64 (heads, programs).
     """
     size = starts[-1]
     high = np.empty(size, dtype=np.float32)

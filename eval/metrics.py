@@ -16,9 +16,6 @@ def ious(actual: np.ndarray, predicted: np.ndarray) -> np.ndarray:
 
     >>> ious(np.float32([[0.5, 0.5]]), np.float32([[1.0, 0.0], [0.5, 0.5]])).round(3)
     array([[0.333, 1.   ]])
-
-    Args:
-        actual: float32 (heads, entries). predicted: float32 (programs, entries).
     """
     shared = np.zeros((len(actual), len(predicted)))
     minima(in_lanes(actual), in_lanes(predicted), shared)

@@ -22,12 +22,7 @@ IoU (sum of minima by sum of maxima), IoU without the first column, mean Jensen-
 
 def measure_text(plan: Plan, text: int, heads: np.ndarray,
                  metrics: Sequence[str] = METRICS) -> dict[str, np.ndarray]:  # fmt: skip
-    """Compare all programs of a plan with heads on one text: each metric, float64 (heads, programs).
-
-    Args:
-        heads: float32 (heads, entries): packed attention, rows summing to 1.
-        metrics: some of ``METRICS``.
-    """
+    """Compare all programs of a plan with heads on one text: each metric, float64 (heads, programs)."""
     n, shape = int(plan.batch.sizes[text]), (len(heads), plan.size)
     # IoU and tv cost as much together as one of them; jsd costs several times as much.
     sums = {name: np.zeros(shape) for name in ("shared", "first", "jsd", "top1")}
@@ -103,9 +98,6 @@ def score_matrix(plan: Plan, heads: Callable[[int], np.ndarray]) -> np.ndarray:
     >>> plan = Plan([parse("head u causal:\\n")], Batch([Tokens.from_strings(["a", " b"])]))
     >>> score_matrix(plan, lambda text: np.float32([[1, 0.5, 0.5]]))
     array([[1.]])
-
-    Args:
-        heads: as ``measure_texts`` takes them.
     """
     total = sum(found["iou"] for found in measure_texts(plan, heads, ("iou",)))
     return np.asarray(total / len(plan.batch))

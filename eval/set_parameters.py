@@ -241,13 +241,7 @@ class TokenSymbols:
         self._known: dict[t.Call, np.ndarray] = {}
 
     def numbers(self, value: t.Call, elements: Sequence[str], first: int) -> np.ndarray:
-        """Return which parameter each token looks up, int32, by the numbers of ``set_scores``.
-
-        Args:
-            value: a feature of a query or key, which may be shifted.
-            elements: the strings of a set.
-            first: the parameter of the first of them.
-        """
+        """Return which parameter each token looks up, int32, by the numbers of ``set_scores``."""
         symbols = self._symbols(value)  # the batch learns them
         table = np.full(len(self.batch.symbols), NONE, dtype=np.int32)
         for i, element in enumerate(elements):

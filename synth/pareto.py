@@ -10,15 +10,12 @@ T = TypeVar("T")
 
 def front(items: Sequence[T], size: Callable[[T], int] = attrgetter("nodes"),
           score: Callable[[T], float] = attrgetter("score"), least: float = 0.0) -> list[T]:  # fmt: skip
-    """Return the items that score better than all that are not larger, smallest first.
+    """Return the items that score better, by ``least``, than all that are not larger; smallest first.
 
     Items whose score is not a number are left out.
 
     >>> front([(5, 0.5), (9, 0.4), (9, 0.7), (20, 0.8)], lambda x: x[0], lambda x: x[1])
     [(5, 0.5), (9, 0.7), (20, 0.8)]
-
-    Args:
-        least: by how much an item must be better than the one before.
     """
     kept: list[T] = []
     items = [item for item in items if not math.isnan(score(item))]

@@ -256,11 +256,7 @@ class Controller:
         return scores if scores.dim() == 4 and scores.shape[:3] == shape else None
 
     def weights(self, layer: int, probabilities: torch.Tensor, scores: Any) -> torch.Tensor:
-        """Put the matrices of replaced heads among a layer's (texts, heads, queries, keys).
-
-        Args:
-            scores: what the probabilities are the softmax of.
-        """
+        """Put the matrices of replaced heads among a layer's (texts, heads, queries, keys)."""
         heads = self.heads(layer)
         if not heads:
             return probabilities

@@ -212,10 +212,8 @@ class HeldOut:
         Let a row of a head be a mixture of its own attention and the program's. A head's damage is the
         sum over all rows of all texts of half the square of the derivative by the program's share of
         the loss of the texts' own tokens, plus that of the KL, which is 0 as long as nothing is
-        replaced. The former estimates half the second derivative of the KL (its Fisher information).
-
-        Args:
-            taken: those of the heads that are replaced meanwhile: their shares are 1.
+        replaced. The former estimates half the second derivative of the KL (its Fisher information). The
+        heads that are ``taken`` are replaced meanwhile: their shares are 1.
         """
         found, taken = dict.fromkeys(sorted(heads), 0.0), frozenset(taken)
         model = self.loaded.model

@@ -79,11 +79,7 @@ class Measurements:
 
     def damages(self, held_out: HeldOut, heads: Sequence[Head],
                 taken: Sequence[Head] = ()) -> dict[Head, float]:  # fmt: skip
-        """Return the damage of the programs of some heads by gradients, or look it up.
-
-        Args:
-            taken: those of the heads that are replaced meanwhile.
-        """
+        """Return the damage of the programs of some heads by gradients, or look it up."""
 
         def made() -> dict[str, list[float]]:
             found = held_out.damages(self.standing("programs", heads), taken)

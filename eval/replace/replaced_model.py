@@ -73,14 +73,7 @@ class ReplacedModel:
     def unseen_windows(self, spec: Spec, max_tokens: int | None, max_texts: int,
                        seen: Sequence[Part] = ("fit", "select"),
                        but_not: Spec | None = None) -> tuple[list[tuple[int, ...]], int]:  # fmt: skip
-        """Cut a user's texts into windows of ids; leave out the texts that the run has seen, and count these.
-
-        Args:
-            spec: the texts, as for ``read_texts``.
-            max_tokens: of a window; those of the run's capture by default.
-            max_texts: the most windows.
-            seen, but_not: the splits, and texts, that are left out.
-        """
+        """Cut a user's texts into windows of ids; leave out texts that the run has seen, and count them."""
         from attn_dsl.eval.capture_write import choose_windows
 
         most = max_tokens or int(self.capture.meta.get("max_tokens", 128))

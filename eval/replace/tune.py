@@ -186,11 +186,7 @@ class Trainer:
             self.best = self.weights.detach().cpu().clone()
 
     def epoch(self, fit: HeldOut, select: HeldOut, state: Path | None = None) -> None:
-        """Pass over the fit texts once, or to the end, and measure on the select texts.
-
-        Args:
-            state: a file that keeps what is done, step by step.
-        """
+        """Pass over the fit texts once, or to the end, and measure on the select texts."""
         draw = np.random.default_rng([self.settings.seed, len(self.history)])
         start = (len(self.history) - 1) * len(fit.batches)
         for number in draw.permutation(len(fit.batches))[self.steps :]:

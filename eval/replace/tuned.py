@@ -28,11 +28,7 @@ FILE, STATE = "tuned.json", "state.safetensors"
 
 def tuned_programs(model: ReplacedModel, heads: Sequence[Head], further: Sequence[Ids], folder: Path,
                    seed: int, tell: Tell) -> tuple[dict[Head, Program], dict[str, Any]]:  # fmt: skip
-    """Tune programs and write them, or read those written before; return them, and what there is to tell.
-
-    Args:
-        folder: holds a folder for each tuning, which is named by the hash of its settings.
-    """
+    """Tune programs and write them, or read those written before; return them, and what there is to tell."""
     settings = TuneSettings(seed=seed)
     key = {"revision": model.loaded.revision, "capture": model.capture.hash,
            "programs": [model.programs[head].source for head in heads],

@@ -21,12 +21,7 @@ ENTRIES = 60_000  # on about how many entries of the fit split programs are comp
 
 
 class Library:
-    """Suggests programs of the library, so that their weights are fitted.
-
-    Args:
-        programs: those of the library, with the visibility of the heads; evaluated once for all heads.
-        most: how many are suggested.
-    """
+    """Suggests programs of the library, so that their weights are fitted."""
 
     name = "library"
 
@@ -42,11 +37,7 @@ class Library:
                                           terms=tuple(map(bare, program.terms)))  # fmt: skip
 
     def nearest(self, number: int) -> list[t.Head]:
-        """Rank the programs, as they are, by their IoU with a head; of equals, the smaller first.
-
-        Args:
-            number: of the head, ``layer * heads_per_layer + head``.
-        """
+        """Rank the programs, as they are, by their IoU with a head; of equals, the smaller first."""
         with self._lock:
             matrices = self._matrices
         scores = np.zeros(len(self.programs))
