@@ -9,7 +9,7 @@ scores the programs written by hand and fits nothing.
 
 import argparse
 import json
-import resource
+import os
 import tempfile
 import tomllib
 from collections.abc import Iterator
@@ -50,27 +50,10 @@ def by_hand(name: str, capture: attn_dsl.Capture) -> dict[str, attn_dsl.Program 
     return found
 
 
-def iou(capture: attn_dsl.Capture, head: str, program: attn_dsl.Program, seed: int = 0) -> float:
-    """Return the mean IoU of a program on the test texts."""
-    layer, own = map(int, head[1:].split("H"))
-    scores = []
-    for index in capture.split(seed)["test"]:
-        real, made = capture.matrix(index, layer, own), program(capture.tokens(index))
-        scores.append(np.minimum(real, made).sum() / np.maximum(real, made).sum())
-    return float(np.mean(scores))
-
-
 def one_line(source: str) -> str:
     """Return the definitions and terms of a program on one line, without its comments."""
     lines = [line.strip() for line in source.splitlines() if not line.lstrip().startswith("#")]
     return "; ".join(line for line in lines if line and not line.startswith("head ")) or "uniform"
-
-
-def processor_time() -> float:
-    """Return the seconds of processor time of this process and those that it ran."""
-    kinds = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
-    used = [resource.getrusage(kind) for kind in kinds]
-    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def rows(name: str, capture: attn_dsl.Capture, out: Path | None) -> Iterator[tuple[float, str]]:
@@ -80,7 +63,7 @@ def rows(name: str, capture: attn_dsl.Capture, out: Path | None) -> Iterator[tup
     for head, program in by_hand(name, capture).items():
         hand = "-" if program is None else str(program.nodes)
         if out is None:
-            score = float("nan") if program is None else iou(capture, head, program)
+            score = float("nan") if program is None else program.score(capture, head).iou.mean
             nodes, source = hand, "-" if program is None else one_line(program.source)
         else:
             result = results[head]
@@ -101,14 +84,14 @@ def main() -> None:
     scores = []
     print("| head | IoU (test texts) | nodes | by hand | program |\n|---|---|---|---|---|",
           flush=True)  # fmt: skip
-    started = processor_time()
+    started = sum(os.times()[:4])  # of this process and those that it ran
     with tempfile.TemporaryDirectory() as folder:
         for name, capture in chosen.items():
             out = None if options.by_hand else (options.out or Path(folder)) / name
             for score, line in rows(name, capture, out):
                 scores.append(score)
                 print(line, flush=True)
-    reached, spent = sum(score >= TARGET for score in scores), processor_time() - started
+    reached, spent = sum(score >= TARGET for score in scores), sum(os.times()[:4]) - started
     print(f"\n{reached} of {len(scores)} heads reach {TARGET}; {spent:.0f} s of processor time")
 
 
