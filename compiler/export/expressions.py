@@ -27,7 +27,7 @@ from attn_dsl.compiler.operations import (
     SUM,
     UNARY,
     Operation,
-)  # fmt: skip
+)
 from attn_dsl.compiler.program import Program
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.limits import LEAST_MASS, MAX_WEIGHT, TERM_LIMIT

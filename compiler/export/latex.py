@@ -14,7 +14,7 @@ from attn_dsl.compiler.operations import (
     DISJUNCTION,
     QUANTIFIERS,
     UNARY,
-)  # fmt: skip
+)
 from attn_dsl.compiler.program import Program
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.definitions import self_contained
