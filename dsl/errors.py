@@ -103,12 +103,8 @@ class ProgramErrors(ProgramError):
         super().__init__(first.message, first.span, first.source, name=first.name)
 
     def __str__(self) -> str:
-        more = len(self.errors) - MAX_ERRORS
-        told = [
-            *map(str, self.errors[:MAX_ERRORS]),
-            *([f"… and {more:,} more errors"] * (more > 0)),
-        ]
-        return "\n".join(told)
+        told, more = [*map(str, self.errors[:MAX_ERRORS])], len(self.errors) - MAX_ERRORS
+        return "\n".join([*told, f"… and {more:,} more errors"] if more > 0 else told)
 
 
 def context(source: str, span: Span) -> list[str]:

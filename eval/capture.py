@@ -188,16 +188,13 @@ class Capture(Tabular):
         """Return the hash of the source text that one text (window) was cut from."""
         return self.records[index].source_hash
 
-    def packed(self, index: int) -> Array:
-        """Return one text's attention of all heads, as stored.
+    def packed(self, index: int, some: slice = slice(None)) -> Array:
+        """Return one text's attention of some heads, as stored.
 
         Returns:
             float16 (from disk) or float32, shape [n_heads, entries]; the visible entries row by
             row, n(n+1)/2 of them for a causal model and n*n otherwise.
         """
-        return self._attention(index, slice(None))
-
-    def _attention(self, index: int, some: slice) -> Array:
         wanted = (self.n_heads, n_entries(len(self.tokens(index)), self.causal))
         return self._rows("attention", index, wanted, some)
 
@@ -224,7 +221,7 @@ class Capture(Tabular):
         """
         numbers = [*range(self.n_heads)] if heads is None else [*heads]
         first, last = min(numbers, default=0), max(numbers, default=-1) + 1
-        near = self._attention(index, slice(first, last))  # of one head it reads no other
+        near = self.packed(index, slice(first, last))  # of one head it reads no other
         values = near[[number - first for number in numbers]].astype(np.float32)
         with np.errstate(divide="ignore", invalid="ignore"):
             sums = normalise_rows(values, len(self.tokens(index)), self.causal)

@@ -6,7 +6,7 @@ and ``SetProgram.written`` go from a program to its vector and back.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any, TypeGuard, TypeVar
@@ -67,6 +67,23 @@ class SetTerm:
         for one in self.lookups:
             yield weights[at : at + len(one.elements)]
             at += len(one.elements)
+
+    def places(self, first: int, causal: bool,
+               add: Callable[[Lookup, int], int]) -> tuple[int, int, int]:  # fmt: skip
+        """Add its lookups, and return the last three columns of its row of ``SetScores.terms``.
+
+        Args:
+            first: the number of its first parameter.
+            add: gets a lookup and the number of its first parameter; returns its row of queries or keys.
+        """
+        rows, hidden = {"q": -1, "k": -1}, 0
+        for one in self.lookups:
+            place = one.position
+            rows[place.variable] = add(one, first)
+            if causal and place.variable == "k":  # a key at the end of a row has no later one
+                hidden = max(hidden, place.shift)
+            first += len(one.elements)
+        return rows["q"], rows["k"], hidden
 
     def written(self, weights: Any) -> t.Term:
         """Return the term with weights for its parameters; elements of weight 0 are left out."""
@@ -226,11 +243,6 @@ def _looked_up(value: t.Symbol) -> TypeGuard[t.Call]:
     if isinstance(value, t.Shortened) or value.name not in FEATURES:
         return False
     return isinstance(value.args[0], t.Position) and FEATURES[value.name].reads == "left"
-
-
-def hidden_keys(position: t.Position, causal: bool) -> int:
-    """Return for how many of the last keys that a query sees the shifted one is not seen."""
-    return max(position.shift, 0) if causal and position.variable == "k" else 0
 
 
 class TokenSymbols:

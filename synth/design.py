@@ -1,10 +1,8 @@
 """The design: the rows of attention that a search fits on, and the planes of its terms there."""
 
 import dataclasses
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import repeat
 
 import numpy as np
@@ -57,8 +55,7 @@ class Design:
         self.key_symbols = np.concatenate(keys).astype(np.int32)
         self.query_symbols = np.concatenate(queries).astype(np.int32)
         self.symbols = {number: string for string, number in self.batch.symbols.items()}
-        self._planes: OrderedDict[tuple, np.ndarray] = OrderedDict()
-        self._lock = threading.Lock()
+        self._kept = lru_cache(CACHED_PLANES)(self.compute)
 
     @cached_property
     def queries(self) -> np.ndarray:
@@ -127,22 +124,10 @@ class Design:
 
         Planes are kept by term, so that programs which share terms share the work.
         """
-        parts = []
-        for term in (part for whole in program.terms for part in t.parts_of(whole)):
-            one = drop_unused(
-                dataclasses.replace(program, name="", terms=(t.reweighted(term, repeat(0.0)),)))  # fmt: skip
-            key = one.terms, one.sets, one.scores, one.uses, one.functions
-            with self._lock:
-                found = self._planes.get(key)
-                if found is not None:
-                    self._planes.move_to_end(key)
-            if found is None:
-                found = self.compute(one)
-                with self._lock:
-                    self._planes[key] = found
-                    while len(self._planes) > CACHED_PLANES:
-                        self._planes.popitem(last=False)
-            parts.append(found)
+        simple = (part for term in program.terms for part in t.parts_of(term))
+        alone = (dataclasses.replace(program, name="", terms=(t.reweighted(one, repeat(0.0)),))
+                 for one in simple)  # fmt: skip
+        parts = [self._kept(drop_unused(one)) for one in alone]
         if not parts:
             return np.empty((0, self.entries), dtype=np.float32)
         return np.concatenate(parts)

@@ -26,7 +26,6 @@ from attn_dsl.eval.set_parameters import (
     SetTerm,
     TableTerm,
     TokenSymbols,
-    hidden_keys,
     set_program,
 )
 from attn_dsl.eval.set_scores import FIRST, ONE, Planes, Rows, SetScores
@@ -106,7 +105,7 @@ class Tunable(torch.nn.Module):
                 first = FIRST + start + at.start
                 if isinstance(term, SetTerm):
                     terms.append(term.plain or _EVERYWHERE)
-                    rows.append((ONE, i, *self._places(term, first - FIRST)))
+                    rows.append((ONE, i, *term.places(first - FIRST, self.causal, self._add)))
                     continue
                 if isinstance(term, TableTerm):
                     terms += term.planes()
@@ -126,15 +125,10 @@ class Tunable(torch.nn.Module):
         self._terms = np.insert(made[:, 1:], 1, np.where(plane < truths, -2 - plane, plane - truths),
                                 axis=1)  # fmt: skip
 
-    def _places(self, term: SetTerm, first: int) -> tuple[int, int, int]:
-        """Note the sets of a term; return the place of its query's and its key's, and the hidden keys."""
-        places, hidden = {"q": -1, "k": -1}, 0
-        for one in term.lookups:
-            places[one.position.variable] = len(self.scores.owners) + len(self._lookups)
-            self._lookups.append((one, first))
-            first += len(one.elements)
-            hidden = max(hidden, hidden_keys(one.position, self.causal))
-        return places["q"], places["k"], hidden
+    def _add(self, lookup: Lookup, first: int) -> int:
+        """Note a set and its first parameter; return its place behind the scores."""
+        self._lookups.append((lookup, first))
+        return len(self.scores.owners) + len(self._lookups) - 1
 
     def bundle(self, texts: Sequence[Tokens]) -> torch.Tensor:
         """Return the matrices of all programs, float32 (programs, texts, n, n), with gradients."""
