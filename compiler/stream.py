@@ -4,10 +4,9 @@ A new token costs its own features and its own row. Earlier text is not read aga
 values of earlier tokens that the new one settles are updated, such as the word that it continues.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterable, Sequence
+from typing import Self
 
 import numpy as np
 
@@ -121,7 +120,7 @@ class Stream:
             spread_rows(part.rows, low, True, n, out[part.programs, low - first : high - first])
         return out
 
-    def copy(self) -> Stream:
+    def copy(self) -> Self:
         """Return an independent stream with the same text."""
         twin = copy.copy(self)
         twin._analysis, twin._columns = copy.deepcopy((self._analysis, self._columns))

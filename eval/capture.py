@@ -1,14 +1,12 @@
 """Captures: attention and values of every head of a model on texts, on disk or in memory."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -56,7 +54,7 @@ class Capture(Tabular):
     path: Path | None = None  # the directory, None for a capture in memory
 
     @classmethod
-    def open(cls, path: Path | str) -> Capture:
+    def open(cls, path: Path | str) -> Self:
         """Open a capture on disk; the attention itself is read when it is asked for.
 
         >>> Capture.open("captures/gpt2").n_texts
@@ -70,7 +68,7 @@ class Capture(Tabular):
     @classmethod
     def from_arrays(cls, tokens: Sequence[Sequence[str] | Tokens], attention: Any, *, values: Any = None,
                     projections: Any = None, causal: bool | None = None,
-                    name: str = "arrays") -> Capture:  # fmt: skip
+                    name: str = "arrays") -> Self:  # fmt: skip
         """Make a capture from attention that comes from anywhere else; see the class.
 
         Args:

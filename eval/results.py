@@ -1,12 +1,10 @@
 """Results: what the search found for one head or for all of them, as it is kept and shown."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -138,13 +136,13 @@ class HeadResult:
         return json.dumps(sealed(asdict(self)), indent=1, sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str) -> HeadResult:
+    def from_json(cls, text: str) -> Self:
         """Read what ``to_json`` wrote.
 
         Raises:
             ValueError, KeyError, TypeError, RecursionError, OverflowError: it is damaged.
         """
-        found: HeadResult = typed(cls, unsealed(text))
+        found: Self = typed(cls, unsealed(text))
         scores = [found.iou_select, *found.test_ious, *(row.score for row in found.front)]
         measured = found.front and found.test.keys() >= {"iou", "output_r2"}
         if not (measured and all(map(math.isfinite, scores))):

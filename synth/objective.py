@@ -1,9 +1,8 @@
 """The objective: how well predicted rows stand for a head's, and which way they become better."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numba import njit
@@ -47,7 +46,7 @@ class Outputs:
 
     @classmethod
     def of(cls, values: np.ndarray, firsts: np.ndarray, starts: np.ndarray,
-           actual: np.ndarray) -> Outputs | None:  # fmt: skip
+           actual: np.ndarray) -> Self | None:  # fmt: skip
         """Make them for rows of attention; None if the outputs of all rows are the same."""
         keys = np.arange(starts[-1]) - np.repeat(starts[:-1] - firsts, np.diff(starts))
         outputs = np.add.reduceat(values[keys] * actual[:, None], starts[:-1])
