@@ -26,7 +26,10 @@ class Design:
     Attributes:
         objective: what programs are scored by on the rows.
         batch: the texts.
+        empty: a program without terms.
         rows: per text, the queries that are taken.
+        queries, text_of_rows: int64 (rows), the position of each row's query, and which text it is of.
+        firsts: int64 (rows), the first token of its text.
         starts: int64 (rows + 1): where each row's entries start; ``entries`` is the end.
         key_symbols: int32 (entries): the token string of each entry's key.
         query_symbols: int32 (rows): the token string of each row's query.
@@ -34,8 +37,9 @@ class Design:
 
     def __init__(self, capture: Capture, texts: Sequence[int], entries: int, seed: int,
                  objective: Objective = OBJECTIVES["attention"]) -> None:  # fmt: skip
+        visibility: t.Visibility = "causal" if capture.causal else "bidirectional"
         self.capture, self.texts, self.causal = capture, tuple(texts), capture.causal
-        self.objective = objective
+        self.objective, self.empty = objective, t.Head("design", visibility)
         self.batch = Batch([capture.tokens(i) for i in texts])
         sizes = self.batch.sizes
         total = int(self.batch.entries(self.causal).sum())
@@ -46,6 +50,9 @@ class Design:
                   for r, n in zip(self.rows, sizes, strict=True)]  # fmt: skip
         self.starts = np.concatenate([[0], np.cumsum(np.concatenate(widths))]).astype(np.int64)
         self.entries = int(self.starts[-1])
+        self.queries = np.concatenate(self.rows)
+        self.text_of_rows = np.repeat(np.arange(len(self.rows)), [*map(len, self.rows)])
+        self.firsts = self.batch.starts[self.text_of_rows]
         ids = self.batch.column(TOKEN).settled
         keys, queries = [], []
         for start, n, rows in zip(self.batch.starts, sizes, self.rows, strict=False):
@@ -58,27 +65,12 @@ class Design:
         self._kept = lru_cache(CACHED_PLANES)(self.compute)
 
     @cached_property
-    def queries(self) -> np.ndarray:
-        """The position of each row's query in its text, int64 (rows)."""
-        return np.concatenate(self.rows)
-
-    @cached_property
     def entry_bins(self) -> np.ndarray:
         """The bin of distance of each entry (``distance_bins``), uint8 (entries)."""
         firsts = np.array([first for first, _ in bins(self.causal)])
         zero = np.repeat(self.starts[:-1] + self.queries, np.diff(self.starts))
         distance = zero - np.arange(self.entries)
         return (np.searchsorted(firsts, distance, side="right") - 1).astype(np.uint8)
-
-    @cached_property
-    def firsts(self) -> np.ndarray:
-        """The first token of each row's text, int64 (rows)."""
-        return np.repeat(self.batch.starts[:-1], [len(rows) for rows in self.rows])
-
-    @cached_property
-    def text_of_rows(self) -> np.ndarray:
-        """Which text each row is of, int64 (rows)."""
-        return np.repeat(np.arange(len(self.rows)), [len(rows) for rows in self.rows])
 
     def target(self, layer: int, head: int) -> HeadRows:
         """Return a head's attention on the rows, each normalised to sum to 1, and its outputs.
@@ -131,11 +123,6 @@ class Design:
         if not parts:
             return np.empty((0, self.entries), dtype=np.float32)
         return np.concatenate(parts)
-
-    @property
-    def empty(self) -> t.Head:
-        """A program without terms."""
-        return t.Head("design", "causal" if self.causal else "bidirectional")
 
     def compute(self, program: t.Head) -> np.ndarray:
         """Compute the planes of a program's weights, and keep nothing."""

@@ -9,14 +9,10 @@ from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.definitions import in_folder
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.run import VOCABULARY
-from attn_dsl.eval.scores import score_values
 from attn_dsl.eval.split import Split
-from attn_dsl.synth import vocabulary
 from attn_dsl.synth.design import Design
 from attn_dsl.synth.llm.options import Options
 from attn_dsl.synth.objective import OBJECTIVES
-from attn_dsl.synth.scores.gains import ScoreGains
-from attn_dsl.synth.sparse_design import TermPlanes
 
 SELECT_ENTRIES = 30_000
 """On about how many entries of the select split the worth of terms is measured."""
@@ -76,19 +72,6 @@ class Session:
     def resolve(self, name: str) -> t.Definitions:
         """Return the definitions of a file that a program of the run uses."""
         return in_folder(self.run or Path())(name)
-
-    @cached_property
-    def score_gains(self) -> ScoreGains:
-        """The values of the shared scores on the rows, and what they gain."""
-        assert self.definitions is not None
-        names = tuple(self.definitions.scores)
-        columns = score_values(self.definitions, self.design.batch)
-        return ScoreGains(self.design, names, columns)
-
-    @cached_property
-    def planes(self) -> TermPlanes:
-        """The planes of the terms of the search's vocabulary on the rows."""
-        return TermPlanes(self.design, vocabulary.terms(self.capture.causal))
 
     @cached_property
     def worth_design(self) -> Design:

@@ -13,12 +13,16 @@ from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.library import library
 from attn_dsl.dsl.parser import parse
 from attn_dsl.eval.run import VOCABULARY
+from attn_dsl.eval.scores import score_values
+from attn_dsl.synth import vocabulary
 from attn_dsl.synth.llm.proposer import Llm
 from attn_dsl.synth.proposer import Proposer
 from attn_dsl.synth.proposers.library import Library
+from attn_dsl.synth.scores.gains import ScoreGains
 from attn_dsl.synth.scores.proposer import SharedScores
 from attn_dsl.synth.selectors.proposer import Selectors
 from attn_dsl.synth.session import Session, Settings
+from attn_dsl.synth.sparse_design import TermPlanes
 
 GROUP = "attn_dsl.proposers"
 
@@ -51,10 +55,12 @@ def _library(session: Session) -> Library:
 
 
 def _scores(session: Session) -> SharedScores:
-    assert session.definitions is not None
-    use = t.Use(VOCABULARY, session.definitions)
+    definitions, design = session.definitions, session.design
+    assert definitions is not None
+    gains = ScoreGains(design, tuple(definitions.scores), score_values(definitions, design.batch))
+    planes = TermPlanes(design, vocabulary.terms(design.causal))
     starts = tuple(parse(source) for source in session.settings.programs)
-    return SharedScores(session.score_gains, use, session.planes, starts)
+    return SharedScores(gains, t.Use(VOCABULARY, definitions), planes, starts)
 
 
 def _llm(session: Session) -> Llm:
