@@ -67,6 +67,9 @@ class Code:
         # the start of each program in ``weights`` and ``used``, int64 (programs + 1)
         lengths = [len(planes) for planes in self.programs]
         self.offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        self.owner = np.repeat(np.arange(self.size), lengths)  # the program of each weight
+        # whether all entries of each plane are 0 or 1
+        self.truths = np.array([plane.truth for plane in self.planes], dtype=np.bool_)
 
     @cached_property
     def instructions(self) -> np.ndarray:
@@ -74,11 +77,6 @@ class Code:
         rows = np.array(self.graph.nodes, dtype=np.int32).reshape(-1, 5)
         rows[:, 1:3] = np.maximum(rows[:, 1:3], 0)  # missing operands are read, but not used
         return rows
-
-    @cached_property
-    def owner(self) -> np.ndarray:
-        """The program of each weight, int64."""
-        return np.repeat(np.arange(self.size), np.diff(self.offsets))
 
     @cached_property
     def _functions(self) -> dict[tuple[str, float], int]:
@@ -113,12 +111,7 @@ class Code:
     def prepare(self, tokens: int) -> None:
         """Compute the arrays for texts of up to ``tokens`` tokens, so that threads only read them."""
         self.functions(2 * tokens)
-        _ = self.terms, self.owner, self.row_nodes, self.instructions
-
-    @cached_property
-    def truths(self) -> np.ndarray:
-        """Whether all entries of each plane are 0 or 1, bool (planes)."""
-        return np.array([plane.truth for plane in self.planes], dtype=np.bool_)
+        _ = self.terms, self.row_nodes, self.instructions
 
     @cached_property
     def places(self) -> np.ndarray:
