@@ -210,9 +210,10 @@ class _Lowering:
         """Return the node that reads what a search finds for a position."""
 
         def closed(one: t.Node) -> t.Node:
-            places = (self.scope, *self.scope.files)
-            defined = isinstance(one, t.SetName) and any(one.name in place.sets for place in places)
-            return self.scope.literal(one) if defined else one  # type: ignore[arg-type]
+            places: tuple[Scope | t.Definitions, ...] = (self.scope, *self.scope.files)
+            if isinstance(one, t.SetName) and any(one.name in place.sets for place in places):
+                return self.scope.literal(one)
+            return one
 
         body = t.rewrite(node.body, closed)
         key = SearchKey(node.name, node.over, body, self.causal_searches)

@@ -105,7 +105,7 @@ def with_visibility(head: t.Head, visibility: t.Visibility) -> t.Head | None:
     if head.visibility == visibility:
         return head
     if visibility == "bidirectional":
-        terms = [dataclasses.replace(t.rewrite(term, _both_ways), condition=term.condition)
+        terms = [dataclasses.replace(t.rewrite(term, _both_ways), condition=term.condition)  # type: ignore[arg-type]
                  for term in head.terms]  # fmt: skip
         return dataclasses.replace(head, visibility=visibility, terms=tuple(terms))
     made = dataclasses.replace(t.rewrite(head, _one_way), visibility=visibility)
