@@ -19,11 +19,6 @@ def lower(programs: Sequence[t.Head], causal_searches: bool | None = None) -> Gr
     """Lower programs of one visibility to one graph, in which equal nodes are shared.
 
     ``causal_searches``: whether searches are those of a causal program; by default, as the programs are.
-
-    >>> from attn_dsl.dsl.parser import parse
-    >>> graph = lower([parse("head previous causal:\\n 1 where k == q-1")])
-    >>> [node.operation.name for node in graph.nodes]
-    ['key', 'query', 'equal']
     """
     causal = programs[0].causal
     lowering = _Lowering(causal, causal if causal_searches is None else causal_searches)

@@ -304,10 +304,6 @@ def choose_windows(
 ) -> list[Record]:
     """Cut texts into windows and choose up to ``max_texts``: first windows come first.
 
-    >>> records = choose_windows(vocabulary, ["one two three four", "five"], 2, 3)
-    >>> [(record.source, record.window) for record in records]
-    [(0, 0), (1, 0), (0, 1)]
-
     A window with no token of the text, or with a single token in all, is left out.
 
     Raises:

@@ -51,9 +51,6 @@ class SharedScore:
 def shared_scores(run: Run) -> dict[str, SharedScore]:
     """Return the scores that the heads of a run share by name, in the order of their file.
 
-    >>> shared_scores(Run.open("runs/demo"))["At_the"].users["key"]
-    ('L0H1', 'L1H3')
-
     Raises:
         InputError: the file of the scores is gone or was changed.
     """

@@ -32,12 +32,7 @@ def spans(causal: bool) -> list[tuple[int, int]]:
 
 @lru_cache(maxsize=1024)
 def condition(first: int, end: int, causal: bool) -> t.Predicate | None:
-    """Return the predicate of an interval of bins; None for all of them.
-
-    >>> from attn_dsl.dsl.printer import expression
-    >>> expression(condition(4, 9, causal=True))
-    'q - k in 4..9'
-    """
+    """Return the predicate of an interval of bins; None for all of them."""
     low, high = bins(causal)[first][0], bins(causal)[end - 1][1]
     if low <= (0 if causal else -FAR) and high >= FAR:
         return None

@@ -43,9 +43,6 @@ def cover(scores: np.ndarray, enough: float = np.inf, most: int | None = None,
     """Take programs greedily, in that order, until the mean over heads of the best taken one is enough.
 
     ``scores`` are float (heads, programs); ``taken`` are the first, and at ``most`` so many are taken.
-
-    >>> cover(np.array([[0.8, 0.7, 0.1], [0.7, 0.8, 0.1], [0.1, 0.1, 0.9]]), 0.79)
-    [0, 2]
     """
     found = list(taken)
     best = scores[:, found].max(1, initial=0.0)

@@ -115,10 +115,6 @@ def compare(
 ) -> Comparison:  # fmt: skip
     """Compare the model's predictions on a text with one thing or another in a head.
 
-    >>> head, sides = choose_sides(model, "L5H1", "edited.attn", None)
-    >>> compare(model.loaded, head, sides, "one two one two").changed
-    2
-
     A decoder predicts the next token at every position. An encoder predicts each token from the
     whole text with that token masked.
 

@@ -109,10 +109,6 @@ class Outcome:
 class HeldOut:
     """Texts on which a model is measured before and after heads are replaced.
 
-    >>> held_out = HeldOut(loaded, [capture.ids(i) for i in texts])
-    >>> effect(held_out.measure({(5, 1): program}), held_out.original, seed=0).ratio.mean
-    1.004
-
     A decoder predicts every token from those before it. Of an encoder, 15 % of the tokens of each text
     (at least one), drawn by ``seed``, are masked and predicted at once.
 

@@ -27,10 +27,6 @@ Tell = Callable[[str, int, int], None]
 class Measurements:
     """Measures a run's model with heads replaced by programs or by baselines.
 
-    >>> measurements = Measurements(model)
-    >>> measurements.measure(model.held_out("test"), "uniform", [(0, 1)]).loss
-    1.213
-
     The key of a measurement tells the model, the texts, and what stands in the place of which heads, so
     programs that were fitted anew are measured anew. Lines are only ever added to the file; a line that
     an interruption cut short does not count.

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from attn_dsl.compiler.program import Program, parse
 from attn_dsl.dsl.errors import InputError
-from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.heads import label, parse_heads, read_heads
 from attn_dsl.eval.models import LoadedModel, load_model
@@ -31,8 +30,6 @@ class ReplacedModel:
     programs: Mapping[Head, Program]  # by head
     ious: Mapping[Head, float]  # by head, the IoU of its program on the select texts
     seed: int  # decides the split; the run's own
-    # by ids, the tokens of the texts that the model reads, as in ``loaded``
-    texts: dict[tuple[int, ...], Tokens]
 
     @property
     def heads(self) -> list[Head]:
@@ -87,7 +84,7 @@ class ReplacedModel:
             raise InputError(f"{spec}: the run's {', '.join(seen)} texts, or those that are measured on, are "
                              "all there is in it; give others")  # fmt: skip
         records = choose_windows(Vocabulary(self.loaded.tokenizer), fresh, most, max_texts)
-        self.texts.update((record.ids, record.tokens) for record in records)
+        self.loaded.texts.update((record.ids, record.tokens) for record in records)
         return [record.ids for record in records], len(texts) - len(fresh)
 
 
@@ -95,10 +92,6 @@ def open_replaced_model(run: str | Path, *, model: str | None = None, capture: s
                         device: str = "cpu", dtype: str | None = None, nodes: int | None = None,
                         chosen: bool = False) -> ReplacedModel:  # fmt: skip
     """Open a run together with its model and capture, and make sure that they belong together.
-
-    >>> model = open_replaced_model("runs/demo")
-    >>> len(model.programs), len(model.held_out("test"))
-    (32, 57)
 
     Args:
         model, capture: the run's model and attention, where they are not where the run says.
@@ -141,7 +134,7 @@ def open_replaced_model(run: str | Path, *, model: str | None = None, capture: s
     seed = int(opened.info["key"]["seed"])
     texts = {attention.ids(i): attention.tokens(i) for i in range(attention.n_texts)}
     loaded = replace(loaded, texts=texts)
-    return ReplacedModel(opened, loaded, attention, programs, ious, seed, texts)
+    return ReplacedModel(opened, loaded, attention, programs, ious, seed)
 
 
 def open_model(run: Run, capture: Capture, model: str | None = None, device: str = "cpu",

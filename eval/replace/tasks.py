@@ -42,9 +42,6 @@ def run_tasks(loaded: LoadedModel, choices: Sequence[Mapping[Head, Standing]], t
               seed: int, limit: int | None = None) -> list[list[TaskResult]]:  # fmt: skip
     """Score tasks with the model as it is and with each choice of heads replaced.
 
-    >>> run_tasks(loaded, [quarter, every], ["piqa", "my_task.yaml"], seed=0)[0][0].before.mean
-    0.62
-
     Args:
         choices: what stands in the place of which heads.
         tasks: names that the harness knows, or ``.yaml`` files that define tasks.

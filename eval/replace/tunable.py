@@ -50,15 +50,6 @@ class Known(NamedTuple):
 class Tunable(torch.nn.Module):
     """Softmax programs of one visibility whose weights are parameters; a bundle of heads.
 
-    >>> from attn_dsl.compiler.program import parse
-    >>> tunable = Tunable([parse("head first causal:\\n    0 where k == 0")])
-    >>> attention = tunable.bundle([Tokens.from_strings(["a", " b"])])
-    >>> attention[0, 0].tolist()
-    [[1.0, 0.0], [0.5, 0.5]]
-    >>> attention[0, 0, 1, 0].backward()
-    >>> tunable.weights.grad.tolist()
-    [0.25]
-
     The parameters of a program are those of ``set_program``, so each element of a set and each step of a
     table by distance has a weight; then those of the lines of its scores, which become its own.
 

@@ -79,10 +79,6 @@ def tune(model: ReplacedModel, heads: Sequence[Head], settings: TuneSettings, fu
     on the fit texts by Adam. The weights of the epoch that is best on the select texts are kept. The
     model's own parameters and linear programs stay as they are.
 
-    >>> tuned = tune(model, model.heads, TuneSettings())
-    >>> tuned.history[0].select_kl, tuned.history[tuned.best].select_kl
-    (0.31, 0.14)
-
     Args:
         further: texts to tune on beside the fit texts.
         state: a file that keeps what an interrupted tuning has done, of one tuning only.
