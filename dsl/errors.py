@@ -20,11 +20,7 @@ class WorkError(AttnDslError):
 
 
 class Span(NamedTuple):
-    """A range of a source: lines and columns count from 1, and the end is exclusive.
-
-    >>> Span(3, 5, 3, 9)
-    Span(line=3, column=5, end_line=3, end_column=9)
-    """
+    """A range of a source: lines and columns count from 1, and the end is exclusive."""
 
     line: int
     column: int

@@ -570,8 +570,5 @@ def nodes(node: Node) -> int:
     A weight belongs to its term or element, and a shift to its position, so that ``2 where text(k-1) ==
     text(q)`` has 6 nodes: term, comparison, two features, two positions. The name of a set, the use of a
     score, of a definition and of a file are one node each, and so is the position that a search is over.
-
-    >>> nodes(Head("first", "causal", terms=(Where(2.0, Always()),)))
-    3
     """
     return sum(1 + len(getattr(part, "elements", ())) for part in node.walk())

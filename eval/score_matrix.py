@@ -90,14 +90,6 @@ def measure_texts(plan: Plan, heads: Callable[[int], np.ndarray], metrics: Seque
 
 
 def score_matrix(plan: Plan, heads: Callable[[int], np.ndarray]) -> np.ndarray:
-    """Average the IoU of all heads with all programs over the texts of a plan's batch, float64.
-
-    >>> from attn_dsl.compiler.columns import Batch
-    >>> from attn_dsl.dsl.parser import parse
-    >>> from attn_dsl.dsl.tokens import Tokens
-    >>> plan = Plan([parse("head u causal:\\n")], Batch([Tokens.from_strings(["a", " b"])]))
-    >>> score_matrix(plan, lambda text: np.float32([[1, 0.5, 0.5]]))
-    array([[1.]])
-    """
+    """Average the IoU of all heads with all programs over the texts of a plan's batch, float64."""
     total = sum(found["iou"] for found in measure_texts(plan, heads, ("iou",)))
     return np.asarray(total / len(plan.batch))

@@ -113,11 +113,7 @@ def figure(run: str | Path) -> str | None:
 
 
 def draw(outcome: Outcome) -> str:
-    """Draw an outcome's points: programs and tuned programs with their bands, baselines in grey.
-
-    >>> draw(outcome)[:4]
-    '<svg'
-    """
+    """Draw an outcome's points: programs and tuned programs with their bands, baselines in grey."""
     costs = [p.cost for p in outcome.points if math.isfinite(p.cost)]
     low, high = max(FLOOR, min(costs, default=FLOOR)) * 0.8, max([0.1, *costs]) * 1.3
 
