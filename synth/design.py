@@ -108,8 +108,7 @@ class Design:
     @cached_property
     def packed(self) -> Packed:
         """The same planes, packed so that their gains are quick to compute."""
-        truths = np.array([isinstance(term, t.Where) for term in vocabulary.terms(self.causal)])
-        return Packed.of(self.vocabulary, truths, self.starts)
+        return Packed.of(self.vocabulary, vocabulary.truths(self.causal), self.starts)
 
     def planes(self, program: t.Head) -> np.ndarray:
         """Return the planes of a program's weights, float32 (weights, entries).

@@ -6,6 +6,8 @@ functions that no line names are tried in one way; to let the search try more, a
 
 from functools import lru_cache
 
+import numpy as np
+
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.functions import FUNCTIONS
@@ -77,3 +79,9 @@ def terms(causal: bool) -> tuple[t.Term, ...]:
     values += [f.example for f in FUNCTIONS.values() if f"{f.name}(" not in named]
     sources = [f"? where {p}" for p in predicates] + [f"? * {v}" for v in values]
     return tuple(parse_term(source) for source in sources)
+
+
+@lru_cache(maxsize=2)
+def truths(causal: bool) -> np.ndarray:
+    """Say for each term whether its plane is 0 or 1 everywhere."""
+    return np.array([isinstance(term, t.Where) for term in terms(causal)])

@@ -3,6 +3,7 @@
 import inspect
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import groupby
@@ -76,7 +77,7 @@ class Controller:
         """Listen to the model's forward passes, until ``undo`` is closed."""
         from transformers import PreTrainedModel
 
-        undo.callback(lambda: [forget_ids(cache) for cache in self._caches])
+        undo.callback(lambda: deque(map(forget_ids, self._caches), maxlen=0))
         # a model may call the decoder inside its stack of layers, as OPT does
         for module in self.body.modules():
             if isinstance(module, PreTrainedModel) and module.main_input_name == "input_ids":
