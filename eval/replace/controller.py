@@ -3,7 +3,6 @@
 import inspect
 import threading
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import groupby
@@ -77,7 +76,12 @@ class Controller:
         """Listen to the model's forward passes, until ``undo`` is closed."""
         from transformers import PreTrainedModel
 
-        undo.callback(lambda: deque(map(forget_ids, self._caches), maxlen=0))
+
+        def forget() -> None:
+            for cache in self._caches:
+                forget_ids(cache)
+
+        undo.callback(forget)
         # a model may call the decoder inside its stack of layers, as OPT does
         for module in self.body.modules():
             if isinstance(module, PreTrainedModel) and module.main_input_name == "input_ids":
