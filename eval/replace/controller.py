@@ -76,7 +76,6 @@ class Controller:
         """Listen to the model's forward passes, until ``undo`` is closed."""
         from transformers import PreTrainedModel
 
-
         def forget() -> None:
             for cache in self._caches:
                 forget_ids(cache)
