@@ -16,7 +16,7 @@ from attn_dsl.dsl.limits import MAX_ELEMENT_WEIGHT
 from attn_dsl.dsl.printer import expression, number
 from attn_dsl.eval.scores import predicate_values
 from attn_dsl.synth.design import Design
-from attn_dsl.synth.scores.dictionary import Dictionary, find_dictionary
+from attn_dsl.synth.scores.dictionary import ROLES, find_dictionary
 from attn_dsl.synth.scores.rows import RowsOfHeads
 
 SHIFTS = {True: (0, -1, -2), False: (0, -1, 1)}
@@ -78,18 +78,18 @@ def chosen(batch: Batch, causal: bool) -> tuple[list[t.Predicate], np.ndarray]:
     return [one for one, _ in found.values()], matrix.reshape(int(batch.starts[-1]), len(columns))
 
 
-def definitions(dictionary: Dictionary, predicates: Sequence[t.Predicate],
+def definitions(dictionary: Mapping[str, np.ndarray], predicates: Sequence[t.Predicate],
                 spread: np.ndarray) -> t.Definitions:  # fmt: skip
     """Write the scores that heads use as definitions, those that most use first.
 
     Args:
         spread: float32 (predicates): the standard deviation of each, which says what members tell.
     """
-    counts = sum((uses != 0).sum(0) for uses in dictionary.uses.values())
+    counts = np.sum([(dictionary[role] != 0).sum(0) for role in ROLES], axis=0)
     lines: list[str] = []
     taken: dict[str, Sequence[t.Predicate]] = dict.fromkeys(lexicon(), ())
     for s in np.argsort(-counts, kind="stable"):
-        weights = np.clip(np.round(dictionary.weights[s].astype(np.float64), 1), -MAX_ELEMENT_WEIGHT,
+        weights = np.clip(np.round(dictionary["weights"][s].astype(np.float64), 1), -MAX_ELEMENT_WEIGHT,
                           MAX_ELEMENT_WEIGHT)  # fmt: skip
         telling = np.abs(weights) * spread
         order = [j for j in np.argsort(-telling, kind="stable") if telling[j] >= LEAST]
