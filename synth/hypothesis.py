@@ -247,7 +247,8 @@ def _judge_head(session: Session, programs: Sequence[t.Head], every: bool, numbe
         strings = capture.tokens(text).strings
         both = np.stack([capture.attention(text, [number])[0], plan.packed(at)[i]])
         own, made = unpack(both, len(strings), capture.causal)[:, query]
-        error = float(by_row[at][i, query]) * float(test.batch.sizes.sum()) / float(errors[i].sum())
+        mean = float(errors[i].sum()) / float(test.batch.sizes.sum())
+        error = float(by_row[at][i, query]) / mean if mean else 0.0
         return Failure(text, query, strings, error, _strongest(own), _strongest(made))
 
     control, output_control = (best_of({name: float(x[at]) for name, x in controls.items()})
