@@ -137,15 +137,21 @@ class HeadResult:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read what ``to_json`` wrote.
+        """Read what ``to_json`` wrote, also before output R² was measured.
 
         Raises:
             ValueError, KeyError, TypeError, RecursionError, OverflowError: it is damaged.
         """
-        found: Self = typed(cls, unsealed(text))
+        data = unsealed(text)
+        for name in ("stability", "unfinished"):
+            data.pop(name, None)
+        unknown = asdict(Estimate(math.nan, math.nan, math.nan, len(data["test_ious"])))
+        data["test"].setdefault("output_r2", unknown)
+        later = {"output_r2_select": math.nan, "output_r2_test": math.nan}
+        data["front"] = [{**later, "score": row["iou_select"], **row} for row in data["front"]]
+        found: Self = typed(cls, data)
         scores = [found.iou_select, *found.test_ious, *(row.score for row in found.front)]
-        measured = found.front and found.test.keys() >= {"iou", "output_r2"}
-        if not (measured and all(map(math.isfinite, scores))):
+        if not (found.front and "iou" in found.test and all(map(math.isfinite, scores))):
             raise ValueError("it lacks a front or scores, or a score is not finite")
         if len({found.test["iou"].texts, len(found.test_ious)}) > 1:
             raise ValueError("it does not have one IoU a test text")

@@ -350,6 +350,27 @@ def test_a_run_without_values_says_so_once_and_shows_no_output_r2(data: ReportDa
     assert page.open == []
 
 
+def test_runs_from_before_output_r2_was_measured_still_render(
+    small_run: Path, small_capture: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(small_run, run)
+    info = json.loads((run / "run.json").read_text())
+    del info["lacking"]
+    (run / "run.json").write_text(json.dumps(sealed(info)))
+    for file in run.glob("state/L*.json"):
+        old = json.loads(file.read_text())
+        for name in ("test_errors", "test_spreads", "controls_output_r2"):
+            del old[name]
+        del old["test"]["output_r2"]
+        for row in old["front"]:
+            del row["output_r2_select"], row["output_r2_test"], row["score"]
+        file.write_text(json.dumps(sealed(old)))
+    page = Page(report.write_run_report(Run.open(run), small_capture).read_text(encoding="utf-8"))
+    assert page.open == []
+    assert "Output R² is not known: this run was made before it was measured" in page.text
+
+
 def test_terms_on_one_line() -> None:
     source = (
         'set Stop = {"."}\n\n# remark\nhead a causal softmax:\n    # note\n    2 where k == 0\n'
