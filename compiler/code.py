@@ -47,16 +47,11 @@ _KINDS = {Stage.CONSTANT: Kind.NONE, Stage.QUERY: Kind.NONE, Stage.KEY: Kind.KEY
 
 
 class Code:
-    """Programs of one visibility, lowered and laid out as arrays.
-
-    >>> from attn_dsl.dsl.parser import parse
-    >>> code = Code([parse("head a causal:\\n 2 where k == 0\\n 1 where k == 0")])
-    >>> len(code.planes), code.programs
-    (1, ((0, 0),))
-    """
+    """Programs of one visibility, lowered and laid out as arrays."""
 
     def __init__(self, programs: Sequence[t.Head], causal_searches: bool | None = None) -> None:
         self.graph = graph = lower(programs, causal_searches)
+        self.causal, self.size = graph.causal, len(programs)
         numbers: dict[Plane, int] = {}
         planes = [[p for term in terms for p in _planes(graph, term)] for terms in graph.programs]
         # per program, the number of the plane of each weight
@@ -72,16 +67,9 @@ class Code:
         # the start of each program in ``weights`` and ``used``, int64 (programs + 1)
         lengths = [len(planes) for planes in self.programs]
         self.offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-
-    @property
-    def causal(self) -> bool:
-        """Whether the programs are causal."""
-        return self.graph.causal
-
-    @property
-    def size(self) -> int:
-        """The number of programs."""
-        return len(self.programs)
+        self.owner = np.repeat(np.arange(self.size), lengths)  # the program of each weight
+        # whether all entries of each plane are 0 or 1
+        self.truths = np.array([plane.truth for plane in self.planes], dtype=np.bool_)
 
     @cached_property
     def instructions(self) -> np.ndarray:
@@ -89,11 +77,6 @@ class Code:
         rows = np.array(self.graph.nodes, dtype=np.int32).reshape(-1, 5)
         rows[:, 1:3] = np.maximum(rows[:, 1:3], 0)  # missing operands are read, but not used
         return rows
-
-    @cached_property
-    def owner(self) -> np.ndarray:
-        """The program of each weight, int64."""
-        return np.repeat(np.arange(self.size), np.diff(self.offsets))
 
     @cached_property
     def _functions(self) -> dict[tuple[str, float], int]:
@@ -113,11 +96,7 @@ class Code:
         return np.array(rows, dtype=np.int32).reshape(-1, 5)
 
     def functions(self, length: int) -> np.ndarray:
-        """Return number in ``REALS``, rate and values at 0, 1, … of the functions of factors.
-
-        Returns:
-            float64 (functions, 2 + at least ``length``).
-        """
+        """Return number in ``REALS``, rate, and ``length`` values or more of each function, float64."""
         table = self._tabulated
         if table is None or table.shape[1] < length + 2:
             size = max(64, 1 << (length - 1).bit_length())
@@ -132,12 +111,7 @@ class Code:
     def prepare(self, tokens: int) -> None:
         """Compute the arrays for texts of up to ``tokens`` tokens, so that threads only read them."""
         self.functions(2 * tokens)
-        _ = self.terms, self.owner, self.row_nodes, self.instructions
-
-    @cached_property
-    def truths(self) -> np.ndarray:
-        """Whether all entries of each plane are 0 or 1, bool (planes)."""
-        return np.array([plane.truth for plane in self.planes], dtype=np.bool_)
+        _ = self.terms, self.row_nodes, self.instructions
 
     @cached_property
     def places(self) -> np.ndarray:

@@ -38,12 +38,7 @@ class ColumnArrays(NamedTuple):
 
 
 class Batch:
-    """Texts and their columns, on which programs are evaluated.
-
-    >>> batch = Batch([Tokens.from_strings(["a", " b", "a"])])
-    >>> batch.column(ColumnKey("repeats")).settled
-    array([0, 0, 1], dtype=int32)
-    """
+    """Texts and their columns, on which programs are evaluated."""
 
     def __init__(self, texts: Iterable[Tokens]) -> None:
         self.texts = tuple(texts)

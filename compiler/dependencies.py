@@ -32,11 +32,6 @@ def stages(graph: Graph) -> list[Stage]:
 
     ``text(k+1)`` in a causal program depends on the query too, because the query may not see position
     k+1. So does a partial column, whose value the query may not know yet.
-
-    >>> from attn_dsl.compiler.lower import lower
-    >>> from attn_dsl.dsl.parser import parse
-    >>> stages(lower([parse("head a causal:\\n 1 where q - k == 2")]))[-1]
-    <Stage.DISTANCE: 3>
     """
     found: list[Stage] = []
     slopes: list[tuple[int, int] | None] = []
@@ -60,11 +55,7 @@ def stages(graph: Graph) -> list[Stage]:
 
 
 def joined(*stages: Stage) -> Stage:
-    """Return what a function of several nodes depends on.
-
-    >>> joined(Stage.KEY, Stage.CONSTANT), joined(Stage.KEY, Stage.QUERY)
-    (<Stage.KEY: 2>, <Stage.PAIR: 4>)
-    """
+    """Return what a function of several nodes depends on."""
     found = set(stages) - {Stage.CONSTANT}
     return Stage.PAIR if len(found) > 1 else max(found, default=Stage.CONSTANT)
 

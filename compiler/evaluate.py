@@ -40,12 +40,7 @@ def parts(code: Code, n: int, start: int, arrays: tuple[np.ndarray, ...],
 
     Yields:
         The parts. The array ``Part.rows`` is overwritten by the next one.
-
-    Raises:
-        ValueError: a program has holes.
     """
-    if np.isnan(code.weights).any():
-        raise ValueError("a program has holes; fit its weights first")
     planes, terms, causal = text_planes(code, n, start, arrays, first), code.terms, code.causal
     blocks = list(row_blocks(n, causal, first))
     widest = max((padded(here.stop - here.start) for _, here, _ in blocks), default=0)
@@ -89,24 +84,10 @@ class Plan:
 
     def __init__(self, programs: Sequence[t.Head] | Code, batch: Batch) -> None:
         self.code = programs if isinstance(programs, Code) else Code(programs)
-        self.batch = batch
-
-    @property
-    def causal(self) -> bool:
-        """Whether the programs are causal."""
-        return self.code.causal
-
-    @property
-    def size(self) -> int:
-        """The number of programs."""
-        return self.code.size
+        self.causal, self.size, self.batch = self.code.causal, self.code.size, batch
 
     def packed(self, text: int) -> np.ndarray:
-        """Evaluate all programs on one text, without the entries that queries do not see.
-
-        Returns:
-            float32 (programs, entries): the visible entries of each matrix, row by row.
-        """
+        """Evaluate all programs on one text: the visible entries row by row, float32 (programs, entries)."""
         out = np.empty((self.size, self._entries(text)), dtype=np.float32)
         for part in self.parts(text):
             here = part.entries
@@ -138,11 +119,7 @@ class Plan:
         return made[self.code.truths].astype(np.uint8), made[~self.code.truths]
 
     def planes(self, rows: Sequence[np.ndarray]) -> np.ndarray:
-        """Compute the planes on some rows (queries) of every text; see ``code.programs``.
-
-        Returns:
-            float32 (planes, visible entries of these rows of all texts, concatenated).
-        """
+        """Compute the planes on some rows of all texts, concatenated: float32 (planes, visible entries)."""
         sizes = self.batch.sizes.tolist()
         counts = [int((chosen + 1).sum()) if self.causal else len(chosen) * n
                   for chosen, n in zip(rows, sizes, strict=True)]  # fmt: skip

@@ -71,11 +71,7 @@ class ColumnKey:
         return symbol
 
     def value(self, symbol: str) -> int:
-        """Return the entry of the column for a symbol; only for kinds other than ``feature``.
-
-        >>> ColumnKey("word", "ends", frozenset({("ing", 1)})).value("going")
-        1
-        """
+        """Return the entry of the column for a symbol; only for kinds other than ``feature``."""
         symbol = self.symbol(symbol)
         if self.kind in ("in", "weight"):
             return integers(self.elements).get(symbol, 0)

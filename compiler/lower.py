@@ -19,17 +19,7 @@ def lower(programs: Sequence[t.Head], causal_searches: bool | None = None) -> Gr
     """Lower programs of one visibility to one graph, in which equal nodes are shared.
 
     ``causal_searches``: whether searches are those of a causal program; by default, as the programs are.
-
-    >>> from attn_dsl.dsl.parser import parse
-    >>> graph = lower([parse("head previous causal:\\n 1 where k == q-1")])
-    >>> [node.operation.name for node in graph.nodes]
-    ['key', 'query', 'equal']
-
-    Raises:
-        ValueError: there are no programs, or they differ in visibility.
     """
-    if not programs:
-        raise ValueError("a graph needs at least one program")
     causal = programs[0].causal
     lowering = _Lowering(causal, causal if causal_searches is None else causal_searches)
     for program in programs:
@@ -85,8 +75,6 @@ class _Lowering:
         self.scores: dict[tuple, int] = {}
 
     def program(self, program: t.Head) -> None:
-        if program.causal != self.graph.causal:
-            raise ValueError("programs of one graph must share their visibility")
         self.scope = Scope.of(program)
         parts = (part for term in program.terms for part in t.parts_of(term))
         self.graph.programs.append(tuple(map(self.term, parts)))
@@ -217,7 +205,8 @@ class _Lowering:
         """Return the node that reads what a search finds for a position."""
 
         def closed(one: t.Node) -> t.Node:
-            if isinstance(one, t.SetName) and not self.scope.in_lexicon(one.name):
+            places: tuple[Scope | t.Definitions, ...] = (self.scope, *self.scope.files)
+            if isinstance(one, t.SetName) and any(one.name in place.sets for place in places):
                 return self.scope.literal(one)
             return one
 

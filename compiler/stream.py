@@ -4,10 +4,9 @@ A new token costs its own features and its own row. Earlier text is not read aga
 values of earlier tokens that the new one settles are updated, such as the word that it continues.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterable, Sequence
+from typing import Self
 
 import numpy as np
 
@@ -121,7 +120,7 @@ class Stream:
             spread_rows(part.rows, low, True, n, out[part.programs, low - first : high - first])
         return out
 
-    def copy(self) -> Stream:
+    def copy(self) -> Self:
         """Return an independent stream with the same text."""
         twin = copy.copy(self)
         twin._analysis, twin._columns = copy.deepcopy((self._analysis, self._columns))
@@ -131,8 +130,12 @@ class Stream:
 
     def _update(self) -> None:
         """Update the columns after tokens were appended to the analysis."""
-        n = len(self)
-        self._grow(n)
+        n, capacity = len(self), self._arrays.shape[2] - SLACK
+        if n > capacity:
+            more = max(capacity, n - capacity)
+            self._arrays = np.pad(self._arrays, ((0, 0), (0, 0), (0, more)))
+            if self._numbers:
+                self._tables = np.pad(self._tables, ((0, 0), (0, more), (0, more)))
         settled, known, opened = self._arrays
         before, self._read_tokens = self._read_tokens, n
         for name, users in self._users.items():
@@ -158,16 +161,6 @@ class Stream:
     def _all(self) -> tuple[np.ndarray, ...]:
         """The arrays that the interpreter reads."""
         return *self._arrays, self._marks, self._tables
-
-    def _grow(self, tokens: int) -> None:
-        """Enlarge the arrays to hold so many tokens."""
-        capacity = self._arrays.shape[2] - SLACK
-        if tokens <= capacity:
-            return
-        more = max(capacity, tokens - capacity)
-        self._arrays = np.pad(self._arrays, ((0, 0), (0, 0), (0, more)))
-        if self._numbers:
-            self._tables = np.pad(self._tables, ((0, 0), (0, more), (0, more)))
 
     def _number(self, key: ColumnKey, value: Value) -> int:
         if not isinstance(value, str):

@@ -59,9 +59,6 @@ def row_words(rows: int, causal: bool, n: int | None = None) -> int:
     """Return the number of words of the first ``rows`` rows of a text of ``n`` tokens.
 
     ``n`` is by default ``rows``. A row of the query q has a new word for each 16 keys.
-
-    >>> row_words(17, causal=True)
-    18
     """
     if not causal:
         return rows * -(-(rows if n is None else n) // WIDTH)

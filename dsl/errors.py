@@ -20,11 +20,7 @@ class WorkError(AttnDslError):
 
 
 class Span(NamedTuple):
-    """A range of a source: lines and columns count from 1, and the end is exclusive.
-
-    >>> Span(3, 5, 3, 9)
-    Span(line=3, column=5, end_line=3, end_column=9)
-    """
+    """A range of a source: lines and columns count from 1, and the end is exclusive."""
 
     line: int
     column: int
@@ -103,12 +99,8 @@ class ProgramErrors(ProgramError):
         super().__init__(first.message, first.span, first.source, name=first.name)
 
     def __str__(self) -> str:
-        more = len(self.errors) - MAX_ERRORS
-        told = [
-            *map(str, self.errors[:MAX_ERRORS]),
-            *([f"… and {more:,} more errors"] * (more > 0)),
-        ]
-        return "\n".join(told)
+        told, more = [*map(str, self.errors[:MAX_ERRORS])], len(self.errors) - MAX_ERRORS
+        return "\n".join([*told, f"… and {more:,} more errors"] if more > 0 else told)
 
 
 def context(source: str, span: Span) -> list[str]:
@@ -135,11 +127,7 @@ def context(source: str, span: Span) -> list[str]:
 
 
 def source_lines(source: str) -> list[str]:
-    """Split a source into lines as the parser counts them, without line ends.
-
-    >>> source_lines("a\\r\\nb\\x0cc\\n")
-    ['a', 'b\\x0cc']
-    """
+    """Split a source into lines as the parser counts them, without line ends."""
     lines = [line.removesuffix("\r") for line in source.split("\n")]
     return lines[:-1] if len(lines) > 1 and not lines[-1] else lines
 

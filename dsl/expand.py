@@ -29,11 +29,7 @@ def expand(node: _T, scope: Scope) -> _T:
 
 
 def expanded_size(node: t.Node, known: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
-    """Return how many nodes ``expand`` would make of a node, and in how many of them ``i`` is free.
-
-    Args:
-        known: both numbers for each function.
-    """
+    """Return how many nodes ``expand`` would make, and in how many ``i`` is free; ``known``: by function."""
     if isinstance(node, t.Position):
         return 1, int(node.variable == "i")
     sizes = [expanded_size(child, known) for child in node.children()]
@@ -46,12 +42,7 @@ def expanded_size(node: t.Node, known: Mapping[str, tuple[int, int]]) -> tuple[i
 
 
 def looks_ahead(node: t.Node) -> bool:
-    """Return whether an expanded node reads after ``i``, at a fixed distance or by a search.
-
-    >>> from attn_dsl.dsl.parser import parse_predicate
-    >>> looks_ahead(parse_predicate("text(i+1) == text(i)"))
-    True
-    """
+    """Return whether an expanded node reads after ``i``, at a fixed distance or by a search."""
     if isinstance(node, t.Search):  # one that is backwards sees what a query at its position does
         return not node.backwards or _after(node.at) or looks_ahead(node.at)
     here = isinstance(node, t.Call) and any(map(_after, node.args))
@@ -123,11 +114,4 @@ def _expanded(node: Any, scope: Scope, at: t.Int | None, file: t.Definitions | N
         case t.SetName(name) if file is not None:
             own = scope.inside(file).literal(node)
             return node if scope.find(name)[0] == own else own
-    changed = {}
-    for name in t.node_fields(type(node)):  # type: ignore[arg-type]
-        value = getattr(node, name)
-        if isinstance(value, tuple):
-            changed[name] = tuple(_expanded(one, scope, at, file) for one in value)
-        elif value is not None:
-            changed[name] = _expanded(value, scope, at, file)
-    return dataclasses.replace(node, **changed) if changed else node
+    return t.with_children(node, lambda part: _expanded(part, scope, at, file))

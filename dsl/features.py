@@ -80,11 +80,7 @@ class Feature:
         return Column([], [], []) if self.reads == "visible" else Column([])
 
     def extend(self, analysis: Analysis, column: Column) -> int:
-        """Update a column of this feature after tokens were appended to its text.
-
-        Returns:
-            the first position whose entry of ``settled`` or ``known`` is new or may have changed.
-        """
+        """Update a column after tokens were appended; return the first position that may have changed."""
         start = len(column.settled)
         if start == analysis.n:
             return start

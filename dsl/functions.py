@@ -34,11 +34,7 @@ class TermFunction:
 
     @cached_property
     def value(self) -> Callable[[int, float], float]:
-        """The function of an integer and a rate in plain Python, which Numba can compile.
-
-        >>> FUNCTIONS["inv"].value(4, 0.0), FUNCTIONS["decay"].value(2, 0.5)
-        (0.25, 0.25)
-        """
+        """The function of an integer and a rate in plain Python, which Numba can compile."""
         x = "x" if self.least is None else f"max(x, {self.least})"
         inside = re.sub(r"\bx\b", f"float({x})", self.formula)
         made: Callable[[int, float], float] = eval(f"lambda x, rate: {inside}", {"xp": math})

@@ -29,9 +29,6 @@ def kind(term: t.Simple, scope: Scope) -> str:
     >>> from attn_dsl.dsl.parser import parse_term
     >>> kind(parse_term("2 where text(k-1) == text(q)"), Scope({}, {}))
     'induction'
-
-    Args:
-        scope: defines the sets and scores that the term names.
     """
     term = expand(term, scope)
     condition, value = getattr(term, "condition", None), getattr(term, "value", None)
@@ -43,11 +40,7 @@ def kind(term: t.Simple, scope: Scope) -> str:
 
 
 def kind_shares(program: t.Head, worths: Sequence[float]) -> dict[str, float]:
-    """Return the share of each kind of attention in a program, the largest first.
-
-    Args:
-        worths: the share of each simple term (``tree.parts_of``), in source order.
-    """
+    """Return the share of each kind of attention in a program, the largest first."""
     scope, found = Scope.of(program), dict[str, float]()
     parts = [part for term in program.terms for part in t.parts_of(term)]
     for part, worth in zip(parts, worths, strict=True):
@@ -58,11 +51,7 @@ def kind_shares(program: t.Head, worths: Sequence[float]) -> dict[str, float]:
 
 
 def category(shares: dict[str, float]) -> str:
-    """Return the kind that carries at least half of a program, or else ``mixed``.
-
-    >>> category({"first-token sink": 0.6, "local": 0.3})
-    'first-token sink'
-    """
+    """Return the kind that carries at least half of a program, or else ``mixed``."""
     name, share = next(iter(shares.items()))
     return name if share >= 0.5 else "mixed"
 

@@ -24,28 +24,18 @@ class WordSet:
 
 @lru_cache(maxsize=1)
 def lexicon() -> dict[str, WordSet]:
-    """Return all sets of the lexicon by name, sorted by name.
-
-    >>> "she" in lexicon()["Pronoun"].elements
-    True
-    """
+    """Return all sets of the lexicon by name, sorted by name."""
     from importlib.resources import files
 
     tables: dict[str, tuple[str, dict[str, Any]]] = {}
-    folder = files("attn_dsl.grammars").joinpath("lexicon")
-    data = [file for file in folder.iterdir() if file.name.endswith(".toml")]
-    for file in sorted(data, key=lambda file: file.name):
-        for name, table in tomllib.loads(file.read_text(encoding="utf-8")).items():
-            if name in tables:
-                other = tables[name][0]
-                raise ValueError(f"the lexicon defines {name} twice: {other}, {file.name}")
-            tables[name] = file.name, table
+    for file in files("attn_dsl.grammars").joinpath("lexicon").iterdir():
+        if file.name.endswith(".toml"):
+            content = tomllib.loads(file.read_text(encoding="utf-8"))
+            tables |= {name: (file.name, table) for name, table in content.items()}
 
-    def elements(name: str, inside: tuple[str, ...] = ()) -> frozenset[str]:
-        if name not in tables or name in inside:
-            raise ValueError(f"the lexicon cannot join {' > '.join((*inside, name))}")
+    def elements(name: str) -> frozenset[str]:
         table = tables[name][1]
-        parts = [elements(part, (*inside, name)) for part in table.get("union", [])]
+        parts = map(elements, table.get("union", []))
         words = table.get("words", [])
         curly = [word.replace("'", "\u2019") for word in words if any(map(str.isalpha, word))]
         return frozenset(words).union(curly, *parts)
@@ -56,9 +46,5 @@ def lexicon() -> dict[str, WordSet]:
 
 @lru_cache(maxsize=256)
 def lexicon_literal(name: str) -> SetLiteral:
-    """Return a set of the lexicon as a node of the syntax tree.
-
-    >>> "she" in lexicon_literal("Pronoun").elements
-    True
-    """
+    """Return a set of the lexicon as a node of the syntax tree."""
     return SetLiteral(tuple(lexicon()[name].elements))

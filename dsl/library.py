@@ -13,7 +13,7 @@ from importlib.resources import files
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.check import check
-from attn_dsl.dsl.errors import InputError, ProgramError
+from attn_dsl.dsl.errors import ProgramError
 from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.printer import show
 
@@ -56,8 +56,6 @@ def library(visibility: t.Visibility | None = None, *,
             ``with_visibility``); None: leave each as it is.
         spacy: whether to include programs that need the optional package spaCy.
     """
-    if visibility not in (None, "causal", "bidirectional"):
-        raise InputError(f"a program is causal or bidirectional, not {visibility!r}")
     return dict(_library(visibility, spacy))
 
 
@@ -107,8 +105,9 @@ def with_visibility(head: t.Head, visibility: t.Visibility) -> t.Head | None:
     if head.visibility == visibility:
         return head
     if visibility == "bidirectional":
-        terms = tuple(map(_far_both_ways, head.terms))
-        return dataclasses.replace(head, visibility=visibility, terms=terms)
+        terms = [dataclasses.replace(t.rewrite(term, _both_ways), condition=term.condition)  # type: ignore[arg-type]
+                 for term in head.terms]  # fmt: skip
+        return dataclasses.replace(head, visibility=visibility, terms=tuple(terms))
     made = dataclasses.replace(t.rewrite(head, _one_way), visibility=visibility)
     try:
         check(made)
@@ -136,13 +135,8 @@ def _only_later(op: str, gap: int) -> bool:
     return gap > 0 if op in ("==", ">=") else op == ">" and gap >= 0
 
 
-def _far_both_ways(term: t.Term) -> t.Term:
-    """Replace ``q - k`` by ``abs(q - k)`` in the values of a term, not in its condition."""
-    return dataclasses.replace(t.rewrite(term, _both_ways), condition=term.condition)  # type: ignore[arg-type]
-
-
 def _both_ways(node: t.Node) -> t.Node:
-    """Replace a node ``q - k`` by ``abs(q - k)``."""
+    """Replace a node ``q - k`` by ``abs(q - k)``; conditions stay as they are."""
     match node:
         case t.Absolute(t.Absolute() as inner):
             return inner

@@ -10,9 +10,7 @@ MAX_NUMBER = 999_999  # the largest number that ``number`` reads
 MAX_SOURCE = 1_000_000  # the longest source, in characters, that is read
 MAX_NESTING = 40  # the deepest nesting of parentheses that is read
 MAX_OPERATORS = 100  # the most operators (``and``, ``or``, ``not``, ``+``, ``-``) in one term
-MAX_EXPANDED = (
-    20_000  # the most nodes of a program in which functions are written out where they are used
-)
+MAX_EXPANDED = 20_000  # the most nodes of a program in which functions are written out
 MAX_DEFINITIONS = 100  # the most functions that a program or a file of definitions defines
 MAX_LEVELS = 10  # how deep the uses of functions in functions may go
 MAX_SHOWN = 160  # the most characters of a source line that a message shows

@@ -33,9 +33,6 @@ def lint(program: t.Head, source: str = "", name: str = "<program>") -> list[Pro
     >>> from attn_dsl.dsl.parser import parse
     >>> print(lint(parse("head a causal:\\n 1 where k > q"))[0].message)
     `k > q` never holds
-
-    Args:
-        source, name: the text and the name of the program, for messages.
     """
     linter = _Linter(program, source, name)
     parts = (*program.functions, *program.scores, *program.terms)
@@ -167,7 +164,7 @@ class _Linter:
                 return expression(call), frozenset([text] if _possible(call, text) else [])
             case t.Member(call, t.SetLiteral(elements)):
                 return expression(call), frozenset(x for x in elements if _possible(call, x))
-            case t.Compare(op, left, right) if op != "!=" and not self.text(node):
+            case t.Compare(op, left, right) if op != "!=" and type_of(left, self.types) != "symbol":
                 form, base = _linear(t.Arithmetic("-", left, right))  # type: ignore[arg-type]
                 low = {"==": 0.0, ">=": 0.0, ">": 1.0}.get(op, -inf)
                 high = {"==": 0.0, "<=": 0.0, "<": -1.0}.get(op, inf)
@@ -179,10 +176,6 @@ class _Linter:
         if form and form[0][1] < 0:
             form, low, high = tuple((x, -count) for x, count in form), -high, -low
         return form, (low, high)
-
-    def text(self, node: t.Node) -> bool:
-        """Return whether a comparison is of texts."""
-        return type_of(node.children()[0], self.types) == "symbol"
 
     def terms(self) -> None:
         """Warn of terms that change nothing, and of terms that differ in their weights alone."""

@@ -43,10 +43,6 @@ class Scope(NamedTuple):
                 return found, file
         return (lexicon_literal(name) if name in lexicon() else None), None
 
-    def in_lexicon(self, name: str) -> bool:
-        """Return whether a name is that of a set of the lexicon."""
-        return name not in self.sets and not any(name in file.sets for file in self.files)
-
     def literal(self, chosen: t.SetName | t.SetLiteral) -> t.SetLiteral:
         """Return a set that is written out or named, in a checked program."""
         if isinstance(chosen, t.SetLiteral):
@@ -92,11 +88,7 @@ _NUMBERS = (t.Integer, t.Position, t.Arithmetic, t.Modulo, t.Absolute, t.Extremu
 
 
 def type_of(node: t.Node, types: Mapping[str, Type]) -> Type:
-    """Return the type of a predicate, an integer or a symbol.
-
-    Args:
-        types: those of definitions.
-    """
+    """Return the type of a predicate, an integer or a symbol."""
     if isinstance(node, t.Call):
         return types[node.name] if node.name in types else FEATURES[node.name].type
     if isinstance(node, t.Quantifier | t.Search):

@@ -234,11 +234,7 @@ def _unweighted(row: str, column: int, expected: set[str]) -> tuple[str, str] | 
 
 
 def _as_term(weight: str, rest: str) -> str:
-    """Write a weight with the values and predicates of a product; empty if that is not simple.
-
-    >>> _as_term("6", "punct(k) * log(1 + q)")
-    '6 * log(1 + q) where punct(k)'
-    """
+    """Write a weight with the values and predicates of a product; empty if that is not simple."""
     if '"' in rest or re.search(r"[+-]\s*(\?|[\d.]+\s*\*)", rest):
         return ""
     body, _, condition = rest.partition("where")

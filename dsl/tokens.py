@@ -112,11 +112,7 @@ class Tokens(Sequence[str]):
         return self.strings[index]
 
     def prefix(self, n: int) -> Tokens:
-        """Return the first ``n`` tokens, with the text up to the end of the last one.
-
-        >>> Tokens.from_strings(["a", " b", " c"]).prefix(2).text
-        'a b'
-        """
+        """Return the first ``n`` tokens, with the text up to the end of the last one."""
         end = self.spans[n - 1][1] if n else 0
         return Tokens(self.strings[:n], self.text[:end], self.spans[:n], self.special[:n])
 

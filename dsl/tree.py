@@ -212,11 +212,7 @@ class SetLiteral(Node):
         object.__setattr__(self, "weights", tuple(weight for _, weight in pairs))
 
     def hundredths(self) -> dict[str, int]:
-        """Return the weight of each element in hundredths, which is an integer in a valid program.
-
-        >>> SetLiteral((".", "?"), (2.1, -0.7)).hundredths()
-        {'.': 210, '?': -70}
-        """
+        """Return the weight of each element in hundredths, which is an integer in a valid program."""
         if self.weights is None:
             return dict.fromkeys(self.elements, 100)
         return {e: round(100 * w) for e, w in zip(self.elements, self.weights, strict=True)}
@@ -437,13 +433,7 @@ class Head(Statement):
         return tuple(w for term in self.terms for w in weights_of(term))
 
     def with_weights(self, weights: list[float]) -> Head:
-        """Return the program with other weights, in the order of ``self.weights``.
-
-        Raises:
-            ValueError: the number of weights differs.
-        """
-        if len(weights) != (count := len(self.weights)):
-            raise ValueError(f"the program has {count} weights, {len(weights)} were given")
+        """Return the program with other weights, as many as ``self.weights`` and in their order."""
         left = iter(weights)
         terms = tuple(reweighted(term, left) for term in self.terms)
         return dataclasses.replace(self, terms=terms)
@@ -511,21 +501,24 @@ def joined(terms: Sequence[Term]) -> tuple[Term, ...]:
 
 
 def rewrite(node: _N, change: Callable[[Node], Node]) -> _N:
-    """Return a tree in which each node is replaced by ``change(node)``, children before parents.
+    """Return a tree in which each node is replaced by ``change(node)``, children before parents."""
+    return change(with_children(node, lambda part: rewrite(part, change)))  # type: ignore[return-value]
 
-    >>> rewrite(Not(Not(Always())), lambda node: node.value if isinstance(node, Not) else node)
-    Always()
-    """
+
+def with_children(node: _N, change: Callable[[Any], Any]) -> _N:
+    """Return a node in which each direct child is replaced by ``change(child)``."""
     changed: dict[str, Any] = {}
     for name in node_fields(type(node)):  # type: ignore[arg-type]
         value = getattr(node, name)
         if value.__class__ is tuple:
-            new: Any = tuple(rewrite(part, change) for part in value)
+            new = tuple(map(change, value))
+            same = all(map(operator.is_, new, value))
         else:
-            new = value and rewrite(value, change)
-        if new != value:
+            new = value and change(value)
+            same = new is value
+        if not same:
             changed[name] = new
-    return change(dataclasses.replace(node, **changed) if changed else node)  # type: ignore[return-value]
+    return dataclasses.replace(node, **changed) if changed else node
 
 
 def flat(node: Predicate, kind: type[And] | type[Or]) -> list[Predicate]:
@@ -536,11 +529,7 @@ def flat(node: Predicate, kind: type[And] | type[Or]) -> list[Predicate]:
 
 
 def unshortened(symbol: Symbol) -> tuple[Call, tuple[tuple[str, int], ...]]:
-    """Return the feature that a symbol is made of, and the functions that shorten it, in their order.
-
-    >>> unshortened(Shortened("prefix", Call("word", (Position("k"),)), 4))[1]
-    (('prefix', 4),)
-    """
+    """Return the feature that a symbol is made of, and the functions that shorten it, in their order."""
     if isinstance(symbol, Call):
         return symbol, ()
     call, functions = unshortened(symbol.value)
@@ -568,14 +557,11 @@ def positions(node: Node) -> Iterator[Position]:
 
 def renamed(node: Any, old: str, new: Literal["q", "k", "i", "j"]) -> Any:
     """Return a node in which a variable has another name; the bodies of searches have their own."""
-    if isinstance(node, tuple):
-        return tuple(renamed(part, old, new) for part in node)
     if isinstance(node, Position):
-        return Position(new, node.shift, span=node.span) if node.variable == old else node
-    names = ("at",) if isinstance(node, Search) else node_fields(type(node))  # type: ignore[arg-type]
-    parts = {name: getattr(node, name) for name in names}
-    changed = {name: renamed(part, old, new) for name, part in parts.items() if part is not None}
-    return dataclasses.replace(node, **changed) if changed else node
+        return dataclasses.replace(node, variable=new) if node.variable == old else node
+    if isinstance(node, Search):
+        return dataclasses.replace(node, at=renamed(node.at, old, new))
+    return with_children(node, lambda part: renamed(part, old, new))
 
 
 def nodes(node: Node) -> int:
@@ -584,8 +570,5 @@ def nodes(node: Node) -> int:
     A weight belongs to its term or element, and a shift to its position, so that ``2 where text(k-1) ==
     text(q)`` has 6 nodes: term, comparison, two features, two positions. The name of a set, the use of a
     score, of a definition and of a file are one node each, and so is the position that a search is over.
-
-    >>> nodes(Head("first", "causal", terms=(Where(2.0, Always()),)))
-    3
     """
     return sum(1 + len(getattr(part, "elements", ())) for part in node.walk())

@@ -1,14 +1,12 @@
 """Captures: attention and values of every head of a model on texts, on disk or in memory."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -56,7 +54,7 @@ class Capture(Tabular):
     path: Path | None = None  # the directory, None for a capture in memory
 
     @classmethod
-    def open(cls, path: Path | str) -> Capture:
+    def open(cls, path: Path | str) -> Self:
         """Open a capture on disk; the attention itself is read when it is asked for.
 
         >>> Capture.open("captures/gpt2").n_texts
@@ -70,7 +68,7 @@ class Capture(Tabular):
     @classmethod
     def from_arrays(cls, tokens: Sequence[Sequence[str] | Tokens], attention: Any, *, values: Any = None,
                     projections: Any = None, causal: bool | None = None,
-                    name: str = "arrays") -> Capture:  # fmt: skip
+                    name: str = "arrays") -> Self:  # fmt: skip
         """Make a capture from attention that comes from anywhere else; see the class.
 
         Args:
@@ -156,10 +154,6 @@ class Capture(Tabular):
         >>> (capture.matrix(0, 0, 0) @ capture.contributions(0, 0)).tolist()
         [[3.0, 0.0], [2.0, 2.0]]
 
-        Args:
-            index: which text.
-            number: which head, ``layer * heads_per_layer + head``.
-
         Returns:
             float32, shape [n, head size].
 
@@ -192,16 +186,13 @@ class Capture(Tabular):
         """Return the hash of the source text that one text (window) was cut from."""
         return self.records[index].source_hash
 
-    def packed(self, index: int) -> Array:
-        """Return one text's attention of all heads, as stored.
+    def packed(self, index: int, some: slice = slice(None)) -> Array:
+        """Return one text's attention of some heads, as stored.
 
         Returns:
             float16 (from disk) or float32, shape [n_heads, entries]; the visible entries row by
             row, n(n+1)/2 of them for a causal model and n*n otherwise.
         """
-        return self._attention(index, slice(None))
-
-    def _attention(self, index: int, some: slice) -> Array:
         wanted = (self.n_heads, n_entries(len(self.tokens(index)), self.causal))
         return self._rows("attention", index, wanted, some)
 
@@ -220,10 +211,6 @@ class Capture(Tabular):
         >>> capture.attention(0, [0]).tolist()
         [[1.0, 0.5, 0.5]]
 
-        Args:
-            index: which text.
-            heads: numbers of heads; all if None.
-
         Returns:
             float32, shape [heads, entries], as :meth:`packed`.
 
@@ -232,7 +219,7 @@ class Capture(Tabular):
         """
         numbers = [*range(self.n_heads)] if heads is None else [*heads]
         first, last = min(numbers, default=0), max(numbers, default=-1) + 1
-        near = self._attention(index, slice(first, last))  # of one head it reads no other
+        near = self.packed(index, slice(first, last))  # of one head it reads no other
         values = near[[number - first for number in numbers]].astype(np.float32)
         with np.errstate(divide="ignore", invalid="ignore"):
             sums = normalise_rows(values, len(self.tokens(index)), self.causal)

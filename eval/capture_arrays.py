@@ -1,7 +1,5 @@
 """Captures from arrays: checking and packing attention and values from anywhere else."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

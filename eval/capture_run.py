@@ -1,7 +1,5 @@
 """Running a model over batches of token ids: attention and values of every head."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor

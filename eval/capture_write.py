@@ -239,9 +239,6 @@ class TextReader:
     def read(self, text: str, longest: int = LONGEST) -> Capture:
         """Return a capture of one text, in memory, with value vectors where the model has them.
 
-        Args:
-            longest: the most tokens of the text.
-
         Raises:
             InputError: the text is too short or too long.
         """
@@ -306,10 +303,6 @@ def choose_windows(
     vocabulary: Vocabulary, texts: Sequence[str], max_tokens: int, max_texts: int
 ) -> list[Record]:
     """Cut texts into windows and choose up to ``max_texts``: first windows come first.
-
-    >>> records = choose_windows(vocabulary, ["one two three four", "five"], 2, 3)
-    >>> [(record.source, record.window) for record in records]
-    [(0, 0), (1, 0), (0, 1)]
 
     A window with no token of the text, or with a single token in all, is left out.
 

@@ -4,11 +4,9 @@ Uniform attention, the first token, the previous token, the head's own mean by o
 best of a grid of positional kernels, which is picked for each head like a program is.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -16,12 +14,10 @@ from attn_dsl.compiler.columns import Batch
 from attn_dsl.compiler.evaluate import Plan, pack
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.parser import parse
+from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.metrics import ious
 from attn_dsl.eval.outputs import spreads, squared_errors
 from attn_dsl.eval.shards import normalise_rows
-
-if TYPE_CHECKING:
-    from attn_dsl.eval.capture import Capture
 
 DECAYS = (0.0, 0.03, 0.1, 0.3, 0.6, 1.2)
 SELF = (-4.0, 0.0, 2.0)
@@ -41,11 +37,7 @@ def simple_controls(causal: bool) -> dict[str, t.Head]:
 
 
 def positional_grid(causal: bool) -> list[t.Head]:
-    """Return the 72 kernels: distance decay, weight on self, bonus for the first token.
-
-    >>> len(positional_grid(causal=True))
-    72
-    """
+    """Return the 72 kernels: distance decay, weight on self, bonus for the first token."""
     visibility = "causal" if causal else "bidirectional"
     return [parse(f"head positional {visibility} softmax:\n -{decay} * abs(q - k)\n"
                 f" {itself} where k == q\n {first} where k == 0")

@@ -4,8 +4,6 @@ The share of a kind is the mean attention that a head puts on the keys that the 
 over the queries where it singles some out: for induction and previous-token heads, the usual score.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

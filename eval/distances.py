@@ -6,8 +6,6 @@ place of (*, +), and is computed like one: blocks of entries that stay in cache,
 sums that stay in registers, so that each loaded entry is used four times.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numba import njit
 
@@ -22,50 +20,35 @@ BLOCK = 2304
 
 
 @njit(**COMPILED)
+def _with_minima(sums, x, y):
+    """Add the minima of lanes and four others to four sums."""
+    return (sums[0] + minimum(x, y[0]), sums[1] + minimum(x, y[1]), sums[2] + minimum(x, y[2]),
+            sums[3] + minimum(x, y[3]))  # fmt: skip
+
+
+@njit(**COMPILED)
+def _add_totals(sums, out):
+    out[0] += total(sums[0])
+    out[1] += total(sums[1])
+    out[2] += total(sums[2])
+    out[3] += total(sums[3])
+
+
+@njit(**COMPILED)
 def _tile(a, b, i, j, low, high, out):
     """Add the sums of minima of four rows with four rows to a 4 x 4 tile of ``out``."""
-    a0, a1, a2, a3 = a[i], a[i + 1], a[i + 2], a[i + 3]
-    b0, b1, b2, b3 = b[j], b[j + 1], b[j + 2], b[j + 3]
     zero = spread(np.float32(0.0))
-    s00 = s01 = s02 = s03 = zero
-    s10 = s11 = s12 = s13 = zero
-    s20 = s21 = s22 = s23 = zero
-    s30 = s31 = s32 = s33 = zero
+    s0 = s1 = s2 = s3 = zero, zero, zero, zero
     for e in range(low, high, WIDTH):
-        x0, x1, x2, x3 = load(a0, e), load(a1, e), load(a2, e), load(a3, e)
-        y0, y1, y2, y3 = load(b0, e), load(b1, e), load(b2, e), load(b3, e)
-        s00 = s00 + minimum(x0, y0)
-        s01 = s01 + minimum(x0, y1)
-        s02 = s02 + minimum(x0, y2)
-        s03 = s03 + minimum(x0, y3)
-        s10 = s10 + minimum(x1, y0)
-        s11 = s11 + minimum(x1, y1)
-        s12 = s12 + minimum(x1, y2)
-        s13 = s13 + minimum(x1, y3)
-        s20 = s20 + minimum(x2, y0)
-        s21 = s21 + minimum(x2, y1)
-        s22 = s22 + minimum(x2, y2)
-        s23 = s23 + minimum(x2, y3)
-        s30 = s30 + minimum(x3, y0)
-        s31 = s31 + minimum(x3, y1)
-        s32 = s32 + minimum(x3, y2)
-        s33 = s33 + minimum(x3, y3)
-    out[i, j] += total(s00)
-    out[i, j + 1] += total(s01)
-    out[i, j + 2] += total(s02)
-    out[i, j + 3] += total(s03)
-    out[i + 1, j] += total(s10)
-    out[i + 1, j + 1] += total(s11)
-    out[i + 1, j + 2] += total(s12)
-    out[i + 1, j + 3] += total(s13)
-    out[i + 2, j] += total(s20)
-    out[i + 2, j + 1] += total(s21)
-    out[i + 2, j + 2] += total(s22)
-    out[i + 2, j + 3] += total(s23)
-    out[i + 3, j] += total(s30)
-    out[i + 3, j + 1] += total(s31)
-    out[i + 3, j + 2] += total(s32)
-    out[i + 3, j + 3] += total(s33)
+        y = load(b[j], e), load(b[j + 1], e), load(b[j + 2], e), load(b[j + 3], e)
+        s0 = _with_minima(s0, load(a[i], e), y)
+        s1 = _with_minima(s1, load(a[i + 1], e), y)
+        s2 = _with_minima(s2, load(a[i + 2], e), y)
+        s3 = _with_minima(s3, load(a[i + 3], e), y)
+    _add_totals(s0, out[i, j : j + 4])
+    _add_totals(s1, out[i + 1, j : j + 4])
+    _add_totals(s2, out[i + 2, j : j + 4])
+    _add_totals(s3, out[i + 3, j : j + 4])
 
 
 @njit(**COMPILED)
@@ -128,11 +111,6 @@ def divergences(actual, predicted, starts, out):
     Half the divergence of a pair of entries is (a + b) / 4 times
     (1 + r) log2(1 + r) + (1 - r) log2(1 - r) with r = (a - b) / (a + b): no term is negative, so
     that nothing is lost where two rows are nearly the same.
-
-    Args:
-        actual, predicted: float32 (heads, entries) and (programs, entries).
-        starts: int64 (rows + 1), where each row starts.
-        out: float64 (heads, programs).
     """
     size = starts[-1]
     high = np.empty(size, dtype=np.float32)

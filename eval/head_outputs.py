@@ -1,7 +1,5 @@
 """What the heads of a model multiply and write: probabilities, values and output projections."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass

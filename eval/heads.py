@@ -1,7 +1,5 @@
 """Heads of a model: how they are named, and how a choice of them is read."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 
@@ -15,11 +13,7 @@ def label(layer: int, head: int) -> str:
 
 def one_head(head: str | tuple[int, int], known: Sequence[tuple[int, int]],
              where: str) -> tuple[int, int]:  # fmt: skip
-    """Return layer and number of one of the known heads; else an InputError with names near it.
-
-    >>> one_head("l02h07", [(2, 6), (2, 7)], "the run")
-    (2, 7)
-    """
+    """Return layer and number of one of the known heads; else an InputError with names near it."""
     found = re.fullmatch(r"\s*[Ll](\d+)\.?[Hh](\d+)\s*", head) if isinstance(head, str) else None
     pair = tuple(map(int, found.groups())) if found else head
     if pair in known:
@@ -53,11 +47,7 @@ def parse_heads(text: str | None, layers: int, heads: int) -> list[tuple[int, in
 
 
 def read_heads(text: str) -> list[tuple[str, int, int | None]]:
-    """Read a choice of heads without knowing the model: each part, its layer, its head if any.
-
-    >>> read_heads("L1H0,L0")
-    [('L1H0', 1, 0), ('L0', 0, None)]
-    """
+    """Read a choice of heads without knowing the model: each part, its layer, its head if any."""
     parts = []
     for part in filter(None, (p.strip() for p in text.split(","))):
         found = re.fullmatch(r"[Ll](\d+)(?:\.?[Hh](\d+))?", part)

@@ -1,7 +1,5 @@
 """Finding models: what a name means, the configuration, and the class that loads it."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -39,9 +37,6 @@ class Located:
 
 def embedded(name: str) -> Path:
     """Return the directory or GGUF file of an embedded model; its package is not imported.
-
-    >>> embedded("demo").name
-    'demo-gpt2'
 
     Raises:
         InputError: the package is not installed, or does not hold the model.

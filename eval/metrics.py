@@ -1,7 +1,5 @@
 """Metrics of a text, and their means over texts with the uncertainty that the sample leaves."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,16 +12,10 @@ from attn_dsl.eval.distances import in_lanes, minima
 
 
 def ious(actual: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """IoU of every head with every program on one text.
+    """IoU of every head with every program on one text, float64 (heads, programs).
 
     >>> ious(np.float32([[0.5, 0.5]]), np.float32([[1.0, 0.0], [0.5, 0.5]])).round(3)
     array([[0.333, 1.   ]])
-
-    Args:
-        actual: float32 (heads, entries). predicted: float32 (programs, entries).
-
-    Returns:
-        float64 (heads, programs).
     """
     shared = np.zeros((len(actual), len(predicted)))
     minima(in_lanes(actual), in_lanes(predicted), shared)

@@ -1,10 +1,8 @@
 """Models: loading a transformers model so that the attention of every head can be read."""
 
-from __future__ import annotations
-
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,7 +34,7 @@ class LoadedModel:
     n_heads: int  # query heads of each layer
     max_positions: int | None  # the most tokens that the model takes; None where nothing bounds it
     # by ids, the tokens of texts that heads were fitted on; replacement reads them
-    texts: Mapping[tuple[int, ...], Tokens] = field(default_factory=dict)
+    texts: dict[tuple[int, ...], Tokens] = field(default_factory=dict)
 
     def check_length(self, count: int, what: str) -> None:
         """Refuse, as an InputError, what has more tokens than the model takes."""

@@ -4,8 +4,6 @@ A head writes o_q = Σ_k A[q,k] v_k W_O at query q, a program in its place ô_q 
 rows of all texts R² = 1 - Σ‖ô_q - o_q‖² / Σ‖o_q - ō‖², with the mean ō of the head's own outputs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,7 +21,7 @@ SAME = 1e-9
 
 def squared_errors(capture: Capture, text: int, heads: Sequence[int],
                    predicted: np.ndarray) -> np.ndarray:  # fmt: skip
-    """Sum the squared errors of heads' outputs on a text with programs in their place.
+    """Sum the squared errors of heads' outputs on a text with programs there: float64 (heads, programs).
 
     >>> capture = Capture.from_arrays(
     ...     [["a", " b"]], [[[[[1, 0], [0.5, 0.5]]]]], values=[[[[[0, 0], [2, 0]]]]]
@@ -34,9 +32,6 @@ def squared_errors(capture: Capture, text: int, heads: Sequence[int],
     Args:
         heads: numbers of heads, ``layer * heads_per_layer + head``.
         predicted: float32 (programs, entries): the programs' attention, packed.
-
-    Returns:
-        float64 (heads, programs).
     """
     n = len(capture.tokens(text))
     starts = np.append(row_starts(n, capture.causal), n_entries(n, capture.causal))

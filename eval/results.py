@@ -1,12 +1,10 @@
 """Results: what the search found for one head or for all of them, as it is kept and shown."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -138,7 +136,7 @@ class HeadResult:
         return json.dumps(sealed(asdict(self)), indent=1, sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str) -> HeadResult:
+    def from_json(cls, text: str) -> Self:
         """Read what ``to_json`` wrote, also before output R² was measured.
 
         Raises:
@@ -151,7 +149,7 @@ class HeadResult:
         data["test"].setdefault("output_r2", unknown)
         later = {"output_r2_select": math.nan, "output_r2_test": math.nan}
         data["front"] = [{**later, "score": row["iou_select"], **row} for row in data["front"]]
-        found: HeadResult = typed(cls, data)
+        found: Self = typed(cls, data)
         scores = [found.iou_select, *found.test_ious, *(row.score for row in found.front)]
         if not (found.front and "iou" in found.test and all(map(math.isfinite, scores))):
             raise ValueError("it lacks a front or scores, or a score is not finite")

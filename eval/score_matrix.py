@@ -4,8 +4,6 @@ Programs are evaluated in groups whose rows stay in cache and are compared with 
 so that no program's matrix goes to memory.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 
@@ -24,15 +22,7 @@ IoU (sum of minima by sum of maxima), IoU without the first column, mean Jensen-
 
 def measure_text(plan: Plan, text: int, heads: np.ndarray,
                  metrics: Sequence[str] = METRICS) -> dict[str, np.ndarray]:  # fmt: skip
-    """Compare all programs of a plan with heads on one text, in one pass.
-
-    Args:
-        heads: float32 (heads, entries): packed attention, rows summing to 1.
-        metrics: some of ``METRICS``.
-
-    Returns:
-        float64 (heads, programs) of each metric, over the visible entries of the text.
-    """
+    """Compare all programs of a plan with heads on one text: each metric, float64 (heads, programs)."""
     n, shape = int(plan.batch.sizes[text]), (len(heads), plan.size)
     # IoU and tv cost as much together as one of them; jsd costs several times as much.
     sums = {name: np.zeros(shape) for name in ("shared", "first", "jsd", "top1")}
@@ -93,31 +83,13 @@ def measure_texts(plan: Plan, heads: Callable[[int], np.ndarray], metrics: Seque
         heads: for a text's number, the packed attention of all heads.
         executor: where texts are measured side by side; threads do, for the work holds no lock.
     """
-
-    def one(text: int) -> dict[str, np.ndarray]:
-        return measure_text(plan, text, heads(text), metrics)
-
     plan.prepare()
-    texts = range(len(plan.batch))
-    yield from map(one, texts) if executor is None else executor.map(one, texts)
+    side_by_side = map if executor is None else executor.map
+    yield from side_by_side(lambda text: measure_text(plan, text, heads(text), metrics),
+                            range(len(plan.batch)))  # fmt: skip
 
 
-def score_matrix(plan: Plan, heads: Callable[[int], np.ndarray],
-                 executor: Executor | None = None) -> np.ndarray:  # fmt: skip
-    """Average the IoU of all programs with all heads over the texts of a plan's batch.
-
-    >>> from attn_dsl.compiler.columns import Batch
-    >>> from attn_dsl.dsl.parser import parse
-    >>> from attn_dsl.dsl.tokens import Tokens
-    >>> plan = Plan([parse("head u causal:\\n")], Batch([Tokens.from_strings(["a", " b"])]))
-    >>> score_matrix(plan, lambda text: np.float32([[1, 0.5, 0.5]]))
-    array([[1.]])
-
-    Args:
-        heads, executor: as ``measure_texts`` takes them.
-
-    Returns:
-        float64 (heads, programs).
-    """
-    total = sum(found["iou"] for found in measure_texts(plan, heads, ("iou",), executor))
+def score_matrix(plan: Plan, heads: Callable[[int], np.ndarray]) -> np.ndarray:
+    """Average the IoU of all heads with all programs over the texts of a plan's batch, float64."""
+    total = sum(found["iou"] for found in measure_texts(plan, heads, ("iou",)))
     return np.asarray(total / len(plan.batch))

@@ -1,7 +1,5 @@
 """The scores that the heads of a run share: what they hold, who uses them, and their values on texts."""
 
-from __future__ import annotations
-
 import dataclasses
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -53,9 +51,6 @@ class SharedScore:
 def shared_scores(run: Run) -> dict[str, SharedScore]:
     """Return the scores that the heads of a run share by name, in the order of their file.
 
-    >>> shared_scores(Run.open("runs/demo"))["At_the"].users["key"]
-    ('L0H1', 'L1H3')
-
     Raises:
         InputError: the file of the scores is gone or was changed.
     """
@@ -77,11 +72,7 @@ def shared_scores(run: Run) -> dict[str, SharedScore]:
 
 
 def comment_vocabulary(run: Run) -> None:
-    """Write above each score of a run's vocabulary where it is high and which heads use it.
-
-    Raises:
-        InputError: the file of the scores is gone or was changed.
-    """
+    """Write above each score of a run's vocabulary where it is high and which heads use it."""
     if run.definitions is None:
         return
     scores = {}
@@ -112,15 +103,12 @@ def write_programs(run: Run, inside: bool, comments: bool) -> None:
 
 
 def score_values(definitions: t.Definitions, batch: Batch) -> np.ndarray:
-    """Compute the values of scores at every token, as the last query of its text sees it.
+    """Compute scores at every token, as the last query of its text sees it: float32 (tokens, scores).
 
     >>> score_values(parse_definitions("score S:\\n 2 where capital(i)"),
     ...              Batch([Tokens.from_strings(["A", " b"])]))
     array([[2.],
            [0.]], dtype=float32)
-
-    Returns:
-        float32 (tokens, scores), all texts concatenated.
     """
     program = t.Head("scores", "bidirectional",
                      sets=tuple([t.SetDefinition(*one) for one in definitions.sets.items()]),
@@ -132,20 +120,13 @@ def score_values(definitions: t.Definitions, batch: Batch) -> np.ndarray:
 
 
 def predicate_values(predicates: Sequence[t.Predicate], batch: Batch) -> np.ndarray:
-    """Compute which predicates of a position ``i`` hold at every token, as ``score_values`` sees it.
-
-    Returns:
-        float32 (tokens, predicates), 0 or 1.
-    """
+    """Compute which predicates of ``i`` hold at every token, float32 (tokens, predicates), 0 or 1."""
     lines = (t.ScoreDefinition(f"P{j}", (t.Where(1.0, x),)) for j, x in enumerate(predicates))
     return score_values(t.Definitions({}, {one.name: one for one in lines}, "predicates"), batch)
 
 
 def foreign(program: t.Head, texts: Sequence[Tokens]) -> str | None:
-    """Say that the scores which a program takes from files name tokens that texts do not have.
-
-    None where at least a quarter of the tokens that are named occur.
-    """
+    """Say that most of the tokens that a program's used scores name are not in texts; None where they are."""
     named = {node.right.value for use in program.uses for score in use.definitions.scores.values()
              for node in score.walk() if isinstance(node, t.Compare)
              and isinstance(node.right, t.Text)}  # fmt: skip

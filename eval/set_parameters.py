@@ -5,10 +5,8 @@ every element of a set may have a weight of its own. ``set_scores`` computes wit
 and ``SetProgram.written`` go from a program to its vector and back.
 """
 
-from __future__ import annotations
-
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any, TypeGuard, TypeVar
@@ -69,6 +67,23 @@ class SetTerm:
         for one in self.lookups:
             yield weights[at : at + len(one.elements)]
             at += len(one.elements)
+
+    def places(self, first: int, causal: bool,
+               add: Callable[[Lookup, int], int]) -> tuple[int, int, int]:  # fmt: skip
+        """Add its lookups, and return the last three columns of its row of ``SetScores.terms``.
+
+        Args:
+            first: the number of its first parameter.
+            add: gets a lookup and the number of its first parameter; returns its row of queries or keys.
+        """
+        rows, hidden = {"q": -1, "k": -1}, 0
+        for one in self.lookups:
+            place = one.position
+            rows[place.variable] = add(one, first)
+            if causal and place.variable == "k":  # a key at the end of a row has no later one
+                hidden = max(hidden, place.shift)
+            first += len(one.elements)
+        return rows["q"], rows["k"], hidden
 
     def written(self, weights: Any) -> t.Term:
         """Return the term with weights for its parameters; elements of weight 0 are left out."""
@@ -163,13 +178,10 @@ def in_place(node: N, sets: Mapping[str, t.SetLiteral]) -> N:
 
 
 def set_program(program: t.Head, *, plain: bool = True) -> tuple[SetProgram, np.ndarray]:
-    """Return a program with the elements of its sets as parameters; each part of a sum is a term.
+    """Return a program with the elements of its sets as parameters, and these; each part of a sum is a term.
 
     Args:
         plain: give the elements of sets without weights some as well, and take steps of tables.
-
-    Returns:
-        The program, and the parameters that compute the same.
     """
     program = in_place(program, {d.name: d.value for d in program.sets})
     terms: list[t.Term] = []
@@ -214,7 +226,7 @@ def _set_term(term: t.Simple, causal: bool) -> tuple[SetTerm | TableTerm, list[f
             values = [values[0] * scale]
         factor = others[0] if others else None
         return SetTerm(lookups, factor, term.condition), [*np.concatenate(values)]
-    parts = list(_conjuncts(term.condition))
+    parts = t.flat(term.condition, t.And)
     for part in parts:
         match part:
             case t.Member(t.Call(name) as call, t.SetLiteral(elements)) if name in STRINGS:
@@ -226,24 +238,11 @@ def _set_term(term: t.Simple, causal: bool) -> tuple[SetTerm | TableTerm, list[f
     return None
 
 
-def _conjuncts(node: t.Predicate) -> Iterator[t.Predicate]:
-    if isinstance(node, t.And):
-        yield from _conjuncts(node.left)
-        yield from _conjuncts(node.right)
-    else:
-        yield node
-
-
 def _looked_up(value: t.Symbol) -> TypeGuard[t.Call]:
     """Say whether a symbol is that of a token near the query or the key, whatever the query sees."""
     if isinstance(value, t.Shortened) or value.name not in FEATURES:
         return False
     return isinstance(value.args[0], t.Position) and FEATURES[value.name].reads == "left"
-
-
-def hidden_keys(position: t.Position, causal: bool) -> int:
-    """Return for how many of the last keys that a query sees the shifted one is not seen."""
-    return max(position.shift, 0) if causal and position.variable == "k" else 0
 
 
 class TokenSymbols:
@@ -254,16 +253,7 @@ class TokenSymbols:
         self._known: dict[t.Call, np.ndarray] = {}
 
     def numbers(self, value: t.Call, elements: Sequence[str], first: int) -> np.ndarray:
-        """Return which parameter the symbol at every token looks up.
-
-        Args:
-            value: a feature of a query or key, which may be shifted.
-            elements: the strings of a set.
-            first: the parameter of the first of them.
-
-        Returns:
-            int32 (tokens of the batch): numbers as in ``set_scores``.
-        """
+        """Return which parameter each token looks up, int32, by the numbers of ``set_scores``."""
         symbols = self._symbols(value)  # the batch learns them
         table = np.full(len(self.batch.symbols), NONE, dtype=np.int32)
         for i, element in enumerate(elements):

@@ -8,8 +8,6 @@ Each factor but the first may be absent. ``queries`` and ``keys`` look parameter
 token, so that an entry costs a few multiplications.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """A split: its texts, and programs scored on them against one head, over all visible entries."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Texts: reading them from files or data sets, hashing them, and splitting them by hash."""
 
-from __future__ import annotations
-
 import glob
 import hashlib
 import json

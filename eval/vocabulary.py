@@ -1,7 +1,5 @@
 """Vocabulary: from the ids of a transformers tokenizer to tokens with exact character spans."""
 
-from __future__ import annotations
-
 import codecs
 import hashlib
 import json

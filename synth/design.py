@@ -1,10 +1,8 @@
 """The design: the rows of attention that a search fits on, and the planes of its terms there."""
 
 import dataclasses
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import repeat
 
 import numpy as np
@@ -28,16 +26,20 @@ class Design:
     Attributes:
         objective: what programs are scored by on the rows.
         batch: the texts.
+        empty: a program without terms.
         rows: per text, the queries that are taken.
-        starts: int64 (rows + 1): where each row's entries start.
+        queries, text_of_rows: int64 (rows), the position of each row's query, and which text it is of.
+        firsts: int64 (rows), the first token of its text.
+        starts: int64 (rows + 1): where each row's entries start; ``entries`` is the end.
         key_symbols: int32 (entries): the token string of each entry's key.
         query_symbols: int32 (rows): the token string of each row's query.
     """
 
     def __init__(self, capture: Capture, texts: Sequence[int], entries: int, seed: int,
                  objective: Objective = OBJECTIVES["attention"]) -> None:  # fmt: skip
+        visibility: t.Visibility = "causal" if capture.causal else "bidirectional"
         self.capture, self.texts, self.causal = capture, tuple(texts), capture.causal
-        self.objective = objective
+        self.objective, self.empty = objective, t.Head("design", visibility)
         self.batch = Batch([capture.tokens(i) for i in texts])
         sizes = self.batch.sizes
         total = int(self.batch.entries(self.causal).sum())
@@ -47,6 +49,10 @@ class Design:
         widths = [r + 1 if self.causal else np.full(len(r), n)
                   for r, n in zip(self.rows, sizes, strict=True)]  # fmt: skip
         self.starts = np.concatenate([[0], np.cumsum(np.concatenate(widths))]).astype(np.int64)
+        self.entries = int(self.starts[-1])
+        self.queries = np.concatenate(self.rows)
+        self.text_of_rows = np.repeat(np.arange(len(self.rows)), [*map(len, self.rows)])
+        self.firsts = self.batch.starts[self.text_of_rows]
         ids = self.batch.column(TOKEN).settled
         keys, queries = [], []
         for start, n, rows in zip(self.batch.starts, sizes, self.rows, strict=False):
@@ -56,13 +62,7 @@ class Design:
         self.key_symbols = np.concatenate(keys).astype(np.int32)
         self.query_symbols = np.concatenate(queries).astype(np.int32)
         self.symbols = {number: string for string, number in self.batch.symbols.items()}
-        self._planes: OrderedDict[tuple, np.ndarray] = OrderedDict()
-        self._lock = threading.Lock()
-
-    @cached_property
-    def queries(self) -> np.ndarray:
-        """The position of each row's query in its text, int64 (rows)."""
-        return np.concatenate(self.rows)
+        self._kept = lru_cache(CACHED_PLANES)(self.compute)
 
     @cached_property
     def entry_bins(self) -> np.ndarray:
@@ -71,21 +71,6 @@ class Design:
         zero = np.repeat(self.starts[:-1] + self.queries, np.diff(self.starts))
         distance = zero - np.arange(self.entries)
         return (np.searchsorted(firsts, distance, side="right") - 1).astype(np.uint8)
-
-    @cached_property
-    def firsts(self) -> np.ndarray:
-        """The first token of each row's text, int64 (rows)."""
-        return np.repeat(self.batch.starts[:-1], [len(rows) for rows in self.rows])
-
-    @cached_property
-    def text_of_rows(self) -> np.ndarray:
-        """Which text each row is of, int64 (rows)."""
-        return np.repeat(np.arange(len(self.rows)), [len(rows) for rows in self.rows])
-
-    @property
-    def entries(self) -> int:
-        """How many entries the rows have."""
-        return int(self.starts[-1])
 
     def target(self, layer: int, head: int) -> HeadRows:
         """Return a head's attention on the rows, each normalised to sum to 1, and its outputs.
@@ -130,30 +115,13 @@ class Design:
 
         Planes are kept by term, so that programs which share terms share the work.
         """
-        parts = []
-        for term in (part for whole in program.terms for part in t.parts_of(whole)):
-            one = drop_unused(
-                dataclasses.replace(program, name="", terms=(t.reweighted(term, repeat(0.0)),)))  # fmt: skip
-            key = one.terms, one.sets, one.scores, one.uses, one.functions
-            with self._lock:
-                found = self._planes.get(key)
-                if found is not None:
-                    self._planes.move_to_end(key)
-            if found is None:
-                found = self.compute(one)
-                with self._lock:
-                    self._planes[key] = found
-                    while len(self._planes) > CACHED_PLANES:
-                        self._planes.popitem(last=False)
-            parts.append(found)
+        simple = (part for term in program.terms for part in t.parts_of(term))
+        alone = (dataclasses.replace(program, name="", terms=(t.reweighted(one, repeat(0.0)),))
+                 for one in simple)  # fmt: skip
+        parts = [self._kept(drop_unused(one)) for one in alone]
         if not parts:
             return np.empty((0, self.entries), dtype=np.float32)
         return np.concatenate(parts)
-
-    @property
-    def empty(self) -> t.Head:
-        """A program without terms."""
-        return t.Head("design", "causal" if self.causal else "bidirectional")
 
     def compute(self, program: t.Head) -> np.ndarray:
         """Compute the planes of a program's weights, and keep nothing."""

@@ -12,11 +12,7 @@ FAR = 1 << 20
 
 @lru_cache(maxsize=2)
 def bins(causal: bool) -> tuple[tuple[int, int], ...]:
-    """Return the bins of ``q - k``, first and last distance of each.
-
-    >>> bins(causal=True)[6:8]
-    ((6, 6), (7, 7))
-    """
+    """Return the bins of ``q - k``, first and last distance of each."""
     ends = [*(step - 1 for step in STEPS[1:]), FAR]
     right = tuple(zip(STEPS, ends, strict=True))
     if causal:
@@ -36,12 +32,7 @@ def spans(causal: bool) -> list[tuple[int, int]]:
 
 @lru_cache(maxsize=1024)
 def condition(first: int, end: int, causal: bool) -> t.Predicate | None:
-    """Return the predicate of an interval of bins; None for all of them.
-
-    >>> from attn_dsl.dsl.printer import expression
-    >>> expression(condition(4, 9, causal=True))
-    'q - k in 4..9'
-    """
+    """Return the predicate of an interval of bins; None for all of them."""
     low, high = bins(causal)[first][0], bins(causal)[end - 1][1]
     if low <= (0 if causal else -FAR) and high >= FAR:
         return None

@@ -246,11 +246,7 @@ def _search(session: Session, out: Path, chosen: list[tuple[int, int]], budget: 
 
 def _share_scores(run: Run, session: Session, chosen: list[tuple[int, int]], budget: Budget, workers: Workers,
                   tell: Watcher) -> None:  # fmt: skip
-    """Find the scores that heads share, and write them to the run; once found, they stay.
-
-    Raises:
-        InputError: those that the run was searched with are gone or were changed.
-    """
+    """Find the scores that heads share, and write them to the run; once found, they stay."""
     import os
 
     from attn_dsl.dsl.definitions import show_definitions

@@ -4,9 +4,8 @@ For a plane x, head rows a and predicted rows p, the gradient is g = sum (a - p)
 curvature h = sum over rows of the variance of x under p; one Newton step gains g^2 / 2h.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numba import njit
@@ -30,7 +29,7 @@ class Packed:
     starts: np.ndarray  # int64 (rows + 1), where each row's entries start
 
     @classmethod
-    def of(cls, planes: np.ndarray, truths: np.ndarray, starts: np.ndarray) -> Packed:
+    def of(cls, planes: np.ndarray, truths: np.ndarray, starts: np.ndarray) -> Self:
         """Pack planes, float32 (planes, entries); ``truths`` (planes) says which are 0 or 1."""
         words = np.concatenate([[0], np.cumsum(-(-np.diff(starts) // WIDTH))]).astype(np.int64)
         chosen, others = np.flatnonzero(truths), np.flatnonzero(~truths)

@@ -213,12 +213,7 @@ def _judge(session: Session, programs: Sequence[t.Head], pairs: Sequence[tuple[i
 def _judge_head(session: Session, programs: Sequence[t.Head], every: bool, number: int,
                 controls: dict[str, np.ndarray],
                 reached: tuple[float, float]) -> list[Hypothesis]:  # fmt: skip
-    """Fit programs to a head, and measure them on the test texts.
-
-    Args:
-        controls: by name, IoU and output R² of each.
-        reached: IoU and output R² of the program that a search chose.
-    """
+    """Fit programs to a head, and measure them beside controls and what a search ``reached``."""
     capture, test, seed = session.capture, session.test, session.settings.seed
     layer, head = divmod(number, capture.heads_per_layer)
     rows = session.design.target(layer, head)
@@ -252,7 +247,8 @@ def _judge_head(session: Session, programs: Sequence[t.Head], every: bool, numbe
         strings = capture.tokens(text).strings
         both = np.stack([capture.attention(text, [number])[0], plan.packed(at)[i]])
         own, made = unpack(both, len(strings), capture.causal)[:, query]
-        error = float(by_row[at][i, query]) * float(test.batch.sizes.sum()) / float(errors[i].sum())
+        mean = float(errors[i].sum()) / float(test.batch.sizes.sum())
+        error = float(by_row[at][i, query]) / mean if mean else 0.0
         return Failure(text, query, strings, error, _strongest(own), _strongest(made))
 
     control, output_control = (best_of({name: float(x[at]) for name, x in controls.items()})

@@ -18,9 +18,6 @@ def maximise(value: Callable[[np.ndarray], tuple[float, np.ndarray]], start: np.
              stop: Callable[[], bool] = lambda: False) -> np.ndarray:  # fmt: skip
     """Return the best point found within ``steps`` evaluations of a function.
 
-    >>> maximise(lambda x: (-float(x @ x), -2 * x), np.array([3.0, -4.0]), np.full(2, 2.0), 20).round(6)
-    array([ 0., -0.])
-
     Args:
         value: returns the function and its gradient; it need not be smooth everywhere.
         curvature: a rough diagonal of the negative Hessian, positive.

@@ -1,9 +1,8 @@
 """The objective: how well predicted rows stand for a head's, and which way they become better."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numba import njit
@@ -47,7 +46,7 @@ class Outputs:
 
     @classmethod
     def of(cls, values: np.ndarray, firsts: np.ndarray, starts: np.ndarray,
-           actual: np.ndarray) -> Outputs | None:  # fmt: skip
+           actual: np.ndarray) -> Self | None:  # fmt: skip
         """Make them for rows of attention; None if the outputs of all rows are the same."""
         keys = np.arange(starts[-1]) - np.repeat(starts[:-1] - firsts, np.diff(starts))
         outputs = np.add.reduceat(values[keys] * actual[:, None], starts[:-1])
@@ -94,11 +93,7 @@ class HeadRows:
         return float(1.0 - error / outputs.spread)
 
     def row_scores(self, predicted: np.ndarray) -> np.ndarray:
-        """Return the part of each row in the objective: weighted mass less squared error of output.
-
-        Returns:
-            float64 (rows).
-        """
+        """Return the part of each row in the objective: weighted mass less squared error of output."""
         outputs, scale = self.outputs or _NO_OUTPUTS, 0.0
         if self.outputs is not None:
             scale = self.objective.output * len(self) / self.outputs.spread
@@ -106,10 +101,7 @@ class HeadRows:
                            np.float32(self.objective.attention), np.float32(scale))  # fmt: skip
 
     def likelihood_aim(self, predicted: np.ndarray) -> np.ndarray:
-        """Return what rows should move towards: ``aim - predicted`` is a gradient by the scores.
-
-        It is that of the likelihood, and of what outputs weigh in the objective.
-        """
+        """Return the aim of which ``aim - predicted`` is the gradient of likelihood and outputs by scores."""
         out = self.actual.copy()
         self.output_residual(predicted, out, self.objective.output)
         return out

@@ -10,15 +10,12 @@ T = TypeVar("T")
 
 def front(items: Sequence[T], size: Callable[[T], int] = attrgetter("nodes"),
           score: Callable[[T], float] = attrgetter("score"), least: float = 0.0) -> list[T]:  # fmt: skip
-    """Return the items that score better than all that are not larger, smallest first.
+    """Return the items that score better, by ``least``, than all that are not larger; smallest first.
 
     Items whose score is not a number are left out.
 
     >>> front([(5, 0.5), (9, 0.4), (9, 0.7), (20, 0.8)], lambda x: x[0], lambda x: x[1])
     [(5, 0.5), (9, 0.7), (20, 0.8)]
-
-    Args:
-        least: by how much an item must be better than the one before.
     """
     kept: list[T] = []
     items = [item for item in items if not math.isnan(score(item))]
@@ -48,9 +45,6 @@ def choose(scores: Sequence[float], sizes: Sequence[int], price: float) -> int:
     """Return which row of a front to take: the best score less a price for every node.
 
     A score that is not a number is worse than any other.
-
-    >>> choose([0.3, 0.69, 0.7], [3, 9, 40], price=0.0005)
-    1
     """
     known = [-math.inf if math.isnan(score) else score for score in scores]
     return max(range(len(scores)), key=lambda i: (known[i] - price * sizes[i], -sizes[i]))

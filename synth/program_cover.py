@@ -40,19 +40,9 @@ def shared_library(results: Sequence[HeadResult], select: Split, test: Split,
 
 def cover(scores: np.ndarray, enough: float = np.inf, most: int | None = None,
           taken: Sequence[int] = ()) -> list[int]:  # fmt: skip
-    """Take programs greedily until the mean over heads of the best taken one is enough.
+    """Take programs greedily, in that order, until the mean over heads of the best taken one is enough.
 
-    >>> cover(np.array([[0.8, 0.7, 0.1], [0.7, 0.8, 0.1], [0.1, 0.1, 0.9]]), 0.79)
-    [0, 2]
-
-    Args:
-        scores: float (heads, programs).
-        enough: the mean at which to stop.
-        most: how many programs are taken at the most; None: all.
-        taken: programs that are taken already.
-
-    Returns:
-        The programs in the order in which they are taken, those that were taken already first.
+    ``scores`` are float (heads, programs); ``taken`` are the first, and at ``most`` so many are taken.
     """
     found = list(taken)
     best = scores[:, found].max(1, initial=0.0)

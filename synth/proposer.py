@@ -40,7 +40,7 @@ class HeadTask:
 
     Attributes:
         design: the rows of the fit split and the planes of terms on them.
-        layer, head: which head.
+        layer, head, number: which head; its number counts over all layers.
         rows: its attention on the rows.
         name: what its programs are called.
         seed: for whatever a proposer draws; differs by head, not by the order of work.
@@ -52,7 +52,8 @@ class HeadTask:
 
     def __init__(self, design: Design, layer: int, head: int, *, seed: int, max_nodes: int, max_evals: int,
                  deadline: float | None = None, stop: threading.Event | None = None) -> None:  # fmt: skip
-        self.design, self.layer, self.head = design, layer, head
+        self.design, self.layer, self.head, self.causal = design, layer, head, design.causal
+        self.number = layer * design.capture.heads_per_layer + head
         self.rows = design.target(layer, head)
         self.name = f"l{layer:02d}h{head:02d}"
         self.seed = seed * 1_000_003 + layer * 1_009 + head
@@ -60,16 +61,6 @@ class HeadTask:
         self.deadline, self.stop = deadline, stop
         self.evals, self.late, self.short = 0, False, False
         self._known: dict[t.Head, Fitted] = {}
-
-    @property
-    def number(self) -> int:
-        """Which head it is, counted over all layers."""
-        return self.layer * self.design.capture.heads_per_layer + self.head
-
-    @property
-    def causal(self) -> bool:
-        """The visibility of the head."""
-        return self.design.causal
 
     def empty(self) -> t.Head:
         """Return the program without terms: uniform attention."""

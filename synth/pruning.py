@@ -26,16 +26,11 @@ def sizes_of(terms: Sequence[t.Term]) -> list[int]:
     """Return by how many nodes a program is smaller without each of its terms.
 
     Terms of one condition become a sum (``tree.joined``), in which the condition is written once.
-
-    >>> from attn_dsl.dsl.parser import parse_term
-    >>> sizes_of([parse_term("1 where k == 0"), parse_term("2 * log(q) where k == 0")])
-    [2, 4]
     """
-    conditions = [getattr(term, "condition", None) for term in terms]
-    shared = Counter(conditions)
+    shared = Counter(term.condition for term in terms)
     found: list[int] = []
-    for term, condition in zip(terms, conditions, strict=True):
-        size = t.nodes(term)
+    for term in terms:
+        size, condition = t.nodes(term), term.condition
         if condition is not None and shared[condition] > 1:
             size += (shared[condition] == 2) - t.nodes(condition)  # the sum is a node
         found.append(size)
@@ -77,11 +72,7 @@ def pruned(
 
 
 def curvature(design: SparseDesign) -> np.ndarray:
-    """Return the curvature of the cross-entropy by the weights, at the rows that were predicted last.
-
-    Returns:
-        float64 (weights, weights).
-    """
+    """Return the curvature of the cross-entropy by the weights, at the rows that were predicted last."""
     numbers = design.planes.numbers(design.program.terms)
     planes = np.array([design.planes.plane(n) for own in numbers for n in own], dtype=np.float32)
     found = w.derivatives(planes, design.rows, design.predicted)[1]
@@ -90,16 +81,13 @@ def curvature(design: SparseDesign) -> np.ndarray:
 
 def kept(terms: Sequence[t.Term], x: np.ndarray, losses: np.ndarray, bend: np.ndarray,
          room: int) -> tuple[tuple[t.Term, ...], np.ndarray]:  # fmt: skip
-    """Leave out terms, those that lose least by node first, until the others have room.
+    """Leave out terms that lose least by node until there is room; return the others, with weights moved.
 
     Args:
         x: their weights.
         losses: of each alone, while the other weights stay.
         bend: their ``curvature``.
         room: how many nodes the terms that stay may have.
-
-    Returns:
-        The terms that stay, and their weights, moved to make up for those that went.
     """
     x, inverse, left = x.copy(), np.linalg.inv(bend), list(range(len(x)))
     # from the likelihood that is lost to second order to the score
@@ -116,7 +104,7 @@ def kept(terms: Sequence[t.Term], x: np.ndarray, losses: np.ndarray, bend: np.nd
 
 def trim(task: HeadTask, program: t.Head, score: Callable[[Sequence[t.Head]], np.ndarray],
          price: float) -> t.Head | None:  # fmt: skip
-    """Leave out of a program the terms that are not worth their nodes on other texts.
+    """Leave out the terms that are not worth their nodes on other texts; None if all are worth theirs.
 
     The terms that are not worth theirs alone are left out together as far as that pays, until every
     term is worth its nodes.
@@ -124,9 +112,6 @@ def trim(task: HeadTask, program: t.Head, score: Callable[[Sequence[t.Head]], np
     Args:
         score: of programs, on the other texts.
         price: the score that a node must bring.
-
-    Returns:
-        The smaller program; None if all of it is worth its nodes.
     """
 
     def worths(every: Sequence[tuple[SetProgram, np.ndarray]]) -> tuple[list[t.Head], np.ndarray]:
@@ -157,11 +142,7 @@ def trim(task: HeadTask, program: t.Head, score: Callable[[Sequence[t.Head]], np
 
 def without(program: SetProgram, x: np.ndarray, inverse: np.ndarray,
             gone: Sequence[int]) -> tuple[SetProgram, np.ndarray]:  # fmt: skip
-    """Return a program without some terms, and its weights, moved to make up for them.
-
-    Args:
-        inverse: of its ``curvature``.
-    """
+    """Return a program without some terms, and its weights, moved to make up (``weights.without``)."""
     slots = [range(at.start, at.stop) for _, at in program.parts()]
     out = np.array([place for i in gone for place in slots[i]])
     left = tuple(term for i, term in enumerate(program.terms) if i not in gone)

@@ -57,28 +57,24 @@ class Search:
 
     def head(self, layer: int, head: int, neighbours: tuple[int, ...],
              deadline: float | None = None) -> tuple[HeadResult, list[Candidate]]:  # fmt: skip
-        """Search programs for one head.
+        """Search programs for one head; return the result, and every program that was fitted.
 
         Args:
             neighbours: all heads of the layer that the run looks at, whose controls are scored at once.
             deadline: time (``time.monotonic``) after which no more programs are tried.
-
-        Returns:
-            The result, and every program that was fitted.
         """
         started = time.monotonic()
         session, settings = self.session, self.session.settings
         first = layer * session.capture.heads_per_layer
-        number = first + head
         task = HeadTask(session.design, layer, head, seed=settings.seed,
                         max_nodes=min(settings.max_nodes, MAX_NODES), max_evals=settings.max_evals,
                         deadline=deadline, stop=session.stop)  # fmt: skip
         found = pool(task, self.proposers)
         polished, rows, shown = self._score(task, self._polish(task, found))
         at = next(i for i, row in enumerate(rows) if row.chosen)
-        test = session.test.metrics(polished[at].program, number)
+        test = session.test.metrics(polished[at].program, task.number)
         errors, spreads = shown.errors[at], shown.spreads
-        baselines = self.controls(number, tuple(first + one for one in neighbours))
+        baselines = self.controls(task.number, tuple(first + one for one in neighbours))
         terms = term_worths(task, session.worth_design, polished[at].program)
         shares = kind_shares(polished[at].program, [term.share for term in terms])
         facts = check(polished[at].program, allow_lookahead=settings.allow_lookahead)
@@ -112,12 +108,9 @@ class Search:
 
     def _score(self, task: HeadTask,
                polished: list[Fitted]) -> tuple[list[Fitted], list[FrontRow], Comparison]:  # fmt: skip
-        """Score programs on the select split, keep the front and choose; score those on the test split.
+        """Score programs on the select split; return their front, its rows, and it on the test split.
 
         Of the program that is chosen, terms that are not worth their nodes on the select split go.
-
-        Returns:
-            The front, its rows, and its programs on the test split.
         """
         number, select = task.number, self.session.select
         objective = OBJECTIVES[self.session.settings.objective]

@@ -7,18 +7,12 @@ from pathlib import Path
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.definitions import in_folder
-from attn_dsl.dsl.library import LibraryProgram, library
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.run import VOCABULARY
-from attn_dsl.eval.scores import score_values
 from attn_dsl.eval.split import Split
-from attn_dsl.synth import vocabulary
 from attn_dsl.synth.design import Design
 from attn_dsl.synth.llm.options import Options
-from attn_dsl.synth.nearest import NearestPrograms
 from attn_dsl.synth.objective import OBJECTIVES
-from attn_dsl.synth.scores.gains import ScoreGains
-from attn_dsl.synth.sparse_design import TermPlanes
 
 SELECT_ENTRIES = 30_000
 """On about how many entries of the select split the worth of terms is measured."""
@@ -80,24 +74,6 @@ class Session:
         return in_folder(self.run or Path())(name)
 
     @cached_property
-    def score_gains(self) -> ScoreGains:
-        """The values of the shared scores on the rows, and what they gain."""
-        assert self.definitions is not None
-        names = tuple(self.definitions.scores)
-        columns = score_values(self.definitions, self.design.batch)
-        return ScoreGains(self.design, names, columns)
-
-    @cached_property
-    def planes(self) -> TermPlanes:
-        """The planes of the terms of the search's vocabulary on the rows."""
-        return TermPlanes(self.design, vocabulary.terms(self.capture.causal))
-
-    @cached_property
-    def nearest(self) -> NearestPrograms:
-        """Ranks known programs by their IoU with a head."""
-        return NearestPrograms(self.design)
-
-    @cached_property
     def worth_design(self) -> Design:
         """The rows of the select split that the worth of terms is measured on."""
         objective = OBJECTIVES[self.settings.objective]
@@ -113,8 +89,3 @@ class Session:
     def test(self) -> Split:
         """The texts that every shown number comes from."""
         return Split(self.capture, self.texts["test"])
-
-    @cached_property
-    def library(self) -> list[LibraryProgram]:
-        """The programs of the library that have the visibility of the model's heads."""
-        return [*library("causal" if self.capture.causal else "bidirectional").values()]

@@ -14,11 +14,11 @@ from attn_dsl.compiler.jit import COMPILED, SUMS
 from attn_dsl.compiler.softmax import exponentials
 from attn_dsl.dsl import tree as t
 from attn_dsl.eval.set_parameters import (
+    Lookup,
     SetProgram,
     SetTerm,
     TableTerm,
     TokenSymbols,
-    hidden_keys,
     set_program,
 )
 from attn_dsl.eval.set_scores import FIRST, ONE, Planes, Rows, SetScores
@@ -148,6 +148,13 @@ class SparseDesign:
         terms, weights = [], []
         sides: dict[str, list[np.ndarray]] = {"q": [], "k": []}
         plain = iter(planes.numbers(program.terms))
+
+        def add(lookup: Lookup, first: int) -> int:
+            variable = lookup.position.variable
+            numbers = planes.symbols.numbers(lookup.value, lookup.elements, first)
+            sides[variable].append(numbers[planes.queries] if variable == "q" else numbers)
+            return len(sides[variable]) - 1
+
         for term, at in program.parts():
             if not isinstance(term, SetTerm):
                 table = isinstance(term, TableTerm)
@@ -157,15 +164,7 @@ class SparseDesign:
                     weights.append(FIRST + at.start + i)
                 continue
             plane = planes.numbers([term.plain])[0][0] if term.plain is not None else -1
-            row, first, hidden = {"q": -1, "k": -1}, at.start, 0
-            for one in term.lookups:
-                variable = one.position.variable
-                numbers = planes.symbols.numbers(one.value, one.elements, first)
-                row[variable] = len(sides[variable])
-                sides[variable].append(numbers[planes.queries] if variable == "q" else numbers)
-                hidden = max(hidden, hidden_keys(one.position, planes.design.causal))
-                first += len(one.elements)
-            terms.append((0, plane, row["q"], row["k"], hidden))
+            terms.append((0, plane, *term.places(at.start, planes.design.causal, add)))
             weights.append(ONE)
         widths = {"q": len(planes.queries), "k": int(planes.design.batch.starts[-1])}
         return SetScores(
@@ -226,11 +225,7 @@ class SparseDesign:
         return x
 
     def losses(self, x: np.ndarray) -> np.ndarray:
-        """Return what the objective loses without each of the program's plain terms of one weight.
-
-        Returns:
-            float64 (terms).
-        """
+        """Return what the objective loses without each of the program's plain terms of one weight."""
         self.value(x)
         before = self.rows.row_scores(self.predicted).sum()
         found = np.empty(len(x))

@@ -70,12 +70,7 @@ def _others(listed: list[str]) -> list[str]:
 
 @lru_cache(maxsize=2)
 def terms(causal: bool) -> tuple[t.Term, ...]:
-    """Return the terms to choose from, each with a hole for its weight.
-
-    >>> from attn_dsl.dsl.printer import show_term
-    >>> show_term(terms(causal=True)[0])
-    '? where k == 0'
-    """
+    """Return the terms to choose from, each with a hole for its weight."""
     predicates = [*_POSITIONS, *_OFFSETS, *_SAME, *_COUNTS]
     predicates += _CAUSAL_DISTANCE if causal else _BOTH_DISTANCE
     predicates += [*_truths("k"), *_truths("k", "-1"), *_classes("k"), *_others(predicates)]

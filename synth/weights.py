@@ -115,12 +115,9 @@ def derivatives(planes: np.ndarray, rows: HeadRows,
 
 
 def without(x: np.ndarray, inverse: np.ndarray, gone: np.ndarray) -> np.ndarray:
-    """Set some weights to 0, and move the others to make up for them to second order.
+    """Set some weights to 0, and move the others by the inverse Hessian to make up to second order.
 
     This is the optimal brain surgeon of Hassibi and Stork (1993).
-
-    Args:
-        inverse: of the Hessian.
     """
     found = x - inverse[:, gone] @ np.linalg.solve(inverse[np.ix_(gone, gone)], x[gone])
     found[gone] = 0.0
@@ -128,16 +125,7 @@ def without(x: np.ndarray, inverse: np.ndarray, gone: np.ndarray) -> np.ndarray:
 
 
 def fit(planes: np.ndarray, rows: HeadRows, ridge: float = 1e-3) -> tuple[np.ndarray, np.ndarray]:
-    """Find the weights that minimise the cross-entropy to a head's rows, plus a small ridge.
-
-    Args:
-        planes: float32 (weights, entries).
-        rows: the head's rows.
-        ridge: penalty per row on half the squared weights, which keeps them finite.
-
-    Returns:
-        The weights, and the predicted rows (float32, entries).
-    """
+    """Find the weights of planes that minimise the cross-entropy to a head's rows; return these as well."""
     t, count = len(planes), len(rows)
     w = np.zeros(t)
     predicted = np.empty(planes.shape[1], dtype=np.float32)
@@ -172,9 +160,5 @@ def fit(planes: np.ndarray, rows: HeadRows, ridge: float = 1e-3) -> tuple[np.nda
 
 
 def rounded(weights: np.ndarray, digits: int = 2) -> np.ndarray:
-    """Round weights to significant digits.
-
-    >>> rounded(np.array([1.2345, -0.04567, 0.0]))
-    array([ 1.2  , -0.046,  0.   ])
-    """
+    """Round weights to significant digits."""
     return np.array([float(f"{w:.{digits}g}") for w in weights])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import importlib.util
 import re
 import sys
@@ -23,12 +22,6 @@ NAMES = "cost evaluator library measuring outputs real_model run".split()
 @pytest.mark.parametrize("name", NAMES)
 def test_it_starts(name: str) -> None:
     importlib.import_module(name)
-
-
-def test_examples() -> None:
-    outcome = doctest.testmod(importlib.import_module("measuring"))
-    assert outcome.attempted
-    assert not outcome.failed
 
 
 def test_figures_are_those_of_the_run_and_of_rows_picked_on_select(

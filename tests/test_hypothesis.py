@@ -96,6 +96,16 @@ def test_failures_are_the_queries_of_the_largest_error(capture: Capture) -> None
         assert worst.head[0] == (row.argmax(), pytest.approx(row.max()))
 
 
+def test_a_program_that_is_never_wrong_can_be_scored() -> None:
+    texts = [["a", " b", f" {i}"] for i in range(20)]
+    first = np.zeros((1, 1, 3, 3))
+    first[..., 0] = 1.0
+    exact = parse("head a causal linear:\n 1 where k == 0")
+    found = exact.score(Capture.from_arrays(texts, [first] * 20), "L0H0")
+    assert found.iou.mean == 1.0
+    assert all(one.error == 0.0 for one in found.failures)
+
+
 def test_figures_in_files_are_those_of_score_and_of_the_run(small_run: Path, here: Path) -> None:
     """A finished run is where hypotheses go; its programs are what they are compared with."""
     import shutil

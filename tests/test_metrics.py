@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import pytest
 
@@ -76,18 +74,16 @@ def test_all_metrics_of_one_pass_are_those_of_each_pair(
         assert alone["tv"][0, 0] == pytest.approx(0, abs=1e-6)
 
 
-@pytest.mark.parametrize("threads", [None, 2])
 @pytest.mark.parametrize("block", [1, 7, 2304])
 def test_a_score_matrix_is_the_mean_iou_of_every_pair(
-    threads: int | None, block: int, monkeypatch: pytest.MonkeyPatch
+    block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(evaluate, "BLOCK", block)
     programs = [parse(source) for source in SOURCES]
     batch = Batch([Tokens.from_strings(text) for text in TEXTS])
     attention = [random_heads(3, len(text), True) for text in TEXTS]
     plan = Plan(programs, batch)
-    executor = None if threads is None else ThreadPoolExecutor(threads)
-    table = score.score_matrix(plan, attention.__getitem__, executor)
+    table = score.score_matrix(plan, attention.__getitem__)
     each = [ious(attention[i], plan.packed(i)) for i in range(len(TEXTS))]
     np.testing.assert_allclose(table, np.mean(each, axis=0), atol=1e-5)
     for p, program in enumerate(programs):

@@ -28,7 +28,7 @@ from attn_dsl.eval.locate import embedded
 from attn_dsl.eval.models import load_model
 from attn_dsl.eval.replace import curve as curves
 from attn_dsl.eval.replace import experiment, measure
-from attn_dsl.eval.replace.context import open_controller, replace_heads
+from attn_dsl.eval.replace.context import replace_heads
 from attn_dsl.eval.replace.experiment import Options, replace_run
 from attn_dsl.eval.replace.measure import HeldOut, Sums
 from attn_dsl.eval.replace.measurements import Measurements
@@ -224,9 +224,8 @@ def test_damage_is_that_of_the_model_with_the_heads_that_are_taken(opened: Repla
     select = opened.held_out("select")
     taken = opened.heads[1:4]
     expected = select.measure({head: opened.programs[head] for head in taken}).loss
-    with replace_heads(opened.loaded, opened.programs):
-        controller = open_controller(opened.loaded)
-        assert controller is not None
+    with replace_heads(opened.loaded, opened.programs) as replaced:
+        controller = replaced.controller
         controller.taken, controller.shares = frozenset(taken), {}
         assert select.sums().loss == pytest.approx(expected, rel=1e-5)
 

@@ -229,8 +229,8 @@ def plots(page: Page) -> list[str]:
 def test_the_report_of_a_run_lists_what_is_missing_and_shows_its_replacement(
     small_run: Path, small_capture: Path, tmp_path: Path
 ) -> None:
+    from attn_dsl.eval.replace.curve import draw
     from attn_dsl.eval.replace.measure import Outcome
-    from attn_dsl.eval.replace.plot import draw
     from attn_dsl.eval.run import Run
 
     run = tmp_path / "run"

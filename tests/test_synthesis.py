@@ -28,7 +28,6 @@ from attn_dsl.synth import vocabulary
 from attn_dsl.synth import weights as w
 from attn_dsl.synth.design import Design
 from attn_dsl.synth.gains import Packed
-from attn_dsl.synth.nearest import NearestPrograms
 from attn_dsl.synth.pareto import choose, front, gains_by_node, thinned
 from attn_dsl.synth.proposer import HeadTask, pool
 from attn_dsl.synth.proposers.library import Library
@@ -43,6 +42,7 @@ TRUE = {
     (1, 0): "head c causal:\n 2.5 where k == q-1 and punct(q)\n 1.5 where word(k) in Pronoun",
     (1, 1): "head d causal:\n",
 }
+LIBRARY = [one.program for one in library("causal").values() if not one.measured]
 
 
 def texts(count: int, n: int = 24) -> list[Tokens]:
@@ -255,7 +255,7 @@ def test_a_proposer_of_one_line_is_enough(design: Design) -> None:
 
     found = pool(
         task(design, 0, 0),
-        [Sinks(), Library(NearestPrograms(design), [*library("causal").values()], most=3)],
+        [Sinks(), Library(design, LIBRARY, most=3)],
     )
     assert found[0].proposer == "sinks"
     assert all(weight is not None for f in found for weight in f.program.weights)
@@ -268,7 +268,7 @@ def test_a_head_for_which_nobody_suggests_anything_is_uniform(design: Design) ->
 
 
 def test_the_pool_keeps_to_its_bounds(design: Design) -> None:
-    known = Library(NearestPrograms(design), [*library("causal").values()])
+    known = Library(design, LIBRARY)
     job = task(design, 0, 0, evals=5)
     pool(job, [known])
     assert job.evals == 5
@@ -280,10 +280,8 @@ def test_the_pool_keeps_to_its_bounds(design: Design) -> None:
 
 
 def test_the_program_of_a_head_is_the_nearest_to_it(design: Design) -> None:
-    nearest = NearestPrograms(design)
     others = ("head a causal:\n    3 where k == 0\n", TRUE[0, 1], "head b causal:\n")
-    assert nearest.rank(1, others)[0] == TRUE[0, 1]
-    assert nearest.rank(1, ()) == []
+    assert Library(design, [*map(parse, others)]).nearest(1)[0] == parse(TRUE[0, 1])
 
 
 def test_a_front_is_thinned_where_it_is_dense() -> None:

@@ -9,7 +9,7 @@ scores the programs written by hand and fits nothing.
 
 import argparse
 import json
-import resource
+import os
 import tempfile
 import tomllib
 from collections.abc import Iterator
@@ -66,13 +66,6 @@ def one_line(source: str) -> str:
     return "; ".join(line for line in lines if line and not line.startswith("head ")) or "uniform"
 
 
-def processor_time() -> float:
-    """Return the seconds of processor time of this process and those that it ran."""
-    kinds = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
-    used = [resource.getrusage(kind) for kind in kinds]
-    return sum(one.ru_utime + one.ru_stime for one in used)
-
-
 def rows(name: str, capture: attn_dsl.Capture, out: Path | None) -> Iterator[tuple[float, str]]:
     """Yield the IoU and the line of a table for each head: of its fit, or without ``out`` by hand."""
     results = ({} if out is None
@@ -101,14 +94,14 @@ def main() -> None:
     scores = []
     print("| head | IoU (test texts) | nodes | by hand | program |\n|---|---|---|---|---|",
           flush=True)  # fmt: skip
-    started = processor_time()
+    started = sum(os.times()[:4])  # of this process and those that it ran
     with tempfile.TemporaryDirectory() as folder:
         for name, capture in chosen.items():
             out = None if options.by_hand else (options.out or Path(folder)) / name
             for score, line in rows(name, capture, out):
                 scores.append(score)
                 print(line, flush=True)
-    reached, spent = sum(score >= TARGET for score in scores), processor_time() - started
+    reached, spent = sum(score >= TARGET for score in scores), sum(os.times()[:4]) - started
     print(f"\n{reached} of {len(scores)} heads reach {TARGET}; {spent:.0f} s of processor time")
 
 

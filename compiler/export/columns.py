@@ -68,18 +68,15 @@ class Columns:
 
     def values(self) -> dict[str, Any]:
         """Return the values for the template ``columns``."""
+        names = ["features"] * bool(self.imported) + ["search_column"] * self.searches
+        imports = [f"from attn_dsl.compiler.columns import {', '.join(names)}"] if names else []
+        if any("stem" in dict(getattr(key, "functions", ())) for key in self._readings):
+            imports.append("from attn_dsl.dsl.functions import stem")
         return {"sets": [text for _, text in self.sets.values()], "outputs": self.outputs,
                 "lists": {name: text for name, text in self.lists.items() if name != text},
-                "imported": list(self.imported), "imports": self._imports(),
+                "imported": list(self.imported), "imports": imports,
                 "codes": any("codes(" in value for value in self.outputs.values()),
                 "reads_tokens": self.searches or bool(self.lists) or "match" in self.outputs}  # fmt: skip
-
-    def _imports(self) -> list[str]:
-        """Return the lines that import from attn_dsl."""
-        stems = any("stem" in dict(getattr(key, "functions", ())) for key in self._readings)
-        names = ["features"] * bool(self.imported) + ["search_column"] * self.searches
-        lines = [f"from attn_dsl.compiler.columns import {', '.join(names)}"] if names else []
-        return [*lines, *["from attn_dsl.dsl.functions import stem"] * stems]
 
     def _list(self, name: str, part: str = "") -> str:
         """Return the source of the list of a feature."""

@@ -15,19 +15,11 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any, NamedTuple
 
+from attn_dsl.compiler import operations as ops
 from attn_dsl.compiler.export.columns import Columns
 from attn_dsl.compiler.export.source import comment
 from attn_dsl.compiler.graph import NONE, Factor, Node, Term
 from attn_dsl.compiler.lower import lower
-from attn_dsl.compiler.operations import (
-    ATOM,
-    COMPARISON,
-    QUANTIFIERS,
-    REALS,
-    SUM,
-    UNARY,
-    Operation,
-)  # fmt: skip
 from attn_dsl.compiler.program import Program
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.limits import LEAST_MASS, MAX_WEIGHT, TERM_LIMIT
@@ -46,20 +38,18 @@ class Code(NamedTuple):
     """An expression: its source, and the binding strength of its outermost operator."""
 
     text: str
-    level: int = ATOM
+    level: int = ops.ATOM
 
     def within(self, level: int) -> str:
-        """Return the source, in parentheses if it binds looser than ``level``.
-
-        >>> Code("q - k", SUM).within(UNARY)
-        '(q - k)'
-        """
+        """Return the source, in parentheses if it binds looser than ``level``."""
         return self.text if self.level >= level else f"({self.text})"
 
 
 def shifted(name: str, shift: int) -> Code:
     """Write a position plus a shift: ``k - 1``."""
-    return Code(f"{name} {'-' if shift < 0 else '+'} {abs(shift)}", SUM) if shift else Code(name)
+    if not shift:
+        return Code(name)
+    return Code(f"{name} {'-' if shift < 0 else '+'} {abs(shift)}", ops.SUM)
 
 
 class Writer:
@@ -99,7 +89,7 @@ class Writer:
             for operand in node.operands * max(1, self._template(node.operation).count("{a}")):
                 self._count(operand)
 
-    def _template(self, row: Operation) -> str:
+    def _template(self, row: ops.Operation) -> str:
         """Return the source of an operation, with fields for its operands."""
         return getattr(row, self.form) or row.array
 
@@ -141,7 +131,7 @@ class Writer:
             amount = weights[reached - 1]
         elif None not in known and not self.trained:
             factors = zip(term.factors, known, strict=True)
-            size = math.prod(REALS[f.function].value(x or 0, f.rate) for f, x in factors)
+            size = math.prod(ops.REALS[f.function].value(x or 0, f.rate) for f, x in factors)
             size = min(max(float(amount) * size, -TERM_LIMIT), TERM_LIMIT)
             amount = repr(0.0 if self.linear and size < LEAST_MASS else size)
         else:
@@ -159,7 +149,7 @@ class Writer:
 
     def _factor(self, factor: Factor) -> str:
         """Write a factor of a term: a real function of a node."""
-        value, function = self._constant(factor.node), REALS[factor.function]
+        value, function = self._constant(factor.node), ops.REALS[factor.function]
         if value is not None:
             return repr(function.value(value, factor.rate))
         x = self._real(self.write(factor.node), function.least)
@@ -179,10 +169,10 @@ class Writer:
         node = self.graph.nodes[one]
         name = node.operation.name
         if name == "constant":
-            return Code(str(node.x), UNARY if node.x < 0 else ATOM)
+            return Code(str(node.x), ops.UNARY if node.x < 0 else ops.ATOM)
         if name in ("query", "key"):
             return shifted(name[0], node.x)
-        if name in QUANTIFIERS:
+        if name in ops.QUANTIFIERS:
             return self._search(one, node)
         code = self._compute(one, node)
         if self._shared(one) and not re.fullmatch(r"\w+(\[\w+\])?", code.text):
@@ -202,10 +192,10 @@ class Writer:
         operands = [self.write(operand) for operand in node.operands]
         if row.name == "table":
             return self._seen(one, *operands)
-        if row.commutes and row.level == ATOM and self._constant(node.a) is not None:
+        if row.commutes and row.level == ops.ATOM and self._constant(node.a) is not None:
             operands.reverse()  # a function of an array takes the array first
-        low = COMPARISON if row.level == ATOM else max(row.level, COMPARISON + 1)
-        high = COMPARISON if row.level == ATOM else row.level + 1
+        low = ops.COMPARISON if row.level == ops.ATOM else max(row.level, ops.COMPARISON + 1)
+        high = ops.COMPARISON if row.level == ops.ATOM else row.level + 1
         written = {name: code.within(high if name == "b" else low)
                    for name, code in zip("ab", operands, strict=False)}  # fmt: skip
         text = self._template(row).replace("xp.", f"{self.xp}.")
@@ -217,7 +207,7 @@ class Writer:
         name = _NAMES.get(node.operation.name, node.operation.name)
         if name.startswith("column"):
             name = self.graph.keys[node.y].name + name[6:8]
-        name += "_1" if node.operation.name in QUANTIFIERS else ""
+        name += "_1" if node.operation.name in ops.QUANTIFIERS else ""
         self.names[one] = self.free("distance" if code.text == "q - k" else name)
         self.lines.append(f"{self.names[one]} = {code.text}")
         return Code(self.names[one])
@@ -272,7 +262,7 @@ class Writer:
     def _real(self, code: Code, least: int | None) -> str:
         """Write an integer as a float of the type of the scores, clipped below at ``least``."""
         text = f"{self.xp}.clip({code.text}, {least}, None)"
-        return (code.within(ATOM) if least is None else text) + self.kind
+        return (code.within(ops.ATOM) if least is None else text) + self.kind
 
     def _bounded(self, amount: str) -> str:
         """Write an amount clipped at the limit of a term."""
@@ -284,7 +274,7 @@ class Writer:
 
     def _where(self, condition: Code, amount: str) -> str:
         """Write an amount where a condition holds, and 0 elsewhere."""
-        return f"{amount} * {condition.within(ATOM)}{self.kind}"
+        return f"{amount} * {condition.within(ops.ATOM)}{self.kind}"
 
 
 def _position(at: Code) -> str:

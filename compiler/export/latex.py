@@ -4,17 +4,10 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 from itertools import count
 
+from attn_dsl.compiler import operations as ops
 from attn_dsl.compiler.export.expressions import Code, Writer, shifted
 from attn_dsl.compiler.export.source import render
 from attn_dsl.compiler.graph import MATCH, NONE, ColumnKey, Node, SearchKey, Term
-from attn_dsl.compiler.operations import (
-    ATOM,
-    COMPARISON,
-    CONJUNCTION,
-    DISJUNCTION,
-    QUANTIFIERS,
-    UNARY,
-)  # fmt: skip
 from attn_dsl.compiler.program import Program
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.definitions import self_contained
@@ -29,11 +22,11 @@ _SPECIAL = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": 
             '"': "{\"}", "'": "'{}", "`": "`{}", "<": r"\textless{}", ">": r"\textgreater{}", "-": r"-{}",
             "?": "?{}", "!": "!{}", "\n": r"\textbackslash{}n", "\t": r"\textbackslash{}t",
             "\r": r"\textbackslash{}r", "[": "{[}", "]": "{]}", ",": ",{}", "|": r"\textbar{}"}  # fmt: skip
-_LEVELS = {level: rank for rank, level in enumerate([DISJUNCTION, CONJUNCTION, COMPARISON])}
+_LEVELS = {ops.DISJUNCTION: 0, ops.CONJUNCTION: 1, ops.COMPARISON: 2}
 """Binding strength in formulas, the loosest first. Unlike in Python, a comparison binds tighter than
 "and"."""
 _OVER = {"<=": r"\leq", ">=": r"\geq"}
-_COMPARED = _LEVELS[COMPARISON]
+_COMPARED = _LEVELS[ops.COMPARISON]
 
 
 def to_latex(program: Program) -> str:
@@ -59,7 +52,7 @@ def to_latex(program: Program) -> str:
     writer, tree = _Formulas(program, ""), program.tree
     names = {node.operation.name for node in writer.graph.nodes}
     return render(
-        "latex.tex", program, linear=writer.linear, searches=names & set(QUANTIFIERS),
+        "latex.tex", program, linear=writer.linear, searches=names & set(ops.QUANTIFIERS),
         scaled=any(isinstance(term.source, t.Scaled) for term in writer.graph.programs[0]),
         weighs=any(isinstance(node, t.Weight) for node in tree.walk()),
         rows=[*writer.score(("m" if writer.linear else "s") + "_{qk}"),
@@ -108,7 +101,7 @@ class _Formulas(Writer):
             if factor.function in FUNCTIONS:
                 latex = FUNCTIONS[factor.function].latex
                 x = Code(latex.format(x=x.text, rate=number(factor.rate)))
-            values.append(x.text if cut and len(term.factors) == 1 else x.within(ATOM))
+            values.append(x.text if cut and len(term.factors) == 1 else x.within(ops.ATOM))
         value = r" \cdot ".join(values)
         parts = [weights[0], *filter(None, [rf"\max({value}, 0)" if cut else value])]
         return r" \cdot ".join(parts)
@@ -154,7 +147,7 @@ class _Formulas(Writer):
             key = list(self.graph.tables)[node.y]
             return Code(rf"\mathrm{{match}}({i}, {j})" if key == MATCH else self._found(key, j))
         level = _LEVELS.get(row.level, row.level)
-        low, high = (DISJUNCTION, DISJUNCTION) if level == ATOM else (level, level + 1)
+        low, high = (ops.DISJUNCTION, ops.DISJUNCTION) if level == ops.ATOM else (level, level + 1)
         written = {name: self.write(operand).within(high if name == "b" else low)
                    for name, operand in zip("ab", node.operands, strict=False)}  # fmt: skip
         return Code(row.latex.format(**written, x=node.x, y=node.y), level)
@@ -167,7 +160,9 @@ class _Formulas(Writer):
 
     def _found(self, key: SearchKey, at: str) -> str:
         """Write what a search finds for a position."""
-        writer = _Formulas(Program(_body_tree(key), self.program.facts), "")
+        body = t.Where(1.0, t.renamed(t.renamed(key.body, "i", "q"), "j", "k"))
+        tree = t.Head("search", "bidirectional", terms=(body,))
+        writer = _Formulas(Program(tree, self.program.facts), "")
         writer.key, writer.query = ("j'" if "j" in at else "j"), at
         over = f" {_OVER.get(key.over, key.over)} {at}" if key.over else ""
         (term,) = writer.graph.programs[0]
@@ -182,7 +177,7 @@ class _Formulas(Writer):
         at = shifted(name, node.x) if variable else self.write(node.a)
         if isinstance(column, SearchKey):
             found = Code(self._found(column, at.text))
-            return Code(rf"\lnot {found.within(UNARY)}", UNARY) if negated else found
+            return Code(rf"\lnot {found.within(ops.UNARY)}", ops.UNARY) if negated else found
         value = rf"\mathrm{{{_name(column.name)}}}({at.text})"
         for how, length in column.functions:
             value = rf"\mathrm{{{how}}}({value}{f', {length}' if length else ''})"
@@ -198,13 +193,7 @@ class _Formulas(Writer):
             text = _text(min(column.elements)[0])
             verb = column.kind + " with" * (column.kind != "contains")
             found = Code(rf"{value} \text{{ {verb} }} {text}", _COMPARED)
-        return Code(rf"\lnot {found.within(UNARY)}", UNARY) if negated else found
-
-
-def _body_tree(key: SearchKey) -> t.Head:
-    """Return a program whose one condition is the body of a search, with ``i`` as query and ``j`` as key."""
-    body = t.renamed(t.renamed(key.body, "i", "q"), "j", "k")
-    return t.Head("search", "bidirectional", terms=(t.Where(1.0, body),))
+        return Code(rf"\lnot {found.within(ops.UNARY)}", ops.UNARY) if negated else found
 
 
 def _added(text: str) -> str:

@@ -45,20 +45,12 @@ def render(template: str, program: Program, **values: Any) -> str:
 
 
 def comment(text: str) -> str:
-    """Escape the characters of a text that would end a comment or cannot be encoded.
-
-    >>> comment("form feed \\x0c")
-    'form feed \\\\u000c'
-    """
+    """Escape the characters of a text that would end a comment or cannot be encoded."""
     return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
 
 
 def wrapped(start: str, items: Iterable[str], end: str) -> str:
-    """Write a list on one line, or on several lines if it is too long.
-
-    >>> wrapped("x = [", ["1", "2"], "]")
-    'x = [1, 2]'
-    """
+    """Write a list on one line, or on several lines if it is too long."""
     line = start + ", ".join(items := list(items)) + end
     if len(line) <= WIDTH:
         return line

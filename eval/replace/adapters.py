@@ -5,8 +5,6 @@ computed anew for the replaced heads. Others, such as BLOOM, MPT or ALBERT, call
 their layers, or run one layer several times: there the result of each ``softmax`` is exchanged.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack

@@ -1,7 +1,5 @@
 """Comparison: what changes in a model's predictions when one head's program is edited."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -75,11 +73,17 @@ def choose_sides(model: ReplacedModel, a: str, b: str, head: str | None,
     Raises:
         InputError: a file is missing, the run has no such program, or nothing names the head.
     """
-    shape = model.loaded.n_layers, model.loaded.n_heads
+
+    def one(text: str) -> Head | None:
+        """Read the name of one head; None if the text is something else."""
+        if not re.fullmatch(r"[Ll]\d+\.?[Hh]\d+", text):
+            return None
+        return parse_heads(text, model.loaded.n_layers, model.loaded.n_heads)[0]
+
     named: list[Head] = []
     sides: list[Side] = []
     for text in (a, b):
-        place = None if Path(text).exists() else _one_head(text, shape)
+        place = None if Path(text).exists() else one(text)
         if text == MODEL:
             sides.append(Side("the model's own head", None))
         elif place is None:
@@ -91,8 +95,7 @@ def choose_sides(model: ReplacedModel, a: str, b: str, head: str | None,
             name = f"{model.run.path.name} L{place[0]}H{place[1]}"
             sides.append(Side(name, model.programs[place]))
     if head is not None:
-        place = _one_head(head, shape)
-        if place is None:
+        if (place := one(head)) is None:
             raise InputError(f"--head names one head, as in L2H3, not {head}")
         named = [place]
     elif not named:
@@ -106,23 +109,11 @@ def choose_sides(model: ReplacedModel, a: str, b: str, head: str | None,
     return named[0], tuple(sides)
 
 
-def _one_head(text: str, shape: tuple[int, int]) -> Head | None:
-    """Read the name of one head; None if the text is something else."""
-    if not re.fullmatch(r"[Ll]\d+\.?[Hh]\d+", text):
-        return None
-    [place] = parse_heads(text, *shape)
-    return place
-
-
 def compare(
     loaded: LoadedModel, head: Head, sides: tuple[Side, ...], text: str,
     others: Mapping[Head, Program] | None = None,
 ) -> Comparison:  # fmt: skip
     """Compare the model's predictions on a text with one thing or another in a head.
-
-    >>> head, sides = choose_sides(model, "L5H1", "edited.attn", None)
-    >>> compare(model.loaded, head, sides, "one two one two").changed
-    2
 
     A decoder predicts the next token at every position. An encoder predicts each token from the
     whole text with that token masked.

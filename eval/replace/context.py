@@ -1,11 +1,9 @@
 """The context manager that puts programs in the place of heads, checks it, and undoes it."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +45,7 @@ class Replacement:
     # the largest difference between what stood in the place of heads on the probe and what their
     # programs give, computed apart
     attention: float
+    controller: Controller = field(repr=False)
 
 
 @contextmanager
@@ -122,13 +121,7 @@ def replace_heads(model: Any, heads: Mapping[Head, Standing], *, tokenizer: Any 
         controller.set_members(outer | parts)
         off = _attention_error(model, ids, controller, parts)
         yield Replacement(tuple(parts), tuple(part.name for part in parts.values()), adapter.implementation,
-                          causal, identity, off)  # fmt: skip
-
-
-def open_controller(model: LoadedModel) -> Controller | None:
-    """Return the controller of a model within ``replace_heads``, None outside."""
-    found: tuple[Any, Controller | None] = getattr(body(model.model), _OPEN, (None, None))
-    return found[1]
+                          causal, identity, off, controller)  # fmt: skip
 
 
 def obstacle(loaded: LoadedModel) -> str | None:

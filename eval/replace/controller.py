@@ -1,7 +1,5 @@
 """The controller of a model with replaced heads: computes their attention once per forward pass."""
 
-from __future__ import annotations
-
 import inspect
 import threading
 import weakref
@@ -78,18 +76,17 @@ class Controller:
         """Listen to the model's forward passes, until ``undo`` is closed."""
         from transformers import PreTrainedModel
 
-        undo.callback(self._forget)
+        def forget() -> None:
+            for cache in self._caches:
+                forget_ids(cache)
+
+        undo.callback(forget)
         # a model may call the decoder inside its stack of layers, as OPT does
         for module in self.body.modules():
             if isinstance(module, PreTrainedModel) and module.main_input_name == "input_ids":
                 before, after = module.register_forward_pre_hook, module.register_forward_hook
                 undo.callback(before(self._before, with_kwargs=True).remove)
                 undo.callback(after(self._after, with_kwargs=True, always_call=True).remove)
-
-    def _forget(self) -> None:
-        """Leave caches as they were."""
-        for cache in list(self._caches):
-            forget_ids(cache)
 
     def set_members(self, members: Mapping[Head, Part]) -> None:
         """Say which heads are replaced from now on."""
@@ -263,11 +260,7 @@ class Controller:
         return scores if scores.dim() == 4 and scores.shape[:3] == shape else None
 
     def weights(self, layer: int, probabilities: torch.Tensor, scores: Any) -> torch.Tensor:
-        """Put the matrices of replaced heads among a layer's (texts, heads, queries, keys).
-
-        Args:
-            scores: what the probabilities are the softmax of.
-        """
+        """Put the matrices of replaced heads among a layer's (texts, heads, queries, keys)."""
         heads = self.heads(layer)
         if not heads:
             return probabilities
@@ -298,10 +291,6 @@ def within(matrices: Matrices, seen: torch.Tensor) -> Matrices:
     """Keep what a query sees, each row summing to what it did before.
 
     A row with nothing that its query sees becomes uniform, as an empty row does in a program.
-
-    >>> seen = torch.tensor([[[True, False], [False, True]]])
-    >>> within(torch.tensor([[[[1.0, 0.0], [0.5, 0.5]]]]), seen).tolist()
-    [[[[1.0, 0.0], [0.0, 1.0]]]]
     """
     total = matrices.sum(-1, keepdim=True)
     kept = matrices * seen

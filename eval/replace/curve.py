@@ -1,6 +1,4 @@
-"""The curve: perplexity against the share of heads that are replaced, in some order of them."""
-
-from __future__ import annotations
+"""The curve: perplexity against the share of heads that are replaced, in some order; its table and plot."""
 
 import json
 import math
@@ -8,14 +6,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import count, product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from attn_dsl.eval.files import table, write
 from attn_dsl.eval.replace.measure import HeldOut, Outcome, Point, effect
 from attn_dsl.eval.replace.measurements import Measurements, Tell
-from attn_dsl.eval.replace.plot import draw
-from attn_dsl.eval.replace.programs import Head
+from attn_dsl.eval.replace.programs import BASELINES, Head
+from attn_dsl.eval.report_text import fill
 
 FRACTIONS = (0.05, 0.10, 0.25, 0.40, 0.50, 0.75, 1.0)
 """Shares of heads that the curve shows; the paper's are 0.25, 0.5, 0.75 and 1."""
@@ -23,6 +22,11 @@ ORDERS = ("greedy", "gradient", "damage", "iou")
 """By damage from gradients in stages, the same at once, by the loss of each head alone, and by IoU."""
 STAGES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
 """Shares of heads that the greedy order has taken after each of its stages."""
+LEFT, RIGHT, TOP, BOTTOM = 78, 530, 34, 356
+LINE = 14
+"""The least distance of two labels, pixels."""
+FLOOR = 0.001
+"""The least growth that is shown: 0.1 %."""
 
 
 def order_heads(name: str, measurements: Measurements, select: HeldOut, heads: Sequence[Head],
@@ -61,21 +65,13 @@ def steps(what: str, total: int, tell: Tell) -> Callable[[], None]:
 
 
 def spearman(order: Sequence[Head], other: Sequence[Head]) -> float:
-    """Return the rank correlation of two orders of the same heads.
-
-    >>> spearman([(0, 0), (0, 1), (1, 0)], [(0, 0), (1, 0), (0, 1)])
-    0.5
-    """
+    """Return the rank correlation of two orders of the same heads."""
     place = {head: i for i, head in enumerate(other)}
     return float(np.corrcoef(range(len(order)), [place[head] for head in order])[0, 1])
 
 
 def count_of(fraction: float, heads: int) -> int:
-    """Return how many heads a share is, at least one.
-
-    >>> count_of(0.25, 40), count_of(0.05, 12)
-    (10, 1)
-    """
+    """Return how many heads a share is, at least one."""
     return max(1, math.floor(fraction * heads + 0.5))
 
 
@@ -114,3 +110,49 @@ def figure(run: str | Path) -> str | None:
         if file.is_file():
             return file.read_text(encoding="utf-8")
     return None
+
+
+def draw(outcome: Outcome) -> str:
+    """Draw an outcome's points: programs and tuned programs with their bands, baselines in grey."""
+    costs = [p.cost for p in outcome.points if math.isfinite(p.cost)]
+    low, high = max(FLOOR, min(costs, default=FLOOR)) * 0.8, max([0.1, *costs]) * 1.3
+
+    def x(fraction: float) -> float:
+        return round(LEFT + (RIGHT - LEFT) * fraction, 1)
+
+    def y(cost: float) -> float:
+        share = math.log(max(cost, low) / low) / math.log(high / low)
+        return round(BOTTOM - (BOTTOM - TOP) * share, 1)
+
+    def path(points: Iterable[tuple[float, float]]) -> str:
+        return " ".join(f"{x(fraction)},{y(cost)}" for fraction, cost in points)
+
+    lines: list[dict[str, Any]] = []
+    for (name, colour, source), points in _series(outcome).items():
+        upper = [(p.fraction, p.effect.ratio.high - 1) for p in points]
+        lower = [(p.fraction, p.effect.ratio.low - 1) for p in reversed(points)]
+        lines.append({"name": name, "colour": colour, "source": source, "cost": points[-1].cost,
+                         "path": path((p.fraction, p.cost) for p in points),
+                         "band": "" if source in BASELINES else path(upper + lower)})  # fmt: skip
+    above = math.inf
+    for line in sorted(lines, key=lambda line: y(line["cost"]), reverse=True):
+        above = line["y"] = min(y(line["cost"]) + 4, above - LINE)  # no two labels overlap
+    shares = sorted({0.0, *(point.fraction for point in outcome.points)})
+    ticks = [10.0**power for power in range(-3, 5) if low <= 10.0**power <= high]
+    return fill("curve.svg", original=outcome.original, shares=[(share, x(share)) for share in shares],
+                ticks=[(cost, y(cost)) for cost in ticks], lines=lines)  # fmt: skip
+
+
+def _series(outcome: Outcome) -> dict[tuple[str, str, str], list[Point]]:
+    """Collect the points of each line, by name, colour and source; baselines of one order only."""
+    orders = list(dict.fromkeys(point.order for point in outcome.points))
+    found: dict[tuple[str, str, str], list[Point]] = {}
+    for point in sorted(outcome.points, key=lambda p: p.fraction):
+        key = (point.source, "c", point.source)
+        if point.source not in BASELINES:
+            name = f"{point.source} by {point.order}" if len(orders) > 1 else point.source
+            key = (name, f"s{orders.index(point.order) % 3}", point.source)
+        elif point.order != orders[0]:
+            continue
+        found.setdefault(key, []).append(point)
+    return found

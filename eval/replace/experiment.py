@@ -1,7 +1,5 @@
 """The experiment: a run's heads replaced, measured, tuned and tasked, with all results on disk."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Sequence
@@ -102,10 +100,6 @@ class Options:
 def replace_run(model: ReplacedModel, options: Options,
                 tell: Tell = lambda what, done, total: None) -> tuple[Outcome, list[Path]]:  # fmt: skip
     """Measure what a run's model loses when programs stand in the place of its heads.
-
-    >>> outcome, files = replace_run(open_replaced_model("runs/demo"), Options(fraction=0.25))
-    >>> outcome.points[0].cost
-    0.021
 
     Results are written to ``replacement`` in the run directory: every measurement as soon as it is made,
     then tables and the plot; their files are returned. What is finished is never measured again.

@@ -1,7 +1,5 @@
 """Measures: what a model's predictions lose on held-out text when heads are replaced."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import shutil
@@ -20,7 +18,7 @@ from attn_dsl.eval.metrics import Estimate, bootstrap
 from attn_dsl.eval.models import LoadedModel
 from attn_dsl.eval.replace import predictions
 from attn_dsl.eval.replace.adapters import adapter_for
-from attn_dsl.eval.replace.context import Standing, open_controller, replace_heads
+from attn_dsl.eval.replace.context import Standing, replace_heads
 from attn_dsl.eval.replace.programs import Head
 
 MASKED_SHARE = 0.15
@@ -110,10 +108,6 @@ class Outcome:
 
 class HeldOut:
     """Texts on which a model is measured before and after heads are replaced.
-
-    >>> held_out = HeldOut(loaded, [capture.ids(i) for i in texts])
-    >>> effect(held_out.measure({(5, 1): program}), held_out.original, seed=0).ratio.mean
-    1.004
 
     A decoder predicts every token from those before it. Of an encoder, 15 % of the tokens of each text
     (at least one), drawn by ``seed``, are masked and predicted at once.
@@ -209,26 +203,20 @@ class HeldOut:
 
     def damages(self, heads: Mapping[Head, Standing],
                 taken: Iterable[Head] = ()) -> dict[Head, float]:  # fmt: skip
-        """Predict by how much each head's program raises KL(original || replaced), from gradients.
+        """Predict how many nats each head's program adds to KL(original || replaced) in all, from gradients.
 
         Let a row of a head be a mixture of its own attention and the program's. A head's damage is the
         sum over all rows of all texts of half the square of the derivative by the program's share of
         the loss of the texts' own tokens, plus that of the KL, which is 0 as long as nothing is
-        replaced. The former estimates half the second derivative of the KL (its Fisher information).
-
-        Args:
-            taken: those of the heads that are replaced meanwhile: their shares are 1.
-
-        Returns:
-            By head, nats, summed over the predictions of all texts.
+        replaced. The former estimates half the second derivative of the KL (its Fisher information). The
+        heads that are ``taken`` are replaced meanwhile: their shares are 1.
         """
         found, taken = dict.fromkeys(sorted(heads), 0.0), frozenset(taken)
         model = self.loaded.model
         if taken:
             _ = self.original
-        with backward_passes(model), replace_heads(self.loaded, heads):
-            controller = open_controller(self.loaded)
-            assert controller is not None
+        with backward_passes(model), replace_heads(self.loaded, heads) as replaced:
+            controller = replaced.controller
             controller.taken = taken
             for batch in predictions.batches(self.loaded, self.ids, self._predicted, 2):
                 controller.shares = {}

@@ -1,7 +1,5 @@
 """Measurements of a replaced model: each is made once and kept on disk."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math
@@ -14,17 +12,9 @@ import numpy as np
 
 from attn_dsl.compiler.program import Program
 from attn_dsl.dsl.errors import InputError
+from attn_dsl.eval import files
 from attn_dsl.eval.controls import offset_means
-from attn_dsl.eval.files import (
-    UNREADABLE,
-    append,
-    cut_off,
-    lines_of,
-    sealed,
-    typed,
-    unsealed,
-    write_bytes,
-)
+from attn_dsl.eval.files import UNREADABLE, sealed, typed, unsealed
 from attn_dsl.eval.heads import label
 from attn_dsl.eval.replace.measure import HeldOut, Sums
 from attn_dsl.eval.replace.programs import Head, MeanByOffset, Part, baseline
@@ -36,10 +26,6 @@ Tell = Callable[[str, int, int], None]
 
 class Measurements:
     """Measures a run's model with heads replaced by programs or by baselines.
-
-    >>> measurements = Measurements(model)
-    >>> measurements.measure(model.held_out("test"), "uniform", [(0, 1)]).loss
-    1.213
 
     The key of a measurement tells the model, the texts, and what stands in the place of which heads, so
     programs that were fitted anew are measured anew. Lines are only ever added to the file; a line that
@@ -58,7 +44,7 @@ class Measurements:
         self._known: dict[str, dict[str, list[float]]] = {}
         if file is None:
             return
-        lines = lines_of(file)
+        lines = files.lines_of(file)
         for number, line in enumerate(lines, 1):
             try:
                 entry = unsealed(line.decode())
@@ -69,8 +55,8 @@ class Measurements:
                     raise ValueError("sums are missing, not finite, or not as many of each kind")
                 self._known[typed(str, entry["key"])] = entry["sums"]
             except UNREADABLE as error:
-                if cut_off(line, error):
-                    write_bytes(file, b"".join(lines[:-1]))
+                if files.cut_off(line, error):
+                    files.write_bytes(file, b"".join(lines[:-1]))
                     return
                 raise InputError(f"{file}:{number}: damaged ({error}); delete this line, and it is measured "
                                  "again") from None  # fmt: skip
@@ -89,11 +75,7 @@ class Measurements:
 
     def damages(self, held_out: HeldOut, heads: Sequence[Head],
                 taken: Sequence[Head] = ()) -> dict[Head, float]:  # fmt: skip
-        """Return the damage of the programs of some heads by gradients, or look it up.
-
-        Args:
-            taken: those of the heads that are replaced meanwhile.
-        """
+        """Return the damage of the programs of some heads by gradients, or look it up."""
 
         def made() -> dict[str, list[float]]:
             found = held_out.damages(self.standing("programs", heads), taken)
@@ -111,7 +93,8 @@ class Measurements:
             self._known[key] = made()
             entry = {"key": key, "what": ", ".join([*what[:1], kind, f"{len(heads)} heads"])}
             if self.file is not None:
-                append(self.file, json.dumps(sealed(entry | {"sums": self._known[key]})) + "\n")
+                line = json.dumps(sealed(entry | {"sums": self._known[key]}))
+                files.append(self.file, f"{line}\n")
         return self._known[key]
 
     def standing(self, kind: str, heads: Sequence[Head]) -> Mapping[Head, Program | Part]:

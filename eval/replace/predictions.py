@@ -1,7 +1,5 @@
 """Predictions: a model's log-probabilities of chosen tokens of texts, in padded batches."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,11 +33,6 @@ def batches(loaded: LoadedModel, texts: Sequence[Ids], places: Sequence[Sequence
 
     A decoder predicts the token at a place from those before it. An encoder predicts it from the
     text in which the tokens at all the places are masked.
-
-    Args:
-        texts: per text its token ids.
-        places: per text, which of its tokens are predicted.
-        size: texts of a batch.
     """
     order = sorted(range(len(texts)), key=lambda i: (len(texts[i]), i))
     device = loaded.model.device

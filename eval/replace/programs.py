@@ -1,7 +1,5 @@
 """Source groups, of programs and of baselines: what computes the attention of replaced heads."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -102,10 +100,7 @@ def in_threads(work: Callable[[int], Any], count: int) -> list[Any]:
     return list((_pool(threads).map if threads > 1 else map)(work, range(count)))
 
 
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    """Return threads that wait for work; one pool for each number of threads."""
-    return ThreadPoolExecutor(threads, thread_name_prefix="attn-dsl")
+_pool = cache(ThreadPoolExecutor)  # one pool for each number of threads
 
 
 class Zero:
@@ -156,11 +151,7 @@ class MeanByOffset:
 
 
 def baseline(name: str, heads: Sequence[Head], causal: bool) -> dict[Head, Part]:
-    """Put a baseline that is the same for every head in the place of some heads.
-
-    >>> [part.name for part in baseline("zero", [(0, 1), (0, 2)], causal=True).values()]
-    ['zero', 'zero']
-    """
+    """Put a baseline that is the same for every head in the place of some heads."""
     if name == "zero":
         return dict.fromkeys(heads, Part(Zero(causal), 0))
     program = Program.from_tree(simple_controls(causal)[name])

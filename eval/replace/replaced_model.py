@@ -1,7 +1,5 @@
 """The replaced model: a run's model, its programs, and the texts that each split holds."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,14 +8,12 @@ from pathlib import Path
 
 from attn_dsl.compiler.program import Program, parse
 from attn_dsl.dsl.errors import InputError
-from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.heads import label, parse_heads, read_heads
 from attn_dsl.eval.models import LoadedModel, load_model
 from attn_dsl.eval.replace.measure import HeldOut
 from attn_dsl.eval.replace.predictions import refuse_headless
 from attn_dsl.eval.replace.programs import Head
-from attn_dsl.eval.results import FrontRow
 from attn_dsl.eval.run import Run
 from attn_dsl.eval.texts import Part, Spec, read_texts, text_hash
 from attn_dsl.eval.vocabulary import Vocabulary
@@ -34,8 +30,6 @@ class ReplacedModel:
     programs: Mapping[Head, Program]  # by head
     ious: Mapping[Head, float]  # by head, the IoU of its program on the select texts
     seed: int  # decides the split; the run's own
-    # by ids, the tokens of the texts that the model reads, as in ``loaded``
-    texts: dict[tuple[int, ...], Tokens]
 
     @property
     def heads(self) -> list[Head]:
@@ -61,11 +55,7 @@ class ReplacedModel:
         return HeldOut(self.loaded, self.ids(part), seed=self.seed)
 
     def choose_heads(self, text: str | None) -> list[Head]:
-        """Read a choice of heads; an InputError if the run has no program for one that is named.
-
-        >>> model.choose_heads("L2H3,L4")
-        [(2, 3), (4, 0), (4, 1)]
-        """
+        """Read a choice of heads; an InputError if the run has no program for one that is named."""
         if text is None:
             return self.heads
         chosen = parse_heads(text, self.loaded.n_layers, self.loaded.n_heads)
@@ -80,17 +70,7 @@ class ReplacedModel:
     def unseen_windows(self, spec: Spec, max_tokens: int | None, max_texts: int,
                        seen: Sequence[Part] = ("fit", "select"),
                        but_not: Spec | None = None) -> tuple[list[tuple[int, ...]], int]:  # fmt: skip
-        """Cut a user's texts into windows, leaving out those that the run has seen.
-
-        Args:
-            spec: the texts, as for ``read_texts``.
-            max_tokens: of a window; those of the run's capture by default.
-            max_texts: the most windows.
-            seen, but_not: the splits, and texts, that are left out.
-
-        Returns:
-            Per window its token ids; and how many texts were left out.
-        """
+        """Cut a user's texts into windows of ids; leave out texts that the run has seen, and count them."""
         from attn_dsl.eval.capture_write import choose_windows
 
         most = max_tokens or int(self.capture.meta.get("max_tokens", 128))
@@ -104,7 +84,7 @@ class ReplacedModel:
             raise InputError(f"{spec}: the run's {', '.join(seen)} texts, or those that are measured on, are "
                              "all there is in it; give others")  # fmt: skip
         records = choose_windows(Vocabulary(self.loaded.tokenizer), fresh, most, max_texts)
-        self.texts.update((record.ids, record.tokens) for record in records)
+        self.loaded.texts.update((record.ids, record.tokens) for record in records)
         return [record.ids for record in records], len(texts) - len(fresh)
 
 
@@ -112,10 +92,6 @@ def open_replaced_model(run: str | Path, *, model: str | None = None, capture: s
                         device: str = "cpu", dtype: str | None = None, nodes: int | None = None,
                         chosen: bool = False) -> ReplacedModel:  # fmt: skip
     """Open a run together with its model and capture, and make sure that they belong together.
-
-    >>> model = open_replaced_model("runs/demo")
-    >>> len(model.programs), len(model.held_out("test"))
-    (32, 57)
 
     Args:
         model, capture: the run's model and attention, where they are not where the run says.
@@ -151,18 +127,14 @@ def open_replaced_model(run: str | Path, *, model: str | None = None, capture: s
         if not fitting:
             least = min(row.nodes for row in result.front)
             raise InputError(f"--nodes: the smallest program of {label(*place)} has {least} nodes")
-        best = max(fitting, key=_by_output)
+        best = max(fitting, key=lambda row: row.iou_select if math.isnan(row.output_r2_select)
+                   else row.output_r2_select)  # fmt: skip
         programs[place] = parse(best.program, allow_lookahead=lookahead, resolve=opened.resolve)
         ious[place] = best.iou_select
     seed = int(opened.info["key"]["seed"])
     texts = {attention.ids(i): attention.tokens(i) for i in range(attention.n_texts)}
     loaded = replace(loaded, texts=texts)
-    return ReplacedModel(opened, loaded, attention, programs, ious, seed, texts)
-
-
-def _by_output(row: FrontRow) -> float:
-    """Return the output R² of a program on the select texts; its IoU where that is not known."""
-    return row.iou_select if math.isnan(row.output_r2_select) else row.output_r2_select
+    return ReplacedModel(opened, loaded, attention, programs, ious, seed)
 
 
 def open_model(run: Run, capture: Capture, model: str | None = None, device: str = "cpu",

@@ -1,7 +1,5 @@
 """Tasks of lm-evaluation-harness, scored before and after heads are replaced."""
 
-from __future__ import annotations
-
 import logging
 import math
 import os
@@ -43,9 +41,6 @@ class TaskResult:
 def run_tasks(loaded: LoadedModel, choices: Sequence[Mapping[Head, Standing]], tasks: Sequence[str],
               seed: int, limit: int | None = None) -> list[list[TaskResult]]:  # fmt: skip
     """Score tasks with the model as it is and with each choice of heads replaced.
-
-    >>> run_tasks(loaded, [quarter, every], ["piqa", "my_task.yaml"], seed=0)[0][0].before.mean
-    0.62
 
     Args:
         choices: what stands in the place of which heads.

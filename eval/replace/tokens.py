@@ -4,8 +4,6 @@ A cache holds keys and values, and programs read tokens. While heads are replace
 each cache of the model: whatever crops, repeats or reorders the cache (beam search) does so with its ids.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -71,11 +69,7 @@ class TokenReader:
 
 
 def masked(tokens: Tokens, hidden: Sequence[bool], string: str) -> Tokens:
-    """Return tokens of which some are masked, with blanks in the place of their text.
-
-    >>> masked(Tokens.from_strings(["a", " b", " c"]), [False, True, False], "[MASK]").text
-    'a   c'
-    """
+    """Return tokens of which some are masked, with blanks in the place of their text."""
     strings, text, spans = list(tokens.strings), list(tokens.text), list(tokens.spans)
     for i, (first, last) in enumerate(tokens.spans):
         if hidden[i]:
@@ -168,9 +162,6 @@ def unpadded(ids: torch.Tensor, real: torch.Tensor) -> list[tuple[int, ...]]:
 
 def spread(matrices: torch.Tensor, real: torch.Tensor, queries: int) -> torch.Tensor:
     """Put rows of texts where their tokens are in a padded batch.
-
-    >>> spread(torch.ones(1, 1, 1, 1), torch.tensor([[False, True]]), 2).tolist()
-    [[[[0.0, 0.0], [0.0, 1.0]]]]
 
     Args:
         matrices: (heads, texts, rows, n), without padding: all rows of a text, or the newest one.

@@ -1,7 +1,5 @@
 """Tunable programs: the weights of many softmax programs as parameters of one torch module."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -28,7 +26,6 @@ from attn_dsl.eval.set_parameters import (
     SetTerm,
     TableTerm,
     TokenSymbols,
-    hidden_keys,
     set_program,
 )
 from attn_dsl.eval.set_scores import FIRST, ONE, Planes, Rows, SetScores
@@ -52,15 +49,6 @@ class Known(NamedTuple):
 
 class Tunable(torch.nn.Module):
     """Softmax programs of one visibility whose weights are parameters; a bundle of heads.
-
-    >>> from attn_dsl.compiler.program import parse
-    >>> tunable = Tunable([parse("head first causal:\\n    0 where k == 0")])
-    >>> attention = tunable.bundle([Tokens.from_strings(["a", " b"])])
-    >>> attention[0, 0].tolist()
-    [[1.0, 0.0], [0.5, 0.5]]
-    >>> attention[0, 0, 1, 0].backward()
-    >>> tunable.weights.grad.tolist()
-    [0.25]
 
     The parameters of a program are those of ``set_program``, so each element of a set and each step of a
     table by distance has a weight; then those of the lines of its scores, which become its own.
@@ -108,7 +96,7 @@ class Tunable(torch.nn.Module):
                 first = FIRST + start + at.start
                 if isinstance(term, SetTerm):
                     terms.append(term.plain or _EVERYWHERE)
-                    rows.append((ONE, i, *self._places(term, first - FIRST)))
+                    rows.append((ONE, i, *term.places(first - FIRST, self.causal, self._add)))
                     continue
                 if isinstance(term, TableTerm):
                     terms += term.planes()
@@ -128,15 +116,10 @@ class Tunable(torch.nn.Module):
         self._terms = np.insert(made[:, 1:], 1, np.where(plane < truths, -2 - plane, plane - truths),
                                 axis=1)  # fmt: skip
 
-    def _places(self, term: SetTerm, first: int) -> tuple[int, int, int]:
-        """Note the sets of a term; return the place of its query's and its key's, and the hidden keys."""
-        places, hidden = {"q": -1, "k": -1}, 0
-        for one in term.lookups:
-            places[one.position.variable] = len(self.scores.owners) + len(self._lookups)
-            self._lookups.append((one, first))
-            first += len(one.elements)
-            hidden = max(hidden, hidden_keys(one.position, self.causal))
-        return places["q"], places["k"], hidden
+    def _add(self, lookup: Lookup, first: int) -> int:
+        """Note a set and its first parameter; return its place behind the scores."""
+        self._lookups.append((lookup, first))
+        return len(self.scores.owners) + len(self._lookups) - 1
 
     def bundle(self, texts: Sequence[Tokens]) -> torch.Tensor:
         """Return the matrices of all programs, float32 (programs, texts, n, n), with gradients."""

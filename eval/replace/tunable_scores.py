@@ -1,7 +1,5 @@
 """Tunable scores: the weights in the lines of programs' scores, as parameters beside the programs' own."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple

@@ -3,8 +3,6 @@
 Structure stays as it is, but for a weight on the first token in programs that have none.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -81,10 +79,6 @@ def tune(model: ReplacedModel, heads: Sequence[Head], settings: TuneSettings, fu
     on the fit texts by Adam. The weights of the epoch that is best on the select texts are kept. The
     model's own parameters and linear programs stay as they are.
 
-    >>> tuned = tune(model, model.heads, TuneSettings())
-    >>> tuned.history[0].select_kl, tuned.history[tuned.best].select_kl
-    (0.31, 0.14)
-
     Args:
         further: texts to tune on beside the fit texts.
         state: a file that keeps what an interrupted tuning has done, of one tuning only.
@@ -127,14 +121,7 @@ def tune(model: ReplacedModel, heads: Sequence[Head], settings: TuneSettings, fu
 
 
 def with_first_token(program: Program) -> Program:
-    """Give a program a term for the first token if it has none.
-
-    >>> from attn_dsl.compiler.program import parse
-    >>> print(with_first_token(parse("head a causal:\\n    1 where k == q")).source)
-    head a causal softmax:
-        1 where k == q
-        0 where k == 0
-    """
+    """Give a program a term for the first token if it has none."""
     if _has_first_token(program):
         return program
     return _with_terms(program, (*program.tree.terms, FIRST_TOKEN))
@@ -145,17 +132,14 @@ def _without_small(original: Program, tuned: Program | None) -> Program:
     if tuned is None or _has_first_token(original):
         return tuned or original
     terms = (part for term in tuned.tree.terms for part in t.parts_of(term)
-             if not (_of_first_token(part) and abs(t.weights_of(part)[0] or 0.0) < LEAST_FIRST))  # fmt: skip
+             if part.condition != FIRST_TOKEN.condition or isinstance(part, t.Table | t.Scaled)
+             or abs(part.weight or 0.0) >= LEAST_FIRST)  # fmt: skip
     return _with_terms(tuned, t.joined([*terms]))
 
 
 def _has_first_token(program: Program) -> bool:
     parts = (part for term in program.tree.terms for part in t.parts_of(term))
-    return any(map(_of_first_token, parts))
-
-
-def _of_first_token(term: t.Term) -> bool:
-    return isinstance(term, t.Where) and term.condition == FIRST_TOKEN.condition
+    return any(isinstance(x, t.Where) and x.condition == FIRST_TOKEN.condition for x in parts)
 
 
 def _with_terms(program: Program, terms: tuple[t.Term, ...]) -> Program:
@@ -198,11 +182,7 @@ class Trainer:
             self.best = self.weights.detach().cpu().clone()
 
     def epoch(self, fit: HeldOut, select: HeldOut, state: Path | None = None) -> None:
-        """Pass over the fit texts once, or to the end, and measure on the select texts.
-
-        Args:
-            state: a file that keeps what is done, step by step.
-        """
+        """Pass over the fit texts once, or to the end, and measure on the select texts."""
         draw = np.random.default_rng([self.settings.seed, len(self.history)])
         start = (len(self.history) - 1) * len(fit.batches)
         for number in draw.permutation(len(fit.batches))[self.steps :]:

@@ -1,7 +1,5 @@
 """Tuned programs on disk: new `.attn` files, their IoU before and after."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import time
@@ -30,14 +28,7 @@ FILE, STATE = "tuned.json", "state.safetensors"
 
 def tuned_programs(model: ReplacedModel, heads: Sequence[Head], further: Sequence[Ids], folder: Path,
                    seed: int, tell: Tell) -> tuple[dict[Head, Program], dict[str, Any]]:  # fmt: skip
-    """Tune the programs of some heads and write them, or read what was written before.
-
-    Args:
-        folder: holds a folder for each tuning, which is named by the hash of its settings.
-
-    Returns:
-        By head, the tuned programs as they were written; and what there is to tell.
-    """
+    """Tune programs and write them, or read those written before; return them, and what there is to tell."""
     settings = TuneSettings(seed=seed)
     key = {"revision": model.loaded.revision, "capture": model.capture.hash,
            "programs": [model.programs[head].source for head in heads],

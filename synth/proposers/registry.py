@@ -10,14 +10,19 @@ from importlib.metadata import EntryPoint, entry_points
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.errors import InputError
+from attn_dsl.dsl.library import library
 from attn_dsl.dsl.parser import parse
 from attn_dsl.eval.run import VOCABULARY
+from attn_dsl.eval.scores import score_values
+from attn_dsl.synth import vocabulary
 from attn_dsl.synth.llm.proposer import Llm
 from attn_dsl.synth.proposer import Proposer
 from attn_dsl.synth.proposers.library import Library
+from attn_dsl.synth.scores.gains import ScoreGains
 from attn_dsl.synth.scores.proposer import SharedScores
 from attn_dsl.synth.selectors.proposer import Selectors
 from attn_dsl.synth.session import Session, Settings
+from attn_dsl.synth.sparse_design import TermPlanes
 
 GROUP = "attn_dsl.proposers"
 
@@ -44,11 +49,18 @@ class Registration:
     scores: bool = False  # whether it uses scores that heads share
 
 
+def _library(session: Session) -> Library:
+    known = library("causal" if session.capture.causal else "bidirectional").values()
+    return Library(session.design, [one.program for one in known if not one.measured])
+
+
 def _scores(session: Session) -> SharedScores:
-    assert session.definitions is not None
-    use = t.Use(VOCABULARY, session.definitions)
+    definitions, design = session.definitions, session.design
+    assert definitions is not None
+    gains = ScoreGains(design, tuple(definitions.scores), score_values(definitions, design.batch))
+    planes = TermPlanes(design, vocabulary.terms(design.causal))
     starts = tuple(parse(source) for source in session.settings.programs)
-    return SharedScores(session.score_gains, use, session.planes, starts)
+    return SharedScores(gains, t.Use(VOCABULARY, definitions), planes, starts)
 
 
 def _llm(session: Session) -> Llm:
@@ -57,8 +69,7 @@ def _llm(session: Session) -> Llm:
 
 
 BUILT_IN = (
-    Registration("library", lambda s: Library(s.nearest, s.library),
-                 lambda s: Cost(0.02, 10, measured=True), default=True),
+    Registration("library", _library, lambda s: Cost(0.02, 10, measured=True), default=True),
     Registration("selectors", lambda s: Selectors(s.design, s.settings.seed),
                  lambda s: Cost(0.02, 3), default=True),
     Registration("scores", _scores, lambda s: Cost(0.9, 14, once=40.0), default=True, scores=True),

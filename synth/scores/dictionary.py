@@ -11,7 +11,6 @@ import itertools
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -38,23 +37,11 @@ ROLE_WORTH = {"offer": 1.0, "first": 0.5, "query": 1.0, "key": 1.0}
 """How much a coefficient counts when the largest are kept: the first token is a single key."""
 
 
-@dataclass(frozen=True, eq=False)
-class Dictionary:
-    """Scores and heads' coefficients.
-
-    Attributes:
-        weights: float32 (scores, predicates).
-        uses: by role, float32 (heads, scores).
-    """
-
-    weights: np.ndarray
-    uses: dict[str, np.ndarray]
-
-
-def find_dictionary(rows: RowsOfHeads, held_out: RowsOfHeads, places: np.ndarray, seed: int, threads: int,
-                    seconds: float = math.inf,
-                    tick: Callable[[int, int], None] = lambda i, n: None) -> Dictionary:  # fmt: skip
-    """Find scores for all heads of some rows.
+def find_dictionary(
+    rows: RowsOfHeads, held_out: RowsOfHeads, places: np.ndarray, seed: int, threads: int,
+    seconds: float = math.inf, tick: Callable[[int, int], None] = lambda i, n: None,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """Find scores for all heads: ``weights`` (scores, predicates), and by role their uses (heads, scores).
 
     Args:
         held_out: of the same heads, on other texts; they decide how many scores are kept.
@@ -73,8 +60,7 @@ def find_dictionary(rows: RowsOfHeads, held_out: RowsOfHeads, places: np.ndarray
             fewer = max(epoch + LAST, int(epoch * seconds / (seconds - left)))
             trainer.epochs = min(trainer.epochs, fewer)
         tick(epoch, trainer.epochs)
-    uses = {role: trainer.parameters[role] for role in ROLES}
-    return Dictionary(trainer.parameters["weights"], uses)
+    return trainer.parameters
 
 
 class _Trainer:

@@ -56,7 +56,9 @@ class ScoreGains:
         zero = 0 if causal else count // 2
         every = [*spans(causal), (zero, zero + 1), (zero + 1, zero + 2)]
         every += [(zero + 1, count)] if causal else []
-        found = [(condition(*one, causal), _within(one, count)) for one in dict.fromkeys(every)]
+        at = np.arange(count)
+        found = [(condition(low, end, causal), ((at >= low) & (at < end)).astype(np.float32))
+                 for low, end in dict.fromkeys(every)]  # fmt: skip
         return [*found, (FIRST, np.zeros(count, dtype=np.float32))]
 
     def best(self, residual: np.ndarray, predicted: np.ndarray, ridge: float,
@@ -104,11 +106,6 @@ class ScoreGains:
             sides.append(t.Score(self.names[key - 1], "k"))
         value: t.Value = t.Product(*sides) if len(sides) == 2 else sides[0]
         return t.Scaled(None, value, where)
-
-
-def _within(interval: tuple[int, int], count: int) -> np.ndarray:
-    numbers = np.arange(count)
-    return ((numbers >= interval[0]) & (numbers < interval[1])).astype(np.float32)
 
 
 @njit(**FAST)

@@ -49,8 +49,7 @@ class SharedScores:
 
     def _from(self, start: t.Head, task: HeadTask) -> Iterator[Fitted]:
         """Yield a program at every size, the largest first."""
-        rounds = self.rounds + sum(size < REGROWN for size in SIZES)
-        room = rounds * (self.terms + 3)
+        room = (self.rounds + sum(size < REGROWN for size in SIZES)) * (self.terms + 3)
         start = in_place(start, {one.name: one.value for one in start.sets})
         terms = tuple(
             dict.fromkeys(bare(part) for term in start.terms for part in t.parts_of(term)))  # fmt: skip

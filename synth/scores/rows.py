@@ -37,16 +37,11 @@ class Parts(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class RowsOfHeads:
-    """The attention of many heads on the rows of a design, and what predicates say of its tokens.
-
-    Attributes:
-        actual: float32 (heads, entries).
-        values: float32 (tokens, predicates), of every predicate at every token.
-    """
+    """The attention of many heads on the rows of a design, and what predicates say of its tokens."""
 
     design: Design
-    actual: np.ndarray
-    values: np.ndarray
+    actual: np.ndarray  # float32 (heads, entries)
+    values: np.ndarray  # float32 (tokens, predicates), of every predicate at every token
 
     @cached_property
     def entry_copies(self) -> np.ndarray:

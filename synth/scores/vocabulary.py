@@ -1,22 +1,34 @@
-"""The vocabulary of a run: shared scores as definitions of the language, named by what they hold."""
+"""The vocabulary of a run: the predicates that shared scores weigh, and the scores as named definitions."""
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from attn_dsl.compiler.columns import Batch
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.definitions import parse_definitions
+from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.lexicon import lexicon
 from attn_dsl.dsl.limits import MAX_ELEMENT_WEIGHT
 from attn_dsl.dsl.printer import expression, number
 from attn_dsl.eval.scores import predicate_values
 from attn_dsl.synth.design import Design
-from attn_dsl.synth.scores.dictionary import Dictionary, find_dictionary
-from attn_dsl.synth.scores.predicates import chosen
+from attn_dsl.synth.scores.dictionary import ROLES, find_dictionary
 from attn_dsl.synth.scores.rows import RowsOfHeads
 
+SHIFTS = {True: (0, -1, -2), False: (0, -1, 1)}
+"""Which positions beside its own a score looks at, in causal models and in others."""
+FREQUENT = 128  # how many of the most frequent tokens are told by name
+ENDINGS = "ed", "ing", "ly", "s", "er"
+BROAD = "alpha", "seen", "space", "upper", "word_inside", "word_start"
+"""Features that hold of tokens with little in common, which scores do not weigh."""
+PROSE = "english.toml", "punctuation.toml"  # the files of the lexicon whose sets are looked at
+RARE = 1e-3
+"""A predicate that holds at a smaller share of the positions, or at all but that, is left out."""
+AT_ONCE = 64  # how many predicates are evaluated at once, which bounds the memory
 LEAST_HEADS, MOST_HEADS = 32, 400  # on how many heads scores are found, at least and at most
 PLACES = {0: "At", -1: "After", 1: "Before", -2: "SecondAfter"}
 """How names begin, by the shift at which predicates look."""
@@ -28,18 +40,56 @@ LEAST = 0.05
 """Members that add less than this to the standard deviation of a score, which is about 1, are left out."""
 
 
-def definitions(dictionary: Dictionary, predicates: Sequence[t.Predicate],
+def candidates(batch: Batch, causal: bool) -> list[t.Predicate]:
+    """Return the predicates that scores are made of: tokens by name, word sets, features, endings."""
+    counts = Counter(string for text in batch.texts for string in text.strings)
+    here = t.Position("i")
+    token, lower = t.Call("token", (here,)), t.Call("lower", (here,))
+    base: list[t.Predicate] = [t.Compare("==", token, t.Text(string))
+                               for string, _ in counts.most_common(FREQUENT)]  # fmt: skip
+    base += [t.Member(lower, t.SetName(name)) for name, entry in lexicon().items()
+             if entry.file in PROSE]  # fmt: skip
+    base += [t.Call(f.name, (here,)) for f in FEATURES.values() if f.type == "bool" and f.reads == "left"
+             and f.arity == 1 and not f.extra and f.name not in BROAD]  # fmt: skip
+    base += [t.Affix("ends", lower, ending) for ending in ENDINGS]
+    return [shifted(one, shift) for shift in SHIFTS[causal] for one in base]
+
+
+def shifted(node: t.Predicate, shift: int) -> t.Predicate:
+    """Return a predicate of the position that is ``shift`` tokens further."""
+
+    def move(part: t.Node) -> t.Node:
+        return t.Position("i", part.shift + shift) if isinstance(part, t.Position) else part
+
+    return t.rewrite(node, move) if shift else node
+
+
+def chosen(batch: Batch, causal: bool) -> tuple[list[t.Predicate], np.ndarray]:
+    """Return candidates that hold neither too rarely nor nearly always, and their values at every token."""
+    found: dict[bytes, tuple[t.Predicate, np.ndarray]] = {}
+    every = candidates(batch, causal)
+    for low in range(0, len(every), AT_ONCE):
+        some = every[low : low + AT_ONCE]
+        for one, values in zip(some, predicate_values(some, batch).T != 0, strict=True):
+            if RARE < values.mean() < 1 - RARE:
+                found.setdefault(np.packbits(values).tobytes(), (one, values))
+    columns = [values for _, values in found.values()]
+    matrix = np.ascontiguousarray(np.array(columns, dtype=np.float32).T)
+    return [one for one, _ in found.values()], matrix.reshape(int(batch.starts[-1]), len(columns))
+
+
+def definitions(dictionary: Mapping[str, np.ndarray], predicates: Sequence[t.Predicate],
                 spread: np.ndarray) -> t.Definitions:  # fmt: skip
     """Write the scores that heads use as definitions, those that most use first.
 
     Args:
         spread: float32 (predicates): the standard deviation of each, which says what members tell.
     """
-    counts = sum((uses != 0).sum(0) for uses in dictionary.uses.values())
+    counts = np.sum([(dictionary[role] != 0).sum(0) for role in ROLES], axis=0)
     lines: list[str] = []
     taken: dict[str, Sequence[t.Predicate]] = dict.fromkeys(lexicon(), ())
     for s in np.argsort(-counts, kind="stable"):
-        weights = np.clip(np.round(dictionary.weights[s].astype(np.float64), 1), -MAX_ELEMENT_WEIGHT,
+        weights = np.clip(np.round(dictionary["weights"][s].astype(np.float64), 1), -MAX_ELEMENT_WEIGHT,
                           MAX_ELEMENT_WEIGHT)  # fmt: skip
         telling = np.abs(weights) * spread
         order = [j for j in np.argsort(-telling, kind="stable") if telling[j] >= LEAST]
