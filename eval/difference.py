@@ -17,10 +17,10 @@ from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.definitions import self_contained
 from attn_dsl.dsl.printer import definition_lines, expression, number, quote, show_term
 from attn_dsl.dsl.tokens import Tokens
-from attn_dsl.eval.pictures import Picture, strongest, visible
+from attn_dsl.eval.pictures import Picture, around, strongest, visible
 
-ROWS, KEYS, AROUND = 5, 3, 4
-"""How many rows are told, keys of each, and tokens before and after the query."""
+ROWS, KEYS = 5, 3
+"""How many rows are told, and keys of each."""
 _COLOURS = {"-": "#d6453d44", "+": "#2f8f5b44", "~": "#8a63c444"}
 
 
@@ -68,9 +68,7 @@ class Difference:
         yield (f"\nRows differ by {self.apart.mean():.3f} in the mean (total variation)"
                f"{', most:' if rows else '.'}")  # fmt: skip
         for q in rows:
-            first = max(q - AROUND, 0)
-            shown = [*names[first:q], f"[{names[q]}]", *names[q + 1 : q + 1 + AROUND]]
-            yield f"{q:>4} {self.apart[q]:.3f}  {' '.join(shown)}"
+            yield f"{q:>4} {self.apart[q]:.3f}  {around(self.tokens.strings, q)}"
             for side, matrix in zip(("before", "after"), self.matrices, strict=True):
                 yield f"{'':>10}  {side:<6}  {strongest(names, matrix[q], KEYS)}"
 
@@ -158,12 +156,11 @@ def _written(node: Any) -> str:
     match node:
         case None:
             return "true"
-        case t.SetDefinition():
-            return "\n  ".join(definition_lines([node], []))
-        case t.ScoreDefinition():
-            return "\n  ".join(definition_lines([], [node]))
-        case t.Definition():
-            return "\n  ".join(definition_lines([], [], [node]))
+        case t.SetDefinition() | t.ScoreDefinition() | t.Definition():
+            kinds = (t.SetDefinition, t.ScoreDefinition, t.Definition)
+            return "\n  ".join(
+                definition_lines(*([node] * isinstance(node, kind) for kind in kinds))
+            )
         case t.Part(weight, value):
             return number(weight) if value is None else show_term(t.Scaled(weight, value))
         case t.Entry(bound, weight):

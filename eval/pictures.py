@@ -106,6 +106,13 @@ def visible(string: str) -> str:
     return text if len(text) <= 14 else text[:13] + "…"
 
 
+def around(strings: Sequence[str], query: int) -> str:
+    """Return the text around a query on one line, with the query in brackets."""
+    before, after = "".join(strings[:query]), "".join(strings[query + 1 :])
+    text = f"{'…' * (len(before) > 46)}{before[-46:]}[{strings[query]}]{after[:10]}"
+    return text.replace("\n", "↵")
+
+
 def strongest(names: Sequence[str], row: np.ndarray, most: int) -> str:
     """Name the keys of a row with the most weight, as in ``Tom@0 0.75  ·saw@1 0.25``."""
     best = np.argsort(-row, kind="stable")[:most].tolist()

@@ -204,7 +204,7 @@ def test_differences_tell_terms_and_rows() -> None:
     new = parse("head a causal:\n    9 where k == q")
     difference = old.diff(new, "Tom ran.")
     assert "~ 9 where k == q\n      0 → q\n- 1 where text(k)" in str(difference)
-    assert "   1 1.000  Tom [·ran] ." in str(difference)
+    assert "   1 1.000  Tom[ ran]." in str(difference)
     assert "after   ·ran@1 1.00" in str(difference)
     assert "&lt;" in shown(difference)
     assert repr(difference) == "<Difference: 1 gone, 0 new, 1 changed>"

@@ -95,7 +95,7 @@ def test_diff_shows_the_rows_that_differ_most(here: Path) -> None:
         "head a causal:\n    99 where k == 0\n    200 where capital(k) and k > 0\n"
     )
     args = ("diff", "a.attn", "b.attn", "--on", "he saw Tom there")
-    assert "2 1.000  he ·saw [·Tom] ·there" in succeed(*args)
+    assert "2 1.000  he saw[ Tom] there" in succeed(*args)
     found = json.loads(succeed(*args, "--json"))
     assert found["changes"] == [
         {"mark": "+", "source": "200 where capital(k) and k > 0", "edits": []}
@@ -119,7 +119,7 @@ def test_diff_takes_heads_of_runs(here: Path, small_run: Path) -> None:
     assert "IoU with the head itself on this text" in out
     assert out == succeed("diff", f"{small_run}:L0H1", edited)
     read = succeed("diff", edited, small_run, "L0H1", "--on", "the cat sat on the mat .")
-    assert "\n- 3 where k == 0" in "\n" + read and "[·" in read
+    assert "\n- 3 where k == 0" in "\n" + read and "[" in read
     edited.unlink()
     for wrong, told in (
         (("diff", "induction.attn"), "name two programs"),
