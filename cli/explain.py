@@ -52,11 +52,7 @@ def explain(program: str, head: str | None, on: str | None, define: tuple[str, .
         from attn_dsl.eval.difference import term_effects
 
         loaded.refuse_holes("write numbers, or leave out --on")
-        tokens = (
-            cut(on)
-            if run is None or found is None
-            else read_head(run, found, on, model, capture)[0]
-        )
+        tokens = read_head(run, found, on, model, capture)[0] if run and found else cut(on)
         effects = term_effects(loaded, tokens)
     if not as_json:
         options.console().print(text, markup=False)
@@ -85,9 +81,9 @@ def tell_effects(program: Program, tokens: Tokens, effects: np.ndarray) -> Itera
     english, names = describe(program.tree), [visible(x) for x in tokens]
     rows = abs(effects).sum(-1) / 2  # (terms, queries)
     order = (-rows.sum(-1)).argsort(kind="stable").tolist()
-    told = [i for i in order if rows[i].max() >= LEAST]
+    told = [i for i in order if rows[i].max() >= LEAST][:TERMS]
     yield f"\nOn this text of {len(tokens)} tokens, what a term moves of the attention of a query:"
-    for i in told[:TERMS]:
+    for i in told:
         pairs = []
         for q in (-rows[i]).argsort(kind="stable")[:PAIRS].tolist():
             k = int(abs(effects[i, q]).argmax())
@@ -96,4 +92,4 @@ def tell_effects(program: Program, tokens: Tokens, effects: np.ndarray) -> Itera
         count = int((rows[i] >= LEAST).sum())
         yield f"- {english[i]}\n    {count} token{'s' * (count > 1)}: {'; '.join(pairs)}"
     if left := len(order) - len(told):
-        yield f"Less than {LEAST} anywhere: {left} other term{'s' * (left > 1)}."
+        yield f"Less than these: {left} other term{'s' * (left > 1)}."

@@ -63,8 +63,8 @@ def score(program: tuple[str, ...], text: Any, on: str | None, capture: str | No
     programs = [load(file, allow_lookahead=allow_lookahead, define=define) for file in files]
     if capture is None and not models:
         raise InputError("name what to score against: --capture DIR, or MODEL and --text FILE")
-    if on is not None and text is not None:
-        raise InputError("give --text or --on, not both")
+    if on is not None and (text is not None or (capture and models)):
+        raise InputError("--on takes MODEL or --capture, one of them, and no --text")
     with tempfile.TemporaryDirectory(prefix="attn-dsl-") as folder:
         if on is None:
             attention = capture_of(capture, models[0] if models else None, text, f"{folder}/capture",

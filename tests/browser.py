@@ -29,7 +29,9 @@ def browser(wrong: list[str]) -> Iterator[Any]:
         pytest.skip("no Chromium on PATH, nor named by ATTN_DSL_BROWSER")
     with playwright.sync_playwright() as driver:
         chromium = driver.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox"], timeout=120_000
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--disable-dev-shm-usage"],
+            timeout=120_000,
         )
         context = chromium.new_context(
             viewport={"width": 1400, "height": 1000},

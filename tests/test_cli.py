@@ -393,7 +393,7 @@ def test_score_on_one_text_gives_no_interval(
     rows = json.loads(succeed(*args))
     assert {row["texts"] for row in rows} == {1} and {row["iou_low"] for row in rows} == {None}
     outcome = attn_dsl(*args, "--text", "stories.txt")
-    assert outcome.code == 2 and "--text or --on" in outcome.err
+    assert outcome.code == 2 and "no --text" in outcome.err
 
 
 def test_score_marks_programs_that_look_ahead(captured: tuple[Path, str], here: Path) -> None:
