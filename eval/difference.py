@@ -143,11 +143,8 @@ def _changes(old: t.Head, new: t.Head) -> Iterator[Change]:
         if one is None or other is None:
             yield Change("+", _written(other)) if one is None else Change("-", _written(one))
         elif one != other:
-            named = isinstance(other, t.SetDefinition | t.ScoreDefinition)
-            source = _written(other).partition(
-                " =" if isinstance(other, t.SetDefinition) else ":\n"
-            )[0]
-            yield Change("~", source if named else _written(other),
+            kind = {t.SetDefinition: "set", t.ScoreDefinition: "score"}.get(type(other))
+            yield Change("~", f"{kind} {other.name}" if kind else _written(other),
                          tuple(told for told, _ in _edits(one, other)))  # fmt: skip
 
 
@@ -156,11 +153,12 @@ def _written(node: Any) -> str:
     match node:
         case None:
             return "true"
-        case t.SetDefinition() | t.ScoreDefinition() | t.Definition():
-            kinds = (t.SetDefinition, t.ScoreDefinition, t.Definition)
-            return "\n  ".join(
-                definition_lines(*([node] * isinstance(node, kind) for kind in kinds))
-            )
+        case t.SetDefinition():
+            return "\n  ".join(definition_lines([node], []))
+        case t.ScoreDefinition():
+            return "\n  ".join(definition_lines([], [node]))
+        case t.Definition():
+            return "\n  ".join(definition_lines([], [], [node]))
         case t.Part(weight, value):
             return number(weight) if value is None else show_term(t.Scaled(weight, value))
         case t.Entry(bound, weight):
@@ -196,10 +194,10 @@ def _edits(old: Any, new: Any) -> list[tuple[str, int]]:
     if kind is t.SetLiteral is type(old):
         return _set_edits(*(dict(zip(one.elements, one.weights or [None] * len(one.elements), strict=True))
                             for one in (old, new)))  # fmt: skip
-    below = () if kind is not type(old) else t.node_fields(kind)
+    below = t.node_fields(kind) if kind is type(old) else ()  # type: ignore[arg-type]
     plain = {x.name for x in dataclasses.fields(kind) if x.compare and x.name not in below
-             and getattr(old, x.name) != getattr(new, x.name)} if kind is type(old) else {""}  # fmt: skip
-    if plain - {"weight"}:
+             and getattr(old, x.name) != getattr(new, x.name)} if kind is type(old) else set()  # fmt: skip
+    if kind is not type(old) or plain - {"weight"}:
         size = sum(t.nodes(one) for one in (old, new) if one is not None)
         return [(f"{_written(old)} → {_written(new)}", size)]
     edits = []
