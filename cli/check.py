@@ -13,7 +13,7 @@ from attn_dsl.dsl.errors import AttnDslError
 
 @click.command()
 @click.argument("program", shell_complete=completion.programs, nargs=-1, required=True)
-@click.option("--examples", type=click.IntRange(0), default=100, show_default=True,
+@click.option("--examples", metavar="N", type=click.IntRange(0), default=100, show_default=True,
               help="Texts to test the properties on; 0 leaves the test out.")  # fmt: skip
 @options.seed_option()
 @options.define_option()

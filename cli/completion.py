@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from glob import escape, glob
 from pathlib import Path
 
 import click
 from click.shell_completion import CompletionItem, get_completion_class
+
+from attn_dsl.eval.heads import unpadded
 
 EMBEDDED = ("demo", "smollm2")
 """The embedded models of ``eval.locate``, whose import takes longer than a shell waits."""
@@ -45,7 +46,7 @@ def heads(ctx: click.Context, param: click.Parameter, start: str) -> list[Comple
     place = ctx.params.get("run") or ctx.params.get("program") or next(iter(ctx.args), "")
     done, comma, last = start.rpartition(",")
     files = sorted(Path(place, "state").glob("L*H*.json")) if isinstance(place, str) else []
-    names = [re.sub(r"([LH])0*(?=\d)", r"\1", file.stem) for file in files]
+    names = [unpadded(file.stem) for file in files]
     return [CompletionItem(done + comma + x) for x in names if x.lower().startswith(last.lower())]
 
 

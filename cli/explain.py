@@ -2,37 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 import click
 
 from attn_dsl.cli import completion, options
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from attn_dsl.compiler.program import Program
+    from attn_dsl.dsl.tokens import Tokens
+
+TERMS, PAIRS, LEAST = 8, 3, 0.05
+"""How many terms are told on a text, keys of each, and how much of a row's attention counts as moved."""
 
 
 @click.command()
 @click.argument("program", shell_complete=completion.programs)
 @click.argument("head", shell_complete=completion.heads, required=False)
+@options.on_option(help="Tell what each term does on this text, too.")
 @options.define_option()
+@options.moved_model_option()
+@options.moved_capture_option()
 @options.lookahead_option()
 @options.json_option()
-def explain(program: str, head: str | None, define: tuple[str, ...], allow_lookahead: bool,
-            as_json: bool) -> None:  # fmt: skip
+def explain(program: str, head: str | None, on: str | None, define: tuple[str, ...], model: str | None,
+            capture: str | None, allow_lookahead: bool, as_json: bool) -> None:  # fmt: skip
     """Describe PROGRAM (.attn), or the program of HEAD in the run directory PROGRAM, in plain English.
 
     A head of a run, named as in L5H1, is told in the order of what its terms are worth: in brackets is
-    the share of what the program explains.
+    the share of what the program explains. With --on, the run's model reads the text; for PROGRAM it is
+    cut into words and marks.
     """
     from attn_dsl.dsl import tree as t
     from attn_dsl.dsl.english import describe
     from attn_dsl.dsl.english import explain as in_english
     from attn_dsl.dsl.printer import show_term
 
-    loaded, _, found = options.open_program(program, head, "explain", allow_lookahead, define)
+    loaded, run, found = options.open_program(program, head, "explain", allow_lookahead, define)
     tree = loaded.tree
     if found and not found.terms:
         click.echo("attn-dsl: warning: this run was made before the worth of terms was measured, so terms "
                    "come in the order of their weights; run `attn-dsl fit` again", err=True)  # fmt: skip
     text = in_english(tree, [one.share for one in found.terms] if found else ())
+    if on is not None:
+        from attn_dsl.cli.show import cut, read_head
+        from attn_dsl.eval.difference import term_effects
+
+        loaded.refuse_holes("write numbers, or leave out --on")
+        tokens = read_head(run, found, on, model, capture)[0] if run and found else cut(on)
+        effects = term_effects(loaded, tokens)
     if not as_json:
         options.console().print(text, markup=False)
+        for line in [] if on is None or not len(effects) else tell_effects(loaded, tokens, effects):
+            options.console().print(line, markup=False)
         return
     terms = [part for whole in tree.terms for part in t.parts_of(whole)]
     told = [
@@ -41,5 +66,30 @@ def explain(program: str, head: str | None, define: tuple[str, ...], allow_looka
     ]
     for row, worth in zip(told, found.terms if found else (), strict=False):
         row |= {name: getattr(worth, name) for name in ("iou_loss", "output_r2_loss", "share")}
+    for row, moved in zip(told, () if on is None else effects, strict=False):
+        row["moved"] = (abs(moved).sum(-1) / 2).round(4).tolist()
     whole = {"category": found.category, "shares": found.shares} if found else {}
+    whole |= {} if on is None else {"tokens": list(tokens.strings)}
     options.print_json({"program": tree.name, "english": text, **whole, "terms": told})
+
+
+def tell_effects(program: Program, tokens: Tokens, effects: np.ndarray) -> Iterator[str]:
+    """Yield what each term moves on a text: at how many queries, and to or from which keys most."""
+    from attn_dsl.dsl.english import describe
+    from attn_dsl.eval.pictures import visible
+
+    english, names = describe(program.tree), [visible(x) for x in tokens]
+    rows = abs(effects).sum(-1) / 2  # (terms, queries)
+    order = (-rows.sum(-1)).argsort(kind="stable").tolist()
+    told = [i for i in order if rows[i].max() >= LEAST][:TERMS]
+    yield f"\nOn this text of {len(tokens)} tokens, what a term moves of the attention of a query:"
+    for i in told:
+        pairs = []
+        for q in (-rows[i]).argsort(kind="stable")[:PAIRS].tolist():
+            k = int(abs(effects[i, q]).argmax())
+            if rows[i, q] >= LEAST:
+                pairs.append(f"{names[q]}@{q} → {names[k]}@{k} {effects[i, q, k]:+.2f}")
+        count = int((rows[i] >= LEAST).sum())
+        yield f"- {english[i]}\n    {count} token{'s' * (count > 1)}: {'; '.join(pairs)}"
+    if left := len(order) - len(told):
+        yield f"Less than these: {left} other term{'s' * (left > 1)}."

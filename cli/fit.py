@@ -42,11 +42,11 @@ RECALLED = "proposers objective seed max_evals max_nodes effort allow_lookahead"
 @options.seed_option()
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), metavar="S",
               help="End after S seconds, all included; every head keeps what it has.")  # fmt: skip
-@click.option("--max-evals", type=click.IntRange(1), default=1600, show_default=True,
+@click.option("--max-evals", metavar="N", type=click.IntRange(1), default=1600, show_default=True,
               help="Fit at most so many programs to a head.")  # fmt: skip
-@click.option("--max-nodes", type=click.IntRange(1), default=200, show_default=True,
+@click.option("--max-nodes", metavar="N", type=click.IntRange(1), default=200, show_default=True,
               help="The largest program.")  # fmt: skip
-@click.option("--effort", type=click.IntRange(1), default=1, show_default=True,
+@click.option("--effort", metavar="N", type=click.IntRange(1), default=1, show_default=True,
               help="Fit on so many times the usual rows; time and memory grow with it.")  # fmt: skip
 @options.max_tokens_option()
 @options.max_texts_option()

@@ -8,13 +8,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from attn_dsl.cli import options
-from attn_dsl.eval.pictures import visible
+from attn_dsl.eval.pictures import around, visible
 
 if TYPE_CHECKING:
     from attn_dsl.synth.hypothesis import Failure, Hypothesis
 
-BEFORE, AFTER = 46, 10
-"""How many characters of the text are shown before a query and after it."""
 SHOWN = 3
 """Of how many heads, those that a hypothesis explains best, it is shown where it fails."""
 
@@ -23,7 +21,7 @@ def json_rows(found: Iterable[Hypothesis]) -> list[dict[str, Any]]:
     """Return hypotheses as JSON data: the columns of the table, the program, where it fails."""
     return [{**{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in x.row().items()},
              "source": x.program,
-             "failures": [asdict(one) | {"tokens": context(one)} for one in x.failures]}
+             "failures": [asdict(one) | {"tokens": around(one.tokens, one.query)} for one in x.failures]}
             for x in found]  # fmt: skip
 
 
@@ -67,16 +65,9 @@ def print_hypotheses(found: Sequence[Hypothesis], place: str) -> None:
     screen.print(f"{texts} test texts. Table and programs: {place}/hypotheses.csv", markup=False)
 
 
-def context(failure: Failure) -> str:
-    """Return the text around the query of a failure, with the query in brackets."""
-    strings, q = failure.tokens, failure.query
-    before, after = "".join(strings[:q]), "".join(strings[q + 1 :])
-    return f"{'…' * (len(before) > BEFORE)}{before[-BEFORE:]}[{strings[q]}]{after[:AFTER]}"
-
-
 def told(failure: Failure) -> Iterator[str]:
     """Tell of a failure: its text, and the keys of the head and of the program."""
-    yield f"{failure.error:5.0f} × {context(failure)}".replace("\n", "↵")
+    yield f"{failure.error:5.0f} × {around(failure.tokens, failure.query)}"
     for name, seen in (("head", failure.head), ("program", failure.program)):
         keys = (f"{visible(failure.tokens[k])}@{k} {weight:.2f}" for k, weight in seen)
         yield f"{name:>9}: {'  '.join(keys)}"

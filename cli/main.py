@@ -17,6 +17,7 @@ COMMANDS = {
     "detect": ("detect", "Say which heads are of a known kind, such as induction."),
     "show": ("show", "Show the attention matrix of a program on a text."),
     "explain": ("explain", "Describe a program in plain English."),
+    "diff": ("diff", "Show what changed from one program to another, and where."),
     "check": ("check", "Check programs: syntax, types, causality, cost, properties."),
     "fmt": ("fmt", "Rewrite programs in canonical form."),
     "export": ("export", "Write a program as NumPy, PyTorch, Flex, Numba or LaTeX."),

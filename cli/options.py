@@ -40,10 +40,10 @@ text_option = partial(
 on_option = partial(click.option, "--on", metavar="TEXT")
 capture_option = partial(click.option, "--capture", help="Attention captured before, instead of MODEL.",
                          **DIR)  # fmt: skip
-max_tokens_option = partial(click.option, "--max-tokens", type=click.IntRange(2), default=128,
+max_tokens_option = partial(click.option, "--max-tokens", metavar="N", type=click.IntRange(2), default=128,
                             show_default=True,
                             help="Longer texts are cut into windows of so many tokens.")  # fmt: skip
-max_texts_option = partial(click.option, "--max-texts", type=click.IntRange(1), default=300,
+max_texts_option = partial(click.option, "--max-texts", metavar="N", type=click.IntRange(1), default=300,
                            show_default=True,
                            help="Read at most so many windows, first windows first.")  # fmt: skip
 lookahead_option = partial(click.option, "--allow-lookahead", is_flag=True, help="Let causal programs use "
@@ -62,7 +62,8 @@ moved_model_option = partial(click.option, "--model", metavar="MODEL",
                              help="The run's model, if it has been moved.")  # fmt: skip
 moved_capture_option = partial(click.option, "--capture", help="The run's attention, if it has been moved.",
                                **DIR)  # fmt: skip
-seed_option = partial(click.option, "--seed", type=click.IntRange(0), default=0, show_default=True,
+seed_option = partial(click.option, "--seed", metavar="N", type=click.IntRange(0), default=0,
+                      show_default=True,
                       help="Decides everything that is drawn: the split, samples, resampling.")  # fmt: skip
 
 

@@ -25,9 +25,10 @@ OUTPUTS = {"output_r2": "output R²", "output_r2_low": "from", "output_r2_high":
 @click.command()
 @click.argument("program", shell_complete=completion.programs, nargs=-1, required=True)
 @options.text_option()
+@options.on_option(help="Score on this text alone, which the model reads; there is no interval.")
 @options.capture_option()
 @click.option("--heads", **options.HEADS, help="Heads to score against, as in L2H3,L4.")
-@click.option("--top", type=click.IntRange(1), default=5, show_default=True,
+@click.option("--top", metavar="N", type=click.IntRange(1), default=5, show_default=True,
               help="How many heads to list for each program.")  # fmt: skip
 @options.max_tokens_option()
 @options.max_texts_option()
@@ -35,19 +36,21 @@ OUTPUTS = {"output_r2": "output R²", "output_r2_low": "from", "output_r2_high":
 @options.define_option()
 @options.lookahead_option()
 @options.json_option()
-def score(program: tuple[str, ...], text: Any, capture: str | None, heads: str | None, top: int,
-          max_tokens: int, max_texts: int, seed: int, define: tuple[str, ...], allow_lookahead: bool,
-          as_json: bool) -> None:  # fmt: skip
+def score(program: tuple[str, ...], text: Any, on: str | None, capture: str | None, heads: str | None,
+          top: int, max_tokens: int, max_texts: int, seed: int, define: tuple[str, ...],
+          allow_lookahead: bool, as_json: bool) -> None:  # fmt: skip
     """Score each PROGRAM (.attn) against the heads of a capture, or of MODEL on a text.
 
-    The last argument may be MODEL, as for fit. All numbers come from the test split of the texts.
-    Heads are listed by IoU; output R² is the share of what a head writes that the program gives.
+    The last argument may be MODEL, as for fit. All numbers come from the test split of the texts, or
+    from the text of --on. Heads are listed by IoU; output R² is the share of what a head writes that the
+    program gives.
     """
     options.quiet_libraries()
     import tempfile
 
     from attn_dsl.compiler.program import load
-    from attn_dsl.eval.capture_write import capture_of
+    from attn_dsl.eval.capture import Capture
+    from attn_dsl.eval.capture_write import capture_of, read_text
     from attn_dsl.eval.heads import parse_heads
     from attn_dsl.eval.metrics import decimal
     from attn_dsl.eval.scores import foreign
@@ -60,9 +63,14 @@ def score(program: tuple[str, ...], text: Any, capture: str | None, heads: str |
     programs = [load(file, allow_lookahead=allow_lookahead, define=define) for file in files]
     if capture is None and not models:
         raise InputError("name what to score against: --capture DIR, or MODEL and --text FILE")
+    if on is not None and (text is not None or (capture and models)):
+        raise InputError("--on takes MODEL or --capture, one of them, and no --text")
     with tempfile.TemporaryDirectory(prefix="attn-dsl-") as folder:
-        attention = capture_of(capture, models[0] if models else None, text, f"{folder}/capture",
-                               max_tokens=max_tokens, max_texts=max_texts)  # fmt: skip
+        if on is None:
+            attention = capture_of(capture, models[0] if models else None, text, f"{folder}/capture",
+                                   max_tokens=max_tokens, max_texts=max_texts)  # fmt: skip
+        else:
+            attention = read_text(models[0] if models else Capture.open(capture or ""), on)
         known: list[tuple[str, Program]] = []
         skipped: list[tuple[str, Program]] = []
         for file, one in zip(files, programs, strict=True):
@@ -78,7 +86,7 @@ def score(program: tuple[str, ...], text: Any, capture: str | None, heads: str |
             more = f" (and {len(skipped) - 1} more)" if len(skipped) > 1 else ""
             click.echo(f"attn-dsl: left out {told}{more}", err=True)
         chosen = parse_heads(heads, attention.n_layers, attention.heads_per_layer)
-        texts = attention.split(seed)["test"]
+        texts = attention.split(seed)["test"] if on is None else [0]
         if not texts:
             raise InputError(f"{attention.n_texts} texts are too few: none is left to test on")
         tokens = [attention.tokens(i) for i in texts]
@@ -97,6 +105,8 @@ def score(program: tuple[str, ...], text: Any, capture: str | None, heads: str |
         return
     shown: list[tuple[str, ...]] = []
     columns = SHOWN if lacking else SHOWN | OUTPUTS
+    if len(texts) == 1:
+        columns = {name: head for name, head in columns.items() if head not in ("from", "to")}
     for file in dict.fromkeys(file for file, _ in known):
         own = sorted((r for r in rows if r["program"] == file), key=lambda r: -r["iou"])[:top]
         name = Path(file).name + (" (looks ahead)" if own[0]["lookahead"] else "")
@@ -107,7 +117,8 @@ def score(program: tuple[str, ...], text: Any, capture: str | None, heads: str |
     options.print_table(names, shown, left=("program",), gap=1)
     mean = sum(len(attention.tokens(i)) for i in texts) / len(texts)
     screen = options.console()
-    screen.print(f"{len(texts)} test texts of {mean:.0f} tokens in the mean.")
+    counted = f"{len(texts)} test texts of {mean:.0f} tokens in the mean."
+    screen.print(counted if len(texts) > 1 else f"One text of {mean:.0f} tokens gives no interval.")
     if lacking:
         screen.print(f"Output R² is not known: {lacking}.", markup=False)
 
@@ -156,7 +167,10 @@ def _row(file: str, program: Program, head: tuple[int, int], metrics: dict[str, 
     from attn_dsl.eval.outputs import output_r2
 
     iou, errors, spread = (metrics.pop(name)[None] for name in ("iou", "errors", "spreads"))
-    return {"program": file, "nodes": program.nodes, "layer": head[0], "head": head[1],
-            **bootstrap(iou[0], seed).named("iou"), **output_r2(errors, spread, seed).named("output_r2"),
-            **{name: float(values.mean()) for name, values in metrics.items()}, "texts": len(iou[0]),
-            "lookahead": list(program.facts.lookahead)}  # fmt: skip
+    row = {"program": file, "nodes": program.nodes, "layer": head[0], "head": head[1],
+           **bootstrap(iou[0], seed).named("iou"), **output_r2(errors, spread, seed).named("output_r2"),
+           **{name: float(values.mean()) for name, values in metrics.items()}, "texts": len(iou[0]),
+           "lookahead": list(program.facts.lookahead)}  # fmt: skip
+    if row["texts"] == 1:  # nothing to resample
+        row |= dict.fromkeys(name for name in row if name.endswith(("_low", "_high")))
+    return row

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,8 +58,6 @@ def show(program: str, head: str | None, on: str | None, tokenizer: str | None, 
     else:
         tokens = cut(SAMPLE if on is None else on, tokenizer)
         drawn = len(tokens)
-    if not len(tokens):
-        raise InputError("--on is empty; give at least one word")
     matrix = loaded(tokens)
     if html is not None:
         from attn_dsl.eval.files import write
@@ -85,11 +84,12 @@ def show(program: str, head: str | None, on: str | None, tokenizer: str | None, 
             screen.print(line, markup=False, overflow="crop", no_wrap=True)
 
 
-def read_head(run: Run, found: HeadResult, on: str | None, model: str | None,
-              capture: str | None) -> tuple[Tokens, np.ndarray]:  # fmt: skip
+def read_head(run: Run, found: HeadResult, on: str | None, model: str | None, capture: str | None,
+              choose: Callable[[list[Tokens]], int] | None = None) -> tuple[Tokens, np.ndarray]:  # fmt: skip
     """Return a text and the attention of a head on it.
 
-    Without a text it is the test text on which the IoU of the run's program is the median.
+    Without a text it is the test text that ``choose`` picks; by default, that on which the IoU of
+    the run's program is the median.
 
     Raises:
         InputError: attention or model of the run are gone, or the text is too short or too long.
@@ -98,9 +98,12 @@ def read_head(run: Run, found: HeadResult, on: str | None, model: str | None,
     attention = run.open_capture(capture)
     place = found.layer, found.head
     if on is None:
-        middle = sorted(range(len(found.test_ious)),
-                        key=found.test_ious.__getitem__)[len(found.test_ious) // 2]  # fmt: skip
-        text = attention.split(run.info["key"]["seed"])["test"][middle]
+        texts = attention.split(run.info["key"]["seed"])["test"]
+        if choose is None:
+            order = sorted(range(len(found.test_ious)), key=found.test_ious.__getitem__)
+            text = texts[order[len(order) // 2]]
+        else:
+            text = texts[choose([attention.tokens(i) for i in texts])]
         return attention.tokens(text), attention.matrix(text, *place)
     from attn_dsl.eval.capture_write import TextReader
     from attn_dsl.eval.replace.replaced_model import open_model
@@ -111,23 +114,27 @@ def read_head(run: Run, found: HeadResult, on: str | None, model: str | None,
     return read.tokens(0), read.matrix(0, *place)
 
 
-def cut(text: str, tokenizer: str | None) -> Any:
+def cut(text: str, tokenizer: str | None = None) -> Tokens:
     """Cut a text into tokens, as a model does or into words and marks."""
     if tokenizer is None:
         from attn_dsl.dsl.tokens import Tokens
 
+        if not text.strip():
+            raise InputError("--on is empty; give at least one word")
         return Tokens.from_text(text)
     options.quiet_libraries()
     from attn_dsl.eval.models import load_tokenizer
     from attn_dsl.eval.vocabulary import Vocabulary
 
     windows = Vocabulary(load_tokenizer(tokenizer)).encode(text, max_tokens=2048)
+    if not windows or not len(windows[0].tokens):
+        raise InputError("--on is empty; give at least one word")
     return windows[0].tokens
 
 
 def draw(strings: tuple[str, ...], matrix: Any, columns: int = 80) -> list[str]:
     """Draw a matrix with characters: dark is strong; long texts by their strongest keys."""
-    from attn_dsl.eval.pictures import visible
+    from attn_dsl.eval.pictures import strongest, visible
 
     names = [visible(s) for s in strings]
     wide = max(len(name) for name in names)
@@ -142,7 +149,5 @@ def draw(strings: tuple[str, ...], matrix: Any, columns: int = 80) -> list[str]:
             levels = (round(float(w) ** 0.5 * (len(SHADES) - 1)) for w in matrix[q])
             lines.append(f"{name:>{wide}} {q:>2} " + "".join(f" {SHADES[x]}" for x in levels))
             continue
-        best = sorted(range(len(names)), key=lambda k: (-matrix[q, k], k))[: columns // 20]
-        keys = "  ".join(f"{names[k]}@{k} {matrix[q, k]:.2f}" for k in best if matrix[q, k] >= 0.01)
-        lines.append(f"{q:>4} {name:>{wide}}  {keys}")
+        lines.append(f"{q:>4} {name:>{wide}}  {strongest(names, matrix[q], columns // 20)}")
     return lines

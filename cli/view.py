@@ -10,12 +10,8 @@ from attn_dsl.dsl.errors import InputError
 
 @click.command()
 @click.argument("run", shell_complete=completion.runs)
-@click.option(
-    "--port",
-    type=click.IntRange(0, 65535),
-    default=0,
-    help="Where to serve it; a free port by default.",
-)
+@click.option("--port", metavar="N", type=click.IntRange(0, 65535), default=0,
+              help="Where to serve it; a free port by default.")  # fmt: skip
 @click.option("--no-browser", is_flag=True, help="Print the address, and open no browser.")
 @options.moved_model_option()
 @options.moved_capture_option()

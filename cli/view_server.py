@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import socket
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import cached_property, lru_cache
 from pathlib import Path
 from threading import Lock
@@ -62,7 +63,9 @@ class LiveRun:
         picks = np.linspace(0, len(texts) - 1, min(SAMPLE, len(texts))).astype(int)
         self.sample = Split(capture, [texts[i] for i in picks])
         self.turn = Lock()  # the model does one thing at a time
-        self._read = lru_cache(maxsize=4)(lambda text: self.reader.read(text))
+        self._own: dict[str, Any] = {}  # its own predictions on the last text
+        self._replacing = ExitStack()  # keeps the model ready for programs until it reads a text
+        self._read = lru_cache(maxsize=4)(self._read_text)
         self._scored = lru_cache(maxsize=256)(self._score)
 
     @cached_property
@@ -80,6 +83,10 @@ class LiveRun:
     def reader(self) -> TextReader:
         """Reads sentences with the model."""
         return TextReader.of(self.loaded)
+
+    def _read_text(self, text: str) -> Capture:
+        self._replacing.close()
+        return self.reader.read(text)
 
     def text(self, text: str) -> dict[str, Any]:
         """Read a sentence with the model.
@@ -141,13 +148,17 @@ class LiveRun:
     def model(self, head: str, source: str, text: str) -> dict[str, Any]:
         """Compare what the model predicts with its own head, and with a program in its place."""
         from attn_dsl.eval.replace.compare import Side, compare
+        from attn_dsl.eval.replace.context import open_controller, replace_heads
 
         number, program = self._parse(head, source)
         capture, at = self._text(text)
         with self.turn:
             sides = Side("the model's own head", None), Side("the program", program)
             place, words = divmod(number, self.capture.heads_per_layer), capture.tokens(at).text
-            return compare(self.loaded, place, sides, words).to_json()
+            self._own = {words: self._own[words]} if words in self._own else {}
+            if not open_controller(self.loaded):
+                self._replacing.enter_context(replace_heads(self.loaded, {}))
+            return compare(self.loaded, place, sides, words, own=self._own).to_json()
 
     def save(self, head: str, source: str, file: str, overwrite: str) -> dict[str, Any]:
         """Write a program to a file of the working directory, or of the run's.

@@ -154,15 +154,14 @@ class Program:
         return import_module("attn_dsl.eval.pictures").plot(self, text, capture, head)
 
     def diff(self, other: Program, text: Any = None) -> Any:
-        """Compare with what the program became: its lines, and both matrices on a text if one is given.
+        """Compare with what the program became: its terms, and both matrices on a text if one is given.
 
         >>> one, two = (parse(f"head a causal:\\n    {w} where k == 0") for w in (1, 3))
         >>> print(one.diff(two))
-          head a causal softmax:
-        -     1 where k == 0
-        +     3 where k == 0
+        ~ 3 where k == 0
+              weight 1 → 3
         """
-        return import_module("attn_dsl.eval.pictures").difference(self, other, text)
+        return import_module("attn_dsl.eval.difference").difference(self, other, text)
 
     def _repr_html_(self) -> str:
         return str(import_module("attn_dsl.eval.notebook").program_html(self.tree, repr(self)))

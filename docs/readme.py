@@ -1,6 +1,7 @@
-"""Writes `docs/readme.json`, the figures of the README: of one head, and those of a benchmark.
+"""Writes `docs/readme.json`, the figures of the README, and the pictures of heads on a text.
 
-    python docs/readme.py RUN L17H3 TABLE
+    python docs/readme.py RUN L17H3 TABLE          the figures of a head, and those of a benchmark
+    python docs/readme.py RUN L17H3 107 FILE.svg   the picture of a head on the text of this number
 
 RUN is a run of SmolLM2, TABLE what `benchmarks/outputs.py` printed. `make readme` makes both.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from click.testing import CliRunner
@@ -40,35 +42,35 @@ def head_figures(path: str, name: str) -> dict[str, str]:
 def table_figures(table: str) -> dict[str, str]:
     """Return the figures of a benchmark's table that the README tells, by short names."""
     found, about = {}, ""
-    for what, reached in re.findall(r"^\| (.*?) \| (.*?) \|$", table, re.MULTILINE):
+    for what, reached in re.findall(r"^\| (.*?) \| (.*?) \|", table, re.MULTILINE):
+        both = re.sub(r" \(\d+ texts\)", "", reached).split("; ")
         if fit := re.fullmatch(r"(\w+): IoU; output R², (as chosen|any size), (\d+) nodes", what):
             about, kind = fit[1], fit[2].split()[-1]
-            found |= dict(
-                zip((f"{about}_{kind}_iou", f"{about}_{kind}_r2"), reached.split("; "), strict=True)
-            )
+            found |= {f"{about}_{kind}_iou": both[0], f"{about}_{kind}_r2": both[1]}
             if kind == "chosen":
                 found[f"{about}_nodes"] = fit[3]
         elif what == "... best control of each head":
-            found |= dict(
-                zip(
-                    (f"{about}_control_iou", f"{about}_control_r2"),
-                    reached.split("; "),
-                    strict=True,
-                )
-            )
+            found |= {f"{about}_control_iou": both[0], f"{about}_control_r2": both[1]}
         elif what.startswith("... shared scores"):
-            found[f"{about}_predicates"] = reached.split("; ")[1]
+            found[f"{about}_predicates"] = both[1]
         elif what.startswith("... as chosen, on "):
-            found["elsewhere"] = reached.partition("; ")[0]
+            found["elsewhere"] = both[0]
         elif grown := re.fullmatch(r"(.*): (\d+) %, (.*)", what):
             series = {"best outputs of each front": "", "... all heads, chosen programs": "chosen_",
                       "... all heads, tuned": "tuned_"}[grown[1]]  # fmt: skip
-            found[f"growth_{series}{grown[2]}_{grown[3].replace(' ', '_')}"] = reached
-    return found
+            kind = grown[3].replace(" ", "_")
+            found[f"growth_{series}{grown[2]}_{kind}"] = (
+                reached if kind in ("programs", "tuned") else reached.partition(" [")[0]
+            )
+    told = (Path(__file__).with_name("readme.in.md")).read_text(encoding="utf-8")
+    return {name: value for name, value in found.items() if f"{{{{{name}}}}}" in told}
 
 
-def main(run: str, head: str, table: str) -> None:
-    """Write the figures."""
+def main(run: str, head: str, table: str, picture: str = "") -> None:
+    """Write the figures, or the picture of the first tokens of a text."""
+    if picture:
+        replace(Run.open(run)[head].plot(int(table)), most=26).save(picture)
+        return
     figures = head_figures(run, head) | table_figures(Path(table).read_text(encoding="utf-8"))
     text = json.dumps(figures, indent=1, ensure_ascii=False) + "\n"
     Path(__file__).with_name("readme.json").write_text(text, encoding="utf-8")

@@ -271,12 +271,14 @@ def _reader_of(source: str, dtype: str) -> TextReader:
     return TextReader.of(load_model(source, dtype=dtype))
 
 
-def read_text(capture: Capture, text: str) -> Capture:
-    """Run the model of a capture over one other text; return a capture of that text, in memory.
+def read_text(capture: Capture | str, text: str) -> Capture:
+    """Run a model, or that of a capture, over one text; return a capture of that text, in memory.
 
     Raises:
         InputError: the capture was made from arrays, or the text is too short or too long.
     """
+    if isinstance(capture, str):
+        return _reader_of(capture, "float32").read(text)
     if not (source := capture.meta.get("source")):
         raise InputError(
             f"{capture.name} was made from arrays, and no model reads a sentence; give a text's number"

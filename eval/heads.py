@@ -11,6 +11,15 @@ def label(layer: int, head: int) -> str:
     return f"L{layer:02d}H{head:02d}"
 
 
+def unpadded(text: str) -> str:
+    """Write the heads that a text names without leading zeros.
+
+    >>> unpadded("L05H01 L10H00")
+    'L5H1 L10H0'
+    """
+    return re.sub(r"\bL0*(\d+)H0*(\d+)\b", r"L\1H\2", text)
+
+
 def one_head(head: str | tuple[int, int], known: Sequence[tuple[int, int]],
              where: str) -> tuple[int, int]:  # fmt: skip
     """Return layer and number of one of the known heads; else an InputError with names near it."""

@@ -1,8 +1,7 @@
-"""Pictures of attention matrices on a text, as SVG, and differences of programs."""
+"""Pictures of attention matrices on a text, as SVG."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -18,7 +17,7 @@ from attn_dsl.eval.files import write
 from attn_dsl.eval.heads import one_head
 from attn_dsl.eval.metrics import decimal, ious
 from attn_dsl.eval.notebook import program_html
-from attn_dsl.eval.report_text import fill, highlight
+from attn_dsl.eval.report_text import fill
 
 CELL, LABEL, GAP, TOP, BAR = 13, 84, 36, 92, 30
 MOST = 64
@@ -28,7 +27,6 @@ _STYLE = ("<style>.attn-dsl rect{fill:#2f74c8}.attn-dsl .v{fill:#c3622f}.attn-ds
           "{font:10px ui-monospace,monospace;fill:currentColor}.attn-dsl .k{text-anchor:end}"
           ".attn-dsl .t{font:600 13px system-ui,sans-serif}</style>")  # fmt: skip
 _DARK = "<style>@media(prefers-color-scheme:dark){svg{color:#ddd}}</style>"
-_CHANGES = {"-": "#d6453d44", "+": "#2f8f5b44", " ": "transparent"}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -108,9 +106,25 @@ def visible(string: str) -> str:
     return text if len(text) <= 14 else text[:13] + "…"
 
 
+def around(strings: Sequence[str], query: int) -> str:
+    """Return the text around a query on one line, with the query in brackets."""
+    before, after = "".join(strings[:query]), "".join(strings[query + 1 :])
+    text = f"{'…' * (len(before) > 46)}{before[-46:]}[{strings[query]}]{after[:10]}"
+    return text.replace("\n", "↵")
+
+
+def strongest(names: Sequence[str], row: np.ndarray, most: int) -> str:
+    """Name the keys of a row with the most weight, as in ``Tom@0 0.75  ·saw@1 0.25``."""
+    best = np.argsort(-row, kind="stable")[:most].tolist()
+    return "  ".join(f"{names[k]}@{k} {row[k]:.2f}" for k in best if row[k] >= 0.01)
+
+
 def plot(program: Program, text: str | int | Sequence[str], capture: Capture | str | Path | None = None,
          head: str | tuple[int, int] | None = None) -> Picture:  # fmt: skip
-    """Draw a program's attention on a text, and a head's beside it; see ``Program.plot``."""
+    """Draw a program's attention on a text, and a head's beside it; see ``Program.plot``.
+
+    Bars below tell how much each key gives to the head's output when it is attended to.
+    """
     if capture is None:
         if head is not None or isinstance(text, int):
             raise InputError("a head, or a text by its number, is one of a capture; give capture=")
@@ -124,52 +138,15 @@ def plot(program: Program, text: str | int | Sequence[str], capture: Capture | s
     if not 0 <= text < capture.n_texts:
         raise InputError(
             f"{capture.name} has no text {text}; they go from 0 to {capture.n_texts - 1}")  # fmt: skip
-    tokens, matrices = capture.tokens(text), {}
+    tokens, matrices, sizes = capture.tokens(text), {}, []
     made, title = program(tokens), program.name
     if head is not None:
         layer, own = one_head(head, capture.pairs, capture.name)
         real = capture.matrix(text, layer, own)
+        if capture.has_outputs:
+            values = capture.contributions(text, layer * capture.heads_per_layer + own)
+            sizes = np.linalg.norm(values, axis=1).tolist()
         iou = ious(real.reshape(1, -1), made.reshape(1, -1))[0, 0]
         matrices[f"{capture.name}, L{layer}H{own}"] = real
         title += f": IoU {decimal(float(iou), 2)} on this text"
-    return Picture(tokens, {**matrices, title: made})
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Difference:
-    """What changed from one program to another; ``str`` tells it, and notebooks show it."""
-
-    lines: tuple[
-        str, ...
-    ]  # of both sources, behind ``"  "`` (kept), ``"- "`` (gone) or ``"+ "`` (new)
-    picture: Picture | None  # both matrices on a text
-
-    def __str__(self) -> str:
-        told = list(self.lines)
-        if self.picture:
-            old, new = self.picture.matrices.values()
-            apart = np.abs(old - new).sum(-1) / 2
-            q = int(apart.argmax())
-            told.append(f"Rows differ by {apart.mean():.3f} in the mean (total variation), most that of "
-                        f"query {q} {visible(self.picture.tokens[q])}, by {apart[q]:.3f}.")  # fmt: skip
-        return "\n".join(told)
-
-    def __repr__(self) -> str:
-        gone, new = (sum(line[0] == mark for line in self.lines) for mark in "-+")
-        return f"<Difference: {gone} lines gone, {new} new>"
-
-    def _repr_html_(self) -> str:
-        line = '<div style="background:{}">{}{}</div>'
-        lines = (line.format(_CHANGES[x[0]], x[:2], highlight(x[2:])) for x in self.lines)
-        return f"<pre>{''.join(lines)}</pre>{self.picture._repr_html_() if self.picture else ''}"
-
-
-def difference(old: Program, new: Program, text: str | Sequence[str] | None) -> Difference:
-    """Compare two programs, on a text if one is given; see ``Program.diff``."""
-    changes = difflib.ndiff(old.source.splitlines(), new.source.splitlines())
-    picture = None
-    if text is not None:
-        tokens = Tokens.from_text(text)
-        picture = Picture(
-            tokens, {f"{old.name}, before": old(tokens), f"{new.name}, after": new(tokens)})  # fmt: skip
-    return Difference(tuple(x for x in changes if x[0] != "?"), picture)
+    return Picture(tokens, {**matrices, title: made}, sizes)

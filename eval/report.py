@@ -7,7 +7,6 @@ import csv
 import hashlib
 import json
 import math
-import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,6 +30,7 @@ from attn_dsl.dsl.printer import definition_lines, show
 from attn_dsl.eval import results as found
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.files import write
+from attn_dsl.eval.heads import unpadded
 from attn_dsl.eval.metrics import Estimate, ious
 from attn_dsl.eval.replace.curve import figure
 from attn_dsl.eval.report_text import TEMPLATES, fill, lexeme_classes
@@ -183,11 +183,10 @@ def _head_pages(run: Run, capture: Capture, texts: Sequence[int], batch: Batch,
 def _library(run: Run) -> list[dict[str, str]]:
     """Read ``library.csv`` where there is one, with the heads named as in ``L5H1``."""
     file = run.path / "library.csv"
-    rows = (csv.DictReader(file.read_text(encoding="utf-8").splitlines(True)) if file.is_file()
-            else ())  # fmt: skip
-    named = ((row, re.sub(r"\b([LH])0(?=\d)|(?<=\d)(H)0(?=\d)", r"\1\2", row["heads"]))
-             for row in rows)  # fmt: skip
-    return [{**row, "heads": heads} for row, heads in named]
+    if not file.is_file():
+        return []
+    rows = csv.DictReader(file.read_text(encoding="utf-8").splitlines(True))
+    return [{**row, **{name: unpadded(row[name]) for name in ("from", "heads")}} for row in rows]
 
 
 def _scores(run: Run, batch: Batch) -> Iterable[ScoreOnText]:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from browser import browser, wrong  # noqa: F401
 from fitting import small_capture, small_run  # noqa: F401
 from hypothesis import HealthCheck, settings
 from llm_models import gguf_model, language_model  # noqa: F401

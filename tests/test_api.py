@@ -199,15 +199,16 @@ def test_pictures_of_captures_name_a_text_by_its_number(capture: Capture) -> Non
         program.plot("a b", arrays, "L0H0")
 
 
-def test_differences_tell_lines_and_rows() -> None:
+def test_differences_tell_terms_and_rows() -> None:
     old = parse(f'head a causal:\n    9 where k == 0\n    1 where text(k) == "{EVIL}"')
     new = parse("head a causal:\n    9 where k == q")
     difference = old.diff(new, "Tom ran.")
-    assert "-     9 where k == 0" in str(difference)
-    assert "+     9 where k == q" in str(difference)
-    assert "most that of query 1 ·ran, by 1.000" in str(difference)
+    assert "~ 9 where k == q\n      0 → q\n- 1 where text(k)" in str(difference)
+    assert "   1 1.000  Tom[ ran]." in str(difference)
+    assert "after   ·ran@1 1.00" in str(difference)
     assert "&lt;" in shown(difference)
-    assert repr(old.diff(old)) == "<Difference: 0 lines gone, 0 new>"
+    assert repr(difference) == "<Difference: 1 gone, 0 new, 1 changed>"
+    assert str(old.diff(old)) == "The programs are the same."
 
 
 def test_tokens_and_detections_show_themselves(capture: Capture) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import sys
 from pathlib import Path
@@ -25,10 +26,10 @@ def test_it_starts(name: str) -> None:
 
 
 def test_figures_are_those_of_the_run_and_of_rows_picked_on_select(
-    small_capture: Path, tmp_path: Path
+    small_capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from measuring import SMALL, rows
-    from outputs import figures
+    from measuring import SMALL, Figure, rows
+    from outputs import CURVE, figures, growth
 
     run = attn_dsl.fit(capture=small_capture, out=tmp_path / "run", heads="L0")
     expected = []
@@ -38,9 +39,27 @@ def test_figures_are_those_of_the_run_and_of_rows_picked_on_select(
         assert best.score == max(row.score for row in result.front)
         assert small.score == max(row.score for row in result.front if row.nodes <= SMALL)
         expected.append([result.test["iou"].mean, small.iou_test, best.iou_test])
-    shown = [figure.reached for figure in figures(run.path, "a run")]
-    means = [float(reached.split()[0]) for reached in shown[:3]]
+    shown = list(figures(run.path, "smollm2"))
+    means = [float(figure.reached.split()[0]) for figure in shown[:3]]
     assert means == pytest.approx(np.mean(expected, axis=0), abs=6e-4)
+    shown += [Figure("... shared scores; what they hold", "64; 508 predicates")]
+    shown += [
+        Figure("... as chosen, on other.txt", "0.467 [0.447, 0.490] (60 texts); 0.226 (60 texts)")
+    ]
+    for what, more in CURVE.items():
+        sources = ["programs", "tuned", "uniform", "mean by offset"]
+        effect = {"ratio": {"mean": 1.5, "low": 1.4, "high": 2}}
+        points = [{"fraction": share, "source": source, "effect": effect}
+                  for share in ((1,) if more else (0.25, 0.5, 1)) for source in sources]  # fmt: skip
+        shown += growth({"points": points}, what)
+    shown += list(figures(run.path, "minilm"))
+    monkeypatch.syspath_prepend(BENCHMARKS.parent / "docs")
+    readme = importlib.import_module("readme")
+    table = "".join(f"| {x.name} | {x.reached} | {x.target} |\n" for x in shown)
+    made, told = readme.table_figures(table), readme.head_figures(str(run.path), "L0H1")
+    known = json.loads((BENCHMARKS.parent / "docs/readme.json").read_text(encoding="utf-8"))
+    assert (made | told).keys() == known.keys()
+    assert "(" not in made["smollm2_chosen_iou"] and made["growth_100_uniform"] == "+50.0 %"
 
 
 def test_programs_by_hand_are_what_tracr_compiled() -> None:

@@ -48,6 +48,106 @@ def assert_narrow(output: str) -> None:
     assert not wide, wide
 
 
+# diff
+
+OLD = """set Names = {"Tom", "Mia"}
+score Loud:
+    2 where text(i) == "!"
+    1 where capital(i)
+
+head a causal softmax:
+    7 where text(k-1) == text(q)
+    3 + 0.5 * Loud(q) where k == 0
+    1 where text(k) in Names
+    by q - k [1: 2, 4: 1]
+    2 * log(1 + q - k)
+"""
+CHANGES = [
+    ('"Mia"}', '"Ann"}', ["~ set Names", '      + "Ann"', '      - "Mia"']),
+    ("2 where text(i)", "4 where text(i)", ["~ score Loud", "      weight 2 → 4"]),
+    ("a causal softmax", "a causal linear", ["~ head a causal linear", "      softmax → linear"]),
+    ("text(k-1)", "text(k-2)", ["~ 7 where text(k-2) == text(q)", "      k-1 → k-2"]),
+    ("+ 0.5 *", "+ 0.7 *", ["~ 3 + 0.7 * Loud(q) where k == 0", "      weight 0.5 → 0.7 of Loud(q)"]),
+    ("4: 1", "4: -1", ["~ by q - k [1: 2, 4: -1]", "      weight 1 → -1 of 4"]),
+    ("    2 * log(1 + q - k)\n", "", ["- 2 * log(1 + q - k)"]),
+    ("    1 where text(k)", "    9 where second(k)\n    1 where text(k)", ["+ 9 where second(k)"]),
+    ("    7 where text(k-1) == text(q)\n    3", "    3", ["- 7 where text(k-1) == text(q)"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new", "told"), CHANGES)
+def test_diff_tells_what_changed_in_the_tree(
+    here: Path, old: str, new: str, told: list[str]
+) -> None:
+    assert old in OLD
+    (here / "a.attn").write_text(OLD)
+    changed = OLD.replace(old, new).replace("linear:\n", "linear:\n    # an aside\n")
+    (here / "b.attn").write_text(changed.replace("second(k)", "capital(k)"))
+    out = succeed("diff", "a.attn", "b.attn", "--on", "Tom saw Mia! Then Tom saw Ann.")
+    told = [line.replace("second", "capital") for line in told]
+    assert out.partition("\n\n")[0].splitlines() == told
+    assert_narrow(out)
+
+
+def test_diff_shows_the_rows_that_differ_most(here: Path) -> None:
+    (here / "a.attn").write_text("head a causal:\n    99 where k == 0\n")
+    (here / "b.attn").write_text(
+        "head a causal:\n    99 where k == 0\n    200 where capital(k) and k > 0\n"
+    )
+    args = ("diff", "a.attn", "b.attn", "--on", "he saw Tom there")
+    assert "2 1.000  he saw[ Tom] there" in succeed(*args)
+    found = json.loads(succeed(*args, "--json"))
+    assert found["changes"] == [
+        {"mark": "+", "source": "200 where capital(k) and k > 0", "edits": []}
+    ]
+    assert [row["query"] for row in found["rows"]] == [2, 3]
+    assert found["rows"][0]["before"] == pytest.approx([1, 0, 0, 0])
+    assert found["rows"][0]["after"] == pytest.approx([0, 0, 1, 0])
+    assert found["mean_difference"] == pytest.approx(0.5)
+    assert "1.000" in succeed(*args[:3])  # on the story where they differ most
+    assert succeed("diff", "a.attn", "a.attn").strip() == "The programs are the same."
+    (here / "hole.attn").write_text("head a causal:\n    ? where k == 0\n")
+    outcome = attn_dsl("diff", "a.attn", "hole.attn")
+    assert outcome.code == 0 and "weights are holes" in outcome.err
+
+
+def test_diff_takes_heads_of_runs(here: Path, small_run: Path) -> None:
+    source = (small_run / "programs/L00H01.attn").read_text()
+    (small_run / "programs/edited.attn").write_text(source.rstrip() + "\n    3 where k == 0\n")
+    edited = small_run / "programs/edited.attn"
+    out = succeed("diff", small_run, "L0H1", edited)
+    assert "IoU with the head itself on this text" in out
+    assert out == succeed("diff", f"{small_run}:L0H1", edited)
+    read = succeed("diff", edited, small_run, "L0H1", "--on", "the cat sat on the mat .")
+    assert "\n- 3 where k == 0" in "\n" + read and "[" in read
+    edited.unlink()
+    for wrong, told in (
+        (("diff", "induction.attn"), "name two programs"),
+        (("diff", small_run, "induction.attn", "induction.attn"), "has no head induction.attn"),
+        (("diff", "induction.attn", "gone.attn"), "gone.attn"),
+        (("diff", "induction.attn", "induction.attn", "--on", " "), "--on is empty"),
+    ):
+        outcome = attn_dsl(*wrong)
+        assert outcome.code == 2 and told in outcome.err
+
+
+# explain
+
+
+def test_explain_tells_what_terms_do_on_a_text(here: Path, small_run: Path) -> None:
+    out = succeed("explain", "induction.attn", "--on", "Tom saw Mia. Then Tom saw")
+    assert "    2 tokens: ·saw@6 → ·Mia@2 +0.86; " in out
+    assert_narrow(out)
+    found = json.loads(succeed("explain", "induction.attn", "--on", "Tom saw Tom", "--json"))
+    assert found["tokens"] == ["Tom", " saw", " Tom"]
+    assert found["terms"][0]["moved"] == pytest.approx([0, 0, 0.666], abs=1e-3)
+    found = json.loads(succeed("explain", small_run, "L0H1", "--on", "the cat sat .", "--json"))
+    assert len(found["tokens"]) == 5
+    empty = here / "empty.attn"
+    empty.write_text("head empty causal:\n")
+    assert "On this text" not in succeed("explain", empty, "--on", "Tom saw")
+
+
 # show
 
 
@@ -281,6 +381,19 @@ def test_score_of_a_model_is_that_of_its_capture(
     live = json.loads(succeed("score", "induction.attn", small_model("gpt2"), *args))
     stored = json.loads(succeed("score", "induction.attn", "--capture", folder, "--json"))
     assert live == stored
+
+
+def test_score_on_one_text_gives_no_interval(
+    captured: tuple[Path, str], here: Path, small_model: Callable[[str], Path]
+) -> None:
+    on = ("--on", "the cat sat on the mat .")
+    out = succeed("score", "induction.attn", "--capture", captured[0], *on)
+    assert "One text of 8 tokens gives no interval." in out and " from" not in out
+    args = ("score", "induction.attn", small_model("gpt2"), "--top", "99", *on, "--json")
+    rows = json.loads(succeed(*args))
+    assert {row["texts"] for row in rows} == {1} and {row["iou_low"] for row in rows} == {None}
+    outcome = attn_dsl(*args, "--text", "stories.txt")
+    assert outcome.code == 2 and "no --text" in outcome.err
 
 
 def test_score_marks_programs_that_look_ahead(captured: tuple[Path, str], here: Path) -> None:

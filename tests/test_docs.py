@@ -69,9 +69,11 @@ def test_the_contract_of_the_command_line() -> None:
         "fit": "--text --capture --heads --out --seed --timeout --max-evals --max-nodes "
         "--max-tokens --proposers --program --allow-lookahead --jobs --resume --json",
         "capture": "--text --out",
-        "score": "--capture --text --json",
+        "score": "--capture --text --on --json",
         "detect": "--capture --text --json",
         "show": "--on --html",
+        "explain": "--on --json",
+        "diff": "--on --json",
         "check": "",
         "fmt": "",
         "replace": "--fraction --heads --tune --tasks --text --json",

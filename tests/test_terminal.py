@@ -123,6 +123,7 @@ def test_what_is_printed_fits_the_terminal(
     out = tmp_path / "r"
     commands = [
         ("show", first), ("show", small_run, "L0H1"), ("explain", small_run, "L0H1"),
+        ("explain", first, "--on", "Tom saw the dog"), ("diff", small_run, "L0H1", first),
         ("score", first, "--capture", small_capture), ("detect", "--capture", small_capture),
         ("fit", "--capture", small_capture, "--heads", "L0H1", "--max-evals", "2", "--out", out),
         ("fit", "--capture", small_capture, "--heads", "L0H1", "--program", first, "--refit", "--out", out),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import socket
@@ -26,9 +25,6 @@ from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.run import Run
 
 TOKEN, PORT = "secret", 8000
-BROWSER = os.environ.get("ATTN_DSL_BROWSER") or next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
 SINK = "head sink causal:\n    5 where k == 0\n"
 
 
@@ -179,46 +175,38 @@ def test_ctrl_c_ends_the_server(served: tuple[str, subprocess.Popen[str]]) -> No
     address, process = served
     assert address.startswith("http://127.0.0.1:")
     process.send_signal(signal.SIGINT)
-    assert process.wait(20) == 130
+    assert process.wait(60) == 130
 
 
-def test_the_live_page_in_a_browser(served: tuple[str, Any], run: Path) -> None:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if BROWSER is None:
-        pytest.skip("no Chromium on PATH, nor named by ATTN_DSL_BROWSER")
-    address, process = served
-    wrong: list[str] = []
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        page = chromium.new_page(viewport={"width": 1400, "height": 1000})
-        page.set_default_timeout(120_000)
-        page.on("console", lambda m: wrong.append(m.text) if m.type in ("error", "warning") else 0)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.goto(f"{address}#L0H1")
-        page.wait_for_selector(".live .matrices canvas")
-        page.fill(".live textarea", SINK)
-        page.wait_for_selector(".live .told:has-text('; 5 nodes')")
-        page.fill(".live [aria-label=Sentence]", "the cat sat on the mat .")
-        page.wait_for_selector(".live .caption:text-is('8 tokens')")
-        assert page.locator(".live .strip >> nth=0 >> .tok").count() == 8
-        page.click("text=put into the model")
-        page.wait_for_selector(".live table tbody tr")
-        assert "perplexity" in page.inner_text(".live .told >> nth=1")
-        page.locator(".live input[name=file]").fill(f"{run}/mine.attn")
-        page.click(".live button:text-is('save')")
-        page.wait_for_selector("text=saved as")
-        assert (run / "mine.attn").read_text() == SINK
-        assert wrong == []
-        bad = SINK.replace("k ==", "kk ==")
-        page.fill(".live textarea", bad)
-        page.wait_for_selector(".live pre.wrong:has-text('^')")
-        page.reload()
-        page.wait_for_selector(".live pre.wrong:has-text('^')")
-        assert page.input_value(".live textarea") == bad
-        assert page.input_value(".live [aria-label=Sentence]") == "the cat sat on the mat ."
-        process.kill()
-        process.wait()
-        page.fill(".live textarea", SINK)
-        page.wait_for_selector("text=The server does not answer")
-        assert page.input_value(".live textarea") == SINK
-        chromium.close()
+def test_the_live_page_in_a_browser(
+    served: tuple[str, Any], run: Path, browser: Any, wrong: list[str]
+) -> None:
+    (address, process), page = served, browser
+    page.goto(f"{address}#L0H1")
+    page.wait_for_selector(".live .matrices canvas")
+    page.fill(".live textarea", SINK)
+    page.wait_for_selector(".live .told:has-text('; 5 nodes')")
+    page.fill(".live [aria-label=Sentence]", "the cat sat on the mat .")
+    page.wait_for_selector(".live .caption:text-is('8 tokens')")
+    assert page.locator(".live .strip >> nth=0 >> .tok").count() == 8
+    page.click("text=put into the model")
+    page.wait_for_selector(".live table tbody tr")
+    assert "perplexity" in page.inner_text(".live .told >> nth=1")
+    page.locator(".live input[name=file]").fill(f"{run}/mine.attn")
+    page.click(".live button:text-is('save')")
+    page.wait_for_selector("text=saved as")
+    assert (run / "mine.attn").read_text() == SINK
+    assert wrong == []
+    bad = SINK.replace("k ==", "kk ==")
+    page.fill(".live textarea", bad)
+    page.wait_for_selector(".live pre.wrong:has-text('^')")
+    page.reload()
+    page.wait_for_selector(".live pre.wrong:has-text('^')")
+    assert page.input_value(".live textarea") == bad
+    assert page.input_value(".live [aria-label=Sentence]") == "the cat sat on the mat ."
+    process.kill()
+    process.wait()
+    page.fill(".live textarea", SINK)
+    page.wait_for_selector("text=The server does not answer")
+    assert page.input_value(".live textarea") == SINK
+    wrong.clear()

@@ -1,7 +1,7 @@
 """Comparison: what changes in a model's predictions when one head's program is edited."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -111,7 +111,7 @@ def choose_sides(model: ReplacedModel, a: str, b: str, head: str | None,
 
 def compare(
     loaded: LoadedModel, head: Head, sides: tuple[Side, ...], text: str,
-    others: Mapping[Head, Program] | None = None,
+    others: Mapping[Head, Program] | None = None, own: MutableMapping[str, torch.Tensor] | None = None,
 ) -> Comparison:  # fmt: skip
     """Compare the model's predictions on a text with one thing or another in a head.
 
@@ -120,6 +120,7 @@ def compare(
 
     Args:
         others: what replaces other heads on both sides; by default they stay the model's own.
+        own: keeps, by text, what the model predicts with its own heads, for the next comparison.
 
     Raises:
         InputError: the text is too short, or longer than the model's context.
@@ -134,9 +135,14 @@ def compare(
     logs = []
     for side in sides:
         heads = {**(others or {}), **({head: side.program} if side.program else {})}
+        if own is not None and not heads and text in own:
+            logs.append(own[text])
+            continue
         replaced = replace_heads(loaded, heads, texts=[text]) if heads else nullcontext()
         with replaced, torch.inference_mode():
             logs.append(torch.cat([log_probabilities(loaded, batch).cpu() for batch in work]))
+        if own is not None and not heads:
+            own[text] = logs[-1]
     both = torch.stack(logs, dim=1)  # (places, sides, vocabulary)
     probabilities = both.exp()
     kl = (probabilities[:, 0] * (both[:, 0] - both[:, 1])).sum(-1).clamp(min=0.0)

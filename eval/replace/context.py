@@ -40,7 +40,7 @@ class Replacement:
     implementation: str  # the model's own attention implementation, which kept heads go on using
     causal: bool  # whether the model's heads see only what precedes them; measured, not read
     # the largest difference of an output of the model on the probe, in place but with no head
-    # replaced, relative to the largest output
+    # replaced, relative to the largest output; 0 within another context, which has measured it
     identity: float
     # the largest difference between what stood in the place of heads on the probe and what their
     # programs give, computed apart
@@ -98,20 +98,20 @@ def replace_heads(model: Any, heads: Mapping[Head, Standing], *, tokenizer: Any 
             controller.reader.known[window.ids] = window.tokens
     outer, parts = dict(controller.members), parts_of(heads)
     ids = _probe_ids(model, controller)
-    before, tolerance = _run(model, ids)[0], 1e-5 if stack.dtype == torch.float32 else 3e-2
+    identity, tolerance = 0.0, 1e-5 if stack.dtype == torch.float32 else 3e-2
     with ExitStack() as undo:
         if not nested:
+            before = _run(model, ids)[0]
             setattr(stack, _OPEN, (adapter, controller))
             undo.callback(delattr, stack, _OPEN)
             controller.open(undo)
             adapter.attach(controller, undo)
-        change = (before - _run(model, ids)[0]).abs().max()
-        identity = float(change / before.abs().max().clamp(min=1e-30))
-        if identity > tolerance:
-            raise WorkError(
-                f"with no head replaced, the model's outputs differ by {identity:.1e} of their "
-                "size from its own, so its attention is not understood; nothing was replaced")  # fmt: skip
-        if not nested:
+            change = (before - _run(model, ids)[0]).abs().max()
+            identity = float(change / before.abs().max().clamp(min=1e-30))
+            if identity > tolerance:
+                raise WorkError(f"with no head replaced, the model's outputs differ by {identity:.1e} of "
+                                "their size from its own, so its attention is not understood; nothing was "
+                                "replaced")  # fmt: skip
             controller.own = _attention(model, ids)
         causal = not any(bool(layer.triu(1).any()) for layer in controller.own)
         _check_heads(parts, controller.own, outer)

@@ -288,7 +288,7 @@ const COLUMNS = [
   ["IoU", "number", FIELDS.iou, -1, figure(FIELDS.iou)],
   ["interval", "span wide", null, 0, (head) => [interval(head.iou, head.control[1])]],
   ...(known ? [
-    ["output R²", "number", FIELDS.r2, -1, figure(FIELDS.r2), "Share of the variance of what the head writes that the program gives"],
+    ["output R²", "number output", FIELDS.r2, -1, figure(FIELDS.r2), "Share of the variance of what the head writes that the program gives"],
     ["interval", "span wide", null, 0, (head) => [interval(head.r2, head.output[1])]],
   ] : []),
   ["no sink", "number wide", (head) => head.iou_no_sink, -1, figure((head) => head.iou_no_sink), "IoU without the first column"],

@@ -85,7 +85,7 @@ function panel(of) {
       ...(r2 === null ? [] : [", output R² ", make("b", {}, number(r2, 3)), make("small", {}, ` (${number(runR2, 3)})`)]), `; ${answer.nodes} nodes`);
     page.examples[0].text = "live";
     data.texts.live = answer.tokens;
-    const share = live?.share && page.examples[0].norms !== null;
+    const share = Boolean(live?.share && page.examples[0].norms);
     live = Object.assign(new HeadPage(head, page), { share });
     const modes = page.examples[0].norms ? [make("div", { class: "switch", role: "group", "aria-label": "Shown in the matrices" }, ...live.modes)] : [];
     matrices.replaceChildren(make("div", { class: "bar" }, ...modes, live.size), make("div", { class: "matrices" }, ...live.frames.map((frame) => frame.figure)), live.readout, live.strips);
@@ -93,11 +93,12 @@ function panel(of) {
     if (inModel.getAttribute("aria-pressed") !== "true") return;
     tell(state, "the model predicts …");
     const found = await ask("model", fields), columns = [data.causal ? "token" : "masked", "next", "p own", "p program", "top own", "top program", "KL"];
+    const aligned = (i) => (i === 2 || i === 3 || i === 6 ? "number" : null);
     const row = (p) => [showToken(p.token), showToken(p.target), ...p.target_probability.map((x) => [number(x, 3)]), ...p.top.map((token, i) => [...showToken(token), " ", make("small", {}, number(p.top_probability[i]))]), [number(p.kl, 3)]];
     predictions.replaceChildren(
       make("p", { class: "told" }, "With the program in the place of the head, the most probable token changes at ", make("b", {}, found.changed), ` of ${found.predictions.length} positions; mean KL ${number(found.kl, 3)} nats; perplexity ${number(found.perplexity[0], 2)} → ${number(found.perplexity[1], 2)}.`),
-      make("table", { class: "frontrows" }, make("thead", {}, make("tr", {}, ...columns.map((name) => make("th", { scope: "col" }, name)))),
-        make("tbody", {}, ...found.predictions.map((p) => make("tr", { class: p.changed ? "changed" : null }, ...row(p).map((cell) => make("td", {}, ...cell)))))));
+      make("table", { class: "frontrows" }, make("thead", {}, make("tr", {}, ...columns.map((name, i) => make("th", { scope: "col", class: aligned(i) }, name)))),
+        make("tbody", {}, ...found.predictions.map((p) => make("tr", { class: p.changed ? "changed" : null }, ...row(p).map((cell, i) => make("td", { class: aligned(i) }, ...cell)))))));
   }));
 
   const edit = (program) => ((source.value = program), keep(head.id, program), update());
