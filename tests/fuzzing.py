@@ -59,9 +59,7 @@ class Finding:
 
     def save(self) -> Path:
         """Write it to the corpus; the name of the file is made from what shows it."""
-        text = json.dumps(
-            {"kind": self.kind, "data": self.data, "found": self.wrong[:2000]}, indent=1
-        )
+        text = json.dumps({"kind": self.kind, "data": self.data, "found": self.wrong[:2000]})
         file = (
             CORPUS / f"{self.kind}-{sha256(json.dumps(self.data).encode()).hexdigest()[:12]}.json"
         )
@@ -239,10 +237,10 @@ def found_in(programs: Sequence[t.Head], tokens: Tokens, exports: bool) -> Itera
 
 def sources_are_read(random: Random, seconds: float, count: Counter[str]) -> Iterator[Finding]:
     """Mutate sources for so many seconds, and yield those that are not read well."""
-    end, pool = time.monotonic() + seconds, [show(program) for program in family(random)]
+    end, pool = time.monotonic() + seconds, list[str]()
     while time.monotonic() < end:
-        if random.random() < 0.01:
-            pool = [show(program) for program in family(random)]
+        if not pool or random.random() < 0.01:
+            pool = [show(program) + random.choice(("", CLAIMS)) for program in family(random)]
         source = mutated_source(random, pool)
         if wrong := misread(source):
             yield Finding("source", source, wrong)
@@ -256,6 +254,11 @@ _BITS = ("\n", "    ", " ", '"', "\\", "{", "}", "(", ")", "[", "]", ":", ",", "
          "def f(i) = ", "set A = ", "score S:\n", 'use "x.attn"\n', "\0", "\ud800", "\u2028", "é", "99999999",
          "1e9", "property ", "causal", "invariant_to case", "mass >= 0.5 on ", "k", "q", "i", "j", "\r",
          "\t")  # fmt: skip
+
+
+CLAIMS = (
+    "property causal\nproperty invariant_to case\nproperty mass >= 0.5 on k == 0 where punct(q)\n"
+)
 
 
 def mutated_source(random: Random, pool: Sequence[str]) -> str:
@@ -280,7 +283,8 @@ def misread(source: str) -> str:
     try:
         tree = parse(source, "a.attn")
         check(tree, source=source, allow_lookahead=True)
-        if parse(show(tree)) != tree:
+        again = parse(show(tree))
+        if again != tree or again.properties != tree.properties:
             return "what is printed is another program"
         canonical(source, "a.attn")
     except AttnDslError as error:
