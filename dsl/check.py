@@ -137,8 +137,8 @@ class _Checker:
         for term in self.program.terms:
             self.term(term)
             self.nodes(term)
-        for one in self.program.properties:
-            self.property(one)
+        for claim in self.program.properties:
+            self.property(claim)
 
     def property(self, one: t.Property | t.MassProperty) -> None:
         """Check a property."""

@@ -66,6 +66,6 @@ def test_random_programs_reach_every_construct_and_feature() -> None:
     draw = random.Random(SEED)
     nodes = [node for _ in range(60) for program in family(draw) for node in program.walk()]
     made = {c for c in vars(t).values() if isinstance(c, type) and issubclass(c, t.Node)}
-    assert made - {*map(type, nodes)} == {t.Node, t.Statement, t.Use}
+    assert made - {*map(type, nodes)} == {t.Node, t.Statement, t.Use, t.Property, t.MassProperty}
     names = {node.name for node in nodes if isinstance(node, t.Call)}
     assert {f.name for f in FEATURES.values() if not f.extra} <= names
