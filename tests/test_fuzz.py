@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import pytest
-from damage import READERS, copied, damages, judge
+from damage import READERS, Damage, copied, damages, judge
 from fuzzing import CORPUS, Finding, again, family, programs_agree, sources_are_read
 from test_damage import whole  # noqa: F401
 
@@ -32,7 +34,7 @@ def no_finding(found: Iterable[Finding], count: Counter[str]) -> None:
     assert not files, "\n".join(files)
 
 
-@pytest.mark.parametrize("file", sorted(CORPUS.glob("*.json")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", sorted(CORPUS.glob("[ps]*.json")), ids=lambda file: file.stem)
 def test_what_was_found_is_mended(file: Path) -> None:
     assert again(file) == ""
 
@@ -43,22 +45,36 @@ def test_programs_and_sources(fuzz: Callable, share: float) -> None:
     no_finding(fuzz(random.Random(SEED), SECONDS * share, count), count)
 
 
+KEPT = sorted(CORPUS.glob("damage-*.json"))
+
+
 @pytest.mark.skipif(
-    "ATTN_DSL_FUZZ_SECONDS" not in os.environ, reason="tests/test_damage.py is the short form"
+    "ATTN_DSL_FUZZ_SECONDS" not in os.environ and not KEPT,
+    reason="tests/test_damage.py is the short form",
 )
 def test_damages(whole: tuple[Path, dict[str, str]], tmp_path: Path) -> None:  # noqa: F811
     """Each damage to a run or a capture is tried on one of the commands that read the file."""
-    (run, said), draw, found, tried = whole, random.Random(SEED), [], 0
-    end = time.monotonic() + SECONDS * 0.2
-    for damage in damages(run, SEED):
-        if time.monotonic() > end:
-            break
-        command, tried = draw.choice(READERS[damage.file.split("/")[0]]), tried + 1
+    run, said = whole
+
+    def tried(seed: int, number: int, damage: Damage, command: str) -> Iterator[Finding]:
         if wrong := judge(damage, command, copied(run, tmp_path / "run", damage), said[command]):
-            found.append(f"seed {SEED}, number {tried}: {command}: {damage.name}: {wrong}")
-            print(found[-1], flush=True)
-    print(f"{tried:,} damages")
-    assert not found, "\n".join(found)
+            data = {"seed": seed, "number": number, "command": command}
+            yield Finding("damage", data, f"{command}: {damage.name}: {wrong}")
+
+    def found() -> Iterator[Finding]:
+        for data in (json.loads(file.read_text())["data"] for file in KEPT):
+            damage = next(islice(damages(run, data["seed"]), data["number"], None))
+            yield from tried(data["seed"], data["number"], damage, data["command"])
+        draw, end = random.Random(SEED), time.monotonic() + SECONDS * 0.2
+        for number, damage in enumerate(damages(run, SEED)):
+            if time.monotonic() > end:
+                break
+            command = draw.choice(READERS[damage.file.split("/")[0]])
+            yield from tried(SEED, number, damage, command)
+            count["damages"] += 1
+
+    count = Counter[str]()
+    no_finding(found(), count)
 
 
 def test_random_programs_reach_every_construct_and_feature() -> None:
