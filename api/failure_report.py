@@ -88,3 +88,21 @@ def failure(message: str, text: Tokens, query: int, key: int | None = None, note
     if len(size) > len(keys):
         lines.append(f"  ({len(size) - len(keys)} more keys)")
     return AssertionError("\n".join([*lines, note] if note else lines))
+
+
+def matrix_table(text: Tokens, matrix: Sequence[Sequence[float]]) -> str:
+    """Write the matrix of a short text as a table of queries and keys; empty for more than ``SHOWN`` tokens.
+
+    >>> print(matrix_table(Tokens.from_strings(["a", " b"]), [[1, 0], [0.25, 0.75]]))
+      matrix  "a"     " b"
+      "a"     1       0
+      " b"    0.25    0.75
+    """
+    if not 0 < len(text) <= SHOWN:
+        return ""
+    rows = [["matrix", *map(quote, text)]]
+    rows += [
+        [quote(one), *(f"{x:.3g}" for x in row)] for one, row in zip(text, matrix, strict=True)
+    ]
+    width = max(6, *(len(cell) for row in rows for cell in row))
+    return "\n".join("  " + "  ".join(cell.ljust(width) for cell in row).rstrip() for row in rows)

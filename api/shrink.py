@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from random import Random
 from typing import TypeVar
 
@@ -39,8 +39,11 @@ def smallest(strategy: SearchStrategy[T], condition: Callable[[T], bool], max_ex
 
 
 def failing_text(test: Callable[[Tokens], object], max_examples: int, seed: int,
-                 max_size: int) -> tuple[Tokens, Exception] | None:  # fmt: skip
-    """Return a small text on which a test raises an exception, and the exception; None if none is found."""
+                 max_size: int, words: Collection[str] = ()) -> tuple[Tokens, Exception] | None:  # fmt: skip
+    """Return a small text on which a test raises an exception, and the exception; None if none is found.
+
+    ``words`` are token strings that texts may have besides the usual ones.
+    """
     failures: list[tuple[Tokens, Exception]] = []
 
     def fails(text: Tokens) -> bool:
@@ -52,7 +55,7 @@ def failing_text(test: Callable[[Tokens], object], max_examples: int, seed: int,
         return False
 
     with contextlib.suppress(NoSuchExample, Flaky):
-        smallest(tokens(max_size=max_size), fails, max_examples, seed, phases=(Phase.generate,))
+        smallest(tokens(max_size, words=words), fails, max_examples, seed, phases=(Phase.generate,))
     if not failures:
         return None
     _shrink_text(failures[-1][0], fails)

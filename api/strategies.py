@@ -7,6 +7,7 @@ words. Every program passes the checker, and parsing its source gives the same t
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple, get_args
 
@@ -81,7 +82,7 @@ def pieces(unicode: bool = True) -> SearchStrategy[tuple[str, ...]]:
 
 @st.composite
 def tokens(draw: st.DrawFn, max_size: int = 24, min_size: int = 0, unicode: bool = True,
-           gaps: bool = False) -> Tokens:  # fmt: skip
+           gaps: bool = False, words: Collection[str] = ()) -> Tokens:  # fmt: skip
     """Return a strategy of the tokens of a text. Few are distinct, so that tokens recur.
 
     >>> from attn_dsl.testing import smallest
@@ -93,8 +94,10 @@ def tokens(draw: st.DrawFn, max_size: int = 24, min_size: int = 0, unicode: bool
         unicode: whether to draw any characters, besides words, word pieces, marks, numbers, white
             space, special tokens and bytes of split characters.
         gaps: whether the text may have characters that no token covers.
+        words: more token strings to draw.
     """
-    vocabulary = draw(st.lists(pieces(unicode), min_size=1, max_size=8, unique=True))
+    more = st.sampled_from([*words]).map(lambda s: (s,)) if words else st.nothing()
+    vocabulary = draw(st.lists(pieces(unicode) | more, min_size=1, max_size=8, unique=True))
     least, half = max(min_size, min(1, max_size)), max(min_size, (max_size + 1) // 2)
     if min_size == 0 and draw(st.integers(0, 19)) == 0:
         half = least = max_size = 0
@@ -146,13 +149,22 @@ def programs(draw: st.DrawFn, visibility: t.Visibility | None = None, normaliser
         lookahead: whether a causal program may use features that read the whole text.
         extras: optional packages (``"spacy"``) whose features may occur.
     """
+    head, scope = draw(_definitions(visibility, normaliser, lookahead, tuple(sorted(extras))))
+    terms = draw(st.lists(_terms(scope, head.normaliser == "linear", holes), max_size=max_terms))
+    return replace(head, terms=tuple(terms))
+
+
+@st.composite
+def _definitions(draw: st.DrawFn, visibility: t.Visibility | None, normaliser: t.Normaliser | None,
+                 lookahead: bool, extras: tuple[str, ...]) -> tuple[t.Head, _Scope]:  # fmt: skip
+    """Draw a program without terms, and what its terms may use."""
     either, forms = st.sampled_from(get_args(t.Visibility)), st.sampled_from(get_args(t.Normaliser))
     seen: t.Visibility = draw(either) if visibility is None else visibility
     form: t.Normaliser = draw(forms) if normaliser is None else normaliser
     names = draw(st.lists(st.sampled_from(["A", "Stop", "X_1"]), max_size=2, unique=True))
     sets = tuple(t.SetDefinition(name, draw(_SET_LITERALS)) for name in names)
     full = lookahead or seen == "bidirectional"
-    scope = _Scope(full, tuple(sorted(extras)), tuple(names), causal=seen == "causal")
+    scope = _Scope(full, extras, tuple(names), causal=seen == "causal")
     functions = list[t.Definition]()
     for name in draw(st.lists(st.sampled_from(["f", "g", "once"]), max_size=3, unique=True)):
         one = t.Definition(name, draw(_values(scope._replace(variables="i"))))
@@ -164,9 +176,8 @@ def programs(draw: st.DrawFn, visibility: t.Visibility | None = None, normaliser
                      max_size=4).map(tuple)  # fmt: skip
     titles = draw(st.lists(st.sampled_from(["S", "Noun"]), max_size=2, unique=True))
     scores = tuple(t.ScoreDefinition(title, draw(lines)) for title in titles)
-    scope = scope._replace(scores=tuple(titles))
-    terms = draw(st.lists(_terms(scope, form == "linear", holes), max_size=max_terms))
-    return t.Head("random", seen, form, tuple(terms), sets, scores, (), tuple(functions))
+    head = t.Head("random", seen, form, (), sets, scores, (), tuple(functions))
+    return head, scope._replace(scores=tuple(titles))
 
 
 @lru_cache(maxsize=256)

@@ -17,16 +17,20 @@ the wrong row, or says that the result is not an n by n matrix.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
 import numpy as np
 
 from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.analysis import Analysis
 from attn_dsl.dsl.definitions import self_contained
 from attn_dsl.dsl.features import FEATURES
-from attn_dsl.dsl.printer import quote
+from attn_dsl.dsl.printer import quote, show_property
+from attn_dsl.dsl.reference import Interpreter, Places
+from attn_dsl.dsl.scope import Scope
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.failure_report import (
     Program,
@@ -36,13 +40,15 @@ from attn_dsl.failure_report import (
     is_close,
     largest_difference,
     matrix_of,
+    matrix_table,
     row_of,
 )
 from attn_dsl.shrink import failing_text, smallest
 from attn_dsl.strategies import features, pieces, programs, texts, tokens, weights
 
 PROPERTIES = ("total", "finite", "row-stochastic", "deterministic", "causal")
-"""The properties that ``check_properties`` tests, in this order."""
+"""The properties of every program that ``check_properties`` tests, in this order."""
+MOST = 20  # the most elements of one set of a program that its texts are drawn from
 CONTINUATIONS = ((" the", " end", "."), ("s", '"', "\n\n"), (")", "ing", "."), ("<0x94>", "<0xA9>"))
 """The texts by which ``assert_causal`` replaces the text after a query."""
 
@@ -152,10 +158,11 @@ def each(function: Callable[[str], str]) -> Callable[[Tokens], Tokens]:
 
 @dataclass(frozen=True, slots=True)
 class Counterexample:
-    """The smallest text found on which a program violates a property, one of ``PROPERTIES``.
+    """The smallest text found on which a program violates a property.
 
-    ``query`` is the wrong row, or None; ``message`` says what is wrong. ``matrix`` is the result of
-    the program on the text, or None if it has no matrix.
+    ``property`` is one of ``PROPERTIES``, or one that the program claims, as it is written: ``"mass >= 0.5
+    on k == 0"``. ``query`` is the wrong row, or None; ``message`` says what is wrong. ``matrix`` is the
+    result of the program on the text, or None if it has no matrix.
     """
 
     property: str
@@ -167,10 +174,18 @@ class Counterexample:
     def __str__(self) -> str:
         return self.message
 
+    def report(self) -> str:
+        """Return the message, and the matrix of the program on the text if that is short."""
+        table = matrix_table(self.tokens, self.matrix) if self.matrix else ""
+        return f"{self.message}\n{table}".rstrip()
+
 
 def check_properties(program: Program, max_examples: int = 100, seed: int = 0, causal: bool | None = None,
-                     max_size: int = 12) -> list[Counterexample]:  # fmt: skip
-    """Search for texts on which a program violates one of ``PROPERTIES``, and shrink them.
+                     max_size: int = 12,
+                     only: Collection[str] | None = None) -> list[Counterexample]:  # fmt: skip
+    """Search for texts on which a program violates a property, and shrink them.
+
+    The properties are ``PROPERTIES`` and those that the program claims by lines ``property …``.
 
     >>> from attn_dsl.dsl.parser import parse
     >>> check_properties(parse("head a causal:\\n 2 where k == 0"), max_examples=20)
@@ -183,6 +198,7 @@ def check_properties(program: Program, max_examples: int = 100, seed: int = 0, c
         causal: whether to test causality. None: only if the program is a causal one of this language
             without features that read the whole text.
         max_size: the largest number of tokens of a text.
+        only: the properties to test; None: all.
 
     Returns:
         for each property that is violated, the smallest text found. If ``total`` (there is a matrix)
@@ -193,14 +209,17 @@ def check_properties(program: Program, max_examples: int = 100, seed: int = 0, c
         program = program.with_weights([1.0 if w is None else w for w in program.weights])
     if causal is None:
         causal = isinstance(tree, t.Head) and tree.causal and not _looks_ahead(tree)
-    names = PROPERTIES if causal else PROPERTIES[:-1]
-    bounds = max_examples, seed, max_size
-    first = failing_text(lambda text: [_TESTS[name](program, text) for name in names], *bounds)
+    tests = dict(_TESTS) if causal else {name: _TESTS[name] for name in PROPERTIES[:-1]}
+    if isinstance(tree, t.Head):
+        tests |= {show_property(one): _test_of(one, tree) for one in tree.properties}
+    tests = {name: test for name, test in tests.items() if only is None or name in only}
+    bounds = max_examples, seed, max_size, _strings(tree) if isinstance(tree, t.Head) else ()
+    first = failing_text(lambda text: [test(program, text) for test in tests.values()], *bounds)
     if first is None:
         return []
     found: list[Counterexample] = []
-    for name in names:
-        if result := failing_text(partial(_TESTS[name], program), *bounds):
+    for name, test in tests.items():
+        if result := failing_text(partial(test, program), *bounds):
             found.append(_counterexample(name, program, *result))
             if name == "total":
                 break
@@ -223,6 +242,60 @@ _TESTS: dict[str, Callable[[Program, Tokens], object]] = {
     "total": matrix_of, "finite": lambda program, text: _assert_rows("finite", program, text, np.inf),
     "row-stochastic": assert_row_stochastic, "deterministic": _deterministic, "causal": assert_causal
 }  # fmt: skip
+
+
+def _test_of(one: t.Property | t.MassProperty, tree: t.Head) -> Callable[[Program, Tokens], object]:
+    """Return the test of a property that a program claims."""
+    if isinstance(one, t.MassProperty):
+        return partial(_assert_mass, one, tree)
+    if one.name == "causal":
+        return assert_causal
+    return lambda program, text: assert_invariant(program, each(_swap_case), text)
+
+
+def _assert_mass(one: t.MassProperty, tree: t.Head, program: Program, text: Tokens) -> None:
+    """Assert a bound on the attention that queries give to keys."""
+    interpreter, matrix = (
+        Interpreter(tree.with_weights([0.0] * len(tree.weights)), Analysis(text)),
+        None,
+    )
+    slack = 1e-5 if one.op[0] == ">" else -1e-5
+    for q in range(len(text)):
+        if one.condition is None or interpreter.holds(one.condition, Places(q, q, q)):
+            matrix = matrix_of(program, text) if matrix is None else matrix
+            keys = [
+                k for k in interpreter.visible(q) if interpreter.holds(one.keys, Places(q, q, k))
+            ]
+            mass = float(matrix[q, keys].sum())
+            if not t.COMPARE[one.op](mass + slack, one.bound):
+                given = f"query {q} gives {mass:.6g} to " + (
+                    f"the keys {keys}" if keys else "no key"
+                )
+                raise failure(f"not {show_property(one)}: {given}", text, q, row=matrix[q])
+
+
+def _swap_case(string: str) -> str:
+    """Change the case of the letters of a token, where changing it back gives the same token."""
+    changed = string.swapcase()
+    fits = (
+        len(changed) == len(string)
+        and changed.swapcase() == string
+        and not string.startswith("<0x")
+    )
+    return changed if fits else string
+
+
+def _strings(tree: t.Head) -> list[str]:
+    """Return the strings that a program and its properties name, some of each set, also as words."""
+    found, scope = dict[str, None](), Scope.of(tree)
+    for node in chain(tree.walk(), *(one.walk() for one in tree.properties)):
+        if isinstance(node, t.SetName | t.SetLiteral):
+            found |= dict.fromkeys(scope.literal(node).elements[:MOST])
+        elif isinstance(node, t.Text | t.Affix):
+            found[node.value if isinstance(node, t.Text) else node.text] = None
+    return [
+        start + one for one in found if one for start in ("", " ") if not start or one[0].isalnum()
+    ]
 
 
 def _counterexample(name: str, program: Program, text: Tokens, error: Exception) -> Counterexample:

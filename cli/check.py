@@ -24,7 +24,8 @@ def check(program: tuple[str, ...], examples: int, seed: int, define: tuple[str,
     """Check each PROGRAM: syntax, types, causality, cost, and its properties on random texts.
 
     The properties: every row is a distribution, a causal row is the same whatever follows, and
-    the same text gives the same matrix. What fails is shown on the smallest text that shows it.
+    the same text gives the same matrix; and those that a program claims in lines `property …`.
+    What fails is shown on the smallest text found, with its matrix; the exit code is 1.
     Warnings say what never holds, always holds or changes nothing; the exit code stays 0.
     Of a file of definitions, which programs use, syntax and types are checked.
     """
@@ -44,6 +45,7 @@ def _check(file: str, examples: int, seed: int, define: tuple[str, ...],
     from attn_dsl.compiler.program import load
     from attn_dsl.dsl.definitions import only_definitions, read_definitions, read_source
     from attn_dsl.dsl.lint import lint
+    from attn_dsl.dsl.printer import show_property
 
     try:
         if only_definitions(source := read_source(file)):
@@ -58,10 +60,14 @@ def _check(file: str, examples: int, seed: int, define: tuple[str, ...],
     if examples and not facts.holes:
         from attn_dsl.testing import check_properties
 
-        failures = [str(one) for one in check_properties(loaded, max_examples=examples, seed=seed)]
+        failures = [
+            one.report() for one in check_properties(loaded, max_examples=examples, seed=seed)
+        ]
     return {"program": file, "valid": True, "nodes": facts.nodes, "cost": facts.cost,
             "visibility": "causal" if loaded.causal else "bidirectional", "holes": facts.holes,
-            "lookahead": list(facts.lookahead), "failures": failures, "code": 1 if failures else 0,
+            "lookahead": list(facts.lookahead), "failures": failures,
+            "properties": [show_property(one) for one in loaded.tree.properties],
+            "code": 1 if failures else 0,
             "warnings": [{"message": one.message, "line": one.span and one.span.line,
                     "column": one.span and one.span.column, "help": one.hint, "shown": str(one)}
                 for one in lint(loaded.tree, source, file)]}  # fmt: skip
@@ -82,7 +88,9 @@ def _shown(report: dict[str, Any], examples: int) -> str:
         notes.append(f"looks ahead by {', '.join(ahead)}")
     if examples and not holes and not failures:
         but = " (all but causality)" if ahead else ""
-        notes.append(f"properties hold on {examples} texts{but}")
+        own = f"properties hold, {len(claims)} of its own," if (claims := report["properties"]) else (
+            "properties hold")  # fmt: skip
+        notes.append(f"{own} on {examples} texts{but}")
     parts = [textwrap.fill(", ".join(notes), 78), *failures]
     first = f"{report['program']}: {'FAILS' if failures else 'ok'}"
     lines = [first, *(textwrap.indent(part, "  ") for part in parts)]

@@ -14,9 +14,9 @@ from attn_dsl.compiler.graph import MATCH, ColumnKey, Graph, Key, SearchKey, int
 from attn_dsl.compiler.operations import CODES, ROWS
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.analysis import Analysis
-from attn_dsl.dsl.definitions import parse_definitions
 from attn_dsl.dsl.expand import expand
 from attn_dsl.dsl.features import FEATURES, Value
+from attn_dsl.dsl.parser import definitions_tree
 from attn_dsl.dsl.scope import Scope
 from attn_dsl.dsl.tokens import Tokens
 
@@ -235,7 +235,7 @@ def search_column(tokens: Sequence[str] | Tokens, source: str, causal: bool) -> 
         An integer for each position. A search over all positions, or those after ``i``, has one such list
         for each query of a causal program.
     """
-    functions = parse_definitions(source).functions
+    functions = {one.name: one for one in definitions_tree(source, "<search>").functions}
     node = expand(t.Call([*functions][-1], (t.Position("i"),)), Scope({}, {}, (), functions))
     assert isinstance(node, t.Search)
     key, batch = (SearchKey(node.name, node.over, node.body, causal),

@@ -147,8 +147,9 @@ _NODES: dict[str, Callable[[Span, list[Any]], Any]] = {
         "set_reference": t.SetName, "product": t.Product, "real": t.Real, "decay": t.Decay,
         "weight_of": t.Weight, "shortened": t.Shortened, "modulo": t.Modulo, "integer": t.Integer,
         "variable": t.Position, "quantifier": t.Quantifier, "abs_": t.Absolute, "extremum": t.Extremum,
-        "score_line": t.Where}.items()},
+        "score_line": t.Where, "property": t.Property}.items()},
     "table_term": _table,
+    "mass_property": lambda s, v: bounded(t.MassProperty(*v, span=s)),
     "group": lambda s, v: dataclasses.replace(v[0], span=s),
     "any_": lambda s, v: t.Quantifier("any", v[0], span=s),
     "any_search": lambda s, v: _search(s, ["any", *v]),
@@ -167,8 +168,8 @@ _NODES: dict[str, Callable[[Span, list[Any]], Any]] = {
     "use": lambda s, v: t.Use(v[0], NOTHING, span=s),  # the parser resolves the path
 }  # fmt: skip
 """By rule: a function that makes the node from its span and the values of its parts."""
-_SPANS = {"head": (1, 1), "function_definition": (1, 1), "score_definition": (1, 1), "score_line": (0, -2),
-          "use": (0, -2)}  # fmt: skip
+_SPANS = {"head": (1, 1), "function_definition": (1, 1), "score_definition": (1, 1),
+          **dict.fromkeys(("score_line", "use", "property", "mass_property"), (0, -2))}  # fmt: skip
 """By rule: the first and the last part that its span covers, such as the name of a head."""
 
 
@@ -215,7 +216,8 @@ ACTIONS: dict[str, Callable[[list[Any]], Any]] = {
     "score_of": lambda parts: t.Score(parts[0].value, parts[2].value, int("".join(parts[3:-1]) or 0),
                                       span=_span(parts[0], parts[-1])),
     "definitions": lambda parts: [part for part in parts if isinstance(part, t.Node)],
-    "start": lambda parts: [*(parts[0] if isinstance(parts[0], list) else ()), parts[-1]],
+    "start": lambda parts: [one for part in parts for one in (part if isinstance(part, list) else [part])
+                            if isinstance(one, t.Node)],
     "condition": lambda parts: parts[1],
     "element": lambda parts: tuple(_values(parts))}  # fmt: skip
 """By rule: the function that Lark calls with its parts, keywords and punctuation included."""

@@ -32,6 +32,9 @@ from attn_dsl.dsl.printer import expression, number, quote
 from attn_dsl.dsl.scope import Scope, type_of
 from attn_dsl.dsl.syntax_errors import RESERVED, reserved
 
+PROPERTIES = {"causal": ("",), "invariant_to": ("case",)}
+"""The names of properties besides ``mass``, and what may follow each."""
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:
@@ -134,6 +137,33 @@ class _Checker:
         for term in self.program.terms:
             self.term(term)
             self.nodes(term)
+        for claim in self.program.properties:
+            self.property(claim)
+
+    def property(self, one: t.Property | t.MassProperty) -> None:
+        """Check a property."""
+        if isinstance(one, t.MassProperty):
+            self.nodes(one)
+            if not 0 <= one.bound <= 1:
+                self.wrong(one, f"a mass lies between 0 and 1, and {number(one.bound)} does not",
+                           "write a share of a query's attention, as in `mass >= 0.5 on k == 0`")  # fmt: skip
+            if one.condition is not None and "k" in t.free_variables(one.condition):
+                self.wrong(one.condition, "`where` says for which queries the mass is bounded, and has `k`",
+                           "write what holds for keys after `on`, joined by `and`")  # fmt: skip
+        elif (arguments := PROPERTIES.get(one.name)) is None:
+            self.wrong(one, f"unknown property `{one.name}`",
+                       did_you_mean(one.name, [*PROPERTIES, "mass"])
+                       or "write `causal`, `invariant_to case` or `mass >= 0.5 on …`")  # fmt: skip
+        elif one.argument not in arguments:
+            known = [
+                f"`property {one.name} {argument}`".replace(" `", "`") for argument in arguments
+            ]
+            what = f"`{one.name}` cannot be followed by `{one.argument}`" if one.argument else (
+                f"`{one.name}` does not say to what")  # fmt: skip
+            self.wrong(one, what, f"write {' or '.join(known)}")
+        elif one.name == "causal" and not self.program.causal:
+            self.wrong(one, "a bidirectional head sees what follows, so it is not causal",
+                       "make the head causal, or leave the property out", CausalityError)  # fmt: skip
 
     def functions(self) -> None:
         """Check the definitions of functions; each may use those before it."""

@@ -5,8 +5,8 @@ symbols (at least one blank between two words, an indentation after a line end),
 becomes repetition. White space and empty lines are bounded, so that a sampler cannot loop on them. Comments
 are left out. The result contains every canonical program without comments and functions of its own: what a
 function may be used for depends on its definition, which no such grammar can state, so definitions of
-functions are left out. The parser's limits on size and nesting are not in it. Only what these grammars use of
-Lark's notation is converted; no rule may match the empty text.
+functions are left out, and so are properties. The parser's limits on size and nesting are not in it. Only
+what these grammars use of Lark's notation is converted; no rule may match the empty text.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ _SPACING = {"ws": (0, 2), "gap": (1, 2), "indent": (0, 8)}  # the fewest and the
 _ESCAPE = r"\\(?:x..|u....|[nrt\W])"
 _REGEX = re.compile(rf"(?P<set>\[(?:{_ESCAPE}|[^]\\])+\])|(?P<char>{_ESCAPE}|[^][(){{}}|*+?.^$\\])"
                     r"|\((?:\?:|(?!\?))|[|)]|(?:[*+?]|\{\d+(?:,\d*)?\})(?![*+?])")  # fmt: skip
-_FUNCTIONS = re.compile(r"^(    \| )?function_definition\b.*\n", re.M)
+_OMITTED = re.compile(
+    r"^(    \| )?function_definition\b.*\n|^property:.*\n    .*\n| property\*", re.M
+)
 _SIGNS = {"?": (0, 1), "*": (0, None), "+": (1, None)}
 
 
@@ -48,7 +50,7 @@ def to_gbnf(grammar_text: str) -> str:
     Raises:
         ValueError: the grammar uses a part of Lark's notation that is not converted.
     """
-    names, rules, blanks = _read(_FUNCTIONS.sub("", grammar_text))
+    names, rules, blanks = _read(_OMITTED.sub("", grammar_text))
     spacing = _Spacing(rules, blanks is not None)
     rules |= {new: spacing.spaced(rules[new]) for name, new in names.items() if name.islower()}
     if blanks is not None:

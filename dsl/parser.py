@@ -7,6 +7,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import chain
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -119,7 +120,8 @@ def parse(source: str, name: str = "<program>", resolve: Resolver | None = None,
     uses = [_resolved(use, resolve, source, name) for use in tree.uses]
     if prelude:
         own = {getattr(one, "name", "") for one in (*tree.sets, *tree.scores, *tree.functions)}
-        named = {n.name for n in tree.walk() if isinstance(n, t.Call | t.SetName | t.Score)} - own
+        nodes = chain(tree.walk(), *(one.walk() for one in tree.properties))
+        named = {n.name for n in nodes if isinstance(n, t.Call | t.SetName | t.Score)} - own
     for use in prelude:
         one = use.definitions
         there = one in [other.definitions for other in uses]
@@ -150,13 +152,14 @@ def _with_comments(statements: list[Any], source: str) -> t.Head:
         one = comments.attach(part) if part.span else part
         if isinstance(one, t.ScoreDefinition | t.Head):
             one = dataclasses.replace(one, terms=tuple(map(comments.attach, one.terms)))
-        parts.setdefault(type(one), []).append(one)
-    kinds = t.SetDefinition, t.ScoreDefinition, t.Use, t.Definition
-    sets, scores, uses, functions = (tuple(parts.get(kind, ())) for kind in kinds)
+        kind = t.Property if isinstance(one, t.MassProperty) else type(one)
+        parts.setdefault(kind, []).append(one)
+    kinds = t.SetDefinition, t.ScoreDefinition, t.Use, t.Definition, t.Property
+    sets, scores, uses, functions, properties = (tuple(parts.get(kind, ())) for kind in kinds)
     after = tuple(text for _, text, _ in comments.comments)
     (head,) = parts[t.Head]
-    return t.Head(head.name, head.visibility, head.normaliser, head.terms, sets, scores, uses,
-                  functions, after=after, remarks=head.remarks, span=head.span)  # fmt: skip
+    return dataclasses.replace(head, sets=sets, scores=scores, uses=uses, functions=functions,
+                               properties=properties, after=after)  # fmt: skip
 
 
 def _resolved(use: t.Use, resolve: Resolver | None, source: str, name: str) -> t.Use:

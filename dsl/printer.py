@@ -55,6 +55,9 @@ def show(program: t.Head) -> str:
     lines += _statement(header, program.remarks, "")
     for term in program.terms:
         lines += _statement(show_term(term), term.remarks, "    ")
+    lines += [""] * bool(program.properties)
+    for one in program.properties:
+        lines += _statement(f"property {show_property(one)}", one.remarks, "")
     lines += [f"# {comment}".rstrip() for comment in program.after]
     return "\n".join(lines) + "\n"
 
@@ -104,6 +107,18 @@ def show_term(term: t.Term) -> str:
         return text + condition
     entries = ", ".join(f"{entry.bound}: {number(entry.weight)}" for entry in term.entries)
     return f"by {expression(term.value)} [{entries}]{condition}"
+
+
+def show_property(one: t.Property | t.MassProperty) -> str:
+    """Write a property, without its comments.
+
+    >>> show_property(t.MassProperty(">=", 0.5, t.Compare("==", t.Position("k"), t.Integer(0))))
+    'mass >= 0.5 on k == 0'
+    """
+    if isinstance(one, t.Property):
+        return f"{one.name} {one.argument}".rstrip()
+    condition = "" if one.condition is None else f" where {expression(one.condition)}"
+    return f"mass {one.op} {number(one.bound)} on {expression(one.keys)}{condition}"
 
 
 def _weighted(part: t.Scaled | t.Part) -> str:

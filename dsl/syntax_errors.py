@@ -44,8 +44,8 @@ _SYMBOLS = {"LPAR": "(", "RPAR": ")", "COMMA": ",", "COLON": ":", "EQUAL": "=", 
             "QMARK": "?", "PERCENT": "%"}  # fmt: skip
 KEYWORDS = [
     *"use set score def head causal bidirectional softmax linear where by and or not in true any".split(),
-    *"nearest first last count abs min max weight starts ends contains prefix suffix stem".split(),
-    *FUNCTIONS]  # fmt: skip
+    *"property mass on nearest first last count abs min max weight starts ends contains".split(), "prefix",
+    "suffix", "stem", *FUNCTIONS]  # fmt: skip
 _STRING = re.compile(r'"([^"\\\x00-\x1f]|\\["\\nrt]|\\u[0-9a-f]{4})*"')
 SPLIT = "split the predicate over several terms or functions"
 RESERVED = {*KEYWORDS, *FEATURES, "q", "k", "i", "j", "n"}  # the names that no definition may have
@@ -56,8 +56,8 @@ def reserved(name: str) -> str:
     return f"`{name}` is {'a built-in feature' if name in FEATURES else 'a word of the language'}"
 
 
-_STARTS = ("use", "set", "score", "def", "head", "causal", "bidirectional", "softmax", "linear",
-           "by")  # fmt: skip
+_STARTS = ("use", "set", "score", "def", "head", "causal", "bidirectional", "softmax", "linear", "by",
+           "property", "mass", "on")  # fmt: skip
 """Keywords that begin no value or predicate."""
 _TYPES = {"bool": "true or false", "int": "a number", "symbol": "a text"}
 _USES = {"bool": "a predicate stands alone: `{0}`, `not {0}`", "int": "compare it, as in `{0} == 1`",
@@ -95,6 +95,8 @@ def _word_at(row: str, column: int) -> tuple[str, int]:
 
 def _diagnose(word: str, row: str, column: int, expected: set[str]) -> tuple[str, str]:
     """Return what is wrong at a word, and how to correct it."""
+    if claimed := _property(word, row[: column - 1], expected):
+        return claimed
     if not word or word in "# \t\r":
         lone = {"WHERE", "PLUS"} <= expected and "_NL" not in expected
         remedy = "a weight alone counts for all keys alike; say for which: `where k == 0`"
@@ -185,6 +187,27 @@ def _function(word: str, lines: list[str], row: str, line: int, column: int, exp
             else "")  # fmt: skip
     return ((f"unknown feature or function `{word}`", near) if near and word not in RESERVED
             else None)  # fmt: skip
+
+
+def _property(word: str, before: str, expected: set[str]) -> tuple[str, str] | None:
+    """Return what is wrong and a remedy for properties that stand or are written wrongly."""
+    wrong = f"`{word}` does not fit here" if word else "the line ends too early"
+    if word == "property" and not before.strip():
+        return wrong, "a property stands below the terms of a head"
+    if expected == {"PROPERTY", "$END"}:
+        return wrong, "write terms and definitions above the properties"
+    if before.lstrip().startswith("property") and expected <= {
+        "MASS",
+        "NAME",
+        "COMPARISON",
+        "WEIGHT",
+        "ON",
+    }:
+        forms = (
+            "`property causal`, `property invariant_to case` or `property mass >= 0.5 on k == 0`"
+        )
+        return wrong, f"write {forms}"
+    return None
 
 
 def _misnamed(word: str, row: str, column: int, expected: set[str]) -> tuple[str, str] | None:

@@ -406,10 +406,30 @@ class Use(Statement):
     definitions: Definitions
 
 
+class Property(Statement):
+    """What is claimed of a program, and tested: ``property causal``, ``property invariant_to case``."""
+
+    name: str
+    argument: str = ""
+
+
+class MassProperty(Statement):
+    """A bound on the attention of queries on keys: ``property mass >= 0.5 on k == 0 where punct(q)``.
+
+    For each query where ``condition`` holds, the attention on the keys where ``keys`` holds is in bounds.
+    """
+
+    op: Literal["<", "<=", ">", ">="]
+    bound: float
+    keys: Predicate
+    condition: Predicate | None = None
+
+
 class Head(Statement):
     """A whole program: definitions, and weighted terms whose sum is normalised over the keys of each query.
 
-    ``after`` holds the comments below the last term.
+    ``properties`` are no part of what the program computes: programs that differ in them alone are equal, and
+    ``walk`` leaves them out. ``after`` holds the comments below the last line.
     """
 
     name: str
@@ -420,6 +440,8 @@ class Head(Statement):
     scores: tuple[ScoreDefinition, ...] = ()
     uses: tuple[Use, ...] = ()
     functions: tuple[Definition, ...] = ()
+    properties: tuple[Property | MassProperty, ...] = field(default=(), compare=False, repr=False,
+                                                            kw_only=True)  # fmt: skip
     after: tuple[str, ...] = field(default=(), compare=False, repr=False, kw_only=True)
 
     @property

@@ -8,7 +8,7 @@ from attn_dsl.dsl import tree as t
 
 
 def drop_unused(program: t.Head) -> t.Head:
-    """Return a program without the sets, functions, scores and files that no term needs."""
+    """Return a program without properties, and the sets, functions, scores and files that no term needs."""
     kinds = t.SetName | t.Score | t.Call
     used = {n.name for term in program.terms for n in term.walk() if isinstance(n, kinds)}
     kept: list[list[Any]] = []
@@ -22,7 +22,8 @@ def drop_unused(program: t.Head) -> t.Head:
     uses = tuple(one for one in program.uses for d in [one.definitions]
                  if not used.isdisjoint({*d.sets, *d.scores, *d.functions}))  # fmt: skip
     scores, functions = tuple(kept[0]), tuple(kept[1][::-1])
-    return dataclasses.replace(program, sets=sets, scores=scores, uses=uses, functions=functions)
+    return dataclasses.replace(program, sets=sets, scores=scores, uses=uses, functions=functions,
+                               properties=())  # fmt: skip
 
 
 def bare(term: t.Term) -> t.Term:

@@ -222,7 +222,7 @@ def test_check_as_json(here: Path) -> None:
     valid, hole, wrong = json.loads(outcome.out)
     assert valid == {
         "program": "induction.attn", "valid": True, "nodes": 7, "cost": 4, "visibility": "causal",
-        "holes": 0, "lookahead": [], "failures": [], "code": 0, "warnings": [],
+        "holes": 0, "lookahead": [], "failures": [], "properties": [], "code": 0, "warnings": [],
     }  # fmt: skip
     assert (hole["holes"], hole["visibility"]) == (1, "bidirectional")
     assert wrong["valid"] is False

@@ -44,7 +44,7 @@ class Columns:
             self._readings[key] = Reading(self.free(f"{key.name}_1"))
             self.searches = True
             self.outputs[self._readings[key].name] = (
-                f"search_column(tokens, {key.source!r}, {self.causal})")  # fmt: skip
+                f"search_column(given, {key.source!r}, {self.causal})")  # fmt: skip
         return self._readings[key].name
 
     def reading(self, key: Key) -> Reading:
@@ -76,6 +76,7 @@ class Columns:
                 "lists": {name: text for name, text in self.lists.items() if name != text},
                 "imported": list(self.imported), "imports": imports,
                 "codes": any("codes(" in value for value in self.outputs.values()),
+                "given": self.searches,
                 "reads_tokens": self.searches or bool(self.lists) or "match" in self.outputs}  # fmt: skip
 
     def _list(self, name: str, part: str = "") -> str:

@@ -31,7 +31,8 @@ def read(text: str, *, causal: bool) -> t.Head:
         raise ProgramError(f"only {needed} programs can be fitted to this head", program.span, text)
     terms = tuple(dataclasses.replace(term, remarks=t.NO_REMARKS) for term in program.terms)
     sets = tuple(dataclasses.replace(s, remarks=t.NO_REMARKS) for s in program.sets)
-    return dataclasses.replace(program, terms=terms, sets=sets, remarks=t.NO_REMARKS, after=())
+    return dataclasses.replace(program, terms=terms, sets=sets, remarks=t.NO_REMARKS, properties=(),
+                               after=())  # fmt: skip
 
 
 def programs(completions: Iterable[Completion], *, causal: bool, name: str) -> Iterator[t.Head]:
