@@ -23,9 +23,12 @@ OPEN = "head open causal:\n    ? where text(k-1) == text(q)\n    2 where k == 0\
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "hypothesis.md"
 
 
-def planted(values: bool = True) -> Capture:
+LEVEL = 'set Mark = {".", ","}\ndef level(i) = count(j <= i where text(j) in Mark)\n\nhead level causal:\n'
+
+
+def planted(values: bool = True, source: str = TRUE) -> Capture:
     """Attention and values of two heads: a program, and noise."""
-    rng, program = np.random.default_rng(3), parse(TRUE)
+    rng, program = np.random.default_rng(3), parse(source)
     tokens = [Tokens.from_strings([f" {x}" for x in rng.choice(WORDS, size=24)]) for _ in range(60)]
     attention = []
     for x in tokens:
@@ -167,6 +170,29 @@ def test_the_search_starts_from_the_program(small_capture: Path, here: Path) -> 
     assert "text(k-1) == text(q)" in largest["program"]
     assert attn_dsl(*args, "--out", "run", "--resume").code == 0, "from what run.json holds"
     assert attn_dsl(*args, "--seed", "1", "--out", "run", "--resume").code == 2, "other settings"
+
+
+def test_definitions_of_one_head_are_offered_to_others_and_kept(tmp_path: Path) -> None:
+    """A program with a definition, found for a head, is a start for the other; the library holds it."""
+    planted_level = planted(source=f"{LEVEL}    4 where level(k) == level(q)\n    2 where k == 0\n")
+    given = parse(f"{LEVEL}    ? where level(k) == level(q)\n")
+    runs = []
+    for name, heads in (("one", "L0H0"), ("both", "L0H0,L0H1")):
+        runs.append(
+            package.fit(
+                capture=planted_level, out=tmp_path / name, heads=heads, programs=[given],
+                proposers=("scores",), max_evals=20, jobs=1,
+            )
+        )  # fmt: skip
+        given = runs[-1]["L0H0"].program
+        assert "def level(i) = count(j <= i where text(j) in " in given.source
+    assert runs[1]["L0H0"].test["iou"].mean > 0.95
+    library = (tmp_path / "both" / "library.csv").read_text()
+    assert "def level(i)" in library
+    fits = [
+        json.loads(x) for x in (tmp_path / "both" / "candidates.jsonl").read_text().splitlines()
+    ]
+    assert any(one["head"] == 1 and "level(k)" in one["program"] for one in fits)
 
 
 @pytest.mark.parametrize(

@@ -82,13 +82,24 @@ def test_random_walks_end_and_check(tokenizer: Any, causal: bool) -> None:
         assert len(program.terms) <= g.MAX_TERMS
         assert set(program.weights) == {None}
     assert len(set(found)) > 0.9 * WALKS
+    defined = {tuple(one.name for one in parse(source).functions) for source in found}
+    assert defined == {(), ("marked",), ("level",), ("marked", "level")}
 
 
+BRACKETS = (
+    'def level(i) = count(j <= i where text(j) == "(") - count(j <= i where text(j) == ")")\n'
+)
+MARKED = "def marked(i) = punct(i) or newline(i-1)\n"
+
+
+@pytest.mark.parametrize(
+    "definitions", ["", f"{MARKED}\n", f"{BRACKETS}\n", f"{MARKED}{BRACKETS}\n"]
+)
 @pytest.mark.parametrize("causal", [True, False])
-def test_the_vocabulary_of_the_search_can_be_proposed(causal: bool) -> None:
+def test_the_vocabulary_of_the_search_can_be_proposed(causal: bool, definitions: str) -> None:
     visibility: t.Visibility = "causal" if causal else "bidirectional"
     terms = vocabulary.terms(causal)
-    sources = [show(t.Head(g.NAME, visibility, terms=(term,))) for term in terms]
+    sources = [definitions + show(t.Head(g.NAME, visibility, terms=(term,))) for term in terms]
     assert [source for source in sources if not is_proposal(source, causal)] == []
 
 
@@ -114,6 +125,8 @@ def test_the_vocabulary_of_the_search_can_be_proposed(causal: bool) -> None:
         ("? where count(j where text(j+1) == text(k)) == 1", False),
         ("? where count(j where text(j) == text(k) and text(j) == text(q)) == 1", False),
         ("? where count(j where f(j)) == 1", False),
+        ("? where marked(k)", False),
+        ("? where k == last(j < k where level(j) == 1)", False),
         ("? where k == n - 1", False),
         ("by q - k [4: ?, 1: ?]", False),
         ("? where q - k in 4..1", False),
@@ -136,6 +149,41 @@ def test_what_can_be_proposed_for_a_causal_head(term: str, fits: bool) -> None:
         assert show(parse(source)) == source
 
 
+@pytest.mark.parametrize(
+    ("definitions", "term", "fits"),
+    [
+        (MARKED, "? where marked(k-1) and not marked(q)", True),
+        (BRACKETS, "? * log(1 + level(k)) where level(k) - level(q) == 1 and level(k) % 2 == 0", True),
+        (MARKED + BRACKETS, "? where k == last(j < q where level(j-1) < level(q)) and marked(k)", True),
+        (MARKED, "? * count(j <= k where text(j) == text(k) and not marked(j))", True),
+        ("def marked(i) = not any(j < i where lower(j) == lower(i))\n", "? where marked(k)", True),
+        ('def marked(i) = contains(word(i), "ing")\n', "? where marked(k)", True),
+        ("def level(i) = count(j where number(j) < number(i))\n", "? where level(k) == q", True),
+        ("def level(i) = i - last(j <= i where newline(j))\n", "by level(q) [0: ?, 4: ?]", True),
+        (MARKED + "def level(i) = count(j <= i where marked(j)) % 2\n", "? where level(k) == 0", True),
+        (MARKED, "? where level(k) == 1", False),
+        (MARKED, "? where marked(k) == 1", False),
+        (BRACKETS, "? where level(k)", False),
+        (BRACKETS, "? where marked(k)", False),
+        (BRACKETS + MARKED, "? where marked(k)", False),
+        (MARKED + MARKED, "? where marked(k)", False),
+        ("def other(i) = punct(i)\n", "? where other(k)", False),
+        ("def marked(i) = text_final(i)\n", "? where marked(k)", False),
+        ("def marked(i) = punct(i+1)\n", "? where marked(k)", False),
+        ("def marked(i) = marked(i-1)\n", "? where marked(k)", False),
+        ("def level(i) = count(j where word(j) == word(i))\n", "? where level(k) == 1", False),
+        (MARKED, "? where any(j where marked(j))", False),
+    ],
+)  # fmt: skip
+def test_definitions_can_be_proposed(definitions: str, term: str, fits: bool) -> None:
+    source = f"{definitions}\nhead proposed causal softmax:\n    {term}\n"
+    assert is_proposal(source, causal=True) == fits
+    if fits:
+        program = parse(source)
+        check(program, source=source)
+        assert show(program) == source
+
+
 def test_the_costliest_programs_check() -> None:
     sum_ = "match(k, q) - match(k, q)"
     small = f"abs({sum_})"
@@ -153,6 +201,17 @@ def test_the_costliest_programs_check() -> None:
         source = "head proposed causal softmax:\n" + f"    {term}\n" * g.MAX_TERMS
         assert is_proposal(source, causal=True)
         assert check(parse(source)).cost > 1_000
+    number = "length(j) == length(i)"
+    marked = f"count(j < i where {number} and {number}) == length(i)"
+    counted = f"count(j < i where {number} and not marked(j-1))"
+    plain = "not abs(level(k) - level(q)) == abs(level(k) - level(q))"
+    either = f"not ({plain} or {plain} or {plain}) and {plain} and {plain}"
+    source = f"def marked(i) = {marked}\ndef level(i) = {counted} - {counted}\n\n"
+    source += (
+        "head proposed causal softmax:\n" + f"    ? where {either} or {either}\n" * g.MAX_TERMS
+    )
+    assert is_proposal(source, causal=True)
+    assert check(parse(source)).cost > 1_000
     elements = ", ".join(f'"{i:0{g.MAX_STRING}d}"' for i in range(g.MAX_ELEMENTS))
     member = f"text(k) in {{{elements}}}"
     either = " and ".join([f"{member}"] * 4)
@@ -183,4 +242,4 @@ def test_llama_cpp_reads_the_gbnf(gguf_model: Path) -> None:
     if answer["finish_reason"] == "length":
         source = whole_terms(source)
     assert source == "" or is_proposal(source)
-    assert answer["text"].startswith("head proposed causal softmax:\n    ")
+    assert answer["text"].startswith(("def ", "head proposed causal softmax:\n    "))

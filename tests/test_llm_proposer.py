@@ -237,6 +237,25 @@ def test_runs_are_the_same_however_they_are_made(fit: Any, tmp_path: Path) -> No
     assert '"proposer": "llm"' in (one / "candidates.jsonl").read_text()
 
 
+def test_definitions_that_a_model_writes_come_into_the_run(fit: Any, tmp_path: Path) -> None:
+    source = (
+        "def marked(i) = punct(i)\ndef level(i) = count(j <= i where marked(j))\n\n"
+        "head proposed causal softmax:\n    ? where level(k) == level(q) and not marked(k)\n"
+        "    ? where k == q-1\n    ? where k == 0\n    ? * level(k)\n"
+    )
+    line = {"round": 0, "model": "m", "fingerprint": "f"}
+    line |= {"completions": [{"text": source, "tokens": 90, "truncated": False}]}
+    (tmp_path / "asked" / "llm").mkdir(parents=True)
+    for head in ("l00h00", "l01h01"):
+        (tmp_path / "asked" / "llm" / f"{head}.jsonl").write_text(json.dumps(line) + "\n")
+    out = tmp_path / "run"
+    succeed(*fit(out, "--proposers", "llm", llm=f"replay:{tmp_path / 'asked'}"))
+    found = [json.loads(x) for x in (out / "candidates.jsonl").read_text().splitlines()]
+    fitted = [parse(one["program"]) for one in found if "def level(i)" in one["program"]]
+    assert len(fitted) == 2 and None not in (fitted[0].weights, fitted[1].weights)
+    assert "def level(i) = count(j <= i where marked(j))" in (out / "pareto.csv").read_text()
+
+
 def test_a_cluster_writes_the_same(fit: Any, tmp_path: Path) -> None:
     distributed = pytest.importorskip("distributed")
     one, other = tmp_path / "one", tmp_path / "other"

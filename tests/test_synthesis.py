@@ -15,9 +15,9 @@ from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.compiler.program import Program
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.check import check
-from attn_dsl.dsl.library import library
+from attn_dsl.dsl.library import LibraryProgram, library
 from attn_dsl.dsl.parser import parse
-from attn_dsl.dsl.printer import show_term
+from attn_dsl.dsl.printer import show, show_term
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.controls import NAMES, control_scores, positional_grid
@@ -260,6 +260,18 @@ def test_a_proposer_of_one_line_is_enough(design: Design) -> None:
     assert found[0].proposer == "sinks"
     assert all(weight is not None for f in found for weight in f.program.weights)
     assert len(found) >= 3
+
+
+def test_the_library_proposes_programs_with_definitions(design: Design) -> None:
+    source = (
+        'set Mark = {".", ","}\ndef mark(i) = text(i) in Mark\ndef level(i) = count(j <= i where mark(j))\n\n'
+        "head level causal:\n    3 where level(k) == level(q)\n"
+    )
+    entry = LibraryProgram("level", "structure", "", parse(source), source, "library/level.attn")
+    (found,) = pool(task(design, 0, 0), [Library(NearestPrograms(design), [entry])])
+    assert [one.name for one in found.program.functions] == ["mark", "level"]
+    assert found.program.weights != (3,)
+    assert parse(show(found.program)) == found.program
 
 
 def test_a_head_for_which_nobody_suggests_anything_is_uniform(design: Design) -> None:

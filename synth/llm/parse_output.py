@@ -3,19 +3,21 @@
 import dataclasses
 import re
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.check import check
 from attn_dsl.dsl.errors import AttnDslError, ProgramError
 from attn_dsl.dsl.parser import parse
 from attn_dsl.synth.llm.model import Completion
+from attn_dsl.synth.rewrite import drop_unused
 
-_BEGINS = re.compile(r"^(?:set [A-Z]|head [a-z])", re.M)
-_PROGRAM = re.compile(r"(?:(?:set |head |\s|\}|#).*\n|\n)*+")
+_BEGINS = re.compile(r"^(?:set [A-Z]|def [a-z]|head [a-z])", re.M)
+_PROGRAM = re.compile(r"(?:(?:set |def |head |\s|\}|#).*\n|\n)*+")
 
 
 def read(text: str, *, causal: bool) -> t.Head:
-    """Parse and check a program that a model wrote; comments are left out.
+    """Parse and check a program that a model wrote; comments and unused definitions are left out.
 
     >>> read("head proposed causal softmax:\\n    ? where k == 0\\n", causal=True).weights
     (None,)
@@ -29,10 +31,10 @@ def read(text: str, *, causal: bool) -> t.Head:
     if program.causal != causal or program.normaliser != "softmax":
         needed = f"{'causal' if causal else 'bidirectional'} softmax"
         raise ProgramError(f"only {needed} programs can be fitted to this head", program.span, text)
-    terms = tuple(dataclasses.replace(term, remarks=t.NO_REMARKS) for term in program.terms)
-    sets = tuple(dataclasses.replace(s, remarks=t.NO_REMARKS) for s in program.sets)
-    return dataclasses.replace(program, terms=terms, sets=sets, remarks=t.NO_REMARKS, properties=(),
-                               after=())  # fmt: skip
+    plain: dict[str, Any] = {
+        name: tuple(dataclasses.replace(one, remarks=t.NO_REMARKS) for one in getattr(program, name))
+        for name in ("sets", "functions", "terms")}  # fmt: skip
+    return drop_unused(dataclasses.replace(program, **plain, remarks=t.NO_REMARKS, properties=(), after=()))
 
 
 def programs(completions: Iterable[Completion], *, causal: bool, name: str) -> Iterator[t.Head]:
@@ -56,8 +58,7 @@ def whole_terms(text: str) -> str:
         ? where k == 0
     """
     lines = text[: text.rfind("\n") + 1]
-    head = _BEGINS.search(lines)
-    return lines if head and lines.count("\n", head.start()) > 1 else ""
+    return lines if re.search(r"^head [a-z].*\n.", lines, re.M) else ""
 
 
 def extracted(answer: str) -> str:

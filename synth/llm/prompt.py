@@ -40,6 +40,8 @@ Search among keys: nearest(P), first(P), last(P) give the position of a key wher
   is none, as in k == nearest(punct(k) and k < q); count(P), any(P).
 Search over positions j for one other position: count(j < k where text(j) == text(k)),
   count(j where number(j) < number(k)) == q, k == last(j < q where punct(j)).
+Definitions, in front of the head: `def marked(i) = PREDICATE`, then `def level(i) = NUMBER`, one or both, as
+  def level(i) = count(j <= i where text(j) == "(") - count(j <= i where text(j) == ")")
 Values: {values}, or a whole number."""
 
 _EXAMPLES = """\

@@ -53,7 +53,8 @@ class SharedScores:
         start = in_place(start, {one.name: one.value for one in start.sets})
         terms = tuple(
             dict.fromkeys(bare(part) for term in start.terms for part in t.parts_of(term)))  # fmt: skip
-        empty = dataclasses.replace(task.empty(), uses=(self.use,), scores=start.scores)
+        empty = dataclasses.replace(task.empty(), uses=(self.use,), scores=start.scores,
+                                    functions=start.functions)  # fmt: skip
         planes = TermPlanes(task.design, terms, empty, (room, room), self.planes)
         begun = SetProgram(empty, terms)
         design, x = SparseDesign(planes, task.rows, begun, self.ridge), np.zeros(len(terms))
