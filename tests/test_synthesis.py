@@ -15,7 +15,7 @@ from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.compiler.program import Program
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.check import check
-from attn_dsl.dsl.library import LibraryProgram, library
+from attn_dsl.dsl.library import library
 from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.printer import show, show_term
 from attn_dsl.dsl.tokens import Tokens
@@ -267,8 +267,7 @@ def test_the_library_proposes_programs_with_definitions(design: Design) -> None:
         'set Mark = {".", ","}\ndef mark(i) = text(i) in Mark\ndef level(i) = count(j <= i where mark(j))\n\n'
         "head level causal:\n    3 where level(k) == level(q)\n"
     )
-    entry = LibraryProgram("level", "structure", "", parse(source), source, "library/level.attn")
-    (found,) = pool(task(design, 0, 0), [Library(NearestPrograms(design), [entry])])
+    (found,) = pool(task(design, 0, 0), [Library(design, [parse(source)])])
     assert [one.name for one in found.program.functions] == ["mark", "level"]
     assert found.program.weights != (3,)
     assert parse(show(found.program)) == found.program
