@@ -56,7 +56,7 @@ def test_a_server_that_takes_a_grammar(serve: Serve, owner: str) -> None:
 def test_a_server_without_grammars(serve: Serve) -> None:
     how = Behaviour(owner="library")
     model = open_model(serve(how) + "#small")
-    found = list(model.complete(dataclasses.replace(ASKED, count=3, max_tokens=700), never))
+    found = list(model.complete(dataclasses.replace(ASKED, count=6, max_tokens=700), never))
     whole = [c for c in found if not c.truncated]
     assert whole
     for completion in whole:
