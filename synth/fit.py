@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.errors import AttnDslError, InputError, WorkError
 from attn_dsl.dsl.printer import show
-from attn_dsl.eval.files import write
+from attn_dsl.eval.files import alone, write
 from attn_dsl.eval.heads import label, parse_heads, read_heads
-from attn_dsl.eval.run import VOCABULARY, Run, alone, refuse_other_work
+from attn_dsl.eval.run import VOCABULARY, Run, refuse_other_work
 from attn_dsl.synth.runs.progress import Progress, Watcher, watcher_here
 
 if TYPE_CHECKING:

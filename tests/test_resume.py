@@ -16,8 +16,7 @@ from fitting import LABELS, SETTINGS, assert_same, rows, started, wait_for
 import attn_dsl as package
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.capture import Capture
-from attn_dsl.eval.files import sealed
-from attn_dsl.eval.run import alone
+from attn_dsl.eval.files import alone, sealed
 
 
 def status(run: Path) -> str:
@@ -152,7 +151,38 @@ def test_a_capture_that_is_gone(small_run: Path, tmp_path: Path) -> None:
     assert snapshot(out).items() >= before.items()
 
 
+@pytest.mark.parametrize(
+    "linked", ["candidates.jsonl", "heads.csv", "programs/L00H01.attn", ".lock"]
+)
+def test_links_are_not_followed_when_files_are_written(
+    small_run: Path, small_capture: Path, tmp_path: Path, linked: str
+) -> None:
+    out, other = tmp_path / "r", tmp_path / "other"
+    shutil.copytree(small_run, out, ignore=shutil.ignore_patterns("L00H01.json", ".lock"))
+    kept = (out / linked).read_text() if (out / linked).exists() else "precious"
+    other.write_text(kept)
+    (out / linked).unlink(missing_ok=True)
+    (out / linked).symlink_to(other)
+    outcome = attn_dsl(
+        "fit", "--capture", small_capture, *SETTINGS, "--out", out, "--resume", "--jobs", "1"
+    )
+    assert other.read_text() == kept
+    if outcome.code == 0:
+        assert not (out / linked).is_symlink()
+        assert_same(out, small_run)
+    else:
+        assert str(out) in outcome.err and "symbolic links" in outcome.err
+
+
 # two at once
+
+
+def test_a_capture_is_written_by_one_process_at_a_time(small_capture: Path, tmp_path: Path) -> None:
+    args = ("capture", "demo", "--max-texts", "2", "--out", tmp_path / "c")
+    with alone(tmp_path / "c"):
+        outcome = attn_dsl(*args)
+    assert outcome.code == 2
+    assert "another process is working" in outcome.err
 
 
 def test_a_run_is_one_process_at_a_time(

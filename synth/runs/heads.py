@@ -53,6 +53,7 @@ class _Search:
                 self._submit()
                 self._record()
                 if self.pending:
+                    self.workers.look()
                     finished, _ = wait(self.pending, LOOK, FIRST_COMPLETED)
                     for future in finished:
                         self._take(future)
