@@ -85,6 +85,7 @@ class Run(Tabular):
             for fields, types in ((info, NEEDED), (info["key"], KEY)):
                 for name, kind in types.items():
                     typed(kind, fields[name], f"`{name}`")
+            typed(tuple[str, ...], info.get("processors", []), "`processors`")
         except UNREADABLE as error:
             raise InputError(f"{file}: damaged ({error}); {_MENDING} run `attn-dsl fit` "
                              "again") from None  # fmt: skip

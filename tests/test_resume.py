@@ -81,6 +81,18 @@ def test_a_run_of_several_rounds_still_opens(small_run: Path, tmp_path: Path) ->
     assert_same(out, small_run)
 
 
+def test_a_run_tells_all_processors_that_searched(
+    small_run: Path, small_capture: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "r"
+    shutil.copytree(small_run, out)
+    info = json.loads((out / "run.json").read_text())
+    (own,) = info["processors"]
+    (out / "run.json").write_text(json.dumps(sealed(info | {"processors": ["other avx"]})))
+    succeed("fit", "--capture", small_capture, *SETTINGS, "--out", out, "--resume")
+    assert package.Run.open(out).info["processors"] == sorted(["other avx", own])
+
+
 # the disk
 
 
