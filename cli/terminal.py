@@ -43,7 +43,7 @@ class Plain:
 @contextmanager
 def controls_shown() -> Iterator[None]:
     """Put ``Plain`` around standard output and standard error."""
-    with redirect_stdout(Plain(sys.stdout)), redirect_stderr(Plain(sys.stderr)):  # type: ignore[type-var]
+    with redirect_stdout(Plain(sys.stdout)), redirect_stderr(Plain(sys.stderr)):
         yield
 
 

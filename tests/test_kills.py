@@ -42,7 +42,8 @@ def kill(out: Path, args: tuple[object, ...], number: signal.Signals, after: flo
     if process.returncode in (0, -number):  # it was at its end, or could not say a word
         resumes = args[0] == "fit" and (out / "run.json").exists()
         return [*map(str, args), *["--resume"] * resumes]
-    assert process.returncode == 130, told
+    # Python ends itself by SIGINT, 130 to a shell, where the interrupt came while it ran `exec`.
+    assert process.returncode in (130, -signal.SIGINT), told
     *_, command = told.strip().splitlines()
     return shlex.split(command)[1:] if "Go on with" in told else [*map(str, args)]
 
