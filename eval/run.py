@@ -40,6 +40,9 @@ NEEDED = {"key": dict[str, Any], "status": str, "model": str, "capture": str | N
           "texts": dict[str, int], "split": str, "tokens_per_text": float}  # fmt: skip
 """What every ``run.json`` has beside its format, and of which type; and what its ``key`` has."""
 KEY = {"capture": str, "seed": int, "heads": tuple[tuple[int, int], ...]}
+FURTHER = {"max_evals": int, "max_nodes": int, "effort": int, "allow_lookahead": bool, "objective": str,
+           "proposers": tuple[str, ...], "programs": tuple[str, ...] | None}  # fmt: skip
+"""What a ``key`` also has where it is not of an earlier version."""
 _MENDING = "if you changed it yourself, remove its sha256; else"
 NOT_MEASURED = "this run was made before it was measured; run `attn-dsl fit` again"
 VOCABULARY = "vocabulary.attn"
@@ -85,7 +88,10 @@ class Run(Tabular):
             for fields, types in ((info, NEEDED), (info["key"], KEY)):
                 for name, kind in types.items():
                     typed(kind, fields[name], f"`{name}`")
+            for name in FURTHER.keys() & info["key"].keys():
+                typed(FURTHER[name], info["key"][name], f"`{name}`")
             typed(tuple[str, ...], info.get("processors", []), "`processors`")
+            typed(dict[str, bool], info.get("written", {}), "`written`")
         except UNREADABLE as error:
             raise InputError(f"{file}: damaged ({error}); {_MENDING} run `attn-dsl fit` "
                              "again") from None  # fmt: skip
