@@ -15,6 +15,7 @@ from fitting import LABELS, SETTINGS, assert_same, rows, started, wait_for
 
 import attn_dsl as package
 from attn_dsl.dsl.errors import InputError
+from attn_dsl.eval import run as run_module
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.files import alone, sealed
 
@@ -59,6 +60,25 @@ def test_what_a_kill_leaves_half_written_is_mended(
     opened.tabulate()
     assert [r.label for r in opened.results] == LABELS[:2] and len(rows(out)) == 2
     succeed("fit", "--capture", small_capture, *SETTINGS, "--out", out, "--resume")
+    assert_same(out, small_run)
+
+
+@pytest.mark.parametrize("part", ["write", "append"])
+def test_an_interrupt_while_a_head_is_recorded_leaves_nothing_twice(
+    small_run: Path, small_capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    out, real = tmp_path / "r", getattr(run_module, part)
+
+    def interrupted(path: Path, text: str) -> None:
+        real(path, text)
+        if path.name in ("candidates.jsonl", "L00H02.json"):
+            monkeypatch.setattr(run_module, part, real)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_module, part, interrupted)
+    args = ("fit", "--capture", small_capture, *SETTINGS, "--out", out, "--jobs", "1")
+    assert attn_dsl(*args).code == 130
+    succeed(*args, "--resume")
     assert_same(out, small_run)
 
 
