@@ -17,7 +17,7 @@ FINITE = {**LEAN, "fastmath": {*SUMS, "arcp", "nnan"}}
 """``LEAN`` with sums in any order and division by reciprocals; the numbers must not be NaN."""
 
 
-class Cache(FunctionCache):
+class Cache(FunctionCache):  # type: ignore[misc]
     """Numba's cache of machine code, whose files may be damaged, or find no room on the disk."""
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
@@ -50,4 +50,4 @@ def cache_of(function: Any) -> Any:
         return NullCache()
 
 
-dispatcher.FunctionCache = cache_of
+dispatcher.FunctionCache = cache_of  # type: ignore[attr-defined]
