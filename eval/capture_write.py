@@ -22,7 +22,7 @@ from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval import capture_files as files
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.capture_files import Record
-from attn_dsl.eval.files import UNREADABLE, refuse_other_things, write_bytes
+from attn_dsl.eval.files import UNREADABLE, alone, refuse_other_things, write_bytes
 from attn_dsl.eval.locate import EMBEDDED, stories_path
 from attn_dsl.eval.models import LoadedModel, ids_known, load_model
 from attn_dsl.eval.notebook import notebook_progress
@@ -76,23 +76,27 @@ def write_capture(model: str | LoadedModel, texts: Sequence[str], out: Path | st
             else, disk or memory has no room, or values do not fit into float16.
         WorkError: the disk is full, or the model gives attention that is no distribution.
     """
-    from safetensors.numpy import save
-
-    from attn_dsl.eval.capture_run import run_texts
-    from attn_dsl.eval.head_outputs import head_outputs
-    from attn_dsl.eval.replace.context import obstacle
-
     if max_texts < 1 or (batch_size is not None and batch_size < 1):
         raise InputError("the number of texts and the batch size must be at least 1")
     out = Path(out).expanduser()
     if not any((out / name).exists() for name in (files.META_FILE, files.PARTIAL_FILE)):
         mine = ("attention-", files.TEXTS_FILE, files.PROJECTIONS_FILE, ".")
         refuse_other_things(out, mine, "capture")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{out} cannot be made: {error.strerror}") from error
-    loaded = load_model(model, device=device, dtype=dtype) if isinstance(model, str) else model
+    with alone(out):
+        loaded = load_model(model, device=device, dtype=dtype) if isinstance(model, str) else model
+        return _write(loaded, texts, out, max_tokens, max_texts, values, batch_size, progress)
+
+
+def _write(loaded: LoadedModel, texts: Sequence[str], out: Path, max_tokens: int, max_texts: int,
+           values: bool, batch_size: int | None,
+           progress: Callable[[int, int], None] | None) -> Capture:  # fmt: skip
+    """Write a capture into a directory, or go on with it; see ``write_capture``."""
+    from safetensors.numpy import save
+
+    from attn_dsl.eval.capture_run import run_texts
+    from attn_dsl.eval.head_outputs import head_outputs
+    from attn_dsl.eval.replace.context import obstacle
+
     loaded.check_length(max_tokens, "a window of --max-tokens")
     told = warn_of(obstacle(loaded))
     vocabulary = Vocabulary(loaded.tokenizer)
@@ -105,6 +109,7 @@ def write_capture(model: str | LoadedModel, texts: Sequence[str], out: Path | st
                 "windows": sha256(json.dumps(windows).encode()).hexdigest(),
                 "dtype": str(loaded.model.dtype).removeprefix("torch."), "values": values}  # fmt: skip
     if _same_work(out / files.META_FILE, settings):
+        (out / files.PARTIAL_FILE).unlink(missing_ok=True)
         return Capture.open(out)
     heads, rows = head_outputs(loaded, values), loaded.n_layers * loaded.n_heads
     shapes: list[dict[str, tuple[int, ...]]] = []  # by text

@@ -7,15 +7,19 @@ import hashlib
 import io
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import MISSING, fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, BinaryIO, get_args, get_origin, get_type_hints
 
 from attn_dsl.dsl.errors import InputError, WorkError
+
+LOCK = ".lock"
+"""The file by which a process has a directory to itself."""
 
 
 def write(path: Path, text: str) -> None:
@@ -32,23 +36,45 @@ def write_bytes(path: Path, data: bytes) -> dict[str, Any]:
     """
     if not path.parent.is_dir():
         raise InputError(f"{path.parent} is not a directory; make it first")
-    with writing(path):
-        part_of(path).write_bytes(data)
-        part_of(path).replace(path)
+    with writing(path), new_part(path) as file:
+        file.write(data)
+        give_name(file, path)
     return {"file": path.name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def append(path: Path, text: str) -> None:
-    """Add text to the end of a file, making its folder; a WorkError if it cannot be written."""
+    """Add text to the end of a file, making its folder; a WorkError if it cannot be written, or is a link."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
+        own = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        with open(own, "a", encoding="utf-8") as file:
             file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def part_of(path: Path) -> Path:
-    """Return the name of a file until it is whole."""
-    return path.with_name(f".{path.name}.part")
+    """Return the name of a file that this process writes, until it is whole."""
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
+
+
+def new_part(path: Path) -> BinaryIO:
+    """Open a file that ``give_name`` makes the one at a path; an old part or a link there is removed."""
+    part_of(path).unlink(missing_ok=True)
+    return part_of(path).open("xb")
+
+
+def give_name(file: BinaryIO, path: Path) -> None:
+    """Close the file from ``new_part`` and rename it; it is on the disk when this returns."""
+    file.flush()
+    os.fsync(file.fileno())
+    file.close()
+    part_of(path).replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 @contextmanager
@@ -56,11 +82,47 @@ def writing(path: Path) -> Iterator[None]:
     """Raise a WorkError where a file cannot be written, and remove its part."""
     try:
         yield
-    except OSError as error:
+    except BaseException as error:
         with suppress(OSError):
             part_of(path).unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         raise WorkError(f"{path} cannot be written: {error.strerror}; what was finished before is kept, "
                         "run the command again (`fit` with --resume) to go on") from error  # fmt: skip
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Keep other processes out of a directory for a while; the lock goes with the process.
+
+    Parts of files that a process has left which was killed are removed.
+
+    Raises:
+        InputError: another process works in it, or it cannot be made.
+    """
+    from filelock import FileLock, Timeout
+
+    new = not path.exists()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path / LOCK, timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise InputError(f"{path}: another process is working in it; wait until it ends, or interrupt it and "
+                         "go on from what it has finished") from None  # fmt: skip
+    except OSError as error:
+        raise InputError(f"{path}: cannot be made or written: {error.strerror}; choose another "
+                         "--out") from None  # fmt: skip
+    try:
+        for part in path.rglob(".*.part"):
+            part.unlink(missing_ok=True)
+        yield
+    finally:
+        lock.release()
+        if new and {file.name for file in path.iterdir()} <= {LOCK}:
+            with suppress(OSError):  # nothing came of it
+                (path / LOCK).unlink(missing_ok=True)
+                path.rmdir()
 
 
 def refuse_other_things(place: Path, mine: tuple[str, ...], what: str) -> None:

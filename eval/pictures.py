@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from unicodedata import category
 
 import numpy as np
 
@@ -100,8 +101,9 @@ def _panel(matrix: np.ndarray, tokens: Sequence[str], title: str, left: int,
 
 
 def visible(string: str) -> str:
-    """Write a token so that spaces and line breaks can be seen, at most 14 characters long."""
+    """Write a token so that spaces, line breaks and controls can be seen, at most 14 characters long."""
     text = string.replace("\n", "↵").replace("\t", "⇥")
+    text = "".join("\ufffd" if category(c)[0] == "C" else c for c in text)
     text = ("·" + text[1:]) if text.startswith(" ") else text
     return text if len(text) <= 14 else text[:13] + "…"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import time
@@ -41,9 +40,11 @@ NEEDED = {"key": dict[str, Any], "status": str, "model": str, "capture": str | N
           "texts": dict[str, int], "split": str, "tokens_per_text": float}  # fmt: skip
 """What every ``run.json`` has beside its format, and of which type; and what its ``key`` has."""
 KEY = {"capture": str, "seed": int, "heads": tuple[tuple[int, int], ...]}
+FURTHER = {"max_evals": int, "max_nodes": int, "effort": int, "allow_lookahead": bool, "objective": str,
+           "proposers": tuple[str, ...], "programs": tuple[str, ...] | None}  # fmt: skip
+"""What a ``key`` also has where it is not of an earlier version."""
 _MENDING = "if you changed it yourself, remove its sha256; else"
 NOT_MEASURED = "this run was made before it was measured; run `attn-dsl fit` again"
-LOCK = ".lock"
 VOCABULARY = "vocabulary.attn"
 """The file of a run with the scores that its programs share."""
 TABLES_SHARE = 0.05
@@ -87,6 +88,10 @@ class Run(Tabular):
             for fields, types in ((info, NEEDED), (info["key"], KEY)):
                 for name, kind in types.items():
                     typed(kind, fields[name], f"`{name}`")
+            for name in FURTHER.keys() & info["key"].keys():
+                typed(FURTHER[name], info["key"][name], f"`{name}`")
+            typed(tuple[str, ...], info.get("processors", []), "`processors`")
+            typed(dict[str, bool], info.get("written", {}), "`written`")
         except UNREADABLE as error:
             raise InputError(f"{file}: damaged ({error}); {_MENDING} run `attn-dsl fit` "
                              "again") from None  # fmt: skip
@@ -101,19 +106,18 @@ class Run(Tabular):
         """
         path = Path(path)
         if (path / "run.json").exists():
-            old = cls.open(path)
-            there = old.info["key"]
+            run = cls.open(path)
+            there = run.info["key"]
             wrong = [f"{name}: {there.get(name)!r} there, {value!r} "
                      "now" for name, value in info["key"].items() if there.get(name) != value]  # fmt: skip
             if wrong:
                 raise InputError(f"{path} holds a run with other settings ({'; '.join(wrong)}); repeat those "
                                  "to resume it, or choose another --out")  # fmt: skip
-            old._repair()
-            return old
-        run = cls(path, {"format": FORMAT, **info})
-        for folder in ("programs", "state"):
-            (path / folder).mkdir(parents=True, exist_ok=True)
-        run.update()
+        else:
+            path.mkdir(parents=True, exist_ok=True)
+            run = cls(path, {"format": FORMAT, **info})
+            run.update()
+        run._repair()
         return run
 
     def update(self, **changes: Any) -> None:
@@ -135,7 +139,6 @@ class Run(Tabular):
                 return self._read(name)
         lines = [json.dumps(asdict(c), sort_keys=True) for c in candidates]
         append(self.path / "candidates.jsonl", "".join(f"{line}\n" for line in lines))
-        self._state(name).parent.mkdir(exist_ok=True)
         write(self._state(name), result.to_json())
         self._results.pop(name, None)
         write(self.path / "programs" / f"{name}.attn", result.program)
@@ -148,11 +151,11 @@ class Run(Tabular):
         return self.path / "state" / f"{name}.json"
 
     def _repair(self) -> None:
-        """Undo what an interruption left half recorded: candidates and programs of heads."""
+        """Make folders, and undo what an interruption left half recorded: candidates and programs."""
+        for folder in ("programs", "state"):
+            (self.path / folder).mkdir(exist_ok=True)
         done, file = {r.label for r in self.results}, self.path / "candidates.jsonl"
         kept: list[bytes] = []
-        for part in self.path.rglob(".*.part"):
-            part.unlink(missing_ok=True)
         lines = lines_of(file)
         for number, line in enumerate(lines, 1):
             try:
@@ -327,36 +330,6 @@ def _head_row(r: HeadResult) -> dict[str, Any]:
             "best_control": control, "iou_best_control": control_iou, "best_output_control": output_control,
             "output_r2_best_control": control_r2, "evals": r.evals, "cut_short": r.cut_short,
             "lookahead": r.lookahead, "category_shares": told_shares(r.shares)}  # fmt: skip
-
-
-@contextlib.contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Keep other processes out of a run directory for a while; the lock goes with the process.
-
-    Raises:
-        InputError: another process works in it, or it cannot be made.
-    """
-    from filelock import FileLock, Timeout
-
-    new = not path.exists()
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path / LOCK, timeout=0)
-        lock.acquire()
-    except Timeout:
-        raise InputError(f"{path}: another process is working on this run; wait until it ends, or interrupt "
-                         "it and go on with --resume") from None  # fmt: skip
-    except OSError as error:
-        raise InputError(f"{path}: cannot be made or written: {error.strerror}; choose another "
-                         "--out") from None  # fmt: skip
-    try:
-        yield
-    finally:
-        lock.release()
-        if new and [file.name for file in path.iterdir()] in ([LOCK], []):
-            with contextlib.suppress(OSError):  # nothing came of it
-                (path / LOCK).unlink(missing_ok=True)
-                path.rmdir()
 
 
 def refuse_other_work(path: Path, resume: bool) -> None:

@@ -14,8 +14,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from attn_dsl.dsl.errors import InputError
-from attn_dsl.eval.files import UNREADABLE, file_hash, first_line, part_of, writing
+from attn_dsl.dsl.errors import InputError, WorkError
+from attn_dsl.eval.files import (
+    UNREADABLE,
+    append,
+    file_hash,
+    first_line,
+    give_name,
+    new_part,
+    part_of,
+    writing,
+)
 
 Array = npt.NDArray[Any]
 REMEDY = "run `attn-dsl capture` again into a fresh directory"
@@ -99,8 +108,8 @@ class Verified:
 
     def note(self, file: str) -> None:
         """Tell later processes that a file has its hash."""
-        with suppress(OSError), (self.folder / VERIFIED_FILE).open("a", encoding="utf-8") as out:
-            out.write(self._line(file))
+        with suppress(OSError, WorkError):
+            append(self.folder / VERIFIED_FILE, self._line(file))
 
     def _line(self, file: str) -> str:
         state = (self.folder / file).stat()
@@ -192,7 +201,7 @@ class ShardWriter:
         text += b" " * (-len(text) % 8)
         self._begin = 8 + len(text)
         with writing(path):
-            self._file = part_of(path).open("wb")
+            self._file = new_part(path)
             self._file.write(len(text).to_bytes(8, "little") + text)
 
     def put(self, name: str, row: int, values: Array) -> None:
@@ -205,8 +214,7 @@ class ShardWriter:
     def finish(self) -> dict[str, Any]:
         """Give the file its name; return that, its size and SHA-256."""
         with writing(self.path):
-            self._file.close()
-            part_of(self.path).replace(self.path)
+            give_name(self._file, self.path)
         size = self.path.stat().st_size
         return {"file": self.path.name, "bytes": size, "sha256": file_hash(self.path)}
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.errors import AttnDslError, InputError, WorkError
 from attn_dsl.dsl.printer import show
-from attn_dsl.eval.files import write
+from attn_dsl.eval.files import alone, write
 from attn_dsl.eval.heads import label, parse_heads, read_heads
-from attn_dsl.eval.run import VOCABULARY, Run, alone, refuse_other_work
+from attn_dsl.eval.run import VOCABULARY, Run, refuse_other_work
 from attn_dsl.synth.runs.progress import Progress, Watcher, watcher_here
 
 if TYPE_CHECKING:
@@ -208,13 +208,14 @@ def _search(session: Session, out: Path, chosen: list[tuple[int, int]], budget: 
     from attn_dsl.synth.program_cover import shared_library
     from attn_dsl.synth.proposers import registry
     from attn_dsl.synth.runs.heads import search_heads
-    from attn_dsl.synth.runs.worker import Place, at_hand, versions
+    from attn_dsl.synth.runs.worker import Place, at_hand, processor, versions
 
     settings, capture = session.settings, session.capture
     path = None if capture.path is None else str(capture.path.resolve())
     place = Place(path, capture.hash, settings, versions(settings.proposers), str(out.resolve()))
     written = {"self_contained": self_contained, "comments": comments}
     run = Run.create(out, _info(session, chosen) | {"written": written})
+    run.update(processors=sorted({processor(), *run.info.get("processors", ())}))
     here = at_hand(place, session) if workers.shares_memory else contextlib.nullcontext()
     tell(Progress("prepare", 0, len(chosen)))
     try:

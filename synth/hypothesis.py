@@ -23,12 +23,12 @@ from attn_dsl.eval import outputs
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.capture_write import capture_of
 from attn_dsl.eval.controls import control_scores
-from attn_dsl.eval.files import refuse_other_things, table, write
+from attn_dsl.eval.files import alone, refuse_other_things, table, write
 from attn_dsl.eval.heads import label, one_head, parse_heads
 from attn_dsl.eval.metrics import Estimate, bootstrap, decimal, ious
 from attn_dsl.eval.notebook import Tabular
 from attn_dsl.eval.results import best_of
-from attn_dsl.eval.run import Run, alone
+from attn_dsl.eval.run import Run
 from attn_dsl.eval.texts import Spec
 from attn_dsl.synth.fit import ready_session, settings_of
 from attn_dsl.synth.given import checked

@@ -88,6 +88,8 @@ def linear(name: str, terms: str, tokens: Sequence[str], *weights: Row,
 
 
 E = math.e
+TINY, SMALL = f"0.{'0' * 309}1", f"0.{'0' * 39}1"
+"""1e-310 and 1e-40, which are subnormal in float64 and in float32."""
 ALL3 = ({0}, {0, 1}, {0, 1, 2})
 EVERY3 = ({0, 1, 2},) * 3
 FIRST3 = ({0},) * 3
@@ -116,6 +118,10 @@ CASES: tuple[Case, ...] = (
     soft("the largest weights add up",
          "1000 where k == 0\n1000 where k == 0\n1000 where k == q", ABC, picks(*FIRST3)),
     soft("the smallest weight", "-1000 where k == q", ABC, picks({0}, {0}, {0, 1})),
+    soft("subnormal weights", f"{TINY} where k == 0\n-{TINY} where k == q\n{SMALL} where k == 1", ABC,
+         picks(*ALL3)),
+    linear("subnormal masses are none", f"{TINY} where k == 0\n{TINY} where k == q\n1 where k == 1",
+           ABC, [1], [0, 1], [0, 1]),
     soft("what reads the query alone cancels", "7 where q == 2\n3 * q", ABC, picks(*ALL3)),
     linear("masses", "1 where k == 0\n3 where k == q", ABC, [1], [1, 3], [1, 0, 3]),
     linear("no mass is uniform", '2 where text(k) == "z"', ABC, [1], [1, 1], [1, 1, 1]),

@@ -272,14 +272,15 @@ def test_another_seed_splits_the_texts_otherwise(run: Path, tmp_path: Path) -> N
 # interruption
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_keeps_what_it_has_and_is_resumed(
-    run: Path, tmp_path: Path, inputs: tuple[object, ...]
+    run: Path, tmp_path: Path, inputs: tuple[object, ...], number: signal.Signals
 ) -> None:
     args = (*inputs, *SETTINGS, "--jobs", "1")
     out = tmp_path / "r"
     with started(*args, "--out", out) as process:
         wait_for(process, out / "state", "L*.json")
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, told = process.communicate(timeout=60)
     assert process.returncode == 130, told
     assert "Traceback" not in told

@@ -175,7 +175,48 @@ def test_a_scheduler_that_goes_away_leaves_what_is_finished(
     assert_same(out, small_run)
 
 
+def test_workers_that_are_lost_are_told_of(
+    small_run: Path, small_capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "r"
+    monkeypatch.setattr("attn_dsl.synth.runs.heads.LOOK", 0.2)
+    monkeypatch.setattr("attn_dsl.synth.runs.executors.GIVE_UP", 2)
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None,
+        host="127.0.0.1", silence_logs=50,
+    ) as cluster:  # fmt: skip
+
+        def watch(progress: Progress) -> None:
+            if progress.result is not None:
+                cluster.scale(0)
+
+        with (
+            pytest.warns(UserWarning, match=r"lost the worker tcp.*none is left.*dask worker"),
+            pytest.raises(WorkError, match=r"has had no workers for 2 s.*--resume"),
+        ):
+            package.fit(
+                capture=small_capture, out=out, heads=HEADS, max_evals=8,
+                scheduler=cluster.scheduler_address, watch=watch,
+            )  # fmt: skip
+    succeed("fit", "--capture", small_capture, *SETTINGS, "--out", out, "--resume")
+    assert_same(out, small_run)
+
+
 # errors
+
+
+def test_no_workers(small_capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attn_dsl.synth.runs.executors.WORKERS", 1)
+    with distributed.LocalCluster(
+        n_workers=0, dashboard_address=None, host="127.0.0.1", silence_logs=50
+    ) as cluster:
+        address = cluster.scheduler_address
+        args = ("--capture", small_capture, "--scheduler", address, "--out", tmp_path / "r")
+        outcome = attn_dsl("fit", *args)
+    assert outcome.code == 2
+    assert f"{address} has no workers yet; waiting" in outcome.err
+    assert f"dask worker {address}" in outcome.err
+    assert not (tmp_path / "r").exists()
 
 
 def test_no_scheduler(small_capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,9 +15,9 @@ from fitting import LABELS, SETTINGS, assert_same, rows, started, wait_for
 
 import attn_dsl as package
 from attn_dsl.dsl.errors import InputError
+from attn_dsl.eval import run as run_module
 from attn_dsl.eval.capture import Capture
-from attn_dsl.eval.files import sealed
-from attn_dsl.eval.run import alone
+from attn_dsl.eval.files import alone, sealed
 
 
 def status(run: Path) -> str:
@@ -63,6 +63,25 @@ def test_what_a_kill_leaves_half_written_is_mended(
     assert_same(out, small_run)
 
 
+@pytest.mark.parametrize("part", ["write", "append"])
+def test_an_interrupt_while_a_head_is_recorded_leaves_nothing_twice(
+    small_run: Path, small_capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    out, real = tmp_path / "r", getattr(run_module, part)
+
+    def interrupted(path: Path, text: str) -> None:
+        real(path, text)
+        if path.name in ("candidates.jsonl", "L00H02.json"):
+            monkeypatch.setattr(run_module, part, real)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_module, part, interrupted)
+    args = ("fit", "--capture", small_capture, *SETTINGS, "--out", out, "--jobs", "1")
+    assert attn_dsl(*args).code == 130
+    succeed(*args, "--resume")
+    assert_same(out, small_run)
+
+
 def test_a_run_of_several_rounds_still_opens(small_run: Path, tmp_path: Path) -> None:
     """Earlier versions searched in rounds: results of the last stand where all results stand today."""
     out = tmp_path / "r"
@@ -80,6 +99,18 @@ def test_a_run_of_several_rounds_still_opens(small_run: Path, tmp_path: Path) ->
     opened.tabulate()
     assert [r.label for r in opened.results] == LABELS
     assert_same(out, small_run)
+
+
+def test_a_run_tells_all_processors_that_searched(
+    small_run: Path, small_capture: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "r"
+    shutil.copytree(small_run, out)
+    info = json.loads((out / "run.json").read_text())
+    (own,) = info["processors"]
+    (out / "run.json").write_text(json.dumps(sealed(info | {"processors": ["other avx"]})))
+    succeed("fit", "--capture", small_capture, *SETTINGS, "--out", out, "--resume")
+    assert package.Run.open(out).info["processors"] == sorted(["other avx", own])
 
 
 # the disk
@@ -152,7 +183,38 @@ def test_a_capture_that_is_gone(small_run: Path, tmp_path: Path) -> None:
     assert snapshot(out).items() >= before.items()
 
 
+@pytest.mark.parametrize(
+    "linked", ["candidates.jsonl", "heads.csv", "programs/L00H01.attn", ".lock"]
+)
+def test_links_are_not_followed_when_files_are_written(
+    small_run: Path, small_capture: Path, tmp_path: Path, linked: str
+) -> None:
+    out, other = tmp_path / "r", tmp_path / "other"
+    shutil.copytree(small_run, out, ignore=shutil.ignore_patterns("L00H01.json", ".lock"))
+    kept = (out / linked).read_text() if (out / linked).exists() else "precious"
+    other.write_text(kept)
+    (out / linked).unlink(missing_ok=True)
+    (out / linked).symlink_to(other)
+    outcome = attn_dsl(
+        "fit", "--capture", small_capture, *SETTINGS, "--out", out, "--resume", "--jobs", "1"
+    )
+    assert other.read_text() == kept
+    if outcome.code == 0:
+        assert not (out / linked).is_symlink()
+        assert_same(out, small_run)
+    else:
+        assert str(out) in outcome.err and "symbolic links" in outcome.err
+
+
 # two at once
+
+
+def test_a_capture_is_written_by_one_process_at_a_time(small_capture: Path, tmp_path: Path) -> None:
+    args = ("capture", "demo", "--max-texts", "2", "--out", tmp_path / "c")
+    with alone(tmp_path / "c"):
+        outcome = attn_dsl(*args)
+    assert outcome.code == 2
+    assert "another process is working" in outcome.err
 
 
 def test_a_run_is_one_process_at_a_time(

@@ -5,6 +5,7 @@ summary and examples, then the page.
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
 
 from attn_dsl.dsl.functions import FUNCTIONS
@@ -14,6 +15,8 @@ from attn_dsl.synth.llm.grammar import MAX_TERMS, NAME, usable
 from attn_dsl.synth.llm.summary import Summary
 from attn_dsl.synth.proposer import Fitted, HeadTask
 
+_MARKER = re.compile(r"<(?=[|/a-zA-Z\uff5c])|\[(?=/?INST)")
+"""How marks of chat templates begin, as in ``<|im_end|>``: in texts that are shown they are broken."""
 LINES = (40, 20, 10, 5)  # lines of each part of the summary; the most that fit are written
 ASK = "Write the program of this head, nothing else:"
 
@@ -89,6 +92,7 @@ def head_prompt(task: HeadTask, count: Callable[[str], int], budget: int,
         for lines in LINES if parts else (2, 0):
             about = "\n".join(["The head:", *summary.lines(lines)])
             text = "\n\n".join(part for part in (*parts, about, ASK) if part) + "\n"
+            text = _MARKER.sub(r"\g<0> ", text)
             if count(text) <= budget:
                 return text
     return text

@@ -8,6 +8,8 @@ import functools
 import gc
 import os
 import threading
+import time
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 from typing import Any
@@ -17,7 +19,8 @@ from attn_dsl.eval.files import first_line
 
 EXTRA = "pip install 'attn-dsl[cluster]'"
 CONNECT = 10  # seconds to wait for a scheduler's answer
-WORKERS = 60  # seconds to wait for the first worker of a cluster
+WORKERS = 60  # seconds to wait for the first worker of a cluster …
+GIVE_UP = 600  # … and for another one when all of them are lost
 
 
 class Workers:
@@ -41,6 +44,9 @@ class Workers:
         """Say whether a task failed because its worker died, so that it is worth another try."""
         return False
 
+    def look(self) -> None:
+        """Tell of workers that are lost; a WorkError if none is left for long."""
+
     def explain(self, error: BaseException) -> AttnDslError | None:
         """Say what an error of the executor itself means to a user; None if it is none."""
         return None
@@ -57,13 +63,30 @@ class Cluster(Workers):
 
     def __init__(self, client: Any, address: str) -> None:
         self.client, self.address = client, address
+        self._known = frozenset[str]()  # workers
+        self._seen = time.monotonic()  # when there were some
         super().__init__(client.get_executor(pure=False), 0)
 
     @property
     def slots(self) -> int:
         """All threads of all workers."""
+        return max(1, sum(self._threads().values()))
+
+    def _threads(self) -> dict[str, int]:
         with self._reaching():
-            return max(1, sum(_aside(self.client.nthreads).values()))
+            return dict(_aside(self.client.nthreads))
+
+    def look(self) -> None:
+        """Tell of workers that are lost; a WorkError if none is left for long."""
+        there, now = frozenset(self._threads()), time.monotonic()
+        if lost := self._known - there:
+            new = f"none is left; waiting for another (`dask worker {self.address}`)"
+            what = f"{len(there)} go on with its heads" if there else new
+            warnings.warn(f"lost the worker {', '.join(sorted(lost))}: {what}", stacklevel=2)
+        self._known, self._seen = there, now if there or lost else self._seen
+        if now - self._seen > GIVE_UP:
+            raise WorkError(f"{self.address} has had no workers for {GIVE_UP} s; what is finished is kept: "
+                            "start some and go on with --resume")  # fmt: skip
 
     def submit(self, work: Callable[[Any], Any], task: Any) -> Future[Any]:
         """Run a function on some worker; should the worker die, Dask runs it on another."""
@@ -168,7 +191,12 @@ def _check_workers(cluster: Cluster) -> None:
 
     address = cluster.address
     try:
+        if not _aside(cluster.client.nthreads):
+            warnings.warn(
+                f"{address} has no workers yet; waiting {WORKERS} s for one", stacklevel=2
+            )
         _aside(cluster.client.wait_for_workers, 1, timeout=WORKERS)
+        cluster.look()
         found = _aside(cluster.client.run, versions)
     except OSError:
         raise InputError(f"--scheduler {address}: the scheduler has no workers; start some by "
@@ -177,8 +205,8 @@ def _check_workers(cluster: Cluster) -> None:
         raise cluster.unusable(error) from None
     for worker, theirs in sorted(found.items()):
         if wrong := different(versions(), theirs):
-            raise InputError(f"--scheduler {address}: the worker {worker} has {wrong}; install the same "
-                             "versions everywhere")  # fmt: skip
+            raise InputError(f"--scheduler {address}: the worker {worker} has {wrong}; have the same "
+                             "everywhere")  # fmt: skip
 
 
 def _aside(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:

@@ -53,6 +53,7 @@ class _Search:
                 self._submit()
                 self._record()
                 if self.pending:
+                    self.workers.look()
                     finished, _ = wait(self.pending, LOOK, FIRST_COMPLETED)
                     for future in finished:
                         self._take(future)
@@ -97,11 +98,10 @@ class _Search:
         self.finished.append(outcome)
 
     def _record(self) -> None:
-        """Write down what is finished."""
+        """Write down what is finished; a head that an interrupt leaves half recorded is searched again."""
         while self.finished:
-            outcome = self.finished[0]
+            outcome = self.finished.popleft()
             result = self.run.add(outcome.result, outcome.candidates)
-            self.finished.popleft()
             self.done += 1
             self._say(result)
 

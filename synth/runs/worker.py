@@ -25,16 +25,30 @@ from attn_dsl.synth.session import Session, Settings
 MOST = 2  # how many sessions a process keeps
 PACKAGES = ("attn-dsl", "numpy", "numba")
 """What must be of the same version everywhere, so that every process gives the same bytes."""
+VECTORS = ("avx", "avx2", "fma", "avx512f", "neon", "sve")
 
 
 def versions(proposers: Sequence[str] = ()) -> tuple[tuple[str, str], ...]:
-    """Return the versions on which results of some proposers depend, of this process."""
+    """Return the versions on which results of some proposers depend, and the processor."""
     import platform
     from importlib.metadata import version
 
     names = (*PACKAGES, *registry.packages(proposers))
     found = [(name, version(name)) for name in names]
-    return (*found, ("python", ".".join(platform.python_version_tuple()[:2])))
+    python = ".".join(platform.python_version_tuple()[:2])
+    return (*found, ("python", python), ("processor", processor()))
+
+
+def processor() -> str:
+    """Name this machine's processor and its vector instructions, on which last digits of results depend.
+
+    >>> processor()
+    'skylake avx avx2 fma'
+    """
+    from llvmlite import binding
+
+    features = binding.get_host_cpu_features()
+    return " ".join([binding.get_host_cpu_name(), *(one for one in VECTORS if features.get(one))])
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +163,7 @@ def _session(place: Place) -> Session:
     """Open the capture of a place from this process."""
     here, path = socket.gethostname(), Path(place.capture or "")
     if wrong := different(place.versions, versions(place.settings.proposers)):
-        raise InputError(f"the worker on {here} has {wrong}; install the same versions everywhere")
+        raise InputError(f"the worker on {here} has {wrong}; have the same everywhere")
     try:
         capture = Capture.open(path)
         if capture.hash != place.hash:
