@@ -207,6 +207,8 @@ class Watcher:
         from attn_dsl.synth.runs.progress import STAGES
 
         what, done, total = STAGES[progress.stage], progress.done, progress.total
+        if progress.left is not None:
+            what += f" ({progress.left:.0f} s left)"
         self.bar.update(self.task, description=what, completed=done, total=total)
         r = progress.result
         if r is None or self.shown.get(r.label) == r.program:

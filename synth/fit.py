@@ -207,7 +207,7 @@ def _search(session: Session, out: Path, chosen: list[tuple[int, int]], budget: 
     from attn_dsl.synth.llm.record import told
     from attn_dsl.synth.program_cover import shared_library
     from attn_dsl.synth.proposers import registry
-    from attn_dsl.synth.runs.heads import search_heads
+    from attn_dsl.synth.runs.heads import ask_heads, search_heads
     from attn_dsl.synth.runs.worker import Place, at_hand, versions
 
     settings, capture = session.settings, session.capture
@@ -215,13 +215,20 @@ def _search(session: Session, out: Path, chosen: list[tuple[int, int]], budget: 
     place = Place(path, capture.hash, settings, versions(settings.proposers), str(out.resolve()))
     written = {"self_contained": self_contained, "comments": comments}
     run = Run.create(out, _info(session, chosen) | {"written": written})
+    if asked := [pair for pair in run.info.get("asked", []) if tuple(pair) in run]:
+        run.update(asked=asked)  # without those whose result is gone
     here = at_hand(place, session) if workers.shares_memory else contextlib.nullcontext()
     tell(Progress("prepare", 0, len(chosen)))
     try:
         if any(registry.find(name).scores for name in settings.proposers):
             _share_scores(run, session, chosen, budget, workers, tell)
         with here:
-            search_heads(run, place, chosen, budget, workers, tell)
+            asks = "llm" in settings.proposers
+            if len(settings.proposers) > asks:
+                most = budget if not asks else budget.without(settings.llm.seconds)
+                search_heads(run, place, chosen, most, workers, tell)
+            if asks:
+                ask_heads(run, place, chosen, budget, workers, tell)
     except (KeyboardInterrupt, WorkError):
         with contextlib.suppress(WorkError):  # a full disk does not take this either
             run.tabulate()
@@ -233,7 +240,7 @@ def _search(session: Session, out: Path, chosen: list[tuple[int, int]], budget: 
             f"--timeout {budget.limit:g}: the time was over before any head was finished; give more "
             "and go on with --resume")  # fmt: skip
     if "llm" in settings.proposers:
-        run.update(llm=told(out))
+        run.update(llm=told(out) | {"heads": len(run.info.get("asked", []))})
     if len(run.results) > 1:
         run.share(shared_library(run.results, session.select, session.test, run.resolve))
     comment_vocabulary(run)
