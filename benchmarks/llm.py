@@ -21,6 +21,8 @@ from attn_dsl.eval.metrics import bootstrap
 from attn_dsl.eval.results import HeadResult
 from attn_dsl.synth.llm.options import Options
 
+NEARLY = 0.9  # the least share of the processor time with a model that the search alone is given
+MOST = 24  # the most effort
 Row = tuple[str, float, list[HeadResult]]
 """What was done, the seconds of a processor that it took, and what came of it."""
 
@@ -70,9 +72,11 @@ def main() -> None:
             name = Path(model).stem
             asked = measured(f"search and {name}", args.capture, heads, out / f"asked{number}",
                              llm=Options(model), jobs=args.jobs)  # fmt: skip
-            effort = max(2, round(asked[1] / first[1]))
-            longer = measured(f"search alone, effort {effort}", args.capture, heads, out / f"effort{number}",
-                              effort=effort, jobs=args.jobs)  # fmt: skip
+            effort, longer = 1, first
+            while longer[1] < NEARLY * asked[1] and effort < MOST:
+                effort = min(MOST, max(effort + 1, round(effort * asked[1] / longer[1])))
+                longer = measured(f"search alone, effort {effort}", args.capture, heads,
+                                  out / f"effort{number}-{effort}", effort=effort, jobs=args.jobs)  # fmt: skip
             told += [gain(asked, first), gain(asked, longer)]
     print("", *told, sep="\n")
 

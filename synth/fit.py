@@ -215,8 +215,8 @@ def _search(session: Session, out: Path, chosen: list[tuple[int, int]], budget: 
     place = Place(path, capture.hash, settings, versions(settings.proposers), str(out.resolve()))
     written = {"self_contained": self_contained, "comments": comments}
     run = Run.create(out, _info(session, chosen) | {"written": written})
-    if asked := [pair for pair in run.info.get("asked", []) if tuple(pair) in run]:
-        run.update(asked=asked)  # without those whose result is gone
+    if asked := run.info.get("asked"):  # those whose result is gone are asked about again
+        run.update(asked=[pair for pair in asked if tuple(pair) in run])
     here = at_hand(place, session) if workers.shares_memory else contextlib.nullcontext()
     tell(Progress("prepare", 0, len(chosen)))
     try:

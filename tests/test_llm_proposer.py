@@ -197,9 +197,9 @@ def test_the_summary_tells_the_truth(design: Design) -> None:
     first = float(rows.actual[starts[:-1]].sum() / len(rows))
     even = float((1 / np.diff(starts)).mean())
     assert f"  k == 0: {first:.2f} ({even:.2f})" in lines
-    symbols, tokens = design.symbols, next(line for line in lines if line.startswith('  "'))
+    tokens = next(line for line in lines if line.startswith('  "'))
     shown, share = re.match(r'  "(.*?)" ([0-9.]+) ', tokens).groups()  # type: ignore[union-attr]
-    places = design.key_symbols == symbols.index(shown)
+    places = [design.symbols[key] == shown for key in design.key_symbols]
     assert float(share) == pytest.approx(rows.actual[places].sum() / len(rows), abs=0.006)
     assert Summary(task).lines(5) == Summary(task).lines(5)
     assert len(Summary(task).lines(0)) < len(Summary(task).lines(5)) < len(lines)
@@ -213,16 +213,17 @@ def test_a_failure_is_the_runs_only_if_nobody_else_is_asked(
         tried(task, Llm(OPTIONS, run=tmp_path, model=model))
     llm = Llm(OPTIONS, run=tmp_path, model=model, alone=False)
     with caplog.at_level(logging.WARNING):
-        assert tried(task, llm)  # what was written before the disk was full
-        assert tried(task, llm) == []
+        assert len(tried(task, llm)) > 1  # what was written before the disk was full
+        assert len(tried(task, llm)) == 1
     assert "The other proposers go on" in caplog.text
     assert len(caplog.records) == 1
 
 
 def test_writing_leaves_time_for_fitting(task: HeadTask, gguf_model: Path) -> None:
-    options = replace(OPTIONS, model=str(gguf_model), samples=9_000, rounds=1, prompt_tokens=300)
-    task.asking = Asking(seconds=6.0)
-    assert len(list(Llm(options).propose(task))) > 1
+    model = open_model(str(gguf_model))
+    options = replace(OPTIONS, samples=9_000, rounds=1, prompt_tokens=300)
+    task.asking = Asking(seconds=10.0)
+    assert len(list(Llm(options, model=model).propose(task))) > 1
     assert task.short
     assert task.evals > 1
 
