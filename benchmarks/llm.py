@@ -75,8 +75,9 @@ def main() -> None:
             effort, longer = 1, first
             while longer[1] < NEARLY * asked[1] and effort < MOST:
                 effort = min(MOST, max(effort + 1, round(effort * asked[1] / longer[1])))
-                longer = measured(f"search alone, effort {effort}", args.capture, heads,
-                                  out / f"effort{number}-{effort}", effort=effort, jobs=args.jobs)  # fmt: skip
+                place = out / f"effort{number}-{effort}"
+                longer = measured(f"search alone, effort {effort}", args.capture, heads, place,
+                                  effort=effort, jobs=args.jobs)  # fmt: skip
             told += [gain(asked, first), gain(asked, longer)]
     print("", *told, sep="\n")
 

@@ -285,7 +285,8 @@ def told(run: Run) -> Iterator[str]:
                "mean IoU (library.csv).")  # fmt: skip
     llm = info.get("llm") or {}
     if llm.get("completions"):
-        yield (f"Language model {', '.join(llm['models'])}: {llm['completions']} completions, "
+        yield (f"Language model {', '.join(llm['models'])}: {llm['completions']} completions about "
+               f"{llm['heads']} of {len(run.results)} heads, "
                f"{llm['truncated']} of them cut off at their limit.")  # fmt: skip
     if failed := llm.get("failed"):
         yield f"The proposer llm failed at {failed['head']}: {failed['error']}"

@@ -100,7 +100,7 @@ def test_requests_are_recorded_and_not_asked_again(
     first, second = (line["prompt"] for line in lines)
     assert "Programs that were tried" not in first
     assert first[: lines[0]["shared"]] == second[: lines[1]["shared"]] != ""
-    for part in ("Programs that were tried", "Worst rows:", "Best rows:", "head: ", "program: "):
+    for part in ("Programs that were tried", "program is wrong:", "head: ", "program: "):
         assert part in second
     best = max(iou for _, iou in found[: 1 + len(lines[0]["completions"])])
     assert f"IoU {best:.3f}:\nhead proposed causal softmax:" in second
@@ -222,7 +222,7 @@ def test_a_failure_is_the_runs_only_if_nobody_else_is_asked(
 def test_writing_leaves_time_for_fitting(task: HeadTask, gguf_model: Path) -> None:
     model = open_model(str(gguf_model))
     options = replace(OPTIONS, samples=9_000, rounds=1, prompt_tokens=300)
-    task.asking = Asking(seconds=10.0)
+    task.asking = Asking(seconds=20.0)
     assert len(list(Llm(options, model=model).propose(task))) > 1
     assert task.short
     assert task.evals > 1
@@ -297,13 +297,32 @@ def test_a_run_says_what_was_asked_of_which_model(
 ) -> None:
     run = tmp_path / "run"
     out = succeed(*fit(run, "--proposers", "llm", "--llm-rounds", 1, llm=gguf_model))
-    assert "16 completions" in " ".join(out.split()) and "model.gguf" in out.replace("\n", "")
+    assert "16 completions about 2 of 2 heads" in " ".join(
+        out.split()
+    ) and "model.gguf" in out.replace("\n", "")
     info = json.loads((run / "run.json").read_text())
     assert info["key"]["llm"]["samples"] == 8 and info["key"]["llm"]["rounds"] == 1
     assert info["key"]["proposers"] == ["llm"]
     assert "llm" in (run / "pareto.csv").read_text()
     other = fit(run, "--proposers", "llm", "--llm-rounds", 2, "--resume", llm=gguf_model)
     assert "other settings" in attn_dsl(*other).err
+
+
+def test_only_the_heads_explained_least_are_asked_about(
+    fit: Any, gguf_model: Path, tmp_path: Path
+) -> None:
+    def asked(name: str, *more: str) -> tuple[Any, set[str]]:
+        limits = ("--proposers", "llm,library", "--llm-rounds", 1, *more)
+        told = json.loads(succeed(*fit(tmp_path / name, *limits, "--json", llm=gguf_model)))
+        assert told["status"] == "done" and told["heads"] == 2
+        return told, {file.stem for file in (tmp_path / name / "llm").glob("l0*.jsonl")}
+
+    told, heads = asked("weakest", "--llm-heads", "1")
+    states = [json.loads(f.read_text()) for f in (tmp_path / "weakest" / "state").iterdir()]
+    weakest = min(states, key=lambda state: max(row["score"] for row in state["front"]))
+    assert heads == {f"l{weakest['layer']:02}h{weakest['head']:02}"} and told["llm"]["heads"] == 1
+    told, heads = asked("late", "--llm-seconds", "0.001")
+    assert heads == set() and told["llm"]["heads"] == 0 and told["cut_short"] == []
 
 
 def test_a_server_that_dies_leaves_the_others(

@@ -26,19 +26,15 @@ class Options:
     samples: int = _option(8, "--samples", "Completions for a head, all rounds together", 1)
     rounds: int = _option(1, "--llm-rounds", "Ask the model so often, from the second time on with its best "
                           "programs and where they are wrong", 1)  # fmt: skip
-    prompt_tokens: int = _option(
-        400,
-        "--prompt-tokens",
-        "The longest part of a prompt about one head, in the model's own tokens",
-        32,
-    )
+    prompt_tokens: int = _option(600, "--prompt-tokens", "The longest part of a prompt about one head, in "
+                                 "the model's own tokens", 32)  # fmt: skip
     temperature: float = _option(
-        1.0, "--temperature", "Of sampling; 0 always takes the likeliest token", 0
+        1.0, "--temperature", "Of sampling; 0 takes the likeliest token always", 0
     )
-    min_p: float = _option(0.05, "--min-p", "Tokens less likely than so many times the likeliest are never "
+    min_p: float = _option(0.2, "--min-p", "Tokens less likely than so many times the likeliest are never "
                            "drawn", 0)  # fmt: skip
     completion_tokens: int = _option(
-        64, "--completion-tokens", "The longest completion, in tokens", 16
+        48, "--completion-tokens", "The longest completion, in tokens", 16
     )
     seconds: float = _option(0.0, "--llm-seconds", "Time for all that the model writes in a run; 0 sets no "
                              "limit", 0)  # fmt: skip
@@ -49,7 +45,7 @@ class Options:
     def __post_init__(self) -> None:
         for one in fields(self):
             least, value = one.metadata["least"], getattr(self, one.name)
-            if least is not None and value < least:
+            if least is not None and not value >= least:
                 raise InputError(f"{one.metadata['option']} must be at least {least}, not {value}")
         if not re.fullmatch(r"cpu|(?:cuda|xpu|mps)(?::\d+)?", self.device):
             raise InputError(f"--llm-device {self.device}: write cpu, cuda, cuda:1, xpu or mps")

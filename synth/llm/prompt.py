@@ -16,9 +16,9 @@ from attn_dsl.synth.llm.grammar import NAME, usable
 from attn_dsl.synth.llm.summary import Summary
 from attn_dsl.synth.proposer import Fitted
 
-LINES = (14, 10, 7, 5)  # lines of each part of the summary; the most that fit are written
+LINES = (12, 8, 5, 3)  # lines of each part of the summary; the most that fit are written
 TERMS = 6  # the most terms that are asked for
-EXAMPLE = 5  # lines of the summary of a solved head
+EXAMPLE = 4  # lines of the summary of a solved head
 ASK = "Write the program of this head, nothing else:"
 
 _INTRODUCTION = """\
@@ -104,11 +104,9 @@ def head_part(summary: Summary, count: Callable[[str], int], budget: int,
     tried = _tried([one for one in best if plain(one.program)])
     told = "\n".join([tried, *summary.compared(best[0])]).strip() if best else ""
     text = ""
-    short = *LINES, 2, 0
-    for after, before, most in ((told, like, LINES), (told, like[:1], LINES), (told, (), LINES),
-                                (tried, (), LINES), ("", (), short)):  # fmt: skip
-        for lines in most:
-            about = "\n".join(["The head:", *summary.lines(lines)])
+    for after, before in ((told, like), (told, like[:1]), (told, ()), (tried, ()), ("", ())):
+        for lines in LINES if after else (*LINES, 2, 0):
+            about = "\n".join(["The head:", *summary.lines(lines, rows=after != told or not best)])
             text = "\n\n".join(part for part in (*before, about, after, ASK) if part) + "\n"
             if count(text) <= budget:
                 return text

@@ -27,7 +27,7 @@ from attn_dsl.synth.proposer import Fitted, HeadTask, Known
 from attn_dsl.synth.rewrite import bare
 
 _log = logging.getLogger("attn_dsl")
-SHOWN = 2  # the number of plain programs that a prompt shows as tried
+SHOWN = 1  # the number of plain programs that a prompt shows as tried
 LIKE = 2  # the number of solved heads that it shows
 STARTS = 16  # the most terms that a search takes on from what was written
 Extend = Callable[[t.Head, HeadTask], Iterable[Fitted]]

@@ -80,15 +80,11 @@ def read_known(run: Run, asked: Collection[Pair]) -> dict[Pair, tuple[Known, ...
     Of heads that were ``asked`` about, results hold what the model wrote as well, so theirs is read.
     """
     file = run.path / FOLDER / "known.jsonl"
-    lines = _read(file) if file.is_file() else []
-    known = [
-        one for one in (typed(Known, line) for line in lines) if (one.layer, one.head) in asked
-    ]
+    before = [typed(Known, line) for line in (_read(file) if asked else [])]
+    known = [one for one in before if (one.layer, one.head) in asked]
     for r in run.results:
         if (r.layer, r.head) not in asked:
-            known += [
-                Known(r.layer, r.head, row.iou_fit, row.proposer, row.program) for row in r.front
-            ]
+            known += [Known(r.layer, r.head, x.iou_fit, x.proposer, x.program) for x in r.front]
     known.sort(key=lambda one: (one.layer, one.head))
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -117,9 +113,8 @@ def failed(folder: Path | None, head: str, error: Exception) -> None:
 
 def told(folder: Path) -> dict[str, Any]:
     """Return what a run says about its language model: which, how many completions, failures."""
-    lines = [
-        x for file in sorted((folder / FOLDER).glob("l[0-9]*h[0-9]*.jsonl")) for x in _read(file)
-    ]
+    files = sorted((folder / FOLDER).glob("l*h*.jsonl"))
+    lines = [line for file in files for line in _read(file)]
     completions = [c for line in lines for c in line["completions"]]
     found: dict[str, Any] = {"models": sorted({f"{line['model']} ({line['fingerprint']})" for line in lines}),
                              "completions": len(completions), "tokens": sum(c["tokens"] for c in completions),

@@ -16,8 +16,8 @@ from attn_dsl.synth.proposer import Fitted, HeadTask
 
 LONGEST = 40  # the most lines of a part
 LEAST = 0.003  # nats that a line on a predicate or token must tell
-A_LINE = 6  # tokens on a line
-BEST, WORST = 1, 3  # rows on which a program does best and worst that are shown
+A_LINE = 4  # tokens on a line
+WORST = 2  # rows on which a program does worst that are shown
 CONTEXT, KEYS = 6, 3  # tokens before a query, and keys, that a row shows
 
 
@@ -35,9 +35,9 @@ class Summary:
         self.queries = self.design.queries
         self.row_of = np.repeat(np.arange(len(self.widths)), self.widths)
         self.chance = (1 / self.widths[self.row_of]).astype(np.float32)
-        self.planes = self.design.vocabulary[vocabulary.truths(task.causal)]
-        # of each predicate of the search's vocabulary, the share of the attention where it holds
-        self.shares = self.planes @ self.actual / len(self.widths)
+        planes, n = self.design.vocabulary[vocabulary.truths(task.causal)], len(self.widths)
+        # by predicate of the search's vocabulary, the share of attention where it holds, and by chance
+        self.shares, self.even = (planes @ x / n for x in (self.actual, self.chance))
 
     @cached_property
     def parts(self) -> dict[str, list[str]]:
@@ -47,14 +47,14 @@ class Summary:
                  "Rows, with the keys that it attends to most:": self._rows()}  # fmt: skip
         return {title: [*itertools.islice(part, LONGEST)] for title, part in parts.items()}
 
-    def lines(self, most: int) -> list[str]:
-        """Return a line on the head in general, and so many of each part; fewer rows, which are long."""
+    def lines(self, most: int, rows: bool = True) -> list[str]:
+        """Return a line on the head in general, and so many of each part; fewer rows, or none."""
         kind = "causal" if self.task.causal else "bidirectional"
         texts = len(self.design.rows)
         found = [f"A {kind} head, seen on {len(self.widths)} queries of {texts} texts."]
         for title, part in self.parts.items():
             if most and part:
-                some = part[: most // 3 if title.startswith("Rows") else most]
+                some = part[: rows * most // 3 if title.startswith("Rows") else most]
                 found += [title, *(f"  {line}" for line in some)] if some else []
         return found
 
@@ -63,9 +63,8 @@ class Summary:
         chosen = vocabulary.truths(self.task.causal)
         terms = itertools.compress(vocabulary.terms(self.task.causal), chosen)
         predicates = [term.condition for term in terms if isinstance(term, t.Where)]
-        even = np.clip(self.planes @ self.chance / len(self.widths), 1e-4, 1 - 1e-4)
-        mass = np.clip(self.shares, 1e-4, 1 - 1e-4)
-        told, seen = _gains(mass, even), set()
+        mass, even, seen = self.shares, self.even, set[str]()
+        told = _gains(mass, even)
         for i in np.argsort(-told, kind="stable"):
             numbers = f"{mass[i]:.2f} ({even[i]:.2f})"
             if told[i] > LEAST and numbers not in seen:
@@ -76,10 +75,7 @@ class Summary:
         """Yield key tokens that get more attention than by chance, a few a line."""
         keys, n = self.design.key_symbols, len(self.widths)
         mass, even = (np.bincount(keys, weights) / n for weights in (self.actual, self.chance))
-        told = np.where(
-            mass > even, _gains(*(np.clip(x, 1e-4, 1 - 1e-4) for x in (mass, even))), 0.0
-        )
-        told *= mass >= 0.01
+        told = _gains(mass, even) * (mass > np.maximum(even, 0.01))
         order = [i for i in np.argsort(-told, kind="stable")[: 3 * A_LINE] if told[i] > LEAST]
         for some in (order[at : at + A_LINE] for at in range(0, len(order), A_LINE)):
             yield ", ".join(
@@ -105,19 +101,17 @@ class Summary:
         return lines
 
     def compared(self, fitted: Fitted) -> list[str]:
-        """Show the rows on which a program does worst and best, with its own weights."""
+        """Show the rows on which a program does worst, with its own weights."""
         overlap = np.add.reduceat(np.minimum(self.actual, fitted.predicted), self.starts[:-1])
         rows = np.flatnonzero(self.widths > 2)
-        rows = rows[np.argsort(overlap[rows], kind="stable")]
-        lines = []
-        for title, some in (("Worst rows:", rows[:WORST]), ("Best rows:", rows[::-1][:BEST])):
-            lines.append(title)
-            for row in some:
-                place, head, program = self._row(row, self.actual, fitted.predicted)
-                lines += [f"  {place}", f"    head:    {head}", f"    program: {program}"]
+        lines = ["Rows on which the best program is wrong:"]
+        for row in rows[np.argsort(overlap[rows], kind="stable")][:WORST]:
+            place, head, program = self._row(row, self.actual, fitted.predicted)
+            lines += [f"  {place}", f"    head:    {head}", f"    program: {program}"]
         return lines
 
 
 def _gains(mass: np.ndarray, even: np.ndarray) -> np.ndarray:
     """Return how many nats shares tell, against those by chance."""
+    mass, even = (np.clip(x, 1e-4, 1 - 1e-4) for x in (mass, even))
     return np.asarray(mass * np.log(mass / even) + (1 - mass) * np.log((1 - mass) / (1 - even)))
