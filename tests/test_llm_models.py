@@ -258,5 +258,10 @@ def test_programs_are_read_from_answers() -> None:
     ):
         with pytest.raises(Exception, match=says):
             read(wrong, causal=True)
+    steps = ", ".join(f"{step}: ?" for step in range(-100, 0))
+    table = Completion(f"head a bidirectional softmax:\n    by q - k [{steps}]\n", 400, False)
+    assert len(list(programs([table], causal=False, name="l00h01"))) == 1
+    for odd in ("<|im_end|>", f"{source}<|im_end|>", f"```\n{source}", "```", "\ufffd\x00"):
+        assert not list(programs([Completion(odd, 9, False)], causal=True, name="l00h01"))
     written = [Completion(source + "    ? wh", 9, True), Completion("I cannot.", 3, False)]
     assert [p.name for p in programs(written, causal=True, name="l00h01")] == ["l00h01"]

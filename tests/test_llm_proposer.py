@@ -297,9 +297,8 @@ def test_a_run_says_what_was_asked_of_which_model(
 ) -> None:
     run = tmp_path / "run"
     out = succeed(*fit(run, "--proposers", "llm", "--llm-rounds", 1, llm=gguf_model))
-    assert "16 completions about 2 of 2 heads" in " ".join(
-        out.split()
-    ) and "model.gguf" in out.replace("\n", "")
+    assert "16 completions about 2 of 2 heads" in " ".join(out.split())
+    assert "model.gguf" in out.replace("\n", "")
     info = json.loads((run / "run.json").read_text())
     assert info["key"]["llm"]["samples"] == 8 and info["key"]["llm"]["rounds"] == 1
     assert info["key"]["proposers"] == ["llm"]

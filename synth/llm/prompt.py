@@ -15,6 +15,7 @@ from attn_dsl.dsl.printer import show
 from attn_dsl.synth.llm.grammar import NAME, usable
 from attn_dsl.synth.llm.summary import Summary
 from attn_dsl.synth.proposer import Fitted
+from attn_dsl.synth.rewrite import bare
 
 LINES = (12, 8, 5, 3)  # lines of each part of the summary; the most that fit are written
 TERMS = 6  # the most terms that are asked for
@@ -127,8 +128,7 @@ def plain(program: t.Head) -> bool:
 
 def _unfitted(program: t.Head) -> str:
     """Write a program with holes for its weights."""
-    holes = program.with_weights([None] * len(program.weights))
-    return show(dataclasses.replace(holes, name=NAME)).rstrip()
+    return show(dataclasses.replace(program, name=NAME, terms=tuple(map(bare, program.terms)))).rstrip()
 
 
 def _features(causal: bool) -> str:

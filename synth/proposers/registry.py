@@ -55,7 +55,7 @@ def _llm(session: Session) -> Llm:
     settings = session.settings
     grown = _scores(session) if session.definitions is not None else None
     return Llm(settings.llm, run=session.run, alone=settings.proposers == ("llm",),
-               extend=grown and grown.from_start)  # fmt: skip
+               extend=grown.from_start if grown else None)  # fmt: skip
 
 
 BUILT_IN = (
