@@ -240,7 +240,7 @@ def _search(session: Session, out: Path, chosen: list[tuple[int, int]], budget: 
             f"--timeout {budget.limit:g}: the time was over before any head was finished; give more "
             "and go on with --resume")  # fmt: skip
     if "llm" in settings.proposers:
-        run.update(llm=told(out) | {"heads": len(run.info.get("asked", []))})
+        run.update(llm=told(out))
     if len(run.results) > 1:
         run.share(shared_library(run.results, session.select, session.test, run.resolve))
     comment_vocabulary(run)

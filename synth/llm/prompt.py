@@ -128,7 +128,9 @@ def plain(program: t.Head) -> bool:
 
 def _unfitted(program: t.Head) -> str:
     """Write a program with holes for its weights."""
-    return show(dataclasses.replace(program, name=NAME, terms=tuple(map(bare, program.terms)))).rstrip()
+    return show(
+        dataclasses.replace(program, name=NAME, terms=tuple(map(bare, program.terms)))
+    ).rstrip()
 
 
 def _features(causal: bool) -> str:

@@ -19,6 +19,7 @@ from attn_dsl.eval.files import UNREADABLE, typed, write
 from attn_dsl.eval.run import Run
 from attn_dsl.synth.llm.grammar import proposal_grammar
 from attn_dsl.synth.llm.model import Completion, LanguageModel, ModelError, Request
+from attn_dsl.synth.llm.parse_output import whole_terms
 from attn_dsl.synth.proposer import Known
 
 FOLDER, FAILED = "llm", "failed.json"
@@ -51,8 +52,9 @@ class Record:
         for completion in model.complete(request, stop, seconds):
             found.append(asdict(completion))
             yield completion
-        if self.path is not None and found:
-            key = "" if stop() else key  # what was cut short is asked again
+        cut = stop()
+        if self.path is not None and any(whole_terms(one["text"]) or not cut for one in found):
+            key = "" if cut else key  # what was cut short is asked again
             self.lines.append({"key": key, "model": model.name, "fingerprint": model.fingerprint,
                                "round": number, **asdict(request), "completions": found})  # fmt: skip
             try:
@@ -117,7 +119,8 @@ def told(folder: Path) -> dict[str, Any]:
     lines = [line for file in files for line in _read(file)]
     completions = [c for line in lines for c in line["completions"]]
     found: dict[str, Any] = {"models": sorted({f"{line['model']} ({line['fingerprint']})" for line in lines}),
-                             "completions": len(completions), "tokens": sum(c["tokens"] for c in completions),
+                             "heads": len(files), "completions": len(completions),
+                             "tokens": sum(c["tokens"] for c in completions),
                              "truncated": sum(c["truncated"] for c in completions)}  # fmt: skip
     with contextlib.suppress(OSError, ValueError):
         found["failed"] = json.loads((folder / FOLDER / FAILED).read_text(encoding="utf-8"))
