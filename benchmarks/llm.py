@@ -1,82 +1,85 @@
-"""Measures sampling under the grammar: the time of a token mask and a draw, and tokens a second of a model.
+"""Compares, at equal processor time, a search alone with a search that asks a language model.
 
-    python benchmarks/llm.py [--count 200] [--samples 64] [MODEL ...]
+    python benchmarks/llm.py CAPTURE MODEL... [--every 10] [--most N] [--jobs N] [--out DIR]
 
-**masks**: completions that are drawn from random logits, over the tokenizer of the demo model and,
-where ``../shared`` is, GPT-2's and a SentencePiece one. Each one is parsed and checked, up to its
-last whole term if it was cut off. **speed**: the models that are named as for ``fit --llm``, or the
-demo model and stories260k. Times are those of a core that this process had.
+Every tenth head (L0H0, L1H1, …) is searched alone, then with each MODEL (named as for ``fit --llm``), then
+alone with so much more ``--effort`` that it takes about as long as with that model. Processor time is that of
+the whole fit, shared scores included, over its heads. Intervals are of the mean over heads, from a bootstrap.
 """
 
 import argparse
+import tempfile
 import time
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
-from measuring import SHARED, Figure, print_table
 
-from attn_dsl.eval.locate import embedded
-from attn_dsl.synth.llm.model import Request
-from attn_dsl.synth.llm.named import open_model
-from attn_dsl.synth.llm.parse_output import programs, whole_terms
-from attn_dsl.synth.llm.sampling import SLICES, Writing
+import attn_dsl
+from attn_dsl.eval.capture import Capture
+from attn_dsl.eval.heads import label
+from attn_dsl.eval.metrics import bootstrap
+from attn_dsl.eval.results import HeadResult
+from attn_dsl.synth.llm.options import Options
 
-TOKENIZERS = {"demo model": embedded("demo"), "SentencePiece": SHARED / "models/stories260k",
-              "GPT-2": SHARED / "models/gpt2-tokenizer"}  # fmt: skip
-MODELS = (embedded("demo"), SHARED / "models/stories260k", SHARED / "models/stories260k.gguf")
-
-
-def masks(name: str, where: Path, count: int) -> Iterator[Figure]:
-    """Draw completions from random logits: the share of programs, and the time of a token."""
-    from llguidance.hf import from_tokenizer
-    from transformers import AutoTokenizer
-
-    words = from_tokenizer(AutoTokenizer.from_pretrained(where), slices=SLICES)
-    writing = Writing(words, Request("", True, count, 0), room=384)
-    rng, spent, steps = np.random.default_rng(0), 0.0, 0
-    for at in range(count):
-        token: int | None = 0
-        while token is not None:
-            logits = rng.standard_normal(words.vocab_size, dtype=np.float32)
-            started = time.thread_time()
-            token = writing.step(at, logits)
-            spent, steps = spent + time.thread_time() - started, steps + 1
-    done = [c for c in writing.completions() if not c.truncated or whole_terms(c.text)]
-    valid = len(list(programs(done, causal=True, name="a")))
-    label = f"{name} ({words.vocab_size:,} tokens)"
-    yield Figure(f"{label}: completions that parse and check", f"{valid} of {len(done)}", "all")
-    reached = f"{1e6 * spent / steps:.0f} us"
-    yield Figure(f"{label}: time of a mask and a draw, of {steps:,}", reached, "under 200 us")
+NEARLY = 0.9  # the least share of the processor time with a model that the search alone is given
+MOST = 24  # the most effort
+Row = tuple[str, float, list[HeadResult]]
+"""What was done, the seconds of a processor that it took, and what came of it."""
 
 
-def speed(spec: str, samples: int) -> Iterator[Figure]:
-    """Tokens a second of a core, prompt and masks included; the best of three times."""
-    model, rates = open_model(spec), []
-    request = Request("Once upon a time", True, samples, 0, max_tokens=192)
-    for _ in range(3):
-        started = time.process_time()
-        tokens = sum(c.tokens for c in model.complete(request, lambda: False))
-        rates.append(tokens / (time.process_time() - started))
-    name = "/".join(Path(spec).parts[-2:])
-    yield Figure(f"{name}: {samples} samples", f"{max(rates):,.0f} tokens/s of a core")
+def measured(name: str, capture: Path, heads: str, out: Path, **how: object) -> Row:
+    """Fit, and print a row."""
+    started = time.process_time()
+    settings: dict[str, object] = {"capture": capture, "heads": heads, "out": out, **how}
+    results = attn_dsl.fit(**settings).results  # type: ignore[arg-type]
+    spent = time.process_time() - started
+    ious, r2s = ([r.test[figure].mean for r in results] for figure in ("iou", "output_r2"))
+    nodes = sum(r.nodes for r in results) / len(results)
+    reached = " | ".join(bootstrap(np.array(x), 0).with_interval for x in (ious, r2s))
+    print(f"| {name} | {spent / len(results):.0f} s | {reached} | {nodes:.0f} |", flush=True)
+    return name, spent, results
+
+
+def gain(one: Row, other: Row) -> str:
+    """Say what one row has more than another, head by head."""
+    pairs = [*zip(one[2], other[2], strict=True)]
+    iou, r2 = ([a.test[x].mean - b.test[x].mean for a, b in pairs] for x in ("iou", "output_r2"))
+    return (f"{one[0]} less {other[0]}, {len(pairs)} heads: IoU {bootstrap(np.array(iou), 0).with_interval}, "
+            f"output R² {bootstrap(np.array(r2), 0).with_interval}")  # fmt: skip
 
 
 def main() -> None:
     """Measure, and print a table."""
-    import torch
-
-    parser = argparse.ArgumentParser(description="Measures sampling under the grammar.")
-    parser.add_argument("models", nargs="*", metavar="MODEL")
-    parser.add_argument("--count", type=int, default=200)
-    parser.add_argument("--samples", type=int, default=64)
+    parser = argparse.ArgumentParser(
+        description="Compares searches with and without a language model."
+    )
+    parser.add_argument("capture", type=Path)
+    parser.add_argument("models", nargs="+", metavar="MODEL")
+    parser.add_argument("--every", type=int, default=10)
+    parser.add_argument("--most", type=int, help="the first so many of these heads")
+    parser.add_argument("--jobs", type=int)
+    parser.add_argument("--out", type=Path, help="where runs are kept")
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    words = {name: where for name, where in TOKENIZERS.items() if where.exists()}
-    models = args.models or [str(where) for where in MODELS if where.exists()]
-    print_table([*(partial(masks, name, where, args.count) for name, where in words.items()),
-                 *(partial(speed, spec, args.samples) for spec in models)])  # fmt: skip
+    some = Capture.open(args.capture).pairs[:: args.every][: args.most]
+    heads = ",".join(label(*pair) for pair in some)
+    print(f"{len(some)} heads: {heads}\n", "| | processor time a head | IoU | output R² | nodes |",
+          "| --- | --- | --- | --- | --- |", sep="\n")  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        out: Path = args.out or Path(folder)
+        first = measured("search alone", args.capture, heads, out / "alone", jobs=args.jobs)
+        told = []
+        for number, model in enumerate(args.models):
+            name = Path(model).stem
+            asked = measured(f"search and {name}", args.capture, heads, out / f"asked{number}",
+                             llm=Options(model), jobs=args.jobs)  # fmt: skip
+            effort, longer = 1, first
+            while longer[1] < NEARLY * asked[1] and effort < MOST:
+                effort = min(MOST, max(effort + 1, round(effort * asked[1] / longer[1])))
+                place = out / f"effort{number}-{effort}"
+                longer = measured(f"search alone, effort {effort}", args.capture, heads, place,
+                                  effort=effort, jobs=args.jobs)  # fmt: skip
+            told += [gain(asked, first), gain(asked, longer)]
+    print("", *told, sep="\n")
 
 
 if __name__ == "__main__":

@@ -207,6 +207,8 @@ class Watcher:
         from attn_dsl.synth.runs.progress import STAGES
 
         what, done, total = STAGES[progress.stage], progress.done, progress.total
+        if progress.left is not None:
+            what += f" ({progress.left:.0f} s left)"
         self.bar.update(self.task, description=what, completed=done, total=total)
         r = progress.result
         if r is None or self.shown.get(r.label) == r.program:
@@ -283,7 +285,8 @@ def told(run: Run) -> Iterator[str]:
                "mean IoU (library.csv).")  # fmt: skip
     llm = info.get("llm") or {}
     if llm.get("completions"):
-        yield (f"Language model {', '.join(llm['models'])}: {llm['completions']} completions, "
+        yield (f"Language model {', '.join(llm['models'])}: {llm['completions']} completions about "
+               f"{llm['heads']} of {len(run.results)} heads, "
                f"{llm['truncated']} of them cut off at their limit.")  # fmt: skip
     if failed := llm.get("failed"):
         yield f"The proposer llm failed at {failed['head']}: {failed['error']}"

@@ -126,14 +126,15 @@ class Run(Tabular):
         write(self.path / "run.json",
               json.dumps(sealed(self.info), indent=1, sort_keys=True) + "\n")  # fmt: skip
 
-    def add(self, result: HeadResult, candidates: Iterable[Candidate]) -> HeadResult:
+    def add(self, result: HeadResult, candidates: Iterable[Candidate], *,
+            further: bool = False) -> HeadResult:  # fmt: skip
         """Record the search of one head, and return its result.
 
         A result that is recorded already stays, and is returned, unless it was cut short and the new
-        one was not, or reached a higher score.
+        one was not, or reached a higher score; or the new one is ``further``: went on from it.
         """
         name = result.label
-        if self._state(name).exists():
+        if self._state(name).exists() and not further:
             reached, had = (max(x.score for x in r.front) for r in (result, self._read(name)))
             if not self._read(name).cut_short or (result.cut_short and not reached > had):
                 return self._read(name)

@@ -207,7 +207,7 @@ def _search(session: Session, out: Path, chosen: list[tuple[int, int]], budget: 
     from attn_dsl.synth.llm.record import told
     from attn_dsl.synth.program_cover import shared_library
     from attn_dsl.synth.proposers import registry
-    from attn_dsl.synth.runs.heads import search_heads
+    from attn_dsl.synth.runs.heads import ask_heads, search_heads
     from attn_dsl.synth.runs.worker import Place, at_hand, processor, versions
 
     settings, capture = session.settings, session.capture
@@ -216,13 +216,20 @@ def _search(session: Session, out: Path, chosen: list[tuple[int, int]], budget: 
     written = {"self_contained": self_contained, "comments": comments}
     run = Run.create(out, _info(session, chosen) | {"written": written})
     run.update(processors=sorted({processor(), *run.info.get("processors", ())}))
+    if asked := run.info.get("asked"):  # those whose result is gone are asked about again
+        run.update(asked=[pair for pair in asked if tuple(pair) in run])
     here = at_hand(place, session) if workers.shares_memory else contextlib.nullcontext()
     tell(Progress("prepare", 0, len(chosen)))
     try:
         if any(registry.find(name).scores for name in settings.proposers):
             _share_scores(run, session, chosen, budget, workers, tell)
         with here:
-            search_heads(run, place, chosen, budget, workers, tell)
+            asks = "llm" in settings.proposers
+            if len(settings.proposers) > asks:
+                most = budget if not asks else budget.without(settings.llm.seconds)
+                search_heads(run, place, chosen, most, workers, tell)
+            if asks:
+                ask_heads(run, place, chosen, budget, workers, tell)
     except (KeyboardInterrupt, WorkError):
         with contextlib.suppress(WorkError):  # a full disk does not take this either
             run.tabulate()

@@ -1,6 +1,7 @@
 """Proposers: the interface by which programs for a head are suggested, and what they may use."""
 
 import dataclasses
+import math
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -35,6 +36,31 @@ class Fitted:
         object.__setattr__(self, "nodes", t.nodes(self.program))
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A program that a search found for a head: its source, IoU on the fit rows, and origin."""
+
+    layer: int
+    head: int
+    iou: float
+    proposer: str
+    program: str
+
+    @property
+    def plain(self) -> bool:
+        """Whether it uses no file of definitions and no tables."""
+        return not self.program.startswith("use ") and "\n    by " not in self.program
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """What a language model is told of a search that has ended, and the time it has to write."""
+
+    found: tuple[Known, ...] = ()  # the programs of the head's front
+    solved: tuple[Known, ...] = ()  # of other heads, one each
+    seconds: float = math.inf
+
+
 class HeadTask:
     """The search for one head: its rows, and the means to fit a program's weights to them.
 
@@ -48,6 +74,8 @@ class HeadTask:
         deadline: time (``time.monotonic``) after which it is ``late`` and stops.
         short: whether a proposer left something out for want of time, and the search went on.
         stop: set when the whole run is to end.
+        known: programs that are known of the head, as they are.
+        asking: what a language model is told beside.
     """
 
     def __init__(self, design: Design, layer: int, head: int, *, seed: int, max_nodes: int, max_evals: int,
@@ -60,6 +88,7 @@ class HeadTask:
         self.max_nodes, self.max_evals = max_nodes, max_evals
         self.deadline, self.stop = deadline, stop
         self.evals, self.late, self.short = 0, False, False
+        self.known, self.asking = list[Fitted](), Asking()
         self._known: dict[t.Head, Fitted] = {}
 
     def empty(self) -> t.Head:

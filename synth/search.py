@@ -11,6 +11,7 @@ from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.check import check
 from attn_dsl.dsl.kinds import category, kind_shares
 from attn_dsl.dsl.limits import MAX_NODES
+from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.printer import show
 from attn_dsl.eval.controls import control_scores
 from attn_dsl.eval.metrics import bootstrap
@@ -19,7 +20,7 @@ from attn_dsl.eval.results import Candidate, FrontRow, HeadResult
 from attn_dsl.eval.split import Comparison
 from attn_dsl.synth.objective import OBJECTIVES
 from attn_dsl.synth.pareto import choose, front, gains_by_node, thinned
-from attn_dsl.synth.proposer import Fitted, HeadTask, Proposer, pool
+from attn_dsl.synth.proposer import Asking, Fitted, HeadTask, Proposer, pool
 from attn_dsl.synth.proposers import registry
 from attn_dsl.synth.pruning import trim
 from attn_dsl.synth.session import Session
@@ -55,13 +56,15 @@ class Search:
         at = neighbours.index(number)
         return {name: x[:, at] for name, x in self._controls[neighbours].items()}
 
-    def head(self, layer: int, head: int, neighbours: tuple[int, ...],
-             deadline: float | None = None) -> tuple[HeadResult, list[Candidate]]:  # fmt: skip
+    def head(self, layer: int, head: int, neighbours: tuple[int, ...], deadline: float | None = None,
+             asking: Asking | None = None) -> tuple[HeadResult, list[Candidate]]:  # fmt: skip
         """Search programs for one head; return the result, and every program that was fitted.
 
         Args:
             neighbours: all heads of the layer that the run looks at, whose controls are scored at once.
             deadline: time (``time.monotonic``) after which no more programs are tried.
+            asking: goes on from the programs of an earlier search, with those of a language model; None
+                for a search without one.
         """
         started = time.monotonic()
         session, settings = self.session, self.session.settings
@@ -69,7 +72,13 @@ class Search:
         task = HeadTask(session.design, layer, head, seed=settings.seed,
                         max_nodes=min(settings.max_nodes, MAX_NODES), max_evals=settings.max_evals,
                         deadline=deadline, stop=session.stop)  # fmt: skip
-        found = pool(task, self.proposers)
+        if asking is not None:
+            task.asking = asking
+            task.known = [task.measured(parse(one.program, resolve=session.resolve), one.proposer)
+                          for one in asking.found]  # fmt: skip
+        found = pool(
+            task, [one for one in self.proposers if (one.name == "llm") == (asking is not None)]
+        )
         polished, rows, shown = self._score(task, self._polish(task, found))
         at = next(i for i, row in enumerate(rows) if row.chosen)
         test = session.test.metrics(polished[at].program, task.number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,9 @@ def language_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def gguf_model(language_model: Path) -> Path:
-    """The same model as a GGUF file."""
+def gguf_model(language_model: Path) -> Iterator[Path]:
+    """The same model as a GGUF file; what is read of prompts is kept beside it."""
     pytest.importorskip("llama_cpp")
-    return save_gguf(language_model, language_model.with_name("model.gguf"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(language_model.with_name("cache")))
+        yield save_gguf(language_model, language_model.with_name("model.gguf"))

@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -28,13 +28,21 @@ class Behaviour:
         answers: how many answers come before ``status``, ``body`` or ``wait`` take effect.
         body: is sent instead of an answer.
         wait: seconds before an answer.
+        drip: seconds between the bytes of an answer that never ends; 0 sends them at once.
+        location: where the answer points instead.
+        model: is said to have answered.
+        wrong: text that is written the first time, instead of a program.
     """
 
     owner: str = "llamacpp"
     status: int = 200
     answers: int = 0
-    body: str = ""
+    body: str | bytes = ""
     wait: float = 0.0
+    drip: float | None = None
+    location: str = ""
+    model: str = ""
+    wrong: str = ""
     asked: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -61,7 +69,14 @@ class _Handler(BaseHTTPRequestHandler):
             late = len(how.asked) > how.answers
         if late and how.wait:
             time.sleep(how.wait)
-        if late and how.body:
+        if late and how.drip is not None:
+            self.send_forever(how.drip)
+        elif late and how.location:
+            self.send_response(307)
+            self.send_header("Location", how.location)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+        elif late and how.body:
             self.send_text(200, how.body)
         elif late and how.status != 200:
             self.send({"error": {"message": "out of order", "type": "server_error"}}, how.status)
@@ -77,9 +92,11 @@ class _Handler(BaseHTTPRequestHandler):
             found = self.model.complete(request, lambda: False)[0]
         text = found.text
         if not gbnf:
-            text = f"Here you are:\n```\n{text}```\n"
+            wrong = self.behaviour.wrong if len(asked["messages"]) == 1 else ""
+            text = wrong or f"Here you are:\n```\n{text}```\n"
         return {
-            "id": "1", "object": "chat.completion", "created": 0, "model": asked["model"],
+            "id": "1", "object": "chat.completion", "created": 0,
+            "model": self.behaviour.model or asked["model"],
             "choices": [{
                 "index": 0, "finish_reason": "length" if found.truncated else "stop",
                 "message": {"role": "assistant", "content": text},
@@ -90,8 +107,17 @@ class _Handler(BaseHTTPRequestHandler):
     def send(self, answer: dict[str, Any], status: int = 200) -> None:
         self.send_text(status, json.dumps(answer), "application/json")
 
-    def send_text(self, status: int, text: str, kind: str = "text/html") -> None:
-        data = text.encode()
+    def send_forever(self, drip: float) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        with suppress(OSError):  # until the client has gone
+            while True:
+                self.wfile.write(b" " if drip else bytes(1 << 16))
+                time.sleep(drip)
+
+    def send_text(self, status: int, text: str | bytes, kind: str = "text/html") -> None:
+        data = text.encode() if isinstance(text, str) else text
         try:
             self.send_response(status)
             self.send_header("Content-Type", kind)

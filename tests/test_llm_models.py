@@ -14,6 +14,7 @@ from llm_models import is_proposal
 
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.parser import parse
+from attn_dsl.synth.llm import kept
 from attn_dsl.synth.llm.model import Completion, LanguageModel, ModelError, Request
 from attn_dsl.synth.llm.named import absolute, check_spec, open_model
 from attn_dsl.synth.llm.parse_output import extracted, programs, read, whole_terms
@@ -68,7 +69,57 @@ def test_it_stops_when_told(model: LanguageModel) -> None:
     asked = iter(range(1_000))
     found = model.complete(ASKED, lambda: next(asked) > 8)
     assert len(found) == 12
-    assert all(c.truncated and c.tokens < 12 for c in found)
+    assert all(c.truncated and c.tokens < 40 for c in found)
+
+
+def test_what_prompts_share_is_read_once(
+    language_model: Path, gguf_model: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """Likeliest tokens are the same whether the shared part was read now, kept, or kept on disk."""
+    shared = "The language: k == 0 is the first token. " * 12
+    asked = [
+        Request(shared + own, True, 2, 0, 0.0, 60, shared=len(shared))
+        for own in ("The head: a", "The head: b")
+    ]
+    for where in (language_model, gguf_model):
+        model: Any = open_model(str(where))
+        whole = [model.complete(dataclasses.replace(one, shared=0), never) for one in asked]
+        read, original = list[int](), model._read
+
+        def counted(*given: Any, **how: Any) -> Any:
+            rows = given[2] if where == gguf_model else given[0]  # noqa: B023
+            read.append(len(rows))  # noqa: B023
+            return original(*given, **how)  # noqa: B023
+
+        monkeypatch.setattr(model, "_read", counted)
+        found = [model.complete(one, never) for one in asked]
+        assert found == whole
+        assert sum(n > 100 for n in read) <= 1  # none where the disk has it from before
+        assert model.complete(asked[0], never) == found[0]
+    for file in kept.folder().iterdir():
+        file.write_bytes(file.read_bytes()[:-7])
+    assert open_model(str(gguf_model)).complete(asked[1], never) == found[1]
+    assert "damaged" in caplog.text
+    caplog.clear()
+    assert open_model(str(gguf_model)).complete(asked[1], never) == found[1]
+    assert not caplog.text
+
+
+def test_what_is_kept_on_disk_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(kept, "MOST_BYTES", 1_000)
+    for number in range(12):
+        kept.save(f"{number}.state", bytes(90))
+    names = {file.name for file in kept.folder().iterdir()}
+    assert len(names) == kept.MOST_FILES and "11.state" in names
+    kept.save("large.state", bytes(2_000))
+    kept.save("most.state", bytes(900))
+    assert kept.load("most.state") == bytes(900)
+    assert kept.load("large.state") is None
+    (tmp_path / "attn-dsl" / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "attn-dsl" / "file"))
+    kept.save("nowhere.state", b"data")
+    assert kept.load("nowhere.state") is None
 
 
 def test_a_prompt_that_does_not_fit(model: LanguageModel) -> None:
@@ -124,16 +175,18 @@ def test_draws_follow_the_probabilities() -> None:
     logits = np.log(np.array([0.5, 0.3, 0.15, 0.05]))
     uniform = np.random.default_rng(0).random(4_000)
 
-    def shares(temperature: float) -> np.ndarray:
-        drawn = [draw(logits, u, temperature) for u in uniform]
+    def shares(temperature: float, min_p: float = 0.0) -> np.ndarray:
+        how = dataclasses.replace(ASKED, temperature=temperature, min_p=min_p)
+        drawn = [draw(logits, u, how) for u in uniform]
         return np.bincount(drawn, minlength=4) / len(uniform)
 
     assert shares(1.0) == pytest.approx([0.5, 0.3, 0.15, 0.05], abs=0.03)
     sharp = np.array([0.25, 0.09, 0.0225, 0.0025])
     assert shares(0.5) == pytest.approx(sharp / sharp.sum(), abs=0.03)
     assert shares(0.0)[0] == 1
+    assert shares(1.0, 0.25) == pytest.approx([0.5263, 0.3158, 0.1579, 0], abs=0.03)
     with pytest.raises(ModelError, match="not numbers"):
-        draw(np.array([np.nan, np.nan]), 0.5, 1.0)
+        draw(np.array([np.nan, np.nan]), 0.5, ASKED)
 
 
 def test_what_is_no_model(tmp_path: Path, gguf_model: Path) -> None:
@@ -212,5 +265,10 @@ def test_programs_are_read_from_answers() -> None:
     ):
         with pytest.raises(Exception, match=says):
             read(wrong, causal=True)
+    steps = ", ".join(f"{step}: ?" for step in range(-100, 0))
+    table = Completion(f"head a bidirectional softmax:\n    by q - k [{steps}]\n", 400, False)
+    assert len(list(programs([table], causal=False, name="l00h01"))) == 1
+    for odd in ("<|im_end|>", f"{source}<|im_end|>", f"```\n{source}", "```", "\ufffd\x00"):
+        assert not list(programs([Completion(odd, 9, False)], causal=True, name="l00h01"))
     written = [Completion(source + "    ? wh", 9, True), Completion("I cannot.", 3, False)]
     assert [p.name for p in programs(written, causal=True, name="l00h01")] == ["l00h01"]

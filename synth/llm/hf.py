@@ -41,6 +41,10 @@ class Transformers(LocalModel):
         text = self._model.config.get_text_config()
         context = int(getattr(text, "max_position_embeddings", 0) or 4096)
         super().__init__(where, context, tokenizer)
+        self._kept: tuple[list[int], Any] = (
+            [],
+            None,
+        )  # the tokens that prompts share, and their cache
         self._window = getattr(text, "sliding_window", None) or context
         self._mixed = len(set(getattr(text, "layer_types", None) or ())) > 1
         names = inspect.signature(self._model.forward).parameters
@@ -58,15 +62,24 @@ class Transformers(LocalModel):
         how = {"add_generation_prompt": True, "tokenize": True, "return_dict": False}
         return list(self._words.apply_chat_template(turns, **how))
 
-    def write(self, writing: Writing, ids: list[int], stop: Callable[[], bool]) -> None:
+    def write(
+        self, writing: Writing, ids: list[int], shared: int, stop: Callable[[], bool]
+    ) -> None:
         """Read the prompt, then write all completions, so many side by side."""
         import torch
         from transformers import DynamicCache
 
-        prompt, count = DynamicCache(), writing.request.count
+        count = writing.request.count
         try:
-            with torch.inference_mode():
-                begin = self._read(ids, prompt, logits_to_keep=1)[-1]
+            with torch.inference_mode(), self._lock:
+                if self._kept[0] != ids[:shared] or not shared:
+                    self._kept = ids[:shared], DynamicCache()
+                    if shared:
+                        self._read(ids[:shared], self._kept[1], logits_to_keep=1)
+                prompt = copy.deepcopy(self._kept[1])
+                if stop():
+                    return
+                begin = self._read(ids[shared:], prompt, logits_to_keep=1)[-1]
                 for start in range(0, count, SIDE_BY_SIDE):
                     slots = range(start, min(start + SIDE_BY_SIDE, count))
                     read = self._branches(copy.deepcopy(prompt), len(ids))

@@ -19,10 +19,12 @@ import numpy as np
 
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.locate import find
+from attn_dsl.synth.llm import kept
 from attn_dsl.synth.llm.model import ModelError
 from attn_dsl.synth.llm.sampling import SIDE_BY_SIDE, SLICES, LocalModel, Row, Writing
 
 CACHE_BYTES = 1 << 30  # memory for the keys and values of completions that are written side by side
+CHUNK = 512  # tokens of a prompt that are read at once
 SMALL = 100_000_000
 """Models of fewer weights run on one thread: more would only wait for each other."""
 
@@ -39,6 +41,11 @@ class LlamaCpp(LocalModel):
         from llguidance.llamacpp import lltokenizer_from_vocab
 
         self._said, _ = _log()
+        self._kept: tuple[list[int], bytes] = (
+            [],
+            b"",
+        )  # the tokens that prompts share, and their state
+        self._writing = 0  # how many requests are on their way
         folder, _, how = find(where)
         path = str(Path(folder or "", how["gguf_file"]))
         options = api.llama_model_default_params()
@@ -59,6 +66,7 @@ class LlamaCpp(LocalModel):
         data = np.memmap(path, np.uint8, "r")  # its size and its ends tell files apart
         ends = data[: 1 << 20].tobytes() + data[-(1 << 20) :].tobytes()
         self.fingerprint = hashlib.sha256(b"%d" % len(data) + ends).hexdigest()[:16]
+        self._small = api.llama_model_n_params(model) < SMALL
 
     def _because(self) -> str:
         """Return what llama.cpp said last."""
@@ -86,8 +94,13 @@ class LlamaCpp(LocalModel):
         written = formatter(messages=[{"role": "user", "content": prompt}]).prompt
         return written.removeprefix(first)  # the tokenizer puts it there itself
 
-    def write(self, writing: Writing, ids: list[int], stop: Callable[[], bool]) -> None:
-        """Read the prompt as sequence 0; each slot is a sequence that begins with its cells."""
+    def write(
+        self, writing: Writing, ids: list[int], shared: int, stop: Callable[[], bool]
+    ) -> None:
+        """Read the prompt as sequence 0; each slot is a sequence that begins with its cells.
+
+        Each request has a context of its own, so that it does not depend on those before or beside it.
+        """
         api, model = self._api, self._model
         width = api.llama_model_n_embd(model) // max(1, api.llama_model_n_head(model))
         cell = 4 * width * api.llama_model_n_head_kv(model) * api.llama_model_n_layer(model)
@@ -95,10 +108,10 @@ class LlamaCpp(LocalModel):
         side = max(1, min(writing.request.count, fits, SIDE_BY_SIDE))
         options = api.llama_context_default_params()
         options.n_ctx = len(ids) + side * writing.most
-        options.n_batch = max(len(ids), side)
+        options.n_batch = options.n_ubatch = max(CHUNK, side)
         options.n_seq_max, options.kv_unified = side + 1, True
-        small = api.llama_model_n_params(model) < SMALL
-        options.n_threads = options.n_threads_batch = 1 if small else os.cpu_count() or 1
+        if not api.llama_supports_gpu_offload():
+            options.flash_attn_type = api.LLAMA_FLASH_ATTN_TYPE_DISABLED  # slower on a CPU
         if hasattr(options, "n_outputs_max"):
             options.n_outputs_max = side + 1
         context = api.llama_init_from_model(model, options)
@@ -114,16 +127,56 @@ class LlamaCpp(LocalModel):
             rows = [(slot, len(ids) + place, token) for slot, place, token in rows]
             return self._read(context, batch, rows, len(rows))
 
+        self._writing += 1
         try:
-            prompt = [(0, place, token) for place, token in enumerate(ids)]
-            begin = self._read(context, batch, prompt, 1)[0]
-            writing.fill(range(1, side + 1), range(writing.request.count), begin, read, stop)
+            self._recall(context, batch, ids[:shared], stop)
+            if begin := self._chunks(context, batch, ids, shared, stop):
+                writing.fill(range(1, side + 1), range(writing.request.count), begin[0], read, stop)
         finally:
+            self._writing -= 1
             api.llama_batch_free(batch)
             api.llama_free(context)
 
+    def _recall(self, context: Any, batch: Any, ids: list[int], stop: Callable[[], bool]) -> None:
+        """Have sequence 0 hold the tokens that prompts share: kept from before, on disk, or read now."""
+        api, file = (
+            self._api,
+            hashlib.sha256(f"{self.fingerprint} {self._api.__version__} {ids}".encode()),
+        )
+        name = f"{file.hexdigest()[:32]}.state"
+        with self._lock:
+            if not ids:
+                return
+            if self._kept[0] != ids:
+                self._kept = ids, kept.load(name) or b""
+            data = self._kept[1]
+            if data and api.llama_state_seq_set_data(context, _bytes(data), len(data), 0):
+                return
+            self._kept = [], b""
+            api.llama_memory_clear(api.llama_get_memory(context), True)
+            self._chunks(context, batch, ids, 0, stop)
+            if not stop():
+                buffer = (ctypes.c_uint8 * api.llama_state_seq_get_size(context, 0))()
+                api.llama_state_seq_get_data(context, buffer, len(buffer), 0)
+                self._kept = ids, bytes(buffer)
+                kept.save(name, self._kept[1])
+
+    def _chunks(self, context: Any, batch: Any, ids: list[int], start: int,
+                stop: Callable[[], bool]) -> list[np.ndarray]:  # fmt: skip
+        """Read a prompt from a place on as sequence 0; return the logits behind it, if not stopped."""
+        found: list[np.ndarray] = []
+        for low in range(start, len(ids), CHUNK):
+            if stop():
+                return []
+            rows = [(0, low + i, token) for i, token in enumerate(ids[low : low + CHUNK])]
+            found = self._read(context, batch, rows, 1)
+        return found
+
     def _read(self, context: Any, batch: Any, rows: list[Row], wanted: int) -> list[np.ndarray]:
         """Read tokens, each at a position of a sequence; return the logits of the last so many."""
+        cores = 1 if self._small else (os.cpu_count() or 1) // 2  # the others search
+        threads = max(1, cores // max(1, self._writing))
+        self._api.llama_set_n_threads(context, threads, threads)
         batch.n_tokens = len(rows)
         for i, (sequence, place, token) in enumerate(rows):
             batch.token[i], batch.pos[i] = token, place
@@ -133,6 +186,11 @@ class LlamaCpp(LocalModel):
             raise ModelError(f"{self.name}: llama.cpp failed ({code}){self._because()}")
         found = (self._api.llama_get_logits_ith(context, i) for i in range(-wanted, 0))
         return [np.ctypeslib.as_array(row, (self._size,)).copy() for row in found]
+
+
+def _bytes(data: bytes) -> Any:
+    """Return bytes as llama.cpp takes them."""
+    return ctypes.cast(ctypes.c_char_p(data), ctypes.POINTER(ctypes.c_uint8))
 
 
 @lru_cache(maxsize=1)

@@ -1,5 +1,6 @@
 """The interface of a language model: a request in, completions out."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,13 +16,16 @@ class ModelError(WorkError):
 class Request:
     """What a model is asked."""
 
-    prompt: str  # the text that is to be answered
+    prompt: str  # the text that is to be answered; the part that all heads share comes first
     # the visibility of the programs that it may write: see ``grammar.proposal_grammar``
     causal: bool
     count: int  # the number of completions
     seed: int  # decides everything that is drawn
     temperature: float = 1.0  # 0 takes the likeliest token always
     max_tokens: int = 384  # the longest completion
+    # of the tokens that the grammar allows, those less likely than so many times the likeliest are not drawn
+    min_p: float = 0.0
+    shared: int = 0  # how many characters of the prompt all heads share
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +48,12 @@ class LanguageModel(Protocol):
         """Count the tokens of a prompt."""
         ...
 
-    def complete(self, request: Request, stop: Callable[[], bool]) -> Iterable[Completion]:
+    def complete(self, request: Request, stop: Callable[[], bool],
+                 seconds: float = math.inf) -> Iterable[Completion]:  # fmt: skip
         """Write the completions of a request; equal requests give equal completions, in order.
 
-        Once ``stop`` returns True, the completions come as far as they are written. A server that
-        fails has given those before.
+        Once ``stop`` returns True, which it does after so many seconds, the completions come as far as
+        they are written. A server that fails has given those before.
 
         Raises:
             ModelError: the model failed, or the prompt does not fit its context.

@@ -1,23 +1,28 @@
-"""The prompt: the language in a page with worked examples, a summary of the head, what to write.
+"""The prompt: the language in a page with worked examples, which all heads share, then what is about a head.
 
-What does not fit the budget, counted by the model's own tokenizer, is left out: first lines of the
-summary and examples, then the page.
+What does not fit the budget, counted by the model's own tokenizer, is left out: of the first part the
+examples, then the page; of the second lines of the summary, solved heads, then what was tried.
 """
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Callable, Sequence
 
+from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.functions import FUNCTIONS
 from attn_dsl.dsl.lexicon import lexicon
 from attn_dsl.dsl.printer import show
-from attn_dsl.synth.llm.grammar import MAX_TERMS, NAME, usable
+from attn_dsl.synth.llm.grammar import NAME, usable
 from attn_dsl.synth.llm.summary import Summary
-from attn_dsl.synth.proposer import Fitted, HeadTask
+from attn_dsl.synth.proposer import Fitted
+from attn_dsl.synth.rewrite import bare
 
+LINES = (12, 8, 5, 3)  # lines of each part of the summary; the most that fit are written
+TERMS = 6  # the most terms that are asked for
+EXAMPLE = 4  # lines of the summary of a solved head
 _MARKER = re.compile(r"<(?=[|/a-zA-Z\uff5c])|\[(?=/?INST)")
 """How marks of chat templates begin, as in ``<|im_end|>``: in texts that are shown they are broken."""
-LINES = (40, 20, 10, 5)  # lines of each part of the summary; the most that fit are written
 ASK = "Write the program of this head, nothing else:"
 
 _INTRODUCTION = """\
@@ -31,7 +36,6 @@ The language:
       ? where PREDICATE                 adds its weight where the predicate holds
       ? * VALUE                         adds its weight times a number
       ? * VALUE where PREDICATE
-      by q - k [0: ?, 1: ?, 4: ?]       adds a weight by the step that a whole number falls into
 Weights are holes `?`: they are fitted afterwards, with any sign. Write structure, at most {terms} terms.
 Positions: q, k, shifted as in q-1, k-1, k+2. Features of a position:
 {features}
@@ -48,54 +52,91 @@ Definitions, in front of the head: `def marked(i) = PREDICATE`, then `def level(
 Values: {values}, or a whole number."""
 
 _EXAMPLES = """\
-A head that looks at the token before, and rests on the first one:
+Heads, by shares of their attention where a predicate holds (by chance), and their programs:
+
+  k == 0: 0.75 (0.04)
+  k == previous(q) + 1: 0.58 (0.04)
+  capital(k): 0.79 (0.14)
+IoU 0.63:
 {head}
-    ? where k == q-1
     ? where k == 0
+    ? where text(k-1) == text(q)
+
+  match(k, q) >= 2: 0.71 (0.04)
+  k == word_first(q): 0.70 (0.04)
+  k > nearest(punct(k)): 0.80 (0.15)
+IoU 0.66:
+{head}
+    ? where k == q
+    ? where k == q-1
     ? * log(1 + {gap})
 
-An induction head: it looks at what followed the last copy of the query's token:
+  q - k in 1..4: 0.54 (0.12)
+  k > nearest(punct(k)): 0.54 (0.15)
+Tokens: " the" 0.24 (0.03), " saw" 0.01 (0.00)
+IoU 0.27:
 {head}
-    ? where text(k-1) == text(q)
-    ? where match(k-1, q) >= 2
-    ? where k == 0
-
-A head of verbs that looks back at subjects, within the sentence:
-{head}
-    ? where word(k) in SubjectPronoun and sentence(k) == sentence(q)
-    ? where capital(k) and not sentence_start(k)
-    ? where k == nearest(punct(k) and k < q)
-    by {gap} [0: ?, 1: ?, 2: ?, 4: ?, 8: ?]"""
+    ? where word(k) in Article
+    ? where q - k in 1..4
+    ? where k > nearest(punct(k))
+    ? where text(k) == "the" and q - k >= 4"""
 
 _KINDS = {"symbol": "strings; compare with ==, !=, a \"string\", or in a set", "bool": "true or false",
           "int": "whole numbers; compare with ==, !=, <, <=, >, >="}  # fmt: skip
 
 
-def head_prompt(task: HeadTask, count: Callable[[str], int], budget: int,
-                best: Sequence[Fitted] = ()) -> str:  # fmt: skip
-    """Write the longest prompt of at most ``budget`` tokens for a head, or else the shortest.
-
-    ``best`` are programs that were fitted before, the best first: the prompt asks for better ones.
-    """
-    summary = Summary(task)
+def shared_part(causal: bool, count: Callable[[str], int], room: int) -> str:
+    """Return what the prompts of all heads begin with, as much of it as fits ``room`` tokens."""
     fields = {
-        "head": f"head {NAME} {'causal' if task.causal else 'bidirectional'} softmax:",
-        "gap": "q - k" if task.causal else "abs(q - k)", "terms": MAX_TERMS,
+        "head": f"head {NAME} {'causal' if causal else 'bidirectional'} softmax:",
+        "gap": "q - k" if causal else "abs(q - k)", "terms": TERMS,
         "values": ", ".join(f.example for f in FUNCTIONS.values()),
         "sets": ", ".join(e.name for e in lexicon().values()
                           if e.file in ("english.toml", "punctuation.toml"))}  # fmt: skip
-    page = _PAGE.format(**fields, features=_features(task.causal))
-    tried = _tried(best)
-    told = "\n".join([tried, *summary.compared(best[0])]) if best else ""
-    for parts in ([_INTRODUCTION, page, _EXAMPLES.format(**fields), told], [_INTRODUCTION, page, told],
-                  [_INTRODUCTION, told], [_INTRODUCTION, tried], []):  # fmt: skip
-        for lines in LINES if parts else (2, 0):
-            about = "\n".join(["The head:", *summary.lines(lines)])
-            text = "\n\n".join(part for part in (*parts, about, ASK) if part) + "\n"
+    page = _PAGE.format(**fields, features=_features(causal))
+    parts = [_INTRODUCTION, page, _EXAMPLES.format(**fields)]
+    texts = ("".join(f"{part}\n\n" for part in parts[:most]) for most in (3, 2, 1))
+    return next((text for text in texts if count(text) <= room), "")
+
+
+def head_part(summary: Summary, count: Callable[[str], int], budget: int,
+              best: Sequence[Fitted] = (), like: Sequence[str] = ()) -> str:  # fmt: skip
+    """Write the longest part of a prompt about a head of at most ``budget`` tokens, or else the shortest.
+
+    Args:
+        best: programs that were fitted before, the best first; better ones are asked for.
+        like: heads of the same model that are solved, as ``solved_head`` writes them, the nearest first.
+    """
+    tried = _tried([one for one in best if plain(one.program)])
+    told = "\n".join([tried, *summary.compared(best[0])]).strip() if best else ""
+    text = ""
+    for after, before in ((told, like), (told, like[:1]), (told, ()), (tried, ()), ("", ())):
+        for lines in LINES if after else (*LINES, 2, 0):
+            about = "\n".join(["The head:", *summary.lines(lines, rows=after != told or not best)])
+            text = "\n\n".join(part for part in (*before, about, after, ASK) if part) + "\n"
             text = _MARKER.sub(r"\g<0> ", text)
             if count(text) <= budget:
                 return text
     return text
+
+
+def solved_head(summary: Summary, program: t.Head, iou: float) -> str:
+    """Write a head that is solved: its summary and its program."""
+    lines = "\n".join(f"  {line}" for line in itertools.islice(summary.preferences(), EXAMPLE))
+    return (f"Another head of the model, by shares of its attention (by chance):\n{lines}\n"
+            f"Its program, IoU {iou:.2f}:\n{_unfitted(program)}")  # fmt: skip
+
+
+def plain(program: t.Head) -> bool:
+    """Say whether a model may write such a program: one without files of definitions and tables."""
+    return not program.uses and not any(isinstance(term, t.Table) for term in program.terms)
+
+
+def _unfitted(program: t.Head) -> str:
+    """Write a program with holes for its weights."""
+    return show(
+        dataclasses.replace(program, name=NAME, terms=tuple(map(bare, program.terms)))
+    ).rstrip()
 
 
 def _features(causal: bool) -> str:
@@ -110,12 +151,7 @@ def _features(causal: bool) -> str:
 
 
 def _tried(best: Sequence[Fitted]) -> str:
-    """Tell of programs that were tried, with their fitted weights and IoU."""
-    if not best:
-        return ""
-    told = ["Programs that were tried, with fitted weights (IoU 1 is perfect):"]
-    for fitted in best:
-        weights = [float(f"{w or 0:.2g}") for w in fitted.program.weights]
-        program = dataclasses.replace(fitted.program.with_weights(weights), name=NAME)
-        told.append(f"IoU {fitted.iou:.3f}:\n{show(program)}")
-    return "\n".join(told)
+    """Tell of programs that were tried, with their IoU."""
+    told = [f"IoU {fitted.iou:.3f}:\n{_unfitted(fitted.program)}" for fitted in best]
+    said = "Programs that were tried, IoU 1 is perfect; write a better one:"
+    return "\n".join([said, *told] if told else [])

@@ -7,18 +7,25 @@ it had, and ``replay:RUN`` gives another run the completions of that one, withou
 
 import contextlib
 import hashlib
+import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from attn_dsl.dsl.errors import InputError, WorkError
-from attn_dsl.eval.files import UNREADABLE, write
+from attn_dsl.eval.files import UNREADABLE, typed, write
+from attn_dsl.eval.run import Run
 from attn_dsl.synth.llm.grammar import proposal_grammar
 from attn_dsl.synth.llm.model import Completion, LanguageModel, ModelError, Request
+from attn_dsl.synth.llm.parse_output import whole_terms
+from attn_dsl.synth.proposer import Known
 
-FOLDER = "llm"
+FOLDER, FAILED = "llm", "failed.json"
+PLAIN = 7  # lines of the longest program that is an example
+SOLVED = 24  # how many heads may be examples
+Pair = tuple[int, int]
 
 
 class Record:
@@ -29,7 +36,7 @@ class Record:
         self.lines = [] if self.path is None or not self.path.is_file() else _read(self.path)
 
     def completions(self, model: LanguageModel, number: int, request: Request,
-                    stop: Callable[[], bool]) -> Iterator[Completion]:  # fmt: skip
+                    stop: Callable[[], bool], seconds: float) -> Iterator[Completion]:  # fmt: skip
         """Yield what the model writes in a round, or wrote; record it unless ``stop`` cut it short.
 
         Raises:
@@ -42,10 +49,12 @@ class Record:
                 yield from _completions(line)
                 return
         found = []
-        for completion in model.complete(request, stop):
+        for completion in model.complete(request, stop, seconds):
             found.append(asdict(completion))
             yield completion
-        if self.path is not None and not stop():
+        cut = stop()
+        if self.path is not None and any(whole_terms(one["text"]) or not cut for one in found):
+            key = "" if cut else key  # what was cut short is asked again
             self.lines.append({"key": key, "model": model.name, "fingerprint": model.fingerprint,
                                "round": number, **asdict(request), "completions": found})  # fmt: skip
             try:
@@ -67,23 +76,54 @@ class Record:
         return [*{line["round"]: _completions(line) for line in self.lines}.values()]
 
 
+def read_known(run: Run, asked: Collection[Pair]) -> dict[Pair, tuple[Known, ...]]:
+    """Return what the search found for each head before a language model was asked; write it down.
+
+    Of heads that were ``asked`` about, results hold what the model wrote as well, so theirs is read.
+    """
+    file = run.path / FOLDER / "known.jsonl"
+    before = [typed(Known, line) for line in (_read(file) if asked else [])]
+    known = [one for one in before if (one.layer, one.head) in asked]
+    for r in run.results:
+        if (r.layer, r.head) not in asked:
+            known += [Known(r.layer, r.head, x.iou_fit, x.proposer, x.program) for x in r.front]
+    known.sort(key=lambda one: (one.layer, one.head))
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write(file, "".join(f"{json.dumps(asdict(one))}\n" for one in known))
+    except OSError as error:
+        raise WorkError(f"{file} cannot be written: {error.strerror}") from None
+    groups = itertools.groupby(known, key=lambda one: (one.layer, one.head))
+    return {pair: tuple(group) for pair, group in groups}
+
+
+def solved(found: Mapping[Pair, Sequence[Known]]) -> tuple[Known, ...]:
+    """Return the heads that short plain programs explain best, with those programs."""
+    plain = [[one for one in some if one.plain and 2 < one.program.count("\n") <= PLAIN]
+             for some in found.values()]  # fmt: skip
+    best = [max(some, key=lambda one: one.iou) for some in plain if some]
+    return tuple(sorted(best, key=lambda one: -one.iou)[:SOLVED])
+
+
 def failed(folder: Path | None, head: str, error: Exception) -> None:
     """Record that a model failed, for those who look at the run afterwards."""
     if folder is not None:
         with contextlib.suppress(OSError, WorkError):  # a full disk does not take this either
             (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-            write(folder / FOLDER / "failed.json", json.dumps({"head": head, "error": str(error)}))
+            write(folder / FOLDER / FAILED, json.dumps({"head": head, "error": str(error)}))
 
 
 def told(folder: Path) -> dict[str, Any]:
     """Return what a run says about its language model: which, how many completions, failures."""
-    lines = [x for file in sorted((folder / FOLDER).glob("*.jsonl")) for x in _read(file)]
+    files = sorted((folder / FOLDER).glob("l*h*.jsonl"))
+    lines = [line for file in files for line in _read(file)]
     completions = [c for line in lines for c in line["completions"]]
     found: dict[str, Any] = {"models": sorted({f"{line['model']} ({line['fingerprint']})" for line in lines}),
-                             "completions": len(completions), "tokens": sum(c["tokens"] for c in completions),
+                             "heads": len(files), "completions": len(completions),
+                             "tokens": sum(c["tokens"] for c in completions),
                              "truncated": sum(c["truncated"] for c in completions)}  # fmt: skip
     with contextlib.suppress(OSError, ValueError):
-        found["failed"] = json.loads((folder / FOLDER / "failed.json").read_text(encoding="utf-8"))
+        found["failed"] = json.loads((folder / FOLDER / FAILED).read_text(encoding="utf-8"))
     return found
 
 

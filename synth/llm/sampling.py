@@ -3,6 +3,7 @@
 A completion depends on its own stream and the model's logits, not on the completions beside it.
 """
 
+import math
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
@@ -45,10 +46,12 @@ class Writing:
                 f"the model's context leaves {max(0, room)} tokens for a program behind its prompt; lower "
                 "--prompt-tokens, or use a model with a longer context")  # fmt: skip
         self.tokenizer, self.request = tokenizer, request
-        self.most = min(room, request.max_tokens)
-        self.tokens: list[list[int]] = [[] for _ in range(request.count)]
+        self._first = _matcher(tokenizer, request.causal).deep_copy()
+        self.begun: list[int] = self._first.compute_ff_tokens()  # every program begins so
+        self._first.consume_tokens(self.begun)
+        self.most = min(room, max(request.max_tokens, len(self.begun) + 1))
+        self.tokens = [[*self.begun] for _ in range(request.count)]
         self.ended = [False] * request.count
-        self._first = _matcher(tokenizer, request.causal)
         self._going: dict[int, tuple[Any, np.random.Generator]] = {}
         self._ends = frozenset(tokenizer.eos_tokens)
         self._mask = allocate_token_bitmask(1, int(tokenizer.vocab_size))
@@ -61,7 +64,7 @@ class Writing:
         matcher, stream = self._going[at]
         ids = self.allowed(matcher)
         if len(self.tokens[at]) < self.most or self._ends.issuperset(ids.tolist()):
-            token = int(ids[draw(logits[ids], stream.random(), self.request.temperature)])
+            token = int(ids[draw(logits[ids], stream.random(), self.request)])
             if token not in self._ends:
                 matcher.consume_token(token)
                 self.tokens[at].append(token)
@@ -90,7 +93,7 @@ class Writing:
 
         Args:
             numbers: of the completions.
-            begin: the logits behind the prompt.
+            begin: the logits behind the prompt and ``begun``.
             read: reads a token in each of some slots, and returns the logits behind each.
         """
         waiting, going = deque(numbers), dict[int, int]()
@@ -103,7 +106,9 @@ class Writing:
             if not going:
                 return
             written = [(slot, self.tokens[at]) for slot, at in going.items()]
-            rows = [(slot, len(tokens) - 1, tokens[-1]) for slot, tokens in written]
+            rows = [
+                (slot, len(tokens) - len(self.begun) - 1, tokens[-1]) for slot, tokens in written
+            ]
             for (slot, *_), logits in zip(rows, read(rows), strict=True):
                 if self.step(going[slot], logits) is None:
                     del going[slot]
@@ -114,15 +119,16 @@ class Writing:
                 for tokens, ended in zip(self.tokens, self.ended, strict=True)]  # fmt: skip
 
 
-def draw(logits: np.ndarray, uniform: float, temperature: float) -> int:
+def draw(logits: np.ndarray, uniform: float, how: Request) -> int:
     """Draw one of some tokens.
 
-    >>> draw(np.array([0.0, 5.0]), 0.5, temperature=0)
+    >>> draw(np.array([0.0, 5.0]), 0.5, Request("", True, 1, 0, temperature=0))
     1
 
     Args:
         logits: of the tokens that are allowed.
         uniform: a number drawn from [0, 1).
+        how: has the temperature and the smallest share of the likeliest token's probability.
 
     Raises:
         ModelError: the logits are not numbers.
@@ -130,9 +136,10 @@ def draw(logits: np.ndarray, uniform: float, temperature: float) -> int:
     best = logits.max()
     if not np.isfinite(best):
         raise ModelError("the model's logits are not numbers; its file may be damaged")
-    if not temperature:
+    if not how.temperature:
         return int(logits.argmax())
-    sums = np.cumsum(np.exp((logits.astype(np.float64) - best) / temperature))
+    odds = np.exp(logits.astype(np.float64) - best)
+    sums = np.cumsum(np.where(odds < how.min_p, 0.0, odds ** (1 / how.temperature)))
     return min(int(np.searchsorted(sums, uniform * sums[-1], side="right")), len(sums) - 1)
 
 
@@ -160,17 +167,25 @@ class LocalModel(ABC):
         """Return the tokens of a prompt, as the model's chat template writes it if there is one."""
 
     @abstractmethod
-    def write(self, writing: Writing, ids: list[int], stop: Callable[[], bool]) -> None:
-        """Read the tokens of a prompt, then write all completions, so many side by side."""
+    def write(
+        self, writing: Writing, ids: list[int], shared: int, stop: Callable[[], bool]
+    ) -> None:
+        """Read the tokens of a prompt, then write all completions, so many side by side.
+
+        What was read of the first ``shared`` tokens is kept for the next prompt.
+        """
 
     def count(self, text: str) -> int:
         """Count the tokens of a prompt."""
         return len(self.encoded(text))
 
-    def complete(self, request: Request, stop: Callable[[], bool]) -> list[Completion]:
+    def complete(self, request: Request, stop: Callable[[], bool],
+                 seconds: float = math.inf) -> list[Completion]:  # fmt: skip
         """Write completions side by side, from one pass over the prompt; see ``LanguageModel``."""
         ids = self.encoded(request.prompt)
+        begins = self.encoded(request.prompt[: request.shared]) if request.shared else []
+        shared = next((i for i, pair in enumerate(zip(ids, begins, strict=False)) if pair[0] != pair[1]),
+                      min(len(ids), len(begins)))  # fmt: skip
         writing = Writing(self.tokenizer, request, self.context - len(ids))
-        with self._lock:
-            self.write(writing, ids, stop)
+        self.write(writing, ids + writing.begun, shared, stop)
         return writing.completions()

@@ -5,20 +5,45 @@ for in what the others write.
 """
 
 import hashlib
+import math
 import os
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
+
+from attn_dsl.dsl.errors import AttnDslError
 from attn_dsl.dsl.gbnf import to_gbnf
 from attn_dsl.synth.llm.grammar import proposal_grammar
 from attn_dsl.synth.llm.model import Completion, ModelError, Request
-from attn_dsl.synth.llm.parse_output import extracted
+from attn_dsl.synth.llm.parse_output import extracted, read
 
 TIMEOUT = 300.0  # how many seconds an answer may take
+LONGEST = 1 << 20  # bytes of an answer that are read
 AT_ONCE = 4  # requests on their way at the same time
 CONTEXT = 8192  # tokens of context that are assumed where the server does not say
 CHARACTERS = 3  # characters that are counted as a token: the server's tokenizer is not at hand
+
+
+class _Bounded(httpx.SyncByteStream):
+    """The bytes of an answer, which must end in time and after ``LONGEST`` of them."""
+
+    def __init__(self, stream: Any, ends: float) -> None:
+        self.stream, self.ends = stream, ends
+
+    def __iter__(self) -> Iterator[bytes]:
+        read = 0
+        for part in self.stream:
+            read += len(part)
+            if read > LONGEST or time.monotonic() > self.ends:
+                raise ValueError(f"its answer does not end: {read:,} bytes came")
+            yield part
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.stream.close()
 
 
 class Server:
@@ -37,11 +62,14 @@ class Server:
     def __init__(self, where: str) -> None:
         import openai
 
-        self._api = openai
+        self._api, self._ends = openai, math.inf
         self.url, _, wanted = where.partition("#")
         key = os.environ.get("OPENAI_API_KEY") or "none"
         how = {"base_url": self.url, "timeout": TIMEOUT, "max_retries": 0}
-        self._client: Any = openai.OpenAI(api_key=key, **how)
+        web = httpx.Client(follow_redirects=False,  # the prompt goes nowhere else
+                           headers={"Accept-Encoding": "identity"},
+                           event_hooks={"response": [self._bound]})  # fmt: skip
+        self._client: Any = openai.OpenAI(api_key=key, http_client=web, **how)
         listed = self._ask(lambda: {str(m.id): dict(m) for m in self._client.models.list().data})
         if not listed or (wanted and wanted not in listed):
             have = f"it has {', '.join([*listed][:8])}" if listed else "it has none"
@@ -58,8 +86,10 @@ class Server:
         """Estimate the tokens of a prompt, rather too many."""
         return -(-len(text) // CHARACTERS)
 
-    def complete(self, request: Request, stop: Callable[[], bool]) -> Iterator[Completion]:
+    def complete(self, request: Request, stop: Callable[[], bool],
+                 seconds: float = math.inf) -> Iterator[Completion]:  # fmt: skip
         """Ask for completions, some at once; see ``LanguageModel``."""
+        self._ends = time.monotonic() + seconds
         with ThreadPoolExecutor(AT_ONCE) as pool:
             yield from pool.map(lambda i: self._one(request, i, stop), range(request.count))
 
@@ -68,15 +98,43 @@ class Server:
         if stop():
             return Completion("", 0, True)
         constraint = self._constraint(request.causal)
-        text, cut, tokens = self._ask(self._chat, model=self.model, temperature=request.temperature,
-                                      messages=[{"role": "user", "content": request.prompt}],
-                                      seed=(request.seed + number) % 2**31, max_tokens=request.max_tokens,
-                                      extra_body=constraint)  # fmt: skip
-        return Completion(text if constraint else extracted(text), tokens, cut)
+        if self.owner in ("llamacpp", "vllm"):
+            constraint["min_p"] = request.min_p
+        turns = [{"role": "user", "content": request.prompt}]
+        how = {"model": self.model, "temperature": request.temperature, "max_tokens": request.max_tokens,
+               "seed": (request.seed + number) % 2**31, "extra_body": constraint}  # fmt: skip
+        text, cut, tokens = self._ask(self._chat, messages=turns, **how)
+        if constraint or cut:
+            return Completion(text if constraint else extracted(text), tokens, cut)
+        try:
+            read(extracted(text), causal=request.causal)
+        except AttnDslError as error:
+            turns += [
+                {"role": "assistant", "content": text},
+                {"role": "user", "content": f"{error}\n\nWrite the whole program again, mended:"},
+            ]
+            if not stop():
+                text, cut, more = self._ask(self._chat, messages=turns, **how)
+                tokens += more
+        return Completion(extracted(text), tokens, cut)
+
+    def _bound(self, response: httpx.Response) -> None:
+        """Have an answer end in time and after ``LONGEST`` bytes."""
+        if response.headers.get("Content-Encoding", "identity") != "identity":
+            raise ValueError("its answer is compressed, which it was not asked for")
+        if response.is_redirect:
+            raise ValueError(
+                f"it points elsewhere, to {response.headers.get('Location')}; give that URL"
+            )
+        ends = min(self._ends, time.monotonic() + TIMEOUT)
+        response.stream = _Bounded(response.stream, ends)
 
     def _chat(self, **how: Any) -> tuple[str, bool, int]:
         """Ask once: the text, whether it was cut off, its tokens."""
-        answer = self._client.chat.completions.create(**how)
+        left = min(TIMEOUT, self._ends - time.monotonic())
+        answer = self._client.chat.completions.create(**how, timeout=max(left, 0.1))
+        if answer.model and self.model not in answer.model and answer.model not in self.model:
+            raise ValueError(f"it answered with the model {answer.model} instead of {self.model}")
         choice, usage = answer.choices[0], answer.usage
         used = int(usage.completion_tokens) if usage else 0
         return str(choice.message.content), choice.finish_reason == "length", used
@@ -97,5 +155,5 @@ class Server:
             return {}
         gbnf = to_gbnf(proposal_grammar(causal))
         if self.owner == "llamacpp":
-            return {"grammar": gbnf}
+            return {"grammar": gbnf, "cache_prompt": True}
         return {"structured_outputs": {"grammar": gbnf}, "guided_grammar": gbnf}

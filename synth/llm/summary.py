@@ -1,11 +1,11 @@
 """A summary of a head that a model can read: what it attends to, in the language's own terms.
 
-It has shares of attention by predicate against chance, pairs of tokens among the largest weights,
-and rows. Everything is from the fit split.
+It has shares of attention by predicate and by token against chance, and rows, all from the fit split.
 """
 
 import itertools
 from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
 
@@ -14,10 +14,11 @@ from attn_dsl.dsl.printer import expression, quote
 from attn_dsl.synth import vocabulary
 from attn_dsl.synth.proposer import Fitted, HeadTask
 
-TOP = 0.025  # the share of the largest weights that pairs of tokens are drawn from
 LONGEST = 40  # the most lines of a part
-BEST, WORST = 3, 5  # rows on which a program does best and worst that are shown
-CONTEXT, KEYS = 10, 4  # tokens before a query, and keys, that a row shows
+LEAST = 0.003  # nats that a line on a predicate or token must tell
+A_LINE = 4  # tokens on a line
+WORST = 2  # rows on which a program does worst that are shown
+CONTEXT, KEYS = 6, 3  # tokens before a query, and keys, that a row shows
 
 
 class Summary:
@@ -33,48 +34,53 @@ class Summary:
         self.widths = np.diff(self.starts)
         self.queries = self.design.queries
         self.row_of = np.repeat(np.arange(len(self.widths)), self.widths)
-        parts = {"Shares of its attention where a predicate holds (by chance):": self._preferences(),
-                 "Strong pairs, query token -> key token:": self._pairs(),
-                 "Rows, with the keys that it attends to most:": self._rows()}  # fmt: skip
-        self.parts = {title: [*itertools.islice(part, LONGEST)] for title, part in parts.items()}
+        self.chance = (1 / self.widths[self.row_of]).astype(np.float32)
+        planes, n = self.design.vocabulary[vocabulary.truths(task.causal)], len(self.widths)
+        # by predicate of the search's vocabulary, the share of attention where it holds, and by chance
+        self.shares, self.even = (planes @ x / n for x in (self.actual, self.chance))
 
-    def lines(self, most: int) -> list[str]:
-        """Return a line on the head in general, and so many of each part."""
+    @cached_property
+    def parts(self) -> dict[str, list[str]]:
+        """The lines of each part, those that tell most first."""
+        parts = {"Shares of its attention where a predicate holds (by chance):": self.preferences(),
+                 "Tokens by their share (by chance):": self._tokens(),
+                 "Rows, with the keys that it attends to most:": self._rows()}  # fmt: skip
+        return {title: [*itertools.islice(part, LONGEST)] for title, part in parts.items()}
+
+    def lines(self, most: int, rows: bool = True) -> list[str]:
+        """Return a line on the head in general, and so many of each part; fewer rows, or none."""
         kind = "causal" if self.task.causal else "bidirectional"
         texts = len(self.design.rows)
         found = [f"A {kind} head, seen on {len(self.widths)} queries of {texts} texts."]
         for title, part in self.parts.items():
             if most and part:
-                found += [title, *(f"  {line}" for line in part[:most])]
+                some = part[: rows * most // 3 if title.startswith("Rows") else most]
+                found += [title, *(f"  {line}" for line in some)] if some else []
         return found
 
-    def _preferences(self) -> Iterator[str]:
-        """Yield predicates of the search's vocabulary, those that tell most first."""
+    def preferences(self) -> Iterator[str]:
+        """Yield predicates of the search's vocabulary, those that tell most first, of equal ones one."""
         chosen = vocabulary.truths(self.task.causal)
         terms = itertools.compress(vocabulary.terms(self.task.causal), chosen)
         predicates = [term.condition for term in terms if isinstance(term, t.Where)]
-        chance = (1 / self.widths[self.row_of]).astype(np.float32)
-        planes = self.design.vocabulary[chosen]
-        shares = (planes @ entries / len(self.widths) for entries in (self.actual, chance))
-        mass, even = (np.clip(share, 1e-4, 1 - 1e-4) for share in shares)
-        told = mass * np.log(mass / even) + (1 - mass) * np.log((1 - mass) / (1 - even))
+        mass, even, seen = self.shares, self.even, set[str]()
+        told = _gains(mass, even)
         for i in np.argsort(-told, kind="stable"):
-            if told[i] > 0.003:
-                yield f"{expression(predicates[i])}: {mass[i]:.2f} ({even[i]:.2f})"
+            numbers = f"{mass[i]:.2f} ({even[i]:.2f})"
+            if told[i] > LEAST and numbers not in seen:
+                seen.add(numbers)
+                yield f"{expression(predicates[i])}: {numbers}"
 
-    def _pairs(self) -> Iterator[str]:
-        """Yield pairs of tokens, drawn among the largest weights."""
-        design, rng = self.design, np.random.default_rng(self.task.seed)
-        large = np.argsort(-self.actual, kind="stable")[: max(1, round(TOP * len(self.actual)))]
-        seen = set()
-        for entry in rng.permutation(large):
-            row = self.row_of[entry]
-            gap = self.queries[row] - (entry - self.starts[row])
-            symbols = design.query_symbols[row], design.key_symbols[entry]
-            if (*symbols, gap) not in seen:
-                seen.add((*symbols, gap))
-                one, other = (quote(design.symbols[symbol]) for symbol in symbols)
-                yield f"{one} -> {other}, q - k = {gap}: {self.actual[entry]:.2f}"
+    def _tokens(self) -> Iterator[str]:
+        """Yield key tokens that get more attention than by chance, a few a line."""
+        keys, n = self.design.key_symbols, len(self.widths)
+        mass, even = (np.bincount(keys, weights) / n for weights in (self.actual, self.chance))
+        told = _gains(mass, even) * (mass > np.maximum(even, 0.01))
+        order = [i for i in np.argsort(-told, kind="stable")[: 3 * A_LINE] if told[i] > LEAST]
+        for some in (order[at : at + A_LINE] for at in range(0, len(order), A_LINE)):
+            yield ", ".join(
+                f"{quote(self.design.symbols[i])} {mass[i]:.2f} ({even[i]:.2f})" for i in some
+            )
 
     def _rows(self) -> Iterator[str]:
         """Yield rows that are drawn."""
@@ -95,14 +101,17 @@ class Summary:
         return lines
 
     def compared(self, fitted: Fitted) -> list[str]:
-        """Show the rows on which a program does worst and best, with its own weights."""
+        """Show the rows on which a program does worst, with its own weights."""
         overlap = np.add.reduceat(np.minimum(self.actual, fitted.predicted), self.starts[:-1])
         rows = np.flatnonzero(self.widths > 2)
-        rows = rows[np.argsort(overlap[rows], kind="stable")]
-        lines = []
-        for title, some in (("Worst rows:", rows[:WORST]), ("Best rows:", rows[::-1][:BEST])):
-            lines.append(title)
-            for row in some:
-                place, head, program = self._row(row, self.actual, fitted.predicted)
-                lines += [f"  {place}", f"    head:    {head}", f"    program: {program}"]
+        lines = ["Rows on which the best program is wrong:"]
+        for row in rows[np.argsort(overlap[rows], kind="stable")][:WORST]:
+            place, head, program = self._row(row, self.actual, fitted.predicted)
+            lines += [f"  {place}", f"    head:    {head}", f"    program: {program}"]
         return lines
+
+
+def _gains(mass: np.ndarray, even: np.ndarray) -> np.ndarray:
+    """Return how many nats shares tell, against those by chance."""
+    mass, even = (np.clip(x, 1e-4, 1 - 1e-4) for x in (mass, even))
+    return np.asarray(mass * np.log(mass / even) + (1 - mass) * np.log((1 - mass) / (1 - even)))

@@ -65,7 +65,9 @@ def _scores(session: Session) -> SharedScores:
 
 def _llm(session: Session) -> Llm:
     settings = session.settings
-    return Llm(settings.llm, run=session.run, alone=settings.proposers == ("llm",))
+    grown = _scores(session) if session.definitions is not None else None
+    return Llm(settings.llm, run=session.run, alone=settings.proposers == ("llm",),
+               extend=grown.from_start if grown else None)  # fmt: skip
 
 
 BUILT_IN = (
@@ -73,7 +75,7 @@ BUILT_IN = (
     Registration("selectors", lambda s: Selectors(s.design, s.settings.seed),
                  lambda s: Cost(0.02, 3), default=True),
     Registration("scores", _scores, lambda s: Cost(0.9, 14, once=40.0), default=True, scores=True),
-    Registration("llm", _llm, lambda s: Cost(0.25 * s.llm.samples, s.llm.samples, once=10.0)))  # fmt: skip
+    Registration("llm", _llm, lambda s: Cost(5 + 3 * s.llm.samples, s.llm.samples, once=30.0)))  # fmt: skip
 """The proposers of this package, in the order in which they are asked by default."""
 DEFAULT = tuple(one.name for one in BUILT_IN if one.default)
 

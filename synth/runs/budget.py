@@ -4,6 +4,7 @@ What heads do not use goes to those after them. Where the time is over, heads wi
 within a grace.
 """
 
+import math
 import time
 
 GRACE = 0.03  # by how much of the limit heads that have no result yet may overrun it …
@@ -19,7 +20,7 @@ class Budget:
     """The time that a search has left: ``limit`` seconds since ``started``, or no limit."""
 
     def __init__(self, limit: float | None, started: float, heads: int) -> None:
-        self.limit, self.ends = limit, None
+        self.limit, self.ends, self.started, self.heads = limit, None, started, heads
         if limit is not None:
             self.ends = started + limit - min(0.01 * limit + 0.01 * heads, KEPT_BACK * limit)
         self._late: list[float] = []
@@ -37,6 +38,13 @@ class Budget:
             return None
         fair = rest / max(1.0, left / slots) - self.overrun
         return min(rest - self.overrun, max(fair, least and max(least, self.overrun)))
+
+    def without(self, seconds: float) -> "Budget":
+        """Return the budget of a search after which a language model has time: so many seconds, or half."""
+        if self.limit is None:
+            return self
+        kept = min(seconds or math.inf, self.limit / 2)
+        return Budget(self.limit - kept, self.started, self.heads)
 
     @property
     def overrun(self) -> float:

@@ -2,6 +2,8 @@
 
 import contextlib
 import itertools
+import math
+import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
@@ -9,6 +11,8 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from attn_dsl.dsl.errors import AttnDslError
 from attn_dsl.eval.results import HeadResult
 from attn_dsl.eval.run import Run
+from attn_dsl.synth.llm.record import FAILED, FOLDER, read_known, solved
+from attn_dsl.synth.proposer import Asking
 from attn_dsl.synth.runs.budget import Budget, Pair
 from attn_dsl.synth.runs.executors import Workers
 from attn_dsl.synth.runs.progress import Progress, Watcher
@@ -17,6 +21,9 @@ from attn_dsl.synth.runs.worker import HeadSearch, Outcome, Place, forget, searc
 LEAST_AGAIN = 5.0
 """The least seconds for a head that has a result; to write down another takes some of them."""
 TRIES = 3  # how often a head is begun again when the workers that search it die
+WRITING = (
+    0.8  # the most of a limited time that is left after the search in which a language model writes
+)
 LOOK = 5.0  # seconds after which a cluster is asked how many workers it has now
 
 
@@ -27,8 +34,16 @@ def search_heads(run: Run, place: Place, chosen: Sequence[Pair], budget: Budget,
     _Search(run, place, chosen, budget, workers, tell).search()
 
 
+def ask_heads(run: Run, place: Place, chosen: Sequence[Pair], budget: Budget, workers: Workers,
+              tell: Watcher) -> None:  # fmt: skip
+    """Have a language model write programs for heads that were searched, those explained least first."""
+    _Asking(run, place, chosen, budget, workers, tell).search()
+
+
 class _Search:
     """A search on its way."""
+
+    stage = "search"
 
     def __init__(self, run: Run, place: Place, chosen: Sequence[Pair], budget: Budget, workers: Workers,
                  tell: Watcher) -> None:  # fmt: skip
@@ -61,6 +76,16 @@ class _Search:
             self._stop()
             raise
 
+    def task(self, pair: Pair, seconds: float | None) -> HeadSearch:
+        """Return what is searched for a head."""
+        return HeadSearch(
+            self.place, *pair, self.neighbours[pair[0]], seconds, self.budget.remaining
+        )
+
+    def add(self, outcome: Outcome) -> HeadResult:
+        """Record what came of a head."""
+        return self.run.add(outcome.result, outcome.candidates)
+
     def _submit(self) -> None:
         slots = self.workers.slots if self.left else 0
         while self.left and len(self.pending) < slots:
@@ -72,8 +97,7 @@ class _Search:
             pair = self.left.pop(0)
             if again and seconds is not None and seconds <= 0:
                 continue  # it keeps what it has
-            task = HeadSearch(self.place, *pair, self.neighbours[pair[0]], seconds,
-                              self.budget.remaining)  # fmt: skip
+            task = self.task(pair, seconds)
             self.pending[self.workers.submit(search_head, task)] = task
 
     def _take(self, future: Future[Outcome]) -> None:
@@ -101,12 +125,12 @@ class _Search:
         """Write down what is finished; a head that an interrupt leaves half recorded is searched again."""
         while self.finished:
             outcome = self.finished.popleft()
-            result = self.run.add(outcome.result, outcome.candidates)
+            result = self.add(outcome)
             self.done += 1
             self._say(result)
 
     def _say(self, result: HeadResult | None) -> None:
-        self.tell(Progress("search", self.done, self.total, result))
+        self.tell(Progress(self.stage, self.done, self.total, result))
 
     def _stop(self) -> None:
         """End the searches on their way, and record what was finished before."""
@@ -119,3 +143,48 @@ class _Search:
                 if future.exception() is None:
                     self._take(future)
             self._record()
+
+
+class _Asking(_Search):
+    """Heads about which a language model is asked, after the search, on their way."""
+
+    stage = "write"
+
+    def __init__(self, run: Run, place: Place, chosen: Sequence[Pair], budget: Budget, workers: Workers,
+                 tell: Watcher) -> None:  # fmt: skip
+        super().__init__(run, place, chosen, budget, workers, tell)
+        options, asked = place.settings.llm, {tuple(pair) for pair in run.info.get("asked", [])}
+        self.found = read_known(run, asked)
+        reached = {(r.layer, r.head): max(row.score for row in r.front) for r in run.results}
+        order = sorted(chosen, key=lambda pair: (reached.get(pair, -math.inf), pair))
+        order = order[: options.heads or None]
+        self.left, self.again = [pair for pair in order if pair not in asked], set()
+        self.total, self.done = len(order), len(order) - len(self.left)
+        self.solved, self.beside = solved(self.found), len(place.settings.proposers) > 1
+        (run.path / FOLDER / FAILED).unlink(missing_ok=True)
+        rest = math.inf if budget.remaining is None else WRITING * budget.remaining
+        self.ends = time.monotonic() + min(options.seconds or math.inf, rest)
+
+    def task(self, pair: Pair, seconds: float | None) -> HeadSearch:
+        """Return what is searched for a head: on from its programs, until the time for writing is over."""
+        left = max(0.0, self.ends - time.monotonic())
+        asking = Asking(self.found.get(pair, ()), self.solved, left)
+        return HeadSearch(self.place, *pair, self.neighbours[pair[0]], self.budget.remaining,
+                          self.budget.remaining, asking)  # fmt: skip
+
+    def add(self, outcome: Outcome) -> HeadResult:
+        """Record what came of a head, and that it was asked about."""
+        result = self.run.add(outcome.result, outcome.candidates, further=True)
+        asked = [*self.run.info.get("asked", []), [result.layer, result.head]]
+        self.run.update(asked=asked)
+        return result
+
+    def _submit(self) -> None:
+        gone = (self.run.path / FOLDER / FAILED).exists()
+        if self.beside and (gone or time.monotonic() > self.ends):
+            self.left.clear()
+        super()._submit()
+
+    def _say(self, result: HeadResult | None) -> None:
+        left = None if math.isinf(self.ends) else max(0.0, self.ends - time.monotonic())
+        self.tell(Progress(self.stage, self.done, self.total, result, left))

@@ -20,11 +20,13 @@ class Progress:
     done: int  # texts, passes or heads
     total: int
     result: HeadResult | None = None  # the head that was just finished, if any
+    left: float | None = None  # seconds that are left of a limited time
 
 
 Watcher = Callable[[Progress], None]
 STAGES = {"capture": "reading attention", "prepare": "preparing", "scores": "finding shared scores",
-          "search": "searching heads", "hypotheses": "testing hypotheses"}  # fmt: skip
+          "search": "searching heads", "write": "asking the model",
+          "hypotheses": "testing hypotheses"}  # fmt: skip
 """What is said of each stage."""
 
 

@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.results import Candidate, HeadResult
+from attn_dsl.synth.proposer import Asking
 from attn_dsl.synth.proposers import registry
 from attn_dsl.synth.search import Search
 from attn_dsl.synth.session import Session, Settings
@@ -75,6 +76,7 @@ class HeadSearch:
     # the time for the search, from when the session is ready; None for no limit
     seconds: float | None = None
     most: float | None = None  # the time from now on, the session's preparation included
+    asking: Asking | None = None  # goes on from an earlier search, with a language model
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +149,7 @@ def search_head(task: HeadSearch) -> Outcome:
     deadline = None
     if task.seconds is not None and ends is not None:
         deadline = min(ends, time.monotonic() + max(0.0, task.seconds))
-    result, candidates = search.head(task.layer, task.head, task.neighbours, deadline)
+    result, candidates = search.head(task.layer, task.head, task.neighbours, deadline, task.asking)
     late = time.monotonic() - deadline if deadline is not None and result.cut_short else 0.0
     return Outcome(result, candidates, late)
 

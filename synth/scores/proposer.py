@@ -45,9 +45,9 @@ class SharedScores:
         for start in self.starts:
             yield dataclasses.replace(start, name=task.name)
         for start in self.starts or (task.empty(),):
-            yield from self._from(start, task)
+            yield from self.from_start(start, task)
 
-    def _from(self, start: t.Head, task: HeadTask) -> Iterator[Fitted]:
+    def from_start(self, start: t.Head, task: HeadTask) -> Iterator[Fitted]:
         """Yield a program at every size, the largest first."""
         room = (self.rounds + sum(size < REGROWN for size in SIZES)) * (self.terms + 3)
         start = in_place(start, {one.name: one.value for one in start.sets})
