@@ -37,9 +37,9 @@ class Options:
         48, "--completion-tokens", "The longest completion, in tokens", 16
     )
     seconds: float = _option(0.0, "--llm-seconds", "Time for all that the model writes in a run; 0 sets no "
-                             "limit", 0)  # fmt: skip
+                             "limit.", 0)  # fmt: skip
     heads: int = _option(0, "--llm-heads", "Ask the model about so many heads, those that the search "
-                         "explains least; about all if 0", 0)  # fmt: skip
+                         "explains least; about all if 0.", 0)  # fmt: skip
     device: str = _option("cpu", "--llm-device", "Where a transformers model runs, as in cuda")
 
     def __post_init__(self) -> None:
