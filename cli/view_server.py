@@ -65,6 +65,7 @@ class LiveRun:
         self.turn = Lock()  # the model does one thing at a time
         self._own: dict[str, Any] = {}  # its own predictions on the last text
         self._replacing = ExitStack()  # keeps the model ready for programs until it reads a text
+        self._ready = False
         self._read = lru_cache(maxsize=4)(self._read_text)
         self._scored = lru_cache(maxsize=256)(self._score)
 
@@ -86,6 +87,7 @@ class LiveRun:
 
     def _read_text(self, text: str) -> Capture:
         self._replacing.close()
+        self._ready = False
         return self.reader.read(text)
 
     def text(self, text: str) -> dict[str, Any]:
@@ -148,7 +150,7 @@ class LiveRun:
     def model(self, head: str, source: str, text: str) -> dict[str, Any]:
         """Compare what the model predicts with its own head, and with a program in its place."""
         from attn_dsl.eval.replace.compare import Side, compare
-        from attn_dsl.eval.replace.context import open_controller, replace_heads
+        from attn_dsl.eval.replace.context import replace_heads
 
         number, program = self._parse(head, source)
         capture, at = self._text(text)
@@ -156,8 +158,9 @@ class LiveRun:
             sides = Side("the model's own head", None), Side("the program", program)
             place, words = divmod(number, self.capture.heads_per_layer), capture.tokens(at).text
             self._own = {words: self._own[words]} if words in self._own else {}
-            if not open_controller(self.loaded):
+            if not self._ready:
                 self._replacing.enter_context(replace_heads(self.loaded, {}))
+                self._ready = True
             return compare(self.loaded, place, sides, words, own=self._own).to_json()
 
     def save(self, head: str, source: str, file: str, overwrite: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from importlib.resources import files
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.check import check
-from attn_dsl.dsl.errors import ProgramError
+from attn_dsl.dsl.errors import InputError, ProgramError
 from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.printer import show
 
@@ -56,6 +56,8 @@ def library(visibility: t.Visibility | None = None, *,
             ``with_visibility``); None: leave each as it is.
         spacy: whether to include programs that need the optional package spaCy.
     """
+    if visibility not in (None, "causal", "bidirectional"):
+        raise InputError(f"a program is causal or bidirectional, not {visibility!r}")
     return dict(_library(visibility, spacy))
 
 

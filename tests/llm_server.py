@@ -90,7 +90,7 @@ class _Handler(BaseHTTPRequestHandler):
         )
         with self.lock:
             found = self.model.complete(request, lambda: False)[0]
-        text = found.text
+        text, wrong = found.text, ""
         if not gbnf:
             wrong = self.behaviour.wrong if len(asked["messages"]) == 1 else ""
             text = wrong or f"Here you are:\n```\n{text}```\n"
@@ -98,7 +98,7 @@ class _Handler(BaseHTTPRequestHandler):
             "id": "1", "object": "chat.completion", "created": 0,
             "model": self.behaviour.model or asked["model"],
             "choices": [{
-                "index": 0, "finish_reason": "length" if found.truncated else "stop",
+                "index": 0, "finish_reason": "length" if found.truncated and not wrong else "stop",
                 "message": {"role": "assistant", "content": text},
             }],
             "usage": {"prompt_tokens": 1, "completion_tokens": found.tokens, "total_tokens": 1},

@@ -36,7 +36,7 @@ from attn_dsl.synth.proposer import Asking, HeadTask, Known
 from attn_dsl.synth.proposers.registry import DEFAULT
 from attn_dsl.synth.session import Session, Settings
 
-OPTIONS = Options(samples=8, rounds=2, prompt_tokens=1500, completion_tokens=160)
+OPTIONS = Options(samples=8, rounds=2, prompt_tokens=1500, completion_tokens=320)
 SHORT = ("--samples", "8", "--completion-tokens", "160", "--llm-rounds", "2")
 
 

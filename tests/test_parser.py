@@ -174,7 +174,7 @@ def test_layout_is_free() -> None:
 @pytest.mark.parametrize(
     ("glued", "apart"),
     [("q - kin 1 .. 2", "q - k in 1 .. 2"), ("notq == k", "not q == k"), ("nottrue", "not true"),
-     ("trueand k == 0", "true and k == 0")],
+     ("trueand k == 0", "true and k == 0"), ("kin28..30", "k in 28..30")],
 )  # fmt: skip
 def test_words_of_the_language_need_no_blank_between_them(glued: str, apart: str) -> None:
     assert parse_predicate(glued) == parse_predicate(apart)

@@ -21,13 +21,12 @@ MAX_TERMS = 8
 OWN = ("marked", "level")  # the functions that a program may define: a predicate and an integer
 MAX_ELEMENTS, MAX_STRING = 24, 24  # the most elements of a set, the most characters of a string
 LADDER = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
-"""The steps that tables and ranges are made of, and for bidirectional heads their negatives."""
+"""The steps that ranges are made of, and for bidirectional heads their negatives."""
 LOWEST = 10  # ranges may begin at every number below it as well
 
 _TERMS = r"""
 term: INDENT "? where " predicate "\n"
     | INDENT "? * " value condition? "\n"
-    | INDENT "by " small " [" TABLE "]" condition? "\n"
 condition: " where " conjunction
 
 predicate: conjunction (" or " conjunction)? | (literal " and ")? far (" and " literal)?
@@ -147,14 +146,13 @@ def proposal_grammar(causal: bool) -> str:
     shifted = f"q(-{_SHIFT})?|k([-+]{_SHIFT})?" if causal else f"[qk]([-+]{_SHIFT})?"
     steps = LADDER if causal else sorted({*LADDER, *(-x for x in LADDER)})
     ends = sorted({*steps, *range(0 if causal else 1 - LOWEST, LOWEST)})
-    tables = (rf"{low}: \?" + "".join(rf"(, {x}: \?)?" for x in steps if x > low) for low in steps)
     ranges = (rf"{low}\.\.({'|'.join(str(x) for x in ends if x >= low)})" for low in ends)
     lines = [*(_with(functions, causal) for functions in ((), OWN[:1], OWN[1:], OWN)),
              rf'HEAD: "head {NAME} {visibility} softmax:\n"', *(f'{one.upper()}: "{one}"' for one in OWN),
              _RULES.strip(), *(_FOR.replace("@", at).strip() for at in "kqi"),
              "elements: " + _up_to("STRING", MAX_ELEMENTS, '", " '),
              *(f"{name}: " + " | ".join(f'"{x}"' for x in some) for name, some in names.items()),
-             f"POSITION: /{shifted}/", f"TABLE: /{'|'.join(tables)}/", f"RANGE: /{'|'.join(ranges)}/",
+             f"POSITION: /{shifted}/", f"RANGE: /{'|'.join(ranges)}/",
              f'STRING: /"({_CHARACTER}){{1,{MAX_STRING}}}"/']  # fmt: skip
     return "\n".join(lines) + "\n"
 

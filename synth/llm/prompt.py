@@ -107,10 +107,12 @@ def head_part(summary: Summary, count: Callable[[str], int], budget: int,
         best: programs that were fitted before, the best first; better ones are asked for.
         like: heads of the same model that are solved, as ``solved_head`` writes them, the nearest first.
     """
-    tried = _tried([one for one in best if plain(one.program)])
+    shown = [one for one in best if plain(one.program)]
+    tried = _tried(shown)
     told = "\n".join([tried, *summary.compared(best[0])]).strip() if best else ""
     text = ""
-    for after, before in ((told, like), (told, like[:1]), (told, ()), (tried, ()), ("", ())):
+    for after, before in ((told, like), (told, like[:1]), (told, ()), (tried, ()), (_tried(shown[:1]), ()),
+                          ("", ())):  # fmt: skip
         for lines in LINES if after else (*LINES, 2, 0):
             about = "\n".join(["The head:", *summary.lines(lines, rows=after != told or not best)])
             text = "\n\n".join(part for part in (*before, about, after, ASK) if part) + "\n"

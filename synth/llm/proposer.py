@@ -15,7 +15,9 @@ import numpy as np
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.errors import InputError
+from attn_dsl.dsl.expand import expand
 from attn_dsl.dsl.parser import parse
+from attn_dsl.dsl.scope import Scope
 from attn_dsl.synth.llm.model import Completion, LanguageModel, ModelError, Request
 from attn_dsl.synth.llm.named import kind_of, open_model
 from attn_dsl.synth.llm.options import Options
@@ -89,7 +91,8 @@ class Llm:
         """Join the best known program and the terms of those that were written, the best first."""
         base = max(task.known, key=lambda f: f.score).program if task.known else task.empty()
         best = sorted(samples, key=lambda f: (-f.score, f.nodes))
-        written = dict.fromkeys(bare(term) for f in best for term in f.program.terms)
+        written = dict.fromkeys(bare(expand(term, Scope.of(f.program))) for f in best
+                                for term in f.program.terms)  # fmt: skip
         terms = (*map(bare, base.terms), *(*written,)[:STARTS])
         return dataclasses.replace(
             base, terms=tuple(one for one in terms if not isinstance(one, t.Table)))  # fmt: skip
