@@ -185,13 +185,12 @@ def recalled(out: str, given: Collection[str]) -> tuple[dict[str, Any], list[Pro
 
 def how_to_go_on(out: str, searches: bool, whole: bool, kept: list[str]) -> str:
     """Say how an interrupted fit is continued: by ``run.json`` and ``kept``, or by the ``whole`` command."""
-    if not Path(out).exists():
-        return "nothing was found yet"
-    resume = [("--resume",)] if searches else []
+    there = Path(out).exists()
+    resume = [("--resume",)] if searches and there else []
     command = interrupt.same_command(("--out", out), *resume)
     if searches and not whole and (Path(out) / "run.json").exists():
         command = shlex.join(["attn-dsl", "fit", "--resume", "--out", out, *kept])
-    return f"what is finished is in {out}. Go on with:\n{command}"
+    return f"{f'what is finished is in {out}' if there else 'nothing was found yet'}. Go on with:\n{command}"
 
 
 class Watcher:

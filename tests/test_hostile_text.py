@@ -16,9 +16,11 @@ from fitting import SETTINGS
 import attn_dsl as package
 from attn_dsl.cli.terminal import printable
 from attn_dsl.eval.capture_files import content_hash
+from attn_dsl.eval.difference import difference
 from attn_dsl.eval.files import write_bytes
-from attn_dsl.eval.pictures import difference, plot
-from attn_dsl.synth.llm.prompt import head_prompt
+from attn_dsl.eval.pictures import plot
+from attn_dsl.synth.llm.prompt import head_part
+from attn_dsl.synth.llm.summary import Summary
 from attn_dsl.synth.proposer import HeadTask
 
 ESCAPE = "\x1b[2J\x1b]0;owned\x07"
@@ -105,7 +107,7 @@ def test_marks_of_chats_are_broken_in_prompts(hostile: tuple[Path, Path, Path]) 
     capture = package.Capture.open(hostile[0])
     session = ready_session(capture, settings_of(0, 4, 40, 1, None, allow_lookahead=False))
     task = HeadTask(session.design, 0, 0, seed=0, max_nodes=40, max_evals=4)
-    prompt = head_prompt(task, len, 20_000)
+    prompt = head_part(Summary(task), len, 20_000)
     assert "im_end" in prompt
     assert "<|im_end" not in prompt
 

@@ -90,16 +90,17 @@ class Server:
                  seconds: float = math.inf) -> Iterator[Completion]:  # fmt: skip
         """Ask for completions, some at once; see ``LanguageModel``."""
         self._ends = time.monotonic() + seconds
+        constraint = self._constraint(request)
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            yield from pool.map(lambda i: self._one(request, i, stop), range(request.count))
+            yield from pool.map(
+                lambda i: self._one(request, i, constraint, stop), range(request.count)
+            )
 
-    def _one(self, request: Request, number: int, stop: Callable[[], bool]) -> Completion:
+    def _one(self, request: Request, number: int, constraint: dict[str, Any],
+             stop: Callable[[], bool]) -> Completion:  # fmt: skip
         """Ask for one program, unless it is to stop."""
         if stop():
             return Completion("", 0, True)
-        constraint = self._constraint(request.causal)
-        if self.owner in ("llamacpp", "vllm"):
-            constraint["min_p"] = request.min_p
         turns = [{"role": "user", "content": request.prompt}]
         how = {"model": self.model, "temperature": request.temperature, "max_tokens": request.max_tokens,
                "seed": (request.seed + number) % 2**31, "extra_body": constraint}  # fmt: skip
@@ -149,11 +150,11 @@ class Server:
                              f"{said}); is it running, and does the URL end in /v1? It had {TIMEOUT:g} s; "
                              "--completion-tokens asks for less") from None  # fmt: skip
 
-    def _constraint(self, causal: bool) -> dict[str, Any]:
-        """Return what tells the server the grammar; nothing if it takes none."""
+    def _constraint(self, request: Request) -> dict[str, Any]:
+        """Return what tells the server the grammar and min-p; nothing if it takes none."""
         if self.owner not in ("llamacpp", "vllm"):
             return {}
-        gbnf = to_gbnf(proposal_grammar(causal))
+        gbnf, min_p = to_gbnf(proposal_grammar(request.causal)), {"min_p": request.min_p}
         if self.owner == "llamacpp":
-            return {"grammar": gbnf, "cache_prompt": True}
-        return {"structured_outputs": {"grammar": gbnf}, "guided_grammar": gbnf}
+            return min_p | {"grammar": gbnf, "cache_prompt": True}
+        return min_p | {"structured_outputs": {"grammar": gbnf}, "guided_grammar": gbnf}
