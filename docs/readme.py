@@ -17,6 +17,7 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from attn_dsl.cli.main import cli
+from attn_dsl.dsl.tree import Score
 from attn_dsl.eval.heads import parse_heads
 from attn_dsl.eval.run import Run
 
@@ -27,10 +28,14 @@ def head_figures(path: str, name: str) -> dict[str, str]:
     [pair] = parse_heads(name, run.info["layers"], run.info["heads_per_layer"])
     [result] = [r for r in run.results if (r.layer, r.head) == pair]
     told = CliRunner().invoke(cli, ["explain", path, name]).output
+    used = next(x.name for x in run.program(*pair).tree.walk() if isinstance(x, Score))
+    score = CliRunner().invoke(cli, ["features", "--run", path, used]).output
     return {
         "head": name,
         "program": run.program(*pair).source.partition("\n\n")[2],
         "explanation": "\n".join(line.rstrip() for line in told.splitlines()),
+        "score": "\n".join(line.rstrip() for line in score.splitlines()),
+        "score_name": used,
         "iou": result.test["iou"].with_interval,
         "r2": result.test["output_r2"].with_interval,
         "control_iou": f"{max(result.controls.values()):.3f}",

@@ -196,7 +196,7 @@ def test_every_page_is_in_the_navigation_and_every_figure_in_the_benchmarks() ->
     assert sorted(nav) == sorted(x.name for x in DOCS.glob("*.md") if ".in." not in x.name)
     measured = (ROOT / "benchmarks/README.md").read_text(encoding="utf-8").replace(" |", "")
     told = json.loads((DOCS / "readme.json").read_text(encoding="utf-8"))
-    for name, value in list(told.items())[8:]:
+    for name, value in list(told.items())[10:]:
         assert value.replace(" %", "") in measured, f"{name} is not in benchmarks/README.md"
 
 
