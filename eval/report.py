@@ -21,12 +21,11 @@ import numpy.typing as npt
 from attn_dsl.compiler.columns import Batch
 from attn_dsl.compiler.evaluate import Plan, pack, unpack
 from attn_dsl.dsl import tree as t
-from attn_dsl.dsl.definitions import self_contained
+from attn_dsl.dsl.definitions import self_contained, show_definitions
 from attn_dsl.dsl.english import describe, explain
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.kinds import told_shares
-from attn_dsl.dsl.parser import parse
-from attn_dsl.dsl.printer import definition_lines, show
+from attn_dsl.dsl.printer import show
 from attn_dsl.eval import results as found
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.files import write
@@ -36,7 +35,7 @@ from attn_dsl.eval.replace.curve import figure
 from attn_dsl.eval.report_text import TEMPLATES, fill, lexeme_classes
 from attn_dsl.eval.results import FrontRow, HeadResult, best_of, mean_known, median_known
 from attn_dsl.eval.run import Run
-from attn_dsl.eval.scores import SharedScore, score_values, shared_scores
+from attn_dsl.eval.scores import SharedScore, commented, score_values, shared_scores
 
 CANDIDATES = 8
 """On how many test texts all heads are compared; of each head, the best and the worst are shown."""
@@ -155,7 +154,7 @@ def _head_pages(run: Run, capture: Capture, texts: Sequence[int], batch: Batch,
     """Yield the page of each head, with the texts where its program fits best and worst."""
     results, causal = run.results, capture.causal
     numbers = [r.layer * capture.heads_per_layer + r.head for r in results]
-    chosen = Plan([parse(r.program, r.label, run.resolve) for r in results], batch)
+    chosen = Plan([run.parsed(r.program, r.label) for r in results], batch)
     shown, fit, attention = [], [], []
     for at, i in enumerate(texts):
         predicted = chosen.packed(at)
@@ -166,7 +165,7 @@ def _head_pages(run: Run, capture: Capture, texts: Sequence[int], batch: Batch,
         fit.append([float(ious(head[None], program[None])[0, 0]) for head, program in pairs])
     for h, r in enumerate(results):
         rows = sorted(r.front, key=lambda row: row.nodes)
-        programs = tuple(parse(row.program, r.label, run.resolve) for row in rows)
+        programs = tuple(run.parsed(row.program, r.label) for row in rows)
         order = sorted(range(len(texts)), key=lambda at: -fit[at][h])
         examples = []
         for at in dict.fromkeys((order[0], order[-1])):
@@ -303,13 +302,13 @@ def _payload(data: ReportData) -> dict[str, Any]:
     """Return what the script draws: a row per head, and the page of each head, compressed."""
     scores = [{"name": one.definition.name, **one.users, "source": one.source, "text": text,
                   "values": values.round(2).tolist()} for one, text, values in data.scores]  # fmt: skip
-    own = data.definitions
-    shown = definition_lines((t.SetDefinition(*one) for one in own.sets.items()), own.scores.values(),
-                             own.functions.values()) if own else []  # fmt: skip
+    own = data.definitions and commented(
+        data.definitions, {x.definition.name: x for x, _, _ in data.scores}
+    )
     return {
         "causal": data.info["causal"], "texts": data.texts, "lexemes": lexeme_classes(), "scores": scores,
         "heads": [_row(page, own) for page in data.pages],
-        "definitions": "\n".join(shown).split("\n\n") if shown else [],
+        "definitions": show_definitions(own).rstrip().split("\n\n") if own else [],
         "curve": budget_curve([page.front for page in data.pages]),
         "library": [row["program"] for row in data.library],
         "categories": [name for name, _ in Counter(r.category for r in data.results).most_common()],

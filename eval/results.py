@@ -146,7 +146,7 @@ class HeadResult:
         for name in ("stability", "unfinished"):
             data.pop(name, None)
         unknown = asdict(Estimate(math.nan, math.nan, math.nan, len(data["test_ious"])))
-        data["test"].setdefault("output_r2", unknown)
+        data["test"] = {"output_r2": unknown, **data["test"]}
         later = {"output_r2_select": math.nan, "output_r2_test": math.nan}
         data["front"] = [{**later, "score": row["iou_select"], **row} for row in data["front"]]
         found: Self = typed(cls, data)

@@ -13,9 +13,10 @@ from typing import Any
 
 from attn_dsl.compiler.program import Program, load
 from attn_dsl.dsl.definitions import Definitions, in_folder, read_definitions
-from attn_dsl.dsl.errors import InputError
+from attn_dsl.dsl.errors import InputError, ProgramSyntaxError
 from attn_dsl.dsl.kinds import told_shares
-from attn_dsl.dsl.parser import Resolver
+from attn_dsl.dsl.parser import Resolver, parse
+from attn_dsl.dsl.tree import Head
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.files import (
     UNREADABLE,
@@ -174,15 +175,13 @@ class Run(Tabular):
     def _read(self, name: str) -> HeadResult:
         """Read the result of a head, once."""
         if name not in self._results:
-            file = self._state(name)
             try:
-                found = HeadResult.from_json(file.read_text(encoding="utf-8"))
+                found = HeadResult.from_json(self._state(name).read_text(encoding="utf-8"))
                 if found.label != name:
                     raise ValueError(f"it is of the head {found.label}")
                 self._results[name] = found
             except (OSError, *UNREADABLE) as error:
-                raise InputError(f"{file}: damaged ({error}); {_MENDING} delete it and go on with `attn-dsl "
-                                 "fit --resume`") from None  # fmt: skip
+                raise self._damaged(name, error) from None
         return self._results[name]
 
     @property
@@ -268,6 +267,21 @@ class Run(Tabular):
     def resolve(self) -> Resolver:
         """Finds the definitions that programs of the run use."""
         return in_folder(self.path)
+
+    def parsed(self, source: str, name: str) -> Head:
+        """Return the tree of a program in the result of a head.
+
+        Raises:
+            InputError: it is no program, so that the file of the result is damaged.
+        """
+        try:
+            return parse(source, name, self.resolve)
+        except ProgramSyntaxError as error:
+            raise self._damaged(name, error.message) from None
+
+    def _damaged(self, name: str, why: object) -> InputError:
+        return InputError(f"{self._state(name)}: damaged ({why}); {_MENDING} delete it and go on with "
+                          "`attn-dsl fit --resume`")  # fmt: skip
 
     @property
     def definitions(self) -> Definitions | None:

@@ -11,7 +11,6 @@ from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.definitions import self_contained, show_definitions
 from attn_dsl.dsl.english import score_gloss
-from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.printer import definition_lines, show
 from attn_dsl.dsl.scope import Scope
 from attn_dsl.dsl.tokens import Tokens
@@ -58,7 +57,7 @@ def shared_scores(run: Run) -> dict[str, SharedScore]:
     if definitions is None:
         return {}
     for r in run.results:
-        program = parse(r.program, r.label, run.resolve)
+        program = run.parsed(r.program, r.label)
         scope = Scope.of(program)
         for use in {(x.name, x.variable) for x in program.walk() if isinstance(x, t.Score)}:
             if scope.score(use[0])[1] == definitions:
@@ -71,20 +70,23 @@ def shared_scores(run: Run) -> dict[str, SharedScore]:
     return found
 
 
-def comment_vocabulary(run: Run) -> None:
-    """Write above each score of a run's vocabulary where it is high and which heads use it."""
-    if run.definitions is None:
-        return
-    scores = {}
-    for name, one in shared_scores(run).items():
+def commented(definitions: t.Definitions, shared: Mapping[str, SharedScore]) -> t.Definitions:
+    """Return definitions with comments: where each score is high, and which heads use it."""
+    scores = dict(definitions.scores)
+    for name, one in shared.items():
         named = ((at, heads, textwrap.shorten(", ".join(heads), 40, placeholder=" …"))
                  for at, heads in one.users.items())  # fmt: skip
         told = (f"{len(heads)} at the {at}{some and f' ({some})'}" for at, heads, some in named)
         above = f"High at {one.words}.", f"Heads that use it: {', '.join(told)}."
         remarks = t.Remarks(above, one.definition.remarks.beside)
         scores[name] = dataclasses.replace(one.definition, remarks=remarks)
-    commented = dataclasses.replace(run.definitions, scores=scores)
-    write(run.path / VOCABULARY, show_definitions(commented))
+    return dataclasses.replace(definitions, scores=scores)
+
+
+def comment_vocabulary(run: Run) -> None:
+    """Write comments above the scores of a run's vocabulary."""
+    if (own := run.definitions) is not None:
+        write(run.path / VOCABULARY, show_definitions(commented(own, shared_scores(run))))
 
 
 def write_programs(run: Run, inside: bool, comments: bool) -> None:
@@ -95,7 +97,7 @@ def write_programs(run: Run, inside: bool, comments: bool) -> None:
         comments: with the worth of each term beside it.
     """
     for r in run.results:
-        program = parse(r.program, r.label, run.resolve)
+        program = run.parsed(r.program, r.label)
         if comments and r.terms:
             program = with_worths(program, [one.share for one in r.terms])
         program = self_contained(program) if inside else program
