@@ -38,7 +38,8 @@ def kill(out: Path, args: tuple[object, ...], number: signal.Signals, after: flo
         time.sleep(after)
         process.send_signal(number)
         _, told = process.communicate(timeout=60)
-    assert "Traceback" not in told, told
+    # Python says so where the interrupt came within a callback of C, which goes on.
+    assert "Traceback" not in told or "Exception ignored" in told, told
     if process.returncode in (0, -number):  # it was at its end, or could not say a word
         resumes = args[0] == "fit" and (out / "run.json").exists()
         return [*map(str, args), *["--resume"] * resumes]

@@ -306,7 +306,7 @@ def test_an_interrupted_command_ends_soon_keeps_what_it_has_and_goes_on(
     assert f"Go on with:\nattn-dsl replace {run}" in told and "Traceback" not in told
     assert not list(tmp_path.glob("attn-dsl-*"))  # the original's predictions
     kept = (tmp_path / "cut/replacement/measurements.jsonl").read_bytes()
-    assert [file.name for file in (tmp_path / "cut/replacement").iterdir()] == [
+    assert [file.name for file in (tmp_path / "cut/replacement").glob("[!.]*")] == [
         "measurements.jsonl"
     ]
     for name in ("cut", "whole"):

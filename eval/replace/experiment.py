@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from attn_dsl.dsl.errors import InputError
+from attn_dsl.eval.files import alone
 from attn_dsl.eval.metrics import bootstrap
 from attn_dsl.eval.replace import curve
 from attn_dsl.eval.replace.measure import HeldOut, Outcome
@@ -105,10 +106,16 @@ def replace_run(model: ReplacedModel, options: Options,
     then tables and the plot; their files are returned. What is finished is never measured again.
 
     Raises:
-        InputError: the options do not fit the run.
+        InputError: the options do not fit the run, or another process measures there.
         KeyboardInterrupt: interrupted; the same call goes on from there.
     """
     options.check()
+    with alone((options.out or model.run.path) / "replacement"):
+        return _replaced(model, options, tell)
+
+
+def _replaced(model: ReplacedModel, options: Options, tell: Tell) -> tuple[Outcome, list[Path]]:
+    """Measure, and write what was measured; see ``replace_run``."""
     heads = model.choose_heads(options.heads)
     out = (options.out or model.run.path) / "replacement"
     held_out, notes = _texts(model, options)
