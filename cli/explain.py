@@ -50,6 +50,7 @@ def explain(program: str, head: str | None, on: str | None, define: tuple[str, .
     if on is not None:
         from attn_dsl.cli.show import cut, read_head
         from attn_dsl.eval.difference import term_effects
+        from attn_dsl.eval.metrics import variation
 
         loaded.refuse_holes("write numbers, or leave out --on")
         tokens = read_head(run, found, on, model, capture)[0] if run and found else cut(on)
@@ -67,7 +68,7 @@ def explain(program: str, head: str | None, on: str | None, define: tuple[str, .
     for row, worth in zip(told, found.terms if found else (), strict=False):
         row |= {name: getattr(worth, name) for name in ("iou_loss", "output_r2_loss", "share")}
     for row, moved in zip(told, () if on is None else effects, strict=False):
-        row["moved"] = (abs(moved).sum(-1) / 2).round(4).tolist()
+        row["moved"] = variation(moved).round(4).tolist()
     whole = {"category": found.category, "shares": found.shares} if found else {}
     whole |= {} if on is None else {"tokens": list(tokens.strings)}
     options.print_json({"program": tree.name, "english": text, **whole, "terms": told})
@@ -76,10 +77,11 @@ def explain(program: str, head: str | None, on: str | None, define: tuple[str, .
 def tell_effects(program: Program, tokens: Tokens, effects: np.ndarray) -> Iterator[str]:
     """Yield what each term moves on a text: at how many queries, and to or from which keys most."""
     from attn_dsl.dsl.english import describe
+    from attn_dsl.eval.metrics import variation
     from attn_dsl.eval.pictures import visible
 
     english, names = describe(program.tree), [visible(x) for x in tokens]
-    rows = abs(effects).sum(-1) / 2  # (terms, queries)
+    rows = variation(effects)  # (terms, queries)
     order = (-rows.sum(-1)).argsort(kind="stable").tolist()
     told = [i for i in order if rows[i].max() >= LEAST][:TERMS]
     yield f"\nOn this text of {len(tokens)} tokens, what a term moves of the attention of a query:"

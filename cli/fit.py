@@ -190,7 +190,8 @@ def how_to_go_on(out: str, searches: bool, whole: bool, kept: list[str]) -> str:
     command = interrupt.same_command(("--out", out), *resume)
     if searches and not whole and (Path(out) / "run.json").exists():
         command = shlex.join(["attn-dsl", "fit", "--resume", "--out", out, *kept])
-    return f"{f'what is finished is in {out}' if there else 'nothing was found yet'}. Go on with:\n{command}"
+    kept_so_far = f"what is finished is in {out}" if there else "nothing was found yet"
+    return f"{kept_so_far}. Go on with:\n{command}"
 
 
 class Watcher:

@@ -64,8 +64,9 @@ class LiveRun:
         self.sample = Split(capture, [texts[i] for i in picks])
         self.turn = Lock()  # the model does one thing at a time
         self._own: dict[str, Any] = {}  # its own predictions on the last text
-        self._replacing = ExitStack()  # keeps the model ready for programs until it reads a text
-        self._ready = False
+        self._replacing: ExitStack | None = (
+            None  # keeps the model ready for programs until it reads a text
+        )
         self._read = lru_cache(maxsize=4)(self._read_text)
         self._scored = lru_cache(maxsize=256)(self._score)
 
@@ -86,8 +87,9 @@ class LiveRun:
         return TextReader.of(self.loaded)
 
     def _read_text(self, text: str) -> Capture:
-        self._replacing.close()
-        self._ready = False
+        if self._replacing is not None:
+            self._replacing.close()
+            self._replacing = None
         return self.reader.read(text)
 
     def text(self, text: str) -> dict[str, Any]:
@@ -158,9 +160,9 @@ class LiveRun:
             sides = Side("the model's own head", None), Side("the program", program)
             place, words = divmod(number, self.capture.heads_per_layer), capture.tokens(at).text
             self._own = {words: self._own[words]} if words in self._own else {}
-            if not self._ready:
+            if self._replacing is None:
+                self._replacing = ExitStack()
                 self._replacing.enter_context(replace_heads(self.loaded, {}))
-                self._ready = True
             return compare(self.loaded, place, sides, words, own=self._own).to_json()
 
     def save(self, head: str, source: str, file: str, overwrite: str) -> dict[str, Any]:

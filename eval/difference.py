@@ -17,6 +17,7 @@ from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.definitions import self_contained
 from attn_dsl.dsl.printer import definition_lines, expression, number, quote, show_term
 from attn_dsl.dsl.tokens import Tokens
+from attn_dsl.eval.metrics import variation
 from attn_dsl.eval.pictures import Picture, around, strongest, visible
 
 ROWS, KEYS = 5, 3
@@ -52,7 +53,7 @@ class Difference:
     def apart(self) -> np.ndarray:
         """The total variation between both rows of each query, float32 (n,)."""
         old, new = self.matrices
-        return np.asarray(np.abs(old - new).sum(-1) / 2)
+        return variation(old - new)
 
     def rows(self) -> list[int]:
         """Return the queries whose rows differ most, the largest difference first."""
@@ -109,7 +110,7 @@ def difference(old: Program, new: Program, text: str | Sequence[str] | Tokens | 
 
 def most_different(old: Program, new: Program, texts: Iterable[Tokens]) -> int:
     """Return the number of the text on which the rows of two programs differ most in the mean."""
-    apart = [float(np.abs(old(tokens) - new(tokens)).sum(-1).mean()) for tokens in texts]
+    apart = [float(variation(old(tokens) - new(tokens)).mean()) for tokens in texts]
     return int(np.argmax(apart))
 
 

@@ -24,6 +24,15 @@ def ious(actual: np.ndarray, predicted: np.ndarray) -> np.ndarray:
         return np.where(whole == 0, 1.0, shared / (whole - shared))  # what is not a number stays so
 
 
+def variation(difference: np.ndarray) -> np.ndarray:
+    """Return the total variation between rows of two matrices, of which one is taken from the other.
+
+    >>> variation(np.array([[0.5, -0.5], [0.0, 0.0]]))
+    array([0.5, 0. ])
+    """
+    return np.asarray(np.abs(difference).sum(-1) / 2)
+
+
 def decimal(value: float | None, digits: int = 3, sign: bool = False) -> str:
     """Write a number for people: a true minus, an en dash where there is none, nothing below -10.
 

@@ -25,7 +25,7 @@ from attn_dsl.eval.capture_write import capture_of
 from attn_dsl.eval.controls import control_scores
 from attn_dsl.eval.files import alone, refuse_other_things, table, write
 from attn_dsl.eval.heads import label, one_head, parse_heads
-from attn_dsl.eval.metrics import Estimate, bootstrap, decimal, ious
+from attn_dsl.eval.metrics import Estimate, bootstrap, decimal, ious, variation
 from attn_dsl.eval.notebook import Tabular
 from attn_dsl.eval.results import best_of
 from attn_dsl.eval.run import Run
@@ -227,7 +227,7 @@ def _judge_head(session: Session, programs: Sequence[t.Head], every: bool, numbe
         if capture.has_outputs:
             by_row.append(np.square(wrong @ capture.contributions(text, number)).sum(-1))
         else:
-            by_row.append(np.abs(wrong).sum(-1) / 2)
+            by_row.append(variation(wrong))
     errors = np.array([one.sum(-1) for one in by_row], dtype=np.float64).T
     spreads = np.full(len(test), np.nan)
     if capture.has_outputs:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -46,10 +47,10 @@ class Known:
     proposer: str
     program: str
 
-    @property
-    def plain(self) -> bool:
-        """Whether it uses no file of definitions and no tables."""
-        return not self.program.startswith("use ") and "\n    by " not in self.program
+
+def plain(source: str) -> bool:
+    """Say whether a model may write such a printed program: one without files of definitions and tables."""
+    return re.search(r"^(use|    by) ", source, re.MULTILINE) is None
 
 
 @dataclass(frozen=True, slots=True)

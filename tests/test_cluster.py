@@ -30,13 +30,18 @@ from attn_dsl.synth.runs.progress import Progress
 distributed = pytest.importorskip("distributed")
 
 
+def local_cluster(workers: int) -> Any:
+    """Start a cluster of so many worker processes on the loopback interface."""
+    return distributed.LocalCluster(
+        n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None,
+        host="127.0.0.1", silence_logs=50,
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def started_cluster() -> Iterator[Any]:
     """Two worker processes on the loopback interface; those that die are started again."""
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None,
-        host="127.0.0.1", silence_logs=50,
-    ) as cluster:  # fmt: skip
+    with local_cluster(2) as cluster:
         yield cluster
 
 
@@ -156,10 +161,7 @@ def test_a_scheduler_that_goes_away_leaves_what_is_finished(
     small_run: Path, small_capture: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "r"
-    with distributed.LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None,
-        host="127.0.0.1", silence_logs=50,
-    ) as cluster:  # fmt: skip
+    with local_cluster(1) as cluster:
 
         def watch(progress: Progress) -> None:
             if progress.result is not None:
@@ -181,10 +183,7 @@ def test_workers_that_are_lost_are_told_of(
     out = tmp_path / "r"
     monkeypatch.setattr("attn_dsl.synth.runs.heads.LOOK", 0.2)
     monkeypatch.setattr("attn_dsl.synth.runs.executors.GIVE_UP", 2)
-    with distributed.LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None,
-        host="127.0.0.1", silence_logs=50,
-    ) as cluster:  # fmt: skip
+    with local_cluster(1) as cluster:
 
         def watch(progress: Progress) -> None:
             if progress.result is not None:
@@ -207,9 +206,7 @@ def test_workers_that_are_lost_are_told_of(
 
 def test_no_workers(small_capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("attn_dsl.synth.runs.executors.WORKERS", 1)
-    with distributed.LocalCluster(
-        n_workers=0, dashboard_address=None, host="127.0.0.1", silence_logs=50
-    ) as cluster:
+    with local_cluster(0) as cluster:
         address = cluster.scheduler_address
         args = ("--capture", small_capture, "--scheduler", address, "--out", tmp_path / "r")
         outcome = attn_dsl("fit", *args)

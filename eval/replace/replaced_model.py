@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from attn_dsl.compiler.program import Program, parse
+from attn_dsl.compiler.program import Program
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.heads import label, parse_heads, read_heads
@@ -129,7 +129,9 @@ def open_replaced_model(run: str | Path, *, model: str | None = None, capture: s
             raise InputError(f"--nodes: the smallest program of {label(*place)} has {least} nodes")
         best = max(fitting, key=lambda row: row.iou_select if math.isnan(row.output_r2_select)
                    else row.output_r2_select)  # fmt: skip
-        programs[place] = parse(best.program, allow_lookahead=lookahead, resolve=opened.resolve)
+        programs[place] = Program.from_tree(
+            opened.parsed(best.program, result.label), allow_lookahead=lookahead
+        )
         ious[place] = best.iou_select
     seed = int(opened.info["key"]["seed"])
     texts = {attention.ids(i): attention.tokens(i) for i in range(attention.n_texts)}

@@ -15,7 +15,7 @@ from attn_dsl.dsl.lexicon import lexicon
 from attn_dsl.dsl.printer import show
 from attn_dsl.synth.llm.grammar import NAME, usable
 from attn_dsl.synth.llm.summary import Summary
-from attn_dsl.synth.proposer import Fitted
+from attn_dsl.synth.proposer import Fitted, plain
 from attn_dsl.synth.rewrite import bare
 
 LINES = (12, 8, 5, 3)  # lines of each part of the summary; the most that fit are written
@@ -107,7 +107,7 @@ def head_part(summary: Summary, count: Callable[[str], int], budget: int,
         best: programs that were fitted before, the best first; better ones are asked for.
         like: heads of the same model that are solved, as ``solved_head`` writes them, the nearest first.
     """
-    shown = [one for one in best if plain(one.program)]
+    shown = [one for one in best if plain(show(one.program))]
     tried = _tried(shown)
     told = "\n".join([tried, *summary.compared(best[0])]).strip() if best else ""
     text = ""
@@ -127,11 +127,6 @@ def solved_head(summary: Summary, program: t.Head, iou: float) -> str:
     lines = "\n".join(f"  {line}" for line in itertools.islice(summary.preferences(), EXAMPLE))
     return (f"Another head of the model, by shares of its attention (by chance):\n{lines}\n"
             f"Its program, IoU {iou:.2f}:\n{_unfitted(program)}")  # fmt: skip
-
-
-def plain(program: t.Head) -> bool:
-    """Say whether a model may write such a program: one without files of definitions and tables."""
-    return not program.uses and not any(isinstance(term, t.Table) for term in program.terms)
 
 
 def _unfitted(program: t.Head) -> str:

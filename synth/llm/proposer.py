@@ -17,15 +17,16 @@ from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.expand import expand
 from attn_dsl.dsl.parser import parse
+from attn_dsl.dsl.printer import show
 from attn_dsl.dsl.scope import Scope
 from attn_dsl.synth.llm.model import Completion, LanguageModel, ModelError, Request
 from attn_dsl.synth.llm.named import kind_of, open_model
 from attn_dsl.synth.llm.options import Options
 from attn_dsl.synth.llm.parse_output import programs
-from attn_dsl.synth.llm.prompt import head_part, plain, shared_part, solved_head
+from attn_dsl.synth.llm.prompt import head_part, shared_part, solved_head
 from attn_dsl.synth.llm.record import Record, failed
 from attn_dsl.synth.llm.summary import Summary
-from attn_dsl.synth.proposer import Fitted, HeadTask, Known
+from attn_dsl.synth.proposer import Fitted, HeadTask, Known, plain
 from attn_dsl.synth.rewrite import bare
 
 _log = logging.getLogger("attn_dsl")
@@ -155,7 +156,7 @@ class Llm:
         own = min(options.prompt_tokens, room - around)
         shared = shared_part(task.causal, model.count, room - own)
         summary = Summary(task)
-        shown = [*best[:1], *(one for one in best[1:] if plain(one.program))][: 1 + SHOWN]
+        shown = [*best[:1], *(one for one in best[1:] if plain(show(one.program)))][: 1 + SHOWN]
         like = self._like(task, summary)
         return shared, head_part(summary, lambda text: model.count(text) - around, own, shown, like)
 

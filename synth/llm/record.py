@@ -20,7 +20,7 @@ from attn_dsl.eval.run import Run
 from attn_dsl.synth.llm.grammar import proposal_grammar
 from attn_dsl.synth.llm.model import Completion, LanguageModel, ModelError, Request
 from attn_dsl.synth.llm.parse_output import whole_terms
-from attn_dsl.synth.proposer import Known
+from attn_dsl.synth.proposer import Known, plain
 
 FOLDER, FAILED = "llm", "failed.json"
 PLAIN = 7  # lines of the longest program that is an example
@@ -99,9 +99,9 @@ def read_known(run: Run, asked: Collection[Pair]) -> dict[Pair, tuple[Known, ...
 
 def solved(found: Mapping[Pair, Sequence[Known]]) -> tuple[Known, ...]:
     """Return the heads that short plain programs explain best, with those programs."""
-    plain = [[one for one in some if one.plain and 2 < one.program.count("\n") <= PLAIN]
+    short = [[one for one in some if plain(one.program) and 2 < one.program.count("\n") <= PLAIN]
              for some in found.values()]  # fmt: skip
-    best = [max(some, key=lambda one: one.iou) for some in plain if some]
+    best = [max(some, key=lambda one: one.iou) for some in short if some]
     return tuple(sorted(best, key=lambda one: -one.iou)[:SOLVED])
 
 
