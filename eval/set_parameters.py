@@ -61,6 +61,15 @@ class SetTerm:
             return t.Scaled(None, self.factor, self.condition)
         return None if self.condition is None else t.Where(None, self.condition)
 
+    def planes(self) -> list[t.Term]:
+        """Return what each parameter is multiplied by, as a term with a hole, if there is one set."""
+        (one,) = self.lookups
+        held = [t.Compare("==", one.value, t.Text(element)) for element in one.elements]
+        where = [x if self.condition is None else t.And(x, self.condition) for x in held]
+        if self.factor is None:
+            return [t.Where(None, x) for x in where]
+        return [t.Scaled(None, self.factor, x) for x in where]
+
     def split(self, weights: Any) -> Iterator[Any]:
         """Yield the part of a sequence that is every lookup's."""
         at = 0
@@ -177,11 +186,12 @@ def in_place(node: N, sets: Mapping[str, t.SetLiteral]) -> N:
     return t.rewrite(node, change) if sets else node
 
 
-def set_program(program: t.Head, *, plain: bool = True) -> tuple[SetProgram, np.ndarray]:
+def set_program(program: t.Head, *, linear: bool = False) -> tuple[SetProgram, np.ndarray]:
     """Return a program with the elements of its sets as parameters, and these; each part of a sum is a term.
 
     Args:
-        plain: give the elements of sets without weights some as well, and take steps of tables.
+        linear: take no two sets of one term, whose weights are multiplied, no sets without weights and no
+            tables, whose steps are weights of a plain term.
     """
     program = in_place(program, {d.name: d.value for d in program.sets})
     terms: list[t.Term] = []
@@ -189,7 +199,9 @@ def set_program(program: t.Head, *, plain: bool = True) -> tuple[SetProgram, np.
     weights: list[float] = []
     elements: list[float] = []
     for term in (part for whole in program.terms for part in t.parts_of(whole)):
-        found = _set_term(term, program.causal) if plain or isinstance(term, t.Scaled) else None
+        found = _set_term(term, program.causal)
+        if linear and found and (not isinstance(term, t.Scaled) or len(found[0].lookups) > 1):  # type: ignore[union-attr]
+            found = None
         if found is None:
             terms.append(term)
             weights += [w or 0.0 for w in t.weights_of(term)]

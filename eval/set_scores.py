@@ -55,10 +55,9 @@ class SetScores:
     # ``TERM_LIMIT`` are then cut to it. By default none is.
     sizes: np.ndarray | None = None
 
-    def _tables(self, x: np.ndarray, squared: bool = False) -> list[np.ndarray]:
+    def _tables(self, x: np.ndarray) -> list[np.ndarray]:
         """Look all parameters up."""
         table = np.concatenate([[0.0, 1.0], x]).astype(np.float32)
-        table = table * table if squared else table
         found = [np.empty(x.shape, np.float32) for x in (self.weights, self.queries, self.keys)]
         for numbers, out in zip((self.weights, self.queries, self.keys), found, strict=True):
             _gather(table, numbers.reshape(-1), out.reshape(-1))
@@ -83,19 +82,12 @@ class SetScores:
         limited = self._limited(tables)
         _add(self.terms, limited, *tables, *self.planes, *self.rows, ones, room, out)
 
-    def gradient(self, x: np.ndarray, given: np.ndarray, squared: bool = False) -> np.ndarray:
-        """Return the gradient of the parameters, float64, from that of the scores.
-
-        Args:
-            given: float32 (programs, entries).
-            squared: square what each parameter is multiplied by. With the predicted rows as ``given`` this is
-                about a diagonal of the curvature: a variance where no key is looked up, else a second moment.
-        """
-        tables = self._tables(x, squared)
+    def gradient(self, x: np.ndarray, given: np.ndarray) -> np.ndarray:
+        """Return the gradient of the parameters, float64, from that of the scores, as ``out`` of ``add``."""
+        tables = self._tables(x)
         outs = [np.zeros(one.shape, dtype=np.float32) for one in tables]
-        limited = self._limited(tables) & (not squared)
-        _gradients(self.terms, limited, *tables, self.queries, *self.planes, *self.rows,
-                   *self._room(), given, squared, *outs)  # fmt: skip
+        _gradients(self.terms, self._limited(tables), *tables, self.queries, *self.planes, *self.rows,
+                   *self._room(), given, *outs)  # fmt: skip
         found = np.zeros(FIRST + len(x))
         for numbers, sums in zip((self.weights, self.queries, self.keys), outs, strict=True):
             _scatter(numbers.reshape(-1), sums.reshape(-1), found)
@@ -205,13 +197,12 @@ def _add(terms, limited, weights, queries, keys, truths, values, starts, firsts,
 
 @njit(**_OPTIONS)
 def _gradients(terms, limited, weights, queries, keys, inside, truths, values, starts, firsts, ones, room,
-               spare, given, squared, weights_out, queries_out, keys_out):  # fmt: skip
+               spare, given, weights_out, queries_out, keys_out):  # fmt: skip
     """Add up gradients; a term that is at its limit does not change with its parameters."""
     one, zero = np.float32(1.0), np.float32(0.0)
     for j in range(terms.shape[0]):
         program, plane, query, key, hidden = terms[j]
-        plain = query < 0 and key < 0 and hidden == 0
-        if plain and not limited[j] and not squared:
+        if query < 0 and key < 0 and hidden == 0 and not limited[j]:
             row = given[program, starts[0] : starts[-1]]
             weights_out[j] += _dot_plane(plane, truths, values, starts[0], row)
             continue
@@ -231,13 +222,6 @@ def _gradients(terms, limited, weights, queries, keys, inside, truths, values, s
                 for k in range(count):
                     pull[k] = pull[k] if abs(left * made[k]) <= LIMIT else zero
             total = zero
-            if squared:
-                if key < 0:
-                    for k in range(count):
-                        total += pull[k]
-                    total = -total * total
-                if plane >= 0:
-                    _times(pull, values[plane, low : low + count])
             if key >= 0:
                 right, to = keys[key, first : first + count], keys_out[key, first : first + count]
                 for k in range(count):

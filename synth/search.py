@@ -44,8 +44,7 @@ class Search:
         """Make what all heads share, so that threads find it ready."""
         with self._lock:
             session = self.session
-            _ = session.design.packed, self.proposers
-            _ = session.select, session.test, session.worth_design
+            _ = self.proposers, session.select, session.test, session.worth_design
 
     def controls(self, number: int, neighbours: tuple[int, ...]) -> dict[str, np.ndarray]:
         """Return IoU and output R² of each control with a head, and keep those of its neighbours."""

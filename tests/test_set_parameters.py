@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
+import torch
 from search_tasks import design, task
 
+from attn_dsl.compiler.program import Program
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.limits import TERM_LIMIT
 from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.tokens import Tokens
-from attn_dsl.eval.capture import Capture
-from attn_dsl.eval.set_parameters import SetProgram, set_program
+from attn_dsl.eval.replace.tunable import Tunable
+from attn_dsl.eval.set_parameters import set_program
 from attn_dsl.eval.set_scores import FIRST, Planes, Rows, SetScores
 from attn_dsl.synth import pruning
-from attn_dsl.synth.design import Design
 from attn_dsl.synth.lbfgs import maximise
-from attn_dsl.synth.sparse_design import SparseDesign
+from attn_dsl.synth.sparse_design import SparseDesign, refit
 
 KEYS = '{" cat": 2.5, " dog": -2, " ran": 1.5, " said": -1.5}'
 QUERIES = '{" !": 2.5, " she": 1.7, " the": -1.2}'
@@ -34,10 +33,14 @@ TERMS = (
 )
 
 
-def of(job, source: str) -> tuple[t.Head, SparseDesign, np.ndarray]:
-    program = parse(f"head a causal:\n -0.2 * (q - k)\n by q - k [0: 1.5, 3: 0.2]\n {source}")
-    found, x = set_program(program)
-    return program, SparseDesign.of(job.design, job.rows, found), x
+TEXTS = [
+    Tokens.from_strings(x.split("|"))
+    for x in (" the| cat| ran| !", " she| said| the| dog| ran| cat")
+]
+
+
+def of(source: str) -> t.Head:
+    return parse(f"head a causal:\n -0.2 * (q - k)\n by q - k [0: 1.5, 3: 0.2]\n {source}")
 
 
 @pytest.fixture(scope="module")
@@ -46,24 +49,42 @@ def job():
 
 
 @pytest.mark.parametrize("term", TERMS)
-def test_a_vector_predicts_what_its_program_does(job, term: str) -> None:
-    program, rows, x = of(job, term)
-    assert len(rows.program.terms) == 1 and len(rows.program.sets) == 2
-    whole = job.measured(program)
-    rows.value(x)
-    np.testing.assert_allclose(rows.predicted, whole.predicted, atol=1e-6)
-    assert rows.iou == pytest.approx(whole.iou, abs=1e-6)
-    written = rows.program.written(x)
+def test_a_vector_says_what_its_program_does(job, term: str) -> None:
+    program = of(term)
+    found, x = set_program(program)
+    assert len(found.terms) == 1 and len(found.sets) == 2
+    whole, written = job.measured(program), found.written(x)
     assert t.nodes(written) == whole.nodes - ("and alpha" in term)  # of `and`, one goes
     np.testing.assert_allclose(job.measured(written).predicted, whole.predicted, atol=3e-3)
     again, values = set_program(written)
-    np.testing.assert_allclose(again.rounded(values), rows.program.rounded(x), atol=0.02)
+    np.testing.assert_allclose(again.rounded(values), found.rounded(x), atol=0.02)
 
 
 @pytest.mark.parametrize("term", TERMS)
+def test_tunable_programs_compute_with_the_vector_and_know_its_gradient(term: str) -> None:
+    program = Program.from_tree(of(term))
+    tunable = Tunable([program])
+    found = tunable.bundle(TEXTS)
+    for i, text in enumerate(TEXTS):
+        np.testing.assert_allclose(
+            found[0, i, : len(text), : len(text)].detach(), program(text), atol=1e-6
+        )
+    given = torch.from_numpy(np.random.default_rng(0).normal(size=found.shape)).float()
+    (gradient,) = torch.autograd.grad((found * given).sum(), [tunable.weights])
+    x = tunable.weights.detach().clone()
+    for i in range(len(x)):
+        step, values = 0.02 * (torch.arange(len(x)) == i), []
+        for moved in (x + step, x - step):
+            tunable.weights.data = moved
+            values.append(float((tunable.bundle(TEXTS) * given).sum().detach()))
+        slope = (values[0] - values[1]) / 0.04
+        assert float(gradient[i]) == pytest.approx(slope, rel=0.02, abs=2e-3)
+
+
 @pytest.mark.parametrize("mix", [0.0, 1.0])
-def test_the_gradient_is_that_of_the_objective(job, term: str, mix: float) -> None:
-    _, rows, x = of(job, term)
+def test_the_gradient_is_that_of_the_objective(job, mix: float) -> None:
+    program = of("0.5 * log(1 + q - k) where alpha(k)")
+    rows, x = SparseDesign.of(job.design, job.rows, program), np.array(program.weights)
     rows.value(x, mix)
     found = rows.scores.gradient(x, rows.residual[None])
     for i in range(len(x)):
@@ -72,19 +93,28 @@ def test_the_gradient_is_that_of_the_objective(job, term: str, mix: float) -> No
         assert found[i] == pytest.approx(slope, rel=0.02, abs=1.0)
 
 
+def test_elements_of_sets_are_refitted() -> None:
+    term = '1 * weight(token(k), {" cat": 1, " dog": -0.5}) where k < q'
+    job = task(
+        design("2 where k == 0", term.replace("1,", "2.5,").replace("-0.5", "-2"), noise=0.0)
+    )
+    start = parse(f"head a causal:\n 2 where k == 0\n {term}")
+    found = job.measured(refit(job.design, job.rows, start))
+    assert found.iou > 0.99 > job.measured(start).iou
+    (fitted,) = (x.value.set for x in found.program.terms if isinstance(x, t.Scaled))
+    np.testing.assert_allclose(fitted.weights, [2.5, -2], atol=0.2)
+
+
 def test_losses_are_those_of_the_program_without_a_term(job) -> None:
     program = parse(
         "head a causal:\n 2 where k == 0\n -0.2 * (q - k)\n 1.5 where alpha(k)\n"
         " 1 where alpha(q) and k == q-1"
     )
-    found, x = (
-        SetProgram(dataclasses.replace(program, terms=()), program.terms),
-        np.array(program.weights),
-    )
-    rows = SparseDesign.of(job.design, job.rows, found)
+    x = np.array(program.weights)
+    rows = SparseDesign.of(job.design, job.rows, program)
     losses = rows.losses(x)
     whole = rows.rows.row_scores(rows.predicted).sum()
-    assert 1 + sum(pruning.sizes_of(found.terms)) == t.nodes(program)
+    assert 1 + sum(pruning.sizes_of(program.terms)) == t.nodes(program)
     for i, loss in enumerate(losses):
         less = x * (np.arange(len(x)) != i)
         rows.value(less)
@@ -100,17 +130,12 @@ def test_a_token_beside_the_query_or_the_key_is_looked_up_where_it_is_seen(
 ) -> None:
     rng = np.random.default_rng(5)
     texts = [Tokens.from_strings(rng.choice(list("abc"), size=n)) for n in (1, 2, 7, 12, 9, 9)]
-    matrices = [np.tril(np.ones((n, n))) if causal else np.ones((n, n)) for n in map(len, texts)]
-    arrays = [(m / m.sum(1, keepdims=True))[None, None] for m in matrices]
-    capture = Capture.from_arrays(texts, arrays, causal=causal)
-    rows = Design(capture, range(len(texts)), entries=10_000, seed=0)
     sees = "causal" if causal else "bidirectional"
-    program = parse(f'head x {sees}:\n 1 * weight(token({position}), {{"a": 1, "c": 2}})')
-    found, x = set_program(program)
-    scores = np.zeros((1, rows.entries), dtype=np.float32)
-    SparseDesign.of(rows, rows.target(0, 0), found).scores.add(x, scores)
-    assert scores.any() != (causal and position == "q+2") and not scores.all()
-    np.testing.assert_array_equal(scores, rows.compute(program))
+    source = f'head x {sees}:\n 1 * weight(token({position}), {{"a": 1, "c": 2}})'
+    program = Program.from_tree(parse(f'{source}\n 1 * weight(token(k), {{"b": 1}})'))
+    found = Tunable([program]).bundle(texts).detach()[0]
+    for text, matrix in zip(texts, found, strict=True):
+        np.testing.assert_allclose(matrix[: len(text), : len(text)], program(text), atol=1e-6)
 
 
 def test_named_sets_are_taken_and_plain_ones_left_when_asked() -> None:
@@ -121,7 +146,7 @@ def test_named_sets_are_taken_and_plain_ones_left_when_asked() -> None:
     both, x = set_program(program)
     assert [one.lookups[0].elements for one in both.sets] == [("a", "b"), ("c", "d")]
     assert x.tolist() == [1, 2, 2, 3, 1.5]
-    one, x = set_program(program, plain=False)
+    one, x = set_program(program, linear=True)
     assert [s.lookups[0].elements for s in one.sets] == [("c", "d")] and len(one.terms) == 2
     assert x.tolist() == [2, 1, 3, 1.5]
 
@@ -183,13 +208,10 @@ def test_terms_are_cut_at_their_limit_and_do_not_change_there(scale: float) -> N
 def test_what_pays_least_goes_first() -> None:
     job = task(design("2 where k == 0", "1.5 where punct(k)"))
     whole = parse("head a causal:\n 2 where k == 0\n 1 where k == q-7\n 1.5 where punct(k)")
-    program, x = (
-        SetProgram(dataclasses.replace(whole, terms=()), whole.terms),
-        np.array(whole.weights),
-    )
-    rows = SparseDesign.of(job.design, job.rows, program)
+    rows = SparseDesign.of(job.design, job.rows, whole)
+    x = np.array(whole.weights)
     found = pruning.pruned(rows, x, [5, 9, 99], lambda: False, 10, lambda *same: same)
-    all_, some, few = (job.measured(one.program.written(x)) for one, x in found)
+    all_, some, few = (job.measured(one.program.with_weights(x.tolist())) for one, x in found)
     assert all_.nodes == t.nodes(whole)
     assert some.nodes <= 9 and some.iou > all_.iou - 0.01  # the offset is not missed
     assert few.nodes <= 5 and few.iou < some.iou - 0.01

@@ -59,6 +59,7 @@ def _scores(session: Session) -> SharedScores:
     assert definitions is not None
     gains = ScoreGains(design, tuple(definitions.scores), score_values(definitions, design.batch))
     planes = TermPlanes(design, vocabulary.terms(design.causal))
+    planes.numbers(vocabulary.terms(design.causal))  # heads share them
     starts = tuple(parse(source) for source in session.settings.programs)
     return SharedScores(gains, t.Use(VOCABULARY, definitions), planes, starts)
 
