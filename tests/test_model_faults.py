@@ -25,7 +25,7 @@ from attn_dsl.eval.models import load_model, padded
 from attn_dsl.eval.replace.context import obstacle, replace_heads
 from attn_dsl.eval.replace.measure import HeldOut
 from attn_dsl.eval.replace.programs import Part
-from attn_dsl.eval.vocabulary import Vocabulary
+from attn_dsl.eval.tokenizer import Vocabulary
 
 TEXTS = (
     "The cat sat on the mat. One day, the boy saw the cat!\n\nShe ran  to the park.",

@@ -24,7 +24,7 @@ from attn_dsl.eval.controls import NAMES, control_scores, positional_grid
 from attn_dsl.eval.run import Run
 from attn_dsl.eval.set_scores import Planes
 from attn_dsl.eval.split import Split
-from attn_dsl.synth import vocabulary
+from attn_dsl.synth import search_terms
 from attn_dsl.synth import weights as w
 from attn_dsl.synth.design import Design
 from attn_dsl.synth.gains import moments
@@ -227,7 +227,7 @@ def test_controls_are_scored_on_the_test_texts_alone(capture: Capture) -> None:
 def test_every_term_of_the_vocabulary_is_valid() -> None:
     for causal in (True, False):
         visibility = "causal" if causal else "bidirectional"
-        terms = vocabulary.terms(causal)
+        terms = search_terms.terms(causal)
         for term in terms:
             check(t.Head("x", visibility, "softmax", (term,)))
         assert len(set(terms)) == len(terms)
@@ -236,7 +236,7 @@ def test_every_term_of_the_vocabulary_is_valid() -> None:
 @pytest.mark.parametrize("causal", [True, False])
 def test_terms_of_numbers_are_empty_where_there_are_none(causal: bool) -> None:
     """So a search on texts without numbers never picks them."""
-    terms = tuple(x for x in vocabulary.terms(causal) if "number" in show_term(x))
+    terms = tuple(x for x in search_terms.terms(causal) if "number" in show_term(x))
     head = t.Head("numbers", "causal" if causal else "bidirectional", terms=terms)
     plan = Plan([head], Batch([Tokens.from_strings([" she", " 7", ".", " two", " 9"])]))
     planes = plan.planes([np.arange(5)])

@@ -19,7 +19,7 @@ from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.replace.context import replace_heads
 from attn_dsl.eval.replace.experiment import Options, further_texts
 from attn_dsl.eval.replace.measure import HeldOut
-from attn_dsl.eval.replace.programs import Part, Programs
+from attn_dsl.eval.replace.programs import HeadSource, Programs
 from attn_dsl.eval.replace.replaced_model import ReplacedModel, open_replaced_model
 from attn_dsl.eval.replace.tunable import Tunable
 from attn_dsl.eval.replace.tune import Epoch, TuneSettings, tune, with_first_token
@@ -167,7 +167,7 @@ def test_gradients_reach_weights_and_elements_through_the_model(
     tunable = Tunable([make(opened)])
     fit = HeldOut(opened.loaded, opened.ids("fit")[:4])
     _ = fit.original
-    with replace_heads(opened.loaded, {(0, 1): Part(tunable, 0)}):
+    with replace_heads(opened.loaded, {(0, 1): HeadSource(tunable, 0)}):
         (gradient,) = torch.autograd.grad(fit.loss(fit.batches[0]), [tunable.weights])
         for at in range(9):
             losses = []

@@ -10,7 +10,7 @@ import numpy as np
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.eval.set_parameters import in_place
-from attn_dsl.synth import vocabulary
+from attn_dsl.synth import search_terms
 from attn_dsl.synth.gains import gain, moments
 from attn_dsl.synth.proposer import Fitted, HeadTask
 from attn_dsl.synth.pruning import REGROWN, pruned, written
@@ -97,7 +97,7 @@ class SharedScores:
     def best_terms(self, task: HeadTask, predicted: np.ndarray, aim: np.ndarray,
                    there: tuple[t.Term, ...]) -> list[t.Term]:  # fmt: skip
         """Return the terms of the vocabulary that gain most likelihood."""
-        every = vocabulary.terms(task.causal)  # of one weight each
+        every = search_terms.terms(task.causal)  # of one weight each
         numbers = np.concatenate(self.planes.numbers(every))
         found = moments(self.planes.arrays, numbers, task.rows.starts, aim - predicted, predicted)
         alone = gain(*found, 2.0 + 1e-3 * len(task.rows))
