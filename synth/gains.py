@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 
 from attn_dsl.compiler.jit import FINITE
-from attn_dsl.eval.set_scores import Planes
+from attn_dsl.eval.term_scores import Planes
 
 
 def moments(planes: Planes, numbers: np.ndarray, starts: np.ndarray, residual: np.ndarray,
@@ -16,7 +16,7 @@ def moments(planes: Planes, numbers: np.ndarray, starts: np.ndarray, residual: n
     """Return the gradient and the curvature of some planes, summed over rows, float64 (planes).
 
     Args:
-        numbers: int64 (planes), as in ``SetScores.terms``.
+        numbers: int64 (planes), as in ``TermScores.terms``.
         residual: float32 (entries), the gradient by the scores.
     """
     found = np.zeros((2, len(numbers)))

@@ -13,13 +13,7 @@ from numba import njit
 from attn_dsl.compiler.jit import COMPILED, SUMS
 from attn_dsl.compiler.softmax import exponentials
 from attn_dsl.dsl import tree as t
-from attn_dsl.eval.set_parameters import (
-    SetProgram,
-    SetTerm,
-    TableTerm,
-    set_program,
-)
-from attn_dsl.eval.set_scores import FIRST, Planes, Rows, SetScores
+from attn_dsl.eval.term_scores import Planes, TermScores
 from attn_dsl.synth import weights as w
 from attn_dsl.synth.design import Design
 from attn_dsl.synth.gains import moments
@@ -28,8 +22,6 @@ from attn_dsl.synth.objective import HeadRows
 from attn_dsl.synth.rewrite import bare
 
 _OPTIONS = {**COMPILED, "fastmath": {*SUMS, "arcp", "nnan"}}
-MOST = 64
-"""Programs of at most so many weights, those of elements included, have all of them refitted."""
 REFIT, FIT_HOLES = 25, 40
 """How often the rows are predicted to move all weights of a program, and for each aim of its holes."""
 LIMIT = 60.0  # the scores of a part that is left out are kept within this magnitude
@@ -40,7 +32,6 @@ class TermPlanes:
 
     Attributes:
         arrays: the planes; rows that were not asked for are untouched memory.
-        rows: where the rows stand.
 
     Args:
         terms: some that may be asked for.
@@ -58,7 +49,6 @@ class TermPlanes:
         truths, values = (count + more for count, more in zip(self._counts, room, strict=True))
         self.arrays = Planes(np.empty((truths, design.entries), np.uint8),
                              np.empty((values, design.entries), np.float32))  # fmt: skip
-        self.rows = Rows(design.starts, design.firsts)
         self._made: set[t.Term] = set()
         self._lock = threading.Lock()
 
@@ -73,7 +63,7 @@ class TermPlanes:
                 counts[value] += count
 
     def numbers(self, terms: Sequence[t.Term]) -> list[tuple[int, ...]]:
-        """Return the plane of each weight of some terms, as in ``SetScores``."""
+        """Return the plane of each weight of some terms, as in ``TermScores``."""
         wanted = [bare(term) for term in terms]
         if not self._made.issuperset(wanted):
             with self._lock:
@@ -126,10 +116,9 @@ class SparseDesign:
         self.numbers = np.array(
             [n for own in planes.numbers(program.terms) for n in own], dtype=np.int64
         )
-        terms = np.full((len(self.numbers), 5), (0, 0, -1, -1, 0))
-        terms[:, 1], none = self.numbers, np.empty((0, 0), dtype=np.int32)
-        weights = FIRST + np.arange(len(terms))
-        self.scores = SetScores(planes.rows, planes.arrays, terms, weights, none, none)
+        terms = np.full((len(self.numbers), 4), (0, 0, -1, -1))
+        terms[:, 1] = self.numbers
+        self.scores = TermScores(rows.starts, planes.arrays, terms, np.arange(len(terms)))
 
     @classmethod
     def of(cls, design: Design, rows: HeadRows, program: t.Head) -> SparseDesign:
@@ -173,7 +162,7 @@ class SparseDesign:
 
         def value(x: np.ndarray) -> tuple[float, np.ndarray]:
             objective = self.value(x, mix) - 0.5 * self.ridge * float(x @ x)
-            uphill = self.scores.gradient(x, self.residual[None]) - self.ridge * x
+            uphill = self.scores.gradient(x, self.residual[None])[0] - self.ridge * x
             return objective, uphill if free is None else np.where(free, uphill, 0.0)
 
         if not len(start):
@@ -182,17 +171,13 @@ class SparseDesign:
         scale = self.moments(self.residual)[1] + self.ridge + 1e-3
         return maximise(value, start, scale, steps, stop=stop)
 
-    def shortened(self, x: np.ndarray, most: float = 0.002,
-                  written: Callable[[np.ndarray], np.ndarray] = lambda x: x) -> np.ndarray:  # fmt: skip
-        """Round weights to two digits, or to three, where that costs at most so much score.
-
-        ``written`` is what becomes of them besides when they are written.
-        """
+    def shortened(self, x: np.ndarray, most: float = 0.002) -> np.ndarray:
+        """Round weights to two digits, or to three, where that costs at most so much score."""
         self.value(x)
         before = self.score
         for digits in (2, 3):
             short = w.rounded(x, digits)
-            self.value(written(short))
+            self.value(short)
             if self.score >= before - most:
                 return short
         return x
@@ -214,21 +199,13 @@ class SparseDesign:
 
 
 def refit(design: Design, rows: HeadRows, program: t.Head) -> t.Head:
-    """Move the weights of a program uphill in score on some rows, and round them where that costs little.
-
-    Weights of the elements of a set are moved too, where that is the only one of its term.
-    """
-    parameters, start = set_program(program, linear=True)
-    if not parameters.sets or len(start) > MOST:
-        start = np.array([x or 0.0 for x in program.weights])
-        terms = [part for term in program.terms for part in t.parts_of(term)]
-        parameters = SetProgram(dataclasses.replace(program, terms=()), tuple(terms))
-    each: list[t.Term] = [x for part, _ in parameters.parts()
-             for x in (part.planes() if isinstance(part, SetTerm | TableTerm) else [part])]  # fmt: skip
-    found = SparseDesign.of(design, rows, dataclasses.replace(parameters.empty, terms=tuple(each)))
-    x = found.shortened(found.maximise(start, REFIT), written=parameters.rounded)
-    program = parameters.written(x)
-    return dataclasses.replace(program, terms=t.joined(program.terms))
+    """Move the weights of a program uphill in score on some rows, and round them where that costs little."""
+    found, start = (
+        SparseDesign.of(design, rows, program),
+        np.array([w or 0.0 for w in program.weights]),
+    )
+    made = program.with_weights(found.shortened(found.maximise(start, REFIT)).tolist())
+    return dataclasses.replace(made, terms=t.joined(made.terms))
 
 
 def fit_holes(design: Design, rows: HeadRows, program: t.Head) -> t.Head:
@@ -238,7 +215,7 @@ def fit_holes(design: Design, rows: HeadRows, program: t.Head) -> t.Head:
     found = SparseDesign.of(design, rows, program)
     for mix in (0.0, 1.0):
         x = found.maximise(x, FIT_HOLES, mix, free=free)
-    return program.with_weights([float(w) for w in np.where(free, found.shortened(x), x)])
+    return program.with_weights(np.where(free, found.shortened(x), x).tolist())
 
 
 @njit(**_OPTIONS)

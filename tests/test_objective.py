@@ -82,7 +82,7 @@ def test_the_gradient_of_the_objective(capture: Capture, objective: str, mix: fl
     x = np.array(program.weights)
     sparse = SparseDesign.of(made, made.target(0, 0), program)
     sparse.value(x, mix)
-    found = sparse.scores.gradient(x, sparse.residual[None])
+    found, _ = sparse.scores.gradient(x, sparse.residual[None])
     for i in range(len(x)):
         step = np.zeros(len(x))
         step[i] = 1e-2

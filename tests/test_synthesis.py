@@ -22,8 +22,8 @@ from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.controls import NAMES, control_scores, positional_grid
 from attn_dsl.eval.run import Run
-from attn_dsl.eval.set_scores import Planes
 from attn_dsl.eval.split import Split
+from attn_dsl.eval.term_scores import Planes
 from attn_dsl.synth import search_terms
 from attn_dsl.synth import weights as w
 from attn_dsl.synth.design import Design

@@ -9,12 +9,11 @@ from functools import partial
 import numpy as np
 
 from attn_dsl.dsl import tree as t
-from attn_dsl.eval.set_parameters import in_place
 from attn_dsl.synth import search_terms
 from attn_dsl.synth.gains import gain, moments
 from attn_dsl.synth.proposer import Fitted, HeadTask
 from attn_dsl.synth.pruning import REGROWN, pruned, written
-from attn_dsl.synth.rewrite import bare
+from attn_dsl.synth.rewrite import bare, in_place
 from attn_dsl.synth.scores.gains import ScoreGains
 from attn_dsl.synth.sparse_design import SparseDesign, TermPlanes
 
@@ -50,7 +49,7 @@ class SharedScores:
     def from_start(self, start: t.Head, task: HeadTask) -> Iterator[Fitted]:
         """Yield a program at every size, the largest first."""
         room = (self.rounds + sum(size < REGROWN for size in SIZES)) * (self.terms + 3)
-        start = in_place(start, {one.name: one.value for one in start.sets})
+        start = in_place(start)
         terms = tuple(
             dict.fromkeys(bare(part) for term in start.terms for part in t.parts_of(term)))  # fmt: skip
         empty = dataclasses.replace(task.empty(), uses=(self.use,), scores=start.scores,

@@ -1,4 +1,4 @@
-"""Set parameters: a program and its vector say the same, and gradients and losses are those of the rows."""
+"""Scores of terms: tunable programs compute what programs do; gradients and losses are those of the rows."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from attn_dsl.dsl.limits import TERM_LIMIT
 from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.replace.tunable import Tunable
-from attn_dsl.eval.set_parameters import set_program
-from attn_dsl.eval.set_scores import FIRST, Planes, Rows, SetScores
+from attn_dsl.eval.term_scores import Planes, TermScores
 from attn_dsl.synth import pruning
 from attn_dsl.synth.lbfgs import maximise
-from attn_dsl.synth.sparse_design import SparseDesign, refit
+from attn_dsl.synth.sparse_design import SparseDesign
 
 KEYS = '{" cat": 2.5, " dog": -2, " ran": 1.5, " said": -1.5}'
 QUERIES = '{" !": 2.5, " she": 1.7, " the": -1.2}'
@@ -49,19 +48,7 @@ def job():
 
 
 @pytest.mark.parametrize("term", TERMS)
-def test_a_vector_says_what_its_program_does(job, term: str) -> None:
-    program = of(term)
-    found, x = set_program(program)
-    assert len(found.terms) == 1 and len(found.sets) == 2
-    whole, written = job.measured(program), found.written(x)
-    assert t.nodes(written) == whole.nodes - ("and alpha" in term)  # of `and`, one goes
-    np.testing.assert_allclose(job.measured(written).predicted, whole.predicted, atol=3e-3)
-    again, values = set_program(written)
-    np.testing.assert_allclose(again.rounded(values), found.rounded(x), atol=0.02)
-
-
-@pytest.mark.parametrize("term", TERMS)
-def test_tunable_programs_compute_with_the_vector_and_know_its_gradient(term: str) -> None:
+def test_tunable_programs_compute_what_programs_do_and_know_the_gradient(term: str) -> None:
     program = Program.from_tree(of(term))
     tunable = Tunable([program])
     found = tunable.bundle(TEXTS)
@@ -86,23 +73,11 @@ def test_the_gradient_is_that_of_the_objective(job, mix: float) -> None:
     program = of("0.5 * log(1 + q - k) where alpha(k)")
     rows, x = SparseDesign.of(job.design, job.rows, program), np.array(program.weights)
     rows.value(x, mix)
-    found = rows.scores.gradient(x, rows.residual[None])
+    found, _ = rows.scores.gradient(x, rows.residual[None])
     for i in range(len(x)):
         step = 0.01 * (np.arange(len(x)) == i)
         slope = (rows.value(x + step, mix) - rows.value(x - step, mix)) / 0.02
         assert found[i] == pytest.approx(slope, rel=0.02, abs=1.0)
-
-
-def test_elements_of_sets_are_refitted() -> None:
-    term = '1 * weight(token(k), {" cat": 1, " dog": -0.5}) where k < q'
-    job = task(
-        design("2 where k == 0", term.replace("1,", "2.5,").replace("-0.5", "-2"), noise=0.0)
-    )
-    start = parse(f"head a causal:\n 2 where k == 0\n {term}")
-    found = job.measured(refit(job.design, job.rows, start))
-    assert found.iou > job.measured(start).iou + 0.1
-    (fitted,) = (x.value.set for x in found.program.terms if isinstance(x, t.Scaled))
-    assert fitted.weights[0] == pytest.approx(2.5, abs=0.1) and fitted.weights[1] < -1
 
 
 def test_losses_are_those_of_the_program_without_a_term(job) -> None:
@@ -123,86 +98,49 @@ def test_losses_are_those_of_the_program_without_a_term(job) -> None:
         )
 
 
-@pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("position", ["k-2", "k", "k+1", "q-1", "q+2"])
-def test_a_token_beside_the_query_or_the_key_is_looked_up_where_it_is_seen(
-    position: str, causal: bool
-) -> None:
-    rng = np.random.default_rng(5)
-    texts = [Tokens.from_strings(rng.choice(list("abc"), size=n)) for n in (1, 2, 7, 12, 9, 9)]
-    sees = "causal" if causal else "bidirectional"
-    source = f'head x {sees}:\n 1 * weight(token({position}), {{"a": 1, "c": 2}})'
-    program = Program.from_tree(parse(f'{source}\n 1 * weight(token(k), {{"b": 1}})'))
-    found = Tunable([program]).bundle(texts).detach()[0]
-    for text, matrix in zip(texts, found, strict=True):
-        np.testing.assert_allclose(matrix[: len(text), : len(text)], program(text), atol=1e-6)
-
-
-def test_named_sets_are_taken_and_plain_ones_left_when_asked() -> None:
-    program = parse(
-        'set A = {"a", "b"}\nset B = {"c": 2, "d": 1}\n'
-        "head a causal:\n 2 where token(k) in A\n 1.5 * weight(token(k), B)\n 1 where punct(k)"
-    )
-    both, x = set_program(program)
-    assert [one.lookups[0].elements for one in both.sets] == [("a", "b"), ("c", "d")]
-    assert x.tolist() == [1, 2, 2, 3, 1.5]
-    one, x = set_program(program, linear=True)
-    assert [s.lookups[0].elements for s in one.sets] == [("c", "d")] and len(one.terms) == 2
-    assert x.tolist() == [2, 1, 3, 1.5]
-
-
-def test_elements_of_weight_0_are_left_out() -> None:
-    program = parse(
-        "head a causal:\n by q - k [0: 1, 3: 2]\n 3 where alpha(k)\n"
-        ' 1 * weight(token(k), {"a": 2, "b": 1})\n'
-        ' 1 * weight(token(q), {"c": 2}) * weight(token(k), {"d": 2})'
-    )
-    _, x = set_program(program)
-    assert x.tolist() == [3, 1, 1, 2, 1, 2, 2]
-    one, _ = set_program(parse('head a causal:\n 1 * weight(token(k), {"a": 2, "b": 1})'))
-    assert one.written(np.array([0.004, -1.5])) == parse(
-        'head a causal:\n 1 * weight(token(k), {"b": -1.5})'
-    )
-    assert not one.written(np.zeros(2)).terms
-
-
 @pytest.mark.parametrize("scale", [1.0, 3000.0])  # many terms are at their limit with the second
 def test_terms_are_cut_at_their_limit_and_do_not_change_there(scale: float) -> None:
     rng = np.random.default_rng(0)
-    n, places, elements, terms = 9, 3, 5, 12
+    n, places, terms = 9, 3, 12
     starts = np.cumsum([0, *range(1, n + 1)])
     planes = rng.normal(size=(4, starts[-1])).astype(np.float32)
-    reads = rng.integers(FIRST + terms, FIRST + terms + elements, (places, n)).astype(np.int32)
-    reads[rng.random(reads.shape) < 0.3] = 0
-    rows = np.array([(0, rng.integers(4), *rng.integers(-1, places, 2), 0) for _ in range(terms)])
-    scores = SetScores(
-        Rows(starts, np.zeros(n, dtype=np.int64)),
-        Planes(np.empty((0, 0), dtype=np.uint8), planes), rows, FIRST + np.arange(terms),
-        reads, reads, np.abs(planes).max(1),
-    )  # fmt: skip
-    x = rng.normal(size=terms + elements) * np.repeat([scale, 1.0], [terms, elements])
+    rows = np.array([(0, rng.integers(4), *rng.integers(-1, places, 2)) for _ in range(terms)])
+    scores = TermScores(starts, Planes(np.empty((0, 0), dtype=np.uint8), planes), rows,
+                        rng.permutation(terms), np.abs(planes).max(1))  # fmt: skip
+    x, values = scale * rng.normal(size=terms), rng.normal(size=(places, n)).astype(np.float32)
     query = np.repeat(np.arange(n), np.arange(1, n + 1))
     key = np.concatenate([np.arange(i + 1) for i in range(n)])
 
-    def parts(x: np.ndarray) -> np.ndarray:
-        table = np.concatenate([[0, 1], x])
+    def parts(x: np.ndarray, values: np.ndarray) -> np.ndarray:
         return np.array([
-            table[FIRST + j] * planes[plane]
-            * (table[reads[q]][query] if q >= 0 else 1) * (table[reads[k]][key] if k >= 0 else 1)
-            for j, (_, plane, q, k, _) in enumerate(rows)
+            x[scores.weights[j]] * planes[plane]
+            * (values[q][query] if q >= 0 else 1) * (values[k][key] if k >= 0 else 1)
+            for j, (_, plane, q, k) in enumerate(rows)
         ])  # fmt: skip
 
     found = np.zeros((1, starts[-1]), dtype=np.float32)
-    scores.add(x, found)
-    expected = np.clip(parts(x), -TERM_LIMIT, TERM_LIMIT).sum(0)
+    scores.add(x, found, values)
+    expected = np.clip(parts(x, values), -TERM_LIMIT, TERM_LIMIT).sum(0)
     np.testing.assert_allclose(found[0], expected, atol=1e-4 * scale)
     given = rng.normal(size=(1, starts[-1])).astype(np.float32)
-    gradient, free = scores.gradient(x, given), np.abs(parts(x)) <= TERM_LIMIT
+    (gradient, to_values), free = (
+        scores.gradient(x, given, values),
+        np.abs(parts(x, values)) <= TERM_LIMIT,
+    )
     assert free.all() == (scale == 1.0)
-    for i in range(len(x)):
-        step = 1e-3 * np.abs(x).max() * (np.arange(len(x)) == i)
-        slope = ((parts(x + step) - parts(x - step)) * free @ given[0]).sum() / (2 * step.max())
-        assert gradient[i] == pytest.approx(slope, rel=1e-2, abs=1e-3 * scale)
+
+    def slope(step: np.ndarray, more: np.ndarray) -> float:
+        apart = parts(x + step, values + more) - parts(x - step, values - more)
+        return (apart * free @ given[0]).sum() / (2 * max(step.max(), more.max()))
+
+    none = np.zeros_like(values)
+    for i in range(terms):
+        step = 1e-3 * np.abs(x).max() * (np.arange(terms) == i)
+        assert gradient[i] == pytest.approx(slope(step, none), rel=1e-2, abs=1e-3 * scale)
+    for place in np.ndindex(values.shape):
+        more = none.copy()
+        more[place] = 1e-3
+        assert to_values[place] == pytest.approx(slope(0 * x, more), rel=2e-2, abs=2e-2 * scale)
 
 
 def test_what_pays_least_goes_first() -> None:
