@@ -28,14 +28,14 @@ from attn_dsl.dsl.printer import show
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.distances import in_lanes, minima
 from attn_dsl.eval.score_matrix import METRICS, measure_text, measure_texts, score_matrix
-from attn_dsl.synth import vocabulary
+from attn_dsl.synth import search_terms
 
 WORDS = "the cat saw a dog . Tom and Mia ran to park , she said hi One day big little happy".split()
 
 
 def programs(count: int, seed: int = 0) -> list[t.Head]:
     """Draw programs of ten terms from the search's vocabulary."""
-    rng, terms, found = random.Random(seed), vocabulary.terms(True), []
+    rng, terms, found = random.Random(seed), search_terms.terms(True), []
     for i in range(count):
         drawn = rng.sample(terms, 10)
         largest = [0.04 if isinstance(term, t.Scaled) else 2.0 for term in drawn]

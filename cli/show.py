@@ -124,7 +124,7 @@ def cut(text: str, tokenizer: str | None = None) -> Tokens:
         return Tokens.from_text(text)
     options.quiet_libraries()
     from attn_dsl.eval.models import load_tokenizer
-    from attn_dsl.eval.vocabulary import Vocabulary
+    from attn_dsl.eval.tokenizer import Vocabulary
 
     windows = Vocabulary(load_tokenizer(tokenizer)).encode(text, max_tokens=2048)
     if not windows or not len(windows[0].tokens):

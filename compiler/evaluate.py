@@ -20,7 +20,7 @@ GROUP = 64  # the most programs of a part; their blocks fit in a second-level ca
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class RowBlock:
     """A block of whole rows of the matrices of some programs on a text."""
 
     programs: slice  # the range of programs
@@ -30,7 +30,7 @@ class Part:
 
 
 def parts(code: Code, n: int, start: int, arrays: tuple[np.ndarray, ...],
-          first: int = 0) -> Iterator[Part]:  # fmt: skip
+          first: int = 0) -> Iterator[RowBlock]:  # fmt: skip
     """Evaluate programs on one text, block of rows by block, in parts that fit in the cache.
 
     Args:
@@ -39,7 +39,7 @@ def parts(code: Code, n: int, start: int, arrays: tuple[np.ndarray, ...],
         first: the first row to evaluate.
 
     Yields:
-        The parts. The array ``Part.rows`` is overwritten by the next one.
+        The parts. The array ``RowBlock.rows`` is overwritten by the next one.
     """
     planes, terms, causal = text_planes(code, n, start, arrays, first), code.terms, code.causal
     blocks = list(row_blocks(n, causal, first))
@@ -56,7 +56,7 @@ def parts(code: Code, n: int, start: int, arrays: tuple[np.ndarray, ...],
                                terms[Kind.VALUE], planes.keys, planes.distances, planes.quick, low, causal, n,
                                queries.start, queries.stop, word, masses, out, redo):  # fmt: skip
                 _exactly(code, n, start, arrays, queries.start, low, redo, out)
-            yield Part(slice(low, high), queries, here, out[:, :width])
+            yield RowBlock(slice(low, high), queries, here, out[:, :width])
 
 
 def _exactly(code: Code, n: int, start: int, arrays: tuple[np.ndarray, ...], query: int, first: int,
@@ -107,7 +107,7 @@ class Plan:
             spread_rows(part.rows, first, self.causal, n, out[part.programs, first:last])
         return out
 
-    def parts(self, text: int) -> Iterator[Part]:
+    def parts(self, text: int) -> Iterator[RowBlock]:
         """Evaluate all programs on one text in parts; see the function ``parts``."""
         n, start = int(self.batch.sizes[text]), int(self.batch.starts[text])
         return parts(self.code, n, start, self._arrays(text))

@@ -115,7 +115,7 @@ class Program:
         Args:
             capture: a ``Capture``, or its directory.
             head: as in ``"L5H1"`` or ``(5, 1)``.
-            refit: fit all weights.
+            refit: fit all weights of terms.
             seed: decides which texts are held out.
 
         Returns:

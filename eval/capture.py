@@ -16,7 +16,7 @@ from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.capture_files import Record, read_capture
 from attn_dsl.eval.notebook import Tabular
 from attn_dsl.eval.shards import REMEDY, ROW_TOLERANCE, Array, Shards, n_entries, normalise_rows
-from attn_dsl.eval.texts import PARTS, Part, hash_fraction, split_of
+from attn_dsl.eval.texts import SPLITS, SplitName, hash_fraction, split_of
 
 _OLDER = "it was made before captures had them; run `attn-dsl capture` into a fresh directory"
 _NOT_GIVEN = "give values= to Capture.from_arrays"
@@ -247,7 +247,7 @@ class Capture(Tabular):
         values = self.attention(index, [layer * self.heads_per_layer + head])[0]
         return unpack(values, len(self.tokens(index)), self.causal)
 
-    def split(self, seed: int) -> dict[Part, list[int]]:
+    def split(self, seed: int) -> dict[SplitName, list[int]]:
         """Split the texts into fit, select and test (60/20/20) by a seeded hash of content.
 
         >>> parts = Capture.open("captures/gpt2").split(seed=0)
@@ -258,7 +258,7 @@ class Capture(Tabular):
         """
         return self.split_and_rule(seed)[0]
 
-    def split_and_rule(self, seed: int) -> tuple[dict[Part, list[int]], str]:
+    def split_and_rule(self, seed: int) -> tuple[dict[SplitName, list[int]], str]:
         """Split the texts; say what was split, and how.
 
         The rule is ``"texts"``, or ``"windows"`` where there are fewer than 10 source texts. With
@@ -269,14 +269,14 @@ class Capture(Tabular):
         if len(set(unit)) < MIN_SOURCES:
             unit, rule = [record.own_hash for record in self.records], "windows"
         part_of = {one: split_of(one, seed) for one in unit}
-        if len(set(part_of.values())) < len(PARTS):
+        if len(set(part_of.values())) < len(SPLITS):
             rule += " by rank"
             units = sorted(part_of, key=lambda one: hash_fraction(one, seed))
             held = max(1, round(0.2 * len(units)))
             first = max(1, len(units) - 2 * held)
             cuts = (first, max(first, len(units) - held))
-            part_of = {one: PARTS[sum(at >= cut for cut in cuts)] for at, one in enumerate(units)}
-        parts = {part: [i for i, u in enumerate(unit) if part_of[u] == part] for part in PARTS}
+            part_of = {one: SPLITS[sum(at >= cut for cut in cuts)] for at, one in enumerate(units)}
+        parts = {part: [i for i, u in enumerate(unit) if part_of[u] == part] for part in SPLITS}
         return parts, rule
 
 

@@ -28,7 +28,7 @@ from attn_dsl.eval.models import LoadedModel, ids_known, load_model
 from attn_dsl.eval.notebook import notebook_progress
 from attn_dsl.eval.shards import Array, ShardWriter, Verified, n_entries, tensor_name
 from attn_dsl.eval.texts import KNOWN, Spec, read_texts, text_hash
-from attn_dsl.eval.vocabulary import Vocabulary
+from attn_dsl.eval.tokenizer import Vocabulary
 
 if TYPE_CHECKING:
     from attn_dsl.eval.head_outputs import HeadOutputs

@@ -1,13 +1,19 @@
-"""Heads of a model: how they are named, and how a choice of them is read."""
+"""Heads of a model: how they are named, and how a choice of them is read.
+
+A head is called ``L5H1``. Files, and what is sorted as text, have its label, ``L05H01``; both are read.
+"""
 
 import re
 from collections.abc import Sequence
 
 from attn_dsl.dsl.errors import InputError, did_you_mean
 
+Pair = tuple[int, int]
+"""Layer and query head, both from 0."""
+
 
 def label(layer: int, head: int) -> str:
-    """Name a head, as in ``L05H01``."""
+    """Return the label of a head, as in ``L05H01``."""
     return f"L{layer:02d}H{head:02d}"
 
 

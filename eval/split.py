@@ -15,7 +15,7 @@ from attn_dsl.eval.score_matrix import METRICS, measure_texts
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class HeadScores:
     """Programs beside a head; errors and spreads of outputs are nan without values."""
 
     ious: np.ndarray  # float64 (programs, texts)
@@ -39,7 +39,7 @@ class Split:
     def __len__(self) -> int:
         return len(self.texts)
 
-    def compare(self, programs: Sequence[t.Head], number: int) -> Comparison:
+    def compare(self, programs: Sequence[t.Head], number: int) -> HeadScores:
         """Score programs against a head, given by number, by IoU and, with values, by outputs."""
         capture, shape = self.capture, (len(programs), len(self.texts))
         found, errors, spreads = np.empty(shape), np.full(shape, np.nan), np.full(shape[1], np.nan)
@@ -52,7 +52,7 @@ class Split:
                 found[:, at] = ious(actual, predicted)[0]
                 if capture.has_outputs:
                     errors[:, at] = outputs.squared_errors(capture, text, [number], predicted)[0]
-        return Comparison(found, errors, spreads)
+        return HeadScores(found, errors, spreads)
 
     def metrics(self, program: t.Head, number: int) -> dict[str, np.ndarray]:
         """Score one program by every metric, each float64 (texts,)."""

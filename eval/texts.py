@@ -11,8 +11,8 @@ from typing import Literal
 from attn_dsl.dsl.errors import InputError, did_you_mean
 from attn_dsl.eval.files import UNREADABLE, first_line
 
-Part = Literal["fit", "select", "test"]
-PARTS: tuple[Part, ...] = ("fit", "select", "test")
+SplitName = Literal["fit", "select", "test"]
+SPLITS: tuple[SplitName, ...] = ("fit", "select", "test")
 Spec = str | Sequence[str]
 """What texts are read from: a file, a pattern, a directory or a data set, or several of these."""
 WHOLE = (".md .rst .tex .py .pyi .js .jsx .ts .tsx .java .kt .c .h .cc .cpp .hpp .cs .go .rs .rb .php "
@@ -33,10 +33,10 @@ def hash_fraction(text_hash: str, seed: int) -> float:
     return int.from_bytes(digest[:7], "big") / 2**56
 
 
-def split_of(text_hash: str, seed: int) -> Part:
+def split_of(text_hash: str, seed: int) -> SplitName:
     """Say which part a text belongs to (60/20/20); another seed gives an independent split."""
     fraction = hash_fraction(text_hash, seed)
-    return PARTS[(fraction >= 0.6) + (fraction >= 0.8)]
+    return SPLITS[(fraction >= 0.6) + (fraction >= 0.8)]
 
 
 def read_texts(spec: Spec) -> list[str]:

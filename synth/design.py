@@ -11,9 +11,8 @@ from attn_dsl.compiler.columns import TOKEN, Batch
 from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.dsl import tree as t
 from attn_dsl.eval.capture import Capture
-from attn_dsl.synth import vocabulary
+from attn_dsl.synth import search_terms
 from attn_dsl.synth.distance_bins import bins
-from attn_dsl.synth.gains import Packed
 from attn_dsl.synth.objective import OBJECTIVES, HeadRows, Objective, Outputs
 from attn_dsl.synth.rewrite import drop_unused
 
@@ -102,13 +101,8 @@ class Design:
     @cached_property
     def vocabulary(self) -> np.ndarray:
         """The planes of the search's vocabulary, float32 (terms, entries)."""
-        terms = vocabulary.terms(self.causal)
+        terms = search_terms.terms(self.causal)
         return self.compute(dataclasses.replace(self.empty, terms=terms))
-
-    @cached_property
-    def packed(self) -> Packed:
-        """The same planes, packed so that their gains are quick to compute."""
-        return Packed.of(self.vocabulary, vocabulary.truths(self.causal), self.starts)
 
     def planes(self, program: t.Head) -> np.ndarray:
         """Return the planes of a program's weights, float32 (weights, entries).

@@ -146,7 +146,7 @@ def fit_hypotheses(programs: Sequence[str | Path | Program], model: str | None =
     Args:
         programs: programs or their files; their holes are fitted.
         out: the directory.
-        refit: fit all weights, those of the elements of sets included.
+        refit: fit all weights of terms.
         others: as for ``fit``.
 
     Returns:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from attn_dsl.dsl import tree as t
-from attn_dsl.eval.set_parameters import SetProgram
 from attn_dsl.synth import weights as w
 from attn_dsl.synth.proposer import HeadTask
 from attn_dsl.synth.rewrite import drop_unused
@@ -48,7 +47,7 @@ def pruned(
     open, others may say in fewer nodes.
 
     Args:
-        design: of a program of plain terms with one weight each.
+        design: of a program of terms with one weight each.
         steps: how often the rows are predicted at each size.
         grown: adds terms to a program.
     """
@@ -59,10 +58,10 @@ def pruned(
         if limit < REGROWN:
             design, x = grown(design, x)
         program = design.program
-        if t.nodes(program.empty) + sum(map(t.nodes, t.joined(program.terms))) > limit:
-            room = limit - t.nodes(program.empty)
+        room = limit - t.nodes(dataclasses.replace(program, terms=()))
+        if sum(map(t.nodes, t.joined(program.terms))) > room:
             left, x = kept(program.terms, x, design.losses(x), curvature(design), room)
-            design = design.with_program(dataclasses.replace(program, terms=left))
+            design = design.with_terms(left)
             x, fresh = design.maximise(x, steps, stop=spent), True
         if not len(x):
             return
@@ -73,8 +72,7 @@ def pruned(
 
 def curvature(design: SparseDesign) -> np.ndarray:
     """Return the curvature of the cross-entropy by the weights, at the rows that were predicted last."""
-    numbers = design.planes.numbers(design.program.terms)
-    planes = np.array([design.planes.plane(n) for own in numbers for n in own], dtype=np.float32)
+    planes = np.array([design.planes.plane(n) for n in design.numbers], dtype=np.float32)
     found = w.derivatives(planes, design.rows, design.predicted)[1]
     return found + design.ridge * np.eye(len(planes))
 
@@ -114,13 +112,13 @@ def trim(task: HeadTask, program: t.Head, score: Callable[[Sequence[t.Head]], np
         price: the score that a node must bring.
     """
 
-    def worths(every: Sequence[tuple[SetProgram, np.ndarray]]) -> tuple[list[t.Head], np.ndarray]:
+    def worths(every: Sequence[tuple[t.Head, np.ndarray]]) -> tuple[list[t.Head], np.ndarray]:
         programs = [written(*one) for one in every]
         return programs, score(programs) - price * np.array([t.nodes(one) for one in programs])
 
     parts = tuple(part for term in program.terms for part in t.parts_of(term))
-    parameters = SetProgram(dataclasses.replace(program, terms=()), parts)
-    design, x = SparseDesign.of(task.design, task.rows, parameters), np.array(program.weights)
+    whole = dataclasses.replace(program, terms=parts)
+    design, x = SparseDesign.of(task.design, task.rows, whole), np.array(program.weights)
     found, (_, before) = None, worths([(design.program, x)])
     while count := len(design.program.terms):
         design.value(x)
@@ -131,7 +129,7 @@ def trim(task: HeadTask, program: t.Head, score: Callable[[Sequence[t.Head]], np
             break
         several = [without(design.program, x, inverse, idle[: i + 1]) for i in range(len(idle))]
         less, start = several[int(np.argmax(worths(several)[1]))]
-        smaller = design.with_program(less)
+        smaller = design.with_terms(less.terms)
         start = smaller.maximise(start, STEPS)
         (shown,), now = worths([(less, start)])
         if now[0] <= before[0]:
@@ -140,16 +138,16 @@ def trim(task: HeadTask, program: t.Head, score: Callable[[Sequence[t.Head]], np
     return found
 
 
-def without(program: SetProgram, x: np.ndarray, inverse: np.ndarray,
-            gone: Sequence[int]) -> tuple[SetProgram, np.ndarray]:  # fmt: skip
+def without(program: t.Head, x: np.ndarray, inverse: np.ndarray,
+            gone: Sequence[int]) -> tuple[t.Head, np.ndarray]:  # fmt: skip
     """Return a program without some terms, and its weights, moved to make up (``weights.without``)."""
-    slots = [range(at.start, at.stop) for _, at in program.parts()]
-    out = np.array([place for i in gone for place in slots[i]])
+    ends = np.cumsum([0, *(len(t.weights_of(term)) for term in program.terms)])
+    out = np.concatenate([np.arange(ends[i], ends[i + 1]) for i in gone])
     left = tuple(term for i, term in enumerate(program.terms) if i not in gone)
     return dataclasses.replace(program, terms=left), np.delete(w.without(x, inverse, out), out)
 
 
-def written(program: SetProgram, x: np.ndarray) -> t.Head:
+def written(program: t.Head, x: np.ndarray) -> t.Head:
     """Return a program with rounded weights, in which the parts of each condition are a sum."""
-    whole = program.written(w.rounded(x))
+    whole = program.with_weights([float(one) for one in w.rounded(x)])
     return drop_unused(dataclasses.replace(whole, terms=t.joined(whole.terms)))

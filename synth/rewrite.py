@@ -26,6 +26,16 @@ def drop_unused(program: t.Head) -> t.Head:
                                properties=())  # fmt: skip
 
 
+def in_place(program: t.Head) -> t.Head:
+    """Return a program with the sets that it defines written in place."""
+    sets = {one.name: one.value for one in program.sets}
+
+    def change(part: t.Node) -> t.Node:
+        return sets.get(part.name, part) if isinstance(part, t.SetName) else part
+
+    return dataclasses.replace(t.rewrite(program, change), sets=()) if sets else program
+
+
 def bare(term: t.Term) -> t.Term:
     """Return a term with holes for its weights, and without comments."""
     return dataclasses.replace(t.reweighted(term, repeat(None)), remarks=t.NO_REMARKS)

@@ -17,7 +17,7 @@ from attn_dsl.eval.controls import control_scores
 from attn_dsl.eval.metrics import bootstrap
 from attn_dsl.eval.outputs import output_r2
 from attn_dsl.eval.results import Candidate, FrontRow, HeadResult
-from attn_dsl.eval.split import Comparison
+from attn_dsl.eval.split import HeadScores
 from attn_dsl.synth.objective import OBJECTIVES
 from attn_dsl.synth.pareto import choose, front, gains_by_node, thinned
 from attn_dsl.synth.proposer import Asking, Fitted, HeadTask, Proposer, pool
@@ -44,8 +44,7 @@ class Search:
         """Make what all heads share, so that threads find it ready."""
         with self._lock:
             session = self.session
-            _ = session.design.packed, self.proposers
-            _ = session.select, session.test, session.worth_design
+            _ = self.proposers, session.select, session.test, session.worth_design
 
     def controls(self, number: int, neighbours: tuple[int, ...]) -> dict[str, np.ndarray]:
         """Return IoU and output R² of each control with a head, and keep those of its neighbours."""
@@ -116,7 +115,7 @@ class Search:
         return thinned(polished, most)
 
     def _score(self, task: HeadTask,
-               polished: list[Fitted]) -> tuple[list[Fitted], list[FrontRow], Comparison]:  # fmt: skip
+               polished: list[Fitted]) -> tuple[list[Fitted], list[FrontRow], HeadScores]:  # fmt: skip
         """Score programs on the select split; return their front, its rows, and it on the test split.
 
         Of the program that is chosen, terms that are not worth their nodes on the select split go.

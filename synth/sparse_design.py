@@ -1,4 +1,4 @@
-"""Sparse design: a program's parameters on the rows of one head: objective, gradient, losses of parts."""
+"""Sparse design: a program's weights on the rows of one head: objective, gradient, losses of terms."""
 
 from __future__ import annotations
 
@@ -13,24 +13,15 @@ from numba import njit
 from attn_dsl.compiler.jit import COMPILED, SUMS
 from attn_dsl.compiler.softmax import exponentials
 from attn_dsl.dsl import tree as t
-from attn_dsl.eval.set_parameters import (
-    Lookup,
-    SetProgram,
-    SetTerm,
-    TableTerm,
-    TokenSymbols,
-    set_program,
-)
-from attn_dsl.eval.set_scores import FIRST, ONE, Planes, Rows, SetScores
+from attn_dsl.eval.term_scores import Planes, TermScores
 from attn_dsl.synth import weights as w
 from attn_dsl.synth.design import Design
+from attn_dsl.synth.gains import moments
 from attn_dsl.synth.lbfgs import maximise
 from attn_dsl.synth.objective import HeadRows
 from attn_dsl.synth.rewrite import bare
 
 _OPTIONS = {**COMPILED, "fastmath": {*SUMS, "arcp", "nnan"}}
-MOST = 64
-"""Programs of at most so many weights, those of elements included, have all of them refitted."""
 REFIT, FIT_HOLES = 25, 40
 """How often the rows are predicted to move all weights of a program, and for each aim of its holes."""
 LIMIT = 60.0  # the scores of a part that is left out are kept within this magnitude
@@ -41,9 +32,6 @@ class TermPlanes:
 
     Attributes:
         arrays: the planes; rows that were not asked for are untouched memory.
-        rows: where the rows stand.
-        queries: int64 (rows): the token of each row.
-        symbols: of the tokens.
 
     Args:
         terms: some that may be asked for.
@@ -61,9 +49,6 @@ class TermPlanes:
         truths, values = (count + more for count, more in zip(self._counts, room, strict=True))
         self.arrays = Planes(np.empty((truths, design.entries), np.uint8),
                              np.empty((values, design.entries), np.float32))  # fmt: skip
-        self.queries = design.firsts + design.queries
-        self.rows = Rows(design.starts, design.firsts)
-        self.symbols = TokenSymbols(design.batch, design.causal)
         self._made: set[t.Term] = set()
         self._lock = threading.Lock()
 
@@ -78,7 +63,7 @@ class TermPlanes:
                 counts[value] += count
 
     def numbers(self, terms: Sequence[t.Term]) -> list[tuple[int, ...]]:
-        """Return the plane of each weight of some terms, as in ``SetScores``."""
+        """Return the plane of each weight of some terms, as in ``TermScores``."""
         wanted = [bare(term) for term in terms]
         if not self._made.issuperset(wanted):
             with self._lock:
@@ -106,71 +91,44 @@ class TermPlanes:
 
 
 class SparseDesign:
-    """A program on the rows of one head; it moves the program's parameters and tells what they bring.
+    """A softmax program on the rows of one head; it moves the program's weights and tells what they bring.
+
+    Its own weights do not count: those of vectors do, in the order of ``Head.weights``.
 
     Attributes:
-        program: its structure.
+        program: the structure.
         planes: of its terms, on the design that the rows are of.
+        numbers: int64 (weights), the plane of each.
         rows: the head's.
-        predicted: float32 (entries), the program's rows for the last parameters that were looked at.
+        predicted: float32 (entries), the program's rows for the last weights that were looked at.
         residual: float32 (entries), the gradient of the objective by the scores.
         iou, score: of the predicted rows, over all rows; without outputs where ``mix`` is 0.
-        ridge: pull of every parameter to 0, in nats by squared weight.
+        ridge: pull of every weight to 0, in nats by squared weight.
     """
 
-    def __init__(self, planes: TermPlanes, rows: HeadRows, program: SetProgram,
-                 ridge: float = 0.1) -> None:  # fmt: skip
+    def __init__(
+        self, planes: TermPlanes, rows: HeadRows, program: t.Head, ridge: float = 0.1
+    ) -> None:
         self.planes, self.rows, self.program, self.ridge = planes, rows, program, ridge
         self.predicted = np.empty(len(rows.actual), dtype=np.float32)
         self.residual = np.empty(len(rows.actual), dtype=np.float32)
         self.iou = self.score = math.nan
-        self.scores = self._scores()
+        self.numbers = np.array(
+            [n for own in planes.numbers(program.terms) for n in own], dtype=np.int64
+        )
+        terms = np.full((len(self.numbers), 4), (0, 0, -1, -1))
+        terms[:, 1] = self.numbers
+        self.scores = TermScores(rows.starts, planes.arrays, terms, np.arange(len(terms)))
 
     @classmethod
-    def of(cls, design: Design, rows: HeadRows, program: SetProgram) -> SparseDesign:
+    def of(cls, design: Design, rows: HeadRows, program: t.Head) -> SparseDesign:
         """Make one with planes of its own."""
-        plain: list[t.Term] = []
-        for one in program.sets:
-            if isinstance(one, TableTerm):
-                plain += one.planes()
-            elif one.plain is not None:
-                plain.append(one.plain)
-        planes = TermPlanes(design, [*program.terms, *plain], program.empty)
-        return cls(planes, rows, program)
+        return cls(TermPlanes(design, program.terms, program), rows, program)
 
-    def with_program(self, program: SetProgram) -> SparseDesign:
-        """Return the design of another program, of terms that have planes."""
+    def with_terms(self, terms: Sequence[t.Term]) -> SparseDesign:
+        """Return the design of other terms, which have planes."""
+        program = dataclasses.replace(self.program, terms=tuple(terms))
         return SparseDesign(self.planes, self.rows, program, self.ridge)
-
-    def _scores(self) -> SetScores:
-        """Lay the parameters of the program out."""
-        program, planes = self.program, self.planes
-        terms, weights = [], []
-        sides: dict[str, list[np.ndarray]] = {"q": [], "k": []}
-        plain = iter(planes.numbers(program.terms))
-
-        def add(lookup: Lookup, first: int) -> int:
-            variable = lookup.position.variable
-            numbers = planes.symbols.numbers(lookup.value, lookup.elements, first)
-            sides[variable].append(numbers[planes.queries] if variable == "q" else numbers)
-            return len(sides[variable]) - 1
-
-        for term, at in program.parts():
-            if not isinstance(term, SetTerm):
-                table = isinstance(term, TableTerm)
-                steps = [x for (x,) in planes.numbers(term.planes())] if table else next(plain)  # type: ignore[union-attr]
-                for i, plane in enumerate(steps):
-                    terms.append((0, plane, -1, -1, 0))
-                    weights.append(FIRST + at.start + i)
-                continue
-            plane = planes.numbers([term.plain])[0][0] if term.plain is not None else -1
-            terms.append((0, plane, *term.places(at.start, planes.design.causal, add)))
-            weights.append(ONE)
-        widths = {"q": len(planes.queries), "k": int(planes.design.batch.starts[-1])}
-        return SetScores(
-            planes.rows, planes.arrays, np.array(terms, dtype=np.int64).reshape(-1, 5),
-            np.array(weights, dtype=np.int64),
-            *(np.array(sides[x], dtype=np.int32).reshape(-1, widths[x]) for x in "qk"))  # fmt: skip
 
     def value(self, x: np.ndarray, mix: float = 1.0) -> float:
         """Predict the rows, and return the objective.
@@ -193,39 +151,39 @@ class SparseDesign:
         self.score = weights.score(self.iou, output_r2)
         return objective
 
-    def curvature(self, x: np.ndarray) -> np.ndarray:
-        """Return a bound of the diagonal of the curvature of the cross-entropy, by the last rows."""
-        return self.scores.gradient(x, self.predicted[None], squared=True)
+    def moments(self, residual: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return gradient and curvature of every weight (``gains.moments``) by the rows predicted last."""
+        return moments(self.planes.arrays, self.numbers, self.rows.starts, residual, self.predicted)
 
     def maximise(self, start: np.ndarray, steps: int, mix: float = 1.0,
                  stop: Callable[[], bool] = lambda: False,
                  free: np.ndarray | None = None) -> np.ndarray:  # fmt: skip
-        """Move all or the ``free`` parameters uphill, predicting the rows ``steps`` times at most."""
+        """Move all or the ``free`` weights uphill, predicting the rows ``steps`` times at most."""
 
         def value(x: np.ndarray) -> tuple[float, np.ndarray]:
             objective = self.value(x, mix) - 0.5 * self.ridge * float(x @ x)
-            uphill = self.scores.gradient(x, self.residual[None]) - self.ridge * x
+            uphill = self.scores.gradient(x, self.residual[None])[0] - self.ridge * x
             return objective, uphill if free is None else np.where(free, uphill, 0.0)
 
         if not len(start):
             return start
         self.value(start, mix)
-        scale = self.curvature(start) + self.ridge + 1e-3
+        scale = self.moments(self.residual)[1] + self.ridge + 1e-3
         return maximise(value, start, scale, steps, stop=stop)
 
     def shortened(self, x: np.ndarray, most: float = 0.002) -> np.ndarray:
-        """Round parameters to two digits, or to three, where that costs at most so much score."""
+        """Round weights to two digits, or to three, where that costs at most so much score."""
         self.value(x)
         before = self.score
         for digits in (2, 3):
             short = w.rounded(x, digits)
-            self.value(self.program.rounded(short))
+            self.value(short)
             if self.score >= before - most:
                 return short
         return x
 
     def losses(self, x: np.ndarray) -> np.ndarray:
-        """Return what the objective loses without each of the program's plain terms of one weight."""
+        """Return what the objective loses without each weight of the program."""
         self.value(x)
         before = self.rows.row_scores(self.predicted).sum()
         found = np.empty(len(x))
@@ -242,24 +200,22 @@ class SparseDesign:
 
 def refit(design: Design, rows: HeadRows, program: t.Head) -> t.Head:
     """Move the weights of a program uphill in score on some rows, and round them where that costs little."""
-    parameters, start = set_program(program, plain=False)
-    if not parameters.sets or len(start) > MOST:
-        start = np.array([x or 0.0 for x in program.weights])
-        parameters = SetProgram(dataclasses.replace(program, terms=()), program.terms)
-    found = SparseDesign.of(design, rows, parameters)
-    program = parameters.written(found.shortened(found.maximise(start, REFIT)))
-    return dataclasses.replace(program, terms=t.joined(program.terms))
+    found, start = (
+        SparseDesign.of(design, rows, program),
+        np.array([w or 0.0 for w in program.weights]),
+    )
+    made = program.with_weights(found.shortened(found.maximise(start, REFIT)).tolist())
+    return dataclasses.replace(made, terms=t.joined(made.terms))
 
 
 def fit_holes(design: Design, rows: HeadRows, program: t.Head) -> t.Head:
     """Fit the weights of a program that are holes: to the likelihood, then to the score."""
     free = np.array([weight is None for weight in program.weights])
     x = np.array([weight or 0.0 for weight in program.weights])
-    parameters = SetProgram(dataclasses.replace(program, terms=()), program.terms)
-    found = SparseDesign.of(design, rows, parameters)
+    found = SparseDesign.of(design, rows, program)
     for mix in (0.0, 1.0):
         x = found.maximise(x, FIT_HOLES, mix, free=free)
-    return parameters.written(np.where(free, found.shortened(x), x))
+    return program.with_weights(np.where(free, found.shortened(x), x).tolist())
 
 
 @njit(**_OPTIONS)

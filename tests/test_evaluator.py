@@ -18,7 +18,7 @@ from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.tokens import Tokens
-from attn_dsl.synth import vocabulary
+from attn_dsl.synth import search_terms
 
 WORDS = ["The", " cat", " sat", ".", " It", " s", "aw", " (", "a", ")", "\n", " cat", ' "', "x"]
 
@@ -26,7 +26,7 @@ WORDS = ["The", " cat", " sat", ".", " It", " s", "aw", " (", "a", ")", "\n", " 
 def drawn(count: int, causal: bool, scale: float) -> list[t.Head]:
     """Draw programs from the search's vocabulary."""
     rng = random.Random(0)
-    terms, visibility = vocabulary.terms(causal), "causal" if causal else "bidirectional"
+    terms, visibility = search_terms.terms(causal), "causal" if causal else "bidirectional"
 
     def weighted(term: t.Term) -> t.Term:
         size = scale / 50 if isinstance(term, t.Scaled) else scale

@@ -17,7 +17,7 @@ from attn_dsl.dsl.limits import MAX_NODES
 from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.printer import show
 from attn_dsl.eval.locate import embedded
-from attn_dsl.synth import vocabulary
+from attn_dsl.synth import search_terms as vocabulary
 from attn_dsl.synth.llm import grammar as g
 from attn_dsl.synth.llm.parse_output import whole_terms
 

@@ -24,8 +24,8 @@ from attn_dsl.eval.capture_write import write_capture
 from attn_dsl.eval.models import load_model, padded
 from attn_dsl.eval.replace.context import obstacle, replace_heads
 from attn_dsl.eval.replace.measure import HeldOut
-from attn_dsl.eval.replace.programs import Part
-from attn_dsl.eval.vocabulary import Vocabulary
+from attn_dsl.eval.replace.programs import HeadSource
+from attn_dsl.eval.tokenizer import Vocabulary
 
 TEXTS = (
     "The cat sat on the mat. One day, the boy saw the cat!\n\nShe ran  to the park.",
@@ -237,5 +237,5 @@ class Beyond:
 def test_the_probe_finds_attention_to_what_no_head_sees() -> None:
     with pytest.raises(WorkError, match="tokens that no head of the layer sees"):
         replace_heads(
-            models.model("gpt2"), {(0, 1): Part(Beyond(), 0)}, tokenizer=models.tokenizer()
+            models.model("gpt2"), {(0, 1): HeadSource(Beyond(), 0)}, tokenizer=models.tokenizer()
         ).__enter__()

@@ -15,8 +15,8 @@ from replace_models import CAUSAL, ENCODERS, cache_in, cached
 import attn_dsl
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.replace.context import replace_heads
-from attn_dsl.eval.replace.programs import MeanByOffset, Part, baseline
-from attn_dsl.eval.vocabulary import Vocabulary
+from attn_dsl.eval.replace.programs import HeadSource, MeanByOffset, baseline
+from attn_dsl.eval.tokenizer import Vocabulary
 
 TEXTS = (
     "the cat sat on the mat. One day, the boy saw the cat",
@@ -110,7 +110,7 @@ def test_heads_replaced_by_their_own_attention_change_nothing(family: str) -> No
     with replace_heads(model, {}, **own):
         kept = run(model, ids, output_attentions=True).attentions
     group = Given(torch.cat([layer[0] for layer in kept]), family in CAUSAL)
-    with replace_heads(model, {(i // 4, i % 4): Part(group, i) for i in range(8)}, **own):
+    with replace_heads(model, {(i // 4, i % 4): HeadSource(group, i) for i in range(8)}, **own):
         torch.testing.assert_close(run(model, ids).logits, before, atol=1e-4, rtol=1e-4)
 
 
@@ -288,7 +288,7 @@ def test_baselines() -> None:
     n = ids.shape[1]
     heads: dict[tuple[int, int], Any] = {(1, 3): programs()["words"]}
     heads |= baseline("uniform", [(1, 0)], True) | baseline("first token", [(1, 1)], True)
-    heads |= {(1, 2): Part(MeanByOffset([[0, 0, 2, 1, 1]], causal=True), 0)}
+    heads |= {(1, 2): HeadSource(MeanByOffset([[0, 0, 2, 1, 1]], causal=True), 0)}
     heads |= baseline("zero", [(0, 0)], True)
     with replace_heads(model, heads, tokenizer=models.tokenizer()):
         first, second = run(model, ids, output_attentions=True).attentions

@@ -34,7 +34,7 @@ from attn_dsl.eval.replace.measure import HeldOut, Sums
 from attn_dsl.eval.replace.measurements import Measurements
 from attn_dsl.eval.replace.programs import BASELINES
 from attn_dsl.eval.replace.replaced_model import ReplacedModel, open_replaced_model
-from attn_dsl.eval.vocabulary import Vocabulary
+from attn_dsl.eval.tokenizer import Vocabulary
 
 UNIFORM = parse("head uniform causal:\n")
 TEXTS = ["the cat sat on the mat .", "she saw a bird", "one day the boy and the girl went"]

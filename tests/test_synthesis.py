@@ -22,12 +22,12 @@ from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.controls import NAMES, control_scores, positional_grid
 from attn_dsl.eval.run import Run
-from attn_dsl.eval.set_parameters import SetProgram
 from attn_dsl.eval.split import Split
-from attn_dsl.synth import vocabulary
+from attn_dsl.eval.term_scores import Planes
+from attn_dsl.synth import search_terms
 from attn_dsl.synth import weights as w
 from attn_dsl.synth.design import Design
-from attn_dsl.synth.gains import Packed
+from attn_dsl.synth.gains import moments
 from attn_dsl.synth.pareto import choose, front, gains_by_node, thinned
 from attn_dsl.synth.proposer import HeadTask, pool
 from attn_dsl.synth.proposers.library import Library
@@ -142,7 +142,7 @@ def test_terms_that_say_the_same_go_first(design: Design) -> None:
     """Of terms whose weights cancel none matters, however much a program loses without it alone."""
     source = "head x causal:\n 20 where k == 0\n -18 where k <= 0\n 2.5 where k == q-1 and punct(q)"
     job, program = task(design, 1, 0), parse(source)
-    planes = SparseDesign.of(design, job.rows, SetProgram(job.empty(), program.terms))
+    planes = SparseDesign.of(design, job.rows, program)
     x = np.array(program.weights)
     left, moved = kept(program.terms, x, planes.losses(x), curvature(planes), 11)
     assert len(left) == 2 and program.terms[2] in left
@@ -171,7 +171,9 @@ def test_moments_are_their_definitions(design: Design) -> None:
     planes[truths] = planes[truths] > 0.5
     widths = np.diff(design.starts)
     predicted = np.concatenate([np.full(n, 1 / n, dtype=np.float32) for n in widths])
-    g, h = Packed.of(planes, truths, design.starts).moments(job.rows.actual, predicted)
+    every = Planes(planes[truths].astype(np.uint8), planes[~truths])
+    residual, numbers = job.rows.actual - predicted, np.array([-2, 0, -3])
+    g, h = moments(every, numbers, design.starts, residual, predicted)
     mean = np.add.reduceat(planes * predicted, design.starts[:-1], axis=1)
     square = np.add.reduceat(planes**2 * predicted, design.starts[:-1], axis=1)
     np.testing.assert_allclose(g, planes @ (job.rows.actual - predicted), rtol=1e-4, atol=1e-2)
@@ -225,7 +227,7 @@ def test_controls_are_scored_on_the_test_texts_alone(capture: Capture) -> None:
 def test_every_term_of_the_vocabulary_is_valid() -> None:
     for causal in (True, False):
         visibility = "causal" if causal else "bidirectional"
-        terms = vocabulary.terms(causal)
+        terms = search_terms.terms(causal)
         for term in terms:
             check(t.Head("x", visibility, "softmax", (term,)))
         assert len(set(terms)) == len(terms)
@@ -234,7 +236,7 @@ def test_every_term_of_the_vocabulary_is_valid() -> None:
 @pytest.mark.parametrize("causal", [True, False])
 def test_terms_of_numbers_are_empty_where_there_are_none(causal: bool) -> None:
     """So a search on texts without numbers never picks them."""
-    terms = tuple(x for x in vocabulary.terms(causal) if "number" in show_term(x))
+    terms = tuple(x for x in search_terms.terms(causal) if "number" in show_term(x))
     head = t.Head("numbers", "causal" if causal else "bidirectional", terms=terms)
     plan = Plan([head], Batch([Tokens.from_strings([" she", " 7", ".", " two", " 9"])]))
     planes = plan.planes([np.arange(5)])

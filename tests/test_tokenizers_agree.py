@@ -9,7 +9,7 @@ import pytest
 from attn_dsl.dsl.analysis import Analysis
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.models import load_tokenizer
-from attn_dsl.eval.vocabulary import Vocabulary
+from attn_dsl.eval.tokenizer import Vocabulary
 
 TOKENIZERS = ("gpt2-tokenizer", "stories260k", "babyllama-char", "minilm-l6")
 TEXTS = [

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from attn_dsl.dsl.errors import InputError
-from attn_dsl.eval.vocabulary import Vocabulary
+from attn_dsl.eval.tokenizer import Vocabulary
 
 pytest.importorskip("transformers")
 
@@ -167,7 +167,7 @@ def test_hash_is_the_same_in_another_process_and_after_use(load, shared):
     assert Vocabulary(tokenizer).hash == before
     code = (
         "import sys; from transformers import AutoTokenizer; "
-        "from attn_dsl.eval.vocabulary import Vocabulary; "
+        "from attn_dsl.eval.tokenizer import Vocabulary; "
         "print(Vocabulary(AutoTokenizer.from_pretrained(sys.argv[1])).hash)"
     )
     folder = str(shared / "models" / "minilm-l6")

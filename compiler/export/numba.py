@@ -21,7 +21,7 @@ NODES = 60
 """A function with this many nodes, of the syntax tree or of the graph, gets no further term."""
 
 
-class Part(NamedTuple):
+class TermsFunction(NamedTuple):
     """A function that adds some terms to the scores of one query."""
 
     slices: dict[str, str]  # the variable of each column, and where it stands in the arrays
@@ -46,12 +46,14 @@ class KernelWriter(Writer):
         self.arrays: dict[Key, str] = {}  # the variables of columns, in the order of rows
         self.seen: list[SearchKey] = []  # the tables of searches, in their order
         self.tables: list[str] = []
-        self.parts: list[Part] = []  # ``slices``, ``outer`` and ``lines`` are those of the last one
+        self.parts: list[
+            TermsFunction
+        ] = []  # ``slices``, ``outer`` and ``lines`` are those of the last one
         written, size = self.terms(), NODES
         for term in self.graph.programs[0]:
             if size >= NODES:
                 self.names, self.outer_names, size = {}, dict[int, str](), 0
-                self.parts.append(Part({}, [], []))
+                self.parts.append(TermsFunction({}, [], []))
                 self.slices, self.outer, self.lines = self.parts[-1]
             self.lines += next(written)
             roots = {term.condition, *(factor.node for factor in term.factors)} - {NONE}

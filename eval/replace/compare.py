@@ -11,13 +11,12 @@ import torch
 
 from attn_dsl.compiler.program import Program, load
 from attn_dsl.dsl.errors import InputError
-from attn_dsl.eval.heads import parse_heads
+from attn_dsl.eval.heads import Pair, parse_heads
 from attn_dsl.eval.models import LoadedModel
 from attn_dsl.eval.replace.context import replace_heads
 from attn_dsl.eval.replace.predictions import batches, log_probabilities
-from attn_dsl.eval.replace.programs import Head
 from attn_dsl.eval.replace.replaced_model import ReplacedModel
-from attn_dsl.eval.vocabulary import Vocabulary
+from attn_dsl.eval.tokenizer import Vocabulary
 
 MODEL = "model"
 """What stands for the model's own head."""
@@ -41,7 +40,7 @@ class Prediction:
 class Comparison:
     """Two programs in one head, on one text."""
 
-    head: Head
+    head: Pair
     sides: tuple[str, ...]  # what A and B are called
     predictions: tuple[Prediction, ...]  # by position
     kl: float  # mean KL(A || B) of a prediction, nats
@@ -63,7 +62,7 @@ class Side(NamedTuple):
 
 
 def choose_sides(model: ReplacedModel, a: str, b: str, head: str | None,
-                 define: Sequence[str] = ()) -> tuple[Head, tuple[Side, ...]]:  # fmt: skip
+                 define: Sequence[str] = ()) -> tuple[Pair, tuple[Side, ...]]:  # fmt: skip
     """Find out what A and B are, and into which head they go.
 
     Each is a file of a program, a head's name (``L2H3``: the run's own program for it), or ``model`` for
@@ -74,13 +73,13 @@ def choose_sides(model: ReplacedModel, a: str, b: str, head: str | None,
         InputError: a file is missing, the run has no such program, or nothing names the head.
     """
 
-    def one(text: str) -> Head | None:
+    def one(text: str) -> Pair | None:
         """Read the name of one head; None if the text is something else."""
         if not re.fullmatch(r"[Ll]\d+\.?[Hh]\d+", text):
             return None
         return parse_heads(text, model.loaded.n_layers, model.loaded.n_heads)[0]
 
-    named: list[Head] = []
+    named: list[Pair] = []
     sides: list[Side] = []
     for text in (a, b):
         place = None if Path(text).exists() else one(text)
@@ -110,8 +109,8 @@ def choose_sides(model: ReplacedModel, a: str, b: str, head: str | None,
 
 
 def compare(
-    loaded: LoadedModel, head: Head, sides: tuple[Side, ...], text: str,
-    others: Mapping[Head, Program] | None = None, own: MutableMapping[str, torch.Tensor] | None = None,
+    loaded: LoadedModel, head: Pair, sides: tuple[Side, ...], text: str,
+    others: Mapping[Pair, Program] | None = None, own: MutableMapping[str, torch.Tensor] | None = None,
 ) -> Comparison:  # fmt: skip
     """Compare the model's predictions on a text with one thing or another in a head.
 

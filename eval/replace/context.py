@@ -12,15 +12,16 @@ import torch
 from attn_dsl.compiler.program import Program, load
 from attn_dsl.dsl.errors import InputError, WorkError
 from attn_dsl.eval.files import first_line
+from attn_dsl.eval.heads import Pair
 from attn_dsl.eval.models import LoadedModel, body, ids_known, position_limit
 from attn_dsl.eval.replace.adapters import adapter_for
 from attn_dsl.eval.replace.controller import Controller
 from attn_dsl.eval.replace.predictions import refuse_headless
-from attn_dsl.eval.replace.programs import Head, Part, Programs, baseline
+from attn_dsl.eval.replace.programs import HeadSource, Programs, baseline
 from attn_dsl.eval.replace.tokens import TokenReader, vocabulary_for
-from attn_dsl.eval.vocabulary import PROBE
+from attn_dsl.eval.tokenizer import PROBE
 
-Standing = Program | str | Path | Part
+Standing = Program | str | Path | HeadSource
 """What can stand in the place of a head: a program, the path of one, or part of a source group."""
 ATTENTION_TOLERANCE = 1e-4
 """How far the attention that a replaced head uses may be from its program's, before it is cast to
@@ -35,7 +36,7 @@ _LENGTH = 24
 class Replacement:
     """What was replaced, and what was verified before the body of the ``with`` began."""
 
-    heads: tuple[Head, ...]  # (layer, head) of the replaced heads, those of outer contexts left out
+    heads: tuple[Pair, ...]  # (layer, head) of the replaced heads, those of outer contexts left out
     names: tuple[str, ...]  # of what stands in their place, in the same order
     implementation: str  # the model's own attention implementation, which kept heads go on using
     causal: bool  # whether the model's heads see only what precedes them; measured, not read
@@ -49,7 +50,7 @@ class Replacement:
 
 
 @contextmanager
-def replace_heads(model: Any, heads: Mapping[Head, Standing], *, tokenizer: Any = None,
+def replace_heads(model: Any, heads: Mapping[Pair, Standing], *, tokenizer: Any = None,
                   texts: Sequence[str] = ()) -> Iterator[Replacement]:  # fmt: skip
     """Put programs in the place of heads of a live transformers model.
 
@@ -63,7 +64,7 @@ def replace_heads(model: Any, heads: Mapping[Head, Standing], *, tokenizer: Any 
 
     Args:
         model: a transformers model, or what ``load_model`` returned.
-        heads: by (layer, query head), both from 0: a program, the path of one, or a ``Part`` of
+        heads: by (layer, query head), both from 0: a program, the path of one, or a ``HeadSource`` of
             a source group. In a causal model all must be causal; a bidirectional model takes both.
         tokenizer: the model's; without it, the one that belongs to the model's name is loaded.
         texts: what the model will read, for programs that read what word pieces do not tell, such
@@ -136,12 +137,12 @@ def obstacle(loaded: LoadedModel) -> str | None:
     return None
 
 
-def parts_of(heads: Mapping[Head, Standing]) -> dict[Head, Part]:
+def parts_of(heads: Mapping[Pair, Standing]) -> dict[Pair, HeadSource]:
     """Turn what was given into parts of groups, all programs of one visibility in one group."""
-    found: dict[Head, Part] = {}
-    programs: dict[Head, Program] = {}
+    found: dict[Pair, HeadSource] = {}
+    programs: dict[Pair, Program] = {}
     for (layer, head), given in heads.items():
-        if isinstance(given, Part):
+        if isinstance(given, HeadSource):
             found[layer, head] = given
         elif isinstance(given, Program | str | Path):
             programs[layer, head] = given if isinstance(given, Program) else load(given)
@@ -153,12 +154,12 @@ def parts_of(heads: Mapping[Head, Standing]) -> dict[Head, Part]:
         chosen = sorted(place for place, program in programs.items() if program.causal == causal)
         if chosen:
             group = Programs([programs[place] for place in chosen])
-            found |= {place: Part(group, i) for i, place in enumerate(chosen)}
+            found |= {place: HeadSource(group, i) for i, place in enumerate(chosen)}
     return {place: found[place] for place in sorted(found)}
 
 
-def _check_heads(parts: Mapping[Head, Part], own: Sequence[torch.Tensor],
-                 outer: Mapping[Head, Part]) -> None:  # fmt: skip
+def _check_heads(parts: Mapping[Pair, HeadSource], own: Sequence[torch.Tensor],
+                 outer: Mapping[Pair, HeadSource]) -> None:  # fmt: skip
     layers, count = len(own), len(own[0])
     for layer, head in parts:
         if not (0 <= layer < layers and 0 <= head < count):
@@ -169,7 +170,7 @@ def _check_heads(parts: Mapping[Head, Part], own: Sequence[torch.Tensor],
                              "that context first")  # fmt: skip
 
 
-def _check_visibility(parts: Mapping[Head, Part]) -> None:
+def _check_visibility(parts: Mapping[Pair, HeadSource]) -> None:
     """Refuse, in a causal model, whatever sees what follows a query."""
     for (layer, head), part in parts.items():
         causal, ahead = part.group.causal, ""
@@ -225,7 +226,7 @@ def _attention(model: Any, ids: torch.Tensor) -> list[torch.Tensor]:
 
 
 def _attention_error(model: Any, ids: torch.Tensor, controller: Controller,
-                     parts: Mapping[Head, Part]) -> float:  # fmt: skip
+                     parts: Mapping[Pair, HeadSource]) -> float:  # fmt: skip
     """Return how far what replaced heads use is from their programs; a WorkError if it is far."""
     controller.seen = {}
     try:

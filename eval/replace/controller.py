@@ -12,7 +12,8 @@ import torch
 
 from attn_dsl.compiler.stream import Stream, newest_rows
 from attn_dsl.dsl.errors import InputError
-from attn_dsl.eval.replace.programs import Head, Part, Programs, SourceGroup
+from attn_dsl.eval.heads import Pair
+from attn_dsl.eval.replace.programs import HeadSource, Programs, SourceGroup
 from attn_dsl.eval.replace.tokens import (
     Inputs,
     TokenReader,
@@ -56,9 +57,9 @@ class Controller:
 
     def __init__(self, body: Any, reader: TokenReader, limit: int | None, heads: int) -> None:
         self.body, self.reader, self.max_positions = body, reader, limit
-        self.members: dict[Head, Part] = {}
+        self.members: dict[Pair, HeadSource] = {}
         self.shares: dict[int, torch.Tensor] | None = None
-        self.taken: frozenset[Head] = frozenset()
+        self.taken: frozenset[Pair] = frozenset()
         self.seen: dict[int, tuple[Matrices, Matrices]] | None = None
         self.own: list[torch.Tensor] = []
         self.check: Callable[[], None] = lambda: None
@@ -88,7 +89,7 @@ class Controller:
                 undo.callback(before(self._before, with_kwargs=True).remove)
                 undo.callback(after(self._after, with_kwargs=True, always_call=True).remove)
 
-    def set_members(self, members: Mapping[Head, Part]) -> None:
+    def set_members(self, members: Mapping[Pair, HeadSource]) -> None:
         """Say which heads are replaced from now on."""
         self.members = dict(members)
         self._streams.clear()

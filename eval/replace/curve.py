@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from attn_dsl.eval.files import table, write
+from attn_dsl.eval.heads import Pair
 from attn_dsl.eval.replace.measure import HeldOut, Outcome, Point, effect
 from attn_dsl.eval.replace.measurements import Measurements, Tell
-from attn_dsl.eval.replace.programs import BASELINES, Head
+from attn_dsl.eval.replace.programs import BASELINES
 from attn_dsl.eval.report_text import fill
 
 FRACTIONS = (0.05, 0.10, 0.25, 0.40, 0.50, 0.75, 1.0)
@@ -29,8 +30,8 @@ FLOOR = 0.001
 """The least growth that is shown: 0.1 %."""
 
 
-def order_heads(name: str, measurements: Measurements, select: HeldOut, heads: Sequence[Head],
-                tell: Tell) -> list[Head]:  # fmt: skip
+def order_heads(name: str, measurements: Measurements, select: HeldOut, heads: Sequence[Pair],
+                tell: Tell) -> list[Pair]:  # fmt: skip
     """Order heads so that those whose programs cost least come first.
 
     ``gradient``: by ``HeldOut.damages`` on the select texts. ``greedy``: in stages, each of which takes
@@ -40,12 +41,12 @@ def order_heads(name: str, measurements: Measurements, select: HeldOut, heads: S
     """
     if name == "iou":
         return sorted(heads, key=lambda head: (-measurements.model.ious[head], head))
-    damages: dict[Head, float] = {}
+    damages: dict[Pair, float] = {}
     if name in ("gradient", "greedy"):
         stages = STAGES if name == "greedy" else (1.0,)
         total = len(stages) * ((len(select) + 1) // 2) + (len(stages) > 1) * len(select.batches)
         select.watch = steps(f"ordering by {name}", total, tell)
-        taken: list[Head] = []
+        taken: list[Pair] = []
         for share in stages:
             damages = measurements.damages(select, heads, taken)
             left = sorted({*heads} - {*taken}, key=lambda head: (damages[head], head))
@@ -64,7 +65,7 @@ def steps(what: str, total: int, tell: Tell) -> Callable[[], None]:
     return lambda: tell(what, next(done), total)
 
 
-def spearman(order: Sequence[Head], other: Sequence[Head]) -> float:
+def spearman(order: Sequence[Pair], other: Sequence[Pair]) -> float:
     """Return the rank correlation of two orders of the same heads."""
     place = {head: i for i, head in enumerate(other)}
     return float(np.corrcoef(range(len(order)), [place[head] for head in order])[0, 1])
@@ -75,7 +76,7 @@ def count_of(fraction: float, heads: int) -> int:
     return max(1, math.floor(fraction * heads + 0.5))
 
 
-def measure_curve(measurements: Measurements, held_out: HeldOut, orders: Mapping[str, Sequence[Head]],
+def measure_curve(measurements: Measurements, held_out: HeldOut, orders: Mapping[str, Sequence[Pair]],
                   fractions: Iterable[float], kinds: Sequence[str], seed: int,
                   tell: Tell) -> list[Point]:  # fmt: skip
     """Measure shares of heads, in each of some orders, replaced by programs and by baselines."""

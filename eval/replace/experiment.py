@@ -12,12 +12,13 @@ import numpy as np
 
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.files import alone
+from attn_dsl.eval.heads import Pair
 from attn_dsl.eval.metrics import bootstrap
 from attn_dsl.eval.replace import curve
 from attn_dsl.eval.replace.measure import HeldOut, Outcome
 from attn_dsl.eval.replace.measurements import Measurements, Tell
 from attn_dsl.eval.replace.predictions import Ids
-from attn_dsl.eval.replace.programs import BASELINES, Head
+from attn_dsl.eval.replace.programs import BASELINES
 from attn_dsl.eval.replace.replaced_model import ReplacedModel
 from attn_dsl.eval.texts import Spec
 
@@ -195,7 +196,7 @@ def further_texts(model: ReplacedModel, options: Options) -> list[tuple[int, ...
     return ids
 
 
-def _settings(model: ReplacedModel, options: Options, heads: Sequence[Head],
+def _settings(model: ReplacedModel, options: Options, heads: Sequence[Pair],
               held_out: HeldOut) -> dict[str, Any]:  # fmt: skip
     """Return all that decides the figures."""
     sources = "".join(model.programs[head].source for head in heads)
@@ -210,7 +211,7 @@ def _settings(model: ReplacedModel, options: Options, heads: Sequence[Head],
             "texts": held_out.hash}  # fmt: skip
 
 
-def _tasks(measurements: Measurements, choices: Sequence[Sequence[Head]], options: Options,
+def _tasks(measurements: Measurements, choices: Sequence[Sequence[Pair]], options: Options,
            tell: Tell) -> list[dict[str, Any]]:  # fmt: skip
     """Score tasks with the programs of each choice, and the tuned ones where there are any."""
     from attn_dsl.eval.replace.tasks import run_tasks

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 
 from attn_dsl.dsl.errors import InputError
+from attn_dsl.eval.heads import Pair
 from attn_dsl.eval.metrics import Estimate, bootstrap
 from attn_dsl.eval.models import LoadedModel
 from attn_dsl.eval.replace import predictions
 from attn_dsl.eval.replace.adapters import adapter_for
 from attn_dsl.eval.replace.context import Standing, replace_heads
-from attn_dsl.eval.replace.programs import Head
 
 MASKED_SHARE = 0.15
 """The share of an encoder's tokens that are masked and predicted."""
@@ -76,7 +76,7 @@ class Point:
     order: str  # the order in which heads are taken, ``by hand`` where they were named
     source: str  # ``programs``, ``tuned``, or a baseline
     fraction: float  # the share of the model's heads
-    heads: tuple[Head, ...]  # which ones
+    heads: tuple[Pair, ...]  # which ones
     effect: Effect
 
     @property
@@ -175,7 +175,7 @@ class HeldOut:
         with tempfile.TemporaryFile() as file:
             return np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
 
-    def measure(self, heads: Mapping[Head, Standing]) -> Sums:
+    def measure(self, heads: Mapping[Pair, Standing]) -> Sums:
         """Measure the model with some heads replaced; with none, the original."""
         if not heads:
             return self.original
@@ -201,8 +201,8 @@ class HeldOut:
         predicted = predictions.log_probabilities(self.loaded, batch)
         return _divergence(self._reference(batch), predicted).mean()
 
-    def damages(self, heads: Mapping[Head, Standing],
-                taken: Iterable[Head] = ()) -> dict[Head, float]:  # fmt: skip
+    def damages(self, heads: Mapping[Pair, Standing],
+                taken: Iterable[Pair] = ()) -> dict[Pair, float]:  # fmt: skip
         """Predict how many nats each head's program adds to KL(original || replaced) in all, from gradients.
 
         Let a row of a head be a mixture of its own attention and the program's. A head's damage is the

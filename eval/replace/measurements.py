@@ -15,9 +15,9 @@ from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval import files
 from attn_dsl.eval.controls import offset_means
 from attn_dsl.eval.files import UNREADABLE, sealed, typed, unsealed
-from attn_dsl.eval.heads import label
+from attn_dsl.eval.heads import Pair, label
 from attn_dsl.eval.replace.measure import HeldOut, Sums
-from attn_dsl.eval.replace.programs import Head, MeanByOffset, Part, baseline
+from attn_dsl.eval.replace.programs import HeadSource, MeanByOffset, baseline
 from attn_dsl.eval.replace.replaced_model import ReplacedModel
 
 Tell = Callable[[str, int, int], None]
@@ -61,7 +61,7 @@ class Measurements:
                 raise InputError(f"{file}:{number}: damaged ({error}); delete this line, and it is measured "
                                  "again") from None  # fmt: skip
 
-    def measure(self, held_out: HeldOut, kind: str, heads: Sequence[Head]) -> Sums:
+    def measure(self, held_out: HeldOut, kind: str, heads: Sequence[Pair]) -> Sums:
         """Measure heads replaced by a kind (in ``programs``, or a baseline), or look it up."""
         if not heads:
             return held_out.original
@@ -73,8 +73,8 @@ class Measurements:
         found = self._once(held_out, kind, heads, made)
         return Sums(**{name: np.array(values) for name, values in found.items()})
 
-    def damages(self, held_out: HeldOut, heads: Sequence[Head],
-                taken: Sequence[Head] = ()) -> dict[Head, float]:  # fmt: skip
+    def damages(self, held_out: HeldOut, heads: Sequence[Pair],
+                taken: Sequence[Pair] = ()) -> dict[Pair, float]:  # fmt: skip
         """Return the damage of the programs of some heads by gradients, or look it up."""
 
         def made() -> dict[str, list[float]]:
@@ -85,7 +85,7 @@ class Measurements:
         found = self._once(held_out, "programs", heads, made, *what)
         return dict(zip(sorted(heads), found["damage"], strict=True))
 
-    def _once(self, held_out: HeldOut, kind: str, heads: Sequence[Head],
+    def _once(self, held_out: HeldOut, kind: str, heads: Sequence[Pair],
               made: Callable[[], dict[str, list[float]]], *what: str) -> dict[str, list[float]]:  # fmt: skip
         """Make a measurement and keep it, unless it is there; ``what`` it is, if no ``Sums``."""
         key = self._key(held_out, kind, heads, *what)
@@ -97,7 +97,7 @@ class Measurements:
                 files.append(self.file, f"{line}\n")
         return self._known[key]
 
-    def standing(self, kind: str, heads: Sequence[Head]) -> Mapping[Head, Program | Part]:
+    def standing(self, kind: str, heads: Sequence[Pair]) -> Mapping[Pair, Program | HeadSource]:
         """Return what stands in the place of each head."""
         if kind in self.programs:
             return {head: self.programs[kind][head] for head in heads}
@@ -105,16 +105,16 @@ class Measurements:
         if kind != "mean by offset":
             return baseline(kind, heads, causal)
         group = MeanByOffset(np.stack([self._offset_means[head] for head in heads]), causal)
-        return {head: Part(group, i) for i, head in enumerate(heads)}
+        return {head: HeadSource(group, i) for i, head in enumerate(heads)}
 
     @cached_property
-    def _offset_means(self) -> dict[Head, np.ndarray]:
+    def _offset_means(self) -> dict[Pair, np.ndarray]:
         capture, heads = self.model.capture, self.model.heads
         numbers = [layer * capture.heads_per_layer + head for layer, head in heads]
         means = offset_means(capture, self.model.splits["fit"], numbers)
         return dict(zip(heads, means, strict=True))
 
-    def _key(self, held_out: HeldOut, kind: str, heads: Sequence[Head], *what: str) -> str:
+    def _key(self, held_out: HeldOut, kind: str, heads: Sequence[Pair], *what: str) -> str:
         own = self.programs.get(kind)
         other = f"{kind}, {self.model.capture.hash}, seed {self.model.seed}"
         places = sorted([*head, own[head].source if own else other] for head in heads)

@@ -16,14 +16,13 @@ from attn_dsl.compiler.program import Program
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.controls import simple_controls
+from attn_dsl.eval.heads import Pair
 
-Head = tuple[int, int]
-"""Layer and query head, both from 0."""
 BASELINES = ("uniform", "first token", "mean by offset", "zero")
 
 
 class SourceGroup(Protocol):
-    """The attention of several heads, computed together; ``Part`` is one of them."""
+    """The attention of several heads, computed together; ``HeadSource`` is one of them."""
 
     names: tuple[str, ...]  # of the heads, in order, for reports and errors
     # whether row q is the same whatever follows q, and zero after q. A model whose heads are
@@ -42,7 +41,7 @@ class SourceGroup(Protocol):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Part:
+class HeadSource:
     """One head of a source group, by its number there."""
 
     group: SourceGroup
@@ -150,9 +149,9 @@ class MeanByOffset:
         return mass / mass.sum(-1, keepdim=True).clamp(min=1e-30)
 
 
-def baseline(name: str, heads: Sequence[Head], causal: bool) -> dict[Head, Part]:
+def baseline(name: str, heads: Sequence[Pair], causal: bool) -> dict[Pair, HeadSource]:
     """Put a baseline that is the same for every head in the place of some heads."""
     if name == "zero":
-        return dict.fromkeys(heads, Part(Zero(causal), 0))
+        return dict.fromkeys(heads, HeadSource(Zero(causal), 0))
     program = Program.from_tree(simple_controls(causal)[name])
-    return dict.fromkeys(heads, Part(Programs([program]), 0))
+    return dict.fromkeys(heads, HeadSource(Programs([program]), 0))

@@ -9,14 +9,13 @@ from pathlib import Path
 from attn_dsl.compiler.program import Program
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.capture import Capture
-from attn_dsl.eval.heads import label, parse_heads, read_heads
+from attn_dsl.eval.heads import Pair, label, parse_heads, read_heads
 from attn_dsl.eval.models import LoadedModel, load_model
 from attn_dsl.eval.replace.measure import HeldOut
 from attn_dsl.eval.replace.predictions import refuse_headless
-from attn_dsl.eval.replace.programs import Head
 from attn_dsl.eval.run import Run
-from attn_dsl.eval.texts import Part, Spec, read_texts, text_hash
-from attn_dsl.eval.vocabulary import Vocabulary
+from attn_dsl.eval.texts import Spec, SplitName, read_texts, text_hash
+from attn_dsl.eval.tokenizer import Vocabulary
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,12 +26,12 @@ class ReplacedModel:
     run: Run
     loaded: LoadedModel
     capture: Capture  # the attention that its programs were fitted to
-    programs: Mapping[Head, Program]  # by head
-    ious: Mapping[Head, float]  # by head, the IoU of its program on the select texts
+    programs: Mapping[Pair, Program]  # by head
+    ious: Mapping[Pair, float]  # by head, the IoU of its program on the select texts
     seed: int  # decides the split; the run's own
 
     @property
-    def heads(self) -> list[Head]:
+    def heads(self) -> list[Pair]:
         """The heads that the run has programs for."""
         return sorted(self.programs)
 
@@ -42,19 +41,19 @@ class ReplacedModel:
         return bool(self.run.info["key"].get("allow_lookahead"))
 
     @cached_property
-    def splits(self) -> dict[Part, list[int]]:
+    def splits(self) -> dict[SplitName, list[int]]:
         """The capture's texts by split."""
         return self.capture.split(self.seed)
 
-    def ids(self, part: Part) -> list[tuple[int, ...]]:
+    def ids(self, part: SplitName) -> list[tuple[int, ...]]:
         """Return the token ids of a split's texts."""
         return [self.capture.ids(i) for i in self.splits[part]]
 
-    def held_out(self, part: Part) -> HeldOut:
+    def held_out(self, part: SplitName) -> HeldOut:
         """Prepare the texts of a split for measuring."""
         return HeldOut(self.loaded, self.ids(part), seed=self.seed)
 
-    def choose_heads(self, text: str | None) -> list[Head]:
+    def choose_heads(self, text: str | None) -> list[Pair]:
         """Read a choice of heads; an InputError if the run has no program for one that is named."""
         if text is None:
             return self.heads
@@ -68,7 +67,7 @@ class ReplacedModel:
         return kept
 
     def unseen_windows(self, spec: Spec, max_tokens: int | None, max_texts: int,
-                       seen: Sequence[Part] = ("fit", "select"),
+                       seen: Sequence[SplitName] = ("fit", "select"),
                        but_not: Spec | None = None) -> tuple[list[tuple[int, ...]], int]:  # fmt: skip
         """Cut a user's texts into windows of ids; leave out texts that the run has seen, and count them."""
         from attn_dsl.eval.capture_write import choose_windows

@@ -16,10 +16,10 @@ import numpy as np
 
 from attn_dsl.dsl.errors import InputError, WorkError, did_you_mean
 from attn_dsl.eval.files import first_line
+from attn_dsl.eval.heads import Pair
 from attn_dsl.eval.metrics import Estimate, bootstrap
 from attn_dsl.eval.models import LoadedModel
 from attn_dsl.eval.replace.context import Standing, replace_heads
-from attn_dsl.eval.replace.programs import Head
 
 NAMES = {"lambada": "lambada_openai", "siqa": "social_iqa", "arc-easy": "arc_easy"}
 """What the literature calls tasks, and what the harness does."""
@@ -38,7 +38,7 @@ class TaskResult:
     higher_is_better: bool = True  # which way is good
 
 
-def run_tasks(loaded: LoadedModel, choices: Sequence[Mapping[Head, Standing]], tasks: Sequence[str],
+def run_tasks(loaded: LoadedModel, choices: Sequence[Mapping[Pair, Standing]], tasks: Sequence[str],
               seed: int, limit: int | None = None) -> list[list[TaskResult]]:  # fmt: skip
     """Score tasks with the model as it is and with each choice of heads replaced.
 

@@ -13,7 +13,7 @@ import torch
 
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.tokens import Tokens
-from attn_dsl.eval.vocabulary import PROBE, Vocabulary
+from attn_dsl.eval.tokenizer import PROBE, Vocabulary
 
 REMEMBERED = 1024
 """How many texts are kept as tokens, for texts that come again."""

@@ -21,37 +21,30 @@ from attn_dsl.dsl.limits import MAX_ELEMENT_WEIGHT, MAX_WEIGHT
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.replace.programs import in_threads
 from attn_dsl.eval.replace.tunable_scores import TunableScores
-from attn_dsl.eval.set_parameters import (
-    Lookup,
-    SetTerm,
-    TableTerm,
-    TokenSymbols,
-    set_program,
-)
-from attn_dsl.eval.set_scores import FIRST, ONE, Planes, Rows, SetScores
 from attn_dsl.eval.shards import n_entries, row_starts
+from attn_dsl.eval.term_scores import Planes, TermScores
 
 CACHE_BYTES = 1 << 30
 """How many bytes of planes are kept for texts that come again."""
 DEPTH = np.float32(-80.0)
 """Scores that are so far below the largest of their row, or further, are equal."""
 LEAST_SCALE = 0.05
-"""What the lines of scores and the elements of sets are multiplied by is taken as so much, at least."""
+"""What the lines of scores are multiplied by is taken as so much, at least."""
 _EVERYWHERE = t.Where(None, t.Always())
 
 
 class Known(NamedTuple):
     """What is computed once for a text."""
 
-    terms: SetScores  # of all programs
+    terms: TermScores  # of all programs
     held: np.ndarray  # which predicates of scores hold at its tokens, float32 (tokens, predicates)
 
 
 class Tunable(torch.nn.Module):
     """Softmax programs of one visibility whose weights are parameters; a bundle of heads.
 
-    The parameters of a program are those of ``set_program``, so each element of a set and each step of a
-    table by distance has a weight; then those of the lines of its scores, which become its own.
+    The parameters of a program are its weights, those of the steps of tables too, and then those of the lines
+    of its scores, which become its own.
 
     Attributes:
         weights: float32, the parameters of all programs; ``starts`` (programs + 1) says whose they are.
@@ -72,54 +65,45 @@ class Tunable(torch.nn.Module):
         self.originals, self.names = tuple(programs), tuple(p.name for p in programs)
         self.causal = programs[0].causal
         trees = [self_contained(p.tree) for p in programs]
-        found = [set_program(tree) for tree in trees]
-        self.programs = tuple(program for program, _ in found)
+        self.programs = tuple(
+            replace(tree, terms=tuple(part for term in tree.terms for part in t.parts_of(term)))
+            for tree in trees)  # fmt: skip
         self.scores = TunableScores(self.programs)
+        own = [[w or 0.0 for w in program.weights] for program in self.programs]
         lines = [self.scores.weights[self.scores.of(i)] for i in range(len(programs))]
-        parts = [np.concatenate([x, own]) for (_, x), own in zip(found, lines, strict=True)]
+        parts = [np.concatenate(pair) for pair in zip(own, lines, strict=True)]
         values = torch.from_numpy(np.concatenate(parts))
         self.weights = torch.nn.Parameter(values.float())
         self.starts = np.cumsum([0, *map(len, parts)])
-        self.limits = torch.full(values.shape, MAX_ELEMENT_WEIGHT)
+        self.limits = torch.full(values.shape, MAX_WEIGHT)
         self._lines = np.concatenate([
-            np.arange(end - len(own), end) for end, own in zip(self.starts[1:], lines, strict=True)
+            np.arange(end - len(some), end) for end, some in zip(self.starts[1:], lines, strict=True)
         ])  # fmt: skip
+        self.limits[self._lines] = MAX_ELEMENT_WEIGHT
         self._cache: dict[Tokens, Known] = {}  # at most CACHE_BYTES
         self._free = CACHE_BYTES
-        self._lookups: list[tuple[Lookup, int]] = []  # and the parameter of the first element
         heads: list[t.Head] = []
-        rows: list[tuple[int, ...]] = []  # as ``SetScores.terms``, without planes
-        for i, (program, start) in enumerate(zip(self.programs, self.starts, strict=False)):
-            self.limits[start : start + program.fixed] = MAX_WEIGHT
+        rows: list[tuple[int, ...]] = []  # as ``TermScores.terms``, without planes
+        for i, program in enumerate(self.programs):
             terms: list[t.Term] = []
-            for term, at in program.parts():
-                first = FIRST + start + at.start
-                if isinstance(term, SetTerm):
-                    terms.append(term.plain or _EVERYWHERE)
-                    rows.append((ONE, i, *term.places(first - FIRST, self.causal, self._add)))
-                    continue
-                if isinstance(term, TableTerm):
-                    terms += term.planes()
-                    rows += [(first + j, i, -1, -1, 0) for j in range(len(term))]
-                    continue
+            for term in program.terms:
                 assert not isinstance(term, t.Sum)
                 rest, *places = self.scores.split(term, i)
                 terms.append(rest or _EVERYWHERE)
-                rows += [(first + j, i, *places, 0) for j in range(at.stop - at.start)]
-            heads.append(replace(program.empty, terms=tuple(terms)))
+                rows += [(i, *places)] * len(t.weights_of(term))
+            heads.append(replace(program, terms=tuple(terms)))
         self._code = code = Code(heads)
         # rows of the truths and then of the values, as ``Plan.typed_planes`` gives them
         plane = np.argsort(np.argsort(~code.truths, kind="stable"))[code.used]
         truths = int(code.truths.sum())
-        made = np.array(rows, dtype=np.int64).reshape(-1, 5)
-        self._numbers = made[:, 0]
-        self._terms = np.insert(made[:, 1:], 1, np.where(plane < truths, -2 - plane, plane - truths),
-                                axis=1)  # fmt: skip
-
-    def _add(self, lookup: Lookup, first: int) -> int:
-        """Note a set and its first parameter; return its place behind the scores."""
-        self._lookups.append((lookup, first))
-        return len(self.scores.owners) + len(self._lookups) - 1
+        counts = enumerate(map(len, own))
+        self._numbers = np.concatenate([self.starts[i] + np.arange(n) for i, n in counts]).astype(
+            np.int64
+        )
+        made = np.array(rows, dtype=np.int64).reshape(-1, 3)
+        self._terms = np.insert(
+            made, 1, np.where(plane < truths, -2 - plane, plane - truths), axis=1
+        )
 
     def bundle(self, texts: Sequence[Tokens]) -> torch.Tensor:
         """Return the matrices of all programs, float32 (programs, texts, n, n), with gradients."""
@@ -130,8 +114,7 @@ class Tunable(torch.nn.Module):
     def scales(self, texts: Sequence[Tokens]) -> np.ndarray:
         """Return the size of what each weight multiplies: its root mean square where it is not 0.
 
-        Of sets the size of their weights is taken; that of a score's line is multiplied by the number
-        of its lines.
+        That of a score's line is multiplied by the number of its lines.
         """
         values = self.weights.detach().cpu().numpy()
         planes, scores = (np.zeros((2, len(self._code.planes))),
@@ -139,39 +122,32 @@ class Tunable(torch.nn.Module):
         for one in self._known(texts).values():
             planes[:, ~self._code.truths] += _squares(one.terms.planes.values)
             scores += _squares(self.scores.values(values[self._lines], one.held))
-        sets = [values[first : first + len(one.elements)] for one, first in self._lookups]
-        by_place = [*_root(scores), *(float(np.sqrt(np.mean(x**2))) or 1.0 for x in sets), 1.0]
-        plane = _root(planes)[self._code.used]
-        query, key = np.array(by_place)[self._terms[:, 2:4].T]
-        found, given = np.zeros(len(values)), np.append([1.0, 1.0], values)[self._numbers]
-        own = self._numbers >= FIRST
-        found[self._numbers[own] - FIRST] = (plane * query * key)[own]
-        # what a score or a set is multiplied by, where that is most
+        by_place, plane = np.append(_root(scores), 1.0), _root(planes)[self._code.used]
+        query, key = by_place[self._terms[:, 2:4].T]
+        found, given = np.zeros(len(values)), np.abs(values[self._numbers])
+        found[self._numbers] = plane * query * key
+        # what a score is multiplied by, where that is most
         other = np.full(len(by_place), LEAST_SCALE)
-        np.maximum.at(other, self._terms[:, 2], np.abs(given) * plane * key)
-        np.maximum.at(other, self._terms[:, 3], np.abs(given) * plane * query)
+        np.maximum.at(other, self._terms[:, 2], given * plane * key)
+        np.maximum.at(other, self._terms[:, 3], given * plane * query)
         # so that a score moves as much as a weight, whatever the number of its lines
         lines = np.diff(self.scores.starts)
         found[self._lines] = np.repeat(other[: len(lines)] * lines, lines)
-        for size, part, (_, first) in zip(other[len(self.scores.owners) :], sets, self._lookups,
-                                          strict=False):  # fmt: skip
-            found[first : first + len(part)] = size
         return found.astype(np.float32)
 
     def written(self, values: np.ndarray, digits: int | None = None) -> list[Program]:
         """Return the programs with other values of ``weights``.
 
         Args:
-            digits: to how many significant ones the weights of plain terms are rounded; None: not at
-                all. The weights of elements and steps have two after the point.
+            digits: to how many significant ones the weights of terms are rounded; None: not at all.
         """
         made = []
         for i, (program, one) in enumerate(zip(self.programs, self.originals, strict=True)):
             own = values[self.starts[i] : self.starts[i + 1]].astype(np.float64)
+            count, ahead = len(program.weights), bool(one.facts.lookahead)
             if digits is not None:
-                own[: program.fixed] = [float(f"{x:.{digits}g}") for x in own[: program.fixed]]
-            ahead = bool(one.facts.lookahead)
-            tree = self.scores.written(i, program.written(own[: len(program)]), own[len(program) :])
+                own[:count] = [float(f"{x:.{digits}g}") for x in own[:count]]
+            tree = self.scores.written(i, program.with_weights(own[:count].tolist()), own[count:])
             tree = replace(tree, terms=t.joined(tree.terms))
             made.append(Program.from_tree(tree, allow_lookahead=ahead))
         return made
@@ -183,24 +159,15 @@ class Tunable(torch.nn.Module):
         if not missing:
             return found
         batch = Batch(missing)
-        plan, symbols = Plan(self._code, batch), TokenSymbols(batch, self.causal)
-        numbers = [symbols.numbers(one.value, one.elements, at) for one, at in self._lookups]
-        every = np.array(numbers, dtype=np.int32).reshape(len(numbers), int(batch.starts[-1]))
-        held = self.scores.held(batch)
+        plan, held = Plan(self._code, batch), self.scores.held(batch)
         for i, text in enumerate(missing):
-            n, count, here = len(text), len(self.scores.owners), slice(*batch.starts[i : i + 2])
-            # values of scores are looked up behind the parameters, see ``_Attention``
-            values = np.arange(count * n, dtype=np.int32).reshape(count, n)
-            values += FIRST + len(self.weights)
-            reads = np.concatenate([values, every[:, here]])
-            some = np.append(reads.any(1), True)[self._terms[:, 2:4]].all(1)  # else there is none
+            n, here = len(text), slice(*batch.starts[i : i + 2])
             planes = Planes(*plan.typed_planes(i))
             starts = np.append(row_starts(n, self.causal), n_entries(n, self.causal))
-            terms = SetScores(Rows(starts, np.zeros(n, dtype=np.int64)), planes, self._terms[some],
-                              self._numbers[some], reads, reads,
-                              np.abs(planes.values).max(1, initial=0.0))  # fmt: skip
+            terms = TermScores(starts, planes, self._terms, self._numbers,
+                               np.abs(planes.values).max(1, initial=0.0))  # fmt: skip
             found[text] = Known(terms, held[here])
-            size = sum(part.nbytes for part in (*planes, reads, held[here]))
+            size = sum(part.nbytes for part in (*planes, held[here]))
             if size <= self._free:
                 self._cache[text] = found[text]
                 self._free -= size
@@ -218,10 +185,10 @@ class _Attention(torch.autograd.Function):
 
         def one(i: int) -> tuple[np.ndarray, np.ndarray]:
             terms, held = texts[i]
-            values = np.append(given, scores.values(lines, held))
-            rows = np.zeros((shape[0], int(terms.rows.starts[-1])), dtype=np.float32)
-            terms.add(values, rows)
-            _softmax(terms.rows.starts, rows, out[:, i])
+            values = scores.values(lines, held)
+            rows = np.zeros((shape[0], int(terms.starts[-1])), dtype=np.float32)
+            terms.add(given, rows, values)
+            _softmax(terms.starts, rows, out[:, i])
             return values, rows
 
         ctx.told = programs, texts, in_threads(one, len(texts))
@@ -230,17 +197,16 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         programs, texts, made = ctx.told
-        given, count = gradient.cpu().numpy(), len(programs.weights)
+        given, own = gradient.cpu().numpy(), programs.weights.detach().cpu().numpy()
 
         def one(i: int) -> np.ndarray:
             terms, held = texts[i]
             values, rows = made[i]
             residuals = np.empty_like(rows)
-            _softmax_gradient(terms.rows.starts, rows, given[:, i], residuals)
-            found = terms.gradient(values, residuals)
-            by_values = found[count:].reshape(-1, len(held))
+            _softmax_gradient(terms.starts, rows, given[:, i], residuals)
+            found, by_values = terms.gradient(own, residuals, values)
             found[programs._lines] += programs.scores.gradient(by_values, held)
-            return found[:count]
+            return found
 
         found = np.sum(in_threads(one, len(texts)), axis=0)
         return torch.from_numpy(found).to(programs.weights), None, None, None

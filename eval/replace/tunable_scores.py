@@ -13,7 +13,6 @@ from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.limits import MAX_ELEMENT_WEIGHT
 from attn_dsl.dsl.scope import Scope
 from attn_dsl.eval.scores import predicate_values
-from attn_dsl.eval.set_parameters import SetProgram, SetTerm
 
 
 class SplitTerm(NamedTuple):
@@ -34,14 +33,14 @@ class TunableScores:
         weights: float64 (lines).
     """
 
-    def __init__(self, programs: Sequence[SetProgram]) -> None:
+    def __init__(self, programs: Sequence[t.Head]) -> None:
         self.owners: list[int] = []
         self.definitions: list[t.ScoreDefinition] = []
         self._numbers: dict[tuple[int, str], int] = {}
         for i, program in enumerate(programs):
             fixed = _fixed(program)
-            for one in program.empty.scores:
-                if one.name not in fixed and _tunable(one, program.empty):
+            for one in program.scores:
+                if one.name not in fixed and _tunable(one, program):
                     self._numbers[i, one.name] = len(self.owners)
                     self.owners.append(i)
                     self.definitions.append(one)
@@ -105,15 +104,14 @@ class TunableScores:
         return replace(tree, scores=tuple(changed.get(one.name, one) for one in tree.scores))
 
 
-def _fixed(program: SetProgram) -> set[str]:
-    """Return the scores of which a use stays in a plane: shifted, beside another one, or beside a set."""
+def _fixed(program: t.Head) -> set[str]:
+    """Return the scores of which a use stays in a plane: shifted, or beside another one at the same place."""
     found: set[str] = set()
-    for term in (*program.terms, *program.sets):
-        plain = term.plain if isinstance(term, SetTerm) else term
-        if isinstance(plain, t.Scaled):
-            uses = [x for x in plain.value.walk() if isinstance(x, t.Score)]
+    for term in program.terms:
+        if isinstance(term, t.Scaled):
+            uses = [x for x in term.value.walk() if isinstance(x, t.Score)]
             alike = len({x.variable for x in uses}) < len(uses)
-            found.update(x.name for x in uses if x.shift or alike or plain is not term)
+            found.update(x.name for x in uses if x.shift or alike)
     return found
 
 

@@ -17,10 +17,11 @@ from attn_dsl.compiler.program import Program
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.files import write_bytes
+from attn_dsl.eval.heads import Pair
 from attn_dsl.eval.replace.context import Standing, replace_heads
 from attn_dsl.eval.replace.measure import HeldOut, backward_passes
 from attn_dsl.eval.replace.predictions import Ids
-from attn_dsl.eval.replace.programs import Head, Part
+from attn_dsl.eval.replace.programs import HeadSource
 from attn_dsl.eval.replace.replaced_model import ReplacedModel
 from attn_dsl.eval.replace.tunable import Tunable
 
@@ -66,12 +67,12 @@ Tick = Callable[[int, int, Sequence[Epoch]], None]
 class Tuned:
     """What tuning found."""
 
-    programs: dict[Head, Program]  # with their tuned weights, by head
+    programs: dict[Pair, Program]  # with their tuned weights, by head
     history: tuple[Epoch, ...]  # all epochs; epoch 0 is before any step
     best: int  # the epoch whose weights were kept
 
 
-def tune(model: ReplacedModel, heads: Sequence[Head], settings: TuneSettings, further: Sequence[Ids] = (), *,
+def tune(model: ReplacedModel, heads: Sequence[Pair], settings: TuneSettings, further: Sequence[Ids] = (), *,
          state: Path | None = None, tick: Tick = lambda done, total, history: None) -> Tuned:  # fmt: skip
     """Adjust the weights of some heads' programs so that the model predicts as it did before.
 
@@ -87,7 +88,7 @@ def tune(model: ReplacedModel, heads: Sequence[Head], settings: TuneSettings, fu
     Raises:
         InputError: there is nothing to tune: no program has a weight.
     """
-    standing: dict[Head, Standing] = {head: model.programs[head] for head in heads}
+    standing: dict[Pair, Standing] = {head: model.programs[head] for head in heads}
     chosen = [h for h in heads if model.programs[h].tree.normaliser == "softmax"]
     if not any(model.programs[head].tree.weights for head in chosen):
         raise InputError("there is nothing to tune: no softmax program has weights")
@@ -107,7 +108,7 @@ def tune(model: ReplacedModel, heads: Sequence[Head], settings: TuneSettings, fu
     total = (left + 1) * passes + (not trainer.history) * len(select.batches) - trainer.steps
     done = count(1)
     fit.watch = select.watch = lambda: tick(next(done), total, trainer.history)
-    standing |= {head: Part(tunable, number) for number, head in enumerate(chosen)}
+    standing |= {head: HeadSource(tunable, number) for number, head in enumerate(chosen)}
     with backward_passes(model.loaded.model):
         _ = fit.original, select.original
         with replace_heads(model.loaded, standing):

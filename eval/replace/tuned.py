@@ -13,12 +13,11 @@ import numpy as np
 from attn_dsl.compiler.program import Program, load
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.files import UNREADABLE, sealed, table, unsealed, write
-from attn_dsl.eval.heads import label
+from attn_dsl.eval.heads import Pair, label
 from attn_dsl.eval.metrics import bootstrap
 from attn_dsl.eval.outputs import output_r2
 from attn_dsl.eval.replace.measurements import Tell
 from attn_dsl.eval.replace.predictions import Ids
-from attn_dsl.eval.replace.programs import Head
 from attn_dsl.eval.replace.replaced_model import ReplacedModel
 from attn_dsl.eval.replace.tune import Epoch, TuneSettings, tune
 from attn_dsl.eval.split import Split
@@ -26,8 +25,8 @@ from attn_dsl.eval.split import Split
 FILE, STATE = "tuned.json", "state.safetensors"
 
 
-def tuned_programs(model: ReplacedModel, heads: Sequence[Head], further: Sequence[Ids], folder: Path,
-                   seed: int, tell: Tell) -> tuple[dict[Head, Program], dict[str, Any]]:  # fmt: skip
+def tuned_programs(model: ReplacedModel, heads: Sequence[Pair], further: Sequence[Ids], folder: Path,
+                   seed: int, tell: Tell) -> tuple[dict[Pair, Program], dict[str, Any]]:  # fmt: skip
     """Tune programs and write them, or read those written before; return them, and what there is to tell."""
     settings = TuneSettings(seed=seed)
     key = {"revision": model.loaded.revision, "capture": model.capture.hash,
@@ -50,7 +49,7 @@ def tuned_programs(model: ReplacedModel, heads: Sequence[Head], further: Sequenc
     return {h: load(f, allow_lookahead=model.lookahead) for h, f in files.items()}, found
 
 
-def _tune(model: ReplacedModel, files: Mapping[Head, Path], settings: TuneSettings, further: Sequence[Ids],
+def _tune(model: ReplacedModel, files: Mapping[Pair, Path], settings: TuneSettings, further: Sequence[Ids],
           state: Path, tell: Tell) -> dict[str, Any]:  # fmt: skip
     """Tune, write the programs and their table, and return what there is to tell."""
     heads, started = list(files), time.monotonic()

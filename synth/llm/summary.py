@@ -11,7 +11,7 @@ import numpy as np
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.printer import expression, quote
-from attn_dsl.synth import vocabulary
+from attn_dsl.synth import search_terms as vocabulary
 from attn_dsl.synth.proposer import Fitted, HeadTask
 
 LONGEST = 40  # the most lines of a part

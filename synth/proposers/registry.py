@@ -14,7 +14,7 @@ from attn_dsl.dsl.library import library
 from attn_dsl.dsl.parser import parse
 from attn_dsl.eval.run import VOCABULARY
 from attn_dsl.eval.scores import score_values
-from attn_dsl.synth import vocabulary
+from attn_dsl.synth import search_terms
 from attn_dsl.synth.llm.proposer import Llm
 from attn_dsl.synth.proposer import Proposer
 from attn_dsl.synth.proposers.library import Library
@@ -58,7 +58,8 @@ def _scores(session: Session) -> SharedScores:
     definitions, design = session.definitions, session.design
     assert definitions is not None
     gains = ScoreGains(design, tuple(definitions.scores), score_values(definitions, design.batch))
-    planes = TermPlanes(design, vocabulary.terms(design.causal))
+    planes = TermPlanes(design, search_terms.terms(design.causal))
+    planes.numbers(search_terms.terms(design.causal))  # heads share them
     starts = tuple(parse(source) for source in session.settings.programs)
     return SharedScores(gains, t.Use(VOCABULARY, definitions), planes, starts)
 

@@ -13,8 +13,6 @@ LEAST_GRACE = 5.0
 KEPT_BACK = 0.1
 """Tables and the report get 1 % of the limit and 0.01 s for each head, at most this part of it."""
 
-Pair = tuple[int, int]
-
 
 class Budget:
     """The time that a search has left: ``limit`` seconds since ``started``, or no limit."""

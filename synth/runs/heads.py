@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 
 from attn_dsl.dsl.errors import AttnDslError
+from attn_dsl.eval.heads import Pair
 from attn_dsl.eval.results import HeadResult
 from attn_dsl.eval.run import Run
 from attn_dsl.synth.llm.record import FAILED, FOLDER, read_known, solved
 from attn_dsl.synth.proposer import Asking
-from attn_dsl.synth.runs.budget import Budget, Pair
+from attn_dsl.synth.runs.budget import Budget
 from attn_dsl.synth.runs.executors import Workers
 from attn_dsl.synth.runs.progress import Progress, Watcher
 from attn_dsl.synth.runs.worker import HeadSearch, Outcome, Place, forget, search_head

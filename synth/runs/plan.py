@@ -12,7 +12,7 @@ from typing import Any
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.heads import parse_heads
 from attn_dsl.eval.texts import Spec
-from attn_dsl.synth import vocabulary
+from attn_dsl.synth import search_terms
 from attn_dsl.synth.proposers import registry
 from attn_dsl.synth.runs.speed import product_speed, vector_speed
 from attn_dsl.synth.session import Settings
@@ -61,7 +61,7 @@ def plan(model: str | None, text: Spec | None, capture: str | Path | None, setti
     entries = sum(n_entries(n, causal) for n in lengths)
     costs = {name: registry.find(name).cost(settings) for name in settings.proposers}
     rows = min(FITTED * entries, settings.sampled)
-    memory = BASE_BYTES + HEAD_BYTES * workers + 4 * len(vocabulary.terms(causal)) * rows
+    memory = BASE_BYTES + HEAD_BYTES * workers + 4 * len(search_terms.terms(causal)) * rows
     capture_bytes, capture_seconds = 0, 0.0
     if about["parameters"] is not None:
         weights = (4 if dtype == "float32" else 2) * about["parameters"]
@@ -147,7 +147,7 @@ def _count(found: Any, texts: list[str], max_tokens: int, max_texts: int) -> tup
     """Count the tokens of every window; None where the tokenizer is not on this machine."""
     from attn_dsl.eval.capture_write import choose_windows
     from attn_dsl.eval.models import load_tokenizer
-    from attn_dsl.eval.vocabulary import Vocabulary
+    from attn_dsl.eval.tokenizer import Vocabulary
 
     try:
         tokenizer = load_tokenizer(found, local=True)

@@ -9,12 +9,11 @@ from functools import partial
 import numpy as np
 
 from attn_dsl.dsl import tree as t
-from attn_dsl.eval.set_parameters import SetProgram, in_place
-from attn_dsl.synth import vocabulary
-from attn_dsl.synth.gains import gain
+from attn_dsl.synth import search_terms
+from attn_dsl.synth.gains import gain, moments
 from attn_dsl.synth.proposer import Fitted, HeadTask
 from attn_dsl.synth.pruning import REGROWN, pruned, written
-from attn_dsl.synth.rewrite import bare
+from attn_dsl.synth.rewrite import bare, in_place
 from attn_dsl.synth.scores.gains import ScoreGains
 from attn_dsl.synth.sparse_design import SparseDesign, TermPlanes
 
@@ -50,14 +49,14 @@ class SharedScores:
     def from_start(self, start: t.Head, task: HeadTask) -> Iterator[Fitted]:
         """Yield a program at every size, the largest first."""
         room = (self.rounds + sum(size < REGROWN for size in SIZES)) * (self.terms + 3)
-        start = in_place(start, {one.name: one.value for one in start.sets})
+        start = in_place(start)
         terms = tuple(
             dict.fromkeys(bare(part) for term in start.terms for part in t.parts_of(term)))  # fmt: skip
         empty = dataclasses.replace(task.empty(), uses=(self.use,), scores=start.scores,
                                     functions=start.functions)  # fmt: skip
         planes = TermPlanes(task.design, terms, empty, (room, room), self.planes)
-        begun = SetProgram(empty, terms)
-        design, x = SparseDesign(planes, task.rows, begun, self.ridge), np.zeros(len(terms))
+        begun = dataclasses.replace(empty, terms=terms)
+        design, x = SparseDesign(planes, task.rows, begun, self.ridge), np.zeros(len(begun.weights))
         x = design.maximise(x, SETTLE, 0.0, lambda: task.spent)
         began = time.monotonic()
         for _ in range(self.rounds):
@@ -88,7 +87,7 @@ class SharedScores:
         extra += uses.values()
         if not extra or task.spent:
             return design, x
-        design = design.with_program(dataclasses.replace(design.program, terms=(*there, *extra)))
+        design = design.with_terms((*there, *extra))
         x = np.append(x, np.zeros(len(extra)))
         task.evals += 1
         x = design.maximise(x, GROW, 0.0, lambda: task.spent)
@@ -97,8 +96,10 @@ class SharedScores:
     def best_terms(self, task: HeadTask, predicted: np.ndarray, aim: np.ndarray,
                    there: tuple[t.Term, ...]) -> list[t.Term]:  # fmt: skip
         """Return the terms of the vocabulary that gain most likelihood."""
-        g, h = task.design.packed.moments(aim, predicted)
-        alone = gain(g, h, 2.0 + 1e-3 * len(task.rows))
+        every = search_terms.terms(task.causal)  # of one weight each
+        numbers = np.concatenate(self.planes.numbers(every))
+        found = moments(self.planes.arrays, numbers, task.rows.starts, aim - predicted, predicted)
+        alone = gain(*found, 2.0 + 1e-3 * len(task.rows))
         order = np.argsort(-alone, kind="stable")
-        terms = [bare(vocabulary.terms(task.causal)[j]) for j in order if alone[j] > LEAST]
+        terms = [bare(every[j]) for j in order if alone[j] > LEAST]
         return [term for term in terms if term not in there][: self.terms]
