@@ -35,10 +35,15 @@ N ?= 50
 kills: .venv/installed-all
 	ATTN_DSL_KILLS=$(N) $(BIN)/python -m pytest tests/test_kills.py
 
-# Known vulnerabilities of what is installed; fails where the index of advisories cannot be reached.
+# Known vulnerabilities of what is installed. Where nothing is known of a package, pip-audit must not end well.
 audit: .venv/installed
 	$(BIN)/python -m pip install --quiet pip-audit
-	$(BIN)/python -m pip_audit --skip-editable --progress-spinner off
+	$(BIN)/python -m pip freeze --exclude-editable > .venv/audited.txt
+	@if $(BIN)/python -m pip_audit --strict --no-deps --disable-pip --requirement .venv/audited.txt \
+	  --progress-spinner off > .venv/audit.txt 2>&1; then cat .venv/audit.txt; \
+	elif grep -q '^Found' .venv/audit.txt; then cat .venv/audit.txt; exit 1; \
+	else echo "Not audited, for the index of advisories cannot be reached or lacks a package:" \
+	  "$$(tail -n 1 .venv/audit.txt)" >&2; exit 1; fi
 
 # The package as one folder, for what reads it without importing it.
 .PHONY: typing
