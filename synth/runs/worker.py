@@ -41,7 +41,7 @@ def versions(proposers: Sequence[str] = ()) -> tuple[tuple[str, str], ...]:
 
 
 def processor() -> str:
-    """Name the processor and vector instructions that Numba compiles for: last digits of results depend on them.
+    """Name the processor and vector instructions that Numba compiles for: last digits depend on them.
 
     >>> processor()
     'skylake avx avx2 fma'
