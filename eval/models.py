@@ -147,7 +147,7 @@ def _weights(found: Located, model: str, dtype: str, device: str) -> Any:
         raise InputError(
             f"{model}: its weights are quantised, or need a package that is not there "
             f"({first_line(error)}); use the checkpoint in full precision") from error  # fmt: skip
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except Exception as error:  # what a configuration that makes no sense can lead to
         raise InputError(f"{model}: its weights cannot be loaded: {first_line(error)}") from error
     finally:
         if was:

@@ -131,18 +131,21 @@ class HeadResult:
     def __repr__(self) -> str:
         return f"<HeadResult {self.name}: IoU {self.test['iou']}, {self.nodes} nodes>"
 
-    def to_json(self) -> str:
-        """Write the result as one JSON object."""
-        return json.dumps(sealed(asdict(self)), indent=1, sort_keys=True)
+    def to_json(self, origin: str) -> str:
+        """Write the result as one JSON object; ``origin``: the capture and split that it is of."""
+        return json.dumps(sealed(asdict(self) | {"origin": origin}), indent=1, sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
+    def from_json(cls, text: str, origin: str) -> Self:
         """Read what ``to_json`` wrote, also before output R² was measured.
 
         Raises:
-            ValueError, KeyError, TypeError, RecursionError, OverflowError: it is damaged.
+            ValueError, KeyError, TypeError, RecursionError, OverflowError: it is damaged, or of another
+                origin.
         """
         data = unsealed(text)
+        if data.pop("origin", origin) != origin:
+            raise ValueError("it is of another capture or seed")
         for name in ("stability", "unfinished"):
             data.pop(name, None)
         unknown = asdict(Estimate(math.nan, math.nan, math.nan, len(data["test_ious"])))

@@ -141,7 +141,7 @@ class Run(Tabular):
                 return self._read(name)
         lines = [json.dumps(asdict(c), sort_keys=True) for c in candidates]
         append(self.path / "candidates.jsonl", "".join(f"{line}\n" for line in lines))
-        write(self._state(name), result.to_json())
+        write(self._state(name), result.to_json(self._origin))
         self._results.pop(name, None)
         write(self.path / "programs" / f"{name}.attn", result.program)
         if time.monotonic() >= self._tables_next:
@@ -151,6 +151,11 @@ class Run(Tabular):
     def _state(self, name: str) -> Path:
         """Return the file of a head's result."""
         return self.path / "state" / f"{name}.json"
+
+    @property
+    def _origin(self) -> str:
+        """The capture and the seed of its split, which the results of heads are of."""
+        return f"{self.info['key']['capture']} seed {self.info['key']['seed']}"
 
     def _repair(self) -> None:
         """Make folders, and undo what an interruption left half recorded: candidates and programs."""
@@ -176,7 +181,9 @@ class Run(Tabular):
         """Read the result of a head, once."""
         if name not in self._results:
             try:
-                found = HeadResult.from_json(self._state(name).read_text(encoding="utf-8"))
+                found = HeadResult.from_json(
+                    self._state(name).read_text(encoding="utf-8"), self._origin
+                )
                 if found.label != name:
                     raise ValueError(f"it is of the head {found.label}")
                 self._results[name] = found

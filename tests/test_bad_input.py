@@ -150,6 +150,18 @@ MODELS = [
               mine__py=b"raise SystemExit(3)"),
     ),
     Case(
+        "a billion layers", FIT_MODEL, ("asks for 1000000000 layers", "at most 1000"),
+        model(config__json={"model_type": "gpt2", "n_layer": 10**9}),
+    ),
+    Case(
+        "a model without heads", FIT_MODEL, ("model: its weights cannot be loaded",),
+        model(config__json={"model_type": "gpt2", "n_head": 0, "architectures": 5}),
+    ),
+    Case(
+        "weights whose name is a number", FIT_MODEL, ("model: its weights cannot be loaded",),
+        model(config__json={"model_type": "gpt2", "transformers_weights": 5}),
+    ),
+    Case(
         "an adapter", FIT_MODEL, ("adapter_config.json", "merge_and_unload"),
         model(adapter_config__json=b"{}"),
     ),
@@ -352,6 +364,7 @@ RUNS = [
 OPTIONS = [
     Case("unknown head", fit("--heads", "L2H0"), ("--heads: there is no L2H0", "layers 0 to 1"),
          leaves=("out",)),
+    Case("heads of 5,000 digits", fit("--heads", f"L{'1' * 5000}"), ("--heads: cannot read", "L2H3")),
     Case("heads malformed", fit("--heads", "3.1"), ("--heads: cannot read '3.1'", "L2H3")),
     Case("no heads", fit("--heads", ","), ("--heads names no head", "L2H3")),
     Case("unknown proposer", fit("--proposers", "magic"),

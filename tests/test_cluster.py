@@ -26,15 +26,16 @@ from fitting import (
 import attn_dsl as package
 from attn_dsl.dsl.errors import InputError, WorkError
 from attn_dsl.synth.runs.progress import Progress
+from attn_dsl.synth.runs.worker import processor
 
 distributed = pytest.importorskip("distributed")
 
 
-def local_cluster(workers: int) -> Any:
-    """Start a cluster of so many worker processes on the loopback interface."""
+def local_cluster(workers: int, **variables: str) -> Any:
+    """Start a cluster of so many worker processes, with environment variables, on the loopback interface."""
     return distributed.LocalCluster(
         n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None,
-        host="127.0.0.1", silence_logs=50,
+        host="127.0.0.1", silence_logs=50, env=variables,
     )  # fmt: skip
 
 
@@ -279,6 +280,15 @@ def test_workers_of_other_versions(
     assert outcome.code == 2
     assert "numba" in outcome.err
     assert "0.0.1 here" in outcome.err
+    assert not (tmp_path / "r").exists()
+
+
+def test_workers_with_other_vector_instructions(small_capture: Path, tmp_path: Path) -> None:
+    with local_cluster(1, NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="") as cluster:
+        args = ("--capture", small_capture, "--scheduler", cluster.scheduler_address)
+        outcome = attn_dsl("fit", *args, "--out", tmp_path / "r")
+    assert outcome.code == 2
+    assert f"processor generic ({processor()} here)" in " ".join(outcome.err.split())
     assert not (tmp_path / "r").exists()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -13,6 +14,7 @@ import pytest
 from command_line import attn_dsl, succeed
 from damage import COMMANDS, READERS, copied, damages, judge, result, run_command
 
+from attn_dsl.eval.files import sealed
 from attn_dsl.eval.metrics import ious
 from attn_dsl.synth.pareto import choose, front
 
@@ -49,6 +51,17 @@ def test_no_damage_is_accepted_and_none_ends_in_a_traceback(
         if wrong := judge(damage, command, broken, said[command]):
             found.append(f"{command}: {damage.name}: {wrong}")
     assert not found, "\n".join(found)
+
+
+def test_results_of_another_run_are_refused(small_run: Path, tmp_path: Path) -> None:
+    """Results that are whole, in a run of another seed."""
+    run = shutil.copytree(small_run, tmp_path / "run")
+    info = json.loads((run / "run.json").read_text())
+    info["key"]["seed"] = 5
+    (run / "run.json").write_text(json.dumps(sealed(info)))
+    outcome = attn_dsl("report", run)
+    assert outcome.code == 2
+    assert "it is of another capture or seed" in outcome.err
 
 
 def test_programs_that_are_not_numbers_never_win() -> None:

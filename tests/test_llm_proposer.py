@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,14 @@ from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.printer import show
 from attn_dsl.eval.capture import Capture
+from attn_dsl.eval.run import Run
 from attn_dsl.synth.design import Design
 from attn_dsl.synth.llm.model import LanguageModel, ModelError
 from attn_dsl.synth.llm.named import open_model
 from attn_dsl.synth.llm.options import Options
 from attn_dsl.synth.llm.prompt import ASK, head_part, shared_part
 from attn_dsl.synth.llm.proposer import Llm
+from attn_dsl.synth.llm.record import Record, read_known, told
 from attn_dsl.synth.llm.summary import Summary
 from attn_dsl.synth.proposer import Asking, HeadTask, Known
 from attn_dsl.synth.proposers.registry import DEFAULT
@@ -111,6 +114,26 @@ def test_requests_are_recorded_and_not_asked_again(
     file.write_text(file.read_text()[:-40])  # as another hand may leave it
     with pytest.raises(InputError, match=r"l01h01\.jsonl cannot be read"):
         tried(task, Llm(options, run=tmp_path, model=model))
+
+
+@pytest.mark.parametrize("line", [
+    "5", "{}", "[" * 100_000, '{"key": "", "model": "", "fingerprint": "", "round": 1, "completions": [{}]}',
+])  # fmt: skip
+def test_damaged_records_are_named(tmp_path: Path, line: str) -> None:
+    (tmp_path / "llm").mkdir()
+    (tmp_path / "llm" / "l00h01.jsonl").write_text(line + "\n")
+    (tmp_path / "llm" / "known.jsonl").write_text(line + "\n")
+    (tmp_path / "llm" / "failed.json").write_text(line)
+    run = Run(tmp_path, {})
+    for read in (
+        partial(Record, tmp_path, "l00h01"),
+        partial(told, tmp_path),
+        partial(read_known, run, [(0, 1)]),
+    ):
+        with pytest.raises(InputError, match=r"\.jsonl cannot be read .*remove it"):
+            read()
+    (tmp_path / "llm" / "l00h01.jsonl").unlink()
+    assert "failed" not in told(tmp_path)
 
 
 def test_a_replay_needs_no_model(task: HeadTask, model: LanguageModel, tmp_path: Path) -> None:

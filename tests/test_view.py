@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import signal
@@ -64,9 +65,22 @@ def test_only_who_knows_the_token_and_comes_from_the_page_is_answered(client: Te
         assert client.post(url, json={}, headers=wrong).status_code == 403
     own = {"origin": f"http://127.0.0.1:{PORT}"}
     assert client.post(url, json={}, headers=own).status_code == 400
-    for body in ("{", "[]", '{"head": 1, "source": "", "text": ""}'):
+    half = r'{"head": "\ud800", "source": "", "text": ""}'
+    for body in ("{", "[]", '{"head": 1, "source": "", "text": ""}', half, "[" * 100_000):
         assert "head, source, text" in client.post(url, content=body).json()["error"]
     assert "one of text" in client.post(f"/{TOKEN}/api/loaded", json={}).json()["error"]
+
+
+@pytest.mark.parametrize("target", ["*", "evil.example:80"])
+def test_a_request_that_names_no_path_is_refused(client: TestClient, target: str) -> None:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "OPTIONS", "path": target, "headers": []}
+    asyncio.run(client.app(scope, None, send))  # type: ignore[arg-type]
+    assert sent[0]["status"] == 403
 
 
 def test_a_program_is_run_on_a_sentence_and_scored_on_the_sample(
@@ -103,6 +117,7 @@ def test_errors_say_what_is_wrong_and_the_next_request_works(
         told = ask(name, 422, **fine | {"source": SINK.replace("k ==", "kk ==")})
         assert "5 where kk == 0" in told and "^" in told
         assert "no head L7H7" in ask(name, 422, **fine | {"head": "L7H7"})
+        assert "no head L7" in ask(name, 422, **fine | {"head": f"L{'7' * 5000}H7"})
         assert "`?`" in ask(name, 422, **fine | {"source": SINK.replace("5", "?")})
         assert "are causal" in ask(
             name, 422, **fine | {"source": SINK.replace("causal", "bidirectional")}
@@ -129,8 +144,9 @@ def test_a_program_is_saved_where_it_may_be(
     ask("save", **other | {"overwrite": "yes"}, file="mine.attn")
     assert "6 where" in (here / "mine.attn").read_text()
     (here / "out.attn").symlink_to(tmp_path / "elsewhere.attn")
+    (here / "loop").symlink_to("loop")
     for file in ("../mine.attn", "/tmp/mine.attn", "mine.txt", "", "out.attn", "no/such.attn", "a\0.attn",
-                 f"{run}/vocabulary.attn"):  # fmt: skip
+                 "loop/x.attn", f"{run}/vocabulary.attn"):  # fmt: skip
         ask("save", 422, **fine, file=file)
     assert not (tmp_path / "elsewhere.attn").exists()
     assert "^" in ask("save", 422, **fine | {"source": "head"}, file="other.attn")

@@ -11,6 +11,7 @@ import itertools
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,13 @@ FOLDER, FAILED = "llm", "failed.json"
 PLAIN = 7  # lines of the longest program that is an example
 SOLVED = 24  # how many heads may be examples
 Pair = tuple[int, int]
+_LINE = {
+    "key": str,
+    "model": str,
+    "fingerprint": str,
+    "round": int,
+    "completions": tuple[Completion, ...],
+}
 
 
 class Record:
@@ -33,7 +41,7 @@ class Record:
 
     def __init__(self, folder: Path | None, head: str) -> None:
         self.path = None if folder is None else folder / FOLDER / f"{head}.jsonl"
-        self.lines = [] if self.path is None or not self.path.is_file() else _read(self.path)
+        self.lines = [] if self.path is None or not self.path.is_file() else _read(self.path, _line)
 
     def completions(self, model: LanguageModel, number: int, request: Request,
                     stop: Callable[[], bool], seconds: float) -> Iterator[Completion]:  # fmt: skip
@@ -82,7 +90,7 @@ def read_known(run: Run, asked: Collection[Pair]) -> dict[Pair, tuple[Known, ...
     Of heads that were ``asked`` about, results hold what the model wrote as well, so theirs is read.
     """
     file = run.path / FOLDER / "known.jsonl"
-    before = [typed(Known, line) for line in (_read(file) if asked else [])]
+    before = _read(file, partial(typed, Known)) if asked else []
     known = [one for one in before if (one.layer, one.head) in asked]
     for r in run.results:
         if (r.layer, r.head) not in asked:
@@ -116,14 +124,15 @@ def failed(folder: Path | None, head: str, error: Exception) -> None:
 def told(folder: Path) -> dict[str, Any]:
     """Return what a run says about its language model: which, how many completions, failures."""
     files = sorted((folder / FOLDER).glob("l*h*.jsonl"))
-    lines = [line for file in files for line in _read(file)]
+    lines = [line for file in files for line in _read(file, _line)]
     completions = [c for line in lines for c in line["completions"]]
     found: dict[str, Any] = {"models": sorted({f"{line['model']} ({line['fingerprint']})" for line in lines}),
                              "heads": len(files), "completions": len(completions),
                              "tokens": sum(c["tokens"] for c in completions),
                              "truncated": sum(c["truncated"] for c in completions)}  # fmt: skip
-    with contextlib.suppress(OSError, ValueError):
-        found["failed"] = json.loads((folder / FOLDER / FAILED).read_text(encoding="utf-8"))
+    with contextlib.suppress(OSError, *UNREADABLE):
+        failure = json.loads((folder / FOLDER / FAILED).read_text(encoding="utf-8"))
+        found["failed"] = {name: typed(str, failure[name]) for name in ("head", "error")}
     return found
 
 
@@ -131,13 +140,20 @@ def _completions(line: dict[str, Any]) -> list[Completion]:
     return [Completion(**fields) for fields in line["completions"]]
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
-    """Read the lines of a record.
+def _line(data: dict[str, Any]) -> dict[str, Any]:
+    """Return the data of a line, if it has what is read of it."""
+    for name, kind in _LINE.items():
+        typed(kind, data[name], f"`{name}`")
+    return data
+
+
+def _read(path: Path, made: Callable[[Any], Any]) -> list[Any]:
+    """Read the lines of a record, each made from what JSON gives.
 
     Raises:
         InputError: the file is damaged.
     """
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [made(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, *UNREADABLE) as error:
         raise InputError(f"{path} cannot be read ({error}); remove it to ask again") from None

@@ -41,15 +41,15 @@ def versions(proposers: Sequence[str] = ()) -> tuple[tuple[str, str], ...]:
 
 
 def processor() -> str:
-    """Name this machine's processor and its vector instructions, on which last digits of results depend.
+    """Name the processor and vector instructions that Numba compiles for: last digits depend on them.
 
     >>> processor()
     'skylake avx avx2 fma'
     """
-    from llvmlite import binding
+    from numba.core.registry import cpu_target
 
-    features = binding.get_host_cpu_features()
-    return " ".join([binding.get_host_cpu_name(), *(one for one in VECTORS if features.get(one))])
+    _, name, features = cpu_target.target_context.codegen().magic_tuple()
+    return " ".join([name, *(one for one in VECTORS if f"+{one}" in features.split(","))])
 
 
 @dataclass(frozen=True, slots=True)
