@@ -13,7 +13,8 @@ from attn_dsl.compiler.columns import Batch
 from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.compiler.jit import LEAN, SUMS
 from attn_dsl.compiler.program import Program
-from attn_dsl.compiler.softmax import exponentials
+from attn_dsl.compiler.softmax import softmax_rows
+from attn_dsl.compiler.text_planes import spread_rows
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.definitions import self_contained
 from attn_dsl.dsl.errors import InputError
@@ -26,8 +27,6 @@ from attn_dsl.eval.term_scores import Planes, TermScores
 
 CACHE_BYTES = 1 << 30
 """How many bytes of planes are kept for texts that come again."""
-DEPTH = np.float32(-80.0)
-"""Scores that are so far below the largest of their row, or further, are equal."""
 LEAST_SCALE = 0.05
 """What the lines of scores are multiplied by is taken as so much, at least."""
 _EVERYWHERE = t.Where(None, t.Always())
@@ -187,7 +186,10 @@ class _Attention(torch.autograd.Function):
             values = scores.values(lines, held)
             rows = np.zeros((shape[0], int(terms.starts[-1])), dtype=np.float32)
             terms.add(given, rows, values)
-            _softmax(terms.starts, rows, out[:, i])
+            for row in rows:
+                softmax_rows(terms.starts, row)
+            n = len(held)
+            spread_rows(rows, 0, programs.causal, n, out[:, i, :n])
             return values, rows
 
         ctx.told = programs, texts, in_threads(one, len(texts))
@@ -220,25 +222,6 @@ def _root(sums: np.ndarray) -> np.ndarray:
     """Return the root mean square of what ``_squares`` counted, 1 where there is none."""
     size = np.sqrt(sums[0] / np.maximum(sums[1], 1.0))
     return np.where(size > 0, size, 1.0)
-
-
-@njit(**LEAN)
-def _softmax(starts, scores, out):
-    """Turn rows of scores into their softmax, and write them to squares (programs, n, n) as well."""
-    for p in range(scores.shape[0]):
-        for q in range(starts.shape[0] - 1):
-            row = scores[p, starts[q] : starts[q + 1]]
-            top, total = row[0], np.float32(0.0)
-            for k in range(row.shape[0]):
-                top = max(top, row[k])
-            for k in range(row.shape[0]):
-                row[k] = max(row[k] - top, DEPTH)
-            exponentials(row, row)
-            for k in range(row.shape[0]):
-                total += row[k]
-            for k in range(row.shape[0]):
-                row[k] /= total
-                out[p, q, k] = row[k]
 
 
 @njit(**LEAN, fastmath=SUMS)
