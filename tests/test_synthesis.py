@@ -91,7 +91,7 @@ def test_weights_of_the_true_structure_are_found_exactly(
 ) -> None:
     true = parse(TRUE[layer, head])
     job = task(design, layer, head)
-    found, predicted = w.fit(design.planes(true), job.rows, ridge=0.0)
+    found, predicted = w.fit_weights(design.planes(true), job.rows, ridge=0.0)
     np.testing.assert_allclose(found, true.weights, atol=0.02)
     assert job.rows.scores(predicted)[0] > 0.999
 
@@ -102,7 +102,7 @@ def test_the_fit_is_the_minimum_that_torch_finds(design: Design) -> None:
     planes = design.planes(
         parse("head x causal:\n ? where k == q-1\n ? * log(1+q-k)\n ? where k == 0")
     )
-    ours, _ = w.fit(planes, job.rows, ridge=1e-3)
+    ours, _ = w.fit_weights(planes, job.rows, ridge=1e-3)
     x = torch.tensor(planes, dtype=torch.float64)
     a = torch.tensor(job.rows.actual, dtype=torch.float64)
     lengths = np.diff(job.rows.starts)
