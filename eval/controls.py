@@ -116,7 +116,13 @@ def offset_means(capture: Capture, texts: Sequence[int], heads: Sequence[int]) -
 
 
 def rows_by_offset(means: np.ndarray, n: int, causal: bool) -> np.ndarray:
-    """Return the attention that ``offset_means`` give on n tokens, packed: float32 (heads, entries)."""
-    rows = means.astype(np.float32)[:, offsets(n, causal) + means.shape[1] // 2] + np.float32(1e-9)
+    """Return the attention that ``offset_means`` give on n tokens, packed: float32 (heads, entries).
+
+    A pair farther apart than d has the mass of the farthest offset on its side.
+    """
+    far = means.shape[1] // 2
+    rows = means.astype(np.float32)[:, np.clip(offsets(n, causal), -far, far) + far] + np.float32(
+        1e-9
+    )
     normalise_rows(rows, n, causal)
     return rows
