@@ -193,7 +193,7 @@ class HeldOut:
                 self.watch()
         return self._by_text(found)
 
-    def loss(self, batch: predictions.Batch) -> torch.Tensor:
+    def loss(self, batch: predictions.PaddedBatch) -> torch.Tensor:
         """Return the mean KL to the original model on one batch, for the model as it is now.
 
         Gradients flow to whatever has parameters in it.
@@ -236,7 +236,7 @@ class HeldOut:
                 self.watch()
         return found
 
-    def _reference(self, batch: predictions.Batch) -> torch.Tensor:
+    def _reference(self, batch: predictions.PaddedBatch) -> torch.Tensor:
         part = self._original[1][batch.start : batch.start + len(batch.targets)]
         return torch.from_numpy(np.asarray(part)).to(batch.targets.device)
 

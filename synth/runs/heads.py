@@ -17,7 +17,7 @@ from attn_dsl.synth.proposer import Asking
 from attn_dsl.synth.runs.budget import Budget
 from attn_dsl.synth.runs.executors import Workers
 from attn_dsl.synth.runs.progress import Progress, Watcher
-from attn_dsl.synth.runs.worker import HeadSearch, Outcome, Place, forget, search_head
+from attn_dsl.synth.runs.worker import HeadOutcome, HeadSearch, Place, forget, search_head
 
 LEAST_AGAIN = 5.0
 """The least seconds for a head that has a result; to write down another takes some of them."""
@@ -57,8 +57,8 @@ class _Search:
         self.done = len(chosen) - len(self.left)
         groups = itertools.groupby(chosen, key=lambda pair: pair[0])
         self.neighbours = {layer: tuple(head for _, head in group) for layer, group in groups}
-        self.pending: dict[Future[Outcome], HeadSearch] = {}
-        self.finished: deque[Outcome] = deque()
+        self.pending: dict[Future[HeadOutcome], HeadSearch] = {}
+        self.finished: deque[HeadOutcome] = deque()
         self.tries: dict[Pair, int] = {}
 
     def search(self) -> None:
@@ -83,7 +83,7 @@ class _Search:
             self.place, *pair, self.neighbours[pair[0]], seconds, self.budget.remaining
         )
 
-    def add(self, outcome: Outcome) -> HeadResult:
+    def add(self, outcome: HeadOutcome) -> HeadResult:
         """Record what came of a head."""
         return self.run.add(outcome.result, outcome.candidates)
 
@@ -101,7 +101,7 @@ class _Search:
             task = self.task(pair, seconds)
             self.pending[self.workers.submit(search_head, task)] = task
 
-    def _take(self, future: Future[Outcome]) -> None:
+    def _take(self, future: Future[HeadOutcome]) -> None:
         """Take the outcome of a head; put the head back where its worker was lost."""
         task = self.pending.pop(future)
         pair = task.layer, task.head
@@ -173,7 +173,7 @@ class _Asking(_Search):
         return HeadSearch(self.place, *pair, self.neighbours[pair[0]], self.budget.remaining,
                           self.budget.remaining, asking)  # fmt: skip
 
-    def add(self, outcome: Outcome) -> HeadResult:
+    def add(self, outcome: HeadOutcome) -> HeadResult:
         """Record what came of a head, and that it was asked about."""
         result = self.run.add(outcome.result, outcome.candidates, further=True)
         asked = [*self.run.info.get("asked", []), [result.layer, result.head]]
