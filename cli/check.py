@@ -60,9 +60,7 @@ def _check(file: str, examples: int, seed: int, define: tuple[str, ...],
     if examples and not facts.holes:
         from attn_dsl.testing import check_properties
 
-        failures = [
-            one.report() for one in check_properties(loaded, max_examples=examples, seed=seed)
-        ]
+        failures = [one.report() for one in check_properties(loaded, max_examples=examples, seed=seed)]
     return {"program": file, "valid": True, "nodes": facts.nodes, "cost": facts.cost,
             "visibility": "causal" if loaded.causal else "bidirectional", "holes": facts.holes,
             "lookahead": list(facts.lookahead), "failures": failures,

@@ -93,11 +93,7 @@ class _Checker(NodeChecker):
         self.functions()
         lines = (line for score in self.program.scores for line in score.terms)
         sizes = [(expanded_size(one, self.sizes)[0], one) for one in (*lines, *self.program.terms)]
-        if (
-            (size := sum(one for one, _ in sizes)) > limits.MAX_EXPANDED
-            and self.sizes
-            and not self.errors
-        ):
+        if (size := sum(one for one, _ in sizes)) > limits.MAX_EXPANDED and self.sizes and not self.errors:
             self.large(max(sizes, key=lambda pair: pair[0])[1], "the program", size)
         for score in self.program.scores:
             for line in score.terms:
@@ -126,9 +122,7 @@ class _Checker(NodeChecker):
                        did_you_mean(one.name, [*PROPERTIES, "mass"])
                        or "write `causal`, `invariant_to case` or `mass >= 0.5 on …`")  # fmt: skip
         elif one.argument not in arguments:
-            known = [
-                f"`property {one.name} {argument}`".replace(" `", "`") for argument in arguments
-            ]
+            known = [f"`property {one.name} {argument}`".replace(" `", "`") for argument in arguments]
             what = f"`{one.name}` cannot be followed by `{one.argument}`" if one.argument else (
                 f"`{one.name}` does not say to what")  # fmt: skip
             self.wrong(one, what, f"write {' or '.join(known)}")

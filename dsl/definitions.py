@@ -72,9 +72,7 @@ def canonical(source: str, name: str, define: Iterable[str | Path] = ()) -> str:
         try:
             return show(parse(source, name, resolve, uses))
         except ProgramSyntaxError:
-            return show(
-                parse(source, name, find, uses)
-            )  # raises what is wrong with a file, if that is it
+            return show(parse(source, name, find, uses))  # raises what is wrong with a file, if that is it
     tree = definitions_tree(source, name)
     after = (f"# {comment}".rstrip() for comment in tree.after)
     return "\n".join([*definition_lines(tree.sets, tree.scores, tree.functions), *after]) + "\n"

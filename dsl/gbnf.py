@@ -21,9 +21,7 @@ _SPACING = {"ws": (0, 2), "gap": (1, 2), "indent": (0, 8)}  # the fewest and the
 _ESCAPE = r"\\(?:x..|u....|[nrt\W])"
 _REGEX = re.compile(rf"(?P<set>\[(?:{_ESCAPE}|[^]\\])+\])|(?P<char>{_ESCAPE}|[^][(){{}}|*+?.^$\\])"
                     r"|\((?:\?:|(?!\?))|[|)]|(?:[*+?]|\{\d+(?:,\d*)?\})(?![*+?])")  # fmt: skip
-_OMITTED = re.compile(
-    r"^(    \| )?function_definition\b.*\n|^property:.*\n    .*\n| property\*", re.M
-)
+_OMITTED = re.compile(r"^(    \| )?function_definition\b.*\n|^property:.*\n    .*\n| property\*", re.M)
 _SIGNS = {"?": (0, 1), "*": (0, None), "+": (1, None)}
 
 

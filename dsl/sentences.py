@@ -164,9 +164,7 @@ class Sentences:
                 tokens, held = self.searched(p, many=False)
                 return f"{'no' if no else 'some'} {tokens} is such that {held}"
             case t.Call(name, (at,)) if name not in FEATURES:
-                return (
-                    f"{self.named(name)} {'does not hold' if no else 'holds'} at {self.place(at)}"
-                )
+                return f"{self.named(name)} {'does not hold' if no else 'holds'} at {self.place(at)}"
             case t.Call(name, args):
                 return f"{self.place(args[0])} {self.holds(name, no=no)}"
             case t.Compare(op, left, t.Text(text)):

@@ -203,9 +203,7 @@ def _property(word: str, before: str, expected: set[str]) -> tuple[str, str] | N
         "WEIGHT",
         "ON",
     }:
-        forms = (
-            "`property causal`, `property invariant_to case` or `property mass >= 0.5 on k == 0`"
-        )
+        forms = "`property causal`, `property invariant_to case` or `property mass >= 0.5 on k == 0`"
         return wrong, f"write {forms}"
     return None
 

@@ -121,8 +121,6 @@ def rows_by_offset(means: np.ndarray, n: int, causal: bool) -> np.ndarray:
     A pair farther apart than d has the mass of the farthest offset on its side.
     """
     far = means.shape[1] // 2
-    rows = means.astype(np.float32)[:, np.clip(offsets(n, causal), -far, far) + far] + np.float32(
-        1e-9
-    )
+    rows = means.astype(np.float32)[:, np.clip(offsets(n, causal), -far, far) + far] + np.float32(1e-9)
     normalise_rows(rows, n, causal)
     return rows

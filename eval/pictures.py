@@ -85,9 +85,7 @@ def _panel(matrix: np.ndarray, tokens: Sequence[str], title: str, left: int,
         parts.append(f'<text x="{start - 6}" y="{y + 10}" class="k">{name}</text>')
         parts.append(f'<text transform="translate({x} {TOP - 6}) rotate(-90)">{name}</text>')
         for k in np.flatnonzero(matrix[q] >= 0.0004).tolist():
-            size = (
-                f'width="{CELL - 1}" height="{CELL - 1}" fill-opacity="{matrix[q, k] ** 0.5:.2f}"'
-            )
+            size = f'width="{CELL - 1}" height="{CELL - 1}" fill-opacity="{matrix[q, k] ** 0.5:.2f}"'
             told = f"<title>{name} → {names[k]}: {matrix[q, k]:.3f}</title>"
             parts.append(f'<rect x="{start + k * CELL}" y="{y}" {size}>{told}</rect>')
     low = TOP + len(names) * CELL + 6

@@ -205,8 +205,7 @@ def render(data: ReportData, live: bool = False) -> str:
     from markupsafe import Markup
 
     script, style, more = (
-        (TEMPLATES / name).read_text(encoding="utf-8")
-        for name in ("report.js", "report.css", "view.js")
+        (TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.js", "report.css", "view.js")
     )
     script += more if live else ""
     names = [*data.missing, *(r.name for r in data.results)]
@@ -302,9 +301,7 @@ def _payload(data: ReportData) -> dict[str, Any]:
     """Return what the script draws: a row per head, and the page of each head, compressed."""
     scores = [{"name": one.definition.name, **one.users, "source": one.source, "text": text,
                   "values": values.round(2).tolist()} for one, text, values in data.scores]  # fmt: skip
-    own = data.definitions and commented(
-        data.definitions, {x.definition.name: x for x, _, _ in data.scores}
-    )
+    own = data.definitions and commented(data.definitions, {x.definition.name: x for x, _, _ in data.scores})
     return {
         "causal": data.info["causal"], "texts": data.texts, "lexemes": lexeme_classes(), "scores": scores,
         "heads": [_row(page, own) for page in data.pages],

@@ -75,9 +75,7 @@ class Search:
             task.asking = asking
             task.known = [task.measured(parse(one.program, resolve=session.resolve), one.proposer)
                           for one in asking.found]  # fmt: skip
-        found = pool(
-            task, [one for one in self.proposers if (one.name == "llm") == (asking is not None)]
-        )
+        found = pool(task, [one for one in self.proposers if (one.name == "llm") == (asking is not None)])
         polished, rows, shown = self._score(task, self._polish(task, found))
         at = next(i for i, row in enumerate(rows) if row.chosen)
         test = session.test.metrics(polished[at].program, task.number)

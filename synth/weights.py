@@ -85,9 +85,7 @@ def without(x: np.ndarray, inverse: np.ndarray, gone: np.ndarray) -> np.ndarray:
     return found
 
 
-def fit_weights(
-    planes: np.ndarray, rows: HeadRows, ridge: float = 1e-3
-) -> tuple[np.ndarray, np.ndarray]:
+def fit_weights(planes: np.ndarray, rows: HeadRows, ridge: float = 1e-3) -> tuple[np.ndarray, np.ndarray]:
     """Find the weights of planes that minimise the cross-entropy to a head's rows; return these as well."""
     t, count = len(planes), len(rows)
     w = np.zeros(t)

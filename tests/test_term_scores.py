@@ -31,10 +31,7 @@ TERMS = (
 )
 
 
-TEXTS = [
-    Tokens.from_strings(x.split("|"))
-    for x in (" the| cat| ran| !", " she| said| the| dog| ran| cat")
-]
+TEXTS = [Tokens.from_strings(x.split("|")) for x in (" the| cat| ran| !", " she| said| the| dog| ran| cat")]
 
 
 def of(source: str) -> t.Head:
@@ -52,9 +49,7 @@ def test_tunable_programs_compute_what_programs_do_and_know_the_gradient(term: s
     tunable = Tunable([program])
     found = tunable.bundle(TEXTS)
     for i, text in enumerate(TEXTS):
-        np.testing.assert_allclose(
-            found[0, i, : len(text), : len(text)].detach(), program(text), atol=1e-6
-        )
+        np.testing.assert_allclose(found[0, i, : len(text), : len(text)].detach(), program(text), atol=1e-6)
     given = torch.from_numpy(np.random.default_rng(0).normal(size=found.shape)).float()
     (gradient,) = torch.autograd.grad((found * given).sum(), [tunable.weights])
     x = tunable.weights.detach().clone()
@@ -92,9 +87,7 @@ def test_losses_are_those_of_the_program_without_a_term(job) -> None:
     for i, loss in enumerate(losses):
         less = x * (np.arange(len(x)) != i)
         rows.value(less)
-        assert loss == pytest.approx(
-            whole - rows.rows.row_scores(rows.predicted).sum(), rel=1e-3, abs=0.1
-        )
+        assert loss == pytest.approx(whole - rows.rows.row_scores(rows.predicted).sum(), rel=1e-3, abs=0.1)
 
 
 def test_terms_and_their_gradients_are_their_definitions() -> None:

@@ -46,9 +46,7 @@ class KernelWriter(Writer):
         self.arrays: dict[Key, str] = {}  # the variables of columns, in the order of rows
         self.seen: list[SearchKey] = []  # the tables of searches, in their order
         self.tables: list[str] = []
-        self.parts: list[
-            TermsFunction
-        ] = []  # ``slices``, ``outer`` and ``lines`` are those of the last one
+        self.parts: list[TermsFunction] = []  # ``slices``, ``outer`` and ``lines`` are those of the last one
         written, size = self.terms(), NODES
         for term in self.graph.programs[0]:
             if size >= NODES:

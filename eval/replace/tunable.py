@@ -96,13 +96,9 @@ class Tunable(torch.nn.Module):
         plane = np.argsort(np.argsort(~code.truths, kind="stable"))[code.used]
         truths = int(code.truths.sum())
         counts = enumerate(map(len, own))
-        self._numbers = np.concatenate([self.starts[i] + np.arange(n) for i, n in counts]).astype(
-            np.int64
-        )
+        self._numbers = np.concatenate([self.starts[i] + np.arange(n) for i, n in counts]).astype(np.int64)
         made = np.array(rows, dtype=np.int64).reshape(-1, 3)
-        self._terms = np.insert(
-            made, 1, np.where(plane < truths, -2 - plane, plane - truths), axis=1
-        )
+        self._terms = np.insert(made, 1, np.where(plane < truths, -2 - plane, plane - truths), axis=1)
 
     def bundle(self, texts: Sequence[Tokens]) -> torch.Tensor:
         """Return the matrices of all programs, float32 (programs, texts, n, n), with gradients."""

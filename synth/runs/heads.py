@@ -22,9 +22,7 @@ from attn_dsl.synth.runs.worker import HeadOutcome, HeadSearch, Place, forget, s
 LEAST_AGAIN = 5.0
 """The least seconds for a head that has a result; to write down another takes some of them."""
 TRIES = 3  # how often a head is begun again when the workers that search it die
-WRITING = (
-    0.8  # the most of a limited time that is left after the search in which a language model writes
-)
+WRITING = 0.8  # the most of a limited time that is left after the search in which a language model writes
 LOOK = 5.0  # seconds after which a cluster is asked how many workers it has now
 
 
@@ -79,9 +77,7 @@ class _Search:
 
     def task(self, pair: Pair, seconds: float | None) -> HeadSearch:
         """Return what is searched for a head."""
-        return HeadSearch(
-            self.place, *pair, self.neighbours[pair[0]], seconds, self.budget.remaining
-        )
+        return HeadSearch(self.place, *pair, self.neighbours[pair[0]], seconds, self.budget.remaining)
 
     def add(self, outcome: HeadOutcome) -> HeadResult:
         """Record what came of a head."""

@@ -62,9 +62,7 @@ class Pairs:
                           for token, special in zip(text.strings, text.special, strict=True)
                           if not special)  # fmt: skip
         tokens = [re.sub("([{}])", r"\1\1", quote(x)) for x, _ in counted.most_common(TOKENS)]
-        least = dict.fromkeys(
-            ("number({i})", "word_index({i})", "previous({i})", "opener({i})"), -1
-        )
+        least = dict.fromkeys(("number({i})", "word_index({i})", "previous({i})", "opener({i})"), -1)
         features = ["{i}", "{i} % 2", "{i} % 3", *least, "depth({i})", "repeats({i})"]
         features += ["number({i}) % 2", "number({i}-1)", "{i} - number({i})",
                      *([] if causal else ["n - {i}"])]  # fmt: skip
