@@ -102,8 +102,7 @@ def assert_causal(program: Program, tokens: Text, tolerance: float = 1e-5) -> No
                 raise failure(message, text, q, k, note, row=row, changed=again)
 
 
-def assert_equivalent(a: Program, b: Program, tokens: Text | None = None,
-                      tolerance: float = 1e-5) -> None:  # fmt: skip
+def assert_equivalent(a: Program, b: Program, tokens: Text | None = None, tolerance: float = 1e-5) -> None:
     """Assert that two programs have the same matrix on a text, or on a hundred random texts.
 
     Without ``tokens``, the error shows the smallest text found on which the matrices differ.

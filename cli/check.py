@@ -77,8 +77,7 @@ def _shown(report: dict[str, Any], examples: int) -> str:
         counts = (f"{report[what]} {what}" for what in ("sets", "functions", "scores"))
         return f"{report['program']}: ok\n  {', '.join(counts)}"
     holes, ahead, failures = report["holes"], report["lookahead"], report["failures"]
-    notes = [f"{report['nodes']} nodes", f"{report['cost']} operations per pair",
-             report["visibility"]]  # fmt: skip
+    notes = [f"{report['nodes']} nodes", f"{report['cost']} operations per pair", report["visibility"]]
     if holes:
         weights = "weight" if holes == 1 else "weights"
         notes.append(f"{holes} {weights} to be fitted, so its properties are not tested")

@@ -43,8 +43,7 @@ def diff(sides: tuple[str, ...], on: str | None, define: tuple[str, ...], model:
     if on is None and (old.facts.holes or new.facts.holes):
         click.echo("attn-dsl: weights are holes (`?`), so that there are no rows to compare", err=True)
     elif heads:
-        text, actual = read_head(*heads[0], on, model, capture,
-                                 lambda texts: most_different(old, new, texts))  # fmt: skip
+        text, actual = read_head(*heads[0], on, model, capture, lambda texts: most_different(old, new, texts))
     elif on is not None:
         text = cut(on)
     else:

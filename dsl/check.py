@@ -71,8 +71,7 @@ class _Checker(NodeChecker):
     """Checks a whole program."""
 
     def run(self) -> None:
-        definitions: list[t.SetDefinition | t.ScoreDefinition] = [
-            *self.program.sets, *self.program.scores]  # fmt: skip
+        definitions: list[t.SetDefinition | t.ScoreDefinition] = [*self.program.sets, *self.program.scores]
         names = [one.name for one in definitions]
         for use in self.program.uses:
             for function in use.definitions.functions.values():
@@ -144,8 +143,7 @@ class _Checker(NodeChecker):
                 files = [u.path for u in self.program.uses if one.name in u.definitions.functions]
                 where = f"also defined in {quote(files[0])}" if files else "defined twice"
                 self.wrong(one, f"`{one.name}` is {where}", "rename one of them")
-            elif all(n.name in self.types or n.name in FEATURES for n in one.walk()
-                     if isinstance(n, t.Call)):  # fmt: skip
+            elif all(n.name in self.types or n.name in FEATURES for n in one.walk() if isinstance(n, t.Call)):
                 self.learn(one)
                 if any(isinstance(error, CostError) for error in self.errors):
                     continue  # those that use it are too large as well

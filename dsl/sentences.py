@@ -24,8 +24,7 @@ _ORDERS = {"==": ("is", "is not"), "!=": ("is not", "is"), "<": ("is below", "is
            ">=": ("is at least", "is below")}  # fmt: skip
 STRINGS = ("token", "text", "lower", "word")  # features whose strings stand for themselves
 AFFIXES = {"starts": "start with", "ends": "end with", "contains": "contain"}
-_SEARCHED = {"": "", "<": " before {0}", "<=": " up to {0}", ">": " after {0}",
-             ">=": " from {0} on"}  # fmt: skip
+_SEARCHED = {"": "", "<": " before {0}", "<=": " up to {0}", ">": " after {0}", ">=": " from {0} on"}
 """By what a search is over: where the tokens are."""
 _CUT = r", (spaces compared too|as far as visible|from 0|at most 32|without the spaces.*)|; .*"
 
@@ -271,8 +270,7 @@ class Sentences:
             case t.Call("previous" | "word_previous" as name, (at,)):
                 what = "copy of" if name == "previous" else "token with the same word up to it as"
                 return f"the last earlier {what} {self.place(at)}"
-            case t.Call(name, (at,)) if name in FEATURES and FEATURES[name].doc.startswith(
-                    "position of "):  # fmt: skip
+            case t.Call(name, (at,)) if name in FEATURES and FEATURES[name].doc.startswith("position of "):
                 doc = self.noun(name).removeprefix("position of ")
                 return _owned(doc, self.place(at))
             case t.Arithmetic("-", t.Call("n"), t.Integer(1)):

@@ -79,8 +79,7 @@ def control_scores(capture: Capture, texts: Mapping[Any, Sequence[int]],
     return {name: found[:, :, i] for i, name in enumerate(NAMES)}
 
 
-def _pick(capture: Capture, texts: Sequence[int], heads: Sequence[int],
-          grid: list[t.Head]) -> np.ndarray:  # fmt: skip
+def _pick(capture: Capture, texts: Sequence[int], heads: Sequence[int], grid: list[t.Head]) -> np.ndarray:
     """Return the places of the kernels that are best by IoU and by outputs, int64 (heads, 2)."""
     plan = Plan(grid, Batch([capture.tokens(i) for i in texts]))
     scores = np.zeros((len(heads), 2, len(grid)))

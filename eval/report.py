@@ -249,8 +249,7 @@ def _bars(average: Callable[[Iterable[float]], float], programs: Sequence[float]
           controls: Sequence[Mapping[str, float]]) -> list[tuple[str, float, str]]:  # fmt: skip
     """Average the programs, the best control of each head and each control over heads."""
     names = dict.fromkeys(name for one in controls for name in one)
-    rows = [(name, average(one.get(name, math.nan) for one in controls), "control")
-            for name in names]  # fmt: skip
+    rows = [(name, average(one.get(name, math.nan) for one in controls), "control") for name in names]
     rows.sort(key=lambda row: row[1] if math.isfinite(row[1]) else -math.inf, reverse=True)
     if len(rows) > 1:
         best = (best_of(one)[1] for one in controls)

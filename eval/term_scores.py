@@ -49,8 +49,7 @@ class TermScores:
         """Return the gradient of weights, float64, and of values, from that of the scores."""
         own = x[self.weights].astype(np.float32)
         to_own, to_values = np.zeros_like(own), np.zeros_like(values)
-        _gradients(self.terms, own, values, *self.planes, self.starts, self._room(), given, to_own,
-                   to_values)  # fmt: skip
+        _gradients(self.terms, own, values, *self.planes, self.starts, self._room(), given, to_own, to_values)
         return np.bincount(self.weights, to_own, len(x)), to_values
 
     def _room(self) -> np.ndarray:

@@ -181,6 +181,6 @@ def pool(task: HeadTask, proposers: Iterable[Proposer]) -> list[Fitted]:
                 continue
             fitted = proposal if isinstance(proposal, Fitted) else task.fit(program)
             found.setdefault(
-                fitted.program,
-                dataclasses.replace(fitted, proposer=fitted.proposer or proposer.name))  # fmt: skip
+                fitted.program, dataclasses.replace(fitted, proposer=fitted.proposer or proposer.name)
+            )
     return list(found.values()) or [dataclasses.replace(task.fit(task.empty()), proposer="uniform")]

@@ -96,8 +96,7 @@ class Search:
             cut_short=task.late or task.short, front=tuple(rows),
             test_errors=tuple(map(float, errors)), test_spreads=tuple(map(float, spreads)),
             controls_output_r2={name: float(r2) for name, (_, r2) in baselines.items()})  # fmt: skip
-        candidates = [Candidate(layer, head, f.nodes, f.iou, f.proposer, show(f.program))
-                      for f in found]  # fmt: skip
+        candidates = [Candidate(layer, head, f.nodes, f.iou, f.proposer, show(f.program)) for f in found]
         return result, candidates
 
     def _polish(self, task: HeadTask, found: list[Fitted]) -> list[Fitted]:

@@ -66,8 +66,7 @@ def predicted_rows(planes: np.ndarray, weights: Sequence[float | None] | np.ndar
     return found
 
 
-def derivatives(planes: np.ndarray, rows: HeadRows,
-                predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+def derivatives(planes: np.ndarray, rows: HeadRows, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the gradient and Hessian of the cross-entropy, summed over all rows."""
     count = len(planes)
     gradient, hessian = np.zeros(count), np.zeros((count, count))

@@ -105,8 +105,7 @@ class KernelWriter(Writer):
             self.seen.append(key)
         place = self.free("position")
         self.state(one, f"{place} = {j.text}")
-        return Code(
-            f"(tables[{self.seen.index(key)}, q, {place}] if 0 <= {place} <= q else {node.x})")  # fmt: skip
+        return Code(f"(tables[{self.seen.index(key)}, q, {place}] if 0 <= {place} <= q else {node.x})")
 
     def _match(self, one: int, i: Code, j: Code) -> Code:
         tokens, end = self.array(ColumnKey("token")), "q" if self.causal else "n - 1"

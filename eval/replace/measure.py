@@ -201,8 +201,7 @@ class HeldOut:
         predicted = predictions.log_probabilities(self.loaded, batch)
         return _divergence(self._reference(batch), predicted).mean()
 
-    def damages(self, heads: Mapping[Pair, Standing],
-                taken: Iterable[Pair] = ()) -> dict[Pair, float]:  # fmt: skip
+    def damages(self, heads: Mapping[Pair, Standing], taken: Iterable[Pair] = ()) -> dict[Pair, float]:
         """Predict how many nats each head's program adds to KL(original || replaced) in all, from gradients.
 
         Let a row of a head be a mixture of its own attention and the program's. A head's damage is the

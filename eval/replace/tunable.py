@@ -75,9 +75,9 @@ class Tunable(torch.nn.Module):
         self.weights = torch.nn.Parameter(values.float())
         self.starts = np.cumsum([0, *map(len, parts)])
         self.limits = torch.full(values.shape, MAX_WEIGHT)
-        self._lines = np.concatenate([
-            np.arange(end - len(some), end) for end, some in zip(self.starts[1:], lines, strict=True)
-        ])  # fmt: skip
+        self._lines = np.concatenate(
+            [np.arange(end - len(some), end) for end, some in zip(self.starts[1:], lines, strict=True)]
+        )
         self.limits[self._lines] = MAX_ELEMENT_WEIGHT
         self._cache: dict[Tokens, Known] = {}  # at most CACHE_BYTES
         self._free = CACHE_BYTES
@@ -112,8 +112,7 @@ class Tunable(torch.nn.Module):
         That of a score's line is multiplied by the number of its lines.
         """
         values = self.weights.detach().cpu().numpy()
-        planes, scores = (np.zeros((2, len(self._code.planes))),
-                          np.zeros((2, len(self.scores.owners))))  # fmt: skip
+        planes, scores = (np.zeros((2, len(self._code.planes))), np.zeros((2, len(self.scores.owners))))
         for one in self._known(texts).values():
             planes[:, ~self._code.truths] += _squares(one.terms.planes.values)
             scores += _squares(self.scores.values(values[self._lines], one.held))
