@@ -101,8 +101,6 @@ def matrix_table(text: Tokens, matrix: Sequence[Sequence[float]]) -> str:
     if not 0 < len(text) <= SHOWN:
         return ""
     rows = [["matrix", *map(quote, text)]]
-    rows += [
-        [quote(one), *(f"{x:.3g}" for x in row)] for one, row in zip(text, matrix, strict=True)
-    ]
+    rows += [[quote(one), *(f"{x:.3g}" for x in row)] for one, row in zip(text, matrix, strict=True)]
     width = max(6, *(len(cell) for row in rows for cell in row))
     return "\n".join("  " + "  ".join(cell.ljust(width) for cell in row).rstrip() for row in rows)

@@ -47,9 +47,7 @@ class ProgramFile(pytest.File):
             raise self.CollectError(str(error)) from None
         yield PropertyItem.from_parent(self, name=EVERY, program=program, line=program.tree.span)
         for one in program.tree.properties:
-            yield PropertyItem.from_parent(
-                self, name=show_property(one), program=program, line=one.span
-            )
+            yield PropertyItem.from_parent(self, name=show_property(one), program=program, line=one.span)
 
 
 class PropertyItem(pytest.Item):

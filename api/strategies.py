@@ -30,8 +30,7 @@ def _split(joined: str) -> tuple[str, ...]:
 
 WORDS = _split("a|b| the| she| it| a| cat|The| dog| and|She| Tom| is| don't|n't|'s| e.g|Mr| U|ing|s|ed|un|UP"
                "| McD|x1|é")  # fmt: skip
-MARKS = _split(
-    """.|,|!|?| (|)|"| "|'|’|“|”|[|]|{|}|...|))|."|.)|:|;|-| -|--|_|=|»|«|。|？|「|」|\\|#""")  # fmt: skip
+MARKS = _split(""".|,|!|?| (|)|"| "|'|’|“|”|[|]|{|}|...|))|."|.)|:|;|-| -|--|_|=|»|«|。|？|「|」|\\|#""")
 SPACES = ("\n", "\n\n", " ", "  ", "\t", "\r\n", "    ", ".\n", "\n  ", " \n")
 NUMBERS = ("1", " two", "42", " 1984", "٣", "²")
 OTHERS = ("中", " 日本", "ß", "İ", "ǅ", "\u0301", "\u200b", "😀", "\u2028", "")
@@ -310,8 +309,7 @@ def _predicates(scope: _Scope, depth: int) -> SearchStrategy[t.Predicate]:
         st.builds(t.Affix, st.sampled_from(["starts", "ends", "contains"]), symbol, _STRINGS)]  # fmt: skip
     if depth:
         below = _predicates(scope, depth - 1)
-        options += [st.builds(t.Not, below), st.builds(t.And, below, below),
-                    st.builds(t.Or, below, below)]  # fmt: skip
+        options += [st.builds(t.Not, below), st.builds(t.And, below, below), st.builds(t.Or, below, below)]
         options.append(_searches(scope, ("any",)))
         if scope.variables == "kq":
             options.append(st.builds(t.Quantifier, st.just("any"), below))

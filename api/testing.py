@@ -102,8 +102,7 @@ def assert_causal(program: Program, tokens: Text, tolerance: float = 1e-5) -> No
                 raise failure(message, text, q, k, note, row=row, changed=again)
 
 
-def assert_equivalent(a: Program, b: Program, tokens: Text | None = None,
-                      tolerance: float = 1e-5) -> None:  # fmt: skip
+def assert_equivalent(a: Program, b: Program, tokens: Text | None = None, tolerance: float = 1e-5) -> None:
     """Assert that two programs have the same matrix on a text, or on a hundred random texts.
 
     Without ``tokens``, the error shows the smallest text found on which the matrices differ.
@@ -263,25 +262,17 @@ def _assert_mass(one: t.MassProperty, tree: t.Head, program: Program, text: Toke
     for q in range(len(text)):
         if one.condition is None or interpreter.holds(one.condition, Places(q, q, q)):
             matrix = matrix_of(program, text) if matrix is None else matrix
-            keys = [
-                k for k in interpreter.visible(q) if interpreter.holds(one.keys, Places(q, q, k))
-            ]
+            keys = [k for k in interpreter.visible(q) if interpreter.holds(one.keys, Places(q, q, k))]
             mass = float(matrix[q, keys].sum())
             if not t.COMPARE[one.op](mass + slack, one.bound):
-                given = f"query {q} gives {mass:.6g} to " + (
-                    f"the keys {keys}" if keys else "no key"
-                )
+                given = f"query {q} gives {mass:.6g} to " + (f"the keys {keys}" if keys else "no key")
                 raise failure(f"not {show_property(one)}: {given}", text, q, row=matrix[q])
 
 
 def _swap_case(string: str) -> str:
     """Change the case of the letters of a token, where changing it back gives the same token."""
     changed = string.swapcase()
-    fits = (
-        len(changed) == len(string)
-        and changed.swapcase() == string
-        and not string.startswith("<0x")
-    )
+    fits = len(changed) == len(string) and changed.swapcase() == string and not string.startswith("<0x")
     return changed if fits else string
 
 
@@ -293,9 +284,7 @@ def _strings(tree: t.Head) -> list[str]:
             found |= dict.fromkeys(scope.literal(node).elements[:MOST])
         elif isinstance(node, t.Text | t.Affix):
             found[node.value if isinstance(node, t.Text) else node.text] = None
-    return [
-        start + one for one in found if one for start in ("", " ") if not start or one[0].isalnum()
-    ]
+    return [start + one for one in found if one for start in ("", " ") if not start or one[0].isalnum()]
 
 
 def _counterexample(name: str, program: Program, text: Tokens, error: Exception) -> Counterexample:

@@ -50,9 +50,7 @@ def gain(one: Row, other: Row) -> str:
 
 def main() -> None:
     """Measure, and print a table."""
-    parser = argparse.ArgumentParser(
-        description="Compares searches with and without a language model."
-    )
+    parser = argparse.ArgumentParser(description="Compares searches with and without a language model.")
     parser.add_argument("capture", type=Path)
     parser.add_argument("models", nargs="+", metavar="MODEL")
     parser.add_argument("--every", type=int, default=10)

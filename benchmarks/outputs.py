@@ -97,9 +97,7 @@ def elsewhere(run: Run, place: Path, model: object, tokens: int) -> Figure:
     found = [split.compare([run.program(r.layer, r.head).tree], r.layer * capture.heads_per_layer + r.head)
              for r in run.results]  # fmt: skip
     iou = bootstrap(np.mean([one.ious[0] for one in found], axis=0), 0)
-    outputs = output_r2(
-        np.array([x.errors[0] for x in found]), np.array([x.spreads for x in found]), 0
-    )
+    outputs = output_r2(np.array([x.errors[0] for x in found]), np.array([x.spreads for x in found]), 0)
     return Figure(f"... as chosen, on {text.name}", f"{iou}; {outputs}")
 
 

@@ -60,9 +60,7 @@ def _check(file: str, examples: int, seed: int, define: tuple[str, ...],
     if examples and not facts.holes:
         from attn_dsl.testing import check_properties
 
-        failures = [
-            one.report() for one in check_properties(loaded, max_examples=examples, seed=seed)
-        ]
+        failures = [one.report() for one in check_properties(loaded, max_examples=examples, seed=seed)]
     return {"program": file, "valid": True, "nodes": facts.nodes, "cost": facts.cost,
             "visibility": "causal" if loaded.causal else "bidirectional", "holes": facts.holes,
             "lookahead": list(facts.lookahead), "failures": failures,
@@ -79,8 +77,7 @@ def _shown(report: dict[str, Any], examples: int) -> str:
         counts = (f"{report[what]} {what}" for what in ("sets", "functions", "scores"))
         return f"{report['program']}: ok\n  {', '.join(counts)}"
     holes, ahead, failures = report["holes"], report["lookahead"], report["failures"]
-    notes = [f"{report['nodes']} nodes", f"{report['cost']} operations per pair",
-             report["visibility"]]  # fmt: skip
+    notes = [f"{report['nodes']} nodes", f"{report['cost']} operations per pair", report["visibility"]]
     if holes:
         weights = "weight" if holes == 1 else "weights"
         notes.append(f"{holes} {weights} to be fitted, so its properties are not tested")

@@ -17,9 +17,7 @@ STYLES = {"+": options.STYLES["string"], "-": options.STYLES["number"], "~": opt
 
 @click.command()
 @click.argument("sides", metavar="A B", nargs=-1, required=True, shell_complete=completion.programs)
-@options.on_option(
-    help="The text itself; by default, a test text or a story where they differ most."
-)
+@options.on_option(help="The text itself; by default, a test text or a story where they differ most.")
 @options.define_option()
 @options.moved_model_option()
 @options.moved_capture_option()
@@ -43,12 +41,9 @@ def diff(sides: tuple[str, ...], on: str | None, define: tuple[str, ...], model:
     heads = [(run, found) for _, run, found in opened if run is not None and found is not None]
     text, actual = None, None
     if on is None and (old.facts.holes or new.facts.holes):
-        click.echo(
-            "attn-dsl: weights are holes (`?`), so that there are no rows to compare", err=True
-        )
+        click.echo("attn-dsl: weights are holes (`?`), so that there are no rows to compare", err=True)
     elif heads:
-        text, actual = read_head(*heads[0], on, model, capture,
-                                 lambda texts: most_different(old, new, texts))  # fmt: skip
+        text, actual = read_head(*heads[0], on, model, capture, lambda texts: most_different(old, new, texts))
     elif on is not None:
         text = cut(on)
     else:
@@ -66,9 +61,7 @@ def diff(sides: tuple[str, ...], on: str | None, define: tuple[str, ...], model:
     for line in str(changed).split("\n"):
         screen.print(Text(line, style=STYLES.get(line[:1], "")))
     if iou:
-        screen.print(
-            f"\nIoU with the head itself on this text: {iou[0]:.3f} before, {iou[1]:.3f} after."
-        )
+        screen.print(f"\nIoU with the head itself on this text: {iou[0]:.3f} before, {iou[1]:.3f} after.")
 
 
 def read_sides(words: tuple[str, ...]) -> list[tuple[str, str | None]]:

@@ -30,6 +30,5 @@ class AttnLexer(RegexLexer):  # type: ignore[misc]
 
 def textmate() -> dict[str, Any]:
     """Return the TextMate grammar of programs as JSON data."""
-    patterns = [
-        {"match": regex, "name": f"{KINDS[kind][1]}.attn"} for kind, regex in lexemes().items()]  # fmt: skip
+    patterns = [{"match": regex, "name": f"{KINDS[kind][1]}.attn"} for kind, regex in lexemes().items()]
     return {"name": "attn", "scopeName": "source.attn", "fileTypes": ["attn"], "patterns": patterns}

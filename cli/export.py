@@ -18,8 +18,7 @@ from attn_dsl.cli import completion, options
 @click.option("--out", **options.FILE, help="Write to a file instead of the terminal.")
 @options.define_option()
 @options.lookahead_option()
-def export(program: str, to: str, out: str | None, define: tuple[str, ...],
-           allow_lookahead: bool) -> None:  # fmt: skip
+def export(program: str, to: str, out: str | None, define: tuple[str, ...], allow_lookahead: bool) -> None:
     """Write PROGRAM as source text for another system."""
     from attn_dsl.compiler.program import load
 

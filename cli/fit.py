@@ -90,8 +90,7 @@ def fit(model: str | None, out: str | None, as_json: bool, dry_run: bool, propos
         del given["model"]
     searches = extend or not program
     if (refit or extend) and not program:
-        raise click.UsageError("--refit and --extend are for programs of your own: give --program "
-                               "FILE")  # fmt: skip
+        raise click.UsageError("--refit and --extend are for programs of your own: give --program FILE")
     if not searches:
         refuse_search_options()
     options.quiet_libraries()
@@ -127,16 +126,14 @@ def fit(model: str | None, out: str | None, as_json: bool, dry_run: bool, propos
         if searches:
             from attn_dsl.eval.report import write_run_report
 
-            run = fits.fit(model, out=out, watch=watcher, proposers=suggesting, programs=starts,
-                           **settings)  # fmt: skip
+            run = fits.fit(model, out=out, watch=watcher, proposers=suggesting, programs=starts, **settings)
             bar.update(watcher.task, description="writing the report")
             write_run_report(run, settings["capture"])
         if program:
             from attn_dsl.cli.hypotheses import json_rows, print_hypotheses
             from attn_dsl.synth.hypothesis import fit_hypotheses
 
-            found = fit_hypotheses(starts, model, out=out, watch=watcher, refit=refit or extend,
-                                   **fitting)  # fmt: skip
+            found = fit_hypotheses(starts, model, out=out, watch=watcher, refit=refit or extend, **fitting)
     if as_json:
         data = {} if run is None else summary(run)
         if program:

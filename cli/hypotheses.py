@@ -48,8 +48,7 @@ def print_hypotheses(found: Sequence[Hypothesis], place: str) -> None:
             screen.print(f"\n[bold]{x.label}[/], {x.fitted} weights fitted:")
             options.print_program(x.program.rstrip())
             what = "attention" if lacking else "output"
-            screen.print(
-                f"Where its {what} is furthest from the head's, in errors of a mean query:")  # fmt: skip
+            screen.print(f"Where its {what} is furthest from the head's, in errors of a mean query:")
             for failure in x.failures:
                 for line in told(failure):
                     screen.print(line, markup=False, overflow="fold")

@@ -33,9 +33,7 @@ def told(how: Callable[[], str]) -> Iterator[None]:
     stuck = threading.Event()
     stuck.set()
     before = signal.set_wakeup_fd(far.fileno(), warn_on_full_buffer=False)
-    others = [
-        one for one in OTHERS if signal.getsignal(one) is signal.SIG_DFL
-    ]  # `nohup` ignores SIGHUP
+    others = [one for one in OTHERS if signal.getsignal(one) is signal.SIG_DFL]  # `nohup` ignores SIGHUP
     for number in others:
         signal.signal(number, signal.default_int_handler)
     threading.Thread(target=_watch, args=(near, how, stuck), daemon=True).start()

@@ -58,8 +58,7 @@ device_option = partial(click.option, "--device", metavar="NAME", default="cpu",
 dtype_option = partial(
     click.option, "--dtype", metavar="NAME", default="float32", show_default=True,
     help="Of the model's weights and activations: float32, bfloat16 or float16.")  # fmt: skip
-json_option = partial(click.option, "--json", "as_json", is_flag=True,
-                      help="Print JSON instead of a table.")  # fmt: skip
+json_option = partial(click.option, "--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 moved_model_option = partial(click.option, "--model", metavar="MODEL",
                              help="The run's model, if it has been moved.")  # fmt: skip
 moved_capture_option = partial(click.option, "--capture", help="The run's attention, if it has been moved.",
@@ -105,8 +104,7 @@ def open_program(place: str, head: str | None, command: str, allow_lookahead: bo
         found = run[head]
         return found.program, run, found.result
     if (Path(place) / "run.json").is_file():
-        raise InputError(
-            f"{place}: name a head of the run too, as in `attn-dsl {command} {place} L5H1`")  # fmt: skip
+        raise InputError(f"{place}: name a head of the run too, as in `attn-dsl {command} {place} L5H1`")
     return load(place, allow_lookahead=allow_lookahead, define=define), None, None
 
 
@@ -130,8 +128,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *,
     from rich.text import Text
 
     padding = (0, gap, 0, 0)
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=padding,
-                  expand=cut is not None)  # fmt: skip
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=padding, expand=cut is not None)
     for name in columns:
         if name == cut:
             table.add_column(name, overflow="ellipsis", no_wrap=True, ratio=1)
@@ -169,8 +166,7 @@ def progress_bar(screen: Console) -> Progress:
         def update(self, task_id: TaskID, **fields: Any) -> None:
             super().update(task_id, **fields)
             task, now = self.tasks[task_id], time.monotonic()
-            if screen.is_terminal or (self.told[0] == task.description
-                                      and now < self.told[1] + EVERY):  # fmt: skip
+            if screen.is_terminal or (self.told[0] == task.description and now < self.told[1] + EVERY):
                 return
             self.told = task.description, now
             count = f" {task.completed:g} of {task.total:g}" if task.total else ""

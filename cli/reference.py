@@ -39,8 +39,7 @@ READS = {"left": "depends on the text up to its position",
               help="List the scores that the heads of a run share.")  # fmt: skip
 @options.define_option()
 @options.json_option()
-def features(score: str | None, sets: bool, run: str | None, define: tuple[str, ...],
-             as_json: bool) -> None:  # fmt: skip
+def features(score: str | None, sets: bool, run: str | None, define: tuple[str, ...], as_json: bool) -> None:
     """List the vocabulary of the language: features, functions and word sets.
 
     With --run, list the scores that programs of the run share; with a SCORE of it too, show that
@@ -129,7 +128,7 @@ def defined(file: str) -> list[tuple[str, str]]:
     return [
         (f"{name}(k)", f"{types[name]}: {function_gloss(name, scope)} ({reads(expand(one.value, scope))})")
         for name, one in found.definitions.functions.items()
-    ] or [("none", "the file defines sets and scores alone")]  # fmt: skip
+    ] or [("none", "the file defines sets and scores alone")]
 
 
 def call(feature: Feature) -> str:

@@ -30,16 +30,14 @@ TITLES = {"programs": "Programs", "tuned": "Tuned programs"}
 @click.option("--chosen", is_flag=True, help="Take the programs that the run chose instead.")
 @click.option("--order", "orders", default="greedy", show_default=True, metavar="LIST",
               help="Which heads come first: greedy, gradient, damage, iou, or several.")  # fmt: skip
-@click.option("--tune", is_flag=True,
-              help="Tune the weights of all replaced programs through the model.")  # fmt: skip
+@click.option("--tune", is_flag=True, help="Tune the weights of all replaced programs through the model.")
 @click.option("--tune-text", metavar="SPEC", help="Tune on further texts, given as for --text; those of the "
               "run's select and test splits are left out.")  # fmt: skip
 @click.option("--tune-texts", type=click.IntRange(1), default=600, show_default=True, metavar="N",
               help="Tune on at most N windows of --tune-text.")  # fmt: skip
 @click.option("--tasks", metavar="LIST",
               help="Score tasks of lm-eval before and after: names or files (.yaml).")  # fmt: skip
-@click.option("--task-limit", type=click.IntRange(1), metavar="N",
-              help="Score at most N items of a task.")  # fmt: skip
+@click.option("--task-limit", type=click.IntRange(1), metavar="N", help="Score at most N items of a task.")
 @options.text_option()
 @click.option("--max-tokens", type=click.IntRange(2), metavar="N",
               help="Cut --text into windows of N tokens; by default as the run did.")  # fmt: skip

@@ -48,13 +48,11 @@ def show(program: str, head: str | None, on: str | None, tokenizer: str | None, 
     actual, more = None, ""
     if run is not None and found is not None:
         if tokenizer is not None:
-            raise InputError(
-                f"--tokenizer is for a program; {program} has the tokenizer of its model")  # fmt: skip
+            raise InputError(f"--tokenizer is for a program; {program} has the tokenizer of its model")
         tokens, actual = read_head(run, found, on, model, capture)
         drawn = WIDE if on is None and loaded.causal else len(tokens)
         outputs = "" if run.lacking else f", output R² {found.test['output_r2'].with_interval}"
-        more = (f"\nIoU {found.test['iou'].with_interval}{outputs} on {len(found.test_ious)} test "
-                "texts")  # fmt: skip
+        more = f"\nIoU {found.test['iou'].with_interval}{outputs} on {len(found.test_ious)} test texts"
     else:
         tokens = cut(SAMPLE if on is None else on, tokenizer)
         drawn = len(tokens)
@@ -71,8 +69,7 @@ def show(program: str, head: str | None, on: str | None, tokenizer: str | None, 
     options.print_program(loaded.source)
     facts = loaded.facts
     ahead = f", looks ahead by {', '.join(facts.lookahead)}" if facts.lookahead else ""
-    screen.print(f"{facts.nodes} nodes, {facts.cost} operations per pair{ahead}{more}\n",
-                 markup=False)  # fmt: skip
+    screen.print(f"{facts.nodes} nodes, {facts.cost} operations per pair{ahead}{more}\n", markup=False)
     for line in draw(tokens.strings[:drawn], matrix, screen.width):
         screen.print(line, markup=False, overflow="crop", no_wrap=True)
     if actual is not None:

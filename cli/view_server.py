@@ -65,9 +65,7 @@ class LiveRun:
         self.sample = Split(capture, [texts[i] for i in picks])
         self.turn = Lock()  # the model does one thing at a time
         self._own: dict[str, Any] = {}  # its own predictions on the last text
-        self._replacing: ExitStack | None = (
-            None  # keeps the model ready for programs until it reads a text
-        )
+        self._replacing: ExitStack | None = None  # keeps the model ready for programs until it reads a text
         self._read = lru_cache(maxsize=4)(self._read_text)
         self._scored = lru_cache(maxsize=256)(self._score)
 
@@ -194,9 +192,7 @@ def application(live: LiveRun, page: str, token: str, port: int) -> Callable:
     """
 
     async def show_page(request: Request) -> Response:
-        return HTMLResponse(
-            page, headers={"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
-        )
+        return HTMLResponse(page, headers={"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"})
 
     async def call(request: Request) -> Response:
         name = request.path_params["name"]

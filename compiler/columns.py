@@ -238,8 +238,7 @@ def search_column(tokens: Sequence[str] | Tokens, source: str, causal: bool) -> 
     functions = {one.name: one for one in definitions_tree(source, "<search>").functions}
     node = expand(t.Call([*functions][-1], (t.Position("i"),)), Scope({}, {}, (), functions))
     assert isinstance(node, t.Search)
-    key, batch = (SearchKey(node.name, node.over, node.body, causal),
-                  Batch([Tokens.from_strings(tokens)]))  # fmt: skip
+    key, batch = (SearchKey(node.name, node.over, node.body, causal), Batch([Tokens.from_strings(tokens)]))
     found = batch.tables([key], 0)[0] if key.by_query else batch.column(key).settled
     return found.astype(bool if key.truth else int).tolist()
 

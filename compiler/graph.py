@@ -83,8 +83,7 @@ class ColumnKey:
     @property
     def truth(self) -> bool:
         """Whether its values are truth values, 0 or 1."""
-        return (self.kind in ("in", "starts", "ends", "contains")
-                or FEATURES[self.name].type == "bool")  # fmt: skip
+        return self.kind in ("in", "starts", "ends", "contains") or FEATURES[self.name].type == "bool"
 
     @property
     def partial(self) -> bool:
@@ -204,8 +203,7 @@ class Graph:
 
     def table(self, key: SearchKey, row: int, column: int) -> int:
         """Return the node that reads a table at two positions, which are nodes."""
-        return self.add("table", row, column, key.pad,
-                        self.tables.setdefault(key, len(self.tables)))  # fmt: skip
+        return self.add("table", row, column, key.pad, self.tables.setdefault(key, len(self.tables)))
 
     def constant(self, value: int) -> int:
         """Return the node of a constant."""

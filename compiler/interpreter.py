@@ -51,8 +51,7 @@ def _dispatch(arguments: str, branches: dict[int, str], functions: dict[str, Any
 
 
 _VALUES = {code: row.value for code, row in enumerate(ROWS) if row.value is not None}
-_ROW = ("for k in range(wide):\n   registers[i, k] = f{0}(registers[a, k], registers[b, k], x, y)\n"
-        "  return")  # fmt: skip
+_ROW = "for k in range(wide):\n   registers[i, k] = f{0}(registers[a, k], registers[b, k], x, y)\n  return"
 apply_operation = _dispatch(
     "registers, i, a, b, x, y, wide", {code: _ROW.format(code) for code in _VALUES},
     {f"f{code}": value for code, value in _VALUES.items()})  # fmt: skip

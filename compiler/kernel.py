@@ -50,8 +50,7 @@ class Kernel:
         columns = stack(self.columns, batch, self.program.causal)
         settled, known, opened = (np.ascontiguousarray(part[:, :-SLACK]) for part in columns[:3])
         out = np.zeros((n, n), dtype=np.float32)
-        self.function(n, 0, 0, n, settled, known, opened, batch.tables(self.tables, 0),
-                      out.reshape(-1))  # fmt: skip
+        self.function(n, 0, 0, n, settled, known, opened, batch.tables(self.tables, 0), out.reshape(-1))
         return out
 
 

@@ -9,8 +9,7 @@ from attn_dsl.dsl.expand import expand
 from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.scope import Scope
 
-_COMPARISONS = {"==": "equal", "!=": "unequal", "<": "less", "<=": "at_most", ">": "more",
-                ">=": "at_least"}  # fmt: skip
+_COMPARISONS = {"==": "equal", "!=": "unequal", "<": "less", "<=": "at_most", ">": "more", ">=": "at_least"}
 _ARITHMETIC = {"+": "add", "-": "subtract"}
 _EXTREMA = {"min": "minimum", "max": "maximum"}
 

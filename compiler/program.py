@@ -104,8 +104,7 @@ class Program:
 
         return explain(self.tree)
 
-    def fit(self, capture: Any, head: str | tuple[int, int], *, refit: bool = False,
-            seed: int = 0) -> Any:  # fmt: skip
+    def fit(self, capture: Any, head: str | tuple[int, int], *, refit: bool = False, seed: int = 0) -> Any:
         """Fit the weights that are holes to a head, and judge the program on held-out texts.
 
         >>> program = parse("head sink causal:\\n    ? where k == 0")
@@ -137,8 +136,7 @@ class Program:
         fit_program = import_module("attn_dsl.synth.hypothesis").fit_program
         return fit_program(self, capture, head, seed=seed, as_it_is=True).figures
 
-    def plot(self, text: Any, capture: Any = None,
-             head: str | tuple[int, int] | None = None) -> Any:  # fmt: skip
+    def plot(self, text: Any, capture: Any = None, head: str | tuple[int, int] | None = None) -> Any:
         """Draw the attention matrix on a text, and that of a head of a capture beside it.
 
         >>> parse("head first causal:\\n    3 where k == 0").plot("Tom saw Mia.")
@@ -226,8 +224,7 @@ def parse(source: str, name: str = "<program>", *, allow_lookahead: bool = False
     return Program(tree, check(tree, source=source, name=name, allow_lookahead=allow_lookahead))
 
 
-def load(path: str | Path, *, allow_lookahead: bool = False,
-         define: Iterable[str | Path] = ()) -> Program:  # fmt: skip
+def load(path: str | Path, *, allow_lookahead: bool = False, define: Iterable[str | Path] = ()) -> Program:
     """Read a program from a file; the files that it uses lie beside it, or in the folder above.
 
     ``define`` are files of definitions that it may use without naming them; a program that does gets

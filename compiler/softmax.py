@@ -26,7 +26,6 @@ from attn_dsl.compiler.simd import (
     total,
 )
 
-BLOCK = 1024  # the most entries of a block of whole rows (at least one row)
 SCORE_RANGE = 100.0
 """Limit on the sum of |weight| * |value| over planes of kind VALUE: float32 is exact to 1e-5 here."""
 DEPTH = 60.0  # logits more than this below the largest of their vector have mass 0
@@ -38,15 +37,6 @@ AHEAD = 8
 """Words of truth values in one step of a loop; arrays have so many more words at their end."""
 TAILS = np.array([(1 << count) - 1 for count in range(WIDTH + 1)], dtype=np.uint16)
 """Entry i is the word whose first i lanes are true."""
-
-
-@njit(**LEAN)
-def block_end(starts, first):
-    """Return the end (exclusive) of the block of rows that begins at row ``first``."""
-    last = first + 1
-    while last < starts.shape[0] - 1 and starts[last + 1] - starts[first] <= BLOCK:
-        last += 1
-    return last
 
 
 @njit(**LEAN)
@@ -62,6 +52,27 @@ def exponentials(scores, out):
     for i in range(0, size - WIDTH, WIDTH):
         store(out, i, exponential(load(scores, i)))
     store(out, size - WIDTH, last)
+
+
+@njit(**FINITE)
+def softmax_rows(starts, scores):
+    """Turn rows of scores into their softmax, in place; return the sum of their log normalisers."""
+    total = 0.0
+    for r in range(starts.shape[0] - 1):
+        row = scores[starts[r] : starts[r + 1]]
+        top, mass = row[0], np.float32(0.0)
+        for i in range(1, row.shape[0]):
+            top = max(top, row[i])
+        for i in range(row.shape[0]):
+            row[i] = max(row[i] - top, np.float32(-80.0))
+        exponentials(row, row)
+        for i in range(row.shape[0]):
+            mass += row[i]
+        scale = np.float32(1.0) / mass
+        for i in range(row.shape[0]):
+            row[i] *= scale
+        total += top + math.log(mass)
+    return total
 
 
 @njit(**FINITE)

@@ -78,8 +78,7 @@ class Stream:
         side = _CAPACITY if self._numbers else 0
         self._tables = np.zeros((len(self._numbers), side, side), dtype=np.int32)
 
-    def append(self, tokens: Sequence[str] | Tokens,
-               special: Iterable[bool] | None = None) -> np.ndarray:  # fmt: skip
+    def append(self, tokens: Sequence[str] | Tokens, special: Iterable[bool] | None = None) -> np.ndarray:
         """Append tokens to the text and compute their rows.
 
         Args:

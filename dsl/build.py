@@ -49,8 +49,7 @@ def unquote(literal: str) -> str:
     """
     if "\\" not in literal:
         return literal[1:-1]
-    return _ESCAPE.sub(lambda m: _UNESCAPED.get(m.group(1)) or chr(int(m.group(1)[1:], 16)),
-                       literal[1:-1])  # fmt: skip
+    return _ESCAPE.sub(lambda m: _UNESCAPED.get(m.group(1)) or chr(int(m.group(1)[1:], 16)), literal[1:-1])
 
 
 _VALUES: dict[str, Callable[[str], Any]] = {**dict.fromkeys(_NAMES.split(), str), "STRING": unquote,

@@ -71,8 +71,7 @@ class _Checker(NodeChecker):
     """Checks a whole program."""
 
     def run(self) -> None:
-        definitions: list[t.SetDefinition | t.ScoreDefinition] = [
-            *self.program.sets, *self.program.scores]  # fmt: skip
+        definitions: list[t.SetDefinition | t.ScoreDefinition] = [*self.program.sets, *self.program.scores]
         names = [one.name for one in definitions]
         for use in self.program.uses:
             for function in use.definitions.functions.values():
@@ -93,11 +92,7 @@ class _Checker(NodeChecker):
         self.functions()
         lines = (line for score in self.program.scores for line in score.terms)
         sizes = [(expanded_size(one, self.sizes)[0], one) for one in (*lines, *self.program.terms)]
-        if (
-            (size := sum(one for one, _ in sizes)) > limits.MAX_EXPANDED
-            and self.sizes
-            and not self.errors
-        ):
+        if (size := sum(one for one, _ in sizes)) > limits.MAX_EXPANDED and self.sizes and not self.errors:
             self.large(max(sizes, key=lambda pair: pair[0])[1], "the program", size)
         for score in self.program.scores:
             for line in score.terms:
@@ -126,9 +121,7 @@ class _Checker(NodeChecker):
                        did_you_mean(one.name, [*PROPERTIES, "mass"])
                        or "write `causal`, `invariant_to case` or `mass >= 0.5 on …`")  # fmt: skip
         elif one.argument not in arguments:
-            known = [
-                f"`property {one.name} {argument}`".replace(" `", "`") for argument in arguments
-            ]
+            known = [f"`property {one.name} {argument}`".replace(" `", "`") for argument in arguments]
             what = f"`{one.name}` cannot be followed by `{one.argument}`" if one.argument else (
                 f"`{one.name}` does not say to what")  # fmt: skip
             self.wrong(one, what, f"write {' or '.join(known)}")
@@ -150,8 +143,7 @@ class _Checker(NodeChecker):
                 files = [u.path for u in self.program.uses if one.name in u.definitions.functions]
                 where = f"also defined in {quote(files[0])}" if files else "defined twice"
                 self.wrong(one, f"`{one.name}` is {where}", "rename one of them")
-            elif all(n.name in self.types or n.name in FEATURES for n in one.walk()
-                     if isinstance(n, t.Call)):  # fmt: skip
+            elif all(n.name in self.types or n.name in FEATURES for n in one.walk() if isinstance(n, t.Call)):
                 self.learn(one)
                 if any(isinstance(error, CostError) for error in self.errors):
                     continue  # those that use it are too large as well

@@ -152,8 +152,7 @@ class NodeChecker:
             self.wrong(node, f"unknown set `{name}`",
                        near or f'define it above the head: set {name} = {{"…"}}')  # fmt: skip
         elif isinstance(found, t.ScoreDefinition):
-            self.wrong(node, f"`{name}` is a score, not a set",
-                       f"multiply it in a term: `1 * {name}(k)`")  # fmt: skip
+            self.wrong(node, f"`{name}` is a score, not a set", f"multiply it in a term: `1 * {name}(k)`")
 
     def score(self, node: t.Score, name: str) -> None:
         """Check the use of a score."""

@@ -72,9 +72,7 @@ def canonical(source: str, name: str, define: Iterable[str | Path] = ()) -> str:
         try:
             return show(parse(source, name, resolve, uses))
         except ProgramSyntaxError:
-            return show(
-                parse(source, name, find, uses)
-            )  # raises what is wrong with a file, if that is it
+            return show(parse(source, name, find, uses))  # raises what is wrong with a file, if that is it
     tree = definitions_tree(source, name)
     after = (f"# {comment}".rstrip() for comment in tree.after)
     return "\n".join([*definition_lines(tree.sets, tree.scores, tree.functions), *after]) + "\n"
@@ -183,13 +181,11 @@ def self_contained(program: t.Head) -> t.Head:
     named, before = used(program), 0
     while len(named) > before:  # functions use others
         before = len(named)
-        named |= used(
-            *(alone(*one) for one in named.values() if not isinstance(one[0], t.SetLiteral)))  # fmt: skip
+        named |= used(*(alone(*one) for one in named.values() if not isinstance(one[0], t.SetLiteral)))
     files = [use.definitions for use in program.uses]
     scores = [alone(*one) for one in named.values() if isinstance(one[0], t.ScoreDefinition)]
     sets = [t.SetDefinition(name, value) for name, (value, _) in named.items()
             if isinstance(value, t.SetLiteral)]  # fmt: skip
-    functions = [alone(one, file) for file in files for one in file.functions.values()
-                 if one.name in named]  # fmt: skip
+    functions = [alone(one, file) for file in files for one in file.functions.values() if one.name in named]
     return dataclasses.replace(program, sets=(*sets, *program.sets), scores=(*scores, *program.scores),
                                functions=(*functions, *program.functions), uses=())  # fmt: skip

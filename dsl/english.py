@@ -204,8 +204,7 @@ class _Teller(Sentences):
                 found = self.members(chosen)
             case t.Affix(how, t.Call(name, (t.Position(_, shift),)), text) if name in STRINGS:
                 found = f"tokens that {AFFIXES[how]} {token(text)}"
-            case t.Compare("==" | ">=" as op, t.Call("length", (t.Position(_, shift),)),
-                           t.Integer(n)):  # fmt: skip
+            case t.Compare("==" | ">=" as op, t.Call("length", (t.Position(_, shift),)), t.Integer(n)):
                 found = f"tokens of length {n}{' or more' * (op == '>=')}"
             case _:
                 what = "query" if variable == "q" else "token"

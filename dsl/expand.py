@@ -65,8 +65,7 @@ def _changes(node: t.Node) -> bool:
     """Return whether what an expanded node reads may change as later tokens follow."""
     if isinstance(node, t.Search) and node.backwards:
         return _changes(node.at)
-    if isinstance(node, t.Search) or (isinstance(node, t.Call)
-                                      and FEATURES[node.name].reads == "visible"):  # fmt: skip
+    if isinstance(node, t.Search) or (isinstance(node, t.Call) and FEATURES[node.name].reads == "visible"):
         return True
     return any(map(_changes, node.children()))
 

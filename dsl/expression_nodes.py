@@ -283,7 +283,6 @@ class Product(Node):
 
 Int = Integer | Position | Arithmetic | Modulo | Absolute | Extremum | Call | Quantifier | Search
 Symbol = Call | Shortened
-Predicate = (Always | Compare | Between | Member | Affix | Not | And | Or | Call | Quantifier
-             | Search)  # fmt: skip
+Predicate = Always | Compare | Between | Member | Affix | Not | And | Or | Call | Quantifier | Search
 Factor = Int | Real | Decay | Weight | Score
 Value = Factor | Product

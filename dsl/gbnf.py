@@ -21,9 +21,7 @@ _SPACING = {"ws": (0, 2), "gap": (1, 2), "indent": (0, 8)}  # the fewest and the
 _ESCAPE = r"\\(?:x..|u....|[nrt\W])"
 _REGEX = re.compile(rf"(?P<set>\[(?:{_ESCAPE}|[^]\\])+\])|(?P<char>{_ESCAPE}|[^][(){{}}|*+?.^$\\])"
                     r"|\((?:\?:|(?!\?))|[|)]|(?:[*+?]|\{\d+(?:,\d*)?\})(?![*+?])")  # fmt: skip
-_OMITTED = re.compile(
-    r"^(    \| )?function_definition\b.*\n|^property:.*\n    .*\n| property\*", re.M
-)
+_OMITTED = re.compile(r"^(    \| )?function_definition\b.*\n|^property:.*\n    .*\n| property\*", re.M)
 _SIGNS = {"?": (0, 1), "*": (0, None), "+": (1, None)}
 
 
@@ -68,8 +66,7 @@ def _read(text: str) -> tuple[dict[str, str], dict[str, _Node], _Node | None]:
     trees |= {str(name): tree for name, (tree, _) in grammar.term_defs}
     ignored = [trees.pop(str(name)) for name in grammar.ignore]
     names = {name: _new_name(name, {*trees, *_SPACING}) for name in trees}
-    rules = {new: _without_left_recursion(new, _converted(trees[name], names))
-             for name, new in names.items()}  # fmt: skip
+    rules = {new: _without_left_recursion(new, _converted(trees[name], names)) for name, new in names.items()}
     return names, rules, _converted(ignored[0], names) if ignored else None
 
 

@@ -106,8 +106,7 @@ def _atom_kind(atom: t.Node, scope: Scope) -> str:
             return "delimiter" if marks > len(elements) / 2 else "lexical set"
         case t.Affix(_, _, text) | t.Compare(_, _, t.Text(text)):
             return "lexical set" if any(map(str.isalnum, text)) or not text else "delimiter"
-        case t.Compare(op, t.Call(first, (t.Position(a, i),)),
-                       t.Call(second, (t.Position(b, j),))) if a != b:  # fmt: skip
+        case t.Compare(op, t.Call(first, (t.Position(a, i),)), t.Call(second, (t.Position(b, j),))) if a != b:
             same = op in ("==", "!=")
             known = _KIND_OF.get(first, "duplicate token" if same else "lexical set")
             i, j = i - (first == "word_before"), j - (second == "word_before")

@@ -42,8 +42,7 @@ class LibraryProgram:
         return self.path.startswith("library/measured/")
 
 
-def library(visibility: t.Visibility | None = None, *,
-            spacy: bool = False) -> dict[str, LibraryProgram]:  # fmt: skip
+def library(visibility: t.Visibility | None = None, *, spacy: bool = False) -> dict[str, LibraryProgram]:
     """Return the programs of the library by name, sorted.
 
     >>> library()["induction"].category
@@ -144,8 +143,7 @@ def _both_ways(node: t.Node) -> t.Node:
             return inner
         case t.Arithmetic("-", t.Position("q", 0), t.Position("k", 0)):
             return t.Absolute(node)
-        case t.Arithmetic("-", t.Arithmetic("+", offset, t.Position("q", 0) as q),
-                          t.Position("k", 0) as k):  # fmt: skip
+        case t.Arithmetic("-", t.Arithmetic("+", offset, t.Position("q", 0) as q), t.Position("k", 0) as k):
             return t.Arithmetic("+", offset, t.Absolute(t.Arithmetic("-", q, k)))
     return node
 
@@ -157,7 +155,6 @@ def _one_way(node: t.Node) -> t.Node:
             return t.Arithmetic("-", q, k)
         case t.Absolute(t.Arithmetic("-", t.Position("k", 0) as k, t.Position("q", 0) as q)):
             return t.Arithmetic("-", q, k)
-        case t.Arithmetic("+", offset,
-                          t.Arithmetic("-", t.Position("q") as q, t.Position("k") as k)):  # fmt: skip
+        case t.Arithmetic("+", offset, t.Arithmetic("-", t.Position("q") as q, t.Position("k") as k)):
             return t.Arithmetic("-", t.Arithmetic("+", offset, q), k)
     return node

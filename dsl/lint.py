@@ -18,8 +18,7 @@ Form = tuple[tuple[str, int], ...]
 Values = tuple[float, float] | frozenset[str]
 """What a number or a text may be: a range, ends included, or some strings."""
 
-_LEAST = {"q": 0, "k": 0, "i": 0, "j": 0, "abs": 0, "count": 0, "nearest": -1, "first": -1,
-          "last": -1}  # fmt: skip
+_LEAST = {"q": 0, "k": 0, "i": 0, "j": 0, "abs": 0, "count": 0, "nearest": -1, "first": -1, "last": -1}
 _WRITTEN = {"text": lambda string: string.lstrip(" ") or string,
             "lower": lambda string: lower(string.lstrip(" ") or string),
             "word": lambda string: clean(string.strip()),
@@ -55,8 +54,7 @@ class _Linter:
         self.nearest = 0 if program.causal else -inf  # the least distance of a key
 
     def warn(self, node: t.Node, message: str, hint: str = "leave it out") -> None:
-        self.found.append(
-            ProgramWarning(message, node.span, self.source, hint=hint, name=self.name))  # fmt: skip
+        self.found.append(ProgramWarning(message, node.span, self.source, hint=hint, name=self.name))
 
     def node(self, node: t.Node) -> None:
         """Look at what a node tests."""
@@ -193,8 +191,7 @@ class _Linter:
             if key in seen:
                 one, two = seen[key], part.weight
                 both = "?" if one is None or two is None else number(round(one + two, 6))
-                self.warn(part, "an earlier term differs in its weight alone",
-                          f"write one, of weight {both}")  # fmt: skip
+                self.warn(part, "an earlier term differs in its weight alone", f"write one, of weight {both}")
             seen[key] = part.weight
 
 

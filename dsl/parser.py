@@ -77,9 +77,7 @@ def _whole_names(terminal: Any) -> None:
         pattern = f"(?:{terminal.pattern.to_regexp()}){_END}"
         if terminal.name in _TYPED:
             taken = "|".join(sorted({*RESERVED, *FEATURES, *FUNCTIONS}, key=len, reverse=True))
-            pattern += (
-                f"|(?!(?:{taken}){_END}|(?:(?:{taken})[0-9]*)++{_END}(?![ \\t]*[(]))[a-z][a-z0-9_]*"
-            )
+            pattern += f"|(?!(?:{taken}){_END}|(?:(?:{taken})[0-9]*)++{_END}(?![ \\t]*[(]))[a-z][a-z0-9_]*"
         terminal.pattern = PatternRE(pattern)
 
 

@@ -133,8 +133,7 @@ class Interpreter:
         definition, file = self.scope.score(node.name)
         at, outer = p._replace(i=getattr(p, node.variable) + node.shift), self.scope
         self.scope = outer.inside(file)
-        found = sum((line.weight or 0.0) * self.holds(line.condition, at)
-                    for line in definition.terms)  # fmt: skip
+        found = sum((line.weight or 0.0) * self.holds(line.condition, at) for line in definition.terms)
         self.scope = outer
         return found
 

@@ -33,8 +33,7 @@ class Scope(NamedTuple):
         """Return the scope of a file of definitions."""
         return cls(file.sets, file.scores, (), file.functions)
 
-    def find(self, name: str) -> tuple[t.SetLiteral | t.ScoreDefinition | None,
-                                       t.Definitions | None]:  # fmt: skip
+    def find(self, name: str) -> tuple[t.SetLiteral | t.ScoreDefinition | None, t.Definitions | None]:
         """Return what a name means (None: nothing), and the used file that defines it, if one does."""
         if found := self.sets.get(name) or self.scores.get(name):
             return found, None

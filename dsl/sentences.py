@@ -24,8 +24,7 @@ _ORDERS = {"==": ("is", "is not"), "!=": ("is not", "is"), "<": ("is below", "is
            ">=": ("is at least", "is below")}  # fmt: skip
 STRINGS = ("token", "text", "lower", "word")  # features whose strings stand for themselves
 AFFIXES = {"starts": "start with", "ends": "end with", "contains": "contain"}
-_SEARCHED = {"": "", "<": " before {0}", "<=": " up to {0}", ">": " after {0}",
-             ">=": " from {0} on"}  # fmt: skip
+_SEARCHED = {"": "", "<": " before {0}", "<=": " up to {0}", ">": " after {0}", ">=": " from {0} on"}
 """By what a search is over: where the tokens are."""
 _CUT = r", (spaces compared too|as far as visible|from 0|at most 32|without the spaces.*)|; .*"
 
@@ -164,9 +163,7 @@ class Sentences:
                 tokens, held = self.searched(p, many=False)
                 return f"{'no' if no else 'some'} {tokens} is such that {held}"
             case t.Call(name, (at,)) if name not in FEATURES:
-                return (
-                    f"{self.named(name)} {'does not hold' if no else 'holds'} at {self.place(at)}"
-                )
+                return f"{self.named(name)} {'does not hold' if no else 'holds'} at {self.place(at)}"
             case t.Call(name, args):
                 return f"{self.place(args[0])} {self.holds(name, no=no)}"
             case t.Compare(op, left, t.Text(text)):
@@ -273,8 +270,7 @@ class Sentences:
             case t.Call("previous" | "word_previous" as name, (at,)):
                 what = "copy of" if name == "previous" else "token with the same word up to it as"
                 return f"the last earlier {what} {self.place(at)}"
-            case t.Call(name, (at,)) if name in FEATURES and FEATURES[name].doc.startswith(
-                    "position of "):  # fmt: skip
+            case t.Call(name, (at,)) if name in FEATURES and FEATURES[name].doc.startswith("position of "):
                 doc = self.noun(name).removeprefix("position of ")
                 return _owned(doc, self.place(at))
             case t.Arithmetic("-", t.Call("n"), t.Integer(1)):

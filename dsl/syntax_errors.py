@@ -65,8 +65,7 @@ _USES = {"bool": "a predicate stands alone: `{0}`, `not {0}`", "int": "compare i
 """By type: how a function is used in a predicate."""
 
 
-def explain(error: UnexpectedInput, source: str, name: str,
-            types: Mapping[str, Type]) -> ProgramSyntaxError:  # fmt: skip
+def explain(error: UnexpectedInput, source: str, name: str, types: Mapping[str, Type]) -> ProgramSyntaxError:
     """Turn an error of Lark into a ``ProgramSyntaxError``; ``types`` are those of functions above it."""
     allowed = getattr(error, "accepts", None) or getattr(error, "allowed", None)
     expected = set(allowed or getattr(error, "expected", None) or ())
@@ -165,8 +164,7 @@ def _function(word: str, lines: list[str], row: str, line: int, column: int, exp
     called = re.search(r"(\w+)(\((?:[^()]|\([^()]*\))*\))?$", before)
     name = called[1] if called else ""
     kind = types.get(name) or (FEATURES[name].type if name in FEATURES else None)
-    if (kind and called and called[2] and word != ","
-        and not re.match(r"\s*(weight|stem)\b", before)):  # fmt: skip
+    if kind and called and called[2] and word != "," and not re.match(r"\s*(weight|stem)\b", before):
         wanted = {"symbol": {"EQUALITY"}, "int": {"COMPARISON"}, "bool": {"AND", "OR"}}[kind]
         if wanted <= expected and (name in types or (kind == "int" and word in ("", "and", "or"))):
             return f"`{name}` gives {_TYPES[kind]}", _USES[kind].format(name + called[2])
@@ -183,10 +181,8 @@ def _function(word: str, lines: list[str], row: str, line: int, column: int, exp
     if re.search(r"\b(nearest|first|last|count|any)\(\s*[qkij]\b[^()]*$", before):
         remedy = "a search is `count(j where …)`, or with `j < i`, `<=`, `>` or `>=` before `where`"
         return f"`{word}` does not fit here", remedy
-    near = (did_you_mean(word, types) if re.fullmatch(r"[a-z]\w*", word) and after.startswith("(")
-            else "")  # fmt: skip
-    return ((f"unknown feature or function `{word}`", near) if near and word not in RESERVED
-            else None)  # fmt: skip
+    near = did_you_mean(word, types) if re.fullmatch(r"[a-z]\w*", word) and after.startswith("(") else ""
+    return (f"unknown feature or function `{word}`", near) if near and word not in RESERVED else None
 
 
 def _property(word: str, before: str, expected: set[str]) -> tuple[str, str] | None:
@@ -203,9 +199,7 @@ def _property(word: str, before: str, expected: set[str]) -> tuple[str, str] | N
         "WEIGHT",
         "ON",
     }:
-        forms = (
-            "`property causal`, `property invariant_to case` or `property mass >= 0.5 on k == 0`"
-        )
+        forms = "`property causal`, `property invariant_to case` or `property mass >= 0.5 on k == 0`"
         return wrong, f"write {forms}"
     return None
 
@@ -284,8 +278,7 @@ def _weighing(word: str, before: str, after: str, expected: set[str]) -> tuple[s
     scored = "a score is taken at `q` or `k`, which may be shifted: `Noun(k-1)`"
     if symbol and ")" in after:
         name = (re.findall(r"\w+", before) or [""])[-1]
-        scored = (
-            f"write `weight({word}{after[: after.find(')') + 1]}, {name})` if `{name}` is a set")  # fmt: skip
+        scored = f"write `weight({word}{after[: after.find(')') + 1]}, {name})` if `{name}` is a set"
     shifted = expected == {"INTEGER"} and re.search(r"[A-Z]\w*\(\s*\w\s*[+-]\s*$", before)
     named = re.fullmatch(r"[A-Z]\w*", word) and after.startswith("(")
     weighed = word == "weight" and "WEIGHT_FUNCTION" not in expected

@@ -48,8 +48,7 @@ def _tokens(one: Sequence[str] | Tokens, number: int) -> Tokens:
     if isinstance(one, Tokens):
         return one
     if isinstance(one, str) or not all(isinstance(string, str) for string in one):
-        raise InputError(f"text {number}: tokens must be a list of strings such as ['Once', ' "
-                         "upon']")  # fmt: skip
+        raise InputError(f"text {number}: tokens must be a list of strings such as ['Once', ' upon']")
     return Tokens.from_strings(one)
 
 
@@ -81,8 +80,7 @@ def _outputs(values: Any, projections: Any, arrays: Sequence[npt.NDArray],
         wanted = f"[{layers}, {heads}, {d}, width]"
         matrices = _array(projections, "projections", wanted)
         if matrices.ndim != 4 or matrices.shape[:3] != (layers, heads, d):
-            raise InputError(f"projections must have the shape {wanted}, not "
-                             f"{list(matrices.shape)}")  # fmt: skip
+            raise InputError(f"projections must have the shape {wanted}, not {list(matrices.shape)}")
     if not all(np.isfinite(array).all() for array in (*kept, matrices)):
         raise InputError("values or projections are not finite")
     factors = np.asarray(np.linalg.qr(np.concatenate(matrices).mT, mode="r"))
@@ -106,8 +104,7 @@ def _rows(array: npt.NDArray[Any], text: Tokens, number: int) -> npt.NDArray[np.
         raise InputError(f"text {number}: attention must have the shape [layers, heads, {n}, {n}], not "
                          f"{list(array.shape)}")  # fmt: skip
     if not 0 < n <= array.shape[2]:
-        raise InputError(f"text {number} has {n} tokens but attention of {array.shape[2]} x "
-                         f"{array.shape[3]}")  # fmt: skip
+        raise InputError(f"text {number} has {n} tokens but attention of {array.shape[2]} x {array.shape[3]}")
     array = array[:, :, :n, :n]
     for wrong, what in ((~np.isfinite(array), "is not finite"), (array < 0, "is negative")):
         if wrong.any():

@@ -132,8 +132,7 @@ def read_capture(path: Path) -> dict[str, Any]:
             try:
                 records.append(Record.from_json(line))
             except UNREADABLE as error:
-                raise InputError(f"{path / TEXTS_FILE}:{number} is damaged: {error}; "
-                                 f"{REMEDY}") from error  # fmt: skip
+                raise InputError(f"{path / TEXTS_FILE}:{number} is damaged: {error}; {REMEDY}") from error
     shard_of = {index: shard.file for shard in whole.shards for index in shard.texts}
     if sorted(shard_of) != [*range(len(records))] or len(records) != whole.n_texts:
         raise InputError(f"{path / TEXTS_FILE} has {len(records)} texts, {META_FILE} speaks of "

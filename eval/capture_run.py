@@ -86,8 +86,7 @@ def _batches(heads: int, ids: Sequence[Sequence[int]], texts: Sequence[int], roo
         del left[:size]
 
 
-def _run(loaded: LoadedModel, heads: HeadOutputs, texts: Mapping[int, Sequence[int]],
-         keep: Keep) -> None:  # fmt: skip
+def _run(loaded: LoadedModel, heads: HeadOutputs, texts: Mapping[int, Sequence[int]], keep: Keep) -> None:
     """Run texts and hand over each layer's attention and values when they are there.
 
     Only one layer's are in memory. A model whose layers are not seen as they multiply is read

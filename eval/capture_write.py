@@ -347,8 +347,7 @@ def _same_work(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except UNREADABLE as error:
-        raise InputError(f"{path} is damaged: {error}; remove the directory or give "
-                         "another") from error  # fmt: skip
+        raise InputError(f"{path} is damaged: {error}; remove the directory or give another") from error
     shown = ", ".join(f"{_KIND_OF_SETTING[key]} ({str(there.get(key))[:10]} there, {str(value)[:10]} "
                       "now)" for key, value in wanted.items() if there.get(key) != value)  # fmt: skip
     if shown:

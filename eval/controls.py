@@ -79,8 +79,7 @@ def control_scores(capture: Capture, texts: Mapping[Any, Sequence[int]],
     return {name: found[:, :, i] for i, name in enumerate(NAMES)}
 
 
-def _pick(capture: Capture, texts: Sequence[int], heads: Sequence[int],
-          grid: list[t.Head]) -> np.ndarray:  # fmt: skip
+def _pick(capture: Capture, texts: Sequence[int], heads: Sequence[int], grid: list[t.Head]) -> np.ndarray:
     """Return the places of the kernels that are best by IoU and by outputs, int64 (heads, 2)."""
     plan = Plan(grid, Batch([capture.tokens(i) for i in texts]))
     scores = np.zeros((len(heads), 2, len(grid)))
@@ -116,7 +115,11 @@ def offset_means(capture: Capture, texts: Sequence[int], heads: Sequence[int]) -
 
 
 def rows_by_offset(means: np.ndarray, n: int, causal: bool) -> np.ndarray:
-    """Return the attention that ``offset_means`` give on n tokens, packed: float32 (heads, entries)."""
-    rows = means.astype(np.float32)[:, offsets(n, causal) + means.shape[1] // 2] + np.float32(1e-9)
+    """Return the attention that ``offset_means`` give on n tokens, packed: float32 (heads, entries).
+
+    A pair farther apart than d has the mass of the farthest offset on its side.
+    """
+    far = means.shape[1] // 2
+    rows = means.astype(np.float32)[:, np.clip(offsets(n, causal), -far, far) + far] + np.float32(1e-9)
     normalise_rows(rows, n, causal)
     return rows

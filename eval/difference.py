@@ -124,8 +124,7 @@ def term_effects(program: Program, tokens: Tokens) -> np.ndarray:
     """
     tree = program.tree
     terms = [part for term in tree.terms for part in t.parts_of(term)]
-    fewer = [dataclasses.replace(tree, terms=(*terms[:i], *terms[i + 1 :]))
-             for i in range(len(terms))]  # fmt: skip
+    fewer = [dataclasses.replace(tree, terms=(*terms[:i], *terms[i + 1 :])) for i in range(len(terms))]
     whole, *others = Plan([tree, *fewer], Batch([tokens])).square(0)
     return np.reshape([whole - one for one in others], (len(terms), *whole.shape))
 
@@ -183,8 +182,7 @@ def _pairs(old: Sequence[Any], new: Sequence[Any]) -> list[tuple[Any, Any]]:
     for cost, i, at in costs:
         if cost <= 0.5 and i in gone and at not in found:
             found[at] = gone.pop(i)
-    return [*((found.get(at), one) for at, one in enumerate(new)),
-            *((one, None) for one in gone.values())]  # fmt: skip
+    return [*((found.get(at), one) for at, one in enumerate(new)), *((one, None) for one in gone.values())]
 
 
 def _edits(old: Any, new: Any) -> list[tuple[str, int]]:

@@ -182,8 +182,7 @@ def lines_of(path: Path) -> list[bytes]:
 
 def cut_off(line: bytes, error: BaseException) -> bool:
     """Return whether an interruption can have cut a line of JSON off, which cannot be read for an error."""
-    return isinstance(error,
-                      (json.JSONDecodeError, UnicodeDecodeError)) and not line.endswith(b"\n")  # fmt: skip
+    return isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)) and not line.endswith(b"\n")
 
 
 def typed(kind: Any, value: Any, name: str = "it") -> Any:

@@ -13,8 +13,7 @@ from attn_dsl.eval.shards import Array
 
 SOFTMAX = (torch.nn.functional.softmax, torch.softmax, torch.Tensor.softmax)
 """What layers may call to make probabilities."""
-_PRODUCTS = (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.bmm,
-             torch.Tensor.bmm)  # fmt: skip
+_PRODUCTS = (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.bmm, torch.Tensor.bmm)
 _TEXTS = ((7, 10, 6, 11), (9, 5, 11, 7))
 """Ids of the texts that a model is tried on."""
 
@@ -46,8 +45,7 @@ class Products(TorchFunctionMode):
         super().__init__()
         self.shape, self.take, self.expected = shape, take, False
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (),
-                           kwargs: dict | None = None) -> Any:  # fmt: skip
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         found = func(*args, **(kwargs or {}))
         if func in SOFTMAX:
             self.expected |= self._is_map(found)

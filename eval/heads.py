@@ -26,8 +26,7 @@ def unpadded(text: str) -> str:
     return re.sub(r"\bL0*(\d+)H0*(\d+)\b", r"L\1H\2", text)
 
 
-def one_head(head: str | tuple[int, int], known: Sequence[tuple[int, int]],
-             where: str) -> tuple[int, int]:  # fmt: skip
+def one_head(head: str | tuple[int, int], known: Sequence[tuple[int, int]], where: str) -> tuple[int, int]:
     """Return layer and number of one of the known heads; else an InputError with names near it."""
     found = (
         re.fullmatch(r"\s*[Ll](\d{1,9})\.?[Hh](\d{1,9})\s*", head)
@@ -71,8 +70,7 @@ def read_heads(text: str) -> list[tuple[str, int, int | None]]:
     for part in filter(None, (p.strip() for p in text.split(","))):
         found = re.fullmatch(r"[Ll](\d{1,9})(?:\.?[Hh](\d{1,9}))?", part)
         if not found:
-            raise InputError(
-                f"--heads: cannot read {part!r}; write L2H3 for a head, L4 for a layer")  # fmt: skip
+            raise InputError(f"--heads: cannot read {part!r}; write L2H3 for a head, L4 for a layer")
         parts.append((part, int(found[1]), None if found[2] is None else int(found[2])))
     if not parts:
         raise InputError("--heads names no head; write L2H3 for a head, L4 for a layer")

@@ -172,8 +172,7 @@ def _check_folder(folder: Path, weights: bool) -> None:
     pickles = [name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt"))]
     if "config.json" not in names:
         remedy = "give the directory that `model.save_pretrained` wrote"
-        raise InputError(
-            f"{folder} holds no config.json; {f'give {folder / ggufs[0]}' if ggufs else remedy}")  # fmt: skip
+        raise InputError(f"{folder} holds no config.json; {f'give {folder / ggufs[0]}' if ggufs else remedy}")
     if weights and not any(name.endswith(".safetensors") for name in names):
         found = f" but {pickles[0]}, a pickle, which can run code when read" if pickles else ""
         raise InputError(
@@ -191,10 +190,8 @@ def _check_weights(place: str, folder: Path | None, config: Any, options: dict[s
     from safetensors import SafetensorError, safe_open
     from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, cached_file
 
-    known: dict[str, Any] = {
-        key: x for key, x in options.items() if key in ("revision", "local_files_only")}  # fmt: skip
-    known |= {f"_raise_exceptions_for_{what}": False
-              for what in ("missing_entries", "connection_errors")}  # fmt: skip
+    known: dict[str, Any] = {key: x for key, x in options.items() if key in ("revision", "local_files_only")}
+    known |= {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors")}
     if cached_file(place, "adapter_config.json", **known):
         raise InputError(f"{place} holds an adapter (adapter_config.json); merge it into its model with "
                          "`merge_and_unload`, and save that with `save_pretrained`")  # fmt: skip
@@ -262,8 +259,7 @@ def _loader(config: Any, model: str) -> tuple[Any, bool]:
     else:
         problem = (f"a {family} model, neither a causal language model nor an encoder with a "
                    "masked-word objective")  # fmt: skip
-    raise InputError(
-        f"{model} is {problem}; use a decoder like GPT-2 or Llama, or an encoder like BERT")  # fmt: skip
+    raise InputError(f"{model} is {problem}; use a decoder like GPT-2 or Llama, or an encoder like BERT")
 
 
 def max_positions(config: Any) -> int | None:

@@ -115,8 +115,7 @@ def load_tokenizer(model: str | Located, *, local: bool = False) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, **options)
     except Exception as error:
-        raise InputError(
-            f"{name}: no tokenizer can be loaded ({looked}): {first_line(error)}") from error  # fmt: skip
+        raise InputError(f"{name}: no tokenizer can be loaded ({looked}): {first_line(error)}") from error
     # a directory without tokenizer files can give a tokenizer that knows nothing
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise InputError(f"{name}: no tokenizer: {looked}; save it beside the weights with "
@@ -174,8 +173,7 @@ def _probe(network: Any, model: str, family: str, causal: bool) -> tuple[int, in
     except (AttributeError, TypeError, ValueError):
         both, alone = [], []
     except (RuntimeError, IndexError) as error:
-        raise InputError(
-            f"{model}: it cannot be run on a few words: {first_line(error)}") from error  # fmt: skip
+        raise InputError(f"{model}: it cannot be run on a few words: {first_line(error)}") from error
     shapes = {None if matrix is None else tuple(matrix.shape) for matrix in alone}
     shape = shapes.pop() if len(shapes) == 1 else None
     if shape is None or shape[2:] != (4, 4):
@@ -209,8 +207,7 @@ def position_limit(network: Any) -> int | None:
     limits = [max_positions(network.config) or 0]
 
     class Tables(TorchFunctionMode):
-        def __torch_function__(self, func: Any, types: Any, args: Any = (),
-                               kwargs: Any = None) -> Any:  # fmt: skip
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if func is torch.nn.functional.embedding:
                 places, rows = args[0].reshape(-1, args[0].shape[-1])[0], len(args[1])
                 if len(places) > 1 and bool((places.diff() == 1).all()) and rows >= limits[0]:

@@ -19,8 +19,7 @@ SAME = 1e-9
 """Outputs whose variance is less than this share of their mean square are all the same."""
 
 
-def squared_errors(capture: Capture, text: int, heads: Sequence[int],
-                   predicted: np.ndarray) -> np.ndarray:  # fmt: skip
+def squared_errors(capture: Capture, text: int, heads: Sequence[int], predicted: np.ndarray) -> np.ndarray:
     """Sum the squared errors of heads' outputs on a text with programs there: float64 (heads, programs).
 
     >>> capture = Capture.from_arrays(
@@ -84,8 +83,7 @@ def spreads(capture: Capture, texts: Sequence[int], heads: Sequence[int]) -> np.
     return np.where(same[:, None], np.nan, np.maximum(found, 0.0))
 
 
-def output_r2(errors: np.ndarray, spread: np.ndarray, seed: int,
-              resamples: int = 2_000) -> Estimate:  # fmt: skip
+def output_r2(errors: np.ndarray, spread: np.ndarray, seed: int, resamples: int = 2_000) -> Estimate:
     """Estimate output R², averaged over heads, and its 95 % interval by resampling texts.
 
     >>> output_r2(np.array([[1.0, 2.0]]), np.array([[4.0, 8.0]]), seed=0)

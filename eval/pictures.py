@@ -75,8 +75,7 @@ def program_page(program: Program, tokens: Tokens, matrices: Mapping[str, np.nda
     return fill("program.html", program=program, source=source, picture=Markup(picture))
 
 
-def _panel(matrix: np.ndarray, tokens: Sequence[str], title: str, left: int,
-           bars: Sequence[float]) -> str:  # fmt: skip
+def _panel(matrix: np.ndarray, tokens: Sequence[str], title: str, left: int, bars: Sequence[float]) -> str:
     """Draw one matrix, its tokens at the rows and above the columns, and bars below it."""
     names, start = [escape(visible(token)) for token in tokens], left + LABEL
     parts = [f'<text x="{left}" y="14" class="t">{escape(title)}</text>']
@@ -85,9 +84,7 @@ def _panel(matrix: np.ndarray, tokens: Sequence[str], title: str, left: int,
         parts.append(f'<text x="{start - 6}" y="{y + 10}" class="k">{name}</text>')
         parts.append(f'<text transform="translate({x} {TOP - 6}) rotate(-90)">{name}</text>')
         for k in np.flatnonzero(matrix[q] >= 0.0004).tolist():
-            size = (
-                f'width="{CELL - 1}" height="{CELL - 1}" fill-opacity="{matrix[q, k] ** 0.5:.2f}"'
-            )
+            size = f'width="{CELL - 1}" height="{CELL - 1}" fill-opacity="{matrix[q, k] ** 0.5:.2f}"'
             told = f"<title>{name} → {names[k]}: {matrix[q, k]:.3f}</title>"
             parts.append(f'<rect x="{start + k * CELL}" y="{y}" {size}>{told}</rect>')
     low = TOP + len(names) * CELL + 6
@@ -138,8 +135,7 @@ def plot(program: Program, text: str | int | Sequence[str], capture: Capture | s
 
         capture, text = read_text(capture, Tokens.from_text(text).text), 0
     if not 0 <= text < capture.n_texts:
-        raise InputError(
-            f"{capture.name} has no text {text}; they go from 0 to {capture.n_texts - 1}")  # fmt: skip
+        raise InputError(f"{capture.name} has no text {text}; they go from 0 to {capture.n_texts - 1}")
     tokens, matrices, sizes = capture.tokens(text), {}, []
     made, title = program(tokens), program.name
     if head is not None:

@@ -205,8 +205,7 @@ def render(data: ReportData, live: bool = False) -> str:
     from markupsafe import Markup
 
     script, style, more = (
-        (TEMPLATES / name).read_text(encoding="utf-8")
-        for name in ("report.js", "report.css", "view.js")
+        (TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.js", "report.css", "view.js")
     )
     script += more if live else ""
     names = [*data.missing, *(r.name for r in data.results)]
@@ -250,8 +249,7 @@ def _bars(average: Callable[[Iterable[float]], float], programs: Sequence[float]
           controls: Sequence[Mapping[str, float]]) -> list[tuple[str, float, str]]:  # fmt: skip
     """Average the programs, the best control of each head and each control over heads."""
     names = dict.fromkeys(name for one in controls for name in one)
-    rows = [(name, average(one.get(name, math.nan) for one in controls), "control")
-            for name in names]  # fmt: skip
+    rows = [(name, average(one.get(name, math.nan) for one in controls), "control") for name in names]
     rows.sort(key=lambda row: row[1] if math.isfinite(row[1]) else -math.inf, reverse=True)
     if len(rows) > 1:
         best = (best_of(one)[1] for one in controls)
@@ -302,9 +300,7 @@ def _payload(data: ReportData) -> dict[str, Any]:
     """Return what the script draws: a row per head, and the page of each head, compressed."""
     scores = [{"name": one.definition.name, **one.users, "source": one.source, "text": text,
                   "values": values.round(2).tolist()} for one, text, values in data.scores]  # fmt: skip
-    own = data.definitions and commented(
-        data.definitions, {x.definition.name: x for x, _, _ in data.scores}
-    )
+    own = data.definitions and commented(data.definitions, {x.definition.name: x for x, _, _ in data.scores})
     return {
         "causal": data.info["causal"], "texts": data.texts, "lexemes": lexeme_classes(), "scores": scores,
         "heads": [_row(page, own) for page in data.pages],

@@ -30,7 +30,7 @@ from attn_dsl.eval.files import (
     unsealed,
     write,
     write_bytes,
-)  # fmt: skip
+)
 from attn_dsl.eval.heads import label, one_head
 from attn_dsl.eval.notebook import Tabular
 from attn_dsl.eval.results import Candidate, HeadResult, LibraryEntry
@@ -94,8 +94,7 @@ class Run(Tabular):
             typed(tuple[str, ...], info.get("processors", []), "`processors`")
             typed(dict[str, bool], info.get("written", {}), "`written`")
         except UNREADABLE as error:
-            raise InputError(f"{file}: damaged ({error}); {_MENDING} run `attn-dsl fit` "
-                             "again") from None  # fmt: skip
+            raise InputError(f"{file}: damaged ({error}); {_MENDING} run `attn-dsl fit` again") from None
         return cls(path, info)
 
     @classmethod
@@ -124,8 +123,7 @@ class Run(Tabular):
     def update(self, **changes: Any) -> None:
         """Change ``run.json``."""
         self.info.update(changes)
-        write(self.path / "run.json",
-              json.dumps(sealed(self.info), indent=1, sort_keys=True) + "\n")  # fmt: skip
+        write(self.path / "run.json", json.dumps(sealed(self.info), indent=1, sort_keys=True) + "\n")
 
     def add(self, result: HeadResult, candidates: Iterable[Candidate], *,
             further: bool = False) -> HeadResult:  # fmt: skip

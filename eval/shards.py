@@ -101,8 +101,7 @@ class Verified:
                 notes = (self.folder / VERIFIED_FILE).read_text(encoding="utf-8", errors="replace")
             if again or self._line(file) not in notes:
                 if file_hash(path) != self.hashes[file]:
-                    raise InputError(f"{path} is damaged: its content does not have its hash; "
-                                     f"{REMEDY}")  # fmt: skip
+                    raise InputError(f"{path} is damaged: its content does not have its hash; {REMEDY}")
                 self.note(file)
             self._whole.add(file)
 
@@ -125,8 +124,7 @@ class Shards:
         verified: compares files with their hashes.
     """
 
-    def __init__(self, folder: Path, shard_of: Sequence[str], kind: str,
-                 verified: Verified) -> None:  # fmt: skip
+    def __init__(self, folder: Path, shard_of: Sequence[str], kind: str, verified: Verified) -> None:
         self.folder, self.shard_of, self.kind = folder, tuple(shard_of), kind
         self.verified = verified
         self._open: dict[str, Any] = {}  # at most all files, mapped and not read
@@ -179,8 +177,7 @@ def damage(path: Path, error: BaseException) -> str:
                 if not 0 <= start <= end <= room:
                     return f"the tensor `{name}` lies outside of the file"
                 if end - start != size:
-                    return (f"the tensor `{name}` has {end - start} bytes, and its shape needs "
-                            f"{size}")  # fmt: skip
+                    return f"the tensor `{name}` has {end - start} bytes, and its shape needs {size}"
     return first_line(error)
 
 

@@ -45,8 +45,7 @@ class Design:
         share = min(1.0, entries / max(total, 1))
         rng = np.random.default_rng(seed)
         self.rows = [np.sort(rng.permutation(n)[: max(1, round(share * n))]) for n in sizes]
-        widths = [r + 1 if self.causal else np.full(len(r), n)
-                  for r, n in zip(self.rows, sizes, strict=True)]  # fmt: skip
+        widths = [r + 1 if self.causal else np.full(len(r), n) for r, n in zip(self.rows, sizes, strict=True)]
         self.starts = np.concatenate([[0], np.cumsum(np.concatenate(widths))]).astype(np.int64)
         self.entries = int(self.starts[-1])
         self.queries = np.concatenate(self.rows)

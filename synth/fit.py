@@ -121,8 +121,7 @@ def fit(model: str | None = None, text: Spec | None = None, *, out: str | Path |
         chosen = parse_heads(heads, attention.n_layers, attention.heads_per_layer)
         session = ready_session(attention, replace(settings, programs=starts), place)
         if not workers.shares_memory and attention.path is None:
-            raise InputError(
-                "--scheduler: a capture in memory cannot be searched on other machines")  # fmt: skip
+            raise InputError("--scheduler: a capture in memory cannot be searched on other machines")
         budget = Budget(timeout, started, len(chosen))
         return _search(session, place, chosen, budget, workers, tell, self_contained, comments)
 

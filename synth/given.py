@@ -31,8 +31,7 @@ def checked(program: Program, capture: Capture, *, every: bool, as_it_is: bool =
     name, tree = program.name, program.tree
     if program.causal != capture.causal:
         kind = "causal" if capture.causal else "bidirectional"
-        raise InputError(
-            f"{name}: the heads of {capture.name} are {kind}; write `head {name} {kind}`")  # fmt: skip
+        raise InputError(f"{name}: the heads of {capture.name} are {kind}; write `head {name} {kind}`")
     if as_it_is:
         program.refuse_holes("write numbers, or call its method `fit`")
         return self_contained(tree)

@@ -162,8 +162,7 @@ def fit_hypotheses(programs: Sequence[str | Path | Program], model: str | None =
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise InputError(f"two programs are called {twice}; rename the head of one of them")
     place, tell = Path(out), watch or watcher_here()
-    settings = settings_of(seed, 1, 1, effort, None, allow_lookahead=allow_lookahead,
-                           objective=objective)  # fmt: skip
+    settings = settings_of(seed, 1, 1, effort, None, allow_lookahead=allow_lookahead, objective=objective)
     with alone(place):
         run = Run.open(place) if (place / "run.json").exists() else None
         if run is None:
@@ -251,8 +250,7 @@ def _judge_head(session: Session, programs: Sequence[t.Head], every: bool, numbe
         error = float(by_row[at][i, query]) / mean if mean else 0.0
         return Failure(text, query, strings, error, _strongest(own), _strongest(made))
 
-    control, output_control = (best_of({name: float(x[at]) for name, x in controls.items()})
-                               for at in (0, 1))  # fmt: skip
+    control, output_control = (best_of({name: float(x[at]) for name, x in controls.items()}) for at in (0, 1))
     return [
         Hypothesis(one.name, layer, head, show(one), t.nodes(one),
                    len(given.weights) if every else given.weights.count(None), bootstrap(found[i], seed),

@@ -25,8 +25,7 @@ def front(items: Sequence[T], size: Callable[[T], int] = attrgetter("nodes"),
     return kept
 
 
-def thinned(items: Sequence[T], count: int,
-            score: Callable[[T], float] = attrgetter("score")) -> list[T]:  # fmt: skip
+def thinned(items: Sequence[T], count: int, score: Callable[[T], float] = attrgetter("score")) -> list[T]:
     """Return at most so many items of a front: those go first that improve least on the one before.
 
     >>> thinned([(1, 0.2), (5, 0.5), (6, 0.51), (9, 0.7)], 3, lambda x: x[1])

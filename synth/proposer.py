@@ -116,7 +116,7 @@ class HeadTask:
         if key not in self._known:
             self.evals += 1
             planes = self.design.planes(program)
-            found, predicted = w.fit(planes, self.rows)
+            found, predicted = w.fit_weights(planes, self.rows)
             fitted = program.with_weights([float(x) for x in found])
             self._known[key] = Fitted(fitted, *self.rows.scores(predicted), predicted)
         return self._known[key]
@@ -181,6 +181,6 @@ def pool(task: HeadTask, proposers: Iterable[Proposer]) -> list[Fitted]:
                 continue
             fitted = proposal if isinstance(proposal, Fitted) else task.fit(program)
             found.setdefault(
-                fitted.program,
-                dataclasses.replace(fitted, proposer=fitted.proposer or proposer.name))  # fmt: skip
+                fitted.program, dataclasses.replace(fitted, proposer=fitted.proposer or proposer.name)
+            )
     return list(found.values()) or [dataclasses.replace(task.fit(task.empty()), proposer="uniform")]

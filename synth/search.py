@@ -75,9 +75,7 @@ class Search:
             task.asking = asking
             task.known = [task.measured(parse(one.program, resolve=session.resolve), one.proposer)
                           for one in asking.found]  # fmt: skip
-        found = pool(
-            task, [one for one in self.proposers if (one.name == "llm") == (asking is not None)]
-        )
+        found = pool(task, [one for one in self.proposers if (one.name == "llm") == (asking is not None)])
         polished, rows, shown = self._score(task, self._polish(task, found))
         at = next(i for i, row in enumerate(rows) if row.chosen)
         test = session.test.metrics(polished[at].program, task.number)
@@ -98,8 +96,7 @@ class Search:
             cut_short=task.late or task.short, front=tuple(rows),
             test_errors=tuple(map(float, errors)), test_spreads=tuple(map(float, spreads)),
             controls_output_r2={name: float(r2) for name, (_, r2) in baselines.items()})  # fmt: skip
-        candidates = [Candidate(layer, head, f.nodes, f.iou, f.proposer, show(f.program))
-                      for f in found]  # fmt: skip
+        candidates = [Candidate(layer, head, f.nodes, f.iou, f.proposer, show(f.program)) for f in found]
         return result, candidates
 
     def _polish(self, task: HeadTask, found: list[Fitted]) -> list[Fitted]:

@@ -77,8 +77,7 @@ class Session:
     def worth_design(self) -> Design:
         """The rows of the select split that the worth of terms is measured on."""
         objective = OBJECTIVES[self.settings.objective]
-        return Design(self.capture, self.texts["select"], SELECT_ENTRIES, self.settings.seed,
-                      objective)  # fmt: skip
+        return Design(self.capture, self.texts["select"], SELECT_ENTRIES, self.settings.seed, objective)
 
     @cached_property
     def select(self) -> Split:

@@ -106,16 +106,12 @@ class SparseDesign:
         ridge: pull of every weight to 0, in nats by squared weight.
     """
 
-    def __init__(
-        self, planes: TermPlanes, rows: HeadRows, program: t.Head, ridge: float = 0.1
-    ) -> None:
+    def __init__(self, planes: TermPlanes, rows: HeadRows, program: t.Head, ridge: float = 0.1) -> None:
         self.planes, self.rows, self.program, self.ridge = planes, rows, program, ridge
         self.predicted = np.empty(len(rows.actual), dtype=np.float32)
         self.residual = np.empty(len(rows.actual), dtype=np.float32)
         self.iou = self.score = math.nan
-        self.numbers = np.array(
-            [n for own in planes.numbers(program.terms) for n in own], dtype=np.int64
-        )
+        self.numbers = np.array([n for own in planes.numbers(program.terms) for n in own], dtype=np.int64)
         terms = np.full((len(self.numbers), 4), (0, 0, -1, -1))
         terms[:, 1] = self.numbers
         self.scores = TermScores(rows.starts, planes.arrays, terms, np.arange(len(terms)))

@@ -5,62 +5,23 @@ With ``softmax`` the cross-entropy between a head's rows and a program's is conv
 the one minimum in a few steps. Design matrices are planes: (weights, entries), row by row.
 """
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 from numba import njit
 
-from attn_dsl.compiler.jit import FAST, FINITE
-from attn_dsl.compiler.softmax import block_end, exponentials
+from attn_dsl.compiler.jit import FAST
+from attn_dsl.compiler.softmax import softmax_rows
 from attn_dsl.synth.objective import HeadRows
 
 LIMIT = 50.0  # fitted weights stay within this magnitude: a logit of 50 is certainty
 STEPS = 12  # the most Newton steps
 
 
-@njit(**FINITE)
-def _add_scaled(scores, plane, weight):
-    for i in range(scores.shape[0]):
-        scores[i] += weight * plane[i]
-
-
-@njit(**FINITE)
-def predict(planes, weights, starts, out):
-    """Compute the softmax rows of a weighted sum of planes; return the sum of log normalisers.
-
-    Whole rows are worked on in blocks that stay in cache, plane by plane.
-    """
-    rows = starts.shape[0] - 1
-    total = 0.0
-    first = 0
-    while first < rows:
-        last = block_end(starts, first)
-        low, high = starts[first], starts[last]
-        block = out[low:high]
-        block[:] = np.float32(0.0)
-        for j in range(planes.shape[0]):
-            _add_scaled(block, planes[j, low:high], np.float32(weights[j]))
-        for r in range(first, last):
-            row = out[starts[r] : starts[r + 1]]
-            top = row[0]
-            for i in range(1, row.shape[0]):
-                top = max(top, row[i])
-            for i in range(row.shape[0]):
-                row[i] = max(row[i] - top, np.float32(-80.0))
-            total += top
-        exponentials(block, block)
-        for r in range(first, last):
-            row = out[starts[r] : starts[r + 1]]
-            mass = np.float32(0.0)
-            for i in range(row.shape[0]):
-                mass += row[i]
-            scale = np.float32(1.0) / mass
-            for i in range(row.shape[0]):
-                row[i] *= scale
-            total += math.log(mass)
-        first = last
-    return total
+def predict(planes: np.ndarray, weights: np.ndarray, starts: np.ndarray, out: np.ndarray) -> float:
+    """Write the softmax rows of a weighted sum of planes; return the sum of log normalisers."""
+    np.dot(weights.astype(np.float32), planes, out=out)
+    return float(softmax_rows(starts, out))
 
 
 @njit(**FAST)
@@ -105,8 +66,7 @@ def predicted_rows(planes: np.ndarray, weights: Sequence[float | None] | np.ndar
     return found
 
 
-def derivatives(planes: np.ndarray, rows: HeadRows,
-                predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+def derivatives(planes: np.ndarray, rows: HeadRows, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the gradient and Hessian of the cross-entropy, summed over all rows."""
     count = len(planes)
     gradient, hessian = np.zeros(count), np.zeros((count, count))
@@ -124,7 +84,7 @@ def without(x: np.ndarray, inverse: np.ndarray, gone: np.ndarray) -> np.ndarray:
     return found
 
 
-def fit(planes: np.ndarray, rows: HeadRows, ridge: float = 1e-3) -> tuple[np.ndarray, np.ndarray]:
+def fit_weights(planes: np.ndarray, rows: HeadRows, ridge: float = 1e-3) -> tuple[np.ndarray, np.ndarray]:
     """Find the weights of planes that minimise the cross-entropy to a head's rows; return these as well."""
     t, count = len(planes), len(rows)
     w = np.zeros(t)

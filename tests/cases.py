@@ -66,9 +66,7 @@ def hard(name: str, predicate: str, tokens: Sequence[str], *keys: Iterable[int],
     return Case(name, source, tuple(tokens), picks(*keys))
 
 
-def both(
-    name: str, predicate: str, tokens: Sequence[str], *keys: Iterable[int], sets: str = ""
-) -> Case:
+def both(name: str, predicate: str, tokens: Sequence[str], *keys: Iterable[int], sets: str = "") -> Case:
     """Make a bidirectional case of a predicate, as ``hard`` does."""
     return hard(name, predicate, tokens, *keys, visibility="bidirectional", sets=sets)
 

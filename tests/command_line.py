@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-WORDS = (
-    "the cat dog sat ran on to mat park and she saw a bird one day boy girl went see end".split()
-)
+WORDS = "the cat dog sat ran on to mat park and she saw a bird one day boy girl went see end".split()
 
 
 @dataclass(frozen=True)

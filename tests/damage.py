@@ -187,9 +187,7 @@ def judge(damage: Damage, command: str, run: Path, whole: str) -> str:
         return "traceback"
     if outcome.code == 0:
         changed = result(command, run, outcome) != whole
-        missing = damage.change is Path.unlink and damage.file.startswith(
-            "state/"
-        )  # it is not reached
+        missing = damage.change is Path.unlink and damage.file.startswith("state/")  # it is not reached
         mine = missing or damage.forged or damage.file.startswith("programs/")
         return "accepted as good" if damage.certain or (changed and not mine) else ""
     if outcome.code != 2:

@@ -56,9 +56,7 @@ def assert_same(one: Path, other: Path) -> None:
 
 
 @contextmanager
-def started(
-    *args: object, prepare: Callable[[], object] | None = None
-) -> Iterator[subprocess.Popen[str]]:
+def started(*args: object, prepare: Callable[[], object] | None = None) -> Iterator[subprocess.Popen[str]]:
     """Run the command line in a process of its own, which is gone at the end."""
 
     def begin() -> None:

@@ -60,9 +60,7 @@ class Finding:
     def save(self) -> Path:
         """Write it to the corpus; the name of the file is made from what shows it."""
         text = json.dumps({"kind": self.kind, "data": self.data, "found": self.wrong[:2000]})
-        file = (
-            CORPUS / f"{self.kind}-{sha256(json.dumps(self.data).encode()).hexdigest()[:12]}.json"
-        )
+        file = CORPUS / f"{self.kind}-{sha256(json.dumps(self.data).encode()).hexdigest()[:12]}.json"
         CORPUS.mkdir(exist_ok=True)
         file.write_text(text + "\n", encoding="utf-8")
         return file
@@ -149,9 +147,7 @@ def streamed(code: Code, tokens: Tokens) -> list[np.ndarray]:
     n, at, stream = len(tokens), 0, Stream(code)
     out = np.zeros((code.size, n, n))
     for q, (string, (start, end)) in enumerate(zip(tokens.strings, tokens.spans, strict=True)):
-        stream._analysis.add(
-            string, tokens.text[at:start], tokens.text[start:end], tokens.special[q]
-        )
+        stream._analysis.add(string, tokens.text[at:start], tokens.text[start:end], tokens.special[q])
         stream._update()
         out[:, q, : q + 1], at = stream.rows(q)[:, 0], end
     return list(out)
@@ -163,9 +159,7 @@ def replacing(programs: Sequence[Program], tokens: Tokens) -> list[np.ndarray]:
 
 def flexed(programs: Sequence[Program], tokens: Tokens) -> list[np.ndarray | None]:
     soft = [len(tokens) > 0 and program.tree.normaliser == "softmax" for program in programs]
-    return [
-        by_flex(p, [tokens])[0] if fits else None for p, fits in zip(programs, soft, strict=True)
-    ]
+    return [by_flex(p, [tokens])[0] if fits else None for p, fits in zip(programs, soft, strict=True)]
 
 
 def printed(programs: Sequence[Program], tokens: Tokens) -> list[np.ndarray]:
@@ -256,9 +250,7 @@ _BITS = ("\n", "    ", " ", '"', "\\", "{", "}", "(", ")", "[", "]", ":", ",", "
          "\t")  # fmt: skip
 
 
-CLAIMS = (
-    "property causal\nproperty invariant_to case\nproperty mass >= 0.5 on k == 0 where punct(q)\n"
-)
+CLAIMS = "property causal\nproperty invariant_to case\nproperty mass >= 0.5 on k == 0 where punct(q)\n"
 
 
 def mutated_source(random: Random, pool: Sequence[str]) -> str:

@@ -26,9 +26,7 @@ def save_language_model(folder: Path, context: int = CONTEXT) -> Path:
     positions.weight.data = positions.weight.data.repeat(-(-context // 256), 1)[:context]
     positions.num_embeddings = model.config.n_positions = context
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(embedded("demo"), model_max_length=context).save_pretrained(
-        folder
-    )
+    AutoTokenizer.from_pretrained(embedded("demo"), model_max_length=context).save_pretrained(folder)
     return folder
 
 
@@ -51,9 +49,7 @@ def save_gguf(folder: Path, file: Path) -> Path:
     tokens = sorted(bpe["vocab"], key=bpe["vocab"].get)
     end = config["eos_token_id"]
     tokens[end] = "<|endoftext|>"  # GPT-2's name, which transformers adds where it is missing
-    kinds = [
-        gguf.TokenType.CONTROL if i == end else gguf.TokenType.NORMAL for i in range(len(tokens))
-    ]
+    kinds = [gguf.TokenType.CONTROL if i == end else gguf.TokenType.NORMAL for i in range(len(tokens))]
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
     writer.add_token_merges([" ".join(pair) for pair in bpe["merges"]])

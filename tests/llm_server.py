@@ -85,9 +85,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def answer(self, asked: dict[str, Any]) -> dict[str, Any]:
         gbnf = asked.get("grammar") or asked.get("guided_grammar")
-        request = Request(
-            "A head.", True, 1, asked["seed"], asked["temperature"], asked["max_tokens"]
-        )
+        request = Request("A head.", True, 1, asked["seed"], asked["temperature"], asked["max_tokens"])
         with self.lock:
             found = self.model.complete(request, lambda: False)[0]
         text, wrong = found.text, ""

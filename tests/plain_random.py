@@ -60,9 +60,7 @@ def text(max_size: int) -> Strategy:
     return lists(Strategy(char), max_size=max_size).map("".join)
 
 
-def lists(
-    element: Strategy, min_size: int = 0, max_size: int = 8, unique: bool = False
-) -> Strategy:
+def lists(element: Strategy, min_size: int = 0, max_size: int = 8, unique: bool = False) -> Strategy:
     def draw(random: Random) -> list[Any]:
         count = random.randint(min_size, max_size)
         drawn = [element.draw(random) for _ in range(count)]

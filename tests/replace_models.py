@@ -90,9 +90,7 @@ def model(family: str) -> Any:
         "squeezebert": {**rest, "embedding_size": 32},
     }  # fmt: skip
     name = family if family in options else name
-    config = hf.AutoConfig.for_model(
-        name, **options.get(name, grouped if name in GROUPED else rest)
-    )
+    config = hf.AutoConfig.for_model(name, **options.get(name, grouped if name in GROUPED else rest))
     masked = name in hf.models.auto.modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
     made = (hf.AutoModelForMaskedLM if masked else hf.AutoModelForCausalLM).from_config(config)
     implementation = "sdpa" if option == "sdpa" else "eager"

@@ -35,9 +35,7 @@ def save_model(folder: Path, family: str) -> Path:
         config = hf.LlamaConfig(**sizes, **depth, **ids, **positions, **wide, num_key_value_heads=2)
         network = hf.LlamaForCausalLM(config)
     elif family == "gpt_neox":
-        network = hf.GPTNeoXForCausalLM(
-            hf.GPTNeoXConfig(**sizes, **depth, **ids, **positions, **wide)
-        )
+        network = hf.GPTNeoXForCausalLM(hf.GPTNeoXConfig(**sizes, **depth, **ids, **positions, **wide))
     elif family == "bert":
         network = hf.BertForMaskedLM(hf.BertConfig(**sizes, **depth, **ids, **positions, **wide))
     else:
@@ -61,9 +59,7 @@ def _tokenizer(family: str):  # type: ignore[no-untyped-def]
         backend.normalizer = normalizers.BertNormalizer()
         backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         backend.decoder = decoders.WordPiece()
-        trainer = trainers.WordPieceTrainer(
-            vocab_size=90, special_tokens=special, show_progress=False
-        )
+        trainer = trainers.WordPieceTrainer(vocab_size=90, special_tokens=special, show_progress=False)
     else:
         backend = Tokenizer(models.BPE())
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -100,8 +96,6 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
 
 
 @pytest.fixture(scope="session")
-def small_gguf(
-    small_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def small_gguf(small_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give the small GPT-2 as a GGUF file."""
     return save_gguf(small_model("gpt2"), tmp_path_factory.mktemp("gguf") / "small.gguf")

@@ -92,9 +92,7 @@ def test_functions_have_the_options_of_their_commands_as_typed_arguments(name: s
 def test_capture_of_texts_shows_itself_in_short(tmp_path: Path) -> None:
     texts = [f"Once upon a time {EVIL} there were {i} dogs." for i in range(3)]
     made = attn_dsl.capture("demo", texts=texts, out=tmp_path / "capture", max_tokens=32)
-    assert repr(made) == (
-        "<Capture of demo-gpt2: attention and values of 4 layers of 8 heads on 3 texts>"
-    )
+    assert repr(made) == ("<Capture of demo-gpt2: attention and values of 4 layers of 8 heads on 3 texts>")
     assert "demo-gpt2" in shown(made)
     frame = made.to_frame()
     assert isinstance(frame, pd.DataFrame)
@@ -116,9 +114,7 @@ def test_heads_of_a_run_are_found_by_name_and_by_number(run: Run) -> None:
         assert name == "L1.H0" or name == "l01h00" or name in run
     assert "L9H9" not in run
     for wrong in ("L1H7", (1, 7), "L7", 3):
-        with pytest.raises(
-            InputError, match=r"has no head [L3].*(did you mean `L1H|its heads: L0H0)"
-        ):
+        with pytest.raises(InputError, match=r"has no head [L3].*(did you mean `L1H|its heads: L0H0)"):
             run[wrong]
     assert [head.name for head in run] == [r.name for r in run.results]
     assert len(run) == len(run.results) == 6

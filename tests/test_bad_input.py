@@ -393,9 +393,7 @@ def given(small_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathF
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_bad_input(
-    case: Case, given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bad_input(case: Case, given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".given").symlink_to(given)
     case.prepare(tmp_path)

@@ -43,9 +43,7 @@ def test_figures_are_those_of_the_run_and_of_rows_picked_on_select(
     means = [float(figure.reached.split()[0]) for figure in shown[:3]]
     assert means == pytest.approx(np.mean(expected, axis=0), abs=6e-4)
     shown += [Figure("... shared scores; what they hold", "64; 508 predicates")]
-    shown += [
-        Figure("... as chosen, on other.txt", "0.467 [0.447, 0.490] (60 texts); 0.226 (60 texts)")
-    ]
+    shown += [Figure("... as chosen, on other.txt", "0.467 [0.447, 0.490] (60 texts); 0.226 (60 texts)")]
     for what, more in CURVE.items():
         sources = ["programs", "tuned", "uniform", "mean by offset"]
         effect = {"ratio": {"mean": 1.5, "low": 1.4, "high": 2}}

@@ -193,9 +193,7 @@ def test_models_in_half_precision(small_model, tmp_path, dtype):
     half = write_capture(model, TEXTS, tmp_path / "half", max_tokens=12, dtype=dtype)
     whole = write_capture(model, TEXTS, tmp_path / "whole", max_tokens=12)
     assert half.packed(0).dtype == np.float16 and half.hash != whole.hash
-    gaps = np.concatenate(
-        [abs(half.attention(i) - whole.attention(i)).ravel() for i in range(half.n_texts)]
-    )
+    gaps = np.concatenate([abs(half.attention(i) - whole.attention(i)).ravel() for i in range(half.n_texts)])
     assert 0 < gaps.mean() < 0.01
     with pytest.raises(InputError, match=rf"--dtype \({dtype} there, float32 now\)"):
         write_capture(model, TEXTS, tmp_path / "half", max_tokens=12)
@@ -214,9 +212,7 @@ def test_batches_fit_into_the_free_memory(small_model, tmp_path, monkeypatch):
     whole = write_capture(loaded, TEXTS, tmp_path / "whole", max_tokens=16)
     sizes = []
     monkeypatch.setattr(capture_run, "free_bytes", lambda device: capture_run.text_bytes(4, 16))
-    write_capture(
-        loaded, TEXTS, tmp_path / "out", max_tokens=16, progress=lambda done, _: sizes.append(done)
-    )
+    write_capture(loaded, TEXTS, tmp_path / "out", max_tokens=16, progress=lambda done, _: sizes.append(done))
     assert sizes == list(range(1, whole.n_texts + 1))  # one text at a time
     with pytest.raises(InputError, match=r"a text of 17 tokens takes .* --max-tokens"):
         write_capture(loaded, TEXTS, tmp_path / "more", max_tokens=17)
@@ -227,15 +223,11 @@ def test_first_windows_come_first(small_model, tmp_path):
     order = [(record.source, record.window) for record in made.records]
     assert order[:4] == [(0, 0), (1, 0), (2, 0), (3, 0)]
     assert order[4:] == [(0, 1), (1, 1)]
-    few = write_capture(
-        str(small_model("gpt2")), TEXTS, tmp_path / "few", max_tokens=5, max_texts=2
-    )
+    few = write_capture(str(small_model("gpt2")), TEXTS, tmp_path / "few", max_tokens=5, max_texts=2)
     assert [(record.source, record.window) for record in few.records] == order[:2]
 
 
-def test_an_interrupted_capture_goes_on_and_gives_the_same_files(
-    small_model, tmp_path, monkeypatch
-):
+def test_an_interrupted_capture_goes_on_and_gives_the_same_files(small_model, tmp_path, monkeypatch):
     monkeypatch.setattr(capture_write, "SHARD_BYTES", 2000)
     loaded = load_model(str(small_model("gpt2")))
     settings = {"max_tokens": 8, "batch_size": 1}
@@ -344,9 +336,7 @@ def test_damage_inside_a_shard(finished, tmp_path):
     lost = damaged(finished, tmp_path / "b", "projections.safetensors", lambda data: None)
     with pytest.raises(InputError, match=r"projections\.safetensors is missing"):
         Capture.open(lost)
-    header = damaged(
-        finished, tmp_path / "c", "projections.safetensors", lambda data: b"\xff" * 8 + data[8:]
-    )
+    header = damaged(finished, tmp_path / "c", "projections.safetensors", lambda data: b"\xff" * 8 + data[8:])
     with pytest.raises(InputError, match=r"projections\.safetensors is damaged"):
         Capture.open(header).contributions(0, 0)
 
@@ -465,9 +455,7 @@ def test_few_texts_are_split_by_window_and_no_part_stays_empty(finished):
     for seed in range(20):
         parts = opened.split(seed)
         assert opened.split_and_rule(seed)[1].startswith("windows")
-        assert all(parts.values()) and sorted(i for part in parts.values() for i in part) == list(
-            range(5)
-        )
+        assert all(parts.values()) and sorted(i for part in parts.values() for i in part) == list(range(5))
         assert json.dumps(parts)
 
 
@@ -492,9 +480,7 @@ def test_damaged_numbers_are_never_a_score(finished, tmp_path, bits, message):
     (folder / "capture.json").write_text(json.dumps(meta))
     capture = Capture.open(folder)
     text = next(i for i in range(capture.n_texts) if len(capture.tokens(i)) > 1)
-    with pytest.raises(
-        InputError, match=rf"text {text} is damaged: .*({message}).*attn-dsl capture"
-    ):
+    with pytest.raises(InputError, match=rf"text {text} is damaged: .*({message}).*attn-dsl capture"):
         capture.attention(text)
     if bits in (0x7E00, 0x7C00):
         with pytest.raises(InputError, match=r"values of text .* not finite"):

@@ -77,14 +77,11 @@ def test_a_leak_by_way_of_the_word_would_be_caught() -> None:
 
 
 REACHED = {
-    "a word in pieces": lambda text: any(
-        a.isalpha() and b.isalpha() for a, b in itertools.pairwise(text)
-    ),
+    "a word in pieces": lambda text: any(a.isalpha() and b.isalpha() for a, b in itertools.pairwise(text)),
     "a closed bracket": lambda text: any(x >= 0 for x in Analysis(text).match),
     "a split character": lambda text: any(x in text.text and "<0x" in "".join(text) for x in "—é"),
     "half a character": lambda text: any(
-        s.startswith("<0x") and start == end
-        for s, (start, end) in zip(text, text.spans, strict=True)
+        s.startswith("<0x") and start == end for s, (start, end) in zip(text, text.spans, strict=True)
     ),
     "two sentences": lambda text: max(Analysis(text).sentence, default=0) > 0,
     "two paragraphs": lambda text: max(Analysis(text).segments.paragraph, default=0) > 0,

@@ -242,9 +242,7 @@ def test_cost(term: str, operations: int) -> None:
 def test_cost_grows_with_the_sets_that_are_used() -> None:
     def price(size: int, use: str) -> int:
         elements = ", ".join(f'"{i}"' for i in range(size))
-        return cost(
-            parse(f"set S = {{{elements}}}\n" + head(use.replace("ALL", f"{{{elements}}}")))
-        )
+        return cost(parse(f"set S = {{{elements}}}\n" + head(use.replace("ALL", f"{{{elements}}}"))))
 
     for size, more in ((1, 1), (100, 1), (101, 2), (1000, 10), (1001, 11)):
         for use in ("1 where text(k) in S", "1 where text(k) in ALL", "1 * weight(text(k), S)"):

@@ -16,9 +16,7 @@ from attn_dsl.dsl.lexicon import lexicon
 from attn_dsl.dsl.parser import grammar_text
 from attn_dsl.eval.capture import Capture
 
-INDUCTION = (
-    "# after the last copy\nhead induction causal softmax:\n    8 where text(k-1) == text(q)\n"
-)
+INDUCTION = "# after the last copy\nhead induction causal softmax:\n    8 where text(k-1) == text(q)\n"
 UNTIDY = "# a remark\nhead  untidy causal :\n  2.50 where k==q-1 # beside\n\n\n"
 TIDY = "# a remark\nhead untidy causal softmax:\n    2.5 where k == q-1  # beside\n"
 
@@ -76,9 +74,7 @@ CHANGES = [
 
 
 @pytest.mark.parametrize(("old", "new", "told"), CHANGES)
-def test_diff_tells_what_changed_in_the_tree(
-    here: Path, old: str, new: str, told: list[str]
-) -> None:
+def test_diff_tells_what_changed_in_the_tree(here: Path, old: str, new: str, told: list[str]) -> None:
     assert old in OLD
     (here / "a.attn").write_text(OLD)
     changed = OLD.replace(old, new).replace("linear:\n", "linear:\n    # an aside\n")
@@ -91,15 +87,11 @@ def test_diff_tells_what_changed_in_the_tree(
 
 def test_diff_shows_the_rows_that_differ_most(here: Path) -> None:
     (here / "a.attn").write_text("head a causal:\n    99 where k == 0\n")
-    (here / "b.attn").write_text(
-        "head a causal:\n    99 where k == 0\n    200 where capital(k) and k > 0\n"
-    )
+    (here / "b.attn").write_text("head a causal:\n    99 where k == 0\n    200 where capital(k) and k > 0\n")
     args = ("diff", "a.attn", "b.attn", "--on", "he saw Tom there")
     assert "2 1.000  he saw[ Tom] there" in succeed(*args)
     found = json.loads(succeed(*args, "--json"))
-    assert found["changes"] == [
-        {"mark": "+", "source": "200 where capital(k) and k > 0", "edits": []}
-    ]
+    assert found["changes"] == [{"mark": "+", "source": "200 where capital(k) and k > 0", "edits": []}]
     assert [row["query"] for row in found["rows"]] == [2, 3]
     assert found["rows"][0]["before"] == pytest.approx([1, 0, 0, 0])
     assert found["rows"][0]["after"] == pytest.approx([0, 0, 1, 0])
@@ -424,9 +416,7 @@ def test_version() -> None:
     assert succeed("--version").strip() == f"attn-dsl, version {package.__version__}"
 
 
-def test_errors_show_their_traceback_on_request(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_errors_show_their_traceback_on_request(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from attn_dsl.dsl.errors import InputError
 
     monkeypatch.setenv("ATTN_DSL_DEBUG", "1")

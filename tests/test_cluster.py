@@ -248,9 +248,7 @@ def test_a_capture_in_memory_is_refused(cluster: Any, tmp_path: Path) -> None:
         package.fit(capture=made, out=tmp_path / "r", scheduler=cluster.scheduler_address)
 
 
-def test_workers_that_cannot_see_the_capture(
-    small_capture: Path, cluster: Any, tmp_path: Path
-) -> None:
+def test_workers_that_cannot_see_the_capture(small_capture: Path, cluster: Any, tmp_path: Path) -> None:
     import shutil
 
     moved = tmp_path / "capture"

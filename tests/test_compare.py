@@ -63,10 +63,7 @@ def test_looking_two_tokens_back_changes_predictions_of_repeated_text(
     same = comparing.compare(opened.loaded, head, (sides[0], sides[0]), REPEATED)
     assert same.changed == 0 and same.kl == 0.0
     others = {(2, 7): opened.programs[2, 7]}
-    assert (
-        comparing.compare(opened.loaded, head, sides, REPEATED, others).perplexity
-        != found.perplexity
-    )
+    assert comparing.compare(opened.loaded, head, sides, REPEATED, others).perplexity != found.perplexity
 
 
 def test_the_models_own_head_and_the_runs_program(opened: ReplacedModel) -> None:
@@ -91,9 +88,7 @@ def test_the_command_prints_a_table(demo_run: Path, edited: tuple[Path, Path]) -
     assert "head L1H0" in out and "A: back1.attn" in out
     assert "The most probable token changes at" in out
     data = json.loads(succeed("compare", demo_run, a, b, "--on", REPEATED, "--json"))
-    assert data["head"] == "L1H0" and data["changed"] == sum(
-        p["changed"] for p in data["predictions"]
-    )
+    assert data["head"] == "L1H0" and data["changed"] == sum(p["changed"] for p in data["predictions"])
     assert f"changes at {data['changed']} of {len(data['predictions'])} positions" in out
 
 

@@ -149,9 +149,7 @@ def test_holes_cannot_be_evaluated() -> None:
 
 
 def test_constants_are_folded_and_connectives_with_them() -> None:
-    source = (
-        "head a causal:\n 1 where 2 + 3 - 1 == 4 and k == 0 or not true\n 1 where not not k == 0"
-    )
+    source = "head a causal:\n 1 where 2 + 3 - 1 == 4 and k == 0 or not true\n 1 where not not k == 0"
     graph = lower([parse(source)])
     terms = graph.programs[0]
     assert terms[0].condition == terms[1].condition

@@ -94,9 +94,7 @@ def test_programs_and_terms_of_the_language_page_are_valid() -> None:
     table = page.split("## Predicates")[1].split("## Integers")[0]
     predicates = [
         row
-        for cell in re.findall(
-            r"^\| (`.*?`(?:, `.*?`)*)(?: or more)? \|", table, flags=re.MULTILINE
-        )
+        for cell in re.findall(r"^\| (`.*?`(?:, `.*?`)*)(?: or more)? \|", table, flags=re.MULTILINE)
         for row in re.findall(r"`([^`]+)`", cell)
         if "(k" in row or row == "true" or "q" in row
     ]

@@ -47,9 +47,7 @@ def test_a_plan_says_what_a_fit_then_does(
     made = package.Capture.open(capture)
     assert told["texts"] == made.n_texts == 20
     assert told["tokens"] == sum(len(made.tokens(i)) for i in range(20))
-    assert told["capture_bytes"] == sum(
-        made.packed(i).nbytes + made.values[i].nbytes for i in range(20)
-    )
+    assert told["capture_bytes"] == sum(made.packed(i).nbytes + made.values[i].nbytes for i in range(20))
     told = plan("--capture", capture, "--heads", "L1")
     assert (told["heads"], told["capture_bytes"]) == (4, 0)
 
@@ -84,9 +82,7 @@ def test_more_heads_take_longer(small_model: Callable[[str], Path], texts: Path)
     assert any("--timeout 3" in w for w in plan(*model, "--timeout", "3")["warnings"])
 
 
-def test_time_and_memory_follow_the_settings(
-    small_model: Callable[[str], Path], texts: Path
-) -> None:
+def test_time_and_memory_follow_the_settings(small_model: Callable[[str], Path], texts: Path) -> None:
     model = (small_model("gpt2"), "--text", texts, "--jobs", "1", "--max-tokens", "24")
     usual = plan(*model)
 

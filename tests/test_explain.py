@@ -126,9 +126,7 @@ def test_each_rule_gives_its_kind(term: str, expected: str) -> None:
 
 
 def test_category_is_the_kind_that_carries_half_and_shares_are_told() -> None:
-    source = (
-        "head a causal:\n 2 where k == 0\n 1 + 1 * length(k) where k == q-1\n 1 where punct(k)\n"
-    )
+    source = "head a causal:\n 2 where k == 0\n 1 + 1 * length(k) where k == q-1\n 1 where punct(k)\n"
     shares = kind_shares(parse(source).tree, [0.6, 0.2, 0.18, 0.02])
     assert shares == {"first-token sink": 0.6, "previous token": 0.38, "delimiter": 0.02}
     assert (category(shares), told_shares(shares)) == (
@@ -171,9 +169,7 @@ def test_every_feature_is_told_in_its_own_words() -> None:
                 t.Member(called, t.SetLiteral(("a", "b"))),
             ],
         }[feature.type]
-        told[name] = [
-            english.describe(t.Head("a", "causal", terms=(t.Where(1.0, p),)))[0] for p in tests
-        ]
+        told[name] = [english.describe(t.Head("a", "causal", terms=(t.Where(1.0, p),)))[0] for p in tests]
     alike = {"text", "token", "lower", "word"}  # what they read is a string that stands for itself
     for one, other in itertools.combinations([name for name in told if name not in alike], 2):
         assert told[one][1] != told[other][1], (one, other)

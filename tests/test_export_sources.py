@@ -55,9 +55,7 @@ def test_a_program_of_tokens_and_positions_needs_no_attn_dsl() -> None:
         assert not imported
     tokens = Tokens.from_strings(TOKENS)
     assert_agreement(program, tokens)
-    bidirectional = attn_dsl.parse(
-        "head b bidirectional:\n 1 * from_end(k)\n 2 where text_final(q)"
-    )
+    bidirectional = attn_dsl.parse("head b bidirectional:\n 1 * from_end(k)\n 2 where text_final(q)")
     assert_agreement(bidirectional, tokens)
     assert "attn_dsl" not in to_numpy(bidirectional).split('"""')[2]
 
@@ -179,9 +177,7 @@ def test_latex_shows_every_construct() -> None:
     assert r"1 / n & \text{otherwise}" in linear
     assert r"m_{qk} &= \theta_{1} \cdot \max(k - 1, 0) \\" in linear
     assert r"{} + \theta_{2} \, [k = 0]" in linear
-    signed = to_latex(
-        attn_dsl.parse('head a causal linear:\n 1 * log(k) * weight(word(k), {"a": -1})')
-    )
+    signed = to_latex(attn_dsl.parse('head a causal linear:\n 1 * log(k) * weight(word(k), {"a": -1})'))
     assert r"1 \cdot \max(\ln \max(k, 1) \cdot \operatorname{weight}" in signed
     program = attn_dsl.parse(r"head a causal:" "\n" r' 1 where text(k) in {"\\", "{", "é", "_%\n"}')
     for part in (r"\textbackslash{}", r"\{", r"\textbackslash{}u00e9", r"\_\%\textbackslash{}n"):

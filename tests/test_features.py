@@ -191,9 +191,7 @@ def test_no_feature_tells_of_what_follows_the_query(text: Tokens) -> None:
 
 
 @given(tokens(max_size=12, gaps=True), st.data())
-def test_a_text_that_grows_has_the_columns_of_the_whole_one(
-    text: Tokens, data: st.DataObject
-) -> None:
+def test_a_text_that_grows_has_the_columns_of_the_whole_one(text: Tokens, data: st.DataObject) -> None:
     analysis, at = Analysis(), 0
     columns = {f: f.column() for f in OURS if f.arity == 1}
     for query, (string, (start, end)) in enumerate(zip(text.strings, text.spans, strict=True)):

@@ -24,9 +24,7 @@ DOUBLING = "def f0(i) = length(i)\n" + "".join(
     f"def f{n}(i) = f{n - 1}(i) + f{n - 1}(i-1)\n" for n in range(1, 31)
 )
 DEEP = "def f0(i) = i\n" + "".join(f"def f{n}(i) = f{n - 1}(i)\n" for n in range(1, 51))
-WIDE = "".join(
-    f"def f{n}(i) = {' + '.join([f'f{n - 1}(i)' if n else 'length(i)'] * 20)}\n" for n in range(4)
-)
+WIDE = "".join(f"def f{n}(i) = {' + '.join([f'f{n - 1}(i)' if n else 'length(i)'] * 20)}\n" for n in range(4))
 ONE = "once (the number of tokens where its text is the token's text is 1)"
 ORDER = "rank (the number of tokens where its number is below the token's number)"
 # Mistakes, with the place where they are told, and parts of the message.
@@ -160,9 +158,7 @@ def test_a_program_that_needs_a_prelude_names_it(folder: Path) -> None:
     (folder / "programs" / "c.attn").write_text(program.source)
     assert attn_dsl.load("programs/c.attn").tree == program.tree
     assert "use" not in attn_dsl.load("b.attn", define=["mine.attn"]).source
-    assert attn_dsl.parse(HEAD + "once(k)\n", define=["mine.attn"]).source.startswith(
-        'use "mine.attn"'
-    )
+    assert attn_dsl.parse(HEAD + "once(k)\n", define=["mine.attn"]).source.startswith('use "mine.attn"')
     own = attn_dsl.parse("def once(i) = punct(i)\n" + HEAD + "once(k)\n", define=["mine.attn"])
     assert "use" not in own.source
 
@@ -188,10 +184,7 @@ def test_functions_of_a_file_are_listed(folder: Path) -> None:
         RANK + "def late(i) = last(j <= i where n == 3)\ndef w(i) = lower(i-1)\n"
     )
     told = " ".join(succeed("features", "--define", "mine.attn").split())
-    assert (
-        "rank(k) int: the number of tokens where its number is below the token's number (visible)"
-        in told
-    )
+    assert "rank(k) int: the number of tokens where its number is below the token's number (visible)" in told
     assert "late(k) int: the last token up to the token where" in told
     assert "w(k) symbol: the token before the token's lower-cased text (left)" in told
 
@@ -209,9 +202,7 @@ def test_functions_of_a_file_are_listed(folder: Path) -> None:
         ("bad.attn", 'use "mine.attn"\nset A = {"a"}\n', "cannot use another one"),
     ],
 )
-def test_a_prelude_that_cannot_be_used(
-    folder: Path, file: str, content: str | None, says: str
-) -> None:
+def test_a_prelude_that_cannot_be_used(folder: Path, file: str, content: str | None, says: str) -> None:
     if content:
         (folder / file).write_text(content)
     with pytest.raises(AttnDslError, match="a"):

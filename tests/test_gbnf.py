@@ -104,9 +104,7 @@ class Grammar:
                 return "".join(self.sample(draw, part, depth) for part in parts)
             case "one", *parts:
                 costs = [self.depth(part, self.least) for part in parts]
-                fitting = [
-                    p for p, c in zip(parts, costs, strict=True) if c <= max(depth, min(costs))
-                ]
+                fitting = [p for p, c in zip(parts, costs, strict=True) if c <= max(depth, min(costs))]
                 return self.sample(draw, draw.choice(fitting), depth)
             case "times", part, low, high:
                 more = draw.choice((0, 0, 0, 0, 1, 1, 3))
@@ -178,9 +176,7 @@ def test_what_it_generates_parses(grammar: Grammar) -> None:
     assert too_large <= SENTENCES // 50
 
 
-def test_what_it_generates_is_accepted_once_printed(
-    grammar: Grammar, accepts: Callable[[str], bool]
-) -> None:
+def test_what_it_generates_is_accepted_once_printed(grammar: Grammar, accepts: Callable[[str], bool]) -> None:
     draw, tried = random.Random(1), 0
     for i in range(200):
         sentence = grammar.sample(draw, depth=8 + i % 4)
@@ -220,9 +216,7 @@ LONG = tuple(f"word {i}" for i in range(60))
     "program",
     [
         t.Head("a", "causal", "softmax", (), ()),
-        t.Head(
-            "a_1", "bidirectional", "linear", (), (t.SetDefinition("Long", t.SetLiteral(LONG)),)
-        ),
+        t.Head("a_1", "bidirectional", "linear", (), (t.SetDefinition("Long", t.SetLiteral(LONG)),)),
         t.Head("a", "causal", "softmax", (t.Where(1e-7, t.Always()),), ()),
         t.Head("a", "causal", "softmax", (t.Where(-1000.0, t.Not(t.Not(t.Always()))),), ()),
     ],

@@ -35,8 +35,7 @@ head where causal linear:
     1 * Late(k-1) + 2 * decay(q - k, 0.9)
 """
 SOURCES = {"whole": WHOLE} | {
-    name: (ROOT / "grammars" / x.path).read_text(encoding="utf-8")
-    for name, x in library(spacy=True).items()
+    name: (ROOT / "grammars" / x.path).read_text(encoding="utf-8") for name, x in library(spacy=True).items()
 }
 
 
@@ -59,9 +58,7 @@ def test_pages_and_editors_have_the_kinds_of_pygments(source: str) -> None:
         at = 0
         while at < len(line):
             hits = [(re.compile(one["match"]).search(line, at), one["name"]) for one in patterns]
-            first = min(
-                ((hit, name) for hit, name in hits if hit), key=lambda x: x[0].start(), default=None
-            )
+            first = min(((hit, name) for hit, name in hits if hit), key=lambda x: x[0].start(), default=None)
             if first is None:
                 break
             scoped.append((scopes[first[1]], first[0][0]))

@@ -35,9 +35,7 @@ head odd causal softmax:
 
 
 @pytest.fixture(scope="module")
-def hostile(
-    small_capture: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, Path, Path]:
+def hostile(small_capture: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     """A capture, a run and a program, all with hostile texts in their names, tokens and comments."""
     folder = tmp_path_factory.mktemp("hostile") / f"x{ESCAPE}<b>"
     capture, run, program = folder / "capture", folder / "run", folder / f"p{ESCAPE}.attn"
@@ -90,12 +88,8 @@ def test_pages_and_pictures_hold_texts_as_texts(hostile: tuple[Path, Path, Path]
     for html in [*pages, *(one._repr_html_() for one in shown)]:
         page = Page(html)
         assert not page.open, "elements in balance"
-        assert {name for name, _ in page.elements}.isdisjoint(
-            {"img"} if html not in pages[:1] else set()
-        )
-        assert not any(
-            name.startswith("on") for _, attributes in page.elements for name in attributes
-        )
+        assert {name for name, _ in page.elements}.isdisjoint({"img"} if html not in pages[:1] else set())
+        assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
         assert not any("alert(1)" in script for script in page.scripts[1:])
     svg = plot(program, text.strings).svg
     assert ElementTree.fromstring(svg).tag.endswith("svg"), "control characters are no XML"

@@ -70,10 +70,7 @@ def test_the_hole_of_a_true_hypothesis_gets_the_true_weight(capture: Capture) ->
 
 def test_all_weights_are_fitted_where_that_is_asked_for(capture: Capture) -> None:
     wrong = parse(TRUE.replace("4 where", "-1.234567 where").replace("2 where", "0.3 where"))
-    assert (
-        parse(OPEN.replace("2 where", "0.3456 where")).fit(capture, "L0H0").tree.weights[1]
-        == 0.3456
-    )
+    assert parse(OPEN.replace("2 where", "0.3456 where")).fit(capture, "L0H0").tree.weights[1] == 0.3456
     fitted = wrong.fit(capture, "L0H0", refit=True)
     assert fitted.tree.weights == pytest.approx((4, 2), abs=0.1)
 
@@ -155,17 +152,13 @@ def test_the_search_starts_from_the_program(small_capture: Path, here: Path) -> 
         "--jobs",
         "1",
     )
-    data = json.loads(
-        succeed(*args, "--program", "true.attn", "--extend", "--out", "run", "--json")
-    )
+    data = json.loads(succeed(*args, "--program", "true.attn", "--extend", "--out", "run", "--json"))
     (row,) = data["hypotheses"]
     assert row["fitted"] == 2
     assert row["iou_found"] == pytest.approx(data["iou_test"], abs=1e-6)
     lines = (here / "run" / "candidates.jsonl").read_text().splitlines()
     grown = [json.loads(x) for x in lines if json.loads(x)["proposer"] == "scores"]
-    assert any(
-        x["program"].count(" where ") == 2 and "text(k-1) == text(q)" in x["program"] for x in grown
-    )
+    assert any(x["program"].count(" where ") == 2 and "text(k-1) == text(q)" in x["program"] for x in grown)
     largest = max(grown, key=lambda x: x["nodes"])
     assert "text(k-1) == text(q)" in largest["program"]
     assert attn_dsl(*args, "--out", "run", "--resume").code == 0, "from what run.json holds"
@@ -189,9 +182,7 @@ def test_definitions_of_one_head_are_offered_to_others_and_kept(tmp_path: Path) 
     assert runs[1]["L0H0"].test["iou"].mean > 0.95
     library = (tmp_path / "both" / "library.csv").read_text()
     assert "def level(i)" in library
-    fits = [
-        json.loads(x) for x in (tmp_path / "both" / "candidates.jsonl").read_text().splitlines()
-    ]
+    fits = [json.loads(x) for x in (tmp_path / "both" / "candidates.jsonl").read_text().splitlines()]
     assert any(one["head"] == 1 and "level(k)" in one["program"] for one in fits)
 
 
@@ -211,9 +202,7 @@ def test_hypotheses_that_cannot_be_tested(
     small_capture: Path, here: Path, source: str, options: tuple[str, ...], says: tuple[str, ...]
 ) -> None:
     (here / "a.attn").write_text(source)
-    outcome = attn_dsl(
-        "fit", "--capture", small_capture, "--program", "a.attn", "--out", "out", *options
-    )
+    outcome = attn_dsl("fit", "--capture", small_capture, "--program", "a.attn", "--out", "out", *options)
     assert outcome.code == 2
     for part in says:
         assert part in " ".join(outcome.err.split())
@@ -230,9 +219,7 @@ def test_two_hypotheses_of_one_name_and_several_heads(capture: Capture, here: Pa
 
 def test_strings_that_no_text_has_are_warned_of(capture: Capture) -> None:
     literal = 'head a causal:\n    ? where token(k) in {"cat", "Dogs"}'
-    with pytest.warns(
-        UserWarning, match='2 of 2 strings that token .* as "Dogs"; did you mean " cat"'
-    ):
+    with pytest.warns(UserWarning, match='2 of 2 strings that token .* as "Dogs"; did you mean " cat"'):
         parse(literal).fit(capture, "L0H0")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -240,9 +227,7 @@ def test_strings_that_no_text_has_are_warned_of(capture: Capture) -> None:
 
 
 def test_the_program_of_the_page_is_one_that_can_be_fitted() -> None:
-    programs = re.findall(
-        r"```attn\n(head .*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL
-    )
+    programs = re.findall(r"```attn\n(head .*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
     assert len(programs) >= 2
     assert parse(programs[0]).facts.holes
     for source in programs:

@@ -81,9 +81,7 @@ def test_no_text_of_a_program_leaves_its_comments() -> None:
     nasty = 'head nasty causal:\n 2 where text(k) in {"\'\'\'\\r\\nimport os", "x\\u2028y"}\n'
     source = to_numba(attn_dsl.parse(nasty))
     assert "import os" in source
-    assert all(
-        "import os" not in line or line.lstrip().startswith("#") for line in source.splitlines()
-    )
+    assert all("import os" not in line or line.lstrip().startswith("#") for line in source.splitlines())
 
 
 def test_sources_grow_with_the_program_and_no_faster() -> None:
@@ -98,9 +96,7 @@ def test_sources_grow_with_the_program_and_no_faster() -> None:
     assert max(map(len, to_numba(many).split("\ndef ")[1:-1])) < 2_000
     tokens = text(12)
     for program in (table, many):
-        np.testing.assert_allclose(
-            by_numba(program, tokens), reference(program.tree, tokens), atol=TOLERANCE
-        )
+        np.testing.assert_allclose(by_numba(program, tokens), reference(program.tree, tokens), atol=TOLERANCE)
 
 
 def test_holes_cannot_be_compiled() -> None:
@@ -110,9 +106,7 @@ def test_holes_cannot_be_compiled() -> None:
 
 @pytest.mark.skipif("NUMBA_DISABLE_JIT" in os.environ, reason="nothing is compiled")
 def test_memory_holds_the_most_recent_kernels_alone() -> None:
-    source = (
-        "def kernel(n, first, start, width, settled, known, opened, tables, out):\n    out[0] = 7\n"
-    )
+    source = "def kernel(n, first, start, width, settled, known, opened, tables, out):\n    out[0] = 7\n"
     before = compiled.cache_info()
     assert compiled(source) is compiled(source)
     after = compiled.cache_info()

@@ -54,8 +54,7 @@ def parts(run: Path) -> dict[str, bytes]:
     return {
         name: data
         for name, data in snapshot(run).items()
-        if (name.split("/")[0] in WHOLE and not name.endswith(".verified"))
-        or name.endswith(".part")
+        if (name.split("/")[0] in WHOLE and not name.endswith(".verified")) or name.endswith(".part")
     }
 
 

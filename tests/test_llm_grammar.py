@@ -86,15 +86,11 @@ def test_random_walks_end_and_check(tokenizer: Any, causal: bool) -> None:
     assert defined == {(), ("marked",), ("level",), ("marked", "level")}
 
 
-BRACKETS = (
-    'def level(i) = count(j <= i where text(j) == "(") - count(j <= i where text(j) == ")")\n'
-)
+BRACKETS = 'def level(i) = count(j <= i where text(j) == "(") - count(j <= i where text(j) == ")")\n'
 MARKED = "def marked(i) = punct(i) or newline(i-1)\n"
 
 
-@pytest.mark.parametrize(
-    "definitions", ["", f"{MARKED}\n", f"{BRACKETS}\n", f"{MARKED}{BRACKETS}\n"]
-)
+@pytest.mark.parametrize("definitions", ["", f"{MARKED}\n", f"{BRACKETS}\n", f"{MARKED}{BRACKETS}\n"])
 @pytest.mark.parametrize("causal", [True, False])
 def test_the_vocabulary_of_the_search_can_be_proposed(causal: bool, definitions: str) -> None:
     visibility: t.Visibility = "causal" if causal else "bidirectional"
@@ -206,9 +202,7 @@ def test_the_costliest_programs_check() -> None:
     plain = "not abs(level(k) - level(q)) == abs(level(k) - level(q))"
     either = f"not ({plain} or {plain} or {plain}) and {plain} and {plain}"
     source = f"def marked(i) = {marked}\ndef level(i) = {counted} - {counted}\n\n"
-    source += (
-        "head proposed causal softmax:\n" + f"    ? where {either} or {either}\n" * g.MAX_TERMS
-    )
+    source += "head proposed causal softmax:\n" + f"    ? where {either} or {either}\n" * g.MAX_TERMS
     assert is_proposal(source, causal=True)
     assert check(parse(source)).cost > 1_000
     elements = ", ".join(f'"{i:0{g.MAX_STRING}d}"' for i in range(g.MAX_ELEMENTS))

@@ -334,9 +334,7 @@ def test_a_cluster_writes_the_same(fit: Any, tmp_path: Path) -> None:
     assert snapshot(one / "llm") == snapshot(other / "llm")
 
 
-def test_a_run_says_what_was_asked_of_which_model(
-    fit: Any, gguf_model: Path, tmp_path: Path
-) -> None:
+def test_a_run_says_what_was_asked_of_which_model(fit: Any, gguf_model: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     out = succeed(*fit(run, "--proposers", "llm", "--llm-rounds", 1, llm=gguf_model))
     assert "16 completions about 2 of 2 heads" in " ".join(out.split())
@@ -349,9 +347,7 @@ def test_a_run_says_what_was_asked_of_which_model(
     assert "other settings" in attn_dsl(*other).err
 
 
-def test_only_the_heads_explained_least_are_asked_about(
-    fit: Any, gguf_model: Path, tmp_path: Path
-) -> None:
+def test_only_the_heads_explained_least_are_asked_about(fit: Any, gguf_model: Path, tmp_path: Path) -> None:
     def asked(name: str, *more: str) -> tuple[Any, set[str]]:
         limits = ("--proposers", "llm,library", "--llm-rounds", 1, *more)
         told = json.loads(succeed(*fit(tmp_path / name, *limits, "--json", llm=gguf_model)))
@@ -382,9 +378,7 @@ def test_a_server_that_dies_leaves_the_others(
     assert "library" in (tmp_path / "run" / "pareto.csv").read_text()
 
 
-def test_a_file_that_cannot_be_loaded_leaves_the_others(
-    fit: Any, gguf_model: Path, tmp_path: Path
-) -> None:
+def test_a_file_that_cannot_be_loaded_leaves_the_others(fit: Any, gguf_model: Path, tmp_path: Path) -> None:
     file = tmp_path / "model.gguf"
     file.write_bytes(gguf_model.read_bytes()[:9_000])
     done = attn_dsl(*fit(tmp_path / "run", "--proposers", "llm,library", llm=file))

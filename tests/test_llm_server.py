@@ -116,9 +116,7 @@ def test_odd_completions_are_left_out(serve: Serve, owner: str) -> None:
         message = {"role": "assistant", "content": text}
         body = {"id": "1", "object": "chat.completion", "created": 0, "model": "small",
                 "choices": [{"index": 0, "finish_reason": "stop", "message": message}]}  # fmt: skip
-        found = open_model(serve(Behaviour(owner=owner, body=json.dumps(body)))).complete(
-            ASKED, never
-        )
+        found = open_model(serve(Behaviour(owner=owner, body=json.dumps(body)))).complete(ASKED, never)
         assert list(programs(found, causal=True, name="a")) == []
 
 

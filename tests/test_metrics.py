@@ -75,9 +75,7 @@ def test_all_metrics_of_one_pass_are_those_of_each_pair(
 
 
 @pytest.mark.parametrize("block", [1, 7, 2304])
-def test_a_score_matrix_is_the_mean_iou_of_every_pair(
-    block: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_score_matrix_is_the_mean_iou_of_every_pair(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluate, "BLOCK", block)
     programs = [parse(source) for source in SOURCES]
     batch = Batch([Tokens.from_strings(text) for text in TEXTS])

@@ -33,9 +33,7 @@ TEXTS = (
     'a bird and the dog went to see the girl . "The end," she saw.\nOne day',
     "one day one day the end . The dog sat . She saw a bird . The end .",
 )
-LINES = (
-    "3 where line(k) == line(q)\n 2 where sentence(k) == sentence(q)\n 1 where word_index(k) < 3"
-)
+LINES = "3 where line(k) == line(q)\n 2 where sentence(k) == sentence(q)\n 1 where word_index(k) < 3"
 
 
 @pytest.mark.parametrize("family", TRIED)
@@ -46,9 +44,7 @@ def test_a_family_works(family: str, tmp_path: Path) -> None:
     assert obstacle(loaded) is None
     made = write_capture(loaded, TEXTS, tmp_path / "capture", max_tokens=30)
     assert "not_replaceable" not in made.meta and made.has_outputs
-    own = program(
-        "own", "3 where word(k) == word(q)\n -0.2 * abs(q - k)", visibility(loaded.causal)
-    )
+    own = program("own", "3 where word(k) == word(q)\n -0.2 * abs(q - k)", visibility(loaded.causal))
     ids, matrix = torch.tensor([made.ids(0)]), torch.from_numpy(own(made.tokens(0)))
     before = run(loaded.model, ids).logits
     with replace_heads(loaded, {(0, 1): own, (1, 0): own}) as report:
@@ -129,9 +125,7 @@ def test_one_replaced_model_in_several_threads() -> None:
             expected = [run(model, ids).logits for ids in texts]
             with ThreadPoolExecutor(6) as pool:
                 found = [out.logits for out in pool.map(partial(run, model), texts)]
-        wrong = sum(
-            not torch.allclose(a, b, atol=1e-5) for a, b in zip(expected, found, strict=True)
-        )
+        wrong = sum(not torch.allclose(a, b, atol=1e-5) for a, b in zip(expected, found, strict=True))
         assert wrong == 0, family
 
 
@@ -194,9 +188,7 @@ def test_a_head_of_random_weights_predicts_nothing(tmp_path: Path) -> None:
     folder = save(tmp_path / "llama", "llama")
     models.model("llama").model.save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(
-        json.dumps(config | {"architectures": ["LlamaForCausalLM"]})
-    )
+    (folder / "config.json").write_text(json.dumps(config | {"architectures": ["LlamaForCausalLM"]}))
     loaded = load_model(str(folder))
     with pytest.raises(InputError, match="has no language-model head"):
         HeldOut(loaded, [[1, 2, 3]])

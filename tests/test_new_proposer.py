@@ -92,9 +92,7 @@ def test_it_is_resumed_and_runs_on_a_cluster(
     ("module", "wanted"),
     [("raise OSError('no licence')", "no licence"), ("REGISTRATION = 3", "must name a")],
 )
-def test_one_that_cannot_be_used_is_named(
-    site: Path, small_capture: Path, module: str, wanted: str
-) -> None:
+def test_one_that_cannot_be_used_is_named(site: Path, small_capture: Path, module: str, wanted: str) -> None:
     (site / "broken.py").write_text(module)
     (site / "after_last-1.0.dist-info" / "entry_points.txt").write_text(
         f"[{registry.GROUP}]\nbroken = broken:REGISTRATION\n"

@@ -42,9 +42,7 @@ def compiled(tmp_path: Path) -> Iterator[Any]:
 
 @pytest.mark.parametrize("left", [0, 1, 100])
 @pytest.mark.parametrize("damaged", [".nbi", ".nbc"])
-def test_damaged_files_are_made_again(
-    compiled: Any, tmp_path: Path, damaged: str, left: int
-) -> None:
+def test_damaged_files_are_made_again(compiled: Any, tmp_path: Path, damaged: str, left: int) -> None:
     assert compiled()(2) == 4
     (file,) = tmp_path.rglob(f"*{damaged}")
     file.write_bytes(file.read_bytes()[:left])
@@ -52,9 +50,7 @@ def test_damaged_files_are_made_again(
     assert sum(compiled().stats.cache_hits.values()) == 1
 
 
-def test_where_nothing_can_be_written(
-    compiled: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_nothing_can_be_written(compiled: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "made" / "__pycache__").touch()
     for name in ("HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, "/dev/null")

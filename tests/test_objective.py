@@ -92,9 +92,7 @@ def test_the_gradient_of_the_objective(capture: Capture, objective: str, mix: fl
 
 def test_losses_are_those_of_leaving_terms_out(capture: Capture) -> None:
     made = design(capture, "both")
-    program = parse(
-        "head a causal:\n 1.5 where k == 0\n 0.8 where k == q-1\n -0.3 * log(1 + q - k)"
-    )
+    program = parse("head a causal:\n 1.5 where k == 0\n 0.8 where k == q-1\n -0.3 * log(1 + q - k)")
     sparse, x = SparseDesign.of(made, made.target(0, 0), program), np.array(program.weights)
     losses = sparse.losses(x)
     whole = sparse.rows.row_scores(sparse.predicted).sum()

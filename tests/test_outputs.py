@@ -137,16 +137,12 @@ def test_a_head_whose_outputs_are_all_the_same_has_no_output_r2(
     line = succeed("score", program, "--capture", capture.path, "--heads", "L1H1").splitlines()[1]
     assert line.count("–") == 3
     alone = tmp_path / "alone"
-    printed = succeed(
-        "fit", "--capture", capture.path, "--heads", "L1H1", "--max-evals", "2", "--out", alone
-    )
+    printed = succeed("fit", "--capture", capture.path, "--heads", "L1H1", "--max-evals", "2", "--out", alone)
     assert "Output R² is not known: the outputs of no head vary." in printed
     assert "the outputs of no head vary" in (alone / "report.html").read_text(encoding="utf-8")
 
 
-def test_scores_and_runs_without_values_say_why(
-    constant: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_scores_and_runs_without_values_say_why(constant: tuple[Path, Path], tmp_path: Path) -> None:
     model, texts = constant
     program = tmp_path / "a.attn"
     program.write_text(PROGRAM.format("causal"))

@@ -62,9 +62,7 @@ def test_every_file_of_the_package_is_installed(site: Path) -> None:
 
 def test_the_command_runs_where_only_the_wheel_is(site: Path) -> None:
     path = {"PYTHONPATH": str(site)}
-    assert run("-c", "import attn_dsl; print(attn_dsl.__file__)", cwd=site, **path).startswith(
-        str(site)
-    )
+    assert run("-c", "import attn_dsl; print(attn_dsl.__file__)", cwd=site, **path).startswith(str(site))
     assert "Commands" in run(site / "bin" / "attn-dsl", "--help", cwd=site.parent, **path)
     program = site / "attn_dsl" / "grammars" / "library" / "induction.attn"
     assert ": ok" in run("-m", "attn_dsl.cli", "check", program, cwd=site.parent, **path)

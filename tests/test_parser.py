@@ -132,9 +132,7 @@ def test_terms(source: str, term: t.Term) -> None:
 
 
 def test_programs() -> None:
-    source = (
-        'set A = {"x"}\nset B = {"y", "z"}\n\nhead two bidirectional linear:\n  1 where k == 0\n'
-    )
+    source = 'set A = {"x"}\nset B = {"y", "z"}\n\nhead two bidirectional linear:\n  1 where k == 0\n'
     assert parse(source) == t.Head(
         "two", "bidirectional", "linear", (t.Where(1.0, K0),),
         (t.SetDefinition("A", t.SetLiteral(("x",))), t.SetDefinition("B", t.SetLiteral(("y", "z")))),
@@ -162,9 +160,7 @@ def test_weights_of_elements_are_constants() -> None:
 
 
 def test_layout_is_free() -> None:
-    source = (
-        '\n\n# c\nset A={"a"  , \n # why\n "b"\n}\n\nhead   a\tcausal  softmax :\n\n\n2 where k==0'
-    )
+    source = '\n\n# c\nset A={"a"  , \n # why\n "b"\n}\n\nhead   a\tcausal  softmax :\n\n\n2 where k==0'
     program = parse(source)
     assert program.sets[0].value.elements == ("a", "b")
     assert program.terms == (t.Where(2.0, K0),)

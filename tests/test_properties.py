@@ -99,9 +99,7 @@ def test_wrong_properties_are_errors_with_a_place(
         ("mass > 0 on any(punct(k)) or not any(punct(k))", "1 where k == 0", True),
     ],
 )  # fmt: skip
-def test_a_property_holds_or_a_small_text_shows_that_it_does_not(
-    claim: str, terms: str, holds: bool
-) -> None:
+def test_a_property_holds_or_a_small_text_shows_that_it_does_not(claim: str, terms: str, holds: bool) -> None:
     program = parse(f'set Odd = {{"quagga"}}\nhead a causal:\n    {terms}\nproperty {claim}\n')
     found = check_properties(program, 50)
     assert [one.property for one in found] == [] if holds else [claim]
@@ -115,9 +113,7 @@ def test_properties_are_tested_where_the_program_is_bidirectional() -> None:
     claim = "property mass >= 0.9 on k == q + 1 where not text_final(q)\n"
     source = "head a bidirectional:\n    9 where k == q + 1\n" + claim
     assert check_properties(parse(source), 50) == []
-    assert [
-        x.query for x in check_properties(parse(source.replace(" where not", " where")), 50)
-    ] == [0]
+    assert [x.query for x in check_properties(parse(source.replace(" where not", " where")), 50)] == [0]
 
 
 def test_check_reports_properties(tmp_path: Path) -> None:

@@ -43,17 +43,13 @@ def test_every_program_gives_distributions_on_every_text(program: t.Head, text: 
 
 
 @given(programs(visibility="causal"), tokens(min_size=1, max_size=6))
-def test_a_bidirectional_program_of_one_token_is_the_causal_one(
-    program: t.Head, text: Tokens
-) -> None:
+def test_a_bidirectional_program_of_one_token_is_the_causal_one(program: t.Head, text: Tokens) -> None:
     both = dataclasses.replace(program, visibility="bidirectional")
     assert evaluate(program, text.prefix(1)) == evaluate(both, text.prefix(1)) == [[1.0]]
 
 
 @given(programs(normaliser="softmax"), tokens(max_size=6))
-def test_what_reads_the_query_alone_does_not_change_a_softmax(
-    program: t.Head, text: Tokens
-) -> None:
+def test_what_reads_the_query_alone_does_not_change_a_softmax(program: t.Head, text: Tokens) -> None:
     extra = t.Where(1.5, parse_predicate("punct(q) or q == 1"))
     more = dataclasses.replace(program, terms=(*program.terms, extra))
     for row, other in zip(evaluate(program, text), evaluate(more, text), strict=True):

@@ -60,9 +60,7 @@ def test_a_model_without_a_tokenizer() -> None:
 def test_a_tokenizer_of_another_model() -> None:
     import transformers as hf
 
-    small = hf.GPT2LMHeadModel(
-        hf.GPT2Config(vocab_size=50, n_embd=32, n_layer=1, n_head=4, n_positions=32)
-    )
+    small = hf.GPT2LMHeadModel(hf.GPT2Config(vocab_size=50, n_embd=32, n_layer=1, n_head=4, n_positions=32))
     refused(small, {(0, 0): COPIES}, "do not belong together")
 
 

@@ -306,18 +306,14 @@ def test_an_interrupted_command_ends_soon_keeps_what_it_has_and_goes_on(
     assert f"Go on with:\nattn-dsl replace {run}" in told and "Traceback" not in told
     assert not list(tmp_path.glob("attn-dsl-*"))  # the original's predictions
     kept = (tmp_path / "cut/replacement/measurements.jsonl").read_bytes()
-    assert [file.name for file in (tmp_path / "cut/replacement").glob("[!.]*")] == [
-        "measurements.jsonl"
-    ]
+    assert [file.name for file in (tmp_path / "cut/replacement").glob("[!.]*")] == ["measurements.jsonl"]
     for name in ("cut", "whole"):
         succeed(*args, tmp_path / name)
     assert snapshot(tmp_path / "cut") == snapshot(tmp_path / "whole")
     assert (tmp_path / "cut/replacement/measurements.jsonl").read_bytes().startswith(kept)
 
 
-def test_heads_by_hand_on_own_texts_without_those_that_the_run_has_seen(
-    run: Path, tmp_path: Path
-) -> None:
+def test_heads_by_hand_on_own_texts_without_those_that_the_run_has_seen(run: Path, tmp_path: Path) -> None:
     seen = run.parent / "texts.jsonl"
     options = ("--heads", "L0H1,L1", "--text", seen, "--out", tmp_path, "--json")
     data = json.loads(succeed("replace", run, *options))

@@ -68,9 +68,7 @@ def with_random_text(data: ReportData, n: int, causal: bool) -> ReportData:
         example = Example(0, n, (0.5,) * len(page.programs), levels, draw.random(n))
         pages.append(replace(page, examples=(example,)))
     info = {**data.info, "causal": causal}
-    return replace(
-        data, texts=(tuple(map(str, range(n))),), pages=tuple(pages), info=info, scores=()
-    )
+    return replace(data, texts=(tuple(map(str, range(n))),), pages=tuple(pages), info=info, scores=())
 
 
 def inflated(text: str) -> bytes:
@@ -183,16 +181,12 @@ def test_examples_are_what_head_and_programs_do_where_they_fit_best_and_worst(
             for levels, one in zip(maps(row, True), own.examples, strict=True):
                 if data.texts[one.text] == strings:
                     np.testing.assert_allclose((levels[0] / 255) ** 2, actual, atol=1 / 255)
-                    np.testing.assert_allclose(
-                        (levels[chosen + 1] / 255) ** 2, predicted, atol=0.005
-                    )
+                    np.testing.assert_allclose((levels[chosen + 1] / 255) ** 2, predicted, atol=0.005)
         assert best.ious[chosen] == pytest.approx(max(fits), abs=1e-4)
         assert worst.ious[chosen] == pytest.approx(min(fits), abs=1e-4)
         number = r.layer * capture.heads_per_layer + r.head
         norms = np.linalg.norm(capture.contributions(texts[data.texts[best.text]], number), axis=1)
-        assert detail(row)["examples"][0]["norms"] == pytest.approx(
-            9999 * norms / max(norms), abs=1
-        )
+        assert detail(row)["examples"][0]["norms"] == pytest.approx(9999 * norms / max(norms), abs=1)
 
 
 def test_heads_without_a_program_and_cut_short_are_listed(data: ReportData) -> None:
@@ -258,9 +252,7 @@ def test_hostile_strings_stay_text(data: ReportData, tmp_path: Path) -> None:
     source = f'head a causal softmax:\n    2 where text(k) == "{evil}"  # {evil}\n'
     fronts = ((r, tuple(replace(row, program=source) for row in r.front)) for r in data.results)
     strange = with_results(data, [replace(r, front=front) for r, front in fronts])
-    strange = changed(
-        strange, program=source, category=evil, controls={evil: 0.99}, lookahead=(evil,)
-    )
+    strange = changed(strange, program=source, category=evil, controls={evil: 0.99}, lookahead=(evil,))
     info = {**data.info, "model": evil, "created": evil, "key": {evil: [evil]}}
     entry = dict.fromkeys(("from", "heads", "nodes", "iou_test", "program"), evil)
     strange = replace(strange, info=info, library=[entry])
@@ -281,19 +273,14 @@ def test_hostile_strings_stay_text(data: ReportData, tmp_path: Path) -> None:
 def test_size_of_a_report(data: ReportData, heads: int, megabytes: int) -> None:
     """With fronts of 14 programs, random matrices, which compress badly, on as many tokens as fit."""
     page = data.pages[0]
-    rows = [
-        (replace(row, chosen=i == 13), page.programs[0])
-        for i, row in enumerate(page.front[:1] * 14)
-    ]
+    rows = [(replace(row, chosen=i == 13), page.programs[0]) for i, row in enumerate(page.front[:1] * 14)]
     result = replace(page.result, front=tuple(row for row, _ in rows), terms=())
     n = report.shown_tokens([result] * heads, True)
     assert report.TOKENS[0] <= n < report.TOKENS[1]
     page = replace(page, result=result, programs=tuple(program for _, program in rows))
     shown = with_random_text(replace(data, pages=(page,)), n, True).pages[0]
     shown = replace(shown, examples=shown.examples * 2)
-    pages = (
-        replace(shown, result=replace(result, layer=i // 32, head=i % 32)) for i in range(heads)
-    )
+    pages = (replace(shown, result=replace(result, layer=i // 32, head=i % 32)) for i in range(heads))
     assert len(report.render(replace(data, pages=tuple(pages))).encode()) < 1e6 * megabytes
 
 
@@ -335,12 +322,8 @@ def test_outputs_far_below_zero_are_short_and_averaged_by_the_median(data: Repor
 
 
 def test_a_run_without_values_says_so_once_and_shows_no_output_r2(data: ReportData) -> None:
-    bare = [
-        replace(r, test={**r.test, "output_r2": NAN}, controls_output_r2={}) for r in data.results
-    ]
-    page = Page(
-        report.render(replace(with_results(data, bare), lacking="it has no values; do this"))
-    )
+    bare = [replace(r, test={**r.test, "output_r2": NAN}, controls_output_r2={}) for r in data.results]
+    page = Page(report.render(replace(with_results(data, bare), lacking="it has no values; do this")))
     shown = page.text.split("How this was measured")[0]
     assert "Output R² is not known: it has no values; do this." in shown
     assert shown.lower().count("output r²") == 1
@@ -372,9 +355,7 @@ def test_runs_from_before_output_r2_was_measured_still_render(
 
 
 def test_terms_on_one_line() -> None:
-    source = (
-        'set Stop = {"."}\n\n# remark\nhead a causal softmax:\n    # note\n    2 where k == 0\n'
-    )
+    source = 'set Stop = {"."}\n\n# remark\nhead a causal softmax:\n    # note\n    2 where k == 0\n'
     assert report_text.terms_line(source) == "2 where k == 0"
     assert report_text.terms_line(source, limit=8) == "2 where…"
 
@@ -392,8 +373,6 @@ def test_budget_curve_takes_the_best_selected_within_the_budget() -> None:
     def row(nodes: int, select: float, test: float) -> FrontRow:
         return FrontRow(nodes, select, select, test, math.nan, math.nan, select, 0.0, False, "", "")
 
-    curve = report.budget_curve(
-        [[row(2, 0.3, 0.2), row(6, 0.5, 0.6)], [row(4, 0.4, 0.4), row(5, 0.3, 0.9)]]
-    )
+    curve = report.budget_curve([[row(2, 0.3, 0.2), row(6, 0.5, 0.6)], [row(4, 0.4, 0.4), row(5, 0.3, 0.9)]])
     assert [nodes for nodes, _ in curve] == [4, 5, 6]
     assert [iou for _, iou in curve] == pytest.approx([0.3, 0.3, 0.5])

@@ -55,9 +55,7 @@ def test_a_head_is_found_chosen_and_read(browser: Any, file: Path, data: ReportD
     assert browser.locator("#heads tbody tr[data-id]").count() == 0
     browser.fill("#filter", "")
     browser.click("#heads th button:text-is('IoU')")
-    ious = [
-        float(cell) for cell in browser.locator("#heads tbody td:nth-child(4)").all_inner_texts()
-    ]
+    ious = [float(cell) for cell in browser.locator("#heads tbody td:nth-child(4)").all_inner_texts()]
     assert ious == sorted(ious, reverse=True) and len(ious) == len(data.pages)
     browser.click("#heads th button:text-is('head')")
     browser.click("#views button[data-view=category]")
@@ -71,9 +69,7 @@ def test_a_head_is_found_chosen_and_read(browser: Any, file: Path, data: ReportD
         before = browser.evaluate("current.frames[1].canvas.toDataURL()")
         browser.locator("#page .frontrows [aria-pressed]").nth(at).click()
         assert f"of {page.front[at].nodes} nodes" in browser.inner_text("#page .bar h3")
-        assert (
-            browser.inner_text("#page pre.program code >> nth=0").strip() in page.front[at].program
-        )
+        assert browser.inner_text("#page pre.program code >> nth=0").strip() in page.front[at].program
         assert browser.evaluate("current.frames[1].canvas.toDataURL()") != before
         told = browser.inner_text("#page .told")
         assert report_text.decimal(page.front[at].iou_test) in told
@@ -110,9 +106,7 @@ def test_a_link_opens_a_head_and_hovering_tells_both_weights(
 
 
 @pytest.mark.parametrize("place", ["", "#L0H1"])
-def test_nothing_is_cut_off_on_a_phone_and_dark_is_dark(
-    browser: Any, file: Path, place: str
-) -> None:
+def test_nothing_is_cut_off_on_a_phone_and_dark_is_dark(browser: Any, file: Path, place: str) -> None:
     browser.set_viewport_size({"width": 390, "height": 844})
     browser.goto(file.as_uri() + place)
     browser.wait_for_selector("#page h2" if place else "#heads td")
@@ -170,9 +164,7 @@ const document = {{ getElementById: () => ({{ textContent: {json.dumps(json.dump
   }}));
 }})();
 """)
-    done = subprocess.run(
-        ["node", str(tmp_path / "test.js")], capture_output=True, check=False, text=True
-    )
+    done = subprocess.run(["node", str(tmp_path / "test.js")], capture_output=True, check=False, text=True)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     for page, texts in zip(data.pages, found["maps"], strict=True):

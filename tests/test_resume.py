@@ -122,9 +122,7 @@ def test_a_full_disk_loses_nothing(small_capture: Path, tmp_path: Path) -> None:
     args = ("fit", "--capture", small_capture, *SETTINGS, "--proposers", "library", "--jobs", "1")
     succeed(*args, "--out", whole)
     room, args = 2 * (whole / "candidates.jsonl").stat().st_size // 3, (*args, "--out", out)
-    with started(
-        *args, prepare=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
-    ) as process:
+    with started(*args, prepare=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))) as process:
         _, told = process.communicate(timeout=120)
     assert process.returncode == 1, told
     assert "File too large" in told
@@ -160,9 +158,7 @@ def test_a_truncated_result_is_named_and_can_be_removed(
     assert_same(out, small_run)
 
 
-def test_a_lost_program_file_is_written_again(
-    small_run: Path, small_capture: Path, tmp_path: Path
-) -> None:
+def test_a_lost_program_file_is_written_again(small_run: Path, small_capture: Path, tmp_path: Path) -> None:
     out = tmp_path / "r"
     shutil.copytree(small_run, out)
     (out / "programs" / "L00H01.attn").unlink()
@@ -183,9 +179,7 @@ def test_a_capture_that_is_gone(small_run: Path, tmp_path: Path) -> None:
     assert snapshot(out).items() >= before.items()
 
 
-@pytest.mark.parametrize(
-    "linked", ["candidates.jsonl", "heads.csv", "programs/L00H01.attn", ".lock"]
-)
+@pytest.mark.parametrize("linked", ["candidates.jsonl", "heads.csv", "programs/L00H01.attn", ".lock"])
 def test_links_are_not_followed_when_files_are_written(
     small_run: Path, small_capture: Path, tmp_path: Path, linked: str
 ) -> None:
@@ -195,9 +189,7 @@ def test_links_are_not_followed_when_files_are_written(
     other.write_text(kept)
     (out / linked).unlink(missing_ok=True)
     (out / linked).symlink_to(other)
-    outcome = attn_dsl(
-        "fit", "--capture", small_capture, *SETTINGS, "--out", out, "--resume", "--jobs", "1"
-    )
+    outcome = attn_dsl("fit", "--capture", small_capture, *SETTINGS, "--out", out, "--resume", "--jobs", "1")
     assert other.read_text() == kept
     if outcome.code == 0:
         assert not (out / linked).is_symlink()
@@ -217,9 +209,7 @@ def test_a_capture_is_written_by_one_process_at_a_time(small_capture: Path, tmp_
     assert "another process is working" in outcome.err
 
 
-def test_a_run_is_one_process_at_a_time(
-    small_run: Path, small_capture: Path, tmp_path: Path
-) -> None:
+def test_a_run_is_one_process_at_a_time(small_run: Path, small_capture: Path, tmp_path: Path) -> None:
     out = tmp_path / "r"
     args = ("fit", "--capture", small_capture, *SETTINGS, "--out", out, "--jobs", "1")
     with started(*args) as process:

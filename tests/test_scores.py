@@ -264,9 +264,7 @@ def test_a_score_of_many_lines_is_not_deep() -> None:
 
 
 @given(programs(), tokens(max_size=8), st.integers(0, 1))
-def test_programs_may_share_their_scores_by_a_file(
-    program: t.Head, text: Tokens, sets: int
-) -> None:
+def test_programs_may_share_their_scores_by_a_file(program: t.Head, text: Tokens, sets: int) -> None:
     """A program means the same if its scores, and their sets, stand in a file that it uses."""
     if not program.scores:
         return

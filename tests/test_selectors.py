@@ -42,8 +42,7 @@ def design(source: str, tokens: str, noise: float = 1e-4) -> Design:
     """The rows of a program on random texts behind a first token, with a little noise."""
     rng, program = np.random.default_rng(0), Program.from_tree(parse(source))
     texts = [
-        ["<s>", *(f" {x}" for x in rng.choice(list(tokens), size=rng.integers(2, 11)))]
-        for _ in range(80)
+        ["<s>", *(f" {x}" for x in rng.choice(list(tokens), size=rng.integers(2, 11)))] for _ in range(80)
     ]
     causal, matrices = " causal" in source, []
     for text in texts:

@@ -21,9 +21,7 @@ HEADS = [PREVIOUS, FIRST, PREVIOUS, FIRST, PREVIOUS, PREVIOUS]
 @pytest.fixture(scope="module")
 def capture() -> Capture:
     rng = np.random.default_rng(3)
-    tokens = [
-        Tokens.from_strings([" " + word for word in rng.choice(WORDS, size=20)]) for _ in range(40)
-    ]
+    tokens = [Tokens.from_strings([" " + word for word in rng.choice(WORDS, size=20)]) for _ in range(40)]
     attention = [np.stack([program(text) for program in HEADS])[None] for text in tokens]
     return Capture.from_arrays(tokens, attention, causal=True)
 

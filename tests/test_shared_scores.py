@@ -55,9 +55,7 @@ def capture() -> Capture:
     some = '" cat", " ran", " she", " of"'
     heads = [parse(HEAD.format(some, term)) for term in TERMS]
     words = "the cat saw a dog . Tom and Mia ran to the park of she said hi !".split()
-    texts = [
-        Tokens.from_strings([" " + word for word in rng.choice(words, size=24)]) for _ in range(40)
-    ]
+    texts = [Tokens.from_strings([" " + word for word in rng.choice(words, size=24)]) for _ in range(40)]
     attention = [np.stack([head(text) for head in heads]).reshape(2, 2, 24, 24) for text in texts]
     return Capture.from_arrays(texts, attention, causal=True)
 
@@ -132,9 +130,7 @@ def test_features_lists_the_scores_of_a_run(run: Path) -> None:
     listed = succeed("features", "--run", run)
     assert all(len(line) <= 80 or str(run) in line for line in listed.splitlines())
     found = re.findall(r"^(\w+) +(\d+) +(\d+) +(\d+) ", listed, re.MULTILINE)
-    counts = {
-        key: (len(x.definition.terms), *map(len, x.users.values())) for key, x in scores.items()
-    }
+    counts = {key: (len(x.definition.terms), *map(len, x.users.values())) for key, x in scores.items()}
     assert {name: tuple(map(int, rest)) for name, *rest in found} == counts
     name, one = max(scores.items(), key=lambda item: item[1].heads)
     shown = succeed("features", "--run", run, name)
@@ -189,9 +185,7 @@ def test_the_vocabulary_of_a_run_says_what_scores_hold_and_who_uses_them(
     assert_same(run, finished)
 
 
-def test_self_contained_programs_need_no_vocabulary(
-    run: Path, finished: Path, capture: Capture
-) -> None:
+def test_self_contained_programs_need_no_vocabulary(run: Path, finished: Path, capture: Capture) -> None:
     again(run, capture, self_contained=True)
     assert rows(run) == rows(finished)
     (run / "vocabulary.attn").rename(run / "elsewhere.attn")
@@ -200,9 +194,7 @@ def test_self_contained_programs_need_no_vocabulary(
         shared, own = load(finished / "programs" / file.name), load(file)
         assert not own.tree.uses
         assert np.array_equal(own(text), shared(text))
-        names = {
-            x.name for x in shared.tree.walk() if hasattr(x, "variable") and hasattr(x, "name")
-        }
+        names = {x.name for x in shared.tree.walk() if hasattr(x, "variable") and hasattr(x, "name")}
         assert {score.name for score in own.tree.scores} == names
         source = succeed("export", "--to", "numpy", finished / "programs" / file.name)
         assert "\nuse " not in source
@@ -265,9 +257,7 @@ def test_held_out_rows_decide_how_many_scores_and_predicates_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng, head = np.random.default_rng(0), parse('head a causal:\n 3 where token(k) in {" b", " c"}')
-    texts = [
-        Tokens.from_strings([f" {x}" for x in rng.choice([*"abcdefgh"], 24)]) for _ in range(40)
-    ]
+    texts = [Tokens.from_strings([f" {x}" for x in rng.choice([*"abcdefgh"], 24)]) for _ in range(40)]
     noisy = [head(text) * rng.lognormal(0, 0.7, (24, 24)) for text in texts]
     rows = [(x / x.sum(1, keepdims=True)).astype(np.float32)[None, None] for x in noisy]
     capture, counts = Capture.from_arrays(texts, rows, causal=True), []

@@ -113,12 +113,8 @@ def test_only_what_reads_to_the_left_can_be_streamed() -> None:
         Stream(Code([ahead, parse("head b causal:\n")]))
 
 
-@given(
-    testing.programs("causal"), testing.tokens(max_size=24), st.lists(st.integers(0, 5), max_size=6)
-)
-def test_appended_rows_are_the_rows_of_the_matrix(
-    program: t.Head, tokens: Tokens, sizes: list[int]
-) -> None:
+@given(testing.programs("causal"), testing.tokens(max_size=24), st.lists(st.integers(0, 5), max_size=6))
+def test_appended_rows_are_the_rows_of_the_matrix(program: t.Head, tokens: Tokens, sizes: list[int]) -> None:
     made, at = Program.from_tree(program), 0
     matrix, stream = made(tokens), Stream(made)
     for size in [*sizes, len(tokens)]:
@@ -177,9 +173,7 @@ def test_programs_as_parameters_give_the_same(programs: list[t.Head], texts: lis
     found = Tunable(made).bundle(texts).detach().numpy()
     # Scores are exact to float32, so what may differ grows with them.
     largest = max((largest_sum(p.tree, text) for p in made for text in texts), default=0.0)
-    np.testing.assert_allclose(
-        found, Programs(made).bundle(texts).numpy(), atol=1e-5 + 3e-7 * largest
-    )
+    np.testing.assert_allclose(found, Programs(made).bundle(texts).numpy(), atol=1e-5 + 3e-7 * largest)
 
 
 @pytest.mark.parametrize(

@@ -106,9 +106,7 @@ def test_joined_programs_are_never_larger_and_mean_the_same(program: t.Head, tex
 
 
 def test_parts_are_parameters_of_their_own() -> None:
-    source = (
-        'head a causal:\n 1 + 2 * weight(token(k), {"a": 2, "b": 1}) - 3 * q where k == 0\n 1 * q'
-    )
+    source = 'head a causal:\n 1 + 2 * weight(token(k), {"a": 2, "b": 1}) - 3 * q where k == 0\n 1 * q'
     tunable = Tunable([parse(source)])
     assert tunable.weights.tolist() == [1, 2, -3, 1]
     (tuned,) = tunable.written(np.array([1, 4, -3, 1]))
@@ -118,9 +116,7 @@ def test_parts_are_parameters_of_their_own() -> None:
 
 
 def test_a_part_may_be_the_term_for_the_first_token() -> None:
-    there, other = (
-        parse(f"head a causal:\n {term} where k == 0") for term in ("1 - 2 * q", "1 * k - 2 * q")
-    )
+    there, other = (parse(f"head a causal:\n {term} where k == 0") for term in ("1 - 2 * q", "1 * k - 2 * q"))
     assert with_first_token(there) is there
     assert with_first_token(other).source == other.source + "    0 where k == 0\n"
 

@@ -47,10 +47,7 @@ LIBRARY = [one.program for one in library("causal").values() if not one.measured
 
 def texts(count: int, n: int = 24) -> list[Tokens]:
     rng = np.random.default_rng(5)
-    return [
-        Tokens.from_strings([" " + word for word in rng.choice(WORDS, size=n)])
-        for _ in range(count)
-    ]
+    return [Tokens.from_strings([" " + word for word in rng.choice(WORDS, size=n)]) for _ in range(count)]
 
 
 @pytest.fixture(scope="module")
@@ -86,12 +83,10 @@ def test_the_design_takes_the_rows_it_says(capture: Capture, design: Design) -> 
 
 
 @pytest.mark.parametrize(("layer", "head"), [(0, 0), (0, 1), (1, 0)])
-def test_weights_of_the_true_structure_are_found_exactly(
-    design: Design, layer: int, head: int
-) -> None:
+def test_weights_of_the_true_structure_are_found_exactly(design: Design, layer: int, head: int) -> None:
     true = parse(TRUE[layer, head])
     job = task(design, layer, head)
-    found, predicted = w.fit(design.planes(true), job.rows, ridge=0.0)
+    found, predicted = w.fit_weights(design.planes(true), job.rows, ridge=0.0)
     np.testing.assert_allclose(found, true.weights, atol=0.02)
     assert job.rows.scores(predicted)[0] > 0.999
 
@@ -99,10 +94,8 @@ def test_weights_of_the_true_structure_are_found_exactly(
 def test_the_fit_is_the_minimum_that_torch_finds(design: Design) -> None:
     """Newton's weights have the loss that L-BFGS on the same loss reaches, with real heads' noise."""
     job = task(design, 1, 0)
-    planes = design.planes(
-        parse("head x causal:\n ? where k == q-1\n ? * log(1+q-k)\n ? where k == 0")
-    )
-    ours, _ = w.fit(planes, job.rows, ridge=1e-3)
+    planes = design.planes(parse("head x causal:\n ? where k == q-1\n ? * log(1+q-k)\n ? where k == 0"))
+    ours, _ = w.fit_weights(planes, job.rows, ridge=1e-3)
     x = torch.tensor(planes, dtype=torch.float64)
     a = torch.tensor(job.rows.actual, dtype=torch.float64)
     lengths = np.diff(job.rows.starts)
@@ -111,9 +104,7 @@ def test_the_fit_is_the_minimum_that_torch_finds(design: Design) -> None:
     def loss(weights: torch.Tensor) -> torch.Tensor:
         scores = weights @ x
         top = torch.zeros(len(lengths), dtype=torch.float64).scatter_reduce(0, row, scores, "amax")
-        mass = torch.zeros(len(lengths), dtype=torch.float64).index_add(
-            0, row, (scores - top[row]).exp()
-        )
+        mass = torch.zeros(len(lengths), dtype=torch.float64).index_add(0, row, (scores - top[row]).exp())
         log = scores - top[row] - mass.log()[row]
         return -(a * log).sum() / len(lengths) + 0.5e-3 * (weights**2).sum()
 
@@ -251,9 +242,7 @@ def test_a_proposer_of_one_line_is_enough(design: Design) -> None:
         name: str = "sinks"
 
         def propose(self, job: HeadTask) -> Iterator[t.Head]:
-            yield dataclasses.replace(
-                job.empty(), terms=parse("head x causal:\n ? where k == 0").terms
-            )
+            yield dataclasses.replace(job.empty(), terms=parse("head x causal:\n ? where k == 0").terms)
 
     found = pool(
         task(design, 0, 0),
@@ -305,9 +294,7 @@ def test_a_front_is_thinned_where_it_is_dense() -> None:
 
 
 def test_fronts_and_choices() -> None:
-    rows = front(
-        [(9, 0.4), (5, 0.5), (9, 0.7), (20, 0.8), (30, 0.8)], lambda x: x[0], lambda x: x[1]
-    )
+    rows = front([(9, 0.4), (5, 0.5), (9, 0.7), (20, 0.8), (30, 0.8)], lambda x: x[0], lambda x: x[1])
     assert rows == [(5, 0.5), (9, 0.7), (20, 0.8)]
     assert choose([0.3, 0.69, 0.7], [3, 9, 40], price=0.001) == 1
     assert choose([0.3, 0.69, 0.7], [3, 9, 40], price=0.0) == 2

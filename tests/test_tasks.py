@@ -72,10 +72,7 @@ def logprob(loaded: LoadedModel, context: str, choice: str) -> float:
 def accuracy(loaded: LoadedModel, by_length: bool) -> float:
     right = []
     for item in ITEMS:
-        scores = [
-            logprob(loaded, item["context"], c) / (len(c) if by_length else 1)
-            for c in item["choices"]
-        ]
+        scores = [logprob(loaded, item["context"], c) / (len(c) if by_length else 1) for c in item["choices"]]
         right.append(int(np.argmax(scores)) == item["answer"])
     return float(np.mean(right))
 

@@ -20,9 +20,7 @@ from rich.color import Color
 
 from attn_dsl.cli.options import STYLES
 
-FIRST = (
-    'head first causal softmax:\n    2 where k == 0  # the sink\n    1 where word(k) in {"the"}\n'
-)
+FIRST = 'head first causal softmax:\n    2 where k == 0  # the sink\n    1 where word(k) in {"the"}\n'
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\r")
 
 
@@ -97,10 +95,7 @@ def test_completion_takes_a_moment(small_run: Path, tmp_path: Path) -> None:
         complete(words, tmp_path)
         after = os.times()
         seconds.append(
-            after.children_user
-            + after.children_system
-            - before.children_user
-            - before.children_system
+            after.children_user + after.children_system - before.children_user - before.children_system
         )
     assert min(seconds) < 0.3, "of processor time: others may be at work"
 
@@ -217,9 +212,7 @@ def test_the_command_that_ctrl_c_names_finishes_the_run(
     assert "# " in Path("my run/programs/L00H00.attn").read_text(), "--comments is kept"
 
 
-def test_a_run_goes_on_with_no_other_option(
-    small_run: Path, small_capture: Path, tmp_path: Path
-) -> None:
+def test_a_run_goes_on_with_no_other_option(small_run: Path, small_capture: Path, tmp_path: Path) -> None:
     for name, more in (("a", ("--out", tmp_path / "a")), ("b", (tmp_path / "b",))):
         out = tmp_path / name
         args = ("fit", "--capture", small_capture, *SETTINGS, "--jobs", "1", "--out", out)

@@ -47,9 +47,7 @@ def allowed(matcher: Any, size: int) -> np.ndarray:
     return np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little")[:size])
 
 
-def walk(
-    matcher: Any, end: int, size: int, choose: Callable[[np.ndarray], int]
-) -> list[int] | None:
+def walk(matcher: Any, end: int, size: int, choose: Callable[[np.ndarray], int]) -> list[int] | None:
     """Walk through the masks to the end; None if it takes too long."""
     tokens: list[int] = []
     while len(tokens) < LONGEST:

@@ -52,9 +52,7 @@ def test_special_tokens_can_be_named() -> None:
         (["<0xG1>", "<0x1>", " <0x41>"], ["<0xG1>", "<0x1>", " <0x41>"]),
     ],
 )  # fmt: skip
-def test_bytes_cover_a_character_once_it_is_complete(
-    strings: list[str], covered: list[str]
-) -> None:
+def test_bytes_cover_a_character_once_it_is_complete(strings: list[str], covered: list[str]) -> None:
     assert spans(*strings) == covered
 
 

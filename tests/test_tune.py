@@ -177,9 +177,7 @@ def test_gradients_reach_weights_through_the_model(
                     tunable.weights[at] += side * 0.02
                     losses.append(float(fit.loss(fit.batches[0])))
                     tunable.weights[at] -= side * 0.02
-            assert (losses[0] - losses[1]) / 0.04 == pytest.approx(
-                float(gradient[at]), rel=0.05, abs=2e-4
-            )
+            assert (losses[0] - losses[1]) / 0.04 == pytest.approx(float(gradient[at]), rel=0.05, abs=2e-4)
 
 
 def test_programs_get_a_weight_on_the_first_token_that_goes_if_it_stays_small(
@@ -231,9 +229,7 @@ def test_an_interrupted_tuning_goes_on_where_it_was(opened: ReplacedModel, tmp_p
     resumed = tune(start, heads, QUICK, state=state, tick=lambda done, total, _: told.append(total))
     assert told[0] == per_epoch * QUICK.epochs - 2 and len(told) == told[0]
     assert resumed.history == whole.history
-    assert [p.source for p in resumed.programs.values()] == [
-        p.source for p in whole.programs.values()
-    ]
+    assert [p.source for p in resumed.programs.values()] == [p.source for p in whole.programs.values()]
 
 
 def test_the_command_writes_tuned_programs_and_the_trade_off(run: Path, tmp_path: Path) -> None:
@@ -251,9 +247,7 @@ def test_the_command_writes_tuned_programs_and_the_trade_off(run: Path, tmp_path
     # the figures are those of the files
     sums = opened.held_out("test").measure(programs)
     tuned = next(point for point in data["points"] if point["source"] == "tuned")
-    assert tuned["effect"]["kl"]["mean"] == pytest.approx(
-        sums.kl.sum() / sums.tokens.sum(), rel=1e-6
-    )
+    assert tuned["effect"]["kl"]["mean"] == pytest.approx(sums.kl.sum() / sums.tokens.sum(), rel=1e-6)
     split = Split(opened.capture, opened.splits["test"])
     numbers = {head: head[0] * opened.loaded.n_heads + head[1] for head in programs}
     ious = np.array([split.compare([programs[h].tree], numbers[h]).ious[0] for h in programs])

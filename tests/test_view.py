@@ -109,9 +109,7 @@ def test_the_model_predicts_with_the_program_in_the_place_of_the_head(
     assert found["head"] == "L0H1" and len(found["predictions"]) > 3 and found["kl"] > 0
 
 
-def test_errors_say_what_is_wrong_and_the_next_request_works(
-    ask: Callable[..., Any], run: Path
-) -> None:
+def test_errors_say_what_is_wrong_and_the_next_request_works(ask: Callable[..., Any], run: Path) -> None:
     fine = {"head": "L0H1", "source": SINK, "text": ""}
     for name in ("program", "model"):
         told = ask(name, 422, **fine | {"source": SINK.replace("k ==", "kk ==")})
@@ -119,9 +117,7 @@ def test_errors_say_what_is_wrong_and_the_next_request_works(
         assert "no head L7H7" in ask(name, 422, **fine | {"head": "L7H7"})
         assert "no head L7" in ask(name, 422, **fine | {"head": f"L{'7' * 5000}H7"})
         assert "`?`" in ask(name, 422, **fine | {"source": SINK.replace("5", "?")})
-        assert "are causal" in ask(
-            name, 422, **fine | {"source": SINK.replace("causal", "bidirectional")}
-        )
+        assert "are causal" in ask(name, 422, **fine | {"source": SINK.replace("causal", "bidirectional")})
     assert "tokens" in ask("text", 422, text="the cat " * 5000)
     shutil.rmtree(run)
     assert ask("program", 422, **fine | {"head": "L9H9"})
@@ -152,9 +148,7 @@ def test_a_program_is_saved_where_it_may_be(
     assert "^" in ask("save", 422, **fine | {"source": "head"}, file="other.attn")
 
 
-def test_a_run_that_cannot_be_served_is_an_error(
-    run: Path, small_capture: Path, tmp_path: Path
-) -> None:
+def test_a_run_that_cannot_be_served_is_an_error(run: Path, small_capture: Path, tmp_path: Path) -> None:
     def told(*more: object) -> str:
         outcome = attn_dsl("view", run, "--no-browser", "--capture", small_capture, *more)
         assert outcome.code == 2 and not outcome.out

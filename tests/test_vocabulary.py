@@ -171,9 +171,7 @@ def test_hash_is_the_same_in_another_process_and_after_use(load, shared):
         "print(Vocabulary(AutoTokenizer.from_pretrained(sys.argv[1])).hash)"
     )
     folder = str(shared / "models" / "minilm-l6")
-    ran = subprocess.run(
-        [sys.executable, "-c", code, folder], capture_output=True, text=True, check=True
-    )
+    ran = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == before
     assert Vocabulary(load("stories260k")).hash != before
 

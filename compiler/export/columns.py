@@ -43,8 +43,7 @@ class Columns:
         if key not in self._readings:
             self._readings[key] = Reading(self.free(f"{key.name}_1"))
             self.searches = True
-            self.outputs[self._readings[key].name] = (
-                f"search_column(given, {key.source!r}, {self.causal})")  # fmt: skip
+            self.outputs[self._readings[key].name] = f"search_column(given, {key.source!r}, {self.causal})"
         return self._readings[key].name
 
     def reading(self, key: Key) -> Reading:

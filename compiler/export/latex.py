@@ -166,9 +166,7 @@ class _Formulas(Writer):
         writer.key, writer.query = ("j'" if "j" in at else "j"), at
         over = f" {_OVER.get(key.over, key.over)} {at}" if key.over else ""
         (term,) = writer.graph.programs[0]
-        return (
-            rf"\operatorname{{{key.name}}}_{{{writer.key}{over}}}({writer._truth(term.condition)})"
-        )
+        return rf"\operatorname{{{key.name}}}_{{{writer.key}{over}}}({writer._truth(term.condition)})"
 
     def _column(self, node: Node, negated: bool = False) -> Code:
         """Write a column at a position, or its negation."""

@@ -46,9 +46,7 @@ class KernelWriter(Writer):
         self.arrays: dict[Key, str] = {}  # the variables of columns, in the order of rows
         self.seen: list[SearchKey] = []  # the tables of searches, in their order
         self.tables: list[str] = []
-        self.parts: list[
-            TermsFunction
-        ] = []  # ``slices``, ``outer`` and ``lines`` are those of the last one
+        self.parts: list[TermsFunction] = []  # ``slices``, ``outer`` and ``lines`` are those of the last one
         written, size = self.terms(), NODES
         for term in self.graph.programs[0]:
             if size >= NODES:
@@ -107,8 +105,7 @@ class KernelWriter(Writer):
             self.seen.append(key)
         place = self.free("position")
         self.state(one, f"{place} = {j.text}")
-        return Code(
-            f"(tables[{self.seen.index(key)}, q, {place}] if 0 <= {place} <= q else {node.x})")  # fmt: skip
+        return Code(f"(tables[{self.seen.index(key)}, q, {place}] if 0 <= {place} <= q else {node.x})")
 
     def _match(self, one: int, i: Code, j: Code) -> Code:
         tokens, end = self.array(ColumnKey("token")), "q" if self.causal else "n - 1"

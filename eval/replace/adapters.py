@@ -108,8 +108,7 @@ class _Softmax(TorchFunctionMode):
         self.controller, self.layer = controller, -1
         self.scores: Any = None
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (),
-                           kwargs: dict | None = None) -> Any:  # fmt: skip
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         found = func(*args, **(kwargs or {}))
         if func not in (*SOFTMAX, torch.nn.functional.dropout):
             return found

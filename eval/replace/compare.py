@@ -86,8 +86,7 @@ def choose_sides(model: ReplacedModel, a: str, b: str, head: str | None,
         if text == MODEL:
             sides.append(Side("the model's own head", None))
         elif place is None:
-            sides.append(Side(Path(text).name,
-                             load(text, allow_lookahead=model.lookahead, define=define)))  # fmt: skip
+            sides.append(Side(Path(text).name, load(text, allow_lookahead=model.lookahead, define=define)))
         else:
             [place] = model.choose_heads(text)
             named.append(place)

@@ -120,8 +120,7 @@ class Controller:
         if self.max_positions is not None and total > self.max_positions:
             raise InputError(f"a text of {total} tokens is longer than the model's context of "
                              f"{self.max_positions}; cut the text, or generate fewer tokens")  # fmt: skip
-        now.attentions = inputs.attentions or bool(
-            getattr(self.body.config, "output_attentions", False))  # fmt: skip
+        now.attentions = inputs.attentions or bool(getattr(self.body.config, "output_attentions", False))
         now.results = {}
         for group in dict.fromkeys(part.group for part in self.members.values()):
             streamed = past is not None and isinstance(group, Programs) and group.causal

@@ -88,11 +88,9 @@ class Options:
         """Refuse, as an InputError, what does not fit together."""
         wrong = [name for name in self.orders if name not in curve.ORDERS]
         if wrong or not self.orders:
-            raise InputError(
-                f"--order: there is no {', '.join(wrong)}; known: {', '.join(curve.ORDERS)}")  # fmt: skip
+            raise InputError(f"--order: there is no {', '.join(wrong)}; known: {', '.join(curve.ORDERS)}")
         if self.fraction is not None and not 0 < self.fraction <= 1:
-            raise InputError(
-                f"--fraction is a share of the heads above 0 and up to 1, not {self.fraction}")  # fmt: skip
+            raise InputError(f"--fraction is a share of the heads above 0 and up to 1, not {self.fraction}")
         if self.tune_text is not None and not self.tune:
             raise InputError("--tune-text says what to tune on; give --tune as well")
         if self.out is not None and self.out.is_file():
@@ -130,8 +128,7 @@ def _replaced(model: ReplacedModel, options: Options, tell: Tell) -> tuple[Outco
     if not options.by_hand and (options.fraction != 1 or len(options.orders) > 1):
         some = _some(model, options, model.ids("select"))[:ORDER_TEXTS]
         select = HeldOut(model.loaded, some, seed=model.seed)
-        ranked = {name: curve.order_heads(name, measurements, select, heads, tell)
-                  for name in options.orders}  # fmt: skip
+        ranked = {name: curve.order_heads(name, measurements, select, heads, tell) for name in options.orders}
     kinds = ["programs", *BASELINES]
     extra: dict[str, Any] = {"spearman": {f"{one}, {other}": curve.spearman(ranked[one], ranked[other])
                                  for one, other in combinations(ranked, 2)}}  # fmt: skip
@@ -148,8 +145,7 @@ def _replaced(model: ReplacedModel, options: Options, tell: Tell) -> tuple[Outco
         if len(ranked) > 1 and len(chosen) < len(last):
             ranked = {order: last}
             notes.append(f"Weights were tuned for the heads in the order of {order} only.")
-    points = curve.measure_curve(measurements, held_out, ranked, options.fractions, kinds, options.seed,
-                                 tell)  # fmt: skip
+    points = curve.measure_curve(measurements, held_out, ranked, options.fractions, kinds, options.seed, tell)
     if options.tasks:
         choices = list(dict.fromkeys(point.heads for point in points))
         extra["tasks"] = _tasks(measurements, choices, options, tell)
@@ -173,8 +169,7 @@ def _texts(model: ReplacedModel, options: Options) -> tuple[HeldOut, list[str]]:
         ids, left_out = model.unseen_windows(options.text, options.max_tokens, most)
         notes = [f"Measured on {name}."]
         if left_out:
-            notes.append(f"{left_out} of its texts were left out: programs were fitted or picked on "
-                         "them.")  # fmt: skip
+            notes.append(f"{left_out} of its texts were left out: programs were fitted or picked on them.")
     chosen = _some(model, options, ids)
     if len(chosen) < len(ids):
         notes.append(f"Measured on {len(chosen)} of {len(ids)} windows of {name}; --max-texts N.")

@@ -193,7 +193,7 @@ class HeldOut:
                 self.watch()
         return self._by_text(found)
 
-    def loss(self, batch: predictions.Batch) -> torch.Tensor:
+    def loss(self, batch: predictions.PaddedBatch) -> torch.Tensor:
         """Return the mean KL to the original model on one batch, for the model as it is now.
 
         Gradients flow to whatever has parameters in it.
@@ -201,8 +201,7 @@ class HeldOut:
         predicted = predictions.log_probabilities(self.loaded, batch)
         return _divergence(self._reference(batch), predicted).mean()
 
-    def damages(self, heads: Mapping[Pair, Standing],
-                taken: Iterable[Pair] = ()) -> dict[Pair, float]:  # fmt: skip
+    def damages(self, heads: Mapping[Pair, Standing], taken: Iterable[Pair] = ()) -> dict[Pair, float]:
         """Predict how many nats each head's program adds to KL(original || replaced) in all, from gradients.
 
         Let a row of a head be a mixture of its own attention and the program's. A head's damage is the
@@ -236,7 +235,7 @@ class HeldOut:
                 self.watch()
         return found
 
-    def _reference(self, batch: predictions.Batch) -> torch.Tensor:
+    def _reference(self, batch: predictions.PaddedBatch) -> torch.Tensor:
         part = self._original[1][batch.start : batch.start + len(batch.targets)]
         return torch.from_numpy(np.asarray(part)).to(batch.targets.device)
 

@@ -14,7 +14,7 @@ Ids = Sequence[int]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Batch:
+class PaddedBatch:
     """Texts that a model reads at once, padded on the right."""
 
     texts: tuple[int, ...]  # their numbers; counts: predictions of each
@@ -28,7 +28,7 @@ class Batch:
 
 
 def batches(loaded: LoadedModel, texts: Sequence[Ids], places: Sequence[Sequence[int]],
-            size: int = 8) -> list[Batch]:  # fmt: skip
+            size: int = 8) -> list[PaddedBatch]:  # fmt: skip
     """Arrange texts in batches of similar lengths.
 
     A decoder predicts the token at a place from those before it. An encoder predicts it from the
@@ -36,7 +36,7 @@ def batches(loaded: LoadedModel, texts: Sequence[Ids], places: Sequence[Sequence
     """
     order = sorted(range(len(texts)), key=lambda i: (len(texts[i]), i))
     device = loaded.model.device
-    found: list[Batch] = []
+    found: list[PaddedBatch] = []
     start = 0
     for first in range(0, len(order), size):
         chosen = order[first : first + size]
@@ -48,12 +48,12 @@ def batches(loaded: LoadedModel, texts: Sequence[Ids], places: Sequence[Sequence
         if not loaded.causal:
             call["input_ids"][rows, columns] = loaded.tokenizer.mask_token_id
         columns = columns - 1 if loaded.causal else columns
-        found.append(Batch(tuple(chosen), call, rows, columns, targets, tuple(counts), start))
+        found.append(PaddedBatch(tuple(chosen), call, rows, columns, targets, tuple(counts), start))
         start += sum(counts)
     return found
 
 
-def log_probabilities(loaded: LoadedModel, batch: Batch) -> torch.Tensor:
+def log_probabilities(loaded: LoadedModel, batch: PaddedBatch) -> torch.Tensor:
     """Return the model's predictions of a batch, float32 (predictions, vocabulary)."""
     options = {"use_cache": False} if loaded.causal else {}
     chosen = False

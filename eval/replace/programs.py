@@ -11,11 +11,11 @@ import torch
 
 from attn_dsl.compiler.code import Code
 from attn_dsl.compiler.columns import batch_of
-from attn_dsl.compiler.evaluate import Plan
+from attn_dsl.compiler.evaluate import Plan, unpack
 from attn_dsl.compiler.program import Program
 from attn_dsl.dsl.errors import InputError
 from attn_dsl.dsl.tokens import Tokens
-from attn_dsl.eval.controls import simple_controls
+from attn_dsl.eval.controls import rows_by_offset, simple_controls
 from attn_dsl.eval.heads import Pair
 
 BASELINES = ("uniform", "first token", "mean by offset", "zero")
@@ -127,26 +127,21 @@ class MeanByOffset:
     [[[[1.0, 0.0], [0.25, 0.75]]]]
 
     Args:
-        masses: (heads, 2 d + 1), by offset q - k from -d to d, not negative. A pair farther apart
-            than d has the mass of the farthest offset on its side.
+        masses: (heads, 2 d + 1), by offset q - k from -d to d, not negative; see ``rows_by_offset``.
         causal: whether a query sees only keys up to itself.
     """
 
     def __init__(self, masses: Sequence[Sequence[float]] | np.ndarray, causal: bool) -> None:
-        self.masses = torch.as_tensor(np.asarray(masses), dtype=torch.float32)
+        self.masses = np.asarray(masses)
         self.names, self.causal = ("mean by offset",) * len(self.masses), causal
 
     def bundle(self, texts: Sequence[Tokens]) -> torch.Tensor:
         """Return the matrices, float32 (heads, texts, n, n)."""
-        lengths = torch.tensor([len(text) for text in texts], dtype=torch.int64)
-        at = torch.arange(max(map(len, texts), default=0))
-        inside = at < lengths[:, None]
-        sees = inside[:, :, None] & inside[:, None, :]
-        sees &= (at[:, None] >= at) | (not self.causal)
-        reach = self.masses.shape[1] // 2
-        gaps = (at[:, None] - at[None, :]).clamp(-reach, reach) + reach
-        mass = torch.where(sees, self.masses[:, None, gaps] + 1e-9, 0.0)
-        return mass / mass.sum(-1, keepdim=True).clamp(min=1e-30)
+        n = max(map(len, texts), default=0)
+        out = np.zeros((len(self.masses), len(texts), n, n), dtype=np.float32)
+        for i, m in enumerate(map(len, texts)):
+            out[:, i, :m, :m] = unpack(rows_by_offset(self.masses, m, self.causal), m, self.causal)
+        return torch.from_numpy(out)
 
 
 def baseline(name: str, heads: Sequence[Pair], causal: bool) -> dict[Pair, HeadSource]:

@@ -109,8 +109,7 @@ def open_replaced_model(run: str | Path, *, model: str | None = None, capture: s
         raise InputError(f"{run}: no head is finished yet; go on with `attn-dsl fit --resume`")
     attention = opened.open_capture(capture)
     if not all(attention.ids(i) for i in range(attention.n_texts)):
-        raise InputError(
-            f"{attention.path} holds no token ids, so no model can read its texts again")  # fmt: skip
+        raise InputError(f"{attention.path} holds no token ids, so no model can read its texts again")
     loaded = open_model(opened, attention, model, device, dtype)
     refuse_headless(loaded)
     loaded.model.requires_grad_(False)
@@ -143,13 +142,11 @@ def open_model(run: Run, capture: Capture, model: str | None = None, device: str
     """Load the model of a run's capture; an InputError if it cannot be loaded, or is another one."""
     dtype = dtype or capture.meta.get("settings", {}).get("dtype", "float32")
     try:
-        loaded = load_model(model or str(capture.meta.get("source", "")), device=device,
-                            dtype=str(dtype))  # fmt: skip
+        loaded = load_model(model or str(capture.meta.get("source", "")), device=device, dtype=str(dtype))
     except InputError as error:
         if model is not None:
             raise
-        raise InputError(
-            f"{run.path}: its model cannot be loaded ({error}); give it by --model") from None  # fmt: skip
+        raise InputError(f"{run.path}: its model cannot be loaded ({error}); give it by --model") from None
     own = {"revision": loaded.revision, "tokenizer_hash": Vocabulary(loaded.tokenizer).hash}
     shown = {"revision": "other weights or settings", "tokenizer_hash": "another tokenizer"}
     for name, what in shown.items():

@@ -96,8 +96,7 @@ def _task_of(file: str) -> str:
     return found[1]
 
 
-def _evaluate(loaded: LoadedModel, manager: Any, names: list[str],
-              limit: int | None) -> dict[str, Any]:  # fmt: skip
+def _evaluate(loaded: LoadedModel, manager: Any, names: list[str], limit: int | None) -> dict[str, Any]:
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
 

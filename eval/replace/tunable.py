@@ -13,7 +13,8 @@ from attn_dsl.compiler.columns import Batch
 from attn_dsl.compiler.evaluate import Plan
 from attn_dsl.compiler.jit import LEAN, SUMS
 from attn_dsl.compiler.program import Program
-from attn_dsl.compiler.softmax import exponentials
+from attn_dsl.compiler.softmax import softmax_rows
+from attn_dsl.compiler.text_planes import spread_rows
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.definitions import self_contained
 from attn_dsl.dsl.errors import InputError
@@ -26,8 +27,6 @@ from attn_dsl.eval.term_scores import Planes, TermScores
 
 CACHE_BYTES = 1 << 30
 """How many bytes of planes are kept for texts that come again."""
-DEPTH = np.float32(-80.0)
-"""Scores that are so far below the largest of their row, or further, are equal."""
 LEAST_SCALE = 0.05
 """What the lines of scores are multiplied by is taken as so much, at least."""
 _EVERYWHERE = t.Where(None, t.Always())
@@ -76,9 +75,9 @@ class Tunable(torch.nn.Module):
         self.weights = torch.nn.Parameter(values.float())
         self.starts = np.cumsum([0, *map(len, parts)])
         self.limits = torch.full(values.shape, MAX_WEIGHT)
-        self._lines = np.concatenate([
-            np.arange(end - len(some), end) for end, some in zip(self.starts[1:], lines, strict=True)
-        ])  # fmt: skip
+        self._lines = np.concatenate(
+            [np.arange(end - len(some), end) for end, some in zip(self.starts[1:], lines, strict=True)]
+        )
         self.limits[self._lines] = MAX_ELEMENT_WEIGHT
         self._cache: dict[Tokens, Known] = {}  # at most CACHE_BYTES
         self._free = CACHE_BYTES
@@ -97,13 +96,9 @@ class Tunable(torch.nn.Module):
         plane = np.argsort(np.argsort(~code.truths, kind="stable"))[code.used]
         truths = int(code.truths.sum())
         counts = enumerate(map(len, own))
-        self._numbers = np.concatenate([self.starts[i] + np.arange(n) for i, n in counts]).astype(
-            np.int64
-        )
+        self._numbers = np.concatenate([self.starts[i] + np.arange(n) for i, n in counts]).astype(np.int64)
         made = np.array(rows, dtype=np.int64).reshape(-1, 3)
-        self._terms = np.insert(
-            made, 1, np.where(plane < truths, -2 - plane, plane - truths), axis=1
-        )
+        self._terms = np.insert(made, 1, np.where(plane < truths, -2 - plane, plane - truths), axis=1)
 
     def bundle(self, texts: Sequence[Tokens]) -> torch.Tensor:
         """Return the matrices of all programs, float32 (programs, texts, n, n), with gradients."""
@@ -117,8 +112,7 @@ class Tunable(torch.nn.Module):
         That of a score's line is multiplied by the number of its lines.
         """
         values = self.weights.detach().cpu().numpy()
-        planes, scores = (np.zeros((2, len(self._code.planes))),
-                          np.zeros((2, len(self.scores.owners))))  # fmt: skip
+        planes, scores = (np.zeros((2, len(self._code.planes))), np.zeros((2, len(self.scores.owners))))
         for one in self._known(texts).values():
             planes[:, ~self._code.truths] += _squares(one.terms.planes.values)
             scores += _squares(self.scores.values(values[self._lines], one.held))
@@ -164,8 +158,7 @@ class Tunable(torch.nn.Module):
             n, here = len(text), slice(*batch.starts[i : i + 2])
             planes = Planes(*plan.typed_planes(i))
             starts = np.append(row_starts(n, self.causal), n_entries(n, self.causal))
-            terms = TermScores(starts, planes, self._terms, self._numbers,
-                               np.abs(planes.values).max(1, initial=0.0))  # fmt: skip
+            terms = TermScores(starts, planes, self._terms, self._numbers)
             found[text] = Known(terms, held[here])
             size = sum(part.nbytes for part in (*planes, held[here]))
             if size <= self._free:
@@ -188,7 +181,10 @@ class _Attention(torch.autograd.Function):
             values = scores.values(lines, held)
             rows = np.zeros((shape[0], int(terms.starts[-1])), dtype=np.float32)
             terms.add(given, rows, values)
-            _softmax(terms.starts, rows, out[:, i])
+            for row in rows:
+                softmax_rows(terms.starts, row)
+            n = len(held)
+            spread_rows(rows, 0, programs.causal, n, out[:, i, :n])
             return values, rows
 
         ctx.told = programs, texts, in_threads(one, len(texts))
@@ -221,25 +217,6 @@ def _root(sums: np.ndarray) -> np.ndarray:
     """Return the root mean square of what ``_squares`` counted, 1 where there is none."""
     size = np.sqrt(sums[0] / np.maximum(sums[1], 1.0))
     return np.where(size > 0, size, 1.0)
-
-
-@njit(**LEAN)
-def _softmax(starts, scores, out):
-    """Turn rows of scores into their softmax, and write them to squares (programs, n, n) as well."""
-    for p in range(scores.shape[0]):
-        for q in range(starts.shape[0] - 1):
-            row = scores[p, starts[q] : starts[q + 1]]
-            top, total = row[0], np.float32(0.0)
-            for k in range(row.shape[0]):
-                top = max(top, row[k])
-            for k in range(row.shape[0]):
-                row[k] = max(row[k] - top, DEPTH)
-            exponentials(row, row)
-            for k in range(row.shape[0]):
-                total += row[k]
-            for k in range(row.shape[0]):
-                row[k] /= total
-                out[p, q, k] = row[k]
 
 
 @njit(**LEAN, fastmath=SUMS)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 
@@ -13,14 +12,6 @@ from attn_dsl.dsl.features import FEATURES
 from attn_dsl.dsl.limits import MAX_ELEMENT_WEIGHT
 from attn_dsl.dsl.scope import Scope
 from attn_dsl.eval.scores import predicate_values
-
-
-class SplitTerm(NamedTuple):
-    """A term without its scores: what is left of it, None for 1; the score of the query, of the key."""
-
-    rest: t.Simple | None
-    query: int  # the number of the score, -1 for none
-    key: int
 
 
 class TunableScores:
@@ -57,11 +48,15 @@ class TunableScores:
         first, last = np.searchsorted(self.owners, (program, program + 1))
         return slice(int(self.starts[first]), int(self.starts[last]))
 
-    def split(self, term: t.Simple, program: int) -> SplitTerm:
-        """Take the scores that are tuned out of a term, one of the query and one of the key at the most."""
+    def split(self, term: t.Simple, program: int) -> tuple[t.Simple | None, int, int]:
+        """Take the scores that are tuned out of a term, one of the query and one of the key at the most.
+
+        Returns:
+            What is left of it, None for 1; the numbers of the score of the query and of the key, -1 for none.
+        """
         places = {"q": -1, "k": -1}
         if not isinstance(term, t.Scaled):
-            return SplitTerm(term, -1, -1)
+            return term, -1, -1
         value = term.value
         rest: list[t.Factor] = []
         for part in (value.left, value.right) if isinstance(value, t.Product) else (value,):
@@ -74,7 +69,7 @@ class TunableScores:
             plain = replace(term, value=rest[0])
         elif not rest:
             plain = None if term.condition is None else t.Where(term.weight, term.condition)
-        return SplitTerm(plain, places["q"], places["k"])
+        return plain, places["q"], places["k"]
 
     def held(self, batch: Batch) -> np.ndarray:
         """Return which predicates of the lines hold at every token, float32 (tokens, predicates)."""

@@ -64,8 +64,7 @@ def _tune(model: ReplacedModel, files: Mapping[Pair, Path], settings: TuneSettin
         write(file, tuned[head].source)
     split, per_layer = Split(model.capture, model.splits["test"]), model.capture.heads_per_layer
     numbers = [(head, head[0] * per_layer + head[1]) for head in heads]
-    compared = [
-        split.compare([model.programs[head].tree, tuned[head].tree], n) for head, n in numbers]  # fmt: skip
+    compared = [split.compare([model.programs[head].tree, tuned[head].tree], n) for head, n in numbers]
     before, after = np.array([one.ious for one in compared]).swapaxes(0, 1)
     rows = []
     for head, one in zip(heads, compared, strict=True):

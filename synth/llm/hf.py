@@ -62,9 +62,7 @@ class Transformers(LocalModel):
         how = {"add_generation_prompt": True, "tokenize": True, "return_dict": False}
         return list(self._words.apply_chat_template(turns, **how))
 
-    def write(
-        self, writing: Writing, ids: list[int], shared: int, stop: Callable[[], bool]
-    ) -> None:
+    def write(self, writing: Writing, ids: list[int], shared: int, stop: Callable[[], bool]) -> None:
         """Read the prompt, then write all completions, so many side by side."""
         import torch
         from transformers import DynamicCache

@@ -94,9 +94,7 @@ class LlamaCpp(LocalModel):
         written = formatter(messages=[{"role": "user", "content": prompt}]).prompt
         return written.removeprefix(first)  # the tokenizer puts it there itself
 
-    def write(
-        self, writing: Writing, ids: list[int], shared: int, stop: Callable[[], bool]
-    ) -> None:
+    def write(self, writing: Writing, ids: list[int], shared: int, stop: Callable[[], bool]) -> None:
         """Read the prompt as sequence 0; each slot is a sequence that begins with its cells.
 
         Each request has a context of its own, so that it does not depend on those before or beside it.

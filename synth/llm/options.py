@@ -28,14 +28,10 @@ class Options:
                           "programs and where they are wrong", 1)  # fmt: skip
     prompt_tokens: int = _option(600, "--prompt-tokens", "The longest part of a prompt about one head, in "
                                  "the model's own tokens", 32)  # fmt: skip
-    temperature: float = _option(
-        1.0, "--temperature", "Of sampling; 0 takes the likeliest token always", 0
-    )
+    temperature: float = _option(1.0, "--temperature", "Of sampling; 0 takes the likeliest token always", 0)
     min_p: float = _option(0.2, "--min-p", "Tokens less likely than so many times the likeliest are never "
                            "drawn", 0)  # fmt: skip
-    completion_tokens: int = _option(
-        48, "--completion-tokens", "The longest completion, in tokens", 16
-    )
+    completion_tokens: int = _option(48, "--completion-tokens", "The longest completion, in tokens", 16)
     seconds: float = _option(0.0, "--llm-seconds", "Time for all that the model writes in a run; 0 sets no "
                              "limit.", 0)  # fmt: skip
     heads: int = _option(0, "--llm-heads", "Ask the model about so many heads, those that the search "

@@ -34,9 +34,7 @@ def read(text: str, *, causal: bool) -> t.Head:
     plain: dict[str, Any] = {
         name: tuple(dataclasses.replace(one, remarks=t.NO_REMARKS) for one in getattr(program, name))
         for name in ("sets", "functions", "terms")}  # fmt: skip
-    return drop_unused(
-        dataclasses.replace(program, **plain, remarks=t.NO_REMARKS, properties=(), after=())
-    )
+    return drop_unused(dataclasses.replace(program, **plain, remarks=t.NO_REMARKS, properties=(), after=()))
 
 
 def programs(completions: Iterable[Completion], *, causal: bool, name: str) -> Iterator[t.Head]:

@@ -131,9 +131,7 @@ def solved_head(summary: Summary, program: t.Head, iou: float) -> str:
 
 def _unfitted(program: t.Head) -> str:
     """Write a program with holes for its weights."""
-    return show(
-        dataclasses.replace(program, name=NAME, terms=tuple(map(bare, program.terms)))
-    ).rstrip()
+    return show(dataclasses.replace(program, name=NAME, terms=tuple(map(bare, program.terms)))).rstrip()
 
 
 def _features(causal: bool) -> str:

@@ -123,9 +123,7 @@ class Llm:
                     _log.warning("the proposer llm failed: %s. The other proposers go on.", error)
                 self._failed = True
 
-    def _ask(
-        self, task: HeadTask, number: int, samples: list[Fitted], ends: float
-    ) -> Iterator[Completion]:
+    def _ask(self, task: HeadTask, number: int, samples: list[Fitted], ends: float) -> Iterator[Completion]:
         """Ask for the completions of a round."""
         options = self.options
         share, more = divmod(options.samples, options.rounds)

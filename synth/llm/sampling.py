@@ -106,9 +106,7 @@ class Writing:
             if not going:
                 return
             written = [(slot, self.tokens[at]) for slot, at in going.items()]
-            rows = [
-                (slot, len(tokens) - len(self.begun) - 1, tokens[-1]) for slot, tokens in written
-            ]
+            rows = [(slot, len(tokens) - len(self.begun) - 1, tokens[-1]) for slot, tokens in written]
             for (slot, *_), logits in zip(rows, read(rows), strict=True):
                 if self.step(going[slot], logits) is None:
                     del going[slot]
@@ -167,9 +165,7 @@ class LocalModel(ABC):
         """Return the tokens of a prompt, as the model's chat template writes it if there is one."""
 
     @abstractmethod
-    def write(
-        self, writing: Writing, ids: list[int], shared: int, stop: Callable[[], bool]
-    ) -> None:
+    def write(self, writing: Writing, ids: list[int], shared: int, stop: Callable[[], bool]) -> None:
         """Read the tokens of a prompt, then write all completions, so many side by side.
 
         What was read of the first ``shared`` tokens is kept for the next prompt.

@@ -92,9 +92,7 @@ class Server:
         self._ends = time.monotonic() + seconds
         constraint = self._constraint(request)
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            yield from pool.map(
-                lambda i: self._one(request, i, constraint, stop), range(request.count)
-            )
+            yield from pool.map(lambda i: self._one(request, i, constraint, stop), range(request.count))
 
     def _one(self, request: Request, number: int, constraint: dict[str, Any],
              stop: Callable[[], bool]) -> Completion:  # fmt: skip
@@ -124,9 +122,7 @@ class Server:
         if response.headers.get("Content-Encoding", "identity") != "identity":
             raise ValueError("its answer is compressed, which it was not asked for")
         if response.is_redirect:
-            raise ValueError(
-                f"it points elsewhere, to {response.headers.get('Location')}; give that URL"
-            )
+            raise ValueError(f"it points elsewhere, to {response.headers.get('Location')}; give that URL")
         ends = min(self._ends, time.monotonic() + TIMEOUT)
         response.stream = _Bounded(response.stream, ends)
 

@@ -78,9 +78,7 @@ class Summary:
         told = _gains(mass, even) * (mass > np.maximum(even, 0.01))
         order = [i for i in np.argsort(-told, kind="stable")[: 3 * A_LINE] if told[i] > LEAST]
         for some in (order[at : at + A_LINE] for at in range(0, len(order), A_LINE)):
-            yield ", ".join(
-                f"{quote(self.design.symbols[i])} {mass[i]:.2f} ({even[i]:.2f})" for i in some
-            )
+            yield ", ".join(f"{quote(self.design.symbols[i])} {mass[i]:.2f} ({even[i]:.2f})" for i in some)
 
     def _rows(self) -> Iterator[str]:
         """Yield rows that are drawn."""

@@ -192,9 +192,7 @@ def _check_workers(cluster: Cluster) -> None:
     address = cluster.address
     try:
         if not _aside(cluster.client.nthreads):
-            warnings.warn(
-                f"{address} has no workers yet; waiting {WORKERS} s for one", stacklevel=2
-            )
+            warnings.warn(f"{address} has no workers yet; waiting {WORKERS} s for one", stacklevel=2)
         _aside(cluster.client.wait_for_workers, 1, timeout=WORKERS)
         cluster.look()
         found = _aside(cluster.client.run, versions)

@@ -17,14 +17,12 @@ from attn_dsl.synth.proposer import Asking
 from attn_dsl.synth.runs.budget import Budget
 from attn_dsl.synth.runs.executors import Workers
 from attn_dsl.synth.runs.progress import Progress, Watcher
-from attn_dsl.synth.runs.worker import HeadSearch, Outcome, Place, forget, search_head
+from attn_dsl.synth.runs.worker import HeadOutcome, HeadSearch, Place, forget, search_head
 
 LEAST_AGAIN = 5.0
 """The least seconds for a head that has a result; to write down another takes some of them."""
 TRIES = 3  # how often a head is begun again when the workers that search it die
-WRITING = (
-    0.8  # the most of a limited time that is left after the search in which a language model writes
-)
+WRITING = 0.8  # the most of a limited time that is left after the search in which a language model writes
 LOOK = 5.0  # seconds after which a cluster is asked how many workers it has now
 
 
@@ -57,8 +55,8 @@ class _Search:
         self.done = len(chosen) - len(self.left)
         groups = itertools.groupby(chosen, key=lambda pair: pair[0])
         self.neighbours = {layer: tuple(head for _, head in group) for layer, group in groups}
-        self.pending: dict[Future[Outcome], HeadSearch] = {}
-        self.finished: deque[Outcome] = deque()
+        self.pending: dict[Future[HeadOutcome], HeadSearch] = {}
+        self.finished: deque[HeadOutcome] = deque()
         self.tries: dict[Pair, int] = {}
 
     def search(self) -> None:
@@ -79,11 +77,9 @@ class _Search:
 
     def task(self, pair: Pair, seconds: float | None) -> HeadSearch:
         """Return what is searched for a head."""
-        return HeadSearch(
-            self.place, *pair, self.neighbours[pair[0]], seconds, self.budget.remaining
-        )
+        return HeadSearch(self.place, *pair, self.neighbours[pair[0]], seconds, self.budget.remaining)
 
-    def add(self, outcome: Outcome) -> HeadResult:
+    def add(self, outcome: HeadOutcome) -> HeadResult:
         """Record what came of a head."""
         return self.run.add(outcome.result, outcome.candidates)
 
@@ -101,7 +97,7 @@ class _Search:
             task = self.task(pair, seconds)
             self.pending[self.workers.submit(search_head, task)] = task
 
-    def _take(self, future: Future[Outcome]) -> None:
+    def _take(self, future: Future[HeadOutcome]) -> None:
         """Take the outcome of a head; put the head back where its worker was lost."""
         task = self.pending.pop(future)
         pair = task.layer, task.head
@@ -173,7 +169,7 @@ class _Asking(_Search):
         return HeadSearch(self.place, *pair, self.neighbours[pair[0]], self.budget.remaining,
                           self.budget.remaining, asking)  # fmt: skip
 
-    def add(self, outcome: Outcome) -> HeadResult:
+    def add(self, outcome: HeadOutcome) -> HeadResult:
         """Record what came of a head, and that it was asked about."""
         result = self.run.add(outcome.result, outcome.candidates, further=True)
         asked = [*self.run.info.get("asked", []), [result.layer, result.head]]

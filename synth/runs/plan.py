@@ -128,8 +128,8 @@ def _of_model(model: str | None, text: Spec | None, max_tokens: int, max_texts: 
     limit = max_positions(found.config)
     if limit is not None and max_tokens > limit:
         raise InputError(
-            f"{name} takes {limit} tokens at most, not {max_tokens}; use --max-tokens {limit} or "
-            "less")  # fmt: skip
+            f"{name} takes {limit} tokens at most, not {max_tokens}; use --max-tokens {limit} or less"
+        )
     counted = _count(found, texts, max_tokens, max_texts)
     parameters, multiplied, predicts = count_parameters(found)
     config, heads = found.config, found.config.num_attention_heads

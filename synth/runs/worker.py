@@ -80,7 +80,7 @@ class HeadSearch:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class HeadOutcome:
     """What came of it: the result, every program that was fitted, seconds beyond the deadline."""
 
     result: HeadResult
@@ -136,7 +136,7 @@ def at_hand(place: Place, session: Session) -> Iterator[None]:
         forget(place)
 
 
-def search_head(task: HeadSearch) -> Outcome:
+def search_head(task: HeadSearch) -> HeadOutcome:
     """Search one head.
 
     Raises:
@@ -151,7 +151,7 @@ def search_head(task: HeadSearch) -> Outcome:
         deadline = min(ends, time.monotonic() + max(0.0, task.seconds))
     result, candidates = search.head(task.layer, task.head, task.neighbours, deadline, task.asking)
     late = time.monotonic() - deadline if deadline is not None and result.cut_short else 0.0
-    return Outcome(result, candidates, late)
+    return HeadOutcome(result, candidates, late)
 
 
 def forget(place: Place) -> None:

@@ -77,8 +77,7 @@ class _Trainer:
         shapes = {"weights": (scores, count), **dict.fromkeys(ROLES, (heads, scores)), "constant": (heads,),
                   "distance": (heads, len(bins(rows.design.causal))),
                   "copies": (heads, len(COPIES))}  # fmt: skip
-        self.parameters = {name: np.zeros(shape, dtype=np.float32)
-                           for name, shape in shapes.items()}  # fmt: skip
+        self.parameters = {name: np.zeros(shape, dtype=np.float32) for name, shape in shapes.items()}
         drawn = {"weights": count, "query": scores, "key": scores}
         for name, size in drawn.items():
             draw = self.rng.normal(0.0, size**-0.5, shapes[name])

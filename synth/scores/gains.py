@@ -61,8 +61,7 @@ class ScoreGains:
                  for low, end in dict.fromkeys(every)]  # fmt: skip
         return [*found, (FIRST, np.zeros(count, dtype=np.float32))]
 
-    def best(self, residual: np.ndarray, predicted: np.ndarray, ridge: float,
-             count: int) -> list[ScoreUse]:  # fmt: skip
+    def best(self, residual: np.ndarray, predicted: np.ndarray, ridge: float, count: int) -> list[ScoreUse]:
         """Return the uses that gain most for their size, at most ``count`` of each kind.
 
         Args:

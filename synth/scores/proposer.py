@@ -50,8 +50,7 @@ class SharedScores:
         """Yield a program at every size, the largest first."""
         room = (self.rounds + sum(size < REGROWN for size in SIZES)) * (self.terms + 3)
         start = in_place(start)
-        terms = tuple(
-            dict.fromkeys(bare(part) for term in start.terms for part in t.parts_of(term)))  # fmt: skip
+        terms = tuple(dict.fromkeys(bare(part) for term in start.terms for part in t.parts_of(term)))
         empty = dataclasses.replace(task.empty(), uses=(self.use,), scores=start.scores,
                                     functions=start.functions)  # fmt: skip
         planes = TermPlanes(task.design, terms, empty, (room, room), self.planes)
@@ -73,8 +72,7 @@ class SharedScores:
             task.evals += 1
             yield task.measured(written(smaller.program, found))
 
-    def grown(self, task: HeadTask, design: SparseDesign,
-              x: np.ndarray) -> tuple[SparseDesign, np.ndarray]:  # fmt: skip
+    def grown(self, task: HeadTask, design: SparseDesign, x: np.ndarray) -> tuple[SparseDesign, np.ndarray]:
         """Add the terms and uses of scores that gain most, and move all weights."""
         design.value(x, 0.0)
         predicted, there = design.predicted, design.program.terms

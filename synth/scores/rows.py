@@ -19,8 +19,7 @@ from attn_dsl.compiler.softmax import exponentials
 from attn_dsl.dsl.parser import parse_term
 from attn_dsl.synth.design import Design
 
-COPIES = ("1 where text(k) == text(q)", "1 where text(k-1) == text(q)",
-          "1 where match(k-1, q) >= 2")  # fmt: skip
+COPIES = ("1 where text(k) == text(q)", "1 where text(k-1) == text(q)", "1 where match(k-1, q) >= 2")
 """What every head may weigh besides scores: copies of the query's token, and what follows them."""
 
 
@@ -74,8 +73,7 @@ class RowsOfHeads:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(some, shares))
 
-    def losses(self, heads: np.ndarray, parts: Parts, uses: np.ndarray,
-               change: np.ndarray) -> np.ndarray:  # fmt: skip
+    def losses(self, heads: np.ndarray, parts: Parts, uses: np.ndarray, change: np.ndarray) -> np.ndarray:
         """Return the summed cross-entropy of the rows of some heads if one score were lower, float64.
 
         Args:

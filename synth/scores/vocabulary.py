@@ -47,8 +47,7 @@ def candidates(batch: Batch, causal: bool) -> list[t.Predicate]:
     token, lower = t.Call("token", (here,)), t.Call("lower", (here,))
     base: list[t.Predicate] = [t.Compare("==", token, t.Text(string))
                                for string, _ in counts.most_common(FREQUENT)]  # fmt: skip
-    base += [t.Member(lower, t.SetName(name)) for name, entry in lexicon().items()
-             if entry.file in PROSE]  # fmt: skip
+    base += [t.Member(lower, t.SetName(name)) for name, entry in lexicon().items() if entry.file in PROSE]
     base += [t.Call(f.name, (here,)) for f in FEATURES.values() if f.type == "bool" and f.reads == "left"
              and f.arity == 1 and not f.extra and f.name not in BROAD]  # fmt: skip
     base += [t.Affix("ends", lower, ending) for ending in ENDINGS]
@@ -99,8 +98,7 @@ def definitions(dictionary: Mapping[str, np.ndarray], predicates: Sequence[t.Pre
         name = _name(telling_most, taken)
         taken[name] = telling_most
         lines.append(f"score {name}:")
-        lines += [f"    {number(float(weights[j]))} where {expression(predicates[j])}"
-                  for j in order]  # fmt: skip
+        lines += [f"    {number(float(weights[j]))} where {expression(predicates[j])}" for j in order]
     return parse_definitions("\n".join(lines) + "\n", "the vocabulary")
 
 
@@ -159,6 +157,5 @@ def _sample(heads: Sequence[int], count: int) -> list[int]:
     """Take the heads that scores are found on: those that are searched, neither too few nor too many."""
     if len(heads) > MOST_HEADS:
         return [heads[i * len(heads) // MOST_HEADS] for i in range(MOST_HEADS)]
-    others = ([i * count // LEAST_HEADS for i in range(LEAST_HEADS)] if len(heads) < LEAST_HEADS
-              else [])  # fmt: skip
+    others = [i * count // LEAST_HEADS for i in range(LEAST_HEADS)] if len(heads) < LEAST_HEADS else []
     return sorted({*heads, *others})

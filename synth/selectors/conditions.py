@@ -54,8 +54,7 @@ def best(conditions: Sequence[Condition]) -> list[Condition]:
     """Return the shortest of one to three conditions that hold for no other pair; else the nearest."""
     found = sorted(conditions, key=lambda one: (one.holds.sum(), one.size))
     exact = [one for one in found if not one.holds.any()]
-    several = list(
-        {one.holds.tobytes(): one for one in reversed(found) if one.holds.any()}.values())[::-1]  # fmt: skip
+    several = list({one.holds.tobytes(): one for one in reversed(found) if one.holds.any()}.values())[::-1]
     several = [*several[:PAIRS], *sorted(several[PAIRS:], key=lambda one: one.size)[:PAIRS]]
     holds = np.array([one.holds for one in several], dtype=np.float32)
 
@@ -76,8 +75,7 @@ def best(conditions: Sequence[Condition]) -> list[Condition]:
 def joined(conditions: Sequence[Condition]) -> Condition:
     """Return a condition that holds for no other pair: that some hold."""
     text = " and ".join(one.text for one in conditions)
-    return Condition(text, tuple(q for one in conditions for q in one.quantities),
-                     np.zeros(1, dtype=bool))  # fmt: skip
+    return Condition(text, tuple(q for one in conditions for q in one.quantities), np.zeros(1, dtype=bool))
 
 
 def bounds(

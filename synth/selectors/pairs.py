@@ -45,8 +45,7 @@ class Pairs:
     def strings(self) -> dict[str, np.ndarray]:
         """The string of the token at the key, the query and next to them, for each pair."""
         design = self.design
-        texts = [[token.lstrip(" ") or token for token in one.strings]
-                 for one in design.batch.texts]  # fmt: skip
+        texts = [[token.lstrip(" ") or token for token in one.strings] for one in design.batch.texts]
         padded = np.array(["", *itertools.chain(*([*text, ""] for text in texts))], dtype=object)
         starts = np.cumsum([1, *(len(text) + 1 for text in texts)])[design.text_of_rows]
         starts = np.repeat(starts, np.diff(design.starts))
@@ -62,9 +61,7 @@ class Pairs:
                           for token, special in zip(text.strings, text.special, strict=True)
                           if not special)  # fmt: skip
         tokens = [re.sub("([{}])", r"\1\1", quote(x)) for x, _ in counted.most_common(TOKENS)]
-        least = dict.fromkeys(
-            ("number({i})", "word_index({i})", "previous({i})", "opener({i})"), -1
-        )
+        least = dict.fromkeys(("number({i})", "word_index({i})", "previous({i})", "opener({i})"), -1)
         features = ["{i}", "{i} % 2", "{i} % 3", *least, "depth({i})", "repeats({i})"]
         features += ["number({i}) % 2", "number({i}-1)", "{i} - number({i})",
                      *([] if causal else ["n - {i}"])]  # fmt: skip
@@ -83,8 +80,7 @@ class Pairs:
         before = [copies[test, "j <= {i}"] for test in listed]
         differences = [Quantity(f"{one.text} - {other.text}", f"excess_{i}", least=-(10**5))
                        for i, (one, other) in enumerate(itertools.permutations(before, 2))]  # fmt: skip
-        ranked = [one for one in first
-                  if one.text in ("number({i})", "depth({i})", "word_index({i})")]  # fmt: skip
+        ranked = [one for one in first if one.text in ("number({i})", "depth({i})", "word_index({i})")]
         orders = self.ranks(ranked, around[:1]) + self.ranks(ranked[:1], ("j < {i}",))
         second = (*copies.values(), *orders, *found, *behind, *differences)
         counts = [copies[test, over] for test in (same, tests[2][1]) for over in around[:3]]
@@ -94,8 +90,7 @@ class Pairs:
     def different(self, quantities: Sequence[Quantity]) -> tuple[Quantity, ...]:
         """Leave out quantities that are constant, or differ from one before by a constant."""
         planes = self.values(quantities, "k")
-        found = {(x - x[0]).tobytes(): one
-                 for one, x in zip(quantities[::-1], planes[::-1], strict=True)}  # fmt: skip
+        found = {(x - x[0]).tobytes(): one for one, x in zip(quantities[::-1], planes[::-1], strict=True)}
         return tuple(one for key, one in reversed(found.items()) if any(key))
 
     def ranks(self, quantities: Sequence[Quantity], ranges: Sequence[str],
@@ -108,8 +103,7 @@ class Pairs:
                 text += f" or {one.at('j')} == {one.at('{i}')} and j < {{i}}" * ties
                 text = f"({text}){end}" if end else text
                 name = f"rank_{len(found)}_{one.name}_{len(over)}"
-                found.append(
-                    Quantity(f"count({over} where {text})", name, (one,) if one.name else ()))  # fmt: skip
+                found.append(Quantity(f"count({over} where {text})", name, (one,) if one.name else ()))
         return tuple(found)
 
     def values(self, quantities: Sequence[Quantity], variable: str) -> np.ndarray:
@@ -145,8 +139,7 @@ class Pairs:
     def orders(self, level: int) -> Iterator[tuple[str, Quantity, Bools]]:
         """Yield the orders of keys and queries by a quantity, ties by position, and where they hold."""
         here = self.levels[level]
-        for one, mine, yours in zip(here, self.values(here, "k"), self.values(here, "q"),
-                                    strict=True):  # fmt: skip
+        for one, mine, yours in zip(here, self.values(here, "k"), self.values(here, "q"), strict=True):
             tie = (mine == yours) & (self.keys < self.queries)
             for sign, holds in (("<", (mine < yours) | tie), (">", (mine > yours) | tie)):
                 x, y = one.at("k"), one.at("q")

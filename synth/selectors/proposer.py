@@ -64,10 +64,8 @@ class Selectors:
                 for level in range(2 if denied else 3):
                     if task.spent:
                         return
-                    before += self.conditions(
-                        level, *((others, wanted) if denied else (wanted, others)))  # fmt: skip
-                    found = [one for x in best(before)
-                             for one in self.fitted(task, x, first, denied)]  # fmt: skip
+                    before += self.conditions(level, *((others, wanted) if denied else (wanted, others)))
+                    found = [one for x in best(before) for one in self.fitted(task, x, first, denied)]
                     exact = [one for one in found if one.iou >= EXACT]
                     yield from exact or (one for one in found if one.iou >= ENOUGH)
                     if exact:
@@ -118,8 +116,7 @@ class Selectors:
             compared += [((*here, NOTHING), (*here, NOTHING), "kq")]
             compared += [((one,), here[i + 1 :], "qq") for i, one in enumerate(here[:-1])]
         else:
-            compared += [(here, below, "kq"), (below, here, "kq"),
-                         *(((one,), (one,), "kq") for one in here)]  # fmt: skip
+            compared += [(here, below, "kq"), (below, here, "kq"), *(((one,), (one,), "kq") for one in here)]
         if level < 2:
             compared += [((one,), counts[i + 1 :], "kk") for i, one in enumerate(counts[:-1])]
         for left, right, (a, b) in [(x, y, tuple(at)) for x, y, at in compared]:
@@ -143,21 +140,18 @@ class Selectors:
                 yield Condition(text, (), np.array([x in chosen for x in strings[others]]))
         if max(map(len, every.values())) > VOCABULARY:
             return
-        pairs = set(
-            zip(self.pairs.strings["q"][wanted], self.pairs.strings["k"][wanted], strict=True))  # fmt: skip
+        pairs = set(zip(self.pairs.strings["q"][wanted], self.pairs.strings["k"][wanted], strict=True))
         keys = {x: frozenset(y for q, y in pairs if q == x) for x, _ in pairs}
         groups = [({x for x in keys if keys[x] == chosen}, chosen)
                   for chosen in sorted(set(keys.values()), key=sorted)]  # fmt: skip
         texts = [(within("q", own, every["q"], VOCABULARY), within("k", chosen, every["k"], VOCABULARY))
                  for own, chosen in groups]  # fmt: skip
         if 1 < len(groups) <= GROUPS:
-            held = zip(self.pairs.strings["q"][others], self.pairs.strings["k"][others],
-                       strict=True)  # fmt: skip
+            held = zip(self.pairs.strings["q"][others], self.pairs.strings["k"][others], strict=True)
             text = " or ".join(" and ".join(filter(None, both)) for both in texts)
             yield Condition(f"({text})", (), np.array([pair in pairs for pair in held]))
 
-    def fitted(self, task: HeadTask, condition: Condition, first: bool,
-               denied: bool) -> list[Fitted]:  # fmt: skip
+    def fitted(self, task: HeadTask, condition: Condition, first: bool, denied: bool) -> list[Fitted]:
         """Return programs of a condition, or of its opposite, with the weights that fit best.
 
         Where the first token takes what is left, the condition is left out there and for its own query; or
@@ -167,8 +161,7 @@ class Selectors:
         forms = {(text, "k == 0"): None} if first else {(text, ""): None}
         if first:
             holds = self.pairs.truths([text], condition.quantities)[0]
-            behind = (" and q >= 1" if holds[(self.pairs.queries == 0) & (self.pairs.keys > 0)].any()
-                      else "")  # fmt: skip
+            behind = " and q >= 1" if holds[(self.pairs.queries == 0) & (self.pairs.keys > 0)].any() else ""
             also = " and k >= 1" if holds[self.pairs.keys == 0].any() else ""
             forms |= {(text + behind + also, "k == 0"): None, (text, "q == 0 and k == 0"): None}
         found = []
@@ -192,8 +185,7 @@ def weighed(task: HeadTask, program: t.Head) -> Fitted:
     found: tuple[float, ...] = max(grid, key=score)
     for step in (1.2, 1.1, 1.05, 1.02, 1.01) * 2:
         steps = itertools.product((1.0, step, 1 / step), repeat=len(planes))
-        found = max((tuple(x * y for x, y in zip(found, by, strict=False)) for by in steps),
-                    key=score)  # fmt: skip
+        found = max((tuple(x * y for x, y in zip(found, by, strict=False)) for by in steps), key=score)
     weights = w.rounded(np.minimum(found, w.LIMIT), 3)
     return task.measured(program.with_weights([float(x) for x in weights]))
 
