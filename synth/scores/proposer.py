@@ -17,7 +17,7 @@ from attn_dsl.synth.rewrite import bare, in_place
 from attn_dsl.synth.scores.gains import ScoreGains
 from attn_dsl.synth.sparse_design import SparseDesign, TermPlanes
 
-SIZES = 190, 140, 100, 75, 55, 45, 40, 35, 31, 28, 25, 22, 19, 17, 15, 13, 11
+SIZES = 190, 140, 100, 75, 55, 45, 35, 28, 22, 17, 13
 """How many nodes the programs have at the most."""
 GROW, SETTLE, ADJUST = 8, 20, 10
 """How often the rows are predicted while weights are moved: after each addition, when the program is
