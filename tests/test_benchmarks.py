@@ -83,27 +83,45 @@ def test_measured_programs_say_what_they_weigh() -> None:
         assert re.fullmatch(name + r"(_\d+)?", entry.name)
 
 
-def test_a_model_that_is_left_out_picks_nothing() -> None:
+def test_a_model_that_is_left_out_picks_nothing_and_gives_no_programs() -> None:
     from library import pick
 
-    one, other = np.float32([[0.0, 0.9, 0.1]]), np.float32([[0.0, 0.1, 0.9]])
+    one, other = np.float32([[0.0, 0.9, 0.1, 0.2]]), np.float32([[0.0, 0.1, 0.9, 0.8]])
     scores = {("one", 128): one, ("one", 24): one, ("other", 128): other}
-    assert pick(scores, [0], without="one")[:2] == [0, 2]
-    assert pick(scores, [0], without="other")[:2] == [0, 1]
+    sources = ["", "one", "other", "third"]
+    assert pick(scores, sources, without="one") == [0, 2, 3]
+    assert pick(scores, sources, without="other") == [0, 1, 3]
+    assert pick(scores, sources, without=None) == [0, 1, 2, 3]
 
 
-def test_heads_are_scored_on_openings_and_with_attention_moved_to_the_first_token() -> None:
-    from library import RESTS, iou
+def test_heads_are_scored_on_openings_of_texts() -> None:
+    from library import iou
 
-    rows = np.tril(np.ones((4, 4)))
-    uniform = (rows / rows.sum(1, keepdims=True))[None, None]
-    texts = [["a", " b", " c", f" {i}"] for i in range(12)]
-    capture = attn_dsl.Capture.from_arrays(texts, [uniform] * 12, causal=True)
+    capture = uniform_and_first(1)
     programs = [parse("head u causal:\n"), parse("head f causal:\n 9 where k == 0")]
     programs.append(parse("head later bidirectional:\n 9 where k == q+1"))
-    plain = iou(capture, "test", 3, programs, picking=False)
-    assert plain.shape == (1, 3, len(capture.split(0)["test"]))
-    assert plain[0, 0] == pytest.approx(1) and (plain[0, 2] == 0).all()
-    moved = iou(capture, "select", 3, programs, picking=True)
-    assert moved.shape == (len(RESTS), 3, 1) and moved[0, 0] == pytest.approx(1)
-    assert (np.diff(moved[:, 0, 0]) < 0).all() and (np.diff(moved[:, 1, 0]) > 0).all()
+    texts = capture.split(0)["test"]
+    found = iou(capture, texts, 3, programs)
+    assert found.shape == (2, 3, len(texts))
+    assert found[0, 0] == pytest.approx(1) and (found[:, 2] == 0).all() and (found[0, 1] < 0.7).all()
+
+
+def test_groups_are_of_like_heads_and_their_programs_are_theirs() -> None:
+    from library import candidates, groups, iou
+
+    capture = uniform_and_first(10)
+    rows = np.concatenate([capture.attention(i, range(20)) for i in range(4)], axis=1)
+    assert sorted(map(set, (one.tolist() for one in groups(rows, 2))), key=min) == [
+        {*range(10)}, {*range(10, 20)}]  # fmt: skip
+    found = candidates(capture)
+    assert iou(capture, capture.split(0)["test"], 4, found).mean(2).max(1) == pytest.approx(1, abs=0.02)
+
+
+def uniform_and_first(number: int) -> attn_dsl.Capture:
+    """Capture heads of one layer: so many that are uniform, and so many that look at the first token."""
+    rows = np.tril(np.ones((4, 4)))
+    first = np.zeros((4, 4))
+    first[:, 0] = 1
+    heads = np.stack([rows / rows.sum(1, keepdims=True)] * number + [first] * number)
+    texts = [["a", " b", " c", f" {i}"] for i in range(12)]
+    return attn_dsl.Capture.from_arrays(texts, [heads[None]] * 12, causal=True)
