@@ -4,7 +4,8 @@
 
 Every tenth head (L0H0, L1H1, …) is searched alone, then with each MODEL (named as for ``fit --llm``), then
 alone with so much more ``--effort`` that it takes about as long as with that model. Processor time is that of
-the whole fit, shared scores included, over its heads. Intervals are of the mean over heads, from a bootstrap.
+the whole fit, shared scores included, over its heads. Programs are scored on the test texts and, as they are,
+on Wikitext. Intervals are of the mean over heads, from a bootstrap.
 """
 
 import argparse
@@ -13,39 +14,41 @@ import time
 from pathlib import Path
 
 import numpy as np
+from outputs import on_other_text
 
 import attn_dsl
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.heads import label
 from attn_dsl.eval.metrics import bootstrap
-from attn_dsl.eval.results import HeadResult
 from attn_dsl.synth.llm.options import Options
 
 NEARLY = 0.9  # the least share of the processor time with a model that the search alone is given
 MOST = 24  # the most effort
-Row = tuple[str, float, list[HeadResult]]
-"""What was done, the seconds of a processor that it took, and what came of it."""
+FIGURES = "IoU", "output R²", "IoU, Wikitext", "output R², Wikitext"
+Row = tuple[str, float, np.ndarray]
+"""What was done, the seconds of a processor that it took, and ``FIGURES`` (4, heads)."""
 
 
 def measured(name: str, capture: Path, heads: str, out: Path, **how: object) -> Row:
-    """Fit, and print a row."""
+    """Fit, score on other texts, and print a row."""
     started = time.process_time()
     settings: dict[str, object] = {"capture": capture, "heads": heads, "out": out, **how}
-    results = attn_dsl.fit(**settings).results  # type: ignore[arg-type]
+    run = attn_dsl.fit(**settings)  # type: ignore[arg-type]
     spent = time.process_time() - started
-    ious, r2s = ([r.test[figure].mean for r in results] for figure in ("iou", "output_r2"))
+    meta, results = Capture.open(capture).meta, run.results
+    other = on_other_text(run, out.parent / "other", meta["source"], meta["max_tokens"])
+    found = np.array([*([r.test[x].mean for r in results] for x in ("iou", "output_r2")),
+                      [one.ious.mean() for one in other], [one.output_r2[0] for one in other]])  # fmt: skip
     nodes = sum(r.nodes for r in results) / len(results)
-    reached = " | ".join(bootstrap(np.array(x), 0).with_interval for x in (ious, r2s))
+    reached = " | ".join(bootstrap(values, 0).with_interval for values in found)
     print(f"| {name} | {spent / len(results):.0f} s | {reached} | {nodes:.0f} |", flush=True)
-    return name, spent, results
+    return name, spent, found
 
 
 def gain(one: Row, other: Row) -> str:
-    """Say what one row has more than another, head by head."""
-    pairs = [*zip(one[2], other[2], strict=True)]
-    iou, r2 = ([a.test[x].mean - b.test[x].mean for a, b in pairs] for x in ("iou", "output_r2"))
-    return (f"{one[0]} less {other[0]}, {len(pairs)} heads: IoU {bootstrap(np.array(iou), 0).with_interval}, "
-            f"output R² {bootstrap(np.array(r2), 0).with_interval}")  # fmt: skip
+    """Return a row on what one has more than another, head by head."""
+    more = " | ".join(bootstrap(values, 0).with_interval for values in one[2] - other[2])
+    return f"| {one[0]} less {other[0]} | {more} |"
 
 
 def main() -> None:
@@ -60,8 +63,9 @@ def main() -> None:
     args = parser.parse_args()
     some = Capture.open(args.capture).pairs[:: args.every][: args.most]
     heads = ",".join(label(*pair) for pair in some)
-    print(f"{len(some)} heads: {heads}\n", "| | processor time a head | IoU | output R² | nodes |",
-          "| --- | --- | --- | --- | --- |", sep="\n")  # fmt: skip
+    figures = " | ".join(FIGURES)
+    print(f"{len(some)} heads: {heads}\n", f"| | processor time a head | {figures} | nodes |",
+          "| --- | --- | --- | --- | --- | --- | --- |", sep="\n")  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         out: Path = args.out or Path(folder)
         first = measured("search alone", args.capture, heads, out / "alone", jobs=args.jobs)
@@ -77,7 +81,7 @@ def main() -> None:
                 longer = measured(f"search alone, effort {effort}", args.capture, heads, place,
                                   effort=effort, jobs=args.jobs)  # fmt: skip
             told += [gain(asked, first), gain(asked, longer)]
-    print("", *told, sep="\n")
+    print("", f"| less | {figures} |", "| --- | --- | --- | --- | --- |", *told, sep="\n")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.metrics import bootstrap
 from attn_dsl.eval.outputs import output_r2
 from attn_dsl.eval.run import Run
-from attn_dsl.eval.split import Split
+from attn_dsl.eval.split import Comparison, Split
 
 MODELS: dict[str, tuple[object, int]] = {"smollm2": ("smollm2", 128),
                                          "stories260k": (SHARED / "models/stories260k", 128),
@@ -91,14 +91,19 @@ def figures(path: Path, what: str) -> Iterator[Figure]:
 
 def elsewhere(run: Run, place: Path, model: object, tokens: int) -> Figure:
     """Score the chosen programs of a run on texts of another kind."""
+    found = on_other_text(run, place, model, tokens)
+    iou = bootstrap(np.mean([one.ious[0] for one in found], axis=0), 0)
+    outputs = output_r2(np.array([x.errors[0] for x in found]), np.array([x.spreads for x in found]), 0)
+    return Figure(f"... as chosen, on {OTHER[0].name}", f"{iou}; {outputs}")
+
+
+def on_other_text(run: Run, place: Path, model: object, tokens: int) -> list[Comparison]:
+    """Compare each head with its chosen program on other texts, whose capture is kept in a place."""
     text, count = OTHER
     kept(place, "capture", model, "--text", text, "--max-tokens", tokens, "--max-texts", count)
     split = Split(capture := Capture.open(place), range(count))
-    found = [split.compare([run.program(r.layer, r.head).tree], r.layer * capture.heads_per_layer + r.head)
-             for r in run.results]  # fmt: skip
-    iou = bootstrap(np.mean([one.ious[0] for one in found], axis=0), 0)
-    outputs = output_r2(np.array([x.errors[0] for x in found]), np.array([x.spreads for x in found]), 0)
-    return Figure(f"... as chosen, on {text.name}", f"{iou}; {outputs}")
+    return [split.compare([run.program(r.layer, r.head).tree], r.layer * capture.heads_per_layer + r.head)
+            for r in run.results]  # fmt: skip
 
 
 def growth(outcome: dict[str, Any], what: str) -> Iterator[Figure]:

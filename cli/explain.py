@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
 
 from attn_dsl.cli import completion, options
+from attn_dsl.dsl.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,20 +29,30 @@ TERMS, PAIRS, LEAST = 8, 3, 0.05
 @options.moved_model_option()
 @options.moved_capture_option()
 @options.lookahead_option()
+@click.option(
+    "--llm",
+    metavar="MODEL",
+    help="Let a language model, named as for `attn-dsl fit --llm`, give "
+    "the program, its scores and its sets a title each.",
+)
 @options.json_option()
 def explain(program: str, head: str | None, on: str | None, define: tuple[str, ...], model: str | None,
-            capture: str | None, allow_lookahead: bool, as_json: bool) -> None:  # fmt: skip
+            capture: str | None, allow_lookahead: bool, llm: str | None, as_json: bool) -> None:  # fmt: skip
     """Describe PROGRAM (.attn), or the program of HEAD in the run directory PROGRAM, in plain English.
 
     A head of a run, named as in L5H1, is told in the order of what its terms are worth: in brackets is
     the share of what the program explains. With --on, the run's model reads the text; for PROGRAM it is
-    cut into words and marks.
+    cut into words and marks. Titles that a language model gave are kept in the run and shown again.
     """
     from attn_dsl.dsl import tree as t
     from attn_dsl.dsl.english import describe
     from attn_dsl.dsl.english import explain as in_english
     from attn_dsl.dsl.printer import show_term
+    from attn_dsl.synth.llm.named import kind_of, open_model
+    from attn_dsl.synth.llm.naming import titles
 
+    if llm is not None and kind_of(llm)[0] == "replay":
+        raise InputError(f"--llm {llm}: titles that are kept are shown without --llm; name a model")
     loaded, run, found = options.open_program(program, head, "explain", allow_lookahead, define)
     tree = loaded.tree
     if found and not found.terms:
@@ -55,10 +67,14 @@ def explain(program: str, head: str | None, on: str | None, define: tuple[str, .
         loaded.refuse_holes("write numbers, or leave out --on")
         tokens = read_head(run, found, on, model, capture)[0] if run and found else cut(on)
         effects = term_effects(loaded, tokens)
+    entitled = titles(tree, text, run.path if run else None, None if llm is None else open_model(llm))
     if not as_json:
         options.console().print(text, markup=False)
         for line in [] if on is None or not len(effects) else tell_effects(loaded, tokens, effects):
             options.console().print(line, markup=False)
+        for at, title in enumerate(entitled):
+            click.echo("" if at else "\nIn the words of a language model, which may be wrong:\n", nl=False)
+            options.console().print(f"- {title.of}: “{title.text}” ({title.model})", markup=False)
         return
     terms = [part for whole in tree.terms for part in t.parts_of(whole)]
     told = [
@@ -71,7 +87,9 @@ def explain(program: str, head: str | None, on: str | None, define: tuple[str, .
         row["moved"] = variation(moved).round(4).tolist()
     whole = {"category": found.category, "shares": found.shares} if found else {}
     whole |= {} if on is None else {"tokens": list(tokens.strings)}
-    options.print_json({"program": tree.name, "english": text, **whole, "terms": told})
+    by_model = [dataclasses.asdict(one) for one in entitled]
+    titled = {"titles_by_language_model": by_model} if by_model else {}
+    options.print_json({"program": tree.name, "english": text, **whole, **titled, "terms": told})
 
 
 def tell_effects(program: Program, tokens: Tokens, effects: np.ndarray) -> Iterator[str]:

@@ -28,11 +28,7 @@ def unpadded(text: str) -> str:
 
 def one_head(head: str | tuple[int, int], known: Sequence[tuple[int, int]], where: str) -> tuple[int, int]:
     """Return layer and number of one of the known heads; else an InputError with names near it."""
-    found = (
-        re.fullmatch(r"\s*[Ll](\d{1,9})\.?[Hh](\d{1,9})\s*", head)
-        if isinstance(head, str)
-        else None
-    )
+    found = re.fullmatch(r"\s*[Ll](\d{1,9})\.?[Hh](\d{1,9})\s*", head) if isinstance(head, str) else None
     pair = tuple(map(int, found.groups())) if found else head
     if pair in known:
         return known[known.index(pair)]

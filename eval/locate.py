@@ -79,9 +79,7 @@ def locate(model: str, *, weights: bool = True) -> Located:
         raise InputError(f"{model}: its config.json cannot be used: {first_line(error)}") from error
     if file is not None and hasattr(config, "n_ctx"):
         config.n_positions = config.n_ctx  # GPT-2's length, read as another name
-    if (
-        getattr(config, "num_hidden_layers", 0) > MAX_LAYERS
-    ):  # they are built before weights are read
+    if getattr(config, "num_hidden_layers", 0) > MAX_LAYERS:  # they are built before weights are read
         raise InputError(f"{model}: its configuration asks for {config.num_hidden_layers} layers; at most "
                          f"{MAX_LAYERS} are read")  # fmt: skip
     loader, causal = _loader(config, model)

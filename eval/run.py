@@ -179,9 +179,7 @@ class Run(Tabular):
         """Read the result of a head, once."""
         if name not in self._results:
             try:
-                found = HeadResult.from_json(
-                    self._state(name).read_text(encoding="utf-8"), self._origin
-                )
+                found = HeadResult.from_json(self._state(name).read_text(encoding="utf-8"), self._origin)
                 if found.label != name:
                     raise ValueError(f"it is of the head {found.label}")
                 self._results[name] = found

@@ -75,10 +75,7 @@ def test_searches(tmp_path: Path) -> None:
     heads = [Run.open(run).results for run in runs]
     pairs = [*zip(*heads, strict=True)]
     others = sum(a.program != b.program for a, b in pairs)
-    iou = [
-        [float(row["iou_test"]) for row in csv.DictReader((run / "heads.csv").open())]
-        for run in runs
-    ]
+    iou = [[float(row["iou_test"]) for row in csv.DictReader((run / "heads.csv").open())] for run in runs]
     change = np.subtract(iou[1], iou[0])
     print(f"{others} of {len(pairs)} heads have another program; IoU changes by {change.min():.4f} to "
           f"{change.max():.4f}, {change.mean():.4f} in the mean")  # fmt: skip

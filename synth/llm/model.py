@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from attn_dsl.dsl.errors import WorkError
+from attn_dsl.synth.llm.grammar import proposal_grammar
 
 
 class ModelError(WorkError):
@@ -26,6 +27,12 @@ class Request:
     # of the tokens that the grammar allows, those less likely than so many times the likeliest are not drawn
     min_p: float = 0.0
     shared: int = 0  # how many characters of the prompt all heads share
+    other: str = ""  # the grammar of what is written instead of a program, in Lark's notation
+
+    @property
+    def grammar(self) -> str:
+        """The grammar of what is written."""
+        return self.other or proposal_grammar(self.causal)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +45,7 @@ class Completion:
 
 
 class LanguageModel(Protocol):
-    """Something that writes programs."""
+    """Something that writes under a grammar."""
 
     name: str  # for messages and records
     fingerprint: str  # tells it from every other model

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -18,7 +19,6 @@ from typing import Any
 from attn_dsl.dsl.errors import InputError, WorkError
 from attn_dsl.eval.files import UNREADABLE, typed, write
 from attn_dsl.eval.run import Run
-from attn_dsl.synth.llm.grammar import proposal_grammar
 from attn_dsl.synth.llm.model import Completion, LanguageModel, ModelError, Request
 from attn_dsl.synth.llm.parse_output import whole_terms
 from attn_dsl.synth.proposer import Known, plain
@@ -44,13 +44,13 @@ class Record:
         self.lines = [] if self.path is None or not self.path.is_file() else _read(self.path, _line)
 
     def completions(self, model: LanguageModel, number: int, request: Request,
-                    stop: Callable[[], bool], seconds: float) -> Iterator[Completion]:  # fmt: skip
+                    stop: Callable[[], bool], seconds: float = math.inf) -> Iterator[Completion]:  # fmt: skip
         """Yield what the model writes in a round, or wrote; record it unless ``stop`` cut it short.
 
         Raises:
             ModelError: the model failed, or the disk is full.
         """
-        asked = model.fingerprint, number, asdict(request), proposal_grammar(request.causal)
+        asked = model.fingerprint, number, asdict(request), request.grammar
         key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
         for line in self.lines:
             if line["key"] == key:

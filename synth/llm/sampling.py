@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from attn_dsl.dsl.errors import InputError
-from attn_dsl.synth.llm.grammar import proposal_grammar
 from attn_dsl.synth.llm.model import Completion, ModelError, Request
 
 SLICES = [rf'[^"\\\x00-\x1f\x7f\x85\u2028\u2029]{{1,{most}}}' for most in (4, 8, 16)]
@@ -46,7 +45,7 @@ class Writing:
                 f"the model's context leaves {max(0, room)} tokens for a program behind its prompt; lower "
                 "--prompt-tokens, or use a model with a longer context")  # fmt: skip
         self.tokenizer, self.request = tokenizer, request
-        self._first = _matcher(tokenizer, request.causal).deep_copy()
+        self._first = _matcher(tokenizer, request.grammar).deep_copy()
         self.begun: list[int] = self._first.compute_ff_tokens()  # every program begins so
         self._first.consume_tokens(self.begun)
         self.most = min(room, max(request.max_tokens, len(self.begun) + 1))
@@ -142,10 +141,10 @@ def draw(logits: np.ndarray, uniform: float, how: Request) -> int:
 
 
 @lru_cache(maxsize=8)
-def _matcher(tokenizer: Any, causal: bool) -> Any:
+def _matcher(tokenizer: Any, grammar: str) -> Any:
     from llguidance import LLMatcher
 
-    matcher = LLMatcher(tokenizer, proposal_grammar(causal))
+    matcher = LLMatcher(tokenizer, grammar)
     if matcher.is_error():
         raise InputError(f"the grammar does not fit the model's tokenizer: {matcher.get_error()}")
     return matcher

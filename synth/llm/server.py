@@ -16,7 +16,6 @@ import httpx
 
 from attn_dsl.dsl.errors import AttnDslError
 from attn_dsl.dsl.gbnf import to_gbnf
-from attn_dsl.synth.llm.grammar import proposal_grammar
 from attn_dsl.synth.llm.model import Completion, ModelError, Request
 from attn_dsl.synth.llm.parse_output import extracted, read
 
@@ -96,15 +95,16 @@ class Server:
 
     def _one(self, request: Request, number: int, constraint: dict[str, Any],
              stop: Callable[[], bool]) -> Completion:  # fmt: skip
-        """Ask for one program, unless it is to stop."""
+        """Ask for one completion, unless it is to stop."""
         if stop():
             return Completion("", 0, True)
         turns = [{"role": "user", "content": request.prompt}]
         how = {"model": self.model, "temperature": request.temperature, "max_tokens": request.max_tokens,
                "seed": (request.seed + number) % 2**31, "extra_body": constraint}  # fmt: skip
         text, cut, tokens = self._ask(self._chat, messages=turns, **how)
-        if constraint or cut:
-            return Completion(text if constraint else extracted(text), tokens, cut)
+        if constraint or cut or request.other:
+            plain = constraint or request.other
+            return Completion(text if plain else extracted(text), tokens, cut)
         try:
             read(extracted(text), causal=request.causal)
         except AttnDslError as error:
@@ -150,7 +150,7 @@ class Server:
         """Return what tells the server the grammar and min-p; nothing if it takes none."""
         if self.owner not in ("llamacpp", "vllm"):
             return {}
-        gbnf, min_p = to_gbnf(proposal_grammar(request.causal)), {"min_p": request.min_p}
+        gbnf, min_p = to_gbnf(request.grammar), {"min_p": request.min_p}
         if self.owner == "llamacpp":
             return min_p | {"grammar": gbnf, "cache_prompt": True}
         return min_p | {"structured_outputs": {"grammar": gbnf}, "guided_grammar": gbnf}
