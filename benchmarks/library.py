@@ -54,8 +54,9 @@ MEASURED, MOST_NODES = 49, 20
 GROUPS = 8, 20, 50, 100  # into how many groups the heads of a model are put, if it has twice as many
 ENTRIES, COMPARED = 150_000, 30_000
 """On about how many entries of the fit texts programs are grown, and heads are compared."""
-TEXTS, STEPS = 5, 15
-"""Of each model, the select texts that programs are picked on; how often heads change groups at most."""
+TEXTS, FEWER, STEPS = 5, 100, 15
+"""Of each model, the select texts that programs are picked on; how many texts are read of a model that is
+added; how often heads change groups at most."""
 NAMES = {"first-token sink": ("sink", "first token"), "previous token": ("previous", "sequential"),
          "induction": ("induction", "repetition"), "same word": ("own_word", "structure"),
          "duplicate token": ("repeat", "repetition"), "delimiter": ("delimiter", "structure"),
@@ -173,10 +174,11 @@ def iou(capture: Capture, texts: Sequence[int], tokens: int, programs: Sequence[
     return found
 
 
-def conditions(captures: dict[str, Capture]) -> Iterator[tuple[str, int]]:
+def conditions(captures: dict[str, Capture],
+               models: dict[str, tuple[object, int]]) -> Iterator[tuple[str, int]]:  # fmt: skip
     """Yield the models and how many tokens of a text they are measured on."""
     for name, capture in captures.items():
-        yield name, MODELS[name][1]
+        yield name, models[name][1]
         if capture.causal:
             yield name, OPENING
 
@@ -211,17 +213,16 @@ def main() -> None:
     """Measure and print a Markdown table."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--model", action="append", default=[], metavar="NAME=MODEL",
-                      help="one more causal model; may be repeated")  # fmt: skip
+                      help="one more causal model, on fewer texts; may be repeated")  # fmt: skip
     made.add_argument("--out", default=ROOT / "runs/bench/library", type=Path, metavar="DIR",
                       help="where captures are kept")  # fmt: skip
     made.add_argument("--write", type=Path, metavar="DIR", help="where the programs are written")
     options = made.parse_args()
-    for name, model in (one.split("=", 1) for one in options.model):
-        MODELS[name] = model, 128
-    captures = {}
-    for name, (model, tokens) in MODELS.items():
-        place = options.out.resolve() / name
-        kept(place, "capture", model, "--text", STORIES, "--max-tokens", tokens, "--no-values")
+    more = {name: (model, 128) for name, model in (one.split("=", 1) for one in options.model)}
+    captures, known = {}, MODELS | more
+    for name, (model, tokens) in known.items():
+        place, fewer = options.out.resolve() / name, ("--max-texts", FEWER) if name in more else ()
+        kept(place, "capture", model, "--text", STORIES, "--max-tokens", tokens, "--no-values", *fewer)
         captures[name] = Capture.open(place)
     teaching = [entry.program for entry in library().values() if not entry.measured]
     programs, sources = list(teaching), [""] * len(teaching)
@@ -229,7 +230,7 @@ def main() -> None:
         programs += (own := candidates(capture))
         sources += [name] * len(own)
     scores = {}
-    for name, tokens in conditions(captures):
+    for name, tokens in conditions(captures, known):
         texts = captures[name].split(0)["select"][:TEXTS]
         scores[name, tokens] = iou(captures[name], texts, tokens, programs).mean(2)
 
