@@ -5,7 +5,7 @@ What a term adds at an entry of row r, whose key is the token k, is
     weight * plane[entry] * values[query, r] * values[key, k]
 
 Each factor but the first may be absent. ``values`` are looked up by token, so that an entry costs a few
-multiplications. No term is cut to ``TERM_LIMIT``, far above what softmax tells apart.
+multiplications.
 """
 
 from dataclasses import dataclass
@@ -15,8 +15,10 @@ import numpy as np
 from numba import njit
 
 from attn_dsl.compiler.jit import LEAN, SUMS
+from attn_dsl.dsl.limits import TERM_LIMIT
 
 _OPTIONS = {**LEAN, "fastmath": SUMS}
+LIMIT = np.float32(TERM_LIMIT)
 NO_VALUES = np.empty((0, 0), dtype=np.float32)
 
 
@@ -38,23 +40,36 @@ class TermScores:
     # the query and at the key, -1 for none
     terms: np.ndarray
     weights: np.ndarray  # int64 (terms): the numbers of their weights
+    # float32 (rows of ``planes.values``): the largest magnitude of each; terms that may reach
+    # ``TERM_LIMIT`` are then cut to it. By default none is.
+    sizes: np.ndarray | None = None
 
     def add(self, x: np.ndarray, out: np.ndarray, values: np.ndarray = NO_VALUES) -> None:
         """Add the scores to ``out``, float32 (programs, entries); ``values`` are float32 (places, tokens)."""
-        own = x[self.weights].astype(np.float32)
-        _add(self.terms, own, values, *self.planes, self.starts, self._room(), out)
+        own, (ones, room, _) = x[self.weights].astype(np.float32), self._room()
+        limited = self._limited(own, values)
+        _add(self.terms, limited, own, values, *self.planes, self.starts, ones, room, out)
 
     def gradient(self, x: np.ndarray, given: np.ndarray,
                  values: np.ndarray = NO_VALUES) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
         """Return the gradient of weights, float64, and of values, from that of the scores."""
         own = x[self.weights].astype(np.float32)
         to_own, to_values = np.zeros_like(own), np.zeros_like(values)
-        _gradients(self.terms, own, values, *self.planes, self.starts, self._room(), given, to_own, to_values)
+        _gradients(self.terms, self._limited(own, values), own, values, *self.planes, self.starts,
+                   *self._room(), given, to_own, to_values)  # fmt: skip
         return np.bincount(self.weights, to_own, len(x)), to_values
 
+    def _limited(self, own: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Say which terms may reach the limit, bool (terms)."""
+        if self.sizes is None:
+            return np.zeros(len(self.terms), dtype=np.bool_)
+        most = np.abs(own) * np.append(self.sizes, 1.0)[np.maximum(self.terms[:, 1], -1)]
+        sizes = np.append(np.abs(values).max(1, initial=0.0), 1.0)
+        return most * sizes[self.terms[:, 2]] * sizes[self.terms[:, 3]] > TERM_LIMIT
+
     def _room(self) -> np.ndarray:
-        """Return a row to work in."""
-        return np.empty(int(np.diff(self.starts).max(initial=0)), dtype=np.float32)
+        """Return three rows to work in, the first of ones."""
+        return np.ones((3, int(np.diff(self.starts).max(initial=0))), dtype=np.float32)
 
 
 @njit(**_OPTIONS)
@@ -72,6 +87,12 @@ def _on_plane(plane, truths, values, low, row, out):
     else:
         for k in range(count):
             out[k] = row[k]
+
+
+@njit(**_OPTIONS)
+def _times(out, other):
+    for k in range(out.shape[0]):
+        out[k] *= other[k]
 
 
 @njit(**_OPTIONS)
@@ -110,10 +131,10 @@ def _dot_plane(plane, truths, values, low, row):
 
 
 @njit(**_OPTIONS)
-def _add(terms, weights, read, truths, values, starts, room, out):
+def _add(terms, limited, weights, read, truths, values, starts, ones, room, out):
     for j in range(terms.shape[0]):
         program, plane, query, key = terms[j]
-        if query < 0 and key < 0:
+        if query < 0 and key < 0 and not limited[j]:
             low, end = starts[0], starts[-1]
             if weights[j] != 0:
                 _add_plane(plane, truths, values, low, weights[j], out[program, low:end])
@@ -121,37 +142,55 @@ def _add(terms, weights, read, truths, values, starts, room, out):
         for r in range(starts.shape[0] - 1):
             low, count = starts[r], starts[r + 1] - starts[r]
             left = weights[j] * read[query, r] if query >= 0 else weights[j]
-            made, row = room[:count], out[program, low : low + count]
             if left == 0:
                 continue
-            if key < 0:
+            made, row = room[:count], out[program, low : low + count]
+            if key < 0 and not limited[j]:
                 _add_plane(plane, truths, values, low, left, row)
+                continue
+            _on_plane(plane, truths, values, low, ones[:count], made)
+            if key >= 0:
+                _times(made, read[key, :count])
+            if limited[j]:
+                for k in range(count):
+                    row[k] += min(max(left * made[k], -LIMIT), LIMIT)
             else:
-                _on_plane(plane, truths, values, low, read[key, :count], made)
                 for k in range(count):
                     row[k] += left * made[k]
 
 
 @njit(**_OPTIONS)
-def _gradients(terms, weights, read, truths, values, starts, room, given, to_weights, to_read):
+def _gradients(terms, limited, weights, read, truths, values, starts, ones, room, spare, given, to_weights,
+               to_read):  # fmt: skip
+    """Add up gradients; a term that is at its limit does not change with its weight and values."""
+    one, zero = np.float32(1.0), np.float32(0.0)
     for j in range(terms.shape[0]):
         program, plane, query, key = terms[j]
-        if query < 0 and key < 0:
+        if query < 0 and key < 0 and not limited[j]:
             row = given[program, starts[0] : starts[-1]]
             to_weights[j] += _dot_plane(plane, truths, values, starts[0], row)
             continue
         for r in range(starts.shape[0] - 1):
             low, count = starts[r], starts[r + 1] - starts[r]
-            own = read[query, r] if query >= 0 else np.float32(1.0)
-            if key < 0:
-                total = _dot_plane(plane, truths, values, low, given[program, low : low + count])
-            else:
-                left, pull, total = weights[j] * own, room[:count], np.float32(0.0)
-                _on_plane(plane, truths, values, low, given[program, low : low + count], pull)
+            own = read[query, r] if query >= 0 else one
+            left, pull = weights[j] * own, room[:count]
+            _on_plane(plane, truths, values, low, given[program, low : low + count], pull)
+            if limited[j]:
+                made = spare[:count]
+                _on_plane(plane, truths, values, low, ones[:count], made)
+                if key >= 0:
+                    _times(made, read[key, :count])
+                for k in range(count):
+                    pull[k] = pull[k] if abs(left * made[k]) <= LIMIT else zero
+            total = zero
+            if key >= 0:
                 right, to = read[key, :count], to_read[key, :count]
                 for k in range(count):
                     total += pull[k] * right[k]
                     to[k] += left * pull[k]
+            else:
+                for k in range(count):
+                    total += pull[k]
             to_weights[j] += own * total
             if query >= 0:
                 to_read[query, r] += weights[j] * total

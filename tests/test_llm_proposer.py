@@ -307,7 +307,7 @@ def test_definitions_that_a_model_writes_come_into_the_run(fit: Any, tmp_path: P
         "head proposed causal softmax:\n    ? where level(k) == level(q) and not marked(k)\n"
         "    ? where k == q-1\n    ? where k == 0\n    ? * level(k)\n"
     )
-    line = {"round": 0, "model": "m", "fingerprint": "f"}
+    line = {"key": "", "round": 0, "model": "m", "fingerprint": "f", "prompt": ""}
     line |= {"completions": [{"text": source, "tokens": 90, "truncated": False}]}
     (tmp_path / "asked" / "llm").mkdir(parents=True)
     for head in ("l00h00", "l01h01"):

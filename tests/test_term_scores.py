@@ -9,6 +9,7 @@ from search_tasks import design, task
 
 from attn_dsl.compiler.program import Program
 from attn_dsl.dsl import tree as t
+from attn_dsl.dsl.limits import TERM_LIMIT
 from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.replace.tunable import Tunable
@@ -90,39 +91,49 @@ def test_losses_are_those_of_the_program_without_a_term(job) -> None:
         assert loss == pytest.approx(whole - rows.rows.row_scores(rows.predicted).sum(), rel=1e-3, abs=0.1)
 
 
-def test_terms_and_their_gradients_are_their_definitions() -> None:
+@pytest.mark.parametrize("scale", [1.0, 3000.0])  # many terms are at their limit with the second
+def test_terms_are_cut_at_their_limit_and_do_not_change_there(scale: float) -> None:
     rng = np.random.default_rng(0)
     n, places, terms = 9, 3, 12
     starts = np.cumsum([0, *range(1, n + 1)])
     planes = rng.normal(size=(4, starts[-1])).astype(np.float32)
     rows = np.array([(0, rng.integers(4), *rng.integers(-1, places, 2)) for _ in range(terms)])
-    every = Planes(np.empty((0, 0), dtype=np.uint8), planes)
-    scores = TermScores(starts, every, rows, rng.permutation(terms))
-    x, values = rng.normal(size=terms), rng.normal(size=(places, n)).astype(np.float32)
+    scores = TermScores(starts, Planes(np.empty((0, 0), dtype=np.uint8), planes), rows,
+                        rng.permutation(terms), np.abs(planes).max(1))  # fmt: skip
+    x, values = scale * rng.normal(size=terms), rng.normal(size=(places, n)).astype(np.float32)
     query = np.repeat(np.arange(n), np.arange(1, n + 1))
     key = np.concatenate([np.arange(i + 1) for i in range(n)])
 
-    def total(x: np.ndarray, values: np.ndarray) -> np.ndarray:
-        return sum(
+    def parts(x: np.ndarray, values: np.ndarray) -> np.ndarray:
+        return np.array([
             x[scores.weights[j]] * planes[plane]
             * (values[q][query] if q >= 0 else 1) * (values[k][key] if k >= 0 else 1)
             for j, (_, plane, q, k) in enumerate(rows)
-        )  # fmt: skip
+        ])  # fmt: skip
 
     found = np.zeros((1, starts[-1]), dtype=np.float32)
     scores.add(x, found, values)
-    np.testing.assert_allclose(found[0], total(x, values), atol=1e-4)
+    expected = np.clip(parts(x, values), -TERM_LIMIT, TERM_LIMIT).sum(0)
+    np.testing.assert_allclose(found[0], expected, atol=1e-4 * scale)
     given = rng.normal(size=(1, starts[-1])).astype(np.float32)
-    gradient, to_values = scores.gradient(x, given, values)
+    (gradient, to_values), free = (
+        scores.gradient(x, given, values),
+        np.abs(parts(x, values)) <= TERM_LIMIT,
+    )
+    assert free.all() == (scale == 1.0)
+
+    def slope(step: np.ndarray, more: np.ndarray) -> float:
+        apart = parts(x + step, values + more) - parts(x - step, values - more)
+        return (apart * free @ given[0]).sum() / (2 * max(step.max(), more.max()))
+
+    none = np.zeros_like(values)
     for i in range(terms):
-        step = 1e-3 * (np.arange(terms) == i)
-        slope = (total(x + step, values) - total(x - step, values)) @ given[0] / 2e-3
-        assert gradient[i] == pytest.approx(slope, rel=1e-2, abs=1e-3)
+        step = 1e-3 * np.abs(x).max() * (np.arange(terms) == i)
+        assert gradient[i] == pytest.approx(slope(step, none), rel=1e-2, abs=1e-3 * scale)
     for place in np.ndindex(values.shape):
-        more = np.zeros(values.shape)
+        more = none.copy()
         more[place] = 1e-3
-        slope = (total(x, values + more) - total(x, values - more)) @ given[0] / 2e-3
-        assert to_values[place] == pytest.approx(slope, rel=2e-2, abs=2e-2)
+        assert to_values[place] == pytest.approx(slope(0 * x, more), rel=2e-2, abs=2e-2 * scale)
 
 
 def test_what_pays_least_goes_first() -> None:

@@ -158,7 +158,8 @@ class Tunable(torch.nn.Module):
             n, here = len(text), slice(*batch.starts[i : i + 2])
             planes = Planes(*plan.typed_planes(i))
             starts = np.append(row_starts(n, self.causal), n_entries(n, self.causal))
-            terms = TermScores(starts, planes, self._terms, self._numbers)
+            terms = TermScores(starts, planes, self._terms, self._numbers,
+                               np.abs(planes.values).max(1, initial=0.0))  # fmt: skip
             found[text] = Known(terms, held[here])
             size = sum(part.nbytes for part in (*planes, held[here]))
             if size <= self._free:

@@ -27,13 +27,8 @@ FOLDER, FAILED = "llm", "failed.json"
 PLAIN = 7  # lines of the longest program that is an example
 SOLVED = 24  # how many heads may be examples
 Pair = tuple[int, int]
-_LINE = {
-    "key": str,
-    "model": str,
-    "fingerprint": str,
-    "round": int,
-    "completions": tuple[Completion, ...],
-}
+_LINE = {"key": str, "model": str, "fingerprint": str, "round": int, "prompt": str,
+         "completions": tuple[Completion, ...]}  # fmt: skip
 
 
 class Record:
@@ -143,7 +138,7 @@ def _completions(line: dict[str, Any]) -> list[Completion]:
 def _line(data: dict[str, Any]) -> dict[str, Any]:
     """Return the data of a line, if it has what is read of it."""
     for name, kind in _LINE.items():
-        typed(kind, data[name], f"`{name}`")
+        typed(kind, data.get(name), f"`{name}`")
     return data
 
 
