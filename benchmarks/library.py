@@ -90,6 +90,8 @@ def groups(rows: np.ndarray, number: int) -> list[np.ndarray]:
     while len(picked) < number:
         own = 1 - _shared(rows, rows[picked[-1:]])[:, 0] / rows.sum(1)
         distance = np.minimum(distance, np.maximum(own, 0.0))
+        if distance.max() < 1e-4:
+            break
         picked.append(int(draw.choice(len(rows), p=distance**2 / (distance**2).sum())))
     centres, before = rows[picked], np.empty(0)
     for _ in range(STEPS):
@@ -99,7 +101,7 @@ def groups(rows: np.ndarray, number: int) -> list[np.ndarray]:
         before = nearest
         for i in set(nearest.tolist()):
             centres[i] = rows[nearest == i].mean(0)
-    return [np.flatnonzero(nearest == i) for i in range(number) if (nearest == i).any()]
+    return [np.flatnonzero(nearest == i) for i in range(len(picked)) if (nearest == i).any()]
 
 
 def candidates(capture: Capture) -> list[t.Head]:

@@ -27,7 +27,7 @@ from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.metrics import bootstrap
 from attn_dsl.eval.outputs import output_r2
 from attn_dsl.eval.run import Run
-from attn_dsl.eval.split import Comparison, Split
+from attn_dsl.eval.split import HeadScores, Split
 
 MODELS: dict[str, tuple[object, int]] = {"smollm2": ("smollm2", 128),
                                          "stories260k": (SHARED / "models/stories260k", 128),
@@ -97,7 +97,7 @@ def elsewhere(run: Run, place: Path, model: object, tokens: int) -> Figure:
     return Figure(f"... as chosen, on {OTHER[0].name}", f"{iou}; {outputs}")
 
 
-def on_other_text(run: Run, place: Path, model: object, tokens: int) -> list[Comparison]:
+def on_other_text(run: Run, place: Path, model: object, tokens: int) -> list[HeadScores]:
     """Compare each head with its chosen program on other texts, whose capture is kept in a place."""
     text, count = OTHER
     kept(place, "capture", model, "--text", text, "--max-tokens", tokens, "--max-texts", count)

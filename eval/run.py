@@ -44,6 +44,20 @@ KEY = {"capture": str, "seed": int, "heads": tuple[tuple[int, int], ...]}
 FURTHER = {"max_evals": int, "max_nodes": int, "effort": int, "allow_lookahead": bool, "objective": str,
            "proposers": tuple[str, ...], "programs": tuple[str, ...] | None}  # fmt: skip
 """What a ``key`` also has where it is not of an earlier version."""
+MAY_HAVE = {
+    "processors": tuple[str, ...],
+    "written": dict[str, bool],
+    "versions": dict[str, str],
+    "asked": tuple[tuple[int, int], ...],
+    "cut_short": tuple[str, ...],
+    "not_reached": tuple[str, ...],
+    "lacking": str | None,
+    "vocabulary": str | None,
+    "llm": dict[str, Any],
+    "library": dict[str, float],
+    "capture_settings": dict[str, Any],
+}
+"""What a ``run.json`` may have beside."""
 _MENDING = "if you changed it yourself, remove its sha256; else"
 NOT_MEASURED = "this run was made before it was measured; run `attn-dsl fit` again"
 VOCABULARY = "vocabulary.attn"
@@ -91,8 +105,8 @@ class Run(Tabular):
                     typed(kind, fields[name], f"`{name}`")
             for name in FURTHER.keys() & info["key"].keys():
                 typed(FURTHER[name], info["key"][name], f"`{name}`")
-            typed(tuple[str, ...], info.get("processors", []), "`processors`")
-            typed(dict[str, bool], info.get("written", {}), "`written`")
+            for name in MAY_HAVE.keys() & info.keys():
+                typed(MAY_HAVE[name], info[name], f"`{name}`")
         except UNREADABLE as error:
             raise InputError(f"{file}: damaged ({error}); {_MENDING} run `attn-dsl fit` again") from None
         return cls(path, info)

@@ -86,42 +86,42 @@ def test_measured_programs_say_what_they_weigh() -> None:
 def test_a_model_that_is_left_out_picks_nothing_and_gives_no_programs() -> None:
     from library import pick
 
-    one, other = np.float32([[0.0, 0.9, 0.1, 0.2]]), np.float32([[0.0, 0.1, 0.9, 0.8]])
+    one = np.float32([[0.0, 0.9, 0.1, 0.2], [0.0, 0.0, 0.0, 0.5]])
+    other = np.float32([[0.0, 0.1, 0.9, 0.8], [0.0, 0.0, 0.0, 0.5]])
     scores = {("one", 128): one, ("one", 24): one, ("other", 128): other}
     sources = ["", "one", "other", "third"]
-    assert pick(scores, sources, without="one") == [0, 2, 3]
-    assert pick(scores, sources, without="other") == [0, 1, 3]
-    assert pick(scores, sources, without=None) == [0, 1, 2, 3]
+    assert sorted(pick(scores, sources, without="one")) == [0, 2, 3]
+    assert sorted(pick(scores, sources, without="other")) == [0, 1, 3]
+    assert sorted(pick(scores, sources, without=None)) == [0, 1, 2, 3]
 
 
 def test_heads_are_scored_on_openings_of_texts() -> None:
     from library import iou
 
-    capture = uniform_and_first(1)
+    capture = two_kinds(1)
     programs = [parse("head u causal:\n"), parse("head f causal:\n 9 where k == 0")]
     programs.append(parse("head later bidirectional:\n 9 where k == q+1"))
     texts = capture.split(0)["test"]
     found = iou(capture, texts, 3, programs)
     assert found.shape == (2, 3, len(texts))
-    assert found[0, 0] == pytest.approx(1) and (found[:, 2] == 0).all() and (found[0, 1] < 0.7).all()
+    assert (found[:, 2] == 0).all() and (found[0, 1] < found[0, 0]).all() and (found[1, 1] > 0.99).all()
 
 
 def test_groups_are_of_like_heads_and_their_programs_are_theirs() -> None:
     from library import candidates, groups, iou
 
-    capture = uniform_and_first(10)
+    capture = two_kinds(10)
     rows = np.concatenate([capture.attention(i, range(20)) for i in range(4)], axis=1)
     assert sorted(map(set, (one.tolist() for one in groups(rows, 2))), key=min) == [
         {*range(10)}, {*range(10, 20)}]  # fmt: skip
     found = candidates(capture)
-    assert iou(capture, capture.split(0)["test"], 4, found).mean(2).max(1) == pytest.approx(1, abs=0.02)
+    assert (iou(capture, capture.split(0)["test"], 4, found).mean(2).max(1) > 0.85).all()
 
 
-def uniform_and_first(number: int) -> attn_dsl.Capture:
-    """Capture heads of one layer: so many that are uniform, and so many that look at the first token."""
-    rows = np.tril(np.ones((4, 4)))
+def two_kinds(number: int) -> attn_dsl.Capture:
+    """Capture one layer: so many heads that look at the query, and so many that look at the first token."""
     first = np.zeros((4, 4))
     first[:, 0] = 1
-    heads = np.stack([rows / rows.sum(1, keepdims=True)] * number + [first] * number)
+    heads = np.stack([np.eye(4)] * number + [first] * number)
     texts = [["a", " b", " c", f" {i}"] for i in range(12)]
     return attn_dsl.Capture.from_arrays(texts, [heads[None]] * 12, causal=True)

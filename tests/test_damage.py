@@ -14,8 +14,10 @@ import pytest
 from command_line import attn_dsl, succeed
 from damage import COMMANDS, READERS, copied, damages, judge, result, run_command
 
+from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval.files import sealed
 from attn_dsl.eval.metrics import ious
+from attn_dsl.eval.run import MAY_HAVE, NEEDED, Run
 from attn_dsl.synth.pareto import choose, front
 
 CASES = int(os.environ.get("ATTN_DSL_DAMAGES", "60"))
@@ -51,6 +53,19 @@ def test_no_damage_is_accepted_and_none_ends_in_a_traceback(
         if wrong := judge(damage, command, broken, said[command]):
             found.append(f"{command}: {damage.name}: {wrong}")
     assert not found, "\n".join(found)
+
+
+def test_fields_of_another_type_are_named(small_run: Path, tmp_path: Path) -> None:
+    """All that is read back of run.json; found by fuzzing: a report where `versions` was no object."""
+    run = shutil.copytree(small_run, tmp_path / "run")
+    info = json.loads((run / "run.json").read_text())
+    known = {*NEEDED, *MAY_HAVE} & info.keys()
+    assert {"versions", "texts", "library", "processors"} <= known
+    for name in sorted(known):
+        wrong = {**info, name: {"a": None} if isinstance(info[name], bool) else True}
+        (run / "run.json").write_text(json.dumps(sealed(wrong)))
+        with pytest.raises(InputError, match=f"run.json: damaged .*{name}"):
+            Run.open(run)
 
 
 def test_results_of_another_run_are_refused(small_run: Path, tmp_path: Path) -> None:

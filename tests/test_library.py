@@ -218,7 +218,7 @@ def test_every_file_is_in_order(entry: LibraryProgram, monkeypatch: pytest.Monke
     assert facts.holes == 0 and facts.lookahead == ()
     assert show(parse(entry.source)) == entry.source
     assert entry.path.removesuffix(".attn").split("/")[-1] == entry.name == entry.program.name
-    lines = entry.source.split("\nhead ")[0].splitlines()
+    lines = [line for line in entry.source.splitlines() if line.startswith("# ")]
     assert " ".join(line.removeprefix("# ") for line in lines) == f"{entry.doc} category: {entry.category}"
     assert entry.doc.endswith(".") and entry.doc[0].isupper() and max(map(len, lines)) <= 110
     assert entry.category in CATEGORIES

@@ -138,7 +138,7 @@ def _completions(line: dict[str, Any]) -> list[Completion]:
 def _line(data: dict[str, Any]) -> dict[str, Any]:
     """Return the data of a line, if it has what is read of it."""
     for name, kind in _LINE.items():
-        typed(kind, data.get(name), f"`{name}`")
+        typed(kind, data[name], f"`{name}`")
     return data
 
 
