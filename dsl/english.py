@@ -20,6 +20,7 @@ _SIDES = {"==": "{}", "<": "tokens before {}", "<=": "tokens up to {}",
 _MUCH = ("slightly ", "weakly "), ("", ""), ("much ", "strongly ")
 _NOT_ITSELF = t.Compare("!=", t.Position("k"), t.Position("q"))
 _DISTANCE = t.Arithmetic("-", t.Position("q"), t.Position("k"))
+_AHEAD = t.Arithmetic("-", t.Position("k"), t.Position("q"))
 _REALS = {"log": "logarithm", "sqrt": "square root", "inv": "inverse"}
 
 
@@ -173,6 +174,8 @@ class _Teller(Sentences):
                 return f"the query and the {high} tokens before it"
             case t.Between(value, low, high) if value == _DISTANCE:
                 return f"tokens {low} to {high} before the query"
+            case t.Between(value, low, high) if value == _AHEAD:
+                return f"tokens {low} to {high} after the query"
             case t.Compare(">=", value, t.Integer(n)) if value == _DISTANCE:
                 return f"tokens at least {n} before the query"
             case t.Compare("==", t.Call(a, (t.Position("k", shift),)),

@@ -128,6 +128,8 @@ def _looks_ahead(node: t.Node) -> bool:
             return _only_later(op, b - a)
         case t.Compare(op, t.Position("q", a), t.Position("k", b)):
             return _only_later(op.translate(_MIRROR), a - b)
+        case t.Between(t.Arithmetic("-", t.Position("k", a), t.Position("q", b)), low, _):
+            return _only_later(">=", low + b - a)
     return any(map(_looks_ahead, node.children()))
 
 

@@ -78,6 +78,7 @@ TOLD = [
     ("1 where text(k-1) == text(q)", "looks at what follows tokens with the same text as the query"),
     ("1 where k == previous(q) + 1", "looks at what follows the last earlier copy of the query"),
     ("1 where q - k in 1..4", "looks at tokens 1 to 4 before the query"),
+    ("1 where k - q in 1..4", "looks at tokens 1 to 4 after the query"),
     ("1 where k <= q-12", "looks at tokens up to the token 12 before the query"),
     ("1 where k >= line_first(q)", "looks at tokens from the first token of the query's line on"),
     ("2 where word(k) == word(q) and k != q",
