@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import click
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     import numpy as np
 
     from attn_dsl.compiler.program import Program
+    from attn_dsl.dsl import tree as t
     from attn_dsl.dsl.tokens import Tokens
+    from attn_dsl.eval.run import Run
+    from attn_dsl.synth.llm.naming import Title
 
 TERMS, PAIRS, LEAST = 8, 3, 0.05
 """How many terms are told on a text, keys of each, and how much of a row's attention counts as moved."""
@@ -48,11 +51,9 @@ def explain(program: str, head: str | None, on: str | None, define: tuple[str, .
     from attn_dsl.dsl.english import describe
     from attn_dsl.dsl.english import explain as in_english
     from attn_dsl.dsl.printer import show_term
-    from attn_dsl.synth.llm.named import kind_of, open_model
-    from attn_dsl.synth.llm.naming import titles
 
-    if llm is not None and kind_of(llm)[0] == "replay":
-        raise InputError(f"--llm {llm}: titles that are kept are shown without --llm; name a model")
+    if llm is not None:
+        refuse_replay(llm)
     loaded, run, found = options.open_program(program, head, "explain", allow_lookahead, define)
     tree = loaded.tree
     if found and not found.terms:
@@ -67,7 +68,7 @@ def explain(program: str, head: str | None, on: str | None, define: tuple[str, .
         loaded.refuse_holes("write numbers, or leave out --on")
         tokens = read_head(run, found, on, model, capture)[0] if run and found else cut(on)
         effects = term_effects(loaded, tokens)
-    entitled = titles(tree, text, run.path if run else None, None if llm is None else open_model(llm))
+    entitled = titles_of(tree, text, run, llm)
     if not as_json:
         options.console().print(text, markup=False)
         for line in [] if on is None or not len(effects) else tell_effects(loaded, tokens, effects):
@@ -90,6 +91,24 @@ def explain(program: str, head: str | None, on: str | None, define: tuple[str, .
     by_model = [dataclasses.asdict(one) for one in entitled]
     titled = {"titles_by_language_model": by_model} if by_model else {}
     options.print_json({"program": tree.name, "english": text, **whole, **titled, "terms": told})
+
+
+def refuse_replay(llm: str) -> None:
+    """Refuse the name of a run in the place of a language model."""
+    from attn_dsl.synth.llm.named import kind_of
+
+    if kind_of(llm)[0] == "replay":
+        raise InputError(f"--llm {llm}: titles that are kept are shown without --llm; name a model")
+
+
+def titles_of(program: t.Head, english: str, run: Run | None, llm: str | None) -> Iterable[Title]:
+    """Return the titles of a program, its scores and its sets: those that the run keeps, or a model's."""
+    if run is None and llm is None:
+        return ()
+    from attn_dsl.synth.llm.named import open_model
+    from attn_dsl.synth.llm.naming import titles
+
+    return titles(program, english, run.path if run else None, None if llm is None else open_model(llm))
 
 
 def tell_effects(program: Program, tokens: Tokens, effects: np.ndarray) -> Iterator[str]:
