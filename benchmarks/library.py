@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 from measuring import ROOT, SHARED, STORIES, Figure, kept, print_table
-from numba import njit
 
 from attn_dsl.compiler.columns import Batch
 from attn_dsl.compiler.evaluate import Plan
@@ -31,6 +30,7 @@ from attn_dsl.dsl.printer import show
 from attn_dsl.dsl.scope import Scope
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.controls import positional_grid
+from attn_dsl.eval.distances import in_lanes, minima
 from attn_dsl.eval.metrics import bootstrap
 from attn_dsl.eval.score_matrix import measure_texts
 from attn_dsl.synth import search_terms
@@ -65,16 +65,10 @@ NAMES = {"first-token sink": ("sink", "first token"), "previous token": ("previo
 """By the kind of a term, its name, and a category of the library."""
 
 
-@njit(fastmath=True)
-def _shared(left, right):
-    """Sum what each of some rows shares with each of others, float32 (left, right)."""
-    found = np.zeros((left.shape[0], right.shape[0]), np.float32)
-    for i in range(left.shape[0]):
-        for j in range(right.shape[0]):
-            total = np.float32(0.0)
-            for x in range(left.shape[1]):
-                total += min(left[i, x], right[j, x])
-            found[i, j] = total
+def _shared(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Sum what each of some heads shares with each of others, float64 (left, right)."""
+    found = np.zeros((len(left), len(right)))
+    minima(in_lanes(left), in_lanes(right), found)
     return found
 
 
@@ -108,7 +102,7 @@ def candidates(capture: Capture) -> list[t.Head]:
     """Grow programs of every size for the mean attention of each group of a model's heads."""
     design = Design(capture, capture.split(0)["fit"], ENTRIES, 0)
     rows = design.rows_of_heads(range(capture.n_heads))
-    some = np.sort(np.random.default_rng(0).permutation(len(design.starts) - 1))[:: ENTRIES // COMPARED]
+    some = range(0, len(design.starts) - 1, ENTRIES // COMPARED)
     compared = np.concatenate([np.arange(*design.starts[i : i + 2]) for i in some])
     scores = ScoreGains(design, (), np.zeros((int(design.batch.sizes.sum()), 0), np.float32))
     planes = TermPlanes(design, search_terms.terms(design.causal))
