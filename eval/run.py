@@ -37,26 +37,20 @@ from attn_dsl.eval.results import Candidate, HeadResult, LibraryEntry
 from attn_dsl.eval.run_head import RunHead
 
 FORMAT = 1
-NEEDED = {"key": dict[str, Any], "status": str, "model": str, "capture": str | None, "causal": bool,
-          "texts": dict[str, int], "split": str, "tokens_per_text": float}  # fmt: skip
+Types = dict[str, Any]
+NEEDED: Types = {"key": dict[str, Any], "status": str, "model": str, "capture": str | None, "causal": bool,
+                 "texts": dict[str, int], "split": str, "tokens_per_text": float}  # fmt: skip
 """What every ``run.json`` has beside its format, and of which type; and what its ``key`` has."""
-KEY = {"capture": str, "seed": int, "heads": tuple[tuple[int, int], ...]}
-FURTHER = {"max_evals": int, "max_nodes": int, "effort": int, "allow_lookahead": bool, "objective": str,
-           "proposers": tuple[str, ...], "programs": tuple[str, ...] | None}  # fmt: skip
+KEY: Types = {"capture": str, "seed": int, "heads": tuple[tuple[int, int], ...]}
+FURTHER: Types = {"max_evals": int, "max_nodes": int, "effort": int, "allow_lookahead": bool,
+                  "objective": str, "proposers": tuple[str, ...],
+                  "programs": tuple[str, ...] | None}  # fmt: skip
 """What a ``key`` also has where it is not of an earlier version."""
-MAY_HAVE = {
-    "processors": tuple[str, ...],
-    "written": dict[str, bool],
-    "versions": dict[str, str],
-    "asked": tuple[tuple[int, int], ...],
-    "cut_short": tuple[str, ...],
-    "not_reached": tuple[str, ...],
-    "lacking": str | None,
-    "vocabulary": str | None,
-    "llm": dict[str, Any],
-    "library": dict[str, float],
-    "capture_settings": dict[str, Any],
-}
+MAY_HAVE: Types = {"processors": tuple[str, ...], "written": dict[str, bool], "versions": dict[str, str],
+                   "asked": tuple[tuple[int, int], ...], "cut_short": tuple[str, ...],
+                   "not_reached": tuple[str, ...], "lacking": str | None, "vocabulary": str | None,
+                   "llm": dict[str, Any], "library": dict[str, float],
+                   "capture_settings": dict[str, Any]}  # fmt: skip
 """What a ``run.json`` may have beside."""
 _MENDING = "if you changed it yourself, remove its sha256; else"
 NOT_MEASURED = "this run was made before it was measured; run `attn-dsl fit` again"
@@ -103,10 +97,9 @@ class Run(Tabular):
             for fields, types in ((info, NEEDED), (info["key"], KEY)):
                 for name, kind in types.items():
                     typed(kind, fields[name], f"`{name}`")
-            for name in FURTHER.keys() & info["key"].keys():
-                typed(FURTHER[name], info["key"][name], f"`{name}`")
-            for name in MAY_HAVE.keys() & info.keys():
-                typed(MAY_HAVE[name], info[name], f"`{name}`")
+            for fields, types in ((info, MAY_HAVE), (info["key"], FURTHER)):
+                for name in types.keys() & fields.keys():
+                    typed(types[name], fields[name], f"`{name}`")
         except UNREADABLE as error:
             raise InputError(f"{file}: damaged ({error}); {_MENDING} run `attn-dsl fit` again") from None
         return cls(path, info)

@@ -59,8 +59,8 @@ def titles(program: t.Head, english: str, run: Path | None,
             found = record.completions(model, 0, request, lambda: False)
             told = [(one.text, model.name) for one in found]
         else:
-            told = [(line["completions"][0]["text"], line["model"]) for line in record.lines
-                    if line["prompt"] == prompt]  # fmt: skip
+            told = [(one["text"], line["model"]) for line in record.lines if line["prompt"] == prompt
+                    for one in line["completions"]]  # fmt: skip
         for text, by in told[-1:]:
             line = text.rpartition(begun)[2].strip().partition("\n")[0]
             title = textwrap.shorten(re.sub(r"[^\w ,;:'()%-]", "", line), LETTERS, placeholder="")

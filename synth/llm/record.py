@@ -18,6 +18,7 @@ from typing import Any
 
 from attn_dsl.dsl.errors import InputError, WorkError
 from attn_dsl.eval.files import UNREADABLE, typed, write
+from attn_dsl.eval.heads import Pair
 from attn_dsl.eval.run import Run
 from attn_dsl.synth.llm.model import Completion, LanguageModel, ModelError, Request
 from attn_dsl.synth.llm.parse_output import whole_terms
@@ -26,7 +27,6 @@ from attn_dsl.synth.proposer import Known, plain
 FOLDER, FAILED = "llm", "failed.json"
 PLAIN = 7  # lines of the longest program that is an example
 SOLVED = 24  # how many heads may be examples
-Pair = tuple[int, int]
 _LINE = {"key": str, "model": str, "fingerprint": str, "round": int, "prompt": str,
          "completions": tuple[Completion, ...]}  # fmt: skip
 

@@ -102,8 +102,8 @@ class Server:
         how = {"model": self.model, "temperature": request.temperature, "max_tokens": request.max_tokens,
                "seed": (request.seed + number) % 2**31, "extra_body": constraint}  # fmt: skip
         text, cut, tokens = self._ask(self._chat, messages=turns, **how)
-        if constraint or cut or request.other:
-            plain = constraint or request.other
+        plain = constraint or request.other
+        if plain or cut:
             return Completion(text if plain else extracted(text), tokens, cut)
         try:
             read(extracted(text), causal=request.causal)

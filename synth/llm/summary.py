@@ -11,7 +11,7 @@ import numpy as np
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.printer import expression, quote
-from attn_dsl.synth import search_terms as vocabulary
+from attn_dsl.synth import search_terms
 from attn_dsl.synth.proposer import Fitted, HeadTask
 
 LONGEST = 40  # the most lines of a part
@@ -35,7 +35,7 @@ class Summary:
         self.queries = self.design.queries
         self.row_of = np.repeat(np.arange(len(self.widths)), self.widths)
         self.chance = (1 / self.widths[self.row_of]).astype(np.float32)
-        planes, n = self.design.vocabulary[vocabulary.truths(task.causal)], len(self.widths)
+        planes, n = self.design.vocabulary[search_terms.truths(task.causal)], len(self.widths)
         # by predicate of the search's vocabulary, the share of attention where it holds, and by chance
         self.shares, self.even = (planes @ x / n for x in (self.actual, self.chance))
 
@@ -60,8 +60,8 @@ class Summary:
 
     def preferences(self) -> Iterator[str]:
         """Yield predicates of the search's vocabulary, those that tell most first, of equal ones one."""
-        chosen = vocabulary.truths(self.task.causal)
-        terms = itertools.compress(vocabulary.terms(self.task.causal), chosen)
+        chosen = search_terms.truths(self.task.causal)
+        terms = itertools.compress(search_terms.terms(self.task.causal), chosen)
         predicates = [term.condition for term in terms if isinstance(term, t.Where)]
         mass, even, seen = self.shares, self.even, set[str]()
         told = _gains(mass, even)
