@@ -44,7 +44,7 @@ FAMILY = 32
 SHARE = 24
 """One in so many families goes through the exports, the parser and replacement too."""
 SLOW = 5.0
-"""The most seconds for one source."""
+"""The most seconds of a processor for one source."""
 PLAIN = strategies()
 _TEXTS = PLAIN.tokens(max_size=8, gaps=True)
 
@@ -271,7 +271,7 @@ def mutated_source(random: Random, pool: Sequence[str]) -> str:
 
 def misread(source: str) -> str:
     """Return what is wrong with how a source is read; empty if it gives a program or an error, and soon."""
-    begin = time.monotonic()
+    begin = time.process_time()
     try:
         tree = parse(source, "a.attn")
         check(tree, source=source, allow_lookahead=True)
@@ -284,7 +284,7 @@ def misread(source: str) -> str:
             return "a message without end"
     except Exception as error:
         return f"{type(error).__name__}: {error}"
-    taken = time.monotonic() - begin
+    taken = time.process_time() - begin
     return f"{taken:.1f} s" if taken > SLOW else ""
 
 

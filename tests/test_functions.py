@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -84,9 +83,7 @@ MISTAKES = [
 def test_mistakes_are_told_with_their_place(mistake: tuple[str, ...], tmp_path: Path) -> None:
     source, place, *says = mistake
     (tmp_path / "a.attn").write_text(source)
-    begun = time.process_time()
     found = run("check", tmp_path / "a.attn")
-    assert time.process_time() - begun < 2
     assert found.code == 2
     assert f"a.attn:{place}: " in found.out
     assert [one for one in says if one not in found.out] == []

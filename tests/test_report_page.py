@@ -19,6 +19,8 @@ from attn_dsl.eval.report import ReportData
 from attn_dsl.eval.run import Run
 
 HEADS = 1_000
+ROWS = 45
+"""The rows of a window 1,000 pixels high, and a few before and after."""
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +119,7 @@ def test_nothing_is_cut_off_on_a_phone_and_dark_is_dark(browser: Any, file: Path
     assert browser.evaluate(colour) != light
 
 
-def test_filtering_takes_less_than_50_ms_of_1000_heads(
+def test_a_filter_of_1000_heads_draws_only_the_rows_in_sight(
     browser: Any, data: ReportData, tmp_path: Path
 ) -> None:
     pages = [
@@ -127,16 +129,10 @@ def test_filtering_takes_less_than_50_ms_of_1000_heads(
     file = tmp_path / "report.html"
     file.write_text(report.render(replace(data, pages=tuple(pages))), encoding="utf-8")
     browser.goto(file.as_uri())
-    times = browser.evaluate("""() => ["w", "wh", "l3", "l3h1", "nodes<9", ""].map((text) => {
-        const field = document.querySelector("#filter"), start = performance.now();
-        field.value = text;
-        field.dispatchEvent(new Event("input"));
-        document.body.offsetHeight;
-        return performance.now() - start;
-    })""")
-    print("ms a keystroke:", [round(one, 1) for one in times])
-    assert sorted(times)[len(times) // 2] < 50
-    assert browser.locator("#heads tbody tr[data-id]").count() < 60
+    for text, count in (("l3", 25), ("l3h9", 1), ("nodes<0", 0), ("", HEADS)):
+        browser.fill("#filter", text)
+        assert browser.inner_text("#count") == (f"{count} of {HEADS}" if text else "")
+        assert browser.locator("#heads tbody tr[data-id]").count() == min(count, ROWS)
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")

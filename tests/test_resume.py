@@ -6,7 +6,6 @@ import json
 import resource
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -262,8 +261,6 @@ def test_a_limit_that_is_not_reached_changes_nothing(
     small_run: Path, small_capture: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "r"
-    began = time.monotonic()
     succeed("fit", "--capture", small_capture, *SETTINGS, "--timeout", "600", "--out", out)
-    assert time.monotonic() - began < 600
     assert_same(out, small_run)
     assert json.loads((out / "run.json").read_text())["cut_short"] == []

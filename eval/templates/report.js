@@ -302,7 +302,7 @@ const scroller = find("#heads-scroll"), body = find("#heads tbody");
 let order = data.heads, shown = order, sorted = [0, 1], printing = false;
 
 function drawRows() {
-  const first = printing ? 0 : clamp(Math.floor(scroller.scrollTop / ROW) - 6, 0, shown.length), last = printing ? shown.length : Math.min(shown.length, first + Math.ceil(scroller.clientHeight / ROW) + 12);
+  const first = printing ? 0 : clamp(Math.floor(scroller.scrollTop / ROW) - 6, 0, shown.length), last = printing ? shown.length : Math.min(shown.length, first + Math.ceil(innerHeight / ROW) + 12);
   const space = (rows) => make("tr", { class: "space", style: `height: ${rows * ROW}px` });
   const rows = shown.slice(first, last).map((head) => {
     const row = make("tr", { "data-id": head.id }, ...COLUMNS.map(([, kind, , , content]) => make("td", { class: kind }, ...content(head))));
