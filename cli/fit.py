@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from attn_dsl.eval.run import Run
     from attn_dsl.synth.runs.progress import Progress
 
-FITTING = ("text capture heads seed effort max_tokens max_texts device dtype objective allow_lookahead "
+FITTING = ("text capture heads seed max_tokens max_texts device dtype objective allow_lookahead "
            "jobs").split()  # fmt: skip
 """The settings of a fit that do not belong to the search."""
 RECALLED = "proposers objective seed max_evals max_nodes effort allow_lookahead".split()
@@ -47,7 +47,7 @@ RECALLED = "proposers objective seed max_evals max_nodes effort allow_lookahead"
 @click.option("--max-nodes", metavar="N", type=click.IntRange(1), default=200, show_default=True,
               help="The largest program.")  # fmt: skip
 @click.option("--effort", metavar="N", type=click.IntRange(1), default=1, show_default=True,
-              help="Fit on so many times the usual rows; time and memory grow with it.")  # fmt: skip
+              help="Search on so many samples of rows and keep the best; time grows with it.")  # fmt: skip
 @options.max_tokens_option()
 @options.max_texts_option()
 @options.device_option()

@@ -26,6 +26,7 @@ class Design:
         objective: what programs are scored by on the rows.
         batch: the texts.
         empty: a program without terms.
+        whole: whether all rows of the texts are taken.
         rows: per text, the queries that are taken.
         queries, text_of_rows: int64 (rows), the position of each row's query, and which text it is of.
         firsts: int64 (rows), the first token of its text.
@@ -34,7 +35,7 @@ class Design:
         query_symbols: int32 (rows): the token string of each row's query.
     """
 
-    def __init__(self, capture: Capture, texts: Sequence[int], entries: int, seed: int,
+    def __init__(self, capture: Capture, texts: Sequence[int], entries: int, seed: int | Sequence[int],
                  objective: Objective = OBJECTIVES["attention"]) -> None:  # fmt: skip
         visibility: t.Visibility = "causal" if capture.causal else "bidirectional"
         self.capture, self.texts, self.causal = capture, tuple(texts), capture.causal
@@ -43,6 +44,7 @@ class Design:
         sizes = self.batch.sizes
         total = int(self.batch.entries(self.causal).sum())
         share = min(1.0, entries / max(total, 1))
+        self.whole = share == 1.0
         rng = np.random.default_rng(seed)
         self.rows = [np.sort(rng.permutation(n)[: max(1, round(share * n))]) for n in sizes]
         widths = [r + 1 if self.causal else np.full(len(r), n) for r, n in zip(self.rows, sizes, strict=True)]

@@ -60,7 +60,7 @@ def fit(model: str | None = None, text: Spec | None = None, *, out: str | Path |
         timeout: seconds for everything, after which every head keeps what it has; a run that was
             cut short says so.
         max_evals, max_nodes: how many programs are fitted to a head, and how large they may be.
-        effort: how many times 150,000 entries of attention the programs of a head are fitted on.
+        effort: on how many samples of 150,000 entries of attention the programs of a head are searched.
         max_tokens, max_texts: how much text is captured, where no capture is given.
         device, dtype: of the model that is captured: ``cpu`` or ``cuda``; ``float32``, ``bfloat16``
             or ``float16``.

@@ -131,7 +131,7 @@ def fit_program(program: Program, capture: Capture | str | Path, head: str | tup
 
 def fit_hypotheses(programs: Sequence[str | Path | Program], model: str | None = None,
                    text: Spec | None = None, *, out: str | Path, capture: str | Path | Capture | None = None,
-                   heads: str | None = None, refit: bool = False, seed: int = 0, effort: int = 1,
+                   heads: str | None = None, refit: bool = False, seed: int = 0,
                    max_tokens: int = 128, max_texts: int = 300, device: str = "cpu", dtype: str = "float32",
                    objective: str | None = None, allow_lookahead: bool = False, jobs: int | None = None,
                    watch: Watcher | None = None) -> list[Hypothesis]:  # fmt: skip
@@ -162,7 +162,7 @@ def fit_hypotheses(programs: Sequence[str | Path | Program], model: str | None =
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise InputError(f"two programs are called {twice}; rename the head of one of them")
     place, tell = Path(out), watch or watcher_here()
-    settings = settings_of(seed, 1, 1, effort, None, allow_lookahead=allow_lookahead, objective=objective)
+    settings = settings_of(seed, 1, 1, 1, None, allow_lookahead=allow_lookahead, objective=objective)
     with alone(place):
         run = Run.open(place) if (place / "run.json").exists() else None
         if run is None:

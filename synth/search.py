@@ -20,7 +20,7 @@ from attn_dsl.eval.results import Candidate, FrontRow, HeadResult
 from attn_dsl.eval.split import HeadScores
 from attn_dsl.synth.objective import OBJECTIVES
 from attn_dsl.synth.pareto import choose, front, gains_by_node, thinned
-from attn_dsl.synth.proposer import Asking, Fitted, HeadTask, Proposer, pool
+from attn_dsl.synth.proposer import EXACT, Asking, Fitted, HeadTask, Proposer, pool
 from attn_dsl.synth.proposers import registry
 from attn_dsl.synth.pruning import trim
 from attn_dsl.synth.session import Session
@@ -36,15 +36,17 @@ class Search:
         self._controls: dict[tuple[int, ...], dict[str, np.ndarray]] = {}
 
     @cached_property
-    def proposers(self) -> list[Proposer]:
-        """Those of the settings, each made once."""
-        return [registry.find(name).make(self.session) for name in self.session.settings.proposers]
+    def samples(self) -> list[tuple[Session, list[Proposer]]]:
+        """The samples of rows, each with its proposers; a language model is asked with the first alone."""
+        named = [registry.find(name) for name in self.session.settings.proposers]
+        return [(one, [known.make(one) for known in named if not one.sample or known.name != "llm"])
+                for one in self.session.samples()]  # fmt: skip
 
     def prepare(self) -> None:
         """Make what all heads share, so that threads find it ready."""
         with self._lock:
             session = self.session
-            _ = self.proposers, session.select, session.test, session.worth_design
+            _ = self.samples, session.select, session.test, session.worth_design
 
     def controls(self, number: int, neighbours: tuple[int, ...]) -> dict[str, np.ndarray]:
         """Return IoU and output R² of each control with a head, and keep those of its neighbours."""
@@ -68,15 +70,9 @@ class Search:
         started = time.monotonic()
         session, settings = self.session, self.session.settings
         first = layer * session.capture.heads_per_layer
-        task = HeadTask(session.design, layer, head, seed=settings.seed,
-                        max_nodes=min(settings.max_nodes, MAX_NODES), max_evals=settings.max_evals,
-                        deadline=deadline, stop=session.stop)  # fmt: skip
-        if asking is not None:
-            task.asking = asking
-            task.known = [task.measured(parse(one.program, resolve=session.resolve), one.proposer)
-                          for one in asking.found]  # fmt: skip
-        found = pool(task, [one for one in self.proposers if (one.name == "llm") == (asking is not None)])
-        polished, rows, shown = self._score(task, self._polish(task, found))
+        tasks, found, polished = self._programs(layer, head, deadline, asking)
+        task = tasks[0]
+        polished, rows, shown = self._score(task, polished)
         at = next(i for i, row in enumerate(rows) if row.chosen)
         test = session.test.metrics(polished[at].program, task.number)
         errors, spreads = shown.errors[at], shown.spreads
@@ -92,12 +88,36 @@ class Search:
             test_ious=tuple(float(x) for x in test["iou"]),
             controls={name: float(iou) for name, (iou, _) in baselines.items()},
             category=category(shares), terms=terms, shares=shares,
-            lookahead=facts.lookahead, evals=task.evals, seconds=time.monotonic() - started,
-            cut_short=task.late or task.short, front=tuple(rows),
+            lookahead=facts.lookahead, evals=sum(one.evals for one in tasks),
+            seconds=time.monotonic() - started, front=tuple(rows),
+            cut_short=any(one.late or one.short for one in tasks),
             test_errors=tuple(map(float, errors)), test_spreads=tuple(map(float, spreads)),
             controls_output_r2={name: float(r2) for name, (_, r2) in baselines.items()})  # fmt: skip
         candidates = [Candidate(layer, head, f.nodes, f.iou, f.proposer, show(f.program)) for f in found]
         return result, candidates
+
+    def _programs(self, layer: int, head: int, deadline: float | None,
+                  asking: Asking | None) -> tuple[list[HeadTask], list[Fitted], list[Fitted]]:  # fmt: skip
+        """Search on one sample of rows after the other; return the searches, all programs and the best."""
+        settings, samples = self.session.settings, self.samples[: 1 if asking else None]
+        tasks, found, best = list[HeadTask](), list[Fitted](), list[Fitted]()
+        for left, (sample, proposers) in zip(range(len(samples), 0, -1), samples, strict=True):
+            evals = settings.max_evals - sum(task.evals for task in tasks)
+            if evals <= 0 or any(one.iou >= EXACT for one in found):
+                break
+            now = time.monotonic()
+            task = HeadTask(sample.design, layer, head, seed=settings.seed, max_evals=evals,
+                            max_nodes=min(settings.max_nodes, MAX_NODES), stop=self.session.stop,
+                            deadline=None if deadline is None else now + (deadline - now) / left)  # fmt: skip
+            if asking is not None:
+                task.asking = asking
+                task.known = [task.measured(parse(one.program, resolve=self.session.resolve), one.proposer)
+                              for one in asking.found]  # fmt: skip
+            suggested = pool(task, [one for one in proposers if (one.name == "llm") == (asking is not None)])
+            tasks.append(task)
+            found += suggested
+            best += self._polish(task, suggested)
+        return tasks, found, best
 
     def _polish(self, task: HeadTask, found: list[Fitted]) -> list[Fitted]:
         """Adjust the weights of the best programs at every size, and take the front of all.

@@ -4,6 +4,7 @@ import threading
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 from attn_dsl.dsl import tree as t
 from attn_dsl.dsl.definitions import in_folder
@@ -28,31 +29,28 @@ class Settings:
     seed: int = 0  # decides the split, the sampled rows and everything random
     max_evals: int = 1600  # how many programs are fitted to a head at the most
     max_nodes: int = 200  # the largest program
-    effort: int = 1  # how many times ``entries`` the weights are fitted on
-    entries: int = 150_000  # how many entries of the fit split the weights are fitted on, by effort
+    effort: int = 1  # on how many samples of the fit split programs are searched
+    entries: int = 150_000  # about how many entries of attention a sample has
     front: int = 32  # how many programs of a head's front are polished and scored
     allow_lookahead: bool = False  # accept causal programs that read the whole text
     programs: tuple[str, ...] = ()  # the sources of those from which the search starts
     # how the proposer ``llm`` asks its language model
     llm: Options = field(default_factory=Options)
 
-    @property
-    def sampled(self) -> int:
-        """How many entries of the fit split the weights are fitted on."""
-        return self.entries * self.effort
-
 
 class Session:
     """Everything that the searches of a capture's heads share, made when it is first needed.
 
-    ``run`` is the directory in which prompts and completions are kept; None keeps none.
+    ``run`` is the directory in which prompts and completions are kept; None keeps none. ``sample`` is the
+    number of the sample of rows.
     """
 
     settings: Settings
     run: Path | None
 
-    def __init__(self, capture: Capture, settings: Settings, run: Path | None = None) -> None:
-        self.capture, self.settings, self.run = capture, settings, run
+    def __init__(self, capture: Capture, settings: Settings, run: Path | None = None,
+                 sample: int = 0) -> None:  # fmt: skip
+        self.capture, self.settings, self.run, self.sample = capture, settings, run, sample
         self.texts = capture.split(settings.seed)
         self.stop = threading.Event()
 
@@ -60,8 +58,14 @@ class Session:
     def design(self) -> Design:
         """The rows that programs are fitted on."""
         settings = self.settings
-        return Design(self.capture, self.texts["fit"], settings.sampled, settings.seed,
+        return Design(self.capture, self.texts["fit"], settings.entries, (settings.seed, self.sample),
                       OBJECTIVES[settings.objective])  # fmt: skip
+
+    def samples(self) -> list[Self]:
+        """Return the session of each sample of rows, this one first; alone where it has all rows."""
+        count = 1 if self.design.whole else self.settings.effort
+        others = range(1, count)
+        return [self, *(type(self)(self.capture, self.settings, self.run, i) for i in others)]
 
     @cached_property
     def definitions(self) -> t.Definitions | None:

@@ -33,6 +33,8 @@ from attn_dsl.synth.proposer import HeadTask, pool
 from attn_dsl.synth.proposers.library import Library
 from attn_dsl.synth.pruning import curvature, kept, trim
 from attn_dsl.synth.rewrite import bare
+from attn_dsl.synth.search import Search
+from attn_dsl.synth.session import Session, Settings
 from attn_dsl.synth.sparse_design import SparseDesign
 
 WORDS = "the cat saw a dog . Tom and Mia ran to the park , and she said hi to him !".split()
@@ -193,6 +195,23 @@ def test_the_search_finds_what_a_head_is_made_of(
     split = Split(capture, capture.split(0)["test"])
     again = split.compare([parse(result.program, resolve=run.resolve)], place)
     assert again.ious.mean() == pytest.approx(result.test["iou"].mean, abs=1e-6)
+
+
+def test_more_effort_searches_more_samples_of_rows(capture: Capture) -> None:
+    def search(effort: int, entries: int) -> Search:
+        return Search(Session(capture, Settings(("library",), entries=entries, effort=effort)))
+
+    once, thrice = search(1, 2000), search(3, 2000)
+    samples = [session.design.queries.tolist() for session, _ in thrice.samples]
+    assert samples[0] == once.session.design.queries.tolist()
+    assert len({*map(tuple, samples)}) == 3
+    assert len(search(3, 20_000).samples) == 1  # all rows there are
+    result, candidates = once.head(0, 1, (0, 1))
+    more, further = thrice.head(0, 1, (0, 1))
+    assert further[: len(candidates)] == candidates and more.evals == 3 * result.evals
+    assert max(row.score for row in more.front) >= max(row.score for row in result.front)
+    exact, _ = thrice.head(1, 1, (0, 1))
+    assert exact.evals == once.head(1, 1, (0, 1))[0].evals  # nothing better is looked for
 
 
 def test_controls_are_scored_on_the_test_texts_alone(capture: Capture) -> None:

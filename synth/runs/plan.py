@@ -60,8 +60,9 @@ def plan(model: str | None, text: Spec | None, capture: str | Path | None, setti
     slower = VECTOR_SPEED / vector_speed(min(workers, cores))
     entries = sum(n_entries(n, causal) for n in lengths)
     costs = {name: registry.find(name).cost(settings) for name in settings.proposers}
-    rows = min(FITTED * entries, settings.sampled)
-    memory = BASE_BYTES + HEAD_BYTES * workers + 4 * len(search_terms.terms(causal)) * rows
+    rows = min(FITTED * entries, settings.entries)
+    samples = settings.effort if rows == settings.entries else 1
+    memory = BASE_BYTES + HEAD_BYTES * workers + 4 * len(search_terms.terms(causal)) * rows * samples
     capture_bytes, capture_seconds = 0, 0.0
     if about["parameters"] is not None:
         weights = (4 if dtype == "float32" else 2) * about["parameters"]
@@ -74,7 +75,7 @@ def plan(model: str | None, text: Spec | None, capture: str | Path | None, setti
     for cost in costs.values():
         by_head += min(1.0, evals / max(cost.evals, 1)) * cost.seconds * rows / settings.entries
         evals = max(0, evals - cost.evals)
-    by_head += SCORE_SECONDS * (1 - FITTED) * entries
+    by_head = samples * by_head + SCORE_SECONDS * (1 - FITTED) * entries
     if settings.objective != "attention":
         by_head *= OUTPUTS
     once = sum(cost.once for cost in costs.values())
