@@ -17,6 +17,7 @@ from attn_dsl.dsl.parser import parse
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.metrics import ious
 from attn_dsl.eval.outputs import spreads, squared_errors
+from attn_dsl.eval.results import CONTROLS
 from attn_dsl.eval.shards import normalise_rows
 
 DECAYS = (0.0, 0.03, 0.1, 0.3, 0.6, 1.2)
@@ -24,8 +25,6 @@ SELF = (-4.0, 0.0, 2.0)
 FIRST = (0.0, 1.5, 3.0, 6.0)
 SOME = 16
 """On how many texts of ``select`` kernels are picked by outputs."""
-NAMES = ("uniform", "first token", "previous token", "mean by offset", "positional grid")
-"""The controls, in the order in which they are reported."""
 
 
 def simple_controls(causal: bool) -> dict[str, t.Head]:
@@ -76,7 +75,7 @@ def control_scores(capture: Capture, texts: Mapping[Any, Sequence[int]],
         total = spreads(capture, texts["test"], heads).sum(1, keepdims=True)
         found[1] = 1.0 - scores[1].sum(-1) / total
     found[1, :, -2] = found[1, :, -1]  # the kernel that was picked by outputs
-    return {name: found[:, :, i] for i, name in enumerate(NAMES)}
+    return {name: found[:, :, i] for i, name in enumerate(CONTROLS)}
 
 
 def _pick(capture: Capture, texts: Sequence[int], heads: Sequence[int], grid: list[t.Head]) -> np.ndarray:

@@ -12,6 +12,10 @@ from attn_dsl.eval.files import sealed, typed, unsealed
 from attn_dsl.eval.heads import label
 from attn_dsl.eval.metrics import Estimate, bootstrap, decimal
 from attn_dsl.eval.outputs import output_r2
+from attn_dsl.eval.score_matrix import METRICS
+
+CONTROLS = ("uniform", "first token", "previous token", "mean by offset", "positional grid")
+"""The controls that every head has beside it, in the order in which they are reported."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -154,8 +158,12 @@ class HeadResult:
         data["front"] = [{**later, "score": row["iou_select"], **row} for row in data["front"]]
         found: Self = typed(cls, data)
         scores = [found.iou_select, *found.test_ious, *(row.score for row in found.front)]
-        if not (found.front and "iou" in found.test and all(map(math.isfinite, scores))):
-            raise ValueError("it lacks a front or scores, or a score is not finite")
+        if not (found.front and all(map(math.isfinite, scores))):
+            raise ValueError("it lacks a front, or a score is not finite")
+        beside = (CONTROLS, found.controls), (CONTROLS, found.controls_output_r2 or CONTROLS)
+        for names, there in ((METRICS, found.test), *beside):
+            if lacking := [name for name in names if name not in there]:
+                raise ValueError(f"it lacks {', '.join(lacking)}")
         if len({found.test["iou"].texts, len(found.test_ious)}) > 1:
             raise ValueError("it does not have one IoU a test text")
         return found

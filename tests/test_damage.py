@@ -68,6 +68,22 @@ def test_fields_of_another_type_are_named(small_run: Path, tmp_path: Path) -> No
             Run.open(run)
 
 
+@pytest.mark.parametrize(("field", "lost"), [("controls", "first token"), ("controls", ""), ("test", "jsd"),
+                                             ("controls_output_r2", "uniform")])  # fmt: skip
+def test_a_result_that_lacks_a_figure_is_refused(
+    small_run: Path, tmp_path: Path, field: str, lost: str
+) -> None:
+    """Found by fuzzing: a report where one head had no controls."""
+    run = shutil.copytree(small_run, tmp_path / "run")
+    file = next((run / "state").glob("L01H01.json"))
+    data = json.loads(file.read_text())
+    data[field] = {name: value for name, value in data[field].items() if name != lost} if lost else {}
+    file.write_text(json.dumps(sealed(data)))
+    outcome = attn_dsl("report", run)
+    assert outcome.code == 2
+    assert "L01H01.json" in outcome.err and f"it lacks {lost}" in outcome.err
+
+
 def test_results_of_another_run_are_refused(small_run: Path, tmp_path: Path) -> None:
     """Results that are whole, in a run of another seed."""
     run = shutil.copytree(small_run, tmp_path / "run")

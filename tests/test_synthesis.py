@@ -20,7 +20,8 @@ from attn_dsl.dsl.parser import parse
 from attn_dsl.dsl.printer import show, show_term
 from attn_dsl.dsl.tokens import Tokens
 from attn_dsl.eval.capture import Capture
-from attn_dsl.eval.controls import NAMES, control_scores, positional_grid
+from attn_dsl.eval.controls import control_scores, positional_grid
+from attn_dsl.eval.results import CONTROLS
 from attn_dsl.eval.run import Run
 from attn_dsl.eval.split import Split
 from attn_dsl.eval.term_scores import Planes
@@ -217,7 +218,7 @@ def test_more_effort_searches_more_samples_of_rows(capture: Capture) -> None:
 def test_controls_are_scored_on_the_test_texts_alone(capture: Capture) -> None:
     split = capture.split(0)
     table = control_scores(capture, split, [0, 3])
-    assert tuple(table) == NAMES
+    assert tuple(table) == CONTROLS
     assert all(values.shape == (2, 2) for values in table.values())
     assert table["uniform"][0, 1] == pytest.approx(1.0, abs=1e-5)
     assert np.isnan(table["uniform"][1]).all()  # it has no values
