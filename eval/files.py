@@ -200,6 +200,8 @@ def typed(kind: Any, value: Any, name: str = "it") -> Any:
     if origin is UnionType:
         kind = NoneType if value is None else next(one for one in args if one is not NoneType)
         return typed(kind, value, name)
+    if type(value) is int and value.bit_length() > 64:
+        raise ValueError(f"{name} is a number of {value.bit_length():,} bits")
     if kind is Any or (type(value) is kind and not args) or (kind is float and type(value) is int):
         return float(value) if kind is float else value
     if is_dataclass(kind) and isinstance(value, dict):

@@ -84,6 +84,16 @@ def test_a_result_that_lacks_a_figure_is_refused(
     assert "L01H01.json" in outcome.err and f"it lacks {lost}" in outcome.err
 
 
+def test_a_number_beyond_all_bounds_is_refused(small_run: Path, tmp_path: Path) -> None:
+    """Found by fuzzing: a run that is gone on with, one of whose programs has 10^400 nodes."""
+    run = shutil.copytree(small_run, tmp_path / "run")
+    file = run / "state/L00H03.json"
+    file.write_text(json.dumps(sealed(json.loads(file.read_text()) | {"nodes": 10**400})))
+    outcome = attn_dsl("fit", run, "--resume")
+    assert outcome.code == 2
+    assert "L00H03.json" in outcome.err and "`nodes` is a number of 1,329 bits" in outcome.err
+
+
 def test_results_of_another_run_are_refused(small_run: Path, tmp_path: Path) -> None:
     """Results that are whole, in a run of another seed."""
     run = shutil.copytree(small_run, tmp_path / "run")
