@@ -19,7 +19,7 @@ from typing import Any
 
 from attn_dsl.dsl.errors import InputError, did_you_mean
 from attn_dsl.dsl.tokens import Tokens
-from attn_dsl.eval.files import UNREADABLE, typed
+from attn_dsl.eval.files import UNREADABLE, read_json, typed
 from attn_dsl.eval.shards import REMEDY, Shards, Verified
 
 META_FILE, TEXTS_FILE, PARTIAL_FILE = "capture.json", "texts.jsonl", "capture.partial.json"
@@ -87,7 +87,7 @@ class Record:
     @classmethod
     def from_json(cls, line: str) -> Record:
         """Read what ``to_json`` wrote."""
-        found = json.loads(line)
+        found = read_json(line)
         read = {name: typed(kind, found[name], f"`{name}`") for name, kind in _RECORD.items()}
         strings, special, ids = read["strings"], set(read["special"]), read["ids"]
         marks = tuple(number in special for number in range(len(strings)))
@@ -158,7 +158,7 @@ def _read_meta(path: Path) -> tuple[dict[str, Any], Meta]:
         raise InputError(f"{path} holds an unfinished capture; run the same `attn-dsl capture` again and it "
                          "goes on where it stopped")  # fmt: skip
     try:
-        meta = json.loads(file.read_text(encoding="utf-8"))
+        meta = read_json(file.read_text(encoding="utf-8"))
         if meta["format"] != FORMAT:
             raise ValueError("it does not describe a capture")
         if meta["version"] != VERSION:

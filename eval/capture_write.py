@@ -22,7 +22,7 @@ from attn_dsl.dsl.errors import InputError
 from attn_dsl.eval import capture_files as files
 from attn_dsl.eval.capture import Capture
 from attn_dsl.eval.capture_files import Record
-from attn_dsl.eval.files import UNREADABLE, alone, refuse_other_things, write_bytes
+from attn_dsl.eval.files import UNREADABLE, alone, read_json, refuse_other_things, write_bytes
 from attn_dsl.eval.locate import EMBEDDED, stories_path
 from attn_dsl.eval.models import LoadedModel, ids_known, load_model
 from attn_dsl.eval.notebook import notebook_progress
@@ -340,7 +340,7 @@ def _same_work(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
         InputError: it is damaged, or of a capture of other settings.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path.read_text(encoding="utf-8"))
         there = dict(found["settings"])
         # older captures have no values; those that are finished are good as they are
         there.setdefault("values", path.name == files.META_FILE and wanted["values"])

@@ -160,9 +160,24 @@ def sealed(data: Mapping[str, Any]) -> dict[str, Any]:
     return {**own, "sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
+def read_json(text: str | bytes) -> Any:
+    """Read JSON whose whole numbers have at most 63 bits, so that arrays and files can be of their sizes.
+
+    Raises:
+        ValueError, RecursionError: it is none, or has another number; the message says so.
+    """
+
+    def whole(digits: str) -> int:
+        if (found := int(digits)).bit_length() > 63:
+            raise ValueError(f"it has a number of {found.bit_length():,} bits, and 63 are allowed")
+        return found
+
+    return json.loads(text, parse_int=whole)
+
+
 def unsealed(text: str) -> dict[str, Any]:
     """Read what ``sealed`` wrote, or an object without a hash; a ValueError if it was changed since."""
-    data = json.loads(text)
+    data = read_json(text)
     if not isinstance(data, dict):
         raise ValueError("it is no JSON object")
     if data.get("sha256", own := sealed(data)["sha256"]) != own:
@@ -200,8 +215,6 @@ def typed(kind: Any, value: Any, name: str = "it") -> Any:
     if origin is UnionType:
         kind = NoneType if value is None else next(one for one in args if one is not NoneType)
         return typed(kind, value, name)
-    if type(value) is int and value.bit_length() > 64:
-        raise ValueError(f"{name} is a number of {value.bit_length():,} bits")
     if kind is Any or (type(value) is kind and not args) or (kind is float and type(value) is int):
         return float(value) if kind is float else value
     if is_dataclass(kind) and isinstance(value, dict):

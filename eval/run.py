@@ -23,6 +23,7 @@ from attn_dsl.eval.files import (
     append,
     cut_off,
     lines_of,
+    read_json,
     refuse_other_things,
     sealed,
     table,
@@ -171,7 +172,7 @@ class Run(Tabular):
         lines = lines_of(file)
         for number, line in enumerate(lines, 1):
             try:
-                found: Candidate = typed(Candidate, json.loads(line))
+                found: Candidate = typed(Candidate, read_json(line))
                 kept += [line] if label(found.layer, found.head) in done else []
             except UNREADABLE as error:
                 if not cut_off(line, error):

@@ -154,10 +154,10 @@ def settings_of(seed: int, max_evals: int, max_nodes: int, effort: int, proposer
         raise InputError(f"--proposers names none; known: {', '.join(registry.names())}")
     for name in proposers:
         registry.find(name)
-    sizes = {"--max-evals": max_evals, "--max-nodes": max_nodes, "--effort": effort}
+    sizes = {"--seed": seed, "--max-evals": max_evals, "--max-nodes": max_nodes, "--effort": effort}
     for name, value in sizes.items():
-        if value < 1:
-            raise InputError(f"{name} must be at least 1, not {value}")
+        if not (least := int(name != "--seed")) <= value < 2**63:
+            raise InputError(f"{name} must be from {least} to 2^63 - 1, not {value}")
     options = Options(model=llm) if isinstance(llm, str) else llm or Options()
     options = replace(options, model=absolute(options.model))
     if "llm" in proposers:

@@ -91,7 +91,7 @@ def test_a_number_beyond_all_bounds_is_refused(small_run: Path, tmp_path: Path) 
     file.write_text(json.dumps(sealed(json.loads(file.read_text()) | {"nodes": 10**400})))
     outcome = attn_dsl("fit", run, "--resume")
     assert outcome.code == 2
-    assert "L00H03.json" in outcome.err and "`nodes` is a number of 1,329 bits" in outcome.err
+    assert "L00H03.json" in outcome.err and "a number of 1,329 bits" in outcome.err
 
 
 def test_results_of_another_run_are_refused(small_run: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from attn_dsl.dsl.errors import InputError, WorkError
-from attn_dsl.eval.files import UNREADABLE, typed, write
+from attn_dsl.eval.files import UNREADABLE, read_json, typed, write
 from attn_dsl.eval.heads import Pair
 from attn_dsl.eval.run import Run
 from attn_dsl.synth.llm.model import Completion, LanguageModel, ModelError, Request
@@ -126,7 +126,7 @@ def told(folder: Path) -> dict[str, Any]:
                              "tokens": sum(c["tokens"] for c in completions),
                              "truncated": sum(c["truncated"] for c in completions)}  # fmt: skip
     with contextlib.suppress(OSError, *UNREADABLE):
-        failure = json.loads((folder / FOLDER / FAILED).read_text(encoding="utf-8"))
+        failure = read_json((folder / FOLDER / FAILED).read_text(encoding="utf-8"))
         found["failed"] = {name: typed(str, failure[name]) for name in ("head", "error")}
     return found
 
@@ -149,6 +149,6 @@ def _read(path: Path, made: Callable[[Any], Any]) -> list[Any]:
         InputError: the file is damaged.
     """
     try:
-        return [made(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [made(read_json(line)) for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, *UNREADABLE) as error:
         raise InputError(f"{path} cannot be read ({error}); remove it to ask again") from None
