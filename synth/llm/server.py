@@ -23,6 +23,7 @@ TIMEOUT = 300.0  # how many seconds an answer may take
 LONGEST = 1 << 20  # bytes of an answer that are read
 AT_ONCE = 4  # requests on their way at the same time
 CONTEXT = 8192  # tokens of context that are assumed where the server does not say
+LLAMA = "llamacpp", "me"  # who owns the models of llama-server, and of the server of llama-cpp-python
 CHARACTERS = 3  # characters that are counted as a token: the server's tokenizer is not at hand
 
 
@@ -148,9 +149,9 @@ class Server:
 
     def _constraint(self, request: Request) -> dict[str, Any]:
         """Return what tells the server the grammar and min-p; nothing if it takes none."""
-        if self.owner not in ("llamacpp", "vllm"):
+        if self.owner not in (*LLAMA, "vllm"):
             return {}
         gbnf, min_p = to_gbnf(request.grammar), {"min_p": request.min_p}
-        if self.owner == "llamacpp":
+        if self.owner in LLAMA:
             return min_p | {"grammar": gbnf, "cache_prompt": True}
         return min_p | {"structured_outputs": {"grammar": gbnf}, "guided_grammar": gbnf}
