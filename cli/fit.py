@@ -47,7 +47,7 @@ RECALLED = "proposers objective seed max_evals max_nodes effort allow_lookahead"
 @click.option("--max-nodes", metavar="N", type=click.IntRange(1), default=200, show_default=True,
               help="The largest program.")  # fmt: skip
 @click.option("--effort", metavar="N", type=click.IntRange(1), default=1, show_default=True,
-              help="Search on so many samples of rows and keep the best; time grows with it.")  # fmt: skip
+              help="Search so many samples of rows, keep the best; time and memory grow.")  # fmt: skip
 @options.max_tokens_option()
 @options.max_texts_option()
 @options.device_option()
