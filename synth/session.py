@@ -64,8 +64,7 @@ class Session:
     def samples(self) -> list[Self]:
         """Return the session of each sample of rows, this one first; alone where it has all rows."""
         count = 1 if self.design.whole else self.settings.effort
-        others = range(1, count)
-        return [self, *(type(self)(self.capture, self.settings, self.run, i) for i in others)]
+        return [self, *(type(self)(self.capture, self.settings, self.run, i) for i in range(1, count))]
 
     @cached_property
     def definitions(self) -> t.Definitions | None:

@@ -75,7 +75,7 @@ def test_a_result_that_lacks_a_figure_is_refused(
 ) -> None:
     """Found by fuzzing: a report where one head had no controls."""
     run = shutil.copytree(small_run, tmp_path / "run")
-    file = next((run / "state").glob("L01H01.json"))
+    file = run / "state/L01H01.json"
     data = json.loads(file.read_text())
     data[field] = {name: value for name, value in data[field].items() if name != lost} if lost else {}
     file.write_text(json.dumps(sealed(data)))
